@@ -1,0 +1,42 @@
+"""The root of the command line: gathers the commands and turns errors into messages."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import entry_points
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from twinspire.errors import TwinspireError
+
+EXIT_ERROR = 2
+EXIT_INTERRUPTED = 130
+
+
+def application() -> typer.Typer:
+    """Build the command line application with every installed package's commands."""
+    app = typer.Typer(
+        name="twinspire",
+        help="Search pictures in words: export, serve, index and query two-tower models.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        add_completion=False,
+    )
+    for entry_point in sorted(entry_points(group="twinspire.commands"), key=lambda entry: entry.name):
+        entry_point.load()(app)
+    return app
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run `twinspire`. Ends the process: 0 on success, 2 on any error that twinspire raises on purpose."""
+    stderr = Console(stderr=True, soft_wrap=True)
+    try:
+        application()(arguments)
+    except TwinspireError as error:
+        stderr.print(Text("error: ", style="bold red") + Text(str(error), style=""))
+        sys.exit(EXIT_ERROR)
+    except KeyboardInterrupt:
+        stderr.print("interrupted")
+        sys.exit(EXIT_INTERRUPTED)

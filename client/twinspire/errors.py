@@ -1,0 +1,85 @@
+"""Every error that twinspire raises on purpose.
+
+    TwinspireError
+    ├── InputError               what the caller gave cannot be used
+    │   ├── ImageError           one picture: its position, its name, the cause
+    │   └── EmbeddingError       a vector of the wrong shape, dtype or norm, or not finite
+    ├── BundleError              the folder is no intact bundle
+    ├── CheckpointError          the checkpoint cannot be turned into a bundle
+    ├── SpaceMismatchError       embeddings of two spaces would be compared
+    ├── IndexStoreError          the index folder cannot be read or written
+    │   └── IndexLockedError     another process is writing to it
+    ├── MissingDependencyError   an optional package is not installed; names the extra that brings it
+    ├── ProviderError            a requested execution provider or device is not there
+    └── EngineError              an engine could not be loaded or run
+
+A message says what came, what was expected and what to do. The command line prints it and ends with status 2.
+"""
+
+from __future__ import annotations
+
+
+class TwinspireError(Exception):
+    """Base of every error raised on purpose."""
+
+
+class InputError(TwinspireError):
+    """What the caller gave cannot be used."""
+
+
+class ImageError(InputError):
+    """One picture cannot be used.
+
+    `position` is its place in the list that was given, counted from 0; `name` is its path where it has one, else its
+    type; `cause` says what is wrong with it.
+    """
+
+    def __init__(self, position: int, name: str, cause: str) -> None:
+        super().__init__(f"picture {position} ({name}): {cause}")
+        self.position = position
+        self.name = name
+        self.cause = cause
+
+
+class EmbeddingError(InputError):
+    """A vector has the wrong shape, dtype or norm, or is not finite."""
+
+
+class BundleError(TwinspireError):
+    """The folder is no intact bundle."""
+
+
+class CheckpointError(TwinspireError):
+    """The checkpoint cannot be turned into a bundle."""
+
+
+class SpaceMismatchError(TwinspireError):
+    """Embeddings of two spaces would be compared."""
+
+
+class IndexStoreError(TwinspireError):
+    """The index folder cannot be read or written."""
+
+
+class IndexLockedError(IndexStoreError):
+    """Another process is writing to the index."""
+
+
+class MissingDependencyError(TwinspireError):
+    """An optional package is not installed."""
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(
+            f"{purpose} needs the package {package!r}, which is not installed. "
+            f'Install it with: pip install "twinspire[{extra}]"'
+        )
+        self.package = package
+        self.extra = extra
+
+
+class ProviderError(TwinspireError):
+    """A requested execution provider or device is not there."""
+
+
+class EngineError(TwinspireError):
+    """An engine could not be loaded or run."""

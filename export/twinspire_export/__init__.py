@@ -1,0 +1,3 @@
+"""Checkpoint to bundle: the only package that knows torch."""
+
+from __future__ import annotations

@@ -1,0 +1,3 @@
+"""Bundle to a running service, and the demo."""
+
+from __future__ import annotations
