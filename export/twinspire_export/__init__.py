@@ -1,3 +1,32 @@
-"""Checkpoint to bundle: the only package that knows torch."""
+"""Checkpoint to bundle, bundle to further precisions. The only package that knows torch.
+
+`export_checkpoint` needs the extra `export`, `quantize_bundle` the extra `quantize` and no torch; importing
+this package needs neither.
+"""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from twinspire_export.export import export_checkpoint
+    from twinspire_export.quantize import quantize_bundle
+
+__all__ = ["export_checkpoint", "quantize_bundle"]
+
+
+def __getattr__(name: str) -> object:
+    """Import what is asked for. Raises MissingDependencyError where a package for it is missing."""
+    from twinspire_export.extras import Extra, require
+
+    if name == "export_checkpoint":
+        require(Extra.EXPORT, "exporting a checkpoint")
+        from twinspire_export.export import export_checkpoint
+
+        return export_checkpoint
+    if name == "quantize_bundle":
+        require(Extra.QUANTIZE, "quantizing a bundle")
+        from twinspire_export.quantize import quantize_bundle
+
+        return quantize_bundle
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

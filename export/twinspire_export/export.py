@@ -1,0 +1,166 @@
+"""Checkpoint to bundle: both towers as fp32 engines, measured against torch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from twinspire.text import Tokenizer
+
+from twinspire.bundle import (
+    PROBES_NAME,
+    TOKENIZER_NAME,
+    Bundle,
+    BundleWriter,
+    Certificate,
+    ManifestDraft,
+    Precision,
+    Probes,
+    Source,
+    Tower,
+    space_id,
+)
+from twinspire.errors import CheckpointError, InputError
+from twinspire_export.certificate import EngineRunner, certify
+from twinspire_export.checkpoint import Checkpoint, open_checkpoint
+from twinspire_export.contract import check_engine
+from twinspire_export.graph import export_graph
+from twinspire_export.probes import CAPTIONS, probe_pictures
+from twinspire_export.towers import ImageTower, TextTower
+from twinspire_export.weights import stored_tensors
+
+MIN_COSINE = 0.99999
+"""The least cosine that an fp32 engine may have to torch on any probe. Seen: 1 - 1e-7."""
+
+# Both ways of pooling that transformers knows end at the same token; `text_settings` refuses a checkpoint
+# where not.
+_POOLING = "end token"
+_VERSIONS = ("torch", "transformers", "optimum-onnx", "onnx", "onnxruntime")
+
+
+def export_checkpoint(
+    checkpoint: str | Path,
+    destination: str | Path,
+    *,
+    name: str | None = None,
+    revision: str | None = None,
+    on_step: Callable[[str], None] | None = None,
+) -> Bundle:
+    """Turn a Hugging Face CLIP checkpoint, a local folder or a hub id, into the bundle `destination`.
+
+    `name` is the bundle's, by default the checkpoint's own; `revision` is a branch, tag or commit on the hub;
+    `on_step` is told in a few words what begins. Makes fp32 engines only.
+
+    Nothing is left where it fails: CheckpointError for a checkpoint that cannot be used and for an engine
+    that differs from torch, InputError for a name that a bundle cannot have, BundleError where `destination`
+    cannot be written.
+    """
+    step = on_step or (lambda _: None)
+    with BundleWriter(destination) as writer:
+        step("opening the checkpoint")
+        opened = open_checkpoint(checkpoint, revision=revision)
+        step("hashing the weights")
+        draft = _draft(opened, name)
+
+        writer.path(TOKENIZER_NAME).write_text(opened.tokenizer_json, encoding="utf-8")
+        step("encoding the probes with torch")
+        probes = _probes(opened, Tokenizer(writer.folder / TOKENIZER_NAME, opened.text))
+        probes.save(writer.path(PROBES_NAME))
+
+        engines: dict[tuple[Tower, Precision], tuple[str, Certificate | None]] = {}
+        for tower in Tower:
+            step(f"exporting the {tower} tower")
+            file = f"{tower}.{Precision.FP32}.onnx"
+            wrapped = (
+                ImageTower(opened.model, opened.image) if tower is Tower.IMAGE else TextTower(opened.model)
+            )
+            export_graph(wrapped, writer.path(file))
+            check_engine(writer.folder / file, tower, dim=opened.dim, size=opened.image.size)
+            step(f"comparing the {tower} tower with torch")
+            engines[tower, Precision.FP32] = (
+                file,
+                _certify(writer.folder / file, tower, probes, opened.text.pad_id),
+            )
+        step("writing the bundle")
+        return writer.commit(draft, engines)
+
+
+def _draft(opened: Checkpoint, name: str | None) -> ManifestDraft:
+    try:
+        space = space_id(
+            stored_tensors(opened.files),
+            opened.image,
+            opened.tokenizer_json,
+            pooling=_POOLING,
+            context_length=opened.text.context_length,
+        )
+    except InputError as exc:  # the same tensor in two shards
+        raise CheckpointError(
+            f"the checkpoint {opened.source.folder} cannot be told apart from others: {exc}"
+        ) from exc
+    return ManifestDraft(
+        name=_plain(opened.source.name) if name is None else name,
+        family=opened.family,
+        space=space,
+        dim=opened.dim,
+        image=opened.image,
+        text=opened.text,
+        logit_scale=opened.logit_scale,
+        logit_bias=None,
+        source=Source(
+            checkpoint=opened.source.name, revision=opened.source.revision, licence=opened.source.licence
+        ),
+    )
+
+
+def _probes(opened: Checkpoint, tokenizer: Tokenizer) -> Probes:
+    """Encode the probes with torch; captions of more tokens than the context are left out."""
+    pictures = probe_pictures(opened.image.size)
+    captions = [
+        text for text in CAPTIONS if len(opened.tokenizer(text)["input_ids"]) <= opened.text.context_length
+    ]
+    image_embedding, text_embedding = opened.embed_images(pictures), opened.embed_texts(captions)
+    try:
+        return Probes(
+            image=pictures,
+            input_ids=tokenizer.encode(captions),
+            image_embedding=image_embedding,
+            text_embedding=text_embedding,
+        )
+    except InputError as exc:
+        raise CheckpointError(
+            f"the checkpoint {opened.source.folder} does not give embeddings of length 1 in torch itself "
+            f"({exc}); "
+            "its weights hold NaN, infinities or zeros"
+        ) from exc
+
+
+def _certify(engine: Path, tower: Tower, probes: Probes, pad_id: int) -> Certificate:
+    runner = EngineRunner(engine)
+    measured: NDArray[np.float32]
+    if tower is Tower.IMAGE:
+        measured, expected = runner.images(probes.image), probes.image_embedding
+        data = f"{len(expected)} drawn probes"
+    else:
+        # All in one batch, so that the short ones are padded: trimming and padding must both be exact.
+        measured = runner.texts(probes.input_ids, pad_id=pad_id, batch=len(probes.input_ids))
+        expected = probes.text_embedding
+        data = f"{len(expected)} captions in English and Chinese"
+    certificate = certify(measured, expected, reference="torch fp32", data=data, packages=_VERSIONS)
+    if certificate.min_cosine < MIN_COSINE:
+        raise CheckpointError(
+            f"the exported {tower} tower differs from torch: its least cosine on {data} is "
+            f"{certificate.min_cosine:.7f}, "
+            f"at least {MIN_COSINE} is required. Nothing was written; the checkpoint has something that this "
+            "export "
+            "does not know, please report it"
+        )
+    return certificate
+
+
+def _plain(name: str) -> str:
+    """Make a bundle's name out of a hub id or folder name: its last part, other characters as dashes."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name.rsplit("/", maxsplit=1)[-1]).lstrip("._-")[:200] or "model"

@@ -1,0 +1,117 @@
+"""The safetensors files of a checkpoint: which they are, and their tensors as stored.
+
+Pickled weights (`*.bin`, `*.pt`, `*.ckpt`, ...) can run code when they are loaded and are never opened here.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from twinspire.errors import CheckpointError
+
+WEIGHTS_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+
+_PICKLED_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
+
+StoredTensor = tuple[str, str, tuple[int, ...], memoryview]
+"""Name, dtype as safetensors writes it (`F32`, `BF16`, ...), shape, little-endian bytes."""
+
+
+def weight_files(folder: Path) -> tuple[Path, ...]:
+    """List the safetensors files that hold the checkpoint in `folder`: one, or the shards its index names.
+
+    Raises CheckpointError where there are none (saying so if the weights are pickled), where the index is
+    malformed, and where a shard it names is missing or is no safetensors file.
+    """
+    if (folder / WEIGHTS_FILE).is_file():
+        return (folder / WEIGHTS_FILE,)
+    if (folder / INDEX_FILE).is_file():
+        return tuple(_shard(folder, name) for name in _shard_names(folder / INDEX_FILE))
+    pickled = sorted(file.name for file in folder.iterdir() if file.suffix in _PICKLED_SUFFIXES)
+    if pickled:
+        raise CheckpointError(
+            f"the checkpoint {folder} holds pickled weights only ({', '.join(pickled)}). Pickles can run "
+            "code when they "
+            f"are loaded, so they are never opened; expected {WEIGHTS_FILE}. If you trust the file, convert "
+            "it once: "
+            f"python -c 'from transformers import CLIPModel; "
+            f'CLIPModel.from_pretrained("{folder}").save_pretrained("NEW_FOLDER", '
+            "safe_serialization=True)', "
+            "then copy the tokenizer's files and preprocessor_config.json beside it"
+        )
+    raise CheckpointError(
+        f"the checkpoint {folder} has no weights: expected {WEIGHTS_FILE}, or {INDEX_FILE} with its shards. "
+        "A repository on the hub may keep them in a branch of its own: name it with --revision"
+    )
+
+
+def stored_tensors(files: tuple[Path, ...]) -> Iterator[StoredTensor]:
+    """Yield every tensor of `files` as stored; nothing is converted, so bfloat16 needs no torch.
+
+    The bytes are views into the mapped file: they are valid until the next tensor is asked for.
+    Raises CheckpointError where a file is damaged.
+    """
+    for file in files:
+        header, data_offset = _header(file)
+        with (
+            file.open("rb") as stream,
+            mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
+            memoryview(mapped) as view,
+        ):
+            for name, entry in header.items():
+                begin, end = entry["data_offsets"]
+                with view[data_offset + begin : data_offset + end] as data:
+                    yield name, entry["dtype"], tuple(entry["shape"]), data
+
+
+def _header(file: Path) -> tuple[dict[str, Any], int]:
+    """Read the header of a safetensors file, checked by that library, and where its data starts."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        # Checks the header against the file: offsets without gaps, sizes that fit dtype and shape, nothing
+        # cut off.
+        with safe_open(file, framework="np"):
+            pass
+    except (SafetensorError, OSError) as exc:
+        raise CheckpointError(
+            f"{file} is no intact safetensors file ({exc}). Copy or download the checkpoint again"
+        ) from exc
+    with file.open("rb") as stream:
+        size = int.from_bytes(stream.read(8), "little")
+        header: dict[str, Any] = json.loads(stream.read(size))
+    header.pop("__metadata__", None)
+    return header, 8 + size
+
+
+def _shard_names(index: Path) -> list[str]:
+    try:
+        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        names = sorted(set(weight_map.values()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
+        raise CheckpointError(
+            f"{index} is no index of shards: expected JSON with a 'weight_map' from tensor to file name "
+            f"({exc})"
+        ) from exc
+    if not names:
+        raise CheckpointError(f"{index} names no shards: its 'weight_map' is empty")
+    return names
+
+
+def _shard(folder: Path, name: str) -> Path:
+    if Path(name).name != name or Path(name).suffix != ".safetensors":
+        raise CheckpointError(
+            f"{folder / INDEX_FILE} names the shard {name!r}; expected a *.safetensors file in the same "
+            "folder"
+        )
+    if not (folder / name).is_file():
+        raise CheckpointError(
+            f"{folder / INDEX_FILE} names the shard {name!r}, which is not there. Copy or download the "
+            "checkpoint again"
+        )
+    return folder / name
