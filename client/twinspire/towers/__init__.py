@@ -1,0 +1,13 @@
+"""The towers: from uint8 pictures and token ids to unit vectors, whatever runs the engines.
+
+Nothing here knows files of pictures or texts; `twinspire.client` does.
+"""
+
+from __future__ import annotations
+
+from twinspire.towers.local import LocalTowers
+from twinspire.towers.protocol import Towers
+from twinspire.towers.providers import InferencePrecision, OpenVinoOptions, Provider
+from twinspire.towers.selection import Runtime
+
+__all__ = ["InferencePrecision", "LocalTowers", "OpenVinoOptions", "Provider", "Runtime", "Towers"]

@@ -1,0 +1,207 @@
+"""Both towers in this process, through onnxruntime."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twinspire.bundle import Bundle, Padding, Precision, Tower
+from twinspire.errors import BundleError, EngineError, InputError, ProviderError
+from twinspire.towers.buckets import text_batches
+from twinspire.towers.checks import check_embeddings, check_images, check_sequences
+from twinspire.towers.providers import InferencePrecision, OpenVinoOptions, Provider, Session, open_session
+from twinspire.towers.selection import AUTO, Candidate, Runtime, candidates, parse_precision, parse_provider
+
+_log = logging.getLogger("twinspire")
+
+# Throughput is flat from here on, memory is not: ViT-B/32 holds about 5 MB of activations a picture.
+IMAGE_BATCH = 32
+TEXT_BATCH = 64
+
+_INPUT = {Tower.IMAGE: "image", Tower.TEXT: "input_ids"}
+_INPUT_TYPE = {Tower.IMAGE: "tensor(uint8)", Tower.TEXT: "tensor(int32)"}
+_OUTPUT = "embedding"
+_OUTPUT_TYPE = "tensor(float)"
+
+
+class LocalTowers:
+    """The engines of a bundle, run by onnxruntime in this process. May be used from several threads at once.
+
+    `precision` and `providers` name one, or `auto`: that takes what is installed and certified, goes on to
+    the next where one does not work, and says on the logger `twinspire` what it chose and why; `runtime` says
+    what. A named one is used or an error is raised. `threads` is how many a call computes with on the CPU;
+    None is as many as this process may use.
+
+    Raises InputError for an unknown name or number, BundleError where the bundle lacks the precision,
+    MissingDependencyError and ProviderError where the provider is not there, EngineError where an engine
+    cannot be loaded or has not the tensors of the contract.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        precision: Precision | str = AUTO,
+        providers: Provider | str = AUTO,
+        threads: int | None = None,
+        openvino: OpenVinoOptions = OpenVinoOptions(),  # noqa: B008 - frozen
+    ) -> None:
+        self._bundle = bundle
+        self._openvino = openvino
+        self._threads = _checked_threads(threads)
+        self._vocabulary_size = _vocabulary_size(bundle.tokenizer_path)
+        self._sessions, self.runtime = self._open(parse_provider(providers), parse_precision(precision))
+
+    @property
+    def dim(self) -> int:
+        """The embedding's length D."""
+        return self._bundle.dim
+
+    @property
+    def space(self) -> str:
+        """What names the embeddings that may be compared with these."""
+        return self._bundle.space
+
+    @property
+    def context_length(self) -> int:
+        """The most token ids that one text may have, start and end included."""
+        return self._bundle.text.context_length
+
+    def encode_images(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Encode (N, S, S, 3) uint8 RGB to (N, D) float32, L2-normalised, in batches of 32; N may be 0.
+
+        Raises InputError for another dtype or shape, EngineError where the engine fails or gives no unit
+        vectors.
+        """
+        check_images(images, size=self._bundle.image.size)
+        embeddings = np.empty((len(images), self.dim), np.float32)
+        for start in range(0, len(images), IMAGE_BATCH):
+            rows = slice(start, start + IMAGE_BATCH)
+            embeddings[rows] = self._run(Tower.IMAGE, np.ascontiguousarray(images[rows]))
+        return embeddings
+
+    def encode_texts(self, sequences: Sequence[NDArray[np.int32]]) -> NDArray[np.float32]:
+        """Encode N 1-D int32 arrays of token ids to (N, D) float32, L2-normalised; N may be 0.
+
+        Each holds start and end token and no padding. Raises InputError, with its position, for anything else
+        and EngineError where the engine fails or gives no unit vectors.
+        """
+        text = self._bundle.text
+        check_sequences(
+            sequences,
+            context_length=text.context_length,
+            vocabulary_size=self._vocabulary_size,
+            eos_id=text.eos_id,
+        )
+        embeddings = np.empty((len(sequences), self.dim), np.float32)
+        for batch in text_batches(sequences, text, batch=TEXT_BATCH):
+            embeddings[batch.positions] = self._run(Tower.TEXT, batch.input_ids)
+        return embeddings
+
+    def close(self) -> None:
+        """Let go of the engines. Encoding after it raises EngineError; closing twice does nothing."""
+        self._sessions = {}
+
+    def _run(self, tower: Tower, array: NDArray[Any]) -> NDArray[np.float32]:
+        session = self._sessions.get(tower)
+        if session is None:
+            raise EngineError("these towers are closed: open new ones")
+        source = f"the {tower} tower ({self.runtime})"
+        try:
+            outputs = session.run([_OUTPUT], {_INPUT[tower]: array})
+        except Exception as error:  # onnxruntime's exceptions share no base below Exception
+            raise EngineError(f"{source} failed on an input of {array.shape}: {error}") from error
+        return check_embeddings(outputs[0], rows=len(array), dim=self.dim, source=source)
+
+    def _open(
+        self, provider: Provider | None, precision: Precision | None
+    ) -> tuple[Mapping[Tower, Session], Runtime]:
+        failures: list[EngineError | ProviderError] = []
+        for candidate in candidates(self._bundle, provider, precision):
+            try:
+                sessions = self._open_on(candidate)
+            except (EngineError, ProviderError) as error:
+                if provider is not None:
+                    raise
+                failures.append(error)
+                _log.warning("auto passes over the provider %s: %s", candidate.provider, error)
+                continue
+            is_openvino = candidate.provider is Provider.OPENVINO
+            runtime = Runtime(
+                provider=candidate.provider,
+                precision=candidate.precision,
+                threads=self._threads,
+                inference_precision=self._openvino.inference_precision
+                if is_openvino
+                else InferencePrecision.F32,
+            )
+            if provider is None or precision is None:
+                _log.info("%s: runs on %s (%s)", self._bundle.name, runtime, candidate.reason)
+            return sessions, runtime
+        assert failures  # the CPU is always a candidate
+        raise failures[-1]
+
+    def _open_on(self, candidate: Candidate) -> dict[Tower, Session]:
+        sessions: dict[Tower, Session] = {}
+        for tower in Tower:
+            engine = self._bundle.engine(tower, candidate.precision)
+            session = open_session(engine, candidate.provider, threads=self._threads, openvino=self._openvino)
+            problem = _broken_contract(session, tower, self._bundle)
+            if problem:
+                raise EngineError(f"{engine} is no engine of the {tower} tower: {problem}")
+            sessions[tower] = session
+        return sessions
+
+
+def _broken_contract(session: Session, tower: Tower, bundle: Bundle) -> str | None:
+    """Say what of an engine's inputs and outputs is not as the contract has it, None where all is."""
+    size, context = bundle.image.size, bundle.text.context_length
+    length = context if bundle.text.padding is Padding.MAX_LENGTH else None
+    input_shape = (None, size, size, 3) if tower is Tower.IMAGE else (None, length)
+    contract = [
+        ("input", session.get_inputs(), _INPUT[tower], _INPUT_TYPE[tower], input_shape),
+        ("output", session.get_outputs(), _OUTPUT, _OUTPUT_TYPE, (None, bundle.dim)),
+    ]
+    for role, found, name, kind, shape in contract:
+        what = [(node.name, node.type, tuple(node.shape)) for node in found]
+        fits = len(what) == 1 and what[0][:2] == (name, kind) and _shape_fits(what[0][2], shape)
+        if not fits:
+            wanted = ", ".join("any" if n is None else str(n) for n in shape)
+            return f"its {role} is {what}, expected one {name!r} {kind} of shape ({wanted})"
+    return None
+
+
+def _shape_fits(found: Sequence[int | str | None], wanted: Sequence[int | None]) -> bool:
+    """Whether a graph's shape takes every array of the wanted one; None there must stay free."""
+    return len(found) == len(wanted) and all(
+        not isinstance(there, int) or there == here for there, here in zip(found, wanted, strict=True)
+    )
+
+
+def _checked_threads(threads: int | None) -> int:
+    if threads is None:
+        return len(os.sched_getaffinity(0))
+    if type(threads) is not int or threads < 1:
+        raise InputError(f"threads {threads!r}: expected a whole number from 1 up, or None for all cores")
+    return threads
+
+
+def _vocabulary_size(tokenizer: Path) -> int:
+    """Return one more than the highest token id: engines that look further may answer without an error."""
+    try:
+        document = json.loads(tokenizer.read_bytes())
+        vocabulary = document["model"][
+            "vocab"
+        ]  # BPE, WordPiece: token to id; Unigram: pairs in the ids' order
+        ids = vocabulary.values() if isinstance(vocabulary, dict) else range(len(vocabulary))
+        added = [token["id"] for token in document.get("added_tokens") or ()]
+        return 1 + max(int(token) for token in (*ids, *added))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise BundleError(f"{tokenizer} holds no vocabulary: {error!r}. Export the bundle again") from error

@@ -1,0 +1,41 @@
+"""What every runtime offers: the interface between the client and whatever runs the engines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Towers(Protocol):
+    """Both towers of one model. Embeddings come in the order of the inputs, comparable within `space`."""
+
+    @property
+    def dim(self) -> int:
+        """The embedding's length D."""
+
+    @property
+    def space(self) -> str:
+        """What names the embeddings that may be compared with these."""
+
+    @property
+    def context_length(self) -> int:
+        """The most token ids that one text may have, start and end included."""
+
+    def encode_images(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Encode (N, S, S, 3) uint8 RGB to (N, D) float32, L2-normalised; N may be 0.
+
+        Raises InputError for another dtype or shape, EngineError where the runtime fails.
+        """
+
+    def encode_texts(self, sequences: Sequence[NDArray[np.int32]]) -> NDArray[np.float32]:
+        """Encode N 1-D int32 arrays of token ids to (N, D) float32, L2-normalised; N may be 0.
+
+        Each holds start and end token and no padding: the runtime pads as it likes best. Raises InputError
+        for anything else, EngineError where the runtime fails.
+        """
+
+    def close(self) -> None:
+        """Let go of engines and connections. Encoding then raises EngineError; closing twice does nothing."""

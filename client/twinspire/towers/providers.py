@@ -1,0 +1,242 @@
+"""onnxruntime's execution providers: which are there, and a session on exactly the one that was asked for.
+
+onnxruntime falls back to its CPU provider in five ways: a provider it does not know is dropped with a
+warning; one whose libraries do not load is dropped with a line in the log; a plugin provider passed by name
+is dropped without a word; a failing session is made again on the CPU; and operators that a provider does not
+know go to the CPU one by one. Here each of them is an error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import threading
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Protocol
+
+from twinspire.errors import (
+    EngineError,
+    InputError,
+    MissingDependencyError,
+    ProviderError,
+    TwinspireError,
+)
+
+
+class Provider(StrEnum):
+    """What runs an engine inside onnxruntime."""
+
+    CPU = "cpu"
+    OPENVINO = "openvino"
+    CUDA = "cuda"
+
+
+class InferencePrecision(StrEnum):
+    """What OpenVINO computes in where the engine says float32."""
+
+    F32 = "f32"
+    BF16 = "bf16"
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenVinoOptions:
+    """Settings of the OpenVINO provider; the others take none.
+
+    `inference_precision` is what float32 operators are computed in. Left to itself OpenVINO takes bf16 where
+    the processor has it, which moves an embedding's components by up to 4e-4: here that must be asked for.
+    `streams` is how many calls run side by side, each with its share of the threads: 2 gain about 10% where
+    two threads call.
+    """
+
+    inference_precision: InferencePrecision = InferencePrecision.F32
+    streams: int = 1
+
+    def __post_init__(self) -> None:
+        if self.inference_precision not in tuple(InferencePrecision):
+            raise InputError(
+                f"inference_precision {self.inference_precision!r}: "
+                f"expected one of {', '.join(InferencePrecision)}"
+            )
+        if type(self.streams) is not int or self.streams < 1:
+            raise InputError(f"streams {self.streams!r}: expected a whole number from 1 up")
+
+
+class Session(Protocol):
+    """What is used of onnxruntime's InferenceSession. `run` may be called from several threads at once."""
+
+    def run(self, output_names: Sequence[str] | None, input_feed: Mapping[str, Any]) -> list[Any]:
+        """Compute the named outputs, all where None."""
+
+    def get_inputs(self) -> Sequence[Any]:
+        """Give name, type and shape of each input."""
+
+    def get_outputs(self) -> Sequence[Any]:
+        """Give name, type and shape of each output."""
+
+    def get_providers(self) -> Sequence[str]:
+        """List the providers by onnxruntime's names, the first one preferred."""
+
+    def get_provider_graph_assignment_info(self) -> Sequence[Any]:
+        """Tell which operators went to which provider."""
+
+
+_NAMES = {
+    Provider.CPU: "CPUExecutionProvider",
+    Provider.OPENVINO: "OpenVINOExecutionProvider",
+    Provider.CUDA: "CUDAExecutionProvider",
+}
+# Operators of which one left on the CPU is a fallback, not a shape computation. Looked for anywhere in the
+# name, since onnxruntime fuses them: FusedMatMul, QLinearConv, MatMulInteger, MultiHeadAttention.
+_HEAVY = ("MatMul", "Gemm", "Conv", "Attention")
+_ONLY_FATAL = 4  # onnxruntime's severity: its errors come as exceptions, its log would be a second voice
+_registering = threading.Lock()
+
+
+def open_session(engine: Path, provider: Provider, *, threads: int, openvino: OpenVinoOptions) -> Session:
+    """Open an engine on one provider. `threads` is how many a call computes with on the CPU.
+
+    Raises MissingDependencyError or ProviderError where the provider is not there or does not take the
+    engine, and EngineError where the engine cannot be loaded.
+    """
+    problem = missing(provider)
+    if problem is not None:
+        raise problem
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _ONLY_FATAL
+    options.inter_op_num_threads = 1
+    # The others compute outside onnxruntime's own threads, which would only spin.
+    options.intra_op_num_threads = threads if provider is Provider.CPU else 1
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    try:
+        settings = _settings(provider, threads=threads, openvino=openvino)
+        devices = [] if provider is Provider.CPU else _devices(provider)
+        if devices:
+            options.add_provider_for_devices(devices[:1], settings)
+        session: Session = onnxruntime.InferenceSession(
+            str(engine),
+            sess_options=options,
+            providers=None if devices else [(_NAMES[provider], settings)],
+            enable_fallback=0,
+        )
+    except Exception as error:  # onnxruntime's exceptions share no base below Exception
+        raise EngineError(f"{engine} cannot be opened on the provider {provider}: {error}") from error
+    _check_assignment(session, engine, provider)
+    return session
+
+
+def available() -> tuple[Provider, ...]:
+    """List the providers that are installed and offer a device here. Loads onnxruntime and the plugin."""
+    return tuple(provider for provider in Provider if _problem(provider) is None)
+
+
+def missing(provider: Provider) -> TwinspireError | None:
+    """Return the error to raise where a provider is not there, None where it is."""
+    problem = _problem(provider)
+    if isinstance(problem, str):
+        return ProviderError(f"the provider {provider} {problem}. {_there_is()}")
+    return problem
+
+
+def _problem(provider: Provider) -> MissingDependencyError | str | None:
+    try:
+        import onnxruntime
+    except ImportError:
+        return MissingDependencyError("onnxruntime", "cpu", "Running engines in this process")
+    if provider is Provider.OPENVINO:
+        return _openvino_problem()
+    if provider is Provider.CUDA and _NAMES[provider] not in onnxruntime.get_available_providers():
+        return (
+            f'is not in this onnxruntime, {onnxruntime.__version__}: it comes with "twinspire[gpu]", '
+            'in an environment without "twinspire[cpu]"'
+        )
+    return None
+
+
+def _openvino_problem() -> MissingDependencyError | str | None:
+    try:
+        import onnxruntime_ep_openvino  # noqa: F401
+    except ImportError:
+        return MissingDependencyError("onnxruntime-ep-openvino", "cpu", "The provider openvino")
+    try:
+        _register_openvino()
+        devices = _devices(Provider.OPENVINO)
+    except Exception as error:  # a library that does not load, or one made for another onnxruntime
+        return f"cannot be loaded ({error})"
+    return None if devices else "is installed but offers no processor here: its plugin serves Intel's alone"
+
+
+def _register_openvino() -> None:
+    """Register the plugin in this process, where nobody has yet."""
+    import onnxruntime
+    import onnxruntime_ep_openvino as plugin
+
+    with _registering:
+        try:
+            onnxruntime.register_execution_provider_library(plugin.get_ep_name(), plugin.get_library_path())
+        except Exception as error:
+            # The library gives no way to ask, and one that offers no device here is not listed either.
+            if "already registered" not in str(error):
+                raise
+
+
+def _devices(provider: Provider) -> list[Any]:
+    """List the devices that a plugin provider offers; none for one that is built in."""
+    import onnxruntime
+
+    found = [device for device in onnxruntime.get_ep_devices() if device.ep_name == _NAMES[provider]]
+    if provider is Provider.OPENVINO:
+        cpu = onnxruntime.OrtHardwareDeviceType.CPU
+        return [device for device in found if device.device.type == cpu]
+    return found
+
+
+def _settings(provider: Provider, *, threads: int, openvino: OpenVinoOptions) -> dict[str, str]:
+    """Return the provider's own options. float32 is computed as float32 unless the caller said otherwise."""
+    if provider is Provider.OPENVINO:
+        cpu = {
+            "INFERENCE_PRECISION_HINT": str(openvino.inference_precision),
+            "INFERENCE_NUM_THREADS": str(threads),
+            "NUM_STREAMS": str(openvino.streams),
+        }
+        return {"load_config": json.dumps({"CPU": cpu})}
+    if provider is Provider.CUDA:
+        import onnxruntime
+
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find
+            onnxruntime.preload_dlls()  # CUDA and cuDNN from their wheels, where they are installed
+        return {"use_tf32": "0"}
+    return {}
+
+
+def _check_assignment(session: Session, engine: Path, provider: Provider) -> None:
+    """Raise ProviderError where the provider was dropped or heavy operators were left to another."""
+    name = _NAMES[provider]
+    if name not in session.get_providers():
+        raise ProviderError(
+            f"onnxruntime dropped the provider {provider} for {engine.name}: its libraries or its device are "
+            f"missing. {_there_is()}"
+        )
+    left = Counter(
+        node.op_type
+        for part in session.get_provider_graph_assignment_info()
+        if part.ep_name != name
+        for node in part.get_nodes()
+    )
+    heavy = {kind: count for kind, count in left.items() if any(word in kind for word in _HEAVY)}
+    if heavy:
+        counts = ", ".join(f"{count} {kind}" for kind, count in heavy.items())
+        raise ProviderError(
+            f"the provider {provider} does not take {counts} of {engine.name}, which would run on the CPU. "
+            f"Choose another precision or provider. {_there_is()}"
+        )
+
+
+def _there_is() -> str:
+    return f"Available here: {', '.join(available())}"

@@ -1,0 +1,280 @@
+"""A tiny real bundle, for every test that wants engines that run: milliseconds to make, 40 kB on the disk.
+
+Its towers are random but honour the contract: the text tower is causal and pooled at the end token, so that trimming
+is exact, and a word's place matters. `TinyModel` computes the same in NumPy and float64, as the tests' reference.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from twinspire.bundle import (
+    Bundle,
+    BundleWriter,
+    Certificate,
+    ImageSettings,
+    Interpolation,
+    ManifestDraft,
+    Padding,
+    Precision,
+    Probes,
+    Source,
+    TextSettings,
+    Tower,
+)
+
+PAD, START, END, UNKNOWN = range(4)
+WORDS = "a the red blue green small large cat dog house tree boat left right of above below on snow sea".split()
+_CERTIFICATE = Certificate(
+    reference="fp32 engine",
+    data="drawn",
+    samples=4,
+    min_cosine=0.999,
+    mean_cosine=0.9999,
+    recall=None,
+    versions={"numpy": np.__version__},
+)
+
+
+@dataclass(frozen=True)
+class TinyModel:
+    """The weights of both towers, and what they give in float64."""
+
+    image_weight: NDArray[np.float32]  # (S * S * 3, D)
+    token_table: NDArray[np.float32]  # (V, H)
+    place_table: NDArray[np.float32]  # (context, H)
+    text_weight: NDArray[np.float32]  # (H, D)
+    size: int
+
+    @classmethod
+    def draw(cls, *, seed: int, size: int, context_length: int, dim: int) -> TinyModel:
+        """Draw the weights."""
+        generator = np.random.default_rng(seed)
+
+        def normal(*shape: int) -> NDArray[np.float32]:
+            return generator.normal(size=shape).astype(np.float32)
+
+        vocabulary = 4 + len(WORDS)
+        return cls(
+            normal(size * size * 3, dim), normal(vocabulary, 8), normal(context_length, 8), normal(8, dim), size
+        )
+
+    def rounded(self) -> TinyModel:
+        """A model that differs a little, as an int8 engine does from its reference."""
+        return TinyModel(
+            self.image_weight.round(1), self.token_table, self.place_table, self.text_weight.round(1), self.size
+        )
+
+    def encode_images(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """(N, S, S, 3) uint8 to (N, D), L2-normalised."""
+        flat = images.reshape(len(images), -1).astype(np.float64) / 255 - 0.5
+        return _normalised(flat @ self.image_weight.astype(np.float64))
+
+    def encode_texts(self, sequences: Sequence[NDArray[np.int32]]) -> NDArray[np.float64]:
+        """Ragged ids to (N, D), L2-normalised; one by one and without padding."""
+        rows = []
+        for ids in sequences:
+            states = self.token_table[ids].astype(np.float64) * self.place_table[: len(ids)]
+            pooled = states[: list(ids).index(END) + 1].sum(axis=0)
+            rows.append(pooled @ self.text_weight.astype(np.float64))
+        return _normalised(np.array(rows).reshape(len(rows), -1))
+
+    def image_graph(self, output: str = "embedding") -> onnx.ModelProto:
+        """The image tower as ONNX."""
+        nodes = [
+            helper.make_node("Cast", ["image"], ["real"], to=TensorProto.FLOAT),
+            helper.make_node("Div", ["real", "scale"], ["unit"]),
+            helper.make_node("Sub", ["unit", "half"], ["centred"]),
+            helper.make_node("Flatten", ["centred"], ["flat"], axis=1),
+            helper.make_node("MatMul", ["flat", "weight"], ["raw"]),
+            *_normalise(output),
+        ]
+        constants = {"scale": np.float32(255), "half": np.float32(0.5), "weight": self.image_weight}
+        shape = ["batch", self.size, self.size, 3]
+        return self._graph(nodes, ("image", TensorProto.UINT8, shape), constants, output)
+
+    def text_graph(self, output: str = "embedding") -> onnx.ModelProto:
+        """The text tower as ONNX: CumSum is its causal mask, the first end token is gathered."""
+        nodes = [
+            helper.make_node("Gather", ["tokens", "input_ids"], ["words"]),  # (N, L, H)
+            helper.make_node("Shape", ["input_ids"], ["length"], start=1, end=2),
+            helper.make_node("Slice", ["places", "zero", "length", "zero"], ["place"]),  # (L, H)
+            helper.make_node("Mul", ["words", "place"], ["states"]),
+            helper.make_node("CumSum", ["states", "one"], ["causal"]),
+            helper.make_node("Equal", ["input_ids", "end"], ["is_end"]),
+            helper.make_node("Cast", ["is_end"], ["end_mask"], to=TensorProto.INT32),
+            helper.make_node("ArgMax", ["end_mask"], ["end_place"], axis=1, keepdims=1),  # (N, 1), the first
+            helper.make_node("GatherND", ["causal", "end_place"], ["pooled"], batch_dims=1),  # (N, H)
+            helper.make_node("MatMul", ["pooled", "weight"], ["raw"]),
+            *_normalise(output),
+        ]
+        constants = {
+            "tokens": self.token_table,
+            "places": self.place_table,
+            "weight": self.text_weight,
+            "zero": np.array([0], np.int64),
+            "one": np.array(1, np.int64),
+            "end": np.array(END, np.int32),
+        }
+        return self._graph(nodes, ("input_ids", TensorProto.INT32, ["batch", "length"]), constants, output)
+
+    def _graph(
+        self,
+        nodes: list[onnx.NodeProto],
+        given: tuple[str, int, list[Any]],
+        constants: dict[str, Any],
+        output: str,
+    ) -> onnx.ModelProto:
+        graph = helper.make_graph(
+            nodes,
+            "tower",
+            [helper.make_tensor_value_info(*given)],
+            [
+                helper.make_tensor_value_info(
+                    output, TensorProto.FLOAT, ["batch", self.image_weight.shape[1]]
+                )
+            ],
+            [
+                numpy_helper.from_array(np.asarray(value), name)
+                for name, value in {**constants, "last": np.array([-1])}.items()
+            ],
+        )
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+        onnx.checker.check_model(model, full_check=True)
+        return model
+
+
+def _normalise(output: str) -> list[onnx.NodeProto]:
+    return [
+        helper.make_node("ReduceL2", ["raw", "last"], ["norm"], keepdims=1),
+        helper.make_node("Div", ["raw", "norm"], [output]),
+    ]
+
+
+def _normalised(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def tokenizer_json() -> str:
+    """A word-level tokenizer of `WORDS` that writes start and end, in Hugging Face's format."""
+    specials = {"<pad>": PAD, "<start>": START, "<end>": END, "<unknown>": UNKNOWN}
+    vocabulary = {**specials, **{word: 4 + place for place, word in enumerate(WORDS)}}
+    added = [
+        {"id": token, "content": word, "special": True}
+        | dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+        for word, token in specials.items()
+    ]
+    pieces = [{"SpecialToken": {"id": name, "type_id": 0}} for name in ("<start>", "<end>")]
+    single = [pieces[0], {"Sequence": {"id": "A", "type_id": 0}}, pieces[1]]
+    document = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": added,
+        "normalizer": {"type": "Lowercase"},
+        "pre_tokenizer": {"type": "Whitespace"},
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": single,
+            "pair": [*single, {"Sequence": {"id": "B", "type_id": 1}}],
+            "special_tokens": {
+                name: {"id": name, "ids": [token], "tokens": [name]} for name, token in specials.items()
+            },
+        },
+        "decoder": None,
+        "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": "<unknown>"},
+    }
+    return json.dumps(document)
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """A tiny bundle and the model that it was made of; `int8` is the model of its int8 engines."""
+
+    bundle: Bundle
+    model: TinyModel
+    int8: TinyModel
+
+
+def make_tiny_bundle(
+    destination: Path,
+    *,
+    seed: int = 0,
+    size: int = 16,
+    context_length: int = 20,
+    dim: int = 12,
+    padding: Padding = Padding.TRIM,
+    precisions: Sequence[Precision] = (Precision.FP32, Precision.INT8),
+    certified: bool = True,
+    graphs: dict[Tower, onnx.ModelProto] | None = None,
+) -> Tiny:
+    """Write a tiny bundle named `tiny`; another seed gives another space.
+
+    `graphs` replaces a tower's engine at every precision, for tests of broken ones; `certified=False` leaves the
+    certificates out.
+    """
+    model = TinyModel.draw(seed=seed, size=size, context_length=context_length, dim=dim)
+    int8 = model.rounded()
+    draft = ManifestDraft(
+        name="tiny",
+        family="tiny",
+        space=f"{seed:064x}",
+        dim=dim,
+        image=ImageSettings(
+            size=size,
+            resize=size,
+            interpolation=Interpolation.BICUBIC,
+            crop=True,
+            mean=(0.5, 0.5, 0.5),
+            std=(1.0, 1.0, 1.0),
+        ),
+        text=TextSettings(context_length=context_length, pad_id=PAD, eos_id=END, padding=padding),
+        logit_scale=10.0,
+        logit_bias=None,
+        source=Source(checkpoint="drawn by the tests"),
+    )
+    engines = {}
+    with BundleWriter(destination) as writer:
+        for precision in precisions:
+            source = int8 if precision is Precision.INT8 else model
+            own = {Tower.IMAGE: source.image_graph(), Tower.TEXT: source.text_graph(), **(graphs or {})}
+            for tower, graph in own.items():
+                name = f"{tower}.{precision}.onnx"
+                writer.path(name).write_bytes(graph.SerializeToString())
+                engines[tower, precision] = (name, _CERTIFICATE if certified else None)
+        writer.path("tokenizer.json").write_text(tokenizer_json(), encoding="utf-8")
+        images = np.random.default_rng(seed).integers(0, 256, (2, size, size, 3), np.uint8)
+        texts = [np.array([START, *words, END], np.int32) for words in ([], [6, 11])]
+        Probes(
+            image=images,
+            input_ids=texts,
+            image_embedding=model.encode_images(images).astype(np.float32),
+            text_embedding=model.encode_texts(texts).astype(np.float32),
+        ).save(writer.path("probes.npz"))
+        return Tiny(writer.commit(draft, engines), model, int8)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    """The tiny bundle with fp32 and int8 engines; shared, bundles never change."""
+    return make_tiny_bundle(tmp_path_factory.mktemp("bundles") / "tiny")
+
+
+@pytest.fixture
+def make_tiny(tmp_path: Path) -> Callable[..., Tiny]:
+    """Write further tiny bundles: `make_tiny(name, **options)`, with the options of `make_tiny_bundle`."""
+
+    def make(name: str = "tiny", **options: Any) -> Tiny:
+        return make_tiny_bundle(tmp_path / name, **options)
+
+    return make
