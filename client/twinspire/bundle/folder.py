@@ -1,0 +1,148 @@
+"""An existing bundle, opened and checked."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+from twinspire.bundle.manifest import (
+    MANIFEST_NAME,
+    PROBES_NAME,
+    TOKENIZER_NAME,
+    FileRecord,
+    Manifest,
+    ManifestDraft,
+)
+from twinspire.bundle.probes import Probes
+from twinspire.bundle.settings import ImageSettings, Precision, TextSettings, Tower
+from twinspire.errors import BundleError
+
+_HOW_TO_MAKE = {
+    Precision.FP32: "twinspire export CHECKPOINT -o BUNDLE",
+    Precision.INT8: "twinspire quantize BUNDLE -o NEW",
+}
+
+
+class Bundle:
+    """A folder with one model: manifest, tokenizer, engines and probes. Get one with `Bundle.open`.
+
+    A bundle is never changed after it was written: quantizing or certifying makes a new one.
+    """
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        self.path = path
+        self.manifest = manifest
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Bundle:
+        """Open a bundle: reads every file once and compares its sha256.
+
+        Raises BundleError that names the file where one is missing, of the wrong size or changed, or where
+        bundle.json is not of this schema. Files that the manifest does not name are left alone.
+        """
+        folder = Path(path)
+        try:
+            text = (folder / MANIFEST_NAME).read_text(encoding="utf-8")
+        except (FileNotFoundError, NotADirectoryError):
+            what = f"has no {MANIFEST_NAME}" if folder.is_dir() else "is no folder"
+            raise BundleError(f"{folder} {what}: expected a bundle, a folder with {MANIFEST_NAME}") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise BundleError(f"{folder / MANIFEST_NAME} cannot be read: {error}") from error
+        try:
+            manifest = Manifest.from_json(text)
+        except BundleError as error:
+            raise BundleError(f"{folder}: {error}") from error
+        for name, record in manifest.all_files().items():
+            check_file(folder / name, record)
+        return cls(folder, manifest)
+
+    @property
+    def name(self) -> str:
+        """The model's name; Triton serves it as `{name}_image` and `{name}_text`."""
+        return self.manifest.name
+
+    @property
+    def space(self) -> str:
+        """What names the embeddings that may be compared with this model's."""
+        return self.manifest.space
+
+    @property
+    def dim(self) -> int:
+        """The embedding's length D."""
+        return self.manifest.dim
+
+    @property
+    def image(self) -> ImageSettings:
+        """How pictures are prepared."""
+        return self.manifest.image
+
+    @property
+    def text(self) -> TextSettings:
+        """How texts are prepared."""
+        return self.manifest.text
+
+    @property
+    def tokenizer_path(self) -> Path:
+        """The tokenizer.json."""
+        return self.path / TOKENIZER_NAME
+
+    def precisions(self, tower: Tower) -> tuple[Precision, ...]:
+        """List the precisions that this bundle has for a tower, in the order of `Precision`."""
+        return tuple(precision for precision in Precision if precision in self.manifest.engines[tower])
+
+    def engine(self, tower: Tower, precision: Precision) -> Path:
+        """Give the ONNX file of a tower at a precision. Raises BundleError that says what there is."""
+        record = self.manifest.engines[tower].get(precision)
+        if record is None:
+            there = ", ".join(self.precisions(tower))
+            how = _HOW_TO_MAKE.get(precision)
+            raise BundleError(
+                f"{self.path} has no {precision} engine for the {tower} tower, only {there}."
+                + (f" Make one with: {how}" if how else "")
+            )
+        return self.path / record.file
+
+    def probes(self) -> Probes:
+        """Read the probes. Raises BundleError where they do not fit the manifest."""
+        probes = Probes.load(self.path / PROBES_NAME)
+        check_probes(probes, self.manifest, self.path / PROBES_NAME)
+        return probes
+
+    def __repr__(self) -> str:
+        return f"Bundle({str(self.path)!r}, name={self.name!r}, space={self.space[:12]}…)"
+
+
+def check_probes(probes: Probes, manifest: ManifestDraft, path: Path) -> None:
+    """Raise BundleError unless the probes have the manifest's picture size, dimension and context length."""
+    longest = max((len(row) for row in probes.input_ids), default=0)
+    found = (probes.image.shape[1], probes.image_embedding.shape[1])
+    expected = (manifest.image.size, manifest.dim)
+    if found != expected:
+        raise BundleError(f"{path} is of picture size and dimension {found}, {MANIFEST_NAME} of {expected}")
+    if longest > manifest.text.context_length:
+        raise BundleError(
+            f"{path} has a text of {longest} tokens: the context is {manifest.text.context_length}"
+        )
+
+
+def check_file(path: Path, record: FileRecord) -> None:
+    """Raise BundleError that names the file unless its size and sha256 are as recorded."""
+    if not path.is_file():
+        raise BundleError(f"{path} is missing; {MANIFEST_NAME} names it. Copy or export the bundle again")
+    found = file_record(path)
+    if found != record:
+        raise BundleError(
+            f"{path} is damaged: {found.size_bytes} bytes with sha256 {found.sha256}, expected "
+            f"{record.size_bytes} bytes with {record.sha256}. Copy or export the bundle again"
+        )
+
+
+def file_record(path: Path) -> FileRecord:
+    """Measure the size and sha256 of a file. Raises BundleError where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            return FileRecord(sha256=digest, size_bytes=os.fstat(file.fileno()).st_size)
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read: {error}") from error

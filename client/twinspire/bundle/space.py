@@ -1,0 +1,92 @@
+"""`space`: the name of the set of embeddings that may be compared with each other."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from twinspire.bundle.schema import encode, parse_json
+from twinspire.bundle.settings import ImageSettings
+from twinspire.errors import InputError
+
+_HEADER = b"twinspire space 1"
+# What decides the token ids of a text. `truncation`, `padding` and `decoder` do not.
+_TOKENIZER_PARTS = ("added_tokens", "normalizer", "pre_tokenizer", "post_processor")
+
+
+def space_id(
+    tensors: Iterable[tuple[str, str, Sequence[int], bytes | bytearray | memoryview]],
+    image: ImageSettings,
+    tokenizer_json: str,
+    *,
+    pooling: str,
+    context_length: int,
+) -> str:
+    """Name the space of a checkpoint: 64 hexadecimal digits.
+
+    `tensors` are the checkpoint's own (name, dtype, shape, bytes), in any order, one in memory at a time. The
+    rest is the preprocessing, the tokenizer (its vocabulary, merges and everything else that decides the
+    ids), the pooling and the context length. Never ONNX files: a rewritten, quantized or re-exported engine
+    keeps its space.
+
+    Every field is hashed with its length in front, so that no two inputs give the same byte string. Raises
+    InputError for a name that comes twice or for no tensors at all, BundleError where `tokenizer_json` is no
+    tokenizer.
+    """
+    digests: dict[str, bytes] = {}
+    for name, dtype, shape, data in tensors:
+        if name in digests:
+            raise InputError(f"the tensor {name!r} comes twice")
+        digests[name] = _digest(
+            name.encode(), dtype.encode(), json.dumps([int(n) for n in shape]).encode(), data
+        )
+    if not digests:
+        raise InputError("no tensors: a space is named after a checkpoint's weights")
+    return _digest(
+        _HEADER,
+        _digest(*(digests[name] for name in sorted(digests))),
+        _canonical(encode(image)),
+        _canonical(_tokenizer_essence(tokenizer_json)),
+        pooling.encode(),
+        str(context_length).encode(),
+    ).hex()
+
+
+def _digest(*fields: bytes | bytearray | memoryview) -> bytes:
+    """Hash the fields, each with its length in bytes in front."""
+    sha256 = hashlib.sha256()
+    for field in fields:
+        sha256.update(memoryview(field).nbytes.to_bytes(8, "big"))
+        sha256.update(field)
+    return sha256.digest()
+
+
+def _canonical(value: object) -> bytes:
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
+    ).encode()
+
+
+def _tokenizer_essence(tokenizer_json: str) -> dict[str, Any]:
+    """Take what decides the ids, in a form that does not depend on the library's version.
+
+    Newer versions of tokenizers write a merge as a pair where older ones wrote "a b", and add model options
+    at their defaults (null, false or "").
+    """
+    document = parse_json(tokenizer_json, "tokenizer.json")
+    model = document.get("model") if isinstance(document, dict) else None
+    if not isinstance(model, dict) or "vocab" not in model:
+        raise InputError("tokenizer.json holds no model with a vocabulary")
+    essence = {name: document.get(name) for name in _TOKENIZER_PARTS}
+    essence["model"] = {
+        name: value for name, value in model.items() if name != "merges" and not _is_default(value)
+    }
+    merges = model.get("merges") or []
+    essence["merges"] = [merge.split(" ", 1) if isinstance(merge, str) else merge for merge in merges]
+    return essence
+
+
+def _is_default(value: object) -> bool:
+    return value is None or value is False or value == ""  # not 0, which may be a token's id

@@ -1,0 +1,188 @@
+"""Writing a bundle: whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from twinspire.bundle.folder import Bundle, check_probes, file_record
+from twinspire.bundle.manifest import (
+    MANIFEST_NAME,
+    PROBES_NAME,
+    TOKENIZER_NAME,
+    Certificate,
+    EngineRecord,
+    FileRecord,
+    Manifest,
+    ManifestDraft,
+    check_plain_name,
+)
+from twinspire.bundle.probes import Probes
+from twinspire.bundle.settings import Precision, Tower
+from twinspire.errors import BundleError, InputError
+
+
+class BundleWriter:
+    """Collects a bundle's files in a temporary folder beside the destination and renames it into place.
+
+    Used with `with`: leaving without `commit`, by an error or not, removes the folder. A killed process
+    leaves a folder with a leading dot, never one with the destination's name. With `base`, the new bundle
+    starts as that one's files and engines, hard-linked where the file system can, so that what is equal takes
+    no space.
+
+    Entering raises BundleError, before any work, where the destination exists or its parent does not.
+    """
+
+    def __init__(self, destination: str | os.PathLike[str], *, base: Bundle | None = None) -> None:
+        self.destination = Path(os.path.abspath(destination))  # noqa: PTH100 - resolve() would follow a link
+        self.folder = self.destination.parent / f".{self.destination.name}.{secrets.token_hex(6)}.tmp"
+        self._base = base
+        self._linked: dict[str, FileRecord] = {}
+        self._committed = False
+
+    def __enter__(self) -> Self:
+        self._check_destination()
+        try:
+            self.folder.mkdir()
+        except OSError as error:
+            raise BundleError(f"{self.destination} cannot be written: {error}") from error
+        try:
+            if self._base is not None:
+                self._take_over(self._base)
+        except BaseException:
+            self._discard()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self._committed:
+            self._discard()
+
+    def path(self, name: str) -> Path:
+        """Say where to write the file `name`. The base's file of that name, where there is one, is let go."""
+        try:
+            check_plain_name(name, "file")
+        except InputError as error:
+            raise BundleError(str(error)) from error
+        if name == MANIFEST_NAME:
+            raise BundleError(f"{MANIFEST_NAME} is written by commit")
+        path = self.folder / name
+        if self._linked.pop(name, None) is not None:
+            path.unlink()  # writing into a hard link would change the base
+        return path
+
+    def put_file(self, name: str, source: str | os.PathLike[str]) -> Path:
+        """Copy a file into the bundle under `name`."""
+        target = self.path(name)
+        try:
+            shutil.copyfile(source, target)
+        except OSError as error:
+            raise BundleError(f"{os.fspath(source)} cannot be copied to {target}: {error}") from error
+        return target
+
+    def commit(
+        self,
+        draft: ManifestDraft,
+        engines: Mapping[tuple[Tower, Precision], tuple[str, Certificate | None]],
+    ) -> Bundle:
+        """Hash the files, write bundle.json, bring all to the disk and rename the folder to the destination.
+
+        `engines` names the file and certificate of each tower and precision; those of the base that it does
+        not name are taken over. Every other file in the folder becomes one of the bundle's. tokenizer.json
+        and probes.npz must be there. Raises BundleError and leaves nothing where something is missing or does
+        not fit together.
+        """
+        try:
+            manifest = self._manifest(draft, engines)
+            check_probes(Probes.load(self.folder / PROBES_NAME), manifest, Path(PROBES_NAME))
+            (self.folder / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
+            for path in self.folder.iterdir():
+                _fsync(path)
+            _fsync(self.folder)
+            self._check_destination()
+            self.folder.rename(self.destination)  # fails where a folder with content came in between
+            self._committed = True
+            _fsync(self.destination.parent)
+        except (InputError, OSError) as error:
+            raise BundleError(f"{self.destination} was not written: {error}") from error
+        return Bundle(self.destination, manifest)
+
+    def _manifest(
+        self,
+        draft: ManifestDraft,
+        engines: Mapping[tuple[Tower, Precision], tuple[str, Certificate | None]],
+    ) -> Manifest:
+        chosen = {**self._base_engines(), **engines}
+        names = {file for file, _ in chosen.values()}
+        replaced = {file for file, _ in self._base_engines().values()} - names
+        for name in replaced & self._linked.keys():
+            self.path(name)  # lets it go
+        for name in {TOKENIZER_NAME, PROBES_NAME, *names}:
+            if not (self.folder / name).is_file():
+                raise BundleError(f"{self.destination} was not written: the file {name} is missing")
+        records = {path.name: file_record(path) for path in sorted(self.folder.iterdir())}
+        for name, expected in self._linked.items():
+            if records.get(name, expected) != expected:
+                raise BundleError(
+                    f"{self.destination} was not written: {name} of the base changed since it was opened"
+                )
+        towers: dict[Tower, dict[Precision, EngineRecord]] = {tower: {} for tower in Tower}
+        for (tower, precision), (file, certificate) in sorted(chosen.items()):
+            record = records[file]
+            towers[tower][precision] = EngineRecord(
+                file=file, sha256=record.sha256, size_bytes=record.size_bytes, certificate=certificate
+            )
+        known = {field.name: getattr(draft, field.name) for field in fields(ManifestDraft)}
+        files = {name: record for name, record in records.items() if name not in names}
+        return Manifest(**known, engines=towers, files=files)
+
+    def _take_over(self, base: Bundle) -> None:
+        self._linked = base.manifest.all_files()
+        for name in self._linked:
+            _link_or_copy(base.path / name, self.folder / name)
+
+    def _base_engines(self) -> dict[tuple[Tower, Precision], tuple[str, Certificate | None]]:
+        if self._base is None:
+            return {}
+        return {
+            (tower, precision): (record.file, record.certificate)
+            for tower, precisions in self._base.manifest.engines.items()
+            for precision, record in precisions.items()
+        }
+
+    def _check_destination(self) -> None:
+        if os.path.lexists(self.destination):
+            raise BundleError(
+                f"{self.destination} exists: a bundle is never changed. Give another name or remove it"
+            )
+        if not self.destination.parent.is_dir():
+            raise BundleError(f"{self.destination.parent} is no folder: make it first")
+
+    def _discard(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    try:
+        try:
+            os.link(source.resolve(), target)
+        except OSError:  # another file system, or one without hard links
+            shutil.copyfile(source, target)
+    except OSError as error:
+        raise BundleError(f"{source} cannot be linked or copied: {error}") from error
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
