@@ -1,0 +1,55 @@
+"""Turns what SQLite and the operating system raise into `IndexStoreError`."""
+
+from __future__ import annotations
+
+import errno
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from twinspire.errors import IndexStoreError
+
+RESTORE = (
+    "Nothing was changed. Restore the folder from a copy, or make the index anew with `twinspire index add`."
+)
+_MAKE_ROOM = "Make room and try again: whatever was added before is safe."
+_PERMISSIONS = "Check who owns the folder and its files, and whether it is mounted read-only."
+
+_ADVICE_BY_ERRNO = {
+    errno.ENOSPC: _MAKE_ROOM,
+    errno.EDQUOT: _MAKE_ROOM,
+    errno.EFBIG: _MAKE_ROOM,
+    errno.EACCES: _PERMISSIONS,
+    errno.EPERM: _PERMISSIONS,
+    errno.EROFS: _PERMISSIONS,
+}
+_ADVICE_BY_SQLITE = {
+    sqlite3.SQLITE_FULL: _MAKE_ROOM,
+    sqlite3.SQLITE_IOERR: "Check that the disk is neither full nor failing; what was added before is safe.",
+    sqlite3.SQLITE_CANTOPEN: _PERMISSIONS,
+    sqlite3.SQLITE_PERM: _PERMISSIONS,
+    sqlite3.SQLITE_READONLY: _PERMISSIONS,
+    sqlite3.SQLITE_BUSY: "Another process holds the catalogue; try again.",
+    sqlite3.SQLITE_LOCKED: "Another process holds the catalogue; try again.",
+    sqlite3.SQLITE_NOTADB: RESTORE,
+    sqlite3.SQLITE_CORRUPT: RESTORE,
+}
+
+
+@contextmanager
+def store_errors(path: Path, doing: str) -> Iterator[None]:
+    """Raise `IndexStoreError`, "cannot `doing` the index", for a `sqlite3.Error` or `OSError` inside."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        # Extended result codes carry the primary one in their lowest byte: https://sqlite.org/rescode.html
+        code = getattr(error, "sqlite_errorcode", -1) & 0xFF
+        raise _failure(path, doing, f"its catalogue: {error}", _ADVICE_BY_SQLITE.get(code)) from error
+    except OSError as error:
+        advice = _ADVICE_BY_ERRNO.get(error.errno or -1)
+        raise _failure(path, doing, error.strerror or str(error), advice) from error
+
+
+def _failure(path: Path, doing: str, cause: str, advice: str | None) -> IndexStoreError:
+    return IndexStoreError(f"cannot {doing} the index {path}: {cause}" + (f". {advice}" if advice else ""))

@@ -1,0 +1,104 @@
+"""What goes into an index and what comes out of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from twinspire.errors import InputError
+
+
+class ItemKind(StrEnum):
+    """What a vector was made of."""
+
+    IMAGE = "image"
+    TEXT = "text"
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """What one vector stands for.
+
+    `uri` says where it is (for a picture: its absolute path). `metadata` is a JSON object. `content_hash`
+    names the content itself: an index takes the same kind and content once; without a hash an item is always
+    taken. Raises `InputError` for what the catalogue could not give back unchanged.
+    """
+
+    uri: str
+    kind: ItemKind
+    caption: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    content_hash: str | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.kind, ItemKind):
+            raise InputError(f"an item's kind must be an ItemKind, got {self.kind!r}")
+        if not isinstance(self.uri, str) or not self.uri:
+            raise InputError(f"an item's uri must be a non-empty str, got {self.uri!r}")
+        for name in ("uri", "caption", "content_hash"):
+            value = getattr(self, name)
+            if value is not None:
+                _require_storable(name, value)
+        metadata_as_json(self.metadata)
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One answer: an item and its score, the inner product of its vector and the query's, -1 to 1."""
+
+    id: int
+    uri: str
+    score: float
+    kind: ItemKind
+    caption: str | None
+    metadata: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class AddReport:
+    """What one `add` did: the ids of the new items, and the positions of those that were there already."""
+
+    added: list[int]
+    skipped: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class IndexStats:
+    """What an index holds and how large it is on disk."""
+
+    path: Path
+    space: str
+    dim: int
+    items: int
+    items_by_kind: Mapping[ItemKind, int]
+    generation: int
+    schema_version: int
+    vectors_bytes: int
+    catalogue_bytes: int
+
+
+def metadata_as_json(metadata: Mapping[str, Any]) -> str:
+    """Return `metadata` as a JSON object. Raises `InputError` where it would read back as something else."""
+    expected = "metadata must be what JSON can hold: an object with str keys and finite numbers"
+    try:
+        text = json.dumps(dict(metadata), allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+        text.encode()
+        same = json.loads(text) == metadata
+    except (TypeError, ValueError, RecursionError) as error:  # UnicodeEncodeError is a ValueError
+        raise InputError(f"{expected}; got {metadata!r}: {error}") from error
+    if not same:
+        raise InputError(f"{expected}, and no tuples; got {metadata!r}")
+    return text
+
+
+def _require_storable(name: str, value: object) -> None:
+    if not isinstance(value, str):
+        raise InputError(f"an item's {name} must be a str, got {value!r}")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"an item's {name} must be text that UTF-8 can hold, got {value!r}") from error
