@@ -103,9 +103,9 @@ def open_session(engine: Path, provider: Provider, *, threads: int, openvino: Op
     Raises MissingDependencyError or ProviderError where the provider is not there or does not take the
     engine, and EngineError where the engine cannot be loaded.
     """
-    problem = missing(provider)
-    if problem is not None:
-        raise problem
+    error = missing(provider)
+    if error is not None:
+        raise error
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -133,18 +133,19 @@ def open_session(engine: Path, provider: Provider, *, threads: int, openvino: Op
 
 def available() -> tuple[Provider, ...]:
     """List the providers that are installed and offer a device here. Loads onnxruntime and the plugin."""
-    return tuple(provider for provider in Provider if _problem(provider) is None)
+    return tuple(provider for provider in Provider if problem(provider) is None)
 
 
 def missing(provider: Provider) -> TwinspireError | None:
     """Return the error to raise where a provider is not there, None where it is."""
-    problem = _problem(provider)
-    if isinstance(problem, str):
-        return ProviderError(f"the provider {provider} {problem}. {_there_is()}")
-    return problem
+    cause = problem(provider)
+    if isinstance(cause, str):
+        return ProviderError(f"the provider {provider} {cause}. {_there_is()}")
+    return cause
 
 
-def _problem(provider: Provider) -> MissingDependencyError | str | None:
+def problem(provider: Provider) -> MissingDependencyError | str | None:
+    """Say why a provider is not there, as the end of a sentence that begins with it; None where it is."""
     try:
         import onnxruntime
     except ImportError:

@@ -1,7 +1,8 @@
 """A tiny real bundle, for every test that wants engines that run: milliseconds to make, 40 kB on the disk.
 
-Its towers are random but honour the contract: the text tower is causal and pooled at the end token, so that trimming
-is exact, and a word's place matters. `TinyModel` computes the same in NumPy and float64, as the tests' reference.
+Its towers are random but honour the contract: the text tower is causal and pooled at the end token, so that
+trimming is exact, and a word's place matters. `TinyModel` computes the same in NumPy and float64, as the
+tests' reference.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from twinspire.bundle import (
 )
 
 PAD, START, END, UNKNOWN = range(4)
-WORDS = "a the red blue green small large cat dog house tree boat left right of above below on snow sea".split()
+WORDS = ("a", "the", "red", "blue", "green", "large", "cat", "dog", "house", "boat", "left", "of", "on", "snow")
 _CERTIFICATE = Certificate(
     reference="fp32 engine",
     data="drawn",
@@ -66,22 +67,30 @@ class TinyModel:
 
         vocabulary = 4 + len(WORDS)
         return cls(
-            normal(size * size * 3, dim), normal(vocabulary, 8), normal(context_length, 8), normal(8, dim), size
+            normal(size * size * 3, dim),
+            normal(vocabulary, 8),
+            normal(context_length, 8),
+            normal(8, dim),
+            size,
         )
 
     def rounded(self) -> TinyModel:
-        """A model that differs a little, as an int8 engine does from its reference."""
+        """Make a model that differs a little, as an int8 engine does from its reference."""
         return TinyModel(
-            self.image_weight.round(1), self.token_table, self.place_table, self.text_weight.round(1), self.size
+            self.image_weight.round(1),
+            self.token_table,
+            self.place_table,
+            self.text_weight.round(1),
+            self.size,
         )
 
     def encode_images(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
-        """(N, S, S, 3) uint8 to (N, D), L2-normalised."""
+        """Encode (N, S, S, 3) uint8 to (N, D), L2-normalised."""
         flat = images.reshape(len(images), -1).astype(np.float64) / 255 - 0.5
         return _normalised(flat @ self.image_weight.astype(np.float64))
 
     def encode_texts(self, sequences: Sequence[NDArray[np.int32]]) -> NDArray[np.float64]:
-        """Ragged ids to (N, D), L2-normalised; one by one and without padding."""
+        """Encode ragged ids to (N, D), L2-normalised; one by one and without padding."""
         rows = []
         for ids in sequences:
             states = self.token_table[ids].astype(np.float64) * self.place_table[: len(ids)]
@@ -90,7 +99,7 @@ class TinyModel:
         return _normalised(np.array(rows).reshape(len(rows), -1))
 
     def image_graph(self, output: str = "embedding") -> onnx.ModelProto:
-        """The image tower as ONNX."""
+        """Build the image tower in ONNX."""
         nodes = [
             helper.make_node("Cast", ["image"], ["real"], to=TensorProto.FLOAT),
             helper.make_node("Div", ["real", "scale"], ["unit"]),
@@ -104,7 +113,7 @@ class TinyModel:
         return self._graph(nodes, ("image", TensorProto.UINT8, shape), constants, output)
 
     def text_graph(self, output: str = "embedding") -> onnx.ModelProto:
-        """The text tower as ONNX: CumSum is its causal mask, the first end token is gathered."""
+        """Build the text tower in ONNX: CumSum is its causal mask, the first end token is gathered."""
         nodes = [
             helper.make_node("Gather", ["tokens", "input_ids"], ["words"]),  # (N, L, H)
             helper.make_node("Shape", ["input_ids"], ["length"], start=1, end=2),
@@ -139,11 +148,7 @@ class TinyModel:
             nodes,
             "tower",
             [helper.make_tensor_value_info(*given)],
-            [
-                helper.make_tensor_value_info(
-                    output, TensorProto.FLOAT, ["batch", self.image_weight.shape[1]]
-                )
-            ],
+            [helper.make_tensor_value_info(output, TensorProto.FLOAT, ["batch", self.image_weight.shape[1]])],
             [
                 numpy_helper.from_array(np.asarray(value), name)
                 for name, value in {**constants, "last": np.array([-1])}.items()
@@ -166,7 +171,7 @@ def _normalised(rows: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def tokenizer_json() -> str:
-    """A word-level tokenizer of `WORDS` that writes start and end, in Hugging Face's format."""
+    """Build a word-level tokenizer of `WORDS` that writes start and end, in Hugging Face's format."""
     specials = {"<pad>": PAD, "<start>": START, "<end>": END, "<unknown>": UNKNOWN}
     vocabulary = {**specials, **{word: 4 + place for place, word in enumerate(WORDS)}}
     added = [
@@ -220,8 +225,8 @@ def make_tiny_bundle(
 ) -> Tiny:
     """Write a tiny bundle named `tiny`; another seed gives another space.
 
-    `graphs` replaces a tower's engine at every precision, for tests of broken ones; `certified=False` leaves the
-    certificates out.
+    `graphs` replaces a tower's engine at every precision, for tests of broken ones; `certified=False` leaves
+    the certificates out.
     """
     model = TinyModel.draw(seed=seed, size=size, context_length=context_length, dim=dim)
     int8 = model.rounded()
@@ -266,7 +271,7 @@ def make_tiny_bundle(
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
-    """The tiny bundle with fp32 and int8 engines; shared, bundles never change."""
+    """Make the tiny bundle with fp32 and int8 engines once: bundles never change."""
     return make_tiny_bundle(tmp_path_factory.mktemp("bundles") / "tiny")
 
 
