@@ -1,0 +1,182 @@
+"""A scene's description, and the rule that keeps training and held-out scenes apart."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from twinspire_bench.scenes.vocabulary import Axis, Background, Colour, Kind, Place, Size
+
+HELDOUT_SHARE = 5
+"""One family of scenes in this many is held out."""
+
+
+class Split(StrEnum):
+    """Which side of the training a scene belongs to."""
+
+    TRAIN = "train"
+    HELDOUT = "heldout"
+
+
+@dataclass(frozen=True, order=True)
+class Group:
+    """`count` equal objects that stand together."""
+
+    kind: Kind
+    colour: Colour
+    size: Size
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.count <= 3:
+            raise ValueError(f"a group has 1 to 3 objects, not {self.count}")
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One to three objects on a background.
+
+    A lone group has a `place` (a single object) or none (several equal ones); several groups have an `axis` and stand
+    along it in the order given.
+    """
+
+    background: Background
+    groups: tuple[Group, ...]
+    axis: Axis | None = None
+    place: Place | None = None
+
+    def __post_init__(self) -> None:
+        objects = sum(group.count for group in self.groups)
+        if not 1 <= objects <= 3:
+            raise ValueError(f"a scene has 1 to 3 objects, not {objects}")
+        if (len(self.groups) > 1) != (self.axis is not None):
+            raise ValueError("several groups need an axis, a lone one must have none")
+        if (objects == 1) != (self.place is not None):
+            raise ValueError("a single object needs a place, several must have none")
+
+    @property
+    def objects(self) -> int:
+        """How many objects the picture shows."""
+        return sum(group.count for group in self.groups)
+
+    @property
+    def family(self) -> str:
+        """What stays when colours or sides are exchanged between the groups, as canonical text.
+
+        Splits are made by family, so that not even a rearranged held-out scene was trained on.
+        """
+        parts = [
+            self.background,
+            "+".join(sorted(f"{group.count} {group.kind} {group.size}" for group in self.groups)),
+            "+".join(sorted(group.colour for group in self.groups)),
+            self.axis or "",
+            self.place or "",
+        ]
+        return "|".join(parts)
+
+    @property
+    def split(self) -> Split:
+        """The split this scene belongs to, always the same one."""
+        digest = hashlib.sha256(self.family.encode()).digest()
+        return Split.HELDOUT if int.from_bytes(digest[:8], "big") % HELDOUT_SHARE == 0 else Split.TRAIN
+
+
+# What share of a sample each layout has: 75% of the pictures show two or three objects.
+MIX: tuple[tuple[str, float], ...] = (
+    ("single", 0.25),
+    ("several", 0.10),
+    ("pair", 0.40),
+    ("triple", 0.15),
+    ("several and one", 0.10),
+)
+
+
+def sample_scenes(count: int, *, seed: int, split: Split) -> list[Scene]:
+    """Draw `count` different descriptions of one split, in the fixed mix, in random order.
+
+    Deterministic for a seed; a longer sample starts with the shorter one's scenes in no particular order.
+    """
+    if count < 1:
+        raise ValueError(f"count must be at least 1, not {count}")
+    rng = random.Random(f"scenes/{split}/{seed}")
+    layouts = [name for name, _ in MIX]
+    wanted = dict.fromkeys(layouts, 0)
+    exact = {name: share * count for name, share in MIX}
+    for name in layouts:
+        wanted[name] = int(exact[name])
+    for name in sorted(layouts, key=lambda name: wanted[name] - exact[name])[: count - sum(wanted.values())]:
+        wanted[name] += 1
+    scenes: list[Scene] = []
+    for name in layouts:
+        seen: set[Scene] = set()
+        for scene in _endless(name, rng, split):
+            if len(seen) == wanted[name]:
+                break
+            seen.add(scene)
+        scenes.extend(sorted(seen, key=repr))
+    rng.shuffle(scenes)
+    return scenes
+
+
+def swap_twin(scene: Scene, rng: random.Random) -> Scene:
+    """Return the scene that differs only in which object has which colour, or which side.
+
+    Needs two or more groups of different kind and colour.
+    """
+    first, second = rng.sample(range(len(scene.groups)), 2)
+    a, b = scene.groups[first], scene.groups[second]
+    groups = list(scene.groups)
+    if a.colour != b.colour and rng.random() < 0.5:
+        groups[first], groups[second] = replace(a, colour=b.colour), replace(b, colour=a.colour)
+    else:
+        groups[first], groups[second] = b, a
+    return replace(scene, groups=tuple(groups))
+
+
+def sample_swap_pairs(count: int, *, seed: int, split: Split) -> list[tuple[Scene, Scene]]:
+    """Draw `count` pairs of scenes that differ only in which object has which colour or which side."""
+    rng = random.Random(f"swap/{split}/{seed}")
+    pairs: dict[Scene, Scene] = {}
+    for scene in _endless("pair", rng, split):
+        if len(pairs) == count:
+            break
+        pairs.setdefault(scene, swap_twin(scene, rng))
+    return list(pairs.items())
+
+
+def _endless(layout: str, rng: random.Random, split: Split) -> Iterator[Scene]:
+    """Scenes of one layout and split, for ever."""
+    makers = {
+        "single": _single,
+        "several": _several,
+        "pair": lambda rng: _lined_up(rng, counts=(1, 1)),
+        "triple": lambda rng: _lined_up(rng, counts=(1, 1, 1)),
+        "several and one": lambda rng: _lined_up(rng, counts=rng.choice(((1, 2), (2, 1)))),
+    }
+    while True:
+        scene = makers[layout](rng)
+        if scene.split == split:
+            yield scene
+
+
+def _single(rng: random.Random) -> Scene:
+    group = Group(rng.choice(list(Kind)), rng.choice(list(Colour)), rng.choice(list(Size)))
+    return Scene(rng.choice(list(Background)), (group,), place=rng.choice(list(Place)))
+
+
+def _several(rng: random.Random) -> Scene:
+    group = Group(rng.choice(list(Kind)), rng.choice(list(Colour)), rng.choice(list(Size)), rng.choice((2, 3)))
+    return Scene(rng.choice(list(Background)), (group,))
+
+
+def _lined_up(rng: random.Random, *, counts: tuple[int, ...]) -> Scene:
+    kinds = rng.sample(list(Kind), len(counts))
+    colours = rng.sample(list(Colour), len(counts))
+    groups = tuple(
+        Group(kind, colour, rng.choice(list(Size)), count)
+        for kind, colour, count in zip(kinds, colours, counts, strict=True)
+    )
+    return Scene(rng.choice(list(Background)), groups, axis=rng.choice(list(Axis)))

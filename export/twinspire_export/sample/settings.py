@@ -1,0 +1,69 @@
+"""Every choice that makes the sample model, in one place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from twinspire.bundle import ImageSettings
+from twinspire_bench.scenes.vocabulary import Language
+
+PAD, START, UNKNOWN, END = "<|pad|>", "<|startoftext|>", "<|unknown|>", "<|endoftext|>"
+# In this order from 0. CLIPModel treats an end id of 2 as a legacy case, so the end token is not the third.
+SPECIAL_TOKENS = (PAD, START, UNKNOWN, END)
+
+IMAGE_SETTINGS = ImageSettings(
+    size=112,
+    resize=112,
+    interpolation="bicubic",
+    crop=True,
+    mean=(0.48145466, 0.4578275, 0.40821073),
+    std=(0.26862954, 0.26130258, 0.27577711),
+)
+JPEG_QUALITY = 90
+CONTEXT_LENGTH = 64
+VOCABULARY_SIZE = 1024
+LANGUAGES = tuple(Language)
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """What a training run does.
+
+    `scenes` descriptions are drawn, and for each that has two or more groups a twin with exchanged colours or sides,
+    which is put into the same batch: telling the two apart is what teaches binding.
+    """
+
+    scenes: int = 36_000
+    steps: int = 3_000
+    batch: int = 256
+    warmup_steps: int = 150
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.02
+    partial_captions: float = 0.25
+    seed: int = 2026
+
+
+def clip_config(vocabulary: int) -> dict[str, dict[str, Any]]:
+    """Return the keyword arguments of a `CLIPConfig` for the sample's two towers."""
+    return {
+        "text_config": {
+            "vocab_size": vocabulary,
+            "hidden_size": 128,
+            "intermediate_size": 512,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+            "max_position_embeddings": CONTEXT_LENGTH,
+            "pad_token_id": SPECIAL_TOKENS.index(PAD),
+            "bos_token_id": SPECIAL_TOKENS.index(START),
+            "eos_token_id": SPECIAL_TOKENS.index(END),
+        },
+        "vision_config": {
+            "hidden_size": 160,
+            "intermediate_size": 640,
+            "num_hidden_layers": 6,
+            "num_attention_heads": 5,
+            "image_size": IMAGE_SETTINGS.size,
+            "patch_size": 16,
+        },
+    }

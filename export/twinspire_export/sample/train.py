@@ -1,0 +1,243 @@
+"""Train the sample model: `python -m twinspire_export.sample.train -o runs/sample`.
+
+A `CLIPModel` of two small towers learns from drawn scenes with InfoNCE (CLIP, Radford et al. 2021, arXiv:2103.00020)
+and a learned temperature. Hidden weight matrices are trained with Muon (Jordan et al. 2024), the rest with AdamW.
+Writes a Hugging Face checkpoint folder and `training.jsonl`, one line a report.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, TextIO
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import typer
+from tokenizers import Tokenizer
+from torch.nn import functional
+from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, PreTrainedTokenizerFast
+
+from twinspire_bench.scenes.captions import caption
+from twinspire_bench.scenes.vocabulary import Language
+from twinspire_export.sample.data import TrainingSet, load_training_set, training_captions, training_scenes
+from twinspire_export.sample.settings import (
+    CONTEXT_LENGTH,
+    END,
+    IMAGE_SETTINGS,
+    PAD,
+    START,
+    UNKNOWN,
+    TrainingSettings,
+    clip_config,
+)
+from twinspire_export.sample.tokenizer import train_tokenizer
+
+MAX_LOGIT_SCALE = 100.0
+LENGTH_STEP = 16
+"""Token sequences are padded to a multiple of this, so that few shapes are compiled."""
+SHIFT = 3
+"""Training pictures are shifted by up to this many pixels."""
+
+
+def build_model(vocabulary: int, seed: int) -> CLIPModel:
+    """Build the untrained model."""
+    torch.manual_seed(seed)
+    config = CLIPConfig(**clip_config(vocabulary), projection_dim=128, logit_scale_init_value=math.log(1 / 0.07))
+    # Plain attention: for sequences this short it compiles to faster code than the fused operator.
+    model: CLIPModel = CLIPModel._from_config(config, attn_implementation="eager")
+    return model
+
+
+def build_optimizers(model: CLIPModel, settings: TrainingSettings) -> list[torch.optim.Optimizer]:
+    """Muon for the layers' matrices; AdamW for embeddings, norms, biases, projections and the temperature."""
+    matrices: list[torch.nn.Parameter] = []
+    decayed: list[torch.nn.Parameter] = []
+    rest: list[torch.nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        if ".layers." in name and parameter.ndim == 2:
+            matrices.append(parameter)
+        elif parameter.ndim >= 2:
+            decayed.append(parameter)
+        else:
+            rest.append(parameter)
+    return [
+        torch.optim.Muon(
+            matrices,
+            lr=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            adjust_lr_fn="match_rms_adamw",
+        ),
+        torch.optim.AdamW(
+            [{"params": decayed}, {"params": rest, "weight_decay": 0.0}],
+            lr=settings.learning_rate,
+            betas=(0.9, 0.98),
+            weight_decay=settings.weight_decay,
+        ),
+    ]
+
+
+def info_nce(model: CLIPModel, image: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+    """The symmetric InfoNCE loss of matching rows; `image` and `text` are (N, D), not normalised."""
+    image, text = functional.normalize(image.float()), functional.normalize(text.float())
+    logits = image @ text.T * model.logit_scale.exp()
+    target = torch.arange(len(logits), device=logits.device)
+    return (functional.cross_entropy(logits, target) + functional.cross_entropy(logits.T, target)) / 2
+
+
+class Batches:
+    """Turns scenes into tensors: pictures shifted a little, captions said anew each time in one of the languages."""
+
+    def __init__(self, data: TrainingSet, tokenizer: Tokenizer, settings: TrainingSettings) -> None:
+        self._data = data
+        self._tokenizer = tokenizer
+        self._partial = settings.partial_captions
+        self._rng = random.Random(f"batches/{settings.seed}")
+        self._positions = data.batches(settings.batch, self._rng)
+        # Pictures reach the model as (uint8 / 255 - mean) / std, here as one multiply and one add.
+        std = torch.tensor(IMAGE_SETTINGS.std).view(1, 3, 1, 1)
+        self._scale = 1 / (255 * std)
+        self._offset = -torch.tensor(IMAGE_SETTINGS.mean).view(1, 3, 1, 1) / std
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yield pixel values (N, 3, S, S) float32 and token ids (N, L) int64, for ever."""
+        for positions in self._positions:
+            images = self._data.images[np.asarray(positions)]
+            down, across = (self._rng.randint(-SHIFT, SHIFT) for _ in range(2))
+            pixels = torch.from_numpy(_shifted(images, down, across)).permute(0, 3, 1, 2)
+            ids = [self._caption(position) for position in positions]
+            length = -(-max(map(len, ids)) // LENGTH_STEP) * LENGTH_STEP
+            padded = [row + [0] * (length - len(row)) for row in ids]
+            yield pixels * self._scale + self._offset, torch.tensor(padded)
+
+    def _caption(self, position: int) -> list[int]:
+        language = self._rng.choice(list(Language))
+        partial = self._rng.random() < self._partial
+        words = caption(self._data.scenes[position], language, self._rng, partial=partial)
+        ids: list[int] = self._tokenizer.encode(words).ids
+        return ids
+
+
+def _shifted(images: npt.NDArray[np.uint8], down: int, across: int) -> npt.NDArray[np.uint8]:
+    """Shift pictures, (N, S, S, 3), by some pixels, repeating the edge."""
+    padded = np.pad(images, ((0, 0), (SHIFT, SHIFT), (SHIFT, SHIFT), (0, 0)), mode="edge")
+    side = images.shape[1]
+    return np.ascontiguousarray(padded[:, SHIFT + down : SHIFT + down + side, SHIFT + across : SHIFT + across + side])
+
+
+def learning_rate(step: int, settings: TrainingSettings) -> float:
+    """Share of the full rate at a step: a linear rise, then a linear fall to zero."""
+    rise = (step + 1) / settings.warmup_steps
+    fall = (settings.steps - step) / (settings.steps - settings.warmup_steps)
+    return max(0.0, min(1.0, rise, fall))
+
+
+def train(settings: TrainingSettings, out: Path, cache: Path, *, threads: int, report_every: int = 25) -> None:
+    """Train and write the checkpoint to `out`; a checkpoint so far stands in `out` after each 500 steps."""
+    out.mkdir(parents=True, exist_ok=True)
+    started, cpu_started = time.monotonic(), time.process_time()
+    scenes, _ = training_scenes(settings)
+    tokenizer = train_tokenizer(
+        training_captions(scenes[:20_000], random.Random(settings.seed), partial=settings.partial_captions)
+    )
+    data = load_training_set(settings, cache, processes=threads)
+    drawn_s = time.monotonic() - started
+    torch.set_num_threads(threads)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = build_model(tokenizer.get_vocab_size(), settings.seed).to(device)
+    optimizers = build_optimizers(model, settings)
+
+    @torch.compile
+    def embed(pixels: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        with torch.autocast(device.type, torch.bfloat16):
+            return model.get_image_features(pixel_values=pixels), model.get_text_features(input_ids=ids)
+
+    with (out / "training.jsonl").open("w", encoding="utf-8") as log:
+        _report(
+            log,
+            {
+                "settings": asdict(settings),
+                "parameters": sum(p.numel() for p in model.parameters()),
+                "scenes": len(data.scenes),
+                "drawing_s": round(drawn_s, 1),
+                "device": str(device),
+                "threads": threads,
+                "torch": torch.__version__,
+            },
+        )
+        losses: list[float] = []
+        for step, (pixels, ids) in zip(range(settings.steps), Batches(data, tokenizer, settings), strict=False):
+            for optimizer in optimizers:
+                for group in optimizer.param_groups:
+                    group["lr"] = settings.learning_rate * learning_rate(step, settings)
+            loss = info_nce(model, *embed(pixels.to(device), ids.to(device)))
+            loss.backward()  # type: ignore[no-untyped-call]
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+            with torch.no_grad():
+                model.logit_scale.clamp_(0, math.log(MAX_LOGIT_SCALE))
+            losses.append(loss.item())
+            if (step + 1) % report_every == 0:
+                seconds = time.monotonic() - started
+                _report(
+                    log,
+                    {
+                        "step": step + 1,
+                        "loss": round(float(np.mean(losses[-report_every:])), 4),
+                        "logit_scale": round(model.logit_scale.exp().item(), 2),
+                        "wall_s": round(seconds, 1),
+                        "cpu_s": round(time.process_time() - cpu_started, 1),
+                    },
+                )
+            if (step + 1) % 500 == 0:
+                save_checkpoint(model, tokenizer, out)
+    save_checkpoint(model, tokenizer, out)
+
+
+def save_checkpoint(model: CLIPModel, tokenizer: Tokenizer, folder: Path) -> None:
+    """Write what `twinspire export` reads: weights as safetensors, config, tokenizer, preprocessing."""
+    model.save_pretrained(folder, safe_serialization=True)
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        model_max_length=CONTEXT_LENGTH,
+        pad_token=PAD,
+        bos_token=START,
+        unk_token=UNKNOWN,
+        eos_token=END,
+    ).save_pretrained(folder)
+    CLIPImageProcessor(
+        size={"shortest_edge": IMAGE_SETTINGS.resize},
+        crop_size={"height": IMAGE_SETTINGS.size, "width": IMAGE_SETTINGS.size},
+        image_mean=list(IMAGE_SETTINGS.mean),
+        image_std=list(IMAGE_SETTINGS.std),
+    ).save_pretrained(folder)
+
+
+def _report(log: TextIO, record: dict[str, Any]) -> None:
+    line = json.dumps(record)
+    log.write(line + "\n")
+    log.flush()
+    typer.echo(line)
+
+
+def main(
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the checkpoint and the log.")],
+    cache: Annotated[Path, typer.Option(help="Folder for the drawn training pictures.")] = Path("runs/cache"),
+    steps: Annotated[int, typer.Option(min=1)] = TrainingSettings.steps,
+    scenes: Annotated[int, typer.Option(min=1)] = TrainingSettings.scenes,
+) -> None:
+    """Draw the training scenes and train the sample model on them."""
+    settings = TrainingSettings(steps=steps, scenes=scenes)
+    train(settings, out, cache, threads=len(os.sched_getaffinity(0)))
+
+
+if __name__ == "__main__":
+    typer.run(main)
