@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from importlib.metadata import version
+from collections.abc import Iterable, Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
@@ -34,22 +34,9 @@ class EngineRunner:
             raise EngineError(f"onnxruntime cannot load {path.name}: {exc}") from exc
         self._input = self._session.get_inputs()[0].name
 
-    def images(self, pictures: NDArray[np.uint8], *, batch: int = 16) -> NDArray[np.float32]:
-        """Encode `pictures` (N, S, S, 3) uint8 to (N, D) float32, L2-normalised."""
-        return np.concatenate(
-            [self._run(pictures[start : start + batch]) for start in range(0, len(pictures), batch)],
-        )
-
-    def texts(
-        self, sequences: Sequence[NDArray[np.int32]], *, pad_id: int, batch: int = 16
-    ) -> NDArray[np.float32]:
-        """Encode 1-D `sequences`, each batch padded to its longest, to (N, D) float32, L2-normalised."""
-        return np.concatenate(
-            [
-                self._run(padded(sequences[start : start + batch], pad_id))
-                for start in range(0, len(sequences), batch)
-            ],
-        )
+    def embed(self, batches: Iterable[NDArray[np.uint8] | NDArray[np.int32]]) -> NDArray[np.float32]:
+        """Encode `batches`, each an input of the engine, to (N, D) float32, L2-normalised."""
+        return np.concatenate([self._run(batch) for batch in batches])
 
     def _run(self, batch: NDArray[np.uint8] | NDArray[np.int32]) -> NDArray[np.float32]:
         try:
@@ -94,7 +81,7 @@ def certify(
         min_cosine=float(cosines.min()),
         mean_cosine=float(cosines.mean()),
         recall=None,
-        versions={package: version(package) for package in packages},
+        versions={package: _version(package) for package in packages},
     )
 
 
@@ -105,8 +92,14 @@ def row_cosines(left: NDArray[np.float32], right: NDArray[np.float32]) -> NDArra
     """
     a, b = left.astype(np.float64), right.astype(np.float64)
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-        cosines: NDArray[np.float64] = (a * b).sum(1) / (
-            np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-        )
+        cosines: NDArray[np.float64] = (a * b).sum(1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
     # Rounding may carry a cosine a last place beyond 1, which nobody should have to read in a certificate.
     return np.clip(cosines, -1.0, 1.0)
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        # onnxruntime comes in distributions of several names, one of which brings the module.
+        return version(f"{package}-gpu")

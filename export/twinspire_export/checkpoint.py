@@ -64,9 +64,7 @@ class Checkpoint:
         """
         rows = []
         for caption in captions:
-            ids = self.tokenizer(
-                caption, truncation=True, max_length=self.text.context_length, return_tensors="pt"
-            )
+            ids = self.tokenizer(caption, truncation=True, max_length=self.text.context_length, return_tensors="pt")
             with torch.inference_mode():
                 rows.append(_unit_rows(self.model.get_text_features(input_ids=ids["input_ids"])))
         return np.concatenate(rows)
@@ -103,9 +101,7 @@ def open_checkpoint(checkpoint: str | Path, *, revision: str | None = None) -> C
 def _check_architecture(folder: Path) -> str:
     config_file = folder / "config.json"
     if not config_file.is_file():
-        raise CheckpointError(
-            f"the checkpoint {folder} has no config.json, which says what architecture it is"
-        )
+        raise CheckpointError(f"the checkpoint {folder} has no config.json, which says what architecture it is")
     try:
         config = json.loads(config_file.read_text(encoding="utf-8"))
         family, architectures = config.get("model_type"), config.get("architectures")
@@ -139,9 +135,7 @@ def _load_model(folder: Path) -> CLIPModel:
             output_loading_info=True,
             ignore_mismatched_sizes=True,
         )
-    except (
-        Exception
-    ) as exc:  # transformers promises no set of errors for a config or weights that it cannot use
+    except Exception as exc:  # transformers promises no set of errors for a config or weights that it cannot use
         raise CheckpointError(f"transformers cannot load the checkpoint {folder}: {exc}") from exc
     if report["missing_keys"]:
         raise CheckpointError(
@@ -167,13 +161,9 @@ def _load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
             "Copy them from the model's repository"
         )
     try:
-        return AutoTokenizer.from_pretrained(
-            folder, local_files_only=True, use_fast=True, trust_remote_code=False
-        )
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, use_fast=True, trust_remote_code=False)
     except Exception as exc:  # the tokenizers library raises bare Exception for a file that it cannot read
-        raise CheckpointError(
-            f"transformers cannot load the tokenizer of the checkpoint {folder}: {exc}"
-        ) from exc
+        raise CheckpointError(f"transformers cannot load the tokenizer of the checkpoint {folder}: {exc}") from exc
 
 
 def _load_processor(folder: Path) -> CLIPImageProcessor:
@@ -186,9 +176,7 @@ def _load_processor(folder: Path) -> CLIPImageProcessor:
     try:
         return CLIPImageProcessor.from_pretrained(folder, local_files_only=True)
     except Exception as exc:  # transformers promises no set of errors for settings that it cannot use
-        raise CheckpointError(
-            f"transformers cannot read {folder / 'preprocessor_config.json'}: {exc}"
-        ) from exc
+        raise CheckpointError(f"transformers cannot read {folder / 'preprocessor_config.json'}: {exc}") from exc
 
 
 def _listing(names: list[str], most: int = 8) -> str:

@@ -48,9 +48,7 @@ def quantize(
     ] = None,
     captions: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE", help="Captions to calibrate on, one a line. [default: those of drawn scenes]"
-        ),
+        typer.Option(metavar="FILE", help="Captions to calibrate on, one a line. [default: those of drawn scenes]"),
     ] = None,
 ) -> None:
     """Make a new bundle with int8 engines beside those of BUNDLE. Needs no torch."""

@@ -23,11 +23,10 @@ Signature = tuple[str, str, tuple[int | str, ...]]
 
 def expected_signature(tower: Tower, *, dim: int, size: int) -> tuple[Signature, Signature]:
     """Give the input and output of a `tower` engine with `dim` dimensions and pictures of `size` pixels."""
-    inputs: dict[Tower, Signature] = {
-        Tower.IMAGE: ("image", "UINT8", ("N", size, size, 3)),
-        Tower.TEXT: ("input_ids", "INT32", ("N", "L")),
-    }
-    return inputs[tower], ("embedding", "FLOAT", ("N", dim))
+    output: Signature = ("embedding", "FLOAT", ("N", dim))
+    if tower is Tower.IMAGE:
+        return ("image", "UINT8", ("N", size, size, 3)), output
+    return ("input_ids", "INT32", ("N", "L")), output
 
 
 def check_engine(path: Path, tower: Tower, *, dim: int, size: int) -> None:

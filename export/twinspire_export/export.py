@@ -6,8 +6,6 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
 from twinspire.text import Tokenizer
 
 from twinspire.bundle import (
@@ -24,7 +22,7 @@ from twinspire.bundle import (
     space_id,
 )
 from twinspire.errors import CheckpointError, InputError
-from twinspire_export.certificate import EngineRunner, certify
+from twinspire_export.certificate import EngineRunner, certify, padded
 from twinspire_export.checkpoint import Checkpoint, open_checkpoint
 from twinspire_export.contract import check_engine
 from twinspire_export.graph import export_graph
@@ -74,9 +72,7 @@ def export_checkpoint(
         for tower in Tower:
             step(f"exporting the {tower} tower")
             file = f"{tower}.{Precision.FP32}.onnx"
-            wrapped = (
-                ImageTower(opened.model, opened.image) if tower is Tower.IMAGE else TextTower(opened.model)
-            )
+            wrapped = ImageTower(opened.model, opened.image) if tower is Tower.IMAGE else TextTower(opened.model)
             export_graph(wrapped, writer.path(file))
             check_engine(writer.folder / file, tower, dim=opened.dim, size=opened.image.size)
             step(f"comparing the {tower} tower with torch")
@@ -98,9 +94,7 @@ def _draft(opened: Checkpoint, name: str | None) -> ManifestDraft:
             context_length=opened.text.context_length,
         )
     except InputError as exc:  # the same tensor in two shards
-        raise CheckpointError(
-            f"the checkpoint {opened.source.folder} cannot be told apart from others: {exc}"
-        ) from exc
+        raise CheckpointError(f"the checkpoint {opened.source.folder} cannot be told apart from others: {exc}") from exc
     return ManifestDraft(
         name=_plain(opened.source.name) if name is None else name,
         family=opened.family,
@@ -110,18 +104,14 @@ def _draft(opened: Checkpoint, name: str | None) -> ManifestDraft:
         text=opened.text,
         logit_scale=opened.logit_scale,
         logit_bias=None,
-        source=Source(
-            checkpoint=opened.source.name, revision=opened.source.revision, licence=opened.source.licence
-        ),
+        source=Source(checkpoint=opened.source.name, revision=opened.source.revision, licence=opened.source.licence),
     )
 
 
 def _probes(opened: Checkpoint, tokenizer: Tokenizer) -> Probes:
     """Encode the probes with torch; captions of more tokens than the context are left out."""
     pictures = probe_pictures(opened.image.size)
-    captions = [
-        text for text in CAPTIONS if len(opened.tokenizer(text)["input_ids"]) <= opened.text.context_length
-    ]
+    captions = [text for text in CAPTIONS if len(opened.tokenizer(text)["input_ids"]) <= opened.text.context_length]
     image_embedding, text_embedding = opened.embed_images(pictures), opened.embed_texts(captions)
     try:
         return Probes(
@@ -140,13 +130,12 @@ def _probes(opened: Checkpoint, tokenizer: Tokenizer) -> Probes:
 
 def _certify(engine: Path, tower: Tower, probes: Probes, pad_id: int) -> Certificate:
     runner = EngineRunner(engine)
-    measured: NDArray[np.float32]
     if tower is Tower.IMAGE:
-        measured, expected = runner.images(probes.image), probes.image_embedding
+        measured, expected = runner.embed([probes.image]), probes.image_embedding
         data = f"{len(expected)} drawn probes"
     else:
-        # All in one batch, so that the short ones are padded: trimming and padding must both be exact.
-        measured = runner.texts(probes.input_ids, pad_id=pad_id, batch=len(probes.input_ids))
+        # All in one batch, so that the short ones are padded: what stands right of the end must not matter.
+        measured = runner.embed([padded(probes.input_ids, pad_id)])
         expected = probes.text_embedding
         data = f"{len(expected)} captions in English and Chinese"
     certificate = certify(measured, expected, reference="torch fp32", data=data, packages=_VERSIONS)

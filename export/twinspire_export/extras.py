@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from importlib import import_module
+from importlib.util import find_spec
 
 from twinspire.errors import MissingDependencyError
 
@@ -16,7 +16,7 @@ class Extra(StrEnum):
     QUANTIZE = "quantize"
 
 
-# Module to import, package it comes in, extra that brings the package. Engines are measured, so both need a
+# Module to find, package it comes in, extra that brings the package. Engines are measured, so both need a
 # runtime.
 _NEEDS: dict[Extra, tuple[tuple[str, str, Extra], ...]] = {
     Extra.EXPORT: (
@@ -36,9 +36,11 @@ _NEEDS: dict[Extra, tuple[tuple[str, str, Extra], ...]] = {
 
 
 def require(extra: Extra, purpose: str) -> None:
-    """Import what `purpose` needs. Raises MissingDependencyError for the first package that is not there."""
+    """Look for what `purpose` needs. Raises MissingDependencyError for the first package that is missing."""
     for module, package, brought_by in _NEEDS.get(extra, ()):
         try:
-            import_module(module)
-        except ImportError as exc:
-            raise MissingDependencyError(package, brought_by, purpose) from exc
+            found = find_spec(module)
+        except ModuleNotFoundError:  # a parent of it is not there either
+            found = None
+        if found is None:
+            raise MissingDependencyError(package, brought_by, purpose)

@@ -64,11 +64,7 @@ class TextOnnxConfig(OnnxConfig):  # type: ignore[misc]  # optimum ships no type
     def generate_dummy_inputs(self, framework: str = "pt", **_: object) -> dict[str, Any]:
         """Make the token ids that are traced."""
         length = min(5, int(self._config.max_position_embeddings))
-        ids = (
-            torch.arange(2 * length, dtype=torch.int32)
-            .remainder(int(self._config.vocab_size))
-            .view(2, length)
-        )
+        ids = torch.arange(2 * length, dtype=torch.int32).remainder(int(self._config.vocab_size)).view(2, length)
         return {"input_ids": ids if framework == "pt" else ids.numpy()}
 
 

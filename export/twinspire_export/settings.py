@@ -27,9 +27,7 @@ def image_settings(processor: CLIPImageProcessor, model_size: int, folder: Path)
     """
 
     def refuse(what: str, expected: str) -> CheckpointError:
-        return CheckpointError(
-            f"{folder / 'preprocessor_config.json'}: {what}; a bundle can express only {expected}"
-        )
+        return CheckpointError(f"{folder / 'preprocessor_config.json'}: {what}; a bundle can express only {expected}")
 
     if not processor.do_resize or "shortest_edge" not in processor.size:
         resizing = f"'size' is {dict(processor.size)}" if processor.do_resize else "'do_resize' is false"
@@ -49,9 +47,7 @@ def image_settings(processor: CLIPImageProcessor, model_size: int, folder: Path)
         )
     if not processor.do_rescale or not math.isclose(processor.rescale_factor, 1 / 255, rel_tol=1e-6):
         rescaling = (
-            f"'rescale_factor' is {processor.rescale_factor}"
-            if processor.do_rescale
-            else "'do_rescale' is false"
+            f"'rescale_factor' is {processor.rescale_factor}" if processor.do_rescale else "'do_rescale' is false"
         )
         raise refuse(rescaling, "rescaling by 1/255")
     mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
@@ -83,8 +79,7 @@ def tokenizer_json(tokenizer: PreTrainedTokenizerFast, folder: Path) -> str:
     """
     if not tokenizer.is_fast:
         raise CheckpointError(
-            f"the tokenizer of the checkpoint {folder}, {type(tokenizer).__name__}, cannot be written as "
-            "tokenizer.json"
+            f"the tokenizer of the checkpoint {folder}, {type(tokenizer).__name__}, cannot be written as tokenizer.json"
         )
     plain = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     plain.no_padding()

@@ -44,8 +44,7 @@ def locate(checkpoint: str | Path, *, revision: str | None = None) -> Checkpoint
     if path.is_dir():
         if revision is not None:
             raise CheckpointError(
-                f"revision {revision!r} was given for the folder {path}; only a checkpoint on the hub has "
-                "revisions"
+                f"revision {revision!r} was given for the folder {path}; only a checkpoint on the hub has revisions"
             )
         return CheckpointSource(folder=path, name=path.resolve().name, revision=None, licence=_licence(path))
     if path.exists():

@@ -38,6 +38,8 @@ class ImageTower(nn.Module):
         self.config = model.config.vision_config
         self.vision = model.vision_model
         self.projection = model.visual_projection
+        self.width = int(self.config.hidden_size)
+        self.patches = (int(self.config.image_size) // int(self.config.patch_size)) ** 2
         self.register_buffer("mean", torch.tensor(settings.mean).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(settings.std).view(1, 3, 1, 1))
 
@@ -46,8 +48,9 @@ class ImageTower(nn.Module):
         embeddings = self.vision.embeddings
         pixels = image.permute(0, 3, 1, 2).to(torch.float32) / 255.0  # (N, 3, S, S), 0 to 1
         pixels = (pixels - self.mean) / self.std
-        patches = embeddings.patch_embedding(pixels).flatten(2).transpose(1, 2)  # (N, P, W)
-        start = embeddings.class_embedding.expand(image.shape[0], 1, -1)  # (N, 1, W)
+        patches = embeddings.patch_embedding(pixels)  # (N, W, side, side)
+        patches = patches.reshape(-1, self.width, self.patches).transpose(1, 2)  # (N, P, W)
+        start = embeddings.class_embedding.view(1, 1, -1).repeat(image.shape[0], 1, 1)  # (N, 1, W)
         hidden = torch.cat([start, patches], dim=1) + embeddings.position_embedding.weight  # (N, 1 + P, W)
         hidden = self.vision.pre_layrnorm(hidden)
         hidden = self.vision.encoder(inputs_embeds=hidden).last_hidden_state
@@ -80,9 +83,7 @@ class TextTower(nn.Module):
         later = positions.view(1, 1, 1, -1) > positions.view(1, 1, -1, 1)  # (1, 1, L, L)
         mask = later.to(torch.float32) * MASKED
 
-        hidden = (
-            embeddings.token_embedding(input_ids) + embeddings.position_embedding.weight[:length]
-        )  # (N, L, W)
+        hidden = embeddings.token_embedding(input_ids) + embeddings.position_embedding.weight[:length]  # (N, L, W)
         hidden = self.text.encoder(inputs_embeds=hidden, causal_attention_mask=mask).last_hidden_state
 
         ids = input_ids if self.pooled_at_highest else (input_ids == self.end_id).to(torch.int32)

@@ -95,8 +95,7 @@ def _shard_names(index: Path) -> list[str]:
         names = sorted(set(weight_map.values()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
         raise CheckpointError(
-            f"{index} is no index of shards: expected JSON with a 'weight_map' from tensor to file name "
-            f"({exc})"
+            f"{index} is no index of shards: expected JSON with a 'weight_map' from tensor to file name ({exc})"
         ) from exc
     if not names:
         raise CheckpointError(f"{index} names no shards: its 'weight_map' is empty")
@@ -106,12 +105,10 @@ def _shard_names(index: Path) -> list[str]:
 def _shard(folder: Path, name: str) -> Path:
     if Path(name).name != name or Path(name).suffix != ".safetensors":
         raise CheckpointError(
-            f"{folder / INDEX_FILE} names the shard {name!r}; expected a *.safetensors file in the same "
-            "folder"
+            f"{folder / INDEX_FILE} names the shard {name!r}; expected a *.safetensors file in the same folder"
         )
     if not (folder / name).is_file():
         raise CheckpointError(
-            f"{folder / INDEX_FILE} names the shard {name!r}, which is not there. Copy or download the "
-            "checkpoint again"
+            f"{folder / INDEX_FILE} names the shard {name!r}, which is not there. Copy or download the checkpoint again"
         )
     return folder / name

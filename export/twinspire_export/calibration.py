@@ -1,0 +1,132 @@
+"""Pictures and captions on which a quantizer sees what values occur, and some kept back to measure it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from twinspire.text import Tokenizer
+
+from twinspire.bundle import Bundle
+from twinspire.errors import InputError
+from twinspire.images import Preprocessor
+
+MAX_SAMPLES = 320
+"""More are thinned out evenly: each costs two runs of the fp32 engine, and ranges change little any more."""
+
+MEASURED_EVERY = 5
+"""Every fifth sample is kept back from calibration, to be measured on."""
+
+MIN_TO_HOLD_APART = 20
+"""With fewer samples none is kept back: they would leave too few for either purpose."""
+
+PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+
+_Sample = TypeVar("_Sample")
+
+
+@dataclass(frozen=True)
+class Split(Generic[_Sample]):
+    """Samples to calibrate on and samples to measure on: disjoint where `held_apart`, else the same."""
+
+    calibration: list[_Sample]
+    measurement: list[_Sample]
+    held_apart: bool
+
+    def describe(self, what: str) -> str:
+        """Say on what was measured, for a certificate."""
+        if self.held_apart:
+            return f"{len(self.measurement)} {what} held apart from the {len(self.calibration)} calibrated on"
+        return f"the {len(self.measurement)} {what} calibrated on"
+
+
+def thin_out(samples: Sequence[_Sample]) -> list[_Sample]:
+    """Choose at most MAX_SAMPLES evenly. The same every time."""
+    count = min(len(samples), MAX_SAMPLES)
+    return [samples[position * len(samples) // count] for position in range(count)]
+
+
+def split(samples: Sequence[_Sample]) -> Split[_Sample]:
+    """Keep some of the samples back where there are enough. The same every time."""
+    if len(samples) < MIN_TO_HOLD_APART:
+        return Split(calibration=list(samples), measurement=list(samples), held_apart=False)
+    return Split(
+        calibration=[sample for position, sample in enumerate(samples) if position % MEASURED_EVERY],
+        measurement=list(samples[::MEASURED_EVERY]),
+        held_apart=True,
+    )
+
+
+def image_samples(bundle: Bundle, pictures: Sequence[Path] | NDArray[np.uint8]) -> Split[NDArray[np.uint8]]:
+    """Bring pictures to the size that `bundle` takes; a sample is one of them, (1, S, S, 3) uint8.
+
+    An array must be (N, S, S, 3) already. Raises InputError where there are none or the shape differs,
+    ImageError for a file that is no picture.
+    """
+    size = bundle.image.size
+    if len(pictures) == 0:
+        raise InputError("no pictures to calibrate on; give a folder with some, a hundred or more")
+    if isinstance(pictures, np.ndarray):
+        if pictures.dtype != np.uint8 or pictures.shape[1:] != (size, size, 3):
+            raise InputError(f"pictures are {pictures.dtype} {pictures.shape}: expected uint8 (N, {size}, {size}, 3)")
+        return split([pictures[position : position + 1] for position in thin_out(range(len(pictures)))])
+    prepared = Preprocessor(bundle.image).many(thin_out(pictures))
+    return split([prepared[position : position + 1] for position in range(len(prepared))])
+
+
+def text_samples(bundle: Bundle, captions: Sequence[str]) -> Split[NDArray[np.int32]]:
+    """Cut captions into tokens; a sample is one of them, unpadded, (1, L) int32.
+
+    Raises InputError where there are none.
+    """
+    if len(captions) == 0:
+        raise InputError("no captions to calibrate on; give a hundred or more")
+    return split([ids[None] for ids in Tokenizer(bundle.tokenizer_path, bundle.text).encode(thin_out(captions))])
+
+
+def read_pictures(folder: Path) -> list[Path]:
+    """List the picture files below `folder`, sorted. Raises InputError where there are none."""
+    if not folder.is_dir():
+        raise InputError(f"{folder} is no folder; expected one with pictures to calibrate on")
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURE_SUFFIXES)
+    if not found:
+        raise InputError(f"{folder} has no pictures; expected files that end in {', '.join(sorted(PICTURE_SUFFIXES))}")
+    return found
+
+
+def read_captions(file: Path) -> list[str]:
+    """Read captions: one a line, or, from a `.json`, the captions of a data set in COCO's form.
+
+    Raises InputError where the file cannot be read or has none.
+    """
+    try:
+        text = file.read_text(encoding="utf-8")
+        if file.suffix == ".json":
+            captions = [str(annotation["caption"]) for annotation in json.loads(text)["annotations"]]
+        else:
+            captions = text.splitlines()
+    except (OSError, ValueError, KeyError, TypeError) as exc:
+        raise InputError(
+            f"{file} cannot be read as captions ({type(exc).__name__}: {exc}); expected UTF-8 text with one "
+            "a line, "
+            "or COCO's JSON with 'annotations'"
+        ) from exc
+    captions = [caption.strip() for caption in captions if caption.strip()]
+    if not captions:
+        raise InputError(f"{file} has no captions; expected one a line")
+    return captions
+
+
+def drawn_pictures() -> list[Path] | NDArray[np.uint8]:
+    """Draw the pictures to calibrate on where none are given."""
+    raise InputError("no pictures to calibrate on: give a folder with --pictures")
+
+
+def drawn_captions() -> list[str]:
+    """Write the captions to calibrate on where none are given."""
+    raise InputError("no captions to calibrate on: give a file with --captions")
