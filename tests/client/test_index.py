@@ -27,16 +27,19 @@ DIM = 8
 
 
 def unit(count: int, dim: int = DIM, seed: int = 0) -> NDArray[np.float32]:
+    """Draw unit vectors."""
     vectors = np.random.default_rng(seed).standard_normal((count, dim)).astype(np.float32)
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
 def items(count: int, prefix: str = "p") -> list[Item]:
+    """Make pictures with distinct content hashes."""
     return [Item(f"/{prefix}{i}.jpg", ItemKind.IMAGE, content_hash=f"{prefix}{i}") for i in range(count)]
 
 
 @pytest.fixture
 def index(tmp_path: Path) -> Index:
+    """Make an empty index, open for writing."""
     return Index.create(tmp_path / "index", space=SPACE, dim=DIM)
 
 
@@ -59,13 +62,10 @@ def test_an_item_is_found_by_its_own_vector_with_all_it_was_given(index: Index) 
     k=st.integers(1, 100),
     distinct=st.integers(1, 90),
 )
-def test_search_agrees_with_numpy(
-    seed: int, count: int, dim: int, queries: int, k: int, distinct: int
-) -> None:
-    """The k best in float64 are the k found, scores within 1e-5, best first, equal scores by id; duplicates included."""
-    vectors = unit(min(distinct, count), dim, seed)[
-        np.random.default_rng(seed).integers(0, min(distinct, count), count)
-    ]
+def test_search_agrees_with_numpy(seed: int, count: int, dim: int, queries: int, k: int, distinct: int) -> None:
+    """The k best in float64 are the k found, scores within 1e-5, equal ones by id."""
+    distinct = min(distinct, count)  # the rest are duplicates
+    vectors = unit(distinct, dim, seed)[np.random.default_rng(seed).integers(0, distinct, count)]
     asked = unit(queries, dim, seed + 1)
     scores, rows = nearest(vectors, asked, k)
     exact = asked.astype(np.float64) @ vectors.astype(np.float64).T
@@ -83,7 +83,7 @@ def test_search_agrees_with_numpy(
 
 @pytest.mark.parametrize("queries", [1, 40])
 def test_equal_scores_are_cut_in_the_order_of_ids(index: Index, queries: int) -> None:
-    """Of 50 equal vectors the first ids are returned, whichever kernel FAISS takes for the number of queries."""
+    """Of 50 equal vectors the first ids are returned, for one query as for a batch."""
     index.add(np.repeat(unit(1), 50, axis=0), items(50), space=SPACE)
     for hits in index.search(np.repeat(unit(1), queries, axis=0), k=7, space=SPACE):
         assert [hit.id for hit in hits] == list(range(7))
@@ -119,6 +119,7 @@ def test_another_space_is_refused(index: Index) -> None:
 
 
 def bad(what: str) -> object:
+    """Make three embeddings, of which the second or all are bad."""
     vectors = unit(3)
     match what:
         case "float64":
@@ -195,7 +196,7 @@ def test_an_item_that_could_not_be_given_back_is_refused(fields: dict[str, objec
 
 
 def test_the_same_content_is_taken_once(index: Index) -> None:
-    """A known kind and content hash is skipped and reported, within one call too; without a hash nothing is."""
+    """A known kind and hash is skipped and reported, within one call too."""
     anonymous = Item("/a.jpg", ItemKind.IMAGE)
     batch = [*items(2), items(1)[0], anonymous, anonymous, Item("/p0", ItemKind.TEXT, content_hash="p0")]
     assert index.add(unit(6), batch, space=SPACE) == AddReport([0, 1, 2, 3, 4], [2])
@@ -263,7 +264,7 @@ def test_a_closed_index_says_so(index: Index) -> None:
 
 
 def test_threads_search_while_one_adds(index: Index) -> None:
-    """Searches from four threads, in the writer and in a reader, always see whole adds and right neighbours."""
+    """Searches of four threads, in the writer and a reader, see whole adds and the right neighbours."""
     vectors = unit(400)
     failures: list[str] = []
     done = threading.Event()
@@ -271,12 +272,12 @@ def test_threads_search_while_one_adds(index: Index) -> None:
 
     def search(opened: Index) -> None:
         while not done.is_set():
-            for hits in opened.search(vectors[:5], k=3, space=SPACE):
-                if [hit.score for hit in hits] != sorted((hit.score for hit in hits), reverse=True):
-                    failures.append("out of order")
-            for number, hits in enumerate(opened.search(vectors[:5], k=1, space=SPACE)):
-                if hits[0].id != number:
-                    failures.append(f"{hits[0].id} for {number}")
+            scores = [[hit.score for hit in hits] for hits in opened.search(vectors[:5], k=3, space=SPACE)]
+            if scores != [sorted(row, reverse=True) for row in scores]:
+                failures.append("out of order")
+            best = [hits[0].id for hits in opened.search(vectors[:5], k=1, space=SPACE)]
+            if best != list(range(5)):
+                failures.append(f"{best} found")
             if len(opened) % 10:
                 failures.append("half an add seen")
 
@@ -287,9 +288,7 @@ def test_threads_search_while_one_adds(index: Index) -> None:
             failures.append(repr(error))
 
     with Index.open(index.path) as reader:
-        threads = [
-            threading.Thread(target=searching, args=(opened,)) for opened in (index, index, reader, reader)
-        ]
+        threads = [threading.Thread(target=searching, args=(opened,)) for opened in (index, index, reader, reader)]
         for thread in threads:
             thread.start()
         for start in range(10, 400, 10):

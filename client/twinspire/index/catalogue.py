@@ -240,9 +240,7 @@ def _only_row(connection: sqlite3.Connection, query: str) -> tuple[Any, ...]:
     return row
 
 
-def _select_in(
-    connection: sqlite3.Connection, query: str, values: Iterable[Any], *first: str
-) -> Iterator[Any]:
+def _select_in(connection: sqlite3.Connection, query: str, values: Iterable[Any], *first: str) -> Iterator[Any]:
     remaining = iter(values)
     while some := list(islice(remaining, _VARIABLES)):
         marks = ",".join("?" * len(some))

@@ -10,9 +10,7 @@ from pathlib import Path
 
 from twinspire.errors import IndexStoreError
 
-RESTORE = (
-    "Nothing was changed. Restore the folder from a copy, or make the index anew with `twinspire index add`."
-)
+RESTORE = "Nothing was changed. Restore the folder from a copy, or make the index anew with `twinspire index add`."
 _MAKE_ROOM = "Make room and try again: whatever was added before is safe."
 _PERMISSIONS = "Check who owns the folder and its files, and whether it is mounted read-only."
 

@@ -108,9 +108,7 @@ class Index:
             found = "it is no folder" if os.path.lexists(folder) else "nothing is there"
             raise IndexStoreError(f"there is no index at {folder}: {found}. `twinspire index add` makes one")
         if not (folder / CATALOGUE_NAME).is_file():  # said before a lock file is put into a stranger's folder
-            raise IndexStoreError(
-                f"{folder} is no index: it has no {CATALOGUE_NAME}. `twinspire index add` makes one"
-            )
+            raise IndexStoreError(f"{folder} is no index: it has no {CATALOGUE_NAME}. `twinspire index add` makes one")
         return cls(folder, writable=mode == "write")
 
     @property
@@ -145,30 +143,28 @@ class Index:
         vectors = unit_vectors(embeddings, self._dim, "embeddings to add")  # (N, D)
         items = list(items)
         if len(items) != len(vectors):
-            raise InputError(
-                f"every item needs one embedding: got {len(items)} items and {len(vectors)} embeddings"
-            )
+            raise InputError(f"every item needs one embedding: got {len(items)} items and {len(vectors)} embeddings")
         if self._writer_lock is None:
             raise IndexStoreError(
                 f"the index {self._path} was opened for reading: open it with mode='write' to add to it"
             )
         with self._changing, store_errors(self._path, "add to"):
             catalogue, file = self._parts()
+            if not self._settled:
+                self._settle()
             new = self._new_positions(catalogue, items)
             skipped = sorted(set(range(len(items))) - set(new))
             if not new:
                 return AddReport([], skipped)
-            if not self._settled:
-                self._settle()
             before = self._snapshot.commit
             vectors = vectors[new]
-            self._settled = False  # until the commit is known to have worked
+            self._settled = False  # until all of it has worked
             data = as_stored(vectors)
             file.append(before.vectors, data)
             checksum = checksum_of(data, before.checksum)
             commit = catalogue.commit(before.vectors, [items[position] for position in new], checksum)
-            self._settled = True
             self._snapshot = _Snapshot(commit, file.mapped(commit.vectors))
+            self._settled = True
             return AddReport(list(range(before.vectors, commit.vectors)), skipped)
 
     def search(self, queries: NDArray[np.float32], *, k: int = 10, space: str) -> list[list[Hit]]:
@@ -247,8 +243,8 @@ class Index:
         if space != self._space:
             raise SpaceMismatchError(
                 f"the index {self._path} holds embeddings of the space {self._space[:12]}, these are of "
-                f"{space[:12]}: they cannot be compared. Use a bundle of the index's space (the one it was made "
-                "with), or make another index"
+                f"{space[:12]}: they cannot be compared. Use a bundle of the index's space (the one it was "
+                "made with), or make another index"
             )
 
     def _current(self) -> _Snapshot:
@@ -270,7 +266,8 @@ class Index:
         """Make the catalogue's last commit the last one for good, then cut the vector file to its length."""
         catalogue, file = self._parts()
         commit = catalogue.settle()
-        assert commit == self._refresh().commit
+        snapshot = self._refresh()
+        assert snapshot.commit == commit
         file.truncate(commit.vectors)
         self._settled = True
 
@@ -279,9 +276,7 @@ class Index:
         """Return the positions of items whose content neither the catalogue nor an earlier item has."""
         seen: set[tuple[ItemKind, str | None]] = set()
         for kind in ItemKind:
-            hashes = {
-                item.content_hash for item in items if item.kind is kind and item.content_hash is not None
-            }
+            hashes = {item.content_hash for item in items if item.kind is kind and item.content_hash is not None}
             seen |= {(kind, known) for known in catalogue.known_hashes(hashes, kind)}
         new = []
         for position, item in enumerate(items):

@@ -61,9 +61,7 @@ class VectorFile:
         try:
             self._fd = os.open(self._path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC)
         except FileNotFoundError as error:
-            raise IndexStoreError(
-                f"the index {folder} has lost its vector file {VECTORS_NAME}. {RESTORE}"
-            ) from error
+            raise IndexStoreError(f"the index {folder} has lost its vector file {VECTORS_NAME}. {RESTORE}") from error
         try:
             if os.pread(self._fd, HEADER_BYTES, 0) != header(dim):
                 raise IndexStoreError(
@@ -150,7 +148,5 @@ def unit_vectors(embeddings: object, dim: int, what: str) -> NDArray[np.float32]
         position = int(bad[0])
         finite = bool(np.isfinite(embeddings[position]).all())
         found = f"has length {norms[position]:.6g}" if finite else "holds a number that is not finite"
-        raise EmbeddingError(
-            f"{expected}; the one at position {position} {found} ({bad.size} of {len(norms)} are bad)"
-        )
+        raise EmbeddingError(f"{expected}; the one at position {position} {found} ({bad.size} of {len(norms)} are bad)")
     return np.ascontiguousarray(embeddings)

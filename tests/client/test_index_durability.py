@@ -1,0 +1,345 @@
+"""What an index keeps through crashes, and what damage it finds."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import PIPE
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from twinspire.errors import IndexLockedError, IndexStoreError
+from twinspire.index import Index, Item, ItemKind
+from twinspire.index.catalogue import Catalogue
+from twinspire.index.vectors import VectorFile
+
+SPACE = "5" * 64
+DIM = 16
+ROOT = Path(__file__).parents[2]
+
+# Adds batches of 1 to 40 items for ever; prints how many items are in once each `add` has returned.
+WRITER = """
+import sys
+sys.path[:0] = [{client!r}, {tests!r}]
+import test_index_durability as t
+from twinspire.index import Index
+with Index.open({index!r}, mode="write") as index:
+    count = len(index)
+    print(count, flush=True)
+    while True:
+        size = 1 + count * 7 % 40
+        index.add(t.vectors(count, count + size), t.items(count, count + size), space=t.SPACE)
+        count += size
+        print(count, flush=True)
+"""
+
+
+def vectors(start: int, end: int) -> NDArray[np.float32]:
+    """Return the unit vectors of items `start` to `end`, the same in every process."""
+    drawn = np.stack([np.random.default_rng(number).standard_normal(DIM) for number in range(start, end)])
+    return (drawn / np.linalg.norm(drawn, axis=1, keepdims=True)).astype(np.float32)
+
+
+def items(start: int, end: int) -> list[Item]:
+    """Return items `start` to `end`."""
+    return [Item(f"/{n}.jpg", ItemKind.IMAGE, f"no {n}", {"n": n}, content_hash=f"h{n}") for n in range(start, end)]
+
+
+def assert_whole(path: Path, at_least: int) -> int:
+    """Check that the index holds the first n items, n at least as given, with their exact vectors; return n."""
+    with Index.open(path) as index:
+        count = len(index)
+        assert count >= at_least, f"{at_least} items were acknowledged, {count} are there"
+    with sqlite3.connect(path / "catalogue.sqlite") as connection:
+        rows = connection.execute("SELECT id, uri, caption, metadata FROM items ORDER BY id").fetchall()
+    connection.close()
+    assert rows == [(n, f"/{n}.jpg", f"no {n}", f'{{"n":{n}}}') for n in range(count)]
+    stored = np.fromfile(path / "vectors.f32", "<f4", offset=64, count=count * DIM).reshape(count, DIM)
+    assert np.array_equal(stored, vectors(0, count) if count else stored)
+    return count
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Make a closed index of 50 items in 5 adds."""
+    with Index.create(tmp_path / "index", space=SPACE, dim=DIM) as index:
+        for start in range(0, 50, 10):
+            index.add(vectors(start, start + 10), items(start, start + 10), space=SPACE)
+    return tmp_path / "index"
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Return every file of a folder."""
+    return {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
+
+
+def test_a_killed_writer_loses_nothing_that_it_acknowledged(tmp_path: Path) -> None:
+    """15 times kill -9 at a random moment: acknowledged items are there, exactly, others whole or not at all."""
+    path = tmp_path / "index"
+    Index.create(path, space=SPACE, dim=DIM).close()
+    script = WRITER.format(client=str(ROOT / "client"), tests=str(Path(__file__).parent), index=str(path))
+    chance = random.Random(7)
+    count = 0
+    for _ in range(15):
+        writer = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
+        assert writer.stdout is not None
+        assert int(writer.stdout.readline()) == count
+        time.sleep(chance.uniform(0, 0.06))
+        writer.kill()
+        lines = writer.stdout.read().split(b"\n")[:-1]  # what follows the last line end is half a number
+        writer.stdout.close()
+        writer.wait()
+        count = assert_whole(path, int(lines[-1]) if lines else count)
+    assert count > 0
+    with Index.open(path, mode="write") as index:
+        index.add(vectors(count, count + 3), items(count, count + 3), space=SPACE)
+    assert_whole(path, count + 3)
+    assert (path / "vectors.f32").stat().st_size == 64 + (count + 3) * DIM * 4
+
+
+def test_a_torn_tail_is_ignored_by_readers_and_cut_off_by_the_next_writer(path: Path) -> None:
+    """Bytes behind the committed length, not even a whole vector, change nothing."""
+    with (path / "vectors.f32").open("ab") as file:
+        file.write(b"torn" * 25)
+    torn = (path / "vectors.f32").stat().st_size
+    with Index.open(path) as index:
+        assert len(index) == 50
+        assert (path / "vectors.f32").stat().st_size == torn
+    with Index.open(path, mode="write") as index:
+        assert (path / "vectors.f32").stat().st_size == 64 + 50 * DIM * 4
+        index.add(vectors(50, 53), items(50, 53), space=SPACE)
+    assert assert_whole(path, 53) == 53
+
+
+def assert_refused(path: Path, message: str) -> None:
+    """Check that the index opens neither for reading nor for writing, and that trying changes no file."""
+    before = contents(path)
+    for mode in ("read", "write"):
+        with pytest.raises(IndexStoreError, match=message):
+            Index.open(path, mode=mode)  # type: ignore[arg-type]
+    assert {name: contents(path)[name] for name in before if name != "writer.lock"} == {
+        name: data for name, data in before.items() if name != "writer.lock"
+    }
+
+
+@pytest.mark.parametrize("where", [64, 64 + 25 * DIM * 4 + 3, -1])
+def test_a_flipped_byte_is_found(path: Path, where: int) -> None:
+    """One changed bit in the first, a middle or the last vector fails the checksum; nothing is touched."""
+    data = bytearray((path / "vectors.f32").read_bytes())
+    data[where] ^= 1
+    (path / "vectors.f32").write_bytes(data)
+    assert_refused(path, "is damaged: vectors 0 to 49")
+
+
+def cut(path: Path) -> None:
+    """Cut one byte off the last vector."""
+    file = path / "vectors.f32"
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+def write_other_header(path: Path) -> None:
+    """Put the header of another dimension before the vectors."""
+    file = path / "vectors.f32"
+    data = bytearray(file.read_bytes())
+    data[12] += 1
+    file.write_bytes(data)
+
+
+def execute(statement: str) -> Callable[[Path], None]:
+    """Return damage done to the catalogue by a statement."""
+
+    def change(path: Path) -> None:
+        connection = sqlite3.connect(path / "catalogue.sqlite", isolation_level=None)
+        connection.execute(statement)
+        connection.close()
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (cut, "is too short: the catalogue counts 50 vectors, which take 3264 bytes; the file has 3263"),
+        (write_other_header, "does not start as a file of 16-dimensional float32 vectors"),
+        (lambda path: (path / "vectors.f32").unlink(), "has lost its vector file"),
+        (lambda path: (path / "vectors.f32").write_bytes(b""), "does not start as a file of"),
+        (
+            lambda path: (path / "catalogue.sqlite").write_bytes(b"no database" * 999),
+            "file is not a database",
+        ),
+        (lambda path: (path / "catalogue.sqlite").write_bytes(b""), "some other SQLite file"),
+        (lambda path: (path / "catalogue.sqlite").unlink(), "is no index: it has no catalogue.sqlite"),
+        (execute("PRAGMA application_id = 7"), "some other SQLite file"),
+        (
+            execute("UPDATE catalogue SET schema_version = 2"),
+            "has schema version 2, this twinspire reads version 1",
+        ),
+        (execute("UPDATE catalogue SET checksum = checksum + 1"), "is damaged"),
+        (execute("DELETE FROM catalogue"), "lost its first row"),
+        (execute("DROP TABLE catalogue"), "no such table"),
+    ],
+)
+def test_damage_is_named_and_nothing_is_touched(path: Path, damage: Callable[[Path], None], message: str) -> None:
+    """Each kind of damage to the folder has its own message, and opening changes nothing."""
+    damage(path)
+    assert_refused(path, message)
+
+
+def test_a_lost_or_damaged_item_is_found_when_it_is_hit(path: Path) -> None:
+    """A hit whose row is gone or no longer JSON is an IndexStoreError, not an answer."""
+    execute("DELETE FROM items WHERE id = 3")(path)
+    with Index.open(path) as index, pytest.raises(IndexStoreError, match="lost the item of vector 3"):
+        index.search(vectors(3, 4), k=1, space=SPACE)
+    execute("UPDATE items SET metadata = '{' WHERE id = 4")(path)
+    with Index.open(path) as index, pytest.raises(IndexStoreError, match="item 4 is damaged"):
+        index.search(vectors(4, 5), k=1, space=SPACE)
+
+
+@pytest.mark.parametrize("name", ["nowhere", "file", "folder"])
+@pytest.mark.parametrize("mode", ["read", "write"])
+def test_a_path_without_an_index_is_named(tmp_path: Path, name: str, mode: str) -> None:
+    """Nothing, a file and a foreign folder are refused, and left as they are."""
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(IndexStoreError, match="index add` makes one"):
+        Index.open(tmp_path / name, mode=mode)  # type: ignore[arg-type]
+    assert sorted(file.name for file in tmp_path.rglob("*")) == ["file", "folder"]
+
+
+def test_creation_refuses_what_is_there(path: Path, tmp_path: Path) -> None:
+    """Neither an index nor an empty folder nor a dangling link is overwritten; a missing parent is named."""
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    before = contents(path)
+    for name in ("index", "empty", "link"):
+        with pytest.raises(IndexStoreError, match="something is there already"):
+            Index.create(tmp_path / name, space=SPACE, dim=DIM)
+    with pytest.raises(IndexStoreError, match="there is no folder"):
+        Index.create(tmp_path / "a" / "b", space=SPACE, dim=DIM)
+    assert contents(path) == before
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["empty", "index", "link"]
+
+
+def test_creation_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder appears only when it is whole."""
+    monkeypatch.setattr("twinspire.index.folder.header", fail_with(OSError(28, "No space left on device")))
+    with pytest.raises(IndexStoreError, match=r"No space left on device\. Make room"):
+        Index.create(tmp_path / "index", space=SPACE, dim=DIM)
+    assert list(tmp_path.iterdir()) == []
+
+
+def fail_with(error: Exception) -> Callable[..., None]:
+    """Return a function that raises `error`."""
+
+    def fail(*_: object) -> None:
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize("error", [sqlite3.OperationalError("disk I/O error"), OSError(5, "Input/output error")])
+@pytest.mark.parametrize(("part", "method"), [(Catalogue, "commit"), (VectorFile, "append"), (VectorFile, "mapped")])
+def test_an_add_that_fails_leaves_the_index_usable(
+    path: Path, monkeypatch: pytest.MonkeyPatch, part: type, method: str, error: Exception
+) -> None:
+    """Whichever step fails, it is an IndexStoreError; the same Index adds and finds correctly afterwards."""
+    with Index.open(path, mode="write") as index:
+        with monkeypatch.context() as broken:
+            broken.setattr(part, method, fail_with(error))
+            with pytest.raises(IndexStoreError, match=f"cannot add to the index .*{error.args[-1]}"):
+                index.add(vectors(50, 60), items(50, 60), space=SPACE)
+        index.add(vectors(50, 60), items(50, 60), space=SPACE)
+        assert [hits[0].id for hits in index.search(vectors(0, 60), k=1, space=SPACE)] == list(range(60))
+    assert assert_whole(path, 60) == 60
+    assert (path / "vectors.f32").stat().st_size == 64 + 60 * DIM * 4
+
+
+def run(code: str) -> subprocess.CompletedProcess[str]:
+    """Run Python code in another process, this file importable as `t`."""
+    preamble = (
+        f"import sys; sys.path[:0] = [{str(ROOT / 'client')!r}, {str(Path(__file__).parent)!r}]\n"
+        "import test_index_durability as t\nfrom twinspire.index import Index\n"
+        "from twinspire.errors import IndexStoreError, IndexLockedError\n"
+    )
+    return subprocess.run([sys.executable, "-c", preamble + code], capture_output=True, text=True, timeout=60)
+
+
+def test_a_writer_of_another_process_locks_this_one_out(path: Path) -> None:
+    """The message names the process that writes; readers are let in."""
+    with Index.open(path, mode="write"):
+        code = f"""
+Index.open({str(path)!r}).close()
+try:
+    Index.open({str(path)!r}, mode="write")
+except IndexLockedError as error:
+    print(error)
+"""
+        assert f"process {os.getpid()}" in run(code).stdout
+    with pytest.raises(IndexLockedError), Index.open(path, mode="write"):
+        Index.open(path, mode="write")
+
+
+def test_a_full_disk_is_said_and_costs_nothing(path: Path) -> None:
+    """With no room for more bytes an add fails with advice, the 50 items stay, and later adds work."""
+    code = f"""
+import resource
+resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))
+with Index.open({str(path)!r}, mode="write") as index:
+    for attempt in 1, 2:
+        try:
+            index.add(t.vectors(50, 950), t.items(50, 950), space=t.SPACE)
+        except IndexStoreError as error:
+            print(error)
+"""
+    result = run(code)
+    assert result.stdout.count("File too large. Make room and try again") == 2, result
+    assert assert_whole(path, 50) == 50
+    with Index.open(path, mode="write") as index:
+        index.add(vectors(50, 60), items(50, 60), space=SPACE)
+    assert assert_whole(path, 60) == 60
+
+
+def test_a_folder_without_write_permission_can_be_read_but_not_written(path: Path) -> None:
+    """A reader without rights finds items, sees the owner's later adds, and is refused as a writer."""
+    if os.getuid() != 0:
+        pytest.skip("needs root to become a user without rights")
+    script = f"""
+import mmap, os, sys
+sys.path.insert(0, {str(ROOT / "client")!r})
+from twinspire.index import Index
+from twinspire.errors import IndexStoreError
+os.setgid(65534)
+os.setuid(65534)
+with Index.open(sys.argv[1]) as index:
+    print(len(index), flush=True)
+    sys.stdin.readline()
+    print(len(index), index.known_hashes(["h59"]))
+    try:
+        Index.open(sys.argv[1], mode="write")
+    except IndexStoreError as error:
+        print(error)
+"""
+    with tempfile.TemporaryDirectory(prefix="twinspire-") as parent:
+        Path(parent).chmod(0o755)
+        folder = Path(shutil.copytree(path, Path(parent) / "index"))
+        reader = subprocess.Popen(
+            [sys.executable, "-c", script, str(folder)], stdin=PIPE, stdout=PIPE, stderr=PIPE, text=True
+        )
+        assert reader.stdout is not None
+        first = reader.stdout.readline()
+        with Index.open(folder, mode="write") as index:
+            index.add(vectors(50, 60), items(50, 60), space=SPACE)
+        out, err = reader.communicate("\n", timeout=60)
+        assert (first, err) == ("50\n", "")
+        assert out.splitlines()[0] == "60 {'h59'}"
+        assert "Permission denied. Check who owns the folder" in out
