@@ -1,0 +1,9 @@
+"""Pictures in, uint8 arrays of the image tower's size out. Knows files and Pillow, no models."""
+
+from __future__ import annotations
+
+from twinspire.images.decode import load_image
+from twinspire.images.items import ImageItem, ImageLimits
+from twinspire.images.preprocess import Preprocessor
+
+__all__ = ["ImageItem", "ImageLimits", "Preprocessor", "load_image"]

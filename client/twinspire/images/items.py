@@ -1,0 +1,141 @@
+"""What may be given as a picture, and how its bytes or pixels are got within the limits."""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from twinspire.errors import ImageError, InputError
+
+ImageItem: TypeAlias = (
+    str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Image.Image | NDArray[np.uint8]
+)
+"""A path, an encoded file's bytes, a binary file object, a PIL image, or RGB(A) or grey pixels as uint8 (H, W),
+(H, W, 1), (H, W, 3) or (H, W, 4)."""
+
+_ARRAY_SHAPES = "uint8 of shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageLimits:
+    """How large a picture may be: its pixels, by its header, and its encoded bytes. Both are seen before decoding."""
+
+    max_pixels: int = 64 * 10**6
+    max_bytes: int = 64 * 2**20
+
+    def __post_init__(self) -> None:
+        if self.max_pixels < 1 or self.max_bytes < 1:
+            raise InputError(f"{self}: expected limits of at least 1")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a picture stands in the caller's list and what it is called, for messages."""
+
+    position: int
+    name: str
+
+    def error(self, cause: str) -> ImageError:
+        """Make the error that says what is wrong with this picture."""
+        return ImageError(self.position, self.name, cause)
+
+
+def origin_of(item: Any, position: int) -> Origin:  # noqa: ANN401 - whatever the caller gave
+    """Name an item: its path or file name where it has one, else its type."""
+    if isinstance(item, (str, os.PathLike)):
+        return Origin(position, os.fsdecode(item))
+    name = getattr(item, "name", None) or getattr(item, "filename", None)
+    return Origin(position, name if isinstance(name, str) else type(item).__name__)
+
+
+def check_pixels(size: tuple[int, int], limits: ImageLimits, origin: Origin) -> None:
+    """Raise ImageError for an empty picture or one above the limit of pixels."""
+    width, height = size
+    if width < 1 or height < 1:
+        raise origin.error(f"{width} x {height} pixels: expected at least one")
+    if width * height > limits.max_pixels:
+        raise origin.error(
+            f"{width} x {height} pixels are {width * height / 1e6:.1f} megapixels, above the limit of "
+            f"{limits.max_pixels / 1e6:g}. Raise it with ImageLimits(max_pixels=...) if the file is trusted"
+        )
+
+
+def read_path(path: Path, limits: ImageLimits, origin: Origin) -> bytes:
+    """Read a regular file of at most `max_bytes`. Raises ImageError; never blocks on a pipe or device."""
+    try:
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            raise origin.error("is a folder: expected a picture file")
+        if not stat.S_ISREG(status.st_mode):
+            raise origin.error("is no regular file: expected a picture file")
+        _check_bytes(status.st_size, limits, origin)
+        with path.open("rb") as file:
+            data = file.read(limits.max_bytes + 1)
+    except FileNotFoundError:
+        raise origin.error("there is no such file") from None
+    except OSError as error:
+        raise origin.error(f"cannot be read: {error.strerror or error}") from error
+    except ValueError as error:  # a NUL in the name
+        raise origin.error(f"is no usable path: {error}") from error
+    return _whole(data, limits, origin)
+
+
+def read_file_object(file: Any, limits: ImageLimits, origin: Origin) -> bytes:  # noqa: ANN401 - duck-typed
+    """Read a binary file object from where it stands to its end, at most `max_bytes`. Raises ImageError."""
+    parts: list[bytes] = []
+    size_bytes = 0
+    while size_bytes <= limits.max_bytes:
+        try:
+            part = file.read(limits.max_bytes + 1 - size_bytes)
+        except (OSError, ValueError) as error:
+            raise origin.error(f"cannot be read: {error}") from error
+        if not isinstance(part, bytes):
+            raise origin.error(f"gives {type(part).__name__} when read: expected bytes, open it in mode 'rb'")
+        if not part:
+            break
+        parts.append(part)
+        size_bytes += len(part)
+    return _whole(b"".join(parts), limits, origin)
+
+
+def take_bytes(data: bytes | bytearray | memoryview, limits: ImageLimits, origin: Origin) -> bytes:
+    """Check the size of an encoded picture that is in memory already. Raises ImageError."""
+    _check_bytes(memoryview(data).nbytes, limits, origin)
+    return _whole(bytes(data), limits, origin)
+
+
+def image_of_array(array: NDArray[Any], limits: ImageLimits, origin: Origin) -> Image.Image:
+    """Make a PIL image of mode L, RGB or RGBA from uint8 pixels. Raises ImageError for any other array."""
+    came = f"an array of {array.dtype} {array.shape}"
+    if array.dtype != np.uint8:
+        raise origin.error(f"{came}: expected {_ARRAY_SHAPES}. Scale the values to 0..255 and convert them")
+    channels = array.shape[2] if array.ndim == 3 else 1
+    if array.ndim not in (2, 3) or channels not in (1, 3, 4):
+        first = array.ndim == 3 and array.shape[0] in (1, 3, 4)
+        hint = ". The channels stand first: give array.transpose(1, 2, 0)" if first else ""
+        raise origin.error(f"{came}: expected {_ARRAY_SHAPES}{hint}")
+    check_pixels((array.shape[1], array.shape[0]), limits, origin)
+    pixels = array[:, :, 0] if array.ndim == 3 and channels == 1 else array
+    return Image.fromarray(np.ascontiguousarray(pixels))
+
+
+def _check_bytes(size_bytes: int, limits: ImageLimits, origin: Origin) -> None:
+    if size_bytes > limits.max_bytes:
+        raise origin.error(
+            f"{size_bytes / 2**20:.1f} MiB are above the limit of {limits.max_bytes / 2**20:g}. "
+            "Raise it with ImageLimits(max_bytes=...) if the file is trusted"
+        )
+
+
+def _whole(data: bytes, limits: ImageLimits, origin: Origin) -> bytes:
+    _check_bytes(len(data), limits, origin)
+    if not data:
+        raise origin.error("is empty: expected an encoded picture")
+    return data

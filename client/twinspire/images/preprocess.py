@@ -1,0 +1,145 @@
+"""Many pictures to one array: a pool of threads decodes ahead while the caller does something else."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from twinspire.bundle import ImageSettings
+from twinspire.errors import ImageError, InputError
+from twinspire.images.decode import DEFAULT_LIMITS, Pending, begin, finish
+from twinspire.images.geometry import fit
+from twinspire.images.items import ImageItem, ImageLimits, Origin, origin_of
+
+Pixels = NDArray[np.uint8]
+
+
+class Preprocessor:
+    """Makes the image tower's input of pictures: (N, S, S, 3) uint8 RGB, resized and cropped, not normalised.
+
+    Paths, bytes and arrays are worked on by `threads` threads (by default one for each usable processor).
+    File objects are read, and PIL images that were only opened are loaded, by the calling thread, since those
+    are not thread-safe. What is done to a picture stands at `load_image` and `fit`.
+    """
+
+    def __init__(
+        self, settings: ImageSettings, *, limits: ImageLimits = DEFAULT_LIMITS, threads: int | None = None
+    ) -> None:
+        if threads is not None and threads < 1:
+            raise InputError(f"threads {threads}: expected at least 1, or None for one a processor")
+        self.settings = settings
+        self.limits = limits
+        self.threads = threads or len(os.sched_getaffinity(0))
+
+    def one(self, item: ImageItem, position: int = 0) -> Pixels:
+        """Prepare one picture: (S, S, 3) uint8. Raises ImageError with `position` and the cause."""
+        origin = origin_of(item, position)
+        return self._finish(begin(item, self.limits, origin), origin)
+
+    def many(self, items: Iterable[ImageItem]) -> Pixels:
+        """Prepare pictures: (N, S, S, 3) uint8 in the order given; (0, S, S, 3) for none.
+
+        Raises ImageError for the first one, in that order, that cannot be used.
+        """
+        given = _as_list(items)
+        pixels = self._empty(len(given))
+        for position, result in self._ordered(given, look_ahead=4 * self.threads):
+            if isinstance(result, ImageError):
+                raise result
+            pixels[position] = result
+        return pixels
+
+    def many_or_skip(self, items: Iterable[ImageItem]) -> tuple[Pixels, list[ImageError]]:
+        """Prepare pictures and leave out those that cannot be used.
+
+        Gives the N that could be as (N, S, S, 3) uint8 in the order given, and the errors of the others,
+        which know their positions.
+        """
+        given = _as_list(items)
+        pixels, errors = self._empty(len(given)), list[ImageError]()
+        for position, result in self._ordered(given, look_ahead=4 * self.threads):
+            if isinstance(result, ImageError):
+                errors.append(result)
+            else:
+                pixels[position - len(errors)] = result
+        return pixels[: len(given) - len(errors)], errors
+
+    def stream(self, items: Iterable[ImageItem], *, batch: int) -> Iterator[tuple[list[int], Pixels, list[ImageError]]]:
+        """Prepare pictures batch by batch, decoding the next while the caller works on the last.
+
+        Each step takes `batch` items and gives the positions of those that could be used, their pixels as
+        (n, S, S, 3) uint8, n at most `batch`, and the errors of the others. `items` may be endless: at most
+        2 x `batch` + `threads` pictures are held at a time. Closing the iterator stops the threads.
+        """
+        if batch < 1:
+            raise InputError(f"batch {batch}: expected at least 1")
+        return self._batches(_check_iterable(items), batch)
+
+    def _batches(self, items: Iterable[ImageItem], batch: int) -> Iterator[tuple[list[int], Pixels, list[ImageError]]]:
+        positions, rows, errors = list[int](), list[Pixels](), list[ImageError]()
+        for position, result in self._ordered(items, look_ahead=batch + self.threads):
+            if isinstance(result, ImageError):
+                errors.append(result)
+            else:
+                positions.append(position)
+                rows.append(result)
+            if len(positions) + len(errors) == batch:
+                yield positions, np.stack(rows) if rows else self._empty(0), errors
+                positions, rows, errors = [], [], []
+        if positions or errors:
+            yield positions, np.stack(rows) if rows else self._empty(0), errors
+
+    def _ordered(self, items: Iterable[ImageItem], *, look_ahead: int) -> Iterator[tuple[int, Pixels | ImageError]]:
+        """Give every picture's pixels or error in order, with at most `look_ahead` begun beyond the last given."""
+        pending: deque[tuple[int, Future[Pixels | ImageError] | ImageError]] = deque()
+        pool = ThreadPoolExecutor(self.threads, thread_name_prefix="twinspire-images")
+        try:
+            for position, item in enumerate(items):
+                origin = origin_of(item, position)
+                try:
+                    begun = begin(item, self.limits, origin)
+                    pending.append((position, pool.submit(self._finish_or_error, begun, origin)))
+                except ImageError as error:
+                    pending.append((position, error))
+                if len(pending) > look_ahead:
+                    yield _settled(*pending.popleft())
+            while pending:
+                yield _settled(*pending.popleft())
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _finish_or_error(self, begun: Pending, origin: Origin) -> Pixels | ImageError:
+        try:
+            return self._finish(begun, origin)
+        except ImageError as error:
+            return error
+
+    def _finish(self, begun: Pending, origin: Origin) -> Pixels:
+        return np.array(fit(finish(begun, self.limits, origin), self.settings))  # (S, S, 3), writable
+
+    def _empty(self, count: int) -> Pixels:
+        return np.empty((count, self.settings.size, self.settings.size, 3), np.uint8)
+
+
+def _settled(position: int, result: Future[Pixels | ImageError] | ImageError) -> tuple[int, Pixels | ImageError]:
+    return position, result if isinstance(result, ImageError) else result.result()
+
+
+def _check_iterable(items: Any) -> Iterable[ImageItem]:  # noqa: ANN401 - whatever the caller gave
+    """Refuse one picture where many are due: a path would be read letter by letter, an array row by row."""
+    one_array = isinstance(items, np.ndarray) and items.ndim < 4
+    one_thing = isinstance(items, (str, os.PathLike, bytes, bytearray, memoryview, Image.Image)) or one_array
+    if one_thing or hasattr(items, "read") or not isinstance(items, Iterable):
+        raise InputError(f"one {type(items).__name__} came: expected a list of pictures, put it in brackets")
+    return items
+
+
+def _as_list(items: Iterable[ImageItem]) -> list[ImageItem]:
+    return list(_check_iterable(items))

@@ -1,0 +1,50 @@
+"""Keeping Pillow's warnings about odd files from the caller, in one thread and nowhere else."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+
+_lock = threading.Lock()
+_decoding = threading.local()
+
+
+class _PillowWhileDecoding:
+    """Stands where a filter's module pattern does; matches Pillow's modules while this thread decodes."""
+
+    def match(self, module: str) -> bool:
+        return getattr(_decoding, "depth", 0) > 0 and module.partition(".")[0] == "PIL"
+
+
+_FILTER = ("ignore", None, Warning, _PillowWhileDecoding(), 0)
+
+
+@contextmanager
+def quiet_pillow() -> Iterator[None]:
+    """Ignore the warnings that Pillow's own modules give in this thread.
+
+    `warnings.catch_warnings` replaces the process's filters and puts them back, which two threads do in the
+    wrong order (https://docs.python.org/3.11/library/warnings.html#available-context-managers). Here one
+    filter is put in front and stays: outside of this block, and in every other thread, it matches nothing.
+    Whoever decodes puts it in front again, since others may have changed the filters since.
+    """
+    _put_in_front()
+    _decoding.depth = getattr(_decoding, "depth", 0) + 1
+    try:
+        yield
+    finally:
+        _decoding.depth -= 1
+
+
+def _put_in_front() -> None:
+    filters = cast(list[Any], warnings.filters)
+    with _lock:
+        if filters and filters[0] is _FILTER:
+            return
+        filters.insert(0, _FILTER)  # before the older one goes, so that it is never missing
+        for index in range(len(filters) - 1, 0, -1):
+            if filters[index] is _FILTER:
+                del filters[index]
