@@ -167,7 +167,8 @@ def _normalise(output: str) -> list[onnx.NodeProto]:
 
 
 def _normalised(rows: NDArray[np.float64]) -> NDArray[np.float64]:
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    norms: NDArray[np.float64] = np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows / norms
 
 
 def tokenizer_json() -> str:

@@ -1,0 +1,360 @@
+"""Both towers in this process, on the provider that every installation has."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+from onnxruntime.capi import onnxruntime_pybind11_state
+
+from twinspire.bundle import Padding, Precision, Tower
+from twinspire.errors import BundleError, EngineError, InputError, TwinspireError
+from twinspire.towers import LocalTowers, Provider, Towers, selection
+from twinspire.towers.checks import check_embeddings
+
+TOLERANCE = 1e-6  # float32 against float64 over 768 products
+
+
+def _pictures(count: int, size: int = 16) -> np.ndarray:
+    return np.random.default_rng(count).integers(0, 256, (count, size, size, 3), np.uint8)
+
+
+def _text(*words: int) -> np.ndarray:
+    return np.array([1, *words, 2], np.int32)
+
+
+def _open_towers(tiny: Any, **options: Any) -> LocalTowers:
+    return LocalTowers(tiny.bundle, **{"precision": "fp32", "providers": "cpu", "threads": 1, **options})
+
+
+def _assert_close(found: np.ndarray, expected: np.ndarray) -> None:
+    difference = np.abs(found - expected).max(initial=0.0)
+    assert difference <= TOLERANCE, f"largest difference {difference:.2e}"
+
+
+@pytest.mark.parametrize("count", [1, 32, 33, 70])
+def test_pictures_in_batches_agree_with_numpy(tiny: Any, count: int) -> None:
+    """Any number of pictures gives what NumPy computes of the same weights, in the order given."""
+    images = _pictures(count)
+    embeddings = _open_towers(tiny).encode_images(images)
+    assert embeddings.dtype == np.float32
+    _assert_close(embeddings, tiny.model.encode_images(images))
+
+
+def test_texts_agree_with_numpy(tiny: Any) -> None:
+    """Texts of mixed lengths give what NumPy computes one by one, in the order given."""
+    texts = [_text(4, 6, 11), _text(), _text(*[7] * 18), _text(5), _text(6, 4, 11)]
+    _assert_close(_open_towers(tiny).encode_texts(texts), tiny.model.encode_texts(texts))
+
+
+def test_nothing_gives_no_rows(tiny: Any) -> None:
+    """No pictures and no texts give (0, D) float32."""
+    towers = _open_towers(tiny)
+    for embeddings in (towers.encode_images(_pictures(0)), towers.encode_texts([])):
+        assert embeddings.shape == (0, towers.dim)
+        assert embeddings.dtype == np.float32
+
+
+def test_a_view_is_encoded_as_what_it_shows(tiny: Any) -> None:
+    """An array that is not contiguous gives the same as its copy."""
+    images = _pictures(6)[::-2]
+    _assert_close(_open_towers(tiny).encode_images(images), tiny.model.encode_images(images.copy()))
+
+
+def test_max_length_pads_to_the_context(make_tiny: Callable[..., Any]) -> None:
+    """A `max_length` bundle's engine is fed the full context, also for the shortest text."""
+    tiny = make_tiny(padding=Padding.MAX_LENGTH)
+    towers = _open_towers(tiny)
+    fed: list[tuple[int, ...]] = []
+    session = towers._sessions[Tower.TEXT]
+
+    class Spy:
+        def run(self, names: Any, feed: dict[str, np.ndarray]) -> Any:
+            fed.append(feed["input_ids"].shape)
+            return session.run(names, feed)
+
+    towers._sessions = {Tower.TEXT: Spy()}  # type: ignore[dict-item]
+    texts = [_text(), _text(5, 6)]
+    _assert_close(towers.encode_texts(texts), tiny.model.encode_texts(texts))
+    assert fed == [(2, tiny.bundle.text.context_length)]
+
+
+def test_local_towers_are_towers(tiny: Any) -> None:
+    """LocalTowers has what the protocol asks for, with the bundle's values."""
+    towers: Towers = _open_towers(tiny)
+    assert (towers.dim, towers.space) == (tiny.bundle.dim, tiny.bundle.space)
+    assert towers.context_length == tiny.bundle.text.context_length
+
+
+def test_threads_share_the_towers(tiny: Any) -> None:
+    """Calls from several threads at once give what each gives alone."""
+    towers = _open_towers(tiny, threads=2)
+    jobs = [(_pictures(3 + job % 5), [_text(*[4 + job % 9] * (job % 17))] * 3) for job in range(40)]
+
+    def encode(job: tuple[np.ndarray, list[np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+        return towers.encode_images(job[0]), towers.encode_texts(job[1])
+
+    with ThreadPoolExecutor(4) as pool:
+        for (images, texts), found in zip(jobs, pool.map(encode, jobs), strict=True):
+            _assert_close(found[0], tiny.model.encode_images(images))
+            _assert_close(found[1], tiny.model.encode_texts(texts))
+
+
+def test_closed_towers_say_so(tiny: Any) -> None:
+    """After `close`, which may come twice, encoding raises EngineError."""
+    towers = _open_towers(tiny)
+    towers.close()
+    towers.close()
+    with pytest.raises(EngineError, match="closed"):
+        towers.encode_images(_pictures(1))
+
+
+# What to run
+
+
+def test_a_named_precision_is_used(tiny: Any) -> None:
+    """`fp32` and `int8` open different engines, and `runtime` says which."""
+    images = _pictures(4)
+    _assert_close(_open_towers(tiny).encode_images(images), tiny.model.encode_images(images))
+    quantized = _open_towers(tiny, precision="int8")
+    _assert_close(quantized.encode_images(images), tiny.int8.encode_images(images))
+    assert quantized.runtime.precision is Precision.INT8
+    assert str(quantized.runtime) == "onnxruntime cpu int8, threads: 1"
+
+
+def test_a_named_precision_that_is_missing_is_an_error(make_tiny: Callable[..., Any]) -> None:
+    """A bundle without int8 engines, asked for int8, names what it has."""
+    tiny = make_tiny(precisions=[Precision.FP32])
+    with pytest.raises(BundleError, match=r"no int8 engine.* only fp32"):
+        _open_towers(tiny, precision="int8")
+
+
+@pytest.mark.parametrize(
+    ("options", "flags", "expected", "reason"),
+    [
+        ({}, {"avx512_vnni"}, Precision.INT8, "certified int8"),
+        ({}, {"avx2"}, Precision.FP32, "no VNNI"),
+        ({"certified": False}, {"avx_vnni"}, Precision.FP32, "no certificate"),
+        ({"precisions": [Precision.FP32]}, {"avx_vnni"}, Precision.FP32, "no int8 engine for the image tower"),
+    ],
+)
+def test_auto_precision(
+    make_tiny: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    options: dict[str, Any],
+    flags: set[str],
+    expected: Precision,
+    reason: str,
+) -> None:
+    """`auto` takes int8 where both engines are certified and the processor sums exactly; it says why."""
+    monkeypatch.setattr(selection, "processor_flags", lambda: frozenset(flags))
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    with caplog.at_level(logging.INFO, logger="twinspire"):
+        towers = _open_towers(make_tiny(**options), precision="auto")
+    assert towers.runtime.precision is expected
+    assert len(caplog.messages) == 1
+    assert reason in caplog.text
+
+
+def test_what_was_named_is_not_logged(tiny: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """Where provider and precision are named, nothing is chosen and nothing is said."""
+    with caplog.at_level(logging.DEBUG, logger="twinspire"):
+        _open_towers(tiny)
+    assert caplog.messages == []
+
+
+def test_auto_finds_something_that_runs(tiny: Any) -> None:
+    """With nothing named, the towers run on this machine, whatever is installed."""
+    towers = LocalTowers(tiny.bundle)
+    model = tiny.int8 if towers.runtime.precision is Precision.INT8 else tiny.model
+    images = _pictures(3)
+    assert towers.runtime.provider in Provider
+    difference = np.abs(towers.encode_images(images) - model.encode_images(images)).max()
+    assert difference <= 1e-5, f"largest difference {difference:.2e}"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"precision": "int4"}, "precision 'int4': expected auto, fp32, fp16, int8"),
+        ({"providers": "tpu"}, "providers 'tpu': expected auto, cpu, openvino, cuda"),
+        ({"threads": 0}, "threads 0: expected a whole number from 1 up"),
+        ({"threads": True}, "threads True"),
+        ({"threads": 1.5}, "threads 1.5"),
+    ],
+)
+def test_unknown_options_are_named(tiny: Any, options: dict[str, Any], message: str) -> None:
+    """A wrong option is an InputError that says what there is."""
+    with pytest.raises(InputError, match=message):
+        _open_towers(tiny, **options)
+
+
+# What goes in
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        np.zeros((1, 16, 16, 3), np.float32),
+        np.zeros((16, 16, 3), np.uint8),
+        np.zeros((1, 3, 16, 16), np.uint8),
+        np.zeros((1, 8, 8, 3), np.uint8),
+        np.zeros((0,), np.uint8),
+        [np.zeros((16, 16, 3), np.uint8)],
+    ],
+)
+def test_other_pictures_are_refused(tiny: Any, images: Any) -> None:
+    """Anything but (N, S, S, 3) uint8 is an InputError that says so."""
+    with pytest.raises(InputError, match=r"expected .*\(N, 16, 16, 3\) uint8"):
+        _open_towers(tiny).encode_images(images)
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        (np.array([1, 2], np.int64), "text 1 is 1-D int64"),
+        (np.array([[1, 2]], np.int32), "text 1 is 2-D int32"),
+        ([1, 2], "text 1 is list"),
+        (np.array([], np.int32), "text 1 has 0 token ids: expected 1 to 20"),
+        (_text(*[5] * 19), "text 1 has 21 token ids: expected 1 to 20"),
+        (_text(18), "text 1 has token ids from 1 to 18: expected 0 to 17"),
+        (_text(-1), "text 1 has token ids from -1 to 2"),
+        (np.array([1, 2, 0], np.int32), "text 1 ends with token id 0: expected the end token 2"),
+    ],
+)
+def test_other_texts_are_refused(tiny: Any, ids: Any, message: str) -> None:
+    """A text that is not of the contract is an InputError with its position."""
+    with pytest.raises(InputError, match=message):
+        _open_towers(tiny).encode_texts([_text(4), ids])
+
+
+def test_a_padded_batch_is_no_list_of_texts(tiny: Any) -> None:
+    """A 2-D array, padded, is refused: the towers pad themselves."""
+    with pytest.raises(InputError, match="expected a list of 1-D int32 arrays"):
+        _open_towers(tiny).encode_texts(np.array([[1, 2], [1, 2]], np.int32))  # type: ignore[arg-type]
+
+
+# What an engine must be
+
+
+def _rename(graph: onnx.ModelProto, old: str, new: str) -> onnx.ModelProto:
+    for node in graph.graph.node:
+        node.input[:] = [new if name == old else name for name in node.input]
+    for given in graph.graph.input:
+        given.name = new if given.name == old else given.name
+    return graph
+
+
+def _fix_batch(graph: onnx.ModelProto) -> onnx.ModelProto:
+    graph.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+    return graph
+
+
+def _retype(graph: onnx.ModelProto) -> onnx.ModelProto:
+    graph.graph.input[0].type.tensor_type.elem_type = TensorProto.INT32
+    return graph
+
+
+def _second_output(graph: onnx.ModelProto) -> onnx.ModelProto:
+    graph.graph.output.append(helper.make_tensor_value_info("norm", TensorProto.FLOAT, ["batch", 1]))
+    return graph
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda model: _rename(model.image_graph(), "image", "pixel_values"), "its input is .*pixel_values"),
+        (lambda model: _fix_batch(model.image_graph()), r"its input is .*\(1, 16, 16, 3\)"),
+        (lambda model: _retype(model.image_graph()), r"its input is .*tensor\(int32\)"),
+        (
+            lambda model: replace(model, size=8, image_weight=model.image_weight[:192]).image_graph(),
+            "its input is .*8, 8, 3",
+        ),
+        (lambda model: model.image_graph("image_embeds"), "its output is .*image_embeds"),
+        (lambda model: _second_output(model.image_graph()), "its output is .*norm"),
+        (
+            lambda model: replace(model, image_weight=model.image_weight[:, :5]).image_graph(),
+            "its output is .*'batch', 5",
+        ),
+        (lambda model: model.text_graph(), "its input is .*input_ids"),
+    ],
+)
+def test_an_engine_of_other_tensors_is_refused(
+    tiny: Any, make_tiny: Callable[..., Any], change: Callable[[Any], onnx.ModelProto], message: str
+) -> None:
+    """An engine with other inputs or outputs is an EngineError that names the file, at opening."""
+    broken = make_tiny(graphs={Tower.IMAGE: change(tiny.model)})
+    with pytest.raises(EngineError, match=rf"image.fp32.onnx is no engine of the image tower: {message}"):
+        _open_towers(broken)
+
+
+def test_an_engine_that_is_no_onnx_is_refused(tiny: Any, make_tiny: Callable[..., Any]) -> None:
+    """A file that onnxruntime cannot read is an EngineError that names it, not a fallback of `auto`."""
+    broken = make_tiny()
+    broken.bundle.engine(Tower.TEXT, Precision.FP32).write_bytes(b"not a model")
+    with pytest.raises(EngineError, match=r"text.fp32.onnx cannot be opened on the provider cpu"):
+        _open_towers(broken, providers="auto")
+
+
+# What comes out
+
+
+def test_a_vector_that_is_not_finite_is_an_error(tiny: Any, make_tiny: Callable[..., Any]) -> None:
+    """An engine that divides by a norm of zero raises EngineError with the row; no NaN gets out."""
+    zero = replace(tiny.model, text_weight=np.zeros_like(tiny.model.text_weight))
+    towers = _open_towers(make_tiny(graphs={Tower.TEXT: zero.text_graph()}))
+    with pytest.raises(EngineError, match=r"the text tower \(onnxruntime cpu fp32.*norm nan at row 0"):
+        towers.encode_texts([_text(4), _text(5)])
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        (np.eye(3, 4, dtype=np.float64), "gave \\(3, 4\\) float64"),
+        (np.eye(2, 4, dtype=np.float32), "gave \\(2, 4\\) float32: expected \\(3, 4\\)"),
+        (np.eye(3, 4, dtype=np.float32) * 1.01, "norm 1.01 at row 0 \\(3 of 3"),
+        (np.diag([1, np.inf, 1, 1]).astype(np.float32)[:3], "norm inf at row 1 \\(1 of 3"),
+        (None, "gave NoneType"),
+    ],
+)
+def test_what_is_no_unit_vector_is_an_error(output: Any, message: str) -> None:
+    """Anything but finite float32 rows of norm 1 raises EngineError that says what came."""
+    with pytest.raises(EngineError, match=message):
+        check_embeddings(output, rows=3, dim=4, source="an engine")
+
+
+ORT_ERRORS = [
+    value
+    for value in vars(onnxruntime_pybind11_state).values()
+    if isinstance(value, type) and issubclass(value, BaseException)
+]
+
+
+@pytest.mark.parametrize("kind", [*ORT_ERRORS, RuntimeError, ValueError, MemoryError])
+def test_every_error_of_onnxruntime_is_mapped(tiny: Any, kind: type[Exception]) -> None:
+    """Each exception class of onnxruntime comes out as EngineError, with the original as its cause."""
+
+    class Failing:
+        def run(self, *_: object) -> Any:
+            raise kind("out of order")
+
+    towers = _open_towers(tiny)
+    towers._sessions = dict.fromkeys(Tower, Failing())  # type: ignore[arg-type]
+    for call in (lambda: towers.encode_images(_pictures(1)), lambda: towers.encode_texts([_text()])):
+        with pytest.raises(TwinspireError, match=r"failed on an input of .*out of order") as caught:
+            call()
+        assert isinstance(caught.value, EngineError)
+        assert isinstance(caught.value.__cause__, kind)
+
+
+def test_onnxruntime_has_errors_to_map() -> None:
+    """The list that the test above walks is not empty."""
+    assert len(ORT_ERRORS) >= 10

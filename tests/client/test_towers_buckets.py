@@ -1,0 +1,83 @@
+"""Texts of many lengths: the grouping alone, and through the towers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from twinspire.bundle import Padding, TextSettings
+from twinspire.towers import LocalTowers
+from twinspire.towers.buckets import padded_length, text_batches
+
+PAD, END = 9, 2
+
+
+def _settings(context_length: int, padding: Padding = Padding.TRIM) -> TextSettings:
+    return TextSettings(context_length=context_length, pad_id=PAD, eos_id=END, padding=padding)
+
+
+@pytest.mark.parametrize(
+    ("length", "context", "expected"),
+    [
+        (1, 77, 8),
+        (8, 77, 8),
+        (9, 77, 16),
+        (49, 77, 64),
+        (65, 77, 77),
+        (77, 77, 77),
+        (49, 64, 64),
+        (5, 6, 6),
+        (600, 700, 700),
+    ],
+)
+def test_a_text_is_padded_to_the_next_bucket(length: int, context: int, expected: int) -> None:
+    """The padded length is the smallest bucket that holds the text, the context where none does."""
+    assert padded_length(length, _settings(context)) == expected
+
+
+def test_max_length_is_always_the_context() -> None:
+    """A `max_length` family is never trimmed, however short the text."""
+    assert padded_length(1, _settings(64, Padding.MAX_LENGTH)) == 64
+
+
+@given(
+    lengths=st.lists(st.integers(1, 70), max_size=80),
+    context=st.integers(70, 130),
+    batch=st.integers(1, 20),
+    padding=st.sampled_from(Padding),
+)
+def test_batches_hold_every_text_once(lengths: list[int], context: int, batch: int, padding: Padding) -> None:
+    """Every text stands once, at its place, whole, padded on the right, in a batch of at most `batch`."""
+    texts = [np.full(length, 10 + place, np.int32) for place, length in enumerate(lengths)]
+    asked = _settings(context, padding)
+    seen: list[int] = []
+    for group in text_batches(texts, asked, batch=batch):
+        assert group.input_ids.dtype == np.int32
+        assert 1 <= len(group.positions) == len(group.input_ids) <= batch
+        for position, row in zip(group.positions, group.input_ids, strict=True):
+            length = lengths[position]
+            assert row.size == padded_length(length, asked) <= context
+            assert np.array_equal(row[:length], texts[position])
+            assert np.all(row[length:] == PAD)
+        seen += group.positions.tolist()
+    assert sorted(seen) == list(range(len(texts)))
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(words=st.lists(st.lists(st.integers(3, 17), max_size=18), max_size=70))
+def test_together_is_as_one_by_one(tiny: Any, words: list[list[int]]) -> None:
+    """Any mix of texts encodes to what each gives alone and unpadded, in the order given, within 1e-6."""
+    texts = [np.array([1, *ids, END], np.int32) for ids in words]
+    towers = LocalTowers(tiny.bundle, precision="fp32", providers="cpu", threads=1)
+    together = towers.encode_texts(texts)
+    assert together.shape == (len(texts), towers.dim)
+    if texts:
+        difference = np.abs(together - tiny.model.encode_texts(texts)).max()
+        assert difference <= 1e-6, f"largest difference {difference:.2e}"
+        alone = np.concatenate([towers.encode_texts([ids]) for ids in texts])
+        difference = np.abs(together - alone).max()
+        assert difference <= 1e-6, f"largest difference {difference:.2e}"
