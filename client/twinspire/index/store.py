@@ -131,6 +131,15 @@ class Index:
         with store_errors(self._path, "read"):
             return self._current().commit.vectors
 
+    def check_space(self, space: str) -> None:
+        """Raise `SpaceMismatchError` where embeddings of `space` can neither be added nor searched with."""
+        if space != self._space:
+            raise SpaceMismatchError(
+                f"the index {self._path} holds embeddings of the space {self._space[:12]}, these are of "
+                f"{space[:12]}: they cannot be compared. Use a bundle of the index's space (the one it was "
+                "made with), or make another index"
+            )
+
     def add(self, embeddings: NDArray[np.float32], items: Sequence[Item], *, space: str) -> AddReport:
         """Add `items` with their `embeddings`, (N, D) float32, L2-normalised: durable when it returns.
 
@@ -139,7 +148,7 @@ class Index:
         `EmbeddingError`, `InputError` where items and embeddings differ in number, `IndexStoreError` where
         the disk fails or the index was opened for reading.
         """
-        self._require_space(space)
+        self.check_space(space)
         vectors = unit_vectors(embeddings, self._dim, "embeddings to add")  # (N, D)
         items = list(items)
         if len(items) != len(vectors):
@@ -175,7 +184,7 @@ class Index:
         `InputError` for a k below 1, `IndexStoreError`, and `MissingDependencyError` without FAISS (extra
         `cpu`).
         """
-        self._require_space(space)
+        self.check_space(space)
         vectors = unit_vectors(queries, self._dim, "queries")  # (Q, D)
         if not isinstance(k, int | np.integer) or isinstance(k, bool) or k < 1:
             raise InputError(f"k, the number of hits, must be a whole number from 1 up, got {k!r}")
@@ -238,14 +247,6 @@ class Index:
         assert self._catalogue is not None
         assert self._vectors is not None
         return self._catalogue, self._vectors
-
-    def _require_space(self, space: str) -> None:
-        if space != self._space:
-            raise SpaceMismatchError(
-                f"the index {self._path} holds embeddings of the space {self._space[:12]}, these are of "
-                f"{space[:12]}: they cannot be compared. Use a bundle of the index's space (the one it was "
-                "made with), or make another index"
-            )
 
     def _current(self) -> _Snapshot:
         """Return what is committed now. A writer knows: nobody else adds."""

@@ -1,0 +1,216 @@
+"""Which files are found, what is added of them, and what is said of the rest."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from twinspire.errors import EngineError, ImageError, InputError, SpaceMismatchError
+from twinspire.index import Index
+from twinspire.ingest import FailedPicture, add_pictures, find_pictures
+
+SPACE = "a" * 64
+SIZE = 8
+
+
+class FakeClient:
+    """Encodes a picture to its mean colour and a constant, L2-normalised; remembers what it decoded."""
+
+    space = SPACE
+    dim = 4
+
+    def __init__(self) -> None:
+        self.decoded: list[Path] = []
+        self.encoded = 0
+        self.threads: set[int] = set()
+        self.towers = SimpleNamespace(encode_images=self.encode)
+        self.encode_s = 0.0
+
+    def preprocess(self, items: list[Path], *, on_error: str) -> tuple[NDArray[np.uint8], list[ImageError]]:
+        """Resize what Pillow can open."""
+        assert on_error == "skip"
+        self.threads.add(threading.get_ident())
+        rows, errors = [np.zeros((0, SIZE, SIZE, 3), np.uint8)], []
+        for position, item in enumerate(items):
+            self.decoded.append(item)
+            try:
+                with Image.open(item) as image:
+                    rows.append(np.asarray(image.convert("RGB").resize((SIZE, SIZE)))[None])
+            except OSError as error:
+                errors.append(ImageError(position, str(item), f"is no picture: {type(error).__name__}"))
+        return np.concatenate(rows), errors
+
+    def encode(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return (N, 4) float32."""
+        assert threading.get_ident() not in self.threads
+        time.sleep(self.encode_s)
+        self.encoded += len(pixels)
+        means = pixels.reshape(len(pixels), -1, 3).mean(axis=1)
+        vectors = np.concatenate([means, np.full((len(pixels), 1), 128.0)], axis=1)
+        return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+@pytest.fixture
+def client() -> Any:
+    """Make a fake client."""
+    return FakeClient()
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Index:
+    """Make an empty index, open for writing."""
+    return Index.create(tmp_path / "index", space=SPACE, dim=4)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Draw 20 pictures of different colours in two folders."""
+    folder = tmp_path / "photos"
+    (folder / "below").mkdir(parents=True)
+    for number in range(20):
+        parent = folder / "below" if number % 2 else folder
+        Image.new("RGB", (20, 10), (number * 12, 255 - number * 12, number)).save(parent / f"{number:02}.png")
+    return folder
+
+
+def test_folders_are_walked_and_sorted(photos: Path) -> None:
+    """Pictures of a folder and those below come sorted by path, told by suffix in any case; paths are absolute."""
+    (photos / "notes.txt").write_text("x")
+    shutil.copy(photos / "00.png", photos / "A.JPG")
+    found = find_pictures([photos])
+    assert found == sorted(found)
+    assert len(found) == 21
+    assert all(path.is_absolute() for path in found)
+    assert photos / "A.JPG" in found
+
+
+def test_a_named_file_is_taken_whatever_its_name_and_only_once(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Named paths keep their order; a file that comes up twice is one file."""
+    monkeypatch.chdir(photos)
+    (photos / "notes.txt").write_text("x")
+    found = find_pictures(["notes.txt", "below/../02.png", photos, "02.png"])
+    assert found[:2] == [photos / "notes.txt", photos / "02.png"]
+    assert len(found) == 21
+
+
+def test_a_path_without_pictures_is_an_error_that_names_it(photos: Path, tmp_path: Path) -> None:
+    """Nothing there, an empty folder beside a full one, no path at all."""
+    (tmp_path / "empty" / "deep").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"no file or folder .*nowhere"):
+        find_pictures([photos, tmp_path / "nowhere"])
+    with pytest.raises(InputError, match=r"empty has no picture in it: expected files ending in .*\.jpg"):
+        find_pictures([photos, tmp_path / "empty"])
+    with pytest.raises(InputError, match="no path was given"):
+        find_pictures([])
+
+
+def test_every_picture_is_added_and_found(index: Index, client: Any, photos: Path) -> None:
+    """Files end up in the order given, under their absolute paths, whatever the batch; the progress adds up."""
+    files, steps = find_pictures([photos]), []
+    report = add_pictures(index, client, files, batch=3, on_progress=steps.append)
+    assert (report.added, report.already, report.failed) == (20, 0, [])
+    assert steps == [3] * 6 + [2]
+    pixels, _ = client.preprocess(files, on_error="skip")
+    client.threads.clear()
+    hits = index.search(client.encode(pixels), k=1, space=SPACE)
+    assert [hit[0].uri for hit in hits] == [str(file) for file in files]
+
+
+def test_known_content_is_not_decoded_again(index: Index, client: Any, photos: Path, tmp_path: Path) -> None:
+    """A second run is a no-op, under another name too; a new file among known ones is added."""
+    add_pictures(index, client, find_pictures([photos]))
+    client.decoded.clear()
+    shutil.copy(photos / "00.png", tmp_path / "copy.png")
+    report = add_pictures(index, client, find_pictures([photos, tmp_path / "copy.png"]))
+    assert (report.added, report.already, client.decoded) == (0, 21, [])
+    Image.new("RGB", (9, 9)).save(photos / "10.png")
+    report = add_pictures(index, client, find_pictures([photos]), batch=4)
+    assert (report.added, report.already, client.decoded) == (1, 19, [photos / "10.png"])
+
+
+@pytest.mark.parametrize("batch", [1, 2, 32])
+def test_the_same_content_within_a_run_is_added_once(index: Index, client: Any, photos: Path, batch: int) -> None:
+    """Copies in one batch or in different ones count as already there."""
+    for number in range(5):
+        shutil.copy(photos / "00.png", photos / f"copy{number}.png")
+    report = add_pictures(index, client, find_pictures([photos]), batch=batch)
+    assert (report.added, report.already) == (20, 5)
+    assert len(index) == 20
+
+
+def test_files_that_fail_are_listed_and_do_not_stop_the_rest(index: Index, client: Any, photos: Path) -> None:
+    """No picture, a copy of it, a folder, a pipe, a dangling link and a name that is no text: each with its cause."""
+    (photos / "bad1.png").write_text("no picture")
+    (photos / "bad2.png").write_text("no picture")
+    os.mkfifo(photos / "pipe.png")
+    (photos / "gone.png").symlink_to(photos / "nowhere")
+    odd = Path(os.fsdecode(os.fsencode(photos) + b"/\xff.png"))
+    shutil.copy(photos / "00.png", odd)
+    files = find_pictures([photos])
+    report = add_pictures(index, client, [*files, photos / "below"], batch=4)
+    assert report.added == 20
+    assert sorted(report.failed) == sorted(
+        [
+            FailedPicture(photos / "bad1.png", "is no picture: UnidentifiedImageError"),
+            FailedPicture(photos / "bad2.png", "is no picture: UnidentifiedImageError"),
+            FailedPicture(photos / "below", "is no regular file"),
+            FailedPicture(photos / "gone.png", "cannot be read: No such file or directory"),
+            FailedPicture(photos / "pipe.png", "is no regular file"),
+            FailedPicture(odd, "its name is not UTF-8: rename it"),
+        ]
+    )
+
+
+def test_another_space_is_refused_before_anything_is_read(index: Index, client: Any, photos: Path) -> None:
+    """Even where all content is known."""
+    add_pictures(index, client, find_pictures([photos]))
+    client.space = "b" * 64
+    client.decoded.clear()
+    with pytest.raises(SpaceMismatchError):
+        add_pictures(index, client, find_pictures([photos]))
+    assert client.decoded == []
+
+
+def test_an_error_of_the_towers_stops_the_run_and_its_thread(index: Index, client: Any, photos: Path) -> None:
+    """What was added before stays; a second run adds the rest."""
+
+    def fail(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        if client.encoded >= 6:
+            raise EngineError("broken")
+        return client.encode(pixels)
+
+    client.towers.encode_images = fail
+    before = threading.active_count()
+    with pytest.raises(EngineError, match="broken"):
+        add_pictures(index, client, find_pictures([photos]), batch=2)
+    assert threading.active_count() == before
+    assert len(index) == 6
+    assert len(client.decoded) <= 6 + 2 * 3, "decoded far ahead"
+    client.towers.encode_images = client.encode
+    report = add_pictures(index, client, find_pictures([photos]), batch=2)
+    assert (report.added, report.already) == (14, 6)
+
+
+def test_the_next_batch_is_decoded_while_one_is_encoded(index: Index, client: Any, photos: Path) -> None:
+    """When the first batch of one has been encoded, later pictures have been decoded already."""
+    client.encode_s = 0.2
+    decoded: list[int] = []
+    files = find_pictures([photos])[:4]
+    add_pictures(index, client, files, batch=1, on_progress=lambda _: decoded.append(len(client.decoded)))
+    assert decoded[0] >= 2
+
+
+def test_a_batch_holds_a_file_at_least(index: Index, client: Any) -> None:
+    """A batch of none is an InputError."""
+    with pytest.raises(InputError, match="must be 1 or more, got 0"):
+        add_pictures(index, client, [], batch=0)
