@@ -1,3 +1,44 @@
-"""Search pictures in words with a two-tower vision-language model."""
+"""Search pictures in words with a two-tower vision-language model.
+
+    client = Client.local(sample_bundle())
+    vectors = client.encode_images(["cat.jpg", "dog.jpg"])  # (2, D) float32, L2-normalised
+    query = client.encode_text(["a red cat"])  # (1, D); their inner products are cosines
+
+The names below are loaded when they are first used: `import twinspire` alone stays light, and nothing here
+imports torch, faiss or onnxruntime before it needs them.
+"""
 
 from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from twinspire.bundle import Bundle
+    from twinspire.client import Client
+    from twinspire.index import Index
+    from twinspire.sample import sample_bundle
+    from twinspire.towers import LocalTowers
+
+__all__ = ["Bundle", "Client", "Index", "LocalTowers", "sample_bundle"]
+
+_HOMES = {
+    "Bundle": "twinspire.bundle",
+    "Client": "twinspire.client",
+    "Index": "twinspire.index",
+    "LocalTowers": "twinspire.towers",
+    "sample_bundle": "twinspire.sample",
+}
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the name stands for (PEP 562)
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state
 
 from twinspire.bundle import Padding, Precision, Tower
 from twinspire.errors import BundleError, EngineError, InputError, TwinspireError
-from twinspire.towers import LocalTowers, Provider, Towers, selection
+from twinspire.towers import LocalTowers, Provider, Towers, local, selection
 from twinspire.towers.checks import check_embeddings
 
 TOLERANCE = 1e-6  # float32 against float64 over 768 products
@@ -162,6 +164,35 @@ def test_auto_precision(
     assert towers.runtime.precision is expected
     assert len(caplog.messages) == 1
     assert reason in caplog.text
+
+
+def test_int8_by_name_is_warned_of_where_sums_may_overflow(
+    tiny: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """int8 asked for by name on an x86 processor without VNNI is used, with a warning."""
+    monkeypatch.setattr(selection, "processor_flags", frozenset)
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    assert _open_towers(tiny, precision="int8").runtime.precision is Precision.INT8
+    assert "int8 sums may overflow" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("model", "size"),
+    [({"vocab": {"a": 0, "b": 6}}, 8), ({"vocab": [["a", 0.0], ["b", -1.0]]}, 8), ({"vocab": {}}, 8)],
+)
+def test_the_vocabulary_is_known_from_the_tokenizer(tmp_path: Path, model: dict[str, Any], size: int) -> None:
+    """The highest id counts, of the model's vocabulary, by name or in order, and of the added tokens."""
+    document = {"model": model, "added_tokens": [{"id": 7, "content": "<end>"}]}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(document))
+    assert local._vocabulary_size(tmp_path / "tokenizer.json") == size
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"model": {"vocab": {}}}', '{"model": {"vocab": {"a": null}}}'])
+def test_a_tokenizer_without_a_vocabulary_is_an_error(tmp_path: Path, content: str) -> None:
+    """A tokenizer.json of another form is a BundleError that names the file."""
+    (tmp_path / "tokenizer.json").write_text(content)
+    with pytest.raises(BundleError, match=r"tokenizer.json holds no vocabulary"):
+        local._vocabulary_size(tmp_path / "tokenizer.json")
 
 
 def test_what_was_named_is_not_logged(tiny: Any, caplog: pytest.LogCaptureFixture) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -121,6 +122,17 @@ def test_openvino_computes_in_bf16_where_asked(tiny: Any) -> None:
     difference = np.abs(towers.encode_images(IMAGES) - tiny.model.encode_images(IMAGES)).max()
     assert difference <= 1e-2, f"largest difference {difference:.2e}"
     assert str(towers.runtime) == "onnxruntime openvino fp32 in bf16, threads: 2"
+
+
+@pytest.mark.usefixtures("openvino")
+def test_threads_share_openvino(tiny: Any) -> None:
+    """Calls from several threads at once, with as many streams or fewer, give what NumPy computes."""
+    towers = _open(tiny, "openvino", threads=2, openvino=OpenVinoOptions(streams=2))
+    jobs = [IMAGES[: 1 + job % 5] for job in range(40)]
+    with ThreadPoolExecutor(4) as pool:
+        for images, found in zip(jobs, pool.map(towers.encode_images, jobs), strict=True):
+            difference = np.abs(found - tiny.model.encode_images(images)).max()
+            assert difference <= 1e-6, f"largest difference {difference:.2e}"
 
 
 def test_openvino_is_told_the_precision() -> None:

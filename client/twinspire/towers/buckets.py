@@ -40,9 +40,7 @@ def padded_length(length: int, settings: TextSettings) -> int:
     )
 
 
-def text_batches(
-    sequences: Sequence[NDArray[np.int32]], settings: TextSettings, *, batch: int
-) -> Iterator[TextBatch]:
+def text_batches(sequences: Sequence[NDArray[np.int32]], settings: TextSettings, *, batch: int) -> Iterator[TextBatch]:
     """Sort by length, cut into batches of at most `batch` texts of one bucket and pad them on the right.
 
     `sequences` are 1-D int32, none longer than the context. Every place comes exactly once; the longest texts

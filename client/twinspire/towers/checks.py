@@ -37,8 +37,7 @@ def check_sequences(
     """
     if isinstance(sequences, np.ndarray) or not isinstance(sequences, Sequence):
         raise InputError(
-            f"sequences is {type(sequences).__name__}: expected a list of 1-D int32 arrays, one a text, "
-            "without padding"
+            f"sequences is {type(sequences).__name__}: expected a list of 1-D int32 arrays, one a text, without padding"
         )
     for position, ids in enumerate(sequences):
         if not isinstance(ids, np.ndarray) or ids.dtype != np.int32 or ids.ndim != 1:
@@ -51,13 +50,11 @@ def check_sequences(
             )
         if ids.min() < 0 or ids.max() >= vocabulary_size:
             raise InputError(
-                f"text {position} has token ids from {ids.min()} to {ids.max()}: "
-                f"expected 0 to {vocabulary_size - 1}"
+                f"text {position} has token ids from {ids.min()} to {ids.max()}: expected 0 to {vocabulary_size - 1}"
             )
         if ids[-1] != eos_id:
             raise InputError(
-                f"text {position} ends with token id {ids[-1]}: expected the end token {eos_id} "
-                "and no padding after it"
+                f"text {position} ends with token id {ids[-1]}: expected the end token {eos_id} and no padding after it"
             )
 
 

@@ -120,33 +120,31 @@ class LocalTowers:
             raise EngineError(f"{source} failed on an input of {array.shape}: {error}") from error
         return check_embeddings(outputs[0], rows=len(array), dim=self.dim, source=source)
 
-    def _open(
-        self, provider: Provider | None, precision: Precision | None
-    ) -> tuple[Mapping[Tower, Session], Runtime]:
-        failures: list[EngineError | ProviderError] = []
+    def _open(self, provider: Provider | None, precision: Precision | None) -> tuple[Mapping[Tower, Session], Runtime]:
         for candidate in candidates(self._bundle, provider, precision):
             try:
                 sessions = self._open_on(candidate)
             except (EngineError, ProviderError) as error:
-                if provider is not None:
+                if candidate.is_last:
                     raise
-                failures.append(error)
                 _log.warning("auto passes over the provider %s: %s", candidate.provider, error)
                 continue
-            is_openvino = candidate.provider is Provider.OPENVINO
-            runtime = Runtime(
-                provider=candidate.provider,
-                precision=candidate.precision,
-                threads=self._threads,
-                inference_precision=self._openvino.inference_precision
-                if is_openvino
-                else InferencePrecision.F32,
-            )
+            runtime = self._describe(candidate)
             if provider is None or precision is None:
                 _log.info("%s: runs on %s (%s)", self._bundle.name, runtime, candidate.reason)
+            if candidate.may_overflow:
+                _log.warning("%s: int8 sums may overflow on this processor, which has no VNNI", runtime)
             return sessions, runtime
-        assert failures  # the CPU is always a candidate
-        raise failures[-1]
+        raise AssertionError("one of the candidates is the last")
+
+    def _describe(self, candidate: Candidate) -> Runtime:
+        on_openvino = candidate.provider is Provider.OPENVINO
+        return Runtime(
+            provider=candidate.provider,
+            precision=candidate.precision,
+            threads=self._threads,
+            inference_precision=self._openvino.inference_precision if on_openvino else InferencePrecision.F32,
+        )
 
     def _open_on(self, candidate: Candidate) -> dict[Tower, Session]:
         sessions: dict[Tower, Session] = {}
@@ -197,9 +195,7 @@ def _vocabulary_size(tokenizer: Path) -> int:
     """Return one more than the highest token id: engines that look further may answer without an error."""
     try:
         document = json.loads(tokenizer.read_bytes())
-        vocabulary = document["model"][
-            "vocab"
-        ]  # BPE, WordPiece: token to id; Unigram: pairs in the ids' order
+        vocabulary = document["model"]["vocab"]  # BPE, WordPiece: token to id; Unigram: pairs in the ids' order
         ids = vocabulary.values() if isinstance(vocabulary, dict) else range(len(vocabulary))
         added = [token["id"] for token in document.get("added_tokens") or ()]
         return 1 + max(int(token) for token in (*ids, *added))

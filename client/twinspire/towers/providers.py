@@ -59,8 +59,7 @@ class OpenVinoOptions:
     def __post_init__(self) -> None:
         if self.inference_precision not in tuple(InferencePrecision):
             raise InputError(
-                f"inference_precision {self.inference_precision!r}: "
-                f"expected one of {', '.join(InferencePrecision)}"
+                f"inference_precision {self.inference_precision!r}: expected one of {', '.join(InferencePrecision)}"
             )
         if type(self.streams) is not int or self.streams < 1:
             raise InputError(f"streams {self.streams!r}: expected a whole number from 1 up")

@@ -32,19 +32,24 @@ class Runtime:
     inference_precision: InferencePrecision = InferencePrecision.F32
 
     def __str__(self) -> str:
-        computed = (
-            "" if self.inference_precision is InferencePrecision.F32 else f" in {self.inference_precision}"
-        )
+        computed = "" if self.inference_precision is InferencePrecision.F32 else f" in {self.inference_precision}"
         return f"onnxruntime {self.provider} {self.precision}{computed}, threads: {self.threads}"
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A provider and a precision to try, and why."""
+    """A provider and a precision to try, and why; after the last one nothing is left to try."""
 
     provider: Provider
     precision: Precision
     reason: str
+    is_last: bool
+
+    @property
+    def may_overflow(self) -> bool:
+        """Whether the engines may give here what their certificates do not say: it was asked for by name."""
+        on_this_processor = self.provider is not Provider.CUDA
+        return self.precision is Precision.INT8 and on_this_processor and not sums_int8_exactly()
 
 
 def parse_provider(value: str) -> Provider | None:
@@ -81,7 +86,8 @@ def candidates(bundle: Bundle, provider: Provider | None, precision: Precision |
             passed.append(against)
             continue
         reasons = [f"{chosen}: {why}", f"{name}: {'asked for' if provider is not None else 'the best here'}"]
-        yield Candidate(name, chosen, "; ".join([*reasons, *passed]))
+        is_last = provider is not None or name is _PREFERRED[-1]
+        yield Candidate(name, chosen, "; ".join([*reasons, *passed]), is_last)
 
 
 def _against(provider: Provider, precision: Precision) -> str | None:
@@ -99,7 +105,7 @@ def _against(provider: Provider, precision: Precision) -> str | None:
 
 def _best_precision(bundle: Bundle, provider: Provider) -> tuple[Precision, str]:
     faster = Precision.FP16 if provider is Provider.CUDA else Precision.INT8
-    if faster is Precision.INT8 and not _sums_int8_exactly():
+    if faster is Precision.INT8 and not sums_int8_exactly():
         return Precision.FP32, "this processor has no VNNI, without which int8 sums may overflow"
     for tower in Tower:
         record = bundle.manifest.engines[tower].get(faster)
@@ -110,7 +116,8 @@ def _best_precision(bundle: Bundle, provider: Provider) -> tuple[Precision, str]
     return faster, f"both towers have certified {faster} engines"
 
 
-def _sums_int8_exactly() -> bool:
+def sums_int8_exactly() -> bool:
+    """Whether this processor adds products of uint8 and int8 without overflow; no where it cannot be seen."""
     is_x86 = platform.machine() in ("x86_64", "AMD64")
     return not is_x86 or not _EXACT_INT8.isdisjoint(processor_flags())
 

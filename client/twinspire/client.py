@@ -1,0 +1,166 @@
+"""The client: texts and pictures in, unit vectors out, whatever runs the towers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import closing
+from types import TracebackType
+from typing import Literal, Self, TypeAlias, cast, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twinspire.bundle import Bundle, Precision
+from twinspire.errors import ImageError, InputError, SpaceMismatchError
+from twinspire.images import ImageItem, ImageLimits, Preprocessor
+from twinspire.text import Tokenizer
+from twinspire.towers import LocalTowers, Provider, Towers
+
+OnError: TypeAlias = Literal["raise", "skip"]
+Batch: TypeAlias = tuple[list[int], NDArray[np.uint8], list[ImageError]]
+
+# As many pictures as the towers take at once: the next ones are decoded while these are encoded.
+IMAGE_BATCH = 32
+
+
+class Client:
+    """A tokenizer, the preprocessing of pictures and towers, all of one model.
+
+    `Client.local(bundle)` runs the engines in this process. The constructor takes any `Towers` of the same
+    space; the client then owns them: `close`, or leaving a `with` block, closes them. `limits` bounds what is
+    decoded, `threads` is how many pictures are decoded at a time, by default one for each usable processor.
+
+    A picture is a path, encoded bytes, a binary file object, a PIL image or a uint8 array (H, W), (H, W, 1),
+    (H, W, 3) or (H, W, 4). Texts and pictures always come as a list, also when there is one.
+
+    Raises SpaceMismatchError where the towers are not of the bundle's space.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        towers: Towers,
+        *,
+        limits: ImageLimits | None = None,
+        threads: int | None = None,
+    ) -> None:
+        if towers.space != bundle.space:
+            raise SpaceMismatchError(
+                f"the towers are of the space {towers.space[:12]}…, the bundle {bundle.name!r} of "
+                f"{bundle.space[:12]}…: open both of the same bundle"
+            )
+        self.bundle = bundle
+        self.towers = towers
+        self._tokenizer = Tokenizer(bundle.tokenizer_path, bundle.text)
+        self._preprocessor = Preprocessor(bundle.image, limits=limits or ImageLimits(), threads=threads)
+
+    @classmethod
+    def local(
+        cls,
+        bundle: Bundle | str | os.PathLike[str],
+        *,
+        precision: Precision | str = "auto",
+        providers: Provider | str = "auto",
+        threads: int | None = None,
+        limits: ImageLimits | None = None,
+    ) -> Client:
+        """Run a bundle's engines in this process; see `LocalTowers` for the arguments and what they raise.
+
+        `bundle` is one that was opened or the path of one (then BundleError where it is not intact).
+        """
+        opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+        towers = LocalTowers(opened, precision=precision, providers=providers, threads=threads)
+        return cls(opened, towers, limits=limits, threads=threads)
+
+    @property
+    def dim(self) -> int:
+        """The embedding's length D."""
+        return self.towers.dim
+
+    @property
+    def space(self) -> str:
+        """What names the embeddings that may be compared with these."""
+        return self.towers.space
+
+    def tokenize(self, texts: Sequence[str]) -> list[NDArray[np.int32]]:
+        """Turn N texts into N 1-D int32 arrays of token ids, start and end included, without padding.
+
+        A text longer than the context is cut, the end token kept; that is said once. Raises InputError for
+        anything but a list of str.
+        """
+        return self._tokenizer.encode(texts)
+
+    def encode_text(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Encode N texts to (N, D) float32, L2-normalised, in the order given; N may be 0, a text empty.
+
+        Raises InputError for anything but a list of str, EngineError where the towers fail.
+        """
+        return self.towers.encode_texts(self.tokenize(texts))
+
+    @overload
+    def preprocess(self, items: Iterable[ImageItem], *, on_error: Literal["raise"] = "raise") -> NDArray[np.uint8]: ...
+    @overload
+    def preprocess(
+        self, items: Iterable[ImageItem], *, on_error: Literal["skip"]
+    ) -> tuple[NDArray[np.uint8], list[ImageError]]: ...
+    def preprocess(
+        self, items: Iterable[ImageItem], *, on_error: OnError = "raise"
+    ) -> NDArray[np.uint8] | tuple[NDArray[np.uint8], list[ImageError]]:
+        """Decode N pictures and cut them to the towers' input, (N, S, S, 3) uint8 RGB, in the order given.
+
+        The first picture that cannot be used raises ImageError with its position and cause. With
+        `on_error="skip"` the rest is returned, and beside it an ImageError for each that was left out.
+        """
+        _check_on_error(on_error)
+        if on_error == "skip":
+            return self._preprocessor.many_or_skip(items)
+        return self._preprocessor.many(items)
+
+    @overload
+    def encode_images(
+        self, items: Iterable[ImageItem], *, on_error: Literal["raise"] = "raise"
+    ) -> NDArray[np.float32]: ...
+    @overload
+    def encode_images(
+        self, items: Iterable[ImageItem], *, on_error: Literal["skip"]
+    ) -> tuple[NDArray[np.float32], list[ImageError]]: ...
+    def encode_images(
+        self, items: Iterable[ImageItem], *, on_error: OnError = "raise"
+    ) -> NDArray[np.float32] | tuple[NDArray[np.float32], list[ImageError]]:
+        """Encode N pictures to (N, D) float32, L2-normalised, in the order given; N may be 0.
+
+        The next pictures are decoded while the last are encoded; only a few batches are in memory at a time,
+        also when `items` is a generator. Errors as `preprocess` has them, and EngineError where the towers
+        fail.
+        """
+        _check_on_error(on_error)
+        parts = [np.zeros((0, self.dim), np.float32)]
+        left_out: list[ImageError] = []
+        # Closed by hand: an error's traceback would keep the decoding threads alive.
+        stream = cast("Generator[Batch, None, None]", self._preprocessor.stream(items, batch=IMAGE_BATCH))
+        with closing(stream):
+            for _, pictures, errors in stream:
+                if errors and on_error == "raise":
+                    raise errors[0]
+                left_out += errors
+                parts.append(self.towers.encode_images(pictures))
+        embeddings = np.concatenate(parts)
+        return (embeddings, left_out) if on_error == "skip" else embeddings
+
+    def close(self) -> None:
+        """Close the towers. Closing twice does nothing."""
+        self.towers.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _check_on_error(on_error: str) -> None:
+    if on_error not in ("raise", "skip"):
+        raise InputError(f"on_error {on_error!r}: expected 'raise' or 'skip'")
