@@ -14,9 +14,10 @@ from transformers import AutoTokenizer, CLIPImageProcessor, CLIPModel, PreTraine
 
 from twinspire.bundle import ImageSettings, TextSettings
 from twinspire.errors import CheckpointError
+from twinspire_export.quiet import quiet
 from twinspire_export.settings import image_settings, text_settings, tokenizer_json
 from twinspire_export.source import CheckpointSource, locate
-from twinspire_export.weights import weight_files
+from twinspire_export.weights import stored_shapes, weight_files
 
 FAMILIES = ("clip",)
 """Values of `model_type` in config.json that can be exported."""
@@ -81,9 +82,10 @@ def open_checkpoint(checkpoint: str | Path, *, revision: str | None = None) -> C
     source = locate(checkpoint, revision=revision)
     family = _check_architecture(source.folder)
     files = weight_files(source.folder)
-    processor = _load_processor(source.folder)
-    tokenizer = _load_tokenizer(source.folder)
-    model = _load_model(source.folder)
+    with quiet():
+        processor = _load_processor(source.folder)
+        tokenizer = _load_tokenizer(source.folder)
+        model = _load_model(source.folder, files)
     serialised = tokenizer_json(tokenizer, source.folder)
     return Checkpoint(
         source=source,
@@ -120,7 +122,8 @@ def _check_architecture(folder: Path) -> str:
     return str(family)
 
 
-def _load_model(folder: Path) -> CLIPModel:
+def _load_model(folder: Path, files: tuple[Path, ...]) -> CLIPModel:
+    stored = stored_shapes(files)
     try:
         model, report = CLIPModel.from_pretrained(
             folder,
@@ -142,11 +145,13 @@ def _load_model(folder: Path) -> CLIPModel:
             f"the checkpoint {folder} is missing {_listing(sorted(report['missing_keys']))}. "
             "Copy or download it again, or convert it from the original weights again"
         )
-    if report["mismatched_keys"]:
-        wrong = [
-            f"{name} (stored {tuple(stored)}, config.json asks for {tuple(expected)})"
-            for name, stored, expected in sorted(report["mismatched_keys"])
-        ]
+    expected = model.state_dict()
+    wrong = [
+        f"{name} (stored {stored[name]}, config.json asks for {tuple(expected[name].shape)})"
+        for name in sorted(stored.keys() & expected.keys())
+        if stored[name] != tuple(expected[name].shape)
+    ]
+    if wrong:
         raise CheckpointError(f"the checkpoint {folder} does not fit its config.json: {_listing(wrong)}")
     return model.eval()
 

@@ -6,8 +6,6 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from twinspire.text import Tokenizer
-
 from twinspire.bundle import (
     PROBES_NAME,
     TOKENIZER_NAME,
@@ -22,6 +20,7 @@ from twinspire.bundle import (
     space_id,
 )
 from twinspire.errors import CheckpointError, InputError
+from twinspire.text import Tokenizer
 from twinspire_export.certificate import EngineRunner, certify, padded
 from twinspire_export.checkpoint import Checkpoint, open_checkpoint
 from twinspire_export.contract import check_engine
@@ -84,21 +83,25 @@ def export_checkpoint(
         return writer.commit(draft, engines)
 
 
-def _draft(opened: Checkpoint, name: str | None) -> ManifestDraft:
+def checkpoint_space(opened: Checkpoint) -> str:
+    """Name the space of a checkpoint's embeddings. Raises CheckpointError where two shards hold the same tensor."""
     try:
-        space = space_id(
+        return space_id(
             stored_tensors(opened.files),
             opened.image,
             opened.tokenizer_json,
             pooling=_POOLING,
             context_length=opened.text.context_length,
         )
-    except InputError as exc:  # the same tensor in two shards
-        raise CheckpointError(f"the checkpoint {opened.source.folder} cannot be told apart from others: {exc}") from exc
+    except InputError as exc:
+        raise CheckpointError(f"the checkpoint {opened.source.folder} is malformed: {exc}") from exc
+
+
+def _draft(opened: Checkpoint, name: str | None) -> ManifestDraft:
     return ManifestDraft(
         name=_plain(opened.source.name) if name is None else name,
         family=opened.family,
-        space=space,
+        space=checkpoint_space(opened),
         dim=opened.dim,
         image=opened.image,
         text=opened.text,

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +11,7 @@ from optimum.exporters.onnx.base import OnnxConfig
 from optimum.utils import NormalizedConfig
 
 from twinspire.errors import CheckpointError
+from twinspire_export.quiet import quiet
 from twinspire_export.towers import ImageTower, TextTower
 
 OPSET = 17
@@ -83,22 +80,3 @@ def export_graph(tower: ImageTower | TextTower, destination: Path) -> None:
     config_class = ImageOnnxConfig if isinstance(tower, ImageTower) else TextOnnxConfig
     with quiet():
         export_through_optimum(tower, config_class(tower.config), destination, opset=OPSET)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Silence what the exporters say of their own affairs; errors are raised all the same."""
-    loggers = [logging.getLogger(name) for name in ("optimum", "transformers", "torch.onnx")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            # Since torch 2.9 its TorchScript exporter, the one that optimum uses, announces its successor at
-            # each call. The successor gives an output named `embedding` the name of a module and writes an
-            # invalid graph.
-            warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"(torch|optimum)\..*")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

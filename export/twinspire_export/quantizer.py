@@ -12,12 +12,13 @@ import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from twinspire.errors import EngineError
+from twinspire.errors import EngineError, MissingDependencyError
 
 if TYPE_CHECKING:
     import onnx
@@ -33,8 +34,9 @@ def quantize_graph(model: onnx.ModelProto, feeds: Sequence[Feed]) -> onnx.ModelP
     """
     # Shapes that the exporter wrote down go stale as nodes come in between; runtimes infer them anew.
     model.graph.ClearField("value_info")
+    nncf = _import_nncf()
     try:
-        with _quiet_nncf() as nncf:
+        with _silenced():
             quantized: onnx.ModelProto = nncf.quantize(
                 model,
                 nncf.Dataset(list(feeds)),
@@ -123,25 +125,31 @@ def _replace(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:
     graph.initializer.extend(constants)
 
 
-@contextmanager
-def _quiet_nncf() -> Iterator[Any]:
-    """Import NNCF without its telemetry, and keep its log and progress bars from stdout while it is used."""
+def _import_nncf() -> ModuleType:
     # NNCF reports its use to Google Analytics unless this is set when it is first imported.
     variable = "NNCF_CI"
     before = os.environ.get(variable)
     os.environ[variable] = "1"
     try:
         import nncf
+    except ImportError as exc:
+        raise MissingDependencyError("nncf", "quantize", "quantizing a bundle") from exc
     finally:
         if before is None:
             del os.environ[variable]
         else:
             os.environ[variable] = before
+    return nncf
+
+
+@contextmanager
+def _silenced() -> Iterator[None]:
+    """Keep NNCF's log and progress bars from stdout."""
     logger = logging.getLogger("nncf")
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
         with contextlib.redirect_stdout(io.StringIO()):
-            yield nncf
+            yield
     finally:
         logger.setLevel(level)

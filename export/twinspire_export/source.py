@@ -41,13 +41,13 @@ def locate(checkpoint: str | Path, *, revision: str | None = None) -> Checkpoint
     and a revision given for a folder.
     """
     path = Path(checkpoint).expanduser()
-    if path.is_dir():
+    if str(checkpoint).strip() and path.is_dir():
         if revision is not None:
             raise CheckpointError(
                 f"revision {revision!r} was given for the folder {path}; only a checkpoint on the hub has revisions"
             )
         return CheckpointSource(folder=path, name=path.resolve().name, revision=None, licence=_licence(path))
-    if path.exists():
+    if str(checkpoint).strip() and path.exists():
         raise CheckpointError(
             f"{path} is a file; expected a checkpoint's folder or the id of one on the Hugging Face hub"
         )

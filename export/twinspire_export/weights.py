@@ -50,6 +50,11 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
     )
 
 
+def stored_shapes(files: tuple[Path, ...]) -> dict[str, tuple[int, ...]]:
+    """Read the shape of every tensor of `files`, by name. Raises CheckpointError where a file is damaged."""
+    return {name: tuple(entry["shape"]) for file in files for name, entry in _header(file)[0].items()}
+
+
 def stored_tensors(files: tuple[Path, ...]) -> Iterator[StoredTensor]:
     """Yield every tensor of `files` as stored; nothing is converted, so bfloat16 needs no torch.
 

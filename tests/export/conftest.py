@@ -83,9 +83,7 @@ def make_tokenizer() -> Any:
     bpe.post_processor = processors.TemplateProcessing(
         single="<start> $A <end>", special_tokens=[("<start>", start), ("<end>", end)]
     )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=bpe, bos_token="<start>", eos_token="<end>", pad_token="<pad>"
-    )
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token="<start>", eos_token="<end>", pad_token="<pad>")
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,329 @@
+"""A bundle gains int8 engines that are small, near to fp32, and made without torch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+pytest.importorskip("torch", reason="the bundle to quantize is exported, which needs torch")
+pytest.importorskip("nncf", reason="quantizing needs nncf")
+
+import onnx
+import onnxruntime as ort
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
+
+from twinspire.bundle import Bundle, Precision, Tower
+from twinspire.errors import BundleError, EngineError, ImageError, InputError
+from twinspire.text import Tokenizer
+from twinspire_export import export_checkpoint, quantize_bundle
+from twinspire_export import quantize as quantize_module
+from twinspire_export.calibration import MAX_SAMPLES, split, thin_out
+from twinspire_export.contract import check_engine
+from twinspire_export.quantizer import gather_before_dequantizing
+
+WORDS = ("a", "red", "car", "boats", "on", "the", "sea", "at", "night", "一辆", "红色的", "汽车", "猫")
+
+
+def draw_pictures(count: int, size: int) -> NDArray[np.uint8]:
+    """Draw smooth random pictures, (count, size, size, 3) uint8."""
+    rng = np.random.default_rng(3)
+    small = rng.integers(0, 256, (count, 5, 5, 3), dtype=np.uint8)
+    return np.stack([np.asarray(Image.fromarray(p).resize((size, size), Image.Resampling.BICUBIC)) for p in small])
+
+
+def write_captions(count: int) -> list[str]:
+    """Write random captions of one to eight words."""
+    rng = np.random.default_rng(4)
+    return [" ".join(rng.choice(WORDS, rng.integers(1, 9))) for _ in range(count)]
+
+
+def run(path: Path, feed: NDArray[np.uint8] | NDArray[np.int32]) -> NDArray[np.float32]:
+    """Run an engine by onnxruntime alone."""
+    session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+    embedding: NDArray[np.float32] = session.run(["embedding"], {session.get_inputs()[0].name: feed})[0]
+    return embedding
+
+
+@pytest.fixture(scope="module")
+def base(make_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """Give a tiny bundle with fp32 engines, to be read only."""
+    folder = tmp_path_factory.mktemp("base")
+    return export_checkpoint(make_checkpoint(folder / "tiny-clip"), folder / "bundle")
+
+
+@pytest.fixture(scope="module")
+def quantized(base: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """Give that bundle with int8 engines, calibrated on 30 pictures and captions."""
+    destination = tmp_path_factory.mktemp("quantized") / "bundle"
+    return quantize_bundle(base, destination, pictures=draw_pictures(30, 32), captions=write_captions(30))
+
+
+def test_int8_engines_are_near_fp32(base: Bundle, quantized: Bundle) -> None:
+    """On pictures and captions never seen, each int8 embedding has a cosine of at least 0.99 to the fp32 one."""
+    pictures = draw_pictures(50, 32)[-8:]
+    ids = Tokenizer(base.tokenizer_path, base.text).encode(["three people in the snow", "夜晚的海上"])
+    for tower, feeds in ((Tower.IMAGE, [pictures]), (Tower.TEXT, [row[None] for row in ids])):
+        for feed in feeds:
+            measured = run(quantized.engine(tower, Precision.INT8), feed)
+            norms = np.linalg.norm(measured, axis=1)
+            assert np.abs(norms - 1).max() <= 1e-6, f"norms {norms}"
+            cosines = (measured * run(base.engine(tower, Precision.FP32), feed)).sum(axis=1)
+            assert cosines.min() >= 0.99, f"{tower}: least cosine {cosines.min()}"
+            assert cosines.max() < 1 - 1e-7, f"{tower}: nothing was quantized, cosines {cosines}"
+
+
+def test_certificates_tell_what_was_measured(base: Bundle, quantized: Bundle) -> None:
+    """The certificates give the cosines to the fp32 engines on every fifth sample, which was kept from calibration."""
+    pictures = [picture[None] for picture in draw_pictures(30, 32)[::5]]
+    captions = Tokenizer(base.tokenizer_path, base.text).encode(write_captions(30)[::5])
+    for tower, feeds in ((Tower.IMAGE, pictures), (Tower.TEXT, [row[None] for row in captions])):
+        certificate = quantized.manifest.engines[tower][Precision.INT8].certificate
+        assert certificate is not None
+        int8, fp32 = quantized.engine(tower, Precision.INT8), base.engine(tower, Precision.FP32)
+        cosines = np.array([float((run(int8, feed) * run(fp32, feed)).sum()) for feed in feeds])
+        assert (certificate.reference, certificate.samples) == ("fp32 engine", 6)
+        assert "6 " in certificate.data
+        assert "held apart from the 24 calibrated on" in certificate.data
+        difference = abs(certificate.min_cosine - cosines.min()) + abs(certificate.mean_cosine - cosines.mean())
+        assert difference <= 1e-6, f"{tower}: difference {difference}"
+        assert set(certificate.versions) == {"nncf", "onnx", "onnxruntime"}
+
+
+def test_weights_are_stored_as_int8(quantized: Bundle) -> None:
+    """Every matrix, patch filter and token table is an int8 initializer, dequantized where it is used."""
+    for tower, matrices in ((Tower.IMAGE, 12 + 2), (Tower.TEXT, 12 + 2)):  # 6 a layer; filter or table; projection
+        model = onnx.load(quantized.engine(tower, Precision.INT8))
+        constants = {tensor.name: tensor for tensor in model.graph.initializer}
+        stored = [t for t in constants.values() if t.data_type == TensorProto.INT8 and len(t.dims) >= 2]
+        assert len(stored) == matrices
+        quantize = [node.input[0] for node in model.graph.node if node.op_type == "QuantizeLinear"]
+        assert not set(quantize) & constants.keys(), "weights are quantized at every run"
+        matmuls = [node for node in model.graph.node if node.op_type in ("MatMul", "Conv")]
+        assert not [node.name for node in matmuls if set(node.input) & constants.keys()], "a weight is in fp32"
+
+
+def test_weights_are_symmetric(quantized: Bundle) -> None:
+    """All zero points of int8 tensors are 0, as TensorRT wants them."""
+    for tower in Tower:
+        model = onnx.load(quantized.engine(tower, Precision.INT8))
+        constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+        zero_points = [
+            constants[node.input[2]]
+            for node in model.graph.node
+            if node.op_type in ("QuantizeLinear", "DequantizeLinear") and constants[node.input[2]].dtype == np.int8
+        ]
+        assert zero_points
+        assert not any(np.any(points) for points in zero_points)
+
+
+def test_token_table_is_not_dequantized_whole(quantized: Bundle) -> None:
+    """The text engine looks rows up in the int8 table: no DequantizeLinear has a table of the vocabulary's height."""
+    model = onnx.load(quantized.engine(Tower.TEXT, Precision.INT8))
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    gathered = [constants[n.input[0]] for n in model.graph.node if n.op_type == "Gather" and n.input[0] in constants]
+    assert TensorProto.INT8 in {tensor.data_type for tensor in gathered}
+    heights = {
+        constants[node.input[0]].dims[0]
+        for node in model.graph.node
+        if node.op_type == "DequantizeLinear" and node.input[0] in constants
+    }
+    assert 323 not in heights
+
+
+def test_engines_follow_the_contract(base: Bundle, quantized: Bundle) -> None:
+    """The int8 engines are valid, of standard operators, with the same inputs and outputs as the fp32 ones."""
+    for tower in Tower:
+        check_engine(quantized.engine(tower, Precision.INT8), tower, dim=base.dim, size=base.image.size)
+
+
+def test_new_bundle_is_the_old_one_and_more(base: Bundle, quantized: Bundle) -> None:
+    """Name, space and settings stay; equal files are hard links; the old bundle is untouched."""
+    again = Bundle.open(quantized.path)
+    assert again.manifest.draft() == base.manifest.draft()
+    for tower in Tower:
+        assert again.precisions(tower) == (Precision.FP32, Precision.INT8)
+        assert Bundle.open(base.path).precisions(tower) == (Precision.FP32,)
+    for name in ("image.fp32.onnx", "text.fp32.onnx", "tokenizer.json", "probes.npz"):
+        assert (again.path / name).samefile(base.path / name)
+
+
+def test_quantizing_is_reproducible(base: Bundle, quantized: Bundle, tmp_path: Path) -> None:
+    """The same samples give the same engines, byte by byte."""
+    again = quantize_bundle(base, tmp_path / "again", pictures=draw_pictures(30, 32), captions=write_captions(30))
+    assert again.manifest == quantized.manifest
+
+
+def test_picture_files_and_few_samples(base: Bundle, tmp_path: Path) -> None:
+    """Files are prepared as the client prepares them; under 20 samples none is held apart, and that is said."""
+    files = []
+    for position, picture in enumerate(draw_pictures(4, 60)):
+        files.append(tmp_path / f"{position}.png")
+        Image.fromarray(picture).save(files[-1])
+    bundle = quantize_bundle(base, tmp_path / "bundle", pictures=files, captions=["a red car", "两艘小船"])
+    image = bundle.manifest.engines[Tower.IMAGE][Precision.INT8].certificate
+    text = bundle.manifest.engines[Tower.TEXT][Precision.INT8].certificate
+    assert image is not None
+    assert text is not None
+    assert (image.data, image.samples) == ("the 4 pictures calibrated on", 4)
+    assert (text.data, text.samples) == ("the 2 captions calibrated on", 2)
+
+
+SCRIPT = """
+import sys
+
+class Hiding:
+    '''A finder that finds no torch, as where it is not installed.'''
+    def __init__(self, finder): self.finder = finder
+    def __getattr__(self, name): return getattr(self.finder, name)
+    def find_spec(self, name, path=None, target=None):
+        hidden = name.partition(".")[0] in ("torch", "transformers", "optimum")
+        return None if hidden else self.finder.find_spec(name, path, target)
+
+sys.meta_path[:] = [Hiding(finder) for finder in sys.meta_path]
+sys.path[:0] = sys.argv[3:]
+import numpy as np
+from twinspire_export import quantize_bundle
+pictures = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
+bundle = quantize_bundle(sys.argv[1], sys.argv[2], pictures=pictures, captions=["a cat", "一只猫"])
+assert "torch" not in sys.modules
+try:
+    from twinspire_export import export_checkpoint
+except Exception as error:
+    print(error)
+"""
+
+
+def test_needs_no_torch_and_says_nothing(base: Bundle, tmp_path: Path) -> None:
+    """Without torch, quantizing works and prints nothing, and exporting names the extra that brings torch."""
+    roots = [str(Path(__file__).parents[2] / room) for room in ("client", "bench", "export")]
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", SCRIPT, str(base.path), str(tmp_path / "bundle"), *roots],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert done.stdout.splitlines() == [
+        "exporting a checkpoint needs the package 'torch', which is not installed. "
+        'Install it with: pip install "twinspire[export]"'
+    ]
+    assert Bundle.open(tmp_path / "bundle").precisions(Tower.TEXT) == (Precision.FP32, Precision.INT8)
+
+
+def test_bundle_with_int8_engines(quantized: Bundle, tmp_path: Path) -> None:
+    """A bundle that has int8 engines is refused."""
+    with pytest.raises(BundleError, match="int8 engines already"):
+        quantize_bundle(quantized, tmp_path / "again", pictures=draw_pictures(2, 32), captions=["a"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_existing_destination(base: Bundle, tmp_path: Path) -> None:
+    """A destination that exists is refused."""
+    with pytest.raises(BundleError, match="exists"):
+        quantize_bundle(base, tmp_path, pictures=draw_pictures(2, 32), captions=["a"])
+
+
+@pytest.mark.parametrize(
+    ("pictures", "said"),
+    [
+        (np.zeros((0, 32, 32, 3), np.uint8), "no pictures"),
+        ([], "no pictures"),
+        (np.zeros((2, 31, 32, 3), np.uint8), r"expected uint8 \(N, 32, 32, 3\)"),
+        (np.zeros((2, 32, 32, 3), np.float32), r"expected uint8 \(N, 32, 32, 3\)"),
+    ],
+)
+def test_bad_pictures(base: Bundle, tmp_path: Path, pictures: NDArray[np.uint8], said: str) -> None:
+    """No pictures, or arrays of another shape or dtype, are an InputError, and nothing is left."""
+    with pytest.raises(InputError, match=said):
+        quantize_bundle(base, tmp_path / "bundle", pictures=pictures, captions=["a"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_file_that_is_no_picture(base: Bundle, tmp_path: Path) -> None:
+    """A file that is no picture is an ImageError with its position, and nothing is left."""
+    files = [tmp_path / "good.png", tmp_path / "bad.png"]
+    Image.fromarray(draw_pictures(1, 40)[0]).save(files[0])
+    files[1].write_bytes(b"no picture")
+    with pytest.raises(ImageError, match=r"picture 1 .*bad\.png"):
+        quantize_bundle(base, tmp_path / "bundle", pictures=files, captions=["a"])
+    assert sorted(tmp_path.iterdir()) == sorted(files)
+
+
+def test_no_captions(base: Bundle, tmp_path: Path) -> None:
+    """No captions are an InputError, and nothing is left."""
+    with pytest.raises(InputError, match="no captions"):
+        quantize_bundle(base, tmp_path / "bundle", pictures=draw_pictures(2, 32), captions=[])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_engine_that_lost_its_meaning(base: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An int8 engine far from fp32 is refused, not certified, and nothing is left."""
+    other = base.engine(Tower.IMAGE, Precision.FP32)
+
+    def write_other(reference: Path, samples: object, destination: Path) -> None:
+        model = onnx.load(other)
+        projection = next(t for t in model.graph.initializer if list(t.dims) == [32, 24])
+        projection.CopyFrom(numpy_helper.from_array(-numpy_helper.to_array(projection), projection.name))
+        onnx.save(model, destination)
+
+    monkeypatch.setattr(quantize_module, "_write_quantized", write_other)
+    with pytest.raises(EngineError, match="not usable"):
+        quantize_bundle(base, tmp_path / "bundle", pictures=draw_pictures(2, 32), captions=["a"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_samples_are_split_evenly() -> None:
+    """At most 320 samples are taken, evenly; a fifth is kept apart where there are 20, none where there are fewer."""
+    taken = thin_out(range(1000))
+    assert len(taken) == len(set(taken)) == MAX_SAMPLES
+    assert (taken[0], max(np.diff(taken))) == (0, 4)
+    parts = split(taken)
+    assert (len(parts.measurement), len(parts.calibration), parts.held_apart) == (64, 256, True)
+    assert not set(parts.measurement) & set(parts.calibration)
+    few = split(list("abcdefghijklmnopqrs"))
+    assert (few.calibration, few.held_apart) == (few.measurement, False)
+
+
+def test_gathering_before_dequantizing_is_exact() -> None:
+    """The rewritten lookup gives the same bits as dequantizing the whole table first."""
+    rng = np.random.default_rng(1)
+    nodes = [
+        helper.make_node("DequantizeLinear", ["table", "scales", "zeros"], ["rows"], "dequantize", axis=0),
+        helper.make_node("Gather", ["rows", "ids"], ["looked_up"], "lookup"),
+    ]
+    model = helper.make_model(
+        helper.make_graph(
+            nodes,
+            "lookup",
+            [helper.make_tensor_value_info("ids", TensorProto.INT32, ["N", "L"])],
+            [helper.make_tensor_value_info("looked_up", TensorProto.FLOAT, ["N", "L", 7])],
+            [
+                numpy_helper.from_array(rng.integers(-128, 128, (50, 7), dtype=np.int8), "table"),
+                numpy_helper.from_array(rng.uniform(1e-4, 3, 50).astype(np.float32), "scales"),
+                numpy_helper.from_array(np.zeros(50, np.int8), "zeros"),
+            ],
+        ),
+        opset_imports=[helper.make_opsetid("", 17)],
+        ir_version=8,
+    )
+    ids = rng.integers(0, 50, (3, 9)).astype(np.int32)
+
+    def look_up() -> NDArray[np.float32]:
+        onnx.checker.check_model(model, full_check=True)
+        session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+        result: NDArray[np.float32] = session.run(None, {"ids": ids})[0]
+        return result
+
+    before = look_up()
+    assert gather_before_dequantizing(model) == 1
+    assert [node.op_type for node in model.graph.node] == ["Gather", "Cast", "Gather", "Mul"]
+    assert {tensor.name for tensor in model.graph.initializer} == {"table", "scales_column"}
+    np.testing.assert_array_equal(look_up(), before)
