@@ -121,9 +121,7 @@ def check_probes(probes: Probes, manifest: ManifestDraft, path: Path) -> None:
     if found != expected:
         raise BundleError(f"{path} is of picture size and dimension {found}, {MANIFEST_NAME} of {expected}")
     if longest > manifest.text.context_length:
-        raise BundleError(
-            f"{path} has a text of {longest} tokens: the context is {manifest.text.context_length}"
-        )
+        raise BundleError(f"{path} has a text of {longest} tokens: the context is {manifest.text.context_length}")
 
 
 def check_file(path: Path, record: FileRecord) -> None:

@@ -14,6 +14,17 @@ from numpy.typing import NDArray
 from twinspire.errors import BundleError, InputError
 
 _UNIT_TOLERANCE = 1e-3
+# What NumPy raises for files that are no .npz or not of these arrays.
+_UNREADABLE = (
+    InputError,
+    OSError,
+    ValueError,
+    TypeError,
+    KeyError,
+    EOFError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -33,12 +44,7 @@ class Probes:
 
     def __post_init__(self) -> None:
         image, ids = self.image, self.input_ids
-        if (
-            image.dtype != np.uint8
-            or image.ndim != 4
-            or image.shape[1] != image.shape[2]
-            or image.shape[3] != 3
-        ):
+        if image.dtype != np.uint8 or image.ndim != 4 or image.shape[1] != image.shape[2] or image.shape[3] != 3:
             raise InputError(f"image is {image.dtype} {image.shape}: expected uint8 (N, S, S, 3)")
         for position, row in enumerate(ids):
             if row.dtype != np.int32 or row.ndim != 1 or not row.size:
@@ -67,7 +73,7 @@ class Probes:
     def load(cls, path: Path) -> Probes:
         """Read what `save` wrote. Raises BundleError that names the file."""
         try:
-            with np.load(path, allow_pickle=False) as stored:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
                 ids, lengths = stored["ids"], stored["lengths"]
                 if lengths.ndim != 1 or lengths.sum() != ids.size:
                     raise InputError(f"lengths {lengths.tolist()} do not add up to {ids.size} ids")
@@ -77,7 +83,7 @@ class Probes:
                     image_embedding=stored["image_embedding"],
                     text_embedding=stored["text_embedding"],
                 )
-        except (InputError, OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        except _UNREADABLE as error:
             raise BundleError(f"{path} holds no probes: {error}") from error
 
 

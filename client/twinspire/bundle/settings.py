@@ -59,12 +59,12 @@ class ImageSettings:
     std: tuple[float, float, float]
 
     def __post_init__(self) -> None:
+        for name in ("mean", "std"):  # 0 and 0.0 would be equal, but not in JSON, of which the space is made
+            object.__setattr__(self, name, tuple(float(value) for value in getattr(self, name)))
         if self.size < 1 or self.resize < 1:
             raise InputError(f"size {self.size} and resize {self.resize}: expected at least 1 pixel")
         if self.interpolation not in tuple(Interpolation):
-            raise InputError(
-                f"interpolation {self.interpolation!r}: expected one of {', '.join(Interpolation)}"
-            )
+            raise InputError(f"interpolation {self.interpolation!r}: expected one of {', '.join(Interpolation)}")
         if not self.crop and self.resize != self.size:
             raise InputError(f"resize {self.resize} without crop: expected the size, {self.size}")
         if not all(math.isfinite(value) for value in self.mean):
@@ -91,8 +91,6 @@ class TextSettings:
 
     def __post_init__(self) -> None:
         if self.context_length < 2:
-            raise InputError(
-                f"context_length {self.context_length}: expected at least 2, start and end token"
-            )
+            raise InputError(f"context_length {self.context_length}: expected at least 2, start and end token")
         if self.pad_id < 0 or self.eos_id < 0:
             raise InputError(f"pad_id {self.pad_id} and eos_id {self.eos_id}: expected at least 0")

@@ -9,7 +9,7 @@ from typing import Any
 
 from twinspire.bundle.schema import encode, parse_json
 from twinspire.bundle.settings import ImageSettings
-from twinspire.errors import InputError
+from twinspire.errors import BundleError, InputError
 
 _HEADER = b"twinspire space 1"
 # What decides the token ids of a text. `truncation`, `padding` and `decoder` do not.
@@ -39,9 +39,7 @@ def space_id(
     for name, dtype, shape, data in tensors:
         if name in digests:
             raise InputError(f"the tensor {name!r} comes twice")
-        digests[name] = _digest(
-            name.encode(), dtype.encode(), json.dumps([int(n) for n in shape]).encode(), data
-        )
+        digests[name] = _digest(name.encode(), dtype.encode(), json.dumps([int(n) for n in shape]).encode(), data)
     if not digests:
         raise InputError("no tensors: a space is named after a checkpoint's weights")
     return _digest(
@@ -64,9 +62,7 @@ def _digest(*fields: bytes | bytearray | memoryview) -> bytes:
 
 
 def _canonical(value: object) -> bytes:
-    return json.dumps(
-        value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
-    ).encode()
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode()
 
 
 def _tokenizer_essence(tokenizer_json: str) -> dict[str, Any]:
@@ -78,11 +74,9 @@ def _tokenizer_essence(tokenizer_json: str) -> dict[str, Any]:
     document = parse_json(tokenizer_json, "tokenizer.json")
     model = document.get("model") if isinstance(document, dict) else None
     if not isinstance(model, dict) or "vocab" not in model:
-        raise InputError("tokenizer.json holds no model with a vocabulary")
+        raise BundleError("tokenizer.json holds no model with a vocabulary")
     essence = {name: document.get(name) for name in _TOKENIZER_PARTS}
-    essence["model"] = {
-        name: value for name, value in model.items() if name != "merges" and not _is_default(value)
-    }
+    essence["model"] = {name: value for name, value in model.items() if name != "merges" and not _is_default(value)}
     merges = model.get("merges") or []
     essence["merges"] = [merge.split(" ", 1) if isinstance(merge, str) else merge for merge in merges]
     return essence

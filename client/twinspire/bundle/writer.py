@@ -131,9 +131,7 @@ class BundleWriter:
         records = {path.name: file_record(path) for path in sorted(self.folder.iterdir())}
         for name, expected in self._linked.items():
             if records.get(name, expected) != expected:
-                raise BundleError(
-                    f"{self.destination} was not written: {name} of the base changed since it was opened"
-                )
+                raise BundleError(f"{self.destination} was not written: {name} of the base changed since it was opened")
         towers: dict[Tower, dict[Precision, EngineRecord]] = {tower: {} for tower in Tower}
         for (tower, precision), (file, certificate) in sorted(chosen.items()):
             record = records[file]
@@ -160,9 +158,7 @@ class BundleWriter:
 
     def _check_destination(self) -> None:
         if os.path.lexists(self.destination):
-            raise BundleError(
-                f"{self.destination} exists: a bundle is never changed. Give another name or remove it"
-            )
+            raise BundleError(f"{self.destination} exists: a bundle is never changed. Give another name or remove it")
         if not self.destination.parent.is_dir():
             raise BundleError(f"{self.destination.parent} is no folder: make it first")
 

@@ -45,6 +45,8 @@ def to_rgb(image: Image.Image, origin: Origin) -> Image.Image:
         assert converted is not None  # only in-place conversion gives None
         return converted
     if image.has_transparency_data:
+        if image.mode == "La":  # has no way to RGBA but this
+            image = image.convert("LA")
         opaque = Image.new("RGBA", image.size, "white")
         opaque.alpha_composite(image.convert("RGBA"))
         return opaque.convert("RGB")

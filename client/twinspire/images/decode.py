@@ -112,6 +112,8 @@ def _open(data: bytes, origin: Origin) -> ImageFile.ImageFile:
                 return factory(io.BytesIO(data), "")
             except MemoryError:
                 raise
+            except Image.DecompressionBombError as error:
+                raise _bomb(error, origin) from error
             except Exception as error:  # readers raise whatever their parsing stumbles over
                 raise origin.error(f"is a damaged {name}: {error}") from error
     raise origin.error(f"is no picture that can be read: {_EXPECTED}")
@@ -123,6 +125,13 @@ def _load(image: Image.Image, origin: Origin) -> None:
             image.load()
     except MemoryError:
         raise
+    except Image.DecompressionBombError as error:
+        raise _bomb(error, origin) from error
     except Exception as error:  # decoders raise whatever the damage leads to
         kind = getattr(image, "format", None) or "picture"
         raise origin.error(f"is a truncated or damaged {kind}: {error}") from error
+
+
+def _bomb(error: Image.DecompressionBombError, origin: Origin) -> ImageError:
+    """Some readers keep Pillow's own limit, whatever ours is."""
+    return origin.error(f"was not decoded, it is too large by its header: {error}")

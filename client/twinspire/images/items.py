@@ -50,7 +50,8 @@ class Origin:
 def origin_of(item: Any, position: int) -> Origin:  # noqa: ANN401 - whatever the caller gave
     """Name an item: its path or file name where it has one, else its type."""
     if isinstance(item, (str, os.PathLike)):
-        return Origin(position, os.fsdecode(item))
+        printable = os.fsdecode(item).encode(errors="backslashreplace").decode()  # names need not be UTF-8
+        return Origin(position, printable)
     name = getattr(item, "name", None) or getattr(item, "filename", None)
     return Origin(position, name if isinstance(name, str) else type(item).__name__)
 
