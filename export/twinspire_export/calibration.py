@@ -10,11 +10,14 @@ from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from twinspire.text import Tokenizer
+from PIL.Image import Image
 
 from twinspire.bundle import Bundle
 from twinspire.errors import InputError
-from twinspire.images import Preprocessor
+from twinspire.images import ImageItem, Preprocessor
+from twinspire.text import Tokenizer
+from twinspire_bench import scenes
+from twinspire_bench.scenes import CaptionedScene, Language, scene_set
 
 MAX_SAMPLES = 320
 """More are thinned out evenly: each costs two runs of the fp32 engine, and ranges change little any more."""
@@ -26,6 +29,8 @@ MIN_TO_HOLD_APART = 20
 """With fewer samples none is kept back: they would leave too few for either purpose."""
 
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+
+_SCENES_SEED = 8
 
 _Sample = TypeVar("_Sample")
 
@@ -62,7 +67,7 @@ def split(samples: Sequence[_Sample]) -> Split[_Sample]:
     )
 
 
-def image_samples(bundle: Bundle, pictures: Sequence[Path] | NDArray[np.uint8]) -> Split[NDArray[np.uint8]]:
+def image_samples(bundle: Bundle, pictures: Sequence[ImageItem] | NDArray[np.uint8]) -> Split[NDArray[np.uint8]]:
     """Bring pictures to the size that `bundle` takes; a sample is one of them, (1, S, S, 3) uint8.
 
     An array must be (N, S, S, 3) already. Raises InputError where there are none or the shape differs,
@@ -122,11 +127,16 @@ def read_captions(file: Path) -> list[str]:
     return captions
 
 
-def drawn_pictures() -> list[Path] | NDArray[np.uint8]:
-    """Draw the pictures to calibrate on where none are given."""
-    raise InputError("no pictures to calibrate on: give a folder with --pictures")
+def drawn_pictures() -> list[Image]:
+    """Draw the pictures to calibrate on where none are given: scenes of the training split."""
+    return [scene.draw() for scene in _scenes()]
 
 
 def drawn_captions() -> list[str]:
-    """Write the captions to calibrate on where none are given."""
-    raise InputError("no captions to calibrate on: give a file with --captions")
+    """Write the captions to calibrate on where none are given: those of the scenes, in each language by turns."""
+    languages = tuple(Language)
+    return [scene.captions[languages[position % len(languages)]] for position, scene in enumerate(_scenes())]
+
+
+def _scenes() -> list[CaptionedScene]:
+    return scene_set(MAX_SAMPLES, seed=_SCENES_SEED, split=scenes.Split.TRAIN)

@@ -38,4 +38,5 @@ def probe_pictures(size: int) -> NDArray[np.uint8]:
         noise.astype(np.float64),
         noise * down[..., None],
     ]
-    return np.stack(pictures).astype(np.uint8)
+    drawn: NDArray[np.uint8] = np.stack(pictures).astype(np.uint8)
+    return drawn

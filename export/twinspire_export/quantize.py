@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from twinspire.bundle import Bundle, BundleWriter, Certificate, Precision, Tower
 from twinspire.errors import BundleError, EngineError
+from twinspire.images import ImageItem
 from twinspire_export.calibration import Split, drawn_captions, drawn_pictures, image_samples, text_samples
 from twinspire_export.certificate import EngineRunner, certify
 from twinspire_export.contract import check_engine
@@ -26,14 +27,14 @@ def quantize_bundle(
     bundle: Bundle | str | Path,
     destination: str | Path,
     *,
-    pictures: Sequence[Path] | NDArray[np.uint8] | None = None,
+    pictures: Sequence[ImageItem] | NDArray[np.uint8] | None = None,
     captions: Sequence[str] | None = None,
     on_step: Callable[[str], None] | None = None,
 ) -> Bundle:
     """Make the bundle `destination`: that of `bundle`, with an int8 engine for each tower added.
 
-    Calibrated on `pictures`, files or (N, S, S, 3) uint8, and on `captions`; drawn scenes where none are
-    given. Of 20 or more of them a fifth is kept apart to measure on, and the certificates say so. What does
+    Calibrated on `pictures`, items that a client takes or (N, S, S, 3) uint8, and on `captions`; on drawn scenes
+    where none are given. Of 20 or more a fifth is kept apart to measure on, and the certificates say so. What does
     not change is hard-linked. `on_step` is told in a few words what begins.
 
     Nothing is left where it fails: BundleError where `bundle` has int8 engines already or `destination`

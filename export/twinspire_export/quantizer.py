@@ -139,7 +139,8 @@ def _import_nncf() -> ModuleType:
             del os.environ[variable]
         else:
             os.environ[variable] = before
-    return nncf
+    module: ModuleType = nncf
+    return module
 
 
 @contextmanager

@@ -96,4 +96,5 @@ class TextTower(nn.Module):
 
 def _unit(vectors: Tensor) -> Tensor:
     """Scale the rows of (N, D) to length 1."""
-    return vectors / vectors.norm(dim=-1, keepdim=True)
+    unit: Tensor = vectors / vectors.norm(dim=-1, keepdim=True)
+    return unit

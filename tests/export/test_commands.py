@@ -1,0 +1,124 @@
+"""`twinspire export` and `twinspire quantize` on the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import typer
+
+pytest.importorskip("torch", reason="the export needs torch")
+pytest.importorskip("nncf", reason="quantizing needs nncf")
+
+from PIL import Image
+
+from twinspire.bundle import Bundle, Precision, Tower
+from twinspire.cli import app as cli
+from twinspire.errors import InputError
+from twinspire_export.calibration import MAX_SAMPLES, drawn_captions, drawn_pictures, read_captions, read_pictures
+from twinspire_export.commands import register
+
+
+@pytest.fixture(autouse=True)
+def _only_these_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the root have this package's commands, whether or not the distribution is installed."""
+
+    def application() -> typer.Typer:
+        app = typer.Typer(pretty_exceptions_enable=False)
+        register(app)
+        return app
+
+    monkeypatch.setattr(cli, "application", application)
+
+
+def twinspire(*arguments: str | Path) -> int:
+    """Run the command line and give its exit status."""
+    with pytest.raises(SystemExit) as ended:
+        cli.main([str(argument) for argument in arguments])
+    return int(ended.value.code or 0)
+
+
+def test_export_then_quantize(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The two commands make bundles and report each engine; stdout has nothing of torch's or nncf's."""
+    assert twinspire("export", checkpoint, "-o", tmp_path / "fp32", "--name", "mine") == 0
+    reported = capsys.readouterr().out.splitlines()
+    assert len(reported) == 3
+    assert "'mine'" in reported[0]
+    assert "cosine to torch fp32: least 1.000000" in reported[1]
+
+    pictures, captions = tmp_path / "pictures", tmp_path / "captions.txt"
+    (pictures / "below").mkdir(parents=True)
+    for name, colour in (("a.jpg", "red"), ("b.PNG", "blue"), ("below/c.webp", "green")):
+        Image.new("RGB", (50, 40), colour).save(pictures / name)
+    (pictures / "notes.txt").write_text("no picture")
+    captions.write_text("a red car\n\n  一只猫  \n", encoding="utf-8")
+    arguments = ("quantize", tmp_path / "fp32", "-o", tmp_path / "int8")
+    assert twinspire(*arguments, "--pictures", pictures, "--captions", captions) == 0
+    reported = capsys.readouterr().out.splitlines()
+    assert len(reported) == 5
+    assert "the 3 pictures calibrated on" in reported[2]
+    assert "the 2 captions calibrated on" in reported[4]
+    assert Bundle.open(tmp_path / "int8").precisions(Tower.IMAGE) == (Precision.FP32, Precision.INT8)
+
+
+def test_error_ends_with_status_2(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A checkpoint that cannot be exported ends with status 2 and its message on stderr; nothing is left."""
+    (checkpoint / "model.safetensors").rename(checkpoint / "pytorch_model.bin")
+    assert twinspire("export", checkpoint, "-o", tmp_path / "bundle") == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "error: " in said.err
+    assert "pickled" in said.err
+    assert "Traceback" not in said.err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["tiny-clip"]
+
+
+def test_quantize_of_no_bundle(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A folder that is no bundle ends with status 2."""
+    assert twinspire("quantize", tmp_path, "-o", tmp_path / "bundle") == 2
+    assert "bundle.json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("missing", [True, False])
+def test_folder_without_pictures(tmp_path: Path, missing: bool) -> None:
+    """A folder that is not there or has no pictures is an InputError."""
+    folder = tmp_path / "pictures"
+    if not missing:
+        folder.mkdir()
+        (folder / "notes.txt").touch()
+    with pytest.raises(InputError, match="pictures"):
+        read_pictures(folder)
+
+
+def test_captions_in_cocos_form(tmp_path: Path) -> None:
+    """A .json file gives the captions of a data set in COCO's form."""
+    file = tmp_path / "captions.json"
+    file.write_text(json.dumps({"images": [], "annotations": [{"caption": "a cat", "id": 1}, {"caption": " 一只猫"}]}))
+    assert read_captions(file) == ["a cat", "一只猫"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("none.txt", b"\n  \n"),
+        ("latin.txt", "né".encode("latin-1")),
+        ("list.json", b"[]"),
+        ("cut.json", b'{"annotations": ['),
+        ("other.json", b'{"annotations": [{"text": "a cat"}]}'),
+        ("missing.txt", None),
+    ],
+)
+def test_captions_that_cannot_be_read(tmp_path: Path, name: str, content: bytes | None) -> None:
+    """A file without captions, of another encoding or form, or that is not there is an InputError that names it."""
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=name):
+        read_captions(tmp_path / name)
+
+
+def test_drawn_scenes_are_the_default() -> None:
+    """Where nothing is given there are 320 drawn pictures and as many captions, half of them Chinese."""
+    captions = drawn_captions()
+    assert len(drawn_pictures()) == len(captions) == MAX_SAMPLES
+    assert sum(any("\u4e00" <= character <= "\u9fff" for character in text) for text in captions) == MAX_SAMPLES // 2
