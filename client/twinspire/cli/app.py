@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from twinspire.cli import index, search
 from twinspire.errors import TwinspireError
 
 EXIT_ERROR = 2
@@ -24,6 +25,8 @@ def application() -> typer.Typer:
         pretty_exceptions_enable=False,
         add_completion=False,
     )
+    app.add_typer(index.app, name="index")
+    app.command("search")(search.search)
     for entry_point in sorted(entry_points(group="twinspire.commands"), key=lambda entry: entry.name):
         entry_point.load()(app)
     return app

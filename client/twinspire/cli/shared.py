@@ -1,0 +1,51 @@
+"""What several commands share. Imports nothing heavy: `twinspire --help` is to come at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import unicodedata
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from twinspire.client import Client
+
+BundleOption = Annotated[
+    Path | None,
+    typer.Option("--bundle", "-b", help="The bundle that encodes; the sample that comes with twinspire if not given."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")]
+
+
+def open_client(bundle: Path | None) -> Client:
+    """Open the bundle, or the sample, in this process."""
+    from twinspire.client import Client
+    from twinspire.sample import sample_bundle
+
+    return Client.local(bundle if bundle is not None else sample_bundle())
+
+
+def print_json(document: dict[str, Any]) -> None:
+    """Print a JSON document to standard output, in UTF-8 whatever the terminal's encoding: JSON knows no other."""
+    text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+    sys.stdout.flush()
+    typer.echo(text.encode(), nl=False)
+
+
+def printable(text: str | os.PathLike[str]) -> str:
+    """Return a path or text on one line: control characters and bytes that are no UTF-8 come escaped."""
+    decoded = os.fsencode(text).decode(errors="backslashreplace")
+    return "".join(
+        character.encode("unicode_escape").decode() if unicodedata.category(character)[0] == "C" else character
+        for character in decoded
+    )
+
+
+def shortened(path: str) -> str:
+    """Return a path below the working directory relative to it, any other as it is."""
+    below = os.path.relpath(path) if path.startswith(os.path.join(Path.cwd(), "")) else path  # noqa: PTH118
+    return printable(below)

@@ -1,0 +1,305 @@
+"""`twinspire index` and `twinspire search` as a user meets them; the towers are fake."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from twinspire.cli import main
+from twinspire.errors import ImageError
+from twinspire.index import Index, Item, ItemKind
+
+COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "红": (255, 0, 0)}
+
+
+class FakeClient:
+    """Understands colours: encodes a picture to its mean colour, a text to the colour that it names."""
+
+    dim = 3
+
+    def __init__(self, space: str = "5" * 64) -> None:
+        self.space = space
+        self.towers = SimpleNamespace(encode_images=self._encode)
+
+    def __enter__(self) -> FakeClient:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def preprocess(self, items: list[Path], *, on_error: str = "raise") -> Any:
+        """Resize what Pillow can open to 4 by 4."""
+        rows, errors = [np.zeros((0, 4, 4, 3), np.uint8)], []
+        for position, item in enumerate(items):
+            try:
+                with Image.open(item) as image:
+                    rows.append(np.asarray(image.convert("RGB").resize((4, 4)))[None])
+            except OSError:
+                errors.append(ImageError(position, str(item), "is no picture"))
+        if on_error == "raise" and errors:
+            raise errors[0]
+        return (np.concatenate(rows), errors) if on_error == "skip" else np.concatenate(rows)
+
+    def encode_images(self, items: list[Path]) -> NDArray[np.float32]:
+        """Return (N, 3) float32."""
+        return self._encode(self.preprocess(items))
+
+    def encode_text(self, texts: list[str]) -> NDArray[np.float32]:
+        """Return (N, 3) float32."""
+        named = [sum(np.array(rgb) for name, rgb in COLOURS.items() if name in text) for text in texts]
+        return self._unit(np.array(named, np.float32))
+
+    def _encode(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return self._unit(pixels.reshape(len(pixels), -1, 3).mean(axis=1).astype(np.float32))
+
+    @staticmethod
+    def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+class Ran(NamedTuple):
+    """What a command did."""
+
+    status: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Ran]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+    """Run `twinspire` in a folder of its own, the bundle named `other` being of another space."""
+
+    def open_client(bundle: Path | None) -> FakeClient:
+        return FakeClient("6" * 64) if bundle == Path("other") else FakeClient()
+
+    def run_main(*arguments: object) -> Ran:
+        with pytest.raises(SystemExit) as ended:
+            main([str(argument) for argument in arguments])
+        sys.stdout.flush()
+        return Ran(int(ended.value.code or 0), *capfd.readouterr())
+
+    monkeypatch.setattr("twinspire.cli.index.open_client", open_client)
+    monkeypatch.setattr("twinspire.cli.search.open_client", open_client)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    return run_main
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Draw pictures of three colours in a folder with an awkward name."""
+    folder = tmp_path / "my [photos] of things that have a really long name, longer than the terminal is wide 猫"
+    folder.mkdir()
+    for name in ("red", "green", "blue"):
+        Image.new("RGB", (32, 24), COLOURS[name]).save(folder / f"{name}.png")
+    return folder
+
+
+def refused(ran: Ran, message: str) -> None:
+    """Check for status 2 and one clear message."""
+    assert ran.status == 2
+    assert message in ran.err.replace("\n", " ")
+    assert "Traceback" not in ran.err
+    assert ran.err.count("error:") == 1
+    assert ran.out == ""
+
+
+def files(folder: Path) -> list[str]:
+    """List everything below a folder but SQLite's own passing files."""
+    return sorted(str(path) for path in folder.rglob("*") if not path.name.endswith(("-wal", "-shm")))
+
+
+def test_pictures_are_added_and_adding_them_again_is_a_no_op(run: Run, photos: Path) -> None:
+    """The index is made, the report counts; a second time everything is there already; both succeed."""
+    ran = run("index", "add", "idx", photos)
+    assert ran.status == 0
+    assert ran.out.startswith("3 added in ")
+    assert " images/s)\nidx holds 3 items\n" in ran.out
+    before = (Path("idx") / "vectors.f32").read_bytes()
+    ran = run("index", "add", "idx", photos)
+    assert ran == Ran(0, "0 added, 3 there already\nidx holds 3 items\n", "")
+    assert (Path("idx") / "vectors.f32").read_bytes() == before
+
+
+def test_files_that_fail_are_listed_on_standard_error(run: Run, photos: Path) -> None:
+    """The rest is added, the status is 0, and each failed file is on one line with its cause."""
+    (photos / "bad\n\x1b[31m.png").write_text("no picture")
+    odd = os.fsdecode(os.fsencode(photos) + b"/\xff.png")
+    Path(odd).write_text("x")
+    ran = run("index", "add", "idx", photos)
+    assert ran.status == 0
+    assert ran.out.startswith("3 added in ")
+    assert ", 2 failed\n" in ran.out
+    assert f"failed {photos.name}/bad\\n\\x1b[31m.png: is no picture\n" in ran.err
+    assert f"failed {photos.name}/\\xff.png: its name is not UTF-8: rename it\n" in ran.err
+
+
+def test_no_index_appears_where_every_file_fails(run: Run, tmp_path: Path) -> None:
+    """Status 2, the causes, and nothing written."""
+    (tmp_path / "bad.png").write_text("no picture")
+    ran = run("index", "add", "idx", "bad.png")
+    assert ran.status == 2
+    assert "failed bad.png: is no picture\nerror: none of the 1 files could be added" in ran.err
+    assert files(tmp_path) == [str(tmp_path / "bad.png")]
+
+
+def test_index_add_refuses_what_it_cannot_do(run: Run, photos: Path, tmp_path: Path) -> None:
+    """No path, an empty folder, a folder that is no index, a missing parent: status 2, nothing written."""
+    (tmp_path / "empty").mkdir()
+    before = files(tmp_path)
+    refused(run("index", "add", "idx", "empty"), "empty has no picture in it")
+    refused(run("index", "add", "idx", "nowhere"), "there is no file or folder")
+    refused(run("index", "add", "empty", photos), "is no index: it has no catalogue.sqlite")
+    refused(run("index", "add", "a/b", photos), "there is no folder")
+    assert run("index", "add", "idx").status == 2
+    assert files(tmp_path) == before
+
+
+def test_another_space_and_a_second_writer_are_refused(run: Run, photos: Path) -> None:
+    """The index stays as it is, and the message says what to do."""
+    run("index", "add", "idx", photos)
+    before = (Path("idx") / "vectors.f32").read_bytes()
+    refused(run("index", "add", "idx", photos, "--bundle", "other"), "Use a bundle of the index's space")
+    refused(run("search", "idx", "red", "-b", "other"), "Use a bundle of the index's space")
+    with Index.open("idx", mode="write"):
+        refused(run("index", "add", "idx", photos), "An index has one writer at a time")
+        assert run("search", "idx", "red").status == 0
+    assert (Path("idx") / "vectors.f32").read_bytes() == before
+
+
+def test_in_a_pipe_hits_are_lines_of_score_and_whole_path(run: Run, photos: Path) -> None:
+    """Best first, separated by a tab, never wrapped or shortened, and nothing else on standard output."""
+    run("index", "add", "idx", photos)
+    ran = run("search", "idx", "red", "-k", "2")
+    assert ran.status == 0
+    assert ran.out.splitlines()[0] == f"1.0000\t{photos / 'red.png'}"
+    assert len(ran.out.splitlines()) == 2
+    assert ran.err == ""
+
+
+def test_on_a_terminal_the_path_is_whole_and_can_be_copied(
+    run: Run, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At 80 columns a long path is left to the terminal to wrap; brackets in it are no markup."""
+    run("index", "add", "idx", photos)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    out = run("search", "idx", "red").out
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", out)
+    assert out != plain
+    assert plain.splitlines()[0].startswith("red  best of 3, ")
+    assert plain.splitlines()[1] == f"  1  1.0000  {photos.name}/red.png"
+
+
+def test_a_picture_finds_itself(run: Run, photos: Path) -> None:
+    """--image searches by a picture."""
+    run("index", "add", "idx", photos)
+    ran = run("search", "idx", "--image", photos / "blue.png", "-k", 1)
+    assert ran.out == f"1.0000\t{photos / 'blue.png'}\n"
+
+
+def test_json_is_one_document(run: Run, photos: Path) -> None:
+    """Query, k and the hits with rank, score, uri; the index's stats as well."""
+    run("index", "add", "idx", photos)
+    document = json.loads(run("search", "idx", "红 pale", "-k", "9", "--json").out)
+    assert (document["schema_version"], document["query"], document["k"]) == (1, {"text": "红 pale"}, 9)
+    assert [hit["rank"] for hit in document["hits"]] == [1, 2, 3]
+    best = document["hits"][0]
+    assert (best["uri"], best["score"], best["kind"]) == (str(photos / "red.png"), 1.0, "image")
+    image = json.loads(run("search", "idx", "-i", photos / "red.png", "--json").out)["query"]["image"]
+    assert image == str(photos / "red.png")
+    stats = json.loads(run("index", "stats", "idx", "--json").out)
+    assert (stats["items"], stats["images"], stats["dim"], stats["space"]) == (3, 3, 3, "5" * 64)
+    assert stats["vectors_bytes"] == 64 + 3 * 3 * 4
+
+
+def test_stats_are_readable(run: Run, photos: Path) -> None:
+    """One line a fact."""
+    run("index", "add", "idx", photos)
+    out = run("index", "stats", "idx").out
+    assert "items           3\n" in out
+    assert "vectors         0.1 KiB\n" in out
+    refused(run("index", "stats", "nowhere"), "there is no index at")
+
+
+def test_the_sheet_is_written_beside_the_hits(run: Run, photos: Path, tmp_path: Path) -> None:
+    """A PNG with the colours of the hits; the list still comes, and JSON stays pure."""
+    run("index", "add", "idx", photos)
+    (photos / "green.png").unlink()
+    ran = run("search", "idx", "red", "--sheet", "out.png")
+    assert ran.status == 0
+    assert len(ran.out.splitlines()) == 3
+    assert "contact sheet: out.png" in ran.err
+    with Image.open(tmp_path / "out.png") as sheet:
+        colours = {colour for _, colour in sheet.getcolors(1 << 24) or []}
+    assert {COLOURS["red"], COLOURS["blue"]} <= colours
+    json.loads(run("search", "idx", "-i", photos / "red.png", "--sheet", "out.png", "--json").out)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "needs either TEXT or --image FILE, neither came"),
+        (["red", "--image", "red.png"], "needs either TEXT or --image FILE, both came"),
+        ([""], "the query is empty"),
+        ([" \t\n"], "the query is empty"),
+        (["\udcff"], "the query is not UTF-8: \\xff"),
+        (["red", "-k", "0"], "-k is the number of hits, 1 or more, got 0"),
+        (["red", "-k", "-3"], "1 or more, got -3"),
+        (["--image", "nowhere.png"], "there is no picture file nowhere.png"),
+        (["--image", "bad.png"], "is no picture"),
+        (["red", "--sheet", "out.jpg"], "expected a name that ends in .png"),
+        (["red", "--sheet", "nowhere/out.png"], "its folder is missing"),
+    ],
+)
+def test_search_refuses_what_it_cannot_do(
+    run: Run, photos: Path, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    """Status 2, one message, nothing written."""
+    run("index", "add", "idx", photos)
+    (tmp_path / "bad.png").write_text("no picture")
+    before = files(tmp_path)
+    refused(run("search", "idx", *arguments), message)
+    assert files(tmp_path) == before
+
+
+def test_an_empty_or_missing_index_is_said(run: Run, tmp_path: Path) -> None:
+    """Searching it is status 2 with what to do."""
+    Index.create(tmp_path / "idx", space="5" * 64, dim=3).close()
+    refused(run("search", "idx", "red"), "is empty: add pictures with `twinspire index add`")
+    refused(run("search", "nowhere", "red"), "there is no index at")
+
+
+def test_a_damaged_index_is_said(run: Run, tmp_path: Path) -> None:
+    """A flipped bit is status 2 with what to do."""
+    with Index.create(tmp_path / "idx", space="5" * 64, dim=3) as index:
+        index.add(np.eye(3, dtype=np.float32), [Item(str(n), ItemKind.TEXT) for n in range(3)], space="5" * 64)
+    path = tmp_path / "idx" / "vectors.f32"
+    path.write_bytes(path.read_bytes()[:-1] + b"\x01")
+    refused(run("search", "idx", "red"), "is damaged")
+
+
+def test_starting_up_imports_nothing_heavy() -> None:
+    """`twinspire --help` loads neither numpy nor what is heavier."""
+    code = (
+        "import sys, twinspire.cli\n"
+        "heavy = {'numpy', 'faiss', 'onnxruntime', 'PIL', 'torch', 'tokenizers'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    client = Path(__file__).parents[2] / "client"
+    environment = {**os.environ, "PYTHONPATH": str(client)}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
