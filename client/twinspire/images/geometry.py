@@ -22,9 +22,8 @@ _WHOLE_PIXELS = 64 * 10**6
 def fit(image: Image.Image, settings: ImageSettings) -> Image.Image:
     """Resize and crop an RGB picture to (S, S).
 
-    Bit-equal to the slow CLIPImageProcessor, and to OpenAI's own preprocessing, unless the resized picture
-    would have more than 64 million pixels (an aspect ratio above 1 : 1,275 at 224 pixels); there within 1 of
-    255.
+    Bit-equal to the slow CLIPImageProcessor, and to OpenAI's own preprocessing, unless the resized picture would have
+    more than 64 million pixels (an aspect ratio above 1 : 1,275 at 224 pixels); see `fit_window` for those.
     """
     size = settings.size
     resample, _ = _FILTERS[Interpolation(settings.interpolation)]
@@ -45,9 +44,10 @@ def resized_size(size: tuple[int, int], shorter: int) -> tuple[int, int]:
 
 
 def fit_window(image: Image.Image, settings: ImageSettings) -> Image.Image:
-    """Do what `fit` does by computing only the pixels that are cut out; within 1 of 255 of it.
+    """Do what `fit` does by computing only the pixels that are cut out.
 
-    Not bit-equal, since Pillow takes the window's edges as float32.
+    Within 1 of 255 of it, more where the filter overshoots black or white: Pillow takes the window's edges as float32,
+    rounds and clips between its two passes, and chooses their order by the sizes.
     """
     resample, support = _FILTERS[Interpolation(settings.interpolation)]
     x, y = (
