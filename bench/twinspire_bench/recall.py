@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,18 @@ class Recall:
     r1: float
     r5: float
     r10: float
+
+
+@dataclass(frozen=True)
+class BothWays:
+    """Recall of captions finding their pictures, and of pictures finding their captions."""
+
+    text_to_image: Recall
+    image_to_text: Recall
+
+    def to_json(self) -> dict[str, dict[str, float]]:
+        """Return it as plain numbers, the form that certificates and reports carry."""
+        return asdict(self)
 
 
 def ranks(scores: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
@@ -35,3 +47,21 @@ def recall(queries: npt.NDArray[np.float32], items: npt.NDArray[np.float32]) -> 
     found = ranks(queries @ items.T)
     r1, r5, r10 = (float((found < k).mean()) for k in (1, 5, 10))
     return Recall(r1, r5, r10)
+
+
+def both_ways(images: npt.NDArray[np.float32], texts: npt.NDArray[np.float32]) -> BothWays:
+    """Return the recall between row i of `images` and row i of `texts`, both (N, D) float32, L2-normalised."""
+    return BothWays(text_to_image=recall(texts, images), image_to_text=recall(images, texts))
+
+
+def swap_accuracy(images: npt.NDArray[np.float32], texts: npt.NDArray[np.float32]) -> tuple[float, float]:
+    """Return how often the members of a pair are told apart: by their captions, and by their pictures.
+
+    `images` and `texts` are (2P, D) float32, rows 2i and 2i + 1 a pair. A pair counts where both members find their own
+    partner and not the other's, as Winoground's scores do (Thrush et al. 2022, arXiv:2204.03162); chance is 0.25.
+    """
+    scores = np.einsum("pid,pjd->pij", texts.reshape(-1, 2, texts.shape[1]), images.reshape(-1, 2, images.shape[1]))
+    first, second = scores[:, 0], scores[:, 1]  # (P, 2): each caption against the pair's two pictures
+    by_caption = (first[:, 0] > first[:, 1]) & (second[:, 1] > second[:, 0])
+    by_picture = (first[:, 0] > second[:, 0]) & (second[:, 1] > first[:, 1])
+    return float(by_caption.mean()), float(by_picture.mean())

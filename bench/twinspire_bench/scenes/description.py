@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -149,7 +149,7 @@ def sample_swap_pairs(count: int, *, seed: int, split: Split) -> list[tuple[Scen
 
 def _endless(layout: str, rng: random.Random, split: Split) -> Iterator[Scene]:
     """Scenes of one layout and split, for ever."""
-    makers = {
+    makers: dict[str, Callable[[random.Random], Scene]] = {
         "single": _single,
         "several": _several,
         "pair": lambda rng: _lined_up(rng, counts=(1, 1)),

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -62,7 +63,7 @@ def load_training_set(settings: TrainingSettings, cache: Path, *, processes: int
     if not file.exists():
         cache.mkdir(parents=True, exist_ok=True)
         part = file.with_suffix(".part")
-        images: npt.NDArray[np.uint8] = np.lib.format.open_memmap(  # type: ignore[no-untyped-call]
+        images: np.memmap[Any, np.dtype[np.uint8]] = np.lib.format.open_memmap(  # type: ignore[no-untyped-call]
             part, mode="w+", dtype=np.uint8, shape=(len(scenes), size, size, 3)
         )
         with get_context("spawn").Pool(processes) as pool:

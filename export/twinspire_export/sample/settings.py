@@ -35,9 +35,9 @@ class TrainingSettings:
     """
 
     scenes: int = 36_000
-    steps: int = 3_000
+    steps: int = 2_200
     batch: int = 256
-    warmup_steps: int = 150
+    warmup_steps: int = 100
     learning_rate: float = 2e-3
     weight_decay: float = 0.02
     partial_captions: float = 0.25

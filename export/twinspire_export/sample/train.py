@@ -68,6 +68,7 @@ def build_optimizers(model: CLIPModel, settings: TrainingSettings) -> list[torch
             decayed.append(parameter)
         else:
             rest.append(parameter)
+    groups: list[dict[str, Any]] = [{"params": decayed}, {"params": rest, "weight_decay": 0.0}]
     return [
         torch.optim.Muon(
             matrices,
@@ -76,7 +77,7 @@ def build_optimizers(model: CLIPModel, settings: TrainingSettings) -> list[torch
             adjust_lr_fn="match_rms_adamw",
         ),
         torch.optim.AdamW(
-            [{"params": decayed}, {"params": rest, "weight_decay": 0.0}],
+            groups,
             lr=settings.learning_rate,
             betas=(0.9, 0.98),
             weight_decay=settings.weight_decay,
@@ -139,8 +140,13 @@ def learning_rate(step: int, settings: TrainingSettings) -> float:
     return max(0.0, min(1.0, rise, fall))
 
 
-def train(settings: TrainingSettings, out: Path, cache: Path, *, threads: int, report_every: int = 25) -> None:
-    """Train and write the checkpoint to `out`; a checkpoint so far stands in `out` after each 500 steps."""
+def train(
+    settings: TrainingSettings, out: Path, cache: Path, *, threads: int, compiled: bool = True, report_every: int = 25
+) -> None:
+    """Train and write the checkpoint to `out`; a checkpoint so far stands in `out` after each 500 steps.
+
+    `compiled` towers are three times as fast, after a minute of compiling.
+    """
     out.mkdir(parents=True, exist_ok=True)
     started, cpu_started = time.monotonic(), time.process_time()
     scenes, _ = training_scenes(settings)
@@ -154,7 +160,7 @@ def train(settings: TrainingSettings, out: Path, cache: Path, *, threads: int, r
     model = build_model(tokenizer.get_vocab_size(), settings.seed).to(device)
     optimizers = build_optimizers(model, settings)
 
-    @torch.compile
+    @torch.compile(disable=not compiled)
     def embed(pixels: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         with torch.autocast(device.type, torch.bfloat16):
             return model.get_image_features(pixel_values=pixels), model.get_text_features(input_ids=ids)

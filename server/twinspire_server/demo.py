@@ -1,0 +1,158 @@
+"""The demo: draw pictures, index them, find them in words, measure how well.
+
+What a user of the library would write, with a stop watch.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from twinspire import Bundle, Client, Index
+from twinspire.errors import InputError
+from twinspire.index import Hit
+from twinspire.ingest import add_pictures
+from twinspire.sheet import SheetRow, contact_sheet
+from twinspire_bench.recall import BothWays, both_ways
+from twinspire_bench.scenes import CaptionedScene, Language, Split, draw_dataset, draw_scene
+
+QUERIES = (
+    "a red car",
+    "two yellow butterflies in the forest",
+    "a white rabbit to the left of a blue house",
+    "一只黑色的猫",
+    "雪地里，一座红色的房子",
+    "海边，一艘橙色的船在一棵绿色的树的右边",
+)
+SEED = 7
+HITS = 5
+_MARKER = ".twinspire-demo"
+_OWN = ("scenes", "index", "query.jpg", "answers.png")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A query and its hits, best first."""
+
+    query: str
+    hits: list[Hit]
+
+
+@dataclass(frozen=True)
+class DemoReport:
+    """What the demo found and measured.
+
+    `images_per_s` counts from files to a durable index: reading, decoding, encoding and writing.
+    """
+
+    runtime: str
+    images: int
+    images_per_s: float
+    recall: dict[Language, BothWays]
+    answers: list[Answer]
+    sheet: Path
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report as one JSON document."""
+        return {
+            "runtime": self.runtime,
+            "images": self.images,
+            "images_per_s": round(self.images_per_s, 1),
+            "recall": {language.value: recall.to_json() for language, recall in self.recall.items()},
+            "queries": [
+                {
+                    "query": answer.query,
+                    "hits": [{"file": Path(hit.uri).name, "score": round(hit.score, 4)} for hit in answer.hits],
+                }
+                for answer in self.answers
+            ],
+        }
+
+
+def run_demo(
+    out: Path, *, bundle: Path, images: int = 500, on_progress: Callable[[str, int, int], None] | None = None
+) -> DemoReport:
+    """Draw `images` held-out scenes below `out`, index them and answer the demo's queries.
+
+    `out` becomes the demo's own folder: new, empty, or an earlier demo's, which is replaced; anything else is an
+    `InputError`. `on_progress` is told the stage, what is done of it, and its total.
+    """
+    tell = on_progress or _say_nothing
+    _claim(out)
+    scenes = draw_dataset(
+        out / "scenes", images, seed=SEED, split=Split.HELDOUT, on_progress=lambda done: tell("drawing", done, images)
+    )
+    files = sorted((out / "scenes").glob("*.jpg"))
+    with Client.local(Bundle.open(bundle)) as client:
+        client.encode_images([files[0]])  # the first call pays for the engine's start
+        with Index.create(out / "index", space=client.space, dim=client.dim) as index:
+            images_per_s = _index(index, client, files, tell)
+            again = out / "query.jpg"
+            draw_scene(scenes[0].scene, random.Random("the same scene, drawn once more")).save(again, quality=90)
+            answers = _answer(index, client, [*QUERIES, again])
+        recall = _recall(client, files, scenes)
+    sheet = out / "answers.png"
+    contact_sheet([SheetRow(answer.query, _pictures(answer.hits)) for answer in answers], sheet)
+    return DemoReport("local", len(files), images_per_s, recall, answers, sheet)
+
+
+def _say_nothing(stage: str, done: int, total: int) -> None:
+    """Report no progress."""
+
+
+def _claim(out: Path) -> None:
+    """Make `out` the demo's own empty folder."""
+    try:
+        if out.exists() and any(out.iterdir()):
+            if not (out / _MARKER).exists():
+                raise InputError(f"{out} is not empty and no earlier demo's folder; name a new one with -o")
+            for name in _OWN:
+                shutil.rmtree(out / name) if (out / name).is_dir() else (out / name).unlink(missing_ok=True)
+        out.mkdir(parents=True, exist_ok=True)
+        (out / _MARKER).touch()
+    except OSError as error:
+        raise InputError(f"cannot write the demo to {out}: {error.strerror or error}") from error
+
+
+def _index(index: Index, client: Client, files: Sequence[Path], tell: Callable[[str, int, int], None]) -> float:
+    """Add the files and return how many a second."""
+    done = 0
+
+    def advance(more: int) -> None:
+        nonlocal done
+        done += more
+        tell("indexing", done, len(files))
+
+    started = time.perf_counter()
+    report = add_pictures(index, client, files, on_progress=advance)
+    seconds = time.perf_counter() - started
+    assert not report.failed
+    return len(files) / seconds
+
+
+def _answer(index: Index, client: Client, queries: Sequence[str | Path]) -> list[Answer]:
+    """Search for each query: a text, or a picture's path."""
+    answers = []
+    for query in queries:
+        vector = client.encode_text([query]) if isinstance(query, str) else client.encode_images([query])  # (1, D)
+        (hits,) = index.search(vector, k=HITS, space=client.space)
+        answers.append(Answer(query if isinstance(query, str) else query.name, hits))
+    return answers
+
+
+def _recall(client: Client, files: Sequence[Path], scenes: Sequence[CaptionedScene]) -> dict[Language, BothWays]:
+    """Recall between each picture and its caption, both ways, in each language."""
+    images = client.encode_images(files)  # (N, D)
+    return {
+        language: both_ways(images, client.encode_text([scene.captions[language] for scene in scenes]))
+        for language in Language
+    }
+
+
+def _pictures(hits: Sequence[Hit]) -> list[tuple[Path, float]]:
+    return [(Path(hit.uri), hit.score) for hit in hits]
