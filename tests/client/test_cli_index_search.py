@@ -201,7 +201,7 @@ def test_on_a_terminal_the_path_is_whole_and_can_be_copied(
     out = run("search", "idx", "red").out
     plain = re.sub(r"\x1b\[[0-9;]*m", "", out)
     assert out != plain
-    assert plain.splitlines()[0].startswith("red  best of 3, ")
+    assert plain.splitlines()[0] == "red  best of 3"
     assert plain.splitlines()[1] == f"  1  1.0000  {photos.name}/red.png"
 
 
@@ -291,6 +291,26 @@ def test_a_damaged_index_is_said(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "idx" / "vectors.f32"
     path.write_bytes(path.read_bytes()[:-1] + b"\x01")
     refused(run("search", "idx", "red"), "is damaged")
+
+
+def test_an_interruption_is_said_and_keeps_what_was_added(
+    run: Run, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C in the second batch: status 130, the first stays, and the same command goes on from there."""
+    for number in range(40):
+        Image.new("RGB", (9, 9), (number + 1, 200, 100)).save(photos / f"{number}.png")
+    encode, batches = FakeClient._encode, []
+
+    def interrupted(client: FakeClient, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        batches.append(len(pixels))
+        if len(batches) == 2:
+            raise KeyboardInterrupt
+        return encode(client, pixels)
+
+    monkeypatch.setattr(FakeClient, "_encode", interrupted)
+    ran = run("index", "add", "idx", photos)
+    assert (ran.status, ran.err) == (130, "interrupted\n")
+    assert ", 32 there already\nidx holds 43 items" in run("index", "add", "idx", photos).out
 
 
 def test_starting_up_imports_nothing_heavy() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+import twinspire.index
 from twinspire.errors import (
     EmbeddingError,
     IndexLockedError,
@@ -41,6 +43,11 @@ def items(count: int, prefix: str = "p") -> list[Item]:
 def index(tmp_path: Path) -> Index:
     """Make an empty index, open for writing."""
     return Index.create(tmp_path / "index", space=SPACE, dim=DIM)
+
+
+def test_the_public_names_are_these() -> None:
+    """What the room exports is pinned."""
+    assert twinspire.index.__all__ == ["AddReport", "Hit", "Index", "IndexStats", "Item", "ItemKind"]
 
 
 def test_an_item_is_found_by_its_own_vector_with_all_it_was_given(index: Index) -> None:
@@ -326,7 +333,7 @@ def test_an_unknown_mode_is_refused(index: Index) -> None:
 
 def test_without_faiss_the_error_names_the_extra(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     """Searching needs FAISS; where it is missing the message says how to get it. Adding does not."""
-    monkeypatch.setitem(__import__("sys").modules, "faiss", None)
+    monkeypatch.setitem(sys.modules, "faiss", None)
     index.add(unit(1), items(1), space=SPACE)
     with pytest.raises(MissingDependencyError, match=r"twinspire\[cpu\]"):
         index.search(unit(1), space=SPACE)

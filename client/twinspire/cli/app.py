@@ -33,13 +33,17 @@ def application() -> typer.Typer:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run `twinspire`. Ends the process: 0 on success, 2 on any error that twinspire raises on purpose."""
+    """Run `twinspire` and end the process: 0 on success, 2 on any `TwinspireError`, 130 on Ctrl-C."""
     stderr = Console(stderr=True, soft_wrap=True)
     try:
         application()(arguments)
     except TwinspireError as error:
         stderr.print(Text("error: ", style="bold red") + Text(str(error), style=""))
         sys.exit(EXIT_ERROR)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt:  # before typer is at work
         stderr.print("interrupted")
         sys.exit(EXIT_INTERRUPTED)
+    except SystemExit as ended:  # typer's way out, of an interruption too
+        if ended.code == EXIT_INTERRUPTED:
+            stderr.print("interrupted")
+        raise

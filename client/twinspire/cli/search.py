@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -38,16 +37,14 @@ def search(
             raise InputError(f"the index {index} is empty: add pictures with `twinspire index add`")
         with open_client(bundle) as client:
             opened.check_space(client.space)
-            start_s = time.perf_counter()
             query = client.encode_images([image]) if image is not None else client.encode_text([text or ""])  # (1, D)
             (hits,) = opened.search(query, k=k, space=client.space)
-            elapsed_s = time.perf_counter() - start_s
     if sheet is not None:
         _write_sheet(sheet, text, image, hits)
     if as_json:
         print_json(_document(index, text, image, k, hits))
         return
-    _print_hits(text if text is not None else printable(image or ""), hits, size=size, elapsed_s=elapsed_s)
+    _print_hits(text if text is not None else printable(image or ""), hits, size=size)
     if sheet is not None:
         typer.echo(f"contact sheet: {printable(sheet)}", err=True)
 
@@ -105,7 +102,7 @@ def _write_sheet(sheet: Path, text: str | None, image: Path | None, hits: Sequen
         )
 
 
-def _print_hits(query: str, hits: Sequence[Hit], *, size: int, elapsed_s: float) -> None:
+def _print_hits(query: str, hits: Sequence[Hit], *, size: int) -> None:
     from rich.console import Console
     from rich.text import Text
 
@@ -115,7 +112,7 @@ def _print_hits(query: str, hits: Sequence[Hit], *, size: int, elapsed_s: float)
         for hit in hits:
             typer.echo(f"{hit.score:.4f}\t{printable(hit.uri)}")
         return
-    stdout.print(Text.assemble((printable(query), "bold"), (f"  best of {size:,}, {elapsed_s * 1000:.0f} ms", "dim")))
+    stdout.print(Text.assemble((printable(query), "bold"), (f"  best of {size:,}", "dim")))
     for rank, hit in enumerate(hits, start=1):
         folder, slash, name = shortened(hit.uri).rpartition("/")
         stdout.print(
