@@ -28,7 +28,7 @@ def export(
         str, typer.Argument(metavar="CHECKPOINT", help="Folder or Hugging Face hub id of a CLIP model.")
     ],
     output: _Output,
-    name: Annotated[str | None, typer.Option(help="The bundle's name. [default: the checkpoint's]")] = None,
+    name: Annotated[str | None, typer.Option(help="The bundle's name. By default the checkpoint's.")] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")] = None,
 ) -> None:
     """Turn a checkpoint into a bundle with fp32 engines, measured against torch."""
@@ -44,11 +44,14 @@ def quantize(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle with fp32 engines.")],
     output: _Output,
     pictures: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Pictures to calibrate on. [default: drawn scenes]")
+        Path | None, typer.Option(metavar="DIR", help="Pictures to calibrate on. By default drawn scenes.")
     ] = None,
     captions: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Captions to calibrate on, one a line. [default: those of drawn scenes]"),
+        typer.Option(
+            metavar="FILE",
+            help="Captions to calibrate on, one a line, or COCO's JSON. By default those of drawn scenes.",
+        ),
     ] = None,
 ) -> None:
     """Make a new bundle with int8 engines beside those of BUNDLE. Needs no torch."""

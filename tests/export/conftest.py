@@ -27,6 +27,7 @@ def save_checkpoint(
     image_size: int = 32,
     context_length: int = 32,
     eos_id: int | None = None,
+    vocabulary: int | None = None,
     hidden_act: str = "quick_gelu",
     dtype: str = "float32",
     **saving: Any,
@@ -40,7 +41,7 @@ def save_checkpoint(
     config = CLIPConfig(
         text_config={
             **layers,
-            "vocab_size": len(tokenizer),
+            "vocab_size": len(tokenizer) if vocabulary is None else vocabulary,
             "max_position_embeddings": context_length,
             "bos_token_id": tokenizer.bos_token_id,
             "eos_token_id": tokenizer.eos_token_id if eos_id is None else eos_id,

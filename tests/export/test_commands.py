@@ -40,9 +40,11 @@ def twinspire(*arguments: str | Path) -> int:
 
 
 def test_export_then_quantize(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The two commands make bundles and report each engine; stdout has nothing of torch's or nncf's."""
+    """The two commands make bundles and report each engine; nothing of torch's or nncf's is shown."""
     assert twinspire("export", checkpoint, "-o", tmp_path / "fp32", "--name", "mine") == 0
-    reported = capsys.readouterr().out.splitlines()
+    said = capsys.readouterr()
+    assert said.err == ""
+    reported = said.out.splitlines()
     assert len(reported) == 3
     assert "'mine'" in reported[0]
     assert "cosine to torch fp32: least 1.000000" in reported[1]
@@ -55,7 +57,9 @@ def test_export_then_quantize(checkpoint: Path, tmp_path: Path, capsys: pytest.C
     captions.write_text("a red car\n\n  一只猫  \n", encoding="utf-8")
     arguments = ("quantize", tmp_path / "fp32", "-o", tmp_path / "int8")
     assert twinspire(*arguments, "--pictures", pictures, "--captions", captions) == 0
-    reported = capsys.readouterr().out.splitlines()
+    said = capsys.readouterr()
+    assert said.err == ""
+    reported = said.out.splitlines()
     assert len(reported) == 5
     assert "the 3 pictures calibrated on" in reported[2]
     assert "the 2 captions calibrated on" in reported[4]

@@ -1,0 +1,97 @@
+"""Checkpoints as they are published: ViT-B/32 at full size, and the files as OpenAI's repositories hold them."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="the export needs torch")
+pytest.importorskip("nncf", reason="quantizing needs nncf")
+
+import onnxruntime as ort
+import torch
+from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
+from transformers.models.clip.tokenization_clip import bytes_to_unicode
+
+from twinspire.bundle import Precision, Tower
+from twinspire.images import Preprocessor
+from twinspire.text import Tokenizer
+from twinspire_bench.scenes import Language, Split, scene_set
+from twinspire_export import export_checkpoint, quantize_bundle
+
+SHARED = Path(__file__).parents[3] / "shared" / "data"
+MERGES = SHARED / "vocab" / "bpe_simple_vocab_16e6.txt.gz"
+VECTORS = SHARED / "vectors" / "tokenizer"
+
+
+def write_clip_vocabulary(folder: Path) -> None:
+    """Write OpenAI's vocabulary as vocab.json and merges.txt, without a tokenizer.json."""
+    merges = gzip.decompress(MERGES.read_bytes()).decode("utf-8").split("\n")[1 : 49152 - 256 - 2 + 1]
+    characters = list(bytes_to_unicode().values())
+    tokens = [*characters, *(character + "</w>" for character in characters)]
+    tokens += ["".join(merge.split()) for merge in merges]
+    tokens += ["<|startoftext|>", "<|endoftext|>"]
+    (folder / "vocab.json").write_text(json.dumps({token: position for position, token in enumerate(tokens)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n", encoding="utf-8")
+
+
+@pytest.mark.skipif(not MERGES.is_file(), reason="../shared/data/vocab is not here")
+def test_openais_files(make_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
+    """A checkpoint in the files of OpenAI's repositories exports, and its tokenizer gives the published ids."""
+    checkpoint = make_checkpoint(tmp_path / "openai", image_size=32, context_length=77, vocabulary=49408, eos_id=2)
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
+        (checkpoint / name).unlink()
+    write_clip_vocabulary(checkpoint)
+    processor = {"feature_extractor_type": "CLIPFeatureExtractor", "size": 32, "crop_size": 32, "resample": 3}
+    (checkpoint / "preprocessor_config.json").write_text(json.dumps({**processor, "do_resize": True}))
+
+    bundle = export_checkpoint(checkpoint, tmp_path / "bundle")
+    assert (bundle.text.context_length, bundle.text.eos_id) == (77, 49407)
+    assert (bundle.image.size, bundle.image.resize, bundle.image.mean[0]) == (32, 32, 0.48145466)
+    tokenizer = Tokenizer(bundle.tokenizer_path, bundle.text)
+    for file in VECTORS.glob("*.json"):
+        for case in json.loads(file.read_text(encoding="utf-8")):
+            expected = case["ids"] if len(case["ids"]) <= 77 else [*case["ids"][:76], 49407]
+            assert tokenizer.encode([case["text"]])[0].tolist() == expected, case["text"]
+
+
+@pytest.mark.slow
+def test_vit_b_32(make_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
+    """ViT-B/32 with seeded weights exports to the embeddings of torch, and quantizes to a quarter of the size."""
+    checkpoint = make_checkpoint(tmp_path / "tiny", image_size=224, context_length=77)
+    tiny = CLIPConfig.from_pretrained(checkpoint)
+    config = CLIPConfig(text_config={"eos_token_id": tiny.text_config.eos_token_id})  # its defaults are ViT-B/32
+    torch.manual_seed(0)
+    model = CLIPModel(config).eval()
+    model.save_pretrained(checkpoint, safe_serialization=True)
+    scenes = scene_set(18, seed=5, split=Split.HELDOUT)
+    pictures, captions = [scene.draw() for scene in scenes], [scene.captions[Language.ENGLISH] for scene in scenes]
+
+    base = export_checkpoint(checkpoint, tmp_path / "fp32", name="vit-b-32")
+    pixels = CLIPImageProcessor.from_pretrained(checkpoint)(pictures[16:], return_tensors="pt")
+    with torch.inference_mode():
+        expected = torch.nn.functional.normalize(model.get_image_features(**pixels), dim=-1).numpy()
+    del model
+
+    bundle = quantize_bundle(base, tmp_path / "int8", pictures=pictures[:16], captions=captions[:16])
+    ids = Tokenizer(bundle.tokenizer_path, bundle.text).encode(captions[16:])
+    feeds = {Tower.IMAGE: [Preprocessor(bundle.image).many(pictures[16:])], Tower.TEXT: [row[None] for row in ids]}
+    for tower, least in ((Tower.IMAGE, 0.99), (Tower.TEXT, 0.98)):
+        engines = bundle.manifest.engines[tower]
+        ratio = engines[Precision.INT8].size_bytes / engines[Precision.FP32].size_bytes
+        assert ratio <= 0.26, f"{tower}: int8 is {ratio:.3f} of fp32"
+        rows = {}
+        for precision in engines:
+            session = ort.InferenceSession(bundle.engine(tower, precision), providers=["CPUExecutionProvider"])
+            name = session.get_inputs()[0].name
+            rows[precision] = np.concatenate([session.run(["embedding"], {name: feed})[0] for feed in feeds[tower]])
+        cosines = (rows[Precision.INT8] * rows[Precision.FP32]).sum(axis=1)
+        assert cosines.min() >= least, f"{tower}: least cosine of int8 to fp32 {cosines.min()}"
+        if tower is Tower.IMAGE:
+            difference = np.abs(rows[Precision.FP32] - expected).max()
+            assert difference <= 2e-6, f"largest difference to transformers {difference}"
