@@ -14,7 +14,5 @@ _FOLDER = Path(__file__).parent / "scenes"
 def sample_bundle() -> Path:
     """Give the folder of the bundle `scenes`. Raises BundleError where the installation lacks it."""
     if not _FOLDER.is_dir():
-        raise BundleError(
-            f"{_FOLDER} is missing: this installation has no sample bundle. Install twinspire again"
-        )
+        raise BundleError(f"{_FOLDER} is missing: this installation has no sample bundle. Install twinspire again")
     return _FOLDER
