@@ -74,6 +74,14 @@ def contact_sheet(rows: Sequence[SheetRow], destination: str | os.PathLike[str])
     return frozenset().union(*(row.missing for row in drawn))
 
 
+def missing_font_note(characters: frozenset[str]) -> str:
+    """Say which `characters` a contact sheet left out, and what would bring them."""
+    return (
+        f"note: no installed font has the characters {''.join(sorted(characters))}, so the contact sheet leaves "
+        "them out; a font such as Noto Sans CJK (Debian: fonts-noto-cjk) would bring them"
+    )
+
+
 class _Row:
     """One query, measured when made, drawn when its place is known."""
 

@@ -53,6 +53,8 @@ def _print(report: DemoReport, console: Console) -> None:
     """Print the answers and the figures as tables."""
     from rich.table import Table
 
+    from twinspire.sheet import missing_font_note
+
     answers = Table("query", "hits (score)", title="Answers", title_justify="left", box=None, pad_edge=False)
     for answer in report.answers:
         hits = "  ".join(f"{Path(hit.uri).name} [dim]{hit.score:.3f}[/dim]" for hit in answer.hits[:3])
@@ -70,3 +72,5 @@ def _print(report: DemoReport, console: Console) -> None:
         f"each query among all of them"
     )
     console.print(f"contact sheet: {report.sheet}")
+    if report.unwritable:
+        console.print(missing_font_note(report.unwritable))

@@ -37,17 +37,19 @@ _OWN = ("scenes", "index", "query.jpg", "answers.png")
 
 @dataclass(frozen=True)
 class Answer:
-    """A query and its hits, best first."""
+    """A query and its hits, best first. `picture` is the query where it is one."""
 
     query: str
     hits: list[Hit]
+    picture: Path | None = None
 
 
 @dataclass(frozen=True)
 class DemoReport:
     """What the demo found and measured.
 
-    `images_per_s` counts from files to a durable index: reading, decoding, encoding and writing.
+    `images_per_s` counts from files to a durable index: reading, decoding, encoding and writing. `unwritable` holds the
+    characters of the queries that no installed font has: the contact sheet leaves them out.
     """
 
     runtime: str
@@ -56,6 +58,7 @@ class DemoReport:
     recall: dict[Language, BothWays]
     answers: list[Answer]
     sheet: Path
+    unwritable: frozenset[str]
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as one JSON document."""
@@ -97,8 +100,10 @@ def run_demo(
             answers = _answer(index, client, [*QUERIES, again])
         recall = _recall(client, files, scenes)
     sheet = out / "answers.png"
-    contact_sheet([SheetRow(answer.query, _pictures(answer.hits)) for answer in answers], sheet)
-    return DemoReport("local", len(files), images_per_s, recall, answers, sheet)
+    unwritable = contact_sheet(
+        [SheetRow(answer.query, _pictures(answer.hits), picture=answer.picture) for answer in answers], sheet
+    )
+    return DemoReport("local", len(files), images_per_s, recall, answers, sheet, unwritable)
 
 
 def _say_nothing(stage: str, done: int, total: int) -> None:
@@ -139,9 +144,12 @@ def _answer(index: Index, client: Client, queries: Sequence[str | Path]) -> list
     """Search for each query: a text, or a picture's path."""
     answers = []
     for query in queries:
-        vector = client.encode_text([query]) if isinstance(query, str) else client.encode_images([query])  # (1, D)
+        if isinstance(query, str):
+            vector, title, picture = client.encode_text([query]), query, None  # (1, D)
+        else:
+            vector, title, picture = client.encode_images([query]), query.name, query
         (hits,) = index.search(vector, k=HITS, space=client.space)
-        answers.append(Answer(query if isinstance(query, str) else query.name, hits))
+        answers.append(Answer(title, hits, picture))
     return answers
 
 

@@ -90,16 +90,12 @@ def _document(index: Path, text: str | None, image: Path | None, k: int, hits: S
 
 
 def _write_sheet(sheet: Path, text: str | None, image: Path | None, hits: Sequence[Hit]) -> None:
-    from twinspire.sheet import SheetRow, contact_sheet
+    from twinspire.sheet import SheetRow, contact_sheet, missing_font_note
 
     title = text if text is not None else printable(image.name if image is not None else "")
     missing = contact_sheet([SheetRow(title, [(Path(hit.uri), hit.score) for hit in hits], picture=image)], sheet)
     if missing:
-        typer.echo(
-            f"note: no installed font has the characters {''.join(sorted(missing))}, so the contact sheet leaves "
-            "them out; a font such as Noto Sans CJK (Debian: fonts-noto-cjk) would bring them",
-            err=True,
-        )
+        typer.echo(missing_font_note(missing), err=True)
 
 
 def _print_hits(query: str, hits: Sequence[Hit], *, size: int) -> None:
