@@ -117,9 +117,8 @@ def read_captions(file: Path) -> list[str]:
             captions = text.splitlines()
     except (OSError, ValueError, KeyError, TypeError) as exc:
         raise InputError(
-            f"{file} cannot be read as captions ({type(exc).__name__}: {exc}); expected UTF-8 text with one "
-            "a line, "
-            "or COCO's JSON with 'annotations'"
+            f"{file} cannot be read as captions ({type(exc).__name__}: {exc}); expected UTF-8 text with one a line, or "
+            "COCO's JSON with 'annotations'"
         ) from exc
     captions = [caption.strip() for caption in captions if caption.strip()]
     if not captions:

@@ -70,8 +70,7 @@ def certify(
     cosines = row_cosines(measured, expected)
     if not np.isfinite(cosines).all():
         raise EngineError(
-            f"{int((~np.isfinite(cosines)).sum())} of {len(cosines)} embeddings are not finite; the weights "
-            "hold NaN, "
+            f"{int((~np.isfinite(cosines)).sum())} of {len(cosines)} embeddings are not finite; the weights hold NaN, "
             "infinities or zeros, or the precision is too small for them"
         )
     return Certificate(

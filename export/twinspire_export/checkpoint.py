@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from transformers import AutoTokenizer, CLIPImageProcessor, CLIPModel, PreTrainedTokenizerFast
 
 from twinspire.bundle import ImageSettings, TextSettings
-from twinspire.errors import CheckpointError
+from twinspire.errors import CheckpointError, InputError
 from twinspire_export.quiet import quiet
 from twinspire_export.settings import image_settings, text_settings, tokenizer_json
 from twinspire_export.source import CheckpointSource, locate
@@ -86,7 +86,14 @@ def open_checkpoint(checkpoint: str | Path, *, revision: str | None = None) -> C
         processor = _load_processor(source.folder)
         tokenizer = _load_tokenizer(source.folder)
         model = _load_model(source.folder, files)
-    serialised = tokenizer_json(tokenizer, source.folder)
+    try:
+        serialised = tokenizer_json(tokenizer, source.folder)
+        image = image_settings(processor, model.config.vision_config, source.folder)
+        text = text_settings(tokenizer, serialised, model.config.text_config, source.folder)
+    except (InputError, TypeError, ValueError, KeyError) as exc:
+        raise CheckpointError(
+            f"the tokenizer or preprocessing of the checkpoint {source.folder} is malformed: {exc}"
+        ) from exc
     return Checkpoint(
         source=source,
         family=family,
@@ -94,8 +101,8 @@ def open_checkpoint(checkpoint: str | Path, *, revision: str | None = None) -> C
         model=model,
         tokenizer=tokenizer,
         processor=processor,
-        image=image_settings(processor, int(model.config.vision_config.image_size), source.folder),
-        text=text_settings(tokenizer, serialised, model.config.text_config, source.folder),
+        image=image,
+        text=text,
         tokenizer_json=serialised,
     )
 
@@ -111,8 +118,8 @@ def _check_architecture(folder: Path) -> str:
         raise CheckpointError(f"{config_file} is no JSON object ({exc})") from exc
     if family not in FAMILIES:
         raise CheckpointError(
-            f"the checkpoint {folder} is of the architecture {family!r} ('model_type' in config.json); "
-            f"known are: {', '.join(FAMILIES)}"
+            f"the checkpoint {folder} is of the architecture {family!r} ('model_type' in config.json); known are: "
+            f"{', '.join(FAMILIES)}"
         )
     if architectures is not None and _ARCHITECTURE not in architectures:
         raise CheckpointError(
@@ -130,11 +137,9 @@ def _load_model(folder: Path, files: tuple[Path, ...]) -> CLIPModel:
             use_safetensors=True,
             local_files_only=True,
             dtype=torch.float32,
-            # Plain matrix products and a softmax: the operators that runtimes and quantizers recognise in the
-            # graph.
+            # Plain matrix products and a softmax: what runtimes and quantizers recognise in a graph.
             attn_implementation="eager",
-            # transformers would initialise what is missing at random and only warn; the report is checked
-            # instead.
+            # What is missing or misshapen would be initialised at random with a warning; the report is checked instead.
             output_loading_info=True,
             ignore_mismatched_sizes=True,
         )
@@ -142,8 +147,8 @@ def _load_model(folder: Path, files: tuple[Path, ...]) -> CLIPModel:
         raise CheckpointError(f"transformers cannot load the checkpoint {folder}: {exc}") from exc
     if report["missing_keys"]:
         raise CheckpointError(
-            f"the checkpoint {folder} is missing {_listing(sorted(report['missing_keys']))}. "
-            "Copy or download it again, or convert it from the original weights again"
+            f"the checkpoint {folder} is missing {_listing(sorted(report['missing_keys']))}. Copy or download it "
+            "again, or convert it from the original weights again"
         )
     expected = model.state_dict()
     wrong = [
@@ -161,9 +166,8 @@ def _load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
         (folder / name).is_file() for name in ("vocab.json", "merges.txt")
     ):
         raise CheckpointError(
-            f"the checkpoint {folder} has no tokenizer: expected tokenizer.json, or vocab.json and "
-            "merges.txt. "
-            "Copy them from the model's repository"
+            f"the checkpoint {folder} has no tokenizer: expected tokenizer.json, or vocab.json and merges.txt. Copy "
+            "them from the model's repository"
         )
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, use_fast=True, trust_remote_code=False)
@@ -174,8 +178,7 @@ def _load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
 def _load_processor(folder: Path) -> CLIPImageProcessor:
     if not (folder / "preprocessor_config.json").is_file():
         raise CheckpointError(
-            f"the checkpoint {folder} has no preprocessor_config.json, which says how pictures are resized "
-            "and "
+            f"the checkpoint {folder} has no preprocessor_config.json, which says how pictures are resized and "
             "normalised. Copy it from the model's repository"
         )
     try:

@@ -87,7 +87,7 @@ def _report(bundle: Bundle) -> None:
             line = f"  {tower:<5} {precision:<4} {record.size_bytes / 2**20:8.1f} MiB"
             if (certificate := record.certificate) is not None:
                 line += (
-                    f"   cosine to {certificate.reference}: least {certificate.min_cosine:.6f}, "
-                    f"mean {certificate.mean_cosine:.6f} ({certificate.data})"
+                    f"   cosine to {certificate.reference}: least {certificate.min_cosine:.6f}, mean "
+                    f"{certificate.mean_cosine:.6f} ({certificate.data})"
                 )
             typer.echo(line)

@@ -125,9 +125,8 @@ def _probes(opened: Checkpoint, tokenizer: Tokenizer) -> Probes:
         )
     except InputError as exc:
         raise CheckpointError(
-            f"the checkpoint {opened.source.folder} does not give embeddings of length 1 in torch itself "
-            f"({exc}); "
-            "its weights hold NaN, infinities or zeros"
+            f"the checkpoint {opened.source.folder} does not give embeddings of length 1 in torch itself ({exc}); its "
+            "weights hold NaN, infinities or zeros"
         ) from exc
 
 
@@ -145,10 +144,8 @@ def _certify(engine: Path, tower: Tower, probes: Probes, pad_id: int) -> Certifi
     if certificate.min_cosine < MIN_COSINE:
         raise CheckpointError(
             f"the exported {tower} tower differs from torch: its least cosine on {data} is "
-            f"{certificate.min_cosine:.7f}, "
-            f"at least {MIN_COSINE} is required. Nothing was written; the checkpoint has something that this "
-            "export "
-            "does not know, please report it"
+            f"{certificate.min_cosine:.7f}, at least {MIN_COSINE} is required. Nothing was written; the checkpoint has "
+            "something that this export does not know, please report it"
         )
     return certificate
 

@@ -73,9 +73,8 @@ def export_graph(tower: ImageTower | TextTower, destination: Path) -> None:
     size_bytes = sum(parameter.numel() * 4 for parameter in tower.parameters())
     if size_bytes > MAX_GRAPH_BYTES:
         raise CheckpointError(
-            f"the {type(tower).__name__} has {size_bytes / 2**30:.1f} GiB of float32 weights; an engine is "
-            "one ONNX file "
-            "of at most 2 GiB. Use a smaller checkpoint"
+            f"the {type(tower).__name__} has {size_bytes / 2**30:.1f} GiB of float32 weights; an engine is one ONNX "
+            "file of at most 2 GiB. Use a smaller checkpoint"
         )
     config_class = ImageOnnxConfig if isinstance(tower, ImageTower) else TextOnnxConfig
     with quiet():

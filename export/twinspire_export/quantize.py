@@ -46,8 +46,7 @@ def quantize_bundle(
     quantized_already = [tower for tower in Tower if Precision.INT8 in base.precisions(tower)]
     if quantized_already:
         raise BundleError(
-            f"{base.path} has int8 engines already ({', '.join(quantized_already)}). To calibrate anew, "
-            "quantize the "
+            f"{base.path} has int8 engines already ({', '.join(quantized_already)}). To calibrate anew, quantize the "
             "bundle that it was made from"
         )
     with BundleWriter(destination, base=base) as writer:
@@ -89,8 +88,7 @@ def _certify(tower: Tower, reference: Path, made: Path, samples: Split[NDArray[A
     )
     if certificate.mean_cosine < MIN_MEAN_COSINE:
         raise EngineError(
-            f"the int8 {tower} tower is not usable: its mean cosine to fp32 is {certificate.mean_cosine:.4f} "
-            f"on {data}, "
-            f"at least {MIN_MEAN_COSINE} is required. Calibrate on more, and on what the model is used for"
+            f"the int8 {tower} tower is not usable: its mean cosine to fp32 is {certificate.mean_cosine:.4f} on "
+            f"{data}, at least {MIN_MEAN_COSINE} is required. Calibrate on more, and on what the model is used for"
         )
     return certificate

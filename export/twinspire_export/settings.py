@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,17 +14,17 @@ from twinspire.errors import CheckpointError
 from twinspire_export.towers import LEGACY_EOS_ID
 
 if TYPE_CHECKING:
-    from transformers import CLIPImageProcessor, CLIPTextConfig, PreTrainedTokenizerFast
+    from transformers import CLIPImageProcessor, CLIPTextConfig, CLIPVisionConfig, PreTrainedTokenizerFast
 
 _INTERPOLATIONS = {1: Interpolation.LANCZOS, 2: Interpolation.BILINEAR, 3: Interpolation.BICUBIC}
 """By the numbers of `PIL.Image.Resampling`, which `resample` holds."""
 
 
-def image_settings(processor: CLIPImageProcessor, model_size: int, folder: Path) -> ImageSettings:
+def image_settings(processor: CLIPImageProcessor, vision_config: CLIPVisionConfig, folder: Path) -> ImageSettings:
     """Read transformers' `CLIPImageProcessor`.
 
-    Raises CheckpointError unless it resizes the shorter side, crops a square out of the centre, of the size
-    that the model takes, and rescales by 1/255.
+    Raises CheckpointError unless it resizes the shorter side, crops a square out of the centre, of the size and
+    channels that the model takes, and rescales by 1/255.
     """
 
     def refuse(what: str, expected: str) -> CheckpointError:
@@ -39,10 +40,14 @@ def image_settings(processor: CLIPImageProcessor, model_size: int, folder: Path)
         cropping = f"'crop_size' is {crop}" if processor.do_center_crop else "'do_center_crop' is false"
         raise refuse(cropping, "a square cropped out of the centre")
     resize, size = int(processor.size["shortest_edge"]), int(crop["height"])
+    model_size = int(vision_config.image_size)
+    if vision_config.num_channels != 3:
+        raise CheckpointError(
+            f"{folder}: config.json says that the model takes {vision_config.num_channels} channels; a bundle takes RGB"
+        )
     if size != model_size:
         raise CheckpointError(
-            f"{folder}: preprocessor_config.json crops to {size} pixels, but config.json says that the model "
-            "takes "
+            f"{folder}: preprocessor_config.json crops to {size} pixels, but config.json says that the model takes "
             f"{model_size} ('image_size'); they must agree"
         )
     if not processor.do_rescale or not math.isclose(processor.rescale_factor, 1 / 255, rel_tol=1e-6):
@@ -57,10 +62,7 @@ def image_settings(processor: CLIPImageProcessor, model_size: int, folder: Path)
                 f"'image_mean' is {processor.image_mean} and 'image_std' {processor.image_std}",
                 "three means and three positive standard deviations",
             )
-        red, green, blue = (float(value) for value in processor.image_mean)
-        mean = (red, green, blue)
-        red, green, blue = (float(value) for value in processor.image_std)
-        std = (red, green, blue)
+        mean, std = _triple(processor.image_mean), _triple(processor.image_std)
     return ImageSettings(
         size=size,
         resize=resize,
@@ -69,6 +71,11 @@ def image_settings(processor: CLIPImageProcessor, model_size: int, folder: Path)
         mean=mean,
         std=std,
     )
+
+
+def _triple(values: Sequence[float]) -> tuple[float, float, float]:
+    red, green, blue = (float(value) for value in values)
+    return red, green, blue
 
 
 def tokenizer_json(tokenizer: PreTrainedTokenizerFast, folder: Path) -> str:
@@ -101,30 +108,25 @@ def text_settings(
     eos_id = tokenizer.eos_token_id
     if highest_id >= vocabulary:
         raise CheckpointError(
-            f"{folder}: the tokenizer has ids up to {highest_id}, but the text tower only {vocabulary} "
-            "embeddings "
+            f"{folder}: the tokenizer has ids up to {highest_id}, but the text tower only {vocabulary} embeddings "
             "('vocab_size' in config.json); tokenizer and weights belong to different models"
         )
     empty = list(plain.encode("").ids)
     if eos_id is None or not empty or empty[-1] != eos_id:
         raise CheckpointError(
-            f"{folder}: the tokenizer must end every text with its end token, where the text tower is "
-            "pooled; the empty "
-            f"text became {empty} and the end token is {eos_id}. Give tokenizer.json a post-processor that "
+            f"{folder}: the tokenizer must end every text with its end token, where the text tower is pooled; the "
+            f"empty text became {empty} and the end token is {eos_id}. Give tokenizer.json a post-processor that "
             "writes it"
         )
     if pooled_at == LEGACY_EOS_ID and eos_id != highest_id:
         raise CheckpointError(
-            f"{folder}: 'eos_token_id' {LEGACY_EOS_ID} in config.json makes transformers pool at the highest "
-            "token id, "
-            f"which is {highest_id}, but the tokenizer's end token is {eos_id}. Give the end token the "
-            "highest id, or set "
-            f"another 'eos_token_id'"
+            f"{folder}: 'eos_token_id' {LEGACY_EOS_ID} in config.json makes transformers pool at the highest token id, "
+            f"which is {highest_id}, but the tokenizer's end token is {eos_id}. Give the end token the highest id, or "
+            "set another 'eos_token_id'"
         )
     if pooled_at not in (LEGACY_EOS_ID, eos_id):
         raise CheckpointError(
-            f"{folder}: config.json says that texts are pooled at the token {pooled_at} ('eos_token_id' of "
-            "the text "
+            f"{folder}: config.json says that texts are pooled at the token {pooled_at} ('eos_token_id' of the text "
             f"tower), but the tokenizer ends them with {eos_id}; they must agree"
         )
     return TextSettings(

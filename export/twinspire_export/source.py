@@ -10,14 +10,21 @@ from twinspire.errors import CheckpointError
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
-# What an export reads, and nothing else: no pickles, no code.
-_HUB_FILES = (
-    "*.json",
-    "*.safetensors",
+# What an export reads, at the top of a repository, and nothing else: no pickles, no code.
+_HUB_FILES = [
+    "config.json",
+    "model.safetensors",
+    "model-*.safetensors",
+    "model.safetensors.index.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
     "merges.txt",
-    "vocab.txt",
+    "preprocessor_config.json",
     "README.md",
-)
+]
 
 
 @dataclass(frozen=True)
@@ -54,8 +61,8 @@ def locate(checkpoint: str | Path, *, revision: str | None = None) -> Checkpoint
     hub_id = str(checkpoint)
     if not _HUB_ID.fullmatch(hub_id):
         raise CheckpointError(
-            f"no checkpoint {hub_id!r}: there is no such folder, and it is no id on the Hugging Face hub "
-            "(those read like openai/clip-vit-base-patch32)"
+            f"no checkpoint {hub_id!r}: there is no such folder, and it is no id on the Hugging Face hub (those read "
+            "like openai/clip-vit-base-patch32)"
         )
     folder = _download(hub_id, revision)
     # The hub's cache keeps each commit in a folder that bears its hash.
@@ -67,11 +74,10 @@ def _download(hub_id: str, revision: str | None) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=list(_HUB_FILES)))
+        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=_HUB_FILES, ignore_patterns=["*/*"]))
     except LocalEntryNotFoundError as exc:
         raise CheckpointError(
-            f"no folder {hub_id!r} here, and the Hugging Face hub cannot be reached to look for a checkpoint "
-            "of that "
+            f"no folder {hub_id!r} here, and the Hugging Face hub cannot be reached to look for a checkpoint of that "
             "name, nor is it in the hub's cache. Give a local folder, or connect and try again"
         ) from exc
     except (HfHubHTTPError, HFValidationError, OSError) as exc:

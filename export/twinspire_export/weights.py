@@ -34,19 +34,19 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
         return tuple(_shard(folder, name) for name in _shard_names(folder / INDEX_FILE))
     pickled = sorted(file.name for file in folder.iterdir() if file.suffix in _PICKLED_SUFFIXES)
     if pickled:
+        convert = (
+            f"from transformers import CLIPModel; CLIPModel.from_pretrained('{folder}').save_pretrained('NEW_FOLDER', "
+            "safe_serialization=True)"
+        )
         raise CheckpointError(
-            f"the checkpoint {folder} holds pickled weights only ({', '.join(pickled)}). Pickles can run "
-            "code when they "
-            f"are loaded, so they are never opened; expected {WEIGHTS_FILE}. If you trust the file, convert "
-            "it once: "
-            f"python -c 'from transformers import CLIPModel; "
-            f'CLIPModel.from_pretrained("{folder}").save_pretrained("NEW_FOLDER", '
-            "safe_serialization=True)', "
-            "then copy the tokenizer's files and preprocessor_config.json beside it"
+            f"the checkpoint {folder} holds pickled weights only ({', '.join(pickled)}). Pickles can run code when "
+            f"they are loaded, so they are never opened; expected {WEIGHTS_FILE}. If you trust the file, convert it "
+            "once: "
+            f'python -c "{convert}", then copy the tokenizer\'s files and preprocessor_config.json beside it'
         )
     raise CheckpointError(
-        f"the checkpoint {folder} has no weights: expected {WEIGHTS_FILE}, or {INDEX_FILE} with its shards. "
-        "A repository on the hub may keep them in a branch of its own: name it with --revision"
+        f"the checkpoint {folder} has no weights: expected {WEIGHTS_FILE}, or {INDEX_FILE} with its shards. A "
+        "repository on the hub may keep them in a branch of its own: name it with --revision"
     )
 
 
@@ -79,8 +79,7 @@ def _header(file: Path) -> tuple[dict[str, Any], int]:
     from safetensors import SafetensorError, safe_open
 
     try:
-        # Checks the header against the file: offsets without gaps, sizes that fit dtype and shape, nothing
-        # cut off.
+        # Checks the header against the file: offsets without gaps, sizes that fit dtype and shape, nothing cut off.
         with safe_open(file, framework="np"):
             pass
     except (SafetensorError, OSError) as exc:
@@ -97,7 +96,7 @@ def _header(file: Path) -> tuple[dict[str, Any], int]:
 def _shard_names(index: Path) -> list[str]:
     try:
         weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        names = sorted(set(weight_map.values()))
+        names = sorted({str(name) for name in weight_map.values()})
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
         raise CheckpointError(
             f"{index} is no index of shards: expected JSON with a 'weight_map' from tensor to file name ({exc})"

@@ -28,6 +28,7 @@ def save_checkpoint(
     context_length: int = 32,
     eos_id: int | None = None,
     vocabulary: int | None = None,
+    channels: int = 3,
     hidden_act: str = "quick_gelu",
     dtype: str = "float32",
     **saving: Any,
@@ -48,7 +49,13 @@ def save_checkpoint(
             "pad_token_id": tokenizer.pad_token_id,
             "hidden_act": hidden_act,
         },
-        vision_config={**layers, "image_size": image_size, "patch_size": 8, "hidden_act": hidden_act},
+        vision_config={
+            **layers,
+            "image_size": image_size,
+            "patch_size": 8,
+            "num_channels": channels,
+            "hidden_act": hidden_act,
+        },
         projection_dim=24,
     )
     torch.manual_seed(seed)

@@ -118,15 +118,15 @@ def test_missing_shard(make_checkpoint: Callable[..., Path], tmp_path: Path) -> 
     assert shard.name in refused(checkpoint, tmp_path)
 
 
-@pytest.mark.parametrize("shard", ["pytorch_model-00001-of-00002.bin", "../outside.safetensors"])
-def test_shards_that_are_no_safetensors_of_the_folder(checkpoint: Path, tmp_path: Path, shard: str) -> None:
+@pytest.mark.parametrize("shard", ["pytorch_model-00001-of-00002.bin", "../outside.safetensors", 7])
+def test_shards_that_are_no_safetensors_of_the_folder(checkpoint: Path, tmp_path: Path, shard: str | int) -> None:
     """An index may not lead to pickles nor out of the folder."""
     (checkpoint / WEIGHTS).rename(checkpoint.parent / "outside.safetensors")
     (checkpoint / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": shard}}))
-    assert shard in refused(checkpoint, tmp_path)
+    assert str(shard) in refused(checkpoint, tmp_path)
 
 
-@pytest.mark.parametrize("index", ["", "[]", "{}", '{"weight_map": []}', '{"weight_map": {}}'])
+@pytest.mark.parametrize("index", ["", "[]", "{}", '{"weight_map": []}', '{"weight_map": {}}', '{"weight_map": 1}'])
 def test_malformed_index(checkpoint: Path, tmp_path: Path, index: str) -> None:
     """An index that names no shards is refused."""
     (checkpoint / WEIGHTS).unlink()
@@ -198,6 +198,10 @@ def test_malformed_file(checkpoint: Path, tmp_path: Path, name: str, content: st
         ({"rescale_factor": 1 / 127.5}, "'rescale_factor'"),
         ({"image_std": [0.5, 0.0, 0.5]}, "'image_std'"),
         ({"image_mean": [0.5]}, "'image_mean'"),
+        ({"image_mean": 0.5}, "malformed"),
+        ({"image_mean": [0.5, 0.5, float("nan")]}, "malformed"),
+        ({"size": {"shortest_edge": "large"}}, "malformed"),
+        ({"resample": "bicubic"}, "'resample'"),
     ],
 )
 def test_preprocessing_that_a_bundle_cannot_express(
@@ -206,6 +210,12 @@ def test_preprocessing_that_a_bundle_cannot_express(
     """Preprocessing beyond shorter side, centre crop, 1/255 and normalisation is refused by the setting's name."""
     edit_json(checkpoint / "preprocessor_config.json", lambda config: config.update(change))
     assert said in refused(checkpoint, tmp_path)
+
+
+def test_channels_other_than_rgb(make_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
+    """A model of grey pictures is refused."""
+    checkpoint = make_checkpoint(tmp_path / "grey", channels=1)
+    assert "1 channels" in refused(checkpoint, tmp_path)
 
 
 def test_tokenizer_without_end_token(checkpoint: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ pytest.importorskip("nncf", reason="quantizing needs nncf")
 
 from PIL import Image
 
+import twinspire_export
 from twinspire.bundle import Bundle, Precision, Tower
 from twinspire.cli import app as cli
 from twinspire.errors import InputError
@@ -126,3 +127,11 @@ def test_drawn_scenes_are_the_default() -> None:
     captions = drawn_captions()
     assert len(drawn_pictures()) == len(captions) == MAX_SAMPLES
     assert sum(any("\u4e00" <= character <= "\u9fff" for character in text) for text in captions) == MAX_SAMPLES // 2
+
+
+def test_public_names() -> None:
+    """The package exports two functions, and knows no others."""
+    assert twinspire_export.__all__ == ["export_checkpoint", "quantize_bundle"]
+    assert all(callable(getattr(twinspire_export, name)) for name in twinspire_export.__all__)
+    with pytest.raises(AttributeError, match="no_such_name"):
+        _ = twinspire_export.no_such_name
