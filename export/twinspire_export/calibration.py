@@ -28,8 +28,6 @@ MEASURED_EVERY = 5
 MIN_TO_HOLD_APART = 20
 """With fewer samples none is kept back: they would leave too few for either purpose."""
 
-PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
-
 _SCENES_SEED = 8
 
 _Sample = TypeVar("_Sample")
@@ -92,16 +90,6 @@ def text_samples(bundle: Bundle, captions: Sequence[str]) -> Split[NDArray[np.in
     if len(captions) == 0:
         raise InputError("no captions to calibrate on; give a hundred or more")
     return split([ids[None] for ids in Tokenizer(bundle.tokenizer_path, bundle.text).encode(thin_out(captions))])
-
-
-def read_pictures(folder: Path) -> list[Path]:
-    """List the picture files below `folder`, sorted. Raises InputError where there are none."""
-    if not folder.is_dir():
-        raise InputError(f"{folder} is no folder; expected one with pictures to calibrate on")
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURE_SUFFIXES)
-    if not found:
-        raise InputError(f"{folder} has no pictures; expected files that end in {', '.join(sorted(PICTURE_SUFFIXES))}")
-    return found
 
 
 def read_captions(file: Path) -> list[str]:

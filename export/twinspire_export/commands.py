@@ -57,13 +57,14 @@ def quantize(
     """Make a new bundle with int8 engines beside those of BUNDLE. Needs no torch."""
     with _progress("quantize") as step:
         step("loading nncf")
+        from twinspire.ingest import find_pictures
         from twinspire_export import quantize_bundle
-        from twinspire_export.calibration import read_captions, read_pictures
+        from twinspire_export.calibration import read_captions
 
         made = quantize_bundle(
             bundle,
             output,
-            pictures=None if pictures is None else read_pictures(pictures),
+            pictures=None if pictures is None else find_pictures([pictures]),
             captions=None if captions is None else read_captions(captions),
             on_step=step,
         )

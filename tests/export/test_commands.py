@@ -17,7 +17,7 @@ import twinspire_export
 from twinspire.bundle import Bundle, Precision, Tower
 from twinspire.cli import app as cli
 from twinspire.errors import InputError
-from twinspire_export.calibration import MAX_SAMPLES, drawn_captions, drawn_pictures, read_captions, read_pictures
+from twinspire_export.calibration import MAX_SAMPLES, drawn_captions, drawn_pictures, read_captions
 from twinspire_export.commands import register
 
 
@@ -86,14 +86,18 @@ def test_quantize_of_no_bundle(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 
 @pytest.mark.parametrize("missing", [True, False])
-def test_folder_without_pictures(tmp_path: Path, missing: bool) -> None:
-    """A folder that is not there or has no pictures is an InputError."""
+def test_folder_without_pictures(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], missing: bool
+) -> None:
+    """A folder that is not there or has no pictures ends with status 2."""
+    assert twinspire("export", checkpoint, "-o", tmp_path / "fp32") == 0
     folder = tmp_path / "pictures"
     if not missing:
         folder.mkdir()
         (folder / "notes.txt").touch()
-    with pytest.raises(InputError, match="pictures"):
-        read_pictures(folder)
+    assert twinspire("quantize", tmp_path / "fp32", "-o", tmp_path / "int8", "--pictures", folder) == 2
+    assert str(folder) in capsys.readouterr().err
+    assert not (tmp_path / "int8").exists()
 
 
 def test_captions_in_cocos_form(tmp_path: Path) -> None:
