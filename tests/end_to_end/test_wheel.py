@@ -1,0 +1,31 @@
+"""The wheel, built and unpacked away from the checkout."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_wheel_brings_the_sample_and_the_command(tmp_path: Path) -> None:
+    """From an installed wheel the sample bundle opens and encodes, and the command lists every package's commands."""
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)]
+    subprocess.run(build, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("twinspire-*.whl")
+    site = tmp_path / "site"
+    install = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--target", str(site), str(wheel)]
+    subprocess.run(install, check=True, capture_output=True)
+    program = (
+        "import twinspire, twinspire.cli.app as app\n"
+        f"assert twinspire.__file__.startswith({str(site)!r}), twinspire.__file__\n"
+        "with twinspire.Client.local(twinspire.sample_bundle()) as client:\n"
+        "    assert client.encode_text(['a red car']).shape == (1, client.dim)\n"
+        "names = {command.name or command.callback.__name__ for command in app.application().registered_commands}\n"
+        "names |= {group.name for group in app.application().registered_groups}\n"
+        "assert names == {'index', 'search', 'scenes', 'demo', 'export', 'quantize'}, names\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(site)}
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=tmp_path, env=environment)
