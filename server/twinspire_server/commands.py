@@ -8,10 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from twinspire.errors import InputError
+
 if TYPE_CHECKING:
     from rich.console import Console
 
     from twinspire_server.demo import DemoReport
+
+SHOWN = 3
+"""How many hits a query gets on the terminal; the contact sheet and the JSON have more."""
 
 
 def register(app: typer.Typer) -> None:
@@ -34,6 +39,8 @@ def demo(
     from twinspire import sample_bundle
     from twinspire_server.demo import run_demo
 
+    if json_file is not None and json_file.is_dir():
+        raise InputError(f"--json {json_file} is a folder: expected the name of a file to write")
     tasks = {}
     with Progress(console=Console(stderr=True), transient=True) as progress:
 
@@ -45,32 +52,42 @@ def demo(
         report = run_demo(out, bundle=sample_bundle(), on_progress=tell)
     _print(report, Console())
     if json_file is not None:
-        json_file.parent.mkdir(parents=True, exist_ok=True)
-        json_file.write_text(json.dumps(report.to_json(), ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+        document = json.dumps(report.to_json(), ensure_ascii=False, indent=2) + "\n"
+        try:
+            json_file.parent.mkdir(parents=True, exist_ok=True)
+            json_file.write_text(document, encoding="utf-8")
+        except OSError as error:
+            raise InputError(f"cannot write {json_file}: {error.strerror or error}") from error
 
 
 def _print(report: DemoReport, console: Console) -> None:
     """Print the answers and the figures as tables."""
     from rich.table import Table
+    from rich.text import Text
 
     from twinspire.sheet import missing_font_note
 
-    answers = Table("query", "hits (score)", title="Answers", title_justify="left", box=None, pad_edge=False)
+    answers = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    answers.add_column("query", overflow="fold")
+    answers.add_column("best hits (file score)", no_wrap=True)
     for answer in report.answers:
-        hits = "  ".join(f"{Path(hit.uri).name} [dim]{hit.score:.3f}[/dim]" for hit in answer.hits[:3])
-        answers.add_row(answer.query, hits)
-    console.print(answers)
-    console.print()
-    figures = Table("recall", "R@1", "R@5", "R@10", title="Figures", title_justify="left", box=None, pad_edge=False)
+        hits = (Text.assemble(Path(hit.uri).stem, (f" {hit.score:.2f}", "cyan")) for hit in answer.hits[:SHOWN])
+        answers.add_row(answer.query, Text("  ").join(hits))
+    figures = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for title in ("recall", "R@1", "R@5", "R@10"):
+        figures.add_column(title)
     for language, both in report.recall.items():
         for way, recall in (("text to image", both.text_to_image), ("image to text", both.image_to_text)):
             figures.add_row(f"{language}  {way}", *(f"{value:.3f}" for value in (recall.r1, recall.r5, recall.r10)))
+    console.print(answers)
+    console.print()
     console.print(figures)
     console.print()
     console.print(
-        f"{report.images} pictures indexed at {report.images_per_s:.0f} images/s, runtime {report.runtime}, "
-        f"each query among all of them"
+        f"{report.images} pictures indexed at {report.images_per_s:.0f} images/s, file to durable index, "
+        f"with {report.engine}",
+        soft_wrap=True,
     )
-    console.print(f"contact sheet: {report.sheet}")
+    console.print(f"contact sheet: {report.sheet}", soft_wrap=True)
     if report.unwritable:
-        console.print(missing_font_note(report.unwritable))
+        typer.echo(missing_font_note(report.unwritable), err=True)

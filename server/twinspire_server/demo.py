@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from twinspire import Bundle, Client, Index
+from twinspire import Bundle, Client, Index, LocalTowers
 from twinspire.errors import InputError
 from twinspire.index import Hit
 from twinspire.ingest import add_pictures
@@ -48,11 +48,13 @@ class Answer:
 class DemoReport:
     """What the demo found and measured.
 
-    `images_per_s` counts from files to a durable index: reading, decoding, encoding and writing. `unwritable` holds the
-    characters of the queries that no installed font has: the contact sheet leaves them out.
+    `engine` says what encoded. `images_per_s` counts from files to a durable index: reading, decoding, encoding and
+    writing. `unwritable` holds the characters of the queries that no installed font has: the contact sheet leaves them
+    out.
     """
 
     runtime: str
+    engine: str
     images: int
     images_per_s: float
     recall: dict[Language, BothWays]
@@ -91,7 +93,9 @@ def run_demo(
         out / "scenes", images, seed=SEED, split=Split.HELDOUT, on_progress=lambda done: tell("drawing", done, images)
     )
     files = sorted((out / "scenes").glob("*.jpg"))
-    with Client.local(Bundle.open(bundle)) as client:
+    opened = Bundle.open(bundle)
+    towers = LocalTowers(opened)
+    with Client(opened, towers) as client:
         client.encode_images([files[0]])  # the first call pays for the engine's start
         with Index.create(out / "index", space=client.space, dim=client.dim) as index:
             images_per_s = _index(index, client, files, tell)
@@ -103,7 +107,7 @@ def run_demo(
     unwritable = contact_sheet(
         [SheetRow(answer.query, _pictures(answer.hits), picture=answer.picture) for answer in answers], sheet
     )
-    return DemoReport("local", len(files), images_per_s, recall, answers, sheet, unwritable)
+    return DemoReport("local", str(towers.runtime), len(files), images_per_s, recall, answers, sheet, unwritable)
 
 
 def _say_nothing(stage: str, done: int, total: int) -> None:
