@@ -11,7 +11,10 @@
     │   └── IndexLockedError     another process is writing to it
     ├── MissingDependencyError   an optional package is not installed; names the extra that brings it
     ├── ProviderError            a requested execution provider or device is not there
-    └── EngineError              an engine could not be loaded or run
+    ├── EngineError              an engine could not be loaded or run
+    └── ServerError              a server cannot be started, or fails
+        ├── ServerUnavailableError   it cannot be reached, or did not answer before the deadline
+        └── ServerRefusedError   it answered with an error
 
 A message says what came, what was expected and what to do. The command line prints it and ends with status 2.
 """
@@ -83,3 +86,15 @@ class ProviderError(TwinspireError):
 
 class EngineError(TwinspireError):
     """An engine could not be loaded or run."""
+
+
+class ServerError(TwinspireError):
+    """A server cannot be started, or fails."""
+
+
+class ServerUnavailableError(ServerError):
+    """A server cannot be reached, or did not answer before the deadline."""
+
+
+class ServerRefusedError(ServerError):
+    """A server answered with an error."""
