@@ -118,6 +118,16 @@ def test_closed_towers_say_so(tiny: Any) -> None:
         towers.encode_images(_pictures(1))
 
 
+def test_one_tower_alone(tiny: Any) -> None:
+    """With one tower named the other's engine is not opened, and encoding with it says so."""
+    towers = _open_towers(tiny, towers=[Tower.IMAGE])
+    images = _pictures(2)
+    _assert_close(towers.encode_images(images), tiny.model.encode_images(images))
+    assert set(towers._sessions) == {Tower.IMAGE}
+    with pytest.raises(EngineError, match="the text tower was not opened: only image was asked for"):
+        towers.encode_texts([_text(4)])
+
+
 # What to run
 
 
@@ -220,6 +230,8 @@ def test_auto_finds_something_that_runs(tiny: Any) -> None:
         ({"threads": 0}, "threads 0: expected a whole number from 1 up"),
         ({"threads": True}, "threads True"),
         ({"threads": 1.5}, "threads 1.5"),
+        ({"towers": []}, r"towers \[\]: expected one or more of image, text"),
+        ({"towers": ["both"]}, r"towers \['both'\]"),
     ],
 )
 def test_unknown_options_are_named(tiny: Any, options: dict[str, Any], message: str) -> None:

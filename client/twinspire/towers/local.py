@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,8 @@ class LocalTowers:
     `precision` and `providers` name one, or `auto`: that takes what is installed and certified, goes on to
     the next where one does not work, and says on the logger `twinspire` what it chose and why; `runtime` says
     what. A named one is used or an error is raised. `threads` is how many a call computes with on the CPU;
-    None is as many as this process may use.
+    None is as many as this process may use. `towers` names those to open: encoding with another raises
+    EngineError, and its engine takes no memory. What `auto` chooses does not depend on it.
 
     Raises InputError for an unknown name or number, BundleError where the bundle lacks the precision,
     MissingDependencyError and ProviderError where the provider is not there, EngineError where an engine
@@ -52,8 +53,10 @@ class LocalTowers:
         providers: Provider | str = AUTO,
         threads: int | None = None,
         openvino: OpenVinoOptions = OpenVinoOptions(),  # noqa: B008 - frozen
+        towers: Collection[Tower] = tuple(Tower),
     ) -> None:
         self._bundle = bundle
+        self._towers = _checked_towers(towers)
         self._openvino = openvino
         self._threads = _checked_threads(threads)
         self._vocabulary_size = _vocabulary_size(bundle.tokenizer_path)
@@ -112,6 +115,8 @@ class LocalTowers:
     def _run(self, tower: Tower, array: NDArray[Any]) -> NDArray[np.float32]:
         session = self._sessions.get(tower)
         if session is None:
+            if tower not in self._towers:
+                raise EngineError(f"the {tower} tower was not opened: only {', '.join(self._towers)} was asked for")
             raise EngineError("these towers are closed: open new ones")
         source = f"the {tower} tower ({self.runtime})"
         try:
@@ -148,7 +153,7 @@ class LocalTowers:
 
     def _open_on(self, candidate: Candidate) -> dict[Tower, Session]:
         sessions: dict[Tower, Session] = {}
-        for tower in Tower:
+        for tower in self._towers:
             engine = self._bundle.engine(tower, candidate.precision)
             session = open_session(engine, candidate.provider, threads=self._threads, openvino=self._openvino)
             problem = _broken_contract(session, tower, self._bundle)
@@ -189,6 +194,13 @@ def _checked_threads(threads: int | None) -> int:
     if type(threads) is not int or threads < 1:
         raise InputError(f"threads {threads!r}: expected a whole number from 1 up, or None for all cores")
     return threads
+
+
+def _checked_towers(towers: Collection[Tower]) -> tuple[Tower, ...]:
+    chosen = tuple(tower for tower in Tower if tower in towers)
+    if not chosen or len(chosen) != len(towers):
+        raise InputError(f"towers {list(towers)}: expected one or more of {', '.join(Tower)}")
+    return chosen
 
 
 def _vocabulary_size(tokenizer: Path) -> int:
