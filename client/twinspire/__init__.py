@@ -18,15 +18,16 @@ if TYPE_CHECKING:
     from twinspire.client import Client
     from twinspire.index import Index
     from twinspire.sample import sample_bundle
-    from twinspire.towers import LocalTowers
+    from twinspire.towers import LocalTowers, TritonTowers
 
-__all__ = ["Bundle", "Client", "Index", "LocalTowers", "sample_bundle"]
+__all__ = ["Bundle", "Client", "Index", "LocalTowers", "TritonTowers", "sample_bundle"]
 
 _HOMES = {
     "Bundle": "twinspire.bundle",
     "Client": "twinspire.client",
     "Index": "twinspire.index",
     "LocalTowers": "twinspire.towers",
+    "TritonTowers": "twinspire.towers",
     "sample_bundle": "twinspire.sample",
 }
 

@@ -15,7 +15,7 @@ from twinspire.bundle import Bundle, Precision
 from twinspire.errors import ImageError, InputError, SpaceMismatchError
 from twinspire.images import ImageItem, ImageLimits, Preprocessor
 from twinspire.text import Tokenizer
-from twinspire.towers import LocalTowers, Provider, Towers
+from twinspire.towers import LocalTowers, Provider, TlsOptions, Towers, TritonTowers
 
 OnError: TypeAlias = Literal["raise", "skip"]
 Batch: TypeAlias = tuple[list[int], NDArray[np.uint8], list[ImageError]]
@@ -27,9 +27,10 @@ IMAGE_BATCH = 32
 class Client:
     """A tokenizer, the preprocessing of pictures and towers, all of one model.
 
-    `Client.local(bundle)` runs the engines in this process. The constructor takes any `Towers` of the same
-    space; the client then owns them: `close`, or leaving a `with` block, closes them. `limits` bounds what is
-    decoded, `threads` is how many pictures are decoded at a time, by default one for each usable processor.
+    `Client.local(bundle)` runs the engines in this process, `Client.connect(url, bundle)` asks a server. The
+    constructor takes any `Towers` of the same space; the client then owns them: `close`, or leaving a `with`
+    block, closes them. `limits` bounds what is decoded, `threads` is how many pictures are decoded at a time, by
+    default one for each usable processor.
 
     A picture is a path, encoded bytes, a binary file object, a PIL image or a uint8 array (H, W), (H, W, 1),
     (H, W, 3) or (H, W, 4). Texts and pictures always come as a list, also when there is one.
@@ -72,6 +73,44 @@ class Client:
         opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         towers = LocalTowers(opened, precision=precision, providers=providers, threads=threads)
         return cls(opened, towers, limits=limits, threads=threads)
+
+    @classmethod
+    def connect(
+        cls,
+        url: str,
+        bundle: Bundle | str | os.PathLike[str],
+        *,
+        name: str | None = None,
+        deadline_s: float = 30.0,
+        in_flight: int | None = None,
+        max_retries: int = 4,
+        tls: TlsOptions | None = None,
+        send_images_singly: bool = False,
+        threads: int | None = None,
+        limits: ImageLimits | None = None,
+    ) -> Client:
+        """Run the towers on a Triton Inference Server at `url`, host:port of its gRPC service.
+
+        `bundle` is the one that is served, opened or the path of it (then BundleError where it is not intact):
+        texts and pictures are prepared here. See `TritonTowers` for the other arguments and what they raise;
+        SpaceMismatchError where the server's models are of another space.
+        """
+        opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+        towers = TritonTowers(
+            url,
+            opened,
+            name=name,
+            deadline_s=deadline_s,
+            in_flight=in_flight,
+            max_retries=max_retries,
+            tls=tls,
+            send_images_singly=send_images_singly,
+        )
+        try:
+            return cls(opened, towers, limits=limits, threads=threads)
+        except BaseException:
+            towers.close()
+            raise
 
     @property
     def dim(self) -> int:

@@ -9,5 +9,17 @@ from twinspire.towers.local import LocalTowers
 from twinspire.towers.protocol import Towers
 from twinspire.towers.providers import InferencePrecision, OpenVinoOptions, Provider
 from twinspire.towers.selection import Runtime
+from twinspire.towers.triton import ModelStatistics, TritonTowers
+from twinspire.towers.triton_options import TlsOptions
 
-__all__ = ["InferencePrecision", "LocalTowers", "OpenVinoOptions", "Provider", "Runtime", "Towers"]
+__all__ = [
+    "InferencePrecision",
+    "LocalTowers",
+    "ModelStatistics",
+    "OpenVinoOptions",
+    "Provider",
+    "Runtime",
+    "TlsOptions",
+    "Towers",
+    "TritonTowers",
+]

@@ -59,7 +59,7 @@ class LocalTowers:
         self._towers = _checked_towers(towers)
         self._openvino = openvino
         self._threads = _checked_threads(threads)
-        self._vocabulary_size = _vocabulary_size(bundle.tokenizer_path)
+        self._vocabulary_size = vocabulary_size(bundle.tokenizer_path)
         self._sessions, self.runtime = self._open(parse_provider(providers), parse_precision(precision))
 
     @property
@@ -203,7 +203,7 @@ def _checked_towers(towers: Collection[Tower]) -> tuple[Tower, ...]:
     return chosen
 
 
-def _vocabulary_size(tokenizer: Path) -> int:
+def vocabulary_size(tokenizer: Path) -> int:
     """Return one more than the highest token id: engines that look further may answer without an error."""
     try:
         document = json.loads(tokenizer.read_bytes())

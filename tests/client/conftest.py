@@ -1,0 +1,197 @@
+"""A fake inference server in this process, which speaks Triton's protocol and fails on request."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
+
+Hook = Callable[["FakeTriton", Any, Any], Any]
+
+
+class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
+    """Serves the model of a tiny bundle.
+
+    `hook(server, request, context)` runs before each inference; what it returns, unless None, is the answer.
+    `requests` are the inferences that came, `seen_at_once` the most that were under way at a time.
+    """
+
+    def __init__(
+        self,
+        tiny: Any,
+        *,
+        port: int = 0,
+        max_batch: int = 4,
+        text_lengths: str = "ragged",
+        space: str | None = None,
+        credentials: Any = None,
+        hook: Hook | None = None,
+    ) -> None:
+        self.tiny, self.hook = tiny, hook
+        self.configs = {
+            f"{tiny.bundle.name}_{tower}": _config(tiny, tower, max_batch, text_lengths, space)
+            for tower in ("image", "text")
+        }
+        self.requests: list[Any] = []
+        self.asked: list[str] = []
+        self.under_way = self.seen_at_once = 0
+        self._lock = threading.Lock()
+        self._pool = ThreadPoolExecutor(32)
+        options = [("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", -1)]
+        self._server = grpc.server(self._pool, options=options)
+        service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self, self._server)
+        address = f"127.0.0.1:{port}"
+        self.port: int = (
+            self._server.add_insecure_port(address)
+            if credentials is None
+            else self._server.add_secure_port(address, credentials)
+        )
+        self.url = f"127.0.0.1:{self.port}"
+        self._server.start()
+
+    def stop(self) -> None:
+        """Break off whatever is under way and free the port."""
+        self._server.stop(None).wait()
+        self._pool.shutdown()
+
+    def rows(self) -> list[int]:
+        """How many pictures or texts each inference had."""
+        return [request.inputs[0].shape[0] for request in self.requests]
+
+    def ServerMetadata(self, request: Any, context: Any) -> Any:  # noqa: N802 - the protocol's names
+        """Answer with a version."""
+        self.asked.append("ServerMetadata")
+        return service_pb2.ServerMetadataResponse(name="triton", version="2.51.0")
+
+    def ModelConfig(self, request: Any, context: Any) -> Any:  # noqa: N802
+        """Answer with a model's configuration."""
+        if request.name not in self.configs:
+            context.abort(grpc.StatusCode.NOT_FOUND, f"Request for unknown model: '{request.name}' is not found")
+        return service_pb2.ModelConfigResponse(config=self.configs[request.name])
+
+    def ModelStatistics(self, request: Any, context: Any) -> Any:  # noqa: N802
+        """Answer with two versions' counters."""
+        versions = [
+            service_pb2.ModelStatistics(name=request.name, version=str(place), inference_count=12, execution_count=2)
+            for place in (1, 2)
+        ]
+        for version in versions:
+            version.inference_stats.success.count = 6
+        return service_pb2.ModelStatisticsResponse(model_stats=versions)
+
+    def ModelInfer(self, request: Any, context: Any) -> Any:  # noqa: N802
+        """Encode as the tiny model does, in float64."""
+        with self._lock:
+            self.requests.append(request)
+            self.under_way += 1
+            self.seen_at_once = max(self.seen_at_once, self.under_way)
+        try:
+            answer = None if self.hook is None else self.hook(self, request, context)
+            return self.answer(request) if answer is None else answer
+        finally:
+            with self._lock:
+                self.under_way -= 1
+
+    def answer(self, request: Any) -> Any:
+        """Compute the right answer."""
+        (given,) = request.inputs
+        config = self.configs[request.model_name]
+        assert given.shape[0] <= config.max_batch_size
+        array = np.frombuffer(request.raw_input_contents[0], {"UINT8": np.uint8, "INT32": np.int32}[given.datatype])
+        array = array.reshape(given.shape)
+        model = self.tiny.model
+        rows = model.encode_images(array) if given.name == "image" else model.encode_texts(list(array))
+        return infer_response(rows.astype(np.float32))
+
+
+def infer_response(rows: np.ndarray, *, name: str = "embedding", datatype: str = "FP32") -> Any:
+    """Make the answer to an inference."""
+    response = service_pb2.ModelInferResponse()
+    response.outputs.add(name=name, datatype=datatype, shape=rows.shape)
+    response.raw_output_contents.append(rows.tobytes())
+    return response
+
+
+def _config(tiny: Any, tower: str, max_batch: int, text_lengths: str, space: str | None) -> Any:
+    size, bundle = tiny.bundle.image.size, tiny.bundle
+    config = model_config_pb2.ModelConfig(name=f"{bundle.name}_{tower}", max_batch_size=max_batch)
+    if tower == "image":
+        config.input.add(name="image", data_type=model_config_pb2.TYPE_UINT8, dims=[size, size, 3])
+    else:
+        config.input.add(name="input_ids", data_type=model_config_pb2.TYPE_INT32, dims=[-1])
+    config.output.add(name="embedding", data_type=model_config_pb2.TYPE_FP32, dims=[bundle.dim])
+    parameters = {"space": space or bundle.space, "text_lengths": text_lengths, "precision": "fp32"}
+    for key, value in parameters.items():
+        config.parameters[key].string_value = value
+    return config
+
+
+@pytest.fixture
+def start_fake(tiny: Any) -> Iterator[Callable[..., FakeTriton]]:
+    """Start fake servers of the tiny bundle: `start_fake(**options)`, with the options of `FakeTriton`."""
+    with ExitStack() as stack:
+
+        def start(**options: Any) -> FakeTriton:
+            server = FakeTriton(options.pop("tiny", tiny), **options)
+            stack.callback(server.stop)
+            return server
+
+        yield start
+
+
+@pytest.fixture
+def wrong_answers() -> dict[str, Callable[[FakeTriton, Any], Any]]:
+    """Answers that are none, by what is wrong with them; each takes the server and the request."""
+
+    def changed(change: Callable[[np.ndarray], np.ndarray], **options: str) -> Callable[[FakeTriton, Any], Any]:
+        def answer(server: FakeTriton, request: Any) -> Any:
+            right = server.answer(request)
+            rows = np.frombuffer(right.raw_output_contents[0], np.float32).reshape(right.outputs[0].shape)
+            return infer_response(change(rows.copy()), **options)
+
+        return answer
+
+    def truncated(server: FakeTriton, request: Any) -> Any:
+        response = server.answer(request)
+        response.raw_output_contents[0] = response.raw_output_contents[0][:-4]
+        return response
+
+    def bodiless(server: FakeTriton, request: Any) -> Any:
+        response = server.answer(request)
+        del response.raw_output_contents[:]
+        return response
+
+    def not_finite(rows: np.ndarray) -> np.ndarray:
+        rows[-1, 0] = np.nan
+        return rows
+
+    return {
+        "a row less": changed(lambda rows: rows[:-1]),
+        "a row more": changed(lambda rows: np.repeat(rows, 2, axis=0)),
+        "another dimension": changed(lambda rows: rows[:, :-1]),
+        "one rank less": changed(lambda rows: rows.reshape(-1)),
+        "float64": changed(lambda rows: rows.astype(np.float64), datatype="FP64"),
+        "another name": changed(lambda rows: rows, name="logits"),
+        "no unit vectors": changed(lambda rows: rows * 2),
+        "zeros": changed(np.zeros_like),
+        "not a number": changed(not_finite),
+        "bytes missing": truncated,
+        "no bytes": bodiless,
+        "nothing": lambda server, request: service_pb2.ModelInferResponse(),
+    }
+
+
+def wait_until(condition: Callable[[], bool], *, limit_s: float = 5.0) -> None:
+    """Wait for a condition, or fail."""
+    end = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < end, "the condition did not come true"
+        time.sleep(0.01)
