@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from twinspire.errors import InputError
+from twinspire_server.repository import commands as repository
+from twinspire_server.triton import commands as triton
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,6 +24,8 @@ SHOWN = 3
 def register(app: typer.Typer) -> None:
     """Add this package's commands to `app`."""
     app.command()(demo)
+    repository.register(app)
+    triton.register(app)
 
 
 def demo(

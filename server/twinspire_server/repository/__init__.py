@@ -1,0 +1,25 @@
+"""The model repository: what Triton loads, made of bundles.
+
+The names below are loaded when they are first used: the command line is to come at once.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from twinspire_server.repository.build import ServedModel, build_repository
+    from twinspire_server.repository.settings import Accelerator, Device, RepositoryRuntime
+
+__all__ = ["Accelerator", "Device", "RepositoryRuntime", "ServedModel", "build_repository"]
+
+_HOMES = {"ServedModel": "build", "build_repository": "build"}
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the name stands for (PEP 562)
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOMES.get(name, 'settings')}"), name)
+    globals()[name] = value
+    return value

@@ -1,0 +1,186 @@
+"""From bundles to the folder that Triton loads."""
+
+from __future__ import annotations
+
+import filecmp
+import os
+import secrets
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from twinspire.bundle import Bundle, BundleWriter, Precision, Tower
+from twinspire.errors import InputError, SpaceMismatchError
+from twinspire.towers import Provider
+from twinspire.towers.selection import AUTO, candidates, parse_precision
+from twinspire_server.repository.config import config_pbtxt, model_name, warm_ups
+from twinspire_server.repository.existing import BUNDLE, CONFIG, ENGINE, read_existing
+from twinspire_server.repository.settings import Accelerator, Device, RepositoryRuntime, ServingOptions
+
+MODEL_FILE = Path(__file__).with_name("model.py")
+_PROVIDERS = {Device.CPU: Provider.CPU, Device.GPU: Provider.CUDA}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServedModel:
+    """A tower as the repository holds it. `folder` is the model's; `version` the one that Triton will serve."""
+
+    name: str
+    tower: Tower
+    version: int
+    precision: Precision
+    space: str
+    folder: Path
+
+
+def build_repository(
+    bundles: Sequence[Path],
+    destination: Path,
+    *,
+    precision: Precision | str = AUTO,
+    runtime: RepositoryRuntime = RepositoryRuntime.WHEEL,
+    device: Device = Device.CPU,
+    threads: int | None = None,
+    accelerator: Accelerator = Accelerator.TENSORRT,
+) -> list[ServedModel]:
+    """Write `{name}_image` and `{name}_text` for each bundle into `destination`; other models there stay.
+
+    `precision` `auto` is what `LocalTowers` would take on this machine. Engines are hard links to the
+    bundle's where the file system can: replace such a file, never write into it. A model that is there
+    already gets a further version; the newest one is replaced where it has the same engine or none. Nothing
+    is written where a bundle cannot be served.
+
+    Raises BundleError where a bundle is not intact or lacks the precision, SpaceMismatchError where a model
+    of that name has another space, InputError for two bundles of one name, unknown options and a destination
+    that cannot be written.
+    """
+    opened = [Bundle.open(path) for path in bundles]
+    twice = [name for name, count in Counter(bundle.name for bundle in opened).items() if count > 1]
+    if not opened or twice:
+        raise InputError(f"bundles named {twice}: expected one or more, each of its own name")
+    named = parse_precision(precision)
+    options = ServingOptions(
+        runtime=runtime, device=device, threads=threads, providers=_providers(device), accelerator=accelerator
+    )
+    plan = [
+        _planned(bundle, tower, named or _best(bundle, device), destination) for bundle in opened for tower in Tower
+    ]
+    try:
+        destination.mkdir(parents=True, exist_ok=True)
+        with _staging(destination) as staging:
+            for bundle, model in plan:
+                _write(staging / model.name, bundle, model, options)
+            for _, model in plan:
+                _install(staging / model.name, model)
+    except OSError as error:
+        raise InputError(f"{destination} cannot be written: {error}. Name another folder with -o") from error
+    return [model for _, model in plan]
+
+
+def _providers(device: Device) -> str:
+    """Say what `LocalTowers` is to choose from; `auto` prefers CUDA where it is, which only a GPU's is to take."""
+    if device is Device.GPU:
+        return Provider.CUDA
+    try:
+        import onnxruntime
+    except ImportError:
+        return AUTO
+    return Provider.CPU if "CUDAExecutionProvider" in onnxruntime.get_available_providers() else AUTO
+
+
+def _best(bundle: Bundle, device: Device) -> Precision:
+    return next(candidates(bundle, _PROVIDERS[device], None)).precision
+
+
+def _planned(bundle: Bundle, tower: Tower, precision: Precision, destination: Path) -> tuple[Bundle, ServedModel]:
+    """Decide a model's version. Raises where it cannot be built."""
+    bundle.engine(tower, precision)
+    name = model_name(bundle, tower)
+    folder = destination / name
+    existing = read_existing(folder, tower)
+    version = 1
+    if existing is not None:
+        serves_nothing = existing.engine_sha256 is None
+        if existing.space != bundle.space and not serves_nothing:
+            raise SpaceMismatchError(
+                f"{folder} serves the space {existing.space[:12]}…, the bundle {bundle.path} is of "
+                f"{bundle.space[:12]}…: a model keeps one space. Remove that folder or build into another with -o"
+            )
+        same = existing.engine_sha256 == bundle.manifest.engines[tower][precision].sha256
+        version = max(existing.newest, 1) if serves_nothing or same else existing.newest + 1
+    served = ServedModel(
+        name=name, tower=tower, version=version, precision=precision, space=bundle.space, folder=folder
+    )
+    return bundle, served
+
+
+@contextmanager
+def _staging(destination: Path) -> Iterator[Path]:
+    """Make a folder to write in, beside the destination: Triton would take it for a model if it were inside."""
+    # A mounted volume's neighbours are on another file system, to which nothing can be renamed.
+    parent = destination if destination.is_mount() else destination.resolve().parent
+    folder = parent / f".{destination.name}.{secrets.token_hex(6)}.tmp"
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _write(folder: Path, bundle: Bundle, model: ServedModel, options: ServingOptions) -> None:
+    version = folder / str(model.version)
+    version.mkdir(parents=True)
+    config = config_pbtxt(bundle, model.tower, model.precision, options)
+    (folder / CONFIG).write_text(config, encoding="utf-8")
+    if options.runtime is RepositoryRuntime.WHEEL:
+        shutil.copyfile(MODEL_FILE, version / MODEL_FILE.name)
+        with BundleWriter(version / BUNDLE, base=bundle) as writer:
+            writer.commit(bundle.manifest.draft(), {})
+    else:
+        _link_or_copy(bundle.engine(model.tower, model.precision), version / ENGINE)
+    for warm_up in warm_ups(bundle, model.tower, options.runtime):
+        if warm_up.ids is not None:
+            (folder / "warmup").mkdir(exist_ok=True)
+            np.array(warm_up.ids, np.int32).tofile(folder / "warmup" / warm_up.name)
+
+
+def _install(staged: Path, model: ServedModel) -> None:
+    """Bring a staged model to its place: whole where it is new, else part by part, the config last."""
+    if not model.folder.exists():
+        staged.rename(model.folder)
+        return
+    for part in (str(model.version), "warmup"):
+        new, old = staged / part, model.folder / part
+        if new.exists() and not _same(new, old):
+            if old.exists():
+                old.rename(staged / f"{part}.old")
+            new.rename(old)
+    (staged / CONFIG).replace(model.folder / CONFIG)
+
+
+def _same(one: Path, other: Path) -> bool:
+    """Whether two folders hold the same files with the same content."""
+    if not other.is_dir():
+        return False
+    files = {path.relative_to(one) for path in one.rglob("*")}
+    return files == {path.relative_to(other) for path in other.rglob("*")} and all(
+        (one / file).is_dir() == (other / file).is_dir()
+        and ((one / file).is_dir() or (one / file).samefile(other / file) or _equal(one / file, other / file))
+        for file in files
+    )
+
+
+def _equal(one: Path, other: Path) -> bool:
+    return filecmp.cmp(one, other, shallow=False)
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    try:
+        os.link(source.resolve(), target)
+    except OSError:  # another file system, or one without hard links
+        shutil.copyfile(source, target)

@@ -1,0 +1,48 @@
+"""`twinspire build`: from bundles to a model repository."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from twinspire_server.repository.settings import Accelerator, Device, RepositoryRuntime
+
+
+def register(app: typer.Typer) -> None:
+    """Add `build` to `app`."""
+    app.command()(build)
+
+
+def build(
+    bundles: Annotated[list[Path], typer.Argument(metavar="BUNDLE...", help="The bundles to serve.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DIR", help="The repository's folder; other models in it stay.")
+    ],
+    precision: Annotated[
+        str, typer.Option(help="fp32, fp16, int8, or auto: the fastest that is certified for this machine.")
+    ] = "auto",
+    runtime: Annotated[
+        RepositoryRuntime, typer.Option(help="The Triton that will serve: nvidia-pytriton's, or NVIDIA's container.")
+    ] = RepositoryRuntime.WHEEL,
+    device: Annotated[Device, typer.Option(help="What computes.")] = Device.CPU,
+    threads: Annotated[int | None, typer.Option(help="Threads of a call on the CPU. By default all cores.")] = None,
+    accelerator: Annotated[
+        Accelerator, typer.Option(help="What runs engines on the container's GPU.")
+    ] = Accelerator.TENSORRT,
+) -> None:
+    """Write the folder that Triton loads: two models a bundle, one for each tower."""
+    from twinspire_server.repository.build import build_repository
+
+    models = build_repository(
+        bundles,
+        output,
+        precision=precision,
+        runtime=runtime,
+        device=device,
+        threads=threads,
+        accelerator=accelerator,
+    )
+    for model in models:
+        typer.echo(f"{model.folder}: version {model.version}, {model.precision}, space {model.space[:12]}")

@@ -1,0 +1,76 @@
+"""What a repository already holds under a model's name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from twinspire.bundle import MANIFEST_NAME, Manifest, Precision, Tower
+from twinspire.bundle.folder import file_record
+from twinspire.errors import BundleError, InputError
+
+CONFIG = "config.pbtxt"
+BUNDLE = "bundle"
+ENGINE = "model.onnx"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExistingModel:
+    """A model folder: the space of its versions, the newest one (0 where there is none) and its engine.
+
+    `engine_sha256` is None where that version holds no engine, as in a fresh checkout.
+    """
+
+    space: str
+    newest: int
+    engine_sha256: str | None
+
+
+def read_existing(folder: Path, tower: Tower) -> ExistingModel | None:
+    """Read a model folder; None where there is none. Raises InputError for a folder that is no model's."""
+    if not folder.exists():
+        return None
+    parameters = _parameters(folder / CONFIG)
+    newest = max(versions(folder), default=0)
+    return ExistingModel(
+        space=parameters["space"],
+        newest=newest,
+        engine_sha256=_engine_sha256(folder / str(newest), tower, Precision(parameters["precision"])),
+    )
+
+
+def versions(folder: Path) -> list[int]:
+    """List the versions of a model folder, as Triton sees them: folders named by a number from 1 up."""
+    names = (entry.name for entry in folder.iterdir() if entry.is_dir())
+    return sorted(int(name) for name in names if name.isascii() and name.isdigit() and name[0] != "0")
+
+
+def _parameters(config: Path) -> dict[str, str]:
+    from google.protobuf import text_format  # type: ignore[import-untyped] # ships no type information
+    from tritonclient.grpc import model_config_pb2
+
+    try:
+        parsed = text_format.Parse(config.read_text(encoding="utf-8"), model_config_pb2.ModelConfig())
+    except (OSError, UnicodeDecodeError, text_format.ParseError) as error:
+        raise InputError(
+            f"{config} cannot be read ({error}): expected one that `twinspire build` wrote. Remove the folder or "
+            "name another destination with -o"
+        ) from error
+    parameters = {name: value.string_value for name, value in parsed.parameters.items()}
+    if not parameters.get("space") or parameters.get("precision") not in tuple(Precision):
+        raise InputError(
+            f"{config} names no space and precision: `twinspire build` did not write it. Remove the folder or name "
+            "another destination with -o"
+        )
+    return parameters
+
+
+def _engine_sha256(version: Path, tower: Tower, precision: Precision) -> str | None:
+    if (version / ENGINE).is_file():
+        return file_record(version / ENGINE).sha256
+    manifest = version / BUNDLE / MANIFEST_NAME
+    try:
+        record = Manifest.from_json(manifest.read_text(encoding="utf-8")).engines[tower].get(precision)
+    except (OSError, UnicodeDecodeError, BundleError):  # nothing that could be served, so nothing to keep
+        return None
+    return None if record is None else record.sha256

@@ -1,0 +1,51 @@
+"""How a repository is to serve. Imports nothing heavy: the command line names these."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from twinspire.errors import InputError
+
+
+class RepositoryRuntime(StrEnum):
+    """Which Triton a repository is for.
+
+    `wheel` is the one of nvidia-pytriton, whose Python backend opens the engines through twinspire;
+    `container` is NVIDIA's image with its own onnxruntime backend.
+    """
+
+    WHEEL = "wheel"
+    CONTAINER = "container"
+
+
+class Device(StrEnum):
+    """What computes."""
+
+    CPU = "cpu"
+    GPU = "gpu"
+
+
+class Accelerator(StrEnum):
+    """What runs an engine on a GPU in the container; what TensorRT does not take goes to CUDA."""
+
+    TENSORRT = "tensorrt"
+    CUDA = "cuda"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServingOptions:
+    """How a repository is to serve. `threads` is how many a call computes with on the CPU; None is all.
+
+    `providers` is handed to `LocalTowers` (wheel), `accelerator` to the onnxruntime backend (container, GPU).
+    """
+
+    runtime: RepositoryRuntime = RepositoryRuntime.WHEEL
+    device: Device = Device.CPU
+    threads: int | None = None
+    providers: str = "auto"
+    accelerator: Accelerator = Accelerator.TENSORRT
+
+    def __post_init__(self) -> None:
+        if self.threads is not None and (type(self.threads) is not int or self.threads < 1):
+            raise InputError(f"threads {self.threads!r}: expected a whole number from 1 up, or None for all cores")
