@@ -1,0 +1,34 @@
+"""A real Triton Inference Server: finding it, running it, ending it.
+
+The names below are loaded when they are first used: the command line is to come at once.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from twinspire_server.triton.launch import TritonServer
+    from twinspire_server.triton.locate import TritonInstall, find_triton
+    from twinspire_server.triton.options import flags
+    from twinspire_server.triton.ports import Ports
+
+__all__ = ["Ports", "TritonInstall", "TritonServer", "find_triton", "flags"]
+
+_HOMES = {
+    "Ports": "ports",
+    "TritonInstall": "locate",
+    "TritonServer": "launch",
+    "find_triton": "locate",
+    "flags": "options",
+}
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the name stands for (PEP 562)
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{home}"), name)
+    globals()[name] = value
+    return value

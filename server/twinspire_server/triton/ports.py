@@ -1,0 +1,68 @@
+"""The three ports of a server: free ones picked, given ones checked before anything is loaded."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from contextlib import ExitStack
+from dataclasses import dataclass, fields
+
+from twinspire.errors import InputError, ServerError
+
+
+@dataclass(frozen=True)
+class Ports:
+    """The port numbers of a server's three services; 0 picks a free one."""
+
+    http: int
+    grpc: int
+    metrics: int
+
+    def __post_init__(self) -> None:
+        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        for name, number in given.items():
+            if not 0 <= number <= 65535:
+                raise InputError(f"{name} port {number}: expected 0 to 65535, where 0 picks a free one")
+        numbers = [number for number in given.values() if number]
+        if len(set(numbers)) < len(numbers):
+            told = ", ".join(f"{name} {number}" for name, number in given.items())
+            raise InputError(f"the same port was given twice ({told}): expected three different ones, or 0")
+
+    def claim(self, host: str) -> Ports:
+        """Return these ports with free ones in place of 0.
+
+        Nothing holds them afterwards: another program may still take one. Raises `ServerError` where a given one is
+        taken or not allowed, and `InputError` where `host` is no IPv4 address of this machine.
+        """
+        picked = {}
+        with ExitStack() as held:  # all at once, so that they differ
+            for field in sorted(fields(self), key=lambda field: getattr(self, field.name) == 0):
+                wanted = getattr(self, field.name)
+                bound = held.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
+                bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as Triton does: closed connections linger
+                try:
+                    bound.bind((host, wanted))
+                    bound.listen()
+                except OSError as error:
+                    raise _refusal(error, field.name, wanted, host) from error
+                picked[field.name] = bound.getsockname()[1]
+        return Ports(**picked)
+
+
+def taken(name: str, number: int, host: str) -> ServerError:
+    """Build the error for a port that another program listens on."""
+    return ServerError(
+        f"the {name} port {number} on {host} is taken by another program, perhaps another server: stop that one, or "
+        f"choose another port with --{name}-port, where 0 picks a free one"
+    )
+
+
+def _refusal(error: OSError, name: str, number: int, host: str) -> ServerError | InputError:
+    if error.errno == errno.EADDRINUSE:
+        return taken(name, number, host)
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return ServerError(f"the {name} port {number} needs rights that this user lacks: choose one of 1024 or above")
+    return InputError(
+        f"cannot listen on {host}: {error.strerror or error}. Expected an IPv4 address of this machine: 127.0.0.1 for "
+        f"this machine alone, 0.0.0.0 for every network it is on"
+    )
