@@ -105,14 +105,13 @@ def _planned(bundle: Bundle, tower: Tower, precision: Precision, destination: Pa
     existing = read_existing(folder, tower)
     version = 1
     if existing is not None:
-        serves_nothing = existing.engine_sha256 is None
-        if existing.space != bundle.space and not serves_nothing:
+        if existing.space not in (None, bundle.space):
             raise SpaceMismatchError(
                 f"{folder} serves the space {existing.space[:12]}…, the bundle {bundle.path} is of "
                 f"{bundle.space[:12]}…: a model keeps one space. Remove that folder or build into another with -o"
             )
-        same = existing.engine_sha256 == bundle.manifest.engines[tower][precision].sha256
-        version = max(existing.newest, 1) if serves_nothing or same else existing.newest + 1
+        engine = bundle.manifest.engines[tower][precision].sha256
+        version = max(existing.newest, 1) if existing.engine_sha256 in (None, engine) else existing.newest + 1
     served = ServedModel(
         name=name, tower=tower, version=version, precision=precision, space=bundle.space, folder=folder
     )

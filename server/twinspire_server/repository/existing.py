@@ -16,12 +16,13 @@ ENGINE = "model.onnx"
 
 @dataclass(frozen=True, kw_only=True)
 class ExistingModel:
-    """A model folder: the space of its versions, the newest one (0 where there is none) and its engine.
+    """A model folder: the newest version (0 where there is none) and its engine; the space of all versions.
 
-    `engine_sha256` is None where that version holds no engine, as in a fresh checkout.
+    `engine_sha256` is None where the newest version holds no engine, `space` where none does, as in a fresh
+    checkout.
     """
 
-    space: str
+    space: str | None
     newest: int
     engine_sha256: str | None
 
@@ -31,11 +32,12 @@ def read_existing(folder: Path, tower: Tower) -> ExistingModel | None:
     if not folder.exists():
         return None
     parameters = _parameters(folder / CONFIG)
-    newest = max(versions(folder), default=0)
+    precision = Precision(parameters["precision"])
+    engines = {version: _engine_sha256(folder / str(version), tower, precision) for version in versions(folder)}
+    newest = max(engines, default=0)
+    serves = any(engine is not None for engine in engines.values())
     return ExistingModel(
-        space=parameters["space"],
-        newest=newest,
-        engine_sha256=_engine_sha256(folder / str(newest), tower, Precision(parameters["precision"])),
+        space=parameters["space"] if serves else None, newest=newest, engine_sha256=engines.get(newest)
     )
 
 

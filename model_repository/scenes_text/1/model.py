@@ -1,0 +1,112 @@
+"""One tower under Triton's Python backend; the same file serves the image and the text tower.
+
+`twinspire build` puts it beside a copy of the bundle. Triton decides which requests form a batch; here they
+become one call of `LocalTowers`, with the providers and choices that it has in any other process.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import triton_python_backend_utils as pb_utils  # type: ignore[import-not-found] # exists inside Triton only
+from numpy.typing import NDArray
+
+from twinspire.bundle import Bundle, TextSettings, Tower
+from twinspire.errors import InputError, SpaceMismatchError, TwinspireError
+from twinspire.towers import LocalTowers
+
+Encode: TypeAlias = Callable[[Sequence[NDArray[Any]]], NDArray[np.float32]]
+
+INPUT = {Tower.IMAGE: "image", Tower.TEXT: "input_ids"}
+OUTPUT = "embedding"
+
+
+class TritonPythonModel:
+    """What Triton calls, one call at a time.
+
+    Input `image` uint8 (n, S, S, 3) or `input_ids` int32 (n, L) with any padding right of the end token;
+    output `embedding` float32 (n, D), L2-normalised. A request that cannot be answered gets an error of its
+    own; those that came with it are answered.
+    """
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Open the engine. Raises what `Bundle.open` and `LocalTowers` raise: the model then does not load."""
+        parameters = {
+            name: value["string_value"] for name, value in json.loads(args["model_config"])["parameters"].items()
+        }
+        bundle = Bundle.open(Path(args["model_repository"]) / args["model_version"] / "bundle")
+        if bundle.space != parameters["space"]:
+            raise SpaceMismatchError(
+                f"{bundle.path} is of the space {bundle.space}, its config.pbtxt of {parameters['space']}: "
+                "build the repository again"
+            )
+        tower = Tower(parameters["tower"])
+        threads = parameters.get("threads")
+        self._towers = LocalTowers(
+            bundle,
+            precision=parameters["precision"],
+            providers=parameters["providers"],
+            threads=None if threads is None else int(threads),
+            towers=(tower,),
+        )
+        self._input = INPUT[tower]
+        self._encode: Encode = self._images if tower is Tower.IMAGE else self._texts
+        self._text = bundle.text
+        pb_utils.Logger.log_info(f"{args['model_name']}: {self._towers.runtime}")
+
+    def execute(self, requests: Sequence[Any]) -> list[Any]:
+        """Answer each request of a batch, in order."""
+        inputs = [pb_utils.get_input_tensor_by_name(request, self._input).as_numpy() for request in requests]
+        return [_response(answer) for answer in encode_together(self._encode, inputs)]
+
+    def finalize(self) -> None:
+        """Let go of the engine."""
+        self._towers.close()
+
+    def _images(self, inputs: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
+        return self._towers.encode_images(inputs[0] if len(inputs) == 1 else np.concatenate(inputs))
+
+    def _texts(self, inputs: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
+        return self._towers.encode_texts([without_padding(row, self._text) for rows in inputs for row in rows])
+
+
+def encode_together(encode: Encode, inputs: Sequence[NDArray[Any]]) -> list[NDArray[np.float32] | TwinspireError]:
+    """Encode the inputs of several requests in one call; give (n, D) for each, or its error.
+
+    Where that raises, each half is tried alone: what is at fault is found in a few calls, the rest is still
+    encoded in large batches.
+    """
+    try:
+        embeddings = encode(inputs)
+    except TwinspireError as error:
+        if len(inputs) == 1:
+            return [error]
+        half = len(inputs) // 2
+        return [*encode_together(encode, inputs[:half]), *encode_together(encode, inputs[half:])]
+    answers: list[NDArray[np.float32] | TwinspireError] = []
+    start = 0
+    for rows in inputs:
+        answers.append(embeddings[start : start + len(rows)])
+        start += len(rows)
+    return answers
+
+
+def without_padding(row: NDArray[np.int32], text: TextSettings) -> NDArray[np.int32]:
+    """Cut a row of token ids, 1-D, behind its last id that is no padding.
+
+    Where the end token itself pads, as in OpenAI's CLIP, one is left.
+    """
+    filled = np.flatnonzero(row != text.pad_id)
+    end = int(filled[-1]) + 1 if filled.size else 0
+    return row[: end + (text.pad_id == text.eos_id)]
+
+
+def _response(answer: NDArray[np.float32] | TwinspireError) -> Any:  # noqa: ANN401 - Triton's own class
+    if isinstance(answer, TwinspireError):
+        kind = pb_utils.TritonError.INVALID_ARG if isinstance(answer, InputError) else pb_utils.TritonError.INTERNAL
+        return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(answer), kind))
+    return pb_utils.InferenceResponse([pb_utils.Tensor(OUTPUT, answer)])

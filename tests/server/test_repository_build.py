@@ -1,0 +1,314 @@
+"""From bundles to a repository: what is written, what is kept, what is refused."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2 as triton
+from typer.testing import CliRunner
+
+from twinspire import sample_bundle
+from twinspire.bundle import Bundle, Precision, Tower
+from twinspire.cli.app import application
+from twinspire.errors import BundleError, InputError, SpaceMismatchError
+from twinspire.towers import selection
+from twinspire_server import repository
+from twinspire_server.repository import Device, RepositoryRuntime, build_repository
+from twinspire_server.repository import build as building
+
+CHECKOUT = Path(__file__).parents[2]
+COMMITTED = CHECKOUT / "model_repository"
+
+
+def _files(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def _content(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in _files(folder)}
+
+
+def _parameters(model: Path) -> dict[str, str]:
+    config = text_format.Parse((model / "config.pbtxt").read_text(), triton.ModelConfig())
+    return {name: value.string_value for name, value in config.parameters.items()}
+
+
+def test_the_public_names_are_exactly_these() -> None:
+    """The package exports these names, each of which resolves; another is an AttributeError."""
+    assert repository.__all__ == ["Accelerator", "Device", "RepositoryRuntime", "ServedModel", "build_repository"]
+    assert all(getattr(repository, name).__name__ == name for name in repository.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'ServedModels'"):
+        _ = repository.ServedModels
+
+
+def test_the_wheels_models(tiny: Any, tmp_path: Path) -> None:
+    """Each tower is a folder with config, model.py and the whole bundle, hard-linked; the report says what is there."""
+    models = build_repository([tiny.bundle.path], tmp_path / "models", precision="int8")
+    assert [(model.name, model.version, model.precision) for model in models] == [
+        ("tiny_image", 1, Precision.INT8),
+        ("tiny_text", 1, Precision.INT8),
+    ]
+    for model in models:
+        assert model.folder == tmp_path / "models" / f"tiny_{model.tower}"
+        assert (model.folder / "1" / "model.py").read_bytes() == building.MODEL_FILE.read_bytes()
+        copied = Bundle.open(model.folder / "1" / "bundle")
+        assert copied.manifest == tiny.bundle.manifest
+        for precision in Precision.FP32, Precision.INT8:
+            assert copied.engine(model.tower, precision).samefile(tiny.bundle.engine(model.tower, precision))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["models"]
+
+
+def test_the_containers_models(tiny: Any, tmp_path: Path) -> None:
+    """Each tower is a folder with config and one model.onnx, the engine of the precision."""
+    for model in build_repository([tiny.bundle.path], tmp_path, precision="fp32", runtime=RepositoryRuntime.CONTAINER):
+        assert {name for name in _files(model.folder) if "warmup" not in name} == {"config.pbtxt", "1/model.onnx"}
+        engine = tiny.bundle.engine(model.tower, Precision.FP32)
+        assert (model.folder / "1" / "model.onnx").read_bytes() == engine.read_bytes()
+
+
+@pytest.mark.parametrize("runtime", RepositoryRuntime)
+def test_the_files_of_a_warm_up_are_there(tiny: Any, tmp_path: Path, runtime: RepositoryRuntime) -> None:
+    """Each file that a config names for its warm-up holds int32 ids of the length it says, the end token last."""
+    build_repository([tiny.bundle.path], tmp_path, precision="int8", runtime=runtime)
+    folder = tmp_path / "tiny_text"
+    config = text_format.Parse((folder / "config.pbtxt").read_text(), triton.ModelConfig())
+    inputs = [sample.inputs["input_ids"] for sample in config.model_warmup]
+    assert {given.input_data_file for given in inputs} == {path.name for path in (folder / "warmup").iterdir()}
+    for given in inputs:
+        ids = np.fromfile(folder / "warmup" / given.input_data_file, np.int32)
+        assert [ids.size] == list(given.dims)
+        assert ids[-1] == tiny.bundle.text.eos_id
+
+
+def test_what_serves_the_sample_is_committed(tmp_path: Path) -> None:
+    """model_repository/ holds the configs and model.py that the sample's bundle gives today."""
+    build_repository([sample_bundle()], tmp_path, precision="int8")
+    names = [f"scenes_{tower}/{file}" for tower in Tower for file in ("config.pbtxt", "1/model.py")]
+    for name in names:
+        assert (COMMITTED / name).read_text() == (tmp_path / name).read_text(), (
+            f"{name} is out of date: remove {COMMITTED}/scenes_* and run "
+            f"twinspire build {sample_bundle()} -o {COMMITTED} --precision int8"
+        )
+
+
+@pytest.mark.skipif(not (CHECKOUT / ".git").exists(), reason="no git checkout")
+def test_git_ignores_what_is_generated() -> None:
+    """Of what `build` writes into model_repository/, git sees the configs and model.py alone."""
+
+    def ignored(name: str) -> bool:
+        command = ["git", "check-ignore", "--quiet", "--no-index", f"model_repository/{name}"]
+        return subprocess.run(command, cwd=CHECKOUT, check=False).returncode == 0
+
+    assert all(
+        ignored(f"scenes_text/{name}") for name in ("1/bundle/bundle.json", "1/model.onnx", "warmup/1_of_8_tokens")
+    )
+    assert not any(ignored(f"scenes_text/{name}") for name in ("config.pbtxt", "1/model.py"))
+
+
+def test_two_bundles_in_one_repository(make_tiny: Callable[..., Any], tmp_path: Path) -> None:
+    """Models of other names stay when one is added."""
+    build_repository([sample_bundle()], tmp_path / "models", precision="int8")
+    before = _content(tmp_path / "models")
+    build_repository([make_tiny().bundle.path], tmp_path / "models", precision="int8")
+    after = _content(tmp_path / "models")
+    assert before.items() <= after.items()
+    assert {name.split("/")[0] for name in after} == {"scenes_image", "scenes_text", "tiny_image", "tiny_text"}
+
+
+# What is there already
+
+
+def test_the_same_again_changes_nothing(tiny: Any, tmp_path: Path) -> None:
+    """Building again with the same engine keeps version 1 and every byte."""
+    build_repository([tiny.bundle.path], tmp_path, precision="int8")
+    before = _content(tmp_path)
+    again = build_repository([tiny.bundle.path], tmp_path, precision="int8")
+    assert [model.version for model in again] == [1, 1]
+    assert _content(tmp_path) == before
+
+
+def test_another_engine_is_a_further_version(tiny: Any, tmp_path: Path) -> None:
+    """A new engine of the same space is version 2, which the config then describes; version 1 stays as it was."""
+    build_repository([tiny.bundle.path], tmp_path, precision="fp32")
+    before = {name: content for name, content in _content(tmp_path).items() if "/1/" in name}
+    further = build_repository([tiny.bundle.path], tmp_path, precision="int8")
+    assert [model.version for model in further] == [2, 2]
+    assert _parameters(tmp_path / "tiny_text")["precision"] == "int8"
+    assert before.items() <= _content(tmp_path).items()
+    assert build_repository([tiny.bundle.path], tmp_path, precision="int8")[0].version == 2
+
+
+def test_the_other_runtime_takes_the_version_over(tiny: Any, tmp_path: Path) -> None:
+    """The same engine for the container replaces the wheel's version, model.py and bundle included."""
+    build_repository([tiny.bundle.path], tmp_path, precision="int8")
+    build_repository([tiny.bundle.path], tmp_path, precision="int8", runtime=RepositoryRuntime.CONTAINER)
+    assert _files(tmp_path / "tiny_image") == {"config.pbtxt", "1/model.onnx"}
+
+
+def test_a_fresh_checkout_is_filled(make_tiny: Callable[..., Any], tmp_path: Path) -> None:
+    """Where only configs and model.py are there, of whatever space, version 1 becomes whole."""
+    build_repository([make_tiny("old", seed=1).bundle.path], tmp_path / "models", precision="int8")
+    for tower in Tower:
+        shutil.rmtree(tmp_path / "models" / f"tiny_{tower}" / "1" / "bundle")
+    (tmp_path / "models" / "README.md").write_text("what this is")
+    new = make_tiny("new", seed=2).bundle
+    models = build_repository([new.path], tmp_path / "models", precision="int8")
+    assert [model.version for model in models] == [1, 1]
+    assert all(Bundle.open(model.folder / "1" / "bundle").space == new.space for model in models)
+
+
+def test_a_damaged_version_is_made_anew(tiny: Any, tmp_path: Path) -> None:
+    """Building again replaces a damaged engine, and leaves the bundle's own file alone."""
+    model = build_repository([tiny.bundle.path], tmp_path, precision="int8")[0]
+    engine = model.folder / "1" / "bundle" / "image.int8.onnx"
+    engine.unlink()  # it is the bundle's own file, by another name
+    engine.write_bytes(b"damaged")
+    assert build_repository([tiny.bundle.path], tmp_path, precision="int8")[0].version == 1
+    Bundle.open(model.folder / "1" / "bundle")
+
+
+def test_another_space_is_refused(make_tiny: Callable[..., Any], tmp_path: Path) -> None:
+    """A model that serves one space is not given another; nothing changes."""
+    build_repository([make_tiny("one", seed=1).bundle.path], tmp_path / "models", precision="int8")
+    before = _content(tmp_path / "models")
+    with pytest.raises(SpaceMismatchError, match=r"tiny_image serves the space 0000.*a model keeps one space"):
+        build_repository([make_tiny("two", seed=2).bundle.path], tmp_path / "models", precision="fp32")
+    assert _content(tmp_path / "models") == before
+
+
+@pytest.mark.parametrize("config", [None, "no protobuf {", 'name: "tiny_image"', b"\xff"])
+def test_a_strangers_folder_is_refused(tiny: Any, tmp_path: Path, config: str | bytes | None) -> None:
+    """A folder of the model's name that `build` did not write is left alone."""
+    folder = tmp_path / "tiny_image"
+    folder.mkdir()
+    if config is not None:
+        (folder / "config.pbtxt").write_bytes(config.encode() if isinstance(config, str) else config)
+    before = _content(tmp_path)
+    with pytest.raises(InputError, match=r"tiny_image.config\.pbtxt"):
+        build_repository([tiny.bundle.path], tmp_path, precision="int8")
+    assert _content(tmp_path) == before
+
+
+# What cannot be served
+
+
+def test_a_missing_precision_says_how_to_make_it(make_tiny: Callable[..., Any], tmp_path: Path) -> None:
+    """A bundle without int8 engines is refused with the command that makes them; nothing is written."""
+    bundle = make_tiny("bundle", precisions=[Precision.FP32]).bundle
+    with pytest.raises(BundleError, match=r"no int8 engine for the image tower, only fp32.*twinspire quantize BUNDLE"):
+        build_repository([bundle.path], tmp_path / "models", precision="int8")
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+@pytest.mark.parametrize(
+    ("device", "flags", "options", "expected"),
+    [
+        (Device.CPU, {"avx512_vnni"}, {}, Precision.INT8),
+        (Device.CPU, {"avx2"}, {}, Precision.FP32),
+        (Device.CPU, {"avx512_vnni"}, {"certified": False}, Precision.FP32),
+        (Device.GPU, {"avx512_vnni"}, {}, Precision.FP32),
+        (Device.GPU, set(), {"precisions": [Precision.FP32, Precision.FP16]}, Precision.FP16),
+    ],
+)
+def test_auto_is_what_the_towers_would_choose(
+    make_tiny: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    device: Device,
+    flags: set[str],
+    options: dict[str, Any],
+    expected: Precision,
+) -> None:
+    """`auto` is int8 on a CPU that sums it exactly, fp16 on a GPU, where certified; else fp32."""
+    monkeypatch.setattr(selection, "processor_flags", lambda: frozenset(flags))
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    bundle = make_tiny("bundle", **options).bundle
+    models = build_repository([bundle.path], tmp_path / "models", device=device)
+    assert {model.precision for model in models} == {expected}
+    assert {_parameters(model.folder)["precision"] for model in models} == {str(expected)}
+
+
+def test_the_device_decides_the_providers(tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU's model takes CUDA; the CPU's what `auto` finds, except CUDA where that is installed."""
+
+    def providers(name: str, device: Device) -> str:
+        models = build_repository([tiny.bundle.path], tmp_path / name, precision="fp32", device=device)
+        return _parameters(models[0].folder)["providers"]
+
+    assert providers("gpu", Device.GPU) == "cuda"
+    assert providers("cpu", Device.CPU) == "auto"
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CUDAExecutionProvider"])
+    assert providers("both", Device.CPU) == "cpu"
+
+
+def test_two_bundles_of_one_name_are_refused(make_tiny: Callable[..., Any], tmp_path: Path) -> None:
+    """Two bundles that would be the same models are an InputError, as are none."""
+    paths = [make_tiny(name, seed=seed).bundle.path for seed, name in enumerate("ab")]
+    with pytest.raises(InputError, match=r"bundles named \['tiny'\]"):
+        build_repository(paths, tmp_path / "models")
+    with pytest.raises(InputError, match="expected one or more"):
+        build_repository([], tmp_path / "models")
+    assert not (tmp_path / "models").exists()
+
+
+def test_a_destination_that_cannot_be_is_refused(tiny: Any, tmp_path: Path) -> None:
+    """A file where the repository should be is an InputError that names it."""
+    (tmp_path / "file").touch()
+    for destination in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(InputError, match="file"):
+            build_repository([tiny.bundle.path], destination, precision="int8")
+
+
+def test_a_failure_leaves_nothing(tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the second model cannot be written, neither appears and no temporary folder stays."""
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(building, "_link_or_copy", full)
+    with pytest.raises(InputError, match="No space left"):
+        build_repository([tiny.bundle.path], tmp_path / "models", runtime=RepositoryRuntime.CONTAINER)
+    assert list((tmp_path / "models").iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["models"]
+
+
+# The command
+
+
+def test_the_command_builds_and_says_what(tiny: Any, tmp_path: Path) -> None:
+    """`twinspire build` takes every option and prints one line a model."""
+    options = ["--precision", "fp32", "--runtime", "wheel", "--device", "cpu", "--threads", "2"]
+    done = CliRunner().invoke(application(), ["build", str(tiny.bundle.path), "-o", str(tmp_path / "models"), *options])
+    assert done.exit_code == 0, done.output
+    assert [line.split(": ")[1] for line in done.output.splitlines()] == [f"version 1, fp32, space {'0' * 12}"] * 2
+    assert _parameters(tmp_path / "models" / "tiny_text")["threads"] == "2"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["nowhere", "-o", "models"], "nowhere is no folder"),
+        (["{bundle}", "-o", "models", "--precision", "int4"], "precision 'int4': expected auto"),
+        (["{bundle}", "-o", "models", "--precision", "fp16"], "has no fp16 engine"),
+        (["{bundle}", "-o", "models", "--threads", "0"], "threads 0"),
+        (["{bundle}", "-o", "models", "--runtime", "docker"], "docker"),
+        (["{bundle}"], "--output"),
+    ],
+)
+def test_the_command_refuses(tiny: Any, tmp_path: Path, arguments: list[str], says: str) -> None:
+    """Wrong input ends with status 2 and a message, without a traceback and with nothing written."""
+    command = [str(Path(sys.executable).with_name("twinspire")), "build"]
+    command += [argument.format(bundle=tiny.bundle.path) for argument in arguments]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert says in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,154 @@
+"""config.pbtxt, read back with Triton's own protobuf."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import product
+from typing import Any
+
+import pytest
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2 as triton
+
+from twinspire.bundle import Padding, Precision, Tower
+from twinspire.errors import InputError
+from twinspire_server.repository.config import config_pbtxt
+from twinspire_server.repository.settings import Accelerator, Device, RepositoryRuntime, ServingOptions
+
+CPU, GPU = triton.ModelInstanceGroup.KIND_CPU, triton.ModelInstanceGroup.KIND_GPU
+WHEEL, CONTAINER = RepositoryRuntime
+
+
+def _config(tiny: Any, tower: Tower, **options: Any) -> Any:
+    text = config_pbtxt(tiny.bundle, tower, Precision.INT8, ServingOptions(**options))
+    return text_format.Parse(text, triton.ModelConfig())
+
+
+def _parameters(config: Any) -> dict[str, str]:
+    return {name: value.string_value for name, value in config.parameters.items()}
+
+
+def _shape(tensor: Any) -> tuple[str, int, list[int]]:
+    return tensor.name, tensor.data_type, list(tensor.dims)
+
+
+@pytest.mark.parametrize(("tower", "runtime", "device"), [*product(Tower, RepositoryRuntime, Device)])
+def test_every_config_has_the_contract(tiny: Any, tower: Tower, runtime: RepositoryRuntime, device: Device) -> None:
+    """Each config parses; its tensors, batching and the facts for the client are the contract's."""
+    config = _config(tiny, tower, runtime=runtime, device=device)
+    assert config.name == f"tiny_{tower}"
+    assert config.backend == {WHEEL: "python", CONTAINER: "onnxruntime"}[runtime]
+    given = (
+        ("image", triton.TYPE_UINT8, [16, 16, 3]) if tower is Tower.IMAGE else ("input_ids", triton.TYPE_INT32, [-1])
+    )
+    assert [_shape(tensor) for tensor in config.input] == [given]
+    assert [_shape(tensor) for tensor in config.output] == [("embedding", triton.TYPE_FP32, [12])]
+    assert config.max_batch_size == {Tower.IMAGE: 32, Tower.TEXT: 64}[tower]
+    assert config.HasField("dynamic_batching")
+    assert config.dynamic_batching == triton.ModelDynamicBatching()
+    (group,) = config.instance_group
+    assert (group.kind, group.count) == (GPU if (runtime, device) == (CONTAINER, Device.GPU) else CPU, 1)
+    expected = {"tower": str(tower), "space": tiny.bundle.space, "precision": "int8", "dim": "12"}
+    assert expected.items() <= _parameters(config).items()
+    assert config.model_warmup
+
+
+def test_the_wheel_takes_texts_of_any_length(tiny: Any) -> None:
+    """For the wheel the text input is ragged and the parameter says so."""
+    config = _config(tiny, Tower.TEXT)
+    assert config.input[0].allow_ragged_batch
+    assert _parameters(config)["text_lengths"] == "ragged"
+
+
+@pytest.mark.parametrize(
+    ("options", "lengths"),
+    [
+        ({"context_length": 77}, "32,77"),
+        ({"context_length": 32}, "32"),
+        ({"context_length": 20}, "20"),
+        ({"context_length": 64, "padding": Padding.MAX_LENGTH}, "64"),
+    ],
+)
+def test_the_container_takes_two_lengths(make_tiny: Callable[..., Any], options: dict[str, Any], lengths: str) -> None:
+    """For the container texts are padded to 32 or the context, to the context alone where 32 is not shorter."""
+    config = _config(make_tiny(**options), Tower.TEXT, runtime=CONTAINER)
+    assert not config.input[0].allow_ragged_batch
+    assert _parameters(config)["text_lengths"] == lengths
+
+
+def _warm_ups(config: Any) -> list[tuple[int, list[int]]]:
+    (name,) = {tensor.name for tensor in config.input}
+    return [(sample.batch_size, list(sample.inputs[name].dims)) for sample in config.model_warmup]
+
+
+def test_pictures_are_warmed_up_alone_and_as_a_full_batch(tiny: Any) -> None:
+    """One black picture, then 32, run before the image tower counts as ready."""
+    config = _config(tiny, Tower.IMAGE)
+    assert _warm_ups(config) == [(1, [16, 16, 3]), (32, [16, 16, 3])]
+    assert all(sample.inputs["image"].zero_data for sample in config.model_warmup)
+
+
+@pytest.mark.parametrize(
+    ("runtime", "padding", "expected"),
+    [
+        (WHEEL, Padding.TRIM, [(1, 8), (1, 16), (1, 24), (1, 32), (1, 40), (64, 40)]),
+        (WHEEL, Padding.MAX_LENGTH, [(1, 40), (64, 40)]),
+        (CONTAINER, Padding.TRIM, [(1, 32), (1, 40), (64, 32), (64, 40)]),
+        (CONTAINER, Padding.MAX_LENGTH, [(1, 40), (64, 40)]),
+    ],
+)
+def test_texts_are_warmed_up_in_every_shape(
+    make_tiny: Callable[..., Any], runtime: RepositoryRuntime, padding: Padding, expected: list[tuple[int, int]]
+) -> None:
+    """Each length that the engine will see runs once, and what takes most memory as a full batch."""
+    config = _config(make_tiny(context_length=40, padding=padding), Tower.TEXT, runtime=runtime)
+    assert _warm_ups(config) == [(batch, [length]) for batch, length in expected]
+
+
+def test_the_engine_is_opened_as_the_options_say(tiny: Any) -> None:
+    """The wheel's model reads threads and providers, the container's backend its own name for threads."""
+    wheel = _parameters(_config(tiny, Tower.IMAGE, threads=3, providers="openvino"))
+    assert (wheel["threads"], wheel["providers"]) == ("3", "openvino")
+    assert "threads" not in _parameters(_config(tiny, Tower.IMAGE))
+    assert _parameters(_config(tiny, Tower.IMAGE, runtime=CONTAINER, threads=3))["intra_op_thread_count"] == "3"
+
+
+@pytest.mark.parametrize("threads", [0, -1, True, 1.5])
+def test_threads_are_a_whole_number(threads: Any) -> None:
+    """Threads of any other value are refused."""
+    with pytest.raises(InputError, match="threads"):
+        ServingOptions(threads=threads)
+
+
+@pytest.mark.parametrize(
+    ("tower", "shapes"),
+    [
+        (Tower.IMAGE, ("image:1x16x16x3", "image:32x16x16x3", "image:32x16x16x3")),
+        (Tower.TEXT, ("input_ids:1x32", "input_ids:64x32", "input_ids:64x40")),
+    ],
+)
+def test_tensorrt_is_told_every_shape_and_keeps_its_engines(
+    make_tiny: Callable[..., Any], tower: Tower, shapes: tuple[str, str, str]
+) -> None:
+    """On a GPU the container's profile spans what the client may send; the cache's folder is this engine's own."""
+    tiny = make_tiny(context_length=40)
+    config = _config(tiny, tower, runtime=CONTAINER, device=Device.GPU)
+    (accelerator,) = config.optimization.execution_accelerators.gpu_execution_accelerator
+    assert accelerator.name == "tensorrt"
+    settings = dict(accelerator.parameters)
+    assert tuple(settings[f"trt_profile_{which}_shapes"] for which in ("min", "opt", "max")) == shapes
+    assert settings["trt_engine_cache_enable"] == "1"
+    assert tiny.bundle.manifest.engines[tower][Precision.INT8].sha256[:16] in settings["trt_engine_cache_path"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"runtime": CONTAINER, "device": Device.GPU, "accelerator": Accelerator.CUDA},
+        {"runtime": CONTAINER},
+        {"device": Device.GPU},
+    ],
+)
+def test_tensorrt_is_asked_for_nowhere_else(tiny: Any, options: dict[str, Any]) -> None:
+    """With CUDA, on the CPU and in the wheel no accelerator is named."""
+    assert not _config(tiny, Tower.TEXT, **options).HasField("optimization")
