@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -112,6 +113,60 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         return infer_response(rows.astype(np.float32))
 
 
+class Relay:
+    """A port whose connections lead to a fake server and can be cut, as when that server's process is killed."""
+
+    def __init__(self, server: FakeTriton) -> None:
+        self.port = 0
+        self._sockets: list[socket.socket] = []
+        self._threads: list[threading.Thread] = []
+        self.open(server)
+        self.url = f"127.0.0.1:{self.port}"
+
+    def open(self, server: FakeTriton) -> None:
+        """Take connections and lead them to this server; on the same port each time."""
+        listener = socket.create_server(("127.0.0.1", self.port))
+        self.port = listener.getsockname()[1]
+        self._sockets.append(listener)
+        self._run(self._accept, listener, server.port)
+
+    def cut(self) -> None:
+        """Break every connection and take no more."""
+        sockets, self._sockets = self._sockets, []
+        for end in sockets:
+            with contextlib.suppress(OSError):  # the other side was first
+                end.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join()
+        for end in sockets:
+            end.close()
+        self._threads.clear()
+
+    def _run(self, work: Callable[..., None], *arguments: Any) -> None:
+        thread = threading.Thread(target=work, args=arguments, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _accept(self, listener: socket.socket, port: int) -> None:
+        while True:
+            try:
+                near, _ = listener.accept()
+            except OSError:
+                return
+            far = socket.create_connection(("127.0.0.1", port))
+            self._sockets += [near, far]
+            self._run(_pump, near, far)
+            self._run(_pump, far, near)
+
+
+def _pump(source: socket.socket, target: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while data := source.recv(1 << 16):
+            target.sendall(data)
+    with contextlib.suppress(OSError):
+        target.shutdown(socket.SHUT_RDWR)
+
+
 def infer_response(rows: np.ndarray, *, name: str = "embedding", datatype: str = "FP32") -> Any:
     """Make the answer to an inference."""
     response = service_pb2.ModelInferResponse()
@@ -145,6 +200,19 @@ def start_fake(tiny: Any) -> Iterator[Callable[..., FakeTriton]]:
             return server
 
         yield start
+
+
+@pytest.fixture
+def relay_to() -> Iterator[Callable[[FakeTriton], Relay]]:
+    """Put a port that can be cut before a fake server: `relay_to(server)`."""
+    with ExitStack() as stack:
+
+        def relay(server: FakeTriton) -> Relay:
+            made = Relay(server)
+            stack.callback(made.cut)
+            return made
+
+        yield relay
 
 
 @pytest.fixture
@@ -187,11 +255,3 @@ def wrong_answers() -> dict[str, Callable[[FakeTriton, Any], Any]]:
         "no bytes": bodiless,
         "nothing": lambda server, request: service_pb2.ModelInferResponse(),
     }
-
-
-def wait_until(condition: Callable[[], bool], *, limit_s: float = 5.0) -> None:
-    """Wait for a condition, or fail."""
-    end = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < end, "the condition did not come true"
-        time.sleep(0.01)

@@ -26,9 +26,12 @@ Result = TypeVar("Result")
 _OPTIONS = [
     ("grpc.max_send_message_length", -1),  # 4 MB by default: 26 pictures of 224 pixels
     ("grpc.max_receive_message_length", -1),
-    # By default a server that was away for minutes is looked for every two minutes only.
+    # gRPC would repeat by itself what it had not sent yet, on another connection: to a server not looked at.
+    ("grpc.enable_retries", 0),
+    # How often a server that went away is looked for, 20% more or less: in less time than a call's default retries
+    # wait together, so that a call succeeds once the server is back. gRPC's own limit is two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.max_reconnect_backoff_ms", 500),
     # A host that vanished without a word is noticed after 20 s, not after TCP's 15 minutes. Servers count pings
     # that come without data as abuse: Triton takes two, after which this stops too.
     ("grpc.keepalive_time_ms", 10_000),
