@@ -1,0 +1,210 @@
+"""model.py without Triton: which requests are answered together, what is padding, what an error becomes."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from twinspire.bundle import Padding, TextSettings, Tower
+from twinspire.errors import BundleError, EngineError, InputError, SpaceMismatchError
+from twinspire_server.repository import build_repository
+from twinspire_server.repository.build import MODEL_FILE
+
+START, END, PAD = 1, 2, 0
+TOLERANCE = 1e-6  # float32 against float64 over 768 products
+
+
+class _Tensor:
+    def __init__(self, name: str, array: np.ndarray) -> None:
+        self.name, self.array = name, array
+
+    def as_numpy(self) -> np.ndarray:
+        return self.array
+
+
+class _TritonError(Exception):
+    INVALID_ARG, INTERNAL = "invalid", "internal"
+
+    def __init__(self, message: str, kind: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+class _Response:
+    def __init__(self, tensors: Sequence[_Tensor] = (), error: _TritonError | None = None) -> None:
+        self.tensors, self.error = tensors, error
+
+
+@pytest.fixture
+def module(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """Import model.py as Triton does, from its file, with a stand-in for what Triton brings."""
+    backend: Any = ModuleType("triton_python_backend_utils")
+    backend.Tensor, backend.TritonError, backend.InferenceResponse = _Tensor, _TritonError, _Response
+    backend.get_input_tensor_by_name = lambda request, name: request[name]
+    backend.Logger = SimpleNamespace(log_info=lambda message: None)
+    monkeypatch.setitem(sys.modules, backend.__name__, backend)
+    spec = importlib.util.spec_from_file_location("model", MODEL_FILE)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def open_model(module: ModuleType, tiny: Any, tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    """Initialize the model of a tower of the tiny bundle, as `build` writes it; `changes` are to its parameters."""
+    build_repository([tiny.bundle.path], tmp_path / "models", precision="fp32", threads=1)
+    opened = []
+
+    def open_model(tower: Tower, **changes: str) -> Any:
+        folder = tmp_path / "models" / f"tiny_{tower}"
+        facts = {"tower": tower, "space": tiny.bundle.space, "precision": "fp32", "providers": "cpu", "threads": "1"}
+        config = {"parameters": {name: {"string_value": value} for name, value in {**facts, **changes}.items()}}
+        model = module.TritonPythonModel()
+        model.initialize(
+            {
+                "model_name": folder.name,
+                "model_repository": str(folder),
+                "model_version": "1",
+                "model_config": json.dumps(config),
+            }
+        )
+        opened.append(model)
+        return model
+
+    yield open_model
+    for model in opened:
+        model.finalize()
+
+
+def _ask(model: Any, tower: Tower, inputs: Sequence[np.ndarray]) -> list[np.ndarray | _TritonError]:
+    name = {Tower.IMAGE: "image", Tower.TEXT: "input_ids"}[tower]
+    answers = []
+    for response in model.execute([{name: _Tensor(name, array)} for array in inputs]):
+        answers.append(response.error or response.tensors[0].array)
+        assert response.error or [tensor.name for tensor in response.tensors] == ["embedding"]
+    return answers
+
+
+def _rows(*texts: Sequence[int]) -> np.ndarray:
+    return np.array(texts, np.int32)
+
+
+def test_requests_for_pictures_are_answered_in_order(open_model: Callable[..., Any], tiny: Any) -> None:
+    """Requests of one and of several pictures get their own embeddings."""
+    generator = np.random.default_rng(0)
+    inputs = [generator.integers(0, 256, (count, 16, 16, 3), np.uint8) for count in (1, 4, 2)]
+    for images, found in zip(inputs, _ask(open_model(Tower.IMAGE), Tower.IMAGE, inputs), strict=True):
+        assert np.abs(found - tiny.model.encode_images(images)).max() <= TOLERANCE
+
+
+def test_texts_of_any_length_are_answered_together(open_model: Callable[..., Any], tiny: Any) -> None:
+    """A ragged batch, with padding of any width right of the end token, gives each text's own embedding."""
+    inputs = [_rows([1, 5, 2]), _rows([1, 2, 0, 0, 0], [1, 6, 11, 7, 2]), _rows([1, 4, 2, *[0] * 40])]
+    bare = [[_rows([1, 5, 2])[0]], [_rows([1, 2])[0], _rows([1, 6, 11, 7, 2])[0]], [_rows([1, 4, 2])[0]]]
+    for texts, found in zip(bare, _ask(open_model(Tower.TEXT), Tower.TEXT, inputs), strict=True):
+        assert np.abs(found - tiny.model.encode_texts(texts)).max() <= TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ([1, 18, 2], "token ids from 1 to 18: expected 0 to 17"),
+        ([1, -1, 2], "token ids from -1"),
+        ([], "0 token ids: expected 1 to 20"),
+        ([0, 0, 0], "0 token ids"),
+        ([1, *[5] * 19, 2], "21 token ids"),
+        ([1, 5], "ends with token id 5: expected the end token 2"),
+    ],
+)
+def test_a_bad_text_harms_no_other(open_model: Callable[..., Any], tiny: Any, row: list[int], message: str) -> None:
+    """Among seven requests the bad one gets an error that says why, the others their embeddings."""
+    good = [_rows([1, 4 + place, 2]) for place in range(6)]
+    answers = _ask(open_model(Tower.TEXT), Tower.TEXT, [*good[:3], _rows(row), *good[3:]])
+    error = answers.pop(3)
+    assert isinstance(error, _TritonError)
+    assert error.kind == _TritonError.INVALID_ARG
+    assert message in str(error)
+    for texts, found in zip(good, answers, strict=True):
+        assert np.abs(found - tiny.model.encode_texts(list(texts))).max() <= TOLERANCE
+
+
+@pytest.mark.parametrize("bad", [[], [0], [3], [7], [0, 7], [2, 3, 5], list(range(8))])
+def test_what_is_at_fault_is_found_by_halves(module: ModuleType, bad: list[int]) -> None:
+    """Whichever of eight requests fail, exactly those get errors, and one alone costs seven calls."""
+    calls = []
+
+    def encode(inputs: Sequence[np.ndarray]) -> np.ndarray:
+        calls.append(len(inputs))
+        if any(int(rows[0, 0]) in bad for rows in inputs):
+            raise EngineError("not this one")
+        return np.concatenate(inputs)
+
+    inputs = [np.full((1 + place % 3, 4), place, np.float32) for place in range(8)]
+    answers = module.encode_together(encode, inputs)
+    assert [isinstance(answer, EngineError) for answer in answers] == [place in bad for place in range(8)]
+    for place in set(range(8)) - set(bad):
+        assert np.array_equal(answers[place], inputs[place])
+    if len(bad) <= 1:
+        assert len(calls) == (1, 7)[len(bad)]
+
+
+def test_an_engine_that_fails_is_no_fault_of_the_request(open_model: Callable[..., Any], module: ModuleType) -> None:
+    """An EngineError becomes an internal error of each request, an InputError an invalid argument."""
+    model = open_model(Tower.IMAGE)
+    model._towers.close()
+    answers = _ask(model, Tower.IMAGE, [np.zeros((1, 16, 16, 3), np.uint8)] * 2)
+    assert [getattr(answer, "kind", None) for answer in answers] == [_TritonError.INTERNAL] * 2
+    assert module._response(InputError("no")).error.kind == _TritonError.INVALID_ARG
+
+
+@pytest.mark.parametrize(
+    ("row", "pad", "expected"),
+    [
+        ([START, 5, END, PAD, PAD], PAD, [START, 5, END]),
+        ([START, PAD, 5, END], PAD, [START, PAD, 5, END]),
+        ([START, 5, END, END, END], END, [START, 5, END]),
+        ([START, 5, END], END, [START, 5, END]),
+        ([PAD, PAD], PAD, []),
+        ([END, END], END, [END]),
+        ([], PAD, []),
+    ],
+)
+def test_padding_is_what_stands_right_of_the_text(
+    module: ModuleType, row: list[int], pad: int, expected: list[int]
+) -> None:
+    """Only trailing padding goes; where the end token pads, one of it stays."""
+    text = TextSettings(context_length=8, pad_id=pad, eos_id=END, padding=Padding.TRIM)
+    assert module.without_padding(np.array(row, np.int32), text).tolist() == expected
+
+
+def test_the_other_towers_engine_is_not_opened(open_model: Callable[..., Any]) -> None:
+    """A model holds one tower's engine, run as its parameters say."""
+    towers = open_model(Tower.TEXT)._towers
+    assert str(towers.runtime) == "onnxruntime cpu fp32, threads: 1"
+    with pytest.raises(EngineError, match="the image tower was not opened"):
+        towers.encode_images(np.zeros((1, 16, 16, 3), np.uint8))
+
+
+def test_a_config_of_another_space_does_not_load(open_model: Callable[..., Any]) -> None:
+    """A bundle that is not of the config's space raises, so that Triton does not load the model."""
+    with pytest.raises(SpaceMismatchError, match="build the repository again"):
+        open_model(Tower.TEXT, space="f" * 64)
+
+
+def test_a_damaged_bundle_does_not_load(open_model: Callable[..., Any], tmp_path: Path) -> None:
+    """A changed engine raises BundleError that names the file."""
+    engine = tmp_path / "models" / "tiny_text" / "1" / "bundle" / "text.fp32.onnx"
+    engine.unlink()  # it is the bundle's own file, by another name
+    engine.write_bytes(b"damaged")
+    with pytest.raises(BundleError, match=r"text\.fp32\.onnx is damaged"):
+        open_model(Tower.TEXT)
