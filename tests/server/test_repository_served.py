@@ -1,0 +1,209 @@
+"""What `build` writes, served by a real Triton: right answers, and bad input sent straight to each model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+import tritonclient.grpc as grpc
+
+from twinspire.bundle import Tower
+from twinspire.errors import MissingDependencyError
+from twinspire_server.repository import build_repository
+from twinspire_server.triton import TritonServer
+
+TOGETHER = 8
+"""How many requests the served models wait for, so that a test knows what is in a batch."""
+DEADLINE_S = 60
+TOLERANCE = 1e-6  # float32 against float64 over 768 products
+_INPUT = {Tower.IMAGE: "image", Tower.TEXT: "input_ids"}
+_TYPES = {np.dtype(np.uint8): "UINT8", np.dtype(np.int32): "INT32", np.dtype(np.int64): "INT64"}
+_TYPES[np.dtype(np.float32)] = "FP32"
+
+
+@dataclass(frozen=True)
+class Served:
+    """The tiny bundle behind a real server; `at_first` is the statistics of each tower before any request."""
+
+    channel: Any
+    tiny: Any
+    at_first: dict[Tower, Any]
+
+    def ask(self, tower: Tower, array: np.ndarray) -> Future[np.ndarray]:
+        """Send one request, whatever it holds."""
+        given = grpc.InferInput(_INPUT[tower], array.shape, _TYPES[array.dtype])
+        given.set_data_from_numpy(array)
+        answer: Future[np.ndarray] = Future()
+
+        def done(result: Any, error: Exception | None) -> None:
+            if error is None:
+                answer.set_result(result.as_numpy("embedding"))
+            else:
+                answer.set_exception(error)
+
+        self.channel.async_infer(f"tiny_{tower}", [given], done, client_timeout=DEADLINE_S)
+        return answer
+
+    def encode(self, tower: Tower, array: np.ndarray) -> np.ndarray:
+        """Send one request and wait for its answer."""
+        return self.ask(tower, array).result(DEADLINE_S)
+
+    def executions(self, tower: Tower) -> int:
+        """Count the batches that the model has run, its warm-up included."""
+        return int(_statistics(self.channel, tower).execution_count)
+
+    def encode_together(self, tower: Tower, arrays: Sequence[np.ndarray]) -> list[np.ndarray | BaseException]:
+        """Send `TOGETHER` requests, see that they were one batch, and give each one's answer or error."""
+        assert len(arrays) == TOGETHER
+        before = self.executions(tower)
+        answers = [self.ask(tower, array) for array in arrays]
+        found = [answer.exception(DEADLINE_S) or answer.result() for answer in answers]
+        assert self.executions(tower) == before + 1
+        return found
+
+
+@pytest.fixture(scope="module")
+def served(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """Serve the tiny bundle; the configs are as `build` writes them, except that a batch waits for eight requests."""
+    folder = tmp_path_factory.mktemp("models")
+    for model in build_repository([tiny.bundle.path], folder, precision="fp32", threads=1):
+        config = model.folder / "config.pbtxt"
+        waiting = f"dynamic_batching {{ preferred_batch_size: {TOGETHER} max_queue_delay_microseconds: 300000 }}"
+        text = config.read_text()
+        assert "dynamic_batching { }" in text
+        config.write_text(text.replace("dynamic_batching { }", waiting))
+    try:
+        server = TritonServer(folder).start()
+    except MissingDependencyError as error:
+        pytest.skip(f"no Triton here: {error}")
+    try:
+        with grpc.InferenceServerClient(server.grpc_url) as channel:
+            yield Served(channel, tiny, {tower: _statistics(channel, tower) for tower in Tower})
+    finally:
+        server.stop()
+
+
+def _statistics(channel: Any, tower: Tower) -> Any:
+    (model,) = channel.get_inference_statistics(f"tiny_{tower}").model_stats
+    return model
+
+
+def _images(count: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (count, 16, 16, 3), np.uint8)
+
+
+def _rows(*texts: Sequence[int]) -> np.ndarray:
+    return np.array(texts, np.int32).reshape(len(texts), -1)
+
+
+def _assert_close(found: Any, expected: np.ndarray) -> None:
+    assert isinstance(found, np.ndarray), found
+    assert (found.dtype, found.shape) == (np.float32, expected.shape)
+    difference = np.abs(found - expected).max()
+    assert difference <= TOLERANCE, f"largest difference {difference:.2e}"
+
+
+@pytest.mark.parametrize("count", [1, 7, 32])
+def test_pictures_are_encoded(served: Served, count: int) -> None:
+    """A request of any number of pictures up to the largest batch gives what NumPy computes."""
+    images = _images(count)
+    _assert_close(served.encode(Tower.IMAGE, images), served.tiny.model.encode_images(images))
+
+
+@pytest.mark.parametrize("padding", [0, 3, 40])
+def test_texts_are_encoded(served: Served, padding: int) -> None:
+    """A request of texts gives what NumPy computes, however far they are padded."""
+    texts = [[1, 5, 7, 2], [1, 2], [1, 6, 2]]
+    rows = _rows(*([*text, *[0] * (4 + padding - len(text))] for text in texts))
+    expected = served.tiny.model.encode_texts([np.array(text, np.int32) for text in texts])
+    _assert_close(served.encode(Tower.TEXT, rows), expected)
+
+
+def test_texts_of_all_lengths_are_one_batch(served: Served) -> None:
+    """Requests of different lengths are answered by one execution, each with its own embedding."""
+    rows = [_rows([1, *[4 + place] * (2 * place), 2]) for place in range(TOGETHER)]
+    for texts, found in zip(rows, served.encode_together(Tower.TEXT, rows), strict=True):
+        _assert_close(found, served.tiny.model.encode_texts(list(texts)))
+
+
+@pytest.mark.parametrize(
+    ("tower", "array", "message"),
+    [
+        (Tower.IMAGE, np.zeros((1, 8, 16, 3), np.uint8), "unexpected shape"),
+        (Tower.IMAGE, np.zeros((16, 16, 3), np.uint8), "unexpected shape"),
+        (Tower.IMAGE, np.zeros((1, 16, 16, 3), np.float32), "expects 'UINT8'"),
+        (Tower.IMAGE, np.zeros((33, 16, 16, 3), np.uint8), "batch-size must be <= 32"),
+        (Tower.IMAGE, np.zeros((0, 16, 16, 3), np.uint8), "mismatch"),
+        (Tower.TEXT, np.zeros((1, 4, 4), np.int32), "unexpected shape"),
+        (Tower.TEXT, np.array([1, 2], np.int32), "unexpected shape"),
+        (Tower.TEXT, np.array([[1, 2]], np.int64), "expects 'INT32'"),
+        (Tower.TEXT, np.full((65, 2), 2, np.int32), "batch-size must be <= 64"),
+        (Tower.TEXT, np.zeros((0, 2), np.int32), "mismatch"),
+        (Tower.TEXT, np.zeros((1, 0), np.int32), "text 0 has 0 token ids: expected 1 to 20"),
+        (Tower.TEXT, _rows([0, 0]), "text 0 has 0 token ids"),
+        (Tower.TEXT, _rows([1, 18, 2]), "text 0 has token ids from 1 to 18: expected 0 to 17"),
+        (Tower.TEXT, _rows([1, 2**31 - 1, 2]), "text 0 has token ids from 1 to 2147483647"),
+        (Tower.TEXT, _rows([1, -1, 2]), "text 0 has token ids from -1"),
+        (Tower.TEXT, _rows([1, *[5] * 19, 2]), "text 0 has 21 token ids"),
+        (Tower.TEXT, _rows([1, 5, 2], [1, 5, 5]), "text 1 ends with token id 5: expected the end token 2"),
+    ],
+)
+def test_bad_input_is_an_error_and_the_server_stays(
+    served: Served, tower: Tower, array: np.ndarray, message: str
+) -> None:
+    """Whatever is wrong with a request, it is an invalid argument that says what; the next one is answered."""
+    with pytest.raises(grpc.InferenceServerException) as caught:
+        served.encode(tower, array)
+    assert caught.value.status() == "StatusCode.INVALID_ARGUMENT"
+    assert message in caught.value.message()
+    images, rows = _images(TOGETHER), np.tile(_rows([1, 5, 2]), (TOGETHER, 1))
+    _assert_close(served.encode(Tower.IMAGE, images), served.tiny.model.encode_images(images))
+    _assert_close(served.encode(Tower.TEXT, rows), served.tiny.model.encode_texts(list(rows)))
+
+
+@pytest.mark.parametrize("bad", [[], [1, 18, 2], [1, -7, 2], [0, 0, 0], [1, 5, 5], [1, *[5] * 30, 2]])
+@pytest.mark.parametrize("place", [0, 3, 7])
+def test_a_bad_text_harms_no_neighbour(served: Served, bad: list[int], place: int) -> None:
+    """In one batch with seven good texts, the bad one alone is an error."""
+    rows = [_rows([1, *[4 + number] * number, 2]) for number in range(TOGETHER)]
+    expected = [served.tiny.model.encode_texts(list(row)) for row in rows]
+    rows[place] = _rows(bad)
+    answers = served.encode_together(Tower.TEXT, rows)
+    assert isinstance(answers.pop(place), grpc.InferenceServerException)
+    expected.pop(place)
+    for found, right in zip(answers, expected, strict=True):
+        _assert_close(found, right)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [np.zeros((1, 8, 16, 3), np.uint8), np.zeros((1, 16, 16, 3), np.float32), np.zeros((33, 16, 16, 3), np.uint8)],
+)
+def test_a_bad_picture_harms_no_neighbour(served: Served, bad: np.ndarray) -> None:
+    """Sent among eight good pictures, the bad one alone is an error; the eight are one batch."""
+    images = [_images(1, seed) for seed in range(TOGETHER)]
+    refused = served.ask(Tower.IMAGE, bad)
+    answers = served.encode_together(Tower.IMAGE, images)
+    assert isinstance(refused.exception(DEADLINE_S), grpc.InferenceServerException)
+    for image, found in zip(images, answers, strict=True):
+        _assert_close(found, served.tiny.model.encode_images(image))
+
+
+@pytest.mark.parametrize("tower", Tower)
+def test_the_server_tells_what_the_client_needs(served: Served, tower: Tower) -> None:
+    """The running model's config has the batch size, the space, the precision and the lengths of texts."""
+    config = served.channel.get_model_config(f"tiny_{tower}").config
+    facts = {name: value.string_value for name, value in config.parameters.items()}
+    assert config.max_batch_size == {Tower.IMAGE: 32, Tower.TEXT: 64}[tower]
+    assert facts["space"] == served.tiny.bundle.space
+    assert (facts["precision"], facts["text_lengths"], facts["tower"]) == ("fp32", "ragged", tower)
+
+
+def test_models_are_warm_before_they_serve(served: Served) -> None:
+    """Before any request each model has run its warm-up: Triton counts it in the statistics."""
+    counts = {tower: (found.inference_count, found.execution_count) for tower, found in served.at_first.items()}
+    assert counts == {Tower.IMAGE: (1 + 32, 2), Tower.TEXT: (3 + 64, 4)}  # texts of 8, 16 and 20 ids, 64 of 20
