@@ -73,14 +73,13 @@ def test_no_more_are_under_way_than_were_allowed(tiny: Any, start_fake: Start, i
     assert server.seen_at_once == in_flight
 
 
-def test_ragged_texts_are_not_padded(tiny: Any, start_fake: Start) -> None:
-    """A ragged server gets texts of equal length together, at most its largest batch, without padding."""
-    texts = _texts(5, 2, 9, 5, 5, 20, 9, 5, 5)
+def test_ragged_texts_are_padded_as_the_server_would(tiny: Any, start_fake: Start) -> None:
+    """A ragged server gets texts of one of `LocalTowers`' buckets together, at most its largest batch."""
+    texts = _texts(5, 2, 9, 8, 5, 20, 16, 7, 5)
     server = start_fake(hook=_dawdle)
     with TritonTowers(server.url, tiny.bundle) as towers:
         _assert_close(towers.encode_texts(texts), tiny.model.encode_texts(texts))
-    shapes = sorted(tuple(request.inputs[0].shape) for request in server.requests)
-    assert shapes == [(1, 2), (1, 5), (1, 20), (2, 9), (4, 5)]
+    assert sorted(tuple(request.inputs[0].shape) for request in server.requests) == [(1, 20), (2, 8), (2, 16), (4, 8)]
 
 
 def test_texts_are_padded_to_the_least_length_that_fits(tiny: Any, start_fake: Start) -> None:
@@ -168,7 +167,8 @@ def test_statistics_are_summed_over_versions(tiny: Any, start_fake: Start) -> No
         statistics = towers.statistics(Tower.IMAGE)
     assert statistics == ModelStatistics(requests=12, inferences=24, executions=4)
     assert statistics.mean_batch_size == 6
-    assert ModelStatistics(0, 0, 0).mean_batch_size is None
+    assert statistics.since(ModelStatistics(2, 4, 2)) == ModelStatistics(10, 20, 2)
+    assert statistics.since(statistics).mean_batch_size is None
 
 
 def test_models_may_have_another_name(tiny: Any, start_fake: Start) -> None:

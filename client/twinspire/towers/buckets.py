@@ -40,15 +40,21 @@ def padded_length(length: int, settings: TextSettings) -> int:
     )
 
 
-def text_batches(sequences: Sequence[NDArray[np.int32]], settings: TextSettings, *, batch: int) -> Iterator[TextBatch]:
+def text_batches(
+    sequences: Sequence[NDArray[np.int32]], settings: TextSettings, *, batch: int, lengths: Sequence[int] | None = None
+) -> Iterator[TextBatch]:
     """Sort by length, cut into batches of at most `batch` texts of one bucket and pad them on the right.
 
-    `sequences` are 1-D int32, none longer than the context. Every place comes exactly once; the longest texts
-    come first, so that a lack of memory shows at once.
+    `sequences` are 1-D int32, none longer than the context. `lengths` stand in the buckets' place, ascending and
+    the context among them. Every place comes exactly once; the longest texts come first, so that a lack of memory
+    shows at once.
     """
 
     def bucket(position: int) -> int:
-        return padded_length(sequences[position].size, settings)
+        size = sequences[position].size
+        if lengths is None:
+            return padded_length(size, settings)
+        return next(length for length in lengths if length >= size)
 
     order = sorted(range(len(sequences)), key=lambda position: sequences[position].size, reverse=True)
     for length, group in groupby(order, key=bucket):

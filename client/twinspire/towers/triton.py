@@ -25,9 +25,10 @@ if TYPE_CHECKING:  # these load grpc and tritonclient, which importing a name mu
     from twinspire.towers.triton_channel import Deadline, LostError, Patience
     from twinspire.towers.triton_models import ServedModel
 
-# A server whose models were seen is trusted so long after its last answer. None is stopped, started and ready in
-# less; one that is exchanged while requests are under way breaks these, and is looked at again for that.
-_TRUSTED_S = 1.0
+# A server whose models were seen is trusted so long after its last answer. None is exchanged for another in less:
+# the smallest bundle's takes 0.6 s to start. One that is exchanged while requests are under way breaks these, and
+# is looked at again for that.
+_TRUSTED_S = 0.25
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class ModelStatistics:
     """What a server counted of one tower since it was started, over all clients, failures left out.
 
     `requests` are those that came, `inferences` the pictures or texts in them, `executions` the batches that
-    were computed.
+    were computed. The repository's warm-up counts too: compare with what stood there before (`since`).
     """
 
     requests: int
@@ -46,6 +47,12 @@ class ModelStatistics:
     def mean_batch_size(self) -> float | None:
         """Inferences an execution; None where nothing was executed."""
         return self.inferences / self.executions if self.executions else None
+
+    def since(self, before: ModelStatistics) -> ModelStatistics:
+        """Return what came after `before`, on a server that was not restarted in between."""
+        return ModelStatistics(
+            self.requests - before.requests, self.inferences - before.inferences, self.executions - before.executions
+        )
 
 
 @dataclass
@@ -169,7 +176,7 @@ class TritonTowers:
         )
 
         def requests(model: ServedModel) -> Iterator[RequestBatch]:
-            return text_requests(sequences, lengths=model.text_lengths, pad_id=text.pad_id, batch=model.max_batch)
+            return text_requests(sequences, lengths=model.text_lengths, settings=text, batch=model.max_batch)
 
         return self._encode(Tower.TEXT, len(sequences), requests)
 
@@ -178,8 +185,8 @@ class TritonTowers:
         from twinspire.towers.triton_models import read_statistics, statistics_request
 
         deadline = self._begin()
-        request = statistics_request(self._models[tower])
-        answer = self._patience(deadline).insist(lambda: self._channel.ask("ModelStatistics", request, deadline))
+        ask = [("ModelStatistics", statistics_request(self._models[tower]))]
+        (answer,) = self._patience(deadline).insist(lambda: self._channel.ask(ask, deadline))
         return ModelStatistics(*read_statistics(answer))
 
     def close(self) -> None:
@@ -282,12 +289,14 @@ class TritonTowers:
     def _read(self, deadline: Deadline) -> _Seen:
         from twinspire.towers.triton_models import config_request, read_model, server_request
 
-        version = self._channel.ask("ServerMetadata", server_request(), deadline).version
-        models = {}
-        for tower, name in self._models.items():
-            config = self._channel.ask("ModelConfig", config_request(name), deadline).config
-            models[tower] = read_model(config, tower, self._bundle, address=self._address)
-        return _Seen(models, version, time.monotonic())
+        asked = [("ServerMetadata", server_request())]
+        asked += [("ModelConfig", config_request(name)) for name in self._models.values()]
+        server, *configs = self._channel.ask(asked, deadline)
+        models = {
+            tower: read_model(answer.config, tower, self._bundle, address=self._address)
+            for tower, answer in zip(self._models, configs, strict=True)
+        }
+        return _Seen(models, server.version, time.monotonic())
 
 
 def _checked_seconds(value: float) -> float:

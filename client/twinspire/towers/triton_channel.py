@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
@@ -84,15 +84,18 @@ class Channel:
             self._channel = grpc.secure_channel(address, credentials, options=_OPTIONS)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
 
-    def ask(self, method: str, request: Any, deadline: Deadline) -> Any:  # noqa: ANN401 - protobuf
-        """Make one small request and wait for its answer. Raises ServerError as `mapped` has it."""
-        future = self.send(method, request, deadline)
+    def ask(self, requests: Sequence[tuple[str, Any]], deadline: Deadline) -> list[Any]:
+        """Send small requests, each a method and its message, and wait for all answers. Raises as `mapped` has it."""
+        futures: list[Any] = []
         try:
-            return future.result()
+            for method, request in requests:
+                futures.append(self.send(method, request, deadline))
+            return [future.result() for future in futures]
         except (grpc.RpcError, grpc.FutureCancelledError) as error:
             raise self.mapped(error, deadline) from error
         finally:
-            future.cancel()  # where waiting was interrupted
+            for future in futures:  # where waiting was interrupted, or another one failed
+                future.cancel()
 
     def send(self, method: str, request: Any, deadline: Deadline) -> Any:  # noqa: ANN401 - protobuf and grpc.Future
         """Send a request and return its future, which fails at the deadline."""
