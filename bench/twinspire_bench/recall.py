@@ -54,7 +54,7 @@ def both_ways(images: npt.NDArray[np.float32], texts: npt.NDArray[np.float32]) -
     return BothWays(text_to_image=recall(texts, images), image_to_text=recall(images, texts))
 
 
-def swap_accuracy(images: npt.NDArray[np.float32], texts: npt.NDArray[np.float32]) -> tuple[float, float]:
+def pair_accuracy(images: npt.NDArray[np.float32], texts: npt.NDArray[np.float32]) -> tuple[float, float]:
     """Return how often the members of a pair are told apart: by their captions, and by their pictures.
 
     `images` and `texts` are (2P, D) float32, rows 2i and 2i + 1 a pair. A pair counts where both members find their own

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from twinspire_bench.recall import both_ways, ranks, recall, swap_accuracy
+from twinspire_bench.recall import both_ways, pair_accuracy, ranks, recall
 
 
 def _unit(rng: np.random.Generator, rows: int, dim: int) -> np.ndarray:
@@ -52,11 +52,11 @@ def test_both_ways_are_two_recalls() -> None:
     assert result.image_to_text == recall(images, texts)
 
 
-def test_swap_accuracy_needs_both_members() -> None:
+def test_pair_accuracy_needs_both_members() -> None:
     """A pair counts only where both captions, or both pictures, find their own partner."""
     images = np.float32([[1, 0], [0, 1], [1, 0], [0, 1]])
     texts = np.float32([[1, 0], [0, 1], [1, 0], [0.9, 0.1]])
-    assert swap_accuracy(images, texts) == (0.5, 1.0)
+    assert pair_accuracy(images, texts) == (0.5, 1.0)
 
 
 def test_recall_of_nothing_is_an_error() -> None:

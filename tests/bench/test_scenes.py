@@ -17,17 +17,21 @@ from twinspire.errors import InputError
 from twinspire_bench.scenes import (
     Background,
     Colour,
+    Contrast,
     Kind,
     Language,
     Scene,
     Split,
+    Swap,
     caption,
     draw_dataset,
+    draw_pairs,
     draw_scene,
-    draw_swap_dataset,
+    other_kinds,
+    sample_pairs,
     sample_scenes,
-    sample_swap_pairs,
     scene_set,
+    swapped,
 )
 
 
@@ -70,8 +74,9 @@ def test_training_and_heldout_share_no_description() -> None:
     """No held-out scene, nor its arrangement with colours or sides exchanged, is ever trained on."""
     train = {scene.family for scene in sample_scenes(20_000, seed=1, split=Split.TRAIN)}
     heldout = sample_scenes(5_000, seed=2, split=Split.HELDOUT)
-    swapped = [scene for pair in sample_swap_pairs(200, seed=3, split=Split.HELDOUT) for scene in pair]
-    assert not train & {scene.family for scene in heldout + swapped}
+    pairs = [sample_pairs(200, contrast, seed=3, split=Split.HELDOUT) for contrast in Contrast]
+    paired = [scene for some in pairs for pair in some for scene in pair]
+    assert not train & {scene.family for scene in heldout + paired}
 
 
 @pytest.mark.parametrize("count", [7, 100, 5_000])
@@ -106,12 +111,47 @@ def test_synonyms_say_the_same_scene_in_many_ways() -> None:
 
 
 def test_swap_pairs_differ_in_binding_alone() -> None:
-    """A pair has the same kinds, colours and background, another arrangement, and captions of the same letters."""
-    pairs = sample_swap_pairs(200, seed=7, split=Split.HELDOUT)
+    """A swap pair has the same kinds, colours and background in another arrangement."""
+    pairs = sample_pairs(200, Contrast.SWAP, seed=7, split=Split.HELDOUT)
     assert len(pairs) == 200
     for a, b in pairs:
         assert a != b
         assert a.family == b.family
+
+
+def test_kind_pairs_differ_in_kinds_alone() -> None:
+    """A kind pair has the same colours, sizes, places and background, and no kind in common."""
+    pairs = sample_pairs(200, Contrast.KIND, seed=7, split=Split.HELDOUT)
+    assert len(pairs) == 200
+    for a, b in pairs:
+        assert (a.background, a.axis, a.place) == (b.background, b.axis, b.place)
+        assert [(g.colour, g.size, g.count) for g in a.groups] == [(g.colour, g.size, g.count) for g in b.groups]
+        assert not {group.kind for group in a.groups} & {group.kind for group in b.groups}
+
+
+@pytest.mark.parametrize("swap", list(Swap))
+def test_a_swap_exchanges_one_thing(swap: Swap) -> None:
+    """Exchanging colours, sides or kinds gives another scene of the same family; exchanging again gives the first."""
+    for scene in sample_scenes(100, seed=1, split=Split.TRAIN):
+        if len(scene.groups) != 2:
+            continue
+        once = swapped(scene, swap, random.Random(0))
+        assert once != scene
+        assert once.family == scene.family
+        assert swapped(once, swap, random.Random(0)) == scene
+        colours = [group.colour for group in once.groups]
+        kept = [group.colour for group in scene.groups]
+        assert (colours == kept) == (swap is Swap.KINDS)
+
+
+def test_other_kinds_stay_in_the_split() -> None:
+    """A scene of other kinds is of the same split, and almost every scene has one."""
+    rng = random.Random(0)
+    for split in Split:
+        others = [other_kinds(scene, rng) for scene in sample_scenes(100, seed=1, split=split)]
+        found = [other for other in others if other is not None]
+        assert len(found) >= 95
+        assert {other.split for other in found} == {split}
 
 
 def test_no_two_pictures_are_equal() -> None:
@@ -138,15 +178,15 @@ def test_a_drawn_folder_is_in_coco_form(tmp_path: Path) -> None:
             assert min(picture.size) >= 224
 
 
-def test_a_swap_folder_holds_pairs(tmp_path: Path) -> None:
-    """Files 2i and 2i + 1 are a pair."""
-    entries = draw_swap_dataset(tmp_path, 5, seed=7, split=Split.HELDOUT)
-    assert len(list(tmp_path.glob("*.jpg"))) == 10
+def test_a_folder_of_swap_pairs_is_told_apart_by_the_order_of_words(tmp_path: Path) -> None:
+    """Files 2i and 2i + 1 are a pair; its English captions differ only in the order of the words."""
+    entries = draw_pairs(tmp_path, 20, Contrast.SWAP, seed=7, split=Split.HELDOUT)
+    assert len(list(tmp_path.glob("*.jpg"))) == 40
     for a, b in zip(entries[::2], entries[1::2], strict=True):
-        assert a.scene.family == b.scene.family
-        for language in Language:
-            assert sorted(a.captions[language]) != []
-            assert a.captions[language] != b.captions[language]
+        first, second = (entry.captions[Language.ENGLISH].replace(",", "").split() for entry in (a, b))
+        assert first != second
+        articles = {"a", "an"}
+        assert sorted(set(first) - articles) == sorted(set(second) - articles)
 
 
 def test_a_folder_with_files_is_left_alone(tmp_path: Path) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from twinspire_bench.scenes.captions import caption
-from twinspire_bench.scenes.dataset import CaptionedScene, draw_dataset, draw_swap_dataset, scene_set
+from twinspire_bench.scenes.dataset import CaptionedScene, draw_dataset, draw_pairs, scene_set
 from twinspire_bench.scenes.description import (
+    Contrast,
     Group,
     Scene,
     Split,
+    Swap,
+    other_kinds,
+    sample_pairs,
     sample_scenes,
-    sample_swap_pairs,
-    swap_twin,
+    swapped,
 )
 from twinspire_bench.scenes.drawing import SIDE, draw_scene
 from twinspire_bench.scenes.vocabulary import Axis, Background, Colour, Kind, Language, Place, Size
@@ -21,6 +24,7 @@ __all__ = [
     "Background",
     "CaptionedScene",
     "Colour",
+    "Contrast",
     "Group",
     "Kind",
     "Language",
@@ -28,12 +32,14 @@ __all__ = [
     "Scene",
     "Size",
     "Split",
+    "Swap",
     "caption",
     "draw_dataset",
+    "draw_pairs",
     "draw_scene",
-    "draw_swap_dataset",
+    "other_kinds",
+    "sample_pairs",
     "sample_scenes",
-    "sample_swap_pairs",
     "scene_set",
-    "swap_twin",
+    "swapped",
 ]

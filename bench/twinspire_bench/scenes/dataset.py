@@ -13,7 +13,7 @@ from PIL import Image
 
 from twinspire.errors import InputError
 from twinspire_bench.scenes.captions import caption
-from twinspire_bench.scenes.description import Scene, Split, sample_scenes, sample_swap_pairs
+from twinspire_bench.scenes.description import Contrast, Scene, Split, sample_pairs, sample_scenes
 from twinspire_bench.scenes.drawing import SIDE, draw_scene
 from twinspire_bench.scenes.vocabulary import Language
 
@@ -40,18 +40,18 @@ def scene_set(count: int, *, seed: int, split: Split) -> list[CaptionedScene]:
     return _captioned(sample_scenes(count, seed=seed, split=split), rng, f"{split}/{seed}")
 
 
-def swap_set(pairs: int, *, seed: int, split: Split) -> list[CaptionedScene]:
-    """Return pairs of scenes, one after the other, that differ only in which object has which colour or side.
+def pair_set(pairs: int, contrast: Contrast, *, seed: int, split: Split) -> list[CaptionedScene]:
+    """Return pairs of scenes, one after the other, that differ in one respect only.
 
-    Both captions of a pair are said in the same words, so that nothing but the binding tells them apart.
+    Both captions of a pair are said in the same words, so that nothing but the contrast tells them apart.
     """
-    rng = random.Random(f"swap captions/{split}/{seed}")
+    rng = random.Random(f"{contrast} captions/{split}/{seed}")
     captioned: list[CaptionedScene] = []
-    for position, pair in enumerate(sample_swap_pairs(pairs, seed=seed, split=split)):
+    for position, pair in enumerate(sample_pairs(pairs, contrast, seed=seed, split=split)):
         wording = rng.random()
         for member, scene in enumerate(pair):
             said = {language: caption(scene, language, _Steady(wording)) for language in Language}
-            captioned.append(CaptionedScene(scene, said, f"swap/{split}/{seed}/{position}/{member}"))
+            captioned.append(CaptionedScene(scene, said, f"{contrast}/{split}/{seed}/{position}/{member}"))
     return captioned
 
 
@@ -81,16 +81,18 @@ def draw_dataset(
     return _write(folder, scene_set(count, seed=seed, split=split), f"{split} scenes, seed {seed}", on_progress)
 
 
-def draw_swap_dataset(
+def draw_pairs(
     folder: Path,
     pairs: int,
+    contrast: Contrast,
     *,
     seed: int,
     split: Split,
     on_progress: Callable[[int], None] | None = None,
 ) -> list[CaptionedScene]:
-    """Draw pairs of scenes that differ in binding alone; file 2i and 2i + 1 are a pair."""
-    return _write(folder, swap_set(pairs, seed=seed, split=split), f"{split} swap pairs, seed {seed}", on_progress)
+    """Draw pairs of scenes that differ in one respect only; files 2i and 2i + 1 are a pair. Else as `draw_dataset`."""
+    captioned = pair_set(pairs, contrast, seed=seed, split=split)
+    return _write(folder, captioned, f"{split} {contrast} pairs, seed {seed}", on_progress)
 
 
 def _captioned(scenes: list[Scene], rng: random.Random, key: str) -> list[CaptionedScene]:

@@ -13,6 +13,9 @@ from twinspire_bench.scenes.vocabulary import Axis, Background, Colour, Kind, Pl
 HELDOUT_SHARE = 5
 """One family of scenes in this many is held out."""
 
+_ATTEMPTS = 100
+"""How many combinations of other kinds are tried."""
+
 
 class Split(StrEnum):
     """Which side of the training a scene belongs to."""
@@ -121,29 +124,73 @@ def sample_scenes(count: int, *, seed: int, split: Split) -> list[Scene]:
     return scenes
 
 
-def swap_twin(scene: Scene, rng: random.Random) -> Scene:
-    """Return the scene that differs only in which object has which colour, or which side.
+class Swap(StrEnum):
+    """What two groups exchange."""
 
-    Needs two or more groups of different kind and colour.
+    COLOURS = "colours"
+    SIDES = "sides"
+    KINDS = "kinds"
+
+
+def swapped(scene: Scene, swap: Swap, rng: random.Random) -> Scene:
+    """Return the scene in which two groups have exchanged their colours, their sides, or their kinds.
+
+    Needs two or more groups of different kinds; they keep all the rest, so the family stays.
     """
     first, second = rng.sample(range(len(scene.groups)), 2)
     a, b = scene.groups[first], scene.groups[second]
     groups = list(scene.groups)
-    if a.colour != b.colour and rng.random() < 0.5:
+    if swap is Swap.COLOURS:
         groups[first], groups[second] = replace(a, colour=b.colour), replace(b, colour=a.colour)
-    else:
+    elif swap is Swap.SIDES:
         groups[first], groups[second] = b, a
+    else:
+        # Sizes and counts go with the kinds: colours alone stay behind.
+        groups[first], groups[second] = replace(b, colour=a.colour), replace(a, colour=b.colour)
     return replace(scene, groups=tuple(groups))
 
 
-def sample_swap_pairs(count: int, *, seed: int, split: Split) -> list[tuple[Scene, Scene]]:
-    """Draw `count` pairs of scenes that differ only in which object has which colour or which side."""
-    rng = random.Random(f"swap/{split}/{seed}")
+def other_kinds(scene: Scene, rng: random.Random) -> Scene | None:
+    """Return the scene with every group of another kind, all else equal, in the same split; None if none is found.
+
+    Few held-out scenes of a single object have no such sibling: all of theirs are trained on.
+    """
+    unused = [kind for kind in Kind if all(kind is not group.kind for group in scene.groups)]
+    for _ in range(_ATTEMPTS):
+        kinds = rng.sample(unused, len(scene.groups))
+        groups = (replace(group, kind=kind) for group, kind in zip(scene.groups, kinds, strict=True))
+        other = replace(scene, groups=tuple(groups))
+        if other.split is scene.split:
+            return other
+    return None
+
+
+class Contrast(StrEnum):
+    """What alone tells the two scenes of a pair apart: which object has which colour or side, or what they are."""
+
+    SWAP = "swap"
+    KIND = "kind"
+
+
+def sample_pairs(count: int, contrast: Contrast, *, seed: int, split: Split) -> list[tuple[Scene, Scene]]:
+    """Draw `count` pairs of scenes that differ in one respect only, each scene at most once the first of a pair.
+
+    Swap pairs show two objects, kind pairs one or two.
+    """
+    rng = random.Random(f"{contrast}/{split}/{seed}")
+    two = _endless("pair", rng, split)
+    one_or_two = (two, _endless("single", rng, split))
     pairs: dict[Scene, Scene] = {}
-    for scene in _endless("pair", rng, split):
-        if len(pairs) == count:
-            break
-        pairs.setdefault(scene, swap_twin(scene, rng))
+    partner: Scene | None
+    while len(pairs) < count:
+        if contrast is Contrast.SWAP:
+            scene = next(two)
+            partner = swapped(scene, rng.choice((Swap.COLOURS, Swap.SIDES)), rng)
+        else:
+            scene = next(rng.choice(one_or_two))
+            partner = other_kinds(scene, rng)
+        if partner is not None:
+            pairs.setdefault(scene, partner)
     return list(pairs.items())
 
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from twinspire.images import Preprocessor
 from twinspire_bench.scenes.captions import caption
-from twinspire_bench.scenes.description import Scene, Split, sample_scenes, swap_twin
+from twinspire_bench.scenes.description import Scene, Split, Swap, other_kinds, sample_scenes, swapped
 from twinspire_bench.scenes.drawing import draw_scene
 from twinspire_bench.scenes.vocabulary import Language
 from twinspire_export.sample.settings import IMAGE_SETTINGS, JPEG_QUALITY, TrainingSettings
@@ -23,7 +23,7 @@ from twinspire_export.sample.settings import IMAGE_SETTINGS, JPEG_QUALITY, Train
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """Scenes in units: a unit is one scene, or a scene and its twin, and stays together in a batch.
+    """Scenes in units: a unit is a scene and its siblings, and stays together in a batch.
 
     `images` is (N, S, S, 3) uint8, in the order of `scenes`; `units` holds the positions.
     """
@@ -49,10 +49,23 @@ def training_scenes(settings: TrainingSettings) -> tuple[list[Scene], list[tuple
     scenes: list[Scene] = []
     units: list[tuple[int, ...]] = []
     for scene in sample_scenes(settings.scenes, seed=settings.seed, split=Split.TRAIN):
-        members = (scene, swap_twin(scene, rng)) if len(scene.groups) > 1 else (scene,)
-        units.append(tuple(range(len(scenes), len(scenes) + len(members))))
-        scenes.extend(members)
+        siblings = _siblings(scene, rng)
+        units.append(tuple(range(len(scenes), len(scenes) + len(siblings))))
+        scenes.extend(siblings)
     return scenes, units
+
+
+def _siblings(scene: Scene, rng: random.Random) -> list[Scene]:
+    """A scene and three that are hard to tell from it: each differs in one respect, which the loss must then learn.
+
+    Random scenes alone teach colours, sides and backgrounds, and leave out what the objects are: those suffice.
+    """
+    if len(scene.groups) == 1:
+        siblings = [other_kinds(scene, rng) for _ in range(3)]
+    else:
+        binding = swapped(scene, rng.choice((Swap.COLOURS, Swap.SIDES)), rng)
+        siblings = [binding, swapped(scene, Swap.KINDS, rng), other_kinds(scene, rng)]
+    return [scene, *(sibling for sibling in siblings if sibling is not None)]
 
 
 def load_training_set(settings: TrainingSettings, cache: Path, *, processes: int) -> TrainingSet:

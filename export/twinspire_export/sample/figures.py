@@ -1,4 +1,4 @@
-"""What the sample model is worth: recall and swap accuracy, from JPEG file to hit, and the curve of its training."""
+"""What the sample model is worth: recall and pairs told apart, from JPEG file to hit, and the curve of its training."""
 
 from __future__ import annotations
 
@@ -10,22 +10,29 @@ from typing import Any
 
 from twinspire import Bundle, Client
 from twinspire.bundle import Precision
-from twinspire_bench.recall import BothWays, both_ways, swap_accuracy
-from twinspire_bench.scenes import CaptionedScene, Language, Split, draw_dataset, draw_swap_dataset
+from twinspire_bench.recall import BothWays, both_ways, pair_accuracy
+from twinspire_bench.scenes import CaptionedScene, Contrast, Language, Split, draw_dataset, draw_pairs
 
 SCENES = 1_000
-SWAP_PAIRS = 200
+PAIRS = 200
 SEED = 101
 DATA = f"{SCENES} held-out scenes, seed {SEED}, one caption a language, JPEG files"
 
 
 @dataclass(frozen=True)
+class PairsToldApart:
+    """Share of pairs whose members both find their own partner; chance is 0.25."""
+
+    by_caption: float
+    by_picture: float
+
+
+@dataclass(frozen=True)
 class Figures:
-    """Figures of one precision: recall each language and way, and shares of swap pairs told apart."""
+    """Figures of one precision, each language: recall, and pairs told apart by what alone differs in them."""
 
     recall: dict[Language, BothWays]
-    swap_by_caption: dict[Language, float]
-    swap_by_picture: dict[Language, float]
+    pairs: dict[Contrast, dict[Language, PairsToldApart]]
 
     def to_json(self) -> dict[str, Any]:
         """Return plain numbers."""
@@ -33,22 +40,26 @@ class Figures:
 
 
 def measure(bundle: Bundle, precision: Precision) -> Figures:
-    """Draw held-out scenes and swap pairs into a temporary folder and measure the engines of one precision."""
+    """Draw held-out scenes and pairs into a temporary folder and measure the engines of one precision."""
     with (
-        tempfile.TemporaryDirectory() as folder,
+        tempfile.TemporaryDirectory() as temporary,
         Client.local(bundle, precision=precision, providers="cpu") as client,
     ):
-        scenes, pairs = Path(folder) / "scenes", Path(folder) / "swap"
-        entries = draw_dataset(scenes, SCENES, seed=SEED, split=Split.HELDOUT)
-        swapped = draw_swap_dataset(pairs, SWAP_PAIRS, seed=SEED, split=Split.HELDOUT)
-        images = client.encode_images(sorted(scenes.glob("*.jpg")))  # (N, D)
-        swap_images = client.encode_images(sorted(pairs.glob("*.jpg")))  # (2P, D)
-        recall, by_caption, by_picture = {}, {}, {}
-        for language in Language:
-            recall[language] = both_ways(images, client.encode_text(_said(entries, language)))
-            texts = client.encode_text(_said(swapped, language))
-            by_caption[language], by_picture[language] = swap_accuracy(swap_images, texts)
-    return Figures(recall, by_caption, by_picture)
+        folder = Path(temporary)
+        entries = draw_dataset(folder / "scenes", SCENES, seed=SEED, split=Split.HELDOUT)
+        images = client.encode_images(sorted((folder / "scenes").glob("*.jpg")))  # (N, D)
+        recall = {language: both_ways(images, client.encode_text(_said(entries, language))) for language in Language}
+        pairs = {contrast: _told_apart(client, contrast, folder / contrast) for contrast in Contrast}
+    return Figures(recall, pairs)
+
+
+def _told_apart(client: Client, contrast: Contrast, folder: Path) -> dict[Language, PairsToldApart]:
+    entries = draw_pairs(folder, PAIRS, contrast, seed=SEED, split=Split.HELDOUT)
+    images = client.encode_images(sorted(folder.glob("*.jpg")))  # (2P, D)
+    return {
+        language: PairsToldApart(*pair_accuracy(images, client.encode_text(_said(entries, language))))
+        for language in Language
+    }
 
 
 def plot_training(log: Path, destination: Path) -> None:

@@ -30,17 +30,17 @@ LANGUAGES = tuple(Language)
 class TrainingSettings:
     """What a training run does.
 
-    `scenes` descriptions are drawn, and for each that has two or more groups a twin with exchanged colours or sides,
-    which is put into the same batch: telling the two apart is what teaches binding.
+    `scenes` descriptions are drawn, each with three siblings that differ in one respect: other kinds, or exchanged
+    colours, sides or kinds. They are put into the same batch: telling them apart is what teaches kinds and binding.
     """
 
-    scenes: int = 36_000
-    steps: int = 2_200
+    scenes: int = 15_000
+    steps: int = 1_700
     batch: int = 256
     warmup_steps: int = 100
     learning_rate: float = 2e-3
     weight_decay: float = 0.02
-    partial_captions: float = 0.25
+    partial_captions: float = 0.2
     seed: int = 2026
 
 
