@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _EXIT_TERMINATED = 128 + signal.SIGTERM
 
 RepositoryArgument = Annotated[
-    Path, typer.Argument(metavar="[DIR]", help="The model repository, as `twinspire build` makes it.")
+    Path, typer.Argument(metavar="DIR", help="The model repository, as `twinspire build` makes it.")
 ]
 
 
@@ -59,7 +59,7 @@ def serve(
         ready_timeout_s=ready_timeout,
     )
     ready = False
-    with _sigterm_raises():
+    with _signals_raise():
         try:
             with server:
                 ready = True
@@ -107,14 +107,21 @@ class _Terminated(BaseException):
 
 
 @contextmanager
-def _sigterm_raises() -> Iterator[None]:
-    """Let SIGTERM unwind the program, as Ctrl-C does; Python's default would end it on the spot."""
+def _signals_raise() -> Iterator[None]:
+    """Let SIGTERM and SIGINT unwind the program.
+
+    Python's default for SIGTERM would end it on the spot, and a background job of a shell script ignores SIGINT.
+    """
 
     def unwind(_number: int, _frame: FrameType | None) -> None:
         raise _Terminated
 
-    before = signal.signal(signal.SIGTERM, unwind)
+    before = {
+        signal.SIGTERM: signal.signal(signal.SIGTERM, unwind),
+        signal.SIGINT: signal.signal(signal.SIGINT, signal.default_int_handler),
+    }
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -6,6 +6,7 @@ import ipaddress
 import os
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -236,10 +237,11 @@ class TritonServer:
             self._log.unlink(missing_ok=True)
 
     def _read_log(self) -> str:
-        """Return what this server has printed."""
-        with self.log_file.open("rb") as file:
+        """Return what this server has printed; nothing where somebody removed the file."""
+        with suppress(FileNotFoundError), self.log_file.open("rb") as file:
             file.seek(self._log_start)
             return file.read().decode(errors="replace")
+        return ""
 
     def _explained(self, what: str) -> str:
         said = self._read_log()
