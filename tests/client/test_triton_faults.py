@@ -168,21 +168,18 @@ def test_retries_begin_anew_after_an_answer(tiny: Any, start_fake: Start) -> Non
 
 @pytest.mark.parametrize("code", [code for code in grpc.StatusCode if code is not grpc.StatusCode.OK])
 def test_every_status_is_mapped(tiny: Any, start_fake: Start, code: grpc.StatusCode) -> None:
-    """Each status of gRPC is a ServerError with address and cause; only UNAVAILABLE was sent twice."""
+    """Each status of gRPC is a ServerError with address and cause; only a server that was not there is asked twice."""
     server = start_fake(hook=_abort_first(100, code))
     with TritonTowers(server.url, tiny.bundle, max_retries=1) as towers:
         with pytest.raises(ServerError, match=server.url) as caught:
             towers.encode_images(_pictures(1))
         server.hook = None
         assert towers.encode_images(_pictures(1)).shape == (1, 12)
-    unavailable = {
-        grpc.StatusCode.UNAVAILABLE,
-        grpc.StatusCode.DEADLINE_EXCEEDED,
-        grpc.StatusCode.CANCELLED,
-    }
+    repeated = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.NOT_FOUND}  # a stopping Triton has no model any more
+    unavailable = {*repeated, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED}
     assert type(caught.value) is (ServerUnavailableError if code in unavailable else ServerRefusedError)
     assert caught.value.__cause__ is not None
-    assert len(server.requests) == (3 if code is grpc.StatusCode.UNAVAILABLE else 2)
+    assert len(server.requests) == (3 if code in repeated else 2)
 
 
 def test_an_error_cancels_the_rest(tiny: Any, start_fake: Start) -> None:
@@ -281,6 +278,23 @@ def test_a_server_without_the_models_is_refused(tiny: Any, start_fake: Start) ->
 
 
 # Death and return
+
+
+def test_models_that_are_gone_for_a_while_are_waited_for(tiny: Any, start_fake: Start) -> None:
+    """Models that were there, are not for a moment and come back, as at a restart, cost a call only time."""
+    server = start_fake()
+    images = _pictures(40)
+    with TritonTowers(server.url, tiny.bundle, max_retries=20) as towers:
+        configs, server.configs = server.configs, {}
+        server.hook = lambda server, request, context: context.abort(grpc.StatusCode.NOT_FOUND, "no available versions")
+
+        def come_back() -> None:
+            server.configs, server.hook = configs, None
+
+        timer = threading.Timer(0.4, come_back)
+        timer.start()
+        assert _largest(tiny, towers.encode_images(images), images) <= 1e-7
+        timer.join()
 
 
 class Held:

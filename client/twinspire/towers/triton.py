@@ -74,10 +74,10 @@ class TritonTowers:
     picture is a request of its own and the server does the batching.
 
     Every call, opening too, ends `deadline_s` seconds after it began, with the whole answer or an error. Only
-    what the server did not answer because it was not there (gRPC's UNAVAILABLE) is repeated: at most `max_retries`
-    times in a row, after exponentially growing waits, within the deadline. Encoding changes nothing on the server,
-    so that a repetition is safe. A server that comes back is looked at again before its answers are used; the
-    servers behind one address must be equal.
+    what the server did not answer because it was not there or is being stopped (gRPC's UNAVAILABLE, a model that was
+    there and is not) is repeated: at most `max_retries` times in a row, after exponentially growing waits, within the
+    deadline. Encoding changes nothing on the server, so that a repetition is safe. A server that comes back is looked
+    at again before its answers are used; the servers behind one address must be equal.
 
     Open it after a fork, not before: gRPC's threads do not live on in the child, where encoding raises EngineError.
 
@@ -283,6 +283,7 @@ class TritonTowers:
         self._seen = None
         seen = patience.insist(lambda: self._read(deadline))
         self._server_version = seen.server_version
+        self._channel.models_seen = True
         self._seen = seen
         return seen
 

@@ -43,10 +43,11 @@ _OPTIONS = [
 _CLOSED = "these towers are closed: open new ones"
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.1, 2.0
 
-# The server was not there, or threw the request away: the one status after which a request is sent again. It may
-# have been computed nevertheless, which changes nothing on the server.
-_REPEATABLE = grpc.StatusCode.UNAVAILABLE
-_UNAVAILABLE = {_REPEATABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED}
+# The server was not there, or threw the request away: the status after which a request is sent again. It may have
+# been computed nevertheless, which changes nothing on the server.
+_LOST = grpc.StatusCode.UNAVAILABLE
+# A Triton that is being stopped lets go of its models first and says so of each. Only once they were there.
+_GONE = grpc.StatusCode.NOT_FOUND
 
 
 class LostError(ServerUnavailableError):
@@ -72,11 +73,16 @@ class Deadline:
 
 
 class Channel:
-    """One gRPC channel to one address, for several threads at once. Raises InputError for unusable TLS files."""
+    """One gRPC channel to one address, for several threads at once.
+
+    `models_seen` is whether the server was found to have the models that it will be asked for. Raises InputError
+    for unusable TLS files.
+    """
 
     def __init__(self, address: str, tls: TlsOptions | None) -> None:
         self.address = address
         self.closed = threading.Event()
+        self.models_seen = False
         if tls is None:
             self._channel = grpc.insecure_channel(address, options=_OPTIONS)
         else:
@@ -120,9 +126,9 @@ class Channel:
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
             return self.late(deadline)
         said = f"{code.name}: {details}"
-        if code is _REPEATABLE:
+        if code is _LOST or (code is _GONE and self.models_seen):
             return LostError(f"the server at {self.address} is not available ({said}). Is it running and ready there?")
-        if code in _UNAVAILABLE:
+        if code is grpc.StatusCode.CANCELLED:
             return ServerUnavailableError(f"the server at {self.address} gave the request up ({said})")
         return ServerRefusedError(f"the server at {self.address} refused the request ({said})")
 
