@@ -24,11 +24,11 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.run: $(SPEC) | $(BIN)/python
-	$(PIP) --editable ".[cpu,bench]"
+	$(PIP) --editable ".[cpu,server,bench]"
 	@touch $@
 
 $(VENV)/.dev: $(SPEC) | $(BIN)/python
-	$(PIP) --editable ".[cpu,quantize,export,bench,dev]"
+	$(PIP) --editable ".[cpu,server,quantize,export,bench,dev]"
 	@touch $(VENV)/.run $@
 
 clean:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from twinspire import sample_bundle
-from twinspire.errors import InputError
-from twinspire_server.demo import QUERIES, run_demo
+from twinspire.errors import InputError, MissingDependencyError
+from twinspire_server.demo import QUERIES, DemoRuntime, run_demo
 
 IMAGES = 40
 
@@ -23,11 +23,27 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_report_has_the_promised_form(out: Path) -> None:
     """The JSON names runtime, speed, recall both ways in both languages, and seven queries with their hits."""
     stages: dict[str, int] = {}
-    report = run_demo(out, bundle=sample_bundle(), images=IMAGES, on_progress=lambda s, d, t: stages.update({s: d}))
+    report = run_demo(
+        out,
+        bundle=sample_bundle(),
+        images=IMAGES,
+        runtime=DemoRuntime.LOCAL,
+        on_progress=lambda stage, done, total: stages.update({stage: done}),
+    )
     assert stages == {"drawing": IMAGES, "indexing": IMAGES}
     document = json.loads(json.dumps(report.to_json()))
-    assert set(document) == {"runtime", "images", "images_per_s", "recall", "queries"}
+    assert set(document) == {
+        "runtime",
+        "triton_version",
+        "mean_batch_size",
+        "images",
+        "images_per_s",
+        "recall",
+        "queries",
+    }
     assert document["runtime"] == "local"
+    assert document["triton_version"] is None
+    assert document["mean_batch_size"] is None
     assert document["images"] == IMAGES
     assert document["images_per_s"] > 0
     assert set(document["recall"]) == {"en", "zh"}
@@ -45,8 +61,38 @@ def test_the_report_has_the_promised_form(out: Path) -> None:
 
 def test_the_same_scene_drawn_again_finds_its_picture(out: Path) -> None:
     """The picture query shows the first scene in another drawing, and the first hit is the first picture."""
-    report = run_demo(out, bundle=sample_bundle(), images=IMAGES)
+    report = run_demo(out, bundle=sample_bundle(), images=IMAGES, runtime=DemoRuntime.LOCAL)
     assert Path(report.answers[-1].hits[0].uri).name == "000000.jpg"
+
+
+def test_the_server_makes_the_batches(tmp_path: Path) -> None:
+    """Through Triton the pictures go singly, are gathered into batches, and are found as in this process."""
+    served = run_demo(tmp_path / "served", bundle=sample_bundle(), images=IMAGES, runtime=DemoRuntime.TRITON)
+    local = run_demo(tmp_path / "local", bundle=sample_bundle(), images=IMAGES, runtime=DemoRuntime.LOCAL)
+    assert served.runtime is DemoRuntime.TRITON
+    assert served.triton_version
+    assert served.mean_batch_size is not None
+    assert served.mean_batch_size > 1
+    assert served.recall == local.recall
+    assert [[hit.uri.rsplit("/", 1)[1] for hit in answer.hits] for answer in served.answers] == [
+        [hit.uri.rsplit("/", 1)[1] for hit in answer.hits] for answer in local.answers
+    ]
+
+
+def test_auto_says_why_it_stays_in_this_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no Triton can be started `auto` runs here and gives the reason; `triton` is an error."""
+    import twinspire_server.triton.launch as launch
+
+    def nothing() -> None:
+        raise MissingDependencyError("nvidia-pytriton", "server", "a Triton server")
+
+    monkeypatch.setattr(launch, "find_triton", nothing)
+    report = run_demo(tmp_path / "auto", bundle=sample_bundle(), images=IMAGES)
+    assert report.runtime is DemoRuntime.LOCAL
+    assert report.fallback is not None
+    assert "nvidia-pytriton" in report.fallback
+    with pytest.raises(MissingDependencyError, match=r"twinspire\[server\]"):
+        run_demo(tmp_path / "triton", bundle=sample_bundle(), images=IMAGES, runtime=DemoRuntime.TRITON)
 
 
 def test_a_strangers_folder_is_left_alone(tmp_path: Path) -> None:

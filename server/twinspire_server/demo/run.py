@@ -13,13 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from twinspire import Bundle, Client, Index, LocalTowers
+from twinspire import Bundle, Client, Index
 from twinspire.errors import InputError
 from twinspire.index import Hit
 from twinspire.ingest import add_pictures
 from twinspire.sheet import SheetRow, contact_sheet
 from twinspire_bench.recall import BothWays, both_ways
 from twinspire_bench.scenes import CaptionedScene, Language, Split, draw_dataset, draw_scene
+from twinspire_server.demo.runtime import OpenRuntime, open_runtime
+from twinspire_server.demo.settings import DemoRuntime
 
 QUERIES = (
     "a red car",
@@ -31,8 +33,10 @@ QUERIES = (
 )
 SEED = 7
 HITS = 5
+BATCH = 64
+"""How many pictures are prepared together, and on their way to a server at once."""
 _MARKER = ".twinspire-demo"
-_OWN = ("scenes", "index", "query.jpg", "answers.png")
+_OWN = ("scenes", "models", "index", "query.jpg", "answers.png", "triton.log")
 
 
 @dataclass(frozen=True)
@@ -49,12 +53,16 @@ class DemoReport:
     """What the demo found and measured.
 
     `engine` says what encoded. `images_per_s` counts from files to a durable index: reading, decoding, encoding and
-    writing. `unwritable` holds the characters of the queries that no installed font has: the contact sheet leaves them
-    out.
+    writing. With a server, `mean_batch_size` is the image tower's requests over its executions meanwhile; without one
+    it and `triton_version` are None, and `fallback` says why, where one was wanted. `unwritable` holds the characters
+    of the queries that no installed font has: the contact sheet leaves them out.
     """
 
-    runtime: str
+    runtime: DemoRuntime
     engine: str
+    triton_version: str | None
+    mean_batch_size: float | None
+    fallback: str | None
     images: int
     images_per_s: float
     recall: dict[Language, BothWays]
@@ -65,7 +73,9 @@ class DemoReport:
     def to_json(self) -> dict[str, Any]:
         """Return the report as one JSON document."""
         return {
-            "runtime": self.runtime,
+            "runtime": self.runtime.value,
+            "triton_version": self.triton_version,
+            "mean_batch_size": None if self.mean_batch_size is None else round(self.mean_batch_size, 2),
             "images": self.images,
             "images_per_s": round(self.images_per_s, 1),
             "recall": {language.value: recall.to_json() for language, recall in self.recall.items()},
@@ -80,7 +90,12 @@ class DemoReport:
 
 
 def run_demo(
-    out: Path, *, bundle: Path, images: int = 500, on_progress: Callable[[str, int, int], None] | None = None
+    out: Path,
+    *,
+    bundle: Path,
+    images: int = 500,
+    runtime: DemoRuntime = DemoRuntime.AUTO,
+    on_progress: Callable[[str, int, int], None] | None = None,
 ) -> DemoReport:
     """Draw `images` held-out scenes below `out`, index them and answer the demo's queries.
 
@@ -93,21 +108,31 @@ def run_demo(
         out / "scenes", images, seed=SEED, split=Split.HELDOUT, on_progress=lambda done: tell("drawing", done, images)
     )
     files = sorted((out / "scenes").glob("*.jpg"))
-    opened = Bundle.open(bundle)
-    towers = LocalTowers(opened)
-    with Client(opened, towers) as client:
+    with open_runtime(Bundle.open(bundle), runtime, out) as opened:
+        client = opened.client
         client.encode_images([files[0]])  # the first call pays for the engine's start
         with Index.create(out / "index", space=client.space, dim=client.dim) as index:
-            images_per_s = _index(index, client, files, tell)
+            images_per_s, mean_batch_size = _index(index, opened, files, tell)
             again = out / "query.jpg"
             draw_scene(scenes[0].scene, random.Random("the same scene, drawn once more")).save(again, quality=90)
             answers = _answer(index, client, [*QUERIES, again])
         recall = _recall(client, files, scenes)
     sheet = out / "answers.png"
-    unwritable = contact_sheet(
-        [SheetRow(answer.query, _pictures(answer.hits), picture=answer.picture) for answer in answers], sheet
+    rows = [SheetRow(answer.query, _pictures(answer.hits), picture=answer.picture) for answer in answers]
+    unwritable = contact_sheet(rows, sheet)
+    return DemoReport(
+        runtime=opened.runtime,
+        engine=opened.engine,
+        triton_version=opened.triton_version,
+        mean_batch_size=mean_batch_size,
+        fallback=opened.fallback,
+        images=len(files),
+        images_per_s=images_per_s,
+        recall=recall,
+        answers=answers,
+        sheet=sheet,
+        unwritable=unwritable,
     )
-    return DemoReport("local", str(towers.runtime), len(files), images_per_s, recall, answers, sheet, unwritable)
 
 
 def _say_nothing(stage: str, done: int, total: int) -> None:
@@ -128,8 +153,10 @@ def _claim(out: Path) -> None:
         raise InputError(f"cannot write the demo to {out}: {error.strerror or error}") from error
 
 
-def _index(index: Index, client: Client, files: Sequence[Path], tell: Callable[[str, int, int], None]) -> float:
-    """Add the files and return how many a second."""
+def _index(
+    index: Index, opened: OpenRuntime, files: Sequence[Path], tell: Callable[[str, int, int], None]
+) -> tuple[float, float | None]:
+    """Add the files; return how many a second, and the mean batch size of a server."""
     done = 0
 
     def advance(more: int) -> None:
@@ -137,11 +164,14 @@ def _index(index: Index, client: Client, files: Sequence[Path], tell: Callable[[
         done += more
         tell("indexing", done, len(files))
 
+    requests_before, executions_before = opened.batches()
     started = time.perf_counter()
-    report = add_pictures(index, client, files, on_progress=advance)
+    report = add_pictures(index, opened.client, files, batch=BATCH, on_progress=advance)
     seconds = time.perf_counter() - started
+    requests, executions = opened.batches()
     assert not report.failed
-    return len(files) / seconds
+    executed = executions - executions_before
+    return len(files) / seconds, (requests - requests_before) / executed if executed else None
 
 
 def _answer(index: Index, client: Client, queries: Sequence[str | Path]) -> list[Answer]:
