@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
-import sysconfig
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from twinspire_server.triton.locate import TritonInstall
+
+_SITE_FOLDERS = ("site-packages", "dist-packages")
 
 
 @dataclass(frozen=True)
@@ -24,19 +25,9 @@ class Surroundings:
 def prepare(install: TritonInstall, folder: Path, inherited: Mapping[str, str]) -> Surroundings:
     """Lay out in `folder`, which is empty and stays as long as the server, what `install` lacks.
 
-    - The wheel's Python backend gets the stub of this Python beside it; files are linked, not copied.
-    - libpython gets a folder of its own, so that nothing else of where it lies comes in the way of other libraries.
-    - `python3` on PATH is this one: the stub takes its standard library and packages from there. The packages that are
-      in use here, twinspire's own folder first, are on PYTHONPATH besides.
+    libpython gets a folder of its own, so that nothing else of where it lies comes in the way of Triton's libraries.
     """
     environment = dict(inherited)
-    backends = install.backends
-    if install.stub is not None and install.backends is not None:
-        backends = folder / "backends"
-        python = backends / "python"
-        python.mkdir(parents=True)
-        for file in (*(install.backends / "python").iterdir(), install.stub):
-            (python / file.name).symlink_to(file)
     libraries = list(install.libraries)
     if install.libpython is not None:
         libraries.append(folder / "lib")
@@ -44,27 +35,55 @@ def prepare(install: TritonInstall, folder: Path, inherited: Mapping[str, str]) 
         (libraries[-1] / install.libpython.name).symlink_to(install.libpython)
     _prepend(environment, "LD_LIBRARY_PATH", libraries)
     if install.own_python:
-        _prepend(environment, "PYTHONPATH", import_folders())
-        beside = Path(sys.executable).parent
-        if (beside / "python3").exists():
-            _prepend(environment, "PATH", [beside])
-        else:
-            environment["PYTHONHOME"] = f"{sys.base_prefix}:{sys.base_exec_prefix}"
-    environment["PYTHONDONTWRITEBYTECODE"] = "1"  # a repository is never written to
+        _prepend(environment, "PATH", [_python(folder / "python")])
+    backends = install.backends
+    if backends is not None and install.stub is not None:
+        backends = _backends(backends, install.stub, folder / "backends")
     return Surroundings(backends, environment)
 
 
-def import_folders() -> list[Path]:
-    """List the folders that make twinspire and the packages it uses importable, an editable installation's too."""
-    own = [Path(place).parent for name in ("twinspire", "twinspire_server") for place in _places(name)]
-    site = [Path(sysconfig.get_path(name)) for name in ("purelib", "platlib")]
-    return list(dict.fromkeys([*own, *site]))
+def _backends(real: Path, stub: Path, made: Path) -> Path:
+    """Make a folder of the wheel's backends with the stub where the Python backend looks for it."""
+    python = made / "python"
+    python.mkdir(parents=True)
+    for file in (*(real / python.name).iterdir(), stub):
+        (python / file.name).symlink_to(file)
+    return made
 
 
-def _places(name: str) -> list[str]:
-    spec = importlib.util.find_spec(name)
-    assert spec is not None
-    return list(spec.submodule_search_locations or [])
+def _python(made: Path) -> Path:
+    """Make a virtual environment in which Python models import what this process imports; return its `bin`.
+
+    The stub starts its interpreter isolated (seen in 2.51): PYTHONPATH, PYTHONHOME and the like mean nothing to it. But
+    as every Python it looks for the `pyvenv.cfg` of the `python3` on PATH, and for that environment's `.pth` files.
+    """
+    (made / "bin").mkdir(parents=True)
+    (made / "bin" / "python3").symlink_to(sys.executable)
+    (made / "pyvenv.cfg").write_text(
+        f"home = {Path(sys.base_prefix) / 'bin'}\ninclude-system-site-packages = false\n", encoding="utf-8"
+    )
+    site = made / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
+    site.mkdir(parents=True)
+    places = [place for place in map(Path, sys.path) if place.is_absolute() and place.is_dir()]
+    lines = [
+        "import sys; sys.dont_write_bytecode = True",  # a repository is never written to
+        f"import sys; sys.path[:] = dict.fromkeys([*{_own_folders()!r}, *sys.path])",
+        # A site's own .pth files count too: editable installations have them.
+        *(f"import site; site.addsitedir({str(place)!r})" for place in places if place.name in _SITE_FOLDERS),
+        *(str(place) for place in places if place.name not in _SITE_FOLDERS),
+    ]
+    (site / "twinspire.pth").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return made / "bin"
+
+
+def _own_folders() -> list[str]:
+    """List the folders that twinspire's own packages lie in, an editable installation's too."""
+    folders = []
+    for name in ("twinspire", "twinspire_server"):
+        spec = importlib.util.find_spec(name)
+        assert spec is not None
+        folders += [str(Path(place).parent) for place in spec.submodule_search_locations or []]
+    return list(dict.fromkeys(folders))
 
 
 def _prepend(environment: dict[str, str], name: str, folders: list[Path]) -> None:

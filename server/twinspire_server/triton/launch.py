@@ -81,11 +81,13 @@ class TritonServer:
         """End the server: requests in flight are finished, for 10 s at most, then it is killed. Does nothing twice."""
         if self._process is None:
             return
-        died = self._process.poll() is not None
-        self._process.end()
-        self._process = None
-        if not died:
-            self._remove_own_log()
+        process, self._process = self._process, None
+        died = process.poll() is not None
+        try:
+            process.end()
+        finally:
+            if not died:
+                self._remove_own_log()
 
     def wait(self, timeout_s: float | None = None) -> int:
         """Wait until the server has ended by itself; return its exit status, or 128 plus the signal that ended it.

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import http.client
 import json
-import socket
+from contextlib import closing
+from http.client import OK, HTTPConnection, HTTPException
 
 from twinspire_server.triton.ports import Ports
 
@@ -14,26 +14,25 @@ _TIMEOUT_S = 2.0
 def ready_version(address: str, ports: Ports, name: str) -> str | None:
     """Return the version of the server called `name` when all its services and models are ready, else None.
 
-    Another server that took one of the ports is not mistaken for it: it has another name.
+    Another server that took the HTTP port is not mistaken for it: it has another name. gRPC is started before HTTP,
+    the metrics after it.
     """
-    connection = http.client.HTTPConnection(address, ports.http, timeout=_TIMEOUT_S)
     try:
-        if _get(connection, "/v2/health/ready")[0] != http.client.OK:
+        if _get(address, ports.http, "/v2/health/ready") is None:
             return None
-        status, body = _get(connection, "/v2")
-        about = json.loads(body) if status == http.client.OK else None
-        if not isinstance(about, dict) or about.get("name") != name:
-            return None
-        for port in (ports.grpc, ports.metrics):  # the metrics' service is started last
-            socket.create_connection((address, port), timeout=_TIMEOUT_S).close()
-    except (OSError, http.client.HTTPException, ValueError):
+        about = json.loads(_get(address, ports.http, "/v2") or b"{}")
+        metrics = _get(address, ports.metrics, "/metrics")
+    except (OSError, HTTPException, ValueError):
         return None
-    finally:
-        connection.close()
+    if about.get("name") != name or metrics is None or b"nv_" not in metrics:
+        return None
     return str(about["version"])
 
 
-def _get(connection: http.client.HTTPConnection, path: str) -> tuple[int, bytes]:
-    connection.request("GET", path)
-    answer = connection.getresponse()
-    return answer.status, answer.read()
+def _get(address: str, port: int, path: str) -> bytes | None:
+    """Return the page, or None where the server has another answer."""
+    with closing(HTTPConnection(address, port, timeout=_TIMEOUT_S)) as connection:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        body = answer.read()
+        return body if answer.status == OK else None
