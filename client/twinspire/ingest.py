@@ -78,8 +78,13 @@ def find_pictures(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
     links to folders; a file is taken whatever its suffix. Raises `InputError` for a path where nothing is, a
     folder that cannot be read or has no picture, and where no path is given.
     """
+    if isinstance(paths, str | bytes | os.PathLike):
+        raise InputError(f"one {type(paths).__name__} came, expected a list of paths. Put it in a list: [{paths!r}]")
     found: dict[Path, None] = {}
-    for path in map(_absolute, paths):
+    for given in paths:
+        if not os.fspath(given):
+            raise InputError("an empty path was given: expected pictures or folders of pictures")
+        path = _absolute(given)
         if path.is_dir():
             pictures = sorted(file for file in _walk(path) if file.suffix.lower() in PICTURE_SUFFIXES)
             if not pictures:

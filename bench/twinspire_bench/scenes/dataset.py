@@ -1,9 +1,11 @@
-"""A folder of drawn scenes: JPEG files and one captions file in COCO's form."""
+"""A folder of drawn scenes: JPEG files and one captions file in COCO's form. It appears whole or not at all."""
 
 from __future__ import annotations
 
+import io
 import json
 import random
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,33 +119,45 @@ def _write(
     folder: Path, captioned: list[CaptionedScene], description: str, on_progress: Callable[[int], None] | None
 ) -> list[CaptionedScene]:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if any(folder.iterdir()):
+        if folder.exists() and any(folder.iterdir()):
             raise InputError(f"{folder} is not empty; name a new or an empty folder for the scenes")
-        images: list[dict[str, Any]] = []
-        annotations: list[dict[str, Any]] = []
-        for position, entry in enumerate(captioned):
-            name = f"{position:06d}.jpg"
-            entry.draw().save(folder / name, "JPEG", quality=JPEG_QUALITY)
-            images.append({"id": position, "file_name": name, "width": SIDE, "height": SIDE, "license": 1})
-            for language, words in entry.captions.items():
-                annotations.append(
-                    {
-                        "id": len(annotations),
-                        "image_id": position,
-                        "caption": words,
-                        "language": language.value,
-                    }
-                )
-            if on_progress is not None:
-                on_progress(position + 1)
-        document = {
-            "info": {"description": description, "version": "1"},
-            "licenses": [{"id": 1, "name": "CC0-1.0", "url": "https://creativecommons.org/publicdomain/zero/1.0/"}],
-            "images": images,
-            "annotations": annotations,
-        }
-        (folder / CAPTIONS_FILE).write_text(json.dumps(document, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as draft:
+            _fill(Path(draft) / "scenes", captioned, description, on_progress)
+            (Path(draft) / "scenes").rename(folder)
     except OSError as error:
         raise InputError(f"cannot write scenes to {folder}: {error.strerror or error}") from error
     return captioned
+
+
+def _fill(
+    folder: Path, captioned: list[CaptionedScene], description: str, on_progress: Callable[[int], None] | None
+) -> None:
+    """Write the pictures and captions.json into a new folder."""
+    folder.mkdir()
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for position, entry in enumerate(captioned):
+        name = f"{position:06d}.jpg"
+        encoded = io.BytesIO()  # Pillow does not notice that a full disk cut a file short
+        entry.draw().save(encoded, "JPEG", quality=JPEG_QUALITY)
+        (folder / name).write_bytes(encoded.getvalue())
+        images.append({"id": position, "file_name": name, "width": SIDE, "height": SIDE, "license": 1})
+        for language, words in entry.captions.items():
+            annotations.append(
+                {
+                    "id": len(annotations),
+                    "image_id": position,
+                    "caption": words,
+                    "language": language.value,
+                }
+            )
+        if on_progress is not None:
+            on_progress(position + 1)
+    document = {
+        "info": {"description": description, "version": "1"},
+        "licenses": [{"id": 1, "name": "CC0-1.0", "url": "https://creativecommons.org/publicdomain/zero/1.0/"}],
+        "images": images,
+        "annotations": annotations,
+    }
+    (folder / CAPTIONS_FILE).write_text(json.dumps(document, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")

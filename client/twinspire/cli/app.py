@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib.metadata import entry_points
 
@@ -39,6 +40,13 @@ def main(arguments: list[str] | None = None) -> None:
         application()(arguments)
     except TwinspireError as error:
         stderr.print(Text("error: ", style="bold red") + Text(str(error), style=""))
+        sys.exit(EXIT_ERROR)
+    except BrokenPipeError:  # whoever read the output has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(EXIT_ERROR)
+    except OSError as error:  # a command maps its own; what is left is the output's
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        stderr.print(Text("error: ", style="bold red") + Text(f"the output cannot be written: {error.strerror}"))
         sys.exit(EXIT_ERROR)
     except KeyboardInterrupt:  # before typer is at work
         stderr.print("interrupted")

@@ -24,12 +24,12 @@ from twinspire_server.demo.runtime import OpenRuntime, open_runtime
 from twinspire_server.demo.settings import DemoRuntime
 
 QUERIES = (
-    "a red car",
-    "two yellow butterflies in the forest",
-    "a white rabbit to the left of a blue house",
-    "一只黑色的猫",
-    "雪地里，一座红色的房子",
-    "海边，一艘橙色的船在一棵绿色的树的右边",
+    "two red mushrooms at night",
+    "a big black dog to the left of a big green umbrella",
+    "a big green bird on the left, under the stars",
+    "森林里，三只橙色的乌龟",
+    "一朵大的红蘑菇在一只大的黄色的兔子的左边，山里",
+    "树林里，一架黑色的飞机在一棵黄色的树的左边",
 )
 SEED = 7
 HITS = 5
