@@ -31,12 +31,18 @@ def test_training_writes_a_checkpoint_and_its_log(tmp_path: Path) -> None:
 
 
 def test_only_training_scenes_are_trained_on() -> None:
-    """Every scene and every twin of a run is of the training split, and twins stay in one unit."""
+    """Every scene and every sibling of a run is of the training split, and siblings differ in one respect only."""
     scenes, units = training_scenes(TrainingSettings(scenes=500))
     assert {scene.split for scene in scenes} == {Split.TRAIN}
     assert sorted(position for unit in units for position in unit) == list(range(len(scenes)))
     for unit in units:
-        assert len({scenes[position].family for position in unit}) == 1
+        first, *siblings = (scenes[position] for position in unit)
+        assert len(siblings) == 3
+        for sibling in siblings:
+            assert sibling != first
+            assert (sibling.background, sibling.axis, sibling.place) == (first.background, first.axis, first.place)
+            colours, kept = ([group.colour for group in scene.groups] for scene in (sibling, first))
+            assert sibling.family == first.family or colours == kept
 
 
 def test_a_batch_shows_every_scene_once_an_epoch(tmp_path: Path) -> None:
