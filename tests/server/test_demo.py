@@ -67,8 +67,8 @@ def test_the_same_scene_drawn_again_finds_its_picture(out: Path) -> None:
 
 def test_the_server_makes_the_batches(tmp_path: Path) -> None:
     """Through Triton the pictures go singly, are gathered into batches, and are found as in this process."""
-    served = run_demo(tmp_path / "served", bundle=sample_bundle(), images=IMAGES, runtime=DemoRuntime.TRITON)
-    local = run_demo(tmp_path / "local", bundle=sample_bundle(), images=IMAGES, runtime=DemoRuntime.LOCAL)
+    served = run_demo(tmp_path / "served", bundle=sample_bundle(), images=5 * IMAGES, runtime=DemoRuntime.TRITON)
+    local = run_demo(tmp_path / "local", bundle=sample_bundle(), images=5 * IMAGES, runtime=DemoRuntime.LOCAL)
     assert served.runtime is DemoRuntime.TRITON
     assert served.triton_version
     assert served.mean_batch_size is not None
