@@ -9,16 +9,6 @@ from typing import Any
 
 import pytest
 
-CORPUS = (
-    "a red car to the left of a green tree",
-    "two boats on the sea at night",
-    "three people stand in the snow",
-    "a photo of a dog in a meadow",
-    "一辆红色的汽车在绿树的左边",
-    "夜晚的海上有两艘小船",
-    "一只猫坐在草地上",
-)
-
 
 def save_checkpoint(
     folder: Path,
@@ -37,7 +27,9 @@ def save_checkpoint(
     import torch
     from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
 
-    tokenizer = make_tokenizer()
+    from twinspire_export.seeded import stand_in_tokenizer
+
+    tokenizer = stand_in_tokenizer()
     layers = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
     config = CLIPConfig(
         text_config={
@@ -71,27 +63,6 @@ def save_checkpoint(
         size={"shortest_edge": image_size}, crop_size={"height": image_size, "width": image_size}
     ).save_pretrained(folder)
     return folder
-
-
-def make_tokenizer() -> Any:
-    """Train a small byte-level BPE on English and Chinese; the end token has the highest id, as in CLIP."""
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    bpe = Tokenizer(models.BPE(unk_token=None))
-    bpe.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=320, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
-    )
-    bpe.train_from_iterator(CORPUS, trainer)
-    bpe.add_special_tokens(["<pad>", "<start>", "<end>"])
-    start, end = bpe.token_to_id("<start>"), bpe.token_to_id("<end>")
-    bpe.post_processor = processors.TemplateProcessing(
-        single="<start> $A <end>", special_tokens=[("<start>", start), ("<end>", end)]
-    )
-    return PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token="<start>", eos_token="<end>", pad_token="<pad>")
 
 
 @pytest.fixture(scope="session")

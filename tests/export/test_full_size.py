@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -15,38 +14,28 @@ pytest.importorskip("nncf", reason="quantizing needs nncf")
 
 import onnxruntime as ort
 import torch
-from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
-from transformers.models.clip.tokenization_clip import bytes_to_unicode
+from transformers import CLIPImageProcessor, CLIPModel
 
 from twinspire.bundle import Precision, Tower
 from twinspire.images import Preprocessor
 from twinspire.text import Tokenizer
 from twinspire_bench.scenes import Language, Split, scene_set
 from twinspire_export import export_checkpoint, quantize_bundle
+from twinspire_export.seeded import MERGES_NAME, Size, save_seeded, write_clip_tokenizer
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
-MERGES = SHARED / "vocab" / "bpe_simple_vocab_16e6.txt.gz"
+VOCABULARY = SHARED / "vocab"
 VECTORS = SHARED / "vectors" / "tokenizer"
 
 
-def write_clip_vocabulary(folder: Path) -> None:
-    """Write OpenAI's vocabulary as vocab.json and merges.txt, without a tokenizer.json."""
-    merges = gzip.decompress(MERGES.read_bytes()).decode("utf-8").split("\n")[1 : 49152 - 256 - 2 + 1]
-    characters = list(bytes_to_unicode().values())
-    tokens = [*characters, *(character + "</w>" for character in characters)]
-    tokens += ["".join(merge.split()) for merge in merges]
-    tokens += ["<|startoftext|>", "<|endoftext|>"]
-    (folder / "vocab.json").write_text(json.dumps({token: position for position, token in enumerate(tokens)}))
-    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n", encoding="utf-8")
-
-
-@pytest.mark.skipif(not MERGES.is_file(), reason="../shared/data/vocab is not here")
+@pytest.mark.skipif(not (VOCABULARY / MERGES_NAME).is_file(), reason="../shared/data/vocab is not here")
 def test_openais_files(make_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
     """A checkpoint in the files of OpenAI's repositories exports, and its tokenizer gives the published ids."""
     checkpoint = make_checkpoint(tmp_path / "openai", image_size=32, context_length=77, vocabulary=49408, eos_id=2)
     for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
         (checkpoint / name).unlink()
-    write_clip_vocabulary(checkpoint)
+    write_clip_tokenizer(VOCABULARY, checkpoint)
+    (checkpoint / "tokenizer_config.json").unlink()
     processor = {"feature_extractor_type": "CLIPFeatureExtractor", "size": 32, "crop_size": 32, "resample": 3}
     (checkpoint / "preprocessor_config.json").write_text(json.dumps({**processor, "do_resize": True}))
 
@@ -61,20 +50,16 @@ def test_openais_files(make_checkpoint: Callable[..., Path], tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-def test_vit_b_32(make_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
+def test_vit_b_32(tmp_path: Path) -> None:
     """ViT-B/32 with seeded weights exports to the embeddings of torch, and quantizes to a quarter of the size."""
-    checkpoint = make_checkpoint(tmp_path / "tiny", image_size=224, context_length=77)
-    tiny = CLIPConfig.from_pretrained(checkpoint)
-    config = CLIPConfig(text_config={"eos_token_id": tiny.text_config.eos_token_id})  # its defaults are ViT-B/32
-    torch.manual_seed(0)
-    model = CLIPModel(config).eval()
-    model.save_pretrained(checkpoint, safe_serialization=True)
+    checkpoint = save_seeded(Size.VIT_B_32, tmp_path / "checkpoint")
     scenes = scene_set(18, seed=5, split=Split.HELDOUT)
     pictures, captions = [scene.draw() for scene in scenes], [scene.captions[Language.ENGLISH] for scene in scenes]
 
     base = export_checkpoint(checkpoint, tmp_path / "fp32", name="vit-b-32")
     pixels = CLIPImageProcessor.from_pretrained(checkpoint)(pictures[16:], return_tensors="pt")
     with torch.inference_mode():
+        model = CLIPModel.from_pretrained(checkpoint)
         expected = torch.nn.functional.normalize(model.get_image_features(**pixels), dim=-1).numpy()
     del model
 
