@@ -1,0 +1,171 @@
+"""Percentiles, bootstrap intervals and ratios.
+
+The intervals are percentile bootstraps (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13):
+the samples are drawn again with replacement, and the interval is where the statistic of the draws falls. The same
+seed gives the same interval.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from twinspire.errors import InputError
+
+# Reduces axis 1 of (R, N, ...), R draws of N samples, to (R,).
+Statistic: TypeAlias = Callable[[NDArray[Any]], NDArray[Any]]
+
+RESAMPLES = 2000
+CONFIDENCE = 0.95
+# How many drawn samples are in memory at a time: 32 MB of float64.
+_DRAWN_AT_ONCE = 1 << 22
+
+
+def _percentile(percent: float) -> Statistic:
+    return lambda draws: np.percentile(draws, percent, axis=1)
+
+
+# The statistics that have a name in a record.
+STATISTICS: MappingProxyType[str, Statistic] = MappingProxyType(
+    {
+        "mean": lambda draws: draws.mean(axis=1),
+        "median": lambda draws: np.median(draws, axis=1),
+        **{f"p{percent}": _percentile(percent) for percent in (50, 90, 95, 99)},
+    }
+)
+_MEDIAN = STATISTICS["median"]
+
+
+@dataclass(frozen=True)
+class Percentiles:
+    """What 50, 90, 95 and 99% of the samples do not exceed, interpolated between samples as NumPy does.
+
+    Of fewer than 100 samples p99 lies between the two largest.
+    """
+
+    p50: float
+    p90: float
+    p95: float
+    p99: float
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Where a statistic lies with 95% confidence, unless another was asked for."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """A ratio, and the interval in which it lies."""
+
+    value: float
+    interval: Interval
+
+
+def percentiles(samples: ArrayLike) -> Percentiles:
+    """Return the percentiles of (N,) numbers. Raises InputError where N is 0 or one is not finite."""
+    p50, p90, p95, p99 = np.percentile(_checked(samples), (50, 90, 95, 99))
+    return Percentiles(float(p50), float(p90), float(p95), float(p99))
+
+
+def statistic_of(samples: ArrayLike, statistic: Statistic) -> float:
+    """Return a statistic of (N, ...) numbers. Raises InputError where N is 0 or one is not finite."""
+    return float(statistic(_checked(samples)[None])[0])
+
+
+def interval(
+    samples: ArrayLike,
+    statistic: Statistic = _MEDIAN,
+    *,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+    confidence: float = CONFIDENCE,
+) -> Interval:
+    """Return the interval of a statistic of (N, ...) numbers, whose rows are drawn whole.
+
+    Raises InputError where N is 0, a number is not finite, `resamples` is not positive or `confidence` not inside
+    (0, 1).
+    """
+    return _between(_bootstrap(samples, statistic, seed, resamples), confidence)
+
+
+def ratio(
+    numerator: ArrayLike,
+    denominator: ArrayLike,
+    statistic: Statistic = _MEDIAN,
+    *,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+    confidence: float = CONFIDENCE,
+) -> Ratio:
+    """Return the ratio of a statistic of two independent sets of samples, (N, ...) and (M, ...).
+
+    What was measured in the same rounds is better compared with `paired_ratio`, in which what slowed a whole round
+    down cancels out. Raises InputError as `interval` does, and where a draw's denominator is not positive.
+    """
+    above = _bootstrap(numerator, statistic, seed, resamples)
+    below = _bootstrap(denominator, statistic, seed + 1, resamples)
+    bottom = statistic_of(denominator, statistic)
+    if bottom <= 0 or not (below > 0).all():
+        raise InputError("a ratio's denominator is 0 or negative: expected positive samples")
+    return Ratio(statistic_of(numerator, statistic) / bottom, _between(above / below, confidence))
+
+
+def paired_ratio(
+    numerator: ArrayLike,
+    denominator: ArrayLike,
+    *,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+    confidence: float = CONFIDENCE,
+) -> Ratio:
+    """Return the median, over rounds, of the ratio of two figures: (N,) each, one of either a round.
+
+    Raises InputError as `interval` does, where the lengths differ, and where a denominator is not positive.
+    """
+    above, below = _checked(numerator), _checked(denominator)
+    if above.shape != below.shape or above.ndim != 1:
+        raise InputError(f"rounds of {above.shape} and {below.shape}: expected one figure of either in each round")
+    if not (below > 0).all():
+        raise InputError("a ratio's denominator is 0 or negative: expected positive samples")
+    ratios = above / below  # (N,)
+    spread = interval(ratios, seed=seed, resamples=resamples, confidence=confidence)
+    return Ratio(statistic_of(ratios, _MEDIAN), spread)
+
+
+def _bootstrap(samples: ArrayLike, statistic: Statistic, seed: int, resamples: int) -> NDArray[np.float64]:
+    checked = _checked(samples)
+    if resamples < 1:
+        raise InputError(f"resamples {resamples}: expected at least 1")
+    generator = np.random.default_rng(seed)
+    rows = max(1, _DRAWN_AT_ONCE // checked.size)
+    draws = np.empty(resamples)  # (resamples,)
+    for start in range(0, resamples, rows):
+        part = draws[start : start + rows]
+        part[:] = statistic(checked[generator.integers(len(checked), size=(len(part), len(checked)))])
+    return draws
+
+
+def _between(draws: NDArray[np.float64], confidence: float) -> Interval:
+    if not 0 < confidence < 1:
+        raise InputError(f"confidence {confidence}: expected a share between 0 and 1, such as {CONFIDENCE}")
+    outside = 50 * (1 - confidence)
+    low, high = np.percentile(draws, (outside, 100 - outside))
+    return Interval(float(low), float(high))
+
+
+def _checked(samples: ArrayLike) -> NDArray[np.float64]:
+    array = np.asarray(samples, np.float64)
+    if array.ndim == 0 or array.size == 0:
+        raise InputError(f"samples of shape {array.shape}: expected at least one")
+    if not np.isfinite(array).all():
+        raise InputError(f"{np.count_nonzero(~np.isfinite(array))} of {array.size} samples are not finite")
+    return array
