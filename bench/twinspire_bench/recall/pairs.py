@@ -1,4 +1,4 @@
-"""Recall: how often the right item is among the first k."""
+"""The short form: one caption a picture, R@1, R@5 and R@10. What certificates and the demo's report carry."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 import numpy.typing as npt
+
+from twinspire_bench.recall.measures import Measure, measured
+from twinspire_bench.recall.ranking import Direction, Ranking, rank_both_ways
 
 
 @dataclass(frozen=True)
@@ -44,14 +47,20 @@ def recall(queries: npt.NDArray[np.float32], items: npt.NDArray[np.float32]) -> 
     """Return the recall of row i of `queries` finding row i of `items`, both (N, D) float32, L2-normalised."""
     if len(queries) == 0 or queries.shape != items.shape:
         raise ValueError(f"queries {queries.shape} and items {items.shape} must be equally many, at least one")
-    found = ranks(queries @ items.T)
-    r1, r5, r10 = (float((found < k).mean()) for k in (1, 5, 10))
-    return Recall(r1, r5, r10)
+    return _recall(rank_both_ways(items, queries, np.arange(len(items)))[Direction.TEXT_TO_IMAGE])
 
 
 def both_ways(images: npt.NDArray[np.float32], texts: npt.NDArray[np.float32]) -> BothWays:
     """Return the recall between row i of `images` and row i of `texts`, both (N, D) float32, L2-normalised."""
-    return BothWays(text_to_image=recall(texts, images), image_to_text=recall(images, texts))
+    if len(images) == 0 or images.shape != texts.shape:
+        raise ValueError(f"images {images.shape} and texts {texts.shape} must be equally many, at least one")
+    both = rank_both_ways(images, texts, np.arange(len(images)))
+    return BothWays(**{direction.value: _recall(ranking) for direction, ranking in both.items()})
+
+
+def _recall(ranking: Ranking) -> Recall:
+    found = measured(ranking)
+    return Recall(found[Measure.R1], found[Measure.R5], found[Measure.R10])
 
 
 def pair_accuracy(images: npt.NDArray[np.float32], texts: npt.NDArray[np.float32]) -> tuple[float, float]:
