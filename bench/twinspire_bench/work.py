@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
 
 from twinspire.errors import InputError, MissingDependencyError
 from twinspire_bench.machine import MatrixPeaks
@@ -14,15 +16,14 @@ from twinspire_bench.machine import MatrixPeaks
 if TYPE_CHECKING:
     import onnx
 
-Shape = tuple[int, ...]
+Shape: TypeAlias = tuple[int, ...]
+Counter: TypeAlias = "Callable[[onnx.NodeProto, Mapping[str, Shape]], int]"
 
 # What does not change numbers between a DequantizeLinear and the product that takes them.
 _MOVES = frozenset({"Identity", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Expand", "Concat", "Slice"})
 _INT8 = frozenset({"QLinearMatMul", "QLinearConv", "MatMulInteger", "ConvInteger"})
 # An operator with one of these in its name multiplies matrices: it is counted, or the count would be wrong.
 _HEAVY = ("MatMul", "Gemm", "Conv", "Attention", "Einsum", "LSTM", "GRU", "RNN")
-# Larger constants are weights, of which the shape alone matters; smaller ones may be shapes themselves.
-_WEIGHT_ELEMENTS = 1024
 
 
 @dataclass(frozen=True)
@@ -52,74 +53,74 @@ class Work:
 def engine_work(engine: Path, shape: Sequence[int]) -> Work:
     """Count the operations of one run on an input of this shape: (N, S, S, 3), or (N, L).
 
-    Raises InputError where the engine cannot be read, takes another kind of input, or has a product that cannot be
-    counted: one of an operator that is not known, or of operands whose shapes cannot be inferred.
+    The shapes of what is multiplied are those of a run: ONNX's own shape inference does not follow all that exporters
+    write (a Range to a computed end). Raises InputError where the engine cannot be read or run on such an input, or
+    has a product that cannot be counted; MissingDependencyError where onnx or onnxruntime is not installed.
     """
     try:
         import onnx
     except ImportError as error:
         raise MissingDependencyError("onnx", "bench", "Counting an engine's operations") from error
     try:
-        model = onnx.load(str(engine), load_external_data=False)
+        model = onnx.load(str(engine))
     except Exception as error:  # protobuf's and onnx's share no base below Exception
         raise InputError(f"{engine} is no ONNX model: {error}") from error
-    shapes = _shapes(model, shape, engine)
     producers = {output: node for node in model.graph.node for output in node.output}
+    products = [(node, _counter(node, engine)) for node in model.graph.node if _is_heavy(node, engine)]
+    names = dict.fromkeys(name for node, _ in products for name in (*_operands(node), node.output[0]))
+    shapes = _shapes(model, list(names), shape, engine)
     counted = {True: 0, False: 0}
-    for node in model.graph.node:
-        if any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute):
-            raise InputError(f"{engine}: {node.op_type} {node.name!r} has a graph inside, whose work cannot be counted")
-        if not any(word in node.op_type for word in _HEAVY):
-            continue
-        count = _COUNTS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
-        if count is None:
-            raise InputError(
-                f"{engine}: the work of {node.domain or 'ai.onnx'} {node.op_type} {node.name!r} is not known: expected "
-                f"{', '.join(_COUNTS)}"
-            )
-        missing = [name for name in (*_operands(node), node.output[0]) if name not in shapes]
-        if missing:
-            raise InputError(
-                f"{engine}: the shape of {missing[0]!r} at {node.op_type} {node.name!r} cannot be inferred"
-            )
+    for node, count in products:
         is_int8 = node.op_type in _INT8 or all(_is_quantized(name, producers) for name in _operands(node))
         counted[is_int8] += 2 * count(node, shapes)
     return Work(float_operations=counted[False], int8_operations=counted[True])
 
 
-def _shapes(model: onnx.ModelProto, shape: Sequence[int], engine: Path) -> dict[str, Shape]:
-    """Infer the shape of every tensor for this input; those that cannot be inferred are left out."""
-    from onnx import shape_inference
+def _is_heavy(node: onnx.NodeProto, engine: Path) -> bool:
+    if any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute):
+        raise InputError(f"{engine}: {node.op_type} {node.name!r} has a graph inside, whose work cannot be counted")
+    return any(word in node.op_type for word in _HEAVY)
+
+
+def _counter(node: onnx.NodeProto, engine: Path) -> Counter:
+    count = _COUNTS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+    if count is None:
+        raise InputError(
+            f"{engine}: the work of {node.domain or 'ai.onnx'} {node.op_type} {node.name!r} is not known: expected "
+            f"{', '.join(_COUNTS)}"
+        )
+    return count
+
+
+def _shapes(model: onnx.ModelProto, names: list[str], shape: Sequence[int], engine: Path) -> dict[str, Shape]:
+    """Run the graph once, on zeros, for the shapes of these tensors alone. Changes the model."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingDependencyError("onnxruntime", "cpu", "Counting an engine's operations") from error
+    from onnx import TensorProto, helper
 
     graph = model.graph
     initializers = {each.name for each in graph.initializer}
     given = [each for each in graph.input if each.name not in initializers]
-    dims = given[0].type.tensor_type.shape.dim if len(given) == 1 else []
-    if len(dims) != len(shape) or any(
-        dim.HasField("dim_value") and dim.dim_value != size for dim, size in zip(dims, shape, strict=True)
-    ):
-        came = [[dim.dim_param or dim.dim_value for dim in each.type.tensor_type.shape.dim] for each in given]
-        raise InputError(f"{engine} takes inputs of {came}: expected one that {tuple(shape)} fits")
-    for dim, size in zip(dims, shape, strict=True):
-        dim.dim_value = size
-    del graph.value_info[:]  # of other sizes, where an optimiser left it
-    for value in graph.output:
-        for dim in value.type.tensor_type.shape.dim:
-            dim.Clear()
-    for constant in graph.initializer:
-        if prod(constant.dims) > _WEIGHT_ELEMENTS:
-            for field in ("raw_data", "float_data", "int32_data", "int64_data", "double_data"):
-                constant.ClearField(field)
+    if len(given) != 1:
+        raise InputError(f"{engine} has {len(given)} inputs: expected a tower's one")
+    del graph.output[:]
+    for place, name in enumerate(names):
+        graph.node.append(helper.make_node("Shape", [name], [f"shape of {place}"]))
+        graph.output.append(helper.make_tensor_value_info(f"shape of {place}", TensorProto.INT64, None))
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # its errors come as exceptions
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    zeros = np.zeros(shape, helper.tensor_dtype_to_np_dtype(given[0].type.tensor_type.elem_type))
     try:
-        inferred = shape_inference.infer_shapes(model, data_prop=True).graph
-    except Exception as error:  # onnx's errors share no base below Exception
-        raise InputError(f"the shapes of {engine} cannot be inferred: {error}") from error
-    shapes = {each.name: tuple(each.dims) for each in inferred.initializer}
-    for value in (*inferred.value_info, *inferred.input, *inferred.output):
-        known = value.type.tensor_type
-        if known.HasField("shape") and all(dim.HasField("dim_value") for dim in known.shape.dim):
-            shapes[value.name] = tuple(dim.dim_value for dim in known.shape.dim)
-    return shapes
+        session = onnxruntime.InferenceSession(
+            model.SerializeToString(), sess_options=options, providers=["CPUExecutionProvider"], enable_fallback=0
+        )
+        found = session.run(None, {given[0].name: zeros}) if names else []
+    except Exception as error:  # onnxruntime's exceptions share no base below Exception
+        raise InputError(f"{engine} cannot be run on an input of {tuple(shape)}: {error}") from error
+    return {name: tuple(int(size) for size in sizes) for name, sizes in zip(names, found, strict=True)}
 
 
 def _operands(node: onnx.NodeProto) -> tuple[str, ...]:
@@ -156,7 +157,7 @@ def _attention(node: onnx.NodeProto, shapes: Mapping[str, Shape]) -> int:
     return shapes[keys][-2] * (prod(shapes[queries]) + prod(shapes[node.output[0]]))
 
 
-_COUNTS: Mapping[str, Callable[[onnx.NodeProto, Mapping[str, Shape]], int]] = {
+_COUNTS: Mapping[str, Counter] = {
     "MatMul": _matmul,
     "QLinearMatMul": _matmul,
     "MatMulInteger": _matmul,
