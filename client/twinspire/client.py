@@ -64,6 +64,7 @@ class Client:
         precision: Precision | str = "auto",
         providers: Provider | str = "auto",
         threads: int | None = None,
+        streams: int = 1,
         limits: ImageLimits | None = None,
     ) -> Client:
         """Run a bundle's engines in this process; see `LocalTowers` for the arguments and what they raise.
@@ -71,7 +72,7 @@ class Client:
         `bundle` is one that was opened or the path of one (then BundleError where it is not intact).
         """
         opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-        towers = LocalTowers(opened, precision=precision, providers=providers, threads=threads)
+        towers = LocalTowers(opened, precision=precision, providers=providers, threads=threads, streams=streams)
         return cls(opened, towers, limits=limits, threads=threads)
 
     @classmethod

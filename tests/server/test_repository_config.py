@@ -107,17 +107,19 @@ def test_texts_are_warmed_up_in_every_shape(
 
 def test_the_engine_is_opened_as_the_options_say(tiny: Any) -> None:
     """The wheel's model reads threads and providers, the container's backend its own name for threads."""
-    wheel = _parameters(_config(tiny, Tower.IMAGE, threads=3, providers="openvino"))
-    assert (wheel["threads"], wheel["providers"]) == ("3", "openvino")
-    assert "threads" not in _parameters(_config(tiny, Tower.IMAGE))
+    wheel = _parameters(_config(tiny, Tower.IMAGE, threads=3, streams=2, providers="openvino"))
+    assert (wheel["threads"], wheel["streams"], wheel["providers"]) == ("3", "2", "openvino")
+    assert not {"threads", "streams"} & set(_parameters(_config(tiny, Tower.IMAGE)))
     assert _parameters(_config(tiny, Tower.IMAGE, runtime=CONTAINER, threads=3))["intra_op_thread_count"] == "3"
 
 
 @pytest.mark.parametrize("threads", [0, -1, True, 1.5])
-def test_threads_are_a_whole_number(threads: Any) -> None:
+def test_threads_and_streams_are_whole_numbers(threads: Any) -> None:
     """Threads of any other value are refused."""
     with pytest.raises(InputError, match="threads"):
         ServingOptions(threads=threads)
+    with pytest.raises(InputError, match="streams"):
+        ServingOptions(streams=threads)
 
 
 @pytest.mark.parametrize(

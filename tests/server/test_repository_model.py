@@ -19,6 +19,7 @@ from twinspire_server.repository import build_repository
 from twinspire_server.repository.build import MODEL_FILE
 
 START, END, PAD = 1, 2, 0
+FINAL = 1
 TOLERANCE = 1e-6  # float32 against float64 over 768 products
 
 
@@ -43,12 +44,24 @@ class _Response:
         self.tensors, self.error = tensors, error
 
 
+class _Request:
+    """One request with its input; keeps what is sent for it."""
+
+    def __init__(self, name: str, array: np.ndarray) -> None:
+        self.input = _Tensor(name, array)
+        self.sent: list[tuple[_Response, int]] = []
+
+    def get_response_sender(self) -> Any:
+        return SimpleNamespace(send=lambda response, flags: self.sent.append((response, flags)))
+
+
 @pytest.fixture
 def module(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """Import model.py as Triton does, from its file, with a stand-in for what Triton brings."""
     backend: Any = ModuleType("triton_python_backend_utils")
     backend.Tensor, backend.TritonError, backend.InferenceResponse = _Tensor, _TritonError, _Response
-    backend.get_input_tensor_by_name = lambda request, name: request[name]
+    backend.TRITONSERVER_RESPONSE_COMPLETE_FINAL = FINAL
+    backend.get_input_tensor_by_name = lambda request, name: request.input if name == request.input.name else None
     backend.Logger = SimpleNamespace(log_info=lambda message: None)
     monkeypatch.setitem(sys.modules, backend.__name__, backend)
     spec = importlib.util.spec_from_file_location("model", MODEL_FILE)
@@ -89,7 +102,11 @@ def open_model(module: ModuleType, tiny: Any, tmp_path: Path) -> Iterator[Callab
 def _ask(model: Any, tower: Tower, inputs: Sequence[np.ndarray]) -> list[np.ndarray | _TritonError]:
     name = {Tower.IMAGE: "image", Tower.TEXT: "input_ids"}[tower]
     answers = []
-    for response in model.execute([{name: _Tensor(name, array)} for array in inputs]):
+    requests = [_Request(name, array) for array in inputs]
+    model.execute(requests)
+    for request in requests:
+        ((response, flags),) = request.sent
+        assert flags == FINAL
         answers.append(response.error or response.tensors[0].array)
         assert response.error or [tensor.name for tensor in response.tensors] == ["embedding"]
     return answers
@@ -105,6 +122,19 @@ def test_requests_for_pictures_are_answered_in_order(open_model: Callable[..., A
     inputs = [generator.integers(0, 256, (count, 16, 16, 3), np.uint8) for count in (1, 4, 2)]
     for images, found in zip(inputs, _ask(open_model(Tower.IMAGE), Tower.IMAGE, inputs), strict=True):
         assert np.abs(found - tiny.model.encode_images(images)).max() <= TOLERANCE
+
+
+def test_the_pause_is_after_batches_of_several(
+    open_model: Callable[..., Any], module: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lone request is followed by no pause, several by one of a small part of their own time, bounded."""
+    pauses: list[float] = []
+    clock = iter([0.0, 0.1, 0.0, 0.1, 0.0, 10.0, 0.0])
+    monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: next(clock), sleep=pauses.append))
+    model, image = open_model(Tower.IMAGE), np.zeros((1, 16, 16, 3), np.uint8)
+    for count in (2, 3, 2, 1):
+        _ask(model, Tower.IMAGE, [image] * count)
+    assert pauses == pytest.approx([0.0015, 0.0015, module.PAUSE_AT_MOST_S])
 
 
 def test_texts_of_any_length_are_answered_together(open_model: Callable[..., Any], tiny: Any) -> None:
@@ -191,6 +221,8 @@ def test_the_other_towers_engine_is_not_opened(open_model: Callable[..., Any]) -
     """A model holds one tower's engine, run as its parameters say."""
     towers = open_model(Tower.TEXT)._towers
     assert str(towers.runtime) == "onnxruntime cpu fp32, threads: 1"
+    several = open_model(Tower.TEXT, threads="2", streams="2")._towers
+    assert str(several.runtime) == "onnxruntime cpu fp32, threads: 2, streams: 2"
     with pytest.raises(EngineError, match="the image tower was not opened"):
         towers.encode_images(np.zeros((1, 16, 16, 3), np.uint8))
 

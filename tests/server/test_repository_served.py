@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -53,8 +54,14 @@ class Served:
         return self.ask(tower, array).result(DEADLINE_S)
 
     def executions(self, tower: Tower) -> int:
-        """Count the batches that the model has run, its warm-up included."""
-        return int(_statistics(self.channel, tower).execution_count)
+        """Count the batches that the model has run, its warm-up included, when the count stands still.
+
+        A batch is counted when the model has returned, which is after its answers were sent.
+        """
+        count = -1
+        while count != (count := int(_statistics(self.channel, tower).execution_count)):
+            time.sleep(0.05)
+        return count
 
     def encode_together(self, tower: Tower, arrays: Sequence[np.ndarray]) -> list[np.ndarray | BaseException]:
         """Send `TOGETHER` requests, see that they were one batch, and give each one's answer or error."""

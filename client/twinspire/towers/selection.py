@@ -24,16 +24,18 @@ _EXACT_INT8 = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
 
 @dataclass(frozen=True, kw_only=True)
 class Runtime:
-    """What runs both towers. `threads` is how many a call computes with on the CPU."""
+    """What runs both towers. `threads` is how many a call computes with on the CPU, in `streams` parts side by side."""
 
     provider: Provider
     precision: Precision
     threads: int
+    streams: int = 1
     inference_precision: InferencePrecision = InferencePrecision.F32
 
     def __str__(self) -> str:
         computed = "" if self.inference_precision is InferencePrecision.F32 else f" in {self.inference_precision}"
-        return f"onnxruntime {self.provider} {self.precision}{computed}, threads: {self.threads}"
+        streams = "" if self.streams == 1 else f", streams: {self.streams}"
+        return f"onnxruntime {self.provider} {self.precision}{computed}, threads: {self.threads}{streams}"
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ become one call of `LocalTowers`, with the providers and choices that it has in 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -23,6 +24,12 @@ Encode: TypeAlias = Callable[[Sequence[NDArray[Any]]], NDArray[np.float32]]
 
 INPUT = {Tower.IMAGE: "image", Tower.TEXT: "input_ids"}
 OUTPUT = "embedding"
+
+# Triton gathers what is queued the moment `execute` returns, and those just answered have not asked again by then: 16
+# callers settle at batches of 8. A pause of a small part of the batch's own time lets them. ViT-B/32 int8 on two
+# cores, 16 in flight: batches of 8 and 35 images/s without, of 15 and 39 with it. A lone caller never waits.
+PAUSE = 0.015
+PAUSE_AT_MOST_S = 0.01
 
 
 class TritonPythonModel:
@@ -46,11 +53,13 @@ class TritonPythonModel:
             )
         tower = Tower(parameters["tower"])
         threads = parameters.get("threads")
+        streams = parameters.get("streams")
         self._towers = LocalTowers(
             bundle,
             precision=parameters["precision"],
             providers=parameters["providers"],
             threads=None if threads is None else int(threads),
+            streams=1 if streams is None else int(streams),
             towers=(tower,),
         )
         self._input = INPUT[tower]
@@ -58,10 +67,15 @@ class TritonPythonModel:
         self._text = bundle.text
         pb_utils.Logger.log_info(f"{args['model_name']}: {self._towers.runtime}")
 
-    def execute(self, requests: Sequence[Any]) -> list[Any]:
-        """Answer each request of a batch, in order."""
+    def execute(self, requests: Sequence[Any]) -> None:
+        """Answer each request of a batch, in order; then give the callers of several a moment to ask again."""
+        started_s = time.perf_counter()
         inputs = [pb_utils.get_input_tensor_by_name(request, self._input).as_numpy() for request in requests]
-        return [_response(answer) for answer in encode_together(self._encode, inputs)]
+        answers = encode_together(self._encode, inputs)
+        for request, answer in zip(requests, answers, strict=True):
+            request.get_response_sender().send(_response(answer), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+        if len(requests) > 1:
+            time.sleep(min(PAUSE * (time.perf_counter() - started_s), PAUSE_AT_MOST_S))
 
     def finalize(self) -> None:
         """Let go of the engine."""

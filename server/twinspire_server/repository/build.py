@@ -46,6 +46,7 @@ def build_repository(
     runtime: RepositoryRuntime = RepositoryRuntime.WHEEL,
     device: Device = Device.CPU,
     threads: int | None = None,
+    streams: int | None = None,
     accelerator: Accelerator = Accelerator.TENSORRT,
 ) -> list[ServedModel]:
     """Write `{name}_image` and `{name}_text` for each bundle into `destination`; other models there stay.
@@ -65,7 +66,12 @@ def build_repository(
         raise InputError(f"bundles named {twice}: expected one or more, each of its own name")
     named = parse_precision(precision)
     options = ServingOptions(
-        runtime=runtime, device=device, threads=threads, providers=_providers(device), accelerator=accelerator
+        runtime=runtime,
+        device=device,
+        threads=threads,
+        streams=streams,
+        providers=_providers(device),
+        accelerator=accelerator,
     )
     plan = [
         _planned(bundle, tower, named or _best(bundle, device), destination) for bundle in opened for tower in Tower

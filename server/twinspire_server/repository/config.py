@@ -119,6 +119,8 @@ def _facts(bundle: Bundle, tower: Tower, precision: Precision, options: ServingO
         facts["providers"] = options.providers
         if options.threads is not None:
             facts["threads"] = str(options.threads)
+        if options.streams is not None:
+            facts["streams"] = str(options.streams)
     elif options.device is Device.CPU and options.threads is not None:
         facts["intra_op_thread_count"] = str(options.threads)
     return facts

@@ -35,17 +35,21 @@ class Accelerator(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class ServingOptions:
-    """How a repository is to serve. `threads` is how many a call computes with on the CPU; None is all.
+    """How a repository is to serve. `threads` is how many a batch is computed with on the CPU; None is all.
 
-    `providers` is handed to `LocalTowers` (wheel), `accelerator` to the onnxruntime backend (container, GPU).
+    `streams` is into how many parts a batch is cut that are computed side by side (wheel); None leaves it to
+    `LocalTowers`. `providers` is handed to `LocalTowers` (wheel), `accelerator` to the onnxruntime backend (container,
+    GPU).
     """
 
     runtime: RepositoryRuntime = RepositoryRuntime.WHEEL
     device: Device = Device.CPU
     threads: int | None = None
+    streams: int | None = None
     providers: str = "auto"
     accelerator: Accelerator = Accelerator.TENSORRT
 
     def __post_init__(self) -> None:
-        if self.threads is not None and (type(self.threads) is not int or self.threads < 1):
-            raise InputError(f"threads {self.threads!r}: expected a whole number from 1 up, or None for all cores")
+        for name, value in (("threads", self.threads), ("streams", self.streams)):
+            if value is not None and (type(value) is not int or value < 1):
+                raise InputError(f"{name} {value!r}: expected a whole number from 1 up, or None")
