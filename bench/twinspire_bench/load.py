@@ -12,7 +12,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from itertools import count
@@ -24,9 +24,20 @@ from numpy.typing import NDArray
 from twinspire.errors import InputError, TwinspireError
 
 Payload = TypeVar("Payload")
+Payload_co = TypeVar("Payload_co", covariant=True)
 
 # Calls that an open loop may have in flight; what comes while all of them are waits, and its wait is counted.
 SENDERS = 64
+
+
+class Payloads(Protocol[Payload_co]):
+    """What is called with: a list, or what makes each payload when it is wanted."""
+
+    def __len__(self) -> int:
+        """Count the payloads."""
+
+    def __getitem__(self, index: int, /) -> Payload_co:
+        """Give the payload at a place. The time this takes is in no latency."""
 
 
 class Clock(Protocol):
@@ -71,7 +82,7 @@ class LoadResult:
 
 def closed_loop(
     call: Callable[[Payload], object],
-    payloads: Sequence[Payload],
+    payloads: Payloads[Payload],
     *,
     in_flight: int,
     requests: int | None = None,
@@ -100,7 +111,7 @@ def closed_loop(
 
 def open_loop(
     call: Callable[[Payload], object],
-    payloads: Sequence[Payload],
+    payloads: Payloads[Payload],
     *,
     rate_per_s: float,
     seed: int,
@@ -169,7 +180,7 @@ def interleaved(
 
 def _run(
     call: Callable[[Payload], object],
-    payloads: Sequence[Payload],
+    payloads: Payloads[Payload],
     due: Callable[[int], float | None],
     *,
     workers: int,
@@ -184,6 +195,7 @@ def _run(
         failures: Counter[str] = Counter()
         last = start
         for index in tickets:
+            payload = payloads[index % len(payloads)]
             intended = due(index)
             if intended is None or stop.is_set():
                 break
@@ -191,7 +203,7 @@ def _run(
             if early > 0:
                 clock.sleep(early)
             try:
-                call(payloads[index % len(payloads)])
+                call(payload)
             except TwinspireError as error:
                 failures[type(error).__name__] += 1
                 last = clock.now()
@@ -228,7 +240,7 @@ class _Tickets:
             yield number
 
 
-def _check_positive(payloads: Sequence[Any], **numbers: float | None) -> None:
+def _check_positive(payloads: Payloads[Any], **numbers: float | None) -> None:
     if len(payloads) == 0:
         raise InputError("there are no payloads: expected at least one")
     for name, number in numbers.items():

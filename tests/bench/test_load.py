@@ -71,6 +71,24 @@ def test_a_closed_loop_keeps_as_many_in_flight_as_asked() -> None:
     assert most == 5
 
 
+def test_making_a_payload_is_in_no_latency() -> None:
+    """A payload that takes 0.5 s to make and 0.1 s to answer has a latency of 0.1 s."""
+    clock = FakeClock()
+
+    class Slow:
+        """Two payloads that take their time."""
+
+        def __len__(self) -> int:
+            return 2
+
+        def __getitem__(self, index: int) -> int:
+            clock.sleep(0.5)
+            return index
+
+    found = closed_loop(lambda _: clock.sleep(0.1), Slow(), in_flight=1, requests=3, clock=clock)
+    assert found.latencies_ms == pytest.approx([100] * 3)
+
+
 def test_failed_calls_are_counted_and_have_no_latency() -> None:
     """A TwinspireError counts by its name; throughput is of answered calls."""
     clock = FakeClock()
