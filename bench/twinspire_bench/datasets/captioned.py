@@ -120,8 +120,9 @@ class CaptionedPictures:
             texts += own
             owners += [position] * len(own)
         if not texts:
-            there = ", ".join(str(found or "captions of no named language") for found in self.languages)
-            raise InputError(f"{self.name}: there are no captions in the language {language!r}: it has {there}")
+            there = ", ".join(found or "captions of no named language" for found in self.languages)
+            asked = "of no named language" if language is None else f"in the language {language!r}"
+            raise InputError(f"{self.name}: there are no captions {asked}: it has {there}")
         return Said(texts, np.array(owners, np.int64))
 
     def sample(self, limit: int, *, seed: int = 0) -> CaptionedPictures:

@@ -3,6 +3,9 @@
 A percentile bootstrap (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13) that draws pictures
 with replacement, each with all its captions: captions of one picture are no independent queries. What is searched
 stays as it is. Two models are compared on the same draws, and so are languages and directions that are pooled.
+
+Where all queries fare alike no draw differs from another: an interval without width says nothing of queries that were
+not asked.
 """
 
 from __future__ import annotations
@@ -32,7 +35,10 @@ class Estimate:
 
 
 def estimates(ranking: Ranking, *, resamples: int = RESAMPLES, seed: int = 0) -> dict[Measure, Estimate]:
-    """Return all measures of a ranking, with their intervals; the same seed gives the same."""
+    """Return all measures of a ranking, with their intervals; the same seed gives the same.
+
+    Raises InputError where `resamples` is not positive.
+    """
     values, draws = measured(ranking), _draws([ranking], resamples, seed)
     return {measure: _estimate(values[measure], draws[measure][0]) for measure in Measure}
 

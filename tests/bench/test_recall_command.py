@@ -1,0 +1,271 @@
+"""`twinspire bench recall`: engines over a data set, against the same towers in NumPy and a sort."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from tokenizers import Tokenizer
+
+from twinspire import Client, sample_bundle
+from twinspire.cli.app import application
+from twinspire.errors import ImageError, InputError, TwinspireError
+from twinspire_bench.comparison import compare
+from twinspire_bench.datasets import Caption, CaptionedPictures, open_dataset
+from twinspire_bench.recall import Direction, Measure
+from twinspire_bench.recall_benchmark import RecallReport, measure_recall
+from twinspire_bench.records import Record
+
+# Of the tiny bundle's tokenizer.
+WORDS = ("a", "the", "red", "blue", "green", "large", "cat", "dog", "house", "boat", "left", "of", "on", "snow")
+COCO = Path(__file__).parents[2].parent / "shared/data/coco"
+
+
+def _captioned(count: int, *, seed: int = 0) -> CaptionedPictures:
+    """Pictures of noise with one English caption, and every third with two Chinese ones, in the tiny model's words."""
+    rng = np.random.default_rng(seed)
+
+    taken = {""}
+
+    def words() -> str:
+        said = ""
+        while said in taken:  # equal captions would tie
+            said = " ".join(rng.choice(WORDS, rng.integers(3, 13)))
+        taken.add(said)
+        return said
+
+    return CaptionedPictures(
+        f"{count} of noise",
+        tuple(f"n{place}" for place in range(count)),
+        [rng.integers(0, 256, (16, 16, 3), np.uint8) for _ in range(count)],
+        tuple(
+            (Caption(words(), "en"), *(Caption(words(), "zh") for _ in range(2 if place % 3 == 0 else 0)))
+            for place in range(count)
+        ),
+    )
+
+
+@pytest.fixture
+def clients(tiny: Any) -> Iterator[dict[str, Client]]:
+    """Open the tiny bundle's engines on the CPU."""
+    with (
+        Client.local(tiny.bundle, precision="fp32", providers="cpu") as fp32,
+        Client.local(tiny.bundle, precision="int8", providers="cpu") as int8,
+    ):
+        yield {"fp32": fp32, "int8": int8}
+
+
+def _expected_ranks(
+    model: Any, tokenizer: Tokenizer, data: CaptionedPictures, language: str
+) -> dict[Direction, list[int]]:
+    """Rank by sorting the scores of the towers in NumPy, caption by caption and picture by picture."""
+    texts, owners = [], []
+    for position, said in enumerate(data.captions):
+        for caption in said:
+            if caption.language == language:
+                texts.append(np.array(tokenizer.encode(caption.text).ids, np.int32))
+                owners.append(position)
+    scores = model.encode_texts(texts) @ model.encode_images(np.stack(list(data.pictures))).T  # (T, N)
+    by_caption = [list(np.argsort(-row)).index(owner) + 1 for row, owner in zip(scores, owners, strict=True)]
+    by_picture = []
+    for position in sorted(set(owners)):
+        order = np.argsort(-scores[:, position])
+        by_picture.append(next(rank for rank, text in enumerate(order, start=1) if owners[text] == position))
+    return {Direction.TEXT_TO_IMAGE: by_caption, Direction.IMAGE_TO_TEXT: by_picture}
+
+
+def test_every_engine_is_ranked_as_its_towers_rank(tiny: Any, clients: dict[str, Client]) -> None:
+    """Each engine, language and direction, over more pictures than are encoded at a time."""
+    data = _captioned(300)
+    report = measure_recall(clients, data)
+    assert list(report.rankings) == ["fp32", "int8"]
+    tokenizer = Tokenizer.from_file(str(tiny.bundle.tokenizer_path))
+    for engine, model in (("fp32", tiny.model), ("int8", tiny.int8)):
+        for language in ("en", "zh"):
+            expected = _expected_ranks(model, tokenizer, data, language)
+            for direction, ranking in report.rankings[engine][language].items():
+                # Sums in float32 may exchange two neighbours that score the same to seven digits.
+                moved = np.abs(ranking.first_ranks - expected[direction])
+                assert moved.max() <= 1, f"{moved.max()} places"
+                assert moved.mean() < 0.02
+
+
+def test_losses_are_differences_of_the_figures(clients: dict[str, Client]) -> None:
+    """The pooled one is the mean over languages and directions; the reference may be named."""
+    report = measure_recall(clients, _captioned(40), reference="int8")
+    assert list(report.losses) == ["fp32"]
+    loss = report.losses["fp32"]
+    for measure in Measure:
+        singly = []
+        for language in ("en", "zh"):
+            for direction in Direction:
+                ours, theirs = (report.figures[engine][language][direction] for engine in ("int8", "fp32"))
+                singly.append(theirs[measure].value - ours[measure].value)
+                assert loss.each[language][direction][measure].value == pytest.approx(singly[-1])
+        assert loss.pooled[measure].value == pytest.approx(np.mean(singly))
+        assert loss.pooled[measure].interval.low <= loss.pooled[measure].value <= loss.pooled[measure].interval.high
+
+
+def test_one_language_may_be_asked_for(clients: dict[str, Client]) -> None:
+    """Others are left out; one that is not there is an error before anything is encoded."""
+    assert list(measure_recall(clients, _captioned(5), languages=["zh"]).figures["fp32"]) == ["zh"]
+    told: list[str] = []
+    with pytest.raises(InputError, match="in the language 'de': it has en, zh"):
+        measure_recall(clients, _captioned(5), languages=["de"], on_progress=lambda stage, *_: told.append(stage))
+    assert not told
+
+
+def test_progress_is_told(clients: dict[str, Client]) -> None:
+    """Pictures, then captions, each up to all of them."""
+    told: list[tuple[str, int, int]] = []
+    measure_recall(clients, _captioned(300), on_progress=lambda *step: told.append(step))
+    assert told[:3] == [("pictures", 0, 300), ("pictures", 256, 300), ("pictures", 300, 300)]
+    assert told[-1] == ("captions", 4, 4)
+
+
+def test_a_broken_picture_is_named(clients: dict[str, Client], tmp_path: Path) -> None:
+    """Its position in the whole data set, its id and its file."""
+    good = _captioned(300)
+    (tmp_path / "bad.jpg").write_bytes(b"no picture")
+    pictures = [*good.pictures[:270], tmp_path / "bad.jpg", *good.pictures[271:]]
+    with pytest.raises(ImageError, match=r"picture 270 \(n270: .*bad.jpg\)") as caught:
+        measure_recall(clients, CaptionedPictures("bad", good.ids, pictures, good.captions))
+    assert caught.value.position == 270
+
+
+def test_engines_must_be_of_one_model(clients: dict[str, Client], make_tiny: Callable[..., Any]) -> None:
+    """Other spaces, no engines and a reference that is not among them are errors."""
+    with (
+        Client.local(make_tiny(seed=1).bundle, precision="fp32", providers="cpu") as other,
+        pytest.raises(InputError, match="different spaces"),
+    ):
+        measure_recall({**clients, "other": other}, _captioned(3))
+    with pytest.raises(InputError, match="none: expected at least one"):
+        measure_recall({}, _captioned(3))
+    with pytest.raises(InputError, match="fp32, int8: expected at least one, fp16 among them"):
+        measure_recall(clients, _captioned(3), reference="fp16")
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    """A CSV of pictures and captions."""
+    rng = np.random.default_rng(0)
+    lines = ["image,caption,language"]
+    for place in range(12):
+        Image.fromarray(rng.integers(0, 256, (20, 24, 3), np.uint8)).save(tmp_path / f"{place}.png")
+        lines += [f"{place}.png,a {WORDS[place]} cat,en", f"{place}.png,the {WORDS[place]} dog,en"]
+        lines += [f"{place}.png,the {WORDS[place]} house,zh"]
+    (tmp_path / "table.csv").write_text("\n".join(lines))
+    return tmp_path / "table.csv"
+
+
+def _run(*arguments: object) -> None:
+    """Run `twinspire bench recall`; errors are raised."""
+    application()(["bench", "recall", *map(str, arguments)], standalone_mode=False)
+
+
+def test_the_command_prints_and_writes(
+    tiny: Any, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A table for people; a record with what was measured, of what, and every rank."""
+    file = tmp_path / "record.json"
+    _run("--bundle", tiny.bundle.path, "--data", table, "--provider", "cpu", "--json", file)
+    printed = capsys.readouterr().out
+    assert "table.csv (table): 12 pictures, 24 captions (en), 12 captions (zh)" in printed
+    assert "int8: onnxruntime cpu int8" in printed
+    assert "int8 above fp32, in points" in printed
+    assert len([line for line in printed.splitlines() if line.startswith(("fp32  ", "int8  "))]) == 2 * 4 + 5
+    assert max(map(len, printed.splitlines())) <= 100
+    record = Record.load(file)
+    assert record.kind == "recall"
+    assert record.parameters["captions"] == {"en": 24, "zh": 12}
+    assert record.parameters["data_sha256"] == open_dataset(table).sha256
+    assert record.subject["space"] == tiny.bundle.space
+    engine = tiny.bundle.manifest.engines
+    assert record.subject["engines"]["int8"]["image_sha256"] in {
+        found.sha256 for tower in engine.values() for found in tower.values()
+    }
+    found = record.results["engines"]["int8"]["en"]["text_to_image"]
+    assert len(found["first_ranks"]["samples"]) == found["queries"] == 24
+    assert found["r1"]["low"] <= found["r1"]["value"] <= found["r1"]["high"]
+    assert found["r5"]["value"] == np.mean(np.array(found["first_ranks"]["samples"]) <= 5)
+    assert set(record.results["above"]["fp32"]["int8"]) == {"pooled", "en", "zh"}
+    assert f"{100 * found['r5']['value']:.1f}" in printed
+
+
+def test_records_compare_where_the_questions_are_the_same(tiny: Any, table: Path, tmp_path: Path) -> None:
+    """Two engines' records stand side by side; those of other captions do not."""
+    files = [tmp_path / f"{name}.json" for name in ("one", "two", "other")]
+    for file, options in zip(files, (("-p", "fp32"), ("-p", "fp32"), ("-p", "fp32", "--limit", "5")), strict=True):
+        _run("-b", tiny.bundle.path, "-d", table, *options, "--json", file)
+    one, two, other = map(Record.load, files)
+    assert all(figure.a == figure.b for figure in compare(one, two))
+    with pytest.raises(InputError, match=r"parameters.pictures: 12 and 5"):
+        compare(one, other)
+
+
+def test_one_precision_has_nothing_to_be_compared_with(
+    tiny: Any, table: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also `auto` may be asked for; it says what it took. A precision that comes twice is measured once."""
+    _run("-b", tiny.bundle.path, "-d", table, "-p", "auto,auto", "-p", "auto", "-l", "zh")
+    printed = capsys.readouterr().out
+    assert "auto: onnxruntime" in printed
+    assert "above" not in printed
+    assert len([line for line in printed.splitlines() if line.startswith("auto ")]) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["-p", "fp32,int4"], "precision 'int4': expected auto, fp32"),
+        (["-p", "fp16"], "no fp16 engine"),
+        (["-l", "de"], "in the language 'de'"),
+        (["-l", "und"], "captions of no named language"),
+        (["--limit", "0"], "limit 0"),
+        (["--provider", "tpu"], "providers 'tpu'"),
+        (["--split", "test"], "tells no splits"),
+        (["--pictures", "nowhere"], "there is no folder nowhere"),
+        (["--json", "nowhere/record.json"], "its folder is missing"),
+        (["--bundle", "nowhere"], "nowhere is no folder"),
+    ],
+)
+def test_what_cannot_be_measured_is_told(tiny: Any, table: Path, options: list[str], message: str) -> None:
+    """Before anything is measured."""
+    with pytest.raises(TwinspireError, match=message):
+        _run("-b", tiny.bundle.path, "-d", table, *options)
+
+
+def test_the_sample_finds_heldout_scenes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Without a bundle the sample is measured, in both of its languages; int8 on the same pictures as fp32."""
+    _run("--data", "scenes:150", "--json", tmp_path / "record.json")
+    found = Record.load(tmp_path / "record.json").results["engines"]
+    for engine in ("fp32", "int8"):
+        for language in ("en", "zh"):
+            for direction in Direction:
+                assert found[engine][language][direction]["r1"]["value"] > 0.9
+
+
+@pytest.mark.skipif(not COCO.is_dir(), reason=f"the photographs of {COCO} are not here")
+def test_photographs_are_measured() -> None:
+    """76 photographs of COCO with all their captions; the sample knows nothing of them, which chance tells."""
+    data = open_dataset(COCO / "coco_permissive_captions.json")
+    with Client.local(sample_bundle(), precision="fp32", providers="cpu") as client:
+        report: RecallReport = measure_recall({"fp32": client}, data)
+    ranking = report.rankings["fp32"]["und"][Direction.IMAGE_TO_TEXT]
+    assert len(ranking) == 76
+    assert report.figures["fp32"]["und"][Direction.TEXT_TO_IMAGE][Measure.R1].value < 0.2
+
+
+def test_short_results_leave_the_ranks_out(clients: dict[str, Client]) -> None:
+    """For certificates, that keep figures alone."""
+    report = measure_recall(clients, _captioned(5))
+    assert "samples" in json.dumps(Record(kind="recall", parameters={}, results=report.results()).to_json())
+    short = report.results(with_ranks=False)
+    assert "samples" not in json.dumps(short)
+    assert short["engines"]["fp32"]["en"]["text_to_image"]["queries"] == 5
