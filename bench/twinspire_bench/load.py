@@ -91,9 +91,9 @@ def closed_loop(
 ) -> LoadResult:
     """Call with each payload in turn, from the first again after the last, `in_flight` calls at a time.
 
-    Ends after `requests` calls, or with the calls under way when `duration_s` seconds have passed: one of the two
-    must be given. A call that raises a TwinspireError has failed; any other error ends the loop and is raised. It does
-    not warm up. Raises InputError for no payloads and for numbers that are not positive.
+    Ends after `requests` calls, or with the calls under way when `duration_s` seconds have passed, the first one at
+    least: one of the two must be given. A call that raises a TwinspireError has failed; any other error ends the loop
+    and is raised. It does not warm up. Raises InputError for no payloads and for numbers that are not positive.
     """
     if (requests is None) == (duration_s is None):
         raise InputError(f"requests {requests} and duration_s {duration_s}: expected one of them")
@@ -103,7 +103,7 @@ def closed_loop(
 
     def due(index: int) -> float | None:
         now = clock.now()
-        ended = index >= requests if requests is not None else end is not None and now >= end
+        ended = index >= requests if requests is not None else end is not None and now >= end and index > 0
         return None if ended else now
 
     return _run(call, payloads, due, workers=in_flight, clock=clock)

@@ -29,6 +29,20 @@ class FakeClock:
         self.time += seconds
 
 
+class _Slow:
+    """Two payloads that take half a second to make."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        self._clock = clock
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int) -> int:
+        self._clock.sleep(0.5)
+        return index
+
+
 def _takes(clock: FakeClock, seconds: Callable[[int], float]) -> Callable[[int], None]:
     return lambda payload: clock.sleep(seconds(payload))
 
@@ -49,6 +63,13 @@ def test_a_closed_loop_ends_when_its_time_is_over() -> None:
     found = closed_loop(_takes(clock, lambda _: 0.3), [0], in_flight=1, duration_s=1.0, clock=clock)
     assert len(found.latencies_ms) == 4
     assert found.duration_s == pytest.approx(1.2)
+
+
+def test_a_closed_loop_makes_one_call_in_no_time() -> None:
+    """Where the time is over before the first payload was made, its call is still measured."""
+    clock = FakeClock()
+    found = closed_loop(lambda _: clock.sleep(0.2), _Slow(clock), in_flight=1, duration_s=0.1, clock=clock)
+    assert found.latencies_ms == pytest.approx([200])
 
 
 def test_a_closed_loop_keeps_as_many_in_flight_as_asked() -> None:
@@ -74,18 +95,7 @@ def test_a_closed_loop_keeps_as_many_in_flight_as_asked() -> None:
 def test_making_a_payload_is_in_no_latency() -> None:
     """A payload that takes 0.5 s to make and 0.1 s to answer has a latency of 0.1 s."""
     clock = FakeClock()
-
-    class Slow:
-        """Two payloads that take their time."""
-
-        def __len__(self) -> int:
-            return 2
-
-        def __getitem__(self, index: int) -> int:
-            clock.sleep(0.5)
-            return index
-
-    found = closed_loop(lambda _: clock.sleep(0.1), Slow(), in_flight=1, requests=3, clock=clock)
+    found = closed_loop(lambda _: clock.sleep(0.1), _Slow(clock), in_flight=1, requests=3, clock=clock)
     assert found.latencies_ms == pytest.approx([100] * 3)
 
 
