@@ -134,7 +134,7 @@ def test_the_pause_is_after_batches_of_several(
     model, image = open_model(Tower.IMAGE), np.zeros((1, 16, 16, 3), np.uint8)
     for count in (2, 3, 2, 1):
         _ask(model, Tower.IMAGE, [image] * count)
-    assert pauses == pytest.approx([0.0015, 0.0015, module.PAUSE_AT_MOST_S])
+    assert pauses == pytest.approx([0.002, 0.002, module.PAUSE_AT_MOST_S])
 
 
 def test_texts_of_any_length_are_answered_together(open_model: Callable[..., Any], tiny: Any) -> None:

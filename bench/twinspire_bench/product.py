@@ -1,0 +1,105 @@
+"""What a benchmark needs of the other rooms, got as a user gets it: through their commands, each its own process."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from twinspire.bundle import Bundle
+from twinspire.errors import EngineError, ServerError
+
+TWINSPIRE = (sys.executable, "-c", "from twinspire.cli import main; main()")
+SEEDED = (sys.executable, "-m", "twinspire_export.seeded")
+
+_STOP_S = 30.0
+
+
+@dataclass(frozen=True)
+class RunningServer:
+    """A Triton that `twinspire serve` started: its gRPC address, its version and where it came from."""
+
+    address: str
+    version: str
+    origin: str
+
+
+def run(*command: str | Path) -> None:
+    """Run a command to its end; its output goes where this process's goes. Raises EngineError where it fails."""
+    words = [str(word) for word in command]
+    status = subprocess.run(words, stdout=sys.stderr, check=False).returncode  # noqa: S603 - our own commands
+    if status != 0:
+        raise EngineError(f"`{_shown(words)}` ended with status {status}: see what it printed above")
+
+
+def seeded_bundle(size: str, work: Path, *, vocabulary: Path | None = None) -> Bundle:
+    """Make the bundle of a published size with seeded weights, fp32 and int8, or open the one that `work` holds.
+
+    `size` is a name that `python -m twinspire_export.seeded` knows, `vocabulary` the folder of OpenAI's merges. Takes
+    minutes the first time. Raises EngineError where a command fails.
+    """
+    checkpoint, plain, quantized = (work / f"{size}-{step}" for step in ("checkpoint", "fp32", "int8"))
+    work.mkdir(parents=True, exist_ok=True)
+    if not quantized.exists():
+        if not (checkpoint / "model.safetensors").exists():
+            words = () if vocabulary is None else ("--vocabulary", vocabulary)
+            run(*SEEDED, size, "-o", checkpoint, *words)
+        if not plain.exists():
+            run(*TWINSPIRE, "export", checkpoint, "-o", plain, "--name", size)
+        run(*TWINSPIRE, "quantize", plain, "-o", quantized)
+    return Bundle.open(quantized)
+
+
+@contextmanager
+def served(repository: Path) -> Iterator[RunningServer]:
+    """Serve a repository with `twinspire serve` on free ports; it is stopped at the end.
+
+    Raises ServerError where it does not start; the command's own reason is on standard error.
+    """
+    command = [*TWINSPIRE, "serve", str(repository), "--json"]
+    command += [f"--{name}-port=0" for name in ("http", "grpc", "metrics")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, encoding="utf-8") as process:  # noqa: S603
+        try:
+            assert process.stdout is not None
+            announced = _first_document(process.stdout)
+            if announced is None:
+                raise ServerError(f"`{_shown(command)}` did not start a server: see what it printed above")
+            yield RunningServer(announced["grpc"], announced["triton_version"], announced["triton_origin"])
+        finally:
+            _stop(process)
+
+
+def _first_document(stream: IO[str]) -> dict[str, str] | None:
+    """Read the first JSON object that a command prints over several lines; None where the stream ends before."""
+    text = ""
+    for line in stream:
+        text += line
+        try:
+            found: dict[str, str] = json.loads(text)
+        except ValueError:
+            continue
+        return found
+    return None
+
+
+def _stop(process: subprocess.Popen[str]) -> None:
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(_STOP_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+
+
+def _shown(command: Sequence[str]) -> str:
+    """Write a command as a user would."""
+    words = list(command)
+    for prefix, name in ((TWINSPIRE, "twinspire"), (SEEDED, f"python {' '.join(SEEDED[1:])}")):
+        if tuple(words[: len(prefix)]) == prefix:
+            words[: len(prefix)] = [name]
+    return " ".join(words)

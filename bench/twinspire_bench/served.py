@@ -1,0 +1,250 @@
+"""What serving costs: the same engine with the same threads in this process and through Triton, in the same rounds.
+
+`python -m twinspire_bench.served` makes ViT-B/32 at full size with seeded weights, quantizes it, and measures
+
+- the image tower with 16 pictures in flight: in process they are one batch of 16, through Triton requests of one
+  picture each, and the next is sent when one is answered;
+- the image tower with one picture in flight;
+- the text tower with 64 single captions in flight, and how many of them Triton gathers into a batch.
+
+Callers, server and engine share this machine: what the callers take, the engine has not.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from twinspire.bundle import Bundle, Precision, Tower
+from twinspire.errors import InputError, TwinspireError
+from twinspire.text import Tokenizer
+from twinspire.towers import LocalTowers, TritonTowers
+from twinspire_bench.datasets.coco import read_coco
+from twinspire_bench.datasets.listing import read_json
+from twinspire_bench.load import closed_loop, interleaved
+from twinspire_bench.machine import matrix_peaks, usable_cores
+from twinspire_bench.product import TWINSPIRE, run, seeded_bundle, served
+from twinspire_bench.records import Record, series
+from twinspire_bench.scenes import Language, Split, scene_set
+from twinspire_bench.statistics import paired_ratio, percentiles
+from twinspire_bench.work import engine_work
+
+SIZE = "vit-b-32"
+PRECISION = Precision.INT8
+IMAGES_IN_FLIGHT = 16
+TEXTS_IN_FLIGHT = 64
+
+IN_PROCESS, THROUGH_TRITON = "in process", "through Triton"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effort:
+    """How much is measured. `images` and `lone_images` are of a variant and round, `texts` in all."""
+
+    rounds: int = 10
+    images: int = 320
+    lone_images: int = 20
+    texts: int = 2048
+
+
+class _Variants:
+    """The same towers twice, in this process and on a server: each method measures one figure of one of them."""
+
+    def __init__(self, local: LocalTowers, remote: TritonTowers, *, size: int, effort: Effort) -> None:
+        self._local, self._remote, self._effort = local, remote, effort
+        self._noise = np.random.default_rng(0).integers(0, 256, (effort.images, size, size, 3), np.uint8)
+        self._singly = [self._noise[place : place + 1] for place in range(len(self._noise))]
+        self.lone_ms: dict[str, list[float]] = {IN_PROCESS: [], THROUGH_TRITON: []}
+
+    def together(self) -> float:
+        """Return images/s in process, a call of 16 after the other."""
+        start = time.perf_counter()
+        for first in range(0, len(self._noise), IMAGES_IN_FLIGHT):
+            self._local.encode_images(self._noise[first : first + IMAGES_IN_FLIGHT])
+        return len(self._noise) / (time.perf_counter() - start)
+
+    def in_flight(self) -> float:
+        """Return images/s through Triton: requests of one picture, the next one sent when one of 16 is answered."""
+        start = time.perf_counter()
+        self._remote.encode_images(self._noise)
+        return len(self._noise) / (time.perf_counter() - start)
+
+    def lone(self, variant: str) -> float:
+        """Return the median milliseconds of a picture that is alone in flight."""
+        encode = self._local.encode_images if variant == IN_PROCESS else self._remote.encode_images
+        found = closed_loop(encode, self._singly, in_flight=1, requests=self._effort.lone_images)
+        self.lone_ms[variant] += found.latencies_ms.tolist()
+        return percentiles(found.latencies_ms).p50
+
+    def captions(self, sequences: Sequence[NDArray[np.int32]]) -> dict[str, Any]:
+        """Send single captions, 64 in flight, and see into how many batches Triton gathered them."""
+        before = self._remote.statistics(Tower.TEXT)
+        found = closed_loop(
+            lambda ids: self._remote.encode_texts([ids]), sequences, in_flight=TEXTS_IN_FLIGHT, requests=len(sequences)
+        )
+        time.sleep(0.1)  # a batch is counted after it was answered
+        counted = self._remote.statistics(Tower.TEXT).since(before)
+        return {
+            "mean_batch_size": counted.mean_batch_size,
+            "requests": counted.requests,
+            "executions": counted.executions,
+            "texts_per_s": found.throughput_per_s,
+            "latency_ms": series(found.latencies_ms, "p50", "p90", "p95", "p99"),
+        }
+
+
+def measure(
+    bundle: Bundle,
+    captions: Sequence[str],
+    *,
+    threads: int,
+    streams: int,
+    effort: Effort,
+    work: Path,
+    say: Callable[[str], None],
+) -> Record:
+    """Serve `bundle` and measure it beside the same towers in this process.
+
+    `say` is told in a few words what begins. Raises EngineError where a command fails, ServerError where the server
+    does not start.
+    """
+    repository = work / f"{bundle.name}-models-{streams}"
+    options = ("--precision", str(PRECISION), "--threads", str(threads), "--streams", str(streams))
+    run(*TWINSPIRE, "build", bundle.path, "-o", repository, *options)
+    work_of_image = engine_work(bundle.engine(Tower.IMAGE, PRECISION), (1, bundle.image.size, bundle.image.size, 3))
+    limit_s = work_of_image.shortest_s(matrix_peaks(threads))
+    local = LocalTowers(bundle, precision=PRECISION, threads=threads, streams=streams)
+    with closing(local), served(repository) as server, closing(_connect(server.address, bundle)) as remote:
+        say(f"Triton {server.version} ({server.origin}) serves {bundle.name}; in process {local.runtime}")
+        variants = _Variants(local, remote, size=bundle.image.size, effort=effort)
+        before = remote.statistics(Tower.IMAGE)
+        say(f"{effort.rounds} rounds: {effort.images} pictures each way, {IMAGES_IN_FLIGHT} in flight")
+        speed = interleaved({IN_PROCESS: variants.together, THROUGH_TRITON: variants.in_flight}, rounds=effort.rounds)
+        counted = remote.statistics(Tower.IMAGE).since(before)
+        say(f"{effort.rounds} rounds: {effort.lone_images} pictures each way, one in flight")
+        lone = interleaved(
+            {IN_PROCESS: lambda: variants.lone(IN_PROCESS), THROUGH_TRITON: lambda: variants.lone(THROUGH_TRITON)},
+            rounds=effort.rounds,
+        )
+        say(f"{effort.texts} captions, {TEXTS_IN_FLIGHT} in flight")
+        texts = variants.captions(Tokenizer(bundle.tokenizer_path, bundle.text).encode(captions[: effort.texts]))
+    return Record(
+        kind="served",
+        parameters={
+            **asdict(effort),
+            "precision": PRECISION,
+            "threads": threads,
+            "streams": streams,
+            "images_in_flight": IMAGES_IN_FLIGHT,
+            "texts_in_flight": TEXTS_IN_FLIGHT,
+        },
+        subject={"bundle": bundle.name, "space": bundle.space, "triton": server.version, "triton_from": server.origin},
+        results={
+            "limit_images_per_s": 1 / limit_s,
+            "images_in_flight": {
+                "images_per_s": {name: series(figures, "median") for name, figures in speed.items()},
+                "ratio": paired_ratio(speed[THROUGH_TRITON], speed[IN_PROCESS]),
+                "mean_batch_size": counted.mean_batch_size,
+            },
+            "one_image_in_flight": {
+                "latency_ms": {name: series(ms, "p50", "p90", "p95", "p99") for name, ms in variants.lone_ms.items()},
+                "added_ms": series(lone[THROUGH_TRITON] - lone[IN_PROCESS], "median"),
+            },
+            "texts_in_flight": texts,
+        },
+    )
+
+
+def _connect(address: str, bundle: Bundle) -> TritonTowers:
+    return TritonTowers(address, bundle, in_flight=IMAGES_IN_FLIGHT, send_images_singly=True)
+
+
+def show(record: Record, console: Console) -> None:
+    """Print what a record of this kind says: the limit first, then a table."""
+    found, hardware = record.results, record.hardware
+    console.print(
+        f"{hardware.cpu_model}, {record.parameters['threads']} threads in {record.parameters['streams']} streams; "
+        f"limit of its matrix products: {found['limit_images_per_s']:.0f} images/s"
+    )
+    table = Table(
+        "", IN_PROCESS, THROUGH_TRITON, "", title=f"{record.subject['bundle']} {record.parameters['precision']}"
+    )
+    busy, alone, texts = found["images_in_flight"], found["one_image_in_flight"], found["texts_in_flight"]
+    speeds, ratio = busy["images_per_s"], busy["ratio"]
+    table.add_row(
+        f"{IMAGES_IN_FLIGHT} pictures in flight, images/s",
+        *(f"{speeds[name]['median']:.1f}" for name in (IN_PROCESS, THROUGH_TRITON)),
+        f"{ratio['value']:.3f} ({ratio['interval']['low']:.3f} to {ratio['interval']['high']:.3f}), "
+        f"mean batch {busy['mean_batch_size']:.1f}",
+    )
+    table.add_row(
+        "one picture in flight, median ms",
+        *(f"{alone['latency_ms'][name]['p50']:.1f}" for name in (IN_PROCESS, THROUGH_TRITON)),
+        f"{alone['added_ms']['median']:+.2f} ms",
+    )
+    table.add_row(
+        f"{TEXTS_IN_FLIGHT} captions in flight, texts/s",
+        "",
+        f"{texts['texts_per_s']:.0f}",
+        f"mean batch {texts['mean_batch_size']:.1f}",
+    )
+    console.print(table)
+
+
+def read_captions(file: Path | None, count: int) -> list[str]:
+    """Read so many captions, each picture's first one first, from a file in COCO's form; drawn scenes' without a file.
+
+    Raises InputError where the file is none, or holds too few.
+    """
+    if file is None:
+        return [scene.captions[Language.ENGLISH] for scene in scene_set(count, seed=0, split=Split.HELDOUT)]
+    listed = read_coco(file, read_json(file))
+    most = max(len(picture.captions) for picture in listed)
+    texts = [p.captions[turn].text for turn in range(most) for p in listed if turn < len(p.captions)]
+    if len(texts) < count:
+        raise InputError(f"{file} holds {len(texts)} captions: expected at least {count}")
+    return texts[:count]
+
+
+def main(
+    work: Annotated[Path, typer.Option(help="Where the model is made and kept.")] = Path("runs/bench"),
+    vocabulary: Annotated[Path | None, typer.Option(help="A folder with OpenAI's CLIP merges.")] = None,
+    captions: Annotated[Path | None, typer.Option(help="COCO's captions; drawn scenes' without.")] = None,
+    threads: Annotated[int | None, typer.Option(help="By default all cores.")] = None,
+    streams: Annotated[int, typer.Option(help="Parts of a batch computed side by side, on both sides.")] = 2,
+    rounds: Annotated[int, typer.Option(min=1)] = Effort.rounds,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the record to this file.")] = None,
+) -> None:
+    """Measure ViT-B/32, int8, in process and through Triton."""
+    console = Console(stderr=True)
+    effort = Effort(rounds=rounds)
+    try:
+        record = measure(
+            seeded_bundle(SIZE, work, vocabulary=vocabulary),
+            read_captions(captions, effort.texts),
+            threads=usable_cores() if threads is None else threads,
+            streams=streams,
+            effort=effort,
+            work=work,
+            say=console.print,
+        )
+        show(record, Console())
+        if json_file is not None:
+            record.save(json_file)
+    except TwinspireError as error:
+        console.print(f"error: {error}", markup=False)
+        raise typer.Exit(1) from None
+
+
+if __name__ == "__main__":
+    typer.run(main)
