@@ -14,6 +14,8 @@ from twinspire_bench.records import series
 from twinspire_bench.statistics import Ratio, interval, paired_ratio
 from twinspire_bench.work import Work, engine_work
 
+# 0.1 µs.
+_LATENCY_DIGITS = 4
 ITEMS = {Tower.IMAGE: "images", Tower.TEXT: "texts"}
 
 
@@ -112,7 +114,7 @@ def _case(finding: Finding) -> dict[str, Any]:
     share = None if finding.limit is None else per_s["median"] / finding.limit.items_per_s
     return {
         f"{ITEMS[result.case.tower]}_per_s": {**per_s, "interval": [spread.low, spread.high]},
-        "latency_ms": series(result.latencies_ms, "p50", "p90", "p95", "p99"),
+        "latency_ms": series(result.latencies_ms.round(_LATENCY_DIGITS), "p50", "p90", "p95", "p99"),
         "share_of_limit": share,
         "ratio_to_first": None
         if ratio is None

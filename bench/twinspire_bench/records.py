@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from datetime import UTC, datetime
@@ -27,6 +28,8 @@ from twinspire_bench.statistics import STATISTICS, statistic_of
 
 SCHEMA_VERSION = 1
 SAMPLES = "samples"
+# No string has a line break in JSON, so that this is always a list.
+_NUMBERS = re.compile(r"\[\n((?:\s*-?[\d.eE+-]+,?\n)+)\s*\]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +75,7 @@ class Record:
         target = Path(path)
         partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
         try:
-            partial.write_text(json.dumps(self.to_json(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            partial.write_text(_document(self.to_json()), encoding="utf-8")
             partial.replace(target)
         except OSError as error:
             partial.unlink(missing_ok=True)
@@ -112,6 +115,12 @@ def series(samples: ArrayLike, *names: str) -> dict[str, Any]:
     array = np.asarray(samples, np.float64)
     found = {name: statistic_of(array, STATISTICS[name]) if array.size else None for name in names}
     return {**found, SAMPLES: array.tolist()}
+
+
+def _document(tree: dict[str, Any]) -> str:
+    """Write JSON with each list of numbers on one line: a record may hold thousands of samples."""
+    text = json.dumps(tree, indent=1, ensure_ascii=False)
+    return _NUMBERS.sub(lambda found: "[" + " ".join(found[1].split()) + "]", text) + "\n"
 
 
 def _plain(value: Any, where: str) -> Any:  # noqa: ANN401 - whatever JSON knows

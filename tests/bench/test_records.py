@@ -69,6 +69,17 @@ def test_results_are_kept_as_plain_json() -> None:
     assert json.loads(json.dumps(record.to_json())) == record.to_json()
 
 
+def test_samples_stand_on_one_line(tmp_path: Path) -> None:
+    """A thousand samples are one line of the file, strings that look like lists are left alone, and all comes back."""
+    samples = [0.5, -1e-7, *range(1000)]
+    record = _record(results={"x_ms": series(samples, "p50"), "text": "[\n 1,\n 2\n]", "names": ["a", "b"], "none": []})
+    record.save(tmp_path / "record.json")
+    lines = (tmp_path / "record.json").read_text(encoding="utf-8").splitlines()
+    assert any(line.strip().startswith('"samples": [0.5, -1e-07, 0.0, 1.0,') for line in lines)
+    assert len(lines) < 60
+    assert Record.load(tmp_path / "record.json") == record
+
+
 @pytest.mark.parametrize(
     ("results", "message"),
     [
