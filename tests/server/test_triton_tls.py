@@ -1,0 +1,98 @@
+"""The client's TLS against a real Triton: who shows the wrong certificate gets no answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import trustme
+
+from twinspire.errors import ServerUnavailableError
+from twinspire.towers import TlsOptions, TritonTowers
+from twinspire_server.repository import build_repository
+from twinspire_server.triton import TritonServer, launch
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), np.uint8)
+TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True)
+class Encrypted:
+    """A server that speaks TLS alone and wants to see its callers' certificates, and the files of all of them."""
+
+    server: TritonServer
+    ours: Path
+    theirs: Path
+
+    def towers(self, tiny: Any, tls: TlsOptions | None) -> TritonTowers:
+        """Connect in at most 5 seconds."""
+        return TritonTowers(self.server.grpc_url, tiny.bundle, tls=tls, deadline_s=5)
+
+
+def _write(folder: Path, authority: trustme.CA) -> Path:
+    """Write an authority's certificate, and one that it signed with its key for 127.0.0.1."""
+    folder.mkdir()
+    authority.cert_pem.write_to_path(folder / "root.pem")
+    issued = authority.issue_cert("127.0.0.1")
+    issued.private_key_pem.write_to_path(folder / "key.pem")
+    issued.cert_chain_pems[0].write_to_path(folder / "certificate.pem")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def encrypted(needs_triton: None, tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Encrypted]:
+    """Serve the tiny bundle with Triton's own TLS flags."""
+    folder = tmp_path_factory.mktemp("tls")
+    ours, theirs = _write(folder / "ours", trustme.CA()), _write(folder / "theirs", trustme.CA())
+    build_repository([tiny.bundle.path], folder / "repository", precision="fp32", threads=1)
+    tls = [
+        "--grpc-use-ssl=1",
+        "--grpc-use-ssl-mutual=1",
+        f"--grpc-server-cert={ours / 'certificate.pem'}",
+        f"--grpc-server-key={ours / 'key.pem'}",
+        f"--grpc-root-cert={ours / 'root.pem'}",
+    ]
+    plain = launch.flags
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(launch, "flags", lambda *given, **options: [*plain(*given, **options), *tls])
+        server = TritonServer(folder / "repository", log_file=folder / "triton.log").start()
+    try:
+        yield Encrypted(server, ours, theirs)
+    finally:
+        server.stop()
+
+
+def _options(root: Path, shown: Path | None) -> TlsOptions:
+    if shown is None:
+        return TlsOptions(root_certificates=root / "root.pem")
+    return TlsOptions(
+        root_certificates=root / "root.pem",
+        client_key=shown / "key.pem",
+        client_certificate=shown / "certificate.pem",
+    )
+
+
+def test_an_encrypted_connection_gives_the_embeddings(encrypted: Encrypted, tiny: Any) -> None:
+    """With the authority that signed both certificates, pictures are encoded as in the clear."""
+    towers = encrypted.towers(tiny, _options(encrypted.ours, encrypted.ours))
+    found = towers.encode_images(IMAGES)
+    towers.close()
+    difference = np.abs(found - tiny.model.encode_images(IMAGES)).max()
+    assert difference <= TOLERANCE, f"largest difference {difference:.2e}"
+
+
+@pytest.mark.parametrize("case", ["in the clear", "another authority", "no certificate", "a stranger's certificate"])
+def test_who_does_not_fit_is_not_answered(encrypted: Encrypted, tiny: Any, case: str) -> None:
+    """Either side turns the other away; the error names the address and comes within the deadline."""
+    tls = {
+        "in the clear": None,
+        "another authority": _options(encrypted.theirs, encrypted.ours),
+        "no certificate": _options(encrypted.ours, None),
+        "a stranger's certificate": _options(encrypted.ours, encrypted.theirs),
+    }[case]
+    with pytest.raises(ServerUnavailableError, match=encrypted.server.grpc_url):
+        encrypted.towers(tiny, tls)
