@@ -163,5 +163,5 @@ def test_a_server_is_measured(tiny: Any, server: TritonServer, tmp_path: Path) -
             assert case["share_of_limit"] is None
         alone = record.results[tower]["served"]
         batches = [case["served"]["mean_batch"] for case in alone.values()]
-        assert batches[0] == 1.0
-        assert batches[1] > 1.0
+        assert batches[0] == pytest.approx(1, abs=0.05)
+        assert batches[1] > 1.2
