@@ -30,13 +30,21 @@ def export(
     output: _Output,
     name: Annotated[str | None, typer.Option(help="The bundle's name. By default the checkpoint's.")] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")] = None,
+    rewrites: Annotated[
+        str,
+        typer.Option(
+            metavar="all|none|NAME,...", help="Lossless rewrites of the towers to apply; an unknown name lists them."
+        ),
+    ] = "all",
 ) -> None:
     """Turn a checkpoint into a bundle with fp32 engines, measured against torch."""
     with _progress("export") as step:
         step("loading torch")
         from twinspire_export import export_checkpoint
+        from twinspire_export.rewrite import select_rewrites
 
-        bundle = export_checkpoint(checkpoint, output, name=name, revision=revision, on_step=step)
+        chosen = select_rewrites(rewrites)
+        bundle = export_checkpoint(checkpoint, output, name=name, revision=revision, rewrites=chosen, on_step=step)
     _report(bundle)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from optimum.utils import NormalizedConfig
 
 from twinspire.errors import CheckpointError
 from twinspire_export.quiet import quiet
-from twinspire_export.towers import ImageTower, TextTower
+from twinspire_export.towers import ClipTower, ImageTower
 
 OPSET = 17
 """The first with LayerNormalization as one operator; nothing here needs a later one."""
@@ -65,7 +66,7 @@ class TextOnnxConfig(OnnxConfig):  # type: ignore[misc]  # optimum ships no type
         return {"input_ids": ids if framework == "pt" else ids.numpy()}
 
 
-def export_graph(tower: ImageTower | TextTower, destination: Path) -> None:
+def export_graph(tower: ClipTower, destination: Path) -> None:
     """Write `tower` as an ONNX file of opset 17 with the dynamic axes N (and L).
 
     Does not compare the result with torch. Raises CheckpointError where the tower does not fit one ONNX file.
@@ -77,5 +78,7 @@ def export_graph(tower: ImageTower | TextTower, destination: Path) -> None:
             "file of at most 2 GiB. Use a smaller checkpoint"
         )
     config_class = ImageOnnxConfig if isinstance(tower, ImageTower) else TextOnnxConfig
-    with quiet():
+    with quiet(), warnings.catch_warnings():
+        # Of indexing by a pair, before the rewrite `end-token`: it is right for indices that are not negative.
+        warnings.filterwarnings("ignore", "Exporting aten::index operator", UserWarning)
         export_through_optimum(tower, config_class(tower.config), destination, opset=OPSET)

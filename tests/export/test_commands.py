@@ -67,6 +67,16 @@ def test_export_then_quantize(checkpoint: Path, tmp_path: Path, capsys: pytest.C
     assert Bundle.open(tmp_path / "int8").precisions(Tower.IMAGE) == (Precision.FP32, Precision.INT8)
 
 
+def test_choice_of_rewrites(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`--rewrites` takes all, none or names; an unknown name ends with status 2 and the known ones."""
+    assert twinspire("export", checkpoint, "-o", tmp_path / "some", "--rewrites", "qkv,norms") == 0
+    assert "cosine to torch fp32: least 1.000000" in capsys.readouterr().out
+    assert twinspire("export", checkpoint, "-o", tmp_path / "bundle", "--rewrites", "qvk") == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "no rewrite is called 'qvk'; known are: unit-length, mask, end-token, normalisation" in said
+    assert not (tmp_path / "bundle").exists()
+
+
 def test_error_ends_with_status_2(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A checkpoint that cannot be exported ends with status 2 and its message on stderr; nothing is left."""
     (checkpoint / "model.safetensors").rename(checkpoint / "pytorch_model.bin")

@@ -27,6 +27,8 @@ from twinspire_export import export_checkpoint, towers
 from twinspire_export.certificate import EngineRunner, padded
 from twinspire_export.checkpoint import open_checkpoint
 from twinspire_export.export import checkpoint_space
+from twinspire_export.rewrite import REWRITES
+from twinspire_export.rewrite import text as rewrite_text
 
 TEXTS = ["a cat", "two boats on the sea at night", "", "一只猫", "a red car to the left of a green tree"]
 TOLERANCE = 2e-6  # of components of unit vectors; float32 sums in another order
@@ -170,7 +172,8 @@ def test_what_stands_right_of_the_end_never_matters(exported: tuple[Path, Bundle
 def test_engines_follow_the_contract(exported: tuple[Path, Bundle]) -> None:
     """The graphs have opset 17, LayerNormalization as one operator, standard operators, and named dynamic axes only."""
     _, bundle = exported
-    for tower, norms in ((Tower.IMAGE, 6), (Tower.TEXT, 5)):
+    # Two a block, one behind them all, one in front of the pictures', and the pooled token's own in the last block.
+    for tower, norms in ((Tower.IMAGE, 7), (Tower.TEXT, 6)):
         model = onnx.load(bundle.engine(tower, Precision.FP32))
         assert [(opset.domain, opset.version) for opset in model.opset_import] == [("", 17)]
         operators = [node.op_type for node in model.graph.node]
@@ -214,6 +217,28 @@ def test_space_follows_the_weights_not_the_files(
     assert len({bundle.space, space("seed", seed=1), space("half", dtype="bfloat16")}) == 3
 
 
+def test_rewrites_change_neither_space_nor_embeddings(exported: tuple[Path, Bundle], tmp_path: Path) -> None:
+    """A bundle exported without rewrites, or with some, has the same space and embeddings, in other engines."""
+    checkpoint, bundle = exported
+    files = {tower: {bundle.manifest.engines[tower][Precision.FP32].sha256} for tower in Tower}
+    for number, names in enumerate(((), ("qkv",), ("norms", "pooled", "normalisation"))):
+        other = export_checkpoint(checkpoint, tmp_path / str(number), rewrites=names)
+        assert other.space == bundle.space
+        assert other.manifest.draft() == bundle.manifest.draft()
+        assert_same_embeddings(other, checkpoint)
+        for tower in Tower:
+            files[tower].add(other.manifest.engines[tower][Precision.FP32].sha256)
+    assert {tower: len(engines) for tower, engines in files.items()} == dict.fromkeys(Tower, 4)
+
+
+def test_unknown_rewrite(tmp_path: Path) -> None:
+    """A rewrite that is not known is an InputError that lists the known ones, before the checkpoint is opened."""
+    with pytest.raises(InputError, match="'qvk'") as caught:
+        export_checkpoint(tmp_path / "no-such-checkpoint", tmp_path / "bundle", rewrites=("norms", "qvk"))
+    assert all(name in str(caught.value) for name in REWRITES)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_fp32_export_is_reproducible(exported: tuple[Path, Bundle], tmp_path: Path) -> None:
     """Exporting the same checkpoint twice gives the same bytes in every file."""
     checkpoint, bundle = exported
@@ -252,7 +277,7 @@ def test_engine_that_differs_from_torch_is_refused(
 
     match mistake:
         case "no causal mask":
-            monkeypatch.setattr(towers, "MASKED", 0.0)
+            monkeypatch.setattr(rewrite_text, "MASKED", 0.0)
         case "wrong mean":
             monkeypatch.setattr(export_module, "ImageTower", without_mean)
         case _:
