@@ -20,6 +20,7 @@ from twinspire.bundle import Padding, Precision, Tower
 from twinspire.errors import BundleError, EngineError, InputError, TwinspireError
 from twinspire.towers import LocalTowers, Provider, Towers, local, selection
 from twinspire.towers.checks import check_embeddings
+from twinspire.towers.providers import Sessions
 
 TOLERANCE = 1e-6  # float32 against float64 over 768 products
 
@@ -75,14 +76,14 @@ def test_max_length_pads_to_the_context(make_tiny: Callable[..., Any]) -> None:
     tiny = make_tiny(padding=Padding.MAX_LENGTH)
     towers = _open_towers(tiny)
     fed: list[tuple[int, ...]] = []
-    (session,) = towers._sessions[Tower.TEXT]
+    session = towers._sessions[Tower.TEXT].whole
 
     class Spy:
         def run(self, names: Any, feed: dict[str, np.ndarray]) -> Any:
             fed.append(feed["input_ids"].shape)
             return session.run(names, feed)
 
-    towers._sessions = {Tower.TEXT: [Spy()]}  # type: ignore[dict-item]
+    towers._sessions = {Tower.TEXT: Sessions(Spy(), (Spy(),))}  # type: ignore[arg-type]
     texts = [_text(), _text(5, 6)]
     _assert_close(towers.encode_texts(texts), tiny.model.encode_texts(texts))
     assert fed == [(2, tiny.bundle.text.context_length)]
@@ -419,7 +420,7 @@ def test_every_error_of_onnxruntime_is_mapped(tiny: Any, kind: type[Exception]) 
             raise kind("out of order")
 
     towers = _open_towers(tiny)
-    towers._sessions = dict.fromkeys(Tower, [Failing()])  # type: ignore[arg-type]
+    towers._sessions = dict.fromkeys(Tower, Sessions(Failing(), (Failing(),)))  # type: ignore[arg-type]
     for call in (lambda: towers.encode_images(_pictures(1)), lambda: towers.encode_texts([_text()])):
         with pytest.raises(TwinspireError, match=r"failed on an input of .*out of order") as caught:
             call()

@@ -17,7 +17,7 @@ from twinspire.bundle import Bundle, Padding, Precision, Tower
 from twinspire.errors import BundleError, EngineError, InputError, ProviderError
 from twinspire.towers.buckets import TextBatch, text_batches
 from twinspire.towers.checks import check_embeddings, check_images, check_sequences
-from twinspire.towers.providers import InferencePrecision, OpenVinoOptions, Provider, Session, open_sessions
+from twinspire.towers.providers import InferencePrecision, OpenVinoOptions, Provider, Session, Sessions, open_sessions
 from twinspire.towers.selection import AUTO, Candidate, Runtime, candidates, parse_precision, parse_provider
 from twinspire.towers.streams import Streams
 
@@ -36,13 +36,13 @@ _OUTPUT_TYPE = "tensor(float)"
 class LocalTowers:
     """The engines of a bundle, run by onnxruntime in this process. May be used from several threads at once.
 
-    `precision` and `providers` name one, or `auto`: that takes what is installed and certified, goes on to
-    the next where one does not work, and says on the logger `twinspire` what it chose and why; `runtime` says
-    what. A named one is used or an error is raised. `threads` is how many a call computes with on the CPU;
-    None is as many as this process may use. `streams` is into how many parts a call is cut, which are computed
-    side by side, each with its share of the threads: that gives more pictures a second, while one picture alone
-    has one share. `towers` names those to open: encoding with another raises EngineError, and its engine takes no
-    memory. What `auto` chooses does not depend on it.
+    `precision` and `providers` name one, or `auto`: that takes what is installed and certified, goes on to the next
+    where one does not work, and says on the logger `twinspire` what it chose and why; `runtime` says what. A named
+    one is used or an error is raised. `threads` is how many a call computes with on the CPU; None is as many as
+    this process may use. `streams` is into how many parts a call is cut, which are computed side by side, each with
+    its share of the threads: more pictures a second, with the engine in memory twice or more, since one picture
+    alone is still computed by all threads. `towers` names those to open: encoding with another raises EngineError,
+    and its engine takes no memory. What `auto` chooses does not depend on it.
 
     Raises InputError for an unknown name or number, BundleError where the bundle lacks the precision,
     MissingDependencyError and ProviderError where the provider is not there, EngineError where an engine
@@ -93,12 +93,14 @@ class LocalTowers:
         check_images(images, size=self._bundle.image.size)
         embeddings = np.empty((len(images), self.dim), np.float32)
         size = self._streams.part_size(len(images), most=IMAGE_BATCH)
+        starts = range(0, len(images), size)
 
         def encode(start: int) -> None:
             rows = slice(start, start + size)
-            embeddings[rows] = self._run(Tower.IMAGE, np.ascontiguousarray(images[rows]))
+            images_of_part = np.ascontiguousarray(images[rows])
+            embeddings[rows] = self._run(Tower.IMAGE, images_of_part, alone=len(starts) == 1)
 
-        self._streams.each(encode, range(0, len(images), size))
+        self._streams.each(encode, starts)
         return embeddings
 
     def encode_texts(self, sequences: Sequence[NDArray[np.int32]]) -> NDArray[np.float32]:
@@ -116,34 +118,33 @@ class LocalTowers:
         )
         embeddings = np.empty((len(sequences), self.dim), np.float32)
         size = self._streams.part_size(len(sequences), most=TEXT_BATCH)
+        batches = list(text_batches(sequences, text, batch=size))
 
         def encode(batch: TextBatch) -> None:
-            embeddings[batch.positions] = self._run(Tower.TEXT, batch.input_ids)
+            embeddings[batch.positions] = self._run(Tower.TEXT, batch.input_ids, alone=len(batches) == 1)
 
-        self._streams.each(encode, text_batches(sequences, text, batch=size))
+        self._streams.each(encode, batches)
         return embeddings
 
     def close(self) -> None:
         """Let go of the engines. Encoding after it raises EngineError; closing twice does nothing."""
         self._sessions = {}
 
-    def _run(self, tower: Tower, array: NDArray[Any]) -> NDArray[np.float32]:
+    def _run(self, tower: Tower, array: NDArray[Any], *, alone: bool) -> NDArray[np.float32]:
         sessions = self._sessions.get(tower)
         if sessions is None:
             if tower not in self._towers:
                 raise EngineError(f"the {tower} tower was not opened: only {', '.join(self._towers)} was asked for")
             raise EngineError("these towers are closed: open new ones")
         source = f"the {tower} tower ({self.runtime})"
-        session = sessions[next(self._calls) % len(sessions)]
+        session = sessions.pick(next(self._calls), alone=alone)
         try:
             outputs = session.run([_OUTPUT], {_INPUT[tower]: array})
         except Exception as error:  # onnxruntime's exceptions share no base below Exception
             raise EngineError(f"{source} failed on an input of {array.shape}: {error}") from error
         return check_embeddings(outputs[0], rows=len(array), dim=self.dim, source=source)
 
-    def _open(
-        self, provider: Provider | None, precision: Precision | None
-    ) -> tuple[Mapping[Tower, Sequence[Session]], Runtime]:
+    def _open(self, provider: Provider | None, precision: Precision | None) -> tuple[Mapping[Tower, Sessions], Runtime]:
         for candidate in candidates(self._bundle, provider, precision):
             try:
                 sessions = self._open_on(candidate)
@@ -170,8 +171,8 @@ class LocalTowers:
             inference_precision=self._openvino.inference_precision if on_openvino else InferencePrecision.F32,
         )
 
-    def _open_on(self, candidate: Candidate) -> dict[Tower, Sequence[Session]]:
-        sessions: dict[Tower, Sequence[Session]] = {}
+    def _open_on(self, candidate: Candidate) -> dict[Tower, Sessions]:
+        sessions: dict[Tower, Sessions] = {}
         for tower in self._towers:
             engine = self._bundle.engine(tower, candidate.precision)
             opened = open_sessions(
@@ -181,7 +182,7 @@ class LocalTowers:
                 streams=self._streams.count,
                 openvino=self._openvino,
             )
-            problem = _broken_contract(opened[0], tower, self._bundle)
+            problem = _broken_contract(opened.whole, tower, self._bundle)
             if problem:
                 raise EngineError(f"{engine} is no engine of the {tower} tower: {problem}")
             sessions[tower] = opened

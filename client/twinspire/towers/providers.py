@@ -91,21 +91,39 @@ _ONLY_FATAL = 4  # onnxruntime's severity: its errors come as exceptions, its lo
 _registering = threading.Lock()
 
 
+@dataclass(frozen=True)
+class Sessions:
+    """One engine, opened to be computed as a whole, with all threads, or in parts side by side that share them."""
+
+    whole: Session
+    parts: tuple[Session, ...]
+
+    def pick(self, turn: int, *, alone: bool) -> Session:
+        """Return what computes a call that is `alone`, or its part of that number."""
+        return self.whole if alone else self.parts[turn % len(self.parts)]
+
+
 def open_sessions(
     engine: Path, provider: Provider, *, threads: int, streams: int, openvino: OpenVinoOptions
-) -> tuple[Session, ...]:
-    """Open an engine as often as `streams` calls side by side need that share `threads`.
+) -> Sessions:
+    """Open an engine on one provider for calls that are cut into `streams` parts, if they can be.
 
-    Raises what `open_session` raises, and ProviderError where the provider has no streams.
+    With several streams the engine is in memory twice or more: threads that divide a single picture among them are no
+    use to parts side by side. Raises what `open_session` raises, and ProviderError where the provider has no streams.
     """
-    if provider is Provider.CUDA and streams > 1:
+    whole = open_session(engine, provider, threads=threads, openvino=openvino)
+    if streams == 1:
+        return Sessions(whole, (whole,))
+    if provider is Provider.CUDA:
         raise ProviderError(f"the provider {provider} computes in one stream, {streams} were asked for")
-    if provider is not Provider.CPU:
-        return (open_session(engine, provider, threads=threads, streams=streams, openvino=openvino),)
+    if provider is Provider.OPENVINO:
+        return Sessions(whole, (open_session(engine, provider, threads=threads, streams=streams, openvino=openvino),))
     share = threads // streams
     # Callers of one session share its threads and wait for each other; the thread of a session of one is its caller's.
     needed = 1 if share == 1 else streams
-    return tuple(open_session(engine, provider, threads=share, openvino=openvino) for _ in range(needed))
+    return Sessions(
+        whole, tuple(open_session(engine, provider, threads=share, openvino=openvino) for _ in range(needed))
+    )
 
 
 def open_session(
