@@ -1,0 +1,196 @@
+"""What each rewrite gives: `python -m twinspire_export.rewrite.measure make DIR`, then `... run DIR -o RECORD`.
+
+`make` exports a seeded model once as it is and once more after each rewrite, in the order in which they are applied;
+`run` measures all of these engines in turn, round by round. They are two commands because making takes all processors
+and measuring wants them idle.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import typer
+from numpy.typing import NDArray
+
+from twinspire.bundle import Tower
+from twinspire.errors import InputError
+from twinspire.towers import OpenVinoOptions, Provider
+from twinspire.towers.providers import open_session
+from twinspire_bench.load import interleaved
+from twinspire_bench.machine import usable_cores
+from twinspire_bench.records import Record, series
+from twinspire_bench.statistics import paired_ratio
+from twinspire_bench.tables import figure, figures_console, figures_table, spread
+from twinspire_export.extras import Extra, require
+from twinspire_export.seeded import CONTEXT_LENGTH, SHAPES, VOCABULARY_SIZE, Size, seeded_model
+
+if TYPE_CHECKING:
+    from transformers import CLIPModel
+
+DESCRIPTION = "engines.json"
+UNREWRITTEN = "none"
+_MEAN, _STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+_UNITS = {Tower.IMAGE: "images_per_s", Tower.TEXT: "texts_per_s"}
+app = typer.Typer(help=__doc__, add_completion=False, pretty_exceptions_enable=False)
+
+
+@dataclass(frozen=True)
+class Step:
+    """A tower after one more rewrite: the rewrite's name, the engine's file, and how far it is from transformers.
+
+    `difference` is the largest of a component of four embeddings.
+    """
+
+    rewrite: str
+    file: str
+    difference: float
+
+
+@app.command()
+def make(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="For the engines, 4 GB of ViT-B/32; must not exist.")],
+    size: Annotated[Size, typer.Option(help="The published size.")] = Size.VIT_B_32,
+    seed: Annotated[int, typer.Option(min=0, help="What the weights are drawn from.")] = 0,
+    layers: Annotated[int | None, typer.Option(min=1, help="The depth; by default the published one.")] = None,
+) -> None:
+    """Export the engines: both towers as they are, and after each rewrite."""
+    require(Extra.EXPORT, "making the engines")
+    folder.mkdir(parents=True)
+    model = seeded_model(size, seed=seed, layers=layers)
+    steps = {tower.value: [vars(step) for step in _make(model, tower, folder, typer.echo)] for tower in Tower}
+    description = {"size": size.value, "seed": seed, "layers": layers, "steps": steps}
+    (folder / DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
+
+
+@app.command()
+def run(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="What `make` wrote.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="RECORD", help="Write a record.")] = None,
+    rounds: Annotated[
+        int, typer.Option(min=1, help="Rounds of the image tower; of the text tower three times as many.")
+    ] = 10,
+    batch: Annotated[int, typer.Option(min=1, help="Pictures or texts a call.")] = 32,
+    length: Annotated[int, typer.Option(min=2, max=CONTEXT_LENGTH, help="Tokens a text.")] = 16,
+) -> None:
+    """Measure the engines on onnxruntime's CPU provider, all in each round, and print a table."""
+    description = _description(folder)
+    threads = usable_cores()
+    results: dict[str, Any] = {}
+    for tower in Tower:
+        steps = [Step(**step) for step in description["steps"][tower]]
+        size = SHAPES[Size(description["size"])].image_size
+        feed: NDArray[Any] = _pictures(size, batch) if tower is Tower.IMAGE else _captions(batch, length)
+        calls = {step.rewrite: _call(folder / step.file, feed, threads) for step in steps}
+        figures = interleaved(calls, rounds=rounds if tower is Tower.IMAGE else 3 * rounds)
+        results[tower] = _table(tower, steps, figures)
+    if output is not None:
+        settings = {"provider": "cpu", "precision": "fp32", "threads": threads}
+        measured = {"rounds": rounds, "batch": batch, "length": length}
+        model = {name: description[name] for name in ("size", "seed", "layers")}
+        Record(kind="rewrites", parameters={**model, **settings, **measured}, results=results).save(output)
+
+
+def _make(model: CLIPModel, tower: Tower, folder: Path, say: Callable[[str], None]) -> list[Step]:
+    from twinspire.bundle import ImageSettings, Interpolation
+    from twinspire_export.certificate import EngineRunner
+    from twinspire_export.graph import export_graph
+    from twinspire_export.rewrite import ALL, REQUIRED, REWRITES, apply_rewrites
+    from twinspire_export.towers import ImageTower, TextTower
+
+    size = int(model.config.vision_config.image_size)
+    settings = ImageSettings(
+        size=size, resize=size, interpolation=Interpolation.BICUBIC, crop=True, mean=_MEAN, std=_STD
+    )
+    kind = ImageTower if tower is Tower.IMAGE else TextTower
+    names = [name for name in ALL if kind in REWRITES[name].towers and name not in REQUIRED]
+    feed = _pictures(size, 4) if tower is Tower.IMAGE else _captions(4, 16)
+    expected = _reference(model, feed)
+    steps = []
+    for count, rewrite in enumerate((UNREWRITTEN, *names)):
+        plain = ImageTower(model, settings) if tower is Tower.IMAGE else TextTower(model)
+        file = f"{tower}.{count}.{rewrite}.onnx"
+        export_graph(apply_rewrites(plain, names[:count]), folder / file)
+        difference = float(np.abs(EngineRunner(folder / file).embed([feed]) - expected).max())
+        say(f"{file}: largest difference to transformers {difference:.1e}")
+        steps.append(Step(rewrite, file, difference))
+    return steps
+
+
+def _reference(model: CLIPModel, feed: NDArray[Any]) -> NDArray[np.float32]:
+    """Encode by transformers: (N, D), L2-normalised."""
+    import torch
+
+    given = torch.from_numpy(feed)
+    with torch.inference_mode():
+        if feed.ndim == 2:
+            features = model.get_text_features(input_ids=given.long())
+        else:
+            mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (_MEAN, _STD))
+            pixels = (given.permute(0, 3, 1, 2).float() / 255 - mean) / std
+            features = model.get_image_features(pixel_values=pixels)
+        unit: NDArray[np.float32] = torch.nn.functional.normalize(features, dim=-1).numpy()
+    return unit
+
+
+def _call(engine: Path, feed: NDArray[Any], threads: int) -> Callable[[], float]:
+    """Open an engine; what is returned runs it once and gives items a second."""
+    session = open_session(engine, Provider.CPU, threads=threads, openvino=OpenVinoOptions())
+    name = session.get_inputs()[0].name
+
+    def call() -> float:
+        start = time.perf_counter()
+        session.run(["embedding"], {name: feed})
+        return len(feed) / (time.perf_counter() - start)
+
+    return call
+
+
+def _table(tower: Tower, steps: list[Step], figures: dict[str, NDArray[np.float64]]) -> dict[str, Any]:
+    """Print a tower's table and give its part of the record."""
+    unit, first = _UNITS[tower], figures[steps[0].rewrite]
+    names = [unit.replace("_per_s", "/s"), "times the one before", "95%", "times none", "95%", "difference"]
+    table = figures_table(["rewrite"], names, title=f"{tower} tower")
+    part: dict[str, Any] = {}
+    for before, step in zip([steps[0], *steps[:-1]], steps, strict=True):
+        rates = figures[step.rewrite]
+        one, all_ = paired_ratio(rates, figures[before.rewrite]), paired_ratio(rates, first)
+        ratios = [text for ratio in (one, all_) for text in (f"{ratio.value:.3f}", spread(ratio.interval))]
+        table.add_row(step.rewrite, figure(float(np.median(rates))), *ratios, f"{step.difference:.0e}")
+        part[step.rewrite] = {
+            unit: series(rates, "median"),
+            "ratio_to_the_one_before": one,
+            "ratio_to_none": all_,
+            "largest_difference_to_transformers": step.difference,
+        }
+    figures_console().print(table)
+    return part
+
+
+def _description(folder: Path) -> dict[str, Any]:
+    file = folder / DESCRIPTION
+    if not file.is_file():
+        raise InputError(f"{folder} has no {DESCRIPTION}; expected a folder that `make` wrote whole")
+    description: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return description
+
+
+def _pictures(size: int, count: int) -> NDArray[np.uint8]:
+    """Draw (count, size, size, 3) uint8."""
+    return np.random.default_rng(0).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
+
+
+def _captions(count: int, length: int) -> NDArray[np.int32]:
+    """Draw (count, length) int32, all as long: start, any tokens, end."""
+    ids = np.random.default_rng(0).integers(0, VOCABULARY_SIZE - 2, (count, length), dtype=np.int32)
+    ids[:, 0], ids[:, -1] = VOCABULARY_SIZE - 2, VOCABULARY_SIZE - 1
+    return ids
+
+
+if __name__ == "__main__":
+    app()
