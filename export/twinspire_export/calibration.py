@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL.Image import Image
 
 from twinspire.bundle import Bundle
-from twinspire.errors import InputError
+from twinspire.errors import ImageError, InputError
 from twinspire.images import ImageItem, Preprocessor
 from twinspire.text import Tokenizer
 from twinspire_bench import scenes
@@ -65,11 +65,17 @@ def split(samples: Sequence[_Sample]) -> Split[_Sample]:
     )
 
 
-def image_samples(bundle: Bundle, pictures: Sequence[ImageItem] | NDArray[np.uint8]) -> Split[NDArray[np.uint8]]:
+def image_samples(
+    bundle: Bundle,
+    pictures: Sequence[ImageItem] | NDArray[np.uint8],
+    *,
+    on_bad: Callable[[ImageError], None] | None = None,
+) -> Split[NDArray[np.uint8]]:
     """Bring pictures to the size that `bundle` takes; a sample is one of them, (1, S, S, 3) uint8.
 
-    An array must be (N, S, S, 3) already. Raises InputError where there are none or the shape differs,
-    ImageError for a file that is no picture.
+    An array must be (N, S, S, 3) already. A picture that cannot be used is an ImageError, or, with `on_bad`, is left
+    out and told to it. Raises InputError where there are none, where the shape differs, and where some were left out
+    and fewer than 20 stay.
     """
     size = bundle.image.size
     if len(pictures) == 0:
@@ -78,7 +84,18 @@ def image_samples(bundle: Bundle, pictures: Sequence[ImageItem] | NDArray[np.uin
         if pictures.dtype != np.uint8 or pictures.shape[1:] != (size, size, 3):
             raise InputError(f"pictures are {pictures.dtype} {pictures.shape}: expected uint8 (N, {size}, {size}, 3)")
         return split([pictures[position : position + 1] for position in thin_out(range(len(pictures)))])
-    prepared = Preprocessor(bundle.image).many(thin_out(pictures))
+    chosen = thin_out(pictures)
+    if on_bad is None:
+        prepared = Preprocessor(bundle.image).many(chosen)
+    else:
+        prepared, errors = Preprocessor(bundle.image).many_or_skip(chosen)
+        for error in errors:
+            on_bad(error)
+        if errors and len(prepared) < MIN_TO_HOLD_APART:
+            raise InputError(
+                f"{len(prepared)} of {len(chosen)} pictures can be used, too few to calibrate on: at least "
+                f"{MIN_TO_HOLD_APART} are needed where some are left out. The first that cannot be used: {errors[0]}"
+            )
     return split([prepared[position : position + 1] for position in range(len(prepared))])
 
 

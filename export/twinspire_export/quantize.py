@@ -1,94 +1,156 @@
-"""Bundle to bundle: int8 engines beside the fp32 ones, calibrated on pictures and captions, without torch."""
+"""Bundle to bundle: engines of a further precision beside the fp32 ones, without torch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from twinspire.bundle import Bundle, BundleWriter, Certificate, Precision, Tower
-from twinspire.errors import BundleError, EngineError
+from twinspire.errors import BundleError, EngineError, ImageError, InputError
 from twinspire.images import ImageItem
 from twinspire_export.calibration import Split, drawn_captions, drawn_pictures, image_samples, text_samples
 from twinspire_export.certificate import EngineRunner, certify
 from twinspire_export.contract import check_engine
-from twinspire_export.quantizer import quantize_graph
+from twinspire_export.half import nodes_out_of_range, to_half
+from twinspire_export.quantization.quantizer import DEFAULT_RECIPES, quantize_graph
+from twinspire_export.quantization.recipe import Int8Recipe, Variant
+from twinspire_export.quantization.symmetric import check_symmetric
 
-MIN_MEAN_COSINE = 0.9
-"""Below it an engine is not imprecise but broken. Seen on CLIP: 0.995 and more."""
+if TYPE_CHECKING:
+    import onnx
 
-_VERSIONS = ("nncf", "onnx", "onnxruntime")
+PRECISIONS = (Precision.INT8, Precision.FP16, Precision.INT8_TENSORRT)
+"""What an fp32 engine can be turned into."""
+
+MIN_MEAN_COSINE: Mapping[Precision, float] = {
+    Precision.INT8: 0.9,
+    Precision.INT8_TENSORRT: 0.9,
+    Precision.FP16: 0.999,
+}
+"""Below it an engine is not imprecise but broken. Seen on CLIP: 0.99 and more for int8, 0.99999 for fp16."""
+
+_RANGE_SAMPLES = 16
+"""On so many samples the ranges of all activations are seen, for fp16; each holds all tensors of a run in memory."""
+
+_FP16_QUANTIZERS_OPSET = 19
+"""The first in which QuantizeLinear and DequantizeLinear take float16."""
+
+_VERSIONS = ("onnx", "onnxruntime")
 
 
 def quantize_bundle(
     bundle: Bundle | str | Path,
     destination: str | Path,
     *,
+    precision: Precision | str = Precision.INT8,
     pictures: Sequence[ImageItem] | NDArray[np.uint8] | None = None,
     captions: Sequence[str] | None = None,
+    recipes: Mapping[Tower, Int8Recipe] | None = None,
     on_step: Callable[[str], None] | None = None,
+    on_bad_picture: Callable[[ImageError], None] | None = None,
 ) -> Bundle:
-    """Make the bundle `destination`: that of `bundle`, with an int8 engine for each tower added.
+    """Make the bundle `destination`: that of `bundle`, with an engine of `precision` for each tower added.
 
-    Calibrated on `pictures`, items that a client takes or (N, S, S, 3) uint8, and on `captions`; on drawn scenes
-    where none are given. Of 20 or more a fifth is kept apart to measure on, and the certificates say so. What does
-    not change is hard-linked. `on_step` is told in a few words what begins.
+    Measured on `pictures`, items that a client takes or (N, S, S, 3) uint8, and on `captions`; on drawn scenes where
+    none are given. int8 is calibrated on them too: of 20 or more a fifth is kept apart to measure on, and the
+    certificates say so. `recipes` says how a tower is quantized, DEFAULT_RECIPES where it does not. What does not
+    change is hard-linked. `on_step` is told in a few words what begins; `on_bad_picture` of each picture that is left
+    out, which is an ImageError without it.
 
-    Nothing is left where it fails: BundleError where `bundle` has int8 engines already or `destination`
-    exists, InputError and ImageError for what is given to calibrate on, EngineError where an engine cannot be
-    quantized.
+    Nothing is left where it fails: BundleError where `bundle` has such engines already or `destination` exists,
+    InputError and ImageError for what is given, EngineError where an engine cannot be made or is not usable.
     """
     step = on_step or (lambda _: None)
+    wanted = _checked(precision)
     base = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-    quantized_already = [tower for tower in Tower if Precision.INT8 in base.precisions(tower)]
-    if quantized_already:
+    already = [tower for tower in Tower if wanted in base.precisions(tower)]
+    if already:
         raise BundleError(
-            f"{base.path} has int8 engines already ({', '.join(quantized_already)}). To calibrate anew, quantize the "
-            "bundle that it was made from"
+            f"{base.path} has {wanted} engines already ({', '.join(already)}). To make them anew, quantize the bundle "
+            "that it was made from"
         )
     with BundleWriter(destination, base=base) as writer:
-        step("reading what to calibrate on")
+        step("reading what to measure on" if wanted is Precision.FP16 else "reading what to calibrate on")
         samples: dict[Tower, Split[NDArray[Any]]] = {
-            Tower.IMAGE: image_samples(base, drawn_pictures() if pictures is None else pictures),
+            Tower.IMAGE: image_samples(base, drawn_pictures() if pictures is None else pictures, on_bad=on_bad_picture),
             Tower.TEXT: text_samples(base, drawn_captions() if captions is None else captions),
         }
         engines: dict[tuple[Tower, Precision], tuple[str, Certificate | None]] = {}
         for tower, chosen in samples.items():
-            reference, file = base.engine(tower, Precision.FP32), f"{tower}.{Precision.INT8}.onnx"
-            step(f"quantizing the {tower} tower on {len(chosen.calibration)} samples")
+            reference, file = base.engine(tower, Precision.FP32), f"{tower}.{wanted}.onnx"
+            step(f"making the {wanted} {tower} tower on {len(chosen.calibration)} samples")
             made = writer.path(file)
-            _write_quantized(reference, chosen.calibration, made)
+            recipe = {**DEFAULT_RECIPES, **(recipes or {})}[tower]
+            write_engine(reference, chosen.calibration, made, precision=wanted, recipe=recipe)
             check_engine(made, tower, dim=base.dim, size=base.image.size)
             step(f"measuring the {tower} tower on {len(chosen.measurement)} samples")
-            engines[tower, Precision.INT8] = file, _certify(tower, reference, made, chosen)
+            engines[tower, wanted] = file, _certify(tower, wanted, reference, made, chosen)
         step("writing the bundle")
         return writer.commit(base.manifest.draft(), engines)
 
 
-def _write_quantized(reference: Path, samples: Sequence[NDArray[Any]], destination: Path) -> None:
-    """Quantize the engine `reference` on `samples`."""
+def write_engine(
+    reference: Path, samples: Sequence[NDArray[Any]], destination: Path, *, precision: Precision, recipe: Int8Recipe
+) -> None:
+    """Make an engine of the fp32 engine `reference`; each of `samples` is an input of it. `recipe` is for int8 alone.
+
+    Raises EngineError where it cannot be made so.
+    """
     import onnx
 
     model = onnx.load(reference)
-    name = model.graph.input[0].name
-    onnx.save(quantize_graph(model, [{name: sample} for sample in samples]), destination)
+    feeds = [{model.graph.input[0].name: sample} for sample in samples]
+    if precision is Precision.FP16:
+        model = to_half(model, keep=nodes_out_of_range(model, feeds[:_RANGE_SAMPLES]))
+        model.producer_name, model.producer_version = "twinspire", ""
+    elif precision is Precision.INT8:
+        model = quantize_graph(model, feeds, recipe)
+    else:
+        model = _for_tensorrt(model, feeds, recipe)
+    onnx.save(model, destination)
 
 
-def _certify(tower: Tower, reference: Path, made: Path, samples: Split[NDArray[Any]]) -> Certificate:
-    data = samples.describe("pictures" if tower is Tower.IMAGE else "captions")
+def _for_tensorrt(model: onnx.ModelProto, feeds: Sequence[Mapping[str, NDArray[Any]]], recipe: Int8Recipe) -> Any:  # noqa: ANN401
+    """Quantize for TensorRT: int8 products, and fp16 between them, since its networks have no other precisions."""
+    from onnx import version_converter
+
+    keep = nodes_out_of_range(model, feeds[:_RANGE_SAMPLES])
+    quantized = quantize_graph(model, feeds, replace(recipe, variant=Variant.TENSORRT))
+    made = to_half(version_converter.convert_version(quantized, _FP16_QUANTIZERS_OPSET), keep=keep)
+    check_symmetric(made)
+    made.producer_name, made.producer_version = "twinspire", ""
+    return made
+
+
+def _checked(precision: Precision | str) -> Precision:
+    if precision not in PRECISIONS:
+        raise InputError(f"precision {precision!r}: expected one of {', '.join(PRECISIONS)}")
+    return Precision(precision)
+
+
+def _certify(
+    tower: Tower, precision: Precision, reference: Path, made: Path, samples: Split[NDArray[Any]]
+) -> Certificate:
+    calibrated = precision is not Precision.FP16
+    what = "pictures" if tower is Tower.IMAGE else "captions"
+    data = samples.describe(what) if calibrated else f"{len(samples.measurement)} {what}"
     certificate = certify(
         EngineRunner(made).embed(samples.measurement),
         EngineRunner(reference).embed(samples.measurement),
         reference="fp32 engine",
         data=data,
-        packages=_VERSIONS,
+        packages=(("nncf", *_VERSIONS) if calibrated else _VERSIONS),
     )
-    if certificate.mean_cosine < MIN_MEAN_COSINE:
+    least = MIN_MEAN_COSINE[precision]
+    if certificate.mean_cosine < least:
         raise EngineError(
-            f"the int8 {tower} tower is not usable: its mean cosine to fp32 is {certificate.mean_cosine:.4f} on "
-            f"{data}, at least {MIN_MEAN_COSINE} is required. Calibrate on more, and on what the model is used for"
+            f"the {precision} {tower} tower is not usable: its mean cosine to fp32 is {certificate.mean_cosine:.4f} on "
+            f"{data}, at least {least} is required. "
+            + ("Calibrate on more, and on what the model is used for" if calibrated else "Stay with fp32")
         )
     return certificate

@@ -26,7 +26,7 @@ from twinspire_export import export_checkpoint, quantize_bundle
 from twinspire_export import quantize as quantize_module
 from twinspire_export.calibration import MAX_SAMPLES, split, thin_out
 from twinspire_export.contract import check_engine
-from twinspire_export.quantizer import gather_before_dequantizing
+from twinspire_export.quantization.tidying import gather_before_dequantizing
 
 WORDS = ("a", "red", "car", "boats", "on", "the", "sea", "at", "night", "一辆", "红色的", "汽车", "猫")
 
@@ -97,28 +97,40 @@ def test_certificates_tell_what_was_measured(base: Bundle, quantized: Bundle) ->
 
 
 def test_weights_are_stored_as_int8(quantized: Bundle) -> None:
-    """Every matrix, patch filter and token table is an int8 initializer, dequantized where it is used."""
-    for tower, matrices in ((Tower.IMAGE, 12 + 2), (Tower.TEXT, 12 + 2)):  # 6 a layer; filter or table; projection
-        model = onnx.load(quantized.engine(tower, Precision.INT8))
-        constants = {tensor.name: tensor for tensor in model.graph.initializer}
-        stored = [t for t in constants.values() if t.data_type == TensorProto.INT8 and len(t.dims) >= 2]
-        assert len(stored) == matrices
-        quantize = [node.input[0] for node in model.graph.node if node.op_type == "QuantizeLinear"]
-        assert not set(quantize) & constants.keys(), "weights are quantized at every run"
-        matmuls = [node for node in model.graph.node if node.op_type in ("MatMul", "Conv")]
-        assert not [node.name for node in matmuls if set(node.input) & constants.keys()], "a weight is in fp32"
-
-
-def test_ranges_are_symmetric(quantized: Bundle) -> None:
-    """Every zero point is an int8 of 0, for weights and activations, as TensorRT wants it."""
+    """Every weight of a product, and the token table, is an int8 initializer with a scale for each output channel."""
     for tower in Tower:
         model = onnx.load(quantized.engine(tower, Precision.INT8))
         constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-        pairs = [node for node in model.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
-        zero_points = [constants[node.input[2]] for node in pairs]
-        assert len(zero_points) > 20
-        assert {points.dtype for points in zero_points} == {np.dtype(np.int8)}
-        assert not any(np.any(points) for points in zero_points)
+        producers = {node.output[0]: node for node in model.graph.node}
+        quantize = [node.input[0] for node in model.graph.node if node.op_type == "QuantizeLinear"]
+        assert not set(quantize) & constants.keys(), "weights are quantized at every run"
+        weights = 0
+        for product in (node for node in model.graph.node if node.op_type in ("MatMul", "Conv", "Gemm")):
+            assert not set(product.input) & constants.keys(), f"{product.name} has a weight in fp32"
+            source = producers[product.input[1]]
+            if source.op_type == "DequantizeLinear" and source.input[0] in constants:
+                weight, scale = constants[source.input[0]], constants[source.input[1]]
+                assert (weight.dtype, scale.shape) == (np.int8, weight.shape[-1:])
+                assert not constants[source.input[2]].any()
+                weights += 1
+        assert weights >= 2 * 4 + 1  # four or more in each of two layers, and the projection
+
+
+def test_activations_keep_their_precision(quantized: Bundle) -> None:
+    """Symmetric ranges have the zero point in the middle, of int8 or uint8; pixels are taken as the bytes they are."""
+    for tower in Tower:
+        model = onnx.load(quantized.engine(tower, Precision.INT8))
+        constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+        zero_points = [constants[node.input[2]] for node in model.graph.node if node.op_type == "QuantizeLinear"]
+        assert len(zero_points) >= 2 * 4
+        assert {(str(point.dtype), int(point)) for point in zero_points} <= {("int8", 0), ("uint8", 128)}
+        pixels = [
+            (float(constants[node.input[1]]), int(constants[node.input[2]]))
+            for node in model.graph.node
+            if node.op_type == "DequantizeLinear" and constants[node.input[2]].dtype == np.uint8
+            if not any(node.input[0] in other.output for other in model.graph.node if other.op_type == "QuantizeLinear")
+        ]
+        assert pixels == ([(1.0, 0)] if tower is Tower.IMAGE else [])
 
 
 def test_token_table_is_not_dequantized_whole(quantized: Bundle) -> None:
@@ -266,13 +278,16 @@ def test_engine_that_lost_its_meaning(base: Bundle, tmp_path: Path, monkeypatch:
     """An int8 engine far from fp32 is refused, not certified, and nothing is left."""
     other = base.engine(Tower.IMAGE, Precision.FP32)
 
-    def write_other(reference: Path, samples: object, destination: Path) -> None:
+    def write_other(reference: Path, samples: object, destination: Path, **_: object) -> None:
         model = onnx.load(other)
         projection = next(t for t in model.graph.initializer if list(t.dims) == [32, 24])
         projection.CopyFrom(numpy_helper.from_array(-numpy_helper.to_array(projection), projection.name))
+        bias = [t for t in model.graph.initializer if t.name.endswith("projection.bias")]
+        for tensor in bias:
+            tensor.CopyFrom(numpy_helper.from_array(-numpy_helper.to_array(tensor), tensor.name))
         onnx.save(model, destination)
 
-    monkeypatch.setattr(quantize_module, "_write_quantized", write_other)
+    monkeypatch.setattr(quantize_module, "write_engine", write_other)
     with pytest.raises(EngineError, match="not usable"):
         quantize_bundle(base, tmp_path / "bundle", pictures=draw_pictures(2, 32), captions=["a"])
     assert list(tmp_path.iterdir()) == []

@@ -20,7 +20,9 @@ from twinspire.errors import BundleError
 
 _HOW_TO_MAKE = {
     Precision.FP32: "twinspire export CHECKPOINT -o BUNDLE",
+    Precision.FP16: "twinspire quantize BUNDLE -o NEW --precision fp16",
     Precision.INT8: "twinspire quantize BUNDLE -o NEW",
+    Precision.INT8_TENSORRT: "twinspire quantize BUNDLE -o NEW --precision int8-tensorrt",
 }
 
 

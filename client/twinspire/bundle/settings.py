@@ -17,11 +17,15 @@ class Tower(StrEnum):
 
 
 class Precision(StrEnum):
-    """The arithmetic of an engine."""
+    """The arithmetic of an engine.
+
+    `int8` is for processors; `int8-tensorrt` is what TensorRT accepts: int8 with zero points 0, the rest in fp16.
+    """
 
     FP32 = "fp32"
     FP16 = "fp16"
     INT8 = "int8"
+    INT8_TENSORRT = "int8-tensorrt"
 
 
 class Padding(StrEnum):

@@ -1,0 +1,110 @@
+"""Small tools for changing ONNX graphs in place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import onnx
+
+
+class Wiring:
+    """Who makes and who reads each tensor of a graph, and its constants. Goes stale once nodes are replaced."""
+
+    def __init__(self, graph: onnx.GraphProto) -> None:
+        self.graph = graph
+        self.producers = {output: node for node in graph.node for output in node.output}
+        self.consumers: dict[str, list[onnx.NodeProto]] = {}
+        for node in graph.node:
+            for name in dict.fromkeys(node.input):
+                self.consumers.setdefault(name, []).append(node)
+        self._constants: dict[str, onnx.TensorProto] = {tensor.name: tensor for tensor in graph.initializer}
+
+    def is_constant(self, name: str) -> bool:
+        """Whether a tensor is an initializer or made by a Constant node."""
+        return self._tensor(name) is not None
+
+    def constant(self, name: str) -> NDArray[Any]:
+        """Give the value of a constant tensor."""
+        from onnx import numpy_helper
+
+        tensor = self._tensor(name)
+        assert tensor is not None
+        value: NDArray[Any] = numpy_helper.to_array(tensor)
+        return value
+
+    def readers(self, name: str) -> list[onnx.NodeProto]:
+        """List the nodes that read a tensor's values; those that ask for its shape alone do not."""
+        return [node for node in self.consumers.get(name, []) if node.op_type != "Shape"]
+
+    def _tensor(self, name: str) -> onnx.TensorProto | None:
+        if name in self._constants:
+            return self._constants[name]
+        node = self.producers.get(name)
+        if node is None or node.op_type != "Constant":
+            return None
+        value: onnx.TensorProto | None = next((each.t for each in node.attribute if each.name == "value"), None)
+        return value
+
+
+def name_nodes(graph: onnx.GraphProto) -> None:
+    """Give every node without a name one, the same for the same graph."""
+    taken = {node.name for node in graph.node}
+    for position, node in enumerate(graph.node):
+        if not node.name:
+            node.name = next(name for name in _numbered(f"{node.op_type}_node_{position}") if name not in taken)
+            taken.add(node.name)
+
+
+def integer(node: onnx.NodeProto, name: str, default: int) -> int:
+    """Give an integer attribute of a node."""
+    return next((int(attribute.i) for attribute in node.attribute if attribute.name == name), default)
+
+
+def integers(node: onnx.NodeProto, name: str) -> list[int]:
+    """Give an attribute of several integers; an empty list where it is not set."""
+    return next((list(attribute.ints) for attribute in node.attribute if attribute.name == name), [])
+
+
+def add_constant(graph: onnx.GraphProto, name: str, value: NDArray[Any]) -> str:
+    """Add an initializer, under another name where that one is taken. Returns its name."""
+    from onnx import numpy_helper
+
+    taken = {tensor.name for tensor in graph.initializer} | {name for node in graph.node for name in node.output}
+    free = next(candidate for candidate in _numbered(name) if candidate not in taken)
+    graph.initializer.append(numpy_helper.from_array(value, free))
+    return free
+
+
+def rename_input(graph: onnx.GraphProto, before: str, after: str) -> None:
+    """Let every node that reads the tensor `before` read `after`."""
+    for node in graph.node:
+        for position, name in enumerate(node.input):
+            if name == before:
+                node.input[position] = after
+
+
+def replace_nodes(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:
+    """Give `graph` these nodes, in an order in which they can be run, and let go of what nothing reads any more."""
+    wanted = {output.name for output in graph.output}
+    kept: list[onnx.NodeProto] = []
+    for node in reversed(nodes):
+        if any(output in wanted for output in node.output):
+            kept.append(node)
+            wanted.update(node.input)
+    del graph.node[:]
+    graph.node.extend(reversed(kept))
+    for position in reversed(range(len(graph.initializer))):  # one by one: weights are not to be copied
+        if graph.initializer[position].name not in wanted:
+            del graph.initializer[position]
+
+
+def _numbered(name: str) -> Iterator[str]:
+    yield name
+    number = 1
+    while True:
+        yield f"{name}_{number}"
+        number += 1
