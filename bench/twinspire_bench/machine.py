@@ -18,20 +18,8 @@ from numpy.typing import ArrayLike, NDArray
 from twinspire.errors import InputError, MissingDependencyError
 from twinspire.towers import InferencePrecision, OpenVinoOptions, Provider
 from twinspire.towers.providers import Session, available, open_session
-from twinspire.towers.selection import processor_flags
+from twinspire.towers.selection import INSTRUCTION_SETS, processor_flags
 
-# Those that matrix products are computed with, in Linux's words.
-INSTRUCTION_SETS = (
-    "avx2",
-    "avx_vnni",
-    "avx512f",
-    "avx512_vnni",
-    "avx512_bf16",
-    "avx512_fp16",
-    "amx_int8",
-    "amx_bf16",
-    "amx_fp16",
-)
 _CPUINFO = Path("/proc/cpuinfo")
 # A kernel keeps some memory for itself, another one a little more: what differs by less is the same machine.
 _SAME_MEMORY = 0.05

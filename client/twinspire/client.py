@@ -64,7 +64,7 @@ class Client:
         precision: Precision | str = "auto",
         providers: Provider | str = "auto",
         threads: int | None = None,
-        streams: int = 1,
+        streams: int | None = None,
         limits: ImageLimits | None = None,
     ) -> Client:
         """Run a bundle's engines in this process; see `LocalTowers` for the arguments and what they raise.

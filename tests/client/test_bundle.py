@@ -32,8 +32,8 @@ def copied(tiny: Any, tmp_path: Path) -> Path:
 def test_exports() -> None:
     """The package's public names are exactly these."""
     assert sorted(twinspire.bundle.__all__) == [
-        "Bundle", "BundleWriter", "Certificate", "EngineRecord", "FileRecord", "ImageSettings", "Interpolation",
-        "MANIFEST_NAME", "Manifest", "ManifestDraft", "PROBES_NAME", "Padding", "Precision", "Probes",
+        "AutoChoice", "Bundle", "BundleWriter", "Certificate", "EngineRecord", "FileRecord", "ImageSettings",
+        "Interpolation", "MANIFEST_NAME", "Manifest", "ManifestDraft", "PROBES_NAME", "Padding", "Precision", "Probes",
         "SCHEMA_VERSION", "Source", "TOKENIZER_NAME", "TextSettings", "Tower", "space_id",
     ]  # fmt: skip
 

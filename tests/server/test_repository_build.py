@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -234,6 +235,45 @@ def test_auto_is_what_the_towers_would_choose(
     models = build_repository([bundle.path], tmp_path / "models", device=device)
     assert {model.precision for model in models} == {expected}
     assert {_parameters(model.folder)["precision"] for model in models} == {str(expected)}
+
+
+@pytest.mark.parametrize(
+    ("choice", "options", "expected"),
+    [
+        ({"precision": "fp32", "provider": "cpu"}, {}, Precision.FP32),
+        ({"precision": "fp32", "provider": "cpu"}, {"runtime": RepositoryRuntime.CONTAINER}, Precision.FP32),
+        ({"precision": "fp32", "provider": "cpu", "instruction_sets": ["avx2"]}, {}, Precision.INT8),
+        ({"precision": "fp32", "provider": "cuda"}, {}, Precision.INT8),
+        ({"precision": "int8", "provider": "cuda"}, {"device": Device.GPU}, Precision.INT8),
+        ({"precision": "int8", "provider": "cpu"}, {"device": Device.GPU}, Precision.FP32),
+        ({"precision": "fp32", "provider": "cpu", "rejected": ["int8"], "instruction_sets": []}, {}, Precision.FP32),
+    ],
+)
+def test_auto_is_what_the_bundle_was_measured_to_be_best_with(
+    tiny: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    choice: dict[str, Any],
+    options: dict[str, Any],
+    expected: Precision,
+) -> None:
+    """A bundle's choice is taken where it is for this device and processor, and goes with the bundle."""
+    monkeypatch.setattr(selection, "processor_flags", lambda: frozenset({"avx512_vnni"}))
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    document = json.loads(tiny.bundle.manifest.to_json())
+    document["auto"] = {
+        "precision": "int8", "provider": "cpu", "inference_precision": "f32", "streams": 1, "threads": 2, "speed": 2.0,
+        "cpu_model": "some processor", "instruction_sets": ["avx512_vnni"], "gpu": None, "data": "some",
+        "max_recall_drop": 0.005, "recall_drop": 0.0, "recall_drop_high": 0.0, "rejected": [], "measured": "2026-11-21",
+        **choice,
+    }  # fmt: skip
+    shutil.copytree(tiny.bundle.path, tmp_path / "bundle")
+    (tmp_path / "bundle" / "bundle.json").write_text(json.dumps(document))
+    models = build_repository([tmp_path / "bundle"], tmp_path / "models", **options)
+    assert {model.precision for model in models} == {expected}
+    if options.get("runtime") is not RepositoryRuntime.CONTAINER:
+        copied = Bundle.open(models[0].folder / "1" / "bundle")
+        assert copied.manifest.auto == Bundle.open(tmp_path / "bundle").manifest.auto
 
 
 def test_the_device_decides_the_providers(tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

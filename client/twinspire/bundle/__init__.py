@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from twinspire.bundle.choice import AutoChoice
 from twinspire.bundle.folder import Bundle
 from twinspire.bundle.manifest import (
     MANIFEST_NAME,
@@ -32,6 +33,7 @@ __all__ = [
     "PROBES_NAME",
     "SCHEMA_VERSION",
     "TOKENIZER_NAME",
+    "AutoChoice",
     "Bundle",
     "BundleWriter",
     "Certificate",

@@ -6,10 +6,11 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
-from twinspire.bundle.schema import decode, encode, parse_json
+from twinspire.bundle.choice import AutoChoice
+from twinspire.bundle.schema import OPTIONAL, decode, encode, parse_json
 from twinspire.bundle.settings import ImageSettings, Precision, TextSettings, Tower
 from twinspire.errors import BundleError, InputError
 
@@ -53,7 +54,9 @@ class Certificate:
 
     `reference` is what it was compared with ("torch fp32" or "fp32 engine"), `data` and `samples` on what.
     The cosines are between the engine's embeddings and the reference's, in [-1, 1]. `recall` holds both
-    directions where it was evaluated, else None. `versions` are of the packages that took part.
+    directions where it was evaluated, else None. `speed` holds, where it was measured, how many items a second the
+    engine encoded in each runtime (`twinspire precision` writes it), else None. `versions` are of the packages that
+    took part.
     """
 
     reference: str
@@ -63,6 +66,7 @@ class Certificate:
     mean_cosine: float
     recall: Mapping[str, Any] | None
     versions: Mapping[str, str]
+    speed: Mapping[str, Any] | None = field(default=None, metadata=OPTIONAL)
 
     def __post_init__(self) -> None:
         if self.samples < 1:
@@ -139,16 +143,22 @@ class ManifestDraft:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest(ManifestDraft):
-    """The whole of bundle.json. `files` holds every file that is no engine, the manifest itself left out."""
+    """The whole of bundle.json. `files` holds every file that is no engine, the manifest itself left out.
+
+    `auto` is what was found best by measuring; None where nobody has.
+    """
 
     engines: Mapping[Tower, Mapping[Precision, EngineRecord]]
     files: Mapping[str, FileRecord]
+    auto: AutoChoice | None = field(default=None, metadata=OPTIONAL)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for tower in Tower:
             if not self.engines.get(tower):
                 raise InputError(f"no engine for the {tower} tower: expected at least one for each")
+            if self.auto is not None and self.auto.precision not in self.engines[tower]:
+                raise InputError(f"auto is {self.auto.precision}, which the {tower} tower has no engine of")
         for name in (TOKENIZER_NAME, PROBES_NAME):
             if name not in self.files:
                 raise InputError(f"files lack {name}")
@@ -164,7 +174,7 @@ class Manifest(ManifestDraft):
 
     def draft(self) -> ManifestDraft:
         """Take what a further bundle of the same model keeps: everything but the files."""
-        return ManifestDraft(**{field.name: getattr(self, field.name) for field in fields(ManifestDraft)})
+        return ManifestDraft(**{each.name: getattr(self, each.name) for each in fields(ManifestDraft)})
 
     def all_files(self) -> dict[str, FileRecord]:
         """Every file by name, engines included, bundle.json left out."""

@@ -1,7 +1,8 @@
 """JSON to frozen dataclasses and back, strictly: the dataclasses are the schema, so that there is only one.
 
-Every field must be there and no other; a bool is no number; an int stands for a float where one is due. This
-covers the types that the manifest uses, not JSON in general.
+Every field must be there and no other; a bool is no number; an int stands for a float where one is due. A field
+that came later, marked with `OPTIONAL`, may be missing and is left out where it is None: documents without it stay as
+they were. This covers the types that the manifest uses, not JSON in general.
 """
 
 # ruff: noqa: ANN401 - parsed JSON and type hints are of any type
@@ -18,6 +19,9 @@ from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hin
 from twinspire.errors import BundleError, InputError
 
 T = TypeVar("T")
+
+OPTIONAL: Mapping[str, Any] = {"optional": True}
+"""The metadata of a dataclass's field that may be missing; its default is None."""
 
 
 def parse_json(text: str, where: str) -> Any:
@@ -36,7 +40,8 @@ def decode(kind: type[T], value: Any, where: str) -> T:
 def encode(value: Any) -> Any:
     """Make plain JSON data of a dataclass; the inverse of `decode`."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: encode(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        found = {field: getattr(value, field.name) for field in dataclasses.fields(value)}
+        return {field.name: encode(item) for field, item in found.items() if item is not None or not _optional(field)}
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, Mapping):
@@ -53,6 +58,10 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
     if origin in (Union, types.UnionType):  # only `X | None` is used
         (inner,) = (argument for argument in arguments if argument is not types.NoneType)
         return None if value is None else _decode(inner, value, where)
+    if origin is tuple and arguments[1:] == (...,):
+        if not isinstance(value, list):
+            raise _unexpected(value, "a list", where)
+        return tuple(_decode(arguments[0], item, f"{where}[{index}]") for index, item in enumerate(value))
     if origin is tuple:
         if not isinstance(value, list) or len(value) != len(arguments):
             raise _unexpected(value, f"a list of {len(arguments)}", where)
@@ -89,9 +98,10 @@ def _decode_dataclass(kind: Any, value: Any, where: str) -> Any:
     if not isinstance(value, dict):
         raise _unexpected(value, "an object", where)
     hints = get_type_hints(kind)
-    names = [field.name for field in dataclasses.fields(kind)]
-    if missing := [name for name in names if name not in value]:
+    known = dataclasses.fields(kind)
+    if missing := [field.name for field in known if field.name not in value and not _optional(field)]:
         raise BundleError(f"{where} lacks {', '.join(missing)}")
+    names = [field.name for field in known if field.name in value]
     if unknown := [name for name in value if name not in names]:
         raise BundleError(f"{where} has keys that this version does not know: {', '.join(unknown)}")
     fields = {name: _decode(hints[name], value[name], f"{where}.{name}") for name in names}
@@ -99,6 +109,10 @@ def _decode_dataclass(kind: Any, value: Any, where: str) -> Any:
         return kind(**fields)
     except InputError as error:
         raise BundleError(f"{where}: {error}") from error
+
+
+def _optional(field: dataclasses.Field[Any]) -> bool:
+    return bool(field.metadata.get("optional"))
 
 
 def _unexpected(value: Any, expected: str, where: str) -> BundleError:

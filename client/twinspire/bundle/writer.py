@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from twinspire.bundle.choice import AutoChoice
 from twinspire.bundle.folder import Bundle, check_probes, file_record
 from twinspire.bundle.manifest import (
     MANIFEST_NAME,
@@ -92,16 +93,19 @@ class BundleWriter:
         self,
         draft: ManifestDraft,
         engines: Mapping[tuple[Tower, Precision], tuple[str, Certificate | None]],
+        *,
+        auto: AutoChoice | None = None,
     ) -> Bundle:
         """Hash the files, write bundle.json, bring all to the disk and rename the folder to the destination.
 
         `engines` names the file and certificate of each tower and precision; those of the base that it does
         not name are taken over. Every other file in the folder becomes one of the bundle's. tokenizer.json
-        and probes.npz must be there. Raises BundleError and leaves nothing where something is missing or does
-        not fit together.
+        and probes.npz must be there. `auto` is what was measured to be best; None takes the base's over, where the
+        engines that it was measured with are still the same. Raises BundleError and leaves nothing where something is
+        missing or does not fit together.
         """
         try:
-            manifest = self._manifest(draft, engines)
+            manifest = self._manifest(draft, engines, auto)
             check_probes(Probes.load(self.folder / PROBES_NAME), manifest, Path(PROBES_NAME))
             (self.folder / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
             for path in self.folder.iterdir():
@@ -119,6 +123,7 @@ class BundleWriter:
         self,
         draft: ManifestDraft,
         engines: Mapping[tuple[Tower, Precision], tuple[str, Certificate | None]],
+        auto: AutoChoice | None,
     ) -> Manifest:
         chosen = {**self._base_engines(), **engines}
         names = {file for file, _ in chosen.values()}
@@ -140,7 +145,7 @@ class BundleWriter:
             )
         known = {field.name: getattr(draft, field.name) for field in fields(ManifestDraft)}
         files = {name: record for name, record in records.items() if name not in names}
-        return Manifest(**known, engines=towers, files=files)
+        return Manifest(**known, engines=towers, files=files, auto=auto or self._base_choice(towers))
 
     def _take_over(self, base: Bundle) -> None:
         self._linked = base.manifest.all_files()
@@ -155,6 +160,18 @@ class BundleWriter:
             for tower, precisions in self._base.manifest.engines.items()
             for precision, record in precisions.items()
         }
+
+    def _base_choice(self, engines: Mapping[Tower, Mapping[Precision, EngineRecord]]) -> AutoChoice | None:
+        """Give the base's choice where the engines that were compared, its own and fp32's, are still there."""
+        choice = None if self._base is None else self._base.manifest.auto
+        if choice is None or self._base is None:
+            return None
+        for tower, before in self._base.manifest.engines.items():
+            for precision in (choice.precision, Precision.FP32):
+                old, new = before.get(precision), engines[tower].get(precision)
+                if old is None or new is None or old.sha256 != new.sha256:
+                    return None
+        return choice
 
     def _check_destination(self) -> None:
         if os.path.lexists(self.destination):

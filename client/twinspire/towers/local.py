@@ -41,8 +41,10 @@ class LocalTowers:
     one is used or an error is raised. `threads` is how many a call computes with on the CPU; None is as many as
     this process may use. `streams` is into how many parts a call is cut, which are computed side by side, each with
     its share of the threads: more pictures a second, with the engine in memory twice or more, since one picture
-    alone is still computed by all threads. `towers` names those to open: encoding with another raises EngineError,
-    and its engine takes no memory. What `auto` chooses does not depend on it.
+    alone is still computed by all threads. `openvino` are the settings of that provider. Left None, both are what the
+    bundle was measured to be fastest with, where that was on a machine such as this one and with the engines and the
+    provider that are used here, else 1 and float32. `towers` names those to open: encoding with another raises
+    EngineError, and its engine takes no memory. What `auto` chooses does not depend on it.
 
     Raises InputError for an unknown name or number, BundleError where the bundle lacks the precision,
     MissingDependencyError and ProviderError where the provider is not there, EngineError where an engine
@@ -56,18 +58,19 @@ class LocalTowers:
         precision: Precision | str = AUTO,
         providers: Provider | str = AUTO,
         threads: int | None = None,
-        streams: int = 1,
-        openvino: OpenVinoOptions = OpenVinoOptions(),  # noqa: B008 - frozen
+        streams: int | None = None,
+        openvino: OpenVinoOptions | None = None,
         towers: Collection[Tower] = tuple(Tower),
     ) -> None:
         self._bundle = bundle
         self._towers = _checked_towers(towers)
-        self._openvino = openvino
         self._threads = _checked_threads(threads)
-        self._streams = Streams(_checked_streams(streams, self._threads))
+        self._named_streams = None if streams is None else _checked_streams(streams, self._threads)
+        self._named_openvino = openvino
         self._calls = itertools.count()
         self._vocabulary_size = vocabulary_size(bundle.tokenizer_path)
         self._sessions, self.runtime = self._open(parse_provider(providers), parse_precision(precision))
+        self._streams = Streams(self.runtime.streams)
 
     @property
     def dim(self) -> int:
@@ -146,14 +149,14 @@ class LocalTowers:
 
     def _open(self, provider: Provider | None, precision: Precision | None) -> tuple[Mapping[Tower, Sessions], Runtime]:
         for candidate in candidates(self._bundle, provider, precision):
+            runtime = self._planned(candidate)
             try:
-                sessions = self._open_on(candidate)
+                sessions = self._open_on(runtime)
             except (EngineError, ProviderError) as error:
                 if candidate.is_last:
                     raise
                 _log.warning("auto passes over the provider %s: %s", candidate.provider, error)
                 continue
-            runtime = self._describe(candidate)
             if provider is None or precision is None:
                 _log.info("%s: runs on %s (%s)", self._bundle.name, runtime, candidate.reason)
             if candidate.may_overflow:
@@ -161,26 +164,29 @@ class LocalTowers:
             return sessions, runtime
         raise AssertionError("one of the candidates is the last")
 
-    def _describe(self, candidate: Candidate) -> Runtime:
-        on_openvino = candidate.provider is Provider.OPENVINO
+    def _planned(self, candidate: Candidate) -> Runtime:
+        """Say what a candidate would run as, with what was named in place of its own settings."""
+        computed = candidate.inference_precision
+        if self._named_openvino is not None:
+            computed = self._named_openvino.inference_precision
         return Runtime(
             provider=candidate.provider,
             precision=candidate.precision,
             threads=self._threads,
-            streams=self._streams.count,
-            inference_precision=self._openvino.inference_precision if on_openvino else InferencePrecision.F32,
+            streams=self._named_streams or min(candidate.streams, self._threads),
+            inference_precision=computed if candidate.provider is Provider.OPENVINO else InferencePrecision.F32,
         )
 
-    def _open_on(self, candidate: Candidate) -> dict[Tower, Sessions]:
+    def _open_on(self, runtime: Runtime) -> dict[Tower, Sessions]:
         sessions: dict[Tower, Sessions] = {}
         for tower in self._towers:
-            engine = self._bundle.engine(tower, candidate.precision)
+            engine = self._bundle.engine(tower, runtime.precision)
             opened = open_sessions(
                 engine,
-                candidate.provider,
-                threads=self._threads,
-                streams=self._streams.count,
-                openvino=self._openvino,
+                runtime.provider,
+                threads=runtime.threads,
+                streams=runtime.streams,
+                openvino=OpenVinoOptions(inference_precision=runtime.inference_precision),
             )
             problem = _broken_contract(opened.whole, tower, self._bundle)
             if problem:

@@ -1,4 +1,8 @@
-"""What `auto` stands for: the provider and the precision, with the reason for each."""
+"""What `auto` stands for: the provider, the precision and the settings, with the reason for each.
+
+A bundle that was measured says itself what is best (`AutoChoice`), for machines such as the one it was measured on.
+Elsewhere, and for other bundles, the rules here decide.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +11,25 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from twinspire.bundle import Bundle, Precision, Tower
+from twinspire.bundle import AutoChoice, Bundle, Precision, Tower
 from twinspire.errors import InputError
 from twinspire.towers.providers import InferencePrecision, Provider, problem
 
 AUTO = "auto"
 
 _PREFERRED = (Provider.CUDA, Provider.OPENVINO, Provider.CPU)
+# Those that matrix products are computed with, in Linux's words: with others a measured choice says nothing.
+INSTRUCTION_SETS = (
+    "avx2",
+    "avx_vnni",
+    "avx512f",
+    "avx512_vnni",
+    "avx512_bf16",
+    "avx512_fp16",
+    "amx_int8",
+    "amx_bf16",
+    "amx_fp16",
+)
 # ViT-B/32, images/s, openvino against cpu: 180 and 112-116 for int8 on a Xeon with AMX; 23 and 24 for int8,
 # 9.9 and 9.8 for fp32 on a processor with VNNI alone, where it only took 2 s longer to load.
 _OPENVINO_GAINS = "amx_int8"
@@ -40,12 +56,17 @@ class Runtime:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A provider and a precision to try, and why; after the last one nothing is left to try."""
+    """A provider and a precision to try, and why; after the last one nothing is left to try.
+
+    `streams` and `inference_precision` are what to take where the caller names none.
+    """
 
     provider: Provider
     precision: Precision
     reason: str
     is_last: bool
+    streams: int = 1
+    inference_precision: InferencePrecision = InferencePrecision.F32
 
     @property
     def may_overflow(self) -> bool:
@@ -77,10 +98,25 @@ def parse_precision(value: str) -> Precision | None:
 def candidates(bundle: Bundle, provider: Provider | None, precision: Precision | None) -> Iterator[Candidate]:
     """Yield what to try, best first; a named provider or precision (not None) is taken as it is.
 
-    The reason says what was passed over and why. For a named provider there is exactly one candidate, for
-    `auto` the CPU is the last.
+    First the bundle's measured choice, where it has one for this machine and nothing else was named, then what the
+    rules say. The reason says what was passed over and why. For a named provider there is one candidate by the rules,
+    for `auto` the CPU is the last.
     """
     passed: list[str] = []
+    choice = bundle.manifest.auto
+    if choice is not None and provider in (None, choice.provider) and precision in (None, choice.precision):
+        against = unfit(choice, is_named=provider is not None)
+        if against is None:
+            yield Candidate(
+                Provider(choice.provider),
+                choice.precision,
+                f"measured on {choice.cpu_model}: {choice.speed:.2f} times as fast as fp32",
+                is_last=provider is not None,
+                streams=choice.streams,
+                inference_precision=InferencePrecision(choice.inference_precision),
+            )
+        else:
+            passed.append(f"the bundle's measured choice, {choice}, is passed over: {against}")
     for name in _PREFERRED if provider is None else (provider,):
         chosen, why = (precision, "asked for") if precision is not None else _best_precision(bundle, name)
         against = _against(name, chosen) if provider is None else None
@@ -90,6 +126,24 @@ def candidates(bundle: Bundle, provider: Provider | None, precision: Precision |
         reasons = [f"{chosen}: {why}", f"{name}: {'asked for' if provider is not None else 'the best here'}"]
         is_last = provider is not None or name is _PREFERRED[-1]
         yield Candidate(name, chosen, "; ".join([*reasons, *passed]), is_last)
+
+
+def unfit(choice: AutoChoice, *, is_named: bool) -> str | None:
+    """Say why a measured choice is not for this machine, None where it is. `is_named`: its provider was asked for."""
+    if choice.provider not in tuple(Provider) or choice.inference_precision not in tuple(InferencePrecision):
+        return "this twinspire does not know it"
+    cause = problem(Provider(choice.provider))
+    if cause is not None:
+        return f"{choice.provider} {cause}"
+    if choice.provider == Provider.CUDA:
+        return None
+    here = instruction_sets()
+    if set(choice.instruction_sets) != set(here):
+        measured = " ".join(choice.instruction_sets) or "nothing known"
+        return f"it was measured on a processor with {measured}, this one has {' '.join(here) or 'nothing known'}"
+    if not is_named and choice.gpu is None and problem(Provider.CUDA) is None:
+        return "it was measured without a GPU, and here is one"
+    return None
 
 
 def _against(provider: Provider, precision: Precision) -> str | None:
@@ -107,6 +161,9 @@ def _against(provider: Provider, precision: Precision) -> str | None:
 
 def _best_precision(bundle: Bundle, provider: Provider) -> tuple[Precision, str]:
     faster = Precision.FP16 if provider is Provider.CUDA else Precision.INT8
+    choice = bundle.manifest.auto
+    if choice is not None and faster in choice.rejected:
+        return Precision.FP32, f"{faster} lost more recall than was allowed, over {choice.data}"
     if faster is Precision.INT8 and not sums_int8_exactly():
         return Precision.FP32, "this processor has no VNNI, without which int8 sums may overflow"
     for tower in Tower:
@@ -122,6 +179,12 @@ def sums_int8_exactly() -> bool:
     """Whether this processor adds products of uint8 and int8 without overflow; no where it cannot be seen."""
     is_x86 = platform.machine() in ("x86_64", "AMD64")
     return not is_x86 or not _EXACT_INT8.isdisjoint(processor_flags())
+
+
+def instruction_sets() -> tuple[str, ...]:
+    """List those of `INSTRUCTION_SETS` that this processor has."""
+    flags = processor_flags()
+    return tuple(name for name in INSTRUCTION_SETS if name in flags)
 
 
 def processor_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:

@@ -17,7 +17,7 @@ import numpy as np
 from twinspire.bundle import Bundle, BundleWriter, Precision, Tower
 from twinspire.errors import InputError, SpaceMismatchError
 from twinspire.towers import Provider
-from twinspire.towers.selection import AUTO, candidates, parse_precision
+from twinspire.towers.selection import AUTO, candidates, parse_precision, unfit
 from twinspire_server.repository.config import config_pbtxt, model_name, warm_ups
 from twinspire_server.repository.existing import BUNDLE, CONFIG, ENGINE, read_existing
 from twinspire_server.repository.settings import Accelerator, Device, RepositoryRuntime, ServingOptions
@@ -51,10 +51,10 @@ def build_repository(
 ) -> list[ServedModel]:
     """Write `{name}_image` and `{name}_text` for each bundle into `destination`; other models there stay.
 
-    `precision` `auto` is what `LocalTowers` would take on this machine. Engines are hard links to the
-    bundle's where the file system can: replace such a file, never write into it. A model that is there
-    already gets a further version; the newest one is replaced where it has the same engine or none. Nothing
-    is written where a bundle cannot be served.
+    `precision` `auto` is what `LocalTowers` would take on this machine; for a GPU, what the bundle was measured to be
+    best on one, wherever the repository is built. Engines are hard links to the bundle's where the file system can:
+    replace such a file, never write into it. A model that is there already gets a further version; the newest one is
+    replaced where it has the same engine or none. Nothing is written where a bundle cannot be served.
 
     Raises BundleError where a bundle is not intact or lacks the precision, SpaceMismatchError where a model
     of that name has another space, InputError for two bundles of one name, unknown options and a destination
@@ -74,7 +74,9 @@ def build_repository(
         accelerator=accelerator,
     )
     plan = [
-        _planned(bundle, tower, named or _best(bundle, device), destination) for bundle in opened for tower in Tower
+        _planned(bundle, tower, named or _best(bundle, device, runtime), destination)
+        for bundle in opened
+        for tower in Tower
     ]
     try:
         destination.mkdir(parents=True, exist_ok=True)
@@ -99,8 +101,15 @@ def _providers(device: Device) -> str:
     return Provider.CPU if "CUDAExecutionProvider" in onnxruntime.get_available_providers() else AUTO
 
 
-def _best(bundle: Bundle, device: Device) -> Precision:
-    return next(candidates(bundle, _PROVIDERS[device], None)).precision
+def _best(bundle: Bundle, device: Device, runtime: RepositoryRuntime) -> Precision:
+    choice, provider = bundle.manifest.auto, _PROVIDERS[device]
+    if choice is not None:
+        # The container computes on the CPU by onnxruntime's own provider alone, the wheel by any that is there.
+        is_any = device is Device.CPU and runtime is RepositoryRuntime.WHEEL
+        serves = choice.provider != Provider.CUDA if is_any else choice.provider == provider
+        if serves and (device is Device.GPU or unfit(choice, is_named=True) is None):
+            return choice.precision
+    return next(candidates(bundle, provider, None)).precision
 
 
 def _planned(bundle: Bundle, tower: Tower, precision: Precision, destination: Path) -> tuple[Bundle, ServedModel]:

@@ -59,7 +59,7 @@ class TritonPythonModel:
             precision=parameters["precision"],
             providers=parameters["providers"],
             threads=None if threads is None else int(threads),
-            streams=1 if streams is None else int(streams),
+            streams=None if streams is None else int(streams),
             towers=(tower,),
         )
         self._input = INPUT[tower]
