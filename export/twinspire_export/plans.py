@@ -1,0 +1,173 @@
+"""Bundle to plans: a folder with a TensorRT plan for each tower, measured on this GPU."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twinspire.bundle import Bundle, Certificate, Precision, Probes, Tower
+from twinspire.errors import BundleError, EngineError, InputError
+from twinspire_export.certificate import certify
+from twinspire_export.cuda_driver import CudaDevice
+from twinspire_export.quantize import MIN_MEAN_COSINE
+from twinspire_export.tensorrt_engine import (
+    INPUTS,
+    PlanBuilder,
+    PlanRunner,
+    Profile,
+    import_tensorrt,
+    place_name,
+    profiles,
+)
+
+SCHEMA_VERSION = 1
+PLANS_NAME = "plans.json"
+
+_PRECISIONS = (Precision.FP16, Precision.INT8_TENSORRT, Precision.FP32)
+
+
+def build_plans(
+    bundle: Bundle | str | Path,
+    destination: str | Path,
+    *,
+    precision: Precision | str = Precision.FP16,
+    max_batch: int = 64,
+    timing_cache: Path | None = None,
+    on_step: Callable[[str], None] | None = None,
+) -> Path:
+    """Build a plan for each tower of `bundle` in the new folder `destination`; takes minutes.
+
+    Beside the plans lie plans.json, which names bundle, space, GPU, TensorRT, profiles and certificates, and the
+    timings, with which another build goes faster. `timing_cache` is such a file: it is read where it is there, and
+    written. Each plan is run on the bundle's probes, in each of its profiles, and compared with torch.
+
+    Nothing is left where it fails: BundleError where the bundle has no such engines or `destination` exists,
+    InputError for other arguments, ProviderError where TensorRT or a GPU is not there, EngineError where TensorRT
+    refuses an engine and where its embeddings are not the bundle's.
+    """
+    step = on_step or (lambda _: None)
+    wanted = _checked(precision)
+    base = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+    target = Path(os.path.abspath(destination))  # noqa: PTH100 - resolve() would follow a link
+    if os.path.lexists(target) or not target.parent.is_dir():
+        raise BundleError(f"{target} exists, or the folder that it is to lie in does not: give another name")
+    engines = {tower: base.engine(tower, wanted) for tower in Tower}
+    shapes = {tower: profiles(base, tower, max_batch=max_batch) for tower in Tower}
+    tensorrt = import_tensorrt()
+    probes = base.probes()
+    draft = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
+    try:
+        with CudaDevice() as device:
+            place = place_name(gpu=device.name, version=str(tensorrt.__version__))
+            builder = PlanBuilder(tensorrt, timing_cache=_read(timing_cache))
+            plans: dict[str, Any] = {}
+            for tower in Tower:
+                step(f"building the plan of the {tower} tower")
+                name = f"{tower}.{wanted}.{place}.plan"
+                plan = builder.build(engines[tower], INPUTS[tower], shapes[tower])
+                step(f"running the plan of the {tower} tower")
+                certificate = _certify(tensorrt, plan, device, tower, base, probes, shapes[tower], wanted)
+                (draft / name).write_bytes(plan)
+                plans[str(tower)] = {
+                    "file": name,
+                    "sha256": hashlib.sha256(plan).hexdigest(),
+                    "size_bytes": len(plan),
+                    "engine_sha256": base.manifest.engines[tower][wanted].sha256,
+                    "profiles": [asdict(profile) for profile in shapes[tower]],
+                    "certificate": asdict(certificate),
+                }
+            (draft / f"timings.{place}.cache").write_bytes(builder.timings)
+            document = {
+                "schema_version": SCHEMA_VERSION,
+                "bundle": base.name,
+                "space": base.space,
+                "precision": str(wanted),
+                "max_batch": max_batch,
+                "gpu": device.name,
+                "tensorrt": str(tensorrt.__version__),
+                "plans": plans,
+            }
+        (draft / PLANS_NAME).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+        if timing_cache is not None:
+            timing_cache.write_bytes(builder.timings)
+        draft.chmod(0o755)  # mkdtemp's folders are their owner's alone
+        draft.rename(target)
+    except OSError as error:
+        raise BundleError(f"{target} was not written: {error}") from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return target
+
+
+def _certify(
+    tensorrt: ModuleType,
+    plan: bytes,
+    device: CudaDevice,
+    tower: Tower,
+    bundle: Bundle,
+    probes: Probes,
+    shapes: tuple[Profile, ...],
+    precision: Precision,
+) -> Certificate:
+    """Run a plan on the probes, one by one, in each profile that admits them."""
+    runner = PlanRunner(tensorrt, plan, device, tower=tower)
+    measured: list[NDArray[np.float32]] = []
+    expected: list[NDArray[np.float32]] = []
+    references = probes.image_embedding if tower is Tower.IMAGE else probes.text_embedding
+    inputs: list[NDArray[Any]] = list(probes.image) if tower is Tower.IMAGE else list(probes.input_ids)
+    for index, shape in enumerate(shapes):
+        for given, reference in zip(inputs, references, strict=True):
+            if tower is Tower.TEXT and len(given) > shape.maximum[1]:
+                continue
+            batch = given[None]
+            if tower is Tower.TEXT:
+                batch = np.full((1, shape.maximum[1]), bundle.text.pad_id, np.int32)
+                batch[0, : len(given)] = given
+            measured.append(runner.embed(batch, profile=index, dim=bundle.dim))
+            expected.append(reference[None])
+    measured_by = certify(
+        np.concatenate(measured),
+        np.concatenate(expected),
+        reference="torch fp32",
+        data=f"the bundle's probes in {len(shapes)} profile{'s' if len(shapes) > 1 else ''} on {device.name}",
+        packages=(),
+    )
+    certificate = replace(measured_by, versions={"tensorrt": str(tensorrt.__version__)})
+    least = MIN_MEAN_COSINE.get(precision, MIN_MEAN_COSINE[Precision.FP16])
+    if certificate.mean_cosine < least:
+        raise EngineError(
+            f"the plan of the {tower} tower is not usable: its mean cosine to torch is {certificate.mean_cosine:.4f} "
+            f"on the probes, at least {least} is required. The ONNX engine's certificate says whether it was so before"
+        )
+    return certificate
+
+
+def _checked(precision: Precision | str) -> Precision:
+    if precision not in _PRECISIONS:
+        raise InputError(
+            f"precision {precision!r}: expected one of {', '.join(_PRECISIONS)}; TensorRT does not take int8 made for "
+            "processors"
+        )
+    return Precision(precision)
+
+
+def _read(timing_cache: Path | None) -> bytes:
+    if timing_cache is None:
+        return b""
+    try:
+        return timing_cache.read_bytes()
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        raise InputError(f"the timing cache {timing_cache} cannot be read: {error.strerror}") from error

@@ -1,0 +1,208 @@
+"""An ONNX engine to a TensorRT plan: for one kind of GPU and one version of TensorRT, shapes and types fixed.
+
+Run inside NVIDIA's container. Written against the documentation of TensorRT 10 and 11 and tested on a stand-in that
+records the calls; never run on a GPU. The network is strongly typed: TensorRT takes the precisions from the ONNX file,
+and no builder flag for fp16 or int8 exists or is needed.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twinspire.bundle import Bundle, Padding, Tower
+from twinspire.errors import EngineError, InputError, ProviderError
+from twinspire_export.cuda_driver import CudaDevice
+from twinspire_export.quantization.rewiring import Wiring, replace_nodes
+
+if TYPE_CHECKING:
+    import onnx
+
+SHORT_TEXT = 32
+"""Most captions fit it; the container's repository serves texts at this length and at the context's."""
+
+INPUTS = {Tower.IMAGE: "image", Tower.TEXT: "input_ids"}
+OUTPUT = "embedding"
+
+_VERSIONS = (10, 11)
+_FLAG_UNTIL = 10  # in TensorRT 11 every network is strongly typed, and the flag is deprecated
+_MOVES = frozenset({"Reshape", "Transpose", "Identity"})
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The shapes that one optimisation profile of an engine's input admits, and the one that it is tuned for."""
+
+    minimum: tuple[int, ...]
+    optimum: tuple[int, ...]
+    maximum: tuple[int, ...]
+
+
+def profiles(bundle: Bundle, tower: Tower, *, max_batch: int) -> tuple[Profile, ...]:
+    """List the profiles of a tower: one for images; for texts one of 32 tokens and one of the context's length.
+
+    All are tuned for the full batch. Raises InputError where `max_batch` is below 1.
+    """
+    if max_batch < 1:
+        raise InputError(f"max_batch {max_batch}: expected at least 1")
+    size, context = bundle.image.size, bundle.text.context_length
+    if tower is Tower.IMAGE:
+        shapes: list[tuple[int, ...]] = [(size, size, 3)]
+    elif bundle.text.padding is Padding.MAX_LENGTH or context <= SHORT_TEXT:
+        shapes = [(context,)]
+    else:
+        shapes = [(SHORT_TEXT,), (context,)]
+    return tuple(Profile((1, *shape), (max_batch, *shape), (max_batch, *shape)) for shape in shapes)
+
+
+def place_name(*, gpu: str, version: str) -> str:
+    """Name what plans run on, for the names of files: `nvidia-h200.trt-11.4.0`."""
+    slug = re.sub(r"[^a-z0-9]+", "-", gpu.lower()).strip("-")
+    return f"{slug or 'gpu'}.trt-{re.sub(r'[^0-9A-Za-z.]+', '-', version)}"
+
+
+def import_tensorrt() -> ModuleType:
+    """Import TensorRT. Raises ProviderError where it is not there or of another version than 10 or 11."""
+    try:
+        # Not by an import statement: the package cannot be had where types are checked.
+        module = importlib.import_module("tensorrt")
+    except ImportError as error:
+        raise ProviderError(
+            f"TensorRT is not installed here ({error}): run this inside NVIDIA's container, nvcr.io/nvidia/tensorrt of "
+            "the release whose tritonserver is to load the plans"
+        ) from error
+    version = str(module.__version__)
+    if _major(version) not in _VERSIONS:
+        raise ProviderError(f"TensorRT {version} is installed here: expected {' or '.join(map(str, _VERSIONS))}")
+    return module
+
+
+class PlanBuilder:
+    """Builds plans on this machine's GPU, the second one faster than the first: what was timed is remembered.
+
+    `timing_cache` is what an earlier builder gave as `timings`. Raises EngineError where TensorRT refuses it.
+    """
+
+    def __init__(self, tensorrt: ModuleType, *, timing_cache: bytes = b"") -> None:
+        self._tensorrt = tensorrt
+        self._logger = tensorrt.Logger(tensorrt.Logger.WARNING)
+        self.timings = timing_cache
+
+    def build(self, engine: Path, input_name: str, shapes: Sequence[Profile]) -> bytes:
+        """Build the plan of an ONNX file. Takes minutes. Raises EngineError with what TensorRT says."""
+        trt = self._tensorrt
+        builder = trt.Builder(self._logger)
+        flags = 0
+        if _major(str(trt.__version__)) <= _FLAG_UNTIL:
+            flags = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+        network = builder.create_network(flags)
+        parser = trt.OnnxParser(network, self._logger)
+        if not parser.parse(_prepared(engine)):
+            errors = "; ".join(str(parser.get_error(index)) for index in range(parser.num_errors))
+            raise EngineError(f"TensorRT {trt.__version__} cannot read {engine.name}: {errors}")
+        config = builder.create_builder_config()
+        cache = config.create_timing_cache(self.timings)
+        if not config.set_timing_cache(cache, False):
+            raise EngineError(
+                "the timing cache is of another GPU or TensorRT: give the file that was written here, or none"
+            )
+        for shape in shapes:
+            profile = builder.create_optimization_profile()
+            profile.set_shape(input_name, shape.minimum, shape.optimum, shape.maximum)
+            config.add_optimization_profile(profile)
+        plan = builder.build_serialized_network(network, config)
+        if plan is None:
+            raise EngineError(f"TensorRT {trt.__version__} cannot build {engine.name}: its log above says why")
+        self.timings = bytes(config.get_timing_cache().serialize())
+        return bytes(plan)
+
+
+class PlanRunner:
+    """Runs a plan once in a while, to measure it; not the way to serve. `device` must be entered."""
+
+    def __init__(self, tensorrt: ModuleType, plan: bytes, device: CudaDevice, *, tower: Tower) -> None:
+        self._logger = tensorrt.Logger(tensorrt.Logger.WARNING)
+        self._runtime = tensorrt.Runtime(self._logger)
+        self._engine = self._runtime.deserialize_cuda_engine(plan)
+        if self._engine is None:
+            raise EngineError(f"TensorRT {tensorrt.__version__} cannot load the plan that it built")
+        self._context = self._engine.create_execution_context()
+        self._device = device
+        self._input = INPUTS[tower]
+
+    def embed(self, batch: NDArray[Any], *, profile: int, dim: int) -> NDArray[np.float32]:
+        """Encode `batch`, an input of the engine that `profile` admits, to (N, D) float32, L2-normalised."""
+        stream = 0  # the default one
+        context = self._context
+        if not context.set_optimization_profile_async(profile, stream) or not context.set_input_shape(
+            self._input, batch.shape
+        ):
+            raise EngineError(f"the plan refuses inputs of {batch.shape} in its profile {profile}")
+        output = np.empty((len(batch), dim), np.float32)
+        there = self._device.reserve(output.nbytes)
+        context.set_tensor_address(self._input, self._device.upload(batch))
+        context.set_tensor_address(OUTPUT, there)
+        if not context.execute_async_v3(stream):
+            raise EngineError(f"the plan failed on an input of {batch.shape}: TensorRT's log above says why")
+        self._device.download(there, output)
+        return output
+
+
+def _prepared(engine: Path) -> bytes:
+    """Read an ONNX file and let its bytes be cast first: TensorRT takes uint8 as an input, and then only to cast it."""
+    import onnx
+
+    model = onnx.load(engine)
+    cast_bytes_first(model)
+    data: bytes = model.SerializeToString()
+    return data
+
+
+def cast_bytes_first(model: onnx.ModelProto) -> bool:
+    """Move the cast of a uint8 input in front of what moves its values about. Returns whether there was one to move."""
+    from onnx import TensorProto
+
+    graph = model.graph
+    given = graph.input[0]
+    if given.type.tensor_type.elem_type != TensorProto.UINT8:
+        return False
+    graph.ClearField("value_info")
+    wiring = Wiring(graph)
+    movers: list[onnx.NodeProto] = []
+    name = given.name
+    while True:
+        readers = wiring.readers(name)
+        if len(readers) != 1 or readers[0].op_type not in (*_MOVES, "Cast"):
+            raise EngineError(
+                f"the input {given.name!r} is not cast before it is computed with: export the bundle again"
+            )
+        node = readers[0]
+        if node.op_type == "Cast":
+            break
+        movers.append(node)
+        name = node.output[0]
+    if not movers:
+        return False
+    last = movers[-1].output[0]
+    node.input[0] = given.name
+    for reader in wiring.consumers[node.output[0]]:
+        for position, read in enumerate(reader.input):
+            if read == node.output[0]:
+                reader.input[position] = last
+    movers[0].input[0] = node.output[0]
+    others = [each for each in graph.node if each is not node]
+    replace_nodes(graph, [node, *others])
+    return True
+
+
+def _major(version: str) -> int:
+    found = re.match(r"\d+", version)
+    return int(found.group()) if found else 0
