@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from twinspire.cli.shared import printable
+from twinspire_export.precision.command import precision as precision_command
 
 if TYPE_CHECKING:
     from twinspire.bundle import Bundle
@@ -26,6 +27,7 @@ def register(app: typer.Typer) -> None:
     """Add this package's commands to `app`."""
     app.command("export")(export)
     app.command("quantize")(quantize)
+    app.command("precision")(precision_command)
     app.command("engine")(engine)
 
 

@@ -1,0 +1,126 @@
+"""The Pareto plot: how fast each candidate is, and what recall it costs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from twinspire.errors import InputError, MissingDependencyError
+from twinspire_export.precision.choosing import Measured, front
+from twinspire_export.precision.run import PrecisionResult
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Told apart without colour vision too (Okabe and Ito, 2008), and by their labels.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+_GREY = "#6b6b6b"
+_LEAST_SPAN = 0.2
+
+
+def check_plot(file: Path) -> None:
+    """Raise what would keep a plot from being written, before anything is measured."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise MissingDependencyError("matplotlib", "bench", "The plot") from error
+    if file.is_dir() or not file.absolute().parent.is_dir():
+        raise InputError(f"the plot cannot be written to {file}: it is a folder, or its folder is missing")
+
+
+def save_plot(result: PrecisionResult, file: Path) -> None:
+    """Draw the plot as a PNG. Raises InputError where it cannot be written."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(8.4, 5.0), dpi=150, layout="constrained")
+    try:
+        _draw(axes, result)
+        figure.savefig(file, format="png")
+    except OSError as error:
+        raise InputError(f"the plot cannot be written to {file}: {error}") from error
+    finally:
+        pyplot.close(figure)
+
+
+def _draw(axes: Axes, result: PrecisionResult) -> None:
+    most = 100 * result.options.max_recall_drop
+    precisions = list(dict.fromkeys(each.candidate.setting.variant.precision for each in result.measured))
+    colours = {precision: _COLOURS[place % len(_COLOURS)] for place, precision in enumerate(precisions)}
+    edges = [most, 0.0]
+    for each in result.measured:
+        drop = each.recalled.drop
+        edges += [100 * drop.interval.low, 100 * drop.interval.high, 100 * drop.value]
+    span = max(max(edges) - min(edges), _LEAST_SPAN)
+    axes.set_ylim(max(edges) + 0.2 * span, min(edges) - 0.25 * span)  # what loses less stands above
+    speeds = [each.speed.overall for each in result.measured]
+    fastest = max(speed.interval.high for speed in speeds)
+    slowest = min(speed.interval.low for speed in speeds)
+    axes.set_xlim(max(0.0, slowest - 0.12 * (fastest - slowest + 0.1)), fastest + 0.12 * (fastest - slowest + 0.1))
+
+    axes.axhspan(most, 1e3, color="#D55E00", alpha=0.07, linewidth=0)
+    axes.axhline(most, color="#D55E00", linewidth=1.2, linestyle=(0, (5, 3)))
+    axes.axhline(0, color=_GREY, linewidth=0.8)
+    left = axes.get_xlim()[0]
+    axes.annotate(
+        f" allowed loss: {most:g} points", (left, most), (2, 4), textcoords="offset points", color="#A84300", fontsize=9
+    )
+    best_of_all = front(result.measured)
+    axes.plot(
+        [each.speed.overall.value for each in best_of_all],
+        [100 * each.recalled.drop.value for each in best_of_all],
+        color="#b0b0b0",
+        linewidth=1.2,
+        zorder=1,
+        label="_",
+    )
+    for each in result.measured:
+        _point(axes, each, colours[each.candidate.setting.variant.precision], result)
+    axes.set_xlabel(
+        f"times as fast as {result.reference} (geometric mean of images/s and texts/s, {result.threads} threads)"
+    )
+    axes.set_ylabel("R@1 lost, points (95% interval; up is better)")
+    hardware = result.choice.cpu_model if result.choice.provider != "cuda" else result.choice.gpu
+    axes.set_title(
+        f"{result.bundle.name}: what speed costs, over {result.report.data.name}\n{hardware}",
+        loc="left",
+        fontsize=10.5,
+    )
+    axes.grid(axis="both", color="#e6e6e6", linewidth=0.7)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+
+
+def _point(axes: Axes, measured: Measured, colour: str, result: PrecisionResult) -> None:
+    speed, drop = measured.speed.overall, measured.recalled.drop
+    x, y = speed.value, 100 * drop.value
+    axes.errorbar(
+        [x],
+        [y],
+        xerr=[[x - speed.interval.low], [speed.interval.high - x]],
+        yerr=[[y - 100 * drop.interval.low], [100 * drop.interval.high - y]],
+        fmt="o",
+        markersize=7,
+        color=colour,
+        ecolor=colour,
+        elinewidth=1.1,
+        capsize=3,
+        zorder=3,
+    )
+    is_best = measured is result.best
+    if is_best:
+        axes.plot([x], [y], "o", markersize=15, markerfacecolor="none", markeredgecolor="black", markeredgewidth=1.4)
+    words: dict[str, Any] = {"fontsize": 9, "color": colour, "zorder": 4, "ha": "center"}
+    if is_best:
+        words["fontweight"] = "bold"
+    role = "\nauto" if is_best else "\nreference" if measured.candidate == result.reference else ""
+    # A setting's candidates find the same and stand side by side: the first is named above, the others below.
+    streams = measured.candidate.streams
+    if streams == 1:
+        axes.annotate(f"{measured.candidate}{role}", (x, y), (0, 12), textcoords="offset points", va="bottom", **words)
+    else:
+        name = str(measured.candidate).replace(", ", "\n")
+        axes.annotate(f"{name}{role}", (x, y), (0, -12), textcoords="offset points", va="top", **words)

@@ -1,0 +1,95 @@
+"""Int8 engines made on the way, by recipes that lose less one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from twinspire.bundle import Bundle, BundleWriter, Precision, Tower
+from twinspire.errors import InputError
+from twinspire.images import ImageItem
+from twinspire_export.extras import Extra, require
+from twinspire_export.precision.candidates import Variant
+
+MOST = 5
+"""How many recipes there are."""
+
+
+def made_by_recipes(
+    bundle: Bundle,
+    count: int,
+    work: Path,
+    *,
+    pictures: Sequence[ImageItem] | None,
+    captions: Sequence[str] | None,
+    on_step: Callable[[str], None],
+) -> Iterator[Variant]:
+    """Yield int8 engines of the bundle's fp32 ones by the first `count` recipes; those made before are in `work`.
+
+    The default recipe comes first; then one with ranges of their own on both sides of 0, one that smooths less, and
+    two that leave products in float32 that quantize worst. Raises what `quantize_bundle` raises, InputError for more
+    recipes than there are, MissingDependencyError where a package is missing.
+    """
+    if not 0 <= count <= MOST:
+        raise InputError(f"recipes {count}: expected 0 to {MOST}")
+    if count == 0:
+        return
+    require(Extra.QUANTIZE, "making int8 engines")
+    from twinspire_export.quantization.quantizer import DEFAULT_RECIPES
+    from twinspire_export.quantization.recipe import Int8Recipe, Ranges
+    from twinspire_export.quantize import quantize_bundle
+
+    fp32 = _fp32_alone(bundle, work)
+    parts = {tower: _kinds(fp32.engine(tower, Precision.FP32)) for tower in Tower}
+
+    def without(kinds: Sequence[str], tower: Tower, recipe: Int8Recipe) -> Int8Recipe:
+        return replace(recipe, left_out=tuple(kind for kind in kinds if kind in parts[tower]))
+
+    changes: list[tuple[str, Callable[[Tower, Int8Recipe], Int8Recipe]]] = [
+        ("default recipe", lambda _, recipe: recipe),
+        ("asymmetric ranges", lambda _, recipe: replace(recipe, ranges=Ranges.ASYMMETRIC)),
+        ("alpha 0.5", lambda _, recipe: replace(recipe, smooth_alpha=0.5)),
+        ("without mlp-down", lambda tower, recipe: without(["mlp-down"], tower, recipe)),
+        ("without mlp-down, mlp-up", lambda tower, recipe: without(["mlp-down", "mlp-up"], tower, recipe)),
+    ]
+    for name, change in changes[:count]:
+        recipes = {tower: change(tower, DEFAULT_RECIPES[tower]) for tower in Tower}
+        digest = "-".join(recipes[tower].digest()[:16] for tower in Tower)
+        folder = work / f"int8-{fp32.manifest.engines[Tower.IMAGE][Precision.FP32].sha256[:8]}-{digest}"
+        if folder.exists():
+            made = Bundle.open(folder)
+        else:
+            made = quantize_bundle(
+                fp32,
+                folder,
+                pictures=pictures,
+                captions=captions,
+                recipes=recipes,
+                on_step=lambda step, name=name: on_step(f"{name}: {step}"),  # type: ignore[misc]
+            )
+        yield Variant(Precision.INT8, made, name)
+
+
+def _fp32_alone(bundle: Bundle, work: Path) -> Bundle:
+    """Make the bundle without its other engines: a bundle is quantized once to each precision."""
+    folder = work / f"fp32-{bundle.manifest.engines[Tower.IMAGE][Precision.FP32].sha256[:16]}"
+    if folder.exists():
+        return Bundle.open(folder)
+    work.mkdir(parents=True, exist_ok=True)
+    engines = {tower: bundle.manifest.engines[tower][Precision.FP32] for tower in Tower}
+    with BundleWriter(folder) as writer:
+        for name in [*bundle.manifest.files, *(record.file for record in engines.values())]:
+            writer.put_file(name, bundle.path / name)
+        return writer.commit(
+            bundle.manifest.draft(),
+            {(tower, Precision.FP32): (record.file, record.certificate) for tower, record in engines.items()},
+        )
+
+
+def _kinds(engine: Path) -> frozenset[str]:
+    import onnx
+
+    from twinspire_export.quantization.parts import parts_of
+
+    return frozenset(str(part.kind) for part in parts_of(onnx.load(engine)).values())
