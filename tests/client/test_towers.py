@@ -122,9 +122,10 @@ def test_an_error_in_a_stream_is_raised(tiny: Any) -> None:
         towers.encode_images(np.zeros((4, 16, 16, 3), np.uint8))
 
 
-def test_threads_share_the_towers(tiny: Any) -> None:
+@pytest.mark.parametrize("streams", [1, 2])
+def test_threads_share_the_towers(tiny: Any, streams: int) -> None:
     """Calls from several threads at once give what each gives alone."""
-    towers = _open_towers(tiny, threads=2)
+    towers = _open_towers(tiny, threads=2, streams=streams)
     jobs = [(_pictures(3 + job % 5), [_text(*[4 + job % 9] * (job % 17))] * 3) for job in range(40)]
 
     def encode(job: tuple[np.ndarray, list[np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:

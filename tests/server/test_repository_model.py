@@ -20,6 +20,7 @@ from twinspire_server.repository.build import MODEL_FILE
 
 START, END, PAD = 1, 2, 0
 FINAL = 1
+MAX_BATCH = 32
 TOLERANCE = 1e-6  # float32 against float64 over 768 products
 
 
@@ -81,7 +82,10 @@ def open_model(module: ModuleType, tiny: Any, tmp_path: Path) -> Iterator[Callab
     def open_model(tower: Tower, **changes: str) -> Any:
         folder = tmp_path / "models" / f"tiny_{tower}"
         facts = {"tower": tower, "space": tiny.bundle.space, "precision": "fp32", "providers": "cpu", "threads": "1"}
-        config = {"parameters": {name: {"string_value": value} for name, value in {**facts, **changes}.items()}}
+        config: dict[str, Any] = {
+            "max_batch_size": MAX_BATCH,
+            "parameters": {name: {"string_value": value} for name, value in {**facts, **changes}.items()},
+        }
         model = module.TritonPythonModel()
         model.initialize(
             {
@@ -127,14 +131,16 @@ def test_requests_for_pictures_are_answered_in_order(open_model: Callable[..., A
 def test_the_pause_is_after_batches_of_several(
     open_model: Callable[..., Any], module: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A lone request is followed by no pause, several by one of a small part of their own time, bounded."""
+    """Several requests are followed by a pause of a small part of their time, a lone one and a full batch by none."""
     pauses: list[float] = []
-    clock = iter([0.0, 0.1, 0.0, 0.1, 0.0, 10.0, 0.0])
+    # When a batch began, was computed and was answered; a pause begins when it was computed.
+    clock = iter([0.0, 0.1, 0.101, 0.0, 0.1, 0.2, 0.0, 10.0, 10.0, 0.0, 0.1, 0.0, 0.1])
     monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: next(clock), sleep=pauses.append))
     model, image = open_model(Tower.IMAGE), np.zeros((1, 16, 16, 3), np.uint8)
-    for count in (2, 3, 2, 1):
+    for count in (2, 2, 2, 1, MAX_BATCH):
         _ask(model, Tower.IMAGE, [image] * count)
-    assert pauses == pytest.approx([0.002, 0.002, module.PAUSE_AT_MOST_S])
+    assert pauses == pytest.approx([0.003, 0.0, module.PAUSE_AT_MOST_S])
+    assert next(clock, None) is None
 
 
 def test_texts_of_any_length_are_answered_together(open_model: Callable[..., Any], tiny: Any) -> None:

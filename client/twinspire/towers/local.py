@@ -95,15 +95,16 @@ class LocalTowers:
         """
         check_images(images, size=self._bundle.image.size)
         embeddings = np.empty((len(images), self.dim), np.float32)
-        size = self._streams.part_size(len(images), most=IMAGE_BATCH)
-        starts = range(0, len(images), size)
+        with self._streams.call() as alone:
+            size = self._streams.part_size(len(images), most=IMAGE_BATCH, alone=alone)
+            starts = range(0, len(images), size)
+            whole = alone and len(starts) == 1
 
-        def encode(start: int) -> None:
-            rows = slice(start, start + size)
-            images_of_part = np.ascontiguousarray(images[rows])
-            embeddings[rows] = self._run(Tower.IMAGE, images_of_part, alone=len(starts) == 1)
+            def encode(start: int) -> None:
+                rows = slice(start, start + size)
+                embeddings[rows] = self._run(Tower.IMAGE, np.ascontiguousarray(images[rows]), whole=whole)
 
-        self._streams.each(encode, starts)
+            self._streams.each(encode, starts, alone=alone)
         return embeddings
 
     def encode_texts(self, sequences: Sequence[NDArray[np.int32]]) -> NDArray[np.float32]:
@@ -120,27 +121,29 @@ class LocalTowers:
             eos_id=text.eos_id,
         )
         embeddings = np.empty((len(sequences), self.dim), np.float32)
-        size = self._streams.part_size(len(sequences), most=TEXT_BATCH)
-        batches = list(text_batches(sequences, text, batch=size))
+        with self._streams.call() as alone:
+            size = self._streams.part_size(len(sequences), most=TEXT_BATCH, alone=alone)
+            batches = list(text_batches(sequences, text, batch=size))
+            whole = alone and len(batches) == 1
 
-        def encode(batch: TextBatch) -> None:
-            embeddings[batch.positions] = self._run(Tower.TEXT, batch.input_ids, alone=len(batches) == 1)
+            def encode(batch: TextBatch) -> None:
+                embeddings[batch.positions] = self._run(Tower.TEXT, batch.input_ids, whole=whole)
 
-        self._streams.each(encode, batches)
+            self._streams.each(encode, batches, alone=alone)
         return embeddings
 
     def close(self) -> None:
         """Let go of the engines. Encoding after it raises EngineError; closing twice does nothing."""
         self._sessions = {}
 
-    def _run(self, tower: Tower, array: NDArray[Any], *, alone: bool) -> NDArray[np.float32]:
+    def _run(self, tower: Tower, array: NDArray[Any], *, whole: bool) -> NDArray[np.float32]:
         sessions = self._sessions.get(tower)
         if sessions is None:
             if tower not in self._towers:
                 raise EngineError(f"the {tower} tower was not opened: only {', '.join(self._towers)} was asked for")
             raise EngineError("these towers are closed: open new ones")
         source = f"the {tower} tower ({self.runtime})"
-        session = sessions.pick(next(self._calls), alone=alone)
+        session = sessions.pick(next(self._calls), whole=whole)
         try:
             outputs = session.run([_OUTPUT], {_INPUT[tower]: array})
         except Exception as error:  # onnxruntime's exceptions share no base below Exception

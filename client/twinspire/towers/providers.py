@@ -98,9 +98,9 @@ class Sessions:
     whole: Session
     parts: tuple[Session, ...]
 
-    def pick(self, turn: int, *, alone: bool) -> Session:
-        """Return what computes a call that is `alone`, or its part of that number."""
-        return self.whole if alone else self.parts[turn % len(self.parts)]
+    def pick(self, turn: int, *, whole: bool) -> Session:
+        """Return what computes a call as a whole, or else the part of that number."""
+        return self.whole if whole else self.parts[turn % len(self.parts)]
 
 
 def open_sessions(

@@ -26,9 +26,10 @@ INPUT = {Tower.IMAGE: "image", Tower.TEXT: "input_ids"}
 OUTPUT = "embedding"
 
 # Triton gathers what is queued the moment `execute` returns, and those just answered have not asked again by then: 16
-# callers settle at batches of 8. A pause of a small part of the batch's own time lets them. ViT-B/32 int8 on two
-# cores, 16 in flight: batches of 8 and 35 images/s without, of 15 and 39 with it. A lone caller never waits.
-PAUSE = 0.02
+# callers of one picture settle at batches of 8. A pause of a small part of the batch's own time, in which their answers
+# go out, lets them. ViT-B/32 int8, two cores: 92% of the images/s in process with a pause of 2%, 94% with one of 4%.
+# A lone caller is never made to wait, nor is anybody while more is queued than fits one batch.
+PAUSE = 0.04
 PAUSE_AT_MOST_S = 0.01
 
 
@@ -42,9 +43,8 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Open the engine. Raises what `Bundle.open` and `LocalTowers` raise: the model then does not load."""
-        parameters = {
-            name: value["string_value"] for name, value in json.loads(args["model_config"])["parameters"].items()
-        }
+        config = json.loads(args["model_config"])
+        parameters = {name: value["string_value"] for name, value in config["parameters"].items()}
         bundle = Bundle.open(Path(args["model_repository"]) / args["model_version"] / "bundle")
         if bundle.space != parameters["space"]:
             raise SpaceMismatchError(
@@ -62,6 +62,7 @@ class TritonPythonModel:
             streams=None if streams is None else int(streams),
             towers=(tower,),
         )
+        self._max_batch = int(config["max_batch_size"])
         self._input = INPUT[tower]
         self._encode: Encode = self._images if tower is Tower.IMAGE else self._texts
         self._text = bundle.text
@@ -72,10 +73,12 @@ class TritonPythonModel:
         started_s = time.perf_counter()
         inputs = [pb_utils.get_input_tensor_by_name(request, self._input).as_numpy() for request in requests]
         answers = encode_together(self._encode, inputs)
+        computed_s = time.perf_counter()
         for request, answer in zip(requests, answers, strict=True):
             request.get_response_sender().send(_response(answer), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
-        if len(requests) > 1:
-            time.sleep(min(PAUSE * (time.perf_counter() - started_s), PAUSE_AT_MOST_S))
+        if len(requests) > 1 and sum(map(len, inputs)) < self._max_batch:
+            pause_s = min(PAUSE * (computed_s - started_s), PAUSE_AT_MOST_S)
+            time.sleep(max(0.0, computed_s + pause_s - time.perf_counter()))
 
     def finalize(self) -> None:
         """Let go of the engine."""
