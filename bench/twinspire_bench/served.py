@@ -52,9 +52,9 @@ class Effort:
     """How much is measured. `images` and `lone_images` are of a variant and round, `texts` in all."""
 
     rounds: int = 10
-    images: int = 320
-    lone_images: int = 20
-    texts: int = 2048
+    images: int = 480
+    lone_images: int = 15
+    texts: int = 1024
 
 
 class _Variants:
