@@ -88,6 +88,7 @@ def seeded_model(
     """
     require(Extra.EXPORT, "making a seeded model")
     from transformers import CLIPConfig, CLIPModel
+    from transformers.modeling_utils import no_init_weights
 
     shape = SHAPES[size]
     config = CLIPConfig(
@@ -106,18 +107,16 @@ def seeded_model(
         },
         projection_dim=shape.dim,
     )
-    model = CLIPModel(config).eval()
+    with no_init_weights():
+        model = CLIPModel(config).eval()
     draw_weights(model, seed=seed)
     return model
 
 
 def draw_weights(model: CLIPModel, *, seed: int = 0) -> None:
-    """Overwrite every parameter of `model`, of whatever size, with a value drawn from its name and `seed`."""
-    import torch
-
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(torch.from_numpy(_draw(name, tuple(parameter.shape), seed)))
+    """Overwrite every parameter of `model`, in float32 and of whatever size, by one drawn from its name and `seed`."""
+    for name, parameter in model.named_parameters():
+        _draw(name, parameter.detach().numpy(), seed)
 
 
 def save_seeded(size: Size, folder: Path, *, seed: int = 0, vocabulary: Path | None = None) -> Path:
@@ -202,17 +201,20 @@ def _tower(width: int, layers: int) -> dict[str, Any]:
     }
 
 
-def _draw(name: str, shape: tuple[int, ...], seed: int) -> NDArray[np.float32]:
-    """Draw one parameter. numpy's generator, since torch's differs with the processor's instruction set."""
+def _draw(name: str, values: NDArray[np.float32], seed: int) -> None:
+    """Draw one parameter into `values`. numpy's generator, since torch's differs with the processor's instructions."""
     if name == "logit_scale":
-        return np.full(shape, _LOGIT_SCALE, np.float32)
-    generator = np.random.default_rng([seed, zlib.crc32(name.encode())])
-    values = generator.standard_normal(shape, dtype=np.float32)
+        values.fill(_LOGIT_SCALE)
+        return
+    np.random.default_rng([seed, zlib.crc32(name.encode())]).standard_normal(out=values, dtype=np.float32)
     owner, kind = name.rsplit(".", maxsplit=2)[-2:]
-    if "norm" in owner or "layrnorm" in owner:
+    if "norm" not in owner and "layrnorm" not in owner:  # the latter is how transformers spells one
+        values *= np.float32(_spread(owner, kind, values.shape))
+    elif kind == "weight":
         # Trained norms differ from channel to channel: log-normal scales, the largest about three times the median.
-        return np.exp(values * np.float32(0.35)) if kind == "weight" else values * np.float32(0.2)
-    return values * np.float32(_spread(owner, kind, shape))
+        np.exp(values * np.float32(0.35), out=values)
+    else:
+        values *= np.float32(0.2)
 
 
 def _spread(owner: str, kind: str, shape: tuple[int, ...]) -> float:
