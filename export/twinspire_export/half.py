@@ -26,6 +26,7 @@ LARGEST = float(np.finfo(np.float16).max)
 RANGE_LIMIT = LARGEST / 4
 """An activation that reached this on the samples may reach LARGEST on an input that was not among them."""
 
+_SMALLEST = np.float16(2**-24)
 _QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
 _HALF_QUANTIZERS_SINCE = 19  # opset
 
@@ -79,7 +80,8 @@ def nodes_out_of_range(model: onnx.ModelProto, feeds: Sequence[Mapping[str, NDAr
         largest = dict.fromkeys(names, 0.0)
         for feed in feeds:
             for name, value in zip(names, session.run(names, dict(feed)), strict=True):
-                largest[name] = max(largest[name], float(np.abs(value).max(initial=0.0)))
+                # numpy's maximum keeps a NaN, Python's drops it.
+                largest[name] = float(np.maximum(largest[name], np.abs(value).max(initial=0.0)))
     except Exception as exc:  # onnxruntime's errors share no base class
         raise EngineError(f"onnxruntime cannot run the engine: {exc}") from exc
     broken = [name for name, value in largest.items() if not np.isfinite(value)]
@@ -166,7 +168,11 @@ def _half(tensor: onnx.TensorProto, reader: onnx.NodeProto) -> onnx.TensorProto:
             f"{tensor.name!r}, which {reader.op_type} {reader.name!r} reads, does not fit fp16: its largest value is "
             f"{largest:g}, fp16 ends at {LARGEST:,.0f}. Stay with fp32 or take int8"
         )
-    return numpy_helper.from_array(value.astype(np.float16))
+    halved = value.astype(np.float16)
+    if reader.op_type in _QUANTIZERS:
+        # The scale of a channel that is all but 0: as 0 it would be divided by.
+        halved = np.where((halved == 0) & (value != 0), _SMALLEST, halved)
+    return numpy_helper.from_array(halved)
 
 
 def _named(tensor: onnx.TensorProto, name: str) -> onnx.TensorProto:

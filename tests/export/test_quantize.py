@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ pytest.importorskip("nncf", reason="quantizing needs nncf")
 
 import onnx
 import onnxruntime as ort
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, numpy_helper
 from PIL import Image
 
 from twinspire.bundle import Bundle, Precision, Tower
@@ -26,7 +27,9 @@ from twinspire_export import export_checkpoint, quantize_bundle
 from twinspire_export import quantize as quantize_module
 from twinspire_export.calibration import MAX_SAMPLES, split, thin_out
 from twinspire_export.contract import check_engine
-from twinspire_export.quantization.tidying import gather_before_dequantizing
+from twinspire_export.quantization.parts import parts_of
+from twinspire_export.quantization.recipe import Int8Recipe
+from twinspire_export.quantization.symmetric import check_symmetric
 
 WORDS = ("a", "red", "car", "boats", "on", "the", "sea", "at", "night", "一辆", "红色的", "汽车", "猫")
 
@@ -97,7 +100,7 @@ def test_certificates_tell_what_was_measured(base: Bundle, quantized: Bundle) ->
 
 
 def test_weights_are_stored_as_int8(quantized: Bundle) -> None:
-    """Every weight of a product, and the token table, is an int8 initializer with a scale for each output channel."""
+    """Every weight of a product but the projection's is an int8 initializer with a scale for each output channel."""
     for tower in Tower:
         model = onnx.load(quantized.engine(tower, Precision.INT8))
         constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
@@ -106,14 +109,15 @@ def test_weights_are_stored_as_int8(quantized: Bundle) -> None:
         assert not set(quantize) & constants.keys(), "weights are quantized at every run"
         weights = 0
         for product in (node for node in model.graph.node if node.op_type in ("MatMul", "Conv", "Gemm")):
-            assert not set(product.input) & constants.keys(), f"{product.name} has a weight in fp32"
-            source = producers[product.input[1]]
-            if source.op_type == "DequantizeLinear" and source.input[0] in constants:
+            in_float = set(product.input) & constants.keys()
+            assert not in_float or "projection" in product.name, f"{product.name} has a weight in fp32"
+            source = producers.get(product.input[1])
+            if source is not None and source.op_type == "DequantizeLinear" and source.input[0] in constants:
                 weight, scale = constants[source.input[0]], constants[source.input[1]]
                 assert (weight.dtype, scale.shape) == (np.int8, weight.shape[-1:])
                 assert not constants[source.input[2]].any()
                 weights += 1
-        assert weights >= 2 * 4 + 1  # four or more in each of two layers, and the projection
+        assert weights >= 2 * 4  # four or more in each of two layers
 
 
 def test_activations_keep_their_precision(quantized: Bundle) -> None:
@@ -305,38 +309,129 @@ def test_samples_are_split_evenly() -> None:
     assert (few.calibration, few.held_apart) == (few.measurement, False)
 
 
-def test_gathering_before_dequantizing_is_exact() -> None:
-    """The rewritten lookup gives the same bits as dequantizing the whole table first."""
-    rng = np.random.default_rng(1)
-    nodes = [
-        helper.make_node("DequantizeLinear", ["table", "scales", "zeros"], ["rows"], "dequantize", axis=0),
-        helper.make_node("Gather", ["rows", "ids"], ["looked_up"], "lookup"),
-    ]
-    model = helper.make_model(
-        helper.make_graph(
-            nodes,
-            "lookup",
-            [helper.make_tensor_value_info("ids", TensorProto.INT32, ["N", "L"])],
-            [helper.make_tensor_value_info("looked_up", TensorProto.FLOAT, ["N", "L", 7])],
-            [
-                numpy_helper.from_array(rng.integers(-128, 128, (50, 7), dtype=np.int8), "table"),
-                numpy_helper.from_array(rng.uniform(1e-4, 3, 50).astype(np.float32), "scales"),
-                numpy_helper.from_array(np.zeros(50, np.int8), "zeros"),
-            ],
-        ),
-        opset_imports=[helper.make_opsetid("", 17)],
-        ir_version=8,
+@pytest.fixture(scope="module")
+def half(base: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """Give that bundle with fp16 engines."""
+    destination = tmp_path_factory.mktemp("half") / "bundle"
+    return quantize_bundle(
+        base, destination, precision="fp16", pictures=draw_pictures(30, 32), captions=write_captions(30)
     )
-    ids = rng.integers(0, 50, (3, 9)).astype(np.int32)
 
-    def look_up() -> NDArray[np.float32]:
-        onnx.checker.check_model(model, full_check=True)
-        session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-        result: NDArray[np.float32] = session.run(None, {"ids": ids})[0]
-        return result
 
-    before = look_up()
-    assert gather_before_dequantizing(model) == 1
-    assert [node.op_type for node in model.graph.node] == ["Gather", "Cast", "Gather", "Mul"]
-    assert {tensor.name for tensor in model.graph.initializer} == {"table", "scales_column"}
-    np.testing.assert_array_equal(look_up(), before)
+def test_fp16_engines_are_near_fp32(base: Bundle, half: Bundle) -> None:
+    """fp16 engines follow the contract, are half as large, and give embeddings of a cosine of at least 0.99999."""
+    for tower in Tower:
+        engines = half.manifest.engines[tower]
+        check_engine(half.engine(tower, Precision.FP16), tower, dim=base.dim, size=base.image.size)
+        certificate = engines[Precision.FP16].certificate
+        assert certificate is not None
+        assert certificate.min_cosine >= 0.99999
+        assert set(certificate.versions) == {"onnx", "onnxruntime"}
+        weights = [
+            sum(len(tensor.raw_data) for tensor in onnx.load(half.engine(tower, precision)).graph.initializer)
+            for precision in (Precision.FP32, Precision.FP16)
+        ]
+        assert weights[1] < 0.55 * weights[0]
+
+
+def test_int8_for_tensorrt(base: Bundle, tmp_path: Path) -> None:
+    """The variant for TensorRT has signed pairs alone, fp16 between them, and keeps the token table out of them."""
+    made = quantize_bundle(
+        base,
+        tmp_path / "bundle",
+        precision=Precision.INT8_TENSORRT,
+        pictures=draw_pictures(30, 32),
+        captions=write_captions(30),
+    )
+    for tower in Tower:
+        engine = made.engine(tower, Precision.INT8_TENSORRT)
+        check_engine(engine, tower, dim=base.dim, size=base.image.size)
+        model = onnx.load(engine)
+        check_symmetric(model)
+        constants = {tensor.name: tensor for tensor in model.graph.initializer}
+        scales = {
+            constants[node.input[1]].data_type
+            for node in model.graph.node
+            if node.op_type in ("QuantizeLinear", "DequantizeLinear")
+        }
+        assert scales == {TensorProto.FLOAT16}
+        weights = [
+            numpy_helper.to_array(constants[node.input[0]])
+            for node in model.graph.node
+            if node.op_type == "DequantizeLinear" and node.input[0] in constants
+        ]
+        assert len(weights) >= 2 * 4
+        assert min(weight.min() for weight in weights) >= -127
+        tables = [constants[n.input[0]] for n in model.graph.node if n.op_type == "Gather" and n.input[0] in constants]
+        assert TensorProto.INT8 not in {table.data_type for table in tables}
+        certificate = made.manifest.engines[tower][Precision.INT8_TENSORRT].certificate
+        assert certificate is not None
+        assert certificate.mean_cosine >= 0.99
+
+
+def test_precisions_add_up(half: Bundle, tmp_path: Path) -> None:
+    """A bundle with one precision can be given another; one that is no precision to quantize to is refused."""
+    both = quantize_bundle(half, tmp_path / "both", pictures=draw_pictures(2, 32), captions=["a"])
+    assert both.precisions(Tower.IMAGE) == (Precision.FP32, Precision.FP16, Precision.INT8)
+    for precision in ("fp32", "int4"):
+        with pytest.raises(InputError, match="expected one of int8, fp16, int8-tensorrt"):
+            quantize_bundle(half, tmp_path / "again", precision=precision)
+    with pytest.raises(BundleError, match="fp16 engines already"):
+        quantize_bundle(half, tmp_path / "again", precision="fp16")
+
+
+def test_recipe_of_a_tower(base: Bundle, tmp_path: Path) -> None:
+    """A recipe changes the tower that it is for: what it leaves out has no quantizer."""
+    recipes = {Tower.IMAGE: Int8Recipe(left_out=("mlp-down", "mlp-up:0"))}
+    made = quantize_bundle(base, tmp_path / "bundle", pictures=draw_pictures(2, 32), captions=["a"], recipes=recipes)
+    quantized = {}
+    for tower in Tower:
+        model = onnx.load(made.engine(tower, Precision.INT8))
+        sources = {node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
+        parts = parts_of(onnx.load(base.engine(tower, Precision.FP32)))
+        quantized[tower] = {
+            parts[node.name].labels[-1] for node in model.graph.node if node.name in parts and node.input[1] in sources
+        }
+    assert {"mlp-down:0", "mlp-down:1", "mlp-up:0", "mlp-up:1"} - quantized[Tower.IMAGE] == {
+        "mlp-down:0", "mlp-down:1", "mlp-up:0",
+    }  # fmt: skip
+    assert {"mlp-down:0", "mlp-down:1", "mlp-up:0", "mlp-up:1"} <= quantized[Tower.TEXT]
+    assert "projection" not in quantized[Tower.TEXT]
+
+
+def test_bad_pictures_are_left_out(base: Bundle, tmp_path: Path) -> None:
+    """With somebody to tell, a file that is no picture is left out; where fewer than 20 stay, that is an InputError."""
+    files = []
+    for position, picture in enumerate(draw_pictures(21, 40)):
+        files.append(tmp_path / f"{position}.png")
+        Image.fromarray(picture).save(files[-1])
+    files[3].write_bytes(b"no picture")
+    bad: list[ImageError] = []
+    bundle = quantize_bundle(base, tmp_path / "bundle", pictures=files, captions=["a"], on_bad_picture=bad.append)
+    certificate = bundle.manifest.engines[Tower.IMAGE][Precision.INT8].certificate
+    assert certificate is not None
+    assert [error.position for error in bad] == [3]
+    assert certificate.data == "4 pictures held apart from the 16 calibrated on"
+    files[5].write_bytes(b"no picture either")
+    with pytest.raises(InputError, match=r"19 of 21 pictures can be used.*3\.png"):
+        quantize_bundle(base, tmp_path / "again", pictures=files, captions=["a"], on_bad_picture=bad.append)
+    assert not (tmp_path / "again").exists()
+
+
+def test_fp16_engine_that_overflows(base: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A weight that fp16 cannot hold, of a token that no sample has, is an EngineError, and nothing is left."""
+    load = onnx.load
+
+    def load_large(path: Path, **options: Any) -> onnx.ModelProto:
+        model = load(path, **options)
+        for tensor in model.graph.initializer:
+            if list(tensor.dims) == [323, 32]:
+                table = numpy_helper.to_array(tensor).copy()
+                table[5] = 1e6
+                tensor.CopyFrom(numpy_helper.from_array(table, tensor.name))
+        return model
+
+    monkeypatch.setattr(onnx, "load", load_large)
+    with pytest.raises(EngineError, match="does not fit fp16: its largest value is 1e.06"):
+        quantize_bundle(base, tmp_path / "b", precision="fp16", pictures=draw_pictures(2, 32), captions=["a"])
+    assert list(tmp_path.iterdir()) == []

@@ -78,13 +78,13 @@ def parts_of(model: onnx.ModelProto) -> dict[str, Part]:
 
 
 def nodes_labelled(model: onnx.ModelProto, labels: Iterable[str]) -> tuple[str, ...]:
-    """List the names of the nodes that the labels mean. Raises InputError where one means none."""
+    """List the names of the nodes that the labels mean; a kind may mean none. Raises InputError for other words."""
     parts = parts_of(model)
     names = {node.name for node in model.graph.node}
     found: dict[str, None] = {}
     for label in labels:
         meant = [name for name, part in parts.items() if label in part.labels] or [label] * (label in names)
-        if not meant:
+        if not meant and label not in tuple(Kind):
             there = ", ".join(sorted({str(part.kind) for part in parts.values()}))
             raise InputError(f"{label!r} is no part or node of this graph: it has {there}")
         found.update(dict.fromkeys(meant))

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twinspire.errors import EngineError, MissingDependencyError
-from twinspire_export.quantization.rewiring import Wiring, add_constant, replace_nodes
+from twinspire_export.quantization.rewiring import Wiring, add_constant, cut_at, replace_nodes
 
 if TYPE_CHECKING:
     import onnx
@@ -94,9 +94,7 @@ def _mean_row(model: onnx.ModelProto, name: str, feeds: Sequence[Mapping[str, ND
         import onnxruntime as ort
     except ImportError as exc:
         raise MissingDependencyError("onnxruntime", "cpu", "measuring an engine") from exc
-    import onnx
-
-    cut = onnx.utils.Extractor(model).extract_model([model.graph.input[0].name], [name])
+    cut = cut_at(model, name)
     try:
         session = ort.InferenceSession(cut.SerializeToString(), providers=["CPUExecutionProvider"])
         rows = [session.run([name], dict(feed))[0] for feed in feeds]

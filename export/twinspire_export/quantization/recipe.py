@@ -66,9 +66,9 @@ class Int8Recipe:
     Raises InputError where a value is out of range or does not go with the variant.
     """
 
-    smooth_alpha: float | None = 0.95
+    smooth_alpha: float | None = 0.5
     ranges: Ranges = Ranges.SYMMETRIC
-    estimator: RangeEstimator = RangeEstimator.MEAN_MINMAX
+    estimator: RangeEstimator = RangeEstimator.MINMAX
     bias_correction: BiasCorrection = BiasCorrection.FAST
     per_channel: bool = True
     left_out: tuple[str, ...] = ()
@@ -84,7 +84,7 @@ class Int8Recipe:
         if isinstance(self.left_out, str) or not all(isinstance(label, str) and label for label in self.left_out):
             raise InputError(f"left_out {self.left_out!r}: expected labels or names of nodes")
         # Equal recipes are to have equal digests, whatever the order in which their parts were found.
-        object.__setattr__(self, "left_out", tuple(sorted(set(self.left_out))))
+        object.__setattr__(self, "left_out", tuple(sorted({str(label) for label in self.left_out})))
         if self.variant is Variant.TENSORRT and self.ranges is not Ranges.SYMMETRIC:
             raise InputError("TensorRT refuses the zero points of asymmetric ranges: take symmetric ones")
 

@@ -102,6 +102,25 @@ def replace_nodes(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:
             del graph.initializer[position]
 
 
+def cut_at(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
+    """Give a model of what makes the tensor `name`, its only output, and nothing else."""
+    import onnx
+
+    needed, nodes = {name}, list[onnx.NodeProto]()
+    for node in reversed(model.graph.node):
+        if needed.intersection(node.output):
+            nodes.append(node)
+            needed.update(node.input)
+    graph = onnx.helper.make_graph(
+        nodes[::-1],
+        "cut",
+        [value for value in model.graph.input if value.name in needed],
+        [onnx.helper.make_empty_tensor_value_info(name)],
+        [tensor for tensor in model.graph.initializer if tensor.name in needed],
+    )
+    return onnx.helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
+
+
 def _numbered(name: str) -> Iterator[str]:
     yield name
     number = 1

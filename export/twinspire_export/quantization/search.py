@@ -33,8 +33,8 @@ class SearchSettings:
 
     alphas: tuple[float | None, ...] = (0.5, None, 0.3, 0.7, 0.85)
     estimators: tuple[RangeEstimator, ...] = (
-        RangeEstimator.MEAN_MINMAX,
         RangeEstimator.MINMAX,
+        RangeEstimator.MEAN_MINMAX,
         RangeEstimator.MEAN_QUANTILE,
     )
     ranges: tuple[Ranges, ...] = (Ranges.SYMMETRIC, Ranges.ASYMMETRIC)
