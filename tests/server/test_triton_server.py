@@ -356,3 +356,10 @@ def test_a_tritonserver_on_path_is_taken(place: Any, echo: _Echo, monkeypatch: p
         assert server.origin == str(own / "bin" / "tritonserver")
         assert Path(f"/proc/{server.pid}/exe").resolve() == (own / "bin" / "tritonserver").resolve()
     place.assert_nothing_left([])
+
+
+def test_a_path_with_a_space_is_refused(tmp_path: Path) -> None:
+    """Triton's Python backend dies of a space in the repository's path and never becomes ready: an error at once."""
+    (tmp_path / "my models").mkdir()
+    with pytest.raises(InputError, match=r"a space in the path .*my models"):
+        TritonServer(tmp_path / "my models")
