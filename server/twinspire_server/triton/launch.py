@@ -265,7 +265,9 @@ def _models(repository: Path) -> tuple[str, ...]:
     if any(character.isspace() for character in str(repository)):
         # The Python backend hands the path to its processes in a command line that it splits at spaces: they die with
         # "stol", and the server waits for them.
-        raise InputError(f"there is a space in the path {repository}, which Triton cannot take: rename it or link to it")
+        raise InputError(
+            f"there is a space in the path {repository}, which Triton cannot take: rename it or link to it"
+        )
     if not repository.is_dir():
         raise InputError(f"there is no folder {repository}: expected a model repository, which twinspire build makes")
     models = tuple(sorted(file.parent.name for file in repository.glob("*/config.pbtxt")))
