@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -23,10 +24,19 @@ _PACKAGES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-ep-openvino")
 
 @dataclass(frozen=True)
 class Kept:
-    """A folder of measurements. What is in it holds for this hardware and these versions of the runtimes."""
+    """A folder of measurements. What is in it holds for this hardware and these versions of the runtimes.
+
+    Raises InputError where the folder cannot be made.
+    """
 
     folder: Path
     hardware: Hardware
+
+    def __post_init__(self) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _unwritable(self.folder, error) from error
 
     def numbers(self, of: Mapping[str, Any]) -> Any:  # noqa: ANN401 - JSON
         """Read what `keep_numbers` wrote for the same `of`; None where there is nothing, or nothing whole."""
@@ -42,9 +52,10 @@ class Kept:
     def arrays(self, of: Mapping[str, Any]) -> dict[str, NDArray[Any]] | None:
         """Read what `keep_arrays` wrote for the same `of`; None where there is nothing, or nothing whole."""
         try:
-            with np.load(self._file(of, "npz"), allow_pickle=False) as file:
+            # Opened here: np.load leaves a file that is no archive open.
+            with self._file(of, "npz").open("rb") as opened, np.load(opened, allow_pickle=False) as file:
                 return {name: file[name] for name in file.files}
-        except (OSError, ValueError, EOFError):
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile):
             return None
 
     def keep_arrays(self, of: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -64,12 +75,15 @@ class Kept:
     def _write(self, file: Path, write: Any) -> None:  # noqa: ANN401
         draft = file.with_name(f".{file.name}.{os.getpid()}")
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
             write(draft)
             draft.replace(file)
         except OSError as error:
             draft.unlink(missing_ok=True)
-            raise InputError(f"{self.folder} cannot be written: {error}. Name another folder with --work") from error
+            raise _unwritable(self.folder, error) from error
+
+
+def _unwritable(folder: Path, error: OSError) -> InputError:
+    return InputError(f"{folder} cannot be written: {error}. Name another folder with --work")
 
 
 def _versions() -> dict[str, str | None]:

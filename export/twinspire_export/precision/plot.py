@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from twinspire.errors import InputError, MissingDependencyError
 from twinspire_export.precision.choosing import Measured, front
@@ -12,7 +12,7 @@ from twinspire_export.precision.run import PrecisionResult
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Told apart without colour vision too (Okabe and Ito, 2008), and by their labels.
+# Told apart without colour vision too (Okabe and Ito, 2008).
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _GREY = "#6b6b6b"
 _LEAST_SPAN = 0.2
@@ -35,9 +35,10 @@ def save_plot(result: PrecisionResult, file: Path) -> None:
     mpl.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(8.4, 5.0), dpi=150, layout="constrained")
+    figure, axes = pyplot.subplots(figsize=(8.4, 5.8), dpi=150, layout="constrained")
     try:
         _draw(axes, result)
+        figure.legend(loc="outside lower center", ncols=2, fontsize=9, frameon=False)
         figure.savefig(file, format="png")
     except OSError as error:
         raise InputError(f"the plot cannot be written to {file}: {error}") from error
@@ -47,8 +48,8 @@ def save_plot(result: PrecisionResult, file: Path) -> None:
 
 def _draw(axes: Axes, result: PrecisionResult) -> None:
     most = 100 * result.options.max_recall_drop
-    precisions = list(dict.fromkeys(each.candidate.setting.variant.precision for each in result.measured))
-    colours = {precision: _COLOURS[place % len(_COLOURS)] for place, precision in enumerate(precisions)}
+    settings = dict.fromkeys(each.candidate.setting for each in result.measured)
+    colours = {setting: _COLOURS[place % len(_COLOURS)] for place, setting in enumerate(settings)}
     edges = [most, 0.0]
     for each in result.measured:
         drop = each.recalled.drop
@@ -71,13 +72,12 @@ def _draw(axes: Axes, result: PrecisionResult) -> None:
     axes.plot(
         [each.speed.overall.value for each in best_of_all],
         [100 * each.recalled.drop.value for each in best_of_all],
-        color="#b0b0b0",
+        color="#9a9a9a",
         linewidth=1.2,
         zorder=1,
-        label="_",
     )
     for each in result.measured:
-        _point(axes, each, colours[each.candidate.setting.variant.precision], result)
+        _point(axes, each, colours[each.candidate.setting], result)
     axes.set_xlabel(
         f"times as fast as {result.reference} (geometric mean of images/s and texts/s, {result.threads} threads)"
     )
@@ -102,25 +102,24 @@ def _point(axes: Axes, measured: Measured, colour: str, result: PrecisionResult)
         [y],
         xerr=[[x - speed.interval.low], [speed.interval.high - x]],
         yerr=[[y - 100 * drop.interval.low], [100 * drop.interval.high - y]],
-        fmt="o",
+        fmt="o" if measured.candidate.streams == 1 else "s",
         markersize=7,
+        markerfacecolor=colour if measured.candidate.streams == 1 else "white",
+        markeredgewidth=1.6,
         color=colour,
-        ecolor=colour,
-        elinewidth=1.1,
+        elinewidth=1.0,
         capsize=3,
         zorder=3,
+        label=str(measured.candidate),
     )
-    is_best = measured is result.best
-    if is_best:
-        axes.plot([x], [y], "o", markersize=15, markerfacecolor="none", markeredgecolor="black", markeredgewidth=1.4)
-    words: dict[str, Any] = {"fontsize": 9, "color": colour, "zorder": 4, "ha": "center"}
-    if is_best:
-        words["fontweight"] = "bold"
-    role = "\nauto" if is_best else "\nreference" if measured.candidate == result.reference else ""
-    # A setting's candidates find the same and stand side by side: the first is named above, the others below.
-    streams = measured.candidate.streams
-    if streams == 1:
-        axes.annotate(f"{measured.candidate}{role}", (x, y), (0, 12), textcoords="offset points", va="bottom", **words)
-    else:
-        name = str(measured.candidate).replace(", ", "\n")
-        axes.annotate(f"{name}{role}", (x, y), (0, -12), textcoords="offset points", va="top", **words)
+    role = "auto" if measured is result.best else ""
+    if measured is result.best:
+        axes.plot([x], [y], "o", markersize=16, markerfacecolor="none", markeredgecolor="black", markeredgewidth=1.4)
+    if measured.candidate == result.reference:
+        role = f"{role}, reference" if role else "reference"
+    if role:
+        axes.annotate(
+            role, (x, y), (0, 12), textcoords="offset points", ha="center", va="bottom", fontsize=10, zorder=4,
+            fontweight="bold" if measured is result.best else "normal",
+            bbox={"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.8},
+        )  # fmt: skip

@@ -49,7 +49,7 @@ from twinspire_export.precision.measuring import (
     measure_speed,
     open_towers,
 )
-from twinspire_export.precision.recipes import made_by_recipes
+from twinspire_export.precision.recipes import MOST, made_by_recipes
 
 _RUNTIMES = {Provider.OPENVINO: "onnxruntime-ep-openvino"}
 
@@ -80,6 +80,8 @@ class PrecisionOptions:
                 f"max_recall_drop {self.max_recall_drop:g}: expected a share of R@1 from 0 up to 1, such as 0.005 for "
                 "half a point"
             )
+        if not 0 <= self.recipes <= MOST:
+            raise InputError(f"recipes {self.recipes}: expected 0 to {MOST}")
         if self.rounds < 1 or not self.visit_s >= 0 or (self.threads is not None and self.threads < 1):
             raise InputError(
                 f"rounds {self.rounds}, visit_s {self.visit_s}, threads {self.threads}: expected 1 round and thread or "
