@@ -167,7 +167,7 @@ def _prepared(engine: Path) -> bytes:
 
 
 def cast_bytes_first(model: onnx.ModelProto) -> bool:
-    """Move the cast of a uint8 input in front of what moves its values about. Returns whether there was one to move."""
+    """Let nothing but a cast read a uint8 input; what moves its values comes behind. Returns whether that is new."""
     from onnx import TensorProto
 
     graph = model.graph
@@ -189,15 +189,19 @@ def cast_bytes_first(model: onnx.ModelProto) -> bool:
             break
         movers.append(node)
         name = node.output[0]
-    if not movers:
+    shapes = [reader for reader in wiring.consumers[given.name] if reader.op_type == "Shape"]
+    for reader in shapes:
+        reader.input[0] = node.output[0]
+    if movers:
+        last = movers[-1].output[0]
+        node.input[0] = given.name
+        for reader in wiring.consumers[node.output[0]]:
+            for position, read in enumerate(reader.input):
+                if read == node.output[0]:
+                    reader.input[position] = last
+        movers[0].input[0] = node.output[0]
+    elif not shapes:
         return False
-    last = movers[-1].output[0]
-    node.input[0] = given.name
-    for reader in wiring.consumers[node.output[0]]:
-        for position, read in enumerate(reader.input):
-            if read == node.output[0]:
-                reader.input[position] = last
-    movers[0].input[0] = node.output[0]
     others = [each for each in graph.node if each is not node]
     replace_nodes(graph, [node, *others])
     return True

@@ -10,7 +10,7 @@ from pathlib import Path
 from twinspire.errors import InputError
 from twinspire_export.quantization.parts import Kind, parts_of
 from twinspire_export.quantization.recipe import BiasCorrection, Int8Recipe, RangeEstimator, Ranges, Variant
-from twinspire_export.quantization.trials import Samples, Sensitivity, Trial, TrialRunner
+from twinspire_export.quantization.trials import Samples, Sensitivity, Trial, TrialRunner, load_engine
 
 _FREE = 0.01
 """A part that slows an engine down by no more than this costs nothing that could be measured."""
@@ -197,9 +197,7 @@ class _Search:
 
 def _labels(engine: Path) -> dict[str, list[str]]:
     """List what may be left out, with its nodes: each kind as a whole, and each kind in the first and last block."""
-    import onnx
-
-    parts = parts_of(onnx.load(engine))
+    parts = parts_of(load_engine(engine))
     blocks = [part.block for part in parts.values() if part.block is not None]
     ends = {min(blocks), max(blocks)} if blocks else set()
     labels: dict[str, list[str]] = {}

@@ -10,18 +10,21 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from twinspire.errors import InputError
+from twinspire.errors import EngineError, InputError
 from twinspire_bench.load import interleaved
 from twinspire_bench.statistics import paired_ratio
 from twinspire_export.certificate import EngineRunner, row_cosines
 from twinspire_export.quantization.leaving import leave_out
 from twinspire_export.quantization.quantizer import quantize_graph
 from twinspire_export.quantization.recipe import Int8Recipe
+
+if TYPE_CHECKING:
+    import onnx
 
 SCHEMA_VERSION = 2
 
@@ -129,7 +132,7 @@ class TrialRunner:
         import onnx
 
         began = time.perf_counter()
-        model = onnx.load(self._engine)
+        model = load_engine(self._engine)
         name = model.graph.input[0].name
         made = quantize_graph(model, [{name: sample} for sample in self._calibration], recipe)
         folder = self._folder(recipe)
@@ -154,7 +157,7 @@ class TrialRunner:
             import onnx
 
             changed = file.with_suffix(".onnx")
-            onnx.save(leave_out(onnx.load(trial.engine), nodes), changed)
+            onnx.save(leave_out(load_engine(trial.engine), nodes), changed)
             try:
                 measured = self._compare(EngineRunner(changed), EngineRunner(trial.engine))
             finally:
@@ -207,6 +210,16 @@ class TrialRunner:
         versions = {package: version(package) for package in ("nncf", "onnx", "onnxruntime")}
         digest.update(json.dumps([SCHEMA_VERSION, self._rounds, versions], sort_keys=True).encode())
         return digest.hexdigest()
+
+
+def load_engine(path: Path) -> onnx.ModelProto:
+    """Read an ONNX file. Raises EngineError where it is none."""
+    import onnx
+
+    try:
+        return onnx.load(path)
+    except Exception as exc:  # protobuf's errors and onnx's share no base class
+        raise EngineError(f"{path} is no valid ONNX file: {exc}") from exc
 
 
 def _stacked(samples: Samples, batch: int) -> NDArray[Any]:
