@@ -494,7 +494,7 @@ def test_the_command(
         ({"--data": "nowhere"}, InputError, "nowhere"),
         ({"--data": "scenes:x"}, InputError, "scenes:x"),
         ({"--output": "table.csv"}, BundleError, "table.csv exists: a bundle is never changed"),
-        ({"--output": "none/new", "--plot": "p.png"}, BundleError, "none is no folder: make it first"),
+        ({"--output": "none/new"}, BundleError, "none is no folder: make it first"),
         ({"bundle": "nowhere"}, BundleError, "nowhere is no folder"),
         ({"bundle": "int8"}, BundleError, "has no fp32 engine for the image and the text tower"),
         ({"--max-recall-drop": "-0.01"}, InputError, "max_recall_drop -0.01: expected a share of R@1 from 0 up to 1"),

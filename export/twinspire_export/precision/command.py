@@ -64,7 +64,7 @@ def precision(
         raise InputError(f"--plot {plot} and --no-plot: expected one of them")
     target = None if no_plot else plot or output.with_name(f"{output.name}.png")
     if target is not None:
-        check_plot(target)
+        check_plot(target, is_named=plot is not None)
     options = PrecisionOptions(
         max_recall_drop=max_recall_drop,
         recipes=recipes,

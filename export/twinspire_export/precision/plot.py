@@ -18,13 +18,16 @@ _GREY = "#6b6b6b"
 _LEAST_SPAN = 0.2
 
 
-def check_plot(file: Path) -> None:
-    """Raise what would keep a plot from being written, before anything is measured."""
+def check_plot(file: Path, *, is_named: bool) -> None:
+    """Raise what would keep a plot from being written, before anything is measured.
+
+    The folder of one that nobody named is the new bundle's, which is looked at with it.
+    """
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
         raise MissingDependencyError("matplotlib", "bench", "The plot") from error
-    if file.is_dir() or not file.absolute().parent.is_dir():
+    if file.is_dir() or (is_named and not file.absolute().parent.is_dir()):
         raise InputError(f"the plot cannot be written to {file}: it is a folder, or its folder is missing")
 
 
