@@ -15,7 +15,7 @@ from twinspire.bundle import Bundle, Precision
 from twinspire.errors import ImageError, InputError, SpaceMismatchError
 from twinspire.images import ImageItem, ImageLimits, Preprocessor
 from twinspire.text import Tokenizer
-from twinspire.towers import LocalTowers, Provider, TlsOptions, Towers, TritonTowers
+from twinspire.towers import LocalTowers, OpenVinoOptions, Provider, TlsOptions, Towers, TritonTowers
 
 OnError: TypeAlias = Literal["raise", "skip"]
 Batch: TypeAlias = tuple[list[int], NDArray[np.uint8], list[ImageError]]
@@ -65,14 +65,19 @@ class Client:
         providers: Provider | str = "auto",
         threads: int | None = None,
         streams: int | None = None,
+        openvino: OpenVinoOptions | None = None,
         limits: ImageLimits | None = None,
     ) -> Client:
         """Run a bundle's engines in this process; see `LocalTowers` for the arguments and what they raise.
 
-        `bundle` is one that was opened or the path of one (then BundleError where it is not intact).
+        `bundle` is one that was opened or the path of one (then BundleError where it is not intact). To compute an
+        fp32 engine in bf16: `providers="openvino"` and
+        `openvino=OpenVinoOptions(inference_precision=InferencePrecision.BF16)`.
         """
         opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-        towers = LocalTowers(opened, precision=precision, providers=providers, threads=threads, streams=streams)
+        towers = LocalTowers(
+            opened, precision=precision, providers=providers, threads=threads, streams=streams, openvino=openvino
+        )
         return cls(opened, towers, limits=limits, threads=threads)
 
     @classmethod

@@ -22,6 +22,7 @@ from twinspire.errors import (
     SpaceMismatchError,
 )
 from twinspire.images import ImageLimits, Preprocessor
+from twinspire.towers import InferencePrecision, OpenVinoOptions
 
 TOLERANCE = 1e-6
 
@@ -285,3 +286,17 @@ def test_local_takes_a_path(tiny: Any) -> None:
         assert (opened.space, opened.dim) == (tiny.bundle.space, tiny.bundle.dim)
     with pytest.raises(BundleError):
         Client.local(tiny.bundle.path.parent)
+
+
+def test_local_hands_openvinos_options_on(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What OpenVINO computes float32 in, bf16 for one, reaches the towers."""
+    asked = OpenVinoOptions(inference_precision=InferencePrecision.BF16)
+    given: list[Any] = []
+
+    def open_towers(bundle: Any, **options: Any) -> LocalTowers:
+        given.append(options["openvino"])
+        return LocalTowers(bundle, threads=1)
+
+    monkeypatch.setattr("twinspire.client.LocalTowers", open_towers)
+    Client.local(tiny.bundle, openvino=asked).close()
+    assert given == [asked]

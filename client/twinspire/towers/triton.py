@@ -181,7 +181,10 @@ class TritonTowers:
         return self._encode(Tower.TEXT, len(sequences), requests)
 
     def statistics(self, tower: Tower) -> ModelStatistics:
-        """Ask what the server counted of a tower so far. Raises ServerError as the class has it."""
+        """Ask what the server counted of a tower so far. Raises ServerError as the class has it.
+
+        The server counts a batch when it is done with it, some milliseconds after its answers went out.
+        """
         from twinspire.towers.triton_models import read_statistics, statistics_request
 
         deadline = self._begin()
