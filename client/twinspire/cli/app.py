@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import entry_points
+from types import FrameType
 
 import typer
 from rich.console import Console
@@ -15,6 +20,8 @@ from twinspire.errors import TwinspireError
 
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 128 + signal.SIGTERM
+_SAID = {EXIT_INTERRUPTED: "interrupted", EXIT_TERMINATED: "terminated"}
 
 
 def application() -> typer.Typer:
@@ -34,10 +41,11 @@ def application() -> typer.Typer:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run `twinspire` and end the process: 0 on success, 2 on any `TwinspireError`, 130 on Ctrl-C."""
+    """Run `twinspire` and end the process: 0 on success, 2 on any `TwinspireError`, 130 on Ctrl-C, 143 on SIGTERM."""
     stderr = Console(stderr=True, soft_wrap=True)
     try:
-        application()(arguments)
+        with _sigterm_unwinds():
+            application()(arguments)
     except TwinspireError as error:
         stderr.print(Text("error: ", style="bold red") + Text(str(error), style=""))
         sys.exit(EXIT_ERROR)
@@ -52,6 +60,28 @@ def main(arguments: list[str] | None = None) -> None:
         stderr.print("interrupted")
         sys.exit(EXIT_INTERRUPTED)
     except SystemExit as ended:  # typer's way out, of an interruption too
-        if ended.code == EXIT_INTERRUPTED:
-            stderr.print("interrupted")
+        if ended.code in _SAID:
+            stderr.print(_SAID[ended.code])
         raise
+
+
+@contextmanager
+def _sigterm_unwinds() -> Iterator[None]:
+    """Let SIGTERM unwind the program as Ctrl-C does: by default it would end on the spot, half-written folders left.
+
+    A second one is ignored, so that tidying up comes to its end. A command may have handlers of its own.
+    """
+    is_default = signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    if not is_default or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def unwind(_number: int, _frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        sys.exit(EXIT_TERMINATED)
+
+    signal.signal(signal.SIGTERM, unwind)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
