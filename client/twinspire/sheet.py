@@ -28,6 +28,10 @@ _CAPTION = 50
 _LINE_GAP = 20
 _ROW_GAP = 34
 _QUERY_THUMB = 72
+_WORDS_SIZE = 17  # of a hit that is a text
+_WORDS_LINE = 24
+_WORDS_LINES = 8
+_WORDS_MARGIN = 14
 
 _PAGE = "#f7f7f5"
 _CARD = "#e9e9e6"
@@ -42,10 +46,13 @@ _NAME = Lettering(14)
 
 @dataclass(frozen=True, slots=True)
 class SheetRow:
-    """A query and its hits: path of the picture and score, best first. `picture` is the query where it is one."""
+    """A query and its hits, best first: the path of a picture, or the words of a text, and the score.
+
+    `picture` is the query where it is one.
+    """
 
     title: str
-    hits: Sequence[tuple[Path, float]]
+    hits: Sequence[tuple[Path | str, float]]
     picture: Path | None = None
 
 
@@ -111,16 +118,20 @@ class _Row:
         top += self._title_height + _TITLE_GAP
         if not self._row.hits:
             _NAME.draw(draw, (_MARGIN, top + 14), "no hits", _MUTED)
-        for number, (path, score) in enumerate(self._row.hits):
+        for number, (hit, score) in enumerate(self._row.hits):
             down, across = divmod(number, self._columns)
             left = _MARGIN + across * (_THUMB + _GAP)
-            self._draw_hit(page, path, score, (left, top + down * (_THUMB + _CAPTION + _LINE_GAP)))
+            self._draw_hit(page, hit, score, (left, top + down * (_THUMB + _CAPTION + _LINE_GAP)))
 
-    def _draw_hit(self, page: Image.Image, path: Path, score: float, at: tuple[int, int]) -> None:
+    def _draw_hit(self, page: Image.Image, hit: Path | str, score: float, at: tuple[int, int]) -> None:
         draw = ImageDraw.Draw(page)
         left, top = at
-        _paste(page, path, at, _THUMB)
         _SCORE.draw(draw, (left + 2, top + _THUMB + 24), f"{score:.3f}", _ACCENT)
+        if isinstance(hit, str):
+            self.missing |= _paste_words(page, hit, at)
+            return
+        path = hit
+        _paste(page, path, at, _THUMB)
         name, missing = legible(os.fsencode(path.name).decode(errors="replace"))
         self.missing |= missing
         _NAME.draw(draw, (left + 2, top + _THUMB + 44), _NAME.shorten(name, _THUMB - 4), _MUTED)
@@ -136,6 +147,18 @@ def _paste(page: Image.Image, path: Path, at: tuple[int, int], size: int) -> Non
     except ImageError:
         thumb = _placeholder("the file is gone" if not path.exists() else "cannot be opened", size)
     page.paste(thumb, at, _corners(size))
+
+
+def _paste_words(page: Image.Image, words: str, at: tuple[int, int]) -> frozenset[str]:
+    """Put the words of a text on the page as a card; returns the characters that no font has."""
+    card = Image.new("RGB", (_THUMB, _THUMB), _CARD)
+    draw = ImageDraw.Draw(card)
+    written, missing = legible(words)
+    lettering = Lettering(_WORDS_SIZE, like=written)
+    for number, line in enumerate(lettering.wrap(written, _THUMB - 2 * _WORDS_MARGIN, lines=_WORDS_LINES)):
+        lettering.draw(draw, (_WORDS_MARGIN, _WORDS_MARGIN + _WORDS_SIZE + number * _WORDS_LINE), line, _INK)
+    page.paste(card, at, _corners(_THUMB))
+    return missing
 
 
 def _placeholder(says: str, size: int) -> Image.Image:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from twinspire.errors import InputError
+
 if TYPE_CHECKING:
     from twinspire.client import Client
 
@@ -27,6 +29,23 @@ def open_client(bundle: Path | None) -> Client:
     from twinspire.sample import sample_bundle
 
     return Client.local(bundle if bundle is not None else sample_bundle())
+
+
+def check_destination(path: Path, what: str, *, suffix: str | None = None) -> None:
+    """Refuse a file that cannot be written: a folder is there, its own folder is not, or its name ends otherwise.
+
+    Folders are never made on the way: a slip in a path would leave them behind. Raises `InputError`.
+    """
+    if suffix is not None and path.suffix.lower() != suffix:
+        kind = suffix.removeprefix(".").upper()
+        raise InputError(f"{what} is a {kind}: expected a name that ends in {suffix}, got {printable(path)}")
+    if path.is_dir():
+        raise InputError(f"{what} cannot be written to {printable(path)}: it is a folder. Name a file in it")
+    parent = path.absolute().parent
+    if not parent.is_dir():
+        raise InputError(
+            f"{what} cannot be written to {printable(path)}: its folder is missing, make {printable(parent)} first"
+        )
 
 
 def print_json(document: dict[str, Any]) -> None:

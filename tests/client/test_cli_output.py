@@ -1,0 +1,133 @@
+"""One search's hits in every form: list, lines, JSON, CSV and contact sheet."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from twinspire.cli.output import CSV_COLUMNS, Results, ShownHit, check_output, show
+from twinspire.errors import InputError
+from twinspire.index import Hit, Index, Item, ItemKind
+
+SPACE = "5" * 64
+COLOURS = [(250, 20, 30), (20, 250, 40), (30, 20, 250)]
+
+
+@dataclass(frozen=True)
+class Explained:
+    """A hit with what a search may tell beside it."""
+
+    id: int
+    uri: str
+    score: float
+    kind: ItemKind
+    caption: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    parts: Mapping[str, float] = field(default_factory=dict)
+    probability: float | None = None
+
+
+@pytest.fixture
+def hits(tmp_path: Path) -> list[Hit]:
+    """Find three pictures and a text by a search of a real index."""
+    vectors = np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]], np.float32)
+    items = []
+    for number, colour in enumerate(COLOURS):
+        Image.new("RGB", (40, 40), colour).save(tmp_path / f"{number}, a.png")
+        metadata = {"year": 2020 + number, "camera": 'X "1"'}
+        items.append(Item(str(tmp_path / f"{number}, a.png"), ItemKind.IMAGE, caption="one\ntwo", metadata=metadata))
+    items.append(Item(str(tmp_path / "lines.txt#4"), ItemKind.TEXT, caption="a 红 line, with a comma\tand a tab"))
+    query = np.array([[0.5, 0.4, 0.7, 0.33]], np.float32)
+    with Index.create(tmp_path / "index", space=SPACE, dim=4) as index:
+        index.add(vectors, items, space=SPACE)
+        (found,) = index.search(query / np.linalg.norm(query), k=4, space=SPACE)
+    return found
+
+
+def results(hits: list[Any], **more: Any) -> Results:
+    """Wrap hits as a search's results."""
+    return Results(Path("idx"), "red 红", {"text": "red 红"}, 4, 1234, hits, **more)
+
+
+def test_every_form_shows_the_same_hits(hits: list[Hit], tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Python, lines in a pipe, JSON and CSV agree on uri, order, id, caption, metadata, and scores as printed."""
+    shown = results(hits)
+    show(shown)
+    lines = [line.split("\t") for line in capfd.readouterr().out.splitlines()]
+    assert lines == [[f"{hit.score:.4f}", hit.uri] for hit in hits]
+    show(shown, as_json=True)
+    document = json.loads(capfd.readouterr().out)
+    show(shown, as_csv=True)
+    rows = list(csv.DictReader(io.StringIO(capfd.readouterr().out, newline="")))
+    for rank, (hit, told, row) in enumerate(zip(hits, document["hits"], rows, strict=True), start=1):
+        expected = (rank, hit.id, hit.uri, hit.kind.value, hit.caption, dict(hit.metadata), round(hit.score, 6))
+        assert tuple(told[name] for name in ("rank", "id", "uri", "kind", "caption", "metadata", "score")) == expected
+        metadata = json.loads(row["metadata"] or "{}")
+        as_read = (int(row["rank"]), int(row["id"]), row["uri"], row["kind"], row["caption"], metadata)
+        assert (*as_read, float(row["score"])) == expected
+    assert tuple(rows[0]) == CSV_COLUMNS
+
+
+def test_the_sheet_shows_the_hits_in_their_order(hits: list[Hit], tmp_path: Path) -> None:
+    """From left to right stand the pictures' colours as the hits have them; a text is a card with ink on it."""
+    show(results(hits), sheet=tmp_path / "out.png")
+    with Image.open(tmp_path / "out.png") as image:
+        sheet = np.asarray(image.convert("RGB")).astype(int)  # (H, W, 3)
+    places = []
+    for hit in hits[:3]:
+        colour = COLOURS[int(Path(hit.uri).name[0])]
+        places.append(np.argwhere((abs(sheet - colour) < 3).all(axis=2))[:, 1].mean())
+    assert places == sorted(places)
+    card = sheet[150:260, int(places[-1]) + 150 : int(places[-1]) + 310]
+    assert (card < 90).all(axis=2).sum() > 50, "no words on the card"
+
+
+def test_on_a_terminal_a_hit_says_what_is_known_of_it(
+    hits: list[Hit], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Title and size, the path with its caption's first line, a text by its words, parts and probability."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    explained = Explained(9, "/a/b.png", 0.5, ItemKind.IMAGE, parts={"vector": 0.25, "boost": 0.1}, probability=0.875)
+    show(results([*hits, explained]))
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", capfd.readouterr().out).splitlines()
+    assert plain[0] == "red 红  best of 1,234"
+    assert plain[1] == f"  1  {hits[0].score:.4f}  {hits[0].uri}  one …"
+    assert plain[4] == f"  4  {hits[3].score:.4f}  a 红 line, with a comma\\tand a tab  {hits[3].uri}"
+    assert plain[5:] == ["  5  0.5000  /a/b.png  p 0.88", "             vector 0.25  boost 0.1"]
+    show(results([]))
+    assert "no hits among 1,234" in capfd.readouterr().out
+
+
+def test_parts_and_probability_come_in_json_and_csv(capfd: pytest.CaptureFixture[str]) -> None:
+    """A hit that has them shows them; what the caller adds stands beside the query."""
+    hit: ShownHit = Explained(1, "a.png", 0.5, ItemKind.IMAGE, parts={"words": 7.5}, probability=0.25)
+    show(results([hit], more={"mode": "hybrid"}), as_json=True)
+    document = json.loads(capfd.readouterr().out)
+    assert (document["mode"], document["hits"][0]["parts"]) == ("hybrid", {"words": 7.5})
+    show(results([hit]), as_csv=True)
+    (row,) = csv.DictReader(io.StringIO(capfd.readouterr().out, newline=""))
+    assert (row["probability"], row["parts"]) == ("0.25", '{"words": 7.5}')
+
+
+def test_what_cannot_be_written_is_refused_first(tmp_path: Path) -> None:
+    """Two forms for one output, a sheet of another suffix, a missing folder, a folder."""
+    (tmp_path / "folder.png").mkdir()
+    for options, message in (
+        ({"as_json": True, "as_csv": True}, "--json and --csv both came"),
+        ({"sheet": tmp_path / "a.jpg"}, r"expected a name that ends in \.png"),
+        ({"sheet": tmp_path / "no" / "a.png"}, "its folder is missing, make .*/no first"),
+        ({"sheet": tmp_path / "folder.png"}, "it is a folder. Name a file in it"),
+    ):
+        with pytest.raises(InputError, match=message):
+            check_output(**options)  # type: ignore[arg-type]
+    check_output(as_csv=True, sheet=tmp_path / "a.PNG")
