@@ -28,7 +28,7 @@ $(VENV)/.run: $(SPEC) | $(BIN)/python
 	@touch $@
 
 $(VENV)/.dev: $(SPEC) | $(BIN)/python
-	$(PIP) --editable ".[cpu,server,quantize,export,bench,dev]"
+	$(PIP) --editable ".[cpu,server,quantize,export,bench,peers,dev]"
 	@touch $(VENV)/.run $@
 
 clean:

@@ -18,6 +18,10 @@ from twinspire.errors import EngineError, ServerError
 TWINSPIRE = (sys.executable, "-c", "from twinspire.cli import main; main()")
 SEEDED = (sys.executable, "-m", "twinspire_export.seeded")
 
+RANGES = "asymmetric"
+"""The recipe with which `twinspire precision` found the sample's engines fastest without loss; seeded weights have no
+recall to choose by."""
+
 _STOP_S = 30.0
 
 
@@ -44,16 +48,23 @@ def seeded_bundle(size: str, work: Path, *, vocabulary: Path | None = None) -> B
     `size` is a name that `python -m twinspire_export.seeded` knows, `vocabulary` the folder of OpenAI's merges. Takes
     minutes the first time. Raises EngineError where a command fails.
     """
-    checkpoint, plain, quantized = (work / f"{size}-{step}" for step in ("checkpoint", "fp32", "int8"))
-    work.mkdir(parents=True, exist_ok=True)
+    plain, quantized = (work / f"{size}-{step}" for step in ("fp32", "int8"))
     if not quantized.exists():
-        if not (checkpoint / "model.safetensors").exists():
-            words = () if vocabulary is None else ("--vocabulary", vocabulary)
-            run(*SEEDED, size, "-o", checkpoint, *words)
         if not plain.exists():
+            checkpoint = seeded_checkpoint(size, work, vocabulary=vocabulary)
             run(*TWINSPIRE, "export", checkpoint, "-o", plain, "--name", size)
-        run(*TWINSPIRE, "quantize", plain, "-o", quantized)
+        run(*TWINSPIRE, "quantize", plain, "-o", quantized, "--ranges", RANGES)
     return Bundle.open(quantized)
+
+
+def seeded_checkpoint(size: str, work: Path, *, vocabulary: Path | None = None) -> Path:
+    """Make the checkpoint that `seeded_bundle` begins with, or return the folder of the one that `work` holds."""
+    checkpoint = work / f"{size}-checkpoint"
+    if not (checkpoint / "model.safetensors").exists():
+        work.mkdir(parents=True, exist_ok=True)
+        words = () if vocabulary is None else ("--vocabulary", vocabulary)
+        run(*SEEDED, size, "-o", checkpoint, *words)
+    return checkpoint
 
 
 @contextmanager

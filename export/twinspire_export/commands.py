@@ -62,6 +62,9 @@ def quantize(
     precision: Annotated[
         str, typer.Option(help="int8 for processors, fp16 for GPUs, int8-tensorrt for GPUs with TensorRT.")
     ] = "int8",
+    ranges: Annotated[
+        str | None, typer.Option(help="symmetric or asymmetric ranges of int8 activations. By default symmetric.")
+    ] = None,
     pictures: Annotated[
         Path | None,
         typer.Option(
@@ -84,11 +87,13 @@ def quantize(
         from twinspire.ingest import find_pictures
         from twinspire_export import quantize_bundle
         from twinspire_export.calibration import read_captions
+        from twinspire_export.quantization.quantizer import recipes_with
 
         made = quantize_bundle(
             bundle,
             output,
             precision=precision,
+            recipes=None if ranges is None else recipes_with(ranges=ranges),
             pictures=None if pictures is None else find_pictures([pictures]),
             captions=None if captions is None else read_captions(captions),
             on_step=step,

@@ -45,6 +45,13 @@ measured, and a third of the error; ranges without clipping also fit pictures of
 DEFAULT_RECIPES: Mapping[Tower, Int8Recipe] = {Tower.IMAGE: DEFAULT_RECIPE, Tower.TEXT: DEFAULT_RECIPE}
 
 
+def recipes_with(*, ranges: str) -> dict[Tower, Int8Recipe]:
+    """Return the default recipes with other ranges. Raises InputError for what is none."""
+    return {
+        tower: Int8Recipe.from_json({**recipe.to_json(), "ranges": ranges}) for tower, recipe in DEFAULT_RECIPES.items()
+    }
+
+
 def quantize_graph(
     model: onnx.ModelProto, feeds: Sequence[Feed], recipe: Int8Recipe = DEFAULT_RECIPE
 ) -> onnx.ModelProto:

@@ -1,0 +1,66 @@
+"""The command `python -m twinspire_bench.engines`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from twinspire.errors import TwinspireError
+from twinspire_bench.datasets import open_dataset
+from twinspire_bench.engines.material import make_material
+from twinspire_bench.engines.measure import Effort, measure
+from twinspire_bench.engines.show import show
+from twinspire_bench.machine import usable_cores
+from twinspire_bench.product import seeded_bundle, seeded_checkpoint
+from twinspire_bench.served import read_captions
+from twinspire_bench.tables import figures_console
+
+CAPTIONS = 5000
+
+
+def main(
+    size: Annotated[str, typer.Option(help="vit-b-32, vit-b-16, vit-l-14 or vit-l-14-336.")] = "vit-b-32",
+    work: Annotated[Path, typer.Option(help="Where the models are made and kept.")] = Path("runs/bench"),
+    vocabulary: Annotated[Path | None, typer.Option(help="A folder with OpenAI's CLIP merges.")] = None,
+    data: Annotated[str, typer.Option(help="Pictures with captions, such as coco:DIR.")] = "scenes:76",
+    captions: Annotated[Path | None, typer.Option(help="5,000 captions in COCO's form; drawn scenes' without.")] = None,
+    threads: Annotated[int | None, typer.Option(help="By default all cores.")] = None,
+    streams: Annotated[int, typer.Option(help="Parts of a batch that twinspire computes side by side.")] = 2,
+    rounds: Annotated[int, typer.Option(min=1)] = Effort.rounds,
+    only: Annotated[str | None, typer.Option(help="One race: image_tower, text_tower, folder or one_caption.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the record to this file.")] = None,
+) -> None:
+    """Measure a published size, int8, against what is used today."""
+    console = Console(stderr=True)
+    try:
+        pictures = open_dataset(data)
+        material = make_material(
+            seeded_bundle(size, work, vocabulary=vocabulary),
+            seeded_checkpoint(size, work),
+            work,
+            data=pictures,
+            captions=read_captions(captions, CAPTIONS),
+            say=console.print,
+        )
+        record = measure(
+            material,
+            data=pictures,
+            threads=usable_cores() if threads is None else threads,
+            streams=streams,
+            effort=Effort(rounds=rounds),
+            say=console.print,
+            only=only,
+        )
+        show(record, figures_console())
+        if json_file is not None:
+            record.save(json_file)
+    except TwinspireError as error:
+        console.print(f"error: {error}", markup=False)
+        raise typer.Exit(1) from None
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,181 @@
+"""The races: who runs against whom, and what the record keeps of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twinspire.bundle import Bundle, Precision, Tower
+from twinspire.text import Tokenizer
+from twinspire.towers import LocalTowers
+from twinspire_bench.datasets import CaptionedPictures
+from twinspire_bench.engines.contestant import Contestant, Task
+from twinspire_bench.engines.material import Material
+from twinspire_bench.load import interleaved
+from twinspire_bench.machine import matrix_peaks
+from twinspire_bench.records import Record, series
+from twinspire_bench.statistics import paired_ratio
+from twinspire_bench.work import engine_work
+
+OURS = "twinspire"
+LIMIT = "limit of decoding and tower"
+BATCH = 32
+STREAMS = (1, 2)
+"""OpenVINO is measured with each; the better one counts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effort:
+    """How much is measured. The parts of the captions are what slow contestants take a round; twinspire takes all."""
+
+    rounds: int = 10
+    padded_part: int = 96
+    bf16_part: int = 512
+
+
+@dataclass(frozen=True)
+class Race:
+    """Contestants on one workload; `unit` is of their figures."""
+
+    unit: str
+    tasks: Mapping[str, Task]
+
+
+def races(material: Material, *, threads: int, streams: int, effort: Effort) -> dict[str, Race]:
+    """Say who runs against whom, by the name that the race has in the record; twinspire is `OURS` in each."""
+    task = partial(
+        Task,
+        threads=threads,
+        bundle=material.bundle,
+        checkpoint=material.checkpoint,
+        pictures=material.pictures,
+        captions=material.captions,
+        folder=material.folder,
+        batch=BATCH,
+    )
+    image, text = (material.plain_engine(tower) for tower in (Tower.IMAGE, Tower.TEXT))
+    return {
+        "image_tower": Race(
+            "images_per_s",
+            {
+                OURS: task(name="twinspire images", streams=streams),
+                "onnxruntime fp32": task(name="onnxruntime images", engine=image),
+                **{
+                    f"OpenVINO int8, {count} stream{'s' if count > 1 else ''}": task(
+                        name="openvino images", engine=material.openvino_int8, streams=count
+                    )
+                    for count in STREAMS
+                },
+            },
+        ),
+        "text_tower": Race(
+            "texts_per_s",
+            {
+                OURS: task(name="twinspire texts", streams=streams),
+                "onnxruntime fp32, padded to the context": task(
+                    name="onnxruntime padded texts", engine=text, part=effort.padded_part
+                ),
+                **{
+                    f"OpenVINO bf16, {count} stream{'s' if count > 1 else ''}": task(
+                        name="openvino bf16 texts", engine=text, part=effort.bf16_part, streams=count
+                    )
+                    for count in STREAMS
+                },
+            },
+        ),
+        "folder": Race(
+            "images_per_s",
+            {
+                OURS: task(name="twinspire folder", streams=streams),
+                LIMIT: task(name="folder limit"),
+                "transformers fp32": task(name="transformers folder"),
+                "fastembed fp32": task(name="fastembed folder", engine=material.pixels_onnx),
+            },
+        ),
+        "one_caption": Race(
+            "captions_per_s",
+            {
+                OURS: task(name="twinspire caption", streams=streams),
+                "transformers fp32, padded to the context": task(name="transformers padded caption"),
+                "transformers fp32, not padded": task(name="transformers caption"),
+            },
+        ),
+    }
+
+
+def run_race(race: Race, *, rounds: int) -> dict[str, Any]:
+    """Let them run in turn: each one's figures, and how many times as fast as it twinspire was, round by round.
+
+    Raises EngineError where a contestant cannot run.
+    """
+    with ExitStack() as stack:
+        started = {name: stack.enter_context(Contestant(task)) for name, task in race.tasks.items()}
+        figures = interleaved({name: each.measure for name, each in started.items()}, rounds=rounds)
+    return {
+        race.unit: {name: series(found, "median") for name, found in figures.items()},
+        "times_as_fast_as": {
+            name: paired_ratio(figures[OURS], found) for name, found in figures.items() if name != OURS
+        },
+    }
+
+
+def measure(
+    material: Material,
+    *,
+    data: CaptionedPictures,
+    threads: int,
+    streams: int,
+    effort: Effort,
+    say: Callable[[str], None],
+    only: str | None = None,
+) -> Record:
+    """Run all races, or `only` the one of that name. `say` is told what begins."""
+    bundle = Bundle.open(material.bundle)
+    found: dict[str, Any] = {}
+    for name, race in races(material, threads=threads, streams=streams, effort=effort).items():
+        if only in (None, name):
+            say(f"{effort.rounds} rounds of {name.replace('_', ' ')}: {', '.join(race.tasks)}")
+            found[name] = run_race(race, rounds=effort.rounds)
+    say("cosines of the int8 engines to the fp32 ones")
+    return Record(
+        kind="engines",
+        parameters={**asdict(effort), "threads": threads, "streams": streams, "batch": BATCH, "data": data.name},
+        subject={"bundle": bundle.name, "space": bundle.space},
+        results={
+            "limit_images_per_s": _limit_images_per_s(bundle, threads),
+            "cosine_to_fp32": cosines(bundle, data, np.load(material.pictures), threads=threads),
+            **found,
+        },
+    )
+
+
+def cosines(
+    bundle: Bundle, data: CaptionedPictures, pictures: NDArray[np.uint8], *, threads: int
+) -> dict[str, dict[str, Any]]:
+    """Return the mean and the least cosine of int8 to fp32 embeddings of `pictures` (N, S, S, 3) and all captions."""
+    sequences = Tokenizer(bundle.tokenizer_path, bundle.text).encode(
+        [caption.text for said in data.captions for caption in said]
+    )
+    embeddings = []
+    for precision in (Precision.FP32, Precision.INT8):
+        towers = LocalTowers(bundle, precision=precision, threads=threads)
+        embeddings.append((towers.encode_images(pictures), towers.encode_texts(sequences)))
+        towers.close()
+    found = {}
+    for tower, reference, int8 in zip(Tower, *embeddings, strict=True):
+        cosine = (reference * int8).sum(axis=1)  # (N,)
+        found[str(tower)] = {"samples": len(cosine), "mean": float(cosine.mean()), "min": float(cosine.min())}
+    return found
+
+
+def _limit_images_per_s(bundle: Bundle, threads: int) -> float:
+    """Images/s at which the int8 engine's products would run at the measured matrix peaks."""
+    size = bundle.image.size
+    work = engine_work(bundle.engine(Tower.IMAGE, Precision.INT8), (1, size, size, 3))
+    return 1 / work.shortest_s(matrix_peaks(threads))
