@@ -16,11 +16,10 @@ _SHOWN = 60  # characters of a long filter before and behind the place
 
 # Keywords are reserved in any case of letters; a key that is one, or has a space, is written in backticks.
 _GRAMMAR = r"""
-start: _either
-_either: both | either
-either: both (_OR both)+
-both: _negation (_AND _negation)*
-_negation: negated | _OPEN _either _CLOSE | _condition
+start: either
+?either: both (_OR both)*
+?both: _negation (_AND _negation)*
+_negation: negated | _OPEN either _CLOSE | _condition
 negated: _NOT _negation
 _condition: compared | member | no_member | matched | not_matched | null | not_null | exists
 compared: field COMPARE _value
