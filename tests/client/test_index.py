@@ -47,7 +47,19 @@ def index(tmp_path: Path) -> Index:
 
 def test_the_public_names_are_these() -> None:
     """What the room exports is pinned."""
-    assert twinspire.index.__all__ == ["AddReport", "Hit", "Index", "IndexStats", "Item", "ItemKind"]
+    assert twinspire.index.__all__ == [
+        "AddReport",
+        "CompactReport",
+        "Hit",
+        "Index",
+        "IndexStats",
+        "Item",
+        "ItemKind",
+        "StoredItem",
+        "VectorType",
+        "VerifyReport",
+        "verify_index",
+    ]
 
 
 def test_an_item_is_found_by_its_own_vector_with_all_it_was_given(index: Index) -> None:
@@ -170,7 +182,7 @@ def test_a_length_within_the_tolerance_is_taken_as_it_is(index: Index) -> None:
     """Vectors are stored bit by bit, never normalised again."""
     vectors = unit(2) * np.float32(1.0005)
     index.add(vectors, items(2), space=SPACE)
-    stored = np.fromfile(index.path / "vectors.f32", dtype="<f4", offset=64).reshape(2, DIM)
+    stored = np.fromfile(index.path / "vectors-1.f32", dtype="<f4", offset=64).reshape(2, DIM)
     assert np.array_equal(stored, vectors)
 
 
@@ -207,9 +219,9 @@ def test_the_same_content_is_taken_once(index: Index) -> None:
     anonymous = Item("/a.jpg", ItemKind.IMAGE)
     batch = [*items(2), items(1)[0], anonymous, anonymous, Item("/p0", ItemKind.TEXT, content_hash="p0")]
     assert index.add(unit(6), batch, space=SPACE) == AddReport([0, 1, 2, 3, 4], [2])
-    before = (index.path / "vectors.f32").read_bytes()
+    before = (index.path / "vectors-1.f32").read_bytes()
     assert index.add(unit(2), items(2), space=SPACE) == AddReport([], [0, 1])
-    assert (index.path / "vectors.f32").read_bytes() == before
+    assert (index.path / "vectors-1.f32").read_bytes() == before
     assert index.add(unit(3), items(3), space=SPACE) == AddReport([5], [0, 1])
     assert index.search(unit(3)[2:], k=1, space=SPACE)[0][0].id in (2, 5)
     assert index.known_hashes(["p0", "p1", "p9"]) == {"p0", "p1"}
@@ -311,7 +323,7 @@ def test_stats_tell_what_is_there(index: Index) -> None:
     """Items by kind, dimension, space and sizes in bytes."""
     index.add(unit(2), [*items(1), Item("x", ItemKind.TEXT)], space=SPACE)
     stats = index.stats()
-    assert (stats.items, stats.space, stats.dim, stats.schema_version) == (2, SPACE, DIM, 1)
+    assert (stats.items, stats.space, stats.dim, stats.schema_version) == (2, SPACE, DIM, 2)
     assert stats.items_by_kind == {ItemKind.IMAGE: 1, ItemKind.TEXT: 1}
     assert stats.vectors_bytes == 64 + 2 * DIM * 4
     assert stats.catalogue_bytes > 0

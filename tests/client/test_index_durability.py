@@ -19,9 +19,7 @@ import pytest
 from numpy.typing import NDArray
 
 from twinspire.errors import IndexLockedError, IndexStoreError
-from twinspire.index import Index, Item, ItemKind
-from twinspire.index.catalogue import Catalogue
-from twinspire.index.vectors import VectorFile
+from twinspire.index import Index, Item, ItemKind, disk
 
 SPACE = "5" * 64
 DIM = 16
@@ -64,7 +62,7 @@ def assert_whole(path: Path, at_least: int) -> int:
         rows = connection.execute("SELECT id, uri, caption, metadata FROM items ORDER BY id").fetchall()
     connection.close()
     assert rows == [(n, f"/{n}.jpg", f"no {n}", f'{{"n":{n}}}') for n in range(count)]
-    stored = np.fromfile(path / "vectors.f32", "<f4", offset=64, count=count * DIM).reshape(count, DIM)
+    stored = np.fromfile(path / "vectors-1.f32", "<f4", offset=64, count=count * DIM).reshape(count, DIM)
     assert np.array_equal(stored, vectors(0, count) if count else stored)
     return count
 
@@ -104,19 +102,19 @@ def test_a_killed_writer_loses_nothing_that_it_acknowledged(tmp_path: Path) -> N
     with Index.open(path, mode="write") as index:
         index.add(vectors(count, count + 3), items(count, count + 3), space=SPACE)
     assert_whole(path, count + 3)
-    assert (path / "vectors.f32").stat().st_size == 64 + (count + 3) * DIM * 4
+    assert (path / "vectors-1.f32").stat().st_size == 64 + (count + 3) * DIM * 4
 
 
 def test_a_torn_tail_is_ignored_by_readers_and_cut_off_by_the_next_writer(path: Path) -> None:
     """Bytes behind the committed length, not even a whole vector, change nothing."""
-    with (path / "vectors.f32").open("ab") as file:
+    with (path / "vectors-1.f32").open("ab") as file:
         file.write(b"torn" * 25)
-    torn = (path / "vectors.f32").stat().st_size
+    torn = (path / "vectors-1.f32").stat().st_size
     with Index.open(path) as index:
         assert len(index) == 50
-        assert (path / "vectors.f32").stat().st_size == torn
+        assert (path / "vectors-1.f32").stat().st_size == torn
     with Index.open(path, mode="write") as index:
-        assert (path / "vectors.f32").stat().st_size == 64 + 50 * DIM * 4
+        assert (path / "vectors-1.f32").stat().st_size == 64 + 50 * DIM * 4
         index.add(vectors(50, 53), items(50, 53), space=SPACE)
     assert assert_whole(path, 53) == 53
 
@@ -135,21 +133,21 @@ def assert_refused(path: Path, message: str) -> None:
 @pytest.mark.parametrize("where", [64, 64 + 25 * DIM * 4 + 3, -1])
 def test_a_flipped_byte_is_found(path: Path, where: int) -> None:
     """One changed bit in the first, a middle or the last vector fails the checksum; nothing is touched."""
-    data = bytearray((path / "vectors.f32").read_bytes())
+    data = bytearray((path / "vectors-1.f32").read_bytes())
     data[where] ^= 1
-    (path / "vectors.f32").write_bytes(data)
+    (path / "vectors-1.f32").write_bytes(data)
     assert_refused(path, "is damaged: vectors 0 to 49")
 
 
 def cut(path: Path) -> None:
     """Cut one byte off the last vector."""
-    file = path / "vectors.f32"
+    file = path / "vectors-1.f32"
     file.write_bytes(file.read_bytes()[:-1])
 
 
 def write_other_header(path: Path) -> None:
     """Put the header of another dimension before the vectors."""
-    file = path / "vectors.f32"
+    file = path / "vectors-1.f32"
     data = bytearray(file.read_bytes())
     data[12] += 1
     file.write_bytes(data)
@@ -171,8 +169,8 @@ def execute(statement: str) -> Callable[[Path], None]:
     [
         (cut, "is too short: the catalogue counts 50 vectors, which take 3264 bytes; the file has 3263"),
         (write_other_header, "does not start as a file of 16-dimensional float32 vectors"),
-        (lambda path: (path / "vectors.f32").unlink(), "has lost its vector file"),
-        (lambda path: (path / "vectors.f32").write_bytes(b""), "does not start as a file of"),
+        (lambda path: (path / "vectors-1.f32").unlink(), "has lost its vector file"),
+        (lambda path: (path / "vectors-1.f32").write_bytes(b""), "does not start as a file of"),
         (
             lambda path: (path / "catalogue.sqlite").write_bytes(b"no database" * 999),
             "file is not a database",
@@ -181,11 +179,13 @@ def execute(statement: str) -> Callable[[Path], None]:
         (lambda path: (path / "catalogue.sqlite").unlink(), "is no index: it has no catalogue.sqlite"),
         (execute("PRAGMA application_id = 7"), "some other SQLite file"),
         (
-            execute("UPDATE catalogue SET schema_version = 2"),
-            "has schema version 2, this twinspire reads version 1",
+            execute("UPDATE catalogue SET schema_version = 1"),
+            "has schema version 1, this twinspire reads version 2",
         ),
         (execute("UPDATE catalogue SET checksum = checksum + 1"), "is damaged"),
         (execute("DELETE FROM catalogue"), "lost its first row"),
+        (execute("DELETE FROM items WHERE id = 3"), "lost the item of vector 3"),
+        (execute("UPDATE items SET row = 50 WHERE id = 3"), "has an item at vector 50, of 50"),
         (execute("DROP TABLE catalogue"), "no such table"),
     ],
 )
@@ -195,11 +195,8 @@ def test_damage_is_named_and_nothing_is_touched(path: Path, damage: Callable[[Pa
     assert_refused(path, message)
 
 
-def test_a_lost_or_damaged_item_is_found_when_it_is_hit(path: Path) -> None:
-    """A hit whose row is gone or no longer JSON is an IndexStoreError, not an answer."""
-    execute("DELETE FROM items WHERE id = 3")(path)
-    with Index.open(path) as index, pytest.raises(IndexStoreError, match="lost the item of vector 3"):
-        index.search(vectors(3, 4), k=1, space=SPACE)
+def test_a_damaged_item_is_found_when_it_is_hit(path: Path) -> None:
+    """A hit whose metadata are no longer JSON is an IndexStoreError, not an answer."""
     execute("UPDATE items SET metadata = '{' WHERE id = 4")(path)
     with Index.open(path) as index, pytest.raises(IndexStoreError, match="item 4 is damaged"):
         index.search(vectors(4, 5), k=1, space=SPACE)
@@ -217,22 +214,33 @@ def test_a_path_without_an_index_is_named(tmp_path: Path, name: str, mode: str) 
 
 
 def test_creation_refuses_what_is_there(path: Path, tmp_path: Path) -> None:
-    """Neither an index nor an empty folder nor a dangling link is overwritten; a missing parent is named."""
-    (tmp_path / "empty").mkdir()
+    """Neither an index nor a folder with a file nor a link is overwritten; a missing parent is named."""
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "a").touch()
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     before = contents(path)
-    for name in ("index", "empty", "link"):
+    for name in ("index", "full", "link"):
         with pytest.raises(IndexStoreError, match="something is there already"):
             Index.create(tmp_path / name, space=SPACE, dim=DIM)
     with pytest.raises(IndexStoreError, match="there is no folder"):
         Index.create(tmp_path / "a" / "b", space=SPACE, dim=DIM)
     assert contents(path) == before
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["empty", "index", "link"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["full", "index", "link"]
+
+
+def test_an_empty_folder_becomes_an_index_with_its_own_rights(tmp_path: Path) -> None:
+    """What `mkdir` made is taken, permissions included."""
+    folder = tmp_path / "empty"
+    folder.mkdir(mode=0o700)
+    Index.create(folder, space=SPACE, dim=DIM).close()
+    assert len(Index.open(folder)) == 0
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert [file.name for file in tmp_path.iterdir()] == ["empty"]
 
 
 def test_creation_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The folder appears only when it is whole."""
-    monkeypatch.setattr("twinspire.index.folder.header", fail_with(OSError(28, "No space left on device")))
+    monkeypatch.setattr("twinspire.index.disk.sync_folder", fail_with(OSError(28, "No space left on device")))
     with pytest.raises(IndexStoreError, match=r"No space left on device\. Make room"):
         Index.create(tmp_path / "index", space=SPACE, dim=DIM)
     assert list(tmp_path.iterdir()) == []
@@ -248,20 +256,20 @@ def fail_with(error: Exception) -> Callable[..., None]:
 
 
 @pytest.mark.parametrize("error", [sqlite3.OperationalError("disk I/O error"), OSError(5, "Input/output error")])
-@pytest.mark.parametrize(("part", "method"), [(Catalogue, "commit"), (VectorFile, "append"), (VectorFile, "mapped")])
+@pytest.mark.parametrize("step", ["write_at", "sync", "commit"])
 def test_an_add_that_fails_leaves_the_index_usable(
-    path: Path, monkeypatch: pytest.MonkeyPatch, part: type, method: str, error: Exception
+    path: Path, monkeypatch: pytest.MonkeyPatch, step: str, error: Exception
 ) -> None:
     """Whichever step fails, it is an IndexStoreError; the same Index adds and finds correctly afterwards."""
     with Index.open(path, mode="write") as index:
         with monkeypatch.context() as broken:
-            broken.setattr(part, method, fail_with(error))
+            broken.setattr(disk, step, fail_with(error))
             with pytest.raises(IndexStoreError, match=f"cannot add to the index .*{error.args[-1]}"):
                 index.add(vectors(50, 60), items(50, 60), space=SPACE)
         index.add(vectors(50, 60), items(50, 60), space=SPACE)
         assert [hits[0].id for hits in index.search(vectors(0, 60), k=1, space=SPACE)] == list(range(60))
     assert assert_whole(path, 60) == 60
-    assert (path / "vectors.f32").stat().st_size == 64 + 60 * DIM * 4
+    assert (path / "vectors-1.f32").stat().st_size == 64 + 60 * DIM * 4
 
 
 def run(code: str) -> subprocess.CompletedProcess[str]:

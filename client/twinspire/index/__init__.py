@@ -1,12 +1,27 @@
-"""The index: unit vectors and what they stand for, on disk, and exact search over them.
+"""The index: unit vectors and what they stand for, on disk, and search over them.
 
-It knows no models and no pictures. What it promises: an item whose `add` returned is there after any crash,
-whole and with its exact vector; an item whose `add` did not return is there whole or not at all.
+It knows no models and no pictures. What it promises: a change (`add`, `remove`, `update`, `compact`) that returned is
+there after any crash, whole and with the exact vectors; one that did not return is there whole or not at all.
 """
 
 from __future__ import annotations
 
-from twinspire.index.items import AddReport, Hit, IndexStats, Item, ItemKind
+from twinspire.index.items import Hit, Item, ItemKind, StoredItem
+from twinspire.index.reports import AddReport, CompactReport, IndexStats, VerifyReport
 from twinspire.index.store import Index
+from twinspire.index.vectors import VectorType
+from twinspire.index.verify import verify_index
 
-__all__ = ["AddReport", "Hit", "Index", "IndexStats", "Item", "ItemKind"]
+__all__ = [
+    "AddReport",
+    "CompactReport",
+    "Hit",
+    "Index",
+    "IndexStats",
+    "Item",
+    "ItemKind",
+    "StoredItem",
+    "VectorType",
+    "VerifyReport",
+    "verify_index",
+]

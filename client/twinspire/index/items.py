@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from pathlib import Path
 from typing import Any
 
 from twinspire.errors import InputError
@@ -47,8 +46,26 @@ class Item:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredItem:
+    """An item as the index holds it. `id` stays its own for ever; the times are Unix time, in seconds."""
+
+    id: int
+    uri: str
+    kind: ItemKind
+    caption: str | None
+    metadata: Mapping[str, Any]
+    content_hash: str | None
+    added_at: float
+    changed_at: float
+
+
+@dataclass(frozen=True, slots=True)
 class Hit:
-    """One answer: an item and its score, the inner product of its vector and the query's, -1 to 1."""
+    """One answer: an item and its score, higher is better.
+
+    From a search by vectors the score is the inner product of its vector and the query's, -1 to 1; from a search
+    by words it is the negated BM25 of FTS5, which has no upper end.
+    """
 
     id: int
     uri: str
@@ -56,29 +73,6 @@ class Hit:
     kind: ItemKind
     caption: str | None
     metadata: Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class AddReport:
-    """What one `add` did: the ids of the new items, and the positions of those that were there already."""
-
-    added: list[int]
-    skipped: list[int]
-
-
-@dataclass(frozen=True, slots=True)
-class IndexStats:
-    """What an index holds and how large it is on disk."""
-
-    path: Path
-    space: str
-    dim: int
-    items: int
-    items_by_kind: Mapping[ItemKind, int]
-    generation: int
-    schema_version: int
-    vectors_bytes: int
-    catalogue_bytes: int
 
 
 def metadata_as_json(metadata: Mapping[str, Any]) -> str:

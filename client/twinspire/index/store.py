@@ -1,4 +1,4 @@
-"""The index folder: catalogue and vector file kept in step.
+"""The index: what it offers, over a folder in which catalogue and vector file are kept in step.
 
 One `add` appends the vectors, waits until the disk has them, and only then commits the items together with
 the new length in one SQLite transaction. A crash before that leaves a tail behind the committed length, which
@@ -9,95 +9,108 @@ readers ignore and the next writer cuts off; a crash after it leaves a finished 
 from __future__ import annotations
 
 import os
-import threading
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Literal, Self
+from types import EllipsisType, TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from twinspire.errors import IndexStoreError, InputError, SpaceMismatchError
-from twinspire.index.catalogue import CATALOGUE_NAME, SCHEMA_VERSION, Catalogue, Commit
+from twinspire.index.catalogue import Catalogue
+from twinspire.index.connections import CATALOGUE_NAME
 from twinspire.index.failures import store_errors
-from twinspire.index.flat import nearest
+from twinspire.index.flat import Found, nearest
 from twinspire.index.folder import make_folder
-from twinspire.index.items import AddReport, Hit, IndexStats, Item, ItemKind
+from twinspire.index.items import Hit, Item, ItemKind, StoredItem
 from twinspire.index.lock import WriterLock
-from twinspire.index.vectors import CHECKSUM_OF_NOTHING, VectorFile, as_stored, checksum_of, unit_vectors
+from twinspire.index.reports import AddReport, CompactReport, IndexStats, VerifyReport
+from twinspire.index.schema import SCHEMA_VERSION
+from twinspire.index.state import State, States
+from twinspire.index.vectors import HEADER_BYTES, VectorType, unit_vectors
+from twinspire.index.verify import verify_index
+from twinspire.index.view import View
+from twinspire.index.writer import Writer
 
-_NOTHING = Commit(generation=-1, vectors=0, checksum=CHECKSUM_OF_NOTHING)
-
-
-@dataclass(frozen=True, slots=True)
-class _Snapshot:
-    """What was committed at one moment. Never changes, so a search needs no lock."""
-
-    commit: Commit
-    vectors: NDArray[np.float32]  # (N, D), a mapping of the vector file
+if TYPE_CHECKING:
+    from twinspire.index.where import Where
 
 
 class Index:
     """An open index; made by `Index.create` and `Index.open`, a context manager.
 
     One `Index` at a time may be open for writing, in one process; any number for reading, in any process. A
-    reader sees what was added since at its next `search`, `stats` or `len`. All methods may be called from
-    several threads at once: searches run side by side, adds one after the other. Not to be carried across
-    `os.fork`: open it in the child.
+    reader sees what was changed since at its next call. All methods may be called from several threads at once:
+    searches run side by side, changes one after the other; what one call returns comes from one committed state.
+    Not to be carried across `os.fork`: open it in the child.
+
+    An item's id is its own for ever, also through `update` and `compact`, and is never given to another. Every
+    change is durable when its method returns; where it raises, nothing is changed. Every method raises
+    `IndexStoreError` where the disk fails or the index is damaged or closed, and those that change something also
+    where it was opened for reading.
     """
 
     def __init__(self, path: Path, *, writable: bool) -> None:
         self._path = path
-        self._changing = threading.RLock()  # held while the snapshot or the files change
         self._closed = False
-        self._settled = False
         self._writer_lock: WriterLock | None = None
         self._catalogue: Catalogue | None = None
-        self._vectors: VectorFile | None = None
+        self._states: States | None = None
+        self._writer: Writer | None = None
         try:
             with store_errors(path, "open"):
                 if writable:
                     self._writer_lock = WriterLock(path)
                 self._catalogue = Catalogue(path, writable=writable)
-                self._space, self._dim = self._catalogue.space, self._catalogue.dim
-                self._vectors = VectorFile(path, self._dim, writable=writable)
-                self._snapshot = _Snapshot(_NOTHING, self._vectors.mapped(0))
-                self._refresh()
+                self._space, self._dim, self._dtype = (
+                    self._catalogue.space,
+                    self._catalogue.dim,
+                    self._catalogue.dtype,
+                )
+                self._states = States(path, self._catalogue)
+                with self._states.current():
+                    pass  # checks all of it, before anything is touched
                 if writable:
-                    self._settle()
+                    self._states.trusting = True
+                    self._writer = Writer(path, self._catalogue, self._states)
         except BaseException:
             self.close()
             raise
 
     @classmethod
-    def create(cls, path: str | os.PathLike[str], *, space: str, dim: int) -> Self:
+    def create(
+        cls, path: str | os.PathLike[str], *, space: str, dim: int, dtype: VectorType = VectorType.FLOAT32
+    ) -> Self:
         """Make an empty index for embeddings of `space` with `dim` numbers and open it for writing.
 
-        The folder appears whole or not at all. Raises `InputError` for an empty space or a dim below 1,
-        `IndexStoreError` where something is at `path` already or it cannot be written.
+        `dtype` says how vectors are stored. The folder appears whole or not at all; an empty one is taken. Raises
+        `InputError` for an empty space, a dim below 1 and an unknown dtype, `IndexStoreError` where something is
+        at `path` already or it cannot be written.
         """
         if not isinstance(space, str) or not space.strip():
             raise InputError(f"an index's space must be a non-empty str, got {space!r}")
         if not isinstance(dim, int) or isinstance(dim, bool) or dim < 1:
             raise InputError(f"an index's dim must be a whole number from 1 up, got {dim!r}")
+        if not isinstance(dtype, VectorType):
+            raise InputError(f"an index's dtype must be a VectorType ({', '.join(VectorType)}), got {dtype!r}")
         folder = Path(path).absolute()
-        if os.path.lexists(folder):
-            raise IndexStoreError(
-                f"cannot make an index at {folder}: something is there already. Open it, or name another"
-            )
-        if not folder.parent.is_dir():
-            raise IndexStoreError(f"cannot make an index at {folder}: there is no folder {folder.parent}")
         with store_errors(folder, "create"):
-            make_folder(folder, space=space, dim=dim)
+            if os.path.lexists(folder) and (folder.is_symlink() or not folder.is_dir() or any(folder.iterdir())):
+                raise IndexStoreError(
+                    f"cannot make an index at {folder}: something is there already. Open it, or name another"
+                )
+            if not folder.parent.is_dir():
+                raise IndexStoreError(f"cannot make an index at {folder}: there is no folder {folder.parent}")
+            make_folder(folder, space=space, dim=dim, dtype=dtype)
         return cls(folder, writable=True)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, mode: Literal["read", "write"] = "read") -> Self:
         """Open the index at `path`, after checking all of it against its checksum.
 
-        `write` also cuts off what an interrupted `add` left behind; `read` changes nothing. Raises
+        `write` also clears away what an interrupted change left behind; `read` changes nothing. Raises
         `IndexStoreError` where there is no index, it is damaged or of another schema version, and
         `IndexLockedError` for a second writer.
         """
@@ -126,10 +139,21 @@ class Index:
         """D, how many numbers an embedding has."""
         return self._dim
 
+    @property
+    def dtype(self) -> VectorType:
+        """How vectors are stored."""
+        return self._dtype
+
+    @property
+    def generation(self) -> int:
+        """A number that every add, remove, update and compact makes greater, in any process."""
+        with self._reading("read") as (view, _):
+            return view.commit.generation
+
     def __len__(self) -> int:
         """How many items are committed now."""
-        with store_errors(self._path, "read"):
-            return self._current().commit.vectors
+        with self._reading("read") as (_, state):
+            return state.items
 
     def check_space(self, space: str) -> None:
         """Raise `SpaceMismatchError` where embeddings of `space` can neither be added nor searched with."""
@@ -145,93 +169,191 @@ class Index:
 
         An item whose kind and content hash the index has already, or an earlier item of the same call has, is
         skipped and reported. All of them are added or, where it raises, none. Raises `SpaceMismatchError`,
-        `EmbeddingError`, `InputError` where items and embeddings differ in number, `IndexStoreError` where
-        the disk fails or the index was opened for reading.
+        `EmbeddingError`, and `InputError` for what is no item and where items and embeddings differ in number.
         """
         self.check_space(space)
         vectors = unit_vectors(embeddings, self._dim, "embeddings to add")  # (N, D)
         items = list(items)
+        for position, item in enumerate(items):
+            if not isinstance(item, Item):
+                raise InputError(f"what is added must be a list of Item; at position {position} is {item!r}")
         if len(items) != len(vectors):
             raise InputError(f"every item needs one embedding: got {len(items)} items and {len(vectors)} embeddings")
-        if self._writer_lock is None:
-            raise IndexStoreError(
-                f"the index {self._path} was opened for reading: open it with mode='write' to add to it"
-            )
-        with self._changing, store_errors(self._path, "add to"):
-            catalogue, file = self._parts()
-            if not self._settled:
-                self._settle()
-            new = self._new_positions(catalogue, items)
-            skipped = sorted(set(range(len(items))) - set(new))
-            if not new:
-                return AddReport([], skipped)
-            before = self._snapshot.commit
-            vectors = vectors[new]
-            self._settled = False  # until all of it has worked
-            data = as_stored(vectors)
-            file.append(before.vectors, data)
-            checksum = checksum_of(data, before.checksum)
-            commit = catalogue.commit(before.vectors, [items[position] for position in new], checksum)
-            self._snapshot = _Snapshot(commit, file.mapped(commit.vectors))
-            self._settled = True
-            return AddReport(list(range(before.vectors, commit.vectors)), skipped)
+        with self._changing("add to") as writer:
+            return writer.add(vectors, items)
 
-    def search(self, queries: NDArray[np.float32], *, k: int = 10, space: str) -> list[list[Hit]]:
+    def remove(self, ids: Iterable[int]) -> int:
+        """Remove the items of these ids and return how many there were; an id that no item has is passed over."""
+        ids = _checked_ids(ids)
+        with self._changing("remove from") as writer:
+            return writer.remove(ids)
+
+    def remove_where(self, where: Where) -> int:
+        """Remove the items that `where` keeps and return how many there were."""
+        with self._changing("remove from") as writer:
+            return writer.remove_where(where)
+
+    def update(
+        self,
+        id: int,  # noqa: A002 - the field's name
+        *,
+        embedding: NDArray[np.float32] | None = None,
+        space: str | None = None,
+        uri: str | EllipsisType = ...,
+        caption: str | EllipsisType | None = ...,
+        metadata: Mapping[str, Any] | EllipsisType = ...,
+        content_hash: str | EllipsisType | None = ...,
+    ) -> StoredItem:
+        """Change what is given of one item, keep the rest, and return it as it is then.
+
+        `embedding` is (D,) float32, L2-normalised, and needs its `space`. Raises `InputError` for an unknown id, for
+        what no item may have and for a content hash that another item of this kind has, `SpaceMismatchError`,
+        `EmbeddingError`.
+        """
+        (number,) = _checked_ids([id])
+        vectors = None
+        if embedding is not None:
+            if space is None:
+                raise InputError("a new embedding needs the space it is of: update(id, embedding=..., space=...)")
+            self.check_space(space)
+            row = embedding[None] if isinstance(embedding, np.ndarray) and embedding.ndim == 1 else embedding
+            vectors = unit_vectors(row, self._dim, "the new embedding, as a row,")
+            if len(vectors) != 1:
+                raise InputError(f"an item has one embedding, got {len(vectors)}")
+        given = {"uri": uri, "caption": caption, "metadata": metadata, "content_hash": content_hash}
+        fields = {name: value for name, value in given.items() if value is not ...}
+        with self._changing("update") as writer:
+            return writer.update(number, vectors, fields)
+
+    def compact(self) -> CompactReport:
+        """Write the vector file anew without the rows of removed and replaced vectors.
+
+        Needs room for a second file meanwhile. Searches go on, also in other processes. Does nothing where there
+        is nothing to drop.
+        """
+        with self._changing("compact") as writer:
+            return writer.compact()
+
+    def get(self, ids: Iterable[int]) -> list[StoredItem]:
+        """Return the items of these ids, in this order. Raises `InputError` for an id that no item has."""
+        ids = _checked_ids(ids)
+        with self._reading("read") as (view, _):
+            items = view.items(set(ids))
+        self._require_known(ids, items)
+        return [items[number] for number in ids]
+
+    def find(
+        self, *, uri: str | None = None, content_hash: str | None = None, under: str | None = None
+    ) -> list[StoredItem]:
+        """Return the items of this uri, of this content hash, or under this folder, in the order of ids.
+
+        `under` takes the items whose uri starts with it and a slash. Raises `InputError` unless one of them is given.
+        """
+        given = {"uri": uri, "content_hash": content_hash, "under": under}
+        (name, value), *others = [pair for pair in given.items() if pair[1] is not None] or [("", None)]
+        if value is None or others:
+            raise InputError(f"find takes one of {', '.join(given)}, got {1 + len(others) if value else 'none'}")
+        with self._reading("read") as (view, _):
+            return view.under(value) if name == "under" else view.find(name, value)
+
+    def matching(self, ids: Iterable[int], where: Where) -> set[int]:
+        """Return those of `ids` whose items `where` keeps; an id that no item has is left out."""
+        ids = _checked_ids(ids)
+        with self._reading("read") as (view, _):
+            return view.matching(ids, where)
+
+    def vectors(self, ids: Iterable[int]) -> NDArray[np.float32]:
+        """Return the vectors of these ids, (N, D) float32, as stored. Raises `InputError` as `get` does."""
+        ids = _checked_ids(ids)
+        with self._reading("read") as (view, state):
+            rows = view.rows(ids)
+            self._require_known(ids, rows)
+            return np.array(state.vectors[[rows[number] for number in ids]], dtype=np.float32)
+
+    def search(
+        self,
+        queries: NDArray[np.float32],
+        *,
+        k: int = 10,
+        space: str,
+        kind: ItemKind | None = None,
+        where: Where | None = None,
+        effort: int | None = None,
+    ) -> list[list[Hit]]:
         """Return the k best hits of each query, best first, equal scores in the order of ids.
 
-        `queries` is (Q, D) float32, L2-normalised. The search is exact. A query gets fewer than k hits where
-        the index holds fewer, none where it is empty. Raises `SpaceMismatchError`, `EmbeddingError`,
-        `InputError` for a k below 1, `IndexStoreError`, and `MissingDependencyError` without FAISS (extra
-        `cpu`).
+        `queries` is (Q, D) float32, L2-normalised. Only items of `kind` and items that `where` keeps are found. The
+        search is exact; `effort` is for kinds of index that are not. A query gets fewer than k hits where fewer are
+        there. Raises `SpaceMismatchError`, `EmbeddingError`, `InputError` for a k below 1, and
+        `MissingDependencyError` without FAISS (extra `cpu`).
         """
         self.check_space(space)
         vectors = unit_vectors(queries, self._dim, "queries")  # (Q, D)
-        if not isinstance(k, int | np.integer) or isinstance(k, bool) or k < 1:
-            raise InputError(f"k, the number of hits, must be a whole number from 1 up, got {k!r}")
-        with store_errors(self._path, "search"):
-            snapshot = self._current()
-            if snapshot.commit.vectors == 0 or len(vectors) == 0:
+        k = _checked_k(k)
+        if effort is not None and (not isinstance(effort, int) or isinstance(effort, bool) or effort < 1):
+            raise InputError(f"effort must be a whole number from 1 up, got {effort!r}")
+        with self._reading("search") as (view, state):
+            if state.items == 0 or len(vectors) == 0:
                 return [[] for _ in vectors]
-            scores, rows = nearest(snapshot.vectors, vectors, int(k))  # (Q, k) each
-            catalogue, _ = self._parts()
-            width = rows.shape[1]
-            hits = catalogue.hits(zip(rows.ravel().tolist(), scores.ravel().tolist(), strict=True))
-        return [hits[start : start + width] for start in range(0, len(hits), width)]
+            scores, rows = self._nearest(vectors, k, state, self._allowed(view, state, kind, where))
+            return _hits(view, state, scores, rows)
+
+    def search_words(
+        self, match: str, *, k: int = 10, kind: ItemKind | None = None, where: Where | None = None
+    ) -> list[Hit]:
+        """Return the k best items for an FTS5 expression over captions and file names, best first.
+
+        The score is the negated BM25. `words.tokens` says what the words are that can be found. Raises `InputError`
+        for a `match` that is no such expression and a k below 1.
+        """
+        k = _checked_k(k)
+        _check_kind(kind)
+        with self._reading("search") as (view, _):
+            return view.search_words(match, k, kind, where)
+
+    def allowed(self, kind: ItemKind | None = None, where: Where | None = None) -> NDArray[np.bool_] | None:
+        """Return which rows of the vector file a search with this filter may find, (rows,) bool; None: all."""
+        with self._reading("read") as (view, state):
+            return self._allowed(view, state, kind, where)
 
     def known_hashes(self, hashes: Iterable[str], *, kind: ItemKind = ItemKind.IMAGE) -> set[str]:
         """Return those of `hashes` that belong to an item of this kind: what `add` would skip."""
-        with store_errors(self._path, "read"):
-            catalogue, _ = self._parts()
-            return catalogue.known_hashes(hashes, kind)
+        with self._reading("read") as (view, _):
+            return view.known_hashes(hashes, kind)
 
     def stats(self) -> IndexStats:
         """Return what the index holds now and how large it is."""
-        with store_errors(self._path, "read"):
-            commit = self._current().commit
-            catalogue, vectors = self._parts()
+        with self._reading("read") as (view, state):
+            assert self._catalogue is not None
             return IndexStats(
                 path=self._path,
                 space=self._space,
                 dim=self._dim,
-                items=commit.vectors,
-                items_by_kind=catalogue.count_by_kind(),
-                generation=commit.generation,
+                dtype=self._dtype,
+                items=state.items,
+                items_by_kind=view.count_by_kind(),
+                rows=state.commit.rows,
+                dead_rows=state.commit.rows - state.items,
+                generation=state.commit.generation,
                 schema_version=SCHEMA_VERSION,
-                vectors_bytes=vectors.size_bytes(),
-                catalogue_bytes=catalogue.size_bytes(),
+                vectors_bytes=HEADER_BYTES + state.commit.rows * self._dim * self._dtype.numpy.itemsize,
+                catalogue_bytes=self._catalogue.size_bytes(),
             )
+
+    def verify(self) -> VerifyReport:
+        """Read everything and tell what is wrong with it; changes nothing. See `verify_index`."""
+        self._parts()
+        return verify_index(self._path)
 
     def close(self) -> None:
         """Close the files and, for a writer, let go of the lock. Does nothing the second time."""
-        with self._changing:
-            self._closed = True
-            with store_errors(self._path, "close"):
-                if self._catalogue is not None:
-                    self._catalogue.close()
-                if self._vectors is not None:
-                    self._vectors.close()
-                if self._writer_lock is not None:
-                    self._writer_lock.release()
+        self._closed = True
+        with store_errors(self._path, "close"):
+            for part in (self._writer, self._states, self._catalogue):
+                if part is not None:
+                    part.close()
+            if self._writer_lock is not None:
+                self._writer_lock.release()
 
     def __enter__(self) -> Self:
         return self
@@ -241,49 +363,70 @@ class Index:
     ) -> None:
         self.close()
 
-    def _parts(self) -> tuple[Catalogue, VectorFile]:
+    def _nearest(self, queries: NDArray[np.float32], k: int, state: State, allowed: NDArray[np.bool_] | None) -> Found:
+        """Return scores and rows of the k best, (Q, n) each."""
+        return nearest(state.vectors, queries, k, allowed=allowed, order=state.ids)
+
+    def _allowed(
+        self, view: View, state: State, kind: ItemKind | None, where: Where | None
+    ) -> NDArray[np.bool_] | None:
+        _check_kind(kind)
+        assert self._states is not None
+        return self._states.allowed(view, state, kind, where)
+
+    def _parts(self) -> States:
         if self._closed:
             raise IndexStoreError(f"the index {self._path} is closed: open it again with Index.open")
-        assert self._catalogue is not None
-        assert self._vectors is not None
-        return self._catalogue, self._vectors
+        assert self._states is not None
+        return self._states
 
-    def _current(self) -> _Snapshot:
-        """Return what is committed now. A writer knows: nobody else adds."""
+    @contextmanager
+    def _reading(self, doing: str) -> Iterator[tuple[View, State]]:
+        with store_errors(self._path, doing), self._parts().current() as current:
+            yield current
+
+    @contextmanager
+    def _changing(self, doing: str) -> Iterator[Writer]:
         self._parts()
-        return self._snapshot if self._writer_lock is not None else self._refresh()
+        if self._writer is None:
+            raise IndexStoreError(
+                f"the index {self._path} was opened for reading: open it with mode='write' to change it"
+            )
+        with store_errors(self._path, doing):
+            yield self._writer
 
-    def _refresh(self) -> _Snapshot:
-        """Take in what was committed since, checking only that."""
-        with self._changing:
-            catalogue, file = self._parts()
-            before, now = self._snapshot.commit, catalogue.last_commit()
-            if now.generation != before.generation:
-                file.verify(before.vectors, before.checksum, now.vectors, now.checksum)
-                self._snapshot = _Snapshot(now, file.mapped(now.vectors))
-            return self._snapshot
+    def _require_known(self, ids: Sequence[int], known: Mapping[int, object]) -> None:
+        unknown = [number for number in ids if number not in known]
+        if unknown:
+            shown = ", ".join(map(str, unknown[:5])) + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
+            raise InputError(f"the index {self._path} has no item {shown}")
 
-    def _settle(self) -> None:
-        """Make the catalogue's last commit the last one for good, then cut the vector file to its length."""
-        catalogue, file = self._parts()
-        commit = catalogue.settle()
-        snapshot = self._refresh()
-        assert snapshot.commit == commit
-        file.truncate(commit.vectors)
-        self._settled = True
 
-    @staticmethod
-    def _new_positions(catalogue: Catalogue, items: Sequence[Item]) -> list[int]:
-        """Return the positions of items whose content neither the catalogue nor an earlier item has."""
-        seen: set[tuple[ItemKind, str | None]] = set()
-        for kind in ItemKind:
-            hashes = {item.content_hash for item in items if item.kind is kind and item.content_hash is not None}
-            seen |= {(kind, known) for known in catalogue.known_hashes(hashes, kind)}
-        new = []
-        for position, item in enumerate(items):
-            content = (item.kind, item.content_hash)
-            if content not in seen:
-                new.append(position)
-                if item.content_hash is not None:
-                    seen.add(content)
-        return new
+def _checked_ids(ids: Iterable[int]) -> list[int]:
+    if isinstance(ids, str | bytes) or not isinstance(ids, Iterable):
+        raise InputError(f"ids must be a list of whole numbers, got {ids!r}")
+    checked = []
+    for number in ids:
+        if not isinstance(number, int | np.integer) or isinstance(number, bool) or not 0 <= number < 2**63:
+            raise InputError(f"an id is a whole number from 0 up, got {number!r}")
+        checked.append(int(number))
+    return checked
+
+
+def _checked_k(k: int) -> int:
+    if not isinstance(k, int | np.integer) or isinstance(k, bool) or k < 1:
+        raise InputError(f"k, the number of hits, must be a whole number from 1 up, got {k!r}")
+    return int(k)
+
+
+def _check_kind(kind: ItemKind | None) -> None:
+    if kind is not None and not isinstance(kind, ItemKind):
+        raise InputError(f"a kind of item must be an ItemKind ({', '.join(ItemKind)}), got {kind!r}")
+
+
+def _hits(view: View, state: State, scores: NDArray[np.float32], rows: NDArray[np.int64]) -> list[list[Hit]]:
+    """Return the items at `rows` with their `scores`, (Q, n) each; a row of -1 is none."""
+    there = rows >= 0
+    found = view.hits(list(zip(state.ids[rows[there]].tolist(), scores[there].tolist(), strict=True)))
+    ends = np.cumsum(there.sum(axis=1)).tolist()
+    return [found[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]

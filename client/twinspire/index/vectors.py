@@ -1,7 +1,8 @@
-"""The vector file: a header of 64 bytes, then float32 vectors one after the other, in the order of their ids.
+"""The vector file: a header of 64 bytes, then vectors of float32 or float16 one after the other, by row.
 
-The file is append-only up to the committed length, which the catalogue holds together with a checksum; what
-lies behind it is the tail of an `add` that never finished, and means nothing.
+The file is append-only up to the committed number of rows, which the catalogue holds together with a checksum;
+what lies behind it is the tail of a change that never finished, and means nothing. `compact` writes a new file,
+of the next number, without the rows that no item has any more.
 
 The checksum is CRC-32 of all committed bytes behind the header. It is a running one: from its value and the
 appended bytes alone comes the next value, so an `add` reads nothing back and a reader that already checked n
@@ -15,35 +16,67 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import struct
 import zlib
+from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from twinspire.errors import EmbeddingError, IndexStoreError
+from twinspire.index import disk
 from twinspire.index.failures import RESTORE
 
-VECTORS_NAME = "vectors.f32"
 CHECKSUM_OF_NOTHING = 0
 HEADER_BYTES = 64  # a cache line, so that vectors lie aligned in a mapping
+Vectors = NDArray[np.floating[Any]]
+"""(N, D) float32 or float16, as they lie in the file."""
 _HEADER = struct.Struct("<8sII8s")  # magic, version of the layout, dim, dtype as numpy writes it
 _MAGIC = b"TWINSPVF"
 _LAYOUT = 1
-_DTYPE = np.dtype("<f4")
+_NAME = re.compile(r"vectors-(\d+)\.f(?:32|16)")
 _BLOCK_BYTES = 8 << 20
 _NORM_TOLERANCE = 1e-3
 
 
-def header(dim: int) -> bytes:
+class VectorType(StrEnum):
+    """How the numbers of a vector are stored. float16 takes half the room and rounds to 11 bits."""
+
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+
+    @property
+    def numpy(self) -> np.dtype[Any]:
+        """The numpy type, little-endian."""
+        return np.dtype("<f4" if self is VectorType.FLOAT32 else "<f2")
+
+
+class LostVectorFileError(IndexStoreError):
+    """The vector file that the catalogue names is not there."""
+
+
+def vectors_name(number: int, dtype: VectorType) -> str:
+    """Return the name of the vector file of this number, counted from 1."""
+    return f"vectors-{number}.{'f32' if dtype is VectorType.FLOAT32 else 'f16'}"
+
+
+def vectors_number(name: str) -> int | None:
+    """Return the number of the vector file of this name, None for the name of another file."""
+    match = _NAME.fullmatch(name)
+    return int(match[1]) if match else None
+
+
+def header(dim: int, dtype: VectorType = VectorType.FLOAT32) -> bytes:
     """Return the 64 bytes that start a file of vectors of `dim` numbers."""
-    return _HEADER.pack(_MAGIC, _LAYOUT, dim, _DTYPE.str.encode()).ljust(HEADER_BYTES, b"\0")
+    return _HEADER.pack(_MAGIC, _LAYOUT, dim, dtype.numpy.str.encode()).ljust(HEADER_BYTES, b"\0")
 
 
-def as_stored(vectors: NDArray[np.float32]) -> memoryview:
+def as_stored(vectors: Vectors, dtype: VectorType = VectorType.FLOAT32) -> memoryview:
     """Return `vectors` (N, D) as the bytes that the file holds for them."""
-    return np.ascontiguousarray(vectors, dtype=_DTYPE).reshape(-1).view(np.uint8).data
+    return np.ascontiguousarray(vectors, dtype=dtype.numpy).reshape(-1).view(np.uint8).data
 
 
 def checksum_of(data: memoryview | bytes, before: int = CHECKSUM_OF_NOTHING) -> int:
@@ -51,29 +84,47 @@ def checksum_of(data: memoryview | bytes, before: int = CHECKSUM_OF_NOTHING) -> 
     return zlib.crc32(data, before)
 
 
-class VectorFile:
-    """The open vector file of one index. Raises `IndexStoreError` for damage, else `OSError`."""
+def create_vector_file(path: Path, dim: int, dtype: VectorType) -> None:
+    """Write the file of no vectors and wait until the disk has it; its name in the folder is not synced."""
+    fd = disk.create(path)
+    try:
+        disk.write_at(fd, header(dim, dtype), 0)
+        disk.sync(fd)
+    finally:
+        os.close(fd)
 
-    def __init__(self, folder: Path, dim: int, *, writable: bool) -> None:
-        self._path = folder / VECTORS_NAME
+
+class VectorFile:
+    """One open vector file. Raises `IndexStoreError` for damage, else `OSError`."""
+
+    def __init__(self, path: Path, dim: int, dtype: VectorType, *, writable: bool = False) -> None:
+        self._path = path
         self._dim = dim
-        self._row_bytes = dim * _DTYPE.itemsize
+        self._dtype = dtype.numpy
+        self._row_bytes = dim * self._dtype.itemsize
         try:
             self._fd = os.open(self._path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC)
         except FileNotFoundError as error:
-            raise IndexStoreError(f"the index {folder} has lost its vector file {VECTORS_NAME}. {RESTORE}") from error
+            raise LostVectorFileError(
+                f"the index {path.parent} has lost its vector file {path.name}. {RESTORE}"
+            ) from error
         try:
-            if os.pread(self._fd, HEADER_BYTES, 0) != header(dim):
+            if os.pread(self._fd, HEADER_BYTES, 0) != header(dim, dtype):
                 raise IndexStoreError(
-                    f"{self._path} does not start as a file of {dim}-dimensional float32 vectors does: "
+                    f"{self._path} does not start as a file of {dim}-dimensional {dtype} vectors does: "
                     f"it is damaged or belongs to another index. {RESTORE}"
                 )
         except BaseException:
             self.close()
             raise
 
+    @property
+    def name(self) -> str:
+        """Its name in the folder."""
+        return self._path.name
+
     def verify(self, start: int, before: int, end: int, after: int) -> None:
-        """Check that vectors `start` to `end` are there and turn checksum `before` into `after`."""
+        """Check that rows `start` to `end` are there and turn checksum `before` into `after`."""
         first, last = self._offset(start), self._offset(end)
         size = os.fstat(self._fd).st_size
         if size < last:
@@ -91,25 +142,30 @@ class VectorFile:
                 f"the catalogue says {after:08x}. {RESTORE}"
             )
 
-    def mapped(self, count: int) -> NDArray[np.float32]:
-        """Return the first `count` vectors as a read-only mapping of the file, (count, D) float32."""
+    def mapped(self, count: int) -> Vectors:
+        """Return the first `count` vectors as a read-only mapping of the file, (count, D), float32 or float16."""
         if count == 0:  # nothing cannot be mapped
-            return np.empty((0, self._dim), dtype=np.float32)
+            return np.empty((0, self._dim), dtype=self._dtype)
         with os.fdopen(os.dup(self._fd), "rb") as file:
-            return np.memmap(file, dtype=_DTYPE, mode="r", offset=HEADER_BYTES, shape=(count, self._dim))
+            return np.memmap(file, dtype=self._dtype, mode="r", offset=HEADER_BYTES, shape=(count, self._dim))
 
     def append(self, count: int, data: memoryview) -> None:
         """Write `data`, made by `as_stored`, behind the first `count` vectors; wait until the disk has it."""
-        offset = self._offset(count)
-        while data:
-            written = os.pwrite(self._fd, data, offset)
-            data, offset = data[written:], offset + written
-        os.fsync(self._fd)
+        self.write(count, data)
+        self.sync()
+
+    def write(self, count: int, data: memoryview) -> None:
+        """Write `data`, made by `as_stored`, behind the first `count` vectors; no waiting."""
+        disk.write_at(self._fd, data, self._offset(count))
+
+    def sync(self) -> None:
+        """Wait until the disk has what was written."""
+        disk.sync(self._fd)
 
     def truncate(self, count: int) -> None:
         """Cut off whatever lies behind the first `count` vectors."""
         if os.fstat(self._fd).st_size > self._offset(count):
-            os.ftruncate(self._fd, self._offset(count))
+            disk.truncate(self._fd, self._offset(count))
 
     def size_bytes(self) -> int:
         """Return the size of the file."""

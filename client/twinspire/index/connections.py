@@ -1,0 +1,116 @@
+"""Connections to a catalogue: one that writes, and as many that read as there are threads reading at once."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from twinspire.index import disk
+
+CATALOGUE_NAME = "catalogue.sqlite"
+_BUSY_TIMEOUT_S = 10.0
+
+
+class Connections:
+    """The connections of one open index, usable from any thread. All raise `sqlite3.Error`.
+
+    A reader that cannot write to the folder has to open the file as immutable while no writer is at work, for
+    SQLite could not make its shared memory file there; it opens it anew when the file has changed.
+    """
+
+    def __init__(self, folder: Path, *, writable: bool) -> None:
+        self._path = folder / CATALOGUE_NAME
+        self._log = folder / (CATALOGUE_NAME + "-wal")
+        self._writable = writable
+        self._lock = threading.Lock()  # of the fields below, held for moments
+        self._idle: list[sqlite3.Connection] = []
+        self._age = 0  # connections of an earlier age are closed when they come back
+        self._seen: tuple[int, int, int] | None = None  # of the file, where it was opened as immutable
+        self._closed = False
+        self._writing = threading.Lock()  # held for a transaction
+        self._writer: sqlite3.Connection | None = None
+
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """Give a connection in a transaction that sees one committed state until the block ends."""
+        with self._lock:
+            if self._closed:
+                raise sqlite3.ProgrammingError("the catalogue is closed")
+            if self._seen is not None and (self._log.exists() or self._signature() != self._seen):
+                self._drop_idle()
+                self._seen = None
+            connection = self._idle.pop() if self._idle else self._connect()
+            age = self._age
+        try:
+            connection.execute("BEGIN")
+            yield connection
+        finally:
+            try:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")  # it only read; ends in any state of the connection
+            finally:
+                with self._lock:
+                    if self._closed or age != self._age:
+                        connection.close()
+                    else:
+                        self._idle.append(connection)
+
+    @contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """Give the writing connection in a transaction, committed when the block ends, rolled back where it raises."""
+        with self._writing:
+            if self._writer is None:
+                self._writer = self._open("mode=rw")
+                self._writer.execute("PRAGMA synchronous = FULL")  # of this connection; the file is not touched
+            self._writer.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._writer
+                disk.commit(self._writer)
+            except BaseException:
+                if self._writer.in_transaction:
+                    self._writer.execute("ROLLBACK")
+                raise
+
+    def size_bytes(self) -> int:
+        """Return the size of the catalogue with SQLite's log."""
+        return sum(file.stat().st_size for file in (self._path, self._log) if file.exists())
+
+    def close(self) -> None:
+        """Close the connections; one that is reading is closed when it is done, a writing one is waited for."""
+        with self._lock:
+            self._closed = True
+            self._drop_idle()
+        with self._writing:
+            if self._writer is not None:
+                self._writer.close()
+
+    def _drop_idle(self) -> None:
+        self._age += 1
+        while self._idle:
+            self._idle.pop().close()
+
+    def _connect(self) -> sqlite3.Connection:
+        if self._writable:
+            return self._open("mode=rw")
+        if not self._log.exists() and not os.access(self._path.parent, os.W_OK):
+            self._seen = self._signature()
+            return self._open("mode=ro&immutable=1")
+        self._seen = None
+        return self._open("mode=ro")
+
+    def _open(self, options: str) -> sqlite3.Connection:
+        return sqlite3.connect(
+            f"{self._path.absolute().as_uri()}?{options}",
+            uri=True,
+            isolation_level=None,  # transactions are begun and ended here, in plain sight
+            check_same_thread=False,
+            timeout=_BUSY_TIMEOUT_S,
+        )
+
+    def _signature(self) -> tuple[int, int, int]:
+        stat = self._path.stat()
+        return stat.st_ino, stat.st_size, stat.st_mtime_ns

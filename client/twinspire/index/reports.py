@@ -1,0 +1,60 @@
+"""What the index says about itself and about what it did."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from twinspire.index.items import ItemKind
+from twinspire.index.vectors import VectorType
+
+
+@dataclass(frozen=True, slots=True)
+class AddReport:
+    """What one `add` did: the ids of the new items, and the positions of those that were there already."""
+
+    added: list[int]
+    skipped: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class CompactReport:
+    """What `compact` did: how many rows without an item it dropped, and the vector file's size before and after."""
+
+    dropped_rows: int
+    bytes_before: int
+    bytes_after: int
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyReport:
+    """What `verify` read and found wrong; `problems` is empty where all is well."""
+
+    path: Path
+    items: int
+    rows: int
+    problems: list[str]
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.problems
+
+
+@dataclass(frozen=True, slots=True)
+class IndexStats:
+    """What an index holds and how large it is on disk. `dead_rows` are rows that `compact` would drop."""
+
+    path: Path
+    space: str
+    dim: int
+    dtype: VectorType
+    items: int
+    items_by_kind: Mapping[ItemKind, int]
+    rows: int
+    dead_rows: int
+    generation: int
+    schema_version: int
+    vectors_bytes: int
+    catalogue_bytes: int

@@ -1,0 +1,167 @@
+"""What is committed at one moment, as searches need it: the vectors, and which row is whose."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twinspire.errors import IndexStoreError
+from twinspire.index.catalogue import Catalogue
+from twinspire.index.failures import RESTORE
+from twinspire.index.items import ItemKind
+from twinspire.index.vectors import CHECKSUM_OF_NOTHING, LostVectorFileError, VectorFile, Vectors
+from twinspire.index.view import Commit, View
+
+if TYPE_CHECKING:
+    from twinspire.index.where import Where
+
+DEAD = -1
+"""Stands for an id where a row is no item's any more."""
+_UNKNOWN = -2
+_MASKS = 8  # filters remembered, a byte a row each
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """One committed state. Never changes, so a search needs no lock."""
+
+    commit: Commit
+    vectors: Vectors  # (N, D), a mapping of the vector file
+    ids: NDArray[np.int64]  # (N,), the item of each row, `DEAD` where there is none
+    items: int  # how many rows have one
+
+
+class States:
+    """Keeps the newest state of an open index and brings it up to date, reading only what is new."""
+
+    def __init__(self, folder: Path, catalogue: Catalogue) -> None:
+        self._folder = folder
+        self._catalogue = catalogue
+        self.trusting = False
+        """Whether this process alone writes: what it wrote needs no check."""
+        self._lock = threading.Lock()
+        self._file: VectorFile | None = None
+        self._state: State | None = None
+        self._ids = np.empty(0, np.int64)  # room for more rows than there are, which states share
+        self._masks: OrderedDict[tuple[object, ...], NDArray[np.bool_]] = OrderedDict()
+
+    @contextmanager
+    def current(self) -> Iterator[tuple[View, State]]:
+        """Give what is committed now, in any process: within the block, view and state are of one generation.
+
+        Checks what is new against the checksum. Raises `IndexStoreError` for damage.
+        """
+        lost = ""
+        while True:
+            with self._catalogue.view() as view:
+                try:
+                    state = self._at(view)
+                except LostVectorFileError:
+                    # `compact` may have put another file in its place since the view began.
+                    if view.commit.vectors_file == lost:
+                        raise
+                    lost = view.commit.vectors_file
+                    continue
+                if state is None:
+                    continue  # another thread went on to a later state: so does this one
+                yield view, state
+                return
+
+    def allowed(self, view: View, state: State, kind: ItemKind | None, where: Where | None) -> NDArray[np.bool_] | None:
+        """Return which rows a search may find, (N,) bool; None: all. Filters are remembered for a generation."""
+        if kind is None and where is None and state.items == state.commit.rows:
+            return None
+        filtered = (where.sql, where.parameters) if where is not None else None
+        key = (state.commit.generation, kind, filtered)
+        with self._lock:
+            mask = self._masks.get(key)
+            if mask is not None:
+                self._masks.move_to_end(key)
+                return mask
+        if kind is None and where is None:
+            mask = state.ids != DEAD
+        else:
+            mask = np.zeros(state.commit.rows, np.bool_)
+            mask[view.kept_rows(kind, where)] = True
+        mask.setflags(write=False)
+        with self._lock:
+            for old in [key for key in self._masks if key[0] != state.commit.generation]:
+                del self._masks[old]
+            self._masks[key] = mask
+            while len(self._masks) > _MASKS:
+                self._masks.popitem(last=False)
+        return mask
+
+    def close(self) -> None:
+        """Close the file; states stay valid."""
+        with self._lock:
+            self._state = None
+            if self._file is not None:
+                self._file.close()
+                self._file = None
+
+    def _at(self, view: View) -> State | None:
+        """Return the state of this view; None where a later one is known already."""
+        with self._lock:
+            now, old = view.commit, self._state
+            if old is not None and old.commit.generation > now.generation:
+                return None
+            if old is None or old.commit.generation != now.generation:
+                self._state = self._advanced(view, old)
+            return self._state
+
+    def _advanced(self, view: View, old: State | None) -> State:
+        now = view.commit
+        if old is not None and old.commit.vectors_file != now.vectors_file:
+            old = None
+        file = self._file
+        if old is None or file is None:
+            catalogue = self._catalogue
+            file = VectorFile(self._folder / now.vectors_file, catalogue.dim, catalogue.dtype)
+        try:
+            rows, checksum = (old.commit.rows, old.commit.checksum) if old is not None else (0, CHECKSUM_OF_NOTHING)
+            if not self.trusting:
+                file.verify(rows, checksum, now.rows, now.checksum)
+            ids, items = self._placed(view, old)
+            state = State(now, file.mapped(now.rows), ids, items)
+        except BaseException:
+            if file is not self._file:
+                file.close()
+            raise
+        if file is not self._file:
+            if self._file is not None:
+                self._file.close()
+            self._file = file
+        return state
+
+    def _placed(self, view: View, old: State | None) -> tuple[NDArray[np.int64], int]:
+        """Return the id of each row, and how many rows have one."""
+        rows = view.commit.rows
+        before, generation, items = (old.commit.rows, old.commit.generation, old.items) if old else (0, -1, 0)
+        dead = view.dead_rows(generation)
+        newly_dead = dead[dead < before]
+        if old is None or newly_dead.size or len(self._ids) < rows:
+            room = np.empty(rows + rows // 2 if old else rows, np.int64)
+            room[:before] = self._ids[:before]  # a copy: older states keep what they have
+            self._ids = room
+        self._ids[before:rows] = _UNKNOWN
+        placed = view.placed(before)
+        if placed.size and int(placed[-1, 0]) >= rows:
+            raise IndexStoreError(f"the catalogue has an item at vector {placed[-1, 0]}, of {rows}. {RESTORE}")
+        self._ids[placed[:, 0]] = placed[:, 1]
+        self._ids[dead] = DEAD
+        ids = self._ids[:rows]
+        unknown = np.flatnonzero(ids[before:] == _UNKNOWN)
+        if unknown.size:
+            raise IndexStoreError(f"the catalogue has lost the item of vector {before + unknown[0]}. {RESTORE}")
+        ids = ids.view()
+        ids.setflags(write=False)
+        return ids, items + len(placed) - len(newly_dead)

@@ -1,0 +1,124 @@
+"""What remove, update and compact leave behind, and what get, find, vectors and words give back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from twinspire.errors import InputError
+from twinspire.index import Index, Item, ItemKind, VectorType
+
+SPACE = "5" * 64
+DIM = 16
+
+
+def unit(count: int, seed: int = 0) -> NDArray[np.float32]:
+    """Draw unit vectors."""
+    vectors = np.random.default_rng(seed).standard_normal((count, DIM)).astype(np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def items(count: int) -> list[Item]:
+    """Make pictures with distinct content, every third a text."""
+    kinds = [ItemKind.TEXT if n % 3 == 0 else ItemKind.IMAGE for n in range(count)]
+    return [Item(f"/p/{n}.jpg", kinds[n], f"no {n}", {"n": n}, content_hash=f"h{n}") for n in range(count)]
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Index:
+    """Make an index of 30 items, open for writing."""
+    index = Index.create(tmp_path / "index", space=SPACE, dim=DIM)
+    index.add(unit(30), items(30), space=SPACE)
+    return index
+
+
+def ranked(index: Index, query: NDArray[np.float32]) -> list[int]:
+    """Return the ids of all items, best first."""
+    return [hit.id for hit in index.search(query, k=1000, space=SPACE)[0]]
+
+
+def expected(vectors: dict[int, NDArray[np.float32]], query: NDArray[np.float32]) -> list[int]:
+    """Rank by numpy."""
+    return sorted(vectors, key=lambda number: -float(query[0].astype(np.float64) @ vectors[number]))
+
+
+def test_changes_are_what_readers_search_before_and_after_compaction(index: Index) -> None:
+    """Removed items are gone, a replaced vector counts, ids stay; readers follow the new file."""
+    query, there = unit(1, 5), dict(enumerate(unit(30)))
+    with Index.open(index.path) as reader:
+        assert ranked(reader, query) == expected(there, query)
+        assert index.remove([3, 4, 5, 3, 99]) == 3
+        there = {number: vector for number, vector in there.items() if number not in (3, 4, 5)}
+        assert index.add(unit(1, 6), [Item("/new.jpg", ItemKind.IMAGE)], space=SPACE).added == [30]
+        there[30] = unit(1, 6)[0]
+        there[10] = unit(1, 7)[0]
+        index.update(10, embedding=there[10], space=SPACE, caption="changed")
+        for _ in range(2):
+            for opened in (index, reader):
+                assert ranked(opened, query) == expected(there, query)
+                assert np.array_equal(opened.vectors([30, 10, 0]), np.stack([there[n] for n in (30, 10, 0)]))
+                assert len(opened) == 28
+                assert opened.get([10])[0].caption == "changed"
+            generation = index.generation
+            report = index.compact()
+            assert report.dropped_rows == (4 if generation == 4 else 0)
+        assert [file.name for file in index.path.glob("vectors-*")] == ["vectors-2.f32"]
+        assert index.remove([30]) == 1
+        assert index.add(unit(1, 8), [Item("/newer.jpg", ItemKind.IMAGE)], space=SPACE).added == [31]
+
+
+def test_an_unknown_id_is_named(index: Index) -> None:
+    """Get, vectors and update name it."""
+    for call in (lambda: index.get([1, 77]), lambda: index.vectors([77]), lambda: index.update(77, caption="x")):
+        with pytest.raises(InputError, match="has no item 77"):
+            call()
+
+
+def test_what_is_no_item_is_refused(index: Index) -> None:
+    """A str in place of an item is named with its position, and nothing is added."""
+    with pytest.raises(InputError, match=r"at position 1 is 'b\.jpg'"):
+        index.add(unit(2), [Item("/a", ItemKind.IMAGE), "b.jpg"], space=SPACE)  # type: ignore[list-item]
+    assert len(index) == 30
+
+
+def test_a_kind_alone_is_found(index: Index) -> None:
+    """Only items of the kind are hits, the right ones."""
+    query = unit(1, 5)
+    there = {n: vector for n, vector in enumerate(unit(30)) if n % 3 == 0}
+    hits = index.search(query, k=1000, space=SPACE, kind=ItemKind.TEXT)[0]
+    assert [hit.id for hit in hits] == expected(there, query)
+    assert {hit.kind for hit in hits} == {ItemKind.TEXT}
+
+
+def test_words_find_captions_and_file_names(index: Index) -> None:
+    """The words follow add, update and remove."""
+    assert [hit.id for hit in index.search_words('"no" AND "17"')] == [17]
+    index.update(17, caption="红色的车")
+    assert [hit.id for hit in index.search_words('"红色" AND "17"')] == [17]
+    assert index.search_words('"no" AND "17"') == []
+    index.remove([17])
+    assert index.search_words('"红色"') == []
+    with pytest.raises(InputError, match="full text"):
+        index.search_words('"')
+
+
+def test_find_takes_a_uri_a_hash_or_a_folder(index: Index) -> None:
+    """Each finds the items that have it."""
+    assert [item.id for item in index.find(uri="/p/7.jpg")] == [7]
+    assert [item.id for item in index.find(content_hash="h7")] == [7]
+    assert [item.id for item in index.find(under="/p")] == list(range(30))
+    assert index.find(under="/p/7") == []
+
+
+def test_float16_vectors_are_searched_as_they_are_stored(tmp_path: Path) -> None:
+    """Scores are those of the rounded vectors."""
+    with Index.create(tmp_path / "half", space=SPACE, dim=DIM, dtype=VectorType.FLOAT16) as index:
+        index.add(unit(30), items(30), space=SPACE)
+        rounded = unit(30).astype(np.float16).astype(np.float32)
+        assert np.array_equal(index.vectors(range(30)), rounded)
+        query = unit(1, 5)
+        hits = index.search(query, k=30, space=SPACE)[0]
+        assert [hit.id for hit in hits] == expected(dict(enumerate(rounded)), query)
