@@ -204,6 +204,31 @@ class TestBase:
         assert not (new.path / "tokenizer.json").samefile(base.path / "tokenizer.json")
         assert Bundle.open(new.path).manifest == base.manifest
 
+    @pytest.mark.parametrize("failing", ["never", "at once", "in the middle", "silently", "unknown"])
+    def test_copies_where_links_are_not_wanted(
+        self, make_tiny: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+    ) -> None:
+        """Without links every file is a whole copy, whether the kernel can copy or not."""
+        base = make_tiny("base").bundle
+        in_kernel = os.copy_file_range
+
+        def copy(source: int, target: int, count: int) -> int:
+            if failing == "silently":
+                return 0
+            if failing == "at once" or os.lseek(target, 0, os.SEEK_CUR) > 0:
+                raise OSError(18, "Invalid cross-device link")
+            return in_kernel(source, target, min(count, 100))
+
+        if failing == "unknown":
+            monkeypatch.delattr(os, "copy_file_range")
+        elif failing != "never":
+            monkeypatch.setattr(os, "copy_file_range", copy)
+        with BundleWriter(tmp_path / "new", base=base, links=False) as writer:
+            new = writer.commit(base.manifest.draft(), {})
+        for name in base.manifest.all_files():
+            assert not (new.path / name).samefile(base.path / name)
+        assert Bundle.open(new.path).manifest == base.manifest
+
     def test_damage_to_the_base_is_not_sealed(self, make_tiny: Callable[..., Any], tmp_path: Path) -> None:
         """A base's file that changed since it was opened is not given a new, fitting checksum."""
         base = make_tiny("base").bundle

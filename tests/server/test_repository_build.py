@@ -51,7 +51,7 @@ def test_the_public_names_are_exactly_these() -> None:
 
 
 def test_the_wheels_models(tiny: Any, tmp_path: Path) -> None:
-    """Each tower is a folder with config, model.py and the whole bundle, hard-linked; the report says what is there."""
+    """Each tower is a folder with config, model.py and the whole bundle; the report says what is there."""
     models = build_repository([tiny.bundle.path], tmp_path / "models", precision="int8")
     assert [(model.name, model.version, model.precision) for model in models] == [
         ("tiny_image", 1, Precision.INT8),
@@ -62,9 +62,26 @@ def test_the_wheels_models(tiny: Any, tmp_path: Path) -> None:
         assert (model.folder / "1" / "model.py").read_bytes() == building.MODEL_FILE.read_bytes()
         copied = Bundle.open(model.folder / "1" / "bundle")
         assert copied.manifest == tiny.bundle.manifest
-        for precision in Precision.FP32, Precision.INT8:
-            assert copied.engine(model.tower, precision).samefile(tiny.bundle.engine(model.tower, precision))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["models"]
+
+
+@pytest.mark.parametrize("runtime", RepositoryRuntime)
+def test_the_bundle_is_out_of_reach(tiny: Any, tmp_path: Path, runtime: RepositoryRuntime) -> None:
+    """Writing into any file of the repository leaves the bundle as it was."""
+    before = _content(tiny.bundle.path)
+    build_repository([tiny.bundle.path], tmp_path / "models", precision="int8", runtime=runtime)
+    for file in (tmp_path / "models").rglob("*.*"):
+        if file.is_file():
+            with file.open("r+b") as opened:
+                opened.write(b"damaged")
+    assert _content(tiny.bundle.path) == before
+
+
+def test_the_two_models_share_a_copy(tiny: Any, tmp_path: Path) -> None:
+    """A bundle is copied once: what both models hold of it are the same files."""
+    image, text = build_repository([tiny.bundle.path], tmp_path / "models", precision="int8")
+    for file in (image.folder / "1" / "bundle").glob("*.*n*"):
+        assert file.name == "bundle.json" or file.samefile(text.folder / "1" / "bundle" / file.name)
 
 
 def test_the_containers_models(tiny: Any, tmp_path: Path) -> None:
@@ -167,10 +184,9 @@ def test_a_fresh_checkout_is_filled(make_tiny: Callable[..., Any], tmp_path: Pat
 
 
 def test_a_damaged_version_is_made_anew(tiny: Any, tmp_path: Path) -> None:
-    """Building again replaces a damaged engine, and leaves the bundle's own file alone."""
+    """Building again replaces a damaged engine."""
     model = build_repository([tiny.bundle.path], tmp_path, precision="int8")[0]
     engine = model.folder / "1" / "bundle" / "image.int8.onnx"
-    engine.unlink()  # it is the bundle's own file, by another name
     engine.write_bytes(b"damaged")
     assert build_repository([tiny.bundle.path], tmp_path, precision="int8")[0].version == 1
     Bundle.open(model.folder / "1" / "bundle")
@@ -300,11 +316,12 @@ def test_two_bundles_of_one_name_are_refused(make_tiny: Callable[..., Any], tmp_
 
 
 def test_a_destination_that_cannot_be_is_refused(tiny: Any, tmp_path: Path) -> None:
-    """A file where the repository should be is an InputError that names it."""
+    """A file where the repository should be is an InputError that names it, in words."""
     (tmp_path / "file").touch()
-    for destination in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(InputError, match="file"):
-            build_repository([tiny.bundle.path], destination, precision="int8")
+    for name, said in (("file", "file is no folder: name one"), ("file/below", "below cannot be written: Not a dir")):
+        with pytest.raises(InputError, match=said) as caught:
+            build_repository([tiny.bundle.path], tmp_path / name, precision="int8")
+        assert "Err" not in str(caught.value)
 
 
 def test_a_failure_leaves_nothing(tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -313,7 +330,7 @@ def test_a_failure_leaves_nothing(tiny: Any, tmp_path: Path, monkeypatch: pytest
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(building, "_link_or_copy", full)
+    monkeypatch.setattr(building, "copy_file", full)
     with pytest.raises(InputError, match="No space left"):
         build_repository([tiny.bundle.path], tmp_path / "models", runtime=RepositoryRuntime.CONTAINER)
     assert list((tmp_path / "models").iterdir()) == []

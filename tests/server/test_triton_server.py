@@ -166,7 +166,7 @@ def test_a_damaged_engine_is_told(place: Any, tiny: Any) -> None:
     (engine,) = (place.repository / "tiny_image" / "1" / "bundle").glob("image.fp32.onnx")
     damaged = bytearray(engine.read_bytes())
     damaged[len(damaged) // 2] ^= 1
-    engine.unlink()  # it is a link to the bundle's
+    engine.unlink()  # the text model shares it
     engine.write_bytes(damaged)
     with pytest.raises(ServerError) as caught:
         TritonServer(place.repository).start()

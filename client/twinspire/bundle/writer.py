@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Self
 
 from twinspire.bundle.choice import AutoChoice
+from twinspire.bundle.copying import copy_file
 from twinspire.bundle.folder import Bundle, check_probes, file_record
 from twinspire.bundle.manifest import (
     MANIFEST_NAME,
@@ -35,15 +36,16 @@ class BundleWriter:
     Used with `with`: leaving without `commit`, by an error or not, removes the folder. A killed process
     leaves a folder with a leading dot, never one with the destination's name. With `base`, the new bundle
     starts as that one's files and engines, hard-linked where the file system can, so that what is equal takes
-    no space.
+    no space; with `links` False they are copied, for where they may be written to.
 
     Entering raises BundleError, before any work, where the destination exists or its parent does not.
     """
 
-    def __init__(self, destination: str | os.PathLike[str], *, base: Bundle | None = None) -> None:
+    def __init__(self, destination: str | os.PathLike[str], *, base: Bundle | None = None, links: bool = True) -> None:
         self.destination = Path(os.path.abspath(destination))  # noqa: PTH100 - resolve() would follow a link
         self.folder = self.destination.parent / f".{self.destination.name}.{secrets.token_hex(6)}.tmp"
         self._base = base
+        self._links = links
         self._linked: dict[str, FileRecord] = {}
         self._committed = False
 
@@ -84,7 +86,7 @@ class BundleWriter:
         """Copy a file into the bundle under `name`."""
         target = self.path(name)
         try:
-            shutil.copyfile(source, target)
+            copy_file(Path(source), target)
         except OSError as error:
             raise BundleError(f"{os.fspath(source)} cannot be copied to {target}: {error}") from error
         return target
@@ -150,7 +152,7 @@ class BundleWriter:
     def _take_over(self, base: Bundle) -> None:
         self._linked = base.manifest.all_files()
         for name in self._linked:
-            _link_or_copy(base.path / name, self.folder / name)
+            _take(base.path / name, self.folder / name, links=self._links)
 
     def _base_engines(self) -> dict[tuple[Tower, Precision], tuple[str, Certificate | None]]:
         if self._base is None:
@@ -183,14 +185,20 @@ class BundleWriter:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def _link_or_copy(source: Path, target: Path) -> None:
+def _take(source: Path, target: Path, *, links: bool) -> None:
     try:
-        try:
-            os.link(source.resolve(), target)
-        except OSError:  # another file system, or one without hard links
-            shutil.copyfile(source, target)
+        if not (links and _linked(source, target)):
+            copy_file(source, target)
     except OSError as error:
-        raise BundleError(f"{source} cannot be linked or copied: {error}") from error
+        raise BundleError(f"{source} cannot be linked or copied: {error.strerror or error}") from error
+
+
+def _linked(source: Path, target: Path) -> bool:
+    try:
+        os.link(source.resolve(), target)
+    except OSError:  # another file system, or one without hard links
+        return False
+    return True
 
 
 def _fsync(path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import filecmp
-import os
 import secrets
 import shutil
 from collections import Counter
@@ -15,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from twinspire.bundle import Bundle, BundleWriter, Precision, Tower
+from twinspire.bundle.copying import copy_file
 from twinspire.errors import InputError, SpaceMismatchError
 from twinspire.towers import Provider
 from twinspire.towers.selection import AUTO, candidates, parse_precision, unfit
@@ -52,9 +52,10 @@ def build_repository(
     """Write `{name}_image` and `{name}_text` for each bundle into `destination`; other models there stay.
 
     `precision` `auto` is what `LocalTowers` would take on this machine; for a GPU, what the bundle was measured to be
-    best on one, wherever the repository is built. Engines are hard links to the bundle's where the file system can:
-    replace such a file, never write into it. A model that is there already gets a further version; the newest one is
-    replaced where it has the same engine or none. Nothing is written where a bundle cannot be served.
+    best on one, wherever the repository is built. Engines are copies: what is done to the repository never reaches a
+    bundle. The two models of one bundle share theirs where the file system knows hard links. A model that is there
+    already gets a further version; the newest one is replaced where it has the same engine or none. Nothing is written
+    where a bundle cannot be served.
 
     Raises BundleError where a bundle is not intact or lacks the precision, SpaceMismatchError where a model
     of that name has another space, InputError for two bundles of one name, unknown options and a destination
@@ -64,6 +65,8 @@ def build_repository(
     twice = [name for name, count in Counter(bundle.name for bundle in opened).items() if count > 1]
     if not opened or twice:
         raise InputError(f"bundles named {twice}: expected one or more, each of its own name")
+    if destination.exists() and not destination.is_dir():
+        raise InputError(f"{destination} is no folder: name one with -o, new or with other models in it")
     named = parse_precision(precision)
     options = ServingOptions(
         runtime=runtime,
@@ -81,12 +84,15 @@ def build_repository(
     try:
         destination.mkdir(parents=True, exist_ok=True)
         with _staging(destination) as staging:
+            copies: dict[Path, Bundle] = {}
             for bundle, model in plan:
-                _write(staging / model.name, bundle, model, options)
+                _write(staging / model.name, bundle, model, options, copies)
             for _, model in plan:
                 _install(staging / model.name, model)
     except OSError as error:
-        raise InputError(f"{destination} cannot be written: {error}. Name another folder with -o") from error
+        raise InputError(
+            f"{destination} cannot be written: {error.strerror or error}. Name another folder with -o"
+        ) from error
     return [model for _, model in plan]
 
 
@@ -146,17 +152,21 @@ def _staging(destination: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _write(folder: Path, bundle: Bundle, model: ServedModel, options: ServingOptions) -> None:
+def _write(
+    folder: Path, bundle: Bundle, model: ServedModel, options: ServingOptions, copies: dict[Path, Bundle]
+) -> None:
+    """Write a model to `folder`. `copies` are what the bundles were copied to, for the second tower to link to."""
     version = folder / str(model.version)
     version.mkdir(parents=True)
     config = config_pbtxt(bundle, model.tower, model.precision, options)
     (folder / CONFIG).write_text(config, encoding="utf-8")
     if options.runtime is RepositoryRuntime.WHEEL:
         shutil.copyfile(MODEL_FILE, version / MODEL_FILE.name)
-        with BundleWriter(version / BUNDLE, base=bundle) as writer:
-            writer.commit(bundle.manifest.draft(), {})
+        copy = copies.get(bundle.path)
+        with BundleWriter(version / BUNDLE, base=copy or bundle, links=copy is not None) as writer:
+            copies[bundle.path] = writer.commit(bundle.manifest.draft(), {})
     else:
-        _link_or_copy(bundle.engine(model.tower, model.precision), version / ENGINE)
+        copy_file(bundle.engine(model.tower, model.precision), version / ENGINE)
     for warm_up in warm_ups(bundle, model.tower, options.runtime):
         if warm_up.ids is not None:
             (folder / "warmup").mkdir(exist_ok=True)
@@ -191,10 +201,3 @@ def _same(one: Path, other: Path) -> bool:
 
 def _equal(one: Path, other: Path) -> bool:
     return filecmp.cmp(one, other, shallow=False)
-
-
-def _link_or_copy(source: Path, target: Path) -> None:
-    try:
-        os.link(source.resolve(), target)
-    except OSError:  # another file system, or one without hard links
-        shutil.copyfile(source, target)
