@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from twinspire.errors import IndexStoreError, InputError, SpaceMismatchError
 from twinspire.index.catalogue import Catalogue
+from twinspire.index.checks import check_kind, checked_ids, checked_k
 from twinspire.index.connections import CATALOGUE_NAME
 from twinspire.index.failures import store_errors
 from twinspire.index.flat import Found, nearest
@@ -184,7 +185,7 @@ class Index:
 
     def remove(self, ids: Iterable[int]) -> int:
         """Remove the items of these ids and return how many there were; an id that no item has is passed over."""
-        ids = _checked_ids(ids)
+        ids = checked_ids(ids)
         with self._changing("remove from") as writer:
             return writer.remove(ids)
 
@@ -210,7 +211,7 @@ class Index:
         what no item may have and for a content hash that another item of this kind has, `SpaceMismatchError`,
         `EmbeddingError`.
         """
-        (number,) = _checked_ids([id])
+        (number,) = checked_ids([id])
         vectors = None
         if embedding is not None:
             if space is None:
@@ -236,7 +237,7 @@ class Index:
 
     def get(self, ids: Iterable[int]) -> list[StoredItem]:
         """Return the items of these ids, in this order. Raises `InputError` for an id that no item has."""
-        ids = _checked_ids(ids)
+        ids = checked_ids(ids)
         with self._reading("read") as (view, _):
             items = view.items(set(ids))
         self._require_known(ids, items)
@@ -258,13 +259,13 @@ class Index:
 
     def matching(self, ids: Iterable[int], where: Where) -> set[int]:
         """Return those of `ids` whose items `where` keeps; an id that no item has is left out."""
-        ids = _checked_ids(ids)
+        ids = checked_ids(ids)
         with self._reading("read") as (view, _):
             return view.matching(ids, where)
 
     def vectors(self, ids: Iterable[int]) -> NDArray[np.float32]:
         """Return the vectors of these ids, (N, D) float32, as stored. Raises `InputError` as `get` does."""
-        ids = _checked_ids(ids)
+        ids = checked_ids(ids)
         with self._reading("read") as (view, state):
             rows = view.rows(ids)
             self._require_known(ids, rows)
@@ -289,7 +290,7 @@ class Index:
         """
         self.check_space(space)
         vectors = unit_vectors(queries, self._dim, "queries")  # (Q, D)
-        k = _checked_k(k)
+        k = checked_k(k)
         if effort is not None and (not isinstance(effort, int) or isinstance(effort, bool) or effort < 1):
             raise InputError(f"effort must be a whole number from 1 up, got {effort!r}")
         with self._reading("search") as (view, state):
@@ -306,8 +307,8 @@ class Index:
         The score is the negated BM25. `words.tokens` says what the words are that can be found. Raises `InputError`
         for a `match` that is no such expression and a k below 1.
         """
-        k = _checked_k(k)
-        _check_kind(kind)
+        k = checked_k(k)
+        check_kind(kind)
         with self._reading("search") as (view, _):
             return view.search_words(match, k, kind, where)
 
@@ -370,7 +371,7 @@ class Index:
     def _allowed(
         self, view: View, state: State, kind: ItemKind | None, where: Where | None
     ) -> NDArray[np.bool_] | None:
-        _check_kind(kind)
+        check_kind(kind)
         assert self._states is not None
         return self._states.allowed(view, state, kind, where)
 
@@ -400,28 +401,6 @@ class Index:
         if unknown:
             shown = ", ".join(map(str, unknown[:5])) + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
             raise InputError(f"the index {self._path} has no item {shown}")
-
-
-def _checked_ids(ids: Iterable[int]) -> list[int]:
-    if isinstance(ids, str | bytes) or not isinstance(ids, Iterable):
-        raise InputError(f"ids must be a list of whole numbers, got {ids!r}")
-    checked = []
-    for number in ids:
-        if not isinstance(number, int | np.integer) or isinstance(number, bool) or not 0 <= number < 2**63:
-            raise InputError(f"an id is a whole number from 0 up, got {number!r}")
-        checked.append(int(number))
-    return checked
-
-
-def _checked_k(k: int) -> int:
-    if not isinstance(k, int | np.integer) or isinstance(k, bool) or k < 1:
-        raise InputError(f"k, the number of hits, must be a whole number from 1 up, got {k!r}")
-    return int(k)
-
-
-def _check_kind(kind: ItemKind | None) -> None:
-    if kind is not None and not isinstance(kind, ItemKind):
-        raise InputError(f"a kind of item must be an ItemKind ({', '.join(ItemKind)}), got {kind!r}")
 
 
 def _hits(view: View, state: State, scores: NDArray[np.float32], rows: NDArray[np.int64]) -> list[list[Hit]]:
