@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -39,12 +40,12 @@ class FakeClient:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def preprocess(self, items: list[Path], *, on_error: str = "raise") -> Any:
+    def preprocess(self, items: list[bytes | Path], *, on_error: str = "raise") -> Any:
         """Resize what Pillow can open to 4 by 4."""
         rows, errors = [np.zeros((0, 4, 4, 3), np.uint8)], []
         for position, item in enumerate(items):
             try:
-                with Image.open(item) as image:
+                with Image.open(io.BytesIO(item) if isinstance(item, bytes) else item) as image:
                     rows.append(np.asarray(image.convert("RGB").resize((4, 4)))[None])
             except OSError:
                 errors.append(ImageError(position, str(item), "is no picture"))
@@ -54,7 +55,7 @@ class FakeClient:
 
     def encode_images(self, items: list[Path]) -> NDArray[np.float32]:
         """Return (N, 3) float32."""
-        return self._encode(self.preprocess(items))
+        return self._encode(self.preprocess(list(items)))
 
     def encode_text(self, texts: list[str]) -> NDArray[np.float32]:
         """Return (N, 3) float32."""
@@ -93,7 +94,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_
         sys.stdout.flush()
         return Ran(int(ended.value.code or 0), *capfd.readouterr())
 
-    monkeypatch.setattr("twinspire.cli.index.open_client", open_client)
+    monkeypatch.setattr("twinspire.cli.index_add.open_client", open_client)
     monkeypatch.setattr("twinspire.cli.search.open_client", open_client)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "80")
@@ -130,10 +131,10 @@ def test_pictures_are_added_and_adding_them_again_is_a_no_op(run: Run, photos: P
     assert ran.status == 0
     assert ran.out.startswith("3 added in ")
     assert " images/s)\nidx holds 3 items\n" in ran.out
-    before = (Path("idx") / "vectors.f32").read_bytes()
+    before = (Path("idx") / "vectors-1.f32").read_bytes()
     ran = run("index", "add", "idx", photos)
     assert ran == Ran(0, "0 added, 3 there already\nidx holds 3 items\n", "")
-    assert (Path("idx") / "vectors.f32").read_bytes() == before
+    assert (Path("idx") / "vectors-1.f32").read_bytes() == before
 
 
 def test_files_that_fail_are_listed_on_standard_error(run: Run, photos: Path) -> None:
@@ -164,22 +165,30 @@ def test_index_add_refuses_what_it_cannot_do(run: Run, photos: Path, tmp_path: P
     before = files(tmp_path)
     refused(run("index", "add", "idx", "empty"), "empty has no picture in it")
     refused(run("index", "add", "idx", "nowhere"), "there is no file or folder")
-    refused(run("index", "add", "empty", photos), "is no index: it has no catalogue.sqlite")
-    refused(run("index", "add", "a/b", photos), "there is no folder")
-    assert run("index", "add", "idx").status == 2
+    refused(run("index", "add", photos, photos), "is a folder of other things and no index")
+    refused(run("index", "add", photos, photos), "Name one that is not there yet, such as ")
+    refused(run("index", "add", photos / "red.png", photos), "is a file: expected the folder of an index")
+    refused(run("index", "add", "a/b", photos), "its folder is missing, make ")
+    refused(run("index", "add", "idx"), "nothing to add came: expected PATH")
     assert files(tmp_path) == before
+
+
+def test_an_empty_folder_becomes_the_index(run: Run, photos: Path, tmp_path: Path) -> None:
+    """Nothing is in its way there."""
+    (tmp_path / "idx").mkdir()
+    assert run("index", "add", "idx", photos).out.endswith("idx holds 3 items\n")
 
 
 def test_another_space_and_a_second_writer_are_refused(run: Run, photos: Path) -> None:
     """The index stays as it is, and the message says what to do."""
     run("index", "add", "idx", photos)
-    before = (Path("idx") / "vectors.f32").read_bytes()
+    before = (Path("idx") / "vectors-1.f32").read_bytes()
     refused(run("index", "add", "idx", photos, "--bundle", "other"), "Use a bundle of the index's space")
     refused(run("search", "idx", "red", "-b", "other"), "Use a bundle of the index's space")
     with Index.open("idx", mode="write"):
         refused(run("index", "add", "idx", photos), "An index has one writer at a time")
         assert run("search", "idx", "red").status == 0
-    assert (Path("idx") / "vectors.f32").read_bytes() == before
+    assert (Path("idx") / "vectors-1.f32").read_bytes() == before
 
 
 def test_in_a_pipe_hits_are_lines_of_score_and_whole_path(run: Run, photos: Path) -> None:
@@ -288,7 +297,7 @@ def test_a_damaged_index_is_said(run: Run, tmp_path: Path) -> None:
     """A flipped bit is status 2 with what to do."""
     with Index.create(tmp_path / "idx", space="5" * 64, dim=3) as index:
         index.add(np.eye(3, dtype=np.float32), [Item(str(n), ItemKind.TEXT) for n in range(3)], space="5" * 64)
-    path = tmp_path / "idx" / "vectors.f32"
+    path = tmp_path / "idx" / "vectors-1.f32"
     path.write_bytes(path.read_bytes()[:-1] + b"\x01")
     refused(run("search", "idx", "red"), "is damaged")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import threading
@@ -30,21 +31,18 @@ class FakeClient:
     dim = 4
 
     def __init__(self) -> None:
-        self.decoded: list[Path] = []
+        self.decoded: list[bytes | Path] = []
         self.encoded = 0
-        self.threads: set[int] = set()
         self.towers = SimpleNamespace(encode_images=self.encode)
-        self.encode_s = 0.0
 
-    def preprocess(self, items: list[Path], *, on_error: str) -> tuple[NDArray[np.uint8], list[ImageError]]:
+    def preprocess(self, items: list[bytes | Path], *, on_error: str) -> tuple[NDArray[np.uint8], list[ImageError]]:
         """Resize what Pillow can open."""
         assert on_error == "skip"
-        self.threads.add(threading.get_ident())
         rows, errors = [np.zeros((0, SIZE, SIZE, 3), np.uint8)], []
         for position, item in enumerate(items):
             self.decoded.append(item)
             try:
-                with Image.open(item) as image:
+                with Image.open(io.BytesIO(item) if isinstance(item, bytes) else item) as image:
                     rows.append(np.asarray(image.convert("RGB").resize((SIZE, SIZE)))[None])
             except OSError as error:
                 errors.append(ImageError(position, str(item), f"is no picture: {type(error).__name__}"))
@@ -52,8 +50,6 @@ class FakeClient:
 
     def encode(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return (N, 4) float32."""
-        assert threading.get_ident() not in self.threads
-        time.sleep(self.encode_s)
         self.encoded += len(pixels)
         means = pixels.reshape(len(pixels), -1, 3).mean(axis=1)
         vectors = np.concatenate([means, np.full((len(pixels), 1), 128.0)], axis=1)
@@ -120,8 +116,7 @@ def test_every_picture_is_added_and_found(index: Index, client: Any, photos: Pat
     report = add_pictures(index, client, files, batch=3, on_progress=steps.append)
     assert (report.added, report.already, report.failed) == (20, 0, [])
     assert steps == [3] * 6 + [2]
-    pixels, _ = client.preprocess(files, on_error="skip")
-    client.threads.clear()
+    pixels, _ = client.preprocess(list(files), on_error="skip")
     hits = index.search(client.encode(pixels), k=1, space=SPACE)
     assert [hit[0].uri for hit in hits] == [str(file) for file in files]
 
@@ -135,7 +130,7 @@ def test_known_content_is_not_decoded_again(index: Index, client: Any, photos: P
     assert (report.added, report.already, client.decoded) == (0, 21, [])
     Image.new("RGB", (9, 9)).save(photos / "10.png")
     report = add_pictures(index, client, find_pictures([photos]), batch=4)
-    assert (report.added, report.already, client.decoded) == (1, 19, [photos / "10.png"])
+    assert (report.added, report.already, client.decoded) == (1, 19, [(photos / "10.png").read_bytes()])
 
 
 @pytest.mark.parametrize("batch", [1, 2, 32])
@@ -182,7 +177,7 @@ def test_another_space_is_refused_before_anything_is_read(index: Index, client: 
 
 
 def test_an_error_of_the_towers_stops_the_run_and_its_thread(index: Index, client: Any, photos: Path) -> None:
-    """What was added before stays; a second run adds the rest."""
+    """What was encoded before is written; a second run adds the rest."""
 
     def fail(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         if client.encoded >= 6:
@@ -201,13 +196,127 @@ def test_an_error_of_the_towers_stops_the_run_and_its_thread(index: Index, clien
     assert (report.added, report.already) == (14, 6)
 
 
-def test_the_next_batch_is_decoded_while_one_is_encoded(index: Index, client: Any, photos: Path) -> None:
-    """When the first batch of one has been encoded, later pictures have been decoded already."""
-    client.encode_s = 0.2
-    decoded: list[int] = []
-    files = find_pictures([photos])[:4]
-    add_pictures(index, client, files, batch=1, on_progress=lambda _: decoded.append(len(client.decoded)))
-    assert decoded[0] >= 2
+class Rendezvous:
+    """Lets one stage of each of four consecutive batches in only together, and counts who was there."""
+
+    def __init__(self, index: Index, client: FakeClient) -> None:
+        self._barrier = threading.Barrier(4, timeout=20)
+        self._index, self._client = index, client
+        self._seen = {"read": 0, "decode": 0, "encode": 0, "write": 0}
+        self._turn = {"read": 4, "decode": 3, "encode": 2, "write": 1}
+        self.met: list[str] = []
+        self.space, self.dim, self.towers = client.space, client.dim, SimpleNamespace(encode_images=self.encode)
+
+    def _at(self, stage: str) -> None:
+        self._seen[stage] += 1
+        if self._seen[stage] == self._turn[stage]:
+            self._barrier.wait()
+            self.met.append(stage)
+
+    def check_space(self, space: str) -> None:
+        """Pass on."""
+        self._index.check_space(space)
+
+    def known_hashes(self, hashes: Any, **kind: Any) -> set[str]:
+        """Read."""
+        self._at("read")
+        return self._index.known_hashes(hashes, **kind)
+
+    def preprocess(self, items: Any, *, on_error: str) -> Any:
+        """Decode."""
+        self._at("decode")
+        return self._client.preprocess(items, on_error=on_error)
+
+    def encode(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Encode."""
+        self._at("encode")
+        return self._client.encode(pixels)
+
+    def add(self, *arguments: Any, **options: Any) -> Any:
+        """Write."""
+        self._at("write")
+        return self._index.add(*arguments, **options)
+
+
+def test_the_four_stages_work_at_the_same_time(index: Index, client: Any, photos: Path) -> None:
+    """The 4th file is read while the 3rd is decoded, the 2nd encoded and the 1st written: each waits for the others."""
+    both: Any = Rendezvous(index, client)
+    report = add_pictures(both, both, find_pictures([photos])[:8], batch=1)
+    assert (report.added, sorted(both.met)) == (8, ["decode", "encode", "read", "write"])
+
+
+def test_a_slow_index_holds_everything_before_it_back(index: Index, client: Any, photos: Path) -> None:
+    """While the first batch is written at most 3 are encoded and 5 decoded: memory is bounded."""
+    files = [photos / f"{number:03}.png" for number in range(40)]
+    for number, path in enumerate(files):
+        Image.new("RGB", (8, 8), (number, 3, 3)).save(path)
+    seen: list[tuple[int, int]] = []
+
+    class Slow:
+        check_space, known_hashes = index.check_space, index.known_hashes
+
+        def add(self, *arguments: Any, **options: Any) -> Any:
+            if not seen:
+                for _ in range(40):  # until nothing moves any more
+                    before = (len(client.decoded), client.encoded)
+                    time.sleep(0.05)
+                    if seen and before == seen[-1]:
+                        break
+                    seen.append(before)
+            return index.add(*arguments, **options)
+
+    slow: Any = Slow()
+    assert add_pictures(slow, client, files, batch=1).added == 40
+    decoded, encoded = seen[-1]
+    assert encoded <= 3
+    assert decoded <= 5
+
+
+def test_ctrl_c_ends_every_thread_and_keeps_what_was_written(index: Index, client: Any, photos: Path) -> None:
+    """An interruption in the calling thread stops reading, decoding, encoding and writing; the same call goes on."""
+    before = threading.active_count()
+
+    def interrupt(_: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        add_pictures(index, client, find_pictures([photos]), batch=2, on_progress=interrupt)
+    assert threading.active_count() == before
+    kept = len(index)
+    assert 2 <= kept < 20
+    report = add_pictures(index, client, find_pictures([photos]), batch=2)
+    assert (report.added, report.already) == (20 - kept, kept)
+
+
+@pytest.mark.parametrize("stage", ["read", "decode", "encode", "write"])
+def test_an_error_of_any_stage_reaches_the_caller_and_ends_the_rest(
+    index: Index, client: Any, photos: Path, stage: str
+) -> None:
+    """Whatever a stage raises is raised by the call, after what came before it was written; no thread is left."""
+    calls: list[int] = []
+
+    def failing(function: Any) -> Any:
+        def call(*arguments: Any, **options: Any) -> Any:
+            calls.append(1)
+            if len(calls) == 4:
+                raise EngineError("broken")
+            return function(*arguments, **options)
+
+        return call
+
+    target: Any = SimpleNamespace(check_space=index.check_space, known_hashes=index.known_hashes, add=index.add)
+    if stage == "decode":
+        client.preprocess = failing(client.preprocess)
+    elif stage == "encode":
+        client.towers.encode_images = failing(client.encode)
+    else:
+        name = "known_hashes" if stage == "read" else "add"
+        setattr(target, name, failing(getattr(index, name)))
+    before = threading.active_count()
+    with pytest.raises(EngineError, match="broken"):
+        add_pictures(target, client, find_pictures([photos]), batch=1)
+    assert threading.active_count() == before
+    assert len(index) == 3
 
 
 def test_a_batch_holds_a_file_at_least(index: Index, client: Any) -> None:

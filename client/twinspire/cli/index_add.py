@@ -1,0 +1,262 @@
+"""`twinspire index add`: pictures and texts into an index."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from twinspire.cli.shared import BundleOption, JsonOption, open_client, print_json, printable, shortened
+from twinspire.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from twinspire.index import AddReport, Index, Item, ItemKind
+    from twinspire.ingest import CaptionSource, FailedPicture, IngestReport
+
+IndexArgument = Annotated[Path, typer.Argument(metavar="INDEX", help="The folder of the index.", show_default=False)]
+PathsArgument = Annotated[
+    list[Path] | None,
+    typer.Argument(metavar="PATH...", help="Pictures, and folders of pictures.", show_default=False),
+]
+TextsOption = Annotated[
+    list[Path] | None, typer.Option("--texts", help="A text file, each line of which becomes an item; may be repeated.")
+]
+CaptionsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--captions", help="What is said about the pictures: COCO's JSON, or CSV, TSV or JSONL of picture and caption."
+    ),
+]
+SidecarsOption = Annotated[
+    bool, typer.Option("--sidecars", help="Take captions from text files beside the pictures (cat.jpg: cat.txt).")
+]
+FuseOption = Annotated[
+    float | None,
+    typer.Option(
+        "--fuse-captions",
+        metavar="WEIGHT",
+        help="Mix captions into the pictures' vectors: above 0, below 1, such as 0.3.",
+    ),
+]
+
+
+def add(
+    index: IndexArgument,
+    paths: PathsArgument = None,
+    texts: TextsOption = None,
+    captions: CaptionsOption = None,
+    sidecars: SidecarsOption = False,
+    fuse_captions: FuseOption = None,
+    bundle: BundleOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Add pictures and texts to an index, which is made if it is not there.
+
+    Content that the index has already is passed over, so an interrupted run is finished by running it again.
+    """
+    from twinspire.ingest import add_pictures, add_texts, find_pictures
+    from twinspire.ingest.texts import count_lines
+
+    if not paths and not texts:
+        raise InputError("nothing to add came: expected PATH..., pictures or folders of them, or --texts FILE")
+    source = caption_source(captions, sidecars=sidecars, fuse_captions=fuse_captions)
+    pictures = find_pictures(paths) if paths else []
+    lines = count_lines(texts) if texts else 0
+    if isinstance(captions, Path) and source is not None and not any(source.of(path) for path in pictures):
+        raise InputError(
+            f"{captions} says nothing about the {len(pictures):,} pictures, such as {pictures[0].name}: expected their "
+            "names, or their paths seen from its folder"
+            if pictures
+            else "--captions came without pictures: expected PATH..., pictures or folders of them"
+        )
+    start_s = time.perf_counter()
+    reports: list[IngestReport] = []
+    with Target(index) as target, open_client(bundle) as client:
+        target.dim = client.dim
+        if pictures:
+            with progress("images", len(pictures)) as done:
+                reports.append(
+                    add_pictures(
+                        target, client, pictures, captions=source, fuse_captions=fuse_captions, on_progress=done
+                    )
+                )
+        if texts:
+            with progress("texts", lines) as done:
+                reports.append(add_texts(target, client, texts, on_progress=done))
+        items = len(target)
+    summary = _Summary.of(reports, unit="images" if not texts else "items" if pictures else "texts")
+    summary.show(index=index, items=items, elapsed_s=time.perf_counter() - start_s, as_json=as_json)
+    if pictures and len(reports[0].failed) == len(pictures):
+        raise InputError(f"none of the {len(pictures)} files could be added")
+
+
+def caption_source(captions: Path | None, *, sidecars: bool, fuse_captions: float | None) -> CaptionSource | None:
+    """Return what the options name as the source of captions. Raises `InputError` for options that do not fit."""
+    from twinspire.ingest import Captions, Sidecars
+    from twinspire.ingest.fusing import check_weight
+
+    if captions is not None and sidecars:
+        raise InputError("--captions and --sidecars both came: expected one source of captions")
+    if fuse_captions is not None:
+        check_weight(fuse_captions)
+        if captions is None and not sidecars:
+            raise InputError("--fuse-captions needs captions: name them with --captions FILE or --sidecars")
+    if captions is not None:
+        return Captions.read(captions)
+    return Sidecars() if sidecars else None
+
+
+class Target:
+    """The index to add to. One that is not there yet is made with the first items: where all fail, none appears."""
+
+    def __init__(self, path: Path) -> None:
+        from twinspire.index import Index
+
+        check_target(path)
+        self.dim = 0
+        self._path = path
+        self._index: Index | None = Index.open(path, mode="write") if _is_index(path) else None
+
+    def check_space(self, space: str) -> None:
+        """Raise `SpaceMismatchError` for embeddings that the index cannot take."""
+        if self._index is not None:
+            self._index.check_space(space)
+
+    def known_hashes(self, hashes: Iterable[str], *, kind: ItemKind | None = None) -> set[str]:
+        """Return those of `hashes` that the index has; none where there is no index yet."""
+        from twinspire.index import ItemKind
+
+        index = self._index  # another thread makes it
+        return index.known_hashes(hashes, kind=kind or ItemKind.IMAGE) if index is not None else set()
+
+    def add(self, embeddings: NDArray[np.float32], items: Sequence[Item], *, space: str) -> AddReport:
+        """Add to the index, made now if it is not there."""
+        from twinspire.index import Index
+
+        if self._index is None:
+            self._index = Index.create(self._path, space=space, dim=self.dim)
+        return self._index.add(embeddings, items, space=space)
+
+    def __len__(self) -> int:
+        return len(self._index) if self._index is not None else 0
+
+    def __enter__(self) -> Target:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._index is not None:
+            self._index.close()
+
+
+def check_target(path: Path) -> None:
+    """Refuse a place that is neither an index nor free for one, as an empty folder is. Raises `InputError`."""
+    if path.is_dir() and not _is_index(path) and any(path.iterdir()):
+        raise InputError(
+            f"{printable(path)} is a folder of other things and no index: an index has a folder of its own. Name one "
+            f"that is not there yet, such as {printable(path / 'pictures.index')}"
+        )
+    if path.exists() and not path.is_dir():
+        raise InputError(f"{printable(path)} is a file: expected the folder of an index, or a name that is free")
+    if not path.absolute().parent.is_dir():
+        raise InputError(
+            f"the index cannot be made at {printable(path)}: its folder is missing, make "
+            f"{printable(path.absolute().parent)} first"
+        )
+
+
+def _is_index(path: Path) -> bool:
+    from twinspire.index.connections import CATALOGUE_NAME
+
+    return os.path.lexists(path / CATALOGUE_NAME)
+
+
+@contextmanager
+def progress(unit: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show a bar on a terminal; gives what is called with the number of things done since the last call."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TimeRemainingColumn
+    from rich.text import Text
+
+    class RateColumn(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            speed = task.finished_speed or task.speed
+            return Text(f"{speed:,.1f} {unit}/s" if speed else "", style="cyan")
+
+    console = Console(stderr=True)
+    columns = (BarColumn(bar_width=None), MofNCompleteColumn(), RateColumn(), TimeRemainingColumn())
+    # Transient: the report takes its place.
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True, expand=True) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda done: bar.advance(task, done)
+
+
+@dataclass(frozen=True)
+class _Summary:
+    """What all of a command added."""
+
+    added: int
+    already: int
+    captioned: int
+    failed: list[FailedPicture]
+    unit: str
+
+    @classmethod
+    def of(cls, reports: Sequence[IngestReport], *, unit: str) -> _Summary:
+        return cls(
+            sum(report.added for report in reports),
+            sum(report.already for report in reports),
+            sum(report.captioned for report in reports),
+            [failed for report in reports for failed in report.failed],
+            unit,
+        )
+
+    def show(self, *, index: Path, items: int, elapsed_s: float, as_json: bool) -> None:
+        if as_json:
+            print_json(self._document(index, items, elapsed_s))
+            return
+        counts = [f"{self.added:,} added"]
+        if self.added:
+            counts[0] += f" in {elapsed_s:.1f} s ({self.added / elapsed_s:,.1f} {self.unit}/s)"
+        if self.captioned:
+            counts.append(f"{self.captioned:,} with a caption")
+        if self.already:
+            counts.append(f"{self.already:,} there already")
+        if self.failed:
+            counts.append(f"{len(self.failed):,} failed")
+        typer.echo(", ".join(counts))
+        if items:
+            typer.echo(f"{printable(index)} holds {items:,} item{'s' if items != 1 else ''}")
+        for path, cause in self.failed:
+            print_failed(path, cause)
+
+    def _document(self, index: Path, items: int, elapsed_s: float) -> dict[str, Any]:
+        return {
+            "schema_version": 1,
+            "index": printable(index.absolute()),
+            "added": self.added,
+            "already": self.already,
+            "captioned": self.captioned,
+            "failed": [{"path": printable(path), "cause": cause} for path, cause in self.failed],
+            "items": items,
+            "elapsed_s": round(elapsed_s, 3),
+        }
+
+
+def print_failed(path: Path, cause: str) -> None:
+    """Say on standard error, in a line, which file failed and why."""
+    from rich.console import Console
+    from rich.text import Text
+
+    stderr = Console(stderr=True, soft_wrap=True, highlight=False)
+    stderr.print(Text.assemble(("failed ", "red"), shortened(str(path)), (f": {printable(cause)}", "dim")))

@@ -1,0 +1,68 @@
+"""A file's bytes, read once: what they hash to and what the file system says of them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from twinspire.errors import InputError
+
+HELD_BYTES = 64 * 2**20
+"""Files up to this size are held in memory from reading to decoding; larger ones are opened again."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadFile:
+    """A file as it was when it was read. `content` is its bytes, or its path where it is too large to be held."""
+
+    path: Path
+    content: bytes | Path
+    content_hash: str  # SHA-256 of the bytes, in hex
+    size_bytes: int
+    modified_s: float  # seconds since 1970, to the microsecond
+
+    @property
+    def held_bytes(self) -> int:
+        """How much memory it takes."""
+        return len(self.content) if isinstance(self.content, bytes) else 0
+
+
+def read_file(path: Path) -> ReadFile:
+    """Read a regular file; never blocks on a pipe or device.
+
+    Raises `OSError`, `UnicodeEncodeError` for a name that is no UTF-8, `InputError` for what is no regular file and
+    for a file that is being written to.
+    """
+    str(path).encode()  # the index holds text: a name that is none fails here, before the work
+    if not stat.S_ISREG(path.stat().st_mode):  # reading a pipe or a device might never end
+        raise InputError("is no regular file")
+    with path.open("rb") as file:
+        before = os.fstat(file.fileno())
+        content: bytes | Path
+        if before.st_size > HELD_BYTES:
+            digest, content = hashlib.file_digest(file, "sha256"), path
+            size_bytes = file.tell()
+        else:
+            content = file.read()
+            digest, size_bytes = hashlib.sha256(content), len(content)
+        after = os.fstat(file.fileno())
+    if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns) or size_bytes != after.st_size:
+        raise InputError("is being written to: add it when it is whole")
+    return ReadFile(path, content, digest.hexdigest(), size_bytes, modified_s(after))
+
+
+def modified_s(status: os.stat_result) -> float:
+    """Return when a file was last written to, as `ReadFile` has it."""
+    return round(status.st_mtime_ns / 1e9, 6)
+
+
+def cause_of(error: OSError | UnicodeEncodeError | InputError) -> str:
+    """Say why a file could not be read."""
+    if isinstance(error, UnicodeEncodeError):
+        return "its name is not UTF-8: rename it"
+    if isinstance(error, OSError):
+        return f"cannot be read: {error.strerror or error}"
+    return str(error)

@@ -1,0 +1,275 @@
+"""Captions of pictures: read from files, matched to paths, mixed into vectors; lines of text as items."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from numpy.typing import NDArray
+from PIL import Image
+
+from twinspire.errors import InputError
+from twinspire.index import Index, ItemKind
+from twinspire.ingest import Captions, Sidecars, add_pictures, add_texts, find_pictures, fuse
+
+SPACE = "c" * 64
+DIM = 8
+
+
+def unit(rows: NDArray[Any]) -> NDArray[np.float32]:
+    """Normalise (N, D)."""
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+def vector_of(text: str) -> NDArray[np.float32]:
+    """Return a unit vector that depends on the text alone."""
+    return unit(np.random.default_rng(sum(text.encode())).normal(size=(1, DIM)))[0]
+
+
+class FakeClient:
+    """Encodes a picture to its colour's vector and a text to its own."""
+
+    space, dim = SPACE, DIM
+
+    def __init__(self) -> None:
+        self.encoded: list[str] = []
+        self.towers = SimpleNamespace(encode_images=self.encode)
+
+    def preprocess(self, items: list[bytes], *, on_error: str) -> Any:
+        """Take the first pixel."""
+        import io
+
+        rows = [np.asarray(Image.open(io.BytesIO(item)).convert("RGB"))[:1, :1] for item in items]
+        return np.array(rows, np.uint8).reshape(-1, 1, 1, 3), []
+
+    def encode(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return (N, D)."""
+        return np.array([vector_of(f"colour {row.ravel().tolist()}") for row in pixels])
+
+    def encode_text(self, texts: list[str]) -> NDArray[np.float32]:
+        """Return (N, D)."""
+        self.encoded += texts
+        return np.array([vector_of(text) for text in texts])
+
+
+@pytest.fixture
+def client() -> Any:
+    """Make a fake client."""
+    return FakeClient()
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Index:
+    """Make an empty index, open for writing."""
+    return Index.create(tmp_path / "index", space=SPACE, dim=DIM)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Draw pictures a, b and c; a second b below."""
+    folder = tmp_path / "photos"
+    (folder / "below").mkdir(parents=True)
+    for number, name in enumerate(("a.png", "b.png", "c.png", "below/b.png")):
+        Image.new("RGB", (4, 4), (60 * number, 10, 10)).save(folder / name)
+    return folder
+
+
+FORMS = {
+    "captions.csv": 'file_name,caption\nphotos/a.png,"a cat, asleep"\nphotos/a.png,一只猫\nbelow/b.png,a dog\n',
+    "captions.tsv": "image\ttext\nphotos/a.png\ta cat, asleep\nphotos/a.png\t一只猫\nbelow/b.png\ta dog\n",
+    "captions.jsonl": '{"image": "photos/a.png", "captions": ["a cat, asleep", "一只猫"]}\n\n'
+    '{"image": "below/b.png", "caption": "a dog"}\n',
+    "captions.json": json.dumps(
+        {
+            "images": [{"id": 1, "file_name": "photos/a.png"}, {"id": "x", "file_name": "below/b.png"}],
+            "annotations": [
+                {"image_id": 1, "caption": "a cat, asleep"},
+                {"image_id": "x", "caption": "a dog"},
+                {"image_id": 1, "caption": "一只猫"},
+            ],
+        }
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_captions_are_read_from_every_form(photos: Path, name: str) -> None:
+    """CSV, TSV, JSONL and COCO's JSON say the same: two captions of one picture, one of another, none of the rest."""
+    (photos.parent / name).write_text(FORMS[name], encoding="utf-8")
+    captions = Captions.read(photos.parent / name)
+    said = {path.relative_to(photos).as_posix(): list(captions.of(path)) for path in find_pictures([photos])}
+    assert said == {"a.png": ["a cat, asleep", "一只猫"], "b.png": [], "below/b.png": ["a dog"], "c.png": []}
+
+
+def test_the_longest_end_of_a_path_names_a_picture(photos: Path) -> None:
+    """A bare name fits pictures in any folder, a longer end wins, an absolute path fits one alone."""
+    names = {"b.png": ["any b"], "below/b.png": ["the lower b"], str(photos / "c.png"): ["exactly c"]}
+    captions = Captions(names, folder=Path("/elsewhere"))
+    assert captions.of(photos / "b.png") == ["any b"]
+    assert captions.of(photos / "below" / "b.png") == ["the lower b"]
+    assert captions.of(photos / "c.png") == ["exactly c"]
+    assert captions.of(Path("/other/c.png")) == ()
+
+
+def test_a_path_from_the_files_folder_names_that_picture_alone(photos: Path) -> None:
+    """`b.png` beside the captions is that file, not one of the same name below."""
+    captions = Captions({"b.png": ["mine"]}, folder=photos)
+    assert (captions.of(photos / "b.png"), captions.of(photos / "below" / "b.png")) == (["mine"], ())
+
+
+def test_sidecars_are_text_files_beside_the_pictures(photos: Path) -> None:
+    """`c.png.txt` before `c.txt`, a caption on each line; without one there is none; no UTF-8 is an error."""
+    (photos / "a.txt").write_text("\ufeffa cat\n\n asleep \n")
+    (photos / "c.txt").write_text("not this")
+    (photos / "c.png.txt").write_text("this")
+    (photos / "below" / "b.txt").write_bytes(b"\xff\xfe")
+    sidecars = Sidecars()
+    assert sidecars.of(photos / "a.png") == ["a cat", "asleep"]
+    assert sidecars.of(photos / "c.png") == ["this"]
+    assert sidecars.of(photos / "b.png") == ()
+    with pytest.raises(InputError, match="is not UTF-8"):
+        sidecars.of(photos / "below" / "b.png")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", "picture,caption\na.png\n", "line 2 has another number of cells"),
+        ("a.csv", "picture,words\na.png,x\n", "line 2 has picture, words: expected one of"),
+        ("a.csv", "picture,caption\n", "has no captions in it"),
+        ("a.csv", 'picture,caption\na.png,"x\n', "is no CSV"),
+        ("a.jsonl", '{"image": "a.png"}\n', "line 1 has image: expected one of"),
+        ("a.jsonl", '{"image": 3, "caption": "x"}\n', "got picture 3 and caption 'x': expected texts"),
+        ("a.jsonl", "[1]\n", "expected an object such as"),
+        ("a.jsonl", "nonsense\n", "line 1 is no JSON"),
+        ("a.json", '{"images": []}', "no file of captions in COCO's form"),
+        ("a.json", '{"images": [], "annotations": [{"image_id": 1, "caption": "x"}]}', "COCO's form"),
+        ("a.json", "3", "no file of captions"),
+        ("a.xml", "<a/>", r"expected a name ending in \.json"),
+    ],
+)
+def test_a_file_that_holds_no_captions_is_refused(tmp_path: Path, name: str, content: str, message: str) -> None:
+    """The message names the place and says what is expected."""
+    (tmp_path / name).write_text(content)
+    with pytest.raises(InputError, match=message):
+        Captions.read(tmp_path / name)
+
+
+def test_a_missing_file_of_captions_is_said(tmp_path: Path) -> None:
+    """So is a folder and a file that is not UTF-8."""
+    (tmp_path / "latin.csv").write_bytes(b"picture,caption\na.png,caf\xe9\n")
+    for path, message in (("no.csv", "there is no file"), (".", "cannot be read"), ("latin.csv", "is not UTF-8")):
+        with pytest.raises(InputError, match=message):
+            Captions.read(tmp_path / path)
+
+
+def test_fused_vectors_are_the_formulas(index: Index, client: Any, photos: Path) -> None:
+    """A captioned picture's vector is the unit of 0.7 picture + 0.3 mean caption, another's its own."""
+    captions = Captions({"a.png": ["one", "two"], "c.png": ["three"]}, folder=Path("/"))
+    report = add_pictures(index, client, find_pictures([photos]), captions=captions, fuse_captions=0.3, batch=3)
+    assert (report.added, report.captioned) == (4, 2)
+    (hits,) = index.search(vector_of("any")[None], k=4, space=SPACE)
+    by_name = {Path(hit.uri).relative_to(photos).as_posix(): hit for hit in hits}
+    said = {"a.png": ["one", "two"], "c.png": ["three"], "b.png": [], "below/b.png": []}
+    for number, name in enumerate(("a.png", "b.png", "c.png", "below/b.png")):
+        expected = vector_of(f"colour {[60 * number, 10, 10]}").astype(np.float64)
+        if said[name]:
+            mean = np.mean([vector_of(text) for text in said[name]], axis=0, dtype=np.float64)
+            expected = 0.7 * expected + 0.3 * mean / np.linalg.norm(mean)
+            expected /= np.linalg.norm(expected)
+        hit = by_name[name]
+        assert hit.score == pytest.approx(expected @ vector_of("any"), abs=1e-6)
+        assert hit.caption == ("\n".join(said[name]) or None)
+        assert hit.metadata.get("fused_captions") == (0.3 if said[name] else None)
+
+
+def test_captions_alone_leave_the_vectors_as_they_are(index: Index, client: Any, photos: Path) -> None:
+    """Without a weight nothing is encoded but pictures."""
+    captions = Captions({"a.png": ["one"]}, folder=Path("/"))
+    assert add_pictures(index, client, [photos / "a.png"], captions=captions).captioned == 1
+    assert client.encoded == []
+    (hits,) = index.search(vector_of("colour [0, 10, 10]")[None], k=1, space=SPACE)
+    assert (hits[0].caption, hits[0].score) == ("one", pytest.approx(1, abs=1e-6))
+
+
+@given(
+    arrays.arrays(np.float32, (5, DIM), elements=st.floats(-1, 1, width=32)),
+    arrays.arrays(np.float32, (5, DIM), elements=st.floats(-1, 1, width=32)),
+    st.floats(0.01, 0.49),
+)
+def test_fused_vectors_are_unit_and_between(a: NDArray[np.float32], b: NDArray[np.float32], weight: float) -> None:
+    """Whatever the vectors: of length 1, float32, and nearer to the picture below a weight of a half."""
+    pictures, captions = (unit(rows + np.eye(5, DIM, dtype=np.float32) * 9) for rows in (a, b))
+    fused = fuse(pictures, captions, weight)
+    assert fused.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(fused, axis=1), 1, atol=1e-5)
+    assert ((fused * pictures).sum(1) >= (fused * captions).sum(1) - 1e-5).all()
+
+
+@pytest.mark.parametrize("weight", [0, 1, -0.1, 1.5, float("nan"), "0.3", True])
+def test_a_weight_that_is_none_is_refused(index: Index, client: Any, photos: Path, weight: Any) -> None:
+    """Before anything is read."""
+    with pytest.raises(InputError, match="must be above 0 and below 1"):
+        add_pictures(index, client, [photos / "a.png"], captions=Sidecars(), fuse_captions=weight)
+    assert len(index) == 0
+
+
+def test_fusing_needs_captions(index: Index, client: Any, photos: Path) -> None:
+    """A weight without a source is an InputError."""
+    with pytest.raises(InputError, match="where there are captions"):
+        add_pictures(index, client, [photos / "a.png"], fuse_captions=0.3)
+
+
+def test_opposite_vectors_have_no_mean() -> None:
+    """At a weight of a half they cancel each other out, which is said."""
+    with pytest.raises(InputError, match="cancel each other out"):
+        fuse(np.eye(1, DIM, dtype=np.float32), -np.eye(1, DIM, dtype=np.float32), 0.5)
+
+
+def test_lines_of_a_file_become_items_of_kind_text(index: Index, client: Any, tmp_path: Path) -> None:
+    """Each line once, with its words as the caption and its place as the uri; a second run adds what is new."""
+    path = tmp_path / "lines.txt"
+    path.write_text("\ufeffa red cat\n\n  红猫 \r\na red cat\na dog", encoding="utf-8")
+    steps: list[int] = []
+    report = add_texts(index, client, [path], batch=2, on_progress=steps.append)
+    assert (report.added, report.already, report.failed, sum(steps)) == (3, 1, [], 4)
+    (hits,) = index.search(vector_of("红猫")[None], k=3, space=SPACE)
+    assert (hits[0].uri, hits[0].kind, hits[0].caption) == (f"{path}#3", ItemKind.TEXT, "红猫")
+    assert hits[0].metadata == {"name": "lines.txt", "folder": str(tmp_path), "line": 3}
+    client.encoded.clear()
+    path.write_text("a new line\na red cat", encoding="utf-8")
+    report = add_texts(index, client, [path])
+    assert (report.added, report.already, client.encoded) == (1, 1, ["a new line"])
+
+
+def test_a_picture_and_a_text_of_the_same_content_are_two_items(index: Index, client: Any, photos: Path) -> None:
+    """Texts and pictures stand beside each other in one index."""
+    add_pictures(index, client, [photos / "a.png"])
+    (photos / "words.txt").write_text("a cat")
+    add_texts(index, client, [photos / "words.txt"])
+    assert len(index) == 2
+
+
+def test_a_text_file_that_cannot_be_used_is_refused(index: Index, client: Any, tmp_path: Path) -> None:
+    """Not there, a folder, not UTF-8, empty, none at all, a path for a list."""
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
+    (tmp_path / "empty.txt").write_text(" \n\n")
+    for paths, message in (
+        ([tmp_path / "no.txt"], "cannot be read: No such file"),
+        ([tmp_path], "cannot be read: Is a directory"),
+        ([tmp_path / "latin.txt"], "is not UTF-8"),
+        ([tmp_path / "empty.txt"], "has no words in it"),
+        ([], "no path was given"),
+        (tmp_path / "empty.txt", "Put it in a list"),
+    ):
+        with pytest.raises(InputError, match=message):
+            add_texts(index, client, paths)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="must be 1 or more, got 0"):
+        add_texts(index, client, [tmp_path / "empty.txt"], batch=0)
