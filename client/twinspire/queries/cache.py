@@ -1,0 +1,64 @@
+"""What was encoded and what was found, kept for the next time."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from twinspire.errors import InputError
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True, slots=True)
+class CacheStats:
+    """How often a cache was asked, how often it knew, and how much it holds."""
+
+    hits: int
+    misses: int
+    entries: int
+
+    @property
+    def hit_rate(self) -> float | None:
+        """The share of questions that it could answer, 0 to 1; None where none was asked."""
+        asked = self.hits + self.misses
+        return self.hits / asked if asked else None
+
+
+class LruCache(Generic[Value]):
+    """Keeps the `size` entries that were asked for last. May be used from several threads. 0 keeps none."""
+
+    def __init__(self, size: int) -> None:
+        if size < 0:
+            raise InputError(f"a cache of {size} entries: expected 0, which keeps none, or more")
+        self._size = size
+        self._entries: OrderedDict[Hashable, Value] = OrderedDict()
+        self._lock = threading.Lock()
+        self._hits = self._misses = 0
+
+    def get(self, key: Hashable) -> Value | None:
+        """Return what is kept under `key`, or None."""
+        with self._lock:
+            found = self._entries.get(key)
+            if found is None:
+                self._misses += 1
+                return None
+            self._hits += 1
+            self._entries.move_to_end(key)
+            return found
+
+    def put(self, key: Hashable, value: Value) -> None:
+        """Keep `value`, and drop what was not asked for the longest."""
+        with self._lock:
+            self._entries[key] = value
+            self._entries.move_to_end(key)
+            while len(self._entries) > self._size:
+                self._entries.popitem(last=False)
+
+    def stats(self) -> CacheStats:
+        """Return the counts since it was made."""
+        with self._lock:
+            return CacheStats(self._hits, self._misses, len(self._entries))

@@ -1,0 +1,67 @@
+"""Scores as probabilities: the logistic function of scale * score + bias, as SigLIP's loss has it.
+
+Zhai et al., Sigmoid Loss for Language Image Pre-Training, 2023. A bundle without a bias (CLIP) was trained to rank, not
+to say whether: its scale alone gives no probability, so there is none until a bias is named or fitted.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from twinspire.errors import InputError
+
+_STEPS = 100
+_RIDGE = 1e-6  # keeps the scale finite where one score parts the two perfectly
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """Turns an inner product into the probability that query and item belong together."""
+
+    scale: float
+    bias: float
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.scale) and self.scale > 0 and math.isfinite(self.bias)):
+            raise InputError(f"{self}: expected a scale above 0 and a bias, both finite")
+
+    @classmethod
+    def of(cls, scale: float, bias: float | None) -> Calibration | None:
+        """Return that of a bundle's logit scale and bias; None without a bias."""
+        return cls(scale, bias) if bias is not None else None
+
+    @classmethod
+    def fit(cls, scores: ArrayLike, relevant: ArrayLike) -> Calibration:
+        """Fit to inner products (N,) and whether each is of a pair that belongs together (N,), by logistic regression.
+
+        Raises `InputError` where only one kind is there, or where larger scores are not the more relevant ones.
+        """
+        x, y = np.asarray(scores, np.float64), np.asarray(relevant, np.float64)
+        if x.shape != y.shape or x.ndim != 1 or not np.isfinite(x).all() or set(np.unique(y)) != {0.0, 1.0}:
+            raise InputError(
+                f"a calibration needs scores and as many marks, some true, some false; got {x.shape}, {y.shape}"
+            )
+        centre, width = x.mean(), x.std() or 1.0
+        columns = np.stack([(x - centre) / width, np.ones_like(x)], axis=1)  # (N, 2)
+        weights = np.zeros(2)
+        for _ in range(_STEPS):  # Newton's method
+            found = 1 / (1 + np.exp(-np.clip(columns @ weights, -30, 30)))
+            gradient = columns.T @ (found - y) + _RIDGE * len(x) * weights
+            curvature = (columns * (found * (1 - found))[:, None]).T @ columns + _RIDGE * len(x) * np.eye(2)
+            step = np.linalg.solve(curvature, gradient)
+            weights = weights - step
+            if np.abs(step).max() < 1e-10:
+                break
+        scale = float(weights[0] / width)
+        if not scale > 0:
+            raise InputError("these scores cannot be calibrated: the larger ones are not the more relevant")
+        return cls(scale, float(weights[1] - scale * centre))
+
+    def probability(self, score: float) -> float:
+        """Return the probability, 0 to 1, of an inner product."""
+        logit = self.scale * score + self.bias
+        return 1 / (1 + math.exp(-logit)) if logit >= 0 else math.exp(logit) / (1 + math.exp(logit))

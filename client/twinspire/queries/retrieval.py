@@ -1,0 +1,130 @@
+"""The two sides of a search: what vectors find, what words find, and both as one list."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twinspire.errors import InputError
+from twinspire.index import Index, ItemKind
+from twinspire.index.where import Where
+from twinspire.queries.answer import Mode
+from twinspire.queries.encoding import QueryEncoder
+from twinspire.queries.fusion import reciprocal_ranks
+from twinspire.queries.phrases import Synonyms, expression, required
+from twinspire.queries.query import Query
+
+MOST_PHRASE_MATCHES = 10_000
+"""Of the items that have a quoted phrase, so many of the best by BM25 are seen by the vectors' side."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sides:
+    """What either side is asked for: the vector (D,), the FTS5 expressions; None where a side is not asked."""
+
+    vector: NDArray[np.float32] | None
+    words: str | None
+    required: str | None
+    phrases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What was retrieved: scores by id, best first, what they were made of, and the side that was asked."""
+
+    mode: Mode
+    scores: dict[int, float]
+    parts: dict[int, dict[str, float]] = field(default_factory=dict)
+
+
+class Retrieval:
+    """Asks one index."""
+
+    def __init__(
+        self,
+        encoder: QueryEncoder,
+        index: Index,
+        synonyms: Synonyms | None,
+        stop_words: frozenset[str],
+        words_weight: float,
+    ) -> None:
+        self._encoder = encoder
+        self._index = index
+        self._synonyms = synonyms
+        self._stop_words = stop_words
+        self._words_weight = words_weight
+
+    def sides(self, query: Query, mode: Mode) -> Sides:
+        """Route a query: decide which sides are asked, and encode it where that takes a vector."""
+        wording = query.wording
+        words = expression(wording, synonyms=self._synonyms, stop_words=self._stop_words)
+        if mode is Mode.WORDS and words is None:
+            raise InputError("the mode words looks for words in captions and file names: the query has none")
+        says_more = any(part.text is None or part.wording.rest for part in query.parts)
+        by_words = words is not None and mode is not Mode.VECTOR
+        by_vector = mode in (Mode.VECTOR, Mode.HYBRID) or (mode is Mode.AUTO and (says_more or not by_words))
+        return Sides(
+            self._encoder.vector(query) if by_vector else None,
+            words if by_words else None,
+            required(wording) if by_words else None,
+            wording.phrases if by_words else (),
+        )
+
+    def candidates(
+        self, sides: Sides, depth: int, *, kind: ItemKind | None, where: Where | None, effort: int | None
+    ) -> Candidates:
+        """Return the first `depth` of what the sides find, fused where both find something."""
+        words: dict[int, float] = {}
+        if sides.words is not None:
+            hits = self._index.search_words(sides.words, k=depth, kind=kind, where=where)
+            words = {hit.id: hit.score for hit in hits}
+            if sides.vector is None:
+                return Candidates(Mode.WORDS, words, {number: {"words": score} for number, score in words.items()})
+        assert sides.vector is not None
+        vector = self._by_vector(sides.vector, sides.required, depth, kind, where, effort)
+        if not words:
+            return Candidates(Mode.VECTOR, vector, {number: {"vector": score} for number, score in vector.items()})
+        return self._fused(sides.vector, vector, words)
+
+    def _by_vector(
+        self,
+        query: NDArray[np.float32],
+        must: str | None,
+        depth: int,
+        kind: ItemKind | None,
+        where: Where | None,
+        effort: int | None,
+    ) -> dict[int, float]:
+        if must is None:
+            (hits,) = self._index.search(
+                query[None], k=depth, space=self._encoder.space, kind=kind, where=where, effort=effort
+            )
+            return {hit.id: hit.score for hit in hits}
+        found = self._index.search_words(must, k=MOST_PHRASE_MATCHES, kind=kind, where=where)
+        scores = self._inner_products(query, [hit.id for hit in found])
+        best = sorted(scores.items(), key=lambda pair: (-pair[1], pair[0]))
+        return dict(best[:depth])
+
+    def _fused(self, query: NDArray[np.float32], vector: dict[int, float], words: dict[int, float]) -> Candidates:
+        fused = reciprocal_ranks([list(vector), list(words)], [1.0, self._words_weight])
+        ordered = dict(sorted(fused.items(), key=lambda pair: (-pair[1], pair[0])))
+        inner = vector | self._inner_products(query, [number for number in words if number not in vector])
+        vector_ranks = {number: rank for rank, number in enumerate(vector, start=1)}
+        words_ranks = {number: rank for rank, number in enumerate(words, start=1)}
+        parts: dict[int, dict[str, float]] = {}
+        for number, score in ordered.items():
+            parts[number] = {"fused": score, "vector": inner[number]}
+            if number in vector_ranks:
+                parts[number]["vector rank"] = vector_ranks[number]
+            if number in words_ranks:
+                parts[number] |= {"words": words[number], "words rank": words_ranks[number]}
+        return Candidates(Mode.HYBRID, ordered, parts)
+
+    def _inner_products(self, query: NDArray[np.float32], ids: Sequence[int]) -> dict[int, float]:
+        if not ids:
+            return {}
+        products = self._index.vectors(ids) @ query  # (N,)
+        return dict(zip(ids, map(float, products), strict=True))

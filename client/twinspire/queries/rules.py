@@ -1,0 +1,47 @@
+"""What a business adds to relevance: items that a filter keeps gain, lose, or stand first."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from twinspire.errors import InputError
+from twinspire.index.where import Where
+
+
+@dataclass(frozen=True, slots=True)
+class Boost:
+    """What the score of items that `where` keeps gains; a weight below 0 demotes. Raises `InputError` for no number."""
+
+    where: Where
+    weight: float
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.weight, int | float) or not math.isfinite(self.weight) or self.weight == 0:
+            raise InputError(f"the weight of a boost is a number other than 0, got {self.weight!r}")
+
+    @classmethod
+    def parse(cls, text: str) -> Boost:
+        """Read `in_stock = true:0.1`: a filter, a colon, a weight. Raises `InputError`."""
+        condition, colon, weight = text.rpartition(":")
+        try:
+            number = float(weight) if colon else None
+        except ValueError:
+            number = None
+        if number is None or not condition.strip():
+            raise InputError(
+                f"the boost {text!r}: expected a filter, a colon and what the score gains, such as "
+                '"in_stock = true:0.1"; a weight below 0 demotes'
+            )
+        return cls(Where.parse(condition), number)
+
+    @property
+    def name(self) -> str:
+        """How it is called among a hit's score parts."""
+        return f"boost {self.where.text.strip()}"
+
+
+def both(*filters: Where | None) -> Where | None:
+    """Return a filter that keeps what all of these keep."""
+    texts = [each.text for each in filters if each is not None]
+    return Where(" and ".join(f"({text})" for text in texts)) if texts else None
