@@ -1,0 +1,192 @@
+"""An index of some kind over the first rows of a vector file: built, extended, searched, written and read."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twinspire.errors import IndexStoreError, InputError
+from twinspire.index.ann.gather import GatheringThread
+from twinspire.index.ann.gpu import MOST_RESULTS, built_on_gpu, gpu_searcher
+from twinspire.index.ann.kinds import Family, Kind, Scheme
+from twinspire.index.ann.library import checked_threads, computing_with, faiss_library, require_gpu
+from twinspire.index.ann.recipes import fill, trained
+from twinspire.index.ann.rescoring import best, rescored
+from twinspire.index.ann.selection import Selection
+from twinspire.index.flat import Found
+from twinspire.index.vectors import Vectors
+
+_GREATEST_SHARE = 1.5  # of the results wanted, which a GPU is asked for more where rows are left out
+_GROWN = 4.0
+
+
+class Ann:
+    """An index of one kind. Rows count from 0, as they lie in the vector file. Made by `build` and `read`.
+
+    Searches may run side by side in any number of threads: what they ask for is passed with each call and never set on
+    the index. `add` may not run beside them.
+    """
+
+    def __init__(self, kind: Kind, index: Any) -> None:  # noqa: ANN401
+        self.kind = kind
+        self._index = index
+        self._owner: GatheringThread | None = gpu_searcher(kind, index) if kind.family.needs_gpu else None
+
+    @classmethod
+    def build(cls, kind: Kind, vectors: Vectors, *, threads: int | None = None, seed: int = 0) -> Ann:
+        """Build an index of `kind` over `vectors`, (N, D), L2-normalised, by so many threads (all cores).
+
+        Equal seeds, threads and vectors give the same index but for the order in which threads add to a graph. Raises
+        `InputError` where the kind does not suit the vectors, `MissingDependencyError` and `ProviderError` for
+        a GPU's without one.
+        """
+        if kind.family is Family.AUTO or kind.is_exact:
+            raise InputError(f"the kind {kind} is nothing to build: exact search reads the vector file itself")
+        kind.check(vectors.shape[1])
+        with computing_with(checked_threads(threads)):
+            if kind.family.needs_gpu:
+                return cls(kind, built_on_gpu(kind, vectors, seed))
+            index = trained(kind, vectors, seed)
+            fill(index, vectors)
+        return cls(kind, index)
+
+    @classmethod
+    def read(cls, path: Path, kind: Kind) -> Ann:
+        """Read what `write` wrote. Raises `IndexStoreError` for what is no such file; check its checksum before."""
+        if kind.family.needs_gpu:
+            require_gpu(kind)
+        try:
+            index = faiss_library().read_index(str(path))
+        except RuntimeError as error:
+            raise IndexStoreError(f"{path} holds no index of kind {kind}: {error}") from error
+        return cls(kind, index)
+
+    def write(self, path: Path) -> None:
+        """Write it to a file; raises `OSError` where that fails, and does not wait for the disk."""
+        try:
+            faiss_library().write_index(self._index, str(path))
+        except RuntimeError as error:  # FAISS tells no error number
+            raise OSError(f"{path} cannot be written: {error}") from error
+
+    def __len__(self) -> int:
+        """How many rows it covers."""
+        return int(self._index.ntotal)
+
+    @property
+    def can_grow(self) -> bool:
+        """Whether vectors can be added to it."""
+        return self.kind.family is not Family.CAGRA
+
+    @property
+    def most_effort(self) -> int:
+        """The effort that finds the most: all lists, or a search as broad as the index."""
+        lists = self._lists()
+        return max(1, len(self)) if lists is None else lists
+
+    @property
+    def usual_effort(self) -> int:
+        """The effort of a search that says nothing: a 32nd of the lists, or a breadth of 64."""
+        lists = self._lists()
+        return 64 if lists is None else max(1, min(lists, max(8, lists // 32)))
+
+    @property
+    def usual_reach(self) -> int:
+        """How many candidates there are for each result wanted, if nothing is said; they are scored again."""
+        return usual_reach(self.kind)
+
+    def outgrown(self, count: int) -> bool:
+        """Whether it was trained for so much fewer vectors than `count` that it should be built anew."""
+        lists = self._lists()
+        return lists is not None and self.kind.nlist is None and self.kind.lists(count) >= _GROWN * lists
+
+    def add(self, vectors: Vectors) -> None:
+        """Append `vectors`, (N, D), as the rows that follow. Not while it is searched."""
+        assert self._owner is None, "a GPU's is built anew"
+        fill(self._index, vectors)
+
+    def search(
+        self,
+        queries: NDArray[np.float32],
+        k: int,
+        vectors: Vectors,
+        *,
+        selection: Selection | None = None,
+        effort: int | None = None,
+        reach: int | None = None,
+    ) -> Found:
+        """Return scores and rows of about the k best for `queries` (Q, D), each (Q, k).
+
+        `vectors` are those it was built from, or more: coded kinds read their candidates' exact scores there. Best
+        first, equal scores in the order of rows, -1 for no row. Only rows that `selection` keeps are found; where
+        it keeps a small share, more effort is made. `effort` is how many lists are looked at, or how broad a
+        graph is searched; `reach` how many candidates are scored again for each result.
+        """
+        effort = self.usual_effort if effort is None else min(effort, self.most_effort)
+        reach = self.usual_reach if reach is None else reach
+        wanted = min(k * reach if self.kind.is_lossy else k, max(1, len(self)))
+        if selection is not None:
+            effort = min(self.most_effort, math.ceil(effort / max(selection.share, 1e-6)))
+        if self._owner is not None:
+            scores, rows = self._gathered(self._owner, queries, wanted, selection, effort)
+        else:
+            selector = selection.selector() if selection is not None else None
+            parameters = self._parameters(self._index, selector, effort)
+            scores, rows = self._index.search(queries, wanted, params=parameters)
+        if self.kind.is_lossy:
+            scores = rescored(vectors, queries, rows)
+        scores[rows < 0] = -np.inf
+        scores, rows = best(scores, rows, k)
+        if rows.shape[1] < k:
+            gap = ((0, 0), (0, k - rows.shape[1]))
+            scores = np.pad(scores, gap, constant_values=-np.inf)
+            rows = np.pad(rows, gap, constant_values=-1)
+        return scores, rows
+
+    def close(self) -> None:
+        """End the thread of a GPU's."""
+        if self._owner is not None:
+            self._owner.close()
+
+    @staticmethod
+    def _gathered(
+        owner: GatheringThread, queries: NDArray[np.float32], wanted: int, selection: Selection | None, effort: int
+    ) -> Found:
+        """Ask a GPU for so much more that enough is left of what `selection` keeps."""
+        if selection is not None:
+            wanted = min(MOST_RESULTS, math.ceil(wanted * _GREATEST_SHARE / max(selection.share, 1e-6)))
+        scores, rows = owner.search(queries, min(wanted, MOST_RESULTS), effort)
+        if selection is not None:
+            rows = np.where((rows >= 0) & selection.mask[rows], rows, -1)
+        return scores.copy(), rows
+
+    def _parameters(self, index: Any, selector: Any, effort: int) -> Any:  # noqa: ANN401
+        faiss = faiss_library()
+        chosen = {} if selector is None else {"sel": selector}
+        if isinstance(index, faiss.IndexPreTransform):
+            inner = self._parameters(faiss.downcast_index(index.index), selector, effort)
+            return faiss.SearchParametersPreTransform(index_params=inner)
+        if isinstance(index, faiss.IndexHNSW):
+            return faiss.SearchParametersHNSW(efSearch=effort, **chosen)
+        if isinstance(index, faiss.IndexIVF | faiss.IndexIVFFastScan):
+            return faiss.SearchParametersIVF(nprobe=effort, **chosen)
+        return faiss.SearchParameters(**chosen)
+
+    def _lists(self) -> int | None:
+        faiss = faiss_library()
+        index = self._index
+        if isinstance(index, faiss.IndexPreTransform):
+            index = faiss.downcast_index(index.index)
+        return int(index.nlist) if self.kind.family in (Family.IVF, Family.GPU_IVF) else None
+
+
+def usual_reach(kind: Kind) -> int:
+    """Return how many candidates are scored again for each result, for the less the coarser the codes are."""
+    if kind.code is not None and kind.code.scheme is Scheme.PQ:
+        return 20
+    if kind.pca is not None:
+        return 10
+    return 3 if kind.is_lossy else 1
