@@ -262,8 +262,8 @@ def test_the_sheet_is_written_beside_the_hits(run: Run, photos: Path, tmp_path: 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "needs either TEXT or --image FILE, neither came"),
-        (["red", "--image", "red.png"], "needs either TEXT or --image FILE, both came"),
+        ([], "needs something to look for: TEXT, --image FILE or --add, none came"),
+        (["red", "--image", "red.png"], "there is no picture file red.png"),
         ([""], "the query is empty"),
         ([" \t\n"], "the query is empty"),
         (["\udcff"], "the query is not UTF-8: \\xff"),

@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from twinspire.cli import index, search
+from twinspire.cli import classify, index, search
 from twinspire.errors import TwinspireError
 
 EXIT_ERROR = 2
@@ -35,6 +35,7 @@ def application() -> typer.Typer:
     )
     app.add_typer(index.app, name="index")
     app.command("search")(search.search)
+    app.command("classify")(classify.classify)
     for entry_point in sorted(entry_points(group="twinspire.commands"), key=lambda entry: entry.name):
         entry_point.load()(app)
     return app

@@ -1,4 +1,4 @@
-"""`twinspire search`: words or a picture find pictures."""
+"""`twinspire search`: words and pictures find pictures and texts."""
 
 from __future__ import annotations
 
@@ -8,109 +8,152 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from twinspire.cli.shared import BundleOption, JsonOption, open_client, print_json, printable, shortened
+from twinspire.cli.output import CsvOption, Results, SheetOption, check_output, show
+from twinspire.cli.shared import BundleOption, JsonOption, open_client, printable
 from twinspire.errors import InputError
 
 if TYPE_CHECKING:
-    from twinspire.index import Hit
+    from twinspire.index import ItemKind
+    from twinspire.queries import Answer, Found, Query
+
+TemplatesOption = Annotated[
+    Path | None, typer.Option("--templates", help="A file of sentences such as: a photo of {}, averaged.")
+]
 
 
 def search(
     index: Annotated[Path, typer.Argument(metavar="INDEX", help="The folder of the index.", show_default=False)],
     text: Annotated[str | None, typer.Argument(metavar="TEXT", help="What to look for.", show_default=False)] = None,
-    image: Annotated[Path | None, typer.Option("--image", "-i", help="Look for pictures like this one.")] = None,
+    image: Annotated[list[Path] | None, typer.Option("--image", "-i", help="Look for what is like this one.")] = None,
+    add: Annotated[
+        list[str] | None, typer.Option(help="Also look for a text or picture: 'snow', '0.5 * a.jpg'.")
+    ] = None,
+    minus: Annotated[list[str] | None, typer.Option(help="Look away from a text or picture.")] = None,
     k: Annotated[int, typer.Option("-k", help="How many hits.")] = 10,
+    where: Annotated[str | None, typer.Option(help="Only what this keeps: \"year >= 2020 and camera = 'X'\".")] = None,
+    kind: Annotated[str | None, typer.Option(help="Only image or text.")] = None,
+    mode: Annotated[str, typer.Option(help="vector, words, hybrid, or auto: by the query.")] = "auto",
+    boost: Annotated[list[str] | None, typer.Option(help='Add to a score: "in_stock = true:0.1".')] = None,
+    pin: Annotated[list[str] | None, typer.Option(help="Put what this filter keeps first.")] = None,
+    diversify: Annotated[float | None, typer.Option(help="0 to 1: trade relevance for unlike hits.")] = None,
+    min_score: Annotated[float | None, typer.Option(help="Leave out hits below this score.")] = None,
+    templates: TemplatesOption = None,
+    synonyms: Annotated[
+        Path | None, typer.Option(help="A file of words for one another: car, automobile; tv => television.")
+    ] = None,
     bundle: BundleOption = None,
     as_json: JsonOption = False,
-    sheet: Annotated[Path | None, typer.Option("--sheet", help="Write the hits as pictures to this PNG.")] = None,
+    as_csv: CsvOption = False,
+    sheet: SheetOption = None,
 ) -> None:
-    """Find pictures by TEXT or by --image.
+    """Find pictures and texts by TEXT, by --image, or by a sum: '"a beach" + photo.jpg - "people"'.
 
-    On a terminal the hits come as a list to read, in a pipe as lines of score, tab, path.
+    Words also look in captions and file names; a "quoted phrase" must be there. Filters, boosts and pins are over
+    metadata and kind, uri, caption, id, added_at, changed_at. On a terminal the hits come as a list to read, in a pipe
+    as lines of score, tab, path.
     """
-    _check(text, image, k, sheet)
+    _check_number(k)
+    check_output(as_json=as_json, as_csv=as_csv, sheet=sheet)
+    query = _query(text, image or [], add or [], minus or [])
     from twinspire.index import Index
+    from twinspire.queries import Boost, Searcher, Synonyms, Templates, Where
 
+    wanted = _kind(kind)
+    kept = Where.parse(where) if where is not None else None
+    boosts = [Boost.parse(each) for each in boost or []]
+    pins = [Where.parse(each) for each in pin or []]
+    said = Templates.read(templates) if templates is not None else None
+    alike = Synonyms.read(synonyms) if synonyms is not None else None
     with Index.open(index) as opened:
-        size = len(opened)
-        if size == 0:
-            raise InputError(f"the index {index} is empty: add pictures with `twinspire index add`")
+        if len(opened) == 0:
+            raise InputError(f"the index {printable(index)} is empty: add pictures with `twinspire index add`")
         with open_client(bundle) as client:
-            opened.check_space(client.space)
-            query = client.encode_images([image]) if image is not None else client.encode_text([text or ""])  # (1, D)
-            (hits,) = opened.search(query, k=k, space=client.space)
-    if sheet is not None:
-        _write_sheet(sheet, text, image, hits)
-    if as_json:
-        print_json(_document(index, text, image, k, hits))
-        return
-    _print_hits(text if text is not None else printable(image or ""), hits, size=size)
-    if sheet is not None:
-        typer.echo(f"contact sheet: {printable(sheet)}", err=True)
+            searcher = Searcher(client, opened, templates=said, synonyms=alike, cache=False)
+            answer = searcher.search(
+                query,
+                k,
+                kind=wanted,
+                where=kept,
+                mode=mode,
+                boosts=boosts,
+                pins=pins,
+                diversify=diversify,
+                min_score=min_score,
+            )
+    for note in answer.notes:
+        typer.echo(f"note: {printable(note)}", err=True)
+    show(_results(index, query, k, where, answer), as_json=as_json, as_csv=as_csv, sheet=sheet)
 
 
-def _check(text: str | None, image: Path | None, k: int, sheet: Path | None) -> None:
-    """Refuse what cannot work before anything is loaded."""
-    if (text is None) == (image is None):
-        came = "neither came" if text is None else "both came"
-        raise InputError(f"a search needs either TEXT or --image FILE, {came}")
-    if text is not None and not text.strip():
-        raise InputError("the query is empty: expected words to look for")
-    if text is not None and any("\ud800" <= character <= "\udfff" for character in text):
-        raise InputError(f"the query is not UTF-8: {printable(text)}")
+def _check_number(k: int) -> None:
     if k < 1:
         raise InputError(f"-k is the number of hits, 1 or more, got {k}")
-    if image is not None and not image.is_file():
-        raise InputError(f"there is no picture file {image}")
-    if sheet is not None and sheet.suffix.lower() != ".png":
-        raise InputError(f"the contact sheet is a PNG: expected a name that ends in .png, got {sheet}")
-    if sheet is not None and (not sheet.absolute().parent.is_dir() or sheet.is_dir()):
-        raise InputError(f"the contact sheet cannot be written to {sheet}: its folder is missing or it is one")
 
 
-def _document(index: Path, text: str | None, image: Path | None, k: int, hits: Sequence[Hit]) -> dict[str, object]:
-    return {
-        "schema_version": 1,
-        "index": printable(index.absolute()),
-        "query": {"text": text} if image is None else {"image": printable(image.absolute())},
-        "k": k,
-        "hits": [
-            {
-                "rank": rank,
-                "score": round(hit.score, 6),
-                "uri": hit.uri,
-                "id": hit.id,
-                "kind": hit.kind.value,
-                "caption": hit.caption,
-                "metadata": dict(hit.metadata),
-            }
-            for rank, hit in enumerate(hits, start=1)
-        ],
-    }
+def _query(text: str | None, images: Sequence[Path], add: Sequence[str], minus: Sequence[str]) -> Query:
+    """Make one sum of what came. Refuses what cannot work before anything is loaded."""
+    from twinspire.queries import Query
+
+    if text is None and not images and not add:
+        raise InputError("a search needs something to look for: TEXT, --image FILE or --add, none came")
+    terms = [Query.parse(text)] if text is not None else []
+    terms += [Query.image(path) for path in images]
+    terms += [Query.term(each) for each in add]
+    terms += [-Query.term(each) for each in minus]
+    query = terms[0]
+    for term in terms[1:]:
+        query = query + term
+    for part in query.parts:
+        if isinstance(part.picture, str | Path) and not Path(part.picture).is_file():
+            raise InputError(f"there is no picture file {printable(part.picture)}")
+    return query
 
 
-def _write_sheet(sheet: Path, text: str | None, image: Path | None, hits: Sequence[Hit]) -> None:
-    from twinspire.sheet import SheetRow, contact_sheet, missing_font_note
+def _kind(kind: str | None) -> ItemKind | None:
+    from twinspire.index import ItemKind
 
-    title = text if text is not None else printable(image.name if image is not None else "")
-    missing = contact_sheet([SheetRow(title, [(Path(hit.uri), hit.score) for hit in hits], picture=image)], sheet)
-    if missing:
-        typer.echo(missing_font_note(missing), err=True)
+    if kind is None:
+        return None
+    try:
+        return ItemKind(kind)
+    except ValueError:
+        raise InputError(f"there is no kind {kind!r}: expected {' or '.join(ItemKind)}") from None
 
 
-def _print_hits(query: str, hits: Sequence[Hit], *, size: int) -> None:
-    from rich.console import Console
-    from rich.text import Text
+def _results(index: Path, query: Query, k: int, where: str | None, answer: Answer) -> Results:
+    more: dict[str, object] = {"mode": answer.mode.value}
+    if where is not None:
+        more["where"] = where
+    if answer.notes:
+        more["notes"] = list(answer.notes)
+    pictures = [Path(part.picture) for part in query.parts if isinstance(part.picture, str | Path)]
+    hits = [_shown(hit) for hit in answer.hits]
+    return Results(index, _title(query), _document(query), k, answer.searched, hits, next(iter(pictures), None), more)
 
-    # The terminal wraps long paths itself, so that they can be copied whole.
-    stdout = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
-    if not stdout.is_terminal:
-        for hit in hits:
-            typer.echo(f"{hit.score:.4f}\t{printable(hit.uri)}")
-        return
-    stdout.print(Text.assemble((printable(query), "bold"), (f"  best of {size:,}", "dim")))
-    for rank, hit in enumerate(hits, start=1):
-        folder, slash, name = shortened(hit.uri).rpartition("/")
-        stdout.print(
-            Text.assemble((f"{rank:>3}  ", "dim"), (f"{hit.score:.4f}", "cyan"), "  ", (folder + slash, "dim"), name)
-        )
+
+def _shown(hit: Found) -> Found:
+    """Leave out the part that is the score itself."""
+    from dataclasses import replace
+
+    return replace(hit, parts={name: value for name, value in hit.parts.items() if value != hit.score})
+
+
+def _title(query: Query) -> str:
+    """Return the query in words, pictures by their file's name."""
+    from dataclasses import replace
+
+    parts = [
+        replace(part, picture=Path(part.picture).name) if isinstance(part.picture, str | Path) else part
+        for part in query.parts
+    ]
+    return printable(str(type(query)(tuple(parts))))
+
+
+def _document(query: Query) -> dict[str, object]:
+    parts: list[dict[str, object]] = [
+        {"text": part.text} if part.text is not None else {"image": printable(Path(str(part.picture)).absolute())}
+        for part in query.parts
+    ]
+    if len(parts) == 1 and query.parts[0].weight == 1:
+        return parts[0]
+    return {"sum": [each | {"weight": part.weight} for each, part in zip(parts, query.parts, strict=True)]}

@@ -22,8 +22,8 @@ them there these they this those to under up was we were what when where which w
 """
 # Words of two characters are dropped as pairs; of the single ones only what is hardly ever part of a word.
 _CHINESE = """
-的 了 吗 呢 吧 啊 一个 一只 一张 一些 一幅 这个 那个 这些 那些 我们 你们 他们 什么 怎么 没有 以及 还有 图片 照片 图像 有个
-里有 是一 有一 在一
+的 了 吗 呢 吧 啊 一个 一只 一张 一些 一幅 这个 那个 这些 那些 我们 你们 他们 什么 怎么 没有 以及 还有 图片 照片 图像
+有个 里有 是一 有一 在一
 """
 ENGLISH_STOP_WORDS = frozenset(_ENGLISH.split())
 CHINESE_STOP_WORDS = frozenset(_CHINESE.split())

@@ -125,6 +125,13 @@ class Query:
                 )
         return cls(tuple(known))
 
+    @classmethod
+    def term(cls, text: str) -> Query:
+        """Read one part: a text, in quotes or not, or the name of a picture, with a factor or not: `0.5 * a.jpg`."""
+        factor = _NUMBER.fullmatch(text)
+        part = _term(1, text.strip())
+        return cls((part,)) if part else cls.text(factor[2] if factor else text, float(factor[1]) if factor else 1.0)
+
     @property
     def wording(self) -> Wording:
         """The words and phrases that captions and file names are searched for: of texts that are not taken away."""
