@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import random
 import shutil
 import sqlite3
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import PIPE
@@ -24,22 +22,6 @@ from twinspire.index import Index, Item, ItemKind, disk
 SPACE = "5" * 64
 DIM = 16
 ROOT = Path(__file__).parents[2]
-
-# Adds batches of 1 to 40 items for ever; prints how many items are in once each `add` has returned.
-WRITER = """
-import sys
-sys.path[:0] = [{client!r}, {tests!r}]
-import test_index_durability as t
-from twinspire.index import Index
-with Index.open({index!r}, mode="write") as index:
-    count = len(index)
-    print(count, flush=True)
-    while True:
-        size = 1 + count * 7 % 40
-        index.add(t.vectors(count, count + size), t.items(count, count + size), space=t.SPACE)
-        count += size
-        print(count, flush=True)
-"""
 
 
 def vectors(start: int, end: int) -> NDArray[np.float32]:
@@ -79,30 +61,6 @@ def path(tmp_path: Path) -> Path:
 def contents(folder: Path) -> dict[str, bytes]:
     """Return every file of a folder."""
     return {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
-
-
-def test_a_killed_writer_loses_nothing_that_it_acknowledged(tmp_path: Path) -> None:
-    """15 times kill -9 at a random moment: acknowledged items are there, exactly, others whole or not at all."""
-    path = tmp_path / "index"
-    Index.create(path, space=SPACE, dim=DIM).close()
-    script = WRITER.format(client=str(ROOT / "client"), tests=str(Path(__file__).parent), index=str(path))
-    chance = random.Random(7)
-    count = 0
-    for _ in range(15):
-        writer = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
-        assert writer.stdout is not None
-        assert int(writer.stdout.readline()) == count
-        time.sleep(chance.uniform(0, 0.06))
-        writer.kill()
-        lines = writer.stdout.read().split(b"\n")[:-1]  # what follows the last line end is half a number
-        writer.stdout.close()
-        writer.wait()
-        count = assert_whole(path, int(lines[-1]) if lines else count)
-    assert count > 0
-    with Index.open(path, mode="write") as index:
-        index.add(vectors(count, count + 3), items(count, count + 3), space=SPACE)
-    assert_whole(path, count + 3)
-    assert (path / "vectors-1.f32").stat().st_size == 64 + (count + 3) * DIM * 4
 
 
 def test_a_torn_tail_is_ignored_by_readers_and_cut_off_by_the_next_writer(path: Path) -> None:
