@@ -2,11 +2,126 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 
+import numpy as np
+
+from twinspire.errors import IndexStoreError, InputError, TwinspireError
+from twinspire.index.catalogue import Catalogue
+from twinspire.index.failures import store_errors
+from twinspire.index.items import Item
 from twinspire.index.reports import VerifyReport
+from twinspire.index.vectors import CHECKSUM_OF_NOTHING, LostVectorFileError, VectorFile, VectorType
+from twinspire.index.view import View
+from twinspire.index.words import indexed_text
+
+_BLOCK_ROWS = 8192
+_SHOWN = 5
+# float16 rounds each number by at most 2**-11 of it, and the length of the whole by no more than that.
+_TOLERANCE = {VectorType.FLOAT32: 1.1e-3, VectorType.FLOAT16: 1.6e-3}
 
 
-def verify_index(path: Path) -> VerifyReport:
-    """Read everything of the index at `path` and name what is wrong; changes nothing."""
-    return VerifyReport(path, 0, 0, [])
+def verify_index(path: str | os.PathLike[str]) -> VerifyReport:
+    """Read everything of the index at `path`, as it is committed now, and name what is wrong; changes nothing.
+
+    Checked are SQLite's file, every item, its words, that each row of the vector file is one item's or dead, the
+    checksum of the vector file, and that every item's vector is finite and of length 1. Raises nothing for damage:
+    that is what the report is for.
+    """
+    folder = Path(path).absolute()
+    try:
+        with store_errors(folder, "read"), closing(Catalogue(folder, writable=False)) as catalogue:
+            lost = ""
+            while True:
+                with catalogue.view() as view:
+                    try:
+                        return _verified(folder, catalogue, view)
+                    except LostVectorFileError as error:
+                        # `compact` may have put another file in its place since the view began.
+                        if view.commit.vectors_file == lost:
+                            return VerifyReport(folder, view.count_items(), view.commit.rows, [str(error)])
+                        lost = view.commit.vectors_file
+    except TwinspireError as error:
+        return VerifyReport(folder, 0, 0, [str(error)])
+
+
+def _verified(folder: Path, catalogue: Catalogue, view: View) -> VerifyReport:
+    problems = _found(folder, lambda: _vector_problems(folder, catalogue, view))
+    for check in (_catalogue_problems, _row_problems, _item_problems):
+        problems += _found(folder, partial(check, view))
+    return VerifyReport(folder, view.count_items(), view.commit.rows, list(dict.fromkeys(problems)))
+
+
+def _found(folder: Path, check: Callable[[], Iterable[str]]) -> list[str]:
+    """Return what a check finds; what makes it fail is a finding."""
+    found: list[str] = []
+    try:
+        with store_errors(folder, "read"):
+            found.extend(check())
+    except LostVectorFileError:
+        raise
+    except TwinspireError as error:
+        found.append(str(error))
+    return found
+
+
+def _catalogue_problems(view: View) -> Iterator[str]:
+    yield from (f"the catalogue: {problem}" for problem in view.integrity_problems())
+
+
+def _row_problems(view: View) -> Iterator[str]:
+    """Tell where rows and items are not one to one, and ids not below the next."""
+    commit = view.commit
+    placed, dead = view.placed(), view.dead_rows()
+    taken = np.concatenate([placed[:, 0], dead])
+    rows, counts = np.unique(taken, return_counts=True)
+    yield from _listed("rows of vectors that are not there", rows[(rows < 0) | (rows >= commit.rows)].tolist())
+    yield from _listed("rows that are taken twice", rows[counts > 1].tolist())
+    yield from _listed("rows without an item that are not dead", np.setdiff1d(np.arange(commit.rows), rows).tolist())
+    yield from _listed("ids that were not given yet", placed[placed[:, 1] >= commit.next_id, 1].tolist())
+
+
+def _item_problems(view: View) -> Iterator[str]:
+    """Tell of items that could not have been added as they are, and whose words are not theirs."""
+    damaged: list[int] = []
+    wordless: list[int] = []
+    for number, stored, text in view.every_item():
+        if isinstance(stored, IndexStoreError):
+            damaged.append(number)
+            continue
+        try:
+            Item(stored.uri, stored.kind, stored.caption, stored.metadata, stored.content_hash)
+        except InputError:
+            damaged.append(number)
+            continue
+        if text != indexed_text(stored.caption, stored.uri):
+            wordless.append(number)
+    yield from _listed("items that are no longer what an item can be", damaged)
+    yield from _listed("items whose words are not those of their captions and names", wordless)
+    yield from _listed("words of items that are not there", view.words_without_item())
+
+
+def _vector_problems(folder: Path, catalogue: Catalogue, view: View) -> Iterator[str]:
+    commit = view.commit
+    with closing(VectorFile(folder / commit.vectors_file, catalogue.dim, catalogue.dtype)) as file:
+        file.verify(0, CHECKSUM_OF_NOTHING, commit.rows, commit.checksum)
+        placed = view.placed()
+        placed = placed[(placed[:, 0] >= 0) & (placed[:, 0] < commit.rows)]
+        vectors, bad = file.mapped(commit.rows), list[int]()
+        for start in range(0, len(placed), _BLOCK_ROWS):
+            some = placed[start : start + _BLOCK_ROWS]
+            with np.errstate(over="ignore", invalid="ignore"):
+                norms = np.linalg.norm(vectors[some[:, 0]].astype(np.float32), axis=1)
+                good = np.abs(norms - 1) <= _TOLERANCE[catalogue.dtype]  # False for NaN
+            bad += some[~good, 1].tolist()
+    yield from _listed("items whose vector is not of length 1", sorted(bad))
+
+
+def _listed(what: str, found: list[int]) -> Iterator[str]:
+    if found:
+        shown = ", ".join(map(str, found[:_SHOWN])) + (", ..." if len(found) > _SHOWN else "")
+        yield f"{len(found)} {what}: {shown}"

@@ -34,6 +34,18 @@ class Commit:
     next_id: int
 
 
+@dataclass(frozen=True, slots=True)
+class SnapshotRow:
+    """What the catalogue says of the snapshot: its file (empty: to be built anew), kind, rows covered, and settings."""
+
+    name: str
+    kind: str
+    rows: int
+    checksum: int
+    effort: int | None = None
+    reach: int | None = None
+
+
 class View:
     """Reads one state. Valid within the block that gave it; raises `sqlite3.Error`, `IndexStoreError` for damage."""
 
@@ -42,7 +54,7 @@ class View:
         query = "SELECT generation, vectors_file, committed, checksum, next_id FROM catalogue"
         self.commit = Commit(*only_row(connection, query))
 
-    def placed(self, start: int) -> NDArray[np.int64]:
+    def placed(self, start: int = 0) -> NDArray[np.int64]:
         """Return row and id of the items whose row is `start` or above, (n, 2)."""
         pairs = self._connection.execute("SELECT row, id FROM items WHERE row >= ? ORDER BY row", (start,)).fetchall()
         return np.array(pairs, dtype=np.int64).reshape(-1, 2)
@@ -117,6 +129,46 @@ class View:
                 raise
             raise InputError(f"{match!r} is no expression that SQLite's full text understands: {error}") from error
         return self.hits(found)
+
+    def snapshot(self) -> SnapshotRow | None:
+        """Return what is said of the snapshot; None: the index is searched exactly."""
+        query = "SELECT name, kind, rows, checksum, effort, reach FROM snapshots"
+        row = self._connection.execute(query).fetchone()
+        return SnapshotRow(*row) if row is not None else None
+
+    def count_items(self) -> int:
+        """Return how many items there are."""
+        return int(only_row(self._connection, "SELECT count(*) FROM items")[0])
+
+    def every_item(self) -> Iterator[tuple[int, StoredItem | IndexStoreError, str | None]]:
+        """Yield id, item and indexed words of every item, in the order of ids; for a damaged item what is wrong."""
+        # The words are read beside the items, for a join would look each of them up.
+        words = self._connection.execute("SELECT rowid, text FROM words ORDER BY rowid")
+        number, text = next(words, (None, None))
+        for row in self._connection.execute(f"SELECT {_COLUMNS} FROM items ORDER BY id"):  # noqa: S608
+            while number is not None and number < row[0]:
+                number, text = next(words, (None, None))
+            item: StoredItem | IndexStoreError
+            try:
+                item = _stored(row)
+            except IndexStoreError as error:
+                item = error
+            yield row[0], item, text if number == row[0] else None
+
+    def words_without_item(self) -> list[int]:
+        """Return the ids whose words are indexed though no item has them."""
+        query = "SELECT rowid FROM words WHERE rowid NOT IN (SELECT id FROM items)"
+        return [number for (number,) in self._connection.execute(query)]
+
+    def integrity_problems(self) -> list[str]:
+        """Read all pages of SQLite's file, its indexes and the full text, and return what SQLite says of them."""
+        found = [text for (text,) in self._connection.execute("PRAGMA integrity_check")]
+        # SQLite before 3.44 leaves the full text out; listing all its words reads it.
+        self._connection.execute(
+            "CREATE VIRTUAL TABLE IF NOT EXISTS temp.every_word USING fts5vocab (main, words, row)"
+        )
+        self._connection.execute("SELECT sum(cnt) FROM temp.every_word").fetchone()
+        return [] if found == ["ok"] else found
 
     def count_by_kind(self) -> dict[ItemKind, int]:
         """Return how many items there are of each kind."""

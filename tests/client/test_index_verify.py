@@ -1,0 +1,123 @@
+"""What `verify` finds, and that it changes nothing."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from twinspire.index import Index, Item, ItemKind, VectorType, verify_index
+
+SPACE = "5" * 64
+DIM = 16
+ROW = DIM * 4
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Make a closed index of 50 items, 3 of which are gone and 1 replaced."""
+    with Index.create(tmp_path / "index", space=SPACE, dim=DIM) as index:
+        fill(index)
+    return tmp_path / "index"
+
+
+def fill(index: Index) -> None:
+    """Add 50 items, remove 3, replace the vector of one."""
+    vectors = np.random.default_rng(0).standard_normal((51, DIM)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    items = [Item(f"/{n}.jpg", ItemKind.IMAGE, f"no {n}, 红猫", {"n": n}, f"h{n}") for n in range(50)]
+    index.add(vectors[:50], items, space=SPACE)
+    index.remove([7, 8, 9])
+    index.update(20, embedding=vectors[50], space=SPACE, caption="new")
+
+
+def execute(statement: str) -> Callable[[Path], None]:
+    """Return damage done to the catalogue by a statement."""
+
+    def change(path: Path) -> None:
+        connection = sqlite3.connect(path / "catalogue.sqlite", isolation_level=None)
+        connection.execute(statement)
+        connection.close()
+
+    return change
+
+
+def write(offset: int, data: bytes) -> Callable[[Path], None]:
+    """Return damage done to the vector file."""
+
+    def change(path: Path) -> None:
+        with (path / "vectors-1.f32").open("r+b") as file:
+            file.seek(offset)
+            file.write(data)
+
+    return change
+
+
+def scribble(path: Path) -> None:
+    """Damage a page in the middle of the catalogue."""
+    with (path / "catalogue.sqlite").open("r+b") as file:
+        file.seek(4096 * 2)
+        file.write(b"\xff" * 4096)
+
+
+@pytest.mark.parametrize("dtype", VectorType)
+def test_an_index_in_order_has_no_problems(tmp_path: Path, dtype: VectorType) -> None:
+    """Open for writing or closed, before and after a compaction, with float32 and float16."""
+    with Index.create(tmp_path / "index", space=SPACE, dim=DIM, dtype=dtype) as index:
+        assert index.verify().ok
+        fill(index)
+        report = index.verify()
+        assert (report.problems, report.items, report.rows) == ([], 47, 51)
+        index.compact()
+        assert (index.verify().problems, index.verify().rows) == ([], 47)
+    assert verify_index(tmp_path / "index").problems == []
+
+
+@pytest.mark.parametrize(
+    ("damage", "problem"),
+    [
+        (write(64 + 30 * ROW, b"\0"), "is damaged: vectors 0 to 50 give checksum"),
+        (write(0, b"x"), "does not start as a file of 16-dimensional"),
+        (lambda path: (path / "vectors-1.f32").unlink(), "has lost its vector file"),
+        (lambda path: (path / "vectors-1.f32").write_bytes(b""), "does not start as a file of"),
+        (scribble, "catalogue"),
+        (lambda path: (path / "catalogue.sqlite").unlink(), "is no index"),
+        (lambda path: (path / "catalogue.sqlite").write_bytes(b"x" * 9999), "not a database"),
+        (execute("DELETE FROM items WHERE id = 3"), "1 rows without an item that are not dead: 3"),
+        (execute("DELETE FROM dead"), "4 rows without an item that are not dead: 7, 8, 9, 20"),
+        (execute("INSERT INTO dead VALUES (3, 1)"), "1 rows that are taken twice: 3"),
+        (execute("UPDATE items SET row = 51 WHERE id = 3"), "1 rows of vectors that are not there: 51"),
+        (execute("UPDATE catalogue SET next_id = 48"), "2 ids that were not given yet: 48, 49"),
+        (execute("UPDATE items SET metadata = '[]' WHERE id IN (4, 5)"), "2 items that are no longer what"),
+        (execute("UPDATE items SET metadata = '{' WHERE id = 4"), "1 items that are no longer what"),
+        (execute("UPDATE items SET uri = x'ff' WHERE id = 4"), "1 items that are no longer what"),
+        (execute("UPDATE items SET caption = 'x' WHERE id = 4"), "1 items whose words are not those"),
+        (execute("DELETE FROM words WHERE rowid = 4"), "1 items whose words are not those"),
+        (execute("INSERT INTO words (rowid, text) VALUES (7, 'x')"), "1 words of items that are not there: 7"),
+        (execute("DELETE FROM words_data WHERE id > 10"), "catalogue"),
+    ],
+)
+def test_each_damage_is_named_and_nothing_is_changed(path: Path, damage: Callable[[Path], None], problem: str) -> None:
+    """The report says what is wrong; the files stay as they are."""
+    damage(path)
+    before = {file.name: file.read_bytes() for file in path.iterdir()}
+    problems = verify_index(path).problems
+    assert any(problem in found for found in problems), problems
+    assert {name: (path / name).read_bytes() for name in before} == before  # SQLite may make a log, empty
+
+
+def test_a_vector_that_is_none_is_found_behind_a_right_checksum(path: Path) -> None:
+    """What was written wrong in the first place is named by its item."""
+    from zlib import crc32
+
+    file = path / "vectors-1.f32"
+    data = bytearray(file.read_bytes())
+    data[64 + 30 * ROW : 64 + 31 * ROW] = bytes(ROW)
+    data[64 + 50 * ROW : 64 + 50 * ROW + 4] = np.float32("nan").tobytes()
+    data[64 + 7 * ROW : 64 + 8 * ROW] = bytes(ROW)  # dead
+    file.write_bytes(data)
+    execute(f"UPDATE catalogue SET checksum = {crc32(data[64:])}")(path)
+    assert verify_index(path).problems == ["2 items whose vector is not of length 1: 20, 30"]
