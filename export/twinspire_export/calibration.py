@@ -122,13 +122,20 @@ def read_captions(file: Path) -> list[str]:
             captions = text.splitlines()
     except (OSError, ValueError, KeyError, TypeError) as exc:
         raise InputError(
-            f"{file} cannot be read as captions ({type(exc).__name__}: {exc}); expected UTF-8 text with one a line, or "
-            "COCO's JSON with 'annotations'"
+            f"{file} cannot be read as captions{_reason(exc)}; expected UTF-8 text with one a line, or COCO's JSON "
+            "with 'annotations'"
         ) from exc
     captions = [caption.strip() for caption in captions if caption.strip()]
     if not captions:
         raise InputError(f"{file} has no captions; expected one a line")
     return captions
+
+
+def _reason(error: Exception) -> str:
+    """Say what the system says, where it does; a missing key says nothing to whoever wrote the file."""
+    if isinstance(error, OSError):
+        return f": {error.strerror or error}"
+    return f": {error}" if isinstance(error, ValueError) else ""
 
 
 def drawn_pictures() -> list[Image]:

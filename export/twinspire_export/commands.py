@@ -1,4 +1,4 @@
-"""The commands that this package adds to `twinspire`: `export`, `quantize` and `engine`."""
+"""The commands that this package adds to `twinspire`: `export`, `quantize`, `precision` and `engine`."""
 
 from __future__ import annotations
 
@@ -79,6 +79,14 @@ def quantize(
             help="Captions to calibrate and measure on, one a line, or COCO's JSON. By default those of drawn scenes.",
         ),
     ] = None,
+    search_minutes: Annotated[
+        float | None,
+        typer.Option(
+            metavar="MINUTES",
+            help="Search each tower's int8 recipe for so long, on an idle machine. By default the one found for "
+            "ViT-B/32 is taken.",
+        ),
+    ] = None,
 ) -> None:
     """Make a new bundle with engines of another precision beside those of BUNDLE. Needs no torch."""
     bad: list[ImageError] = []
@@ -88,6 +96,7 @@ def quantize(
         from twinspire_export import quantize_bundle
         from twinspire_export.calibration import read_captions
         from twinspire_export.quantization.quantizer import recipes_with
+        from twinspire_export.quantization.search import SearchSettings
 
         made = quantize_bundle(
             bundle,
@@ -96,6 +105,7 @@ def quantize(
             recipes=None if ranges is None else recipes_with(ranges=ranges),
             pictures=None if pictures is None else find_pictures([pictures]),
             captions=None if captions is None else read_captions(captions),
+            search=None if search_minutes is None else SearchSettings(budget_s=60 * search_minutes),
             on_step=step,
             on_bad_picture=bad.append,
         )
@@ -111,8 +121,9 @@ def quantize(
 def engine(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle with engines of the precision.")],
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="DIR", help="A folder for the plans; must not exist.")
-    ],
+        Path | None,
+        typer.Option("--output", "-o", metavar="DIR", help="A folder for the plans; must not exist. Or BUNDLE.plans."),
+    ] = None,
     precision: Annotated[str, typer.Option(help="fp16, int8-tensorrt or fp32, as `quantize` made them.")] = "fp16",
     max_batch: Annotated[int, typer.Option(help="The largest batch that the plans take, and are tuned for.")] = 64,
     timing_cache: Annotated[
@@ -124,7 +135,12 @@ def engine(
         from twinspire_export.plans import build_plans
 
         folder = build_plans(
-            bundle, output, precision=precision, max_batch=max_batch, timing_cache=timing_cache, on_step=step
+            bundle,
+            bundle.absolute().with_name(f"{bundle.absolute().name}.plans") if output is None else output,
+            precision=precision,
+            max_batch=max_batch,
+            timing_cache=timing_cache,
+            on_step=step,
         )
     for file in sorted(folder.iterdir()):
         typer.echo(f"{file}  {file.stat().st_size / 2**20:.1f} MiB")

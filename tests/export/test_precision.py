@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from PIL import Image
 
@@ -30,7 +31,7 @@ from twinspire_export.precision.measuring import Speed
 from twinspire_export.precision.report import record, sentences, table
 
 WORDS = ("a", "the", "red", "blue", "green", "large", "cat", "dog", "house", "boat", "left", "of", "on", "snow")
-QUICK = PrecisionOptions(threads=2, rounds=2, visit_s=0.0, max_recall_drop=0.5)
+QUICK = PrecisionOptions(threads=2, rounds=2, visit_s=0.0, max_recall_drop=0.5, baseline=False)
 
 
 def _captioned(count: int = 30, *, seed: int = 0) -> CaptionedPictures:
@@ -310,6 +311,45 @@ def test_recipes_are_made_on_the_way(tiny: Any, tmp_path: Path, monkeypatch: pyt
         PrecisionOptions(recipes=9)
 
 
+def test_the_baseline_is_measured_and_never_chosen(tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What onnxruntime's quantize_dynamic makes stands in table and record, however fast, and in no bundle."""
+    _slowed(monkeypatch, _int8_is_faster)
+    options = dataclasses.replace(QUICK, baseline=True)
+    result = choose_precision(tiny.bundle, tmp_path / "new", _captioned(), options=options, work=tmp_path / "work")
+    assert "int8 (quantize_dynamic) on cpu, 2 streams" in {str(each.candidate) for each in result.measured}
+    (baseline,) = {each.candidate.setting.variant for each in result.measured if "dynamic" in str(each.candidate)}
+    for tower in Tower:
+        made = onnx.load(baseline.bundle.engine(tower, Precision.INT8))
+        assert "MatMulInteger" in {node.op_type for node in made.graph.node}
+        used = result.bundle.engine(tower, Precision.INT8)
+        assert used.read_bytes() == tiny.bundle.engine(tower, Precision.INT8).read_bytes()
+    ranked = [*result.measured, _measured(9.0, -0.1, variant=baseline)]
+    assert best_of(ranked, 0.5) is result.best
+    assert baseline not in {each.candidate.setting.variant for each in front(ranked)}
+    rows = list(zip(*(column.cells for column in table(result).columns), strict=True))
+    assert {row[-1] for row in rows if "dynamic" in str(row[0])} == {"baseline"}
+    found = record(result, data_spec="noise").results["candidates"]["int8 (quantize_dynamic) on cpu"]
+    assert (found["is_baseline"], found["recipe"]) == (True, "quantize_dynamic")
+    again: list[str] = []
+    choose_precision(
+        tiny.bundle, tmp_path / "again", _captioned(), options=options, work=tmp_path / "work", on_step=again.append
+    )
+    assert not any("making" in step for step in again)
+
+
+def test_without_onnx_the_baseline_is_left_out(tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the baseline cannot be made it is named with its reason, and the rest is measured."""
+
+    def fail(*_: object) -> None:
+        raise EngineError("no such operator")
+
+    monkeypatch.setattr("twinspire_export.quantization.dynamic.quantize_dynamically", fail)
+    options = dataclasses.replace(QUICK, baseline=True)
+    result = choose_precision(tiny.bundle, tmp_path / "new", _captioned(), options=options)
+    assert result.skipped == {"quantize_dynamic": "no such operator"}
+    assert len(result.measured) == 4
+
+
 # The choice
 
 
@@ -478,13 +518,15 @@ def test_the_command(
     said = capsys.readouterr()
     assert "int8 on cpu, 2 streams" in said.out
     assert "auto is int8 on cpu, 2 streams: 3.00 times as fast as fp32" in said.out
-    assert said.err.splitlines()[0] == "recall 1 of 2: fp32 on cpu"
+    steps = said.err.splitlines()
+    assert steps[0] == "quantize_dynamic: making the image tower"
+    assert steps[2] == "recall 1 of 3: fp32 on cpu"
     with Image.open(tmp_path / "new.png") as plot:
         assert plot.format == "PNG"
         assert plot.width > 1000
     assert Record.load(tmp_path / "record.json").subject["data_spec"] == str(data)
     assert Bundle.open(tmp_path / "new").manifest.auto is not None
-    _command(tiny.bundle.path, "-o", tmp_path / "newer", "-d", data, *options[:-2], "--no-plot")
+    _command(tiny.bundle.path, "-o", tmp_path / "newer", "-d", data, *options[:-2], "--no-plot", "--no-baseline")
     assert not (tmp_path / "newer.png").exists()
 
 

@@ -18,7 +18,8 @@ import onnxruntime as ort
 
 from twinspire.bundle import Bundle, Precision, Tower
 from twinspire.errors import EngineError, InputError
-from twinspire_export import export_checkpoint
+from twinspire_export import export_checkpoint, quantize_bundle
+from twinspire_export import quantize as quantize_module
 from twinspire_export.quantization import search as search_module
 from twinspire_export.quantization import trials as trials_module
 from twinspire_export.quantization.recipe import BiasCorrection, Int8Recipe, RangeEstimator, Ranges, Variant
@@ -187,6 +188,48 @@ def _measured(cosine: float, speed: float) -> Measured:
 def _trial(cosine: float, speed: float) -> Trial:
     recipe = Int8Recipe(smooth_alpha=speed / 10)
     return Trial(recipe=recipe, engine=Path("e"), size_bytes=1, measured=_measured(cosine, speed), seconds=1.0)
+
+
+def test_what_is_chosen_is_fast() -> None:
+    """The most exact trial of those that are at most 5% slower than the fastest is the one to take."""
+    trials = (_trial(0.990, 3.0), _trial(0.994, 2.86), _trial(0.993, 2.9), _trial(0.999, 2.8))
+    assert SearchResult(trials, (), finished=True).chosen == trials[1]
+
+
+def test_a_bundle_by_a_search(engine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Quantizing with a search makes each tower by the recipe that its search chose, and goes on where it was ended."""
+    base = Bundle.open(engine.parent)
+    pictures = np.concatenate(SAMPLES)
+    chosen: list[Int8Recipe] = []
+    write = quantize_module.write_engine
+
+    def note(*arguments: Any, recipe: Int8Recipe, **options: Any) -> None:
+        chosen.append(recipe)
+        if len(chosen) == 2:
+            raise KeyboardInterrupt
+        write(*arguments, recipe=recipe, **options)
+
+    monkeypatch.setattr(quantize_module, "write_engine", note)
+    small = {"alphas": (None,), "estimators": SETTINGS.estimators[:1], "ranges": SETTINGS.ranges[:1], "left_out_steps": 0}
+    options: dict[str, Any] = {
+        "pictures": pictures,
+        "captions": ["a red car", "a cat"],
+        "search": SearchSettings(**{**vars(SETTINGS), **small}),
+    }
+    with pytest.raises(KeyboardInterrupt):
+        quantize_bundle(base, tmp_path / "new", **options)
+    assert [path.name for path in tmp_path.iterdir()] == ["new.search"]
+    said: list[str] = []
+    made = quantize_bundle(base, tmp_path / "new", on_step=said.append, **options)
+    assert not any(line.startswith("trial") and "times fp32" not in line for line in said)
+    assert chosen[:2] == chosen[2:]
+    assert {recipe.smooth_alpha for recipe in chosen} == {None}
+    assert f"the recipe of the image tower: {chosen[2]}" in said
+    assert made.precisions(Tower.TEXT) == (Precision.FP32, Precision.INT8)
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]
+    for refused in ({"precision": "fp16"}, {"recipes": {Tower.TEXT: Int8Recipe()}}):
+        with pytest.raises(InputError, match="a recipe cannot be searched"):
+            quantize_bundle(base, tmp_path / "other", **{**options, **refused})
 
 
 def test_front_holds_what_nothing_beats() -> None:

@@ -374,7 +374,7 @@ def test_command(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """`twinspire engine` builds the plans and lists the files; without TensorRT it ends with status 2."""
+    """`twinspire engine` builds the plans and lists the files, without -o beside BUNDLE; without TensorRT status 2."""
 
     def application() -> typer.Typer:
         app = typer.Typer(pretty_exceptions_enable=False)
@@ -394,6 +394,11 @@ def test_command(
         path.name for path in (tmp_path / "plans").iterdir()
     )
     assert "engine: building the plan of the image tower" in said.err
+    (tmp_path / "own").symlink_to(bundle.path)
+    monkeypatch.chdir(tmp_path)
+    assert twinspire("engine", "own", "--max-batch", 4) == 0
+    assert len([*(tmp_path / "own.plans").glob("*.plan")]) == 2
+    capsys.readouterr()
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     assert twinspire("engine", bundle.path, "-o", tmp_path / "more") == 2
     assert "TensorRT is not installed here" in capsys.readouterr().err

@@ -18,12 +18,14 @@ _BF16 = frozenset({"avx512_bf16", "amx_bf16"})
 class Variant:
     """The engines of both towers at one precision, found in `bundle`.
 
-    `recipe` names what they were made by, where they were made on the way.
+    `recipe` names what they were made by, where they were made on the way. What `is_baseline` is measured to be
+    compared with, and never chosen.
     """
 
     precision: Precision
     bundle: Bundle
     recipe: str | None = None
+    is_baseline: bool = False
 
     def __str__(self) -> str:
         return str(self.precision) if self.recipe is None else f"{self.precision} ({self.recipe})"
@@ -81,6 +83,8 @@ def why_not(setting: Setting) -> str | None:
     """Say why a setting is not worth opening, None where it is."""
     if setting.variant.precision is Precision.INT8_TENSORRT:
         return "made for TensorRT, which onnxruntime's providers here are not"
+    if setting.variant.is_baseline and setting.provider is not Provider.CPU:
+        return "a baseline of onnxruntime's own CPU provider, the only one with kernels for it"
     return None
 
 

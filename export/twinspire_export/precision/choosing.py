@@ -94,11 +94,11 @@ def _cosines(rows: NDArray[np.float32], expected: NDArray[np.float32]) -> Cosine
 
 
 def best_of(measured: Sequence[Measured], max_recall_drop: float) -> Measured:
-    """Choose the fastest that keeps recall.
+    """Choose the fastest that keeps recall and is no baseline.
 
     Of those as fast within `AS_FAST` the one with the fewest streams, which cost memory, then the one that loses least.
     """
-    kept = [each for each in measured if each.keeps(max_recall_drop)]
+    kept = [each for each in measured if each.keeps(max_recall_drop) and not each.candidate.setting.variant.is_baseline]
     fastest = max(kept, key=lambda each: each.speed.overall.value)
     enough = (1 - AS_FAST) * fastest.speed.overall.value
     near = [each for each in kept if each.speed.overall.value >= enough]
@@ -106,9 +106,10 @@ def best_of(measured: Sequence[Measured], max_recall_drop: float) -> Measured:
 
 
 def front(measured: Sequence[Measured]) -> list[Measured]:
-    """List those that no other one beats in both speed and recall, the fastest first."""
-    by_speed = sorted(measured, key=lambda each: (-each.speed.overall.value, each.recalled.drop.value))
+    """List those that no other one beats in both speed and recall, the fastest first; no baselines."""
     found: list[Measured] = []
+    own = [each for each in measured if not each.candidate.setting.variant.is_baseline]
+    by_speed = sorted(own, key=lambda each: (-each.speed.overall.value, each.recalled.drop.value))
     for each in by_speed:
         if not found or each.recalled.drop.value < found[-1].recalled.drop.value:
             found.append(each)
@@ -121,6 +122,7 @@ def best_variants(measured: Sequence[Measured], max_recall_drop: float) -> dict[
     Where none does, the bundle's own stay, and those that were made here are left out.
     """
     chosen: dict[Precision, Variant] = {}
+    measured = [each for each in measured if not each.candidate.setting.variant.is_baseline]
     for precision in dict.fromkeys(each.candidate.setting.variant.precision for each in measured):
         own = [each for each in measured if each.candidate.setting.variant.precision is precision]
         kept = [each for each in own if each.keeps(max_recall_drop)]

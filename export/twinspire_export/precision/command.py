@@ -33,6 +33,9 @@ def precision(
     calibrate_captions: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Captions to calibrate these on. By default those of scenes.")
     ] = None,
+    no_baseline: Annotated[
+        bool, typer.Option("--no-baseline", help="Do not measure onnxruntime's quantize_dynamic beside them.")
+    ] = False,
     split: Annotated[str | None, typer.Option(help="The part of the data, such as Karpathy's test; or all.")] = None,
     pictures: Annotated[Path | None, typer.Option(help="The folder of the data's pictures, if not found.")] = None,
     limit: Annotated[int | None, typer.Option(help="Draw so many of the pictures.")] = None,
@@ -70,6 +73,7 @@ def precision(
         recipes=recipes,
         pictures=None if calibrate_pictures is None else find_pictures([calibrate_pictures]),
         captions=None if calibrate_captions is None else read_captions(calibrate_captions),
+        baseline=not no_baseline,
         threads=threads,
         rounds=rounds,
     )

@@ -14,6 +14,8 @@ from twinspire_export.precision.candidates import Variant
 MOST = 4
 """How many recipes there are."""
 
+DYNAMIC = "quantize_dynamic"
+
 
 def made_by_recipes(
     bundle: Bundle,
@@ -65,6 +67,28 @@ def made_by_recipes(
                 on_step=lambda step, name=name: on_step(f"{name}: {step}"),  # type: ignore[misc]
             )
         yield Variant(Precision.INT8, made, name)
+
+
+def made_dynamically(bundle: Bundle, work: Path, *, on_step: Callable[[str], None]) -> Variant:
+    """Give the baseline: the bundle's fp32 engines quantized by onnxruntime as they run; one made before is in `work`.
+
+    Raises EngineError where onnxruntime cannot do it, MissingDependencyError where a package is missing.
+    """
+    from twinspire_export.quantization.dynamic import quantize_dynamically
+
+    fp32 = _fp32_alone(bundle, work)
+    folder = work / f"dynamic-{fp32.manifest.engines[Tower.IMAGE][Precision.FP32].sha256[:16]}"
+    if folder.exists():
+        return Variant(Precision.INT8, Bundle.open(folder), DYNAMIC, is_baseline=True)
+    engines = {}
+    with BundleWriter(folder, base=fp32) as writer:
+        for tower in Tower:
+            on_step(f"{DYNAMIC}: making the {tower} tower")
+            file = f"{tower}.int8.onnx"
+            quantize_dynamically(fp32.engine(tower, Precision.FP32), writer.path(file))
+            engines[tower, Precision.INT8] = (file, None)
+        made = writer.commit(fp32.manifest.draft(), engines)
+    return Variant(Precision.INT8, made, DYNAMIC, is_baseline=True)
 
 
 def _fp32_alone(bundle: Bundle, work: Path) -> Bundle:

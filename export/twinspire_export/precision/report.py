@@ -22,7 +22,6 @@ KIND = "precision"
 
 def table(result: PrecisionResult) -> Table:
     """Draw a row for each candidate, the fastest first."""
-    most = result.options.max_recall_drop
     made = figures_table(
         ["candidate"],
         ["images/s", "texts/s", "times fp32", "MB", "least, mean cosine", "R@1 lost", "95%", "at most", ""],
@@ -45,9 +44,16 @@ def table(result: PrecisionResult) -> Table:
             f"{100 * drop.value:+.2f}",
             f"{100 * drop.interval.low:+.2f} to {100 * drop.interval.high:+.2f}",
             f"{100 * each.recalled.worst_drop:+.2f}",
-            "auto" if each is result.best else "" if each.keeps(most) else "loses too much",
+            _remark(each, result),
         )
     return made
+
+
+def _remark(measured: Measured, result: PrecisionResult) -> str:
+    if measured is result.best:
+        return "auto"
+    said = ["baseline"] if measured.candidate.setting.variant.is_baseline else []
+    return ", ".join(said if measured.keeps(result.options.max_recall_drop) else [*said, "loses too much"])
 
 
 def sentences(result: PrecisionResult) -> list[str]:
@@ -56,7 +62,8 @@ def sentences(result: PrecisionResult) -> list[str]:
     said = [f"left out: {name}: {reason}" for name, reason in result.skipped.items()]
     allowed = f"{100 * most:g} points of R@1"
     if result.best.candidate.setting == result.reference.setting or result.choice.precision == "fp32":
-        others = [each for each in result.measured if each.candidate.setting.variant.precision != "fp32"]
+        variants = ((each, each.candidate.setting.variant) for each in result.measured)
+        others = [each for each, variant in variants if variant.precision != "fp32" and not variant.is_baseline]
         why = "there is nothing else"
         if any(each.keeps(most) for each in others):
             why = "what else keeps recall is not faster"
@@ -113,6 +120,7 @@ def _candidate(measured: Measured, result: PrecisionResult) -> Mapping[str, Any]
         "setting": str(candidate.setting),
         "precision": variant.precision,
         "recipe": variant.recipe,
+        "is_baseline": variant.is_baseline,
         "engines_sha256": dict(zip(Tower, variant.engines_sha256, strict=True)),
         "provider": candidate.setting.provider,
         "inference_precision": candidate.setting.inference_precision,

@@ -13,7 +13,7 @@ from typing import Any
 
 from twinspire import Client
 from twinspire.bundle import AutoChoice, Bundle, BundleWriter, Precision, Tower
-from twinspire.errors import BundleError, EngineError, InputError, ProviderError
+from twinspire.errors import BundleError, EngineError, InputError, MissingDependencyError, ProviderError
 from twinspire.images import ImageItem
 from twinspire.towers import Provider
 from twinspire.towers.providers import available, missing
@@ -49,7 +49,7 @@ from twinspire_export.precision.measuring import (
     measure_speed,
     open_towers,
 )
-from twinspire_export.precision.recipes import MOST, made_by_recipes
+from twinspire_export.precision.recipes import DYNAMIC, MOST, made_by_recipes, made_dynamically
 
 _RUNTIMES = {Provider.OPENVINO: "onnxruntime-ep-openvino"}
 
@@ -60,7 +60,8 @@ class PrecisionOptions:
 
     `max_recall_drop` is how much of fp32's R@1 may be lost, pooled over languages and directions: 0.005 is half a
     point. `recipes` is how many int8 engines are made on the way, calibrated on `pictures` and `captions` (drawn
-    scenes where None). `threads` is how many a call computes with, None is all cores. Speed is measured in `rounds`
+    scenes where None). `baseline` also measures what onnxruntime's `quantize_dynamic` makes, which is never chosen.
+    `threads` is how many a call computes with, None is all cores. Speed is measured in `rounds`
     rounds of at least `visit_s` seconds for each tower and engine.
 
     Raises InputError where a value is out of range.
@@ -70,6 +71,7 @@ class PrecisionOptions:
     recipes: int = 0
     pictures: Sequence[ImageItem] | None = None
     captions: Sequence[str] | None = None
+    baseline: bool = True
     threads: int | None = None
     rounds: int = 10
     visit_s: float = 0.3
@@ -196,6 +198,11 @@ class _Run:
             captions=options.captions,
             on_step=self.step,
         )
+        if options.baseline:
+            try:
+                variants.append(made_dynamically(self.base, self.work, on_step=self.step))
+            except (EngineError, MissingDependencyError) as error:
+                self.skipped[DYNAMIC] = str(error)
         settings = [self.reference.setting]
         for setting in settings_of(without_repeats(variants), available()):
             if setting == self.reference.setting:

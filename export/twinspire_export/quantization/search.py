@@ -15,6 +15,9 @@ from twinspire_export.quantization.trials import Samples, Sensitivity, Trial, Tr
 _FREE = 0.01
 """A part that slows an engine down by no more than this costs nothing that could be measured."""
 
+_AS_FAST = 0.05
+"""A trial that is slower than the fastest by no more than this share is fast enough to be chosen."""
+
 _WORTH_FREE = 0.01
 """A part that costs nothing is left out where it takes at least this share of the error away."""
 
@@ -69,6 +72,13 @@ class SearchResult:
     def best(self) -> Trial:
         """The trial with the highest mean cosine."""
         return max(self.trials, key=lambda trial: trial.measured.mean_cosine)
+
+    @property
+    def chosen(self) -> Trial:
+        """The trial with the highest mean cosine of those about as fast as the fastest."""
+        enough = (1 - _AS_FAST) * max(trial.measured.speed for trial in self.trials)
+        fast = [trial for trial in self.trials if trial.measured.speed >= enough]
+        return max(fast, key=lambda trial: trial.measured.mean_cosine)
 
     def front(self) -> tuple[Trial, ...]:
         """List the trials that no other one beats in both cosine and speed, the fastest first."""
