@@ -210,11 +210,11 @@ def test_a_bundle_by_a_search(engine: Path, tmp_path: Path, monkeypatch: pytest.
         write(*arguments, recipe=recipe, **options)
 
     monkeypatch.setattr(quantize_module, "write_engine", note)
-    small = {"alphas": (None,), "estimators": SETTINGS.estimators[:1], "ranges": SETTINGS.ranges[:1], "left_out_steps": 0}
+    small = {"alphas": (None,), "estimators": SETTINGS.estimators[:1], "ranges": SETTINGS.ranges[:1]}
     options: dict[str, Any] = {
         "pictures": pictures,
         "captions": ["a red car", "a cat"],
-        "search": SearchSettings(**{**vars(SETTINGS), **small}),
+        "search": SearchSettings(**{**vars(SETTINGS), **small, "left_out_steps": 0}),
     }
     with pytest.raises(KeyboardInterrupt):
         quantize_bundle(base, tmp_path / "new", **options)
