@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from twinspire.index.items import Item, metadata_as_json
-from twinspire.index.view import Commit, View
+from twinspire.index.view import Commit, SnapshotRow, View
 from twinspire.index.words import indexed_text
 
 
@@ -77,14 +77,23 @@ class Change(View):
     def compact(self, ids: Sequence[int], vectors_file: str, checksum: int) -> None:
         """Give the items of `ids`, all there are, the rows from 0 up of another vector file; no row is dead then.
 
-        The snapshot goes: it counts rows of the old file.
+        The snapshot is to be built anew: it counts rows of the old file.
         """
         # In two steps, for in between no two items may have the same row.
         self._connection.execute("UPDATE items SET row = -1 - id")
         self._connection.executemany("UPDATE items SET row = ? WHERE id = ?", enumerate(ids))
         self._connection.execute("DELETE FROM dead")
-        self._connection.execute("DELETE FROM snapshots")
+        self._connection.execute("UPDATE snapshots SET name = ''")
         self._move(replace(self.commit, vectors_file=vectors_file, rows=len(ids), checksum=checksum))
+
+    def put_snapshot(self, row: SnapshotRow | None) -> None:
+        """Make `row` what is said of the snapshot. Does not count as a change: searches find the same items."""
+        self._connection.execute("DELETE FROM snapshots")
+        if row is not None:
+            self._connection.execute(
+                "INSERT INTO snapshots (one, name, kind, rows, checksum, effort, reach) VALUES (1, ?, ?, ?, ?, ?, ?)",
+                (row.name, row.kind, row.rows, row.checksum, row.effort, row.reach),
+            )
 
     def touch(self) -> None:
         """Change what says nothing, so that there is something to commit."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from twinspire.index.ann.reports import SnapshotStats
 from twinspire.index.items import ItemKind
 from twinspire.index.vectors import VectorType
 
@@ -44,7 +45,10 @@ class VerifyReport:
 
 @dataclass(frozen=True, slots=True)
 class IndexStats:
-    """What an index holds and how large it is on disk. `dead_rows` are rows that `compact` would drop."""
+    """What an index holds and how large it is on disk. `dead_rows` are rows that `compact` would drop.
+
+    `snapshot` is None where it is searched exactly.
+    """
 
     path: Path
     space: str
@@ -58,3 +62,4 @@ class IndexStats:
     schema_version: int
     vectors_bytes: int
     catalogue_bytes: int
+    snapshot: SnapshotStats | None = None

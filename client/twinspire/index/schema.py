@@ -40,10 +40,11 @@ CREATE INDEX dead_by_generation ON dead (generation);
 CREATE VIRTUAL TABLE words USING fts5 (text, tokenize = "unicode61 remove_diacritics 2"); -- rowid: the item's id
 CREATE TABLE snapshots (
     one      INTEGER PRIMARY KEY CHECK (one = 1),
-    name     TEXT    NOT NULL, -- of the file
+    name     TEXT    NOT NULL, -- of the file; empty: to be built anew
     kind     TEXT    NOT NULL,
     rows     INTEGER NOT NULL, -- of the vector file, from the first, that it covers
     checksum INTEGER NOT NULL, -- CRC-32 of the file
-    effort   INTEGER
+    effort   INTEGER,          -- of a search: lists looked at, or breadth in a graph; NULL: the usual
+    reach    INTEGER           -- candidates scored again for each result; NULL: the usual
 );
 """

@@ -19,16 +19,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twinspire.errors import IndexStoreError, InputError, SpaceMismatchError
+from twinspire.index.ann import Family, Kind, Prediction, choose, predict
+from twinspire.index.ann.reports import BuildReport, TuneReport
 from twinspire.index.catalogue import Catalogue
 from twinspire.index.checks import check_kind, checked_ids, checked_k
 from twinspire.index.connections import CATALOGUE_NAME
 from twinspire.index.failures import store_errors
-from twinspire.index.flat import Found, nearest
 from twinspire.index.folder import make_folder
 from twinspire.index.items import Hit, Item, ItemKind, StoredItem
 from twinspire.index.lock import WriterLock
 from twinspire.index.reports import AddReport, CompactReport, IndexStats, VerifyReport
 from twinspire.index.schema import SCHEMA_VERSION
+from twinspire.index.snapshots import Snapshots
 from twinspire.index.state import State, States
 from twinspire.index.vectors import HEADER_BYTES, VectorType, unit_vectors
 from twinspire.index.verify import verify_index
@@ -60,6 +62,7 @@ class Index:
         self._catalogue: Catalogue | None = None
         self._states: States | None = None
         self._writer: Writer | None = None
+        self._snapshots: Snapshots | None = None
         try:
             with store_errors(path, "open"):
                 if writable:
@@ -73,9 +76,12 @@ class Index:
                 self._states = States(path, self._catalogue)
                 with self._states.current():
                     pass  # checks all of it, before anything is touched
+                self._snapshots = Snapshots(path, self._catalogue, self._states)
                 if writable:
                     self._states.trusting = True
                     self._writer = Writer(path, self._catalogue, self._states)
+                    self._snapshots.tidy(self._writer)
+                    self._snapshots.keep_up(self._writer, check=True)
         except BaseException:
             self.close()
             raise
@@ -181,7 +187,9 @@ class Index:
         if len(items) != len(vectors):
             raise InputError(f"every item needs one embedding: got {len(items)} items and {len(vectors)} embeddings")
         with self._changing("add to") as writer:
-            return writer.add(vectors, items)
+            report = writer.add(vectors, items)
+        self._keep_up(writer)
+        return report
 
     def remove(self, ids: Iterable[int]) -> int:
         """Remove the items of these ids and return how many there were; an id that no item has is passed over."""
@@ -233,7 +241,49 @@ class Index:
         is nothing to drop.
         """
         with self._changing("compact") as writer:
-            return writer.compact()
+            report = writer.compact()
+        self._keep_up(writer)
+        return report
+
+    def build(self, kind: str = "auto", *, threads: int | None = None, memory_bytes: int | None = None) -> BuildReport:
+        """Build an index of `kind` that searches use from then on: `ann.Kind.parse` says which there are.
+
+        `auto` is exact below 100,000 items, above the fastest that fits in `memory_bytes` (half of what is free).
+        `flat` goes back to exact search. Takes minutes for millions; searches go on meanwhile, changes wait. Raises
+        `InputError` for an unknown kind and one that does not suit the vectors, `MissingDependencyError` and
+        `ProviderError` for a GPU's without one.
+        """
+        parsed = Kind.parse(kind)
+        with self._changing("build") as writer:
+            assert self._snapshots is not None
+            return self._snapshots.build(writer, parsed, threads=threads, memory_bytes=memory_bytes)
+
+    def predict(
+        self, kind: str = "auto", *, threads: int | None = None, memory_bytes: int | None = None
+    ) -> tuple[str, Prediction]:
+        """Return which kind `build` would build now, and what it is expected to take."""
+        parsed = Kind.parse(kind)
+        with self._reading("read") as (_, state):
+            if parsed.family is Family.AUTO:
+                parsed = choose(state.items, self._dim, memory_bytes=memory_bytes, threads=threads)
+            return str(parsed), predict(parsed, state.commit.rows, self._dim, threads=threads)
+
+    def tune(self, queries: NDArray[np.float32], *, space: str, recall: float = 0.95, k: int = 10) -> TuneReport:
+        """Set the least effort with which searches find `recall` of what exact search finds for `queries`.
+
+        `queries` is (Q, D) float32, L2-normalised: some hundred of those that people ask. The setting is stored and
+        holds for all searches that do not give their own effort; changes wait meanwhile. Raises `InputError` where the
+        index is searched exactly and where the recall is out of reach or not between 0 and 1, `SpaceMismatchError`,
+        `EmbeddingError`.
+        """
+        self.check_space(space)
+        vectors = unit_vectors(queries, self._dim, "queries")
+        k = checked_k(k)
+        if not 0 < recall <= 1 or len(vectors) == 0:
+            raise InputError(f"tuning needs queries and a recall above 0, at most 1; got {len(vectors)} and {recall!r}")
+        with self._changing("tune") as writer:
+            assert self._snapshots is not None
+            return self._snapshots.tune(writer, vectors, recall=recall, k=k)
 
     def get(self, ids: Iterable[int]) -> list[StoredItem]:
         """Return the items of these ids, in this order. Raises `InputError` for an id that no item has."""
@@ -284,8 +334,9 @@ class Index:
         """Return the k best hits of each query, best first, equal scores in the order of ids.
 
         `queries` is (Q, D) float32, L2-normalised. Only items of `kind` and items that `where` keeps are found. The
-        search is exact; `effort` is for kinds of index that are not. A query gets fewer than k hits where fewer are
-        there. Raises `SpaceMismatchError`, `EmbeddingError`, `InputError` for a k below 1, and
+        search is exact unless another kind was built; what was added since is searched exactly. `effort` is how many
+        lists are looked at, or how broad a graph is searched; by default what `tune` set. A query gets fewer than k
+        hits where fewer are there. Raises `SpaceMismatchError`, `EmbeddingError`, `InputError` for a k below 1, and
         `MissingDependencyError` without FAISS (extra `cpu`).
         """
         self.check_space(space)
@@ -296,7 +347,9 @@ class Index:
         with self._reading("search") as (view, state):
             if state.items == 0 or len(vectors) == 0:
                 return [[] for _ in vectors]
-            scores, rows = self._nearest(vectors, k, state, self._allowed(view, state, kind, where))
+            allowed = self._allowed(view, state, kind, where)
+            assert self._snapshots is not None
+            scores, rows = self._snapshots.nearest(view, state, vectors, k, allowed, effort)
             return _hits(view, state, scores, rows)
 
     def search_words(
@@ -326,6 +379,7 @@ class Index:
         """Return what the index holds now and how large it is."""
         with self._reading("read") as (view, state):
             assert self._catalogue is not None
+            assert self._snapshots is not None
             return IndexStats(
                 path=self._path,
                 space=self._space,
@@ -339,6 +393,7 @@ class Index:
                 schema_version=SCHEMA_VERSION,
                 vectors_bytes=HEADER_BYTES + state.commit.rows * self._dim * self._dtype.numpy.itemsize,
                 catalogue_bytes=self._catalogue.size_bytes(),
+                snapshot=self._snapshots.stats(view),
             )
 
     def verify(self) -> VerifyReport:
@@ -350,7 +405,7 @@ class Index:
         """Close the files and, for a writer, let go of the lock. Does nothing the second time."""
         self._closed = True
         with store_errors(self._path, "close"):
-            for part in (self._writer, self._states, self._catalogue):
+            for part in (self._snapshots, self._writer, self._states, self._catalogue):
                 if part is not None:
                     part.close()
             if self._writer_lock is not None:
@@ -364,9 +419,10 @@ class Index:
     ) -> None:
         self.close()
 
-    def _nearest(self, queries: NDArray[np.float32], k: int, state: State, allowed: NDArray[np.bool_] | None) -> Found:
-        """Return scores and rows of the k best, (Q, n) each."""
-        return nearest(state.vectors, queries, k, allowed=allowed, order=state.ids)
+    def _keep_up(self, writer: Writer) -> None:
+        """Let the snapshot follow what has changed."""
+        assert self._snapshots is not None
+        self._snapshots.keep_up(writer)
 
     def _allowed(
         self, view: View, state: State, kind: ItemKind | None, where: Where | None

@@ -29,7 +29,7 @@ from twinspire.index.vectors import (
     vectors_name,
     vectors_number,
 )
-from twinspire.index.view import Commit
+from twinspire.index.view import Commit, SnapshotRow
 
 if TYPE_CHECKING:
     from twinspire.index.where import Where
@@ -125,6 +125,19 @@ class Writer:
             with suppress(OSError):  # it does not count any more; the next writer tries again
                 disk.remove(self._folder / file.name)
             return CompactReport(before.rows - len(rows), size, new.size_bytes())
+
+    @contextmanager
+    def alone(self) -> Iterator[Commit]:
+        """Give how far the index is committed; nothing else changes it until the block ends."""
+        with self._lock:
+            yield self._settled()[1]
+
+    def put_snapshot(self, row: SnapshotRow | None) -> None:
+        """Make `row` what the catalogue says of the snapshot, None: that there is none."""
+        with self._lock:
+            self._settled()
+            with self._changing() as change:
+                change.put_snapshot(row)
 
     def close(self) -> None:
         """Close the file; waits for a change that is under way."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from twinspire.index.ann.selection import Selection
 from twinspire.index.flat import Found
 from twinspire.index.vectors import Vectors
 
+_PIECE_BYTES = 1 << 20
 _GREATEST_SHARE = 1.5  # of the results wanted, which a GPU is asked for more where rows are left out
 _GROWN = 4.0
 
@@ -56,7 +58,7 @@ class Ann:
 
     @classmethod
     def read(cls, path: Path, kind: Kind) -> Ann:
-        """Read what `write` wrote. Raises `IndexStoreError` for what is no such file; check its checksum before."""
+        """Read a file of what `write` gave, whose checksum is right. Raises `IndexStoreError` for what is none."""
         if kind.family.needs_gpu:
             require_gpu(kind)
         try:
@@ -65,12 +67,10 @@ class Ann:
             raise IndexStoreError(f"{path} holds no index of kind {kind}: {error}") from error
         return cls(kind, index)
 
-    def write(self, path: Path) -> None:
-        """Write it to a file; raises `OSError` where that fails, and does not wait for the disk."""
-        try:
-            faiss_library().write_index(self._index, str(path))
-        except RuntimeError as error:  # FAISS tells no error number
-            raise OSError(f"{path} cannot be written: {error}") from error
+    def write(self, take: Callable[[bytes], int]) -> None:
+        """Give what has to be stored to `take`, piece by piece; it returns how many bytes it took, all of them."""
+        faiss = faiss_library()
+        faiss.write_index(self._index, faiss.PyCallbackIOWriter(take, _PIECE_BYTES))
 
     def __len__(self) -> int:
         """How many rows it covers."""
@@ -84,13 +84,13 @@ class Ann:
     @property
     def most_effort(self) -> int:
         """The effort that finds the most: all lists, or a search as broad as the index."""
-        lists = self._lists()
+        lists = self.lists
         return max(1, len(self)) if lists is None else lists
 
     @property
     def usual_effort(self) -> int:
         """The effort of a search that says nothing: a 32nd of the lists, or a breadth of 64."""
-        lists = self._lists()
+        lists = self.lists
         return 64 if lists is None else max(1, min(lists, max(8, lists // 32)))
 
     @property
@@ -100,7 +100,7 @@ class Ann:
 
     def outgrown(self, count: int) -> bool:
         """Whether it was trained for so much fewer vectors than `count` that it should be built anew."""
-        lists = self._lists()
+        lists = self.lists
         return lists is not None and self.kind.nlist is None and self.kind.lists(count) >= _GROWN * lists
 
     def add(self, vectors: Vectors) -> None:
@@ -175,7 +175,9 @@ class Ann:
             return faiss.SearchParametersIVF(nprobe=effort, **chosen)
         return faiss.SearchParameters(**chosen)
 
-    def _lists(self) -> int | None:
+    @property
+    def lists(self) -> int | None:
+        """How many lists there are; None for kinds without."""
         faiss = faiss_library()
         index = self._index
         if isinstance(index, faiss.IndexPreTransform):

@@ -74,25 +74,27 @@ class GatheringThread:
             made.set_exception(error)
             return
         made.set_result(None)
-        kept: _Request | None = None
-        while True:
-            first = kept if kept is not None else self._waiting.get()
-            kept = None
-            if first is None:
-                return
-            batch, ended = [first], False
-            while not self._waiting.empty() and sum(len(request.queries) for request in batch) < _MOST_QUERIES:
-                following = self._waiting.get()
-                if following is None:
+        pending: list[_Request] = []
+        ended = False
+        while pending or not ended:
+            while not ended and (not pending or not self._waiting.empty()):
+                request = self._waiting.get()
+                if request is None:
                     ended = True
-                    break
-                if following.effort != first.effort:
-                    kept = following
-                    break
-                batch.append(following)
-            self._answer(search, batch)
-            if ended:
-                return
+                else:
+                    pending.append(request)
+            batch, rest, queries = list[_Request](), list[_Request](), 0
+            for request in pending:
+                if request.effort == pending[0].effort and (
+                    not batch or queries + len(request.queries) <= _MOST_QUERIES
+                ):
+                    batch.append(request)
+                    queries += len(request.queries)
+                else:
+                    rest.append(request)
+            if batch:
+                self._answer(search, batch)
+            pending = rest
 
     def _answer(self, search: Searching, batch: list[_Request]) -> None:
         self.batches += 1

@@ -1,8 +1,8 @@
 """Kinds of index: what they are called and what can be set.
 
 A kind is written as words with commas between: `pca256,ivf,pq64`, `hnsw,sq8,m=32`. In front may stand `pcaN`, then
-comes the family, behind it how vectors are coded (`sq8`, `pqM`, `pqMxBITS`), then options. A coded or projected kind finds
-candidates only; their scores are computed again from the vector file, so what comes out has exact scores.
+comes the family, behind it how vectors are coded (`sq8`, `pqM`, `pqMx4`), then options. A coded or projected kind
+finds candidates only; their scores are computed again from the vector file, so what comes out has exact scores.
 """
 
 from __future__ import annotations

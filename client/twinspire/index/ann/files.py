@@ -1,0 +1,99 @@
+"""Snapshot files: written through the index's file layer with a running checksum, and checked before they are read."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from pathlib import Path
+
+from twinspire.errors import IndexStoreError
+from twinspire.index import disk
+from twinspire.index.ann.approximate import Ann
+from twinspire.index.ann.kinds import Kind
+
+_BLOCK_BYTES = 8 << 20
+_PREFIX, _SUFFIX = "ann-", ".faiss"
+
+
+def snapshot_name(number: int) -> str:
+    """Return the name of the snapshot file of this number."""
+    return f"{_PREFIX}{number}{_SUFFIX}"
+
+
+def snapshot_number(name: str) -> int | None:
+    """Return the number of the snapshot file of this name, None for the name of another file."""
+    number = name.removeprefix(_PREFIX).removesuffix(_SUFFIX)
+    return int(number) if number.isdecimal() and name == snapshot_name(int(number)) else None
+
+
+def write_snapshot(ann: Ann, path: Path) -> int:
+    """Write `ann` to a new file, wait until the disk has it and its name, and return its CRC-32.
+
+    Raises `OSError`, and leaves no file then.
+    """
+    fd = disk.create(path)
+    try:
+        sink = _Sink(fd)
+        ann.write(sink)
+        sink.flush()
+        disk.sync(fd)
+        disk.sync_folder(path.parent)
+    except BaseException:
+        disk.remove(path)
+        raise
+    finally:
+        os.close(fd)
+    return sink.checksum
+
+
+def read_snapshot(path: Path, kind: Kind, rows: int, checksum: int) -> Ann:
+    """Read a snapshot of `kind` over `rows` rows, after checking the file.
+
+    Raises `IndexStoreError` that says what is wrong where it is missing or damaged; what GPU kinds raise without one.
+    """
+    problem = snapshot_problem(path, checksum)
+    if problem is not None:
+        raise IndexStoreError(problem)
+    ann = Ann.read(path, kind)
+    if len(ann) != rows:
+        raise IndexStoreError(f"{path} covers {len(ann)} rows, the catalogue says {rows}")
+    return ann
+
+
+def snapshot_problem(path: Path, checksum: int) -> str | None:
+    """Return what is wrong with a snapshot file, None where it is whole."""
+    found = 0
+    try:
+        with path.open("rb") as file:
+            while block := file.read(_BLOCK_BYTES):
+                found = zlib.crc32(block, found)
+    except FileNotFoundError:
+        return f"{path} is missing"
+    if found != checksum:
+        return f"{path} is damaged: its checksum is {found:08x}, the catalogue says {checksum:08x}"
+    return None
+
+
+class _Sink:
+    """Takes what FAISS writes, piece by piece."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._offset = 0
+        self._pieces: list[bytes] = []
+        self._waiting = 0
+        self.checksum = 0
+
+    def __call__(self, piece: bytes) -> int:
+        self._pieces.append(bytes(piece))
+        self._waiting += len(piece)
+        if self._waiting >= _BLOCK_BYTES:
+            self.flush()
+        return len(piece)
+
+    def flush(self) -> None:
+        data = b"".join(self._pieces)
+        disk.write_at(self._fd, data, self._offset)
+        self.checksum = zlib.crc32(data, self.checksum)
+        self._offset += len(data)
+        self._pieces, self._waiting = [], 0

@@ -1,0 +1,268 @@
+"""The snapshot of an open index: an index of some kind over the first rows, kept on disk, read when first needed.
+
+The vector file is the truth: a snapshot that is damaged or gone is built anew by whoever writes, and said; until then
+all is searched exactly. Rows behind the snapshot, the tail, are searched exactly; when they are many, whoever writes
+adds them.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twinspire.errors import IndexStoreError, InputError, TwinspireError
+from twinspire.index import disk
+from twinspire.index.ann import Ann, Family, Kind, Selection, choose, predict
+from twinspire.index.ann.files import read_snapshot, snapshot_name, snapshot_number, snapshot_problem, write_snapshot
+from twinspire.index.ann.reports import BuildReport, SnapshotStats, TuneReport
+from twinspire.index.ann.tuning import tuned
+from twinspire.index.catalogue import Catalogue
+from twinspire.index.flat import Found, merge, nearest
+from twinspire.index.state import DEAD, State, States
+from twinspire.index.view import SnapshotRow, View
+from twinspire.index.writer import Writer
+
+_log = logging.getLogger("twinspire.index")
+EXACT_KEPT = 20_000
+"""A filter that keeps no more rows is searched exactly over these: that is faster then, and finds all."""
+TAIL_SHARE = 0.1
+TAIL_ROWS = 20_000
+
+
+class Snapshots:
+    """Answers searches with the snapshot, and looks after it where the index is open for writing."""
+
+    def __init__(self, folder: Path, catalogue: Catalogue, states: States) -> None:
+        self._folder = folder
+        self._catalogue = catalogue
+        self._states = states
+        self._lock = threading.Lock()  # held while a file is read
+        self._open: tuple[str, int, Ann] | None = None  # file, checksum
+        self._damage: tuple[str, int, str] | None = None
+        self._selected: Selection | None = None
+
+    def nearest(
+        self,
+        view: View,
+        state: State,
+        queries: NDArray[np.float32],
+        k: int,
+        allowed: NDArray[np.bool_] | None,
+        effort: int | None,
+    ) -> Found:
+        """Return scores and rows of the k best, (Q, n) each; exact where there is no snapshot that can be used."""
+        row = view.snapshot()
+        kept = None if allowed is None else self._selection(allowed)
+        ann = None if row is None or (kept is not None and kept.kept <= EXACT_KEPT) else self._opened(row)
+        if row is None or ann is None:
+            return nearest(state.vectors, queries, k, allowed=allowed, order=state.ids)
+        covered = len(ann)
+        if covered < len(state.vectors) and kept is not None:
+            kept = Selection.of(kept.mask[:covered])
+        found = ann.search(queries, k, state.vectors, selection=kept, effort=effort or row.effort, reach=row.reach)
+        if covered < len(state.vectors):
+            tail = nearest(state.vectors, queries, k, allowed=allowed, order=state.ids, start=covered)
+            found = merge([found, tail], k, state.ids)
+        else:
+            found = merge([found], k, state.ids)
+        there = len(state.vectors) if allowed is None else int(np.count_nonzero(allowed))
+        short = np.flatnonzero((found[1] >= 0).sum(axis=1) < min(k, there))
+        if short.size:  # lists and graphs may not lead to enough of the rows that are kept
+            scores, rows = nearest(state.vectors, queries[short], k, allowed=allowed, order=state.ids)
+            width = scores.shape[1]
+            found[0][short, :width], found[1][short, :width] = scores, rows
+        return found
+
+    def stats(self, view: View) -> SnapshotStats | None:
+        """Return what there is, None where the index is searched exactly. Reads the file if no search has."""
+        row = view.snapshot()
+        if row is None:
+            return None
+        damage = None
+        try:
+            self._opened(row)
+        except TwinspireError as error:  # a GPU's, without one
+            damage = str(error)
+        if self._damage is not None and self._damage[:2] == (row.name, row.checksum):
+            damage = self._damage[2]
+        path = self._folder / row.name
+        size = path.stat().st_size if row.name and path.is_file() else 0
+        return SnapshotStats(row.kind, row.rows, row.effort, row.reach, size, damage)
+
+    def build(self, writer: Writer, kind: Kind, *, threads: int | None, memory_bytes: int | None) -> BuildReport:
+        """Build a snapshot of `kind` over all rows and go over to it; exact kinds take away the one that is there."""
+        with writer.alone():
+            state = self._state()
+            count, dim = state.vectors.shape
+            if kind.family is Family.AUTO:
+                kind = choose(state.items, dim, memory_bytes=memory_bytes, threads=threads)
+            kind.check(dim)
+            predicted = predict(kind, count, dim, threads=threads)
+            start = time.perf_counter()
+            if kind.is_exact:
+                self._put(writer, None)
+                return BuildReport(str(kind), count, predicted, 0.0, 0)
+            if state.items == 0:
+                raise InputError(f"the index {self._folder} is empty: add items, then build {kind}")
+            ann = Ann.build(kind, state.vectors, threads=threads)
+            taken = time.perf_counter() - start
+            row = self._save(writer, ann, SnapshotRow("", str(kind), count, 0))
+            return BuildReport(str(kind), count, predicted, taken, (self._folder / row.name).stat().st_size)
+
+    def tune(self, writer: Writer, queries: NDArray[np.float32], *, recall: float, k: int) -> TuneReport:
+        """Find and store the setting that reaches `recall` for `queries` (Q, D) in the least time."""
+        with writer.alone():
+            state = self._state()
+            with self._catalogue.view() as view:
+                row = view.snapshot()
+            ann = self._opened(row) if row is not None else None
+            if row is None or ann is None or not ann.kind.is_tunable:
+                raise InputError(
+                    f"the index {self._folder} is searched exactly, there is nothing to tune. "
+                    "Build a kind first: `twinspire index build INDEX --kind ivf,pq64`"
+                )
+            covered = state.ids[: len(ann)]
+            living = covered != DEAD
+            start = time.perf_counter()
+            exact, _ = nearest(
+                state.vectors[: len(ann)], queries, k, allowed=None if living.all() else living, order=covered
+            )
+            exact_s = time.perf_counter() - start
+            if exact.shape[1] == 0:
+                raise InputError(f"the index {self._folder} is empty: there is nothing to tune for")
+            found = tuned(ann, state.vectors, queries, exact, recall, None if living.all() else Selection.of(living))
+            writer.put_snapshot(replace(row, effort=found.effort, reach=found.reach))
+            each_ms = 1000 / len(queries)
+            return TuneReport(
+                effort=found.effort,
+                reach=found.reach,
+                recall=found.recall,
+                query_ms=found.seconds * each_ms,
+                exact_query_ms=exact_s * each_ms,
+                queries=len(queries),
+                k=k,
+            )
+
+    def keep_up(self, writer: Writer, *, check: bool = False) -> None:
+        """Build the snapshot anew where it has to be, or add the tail where that is long.
+
+        `check` reads the file. What goes wrong is logged: items are safe without it, and all are found.
+        """
+        try:
+            with writer.alone() as commit:
+                with self._catalogue.view() as view:
+                    row = view.snapshot()
+                if row is None:
+                    return
+                whole = bool(row.name) and not (check and self._is_damaged(row))
+                if not whole or commit.rows - row.rows > max(TAIL_ROWS, TAIL_SHARE * row.rows):
+                    self._renew(writer, row)
+        except (TwinspireError, OSError) as error:
+            _log.warning("the snapshot of the index %s is left behind: %s", self._folder, error)
+
+    def close(self) -> None:
+        """Let go of the snapshot."""
+        with self._lock:
+            if self._open is not None:
+                self._open[2].close()
+                self._open = None
+
+    def tidy(self, writer: Writer) -> None:
+        """Remove snapshot files that are left over."""
+        with writer.alone(), self._catalogue.view() as view:
+            row = view.snapshot()
+            for path in self._folder.iterdir():
+                if snapshot_number(path.name) is not None and (row is None or path.name != row.name):
+                    disk.remove(path)
+
+    def _renew(self, writer: Writer, row: SnapshotRow) -> None:
+        state = self._state()
+        count = len(state.vectors)
+        kind = Kind.parse(row.kind)
+        ann = None
+        if row.name and kind.family is not Family.CAGRA and not kind.family.needs_gpu:
+            with suppress(IndexStoreError):  # damaged: said when it was found
+                ann = read_snapshot(
+                    self._folder / row.name, kind, row.rows, row.checksum
+                )  # searches go on in the other
+        if ann is not None and not ann.outgrown(count):
+            ann.add(state.vectors[len(ann) :])
+        else:
+            if state.items == 0:
+                return
+            try:
+                ann = Ann.build(kind, state.vectors)
+            except InputError as error:
+                _log.warning("the index %s is searched exactly from now on: %s", self._folder, error)
+                self._put(writer, None)
+                return
+            lists = ann.lists
+            if row.effort is not None and lists is not None:  # the same share of the lists
+                effort = math.ceil(row.effort * lists / max(1, kind.lists(row.rows)))
+                row = replace(row, effort=min(effort, lists))
+        self._save(writer, ann, replace(row, rows=count))
+
+    def _save(self, writer: Writer, ann: Ann, row: SnapshotRow) -> SnapshotRow:
+        numbers = [snapshot_number(path.name) or 0 for path in self._folder.iterdir()]
+        name = snapshot_name(1 + max(numbers, default=0))
+        checksum = write_snapshot(ann, self._folder / name)
+        row = replace(row, name=name, rows=len(ann), checksum=checksum)
+        self._put(writer, row)
+        with self._lock:
+            self._open, self._damage = (name, checksum, ann), None
+        return row
+
+    def _put(self, writer: Writer, row: SnapshotRow | None) -> None:
+        try:
+            writer.put_snapshot(row)
+        except BaseException:
+            if row is not None:
+                with suppress(OSError):
+                    disk.remove(self._folder / row.name)
+            raise
+        with suppress(OSError):  # a file left over does no harm; the next writer tries again
+            self.tidy(writer)
+
+    def _is_damaged(self, row: SnapshotRow) -> bool:
+        problem = snapshot_problem(self._folder / row.name, row.checksum)
+        if problem is not None:
+            _log.warning("%s: it is built anew from the vectors", problem)
+        return problem is not None
+
+    def _opened(self, row: SnapshotRow) -> Ann | None:
+        """Return the snapshot, None where it cannot be used, which is logged once."""
+        with self._lock:
+            now = self._open
+            if now is not None and now[:2] == (row.name, row.checksum):
+                return now[2]
+            if not row.name or (self._damage is not None and self._damage[:2] == (row.name, row.checksum)):
+                return None
+            try:
+                ann = read_snapshot(self._folder / row.name, Kind.parse(row.kind), row.rows, row.checksum)
+            except IndexStoreError as error:
+                with self._catalogue.view() as view:
+                    if view.snapshot() != row:
+                        return None  # another has taken its place since the search began
+                self._damage = (row.name, row.checksum, str(error))
+                _log.warning("%s: all is searched exactly until it is built anew, by whoever opens to write", error)
+                return None
+            self._open = (row.name, row.checksum, ann)
+            return ann
+
+    def _selection(self, allowed: NDArray[np.bool_]) -> Selection:
+        selected = self._selected  # filters come again: the state gives the same array then
+        if selected is None or selected.mask is not allowed:
+            self._selected = selected = Selection.of(allowed)
+        return selected
+
+    def _state(self) -> State:
+        with self._states.current() as (_, state):
+            return state
