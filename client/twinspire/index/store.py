@@ -365,6 +365,14 @@ class Index:
         with self._reading("search") as (view, _):
             return view.search_words(match, k, kind, where)
 
+    def count_words(self, match: str, *, at_most: int) -> int:
+        """Return how many items `search_words` would find, counted up to `at_most`: cheap also for common words.
+
+        Raises `InputError` for a `match` that is no FTS5 expression.
+        """
+        with self._reading("search") as (view, _):
+            return view.count_words(match, checked_k(at_most))
+
     def allowed(self, kind: ItemKind | None = None, where: Where | None = None) -> NDArray[np.bool_] | None:
         """Return which rows of the vector file a search with this filter may find, (rows,) bool; None: all."""
         with self._reading("read") as (view, state):

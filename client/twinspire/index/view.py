@@ -122,13 +122,12 @@ class View:
         condition, parameters = _condition(kind, where)
         kept = f"AND EXISTS (SELECT 1 FROM items WHERE id = words.rowid AND {condition})" if parameters else ""  # noqa: S608
         query = f"SELECT rowid, -bm25(words) FROM words WHERE words MATCH ? {kept} ORDER BY 2 DESC, 1 LIMIT ?"  # noqa: S608
-        try:
-            found = self._connection.execute(query, (match, *parameters, k)).fetchall()
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode != sqlite3.SQLITE_ERROR:
-                raise
-            raise InputError(f"{match!r} is no expression that SQLite's full text understands: {error}") from error
-        return self.hits(found)
+        return self.hits(self._matched(query, match, *parameters, k))
+
+    def count_words(self, match: str, at_most: int) -> int:
+        """Return how many items the FTS5 expression `match` finds, counted up to `at_most`."""
+        query = "SELECT count(*) FROM (SELECT 1 FROM words WHERE words MATCH ? LIMIT ?)"
+        return int(self._matched(query, match, at_most)[0][0])
 
     def snapshot(self) -> SnapshotRow | None:
         """Return what is said of the snapshot; None: the index is searched exactly."""
@@ -174,6 +173,14 @@ class View:
         """Return how many items there are of each kind."""
         counts = dict(self._connection.execute("SELECT kind, count(*) FROM items GROUP BY kind").fetchall())
         return {kind: counts.get(kind.value, 0) for kind in ItemKind}
+
+    def _matched(self, query: str, match: str, *parameters: Any) -> list[Any]:  # noqa: ANN401 - what SQLite binds
+        try:
+            return self._connection.execute(query, (match, *parameters)).fetchall()
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_ERROR:
+                raise
+            raise InputError(f"{match!r} is no expression that SQLite's full text understands: {error}") from error
 
     def _select_in(
         self, query: str, values: Iterable[Any], *, first: Sequence[Any] = (), last: Sequence[Any] = ()
