@@ -21,6 +21,9 @@ PACKAGES = (
     "nncf",
     "torch",
     "transformers",
+    "faiss-cpu",
+    "hnswlib",
+    "usearch",
     "tritonclient",
     "nvidia-pytriton",
 )
