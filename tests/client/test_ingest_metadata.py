@@ -43,6 +43,7 @@ def test_a_drawn_picture_has_name_size_and_times(tmp_path: Path) -> None:
         "folder": str(tmp_path),
         "bytes": path.stat().st_size,
         "modified": pytest.approx(path.stat().st_mtime, abs=2e-6),
+        "inode": path.stat().st_ino,
         "width": 30,
         "height": 20,
         "format": "PNG",

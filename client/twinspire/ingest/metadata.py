@@ -15,6 +15,11 @@ from twinspire.images.decode import FORMATS
 from twinspire.images.quiet import quiet_pillow
 from twinspire.ingest.reading import ReadFile
 
+FILE_KEYS = frozenset(
+    "name folder bytes modified inode width height format taken year camera latitude longitude fused_captions".split()  # noqa: SIM905
+)
+"""Keys of metadata that are the file's; others are whoever added them."""
+
 _TURNED = range(5, 9)  # EXIF orientations that swap width and height
 _LONGEST_NAME = 200
 
@@ -22,8 +27,8 @@ _LONGEST_NAME = 200
 def picture_metadata(file: ReadFile) -> dict[str, Any]:
     """Return the metadata of a picture's file, a JSON object.
 
-    Always `name` (of the file), `folder` (its absolute path), `bytes` and `modified` (seconds since 1970); `width`,
-    `height` (as it is seen: turned as EXIF says) and `format` where the header can be read; `taken` (ISO 8601,
+    Always `name` (of the file), `folder` (its absolute path), `bytes`, `modified` (seconds since 1970) and `inode`;
+    `width`, `height` (as it is seen: turned as EXIF says) and `format` where the header can be read; `taken` (ISO 8601,
     local time, with its offset where there), `year`, `camera`, `latitude` and `longitude` (degrees, south and west
     negative) where the camera wrote them and they make sense. Damaged EXIF is left out and never an error.
     """
@@ -32,6 +37,7 @@ def picture_metadata(file: ReadFile) -> dict[str, Any]:
         "folder": str(file.path.parent),
         "bytes": file.size_bytes,
         "modified": file.modified_s,
+        "inode": file.inode,
     }
     source = io.BytesIO(file.content) if isinstance(file.content, bytes) else file.content
     try:

@@ -10,6 +10,9 @@ from pathlib import Path
 
 from twinspire.errors import InputError
 
+WRITTEN_TO = "is being written to: add it when it is whole"
+"""The cause of a failure that goes by itself."""
+
 HELD_BYTES = 64 * 2**20
 """Files up to this size are held in memory from reading to decoding; larger ones are opened again."""
 
@@ -23,6 +26,7 @@ class ReadFile:
     content_hash: str  # SHA-256 of the bytes, in hex
     size_bytes: int
     modified_s: float  # seconds since 1970, to the microsecond
+    inode: int  # tells files of equal size and time apart that have changed places
 
     @property
     def held_bytes(self) -> int:
@@ -50,8 +54,8 @@ def read_file(path: Path) -> ReadFile:
             digest, size_bytes = hashlib.sha256(content), len(content)
         after = os.fstat(file.fileno())
     if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns) or size_bytes != after.st_size:
-        raise InputError("is being written to: add it when it is whole")
-    return ReadFile(path, content, digest.hexdigest(), size_bytes, modified_s(after))
+        raise InputError(WRITTEN_TO)
+    return ReadFile(path, content, digest.hexdigest(), size_bytes, modified_s(after), after.st_ino)
 
 
 def modified_s(status: os.stat_result) -> float:

@@ -1,0 +1,427 @@
+"""An index follows its folder: new, changed, moved and deleted pictures, and what happened while nobody watched."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
+
+from twinspire.errors import ImageError, InputError
+from twinspire.index import Index, Item, ItemKind, StoredItem
+from twinspire.ingest import FolderEvent, Happened, Sidecars, add_pictures, find_pictures, watch
+
+SPACE = "d" * 64
+DIM = 4
+
+
+class FakeClient:
+    """Encodes a picture to its first pixel's colour and a constant; counts what it encoded."""
+
+    space, dim = SPACE, DIM
+
+    def __init__(self) -> None:
+        self.encoded = 0
+        self.towers = SimpleNamespace(encode_images=self.encode)
+
+    def preprocess(self, items: list[bytes], *, on_error: str) -> Any:
+        """Take the first pixel of what Pillow can load whole."""
+        rows, errors = [], []
+        for position, item in enumerate(items):
+            try:
+                with Image.open(io.BytesIO(item)) as image:
+                    rows.append(np.asarray(image.convert("RGB"))[:1, :1])
+            except (OSError, SyntaxError):
+                errors.append(ImageError(position, "bytes", "is no picture"))
+        return np.array(rows, np.uint8).reshape(-1, 1, 1, 3), errors
+
+    def encode(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return (N, 4) float32."""
+        self.encoded += len(pixels)
+        return np.array([vector_of(tuple(row.ravel().tolist())) for row in pixels])
+
+    def encode_text(self, texts: list[str]) -> NDArray[np.float32]:
+        """Return the vector of white for every text."""
+        return np.array([vector_of((255, 255, 255)) for _ in texts])
+
+
+def vector_of(colour: tuple[int, ...]) -> NDArray[np.float32]:
+    """Return a unit vector (4,) for a colour."""
+    row = np.array([*colour, 64], np.float32)
+    return np.asarray(row / np.linalg.norm(row), np.float32)
+
+
+def draw(path: Path, shade: int) -> None:
+    """Write a picture of one colour at once, as careful programs do."""
+    draft = path.with_name(f"{path.name}.part")
+    Image.new("RGB", (8, 8), (shade, 255 - shade, 7)).save(draft, format="PNG")
+    draft.replace(path)
+
+
+def hash_of(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Draw three pictures, one of them below."""
+    folder = tmp_path / "photos"
+    (folder / "below").mkdir(parents=True)
+    for number, name in enumerate(("a.png", "b.png", "below/c.png")):
+        draw(folder / name, 10 * number)
+    return folder
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Iterator[Index]:
+    """Make an empty index, open for writing."""
+    with Index.create(tmp_path / "index", space=SPACE, dim=DIM) as index:
+        yield index
+
+
+def held(index: Index, folder: Path) -> dict[str, StoredItem]:
+    """Return the items under a folder by their path in it."""
+    return {os.path.relpath(item.uri, folder): item for item in index.find(under=str(folder))}
+
+
+def catch_up(index: Index, client: Any, folder: Path, **options: Any) -> list[FolderEvent]:
+    """Watch until the index has caught up, and no longer."""
+    stop, events = threading.Event(), list[FolderEvent]()
+    watch(index, client, [folder], stop=stop, on_caught_up=stop.set, on_event=events.append, **options)
+    return events
+
+
+class Watching:
+    """A watch in a thread of its own."""
+
+    def __init__(self, index: Index, client: Any, folder: Path, **options: Any) -> None:
+        self.events: list[FolderEvent] = []
+        self.error: BaseException | None = None
+        self._stop, caught_up = threading.Event(), threading.Event()
+
+        def run() -> None:
+            try:
+                watch(
+                    index,
+                    client,
+                    [folder],
+                    stop=self._stop,
+                    settle_s=0.1,
+                    gone_s=0.4,
+                    on_caught_up=caught_up.set,
+                    on_event=self.events.append,
+                    **options,
+                )
+            except BaseException as error:
+                self.error = error
+                caught_up.set()
+
+        self.thread = threading.Thread(target=run)
+        self.thread.start()
+        assert caught_up.wait(20)
+
+    def wait_for(self, *happened: str) -> None:
+        """Wait until these have happened, in any order, and nothing else since the last call."""
+        end = time.monotonic() + 20
+        while len(self.events) < len(happened) and time.monotonic() < end:
+            time.sleep(0.02)
+        assert sorted(f"{event.happened} {event.path.name}" for event in self.events) == sorted(happened)
+        self.events.clear()
+
+    def __enter__(self) -> Watching:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self.thread.join(20)
+        assert not self.thread.is_alive()
+
+
+def test_new_changed_moved_and_deleted_files_are_followed(index: Index, folder: Path) -> None:
+    """Each is told and durable; a changed file and a moved one keep their ids, a changed one gets its new vector."""
+    client: Any = FakeClient()
+    with Watching(index, client, folder) as watching:
+        watching.wait_for("added a.png", "added b.png", "added c.png")
+        before = held(index, folder)
+        draw(folder / "d.png", 100)
+        watching.wait_for("added d.png")
+        draw(folder / "a.png", 200)
+        watching.wait_for("changed a.png")
+        after = held(index, folder)
+        assert (after["a.png"].id, after["a.png"].content_hash) == (before["a.png"].id, hash_of(folder / "a.png"))
+        np.testing.assert_allclose(index.vectors([after["a.png"].id])[0], vector_of((200, 55, 7)), atol=1e-6)
+        encoded = client.encoded
+        (folder / "b.png").rename(folder / "below" / "moved.png")
+        watching.wait_for("moved moved.png")
+        (folder / "below").rename(folder / "elsewhere")
+        watching.wait_for("moved moved.png", "moved c.png")
+        after = held(index, folder)
+        assert after["elsewhere/moved.png"].id == before["b.png"].id
+        assert after["elsewhere/moved.png"].metadata["folder"] == str(folder / "elsewhere")
+        assert after["elsewhere/c.png"].id == before["below/c.png"].id
+        assert client.encoded == encoded, "a moved picture was encoded again"
+        (folder / "a.png").unlink()
+        watching.wait_for("removed a.png")
+        shutil.rmtree(folder / "elsewhere")
+        watching.wait_for("removed moved.png", "removed c.png")
+        assert set(held(index, folder)) == {"d.png"}
+    assert watching.error is None
+
+
+def test_a_half_written_file_waits_until_it_is_whole(index: Index, folder: Path) -> None:
+    """Written in three goes with pauses it is added once; one that rests broken is told, and added when it is whole."""
+    data = (folder / "a.png").read_bytes()
+    buffer = io.BytesIO()
+    Image.effect_noise((64, 64), 90).save(buffer, format="PNG")
+    noise, client = buffer.getvalue(), FakeClient()
+    with Watching(index, client, folder) as watching:
+        watching.wait_for("added a.png", "added b.png", "added c.png")
+        with (folder / "slow.png").open("wb") as file:
+            for start in range(0, len(noise), 1500):
+                file.write(noise[start : start + 1500])
+                file.flush()
+                time.sleep(0.06)
+        watching.wait_for("added slow.png")
+        changed = bytearray(data)
+        (folder / "broken.png").write_bytes(changed[:40])
+        watching.wait_for("failed broken.png")
+        buffer = io.BytesIO()
+        Image.new("RGB", (5, 5), (1, 2, 3)).save(buffer, format="PNG")
+        (folder / "broken.png").write_bytes(buffer.getvalue())
+        watching.wait_for("added broken.png")
+
+
+def test_a_copy_takes_over_when_the_first_goes(index: Index, folder: Path) -> None:
+    """The index holds a content once; its id outlives the file that it was added from."""
+    client: Any = FakeClient()
+    with Watching(index, client, folder) as watching:
+        watching.wait_for("added a.png", "added b.png", "added c.png")
+        number = held(index, folder)["a.png"].id
+        shutil.copy(folder / "a.png", folder / "copy.png")
+        time.sleep(0.6)
+        assert watching.events == []
+        (folder / "a.png").unlink()
+        watching.wait_for("moved copy.png")
+        assert held(index, folder)["copy.png"].id == number
+
+
+def test_it_catches_up_with_what_happened_while_nobody_watched(index: Index, folder: Path) -> None:
+    """New, changed, moved, swapped and deleted files, told once; only what is new is encoded; then nothing is left."""
+    client: Any = FakeClient()
+    for number in range(4):
+        draw(folder / f"swap{number}.png", 100 + number)
+    catch_up(index, client, folder)
+    before = held(index, folder)
+    client.encoded = 0
+    (folder / "a.png").rename(folder / "below" / "z.png")
+    draw(folder / "b.png", 77)
+    (folder / "below" / "c.png").unlink()
+    draw(folder / "new.png", 78)
+    (folder / "swap0.png").rename(folder / "x.part")
+    (folder / "swap1.png").rename(folder / "swap0.png")
+    (folder / "x.part").rename(folder / "swap1.png")
+    events = catch_up(index, client, folder)
+    told = sorted(f"{event.happened} {event.path.name}" for event in events)
+    expected = ["added new.png", "changed b.png", "moved swap0.png", "moved swap1.png", "moved z.png", "removed c.png"]
+    assert told == expected
+    assert client.encoded == 2
+    after = held(index, folder)
+    assert after["swap0.png"].id == before["swap1.png"].id
+    assert after["swap1.png"].id == before["swap0.png"].id
+    assert after["below/z.png"].id == before["a.png"].id
+    assert after["b.png"].id == before["b.png"].id
+    generation = index.generation
+    assert catch_up(index, client, folder) == []
+    assert index.generation == generation
+
+
+NAMES = st.sampled_from(["a.png", "b.png", "c.png", "below/a.png", "below/d.png"])
+STEP = st.one_of(
+    st.tuples(st.just("draw"), NAMES, st.integers(0, 4)),
+    st.tuples(st.just("move"), NAMES, NAMES),
+    st.tuples(st.just("copy"), NAMES, NAMES),
+    st.tuples(st.just("swap"), NAMES, NAMES),
+    st.tuples(st.just("delete"), NAMES, st.just(0)),
+)
+
+
+def take_step(folder: Path, what: str, name: str, other: Any) -> None:
+    """Do one thing to the files; nothing where they are not there."""
+    path = folder / name
+    if what == "draw":
+        draw(path, 50 * other)
+    elif path.exists():
+        if what == "delete":
+            path.unlink()
+        elif what == "move":
+            path.rename(folder / other)
+        elif what == "copy" and name != other:
+            shutil.copy(path, folder / other)
+        elif what == "swap" and name != other and (folder / other).exists():
+            path.rename(folder / "x.part")
+            (folder / other).rename(path)
+            (folder / "x.part").rename(folder / other)
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(st.lists(STEP, max_size=5), min_size=1, max_size=3))
+def test_whatever_happens_the_index_holds_what_is_there(
+    tmp_path_factory: pytest.TempPathFactory, rounds: list[list[Any]]
+) -> None:
+    """After any changes each content on the disk is held once, under a path that has it, with the id it always had."""
+    base = tmp_path_factory.mktemp("any")
+    folder, client = base / "photos", FakeClient()
+    (folder / "below").mkdir(parents=True)
+    draw(folder / "stays.png", 255)
+    with Index.create(base / "index", space=SPACE, dim=DIM) as index:
+        ids: dict[str, int] = {}
+        for steps in rounds:
+            for step in steps:
+                take_step(folder, *step)
+            events = catch_up(index, client, folder)
+            assert not [event for event in events if event.happened is Happened.FAILED]
+            items = index.find(under=str(folder))
+            assert {item.content_hash for item in items} == {hash_of(path) for path in find_pictures([folder])}
+            assert len(items) == len({item.content_hash for item in items})
+            assert all(hash_of(Path(item.uri)) == item.content_hash for item in items)
+            now = {item.content_hash or "": item.id for item in items}
+            assert all(ids[known] == number for known, number in now.items() if known in ids)
+            ids = now
+            for item in items:
+                with Image.open(item.uri) as image:
+                    colour = image.getpixel((0, 0))
+                np.testing.assert_allclose(index.vectors([item.id])[0], vector_of(colour), atol=1e-6)  # type: ignore[arg-type]
+    shutil.rmtree(base)
+
+
+def test_what_is_not_the_folders_is_left_alone(index: Index, folder: Path, tmp_path: Path) -> None:
+    """Pictures of elsewhere, texts, and files that `index add` took in spite of their names stay."""
+    client: Any = FakeClient()
+    draw(tmp_path / "outside.png", 150)
+    draw(folder / "named.dat", 151)
+    add_pictures(index, client, [tmp_path / "outside.png", folder / "named.dat"])
+    text = Item(f"{folder}/lines.txt#1", ItemKind.TEXT, "a line")
+    index.add(vector_of((9, 9, 9))[None], [text], space=SPACE)
+    (tmp_path / "outside.png").unlink()
+    catch_up(index, client, folder)
+    assert len(index) == 6
+    (folder / "named.dat").unlink()
+    assert [event.happened for event in catch_up(index, client, folder)] == [Happened.REMOVED]
+
+
+def test_an_item_follows_its_file_into_the_folder(index: Index, folder: Path, tmp_path: Path) -> None:
+    """A picture that was added from elsewhere and then moved here keeps its id, and what others wrote about it."""
+    client: Any = FakeClient()
+    draw(tmp_path / "outside.png", 150)
+    add_pictures(index, client, [tmp_path / "outside.png"])
+    (item,) = index.find(uri=str(tmp_path / "outside.png"))
+    index.update(item.id, metadata={**item.metadata, "stars": 5})
+    (tmp_path / "outside.png").rename(folder / "inside.png")
+    catch_up(index, client, folder)
+    inside = held(index, folder)["inside.png"]
+    assert (inside.id, inside.metadata["stars"], inside.metadata["name"]) == (item.id, 5, "inside.png")
+
+
+def test_an_empty_folder_removes_nothing(index: Index, folder: Path) -> None:
+    """A disk that is not mounted looks the same; the message says what to do if they are gone for good."""
+    client: Any = FakeClient()
+    catch_up(index, client, folder)
+    shutil.rmtree(folder)
+    folder.mkdir()
+    with pytest.raises(InputError, match=r"the index holds 3 of it: is its disk mounted\? .*twinspire index remove"):
+        catch_up(index, client, folder)
+    assert len(index) == 3
+
+
+def test_a_folder_that_disappears_ends_the_watch_and_removes_nothing(index: Index, folder: Path) -> None:
+    """Moved away as a whole it may come back."""
+    client: Any = FakeClient()
+    with Watching(index, client, folder) as watching:
+        watching.wait_for("added a.png", "added b.png", "added c.png")
+        folder.rename(folder.with_name("away"))
+        watching.thread.join(20)
+    assert isinstance(watching.error, InputError)
+    assert "is gone: nothing of it was removed" in str(watching.error)
+    assert len(index) == 3
+
+
+def test_a_changed_file_that_is_no_picture_leaves_its_item(index: Index, folder: Path) -> None:
+    """It is told as failed with the id; when it is a picture again the item follows."""
+    client: Any = FakeClient()
+    catch_up(index, client, folder)
+    number = held(index, folder)["a.png"].id
+    (folder / "a.png").write_text("no picture")
+    (event,) = catch_up(index, client, folder)
+    assert (event.happened, event.id, event.cause) == (Happened.FAILED, number, "is no picture")
+    assert held(index, folder)["a.png"].id == number
+    draw(folder / "a.png", 222)
+    (event,) = catch_up(index, client, folder)
+    assert (event.happened, event.id) == (Happened.CHANGED, number)
+
+
+def test_a_file_that_may_not_be_looked_at_is_not_gone(
+    index: Index, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only a file that is certainly not there is removed: here the system refuses to say."""
+    client: Any = FakeClient()
+    catch_up(index, client, folder)
+    stat = os.stat
+
+    def refuse(path: Any, *arguments: Any, **options: Any) -> os.stat_result:
+        if str(path).endswith("a.png"):
+            raise PermissionError(13, "Permission denied")
+        return stat(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "stat", refuse)
+    events = catch_up(index, client, folder)
+    monkeypatch.undo()
+    assert [event.happened for event in events] == [Happened.FAILED]
+    assert len(index) == 3
+
+
+def test_a_sidecar_gives_and_changes_a_caption(index: Index, folder: Path) -> None:
+    """A text file beside a picture is seen when it is written; with a weight the vector follows."""
+    client: Any = FakeClient()
+    with Watching(index, client, folder, captions=Sidecars(), fuse_captions=0.5) as watching:
+        watching.wait_for("added a.png", "added b.png", "added c.png")
+        (folder / "a.txt").write_text("a white thing")
+        watching.wait_for("captioned a.png")
+        item = held(index, folder)["a.png"]
+        mixed = vector_of((0, 255, 7)) + vector_of((255, 255, 255))
+        assert (item.caption, item.metadata["fused_captions"]) == ("a white thing", 0.5)
+        np.testing.assert_allclose(index.vectors([item.id])[0], mixed / np.linalg.norm(mixed), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("folders", "message"),
+    [
+        (["nowhere"], "is not there: expected a folder"),
+        (["photos/a.png"], "is no folder: expected a folder"),
+        ([], "no folder was given"),
+        ("photos", "Put it in a list|expected a list"),
+        (["photos", "photos/below"], "is part of another folder"),
+    ],
+)
+def test_what_is_no_folder_is_refused(
+    index: Index, folder: Path, monkeypatch: pytest.MonkeyPatch, folders: Any, message: str
+) -> None:
+    """Before anything is watched."""
+    monkeypatch.chdir(folder.parent)
+    client: Any = FakeClient()
+    with pytest.raises(InputError, match=message):
+        watch(index, client, folders)
+    assert len(index) == 0
