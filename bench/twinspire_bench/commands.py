@@ -10,6 +10,7 @@ import typer
 
 from twinspire.cli.shared import BundleOption
 from twinspire.errors import InputError
+from twinspire_bench.index.command import index
 from twinspire_bench.recall_command import recall
 from twinspire_bench.scenes.commands import app as scenes
 
@@ -17,6 +18,7 @@ Value = TypeVar("Value", int, float)
 
 bench = typer.Typer(help="Measure speed and recall, and compare what was measured.", no_args_is_help=True)
 bench.command()(recall)
+bench.command()(index)
 
 
 def register(app: typer.Typer) -> None:

@@ -1,47 +1,171 @@
-"""`twinspire index`: pictures into an index, and what it holds."""
+"""`twinspire index`: pictures and texts into an index and out of it, what it holds, and whether it is whole."""
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
 import typer
 
-from twinspire.cli import index_add
+from twinspire.cli import index_add, index_watch
 from twinspire.cli.index_add import IndexArgument
-from twinspire.cli.shared import JsonOption, print_json, printable
+from twinspire.cli.shared import JsonOption, print_json, printable, size_of
+from twinspire.errors import InputError
 
-app = typer.Typer(help="Make and extend indexes of pictures.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from twinspire.index import Index
 
+EXIT_DAMAGED = 1
+
+app = typer.Typer(help="Make, follow and look after indexes of pictures and texts.", no_args_is_help=True)
 app.command("add")(index_add.add)
+app.command("watch")(index_watch.watch)
+
+
+@app.command("remove")
+def remove(
+    index: IndexArgument,
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="PATH...", help="Files, and folders with all below.", show_default=False),
+    ] = None,
+    ids: Annotated[list[int] | None, typer.Option("--id", help="The id of an item; may be repeated.")] = None,
+    where: Annotated[str | None, typer.Option("--where", help="A filter: \"year < 2010 and camera = 'X'\".")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how many items would be removed.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Remove items by PATH, --id or --where. The files themselves are not touched.
+
+    A PATH is where the item's file is or was: it need not be there any more.
+    """
+    from twinspire.index import Index
+
+    if sum(1 for given in (paths, ids, where) if given) != 1:
+        raise InputError("what to remove is given in one way: expected PATH..., or --id, or --where")
+    with Index.open(index, mode="read" if dry_run else "write") as opened:
+        chosen = _chosen(opened, paths or [], ids or [], where)
+        removed = len(chosen) if dry_run else opened.remove(chosen)
+        items = len(opened)
+    if as_json:
+        path = printable(index.absolute())
+        print_json({"schema_version": 1, "index": path, "removed": removed, "dry_run": dry_run, "items": items})
+    elif dry_run:
+        typer.echo(f"{removed:,} of {_items(items)} would be removed")
+    else:
+        typer.echo(f"{removed:,} removed\n{printable(index)} holds {_items(items)}")
+
+
+@app.command("compact")
+def compact(index: IndexArgument, as_json: JsonOption = False) -> None:
+    """Free the space of removed and replaced items. Searches go on meanwhile."""
+    from twinspire.index import Index
+
+    with Index.open(index, mode="write") as opened:
+        report = opened.compact()
+    if as_json:
+        print_json(
+            {
+                "schema_version": 1,
+                "index": printable(index.absolute()),
+                "dropped_rows": report.dropped_rows,
+                "bytes_before": report.bytes_before,
+                "bytes_after": report.bytes_after,
+            }
+        )
+    elif report.dropped_rows:
+        sizes = f"{size_of(report.bytes_before)} became {size_of(report.bytes_after)}"
+        typer.echo(f"{report.dropped_rows:,} vectors dropped, {sizes}")
+    else:
+        typer.echo("nothing to free: every vector is an item's")
+
+
+@app.command("verify")
+def verify(index: IndexArgument, as_json: JsonOption = False) -> None:
+    """Read all of an index and name what is wrong with it; changes nothing. Status 1 where something is."""
+    from twinspire.index import verify_index
+    from twinspire.index.connections import CATALOGUE_NAME
+
+    if not os.path.lexists(index / CATALOGUE_NAME):
+        raise InputError(f"there is no index at {printable(index)}: it has no {CATALOGUE_NAME}")
+    report = verify_index(index)
+    if as_json:
+        print_json(
+            {
+                "schema_version": 1,
+                "index": printable(report.path),
+                "ok": report.ok,
+                "items": report.items,
+                "rows": report.rows,
+                "problems": report.problems,
+            }
+        )
+    elif report.ok:
+        typer.echo(f"{printable(index)} is whole: {_items(report.items)}, every vector and word of them read")
+    else:
+        for problem in report.problems:
+            typer.echo(printable(problem))
+    if not report.ok:
+        raise typer.Exit(EXIT_DAMAGED)
 
 
 @app.command("stats")
 def stats(index: IndexArgument, as_json: JsonOption = False) -> None:
     """Tell what an index holds."""
+    import dataclasses
+
     from twinspire.index import Index, ItemKind
 
     with Index.open(index) as opened:
         found = opened.stats()
-    document = {
+    document: dict[str, Any] = {
         "path": printable(found.path),
         "items": found.items,
         "images": found.items_by_kind[ItemKind.IMAGE],
         "texts": found.items_by_kind[ItemKind.TEXT],
         "dim": found.dim,
+        "dtype": found.dtype.value,
         "space": found.space,
-        "adds": found.generation,
+        "generation": found.generation,
+        "rows": found.rows,
+        "dead_rows": found.dead_rows,
         "vectors_bytes": found.vectors_bytes,
         "catalogue_bytes": found.catalogue_bytes,
         "schema_version": found.schema_version,
+        "snapshot": dataclasses.asdict(found.snapshot) if found.snapshot is not None else None,
     }
     if as_json:
         print_json(document)
         return
-    document["vectors"] = _size(document.pop("vectors_bytes"))
-    document["catalogue"] = _size(document.pop("catalogue_bytes"))
-    document["schema version"] = document.pop("schema_version")
+    snapshot = document.pop("snapshot")
+    document["search"] = "exact (flat)" if snapshot is None else str(snapshot.pop("kind"))
+    for name, value in (snapshot or {}).items():
+        document[f"  {name}"] = value
     for name, value in document.items():
-        typer.echo(f"{name:<16}{value:,}" if isinstance(value, int) else f"{name:<16}{value}")
+        shown = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+        if name.endswith("_bytes"):
+            name, shown = name.removesuffix("_bytes"), size_of(value)
+        elif name == "dead_rows" and value:
+            shown += f" (`twinspire index compact {printable(index)}` frees them)"
+        typer.echo(f"{name.replace('_', ' '):<16}{shown}")
 
 
-def _size(size_bytes: object) -> str:
-    assert isinstance(size_bytes, int)
-    return f"{size_bytes / 2**20:.1f} MiB" if size_bytes >= 2**20 else f"{size_bytes / 2**10:.1f} KiB"
+def _chosen(index: Index, paths: list[Path], ids: list[int], where: str | None) -> list[int]:
+    """Return the ids of what is to be removed. Raises `InputError` where one of the given names nothing."""
+    from twinspire.index.where import Where
+
+    if ids:
+        return [item.id for item in index.get(dict.fromkeys(ids))]
+    if where is not None:
+        return sorted(index.matching(_all_ids(index), Where.parse(where)))
+    chosen: dict[int, None] = {}
+    for path in paths:
+        uri = os.path.abspath(path)  # noqa: PTH100 - Path.absolute keeps "..", resolve follows links
+        name, folder = (part.replace("'", "''") for part in (os.path.basename(uri), os.path.dirname(uri)))  # noqa: PTH119, PTH120
+        lines = Where.parse(f"kind = 'text' and name = '{name}' and folder = '{folder}'")
+        found = [item.id for item in (*index.find(uri=uri), *index.find(under=uri))]
+        found += sorted(index.matching(_all_ids(index), lines))
+        if not found:
+            raise InputError(f"the index has nothing of {printable(path)}: it holds no item there or below")
+        chosen.update(dict.fromkeys(found))
+    return list(chosen)

@@ -31,7 +31,7 @@ from twinspire.index.lock import WriterLock
 from twinspire.index.reports import AddReport, CompactReport, IndexStats, VerifyReport
 from twinspire.index.schema import SCHEMA_VERSION
 from twinspire.index.snapshots import Snapshots
-from twinspire.index.state import State, States
+from twinspire.index.state import DEAD, State, States
 from twinspire.index.vectors import HEADER_BYTES, VectorType, unit_vectors
 from twinspire.index.verify import verify_index
 from twinspire.index.view import View
@@ -306,6 +306,14 @@ class Index:
             raise InputError(f"find takes one of {', '.join(given)}, got {1 + len(others) if value else 'none'}")
         with self._reading("read") as (view, _):
             return view.under(value) if name == "under" else view.find(name, value)
+
+    def sample_ids(self, count: int, *, seed: int = 0) -> list[int]:
+        """Return the ids of `count` items drawn by `seed`, all of them where there are fewer, in order."""
+        with self._reading("read") as (_, state):
+            ids = state.ids[state.ids != DEAD]
+        if count >= len(ids):
+            return sorted(ids.tolist())
+        return sorted(np.random.default_rng(seed).choice(ids, count, replace=False).tolist())
 
     def matching(self, ids: Iterable[int], where: Where) -> set[int]:
         """Return those of `ids` whose items `where` keeps; an id that no item has is left out."""
