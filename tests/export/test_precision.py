@@ -311,6 +311,32 @@ def test_recipes_are_made_on_the_way(tiny: Any, tmp_path: Path, monkeypatch: pyt
         PrecisionOptions(recipes=9)
 
 
+def test_int8_is_made_where_there_is_fp32_alone(
+    tiny: Any, make_tiny: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bundle of fp32 engines gets an int8 candidate by the default recipe; where nncf is missing that is said."""
+    base = make_tiny("base", precisions=[Precision.FP32]).bundle
+    monkeypatch.setattr(
+        "twinspire_export.quantize.quantize_bundle",
+        lambda fp32, folder, **_: _bundle_with(fp32, folder, Precision.INT8, tiny.int8),
+    )
+    _slowed(monkeypatch, _int8_is_faster)
+    result = choose_precision(base, tmp_path / "new", _captioned(), options=QUICK)
+    assert str(result.best.candidate) == "int8 (default recipe) on cpu, 2 streams"
+    assert result.bundle.precisions(Tower.TEXT) == (Precision.FP32, Precision.INT8)
+    assert record(result, data_spec="noise").subject["recipes"] == result.recipes == 1
+
+    def missing(*_: object) -> None:
+        raise MissingDependencyError("nncf", "quantize", "making int8 engines")
+
+    monkeypatch.setattr("twinspire_export.precision.recipes.require", missing)
+    result = choose_precision(base, tmp_path / "newer", _captioned(), options=QUICK)
+    assert 'twinspire[quantize]"' in result.skipped["int8"]
+    assert {each.candidate.setting.variant.precision for each in result.measured} == {Precision.FP32}
+    with pytest.raises(MissingDependencyError, match="nncf"):
+        choose_precision(base, tmp_path / "newest", _captioned(), options=dataclasses.replace(QUICK, recipes=1))
+
+
 def test_the_baseline_is_measured_and_never_chosen(tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What onnxruntime's quantize_dynamic makes stands in table and record, however fast, and in no bundle."""
     _slowed(monkeypatch, _int8_is_faster)

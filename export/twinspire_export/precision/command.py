@@ -26,7 +26,12 @@ def precision(
     max_recall_drop: Annotated[
         float, typer.Option(help="How much of fp32's R@1 may be lost, pooled: 0.005 is half a point.")
     ] = 0.005,
-    recipes: Annotated[int, typer.Option(help="Int8 engines to make on the way, by so many recipes (0 to 4).")] = 0,
+    recipes: Annotated[
+        int | None,
+        typer.Option(
+            help="Int8 engines to make on the way, by so many recipes (0 to 4). By default 1 if BUNDLE has fp32 alone."
+        ),
+    ] = None,
     calibrate_pictures: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Pictures to calibrate these on. By default drawn scenes.")
     ] = None,

@@ -100,7 +100,7 @@ def record(result: PrecisionResult, *, data_spec: str) -> Record:
             "data": report.data.name,
             "data_spec": data_spec,
             "max_recall_drop": options.max_recall_drop,
-            "recipes": options.recipes,
+            "recipes": result.recipes,
         },
         results={
             "reference": str(result.reference),

@@ -60,15 +60,15 @@ class PrecisionOptions:
 
     `max_recall_drop` is how much of fp32's R@1 may be lost, pooled over languages and directions: 0.005 is half a
     point. `recipes` is how many int8 engines are made on the way, calibrated on `pictures` and `captions` (drawn
-    scenes where None). `baseline` also measures what onnxruntime's `quantize_dynamic` makes, which is never chosen.
-    `threads` is how many a call computes with, None is all cores. Speed is measured in `rounds`
-    rounds of at least `visit_s` seconds for each tower and engine.
+    scenes where None); None is one where the bundle has fp32 alone, else none. `baseline` also measures what
+    onnxruntime's `quantize_dynamic` makes, which is never chosen. `threads` is how many a call computes with, None is
+    all cores. Speed is measured in `rounds` rounds of at least `visit_s` seconds for each tower and engine.
 
     Raises InputError where a value is out of range.
     """
 
     max_recall_drop: float = 0.005
-    recipes: int = 0
+    recipes: int | None = None
     pictures: Sequence[ImageItem] | None = None
     captions: Sequence[str] | None = None
     baseline: bool = True
@@ -82,7 +82,7 @@ class PrecisionOptions:
                 f"max_recall_drop {self.max_recall_drop:g}: expected a share of R@1 from 0 up to 1, such as 0.005 for "
                 "half a point"
             )
-        if not 0 <= self.recipes <= MOST:
+        if self.recipes is not None and not 0 <= self.recipes <= MOST:
             raise InputError(f"recipes {self.recipes}: expected 0 to {MOST}")
         if self.rounds < 1 or not self.visit_s >= 0 or (self.threads is not None and self.threads < 1):
             raise InputError(
@@ -103,6 +103,7 @@ class PrecisionResult:
     skipped: Mapping[str, str]
     report: RecallReport
     options: PrecisionOptions
+    recipes: int
     threads: int
 
 
@@ -151,6 +152,8 @@ class _Run:
 
     def __post_init__(self) -> None:
         self.threads = usable_cores() if self.options.threads is None else self.options.threads
+        is_alone = len(variants_of(self.base)) == 1
+        self.recipes = int(is_alone) if self.options.recipes is None else self.options.recipes
         self.hardware = this_machine()
         self.kept = Kept(self.work / "measured", self.hardware)
         fp32 = next(variant for variant in variants_of(self.base) if variant.precision is Precision.FP32)
@@ -182,6 +185,7 @@ class _Run:
             skipped=self.skipped,
             report=report,
             options=self.options,
+            recipes=self.recipes,
             threads=self.threads,
         )
 
@@ -190,14 +194,19 @@ class _Run:
         variants = [self.reference.setting.variant]
         variants += [each for each in variants_of(self.base) if each.precision is not Precision.FP32]
         options = self.options
-        variants += made_by_recipes(
-            self.base,
-            options.recipes,
-            self.work,
-            pictures=options.pictures,
-            captions=options.captions,
-            on_step=self.step,
-        )
+        try:
+            variants += made_by_recipes(
+                self.base,
+                self.recipes,
+                self.work,
+                pictures=options.pictures,
+                captions=options.captions,
+                on_step=self.step,
+            )
+        except MissingDependencyError as error:
+            if options.recipes is not None:
+                raise
+            self.skipped[Precision.INT8] = str(error)
         if options.baseline:
             try:
                 variants.append(made_dynamically(self.base, self.work, on_step=self.step))
