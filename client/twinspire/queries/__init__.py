@@ -14,6 +14,7 @@ from twinspire.queries.calibration import Calibration
 from twinspire.queries.classify import Classification, Classifier, Judged, Label, read_labels
 from twinspire.queries.phrases import STOP_WORDS, Synonyms
 from twinspire.queries.query import Query
+from twinspire.queries.retrieval import FusionWeights
 from twinspire.queries.rules import Boost
 from twinspire.queries.searcher import Searcher, SearcherStats
 from twinspire.queries.templates import Templates
@@ -27,6 +28,7 @@ __all__ = [
     "Classification",
     "Classifier",
     "Found",
+    "FusionWeights",
     "Judged",
     "Label",
     "Mode",

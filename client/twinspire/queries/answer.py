@@ -24,9 +24,10 @@ class Mode(StrEnum):
 class Found:
     """One hit. `score` is what it is ranked by, `parts` are what that was made of.
 
-    vector: the inner product with the query's vector, -1 to 1; words: BM25, above 0; vector rank, words rank: the
-    places on either side, from 1; fused: reciprocal ranks, up to 1; `boost ...`: what a rule added; pinned: 1 where one
-    put it first. `probability` is that of the inner product, where the model or the caller says how.
+    vector: the inner product with the query's vector, -1 to 1; words: BM25, above 0; vector rank, words rank, rare
+    words rank: the places in each ranking, from 1; fused: reciprocal ranks, up to 1; `boost ...`: what a rule added;
+    pinned: 1 where one put it first. `probability` is that of the inner product, where the model or the caller says
+    how.
     """
 
     id: int

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -111,6 +111,56 @@ def expression(
     if must is None or not any_of:
         return must or any_of or None
     return f"({must}) AND ({any_of} OR ({must}))"
+
+
+def rare(
+    wording: Wording,
+    is_rare: Callable[[str], bool],
+    *,
+    synonyms: Synonyms | None = None,
+    stop_words: frozenset[str] = STOP_WORDS,
+) -> str | None:
+    """Return the FTS5 expression of those words of a query of which `is_rare`, given one as an expression, says so.
+
+    Rare words are names and numbers, what models know least, and what tells items apart best. Of Chinese the index
+    holds pairs, many of which are rare only because they stand across two words. So a pair counts where it is a whole
+    run, and otherwise only several in a row do, as one phrase. None where no word is rare.
+    """
+    words = tokens(wording.rest)[:_MOST_TERMS]
+    groups = (synonyms or Synonyms()).groups
+    found: dict[str, None] = {}
+    place = 0
+    while place < len(words):
+        chain = [words[place]]
+        while place + len(chain) < len(words) and _overlap(chain[-1], words[place + len(chain)]):
+            chain.append(words[place + len(chain)])
+        place += len(chain)
+        if _HAN.match(chain[0]) is None or len(chain) == 1:
+            said = [form for alternative in [(chain[0],), *groups.get((chain[0],), ())] for form in _forms(alternative)]
+            expressions = [" OR ".join(dict.fromkeys(map(_phrase, said)))] if chain[0] not in stop_words else []
+        else:
+            marks = [not _is_stop_word(pair, stop_words) and is_rare(_phrase([pair])) for pair in chain]
+            expressions = [_phrase(some) for some in _in_a_row(chain, marks)]
+        found |= dict.fromkeys(expression for expression in expressions if is_rare(expression))
+    must = required(wording)
+    any_of = " OR ".join(found)
+    return f"({must}) AND ({any_of})" if must and any_of else any_of or None
+
+
+def _overlap(pair: str, following: str) -> bool:
+    """Tell whether two pairs are of one run of Chinese."""
+    return len(pair) == len(following) == 2 and pair[1] == following[0] and _HAN.match(pair) is not None
+
+
+def _in_a_row(pairs: Sequence[str], marks: Sequence[bool]) -> list[list[str]]:
+    """Return the marked pairs that stand beside another one, as they stand together."""
+    rows: list[list[str]] = [[]]
+    for pair, mark in zip(pairs, marks, strict=True):
+        if mark:
+            rows[-1].append(pair)
+        elif rows[-1]:
+            rows.append([])
+    return [row for row in rows if len(row) > 1]
 
 
 def _is_stop_word(word: str, stop_words: frozenset[str]) -> bool:

@@ -65,7 +65,8 @@ def rank(retrieval: Retrieval, index: Index, sides: Sides, wish: Wish) -> Ranked
         )
         for number, score in more.scores.items():
             pinned[number] = None
-            scores.setdefault(number, score)
+            # Scores of two kinds do not compare: one that was fused stands beside none that was not.
+            scores.setdefault(number, score if more.mode is found.mode else 0.0)
             parts.setdefault(number, dict(more.parts[number]))["pinned"] = 1.0
     _boost(index, wish.boosts, scores, parts)
     rest = [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,7 +16,7 @@ from twinspire.queries.encoding import Encoder, QueryEncoder
 from twinspire.queries.phrases import STOP_WORDS, Synonyms
 from twinspire.queries.query import Query
 from twinspire.queries.ranking import Ranked, Wish, rank
-from twinspire.queries.retrieval import Retrieval, Sides
+from twinspire.queries.retrieval import FusionWeights, Retrieval, Sides
 from twinspire.queries.rules import Boost
 from twinspire.queries.templates import Templates
 
@@ -38,9 +37,9 @@ class Searcher:
     """Answers queries over one index with one client; neither is closed here. May be used from several threads.
 
     `templates` say a text in several ways for the model, `synonyms` add words for captions and file names,
-    `stop_words` are not looked for there. `words_weight` is what the words' side counts in a fusion, the vectors' side
-    being 1. `calibration` gives probabilities; without one the bundle's is used where it has a bias. `cache=False`
-    keeps nothing. Raises `SpaceMismatchError` where client and index are of different spaces.
+    `stop_words` are not looked for there. `weights` are what the sides count in a fusion. `calibration` gives
+    probabilities; without one the bundle's is used where it has a bias. `cache=False` keeps nothing. Raises
+    `SpaceMismatchError` where client and index are of different spaces.
     """
 
     def __init__(
@@ -51,18 +50,16 @@ class Searcher:
         templates: Templates | None = None,
         synonyms: Synonyms | None = None,
         stop_words: frozenset[str] = STOP_WORDS,
-        words_weight: float = 1.0,
+        weights: FusionWeights | None = None,
         calibration: Calibration | None = None,
         cache: bool = True,
     ) -> None:
         index.check_space(client.space)
-        if not (isinstance(words_weight, int | float) and math.isfinite(words_weight) and words_weight > 0):
-            raise InputError(f"words_weight, what words count beside vectors: expected above 0, got {words_weight!r}")
         self._index = index
         self._embeddings: LruCache[Any] = LruCache(EMBEDDINGS_KEPT if cache else 0)
         self._answers: LruCache[Answer] = LruCache(ANSWERS_KEPT if cache else 0)
         encoder = QueryEncoder(client, templates=templates, cache=self._embeddings)
-        self._retrieval = Retrieval(encoder, index, synonyms, stop_words, words_weight)
+        self._retrieval = Retrieval(encoder, index, synonyms, stop_words, weights or FusionWeights())
         self._calibration = calibration or _calibration_of(client)
 
     def search(
@@ -158,7 +155,7 @@ class Searcher:
         kept = " that the filter keeps" if allowed is not None else ""
         if sides.phrases:
             said = " and ".join(f'"{phrase}"' for phrase in sides.phrases)
-            return [f"no caption or file name{kept} has {said}"]
+            return [f"no caption or file name{kept} has {said}; without the quotes it need not be there word for word"]
         if sides.vector is None:
             return [f"no caption or file name{kept} has a word of the query"]
         return [f"no hit has a score of {wish.min_score:g}"] if wish.min_score is not None else []
