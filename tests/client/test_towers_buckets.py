@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from twinspire.bundle import Padding, TextSettings
 from twinspire.towers import LocalTowers
-from twinspire.towers.buckets import padded_length, text_batches
+from twinspire.towers.buckets import RUN_TOKENS, fitted_batches, padded_length, text_batches
 
 PAD, END = 9, 2
 
@@ -65,6 +65,37 @@ def test_batches_hold_every_text_once(lengths: list[int], context: int, batch: i
             assert np.all(row[length:] == PAD)
         seen += group.positions.tolist()
     assert sorted(seen) == list(range(len(texts)))
+
+
+@given(
+    lengths=st.lists(st.integers(1, 70), max_size=80),
+    batch=st.integers(1, 20),
+    padding=st.sampled_from(Padding),
+)
+def test_fitted_batches_waste_little(lengths: list[int], batch: int, padding: Padding) -> None:
+    """Every text stands once and whole; a batch is as long as its longest and wastes no more than a run costs."""
+    texts = [np.full(length, 10 + place, np.int32) for place, length in enumerate(lengths)]
+    asked = _settings(70, padding)
+    seen: list[int] = []
+    for group in fitted_batches(texts, asked, batch=batch):
+        assert group.input_ids.dtype == np.int32
+        assert 1 <= len(group.positions) == len(group.input_ids) <= batch
+        own = [lengths[position] for position in group.positions]
+        width = group.input_ids.shape[1]
+        assert width == (70 if padding is Padding.MAX_LENGTH else max(own))
+        assert padding is Padding.MAX_LENGTH or sum(width - length for length in own) <= RUN_TOKENS
+        for position, row in zip(group.positions, group.input_ids, strict=True):
+            assert np.array_equal(row[: lengths[position]], texts[position])
+            assert np.all(row[lengths[position] :] == PAD)
+        seen += group.positions.tolist()
+    assert sorted(seen) == list(range(len(texts)))
+
+
+def test_as_few_batches_as_padding_is_cheap() -> None:
+    """Texts of one length fill whole batches, and one that is a little shorter goes with them."""
+    texts = [np.ones(length, np.int32) for length in (12,) * 63 + (11,)]
+    widths = [group.input_ids.shape for group in fitted_batches(texts, _settings(77), batch=32)]
+    assert widths == [(32, 12), (32, 12)]
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

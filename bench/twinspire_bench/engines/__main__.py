@@ -30,7 +30,9 @@ def main(
     threads: Annotated[int | None, typer.Option(help="By default all cores.")] = None,
     streams: Annotated[int, typer.Option(help="Parts of a batch that twinspire computes side by side.")] = 2,
     rounds: Annotated[int, typer.Option(min=1)] = Effort.rounds,
-    only: Annotated[str | None, typer.Option(help="One race: image_tower, text_tower, folder or one_caption.")] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="One race alone: image_tower, text_tower, folder or one_caption.")
+    ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the record to this file.")] = None,
 ) -> None:
     """Measure a published size, int8, against what is used today."""
@@ -52,7 +54,7 @@ def main(
             streams=streams,
             effort=Effort(rounds=rounds),
             say=console.print,
-            only=only,
+            only=only or (),
         )
         show(record, figures_console())
         if json_file is not None:

@@ -68,13 +68,22 @@ class Contestant:
         self._process = subprocess.Popen(  # noqa: S603 - our own module
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8"
         )
-        self._tell(json.dumps(task.to_json()))
-        self._answer()
+        try:
+            self._tell(json.dumps(task.to_json()))
+            self._answer()
+        except BaseException:
+            self.close()
+            raise
 
     def measure(self) -> float:
         """Let it measure itself. Raises EngineError, with its own words, where it cannot."""
         self._tell("")
         return float(self._answer()["figure"])
+
+    def close(self) -> None:
+        """End its process."""
+        self._process.kill()
+        self._process.communicate()
 
     def __enter__(self) -> Self:
         return self
@@ -82,8 +91,7 @@ class Contestant:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._process.kill()
-        self._process.communicate()
+        self.close()
 
     def _tell(self, line: str) -> None:
         assert self._process.stdin is not None
@@ -97,11 +105,9 @@ class Contestant:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            self._process.kill()
             raise EngineError(f"{self._name} ended without an answer: see what it printed above")
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
-            self._process.kill()
             raise EngineError(f"{self._name}: {answer['error']}")
         return answer
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from twinspire.bundle import Bundle, Precision, Tower
 from twinspire.errors import InputError, MissingDependencyError
-from twinspire.images import Preprocessor
+from twinspire.images import Preprocessor, load_image
 from twinspire_bench.datasets import CaptionedPictures
 from twinspire_bench.product import TWINSPIRE, run
 
@@ -73,7 +73,7 @@ def make_material(
     pictures = Preprocessor(bundle.image).many(data.pictures)  # (N, S, S, 3)
     np.save(material.pictures, pictures)
     material.captions.write_text(json.dumps(list(captions)), encoding="utf-8")
-    _write_folder(data, material.folder)
+    write_folder(data, material.folder)
     if not material.pixels_onnx.exists():
         material.pixels_onnx.parent.mkdir(exist_ok=True)
         (material.pixels_onnx.parent / _PREPROCESSOR).write_bytes((checkpoint / _PREPROCESSOR).read_bytes())
@@ -95,8 +95,12 @@ def cut_after_normalisation(engine: Path, destination: Path) -> None:
     convolution = next((node for node in model.graph.node if node.op_type == "Conv"), None)
     if convolution is None:
         raise InputError(f"{engine} has no convolution: expected the image tower of a vision transformer")
+    pixels, image = convolution.input[0], model.graph.input[0].name
+    for node in model.graph.node:
+        if node.op_type == "Shape" and node.input[0] == image:
+            node.input[0] = pixels  # asked for how many there are, the first axis of either
     outputs = [output.name for output in model.graph.output]
-    onnx.save(Extractor(model).extract_model([convolution.input[0]], outputs), destination)
+    onnx.save(Extractor(model).extract_model([pixels], outputs), destination)
 
 
 def _quantize_for_openvino(engine: Path, pictures: Any, destination: Path) -> None:  # noqa: ANN401
@@ -114,15 +118,13 @@ def _quantize_for_openvino(engine: Path, pictures: Any, destination: Path) -> No
     openvino.save_model(model, destination, compress_to_fp16=False)
 
 
-def _write_folder(data: CaptionedPictures, folder: Path) -> None:
+def write_folder(data: CaptionedPictures, folder: Path) -> None:
     """Write the pictures as JPEG files of 640x480."""
     from PIL import Image, ImageOps
 
     folder.mkdir(exist_ok=True)
     for position, picture in enumerate(data.pictures):
         file = folder / f"{position:05d}.jpg"
-        if file.exists():
-            continue
-        opened = Image.open(picture) if isinstance(picture, str | Path) else Image.fromarray(np.asarray(picture))
-        fitted = ImageOps.fit(opened.convert("RGB"), FOLDER_SIZE, Image.Resampling.BICUBIC)
-        fitted.save(file, quality=_JPEG_QUALITY)
+        if not file.exists():
+            fitted = ImageOps.fit(load_image(picture), FOLDER_SIZE, Image.Resampling.BICUBIC)
+            fitted.save(file, quality=_JPEG_QUALITY)

@@ -25,9 +25,7 @@ def show(record: Record, console: Console) -> None:
             f"{tower}: cosine of int8 to fp32 {cosine['mean']:.5f} on average, {cosine['min']:.5f} at least "
             f"({cosine['samples']} of {parameters['data']})"
         )
-    for name, race in found.items():
-        if "times_as_fast_as" not in race:
-            continue
+    for name, race in found["races"].items():
         unit = next(unit for unit in race if unit.endswith("_per_s"))
         table = figures_table(
             [""],

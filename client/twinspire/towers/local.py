@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from twinspire.bundle import Bundle, Padding, Precision, Tower
 from twinspire.errors import BundleError, EngineError, InputError, ProviderError
-from twinspire.towers.buckets import TextBatch, text_batches
+from twinspire.towers.buckets import TextBatch, fitted_batches, text_batches
 from twinspire.towers.checks import check_embeddings, check_images, check_sequences
 from twinspire.towers.providers import InferencePrecision, OpenVinoOptions, Provider, Session, Sessions, open_sessions
 from twinspire.towers.selection import AUTO, Candidate, Runtime, candidates, parse_precision, parse_provider
@@ -70,6 +70,7 @@ class LocalTowers:
         self._calls = itertools.count()
         self._vocabulary_size = vocabulary_size(bundle.tokenizer_path)
         self._sessions, self.runtime = self._open(parse_provider(providers), parse_precision(precision))
+        self._batches = fitted_batches if self.runtime.provider is Provider.CPU else text_batches
         self._streams = Streams(self.runtime.streams)
 
     @property
@@ -123,7 +124,7 @@ class LocalTowers:
         embeddings = np.empty((len(sequences), self.dim), np.float32)
         with self._streams.call() as alone:
             size = self._streams.part_size(len(sequences), most=TEXT_BATCH, alone=alone)
-            batches = list(text_batches(sequences, text, batch=size))
+            batches = list(self._batches(sequences, text, batch=size))
             whole = alone and len(batches) == 1
 
             def encode(batch: TextBatch) -> None:
