@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -21,8 +21,7 @@ from twinspire.errors import (
     MissingDependencyError,
     SpaceMismatchError,
 )
-from twinspire.index import AddReport, Index, Item, ItemKind
-from twinspire.index.flat import nearest
+from twinspire.index import AddReport, Index, Item, ItemKind, flat
 
 SPACE = "5" * 64
 DIM = 8
@@ -72,31 +71,55 @@ def test_an_item_is_found_by_its_own_vector_with_all_it_was_given(index: Index) 
     assert hit.score == pytest.approx(1, abs=1e-6)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None)
 @given(
     seed=st.integers(0, 2**31),
-    count=st.integers(1, 90),
+    count=st.integers(1, 1500),
     dim=st.integers(1, 40),
     queries=st.integers(1, 25),
     k=st.integers(1, 100),
-    distinct=st.integers(1, 90),
+    distinct=st.integers(1, 1500),
+    keep=st.sampled_from([None, 0.0, 0.001, 0.1, 0.5, 0.9, 1.0]),
+    dtype=st.sampled_from([np.float32, np.float16]),
+    start=st.integers(0, 100),
+    block_bytes=st.sampled_from([1, 20_000, 8 << 20]),
 )
-def test_search_agrees_with_numpy(seed: int, count: int, dim: int, queries: int, k: int, distinct: int) -> None:
-    """The k best in float64 are the k found, scores within 1e-5, equal ones by id."""
-    distinct = min(distinct, count)  # the rest are duplicates
-    vectors = unit(distinct, dim, seed)[np.random.default_rng(seed).integers(0, distinct, count)]
-    asked = unit(queries, dim, seed + 1)
-    scores, rows = nearest(vectors, asked, k)
+def test_search_agrees_with_numpy(
+    seed: int,
+    count: int,
+    dim: int,
+    queries: int,
+    k: int,
+    distinct: int,
+    keep: float | None,
+    dtype: type,
+    start: int,
+    block_bytes: int,
+) -> None:
+    """The k best in float64 are the k found, scores within 1e-5, equal ones in order, whatever is kept."""
+    distinct, start = min(distinct, count), min(start, count)  # the rest are duplicates
+    chance = np.random.default_rng(seed)
+    vectors = unit(distinct, dim, seed)[chance.integers(0, distinct, count)].astype(dtype)
+    asked, order = unit(queries, dim, seed + 1), chance.permutation(count)
+    allowed = None if keep is None else chance.random(count) < keep
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(flat, "_BLOCK_BYTES", block_bytes)
+        patch.setattr(flat, "_BLOCK_ROWS_A_HIT", 1)
+        scores, rows = flat.nearest(vectors, asked, k, allowed=allowed, order=order, start=start)
     exact = asked.astype(np.float64) @ vectors.astype(np.float64).T
-    best = -np.sort(-exact, axis=1)[:, :k]
-    assert scores.shape == rows.shape == (queries, min(k, count))
-    worst = float(np.abs(scores - best).max())
+    exact[:, :start] = -np.inf
+    if allowed is not None:
+        exact[:, ~allowed] = -np.inf
+    n = min(k, int(np.isfinite(exact[0]).sum()))
+    best = -np.sort(-exact, axis=1)[:, :n]
+    assert scores.shape == rows.shape == (queries, n)
+    worst = float(np.abs(scores - best).max(initial=0))
     assert worst < 1e-5, f"largest difference of the ranked scores {worst}"
-    worst = float(np.abs(scores - np.take_along_axis(exact, rows, axis=1)).max())
+    worst = float(np.abs(scores - np.take_along_axis(exact, rows, axis=1)).max(initial=0))
     assert worst < 1e-5, f"largest difference between a hit's score and its exact one {worst}"
-    for row_scores, row_ids in zip(scores.tolist(), rows.tolist(), strict=True):
-        assert len(set(row_ids)) == len(row_ids)
-        ranked = list(zip([-score for score in row_scores], row_ids, strict=True))
+    for row_scores, row_rows in zip(scores.tolist(), rows.tolist(), strict=True):
+        assert len(set(row_rows)) == len(row_rows)
+        ranked = list(zip([-score for score in row_scores], order[row_rows].tolist(), strict=True))
         assert ranked == sorted(ranked)
 
 

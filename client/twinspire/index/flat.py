@@ -1,14 +1,28 @@
 """Exact search by inner product, by FAISS.
 
-FAISS searches the mapping of the vector file itself (`faiss.knn`, the kernel behind `IndexFlatIP`, same
-results at the same speed). So there is no second copy of the vectors in memory, processes share one through
-the page cache, and a snapshot file would hold nothing that the vector file does not: a flat index has none.
-Rows that are picked, and float16, are copied block by block into a buffer that fits the processor's cache.
+FAISS searches the mapping of the vector file itself (`knn`, the kernel behind `IndexFlatIP`). So there is no second
+copy of the vectors in memory, processes share one through the page cache, and a snapshot file would hold nothing that
+the vector file does not: a flat index has none.
+
+It is given blocks of rows that stay in the processor's cache while all queries pass over them: of 100,000 x 512, two
+cores, one query takes 8 ms instead of 15 ms in one piece, 32 queries take 50 ms instead of 105 ms. float16 is decoded
+block by block (34 ms and 86 ms).
+
+A filter that keeps few rows has them copied together; of one that keeps many FAISS passes over the rest. On the same:
+
+    queries   kept     copied together   passed over
+    1          1%          0.2 ms           1.4 ms
+    1         10%          4.4 ms           3.5 ms
+    1         90%           21 ms            11 ms
+    32         1%          0.9 ms           5.8 ms
+    32        30%           28 ms            31 ms
+    32        90%           68 ms            58 ms
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +32,20 @@ from twinspire.index.vectors import Vectors
 
 Found = tuple[NDArray[np.float32], NDArray[np.int64]]
 """Scores and rows, each (Q, n), best first. A row of -1, with a score of -inf, is no hit."""
-_BLOCK_BYTES = 4 << 20
+_BLOCK_BYTES = 8 << 20
+_BLOCK_ROWS_A_HIT = 64  # at least, for each block's hits are merged with those before
+_FEW_QUERIES = 8
+# The share of rows kept below which they are copied together.
+_GATHER_BELOW_FOR_FEW = 0.08
+_GATHER_BELOW = 0.4
+
+
+class _Block(NamedTuple):
+    """Vectors (n, D) float32, the row of each, and which may be found; None: all."""
+
+    vectors: NDArray[np.float32]
+    rows: NDArray[np.int64]
+    allowed: NDArray[np.bool_] | None
 
 
 def nearest(
@@ -36,14 +63,16 @@ def nearest(
     (N,), which defaults to that of rows, at the cut as well. Where `allowed` (N,) is given, only rows that it has
     True for. Raises `MissingDependencyError` where FAISS is not installed.
     """
-    if allowed is not None:
-        rows = np.flatnonzero(allowed[start:]) + start
-        return _nearest_of(vectors, queries, k, rows, order)
-    if vectors.dtype != np.float32:
-        return _nearest_of(vectors, queries, k, np.arange(start, len(vectors)), order)
-    part = vectors[start:]
-    scores, places = _best(part, queries, k, order[start : len(vectors)] if order is not None else None)
-    return scores, places + start
+    faiss = _faiss()
+    found: Found = (np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64))
+    size = max(_BLOCK_BYTES // (4 * vectors.shape[1]), _BLOCK_ROWS_A_HIT * k)
+    below = _GATHER_BELOW_FOR_FEW if len(queries) < _FEW_QUERIES else _GATHER_BELOW
+    for block in _blocks(faiss, vectors, allowed, start, size, below):
+        scores, places = _best(faiss, block, queries, k, order[block.rows] if order is not None else None)
+        if found[0].shape[1] == k and bool((scores[:, 0] < found[0][:, -1]).all()):
+            continue  # nothing here comes near
+        found = merge([found, (scores, block.rows[places])], k, order)
+    return found
 
 
 def merge(parts: list[Found], k: int, order: NDArray[np.int64] | None = None) -> Found:
@@ -55,36 +84,82 @@ def merge(parts: list[Found], k: int, order: NDArray[np.int64] | None = None) ->
     return np.take_along_axis(scores, best, axis=1), np.take_along_axis(rows, best, axis=1)
 
 
-def _nearest_of(
-    vectors: Vectors, queries: NDArray[np.float32], k: int, rows: NDArray[np.int64], order: NDArray[np.int64] | None
-) -> Found:
-    """Search the vectors at `rows`, block by block."""
-    size = max(256, _BLOCK_BYTES // (4 * vectors.shape[1]))
-    found: Found = (np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64))
-    for first in range(0, len(rows), size):
-        some = rows[first : first + size]
-        block = np.ascontiguousarray(vectors[some], dtype=np.float32)
-        scores, places = _best(block, queries, k, order[some] if order is not None else None)
-        found = merge([found, (scores, some[places])], k, order)
-    return found
-
-
-def _best(vectors: Vectors, queries: NDArray[np.float32], k: int, order: NDArray[np.int64] | None) -> Found:
-    faiss = _faiss()
+def _blocks(
+    faiss: Any,  # noqa: ANN401
+    vectors: Vectors,
+    allowed: NDArray[np.bool_] | None,
+    start: int,
+    size: int,
+    gather_below: float,
+) -> Iterator[_Block]:
+    """Yield the rows to search, `size` at a time, in order."""
     count = len(vectors)
+    if allowed is not None:
+        kept = np.flatnonzero(allowed[start:]) + start
+        if len(kept) < gather_below * (count - start):
+            for first in range(0, len(kept), size):
+                rows = kept[first : first + size]
+                yield _Block(_decoded(faiss, vectors[rows]), rows, None)
+            return
+    for first in range(start, count, size):
+        rows = np.arange(first, min(first + size, count))
+        mask = allowed[first : first + size] if allowed is not None else None
+        if mask is not None and mask.all():
+            mask = None
+        if mask is None or mask.any():
+            yield _Block(_decoded(faiss, vectors[first : first + size]), rows, mask)
+
+
+def _decoded(faiss: Any, vectors: Vectors) -> NDArray[np.float32]:  # noqa: ANN401
+    if vectors.dtype == np.float32:
+        return np.asarray(vectors)
+    codes = np.ascontiguousarray(vectors).view(np.uint8)  # numpy's own conversion is ten times slower
+    decoded: NDArray[np.float32] = faiss.ScalarQuantizer(vectors.shape[1], faiss.ScalarQuantizer.QT_fp16).decode(codes)
+    return decoded
+
+
+def _best(
+    faiss: Any,  # noqa: ANN401
+    block: _Block,
+    queries: NDArray[np.float32],
+    k: int,
+    order: NDArray[np.int64] | None,
+) -> Found:
+    """Return scores and places in the block of its k best."""
+    count = len(block.vectors) if block.allowed is None else int(block.allowed.sum())
     k = min(k, count)
-    if k == 0:
-        return np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
     # Of several that tie for the last place FAISS keeps any. Look further until the tie is seen to end.
     reach = min(k + 1, count)
     while True:
-        scores, places = faiss.knn(queries, vectors, reach, metric=faiss.METRIC_INNER_PRODUCT)
+        scores, places = _knn(faiss, block, queries, reach)
         if reach == count or bool((scores[:, -1] < scores[:, k - 1]).all()):
             break
         reach = min(2 * reach, count)
     keys = places if order is None else order[places]
     best = np.lexsort((keys, -scores), axis=1)[:, :k]
     return np.take_along_axis(scores, best, axis=1), np.take_along_axis(places, best, axis=1)
+
+
+def _knn(faiss: Any, block: _Block, queries: NDArray[np.float32], k: int) -> Found:  # noqa: ANN401
+    if block.allowed is None:
+        scores, places = faiss.knn(queries, block.vectors, k, metric=faiss.METRIC_INNER_PRODUCT)
+        return scores, places
+    scores = np.empty((len(queries), k), np.float32)
+    places = np.empty((len(queries), k), np.int64)
+    bits = np.packbits(block.allowed, bitorder="little")
+    # `faiss.knn` takes no selector; the function behind it does.
+    faiss.knn_inner_product(
+        faiss.swig_ptr(queries),
+        faiss.swig_ptr(block.vectors),
+        queries.shape[1],
+        len(queries),
+        len(block.vectors),
+        k,
+        faiss.swig_ptr(scores),
+        faiss.swig_ptr(places),
+        faiss.IDSelectorBitmap(bits),
+    )
+    return scores, places
 
 
 def _faiss() -> Any:  # noqa: ANN401  FAISS ships no types
