@@ -8,19 +8,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from twinspire.cli import index_add, index_watch
+from twinspire.cli import index_add, index_build, index_watch
 from twinspire.cli.index_add import IndexArgument
 from twinspire.cli.shared import JsonOption, print_json, printable, size_of
 from twinspire.errors import InputError
 
 if TYPE_CHECKING:
     from twinspire.index import Index
+    from twinspire.index.where import Where
 
 EXIT_DAMAGED = 1
 
 app = typer.Typer(help="Make, follow and look after indexes of pictures and texts.", no_args_is_help=True)
 app.command("add")(index_add.add)
 app.command("watch")(index_watch.watch)
+app.command("build")(index_build.build)
+app.command("tune")(index_build.tune)
 
 
 @app.command("remove")
@@ -44,8 +47,9 @@ def remove(
     if sum(1 for given in (paths, ids, where) if given) != 1:
         raise InputError("what to remove is given in one way: expected PATH..., or --id, or --where")
     with Index.open(index, mode="read" if dry_run else "write") as opened:
-        chosen = _chosen(opened, paths or [], ids or [], where)
-        removed = len(chosen) if dry_run else opened.remove(chosen)
+        removed = sum(
+            _take_out(opened, each, dry_run=dry_run) for each in _chosen(opened, paths or [], ids or [], where)
+        )
         items = len(opened)
     if as_json:
         path = printable(index.absolute())
@@ -150,22 +154,36 @@ def stats(index: IndexArgument, as_json: JsonOption = False) -> None:
         typer.echo(f"{name.replace('_', ' '):<16}{shown}")
 
 
-def _chosen(index: Index, paths: list[Path], ids: list[int], where: str | None) -> list[int]:
-    """Return the ids of what is to be removed. Raises `InputError` where one of the given names nothing."""
+def _chosen(index: Index, paths: list[Path], ids: list[int], where: str | None) -> list[set[int] | Where]:
+    """Return what is to be removed, as ids and filters. Raises `InputError` where one of the given names nothing."""
     from twinspire.index.where import Where
 
-    if ids:
-        return [item.id for item in index.get(dict.fromkeys(ids))]
     if where is not None:
-        return sorted(index.matching(_all_ids(index), Where.parse(where)))
-    chosen: dict[int, None] = {}
+        return [Where.parse(where)]
+    chosen: set[int] = {item.id for item in index.get(ids)}
+    filters: list[set[int] | Where] = []
     for path in paths:
         uri = os.path.abspath(path)  # noqa: PTH100 - Path.absolute keeps "..", resolve follows links
-        name, folder = (part.replace("'", "''") for part in (os.path.basename(uri), os.path.dirname(uri)))  # noqa: PTH119, PTH120
+        if found := {item.id for item in (*index.find(uri=uri), *index.find(under=uri))}:
+            chosen |= found
+            continue
+        folder, name = (part.replace("'", "''") for part in os.path.split(uri))
         lines = Where.parse(f"kind = 'text' and name = '{name}' and folder = '{folder}'")
-        found = [item.id for item in (*index.find(uri=uri), *index.find(under=uri))]
-        found += sorted(index.matching(_all_ids(index), lines))
-        if not found:
-            raise InputError(f"the index has nothing of {printable(path)}: it holds no item there or below")
-        chosen.update(dict.fromkeys(found))
-    return list(chosen)
+        if not _take_out(index, lines, dry_run=True):
+            raise InputError(f"the index has nothing of {printable(path)}: no item is there or below")
+        filters.append(lines)
+    return [chosen, *filters]
+
+
+def _take_out(index: Index, chosen: set[int] | Where, *, dry_run: bool) -> int:
+    """Remove items, or count them."""
+    if isinstance(chosen, set):
+        return len(chosen) if dry_run else index.remove(chosen)
+    if not dry_run:
+        return index.remove_where(chosen)
+    allowed = index.allowed(where=chosen)  # (rows,) bool
+    return len(index) if allowed is None else int(allowed.sum())
+
+
+def _items(count: int) -> str:
+    return f"{count:,} item{'' if count == 1 else 's'}"

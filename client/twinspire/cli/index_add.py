@@ -126,7 +126,7 @@ class Target:
         check_target(path)
         self.dim = 0
         self._path = path
-        self._index: Index | None = Index.open(path, mode="write") if _is_index(path) else None
+        self._index: Index | None = Index.open(path, mode="write") if is_index(path) else None
 
     def check_space(self, space: str) -> None:
         """Raise `SpaceMismatchError` for embeddings that the index cannot take."""
@@ -161,7 +161,7 @@ class Target:
 
 def check_target(path: Path) -> None:
     """Refuse a place that is neither an index nor free for one, as an empty folder is. Raises `InputError`."""
-    if path.is_dir() and not _is_index(path) and any(path.iterdir()):
+    if path.is_dir() and not is_index(path) and any(path.iterdir()):
         raise InputError(
             f"{printable(path)} is a folder of other things and no index: an index has a folder of its own. Name one "
             f"that is not there yet, such as {printable(path / 'pictures.index')}"
@@ -175,7 +175,8 @@ def check_target(path: Path) -> None:
         )
 
 
-def _is_index(path: Path) -> bool:
+def is_index(path: Path) -> bool:
+    """Whether there is an index, whole or not, at a path."""
     from twinspire.index.connections import CATALOGUE_NAME
 
     return os.path.lexists(path / CATALOGUE_NAME)

@@ -68,3 +68,11 @@ def shortened(path: str) -> str:
     """Return a path below the working directory relative to it, any other as it is."""
     below = os.path.relpath(path) if path.startswith(os.path.join(Path.cwd(), "")) else path  # noqa: PTH118
     return printable(below)
+
+
+def size_of(size_bytes: int) -> str:
+    """Return a size for people to read."""
+    unit, size = next(
+        ((unit, size) for unit, size in (("GiB", 2**30), ("MiB", 2**20)) if size_bytes >= size), ("KiB", 2**10)
+    )
+    return f"{size_bytes / size:.1f} {unit}"
