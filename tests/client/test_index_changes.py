@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from twinspire.errors import InputError
 from twinspire.index import Index, Item, ItemKind, VectorType
+from twinspire.index.where import Where
 
 SPACE = "5" * 64
 DIM = 16
@@ -122,3 +124,44 @@ def test_float16_vectors_are_searched_as_they_are_stored(tmp_path: Path) -> None
         query = unit(1, 5)
         hits = index.search(query, k=30, space=SPACE)[0]
         assert [hit.id for hit in hits] == expected(dict(enumerate(rounded)), query)
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("n >= 3", lambda n: n >= 3),
+        ("n = 500", lambda n: n == 500),
+        ("n < 0", lambda n: False),
+        ("n != 7 and kind = 'image'", lambda n: n != 7 and n % 3 != 0),
+    ],
+)
+@pytest.mark.parametrize("queries", [1, 9])
+def test_a_filter_finds_the_best_of_what_it_keeps(
+    tmp_path: Path, text: str, kept: Callable[[int], bool], queries: int
+) -> None:
+    """From all but three of a thousand to none: the hits are those of numpy over the kept, dead rows or not."""
+    vectors, asked = unit(1000), unit(queries, 5)
+    with Index.create(tmp_path / "index", space=SPACE, dim=DIM) as index:
+        index.add(vectors, items(1000), space=SPACE)
+        gone: set[int] = set()
+        for _ in range(2):
+            there = {n: vectors[n] for n in range(1000) if kept(n) and n not in gone}
+            found = index.search(asked, k=10, space=SPACE, where=Where.parse(text))
+            assert [[hit.id for hit in hits] for hits in found] == [
+                expected(there, query[None])[:10] for query in asked
+            ]
+            assert index.matching(range(1000), Where.parse(text)) == set(there)
+            words = index.search_words("jpg OR no", k=2000, where=Where.parse(text))
+            assert {hit.id for hit in words} == set(there)
+            mask = index.allowed(where=Where.parse(text))
+            assert mask is not None
+            assert set(np.flatnonzero(mask).tolist()) == set(there)
+            gone = set(range(0, 1000, 7))
+            index.remove(gone)
+
+
+def test_a_filter_removes_what_it_keeps(index: Index) -> None:
+    """And nothing else."""
+    assert index.remove_where(Where.parse("n < 10")) == 10
+    assert index.remove_where(Where.parse("n < 10")) == 0
+    assert [item.id for item in index.find(under="/p")] == list(range(10, 30))
