@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -165,3 +167,95 @@ def test_a_filter_removes_what_it_keeps(index: Index) -> None:
     assert index.remove_where(Where.parse("n < 10")) == 10
     assert index.remove_where(Where.parse("n < 10")) == 0
     assert [item.id for item in index.find(under="/p")] == list(range(10, 30))
+
+
+def test_any_order_of_changes_is_what_a_dict_would_hold(tmp_path: Path) -> None:
+    """Drawn orders of add, remove, update, compact: writer, reader and the index opened anew agree with a dict."""
+    for seed in range(15):
+        chance = random.Random(seed)
+        dtype = chance.choice(list(VectorType))
+        there: dict[int, tuple[str, NDArray[np.float32]]] = {}
+        given = 0
+        path = tmp_path / str(seed)
+        with Index.create(path, space=SPACE, dim=DIM, dtype=dtype) as index, Index.open(path) as reader:
+            for step in range(12):
+                vectors = unit(5, 100 * seed + step).astype(dtype.numpy).astype(np.float32)
+                match chance.choice(["add", "add", "remove", "vector", "caption", "compact"]):
+                    case "add":
+                        new = [Item(f"/{step}-{n}", ItemKind.IMAGE, f"c{step}") for n in range(5)]
+                        added = index.add(unit(5, 100 * seed + step), new, space=SPACE).added
+                        assert added == list(range(given, given + 5))
+                        there |= {n: (f"c{step}", vector) for n, vector in zip(added, vectors, strict=True)}
+                        given += 5
+                    case "remove":
+                        gone = chance.sample(range(given + 1), min(given, 4))
+                        assert index.remove(gone) == len(there.keys() & set(gone))
+                        there = {n: held for n, held in there.items() if n not in gone}
+                    case "vector" if there:
+                        n = chance.choice(list(there))
+                        index.update(n, embedding=unit(5, 100 * seed + step)[0], space=SPACE)
+                        there[n] = (there[n][0], vectors[0])
+                    case "caption" if there:
+                        n = chance.choice(list(there))
+                        there[n] = (f"d{step}", there[n][1])
+                        assert index.update(n, caption=f"d{step}").caption == f"d{step}"
+                    case "compact":
+                        index.compact()
+                if chance.random() < 0.7:
+                    agrees(chance.choice([index, reader]), there)
+            agrees(index, there)
+            agrees(reader, there)
+            assert index.verify().problems == []
+        with Index.open(path) as again:
+            agrees(again, there)
+
+
+def agrees(index: Index, there: dict[int, tuple[str, NDArray[np.float32]]]) -> None:
+    """Check that an index holds these captions and vectors and ranks them as numpy does."""
+    assert len(index) == len(there)
+    stored = index.get(sorted(there))
+    assert [(item.id, item.caption) for item in stored] == [(n, there[n][0]) for n in sorted(there)]
+    if there:
+        assert np.array_equal(index.vectors(sorted(there)), np.stack([there[n][1] for n in sorted(there)]))
+    query = unit(1, 5)
+    assert ranked(index, query) == expected({n: held[1] for n, held in there.items()}, query)
+
+
+def test_threads_search_while_one_changes_and_compacts(index: Index) -> None:
+    """Each answer is of one state: of 20 items updated in turn, the first ones are one update ahead of the rest."""
+    path, done, failures = index.path, threading.Event(), list[str]()
+    index.remove_where(Where.parse("n >= 20"))
+    for n in range(20):
+        index.update(n, metadata={"age": 0})
+
+    def search(opened: Index) -> None:
+        answers = 0
+        while not done.is_set():
+            hits = opened.search(unit(1, 5), k=50, space=SPACE)[0]
+            ages = [hit.metadata.get("age", 0) for hit in sorted(hits, key=lambda hit: hit.id)]
+            if len(ages) != 20 or ages != sorted(ages, reverse=True) or ages[0] - ages[-1] > 1:
+                failures.append(f"ages {ages}")
+            if {item.uri for item in opened.get([hit.id for hit in hits[:3]])} != {hit.uri for hit in hits[:3]}:
+                failures.append("get differs")
+            answers += 1
+        if answers < 5:
+            failures.append(f"{answers} answers")
+
+    def searching(opened: Index) -> None:
+        try:
+            search(opened)
+        except Exception as error:
+            failures.append(repr(error))
+
+    with Index.open(path) as reader:
+        threads = [threading.Thread(target=searching, args=(opened,)) for opened in (index, reader)]
+        for thread in threads:
+            thread.start()
+        for age in range(1, 9):
+            for n in range(20):
+                index.update(n, metadata={"age": age}, embedding=unit(1, 1000 * age + n)[0], space=SPACE)
+            index.compact()
+        done.set()
+        for thread in threads:
+            thread.join()
+    assert not failures, failures[:3]
