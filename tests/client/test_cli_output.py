@@ -95,7 +95,7 @@ def test_the_sheet_shows_the_hits_in_their_order(hits: list[Hit], tmp_path: Path
 def test_on_a_terminal_a_hit_says_what_is_known_of_it(
     hits: list[Hit], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Title and size, the path with its caption's first line, a text by its words, parts and probability."""
+    """Title and size, the path with its caption's first line, a text by its words, what rules did, probability."""
     monkeypatch.setenv("FORCE_COLOR", "1")
     explained = Explained(9, "/a/b.png", 0.5, ItemKind.IMAGE, parts={"vector": 0.25, "boost": 0.1}, probability=0.875)
     show(results([*hits, explained]))
@@ -103,7 +103,7 @@ def test_on_a_terminal_a_hit_says_what_is_known_of_it(
     assert plain[0] == "red 红  best of 1,234"
     assert plain[1] == f"  1  {hits[0].score:.4f}  {hits[0].uri}  one …"
     assert plain[4] == f"  4  {hits[3].score:.4f}  a 红 line, with a comma\\tand a tab  {hits[3].uri}"
-    assert plain[5:] == ["  5  0.5000  /a/b.png  p 0.88", "             vector 0.25  boost 0.1"]
+    assert plain[5:] == ["  5  0.5000  /a/b.png  p 0.88", "             boost 0.1"]
     show(results([]))
     assert "no hits among 1,234" in capfd.readouterr().out
 

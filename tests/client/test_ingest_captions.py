@@ -142,10 +142,10 @@ def test_sidecars_are_text_files_beside_the_pictures(photos: Path) -> None:
     ("name", "content", "message"),
     [
         ("a.csv", "picture,caption\na.png\n", "line 2 has another number of cells"),
-        ("a.csv", "picture,words\na.png,x\n", "line 2 has picture, words: expected one of"),
+        ("a.csv", "picture,words\na.png,x\n", "line 2 has the columns picture, words: expected one of"),
         ("a.csv", "picture,caption\n", "has no captions in it"),
         ("a.csv", 'picture,caption\na.png,"x\n', "is no CSV"),
-        ("a.jsonl", '{"image": "a.png"}\n', "line 1 has image: expected one of"),
+        ("a.jsonl", '{"image": "a.png"}\n', "line 1 has the columns image: expected one of"),
         ("a.jsonl", '{"image": 3, "caption": "x"}\n', "got picture 3 and caption 'x': expected texts"),
         ("a.jsonl", "[1]\n", "expected an object such as"),
         ("a.jsonl", "nonsense\n", "line 1 is no JSON"),

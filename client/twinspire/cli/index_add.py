@@ -80,10 +80,10 @@ def add(
             if pictures
             else "--captions came without pictures: expected PATH..., pictures or folders of them"
         )
-    start_s = time.perf_counter()
     reports: list[IngestReport] = []
     with Target(index) as target, open_client(bundle) as client:
         target.dim = client.dim
+        start_s = time.perf_counter()
         if pictures:
             with progress("images", len(pictures)) as done:
                 reports.append(
@@ -94,9 +94,9 @@ def add(
         if texts:
             with progress("texts", lines) as done:
                 reports.append(add_texts(target, client, texts, on_progress=done))
-        items = len(target)
+        items, elapsed_s = len(target), time.perf_counter() - start_s
     summary = _Summary.of(reports, unit="images" if not texts else "items" if pictures else "texts")
-    summary.show(index=index, items=items, elapsed_s=time.perf_counter() - start_s, as_json=as_json)
+    summary.show(index=index, items=items, elapsed_s=elapsed_s, as_json=as_json)
     if pictures and len(reports[0].failed) == len(pictures):
         raise InputError(f"none of the {len(pictures)} files could be added")
 
@@ -162,9 +162,11 @@ class Target:
 def check_target(path: Path) -> None:
     """Refuse a place that is neither an index nor free for one, as an empty folder is. Raises `InputError`."""
     if path.is_dir() and not is_index(path) and any(path.iterdir()):
+        full = path.absolute()
+        free = (path if path.name else full).with_name(f"{full.name or 'pictures'}.index")
         raise InputError(
             f"{printable(path)} is a folder of other things and no index: an index has a folder of its own. Name one "
-            f"that is not there yet, such as {printable(path / 'pictures.index')}"
+            f"that is not there yet, such as {printable(free)}"
         )
     if path.exists() and not path.is_dir():
         raise InputError(f"{printable(path)} is a file: expected the folder of an index, or a name that is free")

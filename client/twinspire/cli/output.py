@@ -24,6 +24,9 @@ SheetOption = Annotated[Path | None, typer.Option("--sheet", help="Write the hit
 
 CSV_COLUMNS = ("rank", "score", "probability", "uri", "id", "kind", "caption", "metadata", "parts")
 _SCORE_DIGITS = 6
+_RANKING = frozenset({"vector", "words", "vector rank", "words rank", "fused"})
+"""Parts of a score that every hit has: a terminal does not repeat them."""
+_CAPTION_WIDTH = 72
 
 
 class ShownHit(Protocol):
@@ -158,9 +161,9 @@ def _print_hits(results: Results) -> None:
     stdout.print(Text.assemble((printable(results.title), "bold"), (of, "dim")))
     for rank, hit in enumerate(results.hits, start=1):
         stdout.print(Text.assemble((f"{rank:>3}  ", "dim"), (f"{hit.score:.4f}", "cyan"), "  ", *_described(hit)))
-        if parts := _parts(hit):
-            said = "  ".join(f"{name} {value:.4g}" for name, value in parts.items())
-            stdout.print(Text(f"{'':13}{said}", "dim"))
+        rules = "  ".join(f"{name} {value:.4g}" for name, value in _parts(hit).items() if name not in _RANKING)
+        if rules:
+            stdout.print(Text(f"{'':13}{printable(rules)}", "dim"))
 
 
 def _described(hit: ShownHit) -> list[str | tuple[str, str]]:
@@ -185,7 +188,7 @@ def text_of(hit: ShownHit) -> str | None:
 
 def _first_line(caption: str) -> str:
     line, _, more = caption.strip().partition("\n")
-    return f"{line} …" if more else line
+    return f"{line[:_CAPTION_WIDTH]} …" if more or len(line) > _CAPTION_WIDTH else line
 
 
 def _parts(hit: ShownHit) -> Mapping[str, float]:

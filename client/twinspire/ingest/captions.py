@@ -134,7 +134,7 @@ def _rows(path: Path, text: str) -> Iterator[tuple[str, str, Sequence[str]]]:
 def _column(row: Mapping[str, Any], names: Sequence[str], where: str) -> str:
     found = next((name for name in names if name in row), None)
     if found is None:
-        raise InputError(f"{where} has {', '.join(map(str, row)) or 'nothing'}: {_EXPECTED}")
+        raise InputError(f"{where} has the columns {', '.join(map(str, row)) or '(none)'}: {_EXPECTED}")
     return found
 
 
