@@ -8,6 +8,7 @@ and measuring wants them idle.
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ import typer
 from numpy.typing import NDArray
 
 from twinspire.bundle import Precision, Tower
-from twinspire.errors import InputError
+from twinspire.errors import InputError, TwinspireError
 from twinspire.towers import OpenVinoOptions, Provider
 from twinspire.towers.providers import open_session
 from twinspire_bench.load import interleaved
@@ -66,7 +67,10 @@ def make(
     require(Extra.EXPORT, "making the engines")
     if int8:
         require(Extra.QUANTIZE, "making int8 engines")
-    folder.mkdir(parents=True)
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError as error:
+        raise InputError(f"{folder} is there already: name a folder that is not") from error
     model = seeded_model(size, seed=seed, layers=layers)
     steps: dict[str, list[dict[str, Any]]] = {}
     for tower in Tower:
@@ -214,4 +218,7 @@ def _captions(count: int, length: int) -> NDArray[np.int32]:
 
 
 if __name__ == "__main__":
-    app()
+    try:
+        app()
+    except TwinspireError as error:
+        sys.exit(f"error: {error}")
