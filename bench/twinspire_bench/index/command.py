@@ -85,6 +85,7 @@ def show(record: Record) -> None:
         ["variant"],
         [
             "build s",
+            "of CPU",
             "predicted",
             "memory MiB",
             "of all",
@@ -100,6 +101,7 @@ def show(record: Record) -> None:
         table.add_row(
             name,
             figure(one["build_s"]),
+            figure(one["build_cpu_s"]),
             figure(one.get("predicted_build_s")),
             figure(None if memory is None else memory / 2**20),
             figure(None if memory is None else memory / found["flat_memory_bytes"]),

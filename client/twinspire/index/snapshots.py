@@ -211,8 +211,11 @@ class Snapshots:
         self._save(writer, ann, replace(row, rows=count))
 
     def _save(self, writer: Writer, ann: Ann, row: SnapshotRow) -> SnapshotRow:
-        numbers = [snapshot_number(path.name) or 0 for path in self._folder.iterdir()]
-        name = snapshot_name(1 + max(numbers, default=0))
+        with self._catalogue.view() as view:
+            now = view.snapshot()
+        # Never the name of one that is there or was just lost: readers know that one as damaged.
+        taken = [path.name for path in self._folder.iterdir()] + ([now.name] if now is not None else [])
+        name = snapshot_name(1 + max(snapshot_number(name) or 0 for name in taken))
         checksum = write_snapshot(ann, self._folder / name)
         row = replace(row, name=name, rows=len(ann), checksum=checksum)
         self._put(writer, row)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from twinspire.errors import IndexStoreError, InputError, TwinspireError
+from twinspire.index.ann.files import snapshot_problem
 from twinspire.index.catalogue import Catalogue
 from twinspire.index.failures import store_errors
 from twinspire.index.items import Item
@@ -29,8 +30,8 @@ def verify_index(path: str | os.PathLike[str]) -> VerifyReport:
     """Read everything of the index at `path`, as it is committed now, and name what is wrong; changes nothing.
 
     Checked are SQLite's file, every item, its words, that each row of the vector file is one item's or dead, the
-    checksum of the vector file, and that every item's vector is finite and of length 1. Raises nothing for damage:
-    that is what the report is for.
+    checksums of the vector file and the snapshot, and that every item's vector is finite and of length 1.
+    Raises nothing for damage: that is what the report is for.
     """
     folder = Path(path).absolute()
     try:
@@ -53,6 +54,7 @@ def _verified(folder: Path, catalogue: Catalogue, view: View) -> VerifyReport:
     problems = _found(folder, lambda: _vector_problems(folder, catalogue, view))
     for check in (_catalogue_problems, _row_problems, _item_problems):
         problems += _found(folder, partial(check, view))
+    problems += _found(folder, lambda: _snapshot_problems(folder, catalogue, view))
     return VerifyReport(folder, view.count_items(), view.commit.rows, list(dict.fromkeys(problems)))
 
 
@@ -119,6 +121,17 @@ def _vector_problems(folder: Path, catalogue: Catalogue, view: View) -> Iterator
                 good = np.abs(norms - 1) <= _TOLERANCE[catalogue.dtype]  # False for NaN
             bad += some[~good, 1].tolist()
     yield from _listed("items whose vector is not of length 1", sorted(bad))
+
+
+def _snapshot_problems(folder: Path, catalogue: Catalogue, view: View) -> Iterator[str]:
+    row = view.snapshot()
+    if row is None or not row.name:
+        return
+    problem = snapshot_problem(folder / row.name, row.checksum)
+    with catalogue.view() as now:
+        replaced = now.snapshot() != row  # and the file removed, since this view began
+    if problem is not None and not replaced:
+        yield f"{problem}; no item is lost, it is built anew when the index is next opened to write"
 
 
 def _listed(what: str, found: list[int]) -> Iterator[str]:

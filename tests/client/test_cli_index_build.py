@@ -1,0 +1,141 @@
+"""`twinspire index build` and `tune` as a user meets them; the towers are fake."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from twinspire.cli import index_build, main
+from twinspire.index import Index, Item, ItemKind
+
+SPACE, DIM, COUNT = "5" * 64, 16, 2_000
+
+
+class FakeClient:
+    """Encodes any text to a direction drawn from its length."""
+
+    def __init__(self, space: str = SPACE) -> None:
+        self.space = space
+
+    def __enter__(self) -> FakeClient:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def encode_text(self, texts: list[str]) -> NDArray[np.float32]:
+        """Draw."""
+        return np.concatenate([drawn(1, len(text)) for text in texts])
+
+
+def drawn(count: int, seed: int) -> NDArray[np.float32]:
+    """Draw unit vectors."""
+    vectors = np.random.default_rng(seed).standard_normal((count, DIM), dtype=np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """An index of 2,000 items."""
+    with Index.create(tmp_path / "index", space=SPACE, dim=DIM) as index:
+        index.add(drawn(COUNT, 0), [Item(f"/{n}.jpg", ItemKind.IMAGE) for n in range(COUNT)], space=SPACE)
+    return tmp_path / "index"
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    """Run `twinspire index` and return its status, output and errors."""
+    with pytest.raises(SystemExit) as ended:
+        main(["index", *map(str, arguments)])
+    output = capsys.readouterr()
+    return int(ended.value.code or 0), output.out, output.err
+
+
+def test_build_tells_what_it_takes_then_builds(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Memory and time are told first, then what it took; the index has the kind afterwards."""
+    status, out, _ = run(capsys, "build", folder, "--kind", "ivf,pq8x4", "--threads", 1)
+    assert status == 0
+    first, second = out.splitlines()
+    assert "ivf,pq8x4 over 2,000 items: about" in first
+    assert second.startswith("built in")
+    with Index.open(folder) as index:
+        snapshot = index.stats().snapshot
+    assert snapshot is not None
+    assert snapshot.kind == "ivf,pq8x4"
+
+
+def test_dry_run_builds_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`--dry-run` tells what auto is and what it takes, also while another process writes, and changes nothing."""
+    with Index.open(folder, mode="write") as index:
+        status, out, _ = run(capsys, "build", folder, "--dry-run", "--json")
+        assert index.stats().snapshot is None
+    assert status == 0
+    document = json.loads(out)
+    assert (document["kind"], document["items"], document["predicted_memory_bytes"]) == ("flat", COUNT, 0)
+
+
+def test_build_as_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`--json` prints one document with what was predicted and what it took."""
+    _, out, _ = run(capsys, "build", folder, "--kind", "ivf,sq8", "--json")
+    document = json.loads(out)
+    assert document["kind"] == "ivf,sq8"
+    assert document["file_bytes"] == pytest.approx(document["predicted_memory_bytes"], rel=0.2)
+
+
+@pytest.mark.parametrize("asked", ["items", "file", "text"])
+def test_tune_sets_the_effort(
+    asked: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The effort that is told is stored; it comes from items, from embeddings in a file, or from texts."""
+    monkeypatch.setattr(index_build, "open_client", lambda _: FakeClient())
+    np.save(tmp_path / "some.npy", drawn(50, 3))
+    (tmp_path / "some.txt").write_text("a beach\n\nein Hund am Strand\n")
+    options = {"items": [], "file": ["--queries", tmp_path / "some.npy"], "text": ["--queries", tmp_path / "some.txt"]}
+    run(capsys, "build", folder, "--kind", "ivf")
+    status, out, _ = run(capsys, "tune", folder, "--recall", "0.9", "--json", *options[asked])
+    assert status == 0
+    document = json.loads(out)
+    assert document["recall"] >= 0.9
+    assert document["queries"] == {"items": 1000, "file": 50, "text": 2}[asked]
+    with Index.open(folder) as index:
+        snapshot = index.stats().snapshot
+    assert snapshot is not None
+    assert snapshot.effort == document["effort"]
+    _, out, _ = run(capsys, "tune", folder, *options[asked])
+    assert "recall@10" in out
+    assert ("--queries to be sure" in out) == (asked == "items")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["build", "INDEX", "--kind", "lsh"], "'lsh' is not known"),
+        (["build", "INDEX", "--kind", "cagra"], "faiss-gpu-cuvs"),
+        (["build", "nowhere"], "there is no index"),
+        (["tune", "INDEX"], "searched exactly"),
+        (["tune", "INDEX", "--queries", "no.npy"], "cannot be read"),
+        (["tune", "INDEX", "--queries", "no.txt"], "cannot be read"),
+    ],
+)
+def test_what_cannot_be_done_is_told(
+    arguments: list[str], message: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Status 2 and a message that says what was wrong."""
+    status, _, err = run(capsys, *[str(folder) if word == "INDEX" else word for word in arguments])
+    assert status == 2
+    assert message in " ".join(err.split())
+
+
+def test_queries_of_another_space_are_refused(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Texts encoded by a bundle of another space cannot tune."""
+    monkeypatch.setattr(index_build, "open_client", lambda _: FakeClient("6" * 64))
+    (tmp_path / "some.txt").write_text("a beach\n")
+    run(capsys, "build", folder, "--kind", "ivf")
+    status, _, err = run(capsys, "tune", folder, "--queries", tmp_path / "some.txt")
+    assert status == 2
+    assert "cannot be compared" in " ".join(err.split())
