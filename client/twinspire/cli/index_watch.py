@@ -145,8 +145,10 @@ class _Teller:
             return
         if sys.stdout.isatty():
             typer.echo()  # behind the terminal's ^C
-        what = self._counted() or "nothing changed"
-        typer.echo(f"{what} while watching" if self._following else f"interrupted while catching up: {what}")
+        if self._following:
+            typer.echo(f"{self._counted() or 'nothing changed'} while watching")
+        else:
+            typer.echo("interrupted while catching up: the next start goes on from here")
         typer.echo(f"{printable(index)} holds {items:,} item{'' if items == 1 else 's'}")
 
     def __enter__(self) -> _Teller:

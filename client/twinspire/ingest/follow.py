@@ -24,7 +24,7 @@ from twinspire.ingest.reports import FailedPicture
 if TYPE_CHECKING:
     from twinspire.client import Client
 
-_CHUNK = 1024  # new pictures that are added before they are told
+_CHUNK = 512  # new pictures that are added before they are told
 
 
 class Happened(StrEnum):
