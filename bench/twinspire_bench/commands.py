@@ -13,12 +13,14 @@ from twinspire.errors import InputError
 from twinspire_bench.index.command import index
 from twinspire_bench.recall_command import recall
 from twinspire_bench.scenes.commands import app as scenes
+from twinspire_bench.search.command import search
 
 Value = TypeVar("Value", int, float)
 
 bench = typer.Typer(help="Measure speed and recall, and compare what was measured.", no_args_is_help=True)
 bench.command()(recall)
 bench.command()(index)
+bench.command()(search)
 
 
 def register(app: typer.Typer) -> None:

@@ -1,0 +1,167 @@
+"""How often queries find their picture, asked in several ways of several indexes; and what filters cost."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twinspire import Client, Index
+from twinspire.index import Item, ItemKind
+from twinspire.index.where import Where
+from twinspire.ingest.fusing import encode_captions, fuse
+from twinspire.queries import FusionWeights, Mode, Query, Searcher, Templates
+from twinspire_bench.recall import Ranking
+from twinspire_bench.search.material import NamedScene, SceneQuery, named_scenes, scene_queries
+
+K = 10
+CAPTION_WEIGHTS = (0.1, 0.3, 0.5)
+FILTER_SHARES = (1.0, 0.9, 0.5, 0.1, 0.01, 0.001)
+TEMPLATES = Templates(("{}", "a picture of {}", "a drawing of {}", "this shows {}"))
+_CHUNK = 256
+_FILTER_QUERIES = 16
+_FILTER_DIM = 128
+
+OnProgress: TypeAlias = Callable[[str, int, int], None]
+Groups: TypeAlias = dict[tuple[str, str], Ranking]
+"""By whether queries say the name (described, named) and by language."""
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A way to search: over the vectors of pictures alone or fused with their captions', and how it is asked."""
+
+    name: str
+    mode: Mode
+    caption_weight: float = 0.0
+    weights: FusionWeights | None = None
+    templates: Templates | None = None
+
+
+CONTESTANTS = (
+    Contestant("vectors", Mode.VECTOR),
+    Contestant("words", Mode.WORDS),
+    Contestant("fused ranks, all words as heavy as vectors", Mode.HYBRID, weights=FusionWeights(1, 1, 0)),
+    Contestant("fused ranks, no rare words", Mode.HYBRID, weights=FusionWeights(1, 0.25, 0)),
+    Contestant("hybrid", Mode.HYBRID),
+    Contestant("vectors, 4 templates", Mode.VECTOR, templates=TEMPLATES),
+    *(Contestant(f"vectors with captions {weight:g}", Mode.VECTOR, weight) for weight in CAPTION_WEIGHTS),
+    Contestant("hybrid with captions 0.3", Mode.HYBRID, 0.3),
+)
+
+
+def measure_search(
+    client: Client, *, count: int, seed: int, on_progress: OnProgress
+) -> tuple[dict[str, Groups], dict[str, float]]:
+    """Ask `count` named scenes all queries in every way.
+
+    Returns the rankings by contestant, and the median of the milliseconds that a query took, encoding left out. A
+    picture that is not among the first 10 has the last rank.
+    """
+    scenes = named_scenes(count, seed=seed)
+    queries = scene_queries(scenes, seed=seed)
+    pictures = _encoded(client, scenes, on_progress)
+    captions = encode_captions(client, [scene.caption.split("\n") for scene in scenes])
+    items = [Item(f"/pictures/{scene.file_name}", ItemKind.IMAGE, caption=scene.caption) for scene in scenes]
+    rankings: dict[str, Groups] = {}
+    times_ms: dict[str, float] = {}
+    with TemporaryDirectory(prefix="twinspire-bench-") as folder:
+        for weight in (0.0, *CAPTION_WEIGHTS):
+            vectors = fuse(pictures, captions, weight) if weight else pictures
+            with Index.create(Path(folder) / f"{weight:g}", space=client.space, dim=client.dim) as index:
+                index.add(vectors, items, space=client.space)
+                for contestant in CONTESTANTS:
+                    if contestant.caption_weight == weight:
+                        on_progress(contestant.name, len(rankings), len(CONTESTANTS))
+                        found, took_ms = _asked(client, index, contestant, queries)
+                        rankings[contestant.name] = _groups(queries, found, count)
+                        times_ms[contestant.name] = took_ms
+    on_progress("", len(CONTESTANTS), len(CONTESTANTS))
+    return {each.name: rankings[each.name] for each in CONTESTANTS}, times_ms
+
+
+def measure_filters(*, count: int, seed: int) -> list[dict[str, Any]]:
+    """Search `count` random vectors with filters that keep shares of them, and compare with a search by NumPy.
+
+    Gives, for each share, the items kept, the milliseconds of each query, and the share of queries with exactly NumPy's
+    ids.
+    """
+    generator = np.random.default_rng(seed)
+    vectors, queries = (_unit(generator, number) for number in (count, _FILTER_QUERIES))
+    marks = generator.permutation(count)  # a filter `mark < n` keeps n items, spread evenly
+    rows = []
+    with (
+        TemporaryDirectory(prefix="twinspire-bench-") as folder,
+        Index.create(Path(folder) / "index", space="0" * 64, dim=_FILTER_DIM) as index,
+    ):
+        for start in range(0, count, 10_000):
+            some = slice(start, start + 10_000)
+            items = [
+                Item(f"/{start + place}", ItemKind.TEXT, metadata={"mark": int(mark)})
+                for place, mark in enumerate(marks[some])
+            ]
+            index.add(vectors[some], items, space=index.space)
+        for share in FILTER_SHARES:
+            kept = max(1, round(share * count))
+            where = Where(f"mark < {kept}") if share < 1 else None
+            index.search(queries[:1], k=K, space=index.space, where=where)
+            took_ms, same = [], []
+            for query in queries:
+                start_s = time.perf_counter()
+                (hits,) = index.search(query[None], k=K, space=index.space, where=where)
+                took_ms.append(1e3 * (time.perf_counter() - start_s))
+                scores = np.where(marks < kept, vectors @ query, -np.inf)
+                same.append([hit.id for hit in hits] == np.argsort(-scores, kind="stable")[: min(K, kept)].tolist())
+            rows.append({"share": share, "kept": kept, "latency_ms": took_ms, "exact": float(np.mean(same))})
+    return rows
+
+
+def _encoded(client: Client, scenes: Sequence[NamedScene], on_progress: OnProgress) -> NDArray[np.float32]:
+    parts = []
+    for start in range(0, len(scenes), _CHUNK):
+        on_progress("pictures", start, len(scenes))
+        parts.append(client.encode_images([named.scene.draw() for named in scenes[start : start + _CHUNK]]))
+    on_progress("pictures", len(scenes), len(scenes))
+    return np.concatenate(parts)
+
+
+def _asked(
+    client: Client, index: Index, contestant: Contestant, queries: Sequence[SceneQuery]
+) -> tuple[list[int], float]:
+    """Return the rank of each query's picture, 0 where it is not found, and the median milliseconds."""
+    searcher = Searcher(client, index, weights=contestant.weights, templates=contestant.templates)
+    asked = [Query.text(query.text) for query in queries]
+    if contestant.mode is not Mode.WORDS:
+        for query in asked:
+            searcher.search(query, 1, mode=Mode.VECTOR)  # now its vector is known
+    ranks, took_ms = [], []
+    for query, meant in zip(asked, queries, strict=True):
+        start_s = time.perf_counter()
+        answer = searcher.search(query, K, mode=contestant.mode)
+        took_ms.append(1e3 * (time.perf_counter() - start_s))
+        ranks.append(next((rank for rank, hit in enumerate(answer.hits, 1) if hit.id == meant.picture), 0))
+    return ranks, float(np.median(took_ms))
+
+
+def _groups(queries: Sequence[SceneQuery], ranks: Sequence[int], count: int) -> Groups:
+    members: dict[tuple[str, str], list[tuple[int, int]]] = {}
+    for query, rank in zip(queries, ranks, strict=True):
+        key = ("named" if query.named else "described", query.language.value)
+        members.setdefault(key, []).append((query.picture, rank or count))
+    return {key: _ranking(some, count) for key, some in members.items()}
+
+
+def _ranking(pairs: Sequence[tuple[int, int]], count: int) -> Ranking:
+    pictures, ranks = (np.array(column, np.int64) for column in zip(*pairs, strict=True))
+    return Ranking(ranks, 1 / ranks, pictures, count)
+
+
+def _unit(generator: np.random.Generator, count: int) -> NDArray[np.float32]:
+    vectors = generator.normal(size=(count, _FILTER_DIM)).astype(np.float32)
+    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float32)
