@@ -70,11 +70,11 @@ class Client:
     ) -> Client:
         """Run a bundle's engines in this process; see `LocalTowers` for the arguments and what they raise.
 
-        `bundle` is one that was opened or the path of one (then BundleError where it is not intact). To compute an
-        fp32 engine in bf16: `providers="openvino"` and
+        `bundle` is one that was opened or the path of one (then BundleError where it is not intact; InputError for
+        anything else). To compute an fp32 engine in bf16: `providers="openvino"` and
         `openvino=OpenVinoOptions(inference_precision=InferencePrecision.BF16)`.
         """
-        opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+        opened = _opened(bundle)
         towers = LocalTowers(
             opened, precision=precision, providers=providers, threads=threads, streams=streams, openvino=openvino
         )
@@ -101,7 +101,7 @@ class Client:
         texts and pictures are prepared here. See `TritonTowers` for the other arguments and what they raise;
         SpaceMismatchError where the server's models are of another space.
         """
-        opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+        opened = _opened(bundle)
         towers = TritonTowers(
             url,
             opened,
@@ -204,6 +204,15 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _opened(bundle: Bundle | str | os.PathLike[str]) -> Bundle:
+    """Return the bundle, opened where its path came."""
+    if isinstance(bundle, Bundle):
+        return bundle
+    if not isinstance(bundle, str | os.PathLike):
+        raise InputError(f"a bundle must be a Bundle or the path of one, got {bundle!r}. The sample: sample_bundle()")
+    return Bundle.open(bundle)
 
 
 def _check_on_error(on_error: str) -> None:

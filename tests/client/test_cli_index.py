@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -76,6 +77,11 @@ def write_captions(path: Path) -> None:
     """Write a caption for every picture but the last."""
     lines = [f"{name}.png,{words}" for name, words in zip(("a", "b", "c"), WORDS, strict=False)]
     path.write_text("\n".join(["file,caption", *lines]) + "\n")
+
+
+def test_the_version_is_told(run: Run) -> None:
+    """`twinspire --version` names the product and the installed version."""
+    assert run("--version") == Ran(0, f"twinspire {version('twinspire')}\n", "")
 
 
 def test_captions_and_texts_are_added_and_counted(run: Run, tmp_path: Path) -> None:

@@ -154,6 +154,15 @@ def test_bad_pictures_can_be_left_out(client: Client, files: list[Path]) -> None
     assert [str(error) for error in errors] == [str(error) for error in left_out]
 
 
+def test_what_is_no_bundle_is_refused() -> None:
+    """None, as of a function that found nothing, is an InputError that says what was expected."""
+    nothing: Any = None
+    with pytest.raises(InputError, match="must be a Bundle or the path of one, got None"):
+        Client.local(nothing)
+    with pytest.raises(InputError, match="must be a Bundle or the path of one, got None"):
+        Client.connect("localhost:1", nothing)
+
+
 def test_nothing_gives_no_rows(client: Client) -> None:
     """No texts, no pictures, and only bad pictures left out give (0, D) and (0, S, S, 3)."""
     assert client.encode_text([]).shape == client.encode_images([]).shape == (0, client.dim)

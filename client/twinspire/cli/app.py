@@ -9,7 +9,9 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import entry_points
+from importlib.metadata import version as installed_version
 from types import FrameType
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -33,12 +35,27 @@ def application() -> typer.Typer:
         pretty_exceptions_enable=False,
         add_completion=False,
     )
+
+    @app.callback()
+    def options(
+        version: Annotated[
+            bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)
+        ] = False,
+    ) -> None:
+        pass
+
     app.add_typer(index.app, name="index")
     app.command("search")(search.search)
     app.command("classify")(classify.classify)
     for entry_point in sorted(entry_points(group="twinspire.commands"), key=lambda entry: entry.name):
         entry_point.load()(app)
     return app
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"twinspire {installed_version('twinspire')}")
+        raise typer.Exit
 
 
 def main(arguments: list[str] | None = None) -> None:
