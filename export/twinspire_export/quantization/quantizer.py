@@ -39,7 +39,7 @@ Feed = Mapping[str, NDArray[Any]]
 """An engine's inputs by name, one sample."""
 
 DEFAULT_RECIPE = Int8Recipe(left_out=(Kind.ATTENTION_SCORES, Kind.PROJECTION))
-"""The best of a search on ViT-B/32 with seeded weights (bench/LOG.md): what it leaves out takes no time that could be
+"""What a search on ViT-B/32 with seeded weights gave (its trials were not kept; bench/LOG.md): what it leaves out takes no time that could be
 measured, and a third of the error; ranges without clipping also fit pictures of another kind."""
 
 DEFAULT_RECIPES: Mapping[Tower, Int8Recipe] = {Tower.IMAGE: DEFAULT_RECIPE, Tower.TEXT: DEFAULT_RECIPE}
