@@ -1,0 +1,191 @@
+"""`twinspire search` with sums, filters, rules and words; the towers are fake, the index is real."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from twinspire.cli import main
+from twinspire.index import Index, Item, ItemKind
+
+COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
+SPACE = "5" * 64
+
+
+class FakeClient:
+    """Understands colours, as texts and as pictures."""
+
+    space = SPACE
+
+    def __enter__(self) -> FakeClient:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def encode_text(self, texts: Any) -> NDArray[np.float32]:
+        """Return (N, 3) float32."""
+        grey = np.array([1, 1, 1])
+        return _unit([sum((np.array(rgb) for name, rgb in COLOURS.items() if name in text), grey) for text in texts])
+
+    def encode_images(self, items: Any) -> NDArray[np.float32]:
+        """Return (N, 3) float32, the mean colours."""
+        rows = []
+        for item in items:
+            with Image.open(item) as image:
+                rows.append(np.asarray(image.convert("RGB")).reshape(-1, 3).mean(axis=0))
+        return _unit(rows)
+
+
+def _unit(rows: Any) -> NDArray[np.float32]:
+    array = np.array(rows, np.float64)
+    return np.asarray(array / np.linalg.norm(array, axis=1, keepdims=True), np.float32)
+
+
+class Ran(NamedTuple):
+    """What a command did."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def names(self) -> list[str]:
+        """The hits' file names, from the lines of a pipe."""
+        return [line.split("\t")[1].rpartition("/")[2] for line in self.out.splitlines()]
+
+
+Run = Callable[..., Ran]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+    """Run `twinspire search idx` in a folder with an index of four pictures and a text."""
+    colours = {"red": (250, 9, 9), "green": (9, 250, 9), "blue": (9, 9, 250), "purple": (180, 9, 180)}
+    items = []
+    for number, (name, colour) in enumerate(colours.items()):
+        Image.new("RGB", (8, 8), colour).save(tmp_path / f"{name}.png")
+        metadata = {"year": 2020 + number, "in_stock": number % 2 == 0}
+        caption = f"a {name} thing at Sunny Bay" if number < 2 else "红色的汽车" if number == 2 else None
+        items.append(Item(str(tmp_path / f"{name}.png"), ItemKind.IMAGE, caption=caption, metadata=metadata))
+    items.append(Item("notes.txt#1", ItemKind.TEXT, caption="some words"))
+    with Index.create(tmp_path / "idx", space=SPACE, dim=3) as index:
+        index.add(_unit([*colours.values(), (100, 100, 100)]), items, space=SPACE)
+
+    def run_main(*arguments: object) -> Ran:
+        with pytest.raises(SystemExit) as ended:
+            main(["search", "idx", *map(str, arguments)])
+        sys.stdout.flush()
+        return Ran(int(ended.value.code or 0), *capfd.readouterr())
+
+    monkeypatch.setattr("twinspire.cli.search.open_client", lambda bundle: FakeClient())
+    monkeypatch.chdir(tmp_path)
+    return run_main
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ['"red" + blue.png', "--mode", "vector"],
+        ["red", "-i", "blue.png", "--mode", "vector"],
+        ["red", "--add", "blue", "--mode", "vector"],
+        ["--add", "red", "--add", "0.8 * blue.png", "--mode", "vector"],
+    ],
+)
+def test_a_sum_finds_what_is_both(run: Run, arguments: list[str]) -> None:
+    """Red and blue make purple, in whatever way it is written."""
+    assert run(*arguments).names[0] == "purple.png"
+
+
+def test_what_is_taken_away_goes_to_the_end(run: Run) -> None:
+    """A text less another, in the text or by --minus."""
+    assert run('"red" - "blue"', "--mode", "vector").names[-1] == "blue.png"
+    assert run("red", "--minus", "blue", "--mode", "vector").names[-1] == "blue.png"
+
+
+def test_filters_kinds_boosts_and_pins_reach_the_search(run: Run) -> None:
+    """Each option changes the hits as it says."""
+    assert run("red", "--where", "year > 2021").names == ["purple.png", "blue.png"]
+    assert run("red", "--kind", "text").names == ["notes.txt#1"]
+    assert run("red", "--boost", "year = 2021:5", "--mode", "vector").names[0] == "green.png"
+    assert run("red", "--boost", "year = 2020:-5", "--mode", "vector").names[-1] == "red.png"
+    assert run("red", "--pin", "in_stock = true and year = 2022", "-k", 2, "--mode", "vector").names == [
+        "blue.png",
+        "red.png",
+    ]
+    assert run("red", "--min-score", "0.9", "--mode", "vector").names == ["red.png"]
+    assert run("red", "--diversify", "1", "-k", 2, "--mode", "vector").names[0] == "red.png"
+
+
+def test_words_and_phrases_find_captions(run: Run) -> None:
+    """A quoted phrase must be there; Chinese captions are found by words of two characters."""
+    assert sorted(run('"sunny bay"').names) == ["green.png", "red.png"]
+    assert run('"汽车"').names == ["blue.png"]
+    assert run("汽车", "--mode", "words").names == ["blue.png"]
+    ran = run('"zorblatt"')
+    assert (ran.status, ran.out) == (0, "")
+    assert ran.err.startswith('note: no caption or file name has "zorblatt"')
+
+
+def test_synonyms_and_templates_are_files(run: Run, tmp_path: Path) -> None:
+    """Both are read from where they are said to be."""
+    (tmp_path / "synonyms.txt").write_text("automobile => 汽车\n", encoding="utf-8")
+    (tmp_path / "templates.txt").write_text("blue {}\n")
+    assert run("automobile", "--mode", "words", "--synonyms", "synonyms.txt").names == ["blue.png"]
+    assert run("thing", "--mode", "vector", "--templates", "templates.txt").names[0] == "blue.png"
+
+
+def test_json_csv_and_lines_show_the_same(run: Run) -> None:
+    """The same hits in every form; JSON says what was asked, by which side, and what the scores are made of."""
+    asked = ['"red thing" + 0.5 * blue.png', "--boost", "year > 2020:0.1", "--where", "id < 4"]
+    names = run(*asked).names
+    document = json.loads(run(*asked, "--json").out)
+    rows = list(csv.DictReader(io.StringIO(run(*asked, "--csv").out, newline="")))
+    assert [Path(hit["uri"]).name for hit in document["hits"]] == names == [Path(row["uri"]).name for row in rows]
+    assert document["mode"] == "hybrid"
+    assert document["where"] == "id < 4"
+    texts = [(part.get("text"), part["weight"]) for part in document["query"]["sum"]]
+    assert texts == [("red thing", 1), (None, 0.5)]
+    boosted = next(hit for hit in document["hits"] if hit["metadata"]["year"] > 2020)
+    assert boosted["parts"]["boost year > 2020"] == 0.1
+    assert json.loads(run("red", "--where", "year > 3000", "--json").out)["notes"] == [
+        "the filter keeps none of the 5 items"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--minus", "red"], "something to look for"),
+        (['"red" + nowhere.png'], "there is no picture file nowhere.png"),
+        (['"red" + blue'], "a text in quotes or the name of a picture"),
+        (["red", "--where", "year >"], "the filter ends here"),
+        (["red", "--kind", "photo"], "expected image or text"),
+        (["red", "--mode", "fuzzy"], "expected auto, vector, words, hybrid"),
+        (["red", "--boost", "year > 2000"], "a filter, a colon and what the score gains"),
+        (["red", "--pin", "year"], "the filter ends here"),
+        (["red", "--diversify", "2"], "expected 0, as they come, to 1"),
+        (["red", "--min-score", "nan"], "expected a finite number"),
+        (["red", "--templates", "nowhere.txt"], "cannot be read from nowhere.txt"),
+        (["red", "--synonyms", "red.png"], "is not UTF-8"),
+        (["-i", "red.png", "--mode", "words"], "the query has none"),
+        (["red", "--json", "--csv"], "both came"),
+        (["red", "--minus", "red"], "cancel out"),
+    ],
+)
+def test_search_refuses_what_it_cannot_do(run: Run, arguments: list[str], says: str) -> None:
+    """Status 2, one message, no hits."""
+    ran = run(*arguments)
+    assert ran.status == 2
+    assert says in ran.err.replace("\n", " ")
+    assert ran.out == ""
