@@ -326,6 +326,9 @@ def test_no_hits_are_explained(index: Index, client: FakeClient, tmp_path: Path)
     """An empty answer says why: the index, the filter, the kind or the phrase."""
     searcher = Searcher(client, index)
     assert searcher.search("car", where="year > 3000").notes == ("the filter keeps none of the 44 items",)
+    assert searcher.search("car", where="yaer > 2000 or year > 3000").notes == (
+        "the filter keeps none of the 44 items: none has the key yaer",
+    )
     assert (
         searcher.search('"zorblatt" car', where="year = 2001")
         .notes[0]

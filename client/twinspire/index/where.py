@@ -35,19 +35,21 @@ class Where:
     """A filter over the items of an index; the module says what its text may be.
 
     `sql` is an expression over the table `items`, in which every literal and every path into the metadata is one of
-    `parameters`, in order. Both come of `text` alone. Raises `InputError`, which shows the place, for a text that is
-    no filter.
+    `parameters`, in order; `keys` are the metadata's keys in it, in backticks. All come of `text` alone. Raises
+    `InputError`, which shows the place, for a text that is no filter.
     """
 
     text: str
     sql: str = field(init=False, compare=False, repr=False)
     parameters: tuple[Parameter, ...] = field(init=False, compare=False, repr=False)
+    keys: tuple[str, ...] = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        sql, parameters = compiled(self.text)
+        sql, parameters, keys = compiled(self.text)
         _require_runnable(sql, parameters)
         object.__setattr__(self, "sql", sql)
         object.__setattr__(self, "parameters", parameters)
+        object.__setattr__(self, "keys", keys)
 
     @classmethod
     def parse(cls, text: str) -> Where:

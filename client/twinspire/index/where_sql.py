@@ -45,12 +45,14 @@ _TIMES = ("added_at", "changed_at")
 _SAID = {_Type.TEXT: "text in quotes", _Type.NUMBER: "a number", _Type.TRUTH: "true or false"}
 
 
-def compiled(text: str) -> Sql:
-    """Return a filter as an expression over the table `items`, and what is bound in it.
+def compiled(text: str) -> tuple[str, tuple[Parameter, ...], tuple[str, ...]]:
+    """Return a filter as an expression over the table `items`, what is bound in it, and the metadata's keys in it.
 
-    Raises `InputError`, which shows the place.
+    Keys are written as a filter has them. Raises `InputError`, which shows the place.
     """
-    return _Compiler(text).compile()
+    compiler = _Compiler(text)
+    sql, parameters = compiler.compile()
+    return sql, parameters, tuple(compiler.keys)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,7 @@ class _Compiler:
 
     def __init__(self, text: str) -> None:
         self._text = text
+        self.keys: dict[str, None] = {}
         self._conditions: dict[str, Callable[[Any], Sql]] = {
             "compared": self._compared,
             "member": self._member,
@@ -189,6 +192,7 @@ class _Compiler:
                 keys = keys[1:]
             elif keys[0] in COLUMNS:
                 raise self._wrong(tokens[0], f"{keys[0]} is a column: a key of that name is metadata.{'.'.join(keys)}")
+        self.keys[".".join(f"`{key}`" for key in keys)] = None
         return _Field(None, "$" + "".join(f'."{key}"' for key in keys), tokens[0])
 
     def _value(self, token: Token, subject: _Field) -> _Value:

@@ -150,8 +150,11 @@ class Searcher:
         """Say why there are no hits."""
         allowed = self._index.allowed(wish.kind, wish.where)
         if allowed is not None and not allowed.any():
-            what = f"items of kind {wish.kind}" if wish.kind is not None and wish.where is None else "items"
-            return [f"the filter keeps none of the {searched:,} {what}" if wish.where else f"there are no {what}"]
+            if wish.where is None:
+                return [f"there are no items of kind {wish.kind}"]
+            unknown = [key for key in wish.where.keys if not self._is_known(key)]
+            said = f": none has the key {' or '.join(unknown).replace('`', '')}" if unknown else ""
+            return [f"the filter keeps none of the {searched:,} items{said}"]
         kept = " that the filter keeps" if allowed is not None else ""
         if sides.phrases:
             said = " and ".join(f'"{phrase}"' for phrase in sides.phrases)
@@ -159,6 +162,10 @@ class Searcher:
         if sides.vector is None:
             return [f"no caption or file name{kept} has a word of the query"]
         return [f"no hit has a score of {wish.min_score:g}"] if wish.min_score is not None else []
+
+    def _is_known(self, key: str) -> bool:
+        having = self._index.allowed(None, Where(f"metadata.{key} exists"))
+        return having is None or bool(having.any())
 
 
 def _filter(where: Where | str | None) -> Where | None:
