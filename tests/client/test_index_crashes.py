@@ -1,4 +1,4 @@
-"""What an index is after a crash: a power cut at every point of every change, and a writer killed 200 times.
+"""What an index is after a crash: a power cut at every point of every change, a writer killed 200 times, a full disk.
 
 A change is drawn from a seed and made twice: on the index, and on a plain dict, the model. After each crash the
 folder is read by hand (sqlite3 and numpy) and has to be the model before or after the change that was under way.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import resource
 import shutil
 import signal
 import sqlite3
@@ -25,6 +26,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from twinspire.errors import IndexStoreError
 from twinspire.index import Index, Item, ItemKind, disk, verify_index
 
 SPACE = "5" * 64
@@ -313,15 +315,61 @@ def test_a_writer_killed_200_times_keeps_every_change_that_returned(tmp_path: Pa
     """After SIGKILL at a random moment, the change under way is whole or undone, and all before it are there."""
     folder = tmp_path / "index"
     Index.create(folder, space=SPACE, dim=DIM).close()
-    program = (
-        f"import sys; sys.path[:0] = [{str(ROOT / 'client')!r}, {str(Path(__file__).parent)!r}]\n"
-        "from pathlib import Path\nimport test_index_crashes as t\n"
-        f"t.kill_again_and_again(Path({str(folder)!r}), 200)"
-    )
-    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}  # forked: there should be one thread
-    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300, env=environment)
-    assert ran.returncode == 0, ran.stderr
-    hit = json.loads(ran.stdout)
+    hit = run_here("kill_again_and_again", folder, 200)
     print(hit)
     assert hit["acknowledged"] > 200
     assert min(hit[name] for name in ("add", "remove", "replace", "rename", "compact")) > 5
+
+
+def change_on_disks_that_fill_up(folder: Path) -> None:
+    """Make each change with room for ever larger files until it succeeds; prints how often each failed first."""
+    _, unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    model, next_id = Model(), 0
+    failed = Counter[str]()
+    with Index.open(folder, mode="write") as index, Index.open(folder) as reader:
+        for number, name in enumerate(["add", "add", "remove", "replace", "compact", "rename", "add"]):
+            step = draw(model, next_id, number, name)
+            remember(step.after)
+            size = 0
+            while True:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (size, unlimited))
+                try:
+                    step.run(index)
+                except IndexStoreError as error:
+                    said = str(error)
+                else:
+                    break
+                finally:
+                    resource.setrlimit(resource.RLIMIT_FSIZE, (unlimited, unlimited))
+                failed[name] += 1
+                assert "Make room" in said or "neither full nor failing" in said, said
+                assert len(reader) == len(index) == len(model)
+                assert reader.verify().problems == []
+                size += 1500 + size // 4  # faster than SQLite's log grows by the attempts
+            model, next_id = step.after, step.next_id
+            assert len(reader) == len(model)
+    check_after_crash(folder, [model], "at the end")
+    print(json.dumps(failed))
+
+
+def test_a_full_disk_undoes_the_change_and_says_so(tmp_path: Path) -> None:
+    """Whichever write finds no room, of vectors or catalogue, nothing is lost, and the change can be repeated."""
+    folder = tmp_path / "index"
+    Index.create(folder, space=SPACE, dim=DIM).close()
+    failed = run_here("change_on_disks_that_fill_up", folder)
+    print(failed)
+    assert min(failed[name] for name in ("add", "remove", "replace", "rename", "compact")) > 0
+
+
+def run_here(function: str, folder: Path, *arguments: int) -> dict[str, int]:
+    """Run a function of this file in a process of its own and return what it prints."""
+    program = (
+        f"import sys; sys.path[:0] = [{str(ROOT / 'client')!r}, {str(Path(__file__).parent)!r}]\n"
+        "from pathlib import Path\nimport test_index_crashes as t\n"
+        f"t.{function}(Path({str(folder)!r}), *{arguments!r})"
+    )
+    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}  # it may fork: there should be one thread
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, env=environment)
+    assert ran.returncode == 0, ran.stderr
+    found: dict[str, int] = json.loads(ran.stdout)
+    return found
