@@ -39,8 +39,8 @@ Feed = Mapping[str, NDArray[Any]]
 """An engine's inputs by name, one sample."""
 
 DEFAULT_RECIPE = Int8Recipe(left_out=(Kind.ATTENTION_SCORES, Kind.PROJECTION))
-"""What a search on ViT-B/32 with seeded weights gave (its trials were not kept; bench/LOG.md): what it leaves out takes no time that could be
-measured, and a third of the error; ranges without clipping also fit pictures of another kind."""
+"""What a search on ViT-B/32 with seeded weights gave; its trials were not kept (bench/LOG.md). What it leaves out
+takes no time that could be measured, and a third of the error; ranges without clipping also fit other pictures."""
 
 DEFAULT_RECIPES: Mapping[Tower, Int8Recipe] = {Tower.IMAGE: DEFAULT_RECIPE, Tower.TEXT: DEFAULT_RECIPE}
 
