@@ -24,8 +24,11 @@ from twinspire.towers.streams import Streams
 _log = logging.getLogger("twinspire")
 
 # Throughput is flat from here on, memory is not: ViT-B/32 holds about 5 MB of activations a picture.
-IMAGE_BATCH = 32
-TEXT_BATCH = 64
+BATCH = {Tower.IMAGE: 32, Tower.TEXT: 64}
+"""How many pictures or texts a run takes at most."""
+PROCESSOR_BATCH = {Tower.IMAGE: 8, Tower.TEXT: 16}
+"""On a processor, whose caches then hold what goes from operator to operator: ViT-B/32 int8 on 2 EPYC cores, a stream
+each, encodes 80 images/s by 8, 75 by 16; 623 texts/s by 16, 604 by 64."""
 
 _INPUT = {Tower.IMAGE: "image", Tower.TEXT: "input_ids"}
 _INPUT_TYPE = {Tower.IMAGE: "tensor(uint8)", Tower.TEXT: "tensor(int32)"}
@@ -70,7 +73,9 @@ class LocalTowers:
         self._calls = itertools.count()
         self._vocabulary_size = vocabulary_size(bundle.tokenizer_path)
         self._sessions, self.runtime = self._open(parse_provider(providers), parse_precision(precision))
-        self._batches = fitted_batches if self.runtime.provider is Provider.CPU else text_batches
+        on_processor = self.runtime.provider is Provider.CPU
+        self._most = PROCESSOR_BATCH if on_processor else BATCH
+        self._batches = fitted_batches if on_processor else text_batches
         self._streams = Streams(self.runtime.streams)
 
     @property
@@ -89,7 +94,7 @@ class LocalTowers:
         return self._bundle.text.context_length
 
     def encode_images(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Encode (N, S, S, 3) uint8 RGB to (N, D) float32, L2-normalised, in batches of 32; N may be 0.
+        """Encode (N, S, S, 3) uint8 RGB to (N, D) float32, L2-normalised; N may be 0.
 
         Raises InputError for another dtype or shape, EngineError where the engine fails or gives no unit
         vectors.
@@ -97,7 +102,7 @@ class LocalTowers:
         check_images(images, size=self._bundle.image.size)
         embeddings = np.empty((len(images), self.dim), np.float32)
         with self._streams.call() as alone:
-            size = self._streams.part_size(len(images), most=IMAGE_BATCH, alone=alone)
+            size = self._streams.part_size(len(images), most=self._most[Tower.IMAGE], alone=alone)
             starts = range(0, len(images), size)
             whole = alone and len(starts) == 1
 
@@ -123,7 +128,7 @@ class LocalTowers:
         )
         embeddings = np.empty((len(sequences), self.dim), np.float32)
         with self._streams.call() as alone:
-            size = self._streams.part_size(len(sequences), most=TEXT_BATCH, alone=alone)
+            size = self._streams.part_size(len(sequences), most=self._most[Tower.TEXT], alone=alone)
             batches = list(self._batches(sequences, text, batch=size))
             whole = alone and len(batches) == 1
 

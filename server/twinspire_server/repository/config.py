@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 from twinspire.bundle import Bundle, Padding, Precision, Tower
 from twinspire.towers.buckets import BUCKETS
-from twinspire.towers.local import IMAGE_BATCH, TEXT_BATCH
+from twinspire.towers.local import BATCH
 from twinspire_server.repository.settings import Accelerator, Device, RepositoryRuntime, ServingOptions
 
 RAGGED = "ragged"
 SHORT_LENGTH = 32
 """90% of COCO's captions fit 16 tokens: what a runtime of few fixed shapes is given beside the context."""
 
-MAX_BATCH = {Tower.IMAGE: IMAGE_BATCH, Tower.TEXT: TEXT_BATCH}
+MAX_BATCH = BATCH
 
 
 @dataclass(frozen=True)
