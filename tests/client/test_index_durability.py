@@ -230,6 +230,56 @@ def test_an_add_that_fails_leaves_the_index_usable(
     assert (path / "vectors-1.f32").stat().st_size == 64 + 60 * DIM * 4
 
 
+@pytest.mark.parametrize("step", ["create", "write_at", "truncate", "sync", "sync_folder", "remove", "commit"])
+@pytest.mark.parametrize("change", ["remove", "update", "compact"])
+def test_a_change_that_fails_leaves_the_index_usable(
+    path: Path, monkeypatch: pytest.MonkeyPatch, change: str, step: str
+) -> None:
+    """Whichever step fails, nothing has changed for writer or reader, and the same change works afterwards."""
+    changes: dict[str, Callable[[Index], object]] = {
+        "remove": lambda index: index.remove([1, 2]),
+        "update": lambda index: index.update(3, embedding=vectors(99, 100)[0], space=SPACE, caption="new"),
+        "compact": lambda index: index.compact(),
+    }
+    with Index.open(path, mode="write") as index, Index.open(path) as reader:
+        index.remove([0])
+        before, generation = reader.get(range(1, 50)), reader.generation
+        with monkeypatch.context() as broken:
+            broken.setattr(disk, step, fail_with(OSError(5, "Input/output error")))
+            failure = ""
+            try:
+                changes[change](index)
+            except IndexStoreError as error:  # a change does not need every step
+                failure = str(error)
+        assert reader.generation == generation + (not failure)
+        if failure:
+            assert "Input/output error" in failure
+            assert reader.get(range(1, 50)) == before
+        changes[change](index)
+        assert index.verify().problems == []
+        hits = index.search(vectors(4, 50), k=1, space=SPACE)
+        assert [found[0].id for found in hits] == list(range(4, 50))
+    with Index.open(path, mode="write"):
+        assert len(list(path.glob("vectors-*"))) == 1
+
+
+def test_of_two_that_make_an_index_at_once_one_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second to finish is refused with what to do; the index of the first stays, and nothing else."""
+    folder, rename = tmp_path / "index", disk.rename
+
+    def late(old: Path, new: Path) -> None:
+        monkeypatch.setattr(disk, "rename", rename)
+        Index.create(folder, space=SPACE, dim=DIM).close()
+        rename(old, new)
+
+    monkeypatch.setattr(disk, "rename", late)
+    with pytest.raises(IndexStoreError, match="another process put something there meanwhile"):
+        Index.create(folder, space=SPACE, dim=DIM + 1)
+    with Index.open(folder) as index:
+        assert index.dim == DIM
+    assert [file.name for file in tmp_path.iterdir()] == ["index"]
+
+
 def run(code: str) -> subprocess.CompletedProcess[str]:
     """Run Python code in another process, this file importable as `t`."""
     preamble = (
