@@ -17,16 +17,19 @@ if TYPE_CHECKING:
     from twinspire.bundle import Bundle
     from twinspire.client import Client
     from twinspire.index import Index
+    from twinspire.queries import Query, Searcher
     from twinspire.sample import sample_bundle
     from twinspire.towers import LocalTowers, TritonTowers
 
-__all__ = ["Bundle", "Client", "Index", "LocalTowers", "TritonTowers", "sample_bundle"]
+__all__ = ["Bundle", "Client", "Index", "LocalTowers", "Query", "Searcher", "TritonTowers", "sample_bundle"]
 
 _HOMES = {
     "Bundle": "twinspire.bundle",
     "Client": "twinspire.client",
     "Index": "twinspire.index",
     "LocalTowers": "twinspire.towers",
+    "Query": "twinspire.queries",
+    "Searcher": "twinspire.queries",
     "TritonTowers": "twinspire.towers",
     "sample_bundle": "twinspire.sample",
 }
