@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from twinspire.errors import InputError
+from twinspire.errors import InputError, TwinspireError
 from twinspire.index import Index, Item, ItemKind, VectorType
 from twinspire.index.where import Where
 
@@ -86,6 +86,53 @@ def test_what_is_no_item_is_refused(index: Index) -> None:
     with pytest.raises(InputError, match=r"at position 1 is 'b\.jpg'"):
         index.add(unit(2), [Item("/a", ItemKind.IMAGE), "b.jpg"], space=SPACE)  # type: ignore[list-item]
     assert len(index) == 30
+
+
+def test_what_is_no_filter_is_refused(index: Index) -> None:
+    """A str in place of a `Where` or an `ItemKind` is an InputError that says how to make one."""
+    for call in (
+        lambda: index.search(unit(1), space=SPACE, where="n = 1"),  # type: ignore[arg-type]
+        lambda: index.search_words("no", where="n = 1"),  # type: ignore[arg-type]
+        lambda: index.allowed(where="n = 1"),  # type: ignore[arg-type]
+        lambda: index.matching([1], "n = 1"),  # type: ignore[arg-type]
+        lambda: index.remove_where("n = 1"),  # type: ignore[arg-type]
+        lambda: index.search(unit(1), space=SPACE, kind="image"),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(InputError, match=r"must be an? (Where|ItemKind)"):
+            call()
+    for ids in ("12", [1.5], [True], [-1], 5):
+        with pytest.raises(InputError, match="whole number"):
+            index.get(ids)  # type: ignore[arg-type]
+    assert len(index) == 30
+
+
+def test_an_update_that_cannot_be_is_refused(index: Index) -> None:
+    """Another's content hash, a vector without its space, of another space or length, and what no item may have."""
+    before = index.get([3])
+    with pytest.raises(InputError, match=r"the item 6 \(/p/6\.jpg\) has it"):
+        index.update(3, content_hash="h6")
+    for change, error in (
+        ({"embedding": unit(1)[0]}, "needs the space"),
+        ({"embedding": unit(1)[0], "space": "6" * 64}, "cannot be compared"),
+        ({"embedding": unit(1)[0] * 2, "space": SPACE}, "has length 2"),
+        ({"embedding": unit(2), "space": SPACE}, "one embedding, got 2"),
+        ({"uri": ""}, "non-empty str"),
+        ({"metadata": {"x": float("nan")}}, "what JSON can hold"),
+    ):
+        with pytest.raises(TwinspireError, match=error):
+            index.update(3, **change)  # type: ignore[arg-type]
+    assert index.get([3]) == before
+    assert index.update(3, content_hash="h4").content_hash == "h4"  # of a picture, while 3 is a text
+    assert index.update(3, caption=None, uri="/new").caption is None
+    assert index.get([3])[0].changed_at > before[0].changed_at
+    assert index.get([3])[0].added_at == before[0].added_at
+
+
+def test_find_takes_one_thing(index: Index) -> None:
+    """None or two are refused."""
+    for given in ({}, {"uri": "/a", "under": "/b"}):
+        with pytest.raises(InputError, match="find takes one of uri, content_hash, under"):
+            index.find(**given)
 
 
 def test_a_kind_alone_is_found(index: Index) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 
 from twinspire.errors import InputError
 from twinspire.index.items import ItemKind
+from twinspire.index.where import Where
 
 
 def checked_ids(ids: Iterable[int]) -> list[int]:
@@ -33,3 +34,9 @@ def check_kind(kind: ItemKind | None) -> None:
     """Raise `InputError` for what is no kind of item."""
     if kind is not None and not isinstance(kind, ItemKind):
         raise InputError(f"a kind of item must be an ItemKind ({', '.join(ItemKind)}), got {kind!r}")
+
+
+def check_where(where: Where | None) -> None:
+    """Raise `InputError` for what is no filter."""
+    if where is not None and not isinstance(where, Where):
+        raise InputError(f"a filter must be a Where, got {where!r}. Make one with Where.parse(text)")

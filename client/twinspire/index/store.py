@@ -22,7 +22,7 @@ from twinspire.errors import IndexStoreError, InputError, SpaceMismatchError
 from twinspire.index.ann import Family, Kind, Prediction, choose, predict
 from twinspire.index.ann.reports import BuildReport, TuneReport
 from twinspire.index.catalogue import Catalogue
-from twinspire.index.checks import check_kind, checked_ids, checked_k
+from twinspire.index.checks import check_kind, check_where, checked_ids, checked_k
 from twinspire.index.connections import CATALOGUE_NAME
 from twinspire.index.failures import store_errors
 from twinspire.index.folder import make_folder
@@ -199,6 +199,7 @@ class Index:
 
     def remove_where(self, where: Where) -> int:
         """Remove the items that `where` keeps and return how many there were."""
+        check_where(where)
         with self._changing("remove from") as writer:
             return writer.remove_where(where)
 
@@ -318,6 +319,7 @@ class Index:
     def matching(self, ids: Iterable[int], where: Where) -> set[int]:
         """Return those of `ids` whose items `where` keeps; an id that no item has is left out."""
         ids = checked_ids(ids)
+        check_where(where)
         with self._reading("read") as (view, _):
             return view.matching(ids, where)
 
@@ -370,6 +372,7 @@ class Index:
         """
         k = checked_k(k)
         check_kind(kind)
+        check_where(where)
         with self._reading("search") as (view, _):
             return view.search_words(match, k, kind, where)
 
@@ -444,6 +447,7 @@ class Index:
         self, view: View, state: State, kind: ItemKind | None, where: Where | None
     ) -> NDArray[np.bool_] | None:
         check_kind(kind)
+        check_where(where)
         assert self._states is not None
         return self._states.allowed(view, state, kind, where)
 

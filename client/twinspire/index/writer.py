@@ -105,9 +105,9 @@ class Writer:
                 return CompactReport(0, size, size)
             number = vectors_number(before.vectors_file)
             assert number is not None
+            self._commit = None  # so that a file that is left over is removed
             new = self._open(vectors_name(number + 1, self._catalogue.dtype), create=True)
             try:
-                self._commit = None
                 checksum = CHECKSUM_OF_NOTHING
                 for start in range(0, len(rows), _BLOCK_ROWS):
                     data = as_stored(state.vectors[rows[start : start + _BLOCK_ROWS]], self._catalogue.dtype)
