@@ -39,8 +39,8 @@ Feed = Mapping[str, NDArray[Any]]
 """An engine's inputs by name, one sample."""
 
 DEFAULT_RECIPE = Int8Recipe(left_out=(Kind.ATTENTION_SCORES, Kind.PROJECTION))
-"""What a search on ViT-B/32 with seeded weights gave; its trials were not kept (bench/LOG.md). What it leaves out
-takes no time that could be measured, and a third of the error; ranges without clipping also fit other pictures."""
+"""What a search on ViT-B/32 with seeded weights gave, whose trials were not kept (bench/LOG.md). What it leaves out are
+the smallest products; ranges without clipping also hold for pictures of another kind than those calibrated on."""
 
 DEFAULT_RECIPES: Mapping[Tower, Int8Recipe] = {Tower.IMAGE: DEFAULT_RECIPE, Tower.TEXT: DEFAULT_RECIPE}
 
