@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import sqlite3
 import subprocess
@@ -158,6 +159,30 @@ def test_a_damaged_item_is_found_when_it_is_hit(path: Path) -> None:
     execute("UPDATE items SET metadata = '{' WHERE id = 4")(path)
     with Index.open(path) as index, pytest.raises(IndexStoreError, match="item 4 is damaged"):
         index.search(vectors(4, 5), k=1, space=SPACE)
+
+
+def test_no_damaged_page_of_the_catalogue_gives_a_wrong_answer(path: Path, tmp_path: Path) -> None:
+    """With any page overwritten there is an IndexStoreError or the right items; the vectors stay as they are."""
+    size = (path / "catalogue.sqlite").stat().st_size
+    refused = 0
+    for offset in range(0, size, 4096):
+        folder = Path(shutil.copytree(path, tmp_path / str(offset)))
+        with (folder / "catalogue.sqlite").open("r+b") as file:
+            file.seek(offset)
+            file.write(random.Random(offset).randbytes(4096))
+        before = (folder / "vectors-1.f32").read_bytes()
+        try:
+            with Index.open(folder, mode="write") as index:
+                found = index.search(vectors(0, 50), k=1, space=SPACE)
+                assert [(hits[0].id, hits[0].caption) for hits in found] == [(n, f"no {n}") for n in range(50)]
+                assert [item.metadata for item in index.get(range(50))] == [{"n": n} for n in range(50)]
+                index.update(3, caption="new", embedding=vectors(99, 100)[0], space=SPACE)
+                index.remove([5])
+        except IndexStoreError:
+            refused += 1
+        assert (folder / "vectors-1.f32").read_bytes()[: len(before)] == before
+        shutil.rmtree(folder)
+    assert refused >= 8
 
 
 @pytest.mark.parametrize("name", ["nowhere", "file", "folder"])
