@@ -40,6 +40,7 @@ def _parts(query: Query) -> list[tuple[float, object]]:
         ("-5 degrees", [(1, "-5 degrees")]),
         ("红色的汽车", [(1, "红色的汽车")]),
         ('"海滩" - "人"', [(1, "海滩"), (-1, "人")]),
+        ("“海滩 - 沙”-“人” + 「船」", [(1, "海滩 - 沙"), (-1, "人"), (1, "船")]),
     ],
 )
 def test_a_query_is_read_as_it_is_meant(text: str, parts: list[tuple[float, object]]) -> None:
@@ -208,6 +209,17 @@ def test_rare_words_are_names_and_not_chance_pairs() -> None:
     assert found("绿色的鸟儿，佩瑞库") == '"佩瑞 瑞库"'
     assert found("很绿色") is None
     assert found("绿色 张三") == '"张三"'
+
+
+def test_common_words_are_left_out_but_not_of_phrases() -> None:
+    """What is said to be common counts no more; a phrase stays whatever is in it."""
+
+    def found(text: str) -> str | None:
+        return expression(wording_of(text), is_common=lambda match: "red" in match)
+
+    assert found("red car") == '"car" OR "cars"'
+    assert found("red") is None
+    assert found('"red"') == '"red"'
 
 
 def test_templates_fill_and_average() -> None:

@@ -16,7 +16,7 @@ from twinspire import Client, Index
 from twinspire.index import Item, ItemKind
 from twinspire.index.where import Where
 from twinspire.ingest.fusing import encode_captions, fuse
-from twinspire.queries import FusionWeights, Mode, Query, Searcher, Templates
+from twinspire.queries import FusionWeights, LruCache, Mode, Query, Searcher, Templates
 from twinspire_bench.recall import Ranking
 from twinspire_bench.search.material import NamedScene, SceneQuery, named_scenes, scene_queries
 
@@ -69,6 +69,7 @@ def measure_search(
     pictures = _encoded(client, scenes, on_progress)
     captions = encode_captions(client, [scene.caption.split("\n") for scene in scenes])
     items = [Item(f"/pictures/{scene.file_name}", ItemKind.IMAGE, caption=scene.caption) for scene in scenes]
+    cache = LruCache[NDArray[np.float32]](len(CONTESTANTS) * len(queries))
     rankings: dict[str, Groups] = {}
     times_ms: dict[str, float] = {}
     with TemporaryDirectory(prefix="twinspire-bench-") as folder:
@@ -79,7 +80,7 @@ def measure_search(
                 for contestant in CONTESTANTS:
                     if contestant.caption_weight == weight:
                         on_progress(contestant.name, len(rankings), len(CONTESTANTS))
-                        found, took_ms = _asked(client, index, contestant, queries)
+                        found, took_ms = _asked(client, index, contestant, queries, cache)
                         rankings[contestant.name] = _groups(queries, found, count)
                         times_ms[contestant.name] = took_ms
     on_progress("", len(CONTESTANTS), len(CONTESTANTS))
@@ -132,10 +133,14 @@ def _encoded(client: Client, scenes: Sequence[NamedScene], on_progress: OnProgre
 
 
 def _asked(
-    client: Client, index: Index, contestant: Contestant, queries: Sequence[SceneQuery]
+    client: Client,
+    index: Index,
+    contestant: Contestant,
+    queries: Sequence[SceneQuery],
+    cache: LruCache[NDArray[np.float32]],
 ) -> tuple[list[int], float]:
     """Return the rank of each query's picture, 0 where it is not found, and the median milliseconds."""
-    searcher = Searcher(client, index, weights=contestant.weights, templates=contestant.templates)
+    searcher = Searcher(client, index, weights=contestant.weights, templates=contestant.templates, embeddings=cache)
     asked = [Query.text(query.text) for query in queries]
     if contestant.mode is not Mode.WORDS:
         for query in asked:

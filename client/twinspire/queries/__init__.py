@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from twinspire.index.where import Where
 from twinspire.queries.answer import Answer, Found, Mode
-from twinspire.queries.cache import CacheStats
+from twinspire.queries.cache import CacheStats, LruCache
 from twinspire.queries.calibration import Calibration
 from twinspire.queries.classify import Classification, Classifier, Judged, Label, read_labels
 from twinspire.queries.phrases import STOP_WORDS, Synonyms
@@ -31,6 +31,7 @@ __all__ = [
     "FusionWeights",
     "Judged",
     "Label",
+    "LruCache",
     "Mode",
     "Query",
     "Searcher",

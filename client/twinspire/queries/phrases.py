@@ -91,12 +91,16 @@ def required(wording: Wording) -> str | None:
 
 
 def expression(
-    wording: Wording, *, synonyms: Synonyms | None = None, stop_words: frozenset[str] = STOP_WORDS
+    wording: Wording,
+    *,
+    synonyms: Synonyms | None = None,
+    stop_words: frozenset[str] = STOP_WORDS,
+    is_common: Callable[[str], bool] | None = None,
 ) -> str | None:
     """Return the FTS5 expression of a query: its phrases must be there, any of its other words counts.
 
-    Stop words are left out unless there is nothing else. Everything in it is quoted: a query is never syntax. None
-    where there is no word at all.
+    Stop words are left out unless there is nothing else, and so are words of which `is_common`, given one as an
+    expression, says so. Everything in it is quoted: a query is never syntax. None where there is no word at all.
     """
     must = required(wording)
     words = tokens(wording.rest)
@@ -106,8 +110,10 @@ def expression(
     terms: dict[str, None] = {}
     for span in (synonyms or Synonyms()).spans(telling):
         said = dict.fromkeys(_phrase(form) for alternative in span for form in _forms(alternative))
-        terms[" OR ".join(said)] = None
-    any_of = " OR ".join(list(terms)[:_MOST_TERMS])
+        term = " OR ".join(said)
+        if len(terms) < _MOST_TERMS and not (is_common and is_common(term)):
+            terms[term] = None
+    any_of = " OR ".join(terms)
     if must is None or not any_of:
         return must or any_of or None
     return f"({must}) AND ({any_of} OR ({must}))"

@@ -30,6 +30,8 @@ _SUFFIXES = (
 )
 _NUMBER = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*\*\s*(.+)", re.DOTALL)
 _SHOWN = 60
+_QUOTES = {'"': '"', "'": "'", "“": "”", "「": "」", "『": "』"}
+_EDGES = frozenset([*_QUOTES, *_QUOTES.values()])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -179,8 +181,8 @@ def _terms(text: str) -> Iterator[tuple[int, str]]:
             quote = "" if character == quote else quote
             continue
         # An apostrophe opens nothing inside a word.
-        if character == '"' or (character == "'" and not _bare(text[start:place])):
-            quote = character if character in text[place + 1 :] else ""
+        if character in _QUOTES and (character != "'" or not _bare(text[start:place])):
+            quote = _QUOTES[character] if _QUOTES[character] in text[place + 1 :] else ""
             continue
         before, after = text[place - 1 : place], text[place + 1 : place + 2]
         if character in "+-" and _is_edge(before) and (_is_edge(after) or not text[:place].strip()):
@@ -198,14 +200,15 @@ def _bare(before: str) -> str:
 
 
 def _is_edge(character: str) -> bool:
-    return not character or character.isspace() or character in "\"'"
+    return not character or character.isspace() or character in _EDGES
 
 
 def _term(sign: int, term: str) -> Part | None:
     """Read a text in quotes or the name of a picture; None for anything else."""
     factor = _NUMBER.fullmatch(term)
     weight, bare = (float(factor[1]), factor[2]) if factor else (1.0, term)
-    if len(bare) > 1 and bare[0] == bare[-1] and bare[0] in "\"'" and bare[0] not in bare[1:-1]:
+    closing = _QUOTES.get(bare[:1])
+    if closing and len(bare) > 1 and bare.find(closing, 1) == len(bare) - 1:
         return Part(sign * weight, text=bare[1:-1])
     if bare.lower().endswith(_SUFFIXES) and '"' not in bare:
         return Part(sign * weight, picture=bare)

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from twinspire.errors import InputError
 from twinspire.index import Index, ItemKind
 from twinspire.index.where import Where
@@ -38,8 +41,9 @@ class Searcher:
 
     `templates` say a text in several ways for the model, `synonyms` add words for captions and file names,
     `stop_words` are not looked for there. `weights` are what the sides count in a fusion. `calibration` gives
-    probabilities; without one the bundle's is used where it has a bias. `cache=False` keeps nothing. Raises
-    `SpaceMismatchError` where client and index are of different spaces.
+    probabilities; without one the bundle's is used where it has a bias. `cache=False` keeps nothing;
+    `embeddings` is a cache to share with other searchers. Raises `SpaceMismatchError` where client and index are of
+    different spaces.
     """
 
     def __init__(
@@ -53,10 +57,11 @@ class Searcher:
         weights: FusionWeights | None = None,
         calibration: Calibration | None = None,
         cache: bool = True,
+        embeddings: LruCache[NDArray[np.float32]] | None = None,
     ) -> None:
         index.check_space(client.space)
         self._index = index
-        self._embeddings: LruCache[Any] = LruCache(EMBEDDINGS_KEPT if cache else 0)
+        self._embeddings = embeddings or LruCache[NDArray[np.float32]](EMBEDDINGS_KEPT if cache else 0)
         self._answers: LruCache[Answer] = LruCache(ANSWERS_KEPT if cache else 0)
         encoder = QueryEncoder(client, templates=templates, cache=self._embeddings)
         self._retrieval = Retrieval(encoder, index, synonyms, stop_words, weights or FusionWeights())
