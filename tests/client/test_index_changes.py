@@ -306,3 +306,12 @@ def test_threads_search_while_one_changes_and_compacts(index: Index) -> None:
         for thread in threads:
             thread.join()
     assert not failures, failures[:3]
+
+
+def test_a_number_and_a_truth_are_two_filters(index: Index) -> None:
+    """Filters that differ in the type of a literal alone are not taken for each other."""
+    vector = unit(1, 9)
+    index.add(vector, [Item("/true", ItemKind.IMAGE, metadata={"flag": True})], space=SPACE)
+    index.add(vector, [Item("/one", ItemKind.IMAGE, metadata={"flag": 1})], space=SPACE)
+    for text, uri in (("flag = 1", "/one"), ("flag = true", "/true"), ("flag = 1.0", "/one")):
+        assert [hit.uri for hit in index.search(vector, space=SPACE, where=Where.parse(text))[0]] == [uri]

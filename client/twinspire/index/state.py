@@ -59,7 +59,7 @@ class States:
 
         Checks what is new against the checksum. Raises `IndexStoreError` for damage.
         """
-        lost = ""
+        lost, stale = "", -1
         while True:
             with self._catalogue.view() as view:
                 try:
@@ -71,7 +71,14 @@ class States:
                     lost = view.commit.vectors_file
                     continue
                 if state is None:
-                    continue  # another thread went on to a later state: so does this one
+                    # Another thread went on to a later state: so does this one.
+                    if view.commit.generation <= stale:
+                        raise IndexStoreError(
+                            f"the index {self._folder} went back to an earlier state: the folder was replaced. "
+                            "Open it again"
+                        )
+                    stale = view.commit.generation
+                    continue
                 yield view, state
                 return
 
@@ -79,8 +86,7 @@ class States:
         """Return which rows a search may find, (N,) bool; None: all. Filters are remembered for a generation."""
         if kind is None and where is None and state.items == state.commit.rows:
             return None
-        filtered = (where.sql, where.parameters) if where is not None else None
-        key = (state.commit.generation, kind, filtered)
+        key = (state.commit.generation, kind, where.text if where is not None else None)
         with self._lock:
             mask = self._masks.get(key)
             if mask is not None:
