@@ -6,13 +6,14 @@ import random
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from twinspire.errors import InputError, TwinspireError
-from twinspire.index import Index, Item, ItemKind, VectorType
+from twinspire.errors import IndexStoreError, InputError, TwinspireError
+from twinspire.index import Index, Item, ItemKind, VectorType, state
 from twinspire.index.where import Where
 
 SPACE = "5" * 64
@@ -315,3 +316,26 @@ def test_a_number_and_a_truth_are_two_filters(index: Index) -> None:
     index.add(vector, [Item("/one", ItemKind.IMAGE, metadata={"flag": 1})], space=SPACE)
     for text, uri in (("flag = 1", "/one"), ("flag = true", "/true"), ("flag = 1.0", "/one")):
         assert [hit.uri for hit in index.search(vector, space=SPACE, where=Where.parse(text))[0]] == [uri]
+
+
+def test_a_reader_overtaken_by_a_compaction_follows(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the vector file it is about to open is replaced and removed, it takes the next; a lost one is an error."""
+    real = state.VectorFile
+
+    def late(*arguments: Any) -> Any:
+        monkeypatch.setattr(state, "VectorFile", real)
+        index.remove([2])
+        index.compact()
+        return real(*arguments)
+
+    with Index.open(index.path) as reader:
+        index.remove([1])
+        index.compact()
+        monkeypatch.setattr(state, "VectorFile", late)
+        assert len(reader) == 28
+        assert [file.name for file in index.path.glob("vectors-*")] == ["vectors-3.f32"]
+        index.remove([3])
+        index.compact()
+        (index.path / "vectors-4.f32").unlink()
+        with pytest.raises(IndexStoreError, match=r"has lost its vector file vectors-4\.f32"):
+            len(reader)
