@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import shutil
@@ -122,15 +123,38 @@ def test_every_picture_is_added_and_found(index: Index, client: Any, photos: Pat
 
 
 def test_known_content_is_not_decoded_again(index: Index, client: Any, photos: Path, tmp_path: Path) -> None:
-    """A second run is a no-op, under another name too; a new file among known ones is added."""
+    """A second run is a no-op, under another name too; a file that has changed since keeps its item's id."""
     add_pictures(index, client, find_pictures([photos]))
     client.decoded.clear()
     shutil.copy(photos / "00.png", tmp_path / "copy.png")
     report = add_pictures(index, client, find_pictures([photos, tmp_path / "copy.png"]))
     assert (report.added, report.already, client.decoded) == (0, 21, [])
     Image.new("RGB", (9, 9)).save(photos / "10.png")
+    before = index.find(uri=str(photos / "10.png"))[0]
     report = add_pictures(index, client, find_pictures([photos]), batch=4)
-    assert (report.added, report.already, client.decoded) == (1, 19, [(photos / "10.png").read_bytes()])
+    assert (report.changed, report.already, client.decoded) == (1, 19, [(photos / "10.png").read_bytes()])
+    (after,) = index.find(uri=str(photos / "10.png"))
+    assert (after.id, after.metadata["width"]) == (before.id, 9)
+    assert after.content_hash != before.content_hash
+
+
+def test_items_follow_files_that_were_moved_swapped_and_overwritten(index: Index, client: Any, photos: Path) -> None:
+    """Without encoding again what is known: after any of it each content is held once, under a path that has it."""
+    add_pictures(index, client, find_pictures([photos]))
+    ids = {item.content_hash: item.id for item in index.find(under=str(photos))}
+    client.decoded.clear()
+    (photos / "00.png").rename(photos / "moved.png")
+    for old, new in (("02.png", "x"), ("04.png", "02.png"), ("x", "04.png")):
+        (photos / old).rename(photos / new)
+    (photos / "06.png").replace(photos / "08.png")  # what 08 was is nowhere any more
+    Image.new("RGB", (7, 7)).save(photos / "06.png")
+    report = add_pictures(index, client, find_pictures([photos]), batch=4)
+    assert (report.added, report.changed, len(client.decoded)) == (1, 4, 1)
+    items = index.find(under=str(photos))
+    assert {item.content_hash for item in items} == {hash_of(path) for path in find_pictures([photos])}
+    assert all(hash_of(Path(item.uri)) == item.content_hash for item in items)
+    assert all(ids.get(item.content_hash, item.id) == item.id for item in items)
+    assert len(items) == 20
 
 
 @pytest.mark.parametrize("batch", [1, 2, 32])
@@ -196,12 +220,32 @@ def test_an_error_of_the_towers_stops_the_run_and_its_thread(index: Index, clien
     assert (report.added, report.already) == (14, 6)
 
 
-class Rendezvous:
+def hash_of(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+class Watched:
+    """An index of which some methods are replaced."""
+
+    def __init__(self, index: Index, **replaced: Any) -> None:
+        self._index = index
+        self.__dict__.update(replaced)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._index, name)
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+
+class Rendezvous(Watched):
     """Lets one stage of each of four consecutive batches in only together, and counts who was there."""
 
     def __init__(self, index: Index, client: FakeClient) -> None:
+        super().__init__(index)
         self._barrier = threading.Barrier(4, timeout=20)
-        self._index, self._client = index, client
+        self._client = client
         self._seen = {"read": 0, "decode": 0, "encode": 0, "write": 0}
         self._turn = {"read": 4, "decode": 3, "encode": 2, "write": 1}
         self.met: list[str] = []
@@ -212,10 +256,6 @@ class Rendezvous:
         if self._seen[stage] == self._turn[stage]:
             self._barrier.wait()
             self.met.append(stage)
-
-    def check_space(self, space: str) -> None:
-        """Pass on."""
-        self._index.check_space(space)
 
     def known_hashes(self, hashes: Any, **kind: Any) -> set[str]:
         """Read."""
@@ -252,20 +292,17 @@ def test_a_slow_index_holds_everything_before_it_back(index: Index, client: Any,
         Image.new("RGB", (8, 8), (number, 3, 3)).save(path)
     seen: list[tuple[int, int]] = []
 
-    class Slow:
-        check_space, known_hashes = index.check_space, index.known_hashes
+    def add(*arguments: Any, **options: Any) -> Any:
+        if not seen:
+            for _ in range(40):  # until nothing moves any more
+                before = (len(client.decoded), client.encoded)
+                time.sleep(0.05)
+                if seen and before == seen[-1]:
+                    break
+                seen.append(before)
+        return index.add(*arguments, **options)
 
-        def add(self, *arguments: Any, **options: Any) -> Any:
-            if not seen:
-                for _ in range(40):  # until nothing moves any more
-                    before = (len(client.decoded), client.encoded)
-                    time.sleep(0.05)
-                    if seen and before == seen[-1]:
-                        break
-                    seen.append(before)
-            return index.add(*arguments, **options)
-
-    slow: Any = Slow()
+    slow: Any = Watched(index, add=add)
     assert add_pictures(slow, client, files, batch=1).added == 40
     decoded, encoded = seen[-1]
     assert encoded <= 3
@@ -304,7 +341,7 @@ def test_an_error_of_any_stage_reaches_the_caller_and_ends_the_rest(
 
         return call
 
-    target: Any = SimpleNamespace(check_space=index.check_space, known_hashes=index.known_hashes, add=index.add)
+    target: Any = Watched(index)
     if stage == "decode":
         client.preprocess = failing(client.preprocess)
     elif stage == "encode":

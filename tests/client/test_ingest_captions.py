@@ -190,6 +190,21 @@ def test_fused_vectors_are_the_formulas(index: Index, client: Any, photos: Path)
         assert hit.metadata.get("fused_captions") == (0.3 if said[name] else None)
 
 
+@pytest.mark.parametrize("weight", [None, 0.5])
+def test_captions_come_to_pictures_that_are_there(index: Index, client: Any, photos: Path, weight: Any) -> None:
+    """A second run with captions gives them to known pictures, mixed in where a weight came; a third is idle."""
+    add_pictures(index, client, find_pictures([photos]))
+    captions = Captions({"a.png": ["one"]}, folder=Path("/"))
+    report = add_pictures(index, client, find_pictures([photos]), captions=captions, fuse_captions=weight)
+    assert (report.added, report.already, report.changed, report.captioned) == (0, 3, 1, 1)
+    (item,) = index.find(uri=str(photos / "a.png"))
+    expected = vector_of("colour [0, 10, 10]") + (vector_of("one") if weight else 0)
+    np.testing.assert_allclose(index.vectors([item.id])[0], expected / np.linalg.norm(expected), atol=1e-6)
+    assert (item.caption, item.metadata.get("fused_captions")) == ("one", weight)
+    report = add_pictures(index, client, find_pictures([photos]), captions=captions, fuse_captions=weight)
+    assert (report.already, report.changed) == (4, 0)
+
+
 def test_captions_alone_leave_the_vectors_as_they_are(index: Index, client: Any, photos: Path) -> None:
     """Without a weight nothing is encoded but pictures."""
     captions = Captions({"a.png": ["one"]}, folder=Path("/"))

@@ -108,7 +108,7 @@ def catch_up(index: Index, client: Any, folder: Path, **options: Any) -> list[Fo
 class Watching:
     """A watch in a thread of its own."""
 
-    def __init__(self, index: Index, client: Any, folder: Path, **options: Any) -> None:
+    def __init__(self, index: Index, client: Any, folder: Path, *, settle_s: float = 0.1, **options: Any) -> None:
         self.events: list[FolderEvent] = []
         self.error: BaseException | None = None
         self._stop, caught_up = threading.Event(), threading.Event()
@@ -120,7 +120,7 @@ class Watching:
                     client,
                     [folder],
                     stop=self._stop,
-                    settle_s=0.1,
+                    settle_s=settle_s,
                     gone_s=0.4,
                     on_caught_up=caught_up.set,
                     on_event=self.events.append,
@@ -188,7 +188,7 @@ def test_a_half_written_file_waits_until_it_is_whole(index: Index, folder: Path)
     buffer = io.BytesIO()
     Image.effect_noise((64, 64), 90).save(buffer, format="PNG")
     noise, client = buffer.getvalue(), FakeClient()
-    with Watching(index, client, folder) as watching:
+    with Watching(index, client, folder, settle_s=0.6) as watching:
         watching.wait_for("added a.png", "added b.png", "added c.png")
         with (folder / "slow.png").open("wb") as file:
             for start in range(0, len(noise), 1500):

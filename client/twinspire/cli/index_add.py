@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from twinspire.index import AddReport, Index, Item, ItemKind
+    from twinspire.index import AddReport, Index, Item, ItemKind, StoredItem
     from twinspire.ingest import CaptionSource, FailedPicture, IngestReport
 
 IndexArgument = Annotated[Path, typer.Argument(metavar="INDEX", help="The folder of the index.", show_default=False)]
@@ -148,6 +148,20 @@ class Target:
             self._index = Index.create(self._path, space=space, dim=self.dim)
         return self._index.add(embeddings, items, space=space)
 
+    def find(self, *, uri: str | None = None, content_hash: str | None = None) -> list[StoredItem]:
+        """Return the items of this uri or content; none where there is no index yet."""
+        return self._index.find(uri=uri, content_hash=content_hash) if self._index is not None else []
+
+    def update(self, id: int, **changes: Any) -> StoredItem:  # noqa: A002, ANN401 - as of `Index.update`
+        """Change an item that was found."""
+        assert self._index is not None
+        return self._index.update(id, **changes)
+
+    def remove(self, ids: Iterable[int]) -> int:
+        """Remove items that were found."""
+        assert self._index is not None
+        return self._index.remove(ids)
+
     def __len__(self) -> int:
         return len(self._index) if self._index is not None else 0
 
@@ -210,6 +224,7 @@ class _Summary:
 
     added: int
     already: int
+    changed: int
     captioned: int
     failed: list[FailedPicture]
     unit: str
@@ -219,6 +234,7 @@ class _Summary:
         return cls(
             sum(report.added for report in reports),
             sum(report.already for report in reports),
+            sum(report.changed for report in reports),
             sum(report.captioned for report in reports),
             [failed for report in reports for failed in report.failed],
             unit,
@@ -231,6 +247,8 @@ class _Summary:
         counts = [f"{self.added:,} added"]
         if self.added:
             counts[0] += f" in {elapsed_s:.1f} s ({self.added / elapsed_s:,.1f} {self.unit}/s)"
+        if self.changed:
+            counts.append(f"{self.changed:,} changed")
         if self.captioned:
             counts.append(f"{self.captioned:,} with a caption")
         if self.already:
@@ -249,6 +267,7 @@ class _Summary:
             "index": printable(index.absolute()),
             "added": self.added,
             "already": self.already,
+            "changed": self.changed,
             "captioned": self.captioned,
             "failed": [{"path": printable(path), "cause": cause} for path, cause in self.failed],
             "items": items,

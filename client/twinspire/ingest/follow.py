@@ -5,8 +5,7 @@ Nothing is remembered but copies: the index and the disk say all, so that a run 
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -16,9 +15,10 @@ from twinspire.errors import InputError
 from twinspire.index import Index, ItemKind, StoredItem
 from twinspire.ingest.captions import CaptionSource
 from twinspire.ingest.finding import pictures_below
-from twinspire.ingest.metadata import FILE_KEYS, picture_metadata
-from twinspire.ingest.pictures import Batch, PictureStages, add_pictures
-from twinspire.ingest.reading import WRITTEN_TO, ReadFile, cause_of, modified_s, read_file
+from twinspire.ingest.metadata import own_keys, picture_metadata
+from twinspire.ingest.pictures import Batch, PictureStages, run
+from twinspire.ingest.placing import Placer, holds, is_gone, looks_the_same
+from twinspire.ingest.reading import WRITTEN_TO, ReadFile, cause_of, read_file
 from twinspire.ingest.reports import FailedPicture
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ class Follower:
         if is_gone(path):
             self._loose[item.id] = item
             return None
-        if _looks_the_same(item, path):
+        if looks_the_same(item):
             self._compare_caption(item, path)
             return None
         try:
@@ -187,15 +187,8 @@ class Follower:
             if on_progress is not None:
                 on_progress(done, total)
 
-        report = add_pictures(
-            self._index,
-            self._client,
-            files,
-            batch=self._batch,
-            captions=self._captions,
-            fuse_captions=self._weight,
-            on_progress=progress,
-        )
+        placer = Placer(self._index, space=self._client.space, follow=False)  # moves are told, so they are made here
+        report = run(placer, self._stages(), files, batch=self._batch, on_progress=progress)
         failed: dict[Path, FailedPicture] = {failure.path: failure for failure in report.failed}
         unsettled: set[Path] = set()
         for path in files:
@@ -244,7 +237,7 @@ class Follower:
                     embedding=step.embeddings[place],
                     space=self._client.space,
                     content_hash=item.content_hash,
-                    metadata={**_own_keys(own.metadata), **item.metadata},
+                    metadata={**own_keys(own.metadata), **item.metadata},
                     **changes,
                 )
                 self._loose.pop(own.id, None)
@@ -274,43 +267,8 @@ class Follower:
 
     def _holds(self, item: StoredItem) -> bool:
         """Whether an item's file is there and has its content."""
-        if item.id in self._loose:
-            return False
-        path = Path(item.uri)
-        if is_gone(path):
-            return False
-        if _looks_the_same(item, path):
-            return True
-        try:
-            return read_file(path).content_hash == item.content_hash
-        except (OSError, UnicodeEncodeError, InputError):
-            return True  # nobody knows: leave it where it is
+        return item.id not in self._loose and holds(item)
 
     @staticmethod
     def _images(items: Iterable[StoredItem]) -> list[StoredItem]:
         return [item for item in items if item.kind is ItemKind.IMAGE]
-
-
-def is_gone(path: Path) -> bool:
-    """Whether there is certainly no file: one that may not be looked at is not gone."""
-    try:
-        os.stat(path)  # noqa: PTH116 - Path.stat of an impossible name raises ValueError, this one as well
-    except (FileNotFoundError, NotADirectoryError, ValueError):
-        return True
-    except OSError:
-        return False
-    return path.is_dir()
-
-
-def _looks_the_same(item: StoredItem, path: Path) -> bool:
-    try:
-        status = path.stat()
-    except OSError:
-        return False
-    known = tuple(item.metadata.get(key) for key in ("bytes", "modified", "inode"))
-    return known == (status.st_size, modified_s(status), status.st_ino)
-
-
-def _own_keys(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what is not the file's, but was put there by somebody else."""
-    return {key: value for key, value in metadata.items() if key not in FILE_KEYS}

@@ -6,6 +6,7 @@ import io
 import math
 import re
 import unicodedata
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -52,6 +53,11 @@ def picture_metadata(file: ReadFile) -> dict[str, Any]:
     except Exception:  # noqa: S110 - the decoder has the say on what is a picture; headers raise whatever they stumble over
         pass
     return metadata
+
+
+def own_keys(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is not the file's, but was put there by somebody else."""
+    return {key: value for key, value in metadata.items() if key not in FILE_KEYS}
 
 
 def _told_by_camera(exif: Image.Exif) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from twinspire.ingest.finding import absolute
 from twinspire.ingest.flow import Flow
 from twinspire.ingest.fusing import check_weight, encode_captions, fuse
 from twinspire.ingest.metadata import picture_metadata
+from twinspire.ingest.placing import Place, Placer
 from twinspire.ingest.reading import HELD_BYTES, ReadFile, cause_of, read_file
 from twinspire.ingest.reports import FailedPicture, IngestReport, ItemIndex
 
@@ -40,6 +41,7 @@ class Batch:
     pixels: NDArray[np.uint8] | None = None  # (len(items), S, S, 3)
     embeddings: NDArray[np.float32] | None = None  # (len(items), D)
     added: int = 0
+    changed: int = 0
     captioned: int = 0
 
 
@@ -56,9 +58,11 @@ def add_pictures(
     """Encode the picture files at `paths` and add them to `index`, `batch` files at a time.
 
     An item's uri is the file's absolute path, its content hash the SHA-256 of its bytes, its metadata what
-    `picture_metadata` reads. A file whose content is in the index already is not decoded. A file that fails is
-    reported and does not stop the rest. Reading, decoding, encoding and writing each run in a thread of their own
-    with one batch between them, so at most nine batches are in memory, of at most 128 MiB of encoded files each.
+    `picture_metadata` reads. A file whose content is in the index already is not decoded: its item takes a new caption,
+    and follows it where the file that it was added from is gone or holds something else. A file with other content than
+    the item of its path takes that item's place. A file that fails is reported and does not stop the rest. Reading,
+    decoding, encoding and writing each run in a thread of their own with one batch between them, so at most nine
+    batches are in memory, of at most 128 MiB of encoded files each.
 
     `captions` gives what is said about each picture; several captions are one, on a line each. With `fuse_captions`,
     above 0 and below 1, a captioned picture's vector is the unit vector of (1 - w) * picture + w * mean of its
@@ -70,38 +74,51 @@ def add_pictures(
     Raises `SpaceMismatchError`, `IndexStoreError`, `EngineError`, and `InputError` for a `batch` below 1 and a
     `fuse_captions` out of its range or without captions.
     """
+    index.check_space(client.space)
+    placer = Placer(index, space=client.space, captions=captions, weight=fuse_captions)
+    stages = PictureStages(client, captions=captions, fuse_captions=fuse_captions)
+    report = run(placer, stages, paths, batch=batch, on_progress=on_progress)
+    placer.finish()
+    return report
+
+
+def run(
+    placer: Placer,
+    stages: PictureStages,
+    paths: Iterable[str | os.PathLike[str]],
+    *,
+    batch: int,
+    on_progress: Callable[[int], None] | None,
+) -> IngestReport:
+    """Take files through all stages; the heart of `add_pictures`."""
     if batch < 1:
         raise InputError(f"batch, the number of files encoded together, must be 1 or more, got {batch}")
-    stages = PictureStages(client, captions=captions, fuse_captions=fuse_captions)
-    index.check_space(client.space)
     files = list(dict.fromkeys(absolute(path) for path in paths))
 
     def write(step: Batch) -> Batch:
-        if step.embeddings is not None and step.items:
-            report = index.add(step.embeddings, step.items, space=client.space)
-            step.added = len(report.added)
-            step.already += len(report.skipped)
-            skipped = set(report.skipped)
-            step.captioned = sum(bool(said) for place, said in enumerate(step.captions) if place not in skipped)
+        if step.embeddings is not None:
+            added, changed = placer.write(step.items, step.embeddings)
+            step.added, step.changed = len(added), step.changed + len(changed)
+            step.captioned += sum(item.caption is not None for item in (*added, *changed))
+            step.already += len(step.items) - len(added) - len(changed)
         step.items, step.embeddings = [], None
         return step
 
-    added, already, captioned, failed = 0, 0, 0, list[FailedPicture]()
+    total, failed = Batch(), list[FailedPicture]()
     with Flow() as flow:
-        read = flow.stage("read", _batches(index, files, batch))
-        decoded = flow.stage("decode", map(stages.decode, read))
-        encoded = flow.stage("encode", map(stages.encode, decoded))
-        for done in flow.stage("write", map(write, encoded)):
-            added += done.added
-            already += done.already
-            captioned += done.captioned
+        decoded = flow.stage("decode", map(stages.decode, flow.stage("read", _batches(placer, files, batch))))
+        for done in flow.stage("write", map(write, flow.stage("encode", map(stages.encode, decoded)))):
+            total.added += done.added
+            total.already += done.already
+            total.changed += done.changed
+            total.captioned += done.captioned
             failed += done.failed
             if on_progress is not None:
                 on_progress(done.files)
-    return IngestReport(added, already, failed, captioned)
+    return IngestReport(total.added, total.already, failed, total.captioned, total.changed)
 
 
-def _batches(index: ItemIndex, files: Sequence[Path], batch: int) -> Iterator[Batch]:
+def _batches(placer: Placer, files: Sequence[Path], batch: int) -> Iterator[Batch]:
     """Read the files and pack those whose content is new, `batch` at a time or fewer where they are large."""
     step, held_bytes = Batch(), 0
     for path in files:
@@ -111,9 +128,11 @@ def _batches(index: ItemIndex, files: Sequence[Path], batch: int) -> Iterator[Ba
         except (OSError, UnicodeEncodeError, InputError) as error:
             step.failed.append(FailedPicture(path, cause_of(error)))
         else:
-            if index.known_hashes([file.content_hash]):
-                step.already += 1
-            else:
+            place = placer.read(file)
+            step.already += place is Place.KNOWN
+            step.changed += place in (Place.CHANGED, Place.CAPTIONED)
+            step.captioned += place is Place.CAPTIONED
+            if place is Place.ENCODE:
                 step.read.append(file)
                 held_bytes += file.held_bytes
         if len(step.read) == batch or held_bytes >= HELD_BYTES or step.files >= _LOOKED_AT * batch:

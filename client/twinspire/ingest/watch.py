@@ -14,7 +14,8 @@ from twinspire.errors import InputError
 from twinspire.index import Index, ItemKind, StoredItem
 from twinspire.ingest.captions import CaptionSource, Sidecars
 from twinspire.ingest.finding import absolute, is_picture, pictures_below
-from twinspire.ingest.follow import FolderEvent, Follower, Happened, is_gone
+from twinspire.ingest.follow import FolderEvent, Follower, Happened
+from twinspire.ingest.placing import is_gone
 
 if TYPE_CHECKING:
     from twinspire.client import Client
