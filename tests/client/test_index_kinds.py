@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from twinspire.errors import IndexStoreError, InputError, MissingDependencyError
-from twinspire.index.ann import Ann, Code, Family, Kind, Scheme, Selection, choose, measured_speed, predict
+from twinspire.index.ann import Ann, Code, Family, Kind, Scheme, Selection, approximate, choose, measured_speed, predict
 from twinspire.index.ann.gather import GatheringThread, Searching
 from twinspire.index.ann.library import require_gpu
 from twinspire.index.ann.tuning import recall_by_score, tuned
@@ -387,6 +389,45 @@ def test_gathering_thread_answers_each_with_its_own(
     gathering.close()
     with pytest.raises(IndexStoreError, match="closed"):
         gathering.search(queries, 3, 4)
+
+
+def test_gpu_kind_is_searched_by_one_thread_alone(
+    built: dict[str, Ann], data: tuple[NDArray[np.float32], NDArray[np.float32]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A GPU's index, here the processor's in its place, gives all threads what it gives one, and keeps selections."""
+    vectors, queries = data
+    seen, owners = set(), []
+
+    def on_the_processor(kind: Kind, index: Any) -> GatheringThread:
+        def make() -> Searching:
+            def search(some: NDArray[np.float32], wanted: int, effort: int) -> Found:
+                seen.add(threading.get_ident())
+                scores, rows = index.search(some, wanted, params=faiss.SearchParametersIVF(nprobe=effort))
+                return scores, rows
+
+            return search
+
+        owners.append(GatheringThread(make))
+        return owners[-1]
+
+    faiss = pytest.importorskip("faiss")
+    monkeypatch.setattr(approximate, "gpu_searcher", on_the_processor)
+    alone = [Ann(Kind.parse("gpu-ivf"), built["ivf"]._index)]
+    mask = np.arange(COUNT) % 3 == 0
+    with ThreadPoolExecutor(8) as pool:
+        plain = list(pool.map(lambda _: alone[0].search(queries, K, vectors, effort=64)[1], range(20)))
+        selection = Selection.of(mask)
+        kept = list(pool.map(lambda _: alone[0].search(queries, K, vectors, selection=selection)[1], range(20)))
+    for rows in plain:
+        np.testing.assert_array_equal(rows, built["ivf"].search(queries, K, vectors, effort=64)[1])
+    for rows in kept:
+        assert mask[rows[rows >= 0]].all()
+        assert recall(rows, exactly(vectors, queries, K, mask)[1]) >= 0.95
+    assert len(seen) == 1
+    alone.clear()
+    gc.collect()
+    owners[0]._thread.join(10)
+    assert not owners[0]._thread.is_alive()  # it ends with the index
 
 
 def test_gathering_thread_hands_errors_on(data: tuple[NDArray[np.float32], NDArray[np.float32]]) -> None:

@@ -53,10 +53,10 @@ class Own(Variant):
     def __init__(self, kind: Kind, threads: int) -> None:
         super().__init__(threads)
         self._kind = kind
-        efforts = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 512]
+        efforts = [1, 2, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 256, 512]
         if kind.is_exact:
             efforts = [1]
-        reaches = [4, 8, 12, 20, 40] if kind.is_lossy else [1]
+        reaches = [6, 12, 20, 40] if kind.is_lossy else [1]
         self.settings = [(effort, reach) for reach in reaches for effort in efforts]
         self._ann: Ann | None = None
         self._vectors: Vectors = np.empty((0, 0), np.float32)

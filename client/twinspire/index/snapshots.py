@@ -82,18 +82,17 @@ class Snapshots:
         return found
 
     def stats(self, view: View) -> SnapshotStats | None:
-        """Return what there is, None where the index is searched exactly. Reads the file if no search has."""
+        """Return what there is, None where the index is searched exactly. Checks the file if no search has."""
         row = view.snapshot()
         if row is None:
             return None
-        damage = None
-        try:
-            self._opened(row)
-        except TwinspireError as error:  # a GPU's, without one
-            damage = str(error)
-        if self._damage is not None and self._damage[:2] == (row.name, row.checksum):
-            damage = self._damage[2]
-        path = self._folder / row.name
+        path, now = self._folder / row.name, self._open
+        if not row.name:
+            damage: str | None = "it is to be built anew, by whoever opens the index to write"
+        elif now is not None and now[:2] == (row.name, row.checksum):
+            damage = None
+        else:
+            damage = snapshot_problem(path, row.checksum)
         size = path.stat().st_size if row.name and path.is_file() else 0
         return SnapshotStats(row.kind, row.rows, row.effort, row.reach, size, damage)
 
@@ -171,9 +170,7 @@ class Snapshots:
     def close(self) -> None:
         """Let go of the snapshot."""
         with self._lock:
-            if self._open is not None:
-                self._open[2].close()
-                self._open = None
+            self._open = None
 
     def tidy(self, writer: Writer) -> None:
         """Remove snapshot files that are left over."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,10 @@ class Ann:
     def __init__(self, kind: Kind, index: Any) -> None:  # noqa: ANN401
         self.kind = kind
         self._index = index
-        self._owner: GatheringThread | None = gpu_searcher(kind, index) if kind.family.needs_gpu else None
+        self._owner: GatheringThread | None = None
+        if kind.family.needs_gpu:
+            self._owner = gpu_searcher(kind, index)
+            weakref.finalize(self, self._owner.end)  # when the last search that has it is done
 
     @classmethod
     def build(cls, kind: Kind, vectors: Vectors, *, threads: int | None = None, seed: int = 0) -> Ann:
@@ -145,11 +149,6 @@ class Ann:
             scores = np.pad(scores, gap, constant_values=-np.inf)
             rows = np.pad(rows, gap, constant_values=-1)
         return scores, rows
-
-    def close(self) -> None:
-        """End the thread of a GPU's."""
-        if self._owner is not None:
-            self._owner.close()
 
     @staticmethod
     def _gathered(

@@ -58,12 +58,16 @@ class GatheringThread:
             self._waiting.put(request)
         return request.answer.result()
 
-    def close(self) -> None:
-        """Answer what waits, then end the thread. Does nothing the second time."""
+    def end(self) -> None:
+        """Let the thread answer what waits and end; does not wait for it."""
         with self._closing:
             if not self._closed:
                 self._closed = True
                 self._waiting.put(None)
+
+    def close(self) -> None:
+        """Answer what waits, then end the thread. Does nothing the second time."""
+        self.end()
         if threading.current_thread() is not self._thread:
             self._thread.join()
 
@@ -95,6 +99,7 @@ class GatheringThread:
             if batch:
                 self._answer(search, batch)
             pending = rest
+            batch = []  # nobody's queries and answers are kept while it waits
 
     def _answer(self, search: Searching, batch: list[_Request]) -> None:
         self.batches += 1
