@@ -101,7 +101,7 @@ def choose(
     Exact below 100,000. Above, lists of PQ codes of 4 bits: the longest with a quarter, an eighth or a sixteenth as
     many parts as there are numbers that fits in `memory_bytes` (by default half of what is free) and is built in
     `build_s` (no bound); exact where none does. On two cores these have at a recall of 0.95 several times the
-    queries/s of ivf, sq8 and hnsw, and take the least memory and time (bench/LOG.md).
+    queries/s of ivf, ivf,sq8 and hnswlib's graphs, in the least memory (bench/LOG.md).
     """
     exact = Kind(family=Family.FLAT)
     if count < EXACT_BELOW:
