@@ -8,31 +8,23 @@ readers ignore and the next writer cuts off; a crash after it leaves a finished 
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from types import EllipsisType, TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self
+from collections.abc import Iterable, Mapping, Sequence
+from types import EllipsisType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from twinspire.errors import IndexStoreError, InputError, SpaceMismatchError
+from twinspire.errors import InputError
 from twinspire.index.ann import Family, Kind, Prediction, choose, predict
 from twinspire.index.ann.reports import BuildReport, TuneReport
-from twinspire.index.catalogue import Catalogue
 from twinspire.index.checks import check_kind, check_where, checked_ids, checked_k
-from twinspire.index.connections import CATALOGUE_NAME
-from twinspire.index.failures import store_errors
-from twinspire.index.folder import make_folder
 from twinspire.index.items import Hit, Item, ItemKind, StoredItem
-from twinspire.index.lock import WriterLock
+from twinspire.index.opened import OpenedIndex
 from twinspire.index.reports import AddReport, CompactReport, IndexStats, VerifyReport
 from twinspire.index.schema import SCHEMA_VERSION
-from twinspire.index.snapshots import Snapshots
-from twinspire.index.state import DEAD, State, States
-from twinspire.index.vectors import HEADER_BYTES, VectorType, unit_vectors
+from twinspire.index.state import DEAD, State
+from twinspire.index.vectors import HEADER_BYTES, unit_vectors
 from twinspire.index.verify import verify_index
 from twinspire.index.view import View
 from twinspire.index.writer import Writer
@@ -41,7 +33,7 @@ if TYPE_CHECKING:
     from twinspire.index.where import Where
 
 
-class Index:
+class Index(OpenedIndex):
     """An open index; made by `Index.create` and `Index.open`, a context manager.
 
     One `Index` at a time may be open for writing, in one process; any number for reading, in any process. A
@@ -54,122 +46,6 @@ class Index:
     `IndexStoreError` where the disk fails or the index is damaged or closed, and those that change something also
     where it was opened for reading.
     """
-
-    def __init__(self, path: Path, *, writable: bool) -> None:
-        self._path = path
-        self._closed = False
-        self._writer_lock: WriterLock | None = None
-        self._catalogue: Catalogue | None = None
-        self._states: States | None = None
-        self._writer: Writer | None = None
-        self._snapshots: Snapshots | None = None
-        try:
-            with store_errors(path, "open"):
-                if writable:
-                    self._writer_lock = WriterLock(path)
-                self._catalogue = Catalogue(path, writable=writable)
-                self._space, self._dim, self._dtype = (
-                    self._catalogue.space,
-                    self._catalogue.dim,
-                    self._catalogue.dtype,
-                )
-                self._states = States(path, self._catalogue)
-                with self._states.current():
-                    pass  # checks all of it, before anything is touched
-                self._snapshots = Snapshots(path, self._catalogue, self._states)
-                if writable:
-                    self._states.trusting = True
-                    self._writer = Writer(path, self._catalogue, self._states)
-                    self._snapshots.tidy(self._writer)
-                    self._snapshots.keep_up(self._writer, check=True)
-        except BaseException:
-            self.close()
-            raise
-
-    @classmethod
-    def create(
-        cls, path: str | os.PathLike[str], *, space: str, dim: int, dtype: VectorType = VectorType.FLOAT32
-    ) -> Self:
-        """Make an empty index for embeddings of `space` with `dim` numbers and open it for writing.
-
-        `dtype` says how vectors are stored. The folder appears whole or not at all; an empty one is taken. Raises
-        `InputError` for an empty space, a dim below 1 and an unknown dtype, `IndexStoreError` where something is
-        at `path` already or it cannot be written.
-        """
-        if not isinstance(space, str) or not space.strip():
-            raise InputError(f"an index's space must be a non-empty str, got {space!r}")
-        if not isinstance(dim, int) or isinstance(dim, bool) or dim < 1:
-            raise InputError(f"an index's dim must be a whole number from 1 up, got {dim!r}")
-        if not isinstance(dtype, VectorType):
-            raise InputError(f"an index's dtype must be a VectorType ({', '.join(VectorType)}), got {dtype!r}")
-        folder = Path(path).absolute()
-        with store_errors(folder, "create"):
-            if os.path.lexists(folder) and (folder.is_symlink() or not folder.is_dir() or any(folder.iterdir())):
-                raise IndexStoreError(
-                    f"cannot make an index at {folder}: something is there already. Open it, or name another"
-                )
-            if not folder.parent.is_dir():
-                raise IndexStoreError(f"cannot make an index at {folder}: there is no folder {folder.parent}")
-            make_folder(folder, space=space, dim=dim, dtype=dtype)
-        return cls(folder, writable=True)
-
-    @classmethod
-    def open(cls, path: str | os.PathLike[str], *, mode: Literal["read", "write"] = "read") -> Self:
-        """Open the index at `path`, after checking all of it against its checksum.
-
-        `write` also clears away what an interrupted change left behind; `read` changes nothing. Raises
-        `IndexStoreError` where there is no index, it is damaged or of another schema version, and
-        `IndexLockedError` for a second writer.
-        """
-        if mode not in ("read", "write"):
-            raise InputError(f"an index is opened with mode 'read' or 'write', got {mode!r}")
-        folder = Path(path).absolute()
-        if not folder.is_dir():
-            found = "it is no folder" if os.path.lexists(folder) else "nothing is there"
-            raise IndexStoreError(f"there is no index at {folder}: {found}. `twinspire index add` makes one")
-        if not (folder / CATALOGUE_NAME).is_file():  # said before a lock file is put into a stranger's folder
-            raise IndexStoreError(f"{folder} is no index: it has no {CATALOGUE_NAME}. `twinspire index add` makes one")
-        return cls(folder, writable=mode == "write")
-
-    @property
-    def path(self) -> Path:
-        """The folder, absolute."""
-        return self._path
-
-    @property
-    def space(self) -> str:
-        """The space of its embeddings; others can neither be added nor searched with."""
-        return self._space
-
-    @property
-    def dim(self) -> int:
-        """D, how many numbers an embedding has."""
-        return self._dim
-
-    @property
-    def dtype(self) -> VectorType:
-        """How vectors are stored."""
-        return self._dtype
-
-    @property
-    def generation(self) -> int:
-        """A number that every add, remove, update and compact makes greater, in any process."""
-        with self._reading("read") as (view, _):
-            return view.commit.generation
-
-    def __len__(self) -> int:
-        """How many items are committed now."""
-        with self._reading("read") as (_, state):
-            return state.items
-
-    def check_space(self, space: str) -> None:
-        """Raise `SpaceMismatchError` where embeddings of `space` can neither be added nor searched with."""
-        if space != self._space:
-            raise SpaceMismatchError(
-                f"the index {self._path} holds embeddings of the space {self._space[:12]}, these are of "
-                f"{space[:12]}: they cannot be compared. Use a bundle of the index's space (the one it was "
-                "made with), or make another index"
-            )
 
     def add(self, embeddings: NDArray[np.float32], items: Sequence[Item], *, space: str) -> AddReport:
         """Add `items` with their `embeddings`, (N, D) float32, L2-normalised: durable when it returns.
@@ -420,24 +296,6 @@ class Index:
         self._parts()
         return verify_index(self._path)
 
-    def close(self) -> None:
-        """Close the files and, for a writer, let go of the lock. Does nothing the second time."""
-        self._closed = True
-        with store_errors(self._path, "close"):
-            for part in (self._snapshots, self._writer, self._states, self._catalogue):
-                if part is not None:
-                    part.close()
-            if self._writer_lock is not None:
-                self._writer_lock.release()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
     def _keep_up(self, writer: Writer) -> None:
         """Let the snapshot follow what has changed."""
         assert self._snapshots is not None
@@ -450,27 +308,6 @@ class Index:
         check_where(where)
         assert self._states is not None
         return self._states.allowed(view, state, kind, where)
-
-    def _parts(self) -> States:
-        if self._closed:
-            raise IndexStoreError(f"the index {self._path} is closed: open it again with Index.open")
-        assert self._states is not None
-        return self._states
-
-    @contextmanager
-    def _reading(self, doing: str) -> Iterator[tuple[View, State]]:
-        with store_errors(self._path, doing), self._parts().current() as current:
-            yield current
-
-    @contextmanager
-    def _changing(self, doing: str) -> Iterator[Writer]:
-        self._parts()
-        if self._writer is None:
-            raise IndexStoreError(
-                f"the index {self._path} was opened for reading: open it with mode='write' to change it"
-            )
-        with store_errors(self._path, doing):
-            yield self._writer
 
     def _require_known(self, ids: Sequence[int], known: Mapping[int, object]) -> None:
         unknown = [number for number in ids if number not in known]
