@@ -312,7 +312,7 @@ def run(code: str) -> subprocess.CompletedProcess[str]:
         "import test_index_durability as t\nfrom twinspire.index import Index\n"
         "from twinspire.errors import IndexStoreError, IndexLockedError\n"
     )
-    return subprocess.run([sys.executable, "-c", preamble + code], capture_output=True, text=True, timeout=60)
+    return subprocess.run([sys.executable, "-c", preamble + code], capture_output=True, text=True, timeout=240)
 
 
 def test_a_writer_of_another_process_locks_this_one_out(path: Path) -> None:
@@ -380,7 +380,7 @@ with Index.open(sys.argv[1]) as index:
         first = reader.stdout.readline()
         with Index.open(folder, mode="write") as index:
             index.add(vectors(50, 60), items(50, 60), space=SPACE)
-        out, err = reader.communicate("\n", timeout=60)
+        out, err = reader.communicate("\n", timeout=240)
         assert (first, err) == ("50\n", "")
         assert out.splitlines()[0] == "60 {'h59'}"
         assert "Permission denied. Check who owns the folder" in out
