@@ -8,6 +8,7 @@ tests' reference.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,9 @@ from twinspire.bundle import (
     TextSettings,
     Tower,
 )
+
+# FAISS's threads would spin while others wait for a core: on two busy ones some tests then take ten times as long.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 PAD, START, END, UNKNOWN = range(4)
 WORDS = ("a", "the", "red", "blue", "green", "large", "cat", "dog", "house", "boat", "left", "of", "on", "snow")
