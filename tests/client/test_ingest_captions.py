@@ -142,7 +142,7 @@ def test_sidecars_are_text_files_beside_the_pictures(photos: Path) -> None:
     ("name", "content", "message"),
     [
         ("a.csv", "picture,caption\na.png\n", "line 2 has another number of cells"),
-        ("a.csv", "picture,words\na.png,x\n", "line 2 has the columns picture, words: expected one of"),
+        ("a.csv", "photo,words\na.png,x\n", "line 2 has the columns photo, words: expected one of"),
         ("a.csv", "picture,caption\n", "has no captions in it"),
         ("a.csv", 'picture,caption\na.png,"x\n', "is no CSV"),
         ("a.jsonl", '{"image": "a.png"}\n', "line 1 has the columns image: expected one of"),

@@ -35,7 +35,9 @@ TextsOption = Annotated[
 CaptionsOption = Annotated[
     Path | None,
     typer.Option(
-        "--captions", help="What is said about the pictures: COCO's JSON, or CSV, TSV or JSONL of picture and caption."
+        "--captions",
+        help="What is said about the pictures: COCO's JSON, or CSV, TSV, JSONL or a JSON list of picture and caption; "
+        "other columns are metadata for filters.",
     ),
 ]
 SidecarsOption = Annotated[
@@ -73,7 +75,11 @@ def add(
     source = caption_source(captions, sidecars=sidecars, fuse_captions=fuse_captions)
     pictures = find_pictures(paths) if paths else []
     lines = count_lines(texts) if texts else 0
-    if isinstance(captions, Path) and source is not None and not any(source.of(path) for path in pictures):
+    if (
+        isinstance(captions, Path)
+        and source is not None
+        and not any(source.of(path) or source.metadata_of(path) for path in pictures)
+    ):
         raise InputError(
             f"{captions} says nothing about the {len(pictures):,} pictures, such as {pictures[0].name}: expected their "
             "names, or their paths seen from its folder"
@@ -113,7 +119,10 @@ def caption_source(captions: Path | None, *, sidecars: bool, fuse_captions: floa
         if captions is None and not sidecars:
             raise InputError("--fuse-captions needs captions: name them with --captions FILE or --sidecars")
     if captions is not None:
-        return Captions.read(captions)
+        read = Captions.read(captions)
+        if fuse_captions is not None and not read.has_words:
+            raise InputError(f"--fuse-captions needs captions: {captions} has metadata alone")
+        return read
     return Sidecars() if sidecars else None
 
 

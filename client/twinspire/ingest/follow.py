@@ -15,7 +15,7 @@ from twinspire.errors import InputError
 from twinspire.index import Index, ItemKind, StoredItem
 from twinspire.ingest.captions import CaptionSource
 from twinspire.ingest.finding import pictures_below
-from twinspire.ingest.metadata import own_keys, picture_metadata
+from twinspire.ingest.metadata import own_keys, picture_metadata, with_told
 from twinspire.ingest.pictures import Batch, PictureStages, run
 from twinspire.ingest.placing import Placer, holds, is_gone, looks_the_same
 from twinspire.ingest.reading import WRITTEN_TO, ReadFile, cause_of, read_file
@@ -121,7 +121,7 @@ class Follower:
             self._loose[item.id] = item
             return None
         if looks_the_same(item):
-            self._compare_caption(item, path)
+            self._compare_told(item, path)
             return None
         try:
             file = read_file(path)
@@ -129,30 +129,34 @@ class Follower:
             self._tell(FolderEvent(Happened.FAILED, path, item.id, cause=cause_of(error)))
             return None
         if file.content_hash == item.content_hash:
-            self._index.update(item.id, metadata={**item.metadata, **picture_metadata(file)})
-            self._compare_caption(item, path)
+            item = self._index.update(item.id, metadata={**item.metadata, **picture_metadata(file)})
+            self._compare_told(item, path)
             return None
         self._loose[item.id] = item
         return file
 
-    def _compare_caption(self, item: StoredItem, path: Path) -> None:
+    def _compare_told(self, item: StoredItem, path: Path) -> None:
         """Take over what the source of captions says about a picture, where it says something else."""
         if self._captions is None:
             return
         try:
-            said = self._captions.of(path)
+            said, told = self._captions.of(path), self._captions.metadata_of(path)
         except InputError as error:
             self._tell(FolderEvent(Happened.FAILED, path, item.id, cause=str(error)))
             return
-        if said and "\n".join(said) != item.caption:
-            if self._weight is not None:
-                try:
-                    self._encode_again([read_file(path)], {path: item}, Happened.CAPTIONED)
-                except (OSError, InputError) as error:
-                    self._tell(FolderEvent(Happened.FAILED, path, item.id, cause=cause_of(error)))
-            else:
-                self._index.update(item.id, caption="\n".join(said))
-                self._tell(FolderEvent(Happened.CAPTIONED, path, item.id))
+        captioned = bool(said) and "\n".join(said) != item.caption
+        if captioned and self._weight is not None:
+            try:
+                self._encode_again([read_file(path)], {path: item}, Happened.CAPTIONED)
+            except (OSError, InputError) as error:
+                self._tell(FolderEvent(Happened.FAILED, path, item.id, cause=cause_of(error)))
+            return
+        changes: dict[str, Any] = {"caption": "\n".join(said)} if captioned else {}
+        if (new := with_told(item.metadata, told)) is not None:
+            changes["metadata"] = new
+        if changes:
+            self._index.update(item.id, **changes)
+            self._tell(FolderEvent(Happened.CAPTIONED if captioned else Happened.CHANGED, path, item.id))
 
     def _follows(self, file: ReadFile) -> bool:
         """Give the file's item its path, where the index has its content; tell whether that is so."""

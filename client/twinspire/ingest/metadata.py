@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import math
 import re
 import unicodedata
@@ -58,6 +59,18 @@ def picture_metadata(file: ReadFile) -> dict[str, Any]:
 def own_keys(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """Return what is not the file's, but was put there by somebody else."""
     return {key: value for key, value in metadata.items() if key not in FILE_KEYS}
+
+
+def same_value(a: object, b: object) -> bool:
+    """Whether two values of metadata are written alike in JSON: true is not 1, and 1 is not 1.0."""
+    return json.dumps(a, sort_keys=True) == json.dumps(b, sort_keys=True)
+
+
+def with_told(metadata: Mapping[str, Any], told: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return metadata with what is told about a picture in it; None where it has all that already."""
+    if all(key in metadata and same_value(metadata[key], value) for key, value in told.items()):
+        return None
+    return {**metadata, **told}
 
 
 def _told_by_camera(exif: Image.Exif) -> dict[str, Any]:

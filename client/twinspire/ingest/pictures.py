@@ -58,15 +58,15 @@ def add_pictures(
     """Encode the picture files at `paths` and add them to `index`, `batch` files at a time.
 
     An item's uri is the file's absolute path, its content hash the SHA-256 of its bytes, its metadata what
-    `picture_metadata` reads. A file whose content is in the index already is not decoded: its item takes a new caption,
-    and follows it where the file that it was added from is gone or holds something else. A file with other content than
-    the item of its path takes that item's place. A file that fails is reported and does not stop the rest. Reading,
-    decoding, encoding and writing each run in a thread of their own with one batch between them, so at most nine
-    batches are in memory, of at most 128 MiB of encoded files each.
+    `picture_metadata` reads and `captions` tells. A file whose content is in the index already is not decoded: its item
+    takes a new caption and new metadata, and follows it where the file that it was added from is gone or holds
+    something else. A file with other content than the item of its path takes that item's place. A file that fails is
+    reported and does not stop the rest. Reading, decoding, encoding and writing each run in a thread of their own with
+    one batch between them, so at most nine batches are in memory, of at most 128 MiB of encoded files each.
 
-    `captions` gives what is said about each picture; several captions are one, on a line each. With `fuse_captions`,
-    above 0 and below 1, a captioned picture's vector is the unit vector of (1 - w) * picture + w * mean of its
-    captions, and `fused_captions` in its metadata tells w.
+    `captions` gives what is said about each picture; several captions are one, on a line each. What the index has and
+    the source says nothing of stays. With `fuse_captions`, above 0 and below 1, a captioned picture's vector is the
+    unit vector of (1 - w) * picture + w * mean of its captions, and `fused_captions` in its metadata tells w.
 
     `on_progress` is called, from the calling thread, with the number of files that are done since the last call.
     Every batch is durable once it is done: after an error or an interruption the same call goes on where it ended.
@@ -201,7 +201,8 @@ class PictureStages:
         return step
 
     def _item(self, file: ReadFile, captions: Sequence[str]) -> Item:
-        metadata = picture_metadata(file)
+        told = self._captions.metadata_of(file.path) if self._captions is not None else {}
+        metadata = {**told, **picture_metadata(file)}
         if captions and self._weight is not None:
             metadata["fused_captions"] = self._weight
         caption = "\n".join(captions) or None

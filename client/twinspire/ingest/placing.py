@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterable
 from enum import Enum, auto
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from twinspire.errors import InputError
 from twinspire.index import Item, ItemKind, StoredItem
 from twinspire.ingest.captions import CaptionSource
-from twinspire.ingest.metadata import own_keys, picture_metadata
+from twinspire.ingest.metadata import own_keys, picture_metadata, with_told
 from twinspire.ingest.reading import ReadFile, modified_s, read_file
 from twinspire.ingest.reports import ItemIndex
 
@@ -23,8 +24,8 @@ class Place(Enum):
 
     ENCODE = auto()
     KNOWN = auto()
-    CHANGED = auto()  # its item has followed it
-    CAPTIONED = auto()  # its item has a new caption
+    CHANGED = auto()  # its item has followed it, or has new metadata
+    CAPTIONED = auto()  # its item has a new caption; it may have new metadata too
 
 
 class Placer:
@@ -59,19 +60,25 @@ class Placer:
             holder = picture_of(self._index.find(content_hash=file.content_hash))
             if holder is None:  # it has just got other content
                 return Place.ENCODE
-            if holder.uri != str(file.path):
+            moved = holder.uri != str(file.path)
+            if moved:
                 if holds(holder):
                     return Place.KNOWN
                 metadata = {**holder.metadata, **picture_metadata(file)}
-                self._index.update(holder.id, uri=str(file.path), metadata=metadata)
+                holder = self._index.update(holder.id, uri=str(file.path), metadata=metadata)
                 self._moved[file.path] = file.content_hash
             caption = self._new_caption(holder, file)
             if caption is not None and self._weight is not None:
                 return Place.ENCODE
+            changes: dict[str, Any] = {"caption": caption} if caption is not None else {}
+            told = self._captions.metadata_of(file.path) if self._captions is not None else {}
+            if (new := with_told(holder.metadata, told)) is not None:
+                changes["metadata"] = new
+            if changes:
+                self._index.update(holder.id, **changes)
             if caption is not None:
-                self._index.update(holder.id, caption=caption)
                 return Place.CAPTIONED
-            return Place.CHANGED if holder.uri != str(file.path) else Place.KNOWN
+            return Place.CHANGED if moved or changes else Place.KNOWN
 
     def write(self, items: list[Item], embeddings: NDArray[np.float32]) -> tuple[list[Item], list[Item]]:
         """Add items with their vectors (N, D), or let them take the place of what their file held before.

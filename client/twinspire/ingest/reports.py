@@ -23,7 +23,7 @@ class FailedPicture(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class IngestReport:
-    """How many were added, were there already, failed, and changed: items that took a new content, place or caption.
+    """How many were added, were there already, failed, and changed: took new content, metadata, place or caption.
 
     `captioned` counts those of the added and changed that got a caption.
     """

@@ -54,8 +54,8 @@ def watch(
     holds from elsewhere are left alone, so are texts. A file is taken once it has not changed for `settle_s`: one that
     is half written waits, and one that could not be decoded is tried again when it changes. An item whose file is gone
     is kept for `gone_s`, in case it turns up elsewhere. Captions are taken as `add_pictures` does; where the source
-    says something new about a picture its caption follows (a changed sidecar is seen at once, a file of captions at
-    the next start).
+    says something new about a picture its caption and metadata follow (a changed sidecar is seen at once, a file of
+    captions at the next start).
 
     The folders' own disappearance is an error and removes nothing, and so is a folder that is found empty at the start
     though the index holds pictures of it: a disk that is not mounted looks the same. `poll` looks at the files' times

@@ -1,0 +1,292 @@
+"""Metadata of pictures from the columns beside picture and caption: read, refused, searched, brought up to date."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
+
+from twinspire.cli import main
+from twinspire.errors import InputError
+from twinspire.index import Index
+from twinspire.ingest import Captions, FolderEvent, add_pictures, find_pictures, watch
+
+SPACE = "d" * 64
+
+
+class FakeClient:
+    """Encodes a picture to the direction of its colour, and counts."""
+
+    space, dim = SPACE, 3
+
+    def __init__(self) -> None:
+        self.encoded = 0
+        self.towers = SimpleNamespace(encode_images=self.encode)
+
+    def preprocess(self, items: list[bytes], *, on_error: str) -> Any:
+        """Take the first pixel."""
+        assert on_error == "skip"
+        rows = [np.asarray(Image.open(io.BytesIO(item)).convert("RGB"))[:1, :1] for item in items]
+        return np.array(rows, np.uint8).reshape(-1, 1, 1, 3), []
+
+    def encode(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return (N, 3)."""
+        self.encoded += len(pixels)
+        rows = pixels.reshape(-1, 3).astype(np.float32)
+        return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), np.float32)
+
+    def encode_text(self, texts: list[str]) -> NDArray[np.float32]:
+        """Return (N, 3), each the direction of grey."""
+        return np.full((len(texts), 3), 3**-0.5, np.float32)
+
+
+@pytest.fixture
+def client() -> Any:
+    """Make a fake client."""
+    return FakeClient()
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Any:
+    """Make an empty index, open for writing."""
+    with Index.create(tmp_path / "index", space=SPACE, dim=3) as index:
+        yield index
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Draw pictures a, b and c."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number, name in enumerate(("a.png", "b.png", "c.png")):
+        Image.new("RGB", (4, 4), (60 * number, 10, 10)).save(folder / name)
+    return folder
+
+
+def table(photos: Path, text: str, name: str = "table.csv") -> Captions:
+    """Write a file beside the pictures and read it."""
+    (photos / name).write_text(text, encoding="utf-8")
+    return Captions.read(photos / name)
+
+
+def own(index: Index, path: Path) -> dict[str, Any]:
+    """Return an item's metadata that is not its file's, by keys named here."""
+    (item,) = index.find(uri=str(path))
+    return {key: value for key, value in item.metadata.items() if key in ("sku", "price", "in_stock", "tags")}
+
+
+CELLS = {
+    "3": 3,
+    "-12": -12,
+    " 3.50 ": 3.5,
+    "1e3": 1000.0,
+    "9223372036854775807": 2**63 - 1,
+    "9223372036854775808": "9223372036854775808",
+    "007": "007",
+    "+1": "+1",
+    ".5": ".5",
+    "1,5": "1,5",
+    "1e999": "1e999",
+    "nan": "nan",
+    "Infinity": "Infinity",
+    "٣": "٣",
+    "true": True,
+    "False": False,
+    "TRUE": True,
+    "yes": "yes",
+    "null": "null",
+    " red  car ": "red  car",
+    "9" * 5000: "9" * 5000,
+}
+
+
+@pytest.mark.parametrize(("name", "separator"), [("t.csv", ","), ("t.tsv", "\t")])
+def test_cells_are_numbers_truth_or_text(photos: Path, name: str, separator: str) -> None:
+    """JSON's numbers and true/false are read as such, of their type, an empty cell is left out, the rest is text."""
+    out = io.StringIO(newline="")
+    writer = csv.writer(out, delimiter=separator)
+    writer.writerow(["image", *(f"k{place}" for place in range(len(CELLS))), "empty", "blank", ""])
+    writer.writerow(["a.png", *CELLS, "", "  ", "nameless"])
+    told = table(photos, out.getvalue(), name).metadata_of(photos / "a.png")
+    assert {key: (type(value), value) for key, value in told.items()} == {
+        f"k{place}": (type(value), value) for place, value in enumerate(CELLS.values())
+    }
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(st.dictionaries(st.text(min_size=1).map(lambda key: f"_{key}"), JSON, min_size=1))
+def test_values_of_json_stay_what_they_are(tmp_path_factory: pytest.TempPathFactory, said: dict[str, Any]) -> None:
+    """Whatever JSON holds, in lines and in a list, with a caption and without."""
+    folder = tmp_path_factory.getbasetemp()
+    row = {"image": "a.png", **said}
+    for name, text in (
+        ("t.jsonl", json.dumps(row)),
+        ("t.json", json.dumps([{**row, "caption": "a cat"}])),
+    ):
+        told = table(folder, text, name).metadata_of(Path("/somewhere/a.png"))
+        assert json.dumps(told) == json.dumps(said)
+
+
+def test_captions_and_metadata_stand_beside_each_other(photos: Path) -> None:
+    """Rows of a picture are put together, however they name it; a picture may have one, both or neither."""
+    said = table(photos, f"path,caption,price,sku\na.png,a cat,3,\n./a.png,asleep,,x\n{photos / 'b.png'},,4,\n")
+    assert (said.of(photos / "a.png"), said.metadata_of(photos / "a.png")) == (
+        ["a cat", "asleep"],
+        {"price": 3, "sku": "x"},
+    )
+    assert (said.of(photos / "b.png"), said.metadata_of(photos / "b.png")) == ([], {"price": 4})
+    assert (said.of(photos / "c.png"), said.metadata_of(photos / "c.png")) == ((), {})
+
+
+def test_cocos_fields_are_no_metadata(photos: Path) -> None:
+    """COCO's form gives captions alone."""
+    document = {
+        "images": [{"id": 1, "file_name": "a.png", "width": 9, "license": 3}],
+        "annotations": [{"image_id": 1, "caption": "a cat", "id": 7}],
+    }
+    said = table(photos, json.dumps(document), "coco.json")
+    assert (said.of(photos / "a.png"), said.metadata_of(photos / "a.png")) == (["a cat"], {})
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        (
+            "t.csv",
+            "path,width\na.png,3\n",
+            r"line 2: the column 'width' would hide .* other than bytes, camera, folder",
+        ),
+        ("t.csv", "path,name\na.png,x\n", "line 2: the column 'name' would hide"),
+        ("t.jsonl", '{"path": "a.png", "folder": null}', "line 1: the column 'folder' would hide"),
+        (
+            "t.csv",
+            "path,price\na.png,3\nb.png,4\n./a.png,5\n",
+            r"line 4 says price = 5 of \./a\.png, but 3 came before",
+        ),
+        (
+            "t.json",
+            '[{"path": "a", "x": 1}, {"path": "a", "x": true}]',
+            "entry 1 says x = True of a, but 1 came before",
+        ),
+        ("t.jsonl", '{"path": "a", "x": [NaN]}', "line 1: metadata must be what JSON can hold"),
+        ("t.jsonl", '{"path": "a", "x": "\\ud800"}', "line 1: metadata must be what JSON can hold"),
+        ("t.csv", "path,price, price\na.png,3,4\n", "line 1 has the column 'price' more than once"),
+        ("t.csv", "path\na.png\n", "line 2 has the columns path: expected one of"),
+        ("t.csv", "path,price\na.png,\n", "has no captions in it, nor anything else"),
+    ],
+)
+def test_metadata_that_cannot_be_is_refused(photos: Path, name: str, text: str, message: str) -> None:
+    """Keys of the file, contradictions, what is no JSON, double columns, nothing said: the message names the place."""
+    with pytest.raises(InputError, match=message):
+        table(photos, text, name)
+
+
+def test_a_key_of_the_file_is_refused_from_python_too() -> None:
+    """`Captions` made of mappings has the same rules."""
+    with pytest.raises(InputError, match=r"a\.png: the column 'bytes' would hide"):
+        Captions({}, folder=Path("/"), metadata={"a.png": {"bytes": 1}})
+
+
+def test_adding_again_changes_metadata_and_encodes_nothing(index: Index, client: Any, photos: Path) -> None:
+    """New values come, values of which nothing is said stay, so do others' keys; the same again is idle."""
+    pictures = find_pictures([photos])
+    first = table(photos, "image,price,in_stock\na.png,3,true\nb.png,4,true\n")
+    assert add_pictures(index, client, pictures, captions=first).added == 3
+    (item,) = index.find(uri=str(photos / "a.png"))
+    index.update(item.id, metadata={**item.metadata, "tags": ["mine"]})
+    again = table(photos, "image,price,in_stock,caption\na.png,5,,\nb.png,4,false,a dog\n")
+    report = add_pictures(index, client, pictures, captions=again)
+    assert (report.added, report.changed, report.captioned, report.already) == (0, 2, 1, 1)
+    assert own(index, photos / "a.png") == {"price": 5, "in_stock": True, "tags": ["mine"]}
+    assert own(index, photos / "b.png") == {"price": 4, "in_stock": False}
+    assert index.find(uri=str(photos / "b.png"))[0].caption == "a dog"
+    report = add_pictures(index, client, pictures, captions=again)
+    assert (report.changed, report.already, client.encoded) == (0, 3, 3)
+
+
+def test_a_moved_picture_takes_the_metadata_of_its_new_name(index: Index, client: Any, photos: Path) -> None:
+    """It follows its file and what is said there, both in one run."""
+    add_pictures(index, client, [photos / "a.png"], captions=table(photos, "image,price\na.png,3\n"))
+    (photos / "a.png").rename(photos / "z.png")
+    report = add_pictures(index, client, [photos / "z.png"], captions=table(photos, "image,price\nz.png,8\n"))
+    assert (report.changed, client.encoded, own(index, photos / "z.png")) == (1, 1, {"price": 8})
+    assert index.find(uri=str(photos / "z.png"))[0].metadata["name"] == "z.png"
+
+
+def test_a_new_caption_that_is_mixed_in_brings_its_metadata(index: Index, client: Any, photos: Path) -> None:
+    """With a weight the picture is encoded again and its metadata changes with it."""
+    add_pictures(index, client, [photos / "a.png"])
+    said = table(photos, "image,caption,price\na.png,a cat,3\n")
+    report = add_pictures(index, client, [photos / "a.png"], captions=said, fuse_captions=0.5)
+    assert (report.changed, report.captioned, own(index, photos / "a.png")) == (1, 1, {"price": 3})
+
+
+def test_a_watch_takes_over_metadata_at_its_start(index: Index, client: Any, photos: Path) -> None:
+    """New pictures get it, known ones are changed without encoding, a second start says nothing."""
+
+    def catch_up(said: Captions) -> list[str]:
+        stop, events = threading.Event(), list[FolderEvent]()
+        watch(
+            index, client, [photos], captions=said, stop=stop, on_caught_up=stop.set, on_event=events.append, poll=True
+        )
+        return sorted(f"{event.happened} {event.path.name}" for event in events)
+
+    assert catch_up(table(photos, "image,price\na.png,3\n")) == ["added a.png", "added b.png", "added c.png"]
+    new = table(photos, "image,price,caption\na.png,3,a cat\nb.png,4,\n")
+    assert catch_up(new) == ["captioned a.png", "changed b.png"]
+    assert (own(index, photos / "a.png"), own(index, photos / "b.png")) == ({"price": 3}, {"price": 4})
+    assert (catch_up(new), client.encoded) == ([], 3)
+
+
+def test_the_command_line_filters_and_boosts_by_columns(
+    photos: Path, tiny: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """`index add --captions shop.csv` without captions, then `search --where` and `--boost` over its columns."""
+    monkeypatch.chdir(photos.parent)
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            main([str(argument) for argument in arguments])
+        sys.stdout.flush()
+        out, err = capfd.readouterr()
+        return int(ended.value.code or 0), out, err
+
+    def found(*options: str) -> list[str]:
+        status, out, err = run("search", "idx", "a cat", "-b", tiny.bundle.path, "--json", *options)
+        assert status == 0, err
+        return [Path(hit["uri"]).name for hit in json.loads(out)["hits"]]
+
+    Path("shop.csv").write_text("image,in_stock,price,sku\na.png,true,3,007\nb.png,false,4.5,x\nc.png,true,9,y\n")
+    add = ("index", "add", "idx", "photos", "-b", tiny.bundle.path, "--captions", "shop.csv")
+    status, out, err = run(*add, "--json")
+    assert (status, json.loads(out)["added"], json.loads(out)["captioned"]) == (0, 3, 0), err
+    assert sorted(found("--where", "in_stock = true")) == ["a.png", "c.png"]
+    assert found("--where", "price > 3 and price <= 4.5") == ["b.png"]
+    assert found("--where", "sku = '007'") == ["a.png"]
+    for name in ("a", "b", "c"):
+        price = {"a": "3", "b": "4.5", "c": "9"}[name]
+        assert found("--boost", f"price = {price}:1.0")[0] == f"{name}.png"
+    status, out, err = run(*add, "--fuse-captions", "0.3")
+    assert (status, out) == (2, "")
+    assert "--fuse-captions needs captions: shop.csv has metadata alone" in " ".join(err.split())
+    Path("shop.csv").write_text("image,in_stock\na.png,false\n")
+    assert run(*add)[0] == 0
+    assert found("--where", "in_stock = true") == ["c.png"]
