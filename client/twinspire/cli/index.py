@@ -146,6 +146,8 @@ def stats(index: IndexArgument, as_json: JsonOption = False) -> None:
     for name, value in (snapshot or {}).items():
         document[f"  {name}"] = value
     for name, value in document.items():
+        if value is None:
+            continue
         shown = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
         if name.endswith("_bytes"):
             name, shown = name.removesuffix("_bytes"), size_of(value)
