@@ -16,11 +16,12 @@ from twinspire.bundle import Bundle, Precision, Tower
 from twinspire.errors import EngineError
 from twinspire.images import Preprocessor
 from twinspire_bench.datasets import open_dataset
-from twinspire_bench.engines.contestant import Contestant, Task
+from twinspire_bench.engines.contestant import Contestant
 from twinspire_bench.engines.material import FOLDER_SIZE, Material, cut_after_normalisation, write_folder
 from twinspire_bench.engines.measure import OURS, Effort, cosines, measure, races
 from twinspire_bench.engines.peers import CONTESTANTS
 from twinspire_bench.engines.show import show
+from twinspire_bench.engines.task import Task
 from twinspire_bench.records import Record
 
 DATA = open_dataset("scenes:40")

@@ -15,8 +15,9 @@ from twinspire.bundle import Bundle, Precision, Tower
 from twinspire.text import Tokenizer
 from twinspire.towers import LocalTowers
 from twinspire_bench.datasets import CaptionedPictures
-from twinspire_bench.engines.contestant import Contestant, Task
+from twinspire_bench.engines.contestant import Contestant
 from twinspire_bench.engines.material import Material
+from twinspire_bench.engines.task import Task
 from twinspire_bench.load import interleaved
 from twinspire_bench.machine import matrix_peaks
 from twinspire_bench.records import Record, series

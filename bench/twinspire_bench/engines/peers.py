@@ -22,7 +22,7 @@ from twinspire import Client, LocalTowers
 from twinspire.bundle import Bundle, Precision
 from twinspire.images import Preprocessor
 from twinspire.text import Tokenizer
-from twinspire_bench.engines.contestant import Task
+from twinspire_bench.engines.task import Task
 
 Measure: TypeAlias = Callable[[], float]
 
