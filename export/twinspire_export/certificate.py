@@ -46,14 +46,6 @@ class EngineRunner:
         return output
 
 
-def padded(sequences: Sequence[NDArray[np.int32]], pad_id: int) -> NDArray[np.int32]:
-    """Stack 1-D `sequences` to (N, L) int32, filled up with `pad_id` on the right."""
-    ids = np.full((len(sequences), max(map(len, sequences))), pad_id, dtype=np.int32)
-    for row, sequence in zip(ids, sequences, strict=True):
-        row[: len(sequence)] = sequence
-    return ids
-
-
 def certify(
     measured: NDArray[np.float32],
     expected: NDArray[np.float32],

@@ -22,6 +22,7 @@ from twinspire import Client, LocalTowers
 from twinspire.bundle import Bundle, Precision
 from twinspire.images import Preprocessor
 from twinspire.text import Tokenizer
+from twinspire.towers.buckets import padded
 from twinspire_bench.engines.task import Task
 
 Measure: TypeAlias = Callable[[], float]
@@ -74,10 +75,9 @@ def folder_limit(task: Task) -> Measure:
     def measure() -> float:
         start = time.perf_counter()
         pixels = np.stack([preprocessor.one(file) for file in files])  # (N, S, S, 3)
-        decoded = time.perf_counter()
         for batch in _batches(pixels, task.batch):
             towers.encode_images(batch)
-        return task.threads * len(files) / (decoded - start + time.perf_counter() - decoded)
+        return task.threads * len(files) / (time.perf_counter() - start)
 
     return measure
 
@@ -243,11 +243,7 @@ def _batches(items: Any, size: int) -> list[Any]:  # noqa: ANN401 - an array or 
 
 def _padded(bundle: Bundle, captions: Sequence[str], length: int | None = None) -> NDArray[np.int32]:
     """Return ids (N, L) int32 of captions, padded to `length` or to the longest."""
-    sequences = Tokenizer(bundle.tokenizer_path, bundle.text).encode(captions)
-    ids = np.full((len(sequences), length or max(map(len, sequences))), bundle.text.pad_id, np.int32)  # (N, L)
-    for row, sequence in zip(ids, sequences, strict=True):
-        row[: len(sequence)] = sequence
-    return ids
+    return padded(Tokenizer(bundle.tokenizer_path, bundle.text).encode(captions), bundle.text.pad_id, length)
 
 
 def _captions(task: Task) -> list[str]:

@@ -63,7 +63,7 @@ def text_batches(
     for length, group in groupby(_longest_first(sequences), key=bucket):
         places = list(group)
         for start in range(0, len(places), batch):
-            yield _padded(sequences, places[start : start + batch], length, settings)
+            yield _text_batch(sequences, places[start : start + batch], length, settings)
 
 
 def fitted_batches(
@@ -81,23 +81,32 @@ def fitted_batches(
         size = max(whole, sequences[place].size)
         waste += length - size
         if len(places) == batch or waste > RUN_TOKENS:
-            yield _padded(sequences, places, length, settings)
+            yield _text_batch(sequences, places, length, settings)
             places = []
         if not places:
             length, waste = size, 0
         places.append(place)
     if places:
-        yield _padded(sequences, places, length, settings)
+        yield _text_batch(sequences, places, length, settings)
 
 
 def _longest_first(sequences: Sequence[NDArray[np.int32]]) -> list[int]:
     return sorted(range(len(sequences)), key=lambda place: sequences[place].size, reverse=True)
 
 
-def _padded(
+def padded(sequences: Sequence[NDArray[np.int32]], pad_id: int, length: int | None = None) -> NDArray[np.int32]:
+    """Stack 1-D int32 `sequences`, at least one, to (N, L) int32, filled up with `pad_id` on the right.
+
+    L is `length`, which none exceeds, or that of the longest.
+    """
+    input_ids = np.full((len(sequences), length or max(map(len, sequences))), pad_id, np.int32)  # (N, L)
+    for row, sequence in zip(input_ids, sequences, strict=True):
+        row[: sequence.size] = sequence
+    return input_ids
+
+
+def _text_batch(
     sequences: Sequence[NDArray[np.int32]], places: Sequence[int], length: int, settings: TextSettings
 ) -> TextBatch:
-    input_ids = np.full((len(places), length), settings.pad_id, np.int32)  # (n, L)
-    for row, place in zip(input_ids, places, strict=True):
-        row[: sequences[place].size] = sequences[place]
+    input_ids = padded([sequences[place] for place in places], settings.pad_id, length)
     return TextBatch(np.array(places, np.intp), input_ids)
