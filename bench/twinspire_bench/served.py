@@ -26,16 +26,22 @@ from rich.console import Console
 from rich.table import Table
 
 from twinspire.bundle import Bundle, Precision, Tower
-from twinspire.errors import InputError, TwinspireError
 from twinspire.text import Tokenizer
 from twinspire.towers import LocalTowers, TritonTowers
-from twinspire_bench.datasets.coco import read_coco
-from twinspire_bench.datasets.listing import read_json
 from twinspire_bench.load import closed_loop, interleaved
 from twinspire_bench.machine import matrix_peaks, usable_cores
 from twinspire_bench.product import TWINSPIRE, run, seeded_bundle, served
 from twinspire_bench.records import Record, series
-from twinspire_bench.scenes import Language, Split, scene_set
+from twinspire_bench.script import (
+    DEFAULT_WORK,
+    CaptionsOption,
+    JsonFileOption,
+    ThreadsOption,
+    VocabularyOption,
+    WorkOption,
+    errors_told,
+    read_captions,
+)
 from twinspire_bench.statistics import paired_ratio, percentiles
 from twinspire_bench.work import engine_work
 
@@ -201,34 +207,19 @@ def show(record: Record, console: Console) -> None:
     console.print(table)
 
 
-def read_captions(file: Path | None, count: int) -> list[str]:
-    """Read so many captions, each picture's first one first, from a file in COCO's form; drawn scenes' without a file.
-
-    Raises InputError where the file is none, or holds too few.
-    """
-    if file is None:
-        return [scene.captions[Language.ENGLISH] for scene in scene_set(count, seed=0, split=Split.HELDOUT)]
-    listed = read_coco(file, read_json(file))
-    most = max(len(picture.captions) for picture in listed)
-    texts = [p.captions[turn].text for turn in range(most) for p in listed if turn < len(p.captions)]
-    if len(texts) < count:
-        raise InputError(f"{file} holds {len(texts)} captions: expected at least {count}")
-    return texts[:count]
-
-
 def main(
-    work: Annotated[Path, typer.Option(help="Where the model is made and kept.")] = Path("runs/bench"),
-    vocabulary: Annotated[Path | None, typer.Option(help="A folder with OpenAI's CLIP merges.")] = None,
-    captions: Annotated[Path | None, typer.Option(help="COCO's captions; drawn scenes' without.")] = None,
-    threads: Annotated[int | None, typer.Option(help="By default all cores.")] = None,
+    work: WorkOption = DEFAULT_WORK,
+    vocabulary: VocabularyOption = None,
+    captions: CaptionsOption = None,
+    threads: ThreadsOption = None,
     streams: Annotated[int, typer.Option(help="Parts of a batch computed side by side, on both sides.")] = 2,
     rounds: Annotated[int, typer.Option(min=1)] = Effort.rounds,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the record to this file.")] = None,
+    json_file: JsonFileOption = None,
 ) -> None:
     """Measure ViT-B/32, int8, in process and through Triton."""
     console = Console(stderr=True)
     effort = Effort(rounds=rounds)
-    try:
+    with errors_told(console):
         record = measure(
             seeded_bundle(SIZE, work, vocabulary=vocabulary),
             read_captions(captions, effort.texts),
@@ -241,9 +232,6 @@ def main(
         show(record, Console())
         if json_file is not None:
             record.save(json_file)
-    except TwinspireError as error:
-        console.print(f"error: {error}", markup=False)
-        raise typer.Exit(1) from None
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ from twinspire.bundle import Bundle
 from twinspire.errors import EngineError, InputError, ServerError
 from twinspire_bench.product import TWINSPIRE, run, seeded_bundle, served
 from twinspire_bench.records import Record
-from twinspire_bench.served import IN_PROCESS, THROUGH_TRITON, Effort, measure, read_captions, show
+from twinspire_bench.script import read_captions
+from twinspire_bench.served import IN_PROCESS, THROUGH_TRITON, Effort, measure, show
 
 if importlib.util.find_spec("pytriton") is None:  # importing it would load CUDA and change the process
     pytest.skip("a real Triton comes with the extra `server`", allow_module_level=True)

@@ -61,18 +61,17 @@ def races(material: Material, *, threads: int, streams: int, effort: Effort) -> 
         batch=BATCH,
     )
     image, text = (material.plain_engine(tower) for tower in (Tower.IMAGE, Tower.TEXT))
+
+    def each_count_of_streams(label: str, **given: Any) -> dict[str, Task]:  # noqa: ANN401 - of a task
+        return {f"{label}, {count} stream{'s' if count > 1 else ''}": task(**given, streams=count) for count in STREAMS}
+
     return {
         "image_tower": Race(
             "images_per_s",
             {
                 OURS: task(name="twinspire images", streams=streams),
                 "onnxruntime fp32": task(name="onnxruntime images", engine=image),
-                **{
-                    f"OpenVINO int8, {count} stream{'s' if count > 1 else ''}": task(
-                        name="openvino images", engine=material.openvino_int8, streams=count
-                    )
-                    for count in STREAMS
-                },
+                **each_count_of_streams("OpenVINO int8", name="openvino images", engine=material.openvino_int8),
             },
         ),
         "text_tower": Race(
@@ -82,12 +81,9 @@ def races(material: Material, *, threads: int, streams: int, effort: Effort) -> 
                 "onnxruntime fp32, padded to the context": task(
                     name="onnxruntime padded texts", engine=text, part=effort.padded_part
                 ),
-                **{
-                    f"OpenVINO bf16, {count} stream{'s' if count > 1 else ''}": task(
-                        name="openvino bf16 texts", engine=text, part=effort.bf16_part, streams=count
-                    )
-                    for count in STREAMS
-                },
+                **each_count_of_streams(
+                    "OpenVINO bf16", name="openvino bf16 texts", engine=text, part=effort.bf16_part
+                ),
             },
         ),
         "folder": Race(
