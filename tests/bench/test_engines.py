@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -13,7 +14,7 @@ from rich.console import Console
 
 from twinspire import sample_bundle
 from twinspire.bundle import Bundle, Precision, Tower
-from twinspire.errors import EngineError
+from twinspire.errors import EngineError, InputError
 from twinspire.images import Preprocessor
 from twinspire_bench.datasets import open_dataset
 from twinspire_bench.engines.contestant import Contestant
@@ -66,6 +67,19 @@ def test_the_image_race_gives_a_record(material: Material) -> None:
     show(record, Console(file=terminal, width=120))
     assert "OpenVINO int8, 2 streams" in terminal.getvalue()
     assert len(said) == 3
+
+
+def test_a_race_that_nobody_runs_is_refused(material: Material) -> None:
+    """An unknown name of a race is an error that lists those there are."""
+    with pytest.raises(InputError, match="no race marathon: expected some of image_tower, text_tower, folder, one_cap"):
+        measure(material, data=DATA, threads=2, streams=2, effort=Effort(), say=print, only=["marathon"])
+
+
+def test_the_folder_is_of_one_data_set(tmp_path: Path) -> None:
+    """What another data set left in the folder is gone."""
+    write_folder(open_dataset("scenes:3"), tmp_path / "folder")
+    write_folder(open_dataset("scenes:2:5"), tmp_path / "folder")
+    assert sorted(file.name for file in (tmp_path / "folder").iterdir()) == ["00000.jpg", "00001.jpg"]
 
 
 def test_the_folder_of_files(material: Material) -> None:

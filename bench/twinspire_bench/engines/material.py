@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,9 +123,8 @@ def write_folder(data: CaptionedPictures, folder: Path) -> None:
     """Write the pictures as JPEG files of 640x480."""
     from PIL import Image, ImageOps
 
-    folder.mkdir(exist_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)  # may hold those of another data set
+    folder.mkdir()
     for position, picture in enumerate(data.pictures):
-        file = folder / f"{position:05d}.jpg"
-        if not file.exists():
-            fitted = ImageOps.fit(load_image(picture), FOLDER_SIZE, Image.Resampling.BICUBIC)
-            fitted.save(file, quality=_JPEG_QUALITY)
+        fitted = ImageOps.fit(load_image(picture), FOLDER_SIZE, Image.Resampling.BICUBIC)
+        fitted.save(folder / f"{position:05d}.jpg", quality=_JPEG_QUALITY)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twinspire.bundle import Bundle, Precision, Tower
+from twinspire.errors import InputError
 from twinspire.text import Tokenizer
 from twinspire.towers import LocalTowers
 from twinspire_bench.datasets import CaptionedPictures
@@ -132,10 +133,14 @@ def measure(
     say: Callable[[str], None],
     only: Collection[str] = (),
 ) -> Record:
-    """Run all races, or `only` those of some names. `say` is told what begins."""
+    """Run all races, or `only` those of some names. `say` is told what begins. Raises InputError for a name of none."""
     bundle = Bundle.open(material.bundle)
+    entered = races(material, threads=threads, streams=streams, effort=effort)
+    unknown = sorted(set(only) - set(entered))
+    if unknown:
+        raise InputError(f"there is no race {', '.join(unknown)}: expected some of {', '.join(entered)}")
     found: dict[str, Any] = {}
-    for name, race in races(material, threads=threads, streams=streams, effort=effort).items():
+    for name, race in entered.items():
         if not only or name in only:
             say(f"{effort.rounds} rounds of {name.replace('_', ' ')}: {', '.join(race.tasks)}")
             found[name] = run_race(race, rounds=effort.rounds)

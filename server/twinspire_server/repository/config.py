@@ -14,8 +14,6 @@ RAGGED = "ragged"
 SHORT_LENGTH = 32
 """90% of COCO's captions fit 16 tokens: what a runtime of few fixed shapes is given beside the context."""
 
-MAX_BATCH = BATCH
-
 
 @dataclass(frozen=True)
 class WarmUp:
@@ -54,7 +52,7 @@ def warm_ups(bundle: Bundle, tower: Tower, runtime: RepositoryRuntime) -> list[W
 
     The first call of a shape pays for planning its memory, the first full batch for having it.
     """
-    batch = MAX_BATCH[tower]
+    batch = BATCH[tower]
     if tower is Tower.IMAGE:
         dims = (bundle.image.size, bundle.image.size, 3)
         return [WarmUp(f"{count}_images", count, dims) for count in (1, batch)]
@@ -77,7 +75,7 @@ def config_pbtxt(bundle: Bundle, tower: Tower, precision: Precision, options: Se
         f"# Written by `twinspire build` from the bundle {bundle.name}; the next build writes it again.",
         f'name: "{model_name(bundle, tower)}"',
         f'backend: "{"python" if in_wheel else "onnxruntime"}"',
-        f"max_batch_size: {MAX_BATCH[tower]}",
+        f"max_batch_size: {BATCH[tower]}",
         _tensors(bundle, tower, options.runtime),
         "# What waits is gathered into a batch; nothing waits for others to come.",
         "dynamic_batching { }",
@@ -139,7 +137,7 @@ def _tensorrt(bundle: Bundle, tower: Tower, precision: Precision) -> str:
     engine after the graph, not the weights: the folder therefore names the engine.
     Source: https://github.com/triton-inference-server/onnxruntime_backend#onnx-runtime-with-tensorrt-optimization
     """
-    batch = MAX_BATCH[tower]
+    batch = BATCH[tower]
     if tower is Tower.IMAGE:
         size = bundle.image.size
         shortest = longest = f"{size}x{size}x3"
