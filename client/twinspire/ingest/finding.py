@@ -23,8 +23,7 @@ def find_pictures(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
     links to folders; a file is taken whatever its suffix. Raises `InputError` for a path where nothing is, a
     folder that cannot be read or has no picture, and where no path is given.
     """
-    if isinstance(paths, str | bytes | os.PathLike):
-        raise InputError(f"one {type(paths).__name__} came, expected a list of paths. Put it in a list: [{paths!r}]")
+    require_list(paths)
     found: dict[Path, None] = {}
     for given in paths:
         if not os.fspath(given):
@@ -58,6 +57,12 @@ def pictures_below(folder: Path) -> list[Path]:
 def is_picture(path: Path) -> bool:
     """Whether a file's name ends as a picture's does."""
     return path.suffix.lower() in PICTURE_SUFFIXES
+
+
+def require_list(paths: Iterable[str | os.PathLike[str]]) -> None:
+    """Raise `InputError` where one path came in place of a list."""
+    if isinstance(paths, str | bytes | os.PathLike):
+        raise InputError(f"one {type(paths).__name__} came, expected a list of paths. Put it in a list: [{paths!r}]")
 
 
 def absolute(path: str | os.PathLike[str]) -> Path:

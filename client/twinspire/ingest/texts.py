@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from twinspire.errors import InputError
 from twinspire.index import Item, ItemKind
-from twinspire.ingest.finding import absolute
+from twinspire.ingest.finding import absolute, require_list
 from twinspire.ingest.flow import Flow
 from twinspire.ingest.reports import IngestReport, ItemIndex
 
@@ -85,8 +85,7 @@ def count_lines(paths: Iterable[str | os.PathLike[str]]) -> int:
 
 def find_texts(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
     """Return the absolute paths of text files, each once. Raises `InputError` for one list where a path came."""
-    if isinstance(paths, str | bytes | os.PathLike):
-        raise InputError(f"one {type(paths).__name__} came, expected a list of paths. Put it in a list: [{paths!r}]")
+    require_list(paths)
     found = list(dict.fromkeys(absolute(path) for path in paths))
     if not found:
         raise InputError("no path was given: expected files of text, an item a line")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from twinspire.errors import InputError
 from twinspire.index import Index, ItemKind, StoredItem
 from twinspire.ingest.captions import CaptionSource, Sidecars
-from twinspire.ingest.finding import absolute, is_picture, pictures_below
+from twinspire.ingest.finding import absolute, is_picture, pictures_below, require_list
 from twinspire.ingest.follow import FolderEvent, Follower, Happened
 from twinspire.ingest.placing import is_gone
 
@@ -157,8 +157,7 @@ def _concerned(
 
 
 def _roots(folders: Iterable[str | os.PathLike[str]]) -> list[Path]:
-    if isinstance(folders, str | bytes | os.PathLike):
-        raise InputError(f"one {type(folders).__name__} came, expected a list of folders: [{folders!r}]")
+    require_list(folders)
     roots = list(dict.fromkeys(absolute(folder) for folder in folders))
     if not roots:
         raise InputError("no folder was given: expected folders of pictures")
