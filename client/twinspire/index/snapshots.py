@@ -185,11 +185,10 @@ class Snapshots:
         count = len(state.vectors)
         kind = Kind.parse(row.kind)
         ann = None
-        if row.name and kind.family is not Family.CAGRA and not kind.family.needs_gpu:
+        if row.name and not kind.family.needs_gpu:  # a GPU's is built anew
             with suppress(IndexStoreError):  # damaged: said when it was found
-                ann = read_snapshot(
-                    self._folder / row.name, kind, row.rows, row.checksum
-                )  # searches go on in the other
+                # Read once more: searches go on in the one that is open.
+                ann = read_snapshot(self._folder / row.name, kind, row.rows, row.checksum)
         if ann is not None and not ann.outgrown(count):
             ann.add(state.vectors[len(ann) :])
         else:

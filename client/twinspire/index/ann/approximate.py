@@ -81,11 +81,6 @@ class Ann:
         return int(self._index.ntotal)
 
     @property
-    def can_grow(self) -> bool:
-        """Whether vectors can be added to it."""
-        return self.kind.family is not Family.CAGRA
-
-    @property
     def most_effort(self) -> int:
         """The effort that finds the most: all lists, or a search as broad as the index."""
         lists = self.lists
