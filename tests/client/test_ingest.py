@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from twinspire.errors import EngineError, ImageError, InputError, SpaceMismatchError
+from twinspire.images import ImageLimits
 from twinspire.index import Index
 from twinspire.ingest import FailedPicture, add_pictures, find_pictures
 
@@ -30,6 +31,7 @@ class FakeClient:
 
     space = SPACE
     dim = 4
+    limits = ImageLimits()
 
     def __init__(self) -> None:
         self.decoded: list[bytes | Path] = []
@@ -250,6 +252,7 @@ class Rendezvous(Watched):
         self._turn = {"read": 4, "decode": 3, "encode": 2, "write": 1}
         self.met: list[str] = []
         self.space, self.dim, self.towers = client.space, client.dim, SimpleNamespace(encode_images=self.encode)
+        self.limits = client.limits
 
     def _at(self, stage: str) -> None:
         self._seen[stage] += 1

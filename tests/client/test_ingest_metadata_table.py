@@ -20,6 +20,7 @@ from PIL import Image
 
 from twinspire.cli import main
 from twinspire.errors import InputError
+from twinspire.images import ImageLimits
 from twinspire.index import Index
 from twinspire.ingest import Captions, FolderEvent, add_pictures, find_pictures, watch
 
@@ -30,6 +31,7 @@ class FakeClient:
     """Encodes a picture to the direction of its colour, and counts."""
 
     space, dim = SPACE, 3
+    limits = ImageLimits()
 
     def __init__(self) -> None:
         self.encoded = 0

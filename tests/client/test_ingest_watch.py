@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from twinspire.errors import ImageError, InputError
+from twinspire.images import ImageLimits
 from twinspire.index import Index, Item, ItemKind, StoredItem
 from twinspire.ingest import FolderEvent, Happened, Sidecars, add_pictures, find_pictures, watch
 
@@ -32,6 +33,7 @@ class FakeClient:
     """Encodes a picture to its first pixel's colour and a constant; counts what it encoded."""
 
     space, dim = SPACE, DIM
+    limits = ImageLimits()
 
     def __init__(self) -> None:
         self.encoded = 0

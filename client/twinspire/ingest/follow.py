@@ -124,7 +124,7 @@ class Follower:
             self._compare_told(item, path)
             return None
         try:
-            file = read_file(path)
+            file = read_file(path, self._client.limits)
         except (OSError, UnicodeEncodeError, InputError) as error:
             self._tell(FolderEvent(Happened.FAILED, path, item.id, cause=cause_of(error)))
             return None
@@ -147,7 +147,7 @@ class Follower:
         captioned = bool(said) and "\n".join(said) != item.caption
         if captioned and self._weight is not None:
             try:
-                self._encode_again([read_file(path)], {path: item}, Happened.CAPTIONED)
+                self._encode_again([read_file(path, self._client.limits)], {path: item}, Happened.CAPTIONED)
             except (OSError, InputError) as error:
                 self._tell(FolderEvent(Happened.FAILED, path, item.id, cause=cause_of(error)))
             return
@@ -191,7 +191,8 @@ class Follower:
             if on_progress is not None:
                 on_progress(done, total)
 
-        placer = Placer(self._index, space=self._client.space, follow=False)  # moves are told, so they are made here
+        # Moves are told, so they are made here.
+        placer = Placer(self._index, space=self._client.space, follow=False, limits=self._client.limits)
         report = run(placer, self._stages(), files, batch=self._batch, on_progress=progress)
         failed: dict[Path, FailedPicture] = {failure.path: failure for failure in report.failed}
         unsettled: set[Path] = set()
@@ -207,7 +208,7 @@ class Follower:
                 self._tell(FolderEvent(Happened.ADDED, path, found[0].id))
             else:
                 try:
-                    self._follows(read_file(path))
+                    self._follows(read_file(path, self._client.limits))
                 except (OSError, InputError):
                     unsettled.add(path)
         return unsettled
@@ -262,7 +263,7 @@ class Follower:
     def _copy_of(self, item: StoredItem) -> ReadFile | None:
         for path in sorted(self._copies.get(item.content_hash or "", ())):
             try:
-                file = read_file(path)
+                file = read_file(path, self._client.limits)
             except (OSError, InputError):
                 continue
             if file.content_hash == item.content_hash and not self._images(self._index.find(uri=str(path))):
@@ -271,7 +272,7 @@ class Follower:
 
     def _holds(self, item: StoredItem) -> bool:
         """Whether an item's file is there and has its content."""
-        return item.id not in self._loose and holds(item)
+        return item.id not in self._loose and holds(item, self._client.limits)
 
     @staticmethod
     def _images(items: Iterable[StoredItem]) -> list[StoredItem]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from PIL import ExifTags, Image
 
-from twinspire.images.decode import FORMATS
+from twinspire.images.formats import open_header
 from twinspire.images.quiet import quiet_pillow
 from twinspire.ingest.reading import ReadFile
 
@@ -43,7 +43,7 @@ def picture_metadata(file: ReadFile) -> dict[str, Any]:
     }
     source = io.BytesIO(file.content) if isinstance(file.content, bytes) else file.content
     try:
-        with quiet_pillow(), Image.open(source, formats=FORMATS) as image:
+        with quiet_pillow(), open_header(source) as image:
             metadata |= {"width": image.width, "height": image.height, "format": image.format}
             if exif := image.getexif():
                 if exif.get(ExifTags.Base.Orientation) in _TURNED:

@@ -75,7 +75,7 @@ def add_pictures(
     `fuse_captions` out of its range or without captions.
     """
     index.check_space(client.space)
-    placer = Placer(index, space=client.space, captions=captions, weight=fuse_captions)
+    placer = Placer(index, space=client.space, captions=captions, weight=fuse_captions, limits=client.limits)
     stages = PictureStages(client, captions=captions, fuse_captions=fuse_captions)
     report = run(placer, stages, paths, batch=batch, on_progress=on_progress)
     placer.finish()
@@ -124,7 +124,7 @@ def _batches(placer: Placer, files: Sequence[Path], batch: int) -> Iterator[Batc
     for path in files:
         step.files += 1
         try:
-            file = read_file(path)
+            file = read_file(path, placer.limits)
         except (OSError, UnicodeEncodeError, InputError) as error:
             step.failed.append(FailedPicture(path, cause_of(error)))
         else:

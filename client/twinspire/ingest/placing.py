@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twinspire.errors import InputError
+from twinspire.images import ImageLimits
 from twinspire.index import Item, ItemKind, StoredItem
 from twinspire.ingest.captions import CaptionSource
 from twinspire.ingest.metadata import own_keys, picture_metadata, with_told
@@ -43,8 +44,9 @@ class Placer:
         captions: CaptionSource | None = None,
         weight: float | None = None,
         follow: bool = True,
+        limits: ImageLimits,
     ) -> None:
-        self._index, self._space, self._follow = index, space, follow
+        self._index, self._space, self._follow, self.limits = index, space, follow, limits
         self._was_empty = len(index) == 0  # then no item is in any file's place: thousands of questions less
         self._captions, self._weight = captions, weight
         self._deciding = threading.Lock()
@@ -62,7 +64,7 @@ class Placer:
                 return Place.ENCODE
             moved = holder.uri != str(file.path)
             if moved:
-                if holds(holder):
+                if holds(holder, self.limits):
                     return Place.KNOWN
                 metadata = {**holder.metadata, **picture_metadata(file)}
                 holder = self._index.update(holder.id, uri=str(file.path), metadata=metadata)
@@ -157,7 +159,7 @@ def is_gone(path: Path) -> bool:
     return path.is_dir()
 
 
-def holds(item: StoredItem) -> bool:
+def holds(item: StoredItem, limits: ImageLimits) -> bool:
     """Whether an item's file is there and has its content; where nobody can tell, it has."""
     path = Path(item.uri)
     if is_gone(path):
@@ -165,6 +167,6 @@ def holds(item: StoredItem) -> bool:
     if looks_the_same(item):
         return True
     try:
-        return read_file(path).content_hash == item.content_hash
+        return read_file(path, limits).content_hash == item.content_hash
     except (OSError, UnicodeEncodeError, InputError):
         return True

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from twinspire.errors import InputError
+from twinspire.images.items import ImageLimits, size_refusal
 
 WRITTEN_TO = "is being written to: add it when it is whole"
 """The cause of a failure that goes by itself."""
@@ -34,15 +35,18 @@ class ReadFile:
         return len(self.content) if isinstance(self.content, bytes) else 0
 
 
-def read_file(path: Path) -> ReadFile:
-    """Read a regular file; never blocks on a pipe or device.
+def read_file(path: Path, limits: ImageLimits) -> ReadFile:
+    """Read a regular file; never blocks on a pipe or device. One above `limits` is refused by its size, unread.
 
-    Raises `OSError`, `UnicodeEncodeError` for a name that is no UTF-8, `InputError` for what is no regular file and
-    for a file that is being written to.
+    Raises `OSError`, `UnicodeEncodeError` for a name that is no UTF-8, `InputError` for what is no regular file, for
+    one that is too large and for one that is being written to.
     """
     str(path).encode()  # the index holds text: a name that is none fails here, before the work
-    if not stat.S_ISREG(path.stat().st_mode):  # reading a pipe or a device might never end
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):  # reading a pipe or a device might never end
         raise InputError("is no regular file")
+    if (refusal := size_refusal(status.st_size, limits)) is not None:
+        raise InputError(refusal)
     with path.open("rb") as file:
         before = os.fstat(file.fileno())
         content: bytes | Path
