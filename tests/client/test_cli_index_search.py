@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from twinspire.cli import main
+from twinspire.cli.client_options import ClientOptions
 from twinspire.errors import ImageError
 from twinspire.index import Index, Item, ItemKind
 
@@ -85,8 +86,8 @@ Run = Callable[..., Ran]
 def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
     """Run `twinspire` in a folder of its own, the bundle named `other` being of another space."""
 
-    def open_client(bundle: Path | None) -> FakeClient:
-        return FakeClient("6" * 64) if bundle == Path("other") else FakeClient()
+    def open_client(options: ClientOptions, *_: object) -> FakeClient:
+        return FakeClient("6" * 64) if options.bundle == Path("other") else FakeClient()
 
     def run_main(*arguments: object) -> Ran:
         with pytest.raises(SystemExit) as ended:

@@ -159,7 +159,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_
         sys.stdout.flush()
         return Ran(int(ended.value.code or 0), *capfd.readouterr())
 
-    monkeypatch.setattr("twinspire.cli.classify.open_client", lambda bundle: FakeClient())
+    monkeypatch.setattr("twinspire.cli.classify.open_client", lambda *_: FakeClient())
     monkeypatch.chdir(tmp_path)
     (tmp_path / "labels.txt").write_text("red | 0.8\ngreen\nblue | 0.9\n")
     return run_main

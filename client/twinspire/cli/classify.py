@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from twinspire.cli.client_options import ClientOptions, open_client, with_client_options
 from twinspire.cli.output import CsvOption
 from twinspire.cli.search import TemplatesOption
-from twinspire.cli.shared import BundleOption, JsonOption, open_client, print_json, printable, shortened
+from twinspire.cli.shared import JsonOption, print_json, printable, shortened
 from twinspire.errors import InputError
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 _BATCH = 256
 
 
+@with_client_options
 def classify(
     images: Annotated[
         list[Path], typer.Argument(metavar="IMAGE...", help="Pictures, or folders of them.", show_default=False)
@@ -31,7 +33,8 @@ def classify(
     ],
     top: Annotated[int, typer.Option("--top", "-k", help="How many labels of each picture to show.")] = 3,
     templates: TemplatesOption = None,
-    bundle: BundleOption = None,
+    *,
+    options: ClientOptions,
     as_json: JsonOption = False,
     as_csv: CsvOption = False,
 ) -> None:
@@ -50,7 +53,7 @@ def classify(
     known = read_labels(labels)
     said = Templates.read(templates) if templates is not None else None
     files = find_pictures(images)
-    with open_client(bundle) as client:
+    with open_client(options) as client:
         classifier = Classifier(client, known, templates=said)
         found, failed = _classified(classifier, files)
     if as_json:

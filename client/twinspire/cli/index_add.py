@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from twinspire.cli.shared import BundleOption, JsonOption, open_client, print_json, printable, shortened
+from twinspire.cli.client_options import ClientOptions, open_client, with_client_options
+from twinspire.cli.shared import JsonOption, print_json, printable, shortened
 from twinspire.errors import InputError
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ FuseOption = Annotated[
 ]
 
 
+@with_client_options
 def add(
     index: IndexArgument,
     paths: PathsArgument = None,
@@ -60,7 +62,8 @@ def add(
     captions: CaptionsOption = None,
     sidecars: SidecarsOption = False,
     fuse_captions: FuseOption = None,
-    bundle: BundleOption = None,
+    *,
+    options: ClientOptions,
     as_json: JsonOption = False,
 ) -> None:
     """Add pictures and texts to an index, which is made if it is not there.
@@ -87,7 +90,7 @@ def add(
             else "--captions came without pictures: expected PATH..., pictures or folders of them"
         )
     reports: list[IngestReport] = []
-    with Target(index) as target, open_client(bundle) as client:
+    with Target(index) as target, open_client(options) as client:
         target.dim = client.dim
         start_s = time.perf_counter()
         if pictures:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from twinspire.cli.shared import BundleOption, JsonOption, open_client, print_json, printable
+from twinspire.cli.client_options import ClientOptions, open_client
+from twinspire.cli.shared import BundleOption, JsonOption, print_json, printable
 from twinspire.errors import InputError
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ def _vectors(index: Index, queries: Path | None, bundle: Path | None) -> NDArray
     texts = [line for line in lines if line]
     if not texts:
         raise InputError(f"{queries} holds no query: expected one a line")
-    with open_client(bundle) as client:
+    with open_client(ClientOptions(bundle=bundle)) as client:
         index.check_space(client.space)
         return client.encode_text(texts)
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from twinspire.cli.client_options import ClientOptions, open_client, with_client_options
 from twinspire.cli.output import CsvOption, Results, SheetOption, check_output, show
-from twinspire.cli.shared import BundleOption, JsonOption, open_client, printable
+from twinspire.cli.shared import JsonOption, printable
 from twinspire.errors import InputError
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ TemplatesOption = Annotated[
 ]
 
 
+@with_client_options
 def search(
     index: Annotated[Path, typer.Argument(metavar="INDEX", help="The folder of the index.", show_default=False)],
     text: Annotated[str | None, typer.Argument(metavar="TEXT", help="What to look for.", show_default=False)] = None,
@@ -41,7 +43,8 @@ def search(
     synonyms: Annotated[
         Path | None, typer.Option(help="A file of words for one another: car, automobile; tv => television.")
     ] = None,
-    bundle: BundleOption = None,
+    *,
+    options: ClientOptions,
     as_json: JsonOption = False,
     as_csv: CsvOption = False,
     sheet: SheetOption = None,
@@ -67,7 +70,7 @@ def search(
     with Index.open(index) as opened:
         if len(opened) == 0:
             raise InputError(f"the index {printable(index)} is empty: add pictures with `twinspire index add`")
-        with open_client(bundle) as client:
+        with open_client(options) as client:
             searcher = Searcher(client, opened, templates=said, synonyms=alike, cache=False)
             answer = searcher.search(
                 query,

@@ -7,28 +7,17 @@ import os
 import sys
 import unicodedata
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from twinspire.errors import InputError
-
-if TYPE_CHECKING:
-    from twinspire.client import Client
 
 BundleOption = Annotated[
     Path | None,
     typer.Option("--bundle", "-b", help="The bundle that encodes; the sample that comes with twinspire if not given."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")]
-
-
-def open_client(bundle: Path | None) -> Client:
-    """Open the bundle, or the sample, in this process."""
-    from twinspire.client import Client
-    from twinspire.sample import sample_bundle
-
-    return Client.local(bundle if bundle is not None else sample_bundle())
 
 
 def check_destination(path: Path, what: str, *, suffix: str | None = None) -> None:
