@@ -14,7 +14,7 @@ import typer
 from twinspire.cli.client_options import ClientOptions, open_client, with_client_options
 from twinspire.cli.output import CsvOption
 from twinspire.cli.search import TemplatesOption
-from twinspire.cli.shared import JsonOption, print_json, printable, shortened
+from twinspire.cli.shared import EXIT_SOME_FAILED, JsonOption, print_json, printable, shortened
 from twinspire.errors import InputError
 
 if TYPE_CHECKING:
@@ -41,7 +41,8 @@ def classify(
     """Say which labels fit pictures, without training: the labels are read as queries.
 
     A label with a threshold is judged by itself and flagged from that score on; flagged labels are always shown. In a
-    pipe the output is lines of path, label, score, probability and `flagged`, separated by tabs.
+    pipe the output is lines of path, label, score, probability and `flagged`, separated by tabs. Ends with status 3
+    where some pictures failed and the others were classified.
     """
     if top < 1:
         raise InputError(f"--top is the number of labels to show, 1 or more, got {top}")
@@ -66,6 +67,8 @@ def classify(
         typer.echo(f"failed {shortened(str(path))}: {printable(cause)}", err=True)
     if not found:
         raise InputError(f"none of the {len(files)} pictures could be read")
+    if failed:
+        raise typer.Exit(EXIT_SOME_FAILED)
 
 
 def _classified(

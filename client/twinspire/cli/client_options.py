@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
+from twinspire.cli.shared import completing
 from twinspire.errors import InputError
 
 if TYPE_CHECKING:
@@ -26,8 +27,6 @@ DEADLINE_S = 30.0
 _PANEL = "Bundle, server and runtime"
 _TLS = ("tls", "tls_ca", "tls_certificate", "tls_key")
 _LOCAL = ("precision", "provider", "streams")
-_PROVIDERS = ("auto", "cpu", "openvino", "cuda")
-_PRECISIONS = ("auto", "fp32", "fp16", "int8")
 
 
 def _option(*names: str, help: str, **more: Any) -> Any:  # noqa: A002, ANN401 - as of typer.Option
@@ -69,7 +68,7 @@ class ClientOptions:
         _option(
             "--precision",
             help="Engine to run here: auto, fp32, fp16 or int8; default auto.",
-            autocompletion=lambda: list(_PRECISIONS),
+            autocompletion=completing("auto", "fp32", "fp16", "int8"),
         ),
     ] = None
     provider: Annotated[
@@ -77,7 +76,7 @@ class ClientOptions:
         _option(
             "--provider",
             help="What runs it here: auto, cpu, openvino or cuda; default auto.",
-            autocompletion=lambda: list(_PROVIDERS),
+            autocompletion=completing("auto", "cpu", "openvino", "cuda"),
         ),
     ] = None
     threads: Annotated[
@@ -125,13 +124,13 @@ class ClientOptions:
         if (tls := self.tls_options()) is not None:
             tls.read()
         if self.precision is not None:
-            from twinspire.towers.selection import parse_precision
+            from twinspire.bundle import Precision
 
-            parse_precision(self.precision)
+            _require_one_of("--precision", self.precision, ["auto", *Precision])
         if self.provider is not None:
-            from twinspire.towers.selection import parse_provider
+            from twinspire.towers import Provider
 
-            parse_provider(self.provider)
+            _require_one_of("--provider", self.provider, ["auto", *Provider])
 
 
 def with_client_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -183,3 +182,8 @@ def open_client(options: ClientOptions) -> Client:
 
 def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
+
+
+def _require_one_of(flag: str, value: str, expected: list[str]) -> None:
+    if value not in expected:
+        raise InputError(f"{flag} {value!r}: expected one of {', '.join(expected)}")

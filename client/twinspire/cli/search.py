@@ -10,7 +10,7 @@ import typer
 
 from twinspire.cli.client_options import ClientOptions, open_client, with_client_options
 from twinspire.cli.output import CsvOption, Results, SheetOption, check_output, show
-from twinspire.cli.shared import JsonOption, printable
+from twinspire.cli.shared import JsonOption, completing, printable
 from twinspire.errors import InputError
 
 if TYPE_CHECKING:
@@ -33,8 +33,16 @@ def search(
     minus: Annotated[list[str] | None, typer.Option(help="Look away from a text or picture.")] = None,
     k: Annotated[int, typer.Option("-k", help="How many hits.")] = 10,
     where: Annotated[str | None, typer.Option(help="Only what this keeps: \"year >= 2020 and camera = 'X'\".")] = None,
-    kind: Annotated[str | None, typer.Option(help="Only image or text.")] = None,
-    mode: Annotated[str, typer.Option(help="vector, words, hybrid, or auto: by the query.")] = "auto",
+    kind: Annotated[
+        str | None, typer.Option(help="Only image or text.", autocompletion=completing("image", "text"))
+    ] = None,
+    mode: Annotated[
+        str,
+        typer.Option(
+            help="vector, words, hybrid, or auto: by the query.",
+            autocompletion=completing("auto", "vector", "words", "hybrid"),
+        ),
+    ] = "auto",
     boost: Annotated[list[str] | None, typer.Option(help='Add to a score: "in_stock = true:0.1".')] = None,
     pin: Annotated[list[str] | None, typer.Option(help="Put what this filter keeps first.")] = None,
     diversify: Annotated[float | None, typer.Option(help="0 to 1: trade relevance for unlike hits.")] = None,

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import unicodedata
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,7 +18,15 @@ BundleOption = Annotated[
     Path | None,
     typer.Option("--bundle", "-b", help="The bundle that encodes; the sample that comes with twinspire if not given."),
 ]
+EXIT_SOME_FAILED = 3
+"""Exit status of a command that worked for some files and failed for others."""
+
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")]
+
+
+def completing(*values: str) -> Callable[[], list[str]]:
+    """Return what typer's `autocompletion` takes to complete one of `values`."""
+    return lambda: list(values)
 
 
 def check_destination(path: Path, what: str, *, suffix: str | None = None) -> None:
