@@ -15,6 +15,7 @@ from twinspire.cli.client_options import ClientOptions, open_client, with_client
 from twinspire.cli.output import CsvOption
 from twinspire.cli.search import TemplatesOption
 from twinspire.cli.shared import EXIT_SOME_FAILED, JsonOption, print_json, printable, shortened
+from twinspire.cli.tables import csv_cell
 from twinspire.errors import InputError
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ def _print_csv(found: Sequence[tuple[Path, Classification]]) -> None:
             row = _label(judged)
             flagged = "" if judged.flagged is None else str(judged.flagged).lower()
             probability = "" if row["probability"] is None else row["probability"]
-            writer.writerow([printable(path), judged.label, row["score"], probability, flagged])
+            writer.writerow([csv_cell(printable(path)), csv_cell(judged.label), row["score"], probability, flagged])
     sys.stdout.flush()
     typer.echo(table.getvalue().encode(), nl=False)
 
