@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import io
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any
@@ -23,6 +24,7 @@ _HEIF_BRANDS = frozenset([b"mif1", b"msf1"])  # the container alone, whatever it
 _AVIF_BRANDS = frozenset([b"avif", b"avis"])
 
 
+@cache
 def has_heif() -> bool:
     """Whether the package that reads HEIF is installed."""
     return find_spec("pillow_heif") is not None
