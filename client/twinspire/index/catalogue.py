@@ -72,6 +72,8 @@ class Catalogue:
                 placed=0,
                 contents=0,
                 dead=0,
+                items=0,
+                images=0,
             )
             insert_first_row(connection, header, commit)
 

@@ -40,6 +40,14 @@ class State:
     items: int  # how many rows have one
     placed: int  # the sum over these of row and id, as the catalogue has it
 
+    def check_rows(self, rows: NDArray[np.int64], ids: NDArray[np.int64]) -> None:
+        """Raise `IndexStoreError` where `rows`, (n,), which the table of items gave, are not those of the items `ids`.
+
+        The ids of a state come from an index of the table and were checked; the table itself may be damaged.
+        """
+        if rows.size and not (0 <= rows.min() <= rows.max() < len(self.ids) and (self.ids[rows] == ids).all()):
+            raise IndexStoreError(f"the catalogue contradicts itself on which vector is which item's. {RESTORE}")
+
 
 class States:
     """Keeps the newest state of an open index and brings it up to date, reading only what is new."""
@@ -98,7 +106,9 @@ class States:
             mask = state.ids != DEAD
         else:
             mask = np.zeros(state.commit.rows, np.bool_)
-            mask[view.kept_rows(kind, where)] = True
+            kept = view.kept(kind, where)
+            state.check_rows(kept[:, 0], kept[:, 1])
+            mask[kept[:, 0]] = True
         mask.setflags(write=False)
         with self._lock:
             for old in [key for key in self._masks if key[0] != state.commit.generation]:

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from twinspire.errors import InputError
+from twinspire.errors import IndexStoreError, InputError
 from twinspire.index.ann import Family, Kind, Prediction, choose, predict
 from twinspire.index.ann.reports import BuildReport, TuneReport
 from twinspire.index.checks import check_bundle, check_kind, check_where, checked_ids, checked_k
+from twinspire.index.failures import RESTORE
 from twinspire.index.items import Hit, Item, ItemKind, StoredItem
 from twinspire.index.opened import OpenedIndex
 from twinspire.index.reference import BundleReference
@@ -176,9 +177,9 @@ class Index(OpenedIndex):
     def get(self, ids: Iterable[int]) -> list[StoredItem]:
         """Return the items of these ids, in this order. Raises `InputError` for an id that no item has."""
         ids = checked_ids(ids)
-        with self._reading("read") as (view, _):
+        with self._reading("read") as (view, state):
             items = view.items(set(ids))
-        self._require_known(ids, items)
+            self._require_known(ids, items, state)
         return [items[number] for number in ids]
 
     def find(
@@ -215,8 +216,10 @@ class Index(OpenedIndex):
         ids = checked_ids(ids)
         with self._reading("read") as (view, state):
             rows = view.rows(ids)
-            self._require_known(ids, rows)
-            return np.array(state.vectors[[rows[number] for number in ids]], dtype=np.float32)
+            self._require_known(ids, rows, state)
+            places = np.array([rows[number] for number in ids], np.int64)
+            state.check_rows(places, np.array(ids, np.int64))
+            return np.array(state.vectors[places], dtype=np.float32)
 
     def search(
         self,
@@ -320,9 +323,11 @@ class Index(OpenedIndex):
         assert self._states is not None
         return self._states.allowed(view, state, kind, where)
 
-    def _require_known(self, ids: Sequence[int], known: Mapping[int, object]) -> None:
+    def _require_known(self, ids: Sequence[int], known: Mapping[int, object], state: State) -> None:
         unknown = [number for number in ids if number not in known]
         if unknown:
+            if np.isin(unknown, state.ids).any():
+                raise IndexStoreError(f"the catalogue of the index {self._path} has lost items. {RESTORE}")
             shown = ", ".join(map(str, unknown[:5])) + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
             raise InputError(f"the index {self._path} has no item {shown}")
 
@@ -330,6 +335,6 @@ class Index(OpenedIndex):
 def _hits(view: View, state: State, scores: NDArray[np.float32], rows: NDArray[np.int64]) -> list[list[Hit]]:
     """Return the items at `rows` with their `scores`, (Q, n) each; a row of -1 is none."""
     there = rows >= 0
-    found = view.hits(list(zip(state.ids[rows[there]].tolist(), scores[there].tolist(), strict=True)))
+    found = view.hits(state.ids[rows[there]].tolist(), scores[there].tolist(), rows[there].tolist())
     ends = np.cumsum(there.sum(axis=1)).tolist()
     return [found[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]

@@ -13,6 +13,7 @@ import numpy as np
 from twinspire.errors import IndexStoreError, InputError, TwinspireError
 from twinspire.index.ann.files import snapshot_problem
 from twinspire.index.catalogue import Catalogue
+from twinspire.index.digests import pair_sum
 from twinspire.index.failures import store_errors
 from twinspire.index.items import Item
 from twinspire.index.reports import VerifyReport
@@ -29,8 +30,9 @@ _TOLERANCE = {VectorType.FLOAT32: 1.1e-3, VectorType.FLOAT16: 1.6e-3}
 def verify_index(path: str | os.PathLike[str]) -> VerifyReport:
     """Read everything of the index at `path`, as it is committed now, and name what is wrong; changes nothing.
 
-    Checked are SQLite's file, every item, its words, that each row of the vector file is one item's or dead, the
-    checksums of the vector file and the snapshot, and that every item's vector is finite and of length 1.
+    Checked are SQLite's file, every item, its words and their index, the checksums and sums over all rows, that each
+    row of the vector file is one item's or dead, the checksums of the vector file and the snapshot, and that every
+    item's vector is finite and of length 1. Needs room for a copy of the catalogue in the temporary folder.
     Raises nothing for damage: that is what the report is for.
     """
     folder = Path(path).absolute()
@@ -44,7 +46,7 @@ def verify_index(path: str | os.PathLike[str]) -> VerifyReport:
                     except LostVectorFileError as error:
                         # `compact` may have put another file in its place since the view began.
                         if view.commit.vectors_file == lost:
-                            return VerifyReport(folder, view.count_items(), view.commit.rows, [str(error)])
+                            return VerifyReport(folder, view.commit.items, view.commit.rows, [str(error)])
                         lost = view.commit.vectors_file
     except TwinspireError as error:
         return VerifyReport(folder, 0, 0, [str(error)])
@@ -52,10 +54,10 @@ def verify_index(path: str | os.PathLike[str]) -> VerifyReport:
 
 def _verified(folder: Path, catalogue: Catalogue, view: View) -> VerifyReport:
     problems = _found(folder, lambda: _vector_problems(folder, catalogue, view))
-    for check in (_catalogue_problems, _row_problems, _item_problems):
+    for check in (_catalogue_problems, _row_problems, _item_problems, View.full_text_problems):
         problems += _found(folder, partial(check, view))
     problems += _found(folder, lambda: _snapshot_problems(folder, catalogue, view))
-    return VerifyReport(folder, view.count_items(), view.commit.rows, list(dict.fromkeys(problems)))
+    return VerifyReport(folder, view.commit.items, view.commit.rows, list(dict.fromkeys(problems)))
 
 
 def _found(folder: Path, check: Callable[[], Iterable[str]]) -> list[str]:
@@ -85,6 +87,14 @@ def _row_problems(view: View) -> Iterator[str]:
     yield from _listed("rows that are taken twice", rows[counts > 1].tolist())
     yield from _listed("rows without an item that are not dead", np.setdiff1d(np.arange(commit.rows), rows).tolist())
     yield from _listed("ids that were not given yet", placed[placed[:, 1] >= commit.next_id, 1].tolist())
+    if len(placed) != commit.items:
+        yield f"the catalogue has {len(placed)} items, {commit.items} were added and not removed"
+    if pair_sum(placed[:, 0], placed[:, 1]) != commit.placed:
+        yield "the sum over the items' rows and ids is wrong: the catalogue lost items or has others"
+    if view.contents_sum() != commit.contents:
+        yield "the sum over the items' checksums is wrong: the catalogue lost items or has others"
+    if view.dead_sum() != commit.dead:
+        yield "the sum over the dead rows is wrong: the catalogue lost some or has others"
 
 
 def _item_problems(view: View) -> Iterator[str]:
