@@ -13,6 +13,7 @@ import numpy as np
 from twinspire.errors import IndexStoreError, InputError, TwinspireError
 from twinspire.index.ann.files import snapshot_problem
 from twinspire.index.catalogue import Catalogue
+from twinspire.index.connections import CatalogueChangedError, repeated
 from twinspire.index.digests import pair_sum
 from twinspire.index.failures import store_errors
 from twinspire.index.items import Item
@@ -27,6 +28,7 @@ _SHOWN = 5
 _TOLERANCE = {VectorType.FLOAT32: 1.1e-3, VectorType.FLOAT16: 1.6e-3}
 
 
+@repeated
 def verify_index(path: str | os.PathLike[str]) -> VerifyReport:
     """Read everything of the index at `path`, as it is committed now, and name what is wrong; changes nothing.
 
@@ -48,6 +50,8 @@ def verify_index(path: str | os.PathLike[str]) -> VerifyReport:
                         if view.commit.vectors_file == lost:
                             return VerifyReport(folder, view.commit.items, view.commit.rows, [str(error)])
                         lost = view.commit.vectors_file
+    except CatalogueChangedError:
+        raise
     except TwinspireError as error:
         return VerifyReport(folder, 0, 0, [str(error)])
 
@@ -66,7 +70,7 @@ def _found(folder: Path, check: Callable[[], Iterable[str]]) -> list[str]:
     try:
         with store_errors(folder, "read"):
             found.extend(check())
-    except LostVectorFileError:
+    except (LostVectorFileError, CatalogueChangedError):
         raise
     except TwinspireError as error:
         found.append(str(error))
@@ -123,8 +127,10 @@ def _vector_problems(folder: Path, catalogue: Catalogue, view: View) -> Iterator
         file.verify(0, CHECKSUM_OF_NOTHING, commit.rows, commit.checksum)
         placed = view.placed()
         placed = placed[(placed[:, 0] >= 0) & (placed[:, 0] < commit.rows)]
-        vectors, bad = file.mapped(commit.rows), list[int]()
+        mapping, bad = file.mapped(commit.rows), list[int]()
+        vectors = mapping.vectors
         for start in range(0, len(placed), _BLOCK_ROWS):
+            mapping.check()
             some = placed[start : start + _BLOCK_ROWS]
             with np.errstate(over="ignore", invalid="ignore"):
                 norms = np.linalg.norm(vectors[some[:, 0]].astype(np.float32), axis=1)
