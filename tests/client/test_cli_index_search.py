@@ -21,6 +21,7 @@ from PIL import Image
 from twinspire.cli import main
 from twinspire.cli.client_options import ClientOptions
 from twinspire.errors import ImageError
+from twinspire.images import ImageLimits
 from twinspire.index import Index, Item, ItemKind
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "红": (255, 0, 0)}
@@ -30,6 +31,7 @@ class FakeClient:
     """Understands colours: encodes a picture to its mean colour, a text to the colour that it names."""
 
     dim = 3
+    limits = ImageLimits()
     bundle: Any = None
 
     def __init__(self, space: str = "5" * 64) -> None:
