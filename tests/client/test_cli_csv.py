@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
+from twinspire.cli.csv_cells import csv_cell
 from twinspire.cli.output import CSV_COLUMNS, Results, show
-from twinspire.cli.tables import csv_cell, metadata_columns
 from twinspire.index import ItemKind
+from twinspire.index.columns import metadata_columns
 
 
 @dataclass(frozen=True)

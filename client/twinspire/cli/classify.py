@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from twinspire.cli.client_options import ClientOptions, open_client, with_client_options
+from twinspire.cli.csv_cells import csv_cell
 from twinspire.cli.output import CsvOption
 from twinspire.cli.search import TemplatesOption
 from twinspire.cli.shared import EXIT_SOME_FAILED, JsonOption, print_json, printable, shortened
-from twinspire.cli.tables import csv_cell
 from twinspire.errors import InputError
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from twinspire.cli import index_add, index_build, index_sync, index_watch
+from twinspire.cli import index_add, index_build, index_export, index_sync, index_watch
 from twinspire.cli.index_add import IndexArgument
 from twinspire.cli.shared import JsonOption, print_json, printable, size_of
 from twinspire.errors import InputError
@@ -25,6 +25,7 @@ app.command("sync")(index_sync.sync)
 app.command("watch")(index_watch.watch)
 app.command("build")(index_build.build)
 app.command("tune")(index_build.tune)
+app.command("export")(index_export.export)
 
 
 @app.command("remove")
@@ -122,7 +123,7 @@ def stats(index: IndexArgument, as_json: JsonOption = False) -> None:
     from twinspire.index import Index, ItemKind
 
     with Index.open(index) as opened:
-        found = opened.stats()
+        found, bundle = opened.stats(), opened.bundle
     document: dict[str, Any] = {
         "path": printable(found.path),
         "items": found.items,
@@ -131,6 +132,7 @@ def stats(index: IndexArgument, as_json: JsonOption = False) -> None:
         "dim": found.dim,
         "dtype": found.dtype.value,
         "space": found.space,
+        "bundle": dataclasses.asdict(bundle) if bundle is not None else None,
         "generation": found.generation,
         "rows": found.rows,
         "dead_rows": found.dead_rows,
@@ -143,6 +145,7 @@ def stats(index: IndexArgument, as_json: JsonOption = False) -> None:
         print_json(document)
         return
     snapshot = document.pop("snapshot")
+    document["bundle"] = printable(str(bundle).removeprefix("the bundle ")) if bundle is not None else None
     document["search"] = "exact (flat)" if snapshot is None else str(snapshot.pop("kind"))
     for name, value in (snapshot or {}).items():
         document[f"  {name}"] = value

@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from twinspire.cli.client_options import ClientOptions, open_client, with_client_options
+from twinspire.cli.client_options import ClientOptions, with_client_options
 from twinspire.cli.index_add import (
     CaptionsOption,
     FuseOption,
@@ -20,6 +20,7 @@ from twinspire.cli.index_add import (
     check_target,
     end_with_failures,
     is_index,
+    open_index_and_client,
     print_failed,
     print_skipped,
     progress,
@@ -55,7 +56,6 @@ def sync(
     folder all of whose pictures are gone at once is refused: its disk may just be away. Ends with status 3 where some
     files failed and the others are in step.
     """
-    from twinspire.index import Index
     from twinspire.ingest import sync as bring_in_step
 
     if not folders:
@@ -67,11 +67,7 @@ def sync(
         raise InputError(f"there is no index at {printable(index)}: --dry-run needs one to compare with")
     start_s = time.perf_counter()
     with ExitStack() as stack:
-        mode: Any = "read" if dry_run else "write"
-        opened = stack.enter_context(Index.open(index, mode=mode)) if is_index(index) else None
-        client = stack.enter_context(open_client(options))
-        if opened is None:
-            opened = stack.enter_context(Index.create(index, space=client.space, dim=client.dim))
+        opened, client = open_index_and_client(stack, index, options, mode="read" if dry_run else "write")
         bar = stack.enter_context(ExitStack())
         report = bring_in_step(
             opened,

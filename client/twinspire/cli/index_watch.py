@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from twinspire.cli.client_options import ClientOptions, open_client, with_client_options
+from twinspire.cli.client_options import ClientOptions, with_client_options
 from twinspire.cli.index_add import (
     CaptionsOption,
     FuseOption,
@@ -23,7 +23,7 @@ from twinspire.cli.index_add import (
     SidecarsOption,
     caption_source,
     check_target,
-    is_index,
+    open_index_and_client,
     print_failed,
     progress,
 )
@@ -59,7 +59,6 @@ def watch(
     First it catches up with what changed while nobody watched. New pictures are added, changed ones encoded again,
     moved ones keep their ids, deleted ones are removed.
     """
-    from twinspire.index import Index
     from twinspire.ingest import watch as follow
 
     if not folders:
@@ -70,10 +69,7 @@ def watch(
     source = caption_source(captions, sidecars=sidecars, fuse_captions=fuse_captions, on_conflict=on_conflict)
     check_target(index)
     with ExitStack() as stack:
-        opened = stack.enter_context(Index.open(index, mode="write")) if is_index(index) else None
-        client = stack.enter_context(open_client(options))
-        if opened is None:
-            opened = stack.enter_context(Index.create(index, space=client.space, dim=client.dim))
+        opened, client = open_index_and_client(stack, index, options)
         teller = stack.enter_context(_Teller(folders, as_json=as_json))
         try:
             follow(

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
 
+from twinspire.cli.csv_cells import csv_cell
 from twinspire.cli.shared import check_destination, print_json, printable, shortened
-from twinspire.cli.tables import csv_cell, metadata_columns
 from twinspire.errors import InputError
 
 if TYPE_CHECKING:
@@ -137,6 +137,8 @@ def _hit_document(rank: int, hit: ShownHit) -> dict[str, Any]:
 
 def _print_csv(hits: Sequence[ShownHit]) -> None:
     """Print RFC 4180 with a header, in UTF-8 whatever the terminal's encoding; objects stand in their cells as JSON."""
+    from twinspire.index.columns import metadata_columns
+
     columns = metadata_columns((key for hit in hits for key in hit.metadata), CSV_COLUMNS)
     table = io.StringIO(newline="")
     writer = csv.DictWriter(table, (*CSV_COLUMNS, *columns.values()), restval="", lineterminator="\r\n")
