@@ -8,6 +8,7 @@ import numpy as np
 
 from twinspire.errors import InputError
 from twinspire.index.items import ItemKind
+from twinspire.index.reference import BundleReference
 from twinspire.index.where import Where
 
 
@@ -40,3 +41,9 @@ def check_where(where: Where | None) -> None:
     """Raise `InputError` for what is no filter."""
     if where is not None and not isinstance(where, Where):
         raise InputError(f"a filter must be a Where, got {where!r}. Make one with Where.parse(text)")
+
+
+def check_bundle(bundle: BundleReference) -> None:
+    """Raise `InputError` for what is no reference to a bundle."""
+    if not isinstance(bundle, BundleReference):
+        raise InputError(f"a bundle is given as a BundleReference(name, path), got {bundle!r}")

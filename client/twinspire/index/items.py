@@ -23,7 +23,7 @@ class Item:
     """What one vector stands for.
 
     `uri` says where it is (for a picture: its absolute path). `metadata` is a JSON object. `content_hash`
-    names the content itself: an index takes the same kind and content once; without a hash an item is always
+    names the content itself: an index takes the same kind, uri and content once; without a hash an item is always
     taken. Raises `InputError` for what the catalogue could not give back unchanged.
     """
 

@@ -11,10 +11,12 @@ from typing import Literal, Self
 
 from twinspire.errors import IndexStoreError, InputError, SpaceMismatchError
 from twinspire.index.catalogue import Catalogue
+from twinspire.index.checks import check_bundle
 from twinspire.index.connections import CATALOGUE_NAME
 from twinspire.index.failures import store_errors
 from twinspire.index.folder import make_folder
 from twinspire.index.lock import WriterLock
+from twinspire.index.reference import BundleReference
 from twinspire.index.snapshots import Snapshots
 from twinspire.index.state import State, States
 from twinspire.index.vectors import VectorType
@@ -58,13 +60,20 @@ class OpenedIndex:
 
     @classmethod
     def create(
-        cls, path: str | os.PathLike[str], *, space: str, dim: int, dtype: VectorType = VectorType.FLOAT32
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        space: str,
+        dim: int,
+        dtype: VectorType = VectorType.FLOAT32,
+        bundle: BundleReference | None = None,
     ) -> Self:
         """Make an empty index for embeddings of `space` with `dim` numbers and open it for writing.
 
-        `dtype` says how vectors are stored. The folder appears whole or not at all; an empty one is taken. Raises
-        `InputError` for an empty space, a dim below 1 and an unknown dtype, `IndexStoreError` where something is
-        at `path` already or it cannot be written.
+        `dtype` says how vectors are stored, `bundle` which bundle makes the embeddings, for the index to remember. The
+        folder appears whole or not at all; an empty one is taken. Raises `InputError` for an empty space, a dim below
+        1, an unknown dtype and what is no bundle reference, `IndexStoreError` where something is at `path` already or
+        it cannot be written.
         """
         if not isinstance(space, str) or not space.strip():
             raise InputError(f"an index's space must be a non-empty str, got {space!r}")
@@ -72,6 +81,8 @@ class OpenedIndex:
             raise InputError(f"an index's dim must be a whole number from 1 up, got {dim!r}")
         if not isinstance(dtype, VectorType):
             raise InputError(f"an index's dtype must be a VectorType ({', '.join(VectorType)}), got {dtype!r}")
+        if bundle is not None:
+            check_bundle(bundle)
         folder = Path(path).absolute()
         with store_errors(folder, "create"):
             if os.path.lexists(folder) and (folder.is_symlink() or not folder.is_dir() or any(folder.iterdir())):
@@ -80,7 +91,7 @@ class OpenedIndex:
                 )
             if not folder.parent.is_dir():
                 raise IndexStoreError(f"cannot make an index at {folder}: there is no folder {folder.parent}")
-            make_folder(folder, space=space, dim=dim, dtype=dtype)
+            make_folder(folder, space=space, dim=dim, dtype=dtype, bundle=bundle)
         return cls(folder, writable=True)
 
     @classmethod
@@ -120,6 +131,12 @@ class OpenedIndex:
     def dtype(self) -> VectorType:
         """How vectors are stored."""
         return self._dtype
+
+    @property
+    def bundle(self) -> BundleReference | None:
+        """The bundle that made the embeddings, as last set; None where that is not known."""
+        with self._reading("read") as (view, _):
+            return view.bundle()
 
     @property
     def generation(self) -> int:

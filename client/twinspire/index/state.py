@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from twinspire.errors import IndexStoreError
 from twinspire.index.catalogue import Catalogue
+from twinspire.index.digests import SUM_MODULUS, pair_sum
 from twinspire.index.failures import RESTORE
 from twinspire.index.items import ItemKind
 from twinspire.index.vectors import CHECKSUM_OF_NOTHING, LostVectorFileError, VectorFile, Vectors
@@ -37,6 +38,7 @@ class State:
     vectors: Vectors  # (N, D), a mapping of the vector file
     ids: NDArray[np.int64]  # (N,), the item of each row, `DEAD` where there is none
     items: int  # how many rows have one
+    placed: int  # the sum over these of row and id, as the catalogue has it
 
 
 class States:
@@ -136,8 +138,8 @@ class States:
             rows, checksum = (old.commit.rows, old.commit.checksum) if old is not None else (0, CHECKSUM_OF_NOTHING)
             if not self.trusting:
                 file.verify(rows, checksum, now.rows, now.checksum)
-            ids, items = self._placed(view, old)
-            state = State(now, file.mapped(now.rows), ids, items)
+            ids, items, placed = self._placed(view, old)
+            state = State(now, file.mapped(now.rows), ids, items, placed)
         except BaseException:
             if file is not self._file:
                 file.close()
@@ -148,20 +150,24 @@ class States:
             self._file = file
         return state
 
-    def _placed(self, view: View, old: State | None) -> tuple[NDArray[np.int64], int]:
-        """Return the id of each row, and how many rows have one."""
+    def _placed(self, view: View, old: State | None) -> tuple[NDArray[np.int64], int, int]:
+        """Return the id of each row, how many rows have one, and the sum over these, after checking it."""
         rows = view.commit.rows
         before, generation, items = (old.commit.rows, old.commit.generation, old.items) if old else (0, -1, 0)
         dead = view.dead_rows(generation)
+        placed = view.placed(before)
+        for found in (dead, placed[:, 0]):
+            if found.size and not 0 <= found.min() <= found.max() < rows:
+                raise IndexStoreError(
+                    f"the catalogue has a row {found.min()} or {found.max()}, of {rows} vectors. {RESTORE}"
+                )
         newly_dead = dead[dead < before]
+        gone = pair_sum(newly_dead, self._ids[newly_dead])  # before they are marked
         if old is None or newly_dead.size or len(self._ids) < rows:
             room = np.empty(rows + rows // 2 if old else rows, np.int64)
             room[:before] = self._ids[:before]  # a copy: older states keep what they have
             self._ids = room
         self._ids[before:rows] = _UNKNOWN
-        placed = view.placed(before)
-        if placed.size and int(placed[-1, 0]) >= rows:
-            raise IndexStoreError(f"the catalogue has an item at vector {placed[-1, 0]}, of {rows}. {RESTORE}")
         self._ids[placed[:, 0]] = placed[:, 1]
         self._ids[dead] = DEAD
         ids = self._ids[:rows]
@@ -170,4 +176,7 @@ class States:
             raise IndexStoreError(f"the catalogue has lost the item of vector {before + unknown[0]}. {RESTORE}")
         ids = ids.view()
         ids.setflags(write=False)
-        return ids, items + len(placed) - len(newly_dead)
+        sum_placed = ((old.placed if old else 0) - gone + pair_sum(placed[:, 0], placed[:, 1])) % SUM_MODULUS
+        if sum_placed != view.commit.placed:
+            raise IndexStoreError(f"the catalogue no longer says which vector is which item's. {RESTORE}")
+        return ids, items + len(placed) - len(newly_dead), sum_placed

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from twinspire.errors import InputError
 from twinspire.index.ann import Family, Kind, Prediction, choose, predict
 from twinspire.index.ann.reports import BuildReport, TuneReport
-from twinspire.index.checks import check_kind, check_where, checked_ids, checked_k
+from twinspire.index.checks import check_bundle, check_kind, check_where, checked_ids, checked_k
 from twinspire.index.items import Hit, Item, ItemKind, StoredItem
 from twinspire.index.opened import OpenedIndex
+from twinspire.index.reference import BundleReference
 from twinspire.index.reports import AddReport, CompactReport, IndexStats, VerifyReport
 from twinspire.index.schema import SCHEMA_VERSION
 from twinspire.index.state import DEAD, State
@@ -50,9 +51,10 @@ class Index(OpenedIndex):
     def add(self, embeddings: NDArray[np.float32], items: Sequence[Item], *, space: str) -> AddReport:
         """Add `items` with their `embeddings`, (N, D) float32, L2-normalised: durable when it returns.
 
-        An item whose kind and content hash the index has already, or an earlier item of the same call has, is
-        skipped and reported. All of them are added or, where it raises, none. Raises `SpaceMismatchError`,
-        `EmbeddingError`, and `InputError` for what is no item and where items and embeddings differ in number.
+        An item whose kind, uri and content hash the index has already, or an earlier item of the same call has, is
+        skipped and reported; the same content under another uri is another item. All of them are added or, where it
+        raises, none. Raises `SpaceMismatchError`, `EmbeddingError`, and `InputError` for what is no item and where
+        items and embeddings differ in number.
         """
         self.check_space(space)
         vectors = unit_vectors(embeddings, self._dim, "embeddings to add")  # (N, D)
@@ -93,7 +95,7 @@ class Index(OpenedIndex):
         """Change what is given of one item, keep the rest, and return it as it is then.
 
         `embedding` is (D,) float32, L2-normalised, and needs its `space`. Raises `InputError` for an unknown id, for
-        what no item may have and for a content hash that another item of this kind has, `SpaceMismatchError`,
+        what no item may have and for the kind, uri and content hash of another item, `SpaceMismatchError`,
         `EmbeddingError`.
         """
         (number,) = checked_ids([id])
@@ -110,6 +112,15 @@ class Index(OpenedIndex):
         fields = {name: value for name, value in given.items() if value is not ...}
         with self._changing("update") as writer:
             return writer.update(number, vectors, fields)
+
+    def set_bundle(self, bundle: BundleReference) -> None:
+        """Remember `bundle` as the one that made the embeddings, say because its folder moved.
+
+        Does not check that it is of the index's space. Raises `InputError` for what is no bundle reference.
+        """
+        check_bundle(bundle)
+        with self._changing("change") as writer:
+            writer.put_bundle(bundle)
 
     def compact(self) -> CompactReport:
         """Write the vector file anew without the rows of removed and replaced vectors.
@@ -266,7 +277,7 @@ class Index(OpenedIndex):
             return self._allowed(view, state, kind, where)
 
     def known_hashes(self, hashes: Iterable[str], *, kind: ItemKind = ItemKind.IMAGE) -> set[str]:
-        """Return those of `hashes` that belong to an item of this kind: what `add` would skip."""
+        """Return those of `hashes` that belong to an item of this kind, whatever its uri."""
         with self._reading("read") as (view, _):
             return view.known_hashes(hashes, kind)
 

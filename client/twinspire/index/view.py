@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -13,25 +13,45 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twinspire.errors import IndexStoreError, InputError
+from twinspire.index.digests import item_checksum, row_checksum
 from twinspire.index.failures import RESTORE
-from twinspire.index.items import Hit, ItemKind, StoredItem
+from twinspire.index.items import Hit, Item, ItemKind, StoredItem
+from twinspire.index.reference import BundleReference
+from twinspire.index.schema import COMMIT_COLUMNS, HEADER_COLUMNS, ITEM_COLUMNS, SNAPSHOT_COLUMNS
 
 if TYPE_CHECKING:
     from twinspire.index.where import Where
 
 _VARIABLES = 500  # SQLite before 3.32 takes 999 in one statement
-_COLUMNS = "id, uri, kind, caption, metadata, content_hash, added_at, changed_at"
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What the catalogue says of the index as a whole; the schema explains the fields."""
+
+    schema_version: int
+    identity: int
+    tables: int
+    space: str
+    dim: int
+    dtype: str
+    bundle_name: str | None
+    bundle_path: str | None
+    writers: int
 
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """How far the index is committed."""
+    """How far the index is committed. The last three are the sums over rows that `digests` explains."""
 
     generation: int
     vectors_file: str
     rows: int
     checksum: int
     next_id: int
+    placed: int
+    contents: int
+    dead: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +66,20 @@ class SnapshotRow:
     reach: int | None = None
 
 
+_CATALOGUE_ROW = f"SELECT {HEADER_COLUMNS}, {COMMIT_COLUMNS}, row_checksum FROM catalogue"  # noqa: S608
+_HEADER_SIZE = len(fields(Header))
+
+
 class View:
     """Reads one state. Valid within the block that gave it; raises `sqlite3.Error`, `IndexStoreError` for damage."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
-        query = "SELECT generation, vectors_file, committed, checksum, next_id FROM catalogue"
-        self.commit = Commit(*only_row(connection, query))
+        values = only_row(connection, _CATALOGUE_ROW)
+        if row_checksum(values[:-1]) != values[-1]:
+            raise IndexStoreError(f"the catalogue's first row is damaged. {RESTORE}")
+        self.header = Header(*values[:_HEADER_SIZE])
+        self.commit = Commit(*values[_HEADER_SIZE:-1])
 
     def placed(self, start: int = 0) -> NDArray[np.int64]:
         """Return row and id of the items whose row is `start` or above, (n, 2)."""
@@ -83,8 +110,7 @@ class View:
 
     def items(self, ids: Iterable[int]) -> dict[int, StoredItem]:
         """Return the items of these ids by id; an id that no item has is left out."""
-        query = f"SELECT {_COLUMNS} FROM items WHERE id IN ({{}})"  # noqa: S608
-        return {row[0]: _stored(row) for row in self._select_in(query, ids)}
+        return {row[0]: _stored(row) for row in self._item_rows(ids)}
 
     def rows(self, ids: Iterable[int]) -> dict[int, int]:
         """Return the rows of these ids by id; an id that no item has is left out."""
@@ -93,16 +119,20 @@ class View:
     def find(self, column: str, value: str) -> list[StoredItem]:
         """Return the items whose `column`, uri or content_hash, is `value`, in the order of ids."""
         assert column in ("uri", "content_hash")
-        # Both kinds are named so that the index over kind and content_hash serves.
-        condition = f"kind IN ('image', 'text') AND {column} = ?" if column == "content_hash" else f"{column} = ?"
-        query = f"SELECT {_COLUMNS} FROM items WHERE {condition} ORDER BY id"  # noqa: S608
+        query = f"SELECT {ITEM_COLUMNS} FROM items WHERE {column} = ? ORDER BY id"  # noqa: S608
         return [_stored(row) for row in self._connection.execute(query, (value,))]
 
     def under(self, folder: str) -> list[StoredItem]:
         """Return the items whose uri starts with `folder` and a slash, in the order of ids."""
         start = folder.rstrip("/")
-        query = f"SELECT {_COLUMNS} FROM items WHERE uri >= ? AND uri < ? ORDER BY id"  # noqa: S608
+        query = f"SELECT {ITEM_COLUMNS} FROM items WHERE uri >= ? AND uri < ? ORDER BY id"  # noqa: S608
         return [_stored(row) for row in self._connection.execute(query, (start + "/", start + "0"))]  # "0" follows "/"
+
+    def known(self, items: Iterable[Item]) -> set[tuple[str, str, str | None]]:
+        """Return kind, uri and content hash of all items that have the uri of one of `items`."""
+        # By uri, which few items share; thousands may be copies of the same content.
+        query = "SELECT kind, uri, content_hash FROM items WHERE uri IN ({})"
+        return set(self._select_in(query, {item.uri for item in items}))
 
     def known_hashes(self, hashes: Iterable[str], kind: ItemKind) -> set[str]:
         """Return those of `hashes` that an item of this kind has as its content hash."""
@@ -129,11 +159,20 @@ class View:
         query = "SELECT count(*) FROM (SELECT 1 FROM words WHERE words MATCH ? LIMIT ?)"
         return int(self._matched(query, match, at_most)[0][0])
 
+    def bundle(self) -> BundleReference | None:
+        """Return the bundle that made the index; None where that is not known."""
+        name, path = self.header.bundle_name, self.header.bundle_path
+        return BundleReference(name, path) if name is not None else None
+
     def snapshot(self) -> SnapshotRow | None:
         """Return what is said of the snapshot; None: the index is searched exactly."""
-        query = "SELECT name, kind, rows, checksum, effort, reach FROM snapshots"
+        query = f"SELECT {SNAPSHOT_COLUMNS}, row_checksum FROM snapshots"  # noqa: S608
         row = self._connection.execute(query).fetchone()
-        return SnapshotRow(*row) if row is not None else None
+        if row is None:
+            return None
+        if row_checksum(row[:-1]) != row[-1]:
+            raise IndexStoreError(f"the catalogue's row of the snapshot is damaged. {RESTORE}")
+        return SnapshotRow(*row[:-1])
 
     def count_items(self) -> int:
         """Return how many items there are."""
@@ -144,7 +183,7 @@ class View:
         # The words are read beside the items, for a join would look each of them up.
         words = self._connection.execute("SELECT rowid, text FROM words ORDER BY rowid")
         number, text = next(words, (None, None))
-        for row in self._connection.execute(f"SELECT {_COLUMNS} FROM items ORDER BY id"):  # noqa: S608
+        for row in self._connection.execute(f"SELECT {ITEM_COLUMNS} FROM items ORDER BY id"):  # noqa: S608
             while number is not None and number < row[0]:
                 number, text = next(words, (None, None))
             item: StoredItem | IndexStoreError
@@ -182,6 +221,10 @@ class View:
                 raise
             raise InputError(f"{match!r} is no expression that SQLite's full text understands: {error}") from error
 
+    def _item_rows(self, ids: Iterable[int]) -> Iterator[tuple[Any, ...]]:
+        """Yield the rows of `ITEM_COLUMNS` of these ids; an id that no item has is left out."""
+        return self._select_in(f"SELECT {ITEM_COLUMNS} FROM items WHERE id IN ({{}})", ids)  # noqa: S608
+
     def _select_in(
         self, query: str, values: Iterable[Any], *, first: Sequence[Any] = (), last: Sequence[Any] = ()
     ) -> Iterator[Any]:
@@ -210,13 +253,21 @@ def _condition(kind: ItemKind | None, where: Where | None) -> tuple[str, list[An
     return " AND ".join(parts) or "1", parameters
 
 
+def check_item(row: tuple[Any, ...]) -> None:
+    """Raise `IndexStoreError` where a row of `ITEM_COLUMNS` is not as it was written."""
+    if item_checksum(row[:-1]) != row[-1]:
+        raise IndexStoreError(f"the catalogue's item {row[0]} is damaged: its checksum is wrong. {RESTORE}")
+
+
 def _stored(row: tuple[Any, ...]) -> StoredItem:
-    number, uri, kind, caption, metadata, content_hash, added_at, changed_at = row
+    """Return the item of a row of `ITEM_COLUMNS`. Raises `IndexStoreError` where it is damaged."""
+    check_item(row)
+    number, _, kind, uri, caption, metadata, content_hash, added_at, changed_at, _ = row
     try:
         return StoredItem(
             number, uri, ItemKind(kind), caption, json.loads(metadata), content_hash, added_at, changed_at
         )
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise IndexStoreError(f"the catalogue's item {number} is damaged: {error}. {RESTORE}") from error
 
 

@@ -111,9 +111,11 @@ def _items(path: Path) -> list[Item]:
 
 
 def _batches(index: ItemIndex, items: list[Item], batch: int) -> Iterator[_Batch]:
+    seen: set[str | None] = set()  # of earlier batches, which the index may not have yet
     for start in range(0, len(items), batch):
         some = items[start : start + batch]
         unique = {item.content_hash: item for item in reversed(some)}  # the first of each stays
-        known = index.known_hashes((item.content_hash for item in some if item.content_hash), kind=ItemKind.TEXT)
+        known = seen | index.known_hashes((item.content_hash for item in some if item.content_hash), kind=ItemKind.TEXT)
+        seen |= unique.keys()
         new = [item for item in some if unique[item.content_hash] is item and item.content_hash not in known]
         yield _Batch(len(some), len(some) - len(new), new)
