@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from twinspire.cli.shared import BundleOption, JsonOption, open_client, print_json, printable, shortened
+from twinspire.cli.client_options import ClientOptions, open_client, with_client_options
+from twinspire.cli.shared import EXIT_SOME_FAILED, JsonOption, print_json, printable, shortened
 from twinspire.errors import InputError
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ FuseOption = Annotated[
 ]
 
 
+@with_client_options
 def add(
     index: IndexArgument,
     paths: PathsArgument = None,
@@ -60,12 +62,14 @@ def add(
     captions: CaptionsOption = None,
     sidecars: SidecarsOption = False,
     fuse_captions: FuseOption = None,
-    bundle: BundleOption = None,
+    *,
+    options: ClientOptions,
     as_json: JsonOption = False,
 ) -> None:
     """Add pictures and texts to an index, which is made if it is not there.
 
-    Content that the index has already is passed over, so an interrupted run is finished by running it again.
+    Content that the index has already is passed over, so an interrupted run is finished by running it again. Ends with
+    status 3 where some files failed and the others were added.
     """
     from twinspire.ingest import add_pictures, add_texts, find_pictures
     from twinspire.ingest.texts import count_lines
@@ -87,7 +91,7 @@ def add(
             else "--captions came without pictures: expected PATH..., pictures or folders of them"
         )
     reports: list[IngestReport] = []
-    with Target(index) as target, open_client(bundle) as client:
+    with Target(index) as target, open_client(options) as client:
         target.dim = client.dim
         start_s = time.perf_counter()
         if pictures:
@@ -103,8 +107,15 @@ def add(
         items, elapsed_s = len(target), time.perf_counter() - start_s
     summary = _Summary.of(reports, unit="images" if not texts else "items" if pictures else "texts")
     summary.show(index=index, items=items, elapsed_s=elapsed_s, as_json=as_json)
-    if pictures and len(reports[0].failed) == len(pictures):
-        raise InputError(f"none of the {len(pictures)} files could be added")
+    end_with_failures(len(summary.failed), len(summary.failed) + summary.added + summary.already + summary.changed)
+
+
+def end_with_failures(failed: int, files: int) -> None:
+    """End with status 3 where some of the files failed. Raises `InputError`, status 2, where all did."""
+    if failed and failed >= files:
+        raise InputError(f"none of the {files:,} files could be added")
+    if failed:
+        raise typer.Exit(EXIT_SOME_FAILED)
 
 
 def caption_source(captions: Path | None, *, sidecars: bool, fuse_captions: float | None) -> CaptionSource | None:

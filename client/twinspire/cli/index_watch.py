@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from twinspire.cli.client_options import ClientOptions, open_client, with_client_options
 from twinspire.cli.index_add import (
     CaptionsOption,
     FuseOption,
@@ -24,7 +25,7 @@ from twinspire.cli.index_add import (
     print_failed,
     progress,
 )
-from twinspire.cli.shared import BundleOption, open_client, printable, shortened
+from twinspire.cli.shared import printable, shortened
 from twinspire.errors import InputError
 
 if TYPE_CHECKING:
@@ -35,13 +36,15 @@ FoldersArgument = Annotated[
 ]
 
 
+@with_client_options
 def watch(
     index: IndexArgument,
     folders: FoldersArgument = None,
     captions: CaptionsOption = None,
     sidecars: SidecarsOption = False,
     fuse_captions: FuseOption = None,
-    bundle: BundleOption = None,
+    *,
+    options: ClientOptions,
     poll: Annotated[bool, typer.Option("--poll", help="Look at the files' times: for network drives.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print every change as a line of JSON.")] = False,
 ) -> None:
@@ -63,7 +66,7 @@ def watch(
     check_target(index)
     with ExitStack() as stack:
         opened = stack.enter_context(Index.open(index, mode="write")) if is_index(index) else None
-        client = stack.enter_context(open_client(bundle))
+        client = stack.enter_context(open_client(options))
         if opened is None:
             opened = stack.enter_context(Index.create(index, space=client.space, dim=client.dim))
         teller = stack.enter_context(_Teller(folders, as_json=as_json))
