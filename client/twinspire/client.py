@@ -119,6 +119,11 @@ class Client:
             raise
 
     @property
+    def limits(self) -> ImageLimits:
+        """How large a picture may be that is decoded."""
+        return self._preprocessor.limits
+
+    @property
     def dim(self) -> int:
         """The embedding's length D."""
         return self.towers.dim

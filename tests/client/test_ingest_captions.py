@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from twinspire.errors import InputError
+from twinspire.images import ImageLimits
 from twinspire.index import Index, ItemKind
 from twinspire.ingest import Captions, Sidecars, add_pictures, add_texts, find_pictures, fuse
 
@@ -37,6 +38,7 @@ class FakeClient:
     """Encodes a picture to its colour's vector and a text to its own."""
 
     space, dim = SPACE, DIM
+    limits = ImageLimits()
 
     def __init__(self) -> None:
         self.encoded: list[str] = []

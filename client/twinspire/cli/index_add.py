@@ -172,6 +172,11 @@ class Target:
         """Return the items of this uri or content; none where there is no index yet."""
         return self._index.find(uri=uri, content_hash=content_hash) if self._index is not None else []
 
+    def vectors(self, ids: Iterable[int]) -> NDArray[np.float32]:
+        """Return the vectors of items that were found, (N, D) float32."""
+        assert self._index is not None
+        return self._index.vectors(ids)
+
     def update(self, id: int, **changes: Any) -> StoredItem:  # noqa: A002, ANN401 - as of `Index.update`
         """Change an item that was found."""
         assert self._index is not None
