@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from twinspire.index.items import Item, metadata_as_json
-from twinspire.index.view import Commit, SnapshotRow, View
+from twinspire.index.view import Commit, SnapshotRow, View, only_row
 from twinspire.index.words import indexed_text
 
 
@@ -94,6 +94,11 @@ class Change(View):
                 "INSERT INTO snapshots (one, name, kind, rows, checksum, effort, reach) VALUES (1, ?, ?, ?, ?, ?, ?)",
                 (row.name, row.kind, row.rows, row.checksum, row.effort, row.reach),
             )
+
+    @property
+    def writers(self) -> int:
+        """How often the index was opened for writing, or settled, before."""
+        return int(only_row(self._connection, "SELECT writers FROM catalogue")[0])
 
     def touch(self) -> None:
         """Change what says nothing, so that there is something to commit."""
