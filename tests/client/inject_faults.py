@@ -165,18 +165,24 @@ def main() -> None:
         def run_all(name: str, attempt: Callable[[int, str, bool, str], str], *, from_template: bool = True) -> None:
             if options.only not in (None, name):
                 return
-            for fault in FAULTS:
-                for sticky in (False, True):
-                    at, calls = 0, NO_FAULT
-                    while at < calls:
-                        if from_template:
-                            shutil.copytree(template, folder)
-                        outcome = attempt(at, fault, sticky, f"{name}, {fault} at call {at}, sticky {sticky}")
-                        calls = int(_library.fault_disarm())
-                        if from_template:
-                            shutil.rmtree(folder)
-                        outcomes[f"{name} {outcome}"] += 1
-                        at += options.every
+            calls = 0  # of a change without a fault, which is made first
+            for at, fault, sticky in [
+                (NO_FAULT, "EIO", False),
+                *((at, fault, sticky) for at in range(1000) for fault in FAULTS for sticky in (False, True)),
+            ]:
+                if at != NO_FAULT and (at >= calls or at % options.every):
+                    continue
+                if from_template:
+                    shutil.copytree(template, folder)
+                outcome = attempt(at, fault, sticky, f"{name}, {fault} at call {at}, sticky {sticky}")
+                if at == NO_FAULT:
+                    calls = int(_library.fault_disarm())
+                    outcomes[f"{name} calls"] = calls
+                    assert outcome == "unharmed"
+                else:
+                    outcomes[f"{name} {outcome}"] += 1
+                if from_template:
+                    shutil.rmtree(folder)
 
         run_all(
             "create",

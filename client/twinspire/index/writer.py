@@ -217,7 +217,7 @@ class Writer:
             _, self._writers = self._catalogue.settle()
         except (sqlite3.Error, OSError) as second:
             _log.warning("a failed change of the index %s could not be undone: %s", self._folder, second)
-            raise UncertainCommit from error
+            raise UncertainCommit(str(error)) from error
 
     def _append(self, change: Change, vectors: NDArray[np.float32]) -> int:
         """Append vectors, (N, D), and wait until the disk has them; return the checksum with them."""
