@@ -8,7 +8,8 @@
     ├── CheckpointError          the checkpoint cannot be turned into a bundle
     ├── SpaceMismatchError       embeddings of two spaces would be compared
     ├── IndexStoreError          the index folder cannot be read or written
-    │   └── IndexLockedError     another process is writing to it
+    │   ├── IndexLockedError     another process is writing to it
+    │   └── IndexUncertainError  a change failed and may be there all the same
     ├── MissingDependencyError   an optional package is not installed; names the extra that brings it
     ├── ProviderError            a requested execution provider or device is not there
     ├── EngineError              an engine could not be loaded or run
@@ -66,6 +67,10 @@ class IndexStoreError(TwinspireError):
 
 class IndexLockedError(IndexStoreError):
     """Another process is writing to the index."""
+
+
+class IndexUncertainError(IndexStoreError):
+    """A change failed while the disk was to make it last, and could not be undone: it may be there all the same."""
 
 
 def install_command(*extras: str) -> str:

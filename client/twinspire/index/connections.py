@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from twinspire.index import disk
+from twinspire.index.forks import GuardedConnection, guard
 
 CATALOGUE_NAME = "catalogue.sqlite"
 _BUSY_TIMEOUT_S = 10.0
@@ -103,13 +104,16 @@ class Connections:
         return self._open("mode=ro")
 
     def _open(self, options: str) -> sqlite3.Connection:
-        return sqlite3.connect(
+        connection = sqlite3.connect(
             f"{self._path.absolute().as_uri()}?{options}",
             uri=True,
             isolation_level=None,  # transactions are begun and ended here, in plain sight
             check_same_thread=False,
             timeout=_BUSY_TIMEOUT_S,
+            factory=GuardedConnection,
         )
+        guard(connection)
+        return connection
 
     def _signature(self) -> tuple[int, int, int]:
         stat = self._path.stat()
