@@ -72,6 +72,8 @@ class Catalogue:
                 placed=0,
                 contents=0,
                 dead=0,
+                items=0,
+                images=0,
             )
             insert_first_row(connection, header, commit)
 
@@ -79,13 +81,18 @@ class Catalogue:
     def view(self) -> Iterator[View]:
         """Give the last committed state, of whichever process; within the block it stays the same."""
         with self._connections.reading() as connection:
-            yield View(connection)
+            view = View(connection)
+            self._check_identity(view)
+            yield view
 
     @contextmanager
     def change(self) -> Iterator[Change]:
         """Give a change that is durable when the block has ended, and undone where it raises."""
         with self._connections.writing() as connection:
-            yield Change(connection)
+            self._connections.check_place()
+            change = Change(connection)
+            self._check_identity(change)
+            yield change
 
     def settle(self) -> tuple[Commit, int]:
         """Commit a change that says nothing; return how far the index is committed, and how often it was settled.
@@ -106,6 +113,10 @@ class Catalogue:
     def close(self) -> None:
         """Close the connections; waits for a change that is under way."""
         self._connections.close()
+
+    def _check_identity(self, view: View) -> None:
+        if view.header.identity != self.identity:
+            raise IndexStoreError(f"the index {self._path.parent} was replaced by another: open it again")
 
     def _header(self, connection: sqlite3.Connection) -> Header:
         application_id = connection.execute("PRAGMA application_id").fetchone()[0]

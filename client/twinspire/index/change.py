@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from twinspire.index.digests import MOVED_CHECKSUM, SUM_MODULUS, content_sum, item_checksum, pair_sum, row_checksum
-from twinspire.index.items import Item, metadata_as_json
+from twinspire.index.items import Item, ItemKind, metadata_as_json
 from twinspire.index.reference import BundleReference
 from twinspire.index.schema import COMMIT_COLUMNS, HEADER_COLUMNS, ITEM_COLUMNS, SNAPSHOT_COLUMNS
 from twinspire.index.view import Commit, Header, SnapshotRow, View, check_item
@@ -156,6 +156,8 @@ class Change(View):
             self.commit,
             placed=(self.commit.placed + sign * placed) % SUM_MODULUS,
             contents=(self.commit.contents + sign * contents) % SUM_MODULUS,
+            items=self.commit.items + sign * len(rows),
+            images=self.commit.images + sign * sum(row[2] == ItemKind.IMAGE for row in rows),
         )
 
     def _bury(self, rows: Sequence[int]) -> None:

@@ -12,7 +12,7 @@ from typing import Literal, Self
 from twinspire.errors import IndexStoreError, InputError, SpaceMismatchError
 from twinspire.index.catalogue import Catalogue
 from twinspire.index.checks import check_bundle
-from twinspire.index.connections import CATALOGUE_NAME
+from twinspire.index.connections import CATALOGUE_NAME, repeated
 from twinspire.index.failures import store_errors
 from twinspire.index.folder import make_folder
 from twinspire.index.lock import WriterLock
@@ -97,6 +97,7 @@ class OpenedIndex:
         return cls(folder, writable=True)
 
     @classmethod
+    @repeated
     def open(cls, path: str | os.PathLike[str], *, mode: Literal["read", "write"] = "read") -> Self:
         """Open the index at `path`, after checking all of it against its checksum.
 
@@ -135,17 +136,20 @@ class OpenedIndex:
         return self._dtype
 
     @property
+    @repeated
     def bundle(self) -> BundleReference | None:
         """The bundle that made the embeddings, as last set; None where that is not known."""
         with self._reading("read") as (view, _):
             return view.bundle()
 
     @property
+    @repeated
     def generation(self) -> int:
         """A number that every add, remove, update and compact makes greater, in any process."""
         with self._reading("read") as (view, _):
             return view.commit.generation
 
+    @repeated
     def __len__(self) -> int:
         """How many items are committed now."""
         with self._reading("read") as (_, state):

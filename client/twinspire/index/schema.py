@@ -7,7 +7,7 @@ APPLICATION_ID = 0x74777370  # "twsp": tells a catalogue from any other SQLite f
 
 ITEM_COLUMNS = "id, row, kind, uri, caption, metadata, content_hash, added_at, changed_at, checksum"
 HEADER_COLUMNS = "schema_version, identity, tables, space, dim, dtype, bundle_name, bundle_path, writers"
-COMMIT_COLUMNS = "generation, vectors_file, committed, checksum, next_id, placed, contents, dead"
+COMMIT_COLUMNS = "generation, vectors_file, committed, checksum, next_id, placed, contents, dead, items, images"
 SNAPSHOT_COLUMNS = "name, kind, rows, checksum, effort, reach"
 
 SCHEMA = """
@@ -30,6 +30,8 @@ CREATE TABLE catalogue (
     placed         INTEGER NOT NULL, -- sum over all items of row and id, see `digests`
     contents       INTEGER NOT NULL, -- sum over all items of their contents
     dead           INTEGER NOT NULL, -- sum over all rows of `dead`
+    items          INTEGER NOT NULL, -- how many there are
+    images         INTEGER NOT NULL, -- how many of these are of kind image
     row_checksum   INTEGER NOT NULL  -- CRC-32 of the columns before, without the first
 );
 CREATE TABLE items (

@@ -18,7 +18,7 @@ from twinspire.index.catalogue import Catalogue
 from twinspire.index.digests import SUM_MODULUS, pair_sum
 from twinspire.index.failures import RESTORE
 from twinspire.index.items import ItemKind
-from twinspire.index.vectors import CHECKSUM_OF_NOTHING, LostVectorFileError, VectorFile, Vectors
+from twinspire.index.vectors import CHECKSUM_OF_NOTHING, LostVectorFileError, Mapping, VectorFile, Vectors
 from twinspire.index.view import Commit, View
 
 if TYPE_CHECKING:
@@ -35,10 +35,23 @@ class State:
     """One committed state. Never changes, so a search needs no lock."""
 
     commit: Commit
-    vectors: Vectors  # (N, D), a mapping of the vector file
+    mapping: Mapping  # of the vector file
     ids: NDArray[np.int64]  # (N,), the item of each row, `DEAD` where there is none
     items: int  # how many rows have one
     placed: int  # the sum over these of row and id, as the catalogue has it
+
+    @property
+    def vectors(self) -> Vectors:
+        """(N, D), in memory that is the vector file."""
+        return self.mapping.vectors
+
+    def check_rows(self, rows: NDArray[np.int64], ids: NDArray[np.int64]) -> None:
+        """Raise `IndexStoreError` where `rows`, (n,), which the table of items gave, are not those of the items `ids`.
+
+        The ids of a state come from an index of the table and were checked; the table itself may be damaged.
+        """
+        if rows.size and not (0 <= rows.min() <= rows.max() < len(self.ids) and (self.ids[rows] == ids).all()):
+            raise IndexStoreError(f"the catalogue contradicts itself on which vector is which item's. {RESTORE}")
 
 
 class States:
@@ -59,7 +72,8 @@ class States:
     def current(self) -> Iterator[tuple[View, State]]:
         """Give what is committed now, in any process: within the block, view and state are of one generation.
 
-        Checks what is new against the checksum. Raises `IndexStoreError` for damage.
+        Checks what is new against the checksum, and before and behind the block that the vector file still has its
+        length. Raises `IndexStoreError` for damage.
         """
         lost, stale = "", -1
         while True:
@@ -81,7 +95,9 @@ class States:
                         )
                     stale = view.commit.generation
                     continue
+                state.mapping.check()
                 yield view, state
+                state.mapping.check()
                 return
 
     def allowed(self, view: View, state: State, kind: ItemKind | None, where: Where | None) -> NDArray[np.bool_] | None:
@@ -98,7 +114,9 @@ class States:
             mask = state.ids != DEAD
         else:
             mask = np.zeros(state.commit.rows, np.bool_)
-            mask[view.kept_rows(kind, where)] = True
+            kept = view.kept(kind, where)
+            state.check_rows(kept[:, 0], kept[:, 1])
+            mask[kept[:, 0]] = True
         mask.setflags(write=False)
         with self._lock:
             for old in [key for key in self._masks if key[0] != state.commit.generation]:

@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from twinspire.errors import InputError
+from twinspire.errors import IndexStoreError, InputError
 from twinspire.index.ann import Family, Kind, Prediction, choose, predict
 from twinspire.index.ann.reports import BuildReport, TuneReport
 from twinspire.index.checks import check_bundle, check_kind, check_where, checked_ids, checked_k
+from twinspire.index.connections import repeated
+from twinspire.index.failures import RESTORE
 from twinspire.index.items import Hit, Item, ItemKind, StoredItem
 from twinspire.index.opened import OpenedIndex
 from twinspire.index.reference import BundleReference
@@ -148,6 +150,7 @@ class Index(OpenedIndex):
             assert self._snapshots is not None
             return self._snapshots.build(writer, parsed, threads=threads, memory_bytes=memory_bytes)
 
+    @repeated
     def predict(
         self, kind: str = "auto", *, threads: int | None = None, memory_bytes: int | None = None
     ) -> tuple[str, Prediction]:
@@ -175,14 +178,16 @@ class Index(OpenedIndex):
             assert self._snapshots is not None
             return self._snapshots.tune(writer, vectors, recall=recall, k=k)
 
+    @repeated
     def get(self, ids: Iterable[int]) -> list[StoredItem]:
         """Return the items of these ids, in this order. Raises `InputError` for an id that no item has."""
         ids = checked_ids(ids)
-        with self._reading("read") as (view, _):
+        with self._reading("read") as (view, state):
             items = view.items(set(ids))
-        self._require_known(ids, items)
+            self._require_known(ids, items, state)
         return [items[number] for number in ids]
 
+    @repeated
     def find(
         self, *, uri: str | None = None, content_hash: str | None = None, under: str | None = None
     ) -> list[StoredItem]:
@@ -197,6 +202,7 @@ class Index(OpenedIndex):
         with self._reading("read") as (view, _):
             return view.under(value) if name == "under" else view.find(name, value)
 
+    @repeated
     def sample_ids(self, count: int, *, seed: int = 0) -> list[int]:
         """Return the ids of `count` items drawn by `seed`, all of them where there are fewer, in order."""
         with self._reading("read") as (_, state):
@@ -205,6 +211,7 @@ class Index(OpenedIndex):
             return sorted(ids.tolist())
         return sorted(np.random.default_rng(seed).choice(ids, count, replace=False).tolist())
 
+    @repeated
     def matching(self, ids: Iterable[int], where: Where) -> set[int]:
         """Return those of `ids` whose items `where` keeps; an id that no item has is left out."""
         ids = checked_ids(ids)
@@ -212,14 +219,18 @@ class Index(OpenedIndex):
         with self._reading("read") as (view, _):
             return view.matching(ids, where)
 
+    @repeated
     def vectors(self, ids: Iterable[int]) -> NDArray[np.float32]:
         """Return the vectors of these ids, (N, D) float32, as stored. Raises `InputError` as `get` does."""
         ids = checked_ids(ids)
         with self._reading("read") as (view, state):
             rows = view.rows(ids)
-            self._require_known(ids, rows)
-            return np.array(state.vectors[[rows[number] for number in ids]], dtype=np.float32)
+            self._require_known(ids, rows, state)
+            places = np.array([rows[number] for number in ids], np.int64)
+            state.check_rows(places, np.array(ids, np.int64))
+            return np.array(state.vectors[places], dtype=np.float32)
 
+    @repeated
     def search(
         self,
         queries: NDArray[np.float32],
@@ -251,6 +262,7 @@ class Index(OpenedIndex):
             scores, rows = self._snapshots.nearest(view, state, vectors, k, allowed, effort)
             return _hits(view, state, scores, rows)
 
+    @repeated
     def search_words(
         self, match: str, *, k: int = 10, kind: ItemKind | None = None, where: Where | None = None
     ) -> list[Hit]:
@@ -265,6 +277,7 @@ class Index(OpenedIndex):
         with self._reading("search") as (view, _):
             return view.search_words(match, k, kind, where)
 
+    @repeated
     def count_words(self, match: str, *, at_most: int) -> int:
         """Return how many items `search_words` would find, counted up to `at_most`: cheap also for common words.
 
@@ -273,16 +286,19 @@ class Index(OpenedIndex):
         with self._reading("search") as (view, _):
             return view.count_words(match, checked_k(at_most))
 
+    @repeated
     def allowed(self, kind: ItemKind | None = None, where: Where | None = None) -> NDArray[np.bool_] | None:
         """Return which rows of the vector file a search with this filter may find, (rows,) bool; None: all."""
         with self._reading("read") as (view, state):
             return self._allowed(view, state, kind, where)
 
+    @repeated
     def known_hashes(self, hashes: Iterable[str], *, kind: ItemKind = ItemKind.IMAGE) -> set[str]:
         """Return those of `hashes` that belong to an item of this kind, whatever its uri."""
         with self._reading("read") as (view, _):
             return view.known_hashes(hashes, kind)
 
+    @repeated
     def stats(self) -> IndexStats:
         """Return what the index holds now and how large it is."""
         with self._reading("read") as (view, state):
@@ -322,9 +338,11 @@ class Index(OpenedIndex):
         assert self._states is not None
         return self._states.allowed(view, state, kind, where)
 
-    def _require_known(self, ids: Sequence[int], known: Mapping[int, object]) -> None:
+    def _require_known(self, ids: Sequence[int], known: Mapping[int, object], state: State) -> None:
         unknown = [number for number in ids if number not in known]
         if unknown:
+            if np.isin(unknown, state.ids).any():
+                raise IndexStoreError(f"the catalogue of the index {self._path} has lost items. {RESTORE}")
             shown = ", ".join(map(str, unknown[:5])) + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
             raise InputError(f"the index {self._path} has no item {shown}")
 
@@ -332,6 +350,6 @@ class Index(OpenedIndex):
 def _hits(view: View, state: State, scores: NDArray[np.float32], rows: NDArray[np.int64]) -> list[list[Hit]]:
     """Return the items at `rows` with their `scores`, (Q, n) each; a row of -1 is none."""
     there = rows >= 0
-    found = view.hits(list(zip(state.ids[rows[there]].tolist(), scores[there].tolist(), strict=True)))
+    found = view.hits(state.ids[rows[there]].tolist(), scores[there].tolist(), rows[there].tolist())
     ends = np.cumsum(there.sum(axis=1)).tolist()
     return [found[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, fields
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twinspire.errors import IndexStoreError, InputError
-from twinspire.index.digests import item_checksum, row_checksum
+from twinspire.index.digests import content_sum, item_checksum, pair_sum, row_checksum
 from twinspire.index.failures import RESTORE
 from twinspire.index.items import Hit, Item, ItemKind, StoredItem
 from twinspire.index.reference import BundleReference
@@ -42,7 +43,7 @@ class Header:
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """How far the index is committed. The last three are the sums over rows that `digests` explains."""
+    """How far the index is committed; the schema explains the fields."""
 
     generation: int
     vectors_file: str
@@ -52,6 +53,8 @@ class Commit:
     placed: int
     contents: int
     dead: int
+    items: int
+    images: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,7 @@ class SnapshotRow:
 
 _CATALOGUE_ROW = f"SELECT {HEADER_COLUMNS}, {COMMIT_COLUMNS}, row_checksum FROM catalogue"  # noqa: S608
 _HEADER_SIZE = len(fields(Header))
+_ROW, _URI = ITEM_COLUMNS.split(", ").index("row"), ITEM_COLUMNS.split(", ").index("uri")
 
 
 class View:
@@ -84,18 +88,23 @@ class View:
     def placed(self, start: int = 0) -> NDArray[np.int64]:
         """Return row and id of the items whose row is `start` or above, (n, 2)."""
         pairs = self._connection.execute("SELECT row, id FROM items WHERE row >= ? ORDER BY row", (start,)).fetchall()
-        return np.array(pairs, dtype=np.int64).reshape(-1, 2)
+        return _whole_numbers(pairs, 2)
 
     def dead_rows(self, since: int = -1) -> NDArray[np.int64]:
         """Return the rows without an item that died after generation `since`, (n,)."""
         rows = self._connection.execute("SELECT row FROM dead WHERE generation > ? ORDER BY row", (since,)).fetchall()
-        return np.array(rows, dtype=np.int64).reshape(-1)
+        return _whole_numbers(rows, 1)[:, 0]
 
-    def kept_rows(self, kind: ItemKind | None, where: Where | None) -> NDArray[np.int64]:
-        """Return the rows of the items of this kind that `where` keeps, (n,)."""
+    def dead_sum(self) -> int:
+        """Return the sum over the table of dead rows, as `Commit.dead` has it."""
+        pairs = _whole_numbers(self._connection.execute("SELECT row, generation FROM dead").fetchall(), 2)
+        return pair_sum(pairs[:, 0], pairs[:, 1])
+
+    def kept(self, kind: ItemKind | None, where: Where | None) -> NDArray[np.int64]:
+        """Return row and id of the items of this kind that `where` keeps, (n, 2)."""
         condition, parameters = _condition(kind, where)
-        rows = self._connection.execute(f"SELECT row FROM items WHERE {condition}", parameters).fetchall()  # noqa: S608
-        return np.array(rows, dtype=np.int64).reshape(-1)
+        pairs = self._connection.execute(f"SELECT row, id FROM items WHERE {condition}", parameters).fetchall()  # noqa: S608
+        return _whole_numbers(pairs, 2)
 
     def ids(self, kind: ItemKind | None, where: Where | None) -> list[int]:
         """Return the ids of the items of this kind that `where` keeps, in order."""
@@ -105,8 +114,14 @@ class View:
 
     def matching(self, ids: Iterable[int], where: Where) -> set[int]:
         """Return those of `ids` whose items `where` keeps."""
-        query = f"SELECT id FROM items WHERE id IN ({{}}) AND ({where.sql.replace('{', '{{').replace('}', '}}')})"  # noqa: S608
-        return {number for (number,) in self._select_in(query, ids, last=where.parameters)}
+        condition = where.sql.replace("{", "{{").replace("}", "}}")
+        query = f"SELECT {ITEM_COLUMNS}, ({condition}) FROM items WHERE id IN ({{}})"  # noqa: S608
+        found = set()
+        for *row, is_kept in self._select_in(query, ids, first=where.parameters):
+            check_item(tuple(row))
+            if is_kept:
+                found.add(row[0])
+        return found
 
     def items(self, ids: Iterable[int]) -> dict[int, StoredItem]:
         """Return the items of these ids by id; an id that no item has is left out."""
@@ -114,19 +129,21 @@ class View:
 
     def rows(self, ids: Iterable[int]) -> dict[int, int]:
         """Return the rows of these ids by id; an id that no item has is left out."""
-        return dict(self._select_in("SELECT id, row FROM items WHERE id IN ({})", ids))
+        pairs = _whole_numbers(list(self._select_in("SELECT id, row FROM items WHERE id IN ({})", ids)), 2)
+        return dict(pairs.tolist())
 
     def find(self, column: str, value: str) -> list[StoredItem]:
         """Return the items whose `column`, uri or content_hash, is `value`, in the order of ids."""
-        assert column in ("uri", "content_hash")
+        place = ITEM_COLUMNS.split(", ").index(column)
         query = f"SELECT {ITEM_COLUMNS} FROM items WHERE {column} = ? ORDER BY id"  # noqa: S608
-        return [_stored(row) for row in self._connection.execute(query, (value,))]
+        return self._stored_where(query, (value,), lambda row: row[place] == value)
 
     def under(self, folder: str) -> list[StoredItem]:
         """Return the items whose uri starts with `folder` and a slash, in the order of ids."""
         start = folder.rstrip("/")
         query = f"SELECT {ITEM_COLUMNS} FROM items WHERE uri >= ? AND uri < ? ORDER BY id"  # noqa: S608
-        return [_stored(row) for row in self._connection.execute(query, (start + "/", start + "0"))]  # "0" follows "/"
+        bounds = (start + "/", start + "0")  # "0" follows "/"
+        return self._stored_where(query, bounds, lambda row: row[_URI].startswith(bounds[0]))
 
     def known(self, items: Iterable[Item]) -> set[tuple[str, str, str | None]]:
         """Return kind, uri and content hash of all items that have the uri of one of `items`."""
@@ -139,20 +156,27 @@ class View:
         query = "SELECT content_hash FROM items WHERE kind = ? AND content_hash IN ({})"
         return {found for (found,) in self._select_in(query, hashes, first=(kind.value,))}
 
-    def hits(self, scores: Sequence[tuple[int, float]]) -> list[Hit]:
-        """Return the items of these ids with these scores, in this order."""
-        items = self.items({number for number, _ in scores})
-        missing = next((number for number, _ in scores if number not in items), None)
-        if missing is not None:
-            raise IndexStoreError(f"the catalogue has lost the item {missing}. {RESTORE}")
-        return [_hit(items[number], score) for number, score in scores]
+    def hits(self, ids: Sequence[int], scores: Sequence[float], rows: Sequence[int] | None = None) -> list[Hit]:
+        """Return the items of these ids with these scores, in this order; `rows` are those that the items must have."""
+        found = {row[0]: row for row in self._item_rows(dict.fromkeys(ids))}
+        items = {number: _stored(row) for number, row in found.items()}
+        for number, row in zip(ids, rows if rows is not None else [None] * len(ids), strict=True):
+            if number not in found:
+                raise IndexStoreError(f"the catalogue has lost the item {number}. {RESTORE}")
+            if row is not None and found[number][_ROW] != row:
+                raise IndexStoreError(
+                    f"the catalogue's item {number} is damaged: it is at the vector {found[number][_ROW]}, "
+                    f"a search found it at {row}. {RESTORE}"
+                )
+        return [_hit(items[number], score) for number, score in zip(ids, scores, strict=True)]
 
     def search_words(self, match: str, k: int, kind: ItemKind | None, where: Where | None) -> list[Hit]:
         """Return the k best items for the FTS5 expression `match`, best first, equal scores in the order of ids."""
         condition, parameters = _condition(kind, where)
         kept = f"AND EXISTS (SELECT 1 FROM items WHERE id = words.rowid AND {condition})" if parameters else ""  # noqa: S608
         query = f"SELECT rowid, -bm25(words) FROM words WHERE words MATCH ? {kept} ORDER BY 2 DESC, 1 LIMIT ?"  # noqa: S608
-        return self.hits(self._matched(query, match, *parameters, k))
+        found = self._matched(query, match, *parameters, k)
+        return self.hits([number for number, _ in found], [score for _, score in found])
 
     def count_words(self, match: str, at_most: int) -> int:
         """Return how many items the FTS5 expression `match` finds, counted up to `at_most`."""
@@ -173,10 +197,6 @@ class View:
         if row_checksum(row[:-1]) != row[-1]:
             raise IndexStoreError(f"the catalogue's row of the snapshot is damaged. {RESTORE}")
         return SnapshotRow(*row[:-1])
-
-    def count_items(self) -> int:
-        """Return how many items there are."""
-        return int(only_row(self._connection, "SELECT count(*) FROM items")[0])
 
     def every_item(self) -> Iterator[tuple[int, StoredItem | IndexStoreError, str | None]]:
         """Yield id, item and indexed words of every item, in the order of ids; for a damaged item what is wrong."""
@@ -208,10 +228,27 @@ class View:
         self._connection.execute("SELECT sum(cnt) FROM temp.every_word").fetchone()
         return [] if found == ["ok"] else found
 
+    def full_text_problems(self) -> list[str]:
+        """Compare the full text with the texts that it is of, and return what SQLite says of it.
+
+        FTS5 does that in a catalogue that it may write to only, so this copies the catalogue into a temporary file.
+        """
+        with closing(sqlite3.connect("", isolation_level=None)) as copy:
+            self._connection.backup(copy)
+            try:
+                copy.execute("INSERT INTO words (words) VALUES ('integrity-check')")
+            except sqlite3.DatabaseError as error:
+                return [f"the full text is not that of the items: {error}"]
+        return []
+
+    def contents_sum(self) -> int:
+        """Return the sum over the items' checksums, as `Commit.contents` has it."""
+        return content_sum(self._connection.execute("SELECT row, checksum FROM items"))
+
     def count_by_kind(self) -> dict[ItemKind, int]:
         """Return how many items there are of each kind."""
-        counts = dict(self._connection.execute("SELECT kind, count(*) FROM items GROUP BY kind").fetchall())
-        return {kind: counts.get(kind.value, 0) for kind in ItemKind}
+        images, texts = self.commit.images, self.commit.items - self.commit.images
+        return {ItemKind.IMAGE: images, ItemKind.TEXT: texts}
 
     def _matched(self, query: str, match: str, *parameters: Any) -> list[Any]:  # noqa: ANN401 - what SQLite binds
         try:
@@ -225,6 +262,18 @@ class View:
         """Yield the rows of `ITEM_COLUMNS` of these ids; an id that no item has is left out."""
         return self._select_in(f"SELECT {ITEM_COLUMNS} FROM items WHERE id IN ({{}})", ids)  # noqa: S608
 
+    def _stored_where(
+        self, query: str, parameters: Sequence[Any], holds: Callable[[tuple[Any, ...]], bool]
+    ) -> list[StoredItem]:
+        """Return the items that an index found, after checking that `holds` is true: the index may be damaged."""
+        found = []
+        for row in self._connection.execute(query, parameters):
+            item = _stored(row)
+            if not holds(row):
+                raise IndexStoreError(f"the catalogue's item {item.id} is not what its index says. {RESTORE}")
+            found.append(item)
+        return found
+
     def _select_in(
         self, query: str, values: Iterable[Any], *, first: Sequence[Any] = (), last: Sequence[Any] = ()
     ) -> Iterator[Any]:
@@ -232,6 +281,15 @@ class View:
         while some := list(islice(remaining, _VARIABLES)):
             marks = ",".join("?" * len(some))
             yield from self._connection.execute(query.format(marks), (*first, *some, *last)).fetchall()
+
+
+def _whole_numbers(rows: list[tuple[Any, ...]], columns: int) -> NDArray[np.int64]:
+    """Return rows of whole numbers as an array, (n, columns). Raises `IndexStoreError` where one is something else."""
+    try:
+        found = np.array(rows, dtype=np.int64).reshape(-1, columns)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise IndexStoreError(f"the catalogue is damaged: a row or an id is no whole number. {RESTORE}") from error
+    return found
 
 
 def only_row(connection: sqlite3.Connection, query: str) -> tuple[Any, ...]:

@@ -124,6 +124,7 @@ class Writer:
             try:
                 checksum = CHECKSUM_OF_NOTHING
                 for start in range(0, len(rows), _BLOCK_ROWS):
+                    state.mapping.check()
                     data = as_stored(state.vectors[rows[start : start + _BLOCK_ROWS]], self._catalogue.dtype)
                     new.write(start, data)
                     checksum = checksum_of(data, checksum)
