@@ -48,8 +48,8 @@ class Client:
     ) -> None:
         if towers.space != bundle.space:
             raise SpaceMismatchError(
-                f"the towers are of the space {towers.space[:12]}…, the bundle {bundle.name!r} of "
-                f"{bundle.space[:12]}…: open both of the same bundle"
+                f"the towers are of another space than the bundle {bundle.name!r} at {bundle.path}: open both from the "
+                "same bundle"
             )
         self.bundle = bundle
         self.towers = towers

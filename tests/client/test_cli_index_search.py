@@ -30,6 +30,7 @@ class FakeClient:
     """Understands colours: encodes a picture to its mean colour, a text to the colour that it names."""
 
     dim = 3
+    bundle: Any = None
 
     def __init__(self, space: str = "5" * 64) -> None:
         self.space = space
@@ -89,13 +90,18 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_
     def open_client(options: ClientOptions, *_: object) -> FakeClient:
         return FakeClient("6" * 64) if options.bundle == Path("other") else FakeClient()
 
+    def open_client_to_add(options: ClientOptions, *_: object) -> FakeClient:
+        client = open_client(options)
+        client.bundle = SimpleNamespace(name="fake", path=Path("fake"))
+        return client
+
     def run_main(*arguments: object) -> Ran:
         with pytest.raises(SystemExit) as ended:
             main([str(argument) for argument in arguments])
         sys.stdout.flush()
         return Ran(int(ended.value.code or 0), *capfd.readouterr())
 
-    monkeypatch.setattr("twinspire.cli.index_add.open_client", open_client)
+    monkeypatch.setattr("twinspire.cli.index_add.open_client", open_client_to_add)
     monkeypatch.setattr("twinspire.cli.search.open_client", open_client)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "80")
@@ -190,8 +196,8 @@ def test_another_space_and_a_second_writer_are_refused(run: Run, photos: Path) -
     """The index stays as it is, and the message says what to do."""
     run("index", "add", "idx", photos)
     before = (Path("idx") / "vectors-1.f32").read_bytes()
-    refused(run("index", "add", "idx", photos, "--bundle", "other"), "Use a bundle of the index's space")
-    refused(run("search", "idx", "red", "-b", "other"), "Use a bundle of the index's space")
+    refused(run("index", "add", "idx", photos, "--bundle", "other"), "another space")
+    refused(run("search", "idx", "red", "-b", "other"), "another space")
     with Index.open("idx", mode="write"):
         refused(run("index", "add", "idx", photos), "An index has one writer at a time")
         assert run("search", "idx", "red").status == 0

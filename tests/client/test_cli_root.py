@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from twinspire.cli import index_export
+
 MODULE = [sys.executable, "-m", "twinspire"]
 SCRIPT = [sys.executable, "-c", "import sys; sys.argv[0] = 'twinspire'; from twinspire.cli import main; main()"]
 
@@ -71,6 +73,16 @@ def test_commands_and_values_are_completed() -> None:
     assert _completed("twinspire search idx --provider o") == {"openvino"}
     assert _completed("twinspire classify x --precision f") == {"fp32", "fp16"}
     assert "ivf,sq8" in _completed("twinspire index build idx --kind i")
+
+
+def test_paragraphs_of_help_are_wrapped_by_the_terminal() -> None:
+    """Where it is wide enough, each paragraph of a docstring is one line."""
+    told = _run(MODULE, "index", "export", "--help", COLUMNS="2000").stdout
+    lines = [line.strip() for line in told.splitlines()]
+    paragraphs = (index_export.export.__doc__ or "").strip().split("\n\n")
+    assert len(paragraphs) > 2
+    for paragraph in paragraphs:
+        assert " ".join(paragraph.split()) in lines
 
 
 def test_help_loads_nothing_heavy() -> None:

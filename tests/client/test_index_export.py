@@ -150,6 +150,28 @@ def read(file: Path) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", ["out.npy", "out.parquet"])
+def test_one_committed_state_is_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """What a writer adds, removes, changes and compacts meanwhile is not in the files."""
+    monkeypatch.setattr(export, "_PAGE_ITEMS", 5)
+    items = [Item(f"{number}", ItemKind.TEXT, metadata={"number": number}) for number in range(20)]
+    with Index.create(tmp_path / "idx", space=SPACE, dim=3) as writer:
+        ids = writer.add(unit(20, 3), items, space=SPACE).added
+        before = writer.vectors(ids)
+
+        def disturb(done: int, _: int) -> None:
+            if done == 5:
+                writer.remove(ids[:2] + ids[-2:])
+                writer.update(ids[10], metadata={"number": "other"}, embedding=unit(1, 3, seed=9)[0], space=SPACE)
+                writer.add(unit(3, 3, seed=8), [Item(f"new {n}", ItemKind.TEXT) for n in range(3)], space=SPACE)
+                writer.compact()
+
+        with Index.open(tmp_path / "idx") as reader:
+            assert export_index(reader, tmp_path / name, on_progress=disturb).items == 20
+            np.testing.assert_array_equal(read(tmp_path / name), before)
+            assert export_index(reader, tmp_path / name).items == 19
+
+
+@pytest.mark.parametrize("name", ["out.npy", "out.parquet"])
 def test_a_failure_leaves_what_was_there(
     index: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:

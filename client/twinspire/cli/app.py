@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import os
+import re
 import signal
 import sys
 import threading
@@ -56,7 +58,18 @@ def application() -> typer.Typer:
     app.command("classify")(classify.classify)
     for entry_point in sorted(entry_points(group="twinspire.commands"), key=lambda entry: entry.name):
         entry_point.load()(app)
+    _unwrap_help(app)
     return app
+
+
+def _unwrap_help(app: typer.Typer) -> None:
+    """Join the lines of each paragraph of the docstrings, which the terminal wraps: typer joins the first alone."""
+    for command in app.registered_commands:
+        text = command.help or inspect.getdoc(command.callback) or ""
+        command.help = re.sub(r"(?<=\S)\n(?=[^\s*-])", " ", inspect.cleandoc(text))
+    for group in app.registered_groups:
+        if group.typer_instance is not None:
+            _unwrap_help(group.typer_instance)
 
 
 def _print_version(wanted: bool) -> None:

@@ -1,7 +1,7 @@
 """The options of every command that encodes: which bundle, and whether a server or this process runs it.
 
 A command takes them all as one parameter, `options: ClientOptions`, under `@with_client_options`, and opens its
-client with `open_client(options)`. Imports nothing heavy: `twinspire --help` is to come at once.
+client with `open_client(options, index)`. Imports nothing heavy: `twinspire --help` is to come at once.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from twinspire.errors import InputError
 
 if TYPE_CHECKING:
     from twinspire.client import Client
+    from twinspire.index import Index
     from twinspire.towers import TlsOptions
 
 DEADLINE_S = 30.0
@@ -42,7 +43,9 @@ class ClientOptions:
 
     bundle: Annotated[
         Path | None,
-        _option("--bundle", "-b", help="The bundle that encodes; default: the sample that comes with twinspire."),
+        _option(
+            "--bundle", "-b", help="The bundle that encodes; default: the one that made the index, else the sample."
+        ),
     ] = None
     server: Annotated[
         str | None, _option("--server", metavar="HOST:PORT", help="Encode on the Triton server at this gRPC address.")
@@ -159,13 +162,15 @@ def with_client_options(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def open_client(options: ClientOptions) -> Client:
-    """Open the bundle that was given, or the sample, on the server or in this process."""
-    from twinspire.bundle import Bundle
-    from twinspire.client import Client
-    from twinspire.sample import sample_bundle
+def open_client(options: ClientOptions, index: Index | None = None) -> Client:
+    """Open the bundle that was given, the one that made `index`, or the sample, on the server or in this process.
 
-    bundle = Bundle.open(options.bundle if options.bundle is not None else sample_bundle())
+    Raises `BundleError` where the index's own bundle is gone, `SpaceMismatchError` for a bundle of another space.
+    """
+    from twinspire.cli.index_bundle import open_bundle
+    from twinspire.client import Client
+
+    bundle = open_bundle(options.bundle, index)
     if options.server is not None:
         deadline_s = DEADLINE_S if options.deadline is None else options.deadline
         return Client.connect(

@@ -122,7 +122,7 @@ def stats(index: IndexArgument, as_json: JsonOption = False) -> None:
     from twinspire.index import Index, ItemKind
 
     with Index.open(index) as opened:
-        found = opened.stats()
+        found, bundle = opened.stats(), opened.bundle
     document: dict[str, Any] = {
         "path": printable(found.path),
         "items": found.items,
@@ -131,6 +131,7 @@ def stats(index: IndexArgument, as_json: JsonOption = False) -> None:
         "dim": found.dim,
         "dtype": found.dtype.value,
         "space": found.space,
+        "bundle": dataclasses.asdict(bundle) if bundle is not None else None,
         "generation": found.generation,
         "rows": found.rows,
         "dead_rows": found.dead_rows,
@@ -143,6 +144,7 @@ def stats(index: IndexArgument, as_json: JsonOption = False) -> None:
         print_json(document)
         return
     snapshot = document.pop("snapshot")
+    document["bundle"] = printable(str(bundle).removeprefix("the bundle ")) if bundle is not None else None
     document["search"] = "exact (flat)" if snapshot is None else str(snapshot.pop("kind"))
     for name, value in (snapshot or {}).items():
         document[f"  {name}"] = value

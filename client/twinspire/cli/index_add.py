@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from twinspire.cli.client_options import ClientOptions, open_client, with_client_options
+from twinspire.cli.index_bundle import reference_to, remember_bundle
 from twinspire.cli.shared import EXIT_SOME_FAILED, JsonOption, print_json, printable, shortened
 from twinspire.errors import InputError
 
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from twinspire.index import AddReport, Index, Item, ItemKind, StoredItem
+    from twinspire.client import Client
+    from twinspire.index import AddReport, BundleReference, Index, Item, ItemKind, StoredItem
     from twinspire.ingest import CaptionSource, FailedPicture, IngestReport
 
 IndexArgument = Annotated[Path, typer.Argument(metavar="INDEX", help="The folder of the index.", show_default=False)]
@@ -91,8 +93,8 @@ def add(
             else "--captions came without pictures: expected PATH..., pictures or folders of them"
         )
     reports: list[IngestReport] = []
-    with Target(index) as target, open_client(options) as client:
-        target.dim = client.dim
+    with Target(index) as target, open_client(options, target.index) as client:
+        target.encoded_by(client)
         start_s = time.perf_counter()
         if pictures:
             with progress("images", len(pictures)) as done:
@@ -144,33 +146,42 @@ class Target:
         from twinspire.index import Index
 
         check_target(path)
-        self.dim = 0
+        self.index: Index | None = Index.open(path, mode="write") if is_index(path) else None
+        """The index, None where it is not there yet."""
         self._path = path
-        self._index: Index | None = Index.open(path, mode="write") if is_index(path) else None
+        self._dim = 0
+        self._bundle: BundleReference | None = None
+
+    def encoded_by(self, client: Client) -> None:
+        """Take the dimension and the bundle of what is added; an index that is there remembers where its bundle is."""
+        self._dim = client.dim
+        self._bundle = reference_to(client.bundle)
+        if self.index is not None:
+            remember_bundle(self.index, client.bundle)
 
     def check_space(self, space: str) -> None:
         """Raise `SpaceMismatchError` for embeddings that the index cannot take."""
-        if self._index is not None:
-            self._index.check_space(space)
+        if self.index is not None:
+            self.index.check_space(space)
 
     def known_hashes(self, hashes: Iterable[str], *, kind: ItemKind | None = None) -> set[str]:
         """Return those of `hashes` that the index has; none where there is no index yet."""
         from twinspire.index import ItemKind
 
-        index = self._index  # another thread makes it
+        index = self.index  # another thread makes it
         return index.known_hashes(hashes, kind=kind or ItemKind.IMAGE) if index is not None else set()
 
     def add(self, embeddings: NDArray[np.float32], items: Sequence[Item], *, space: str) -> AddReport:
         """Add to the index, made now if it is not there."""
         from twinspire.index import Index
 
-        if self._index is None:
-            self._index = Index.create(self._path, space=space, dim=self.dim)
-        return self._index.add(embeddings, items, space=space)
+        if self.index is None:
+            self.index = Index.create(self._path, space=space, dim=self._dim, bundle=self._bundle)
+        return self.index.add(embeddings, items, space=space)
 
     def find(self, *, uri: str | None = None, content_hash: str | None = None) -> list[StoredItem]:
         """Return the items of this uri or content; none where there is no index yet."""
-        return self._index.find(uri=uri, content_hash=content_hash) if self._index is not None else []
+        return self.index.find(uri=uri, content_hash=content_hash) if self.index is not None else []
 
     def vectors(self, ids: Iterable[int]) -> NDArray[np.float32]:
         """Return the vectors of items that were found, (N, D) float32."""
@@ -179,23 +190,23 @@ class Target:
 
     def update(self, id: int, **changes: Any) -> StoredItem:  # noqa: A002, ANN401 - as of `Index.update`
         """Change an item that was found."""
-        assert self._index is not None
-        return self._index.update(id, **changes)
+        assert self.index is not None
+        return self.index.update(id, **changes)
 
     def remove(self, ids: Iterable[int]) -> int:
         """Remove items that were found."""
-        assert self._index is not None
-        return self._index.remove(ids)
+        assert self.index is not None
+        return self.index.remove(ids)
 
     def __len__(self) -> int:
-        return len(self._index) if self._index is not None else 0
+        return len(self.index) if self.index is not None else 0
 
     def __enter__(self) -> Target:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._index is not None:
-            self._index.close()
+        if self.index is not None:
+            self.index.close()
 
 
 def check_target(path: Path) -> None:

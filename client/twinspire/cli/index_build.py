@@ -130,7 +130,7 @@ def _vectors(index: Index, queries: Path | None, bundle: Path | None) -> NDArray
     texts = [line for line in lines if line]
     if not texts:
         raise InputError(f"{queries} holds no query: expected one a line")
-    with open_client(ClientOptions(bundle=bundle)) as client:
+    with open_client(ClientOptions(bundle=bundle), index) as client:
         index.check_space(client.space)
         return client.encode_text(texts)
 

@@ -25,6 +25,7 @@ from twinspire.cli.index_add import (
     print_failed,
     progress,
 )
+from twinspire.cli.index_bundle import reference_to, remember_bundle
 from twinspire.cli.shared import printable, shortened
 from twinspire.errors import InputError
 
@@ -66,9 +67,12 @@ def watch(
     check_target(index)
     with ExitStack() as stack:
         opened = stack.enter_context(Index.open(index, mode="write")) if is_index(index) else None
-        client = stack.enter_context(open_client(options))
+        client = stack.enter_context(open_client(options, opened))
         if opened is None:
-            opened = stack.enter_context(Index.create(index, space=client.space, dim=client.dim))
+            made = Index.create(index, space=client.space, dim=client.dim, bundle=reference_to(client.bundle))
+            opened = stack.enter_context(made)
+        else:
+            remember_bundle(opened, client.bundle)
         teller = stack.enter_context(_Teller(folders, as_json=as_json))
         try:
             follow(

@@ -78,7 +78,7 @@ def search(
     with Index.open(index) as opened:
         if len(opened) == 0:
             raise InputError(f"the index {printable(index)} is empty: add pictures with `twinspire index add`")
-        with open_client(options) as client:
+        with open_client(options, opened) as client:
             searcher = Searcher(client, opened, templates=said, synonyms=alike, cache=False)
             answer = searcher.search(
                 query,

@@ -159,9 +159,9 @@ class OpenedIndex:
         """Raise `SpaceMismatchError` where embeddings of `space` can neither be added nor searched with."""
         if space != self._space:
             raise SpaceMismatchError(
-                f"the index {self._path} holds embeddings of the space {self._space[:12]}, these are of "
-                f"{space[:12]}: they cannot be compared. Use a bundle of the index's space (the one it was "
-                "made with), or make another index"
+                f"the index {self._path} was made with {self.bundle or 'a bundle that it does not remember'}: these "
+                "embeddings are of another space, they cannot be compared with its own. Use the bundle that made it, "
+                "or one quantized from that, or make another index"
             )
 
     def close(self) -> None:

@@ -29,3 +29,7 @@ class BundleReference:
                 text.encode()
             except UnicodeEncodeError as error:
                 raise InputError(f"a bundle's {what} must be text that UTF-8 can hold, got {text!r}") from error
+
+    def __str__(self) -> str:
+        where = "the sample that comes with twinspire" if self.path is None else f"at {self.path}"
+        return f"the bundle {self.name}{',' if self.path is None else ''} {where}"
