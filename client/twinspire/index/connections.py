@@ -13,6 +13,7 @@ from typing import ParamSpec, TypeVar
 
 from twinspire.errors import IndexStoreError
 from twinspire.index import disk
+from twinspire.index.forks import GuardedConnection, guard
 
 CATALOGUE_NAME = "catalogue.sqlite"
 _BUSY_TIMEOUT_S = 10.0
@@ -151,13 +152,16 @@ class Connections:
         return self._open("mode=ro")
 
     def _open(self, options: str) -> sqlite3.Connection:
-        return sqlite3.connect(
+        connection = sqlite3.connect(
             f"{self._path.absolute().as_uri()}?{options}",
             uri=True,
             isolation_level=None,  # transactions are begun and ended here, in plain sight
             check_same_thread=False,
             timeout=_BUSY_TIMEOUT_S,
+            factory=GuardedConnection,
         )
+        guard(connection)
+        return connection
 
     def _placed(self) -> tuple[int, int]:
         status = self._path.stat()

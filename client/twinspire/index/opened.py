@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
@@ -29,6 +29,7 @@ class OpenedIndex:
 
     def __init__(self, path: Path, *, writable: bool) -> None:
         self._path = path
+        self._pid = os.getpid()
         self._closed = False
         self._writer_lock: WriterLock | None = None
         self._catalogue: Catalogue | None = None
@@ -51,7 +52,8 @@ class OpenedIndex:
                 self._snapshots = Snapshots(path, self._catalogue, self._states)
                 if writable:
                     self._states.trusting = True
-                    self._writer = Writer(path, self._catalogue, self._states)
+                    assert self._writer_lock is not None
+                    self._writer = Writer(path, self._catalogue, self._states, self._writer_lock)
                     self._snapshots.tidy(self._writer)
                     self._snapshots.keep_up(self._writer, check=True)
         except BaseException:
@@ -163,14 +165,16 @@ class OpenedIndex:
             )
 
     def close(self) -> None:
-        """Close the files and, for a writer, let go of the lock. Does nothing the second time."""
+        """Close the files and, for a writer, let go of the lock. Does nothing the second time, or after a fork."""
         self._closed = True
-        with store_errors(self._path, "close"):
-            for part in (self._snapshots, self._writer, self._states, self._catalogue):
-                if part is not None:
-                    part.close()
+        if os.getpid() != self._pid:
+            return  # the files are the parent's
+        with store_errors(self._path, "close"), ExitStack() as parts:  # the last is closed first, each in any case
             if self._writer_lock is not None:
-                self._writer_lock.release()
+                parts.callback(self._writer_lock.release)
+            for part in (self._catalogue, self._states, self._writer, self._snapshots):
+                if part is not None:
+                    parts.callback(part.close)
 
     def __enter__(self) -> Self:
         return self
@@ -181,6 +185,11 @@ class OpenedIndex:
         self.close()
 
     def _parts(self) -> States:
+        if os.getpid() != self._pid:
+            raise IndexStoreError(
+                f"the index {self._path} was opened by process {self._pid}, from which this one was forked: "
+                "open it again in this process"
+            )
         if self._closed:
             raise IndexStoreError(f"the index {self._path} is closed: open it again with Index.open")
         assert self._states is not None

@@ -42,10 +42,12 @@ class Index(OpenedIndex):
     One `Index` at a time may be open for writing, in one process; any number for reading, in any process. A
     reader sees what was changed since at its next call. All methods may be called from several threads at once:
     searches run side by side, changes one after the other; what one call returns comes from one committed state.
-    Not to be carried across `os.fork`: open it in the child.
+    Not to be carried across `os.fork`: in the child every call raises, so open it there; searching and building then
+    work whatever the parent did.
 
     An item's id is its own for ever, also through `update` and `compact`, and is never given to another. Every
-    change is durable when its method returns; where it raises, nothing is changed. Every method raises
+    change is durable when its method returns; where it raises, nothing is changed, unless it raises
+    `IndexUncertainError`: then the disk failed such that it may be there all the same. Every method raises
     `IndexStoreError` where the disk fails or the index is damaged or closed, and those that change something also
     where it was opened for reading.
     """
