@@ -394,7 +394,7 @@ def test_heic_counts_where_its_reader_is_installed(
     if has_reader:
         assert len(find_pictures([folder])) == 2
     else:
-        with pytest.raises(InputError, match=r"1 \.heic, 1 \.heif.*twinspire\[heif\]"):
+        with pytest.raises(InputError, match=r"1 \.heic, 1 \.heif.*\[heif\]"):
             find_pictures([folder])
 
 
