@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from twinspire import _arguments
 from twinspire.errors import InputError
 
 # fmt: off
@@ -61,8 +62,7 @@ def is_picture(path: Path) -> bool:
 
 def require_list(paths: Iterable[str | os.PathLike[str]]) -> None:
     """Raise `InputError` where one path came in place of a list."""
-    if isinstance(paths, str | bytes | os.PathLike):
-        raise InputError(f"one {type(paths).__name__} came, expected a list of paths. Put it in a list: [{paths!r}]")
+    _arguments.require_list(paths, "paths")
 
 
 def absolute(path: str | os.PathLike[str]) -> Path:

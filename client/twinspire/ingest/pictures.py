@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from twinspire.errors import InputError
 from twinspire.index import Item, ItemKind
 from twinspire.ingest.captions import CaptionSource
-from twinspire.ingest.finding import absolute
+from twinspire.ingest.finding import absolute, require_list
 from twinspire.ingest.flow import Flow
 from twinspire.ingest.fusing import check_weight, encode_captions, fuse
 from twinspire.ingest.metadata import picture_metadata
@@ -74,6 +74,7 @@ def add_pictures(
     Raises `SpaceMismatchError`, `IndexStoreError`, `EngineError`, and `InputError` for a `batch` below 1 and a
     `fuse_captions` out of its range or without captions.
     """
+    require_list(paths)
     index.check_space(client.space)
     placer = Placer(index, space=client.space, captions=captions, weight=fuse_captions)
     stages = PictureStages(client, captions=captions, fuse_captions=fuse_captions)
