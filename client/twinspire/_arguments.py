@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from numbers import Integral, Real
 from typing import TypeVar
@@ -15,7 +15,7 @@ Value = TypeVar("Value")
 Member = TypeVar("Member", bound=StrEnum)
 
 _SHOWN = 200  # characters of a value in a message
-_ONE_THING = (str, bytes, bytearray, memoryview, os.PathLike, Mapping)
+_ONE_THING = (str, bytes, bytearray, memoryview, os.PathLike)
 
 
 def shown(value: object) -> str:
@@ -30,7 +30,7 @@ def shown(value: object) -> str:
 def require_list(values: Iterable[Value], what: str) -> Iterable[Value]:
     """Return `values`. `what` names the elements: "ids", "paths".
 
-    Raises `InputError` for a str, bytes, a path or a mapping, which would be taken apart, and for what is not iterable.
+    Raises `InputError` for a str, bytes or a path, which would be taken apart, and for what is not iterable.
     """
     if isinstance(values, _ONE_THING) or not isinstance(values, Iterable):
         raise InputError(

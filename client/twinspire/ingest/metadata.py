@@ -13,6 +13,7 @@ from typing import Any
 
 from PIL import ExifTags, Image
 
+from twinspire._times import iso_utc
 from twinspire.images.decode import FORMATS
 from twinspire.images.quiet import quiet_pillow
 from twinspire.ingest.reading import ReadFile
@@ -29,7 +30,7 @@ _LONGEST_NAME = 200
 def picture_metadata(file: ReadFile) -> dict[str, Any]:
     """Return the metadata of a picture's file, a JSON object.
 
-    Always `name` (of the file), `folder` (its absolute path), `bytes`, `modified` (seconds since 1970) and `inode`;
+    Always `name` (of the file), `folder` (its absolute path), `bytes`, `modified` (ISO 8601, UTC) and `inode`;
     `width`, `height` (as it is seen: turned as EXIF says) and `format` where the header can be read; `taken` (ISO 8601,
     local time, with its offset where there), `year`, `camera`, `latitude` and `longitude` (degrees, south and west
     negative) where the camera wrote them and they make sense. Damaged EXIF is left out and never an error.
@@ -38,7 +39,7 @@ def picture_metadata(file: ReadFile) -> dict[str, Any]:
         "name": file.path.name,
         "folder": str(file.path.parent),
         "bytes": file.size_bytes,
-        "modified": file.modified_s,
+        "modified": modified_text(file.modified_s),
         "inode": file.inode,
     }
     source = io.BytesIO(file.content) if isinstance(file.content, bytes) else file.content
@@ -54,6 +55,14 @@ def picture_metadata(file: ReadFile) -> dict[str, Any]:
     except Exception:  # noqa: S110 - the decoder has the say on what is a picture; headers raise whatever they stumble over
         pass
     return metadata
+
+
+def modified_text(modified_s: float) -> str | float:
+    """Return when a file was last written to in ISO 8601, UTC; a time outside of the years 1 to 9999 as it is."""
+    try:
+        return iso_utc(modified_s)
+    except (ValueError, OverflowError):
+        return modified_s
 
 
 def own_keys(metadata: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from twinspire.errors import InputError
 from twinspire.index import Item, ItemKind, StoredItem
 from twinspire.ingest.captions import CaptionSource
-from twinspire.ingest.metadata import own_keys, picture_metadata, with_told
+from twinspire.ingest.metadata import modified_text, own_keys, picture_metadata, with_told
 from twinspire.ingest.reading import ReadFile, modified_s, read_file
 from twinspire.ingest.reports import ItemIndex
 
@@ -143,7 +143,7 @@ def looks_the_same(item: StoredItem) -> bool:
     except (OSError, ValueError):
         return False
     known = tuple(item.metadata.get(key) for key in ("bytes", "modified", "inode"))
-    return known == (status.st_size, modified_s(status), status.st_ino)
+    return known == (status.st_size, modified_text(modified_s(status)), status.st_ino)
 
 
 def is_gone(path: Path) -> bool:
