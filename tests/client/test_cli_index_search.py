@@ -21,6 +21,7 @@ from PIL import Image
 from twinspire.cli import main
 from twinspire.cli.client_options import ClientOptions
 from twinspire.errors import ImageError
+from twinspire.images import ImageLimits
 from twinspire.index import Index, Item, ItemKind
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "红": (255, 0, 0)}
@@ -31,6 +32,7 @@ class FakeClient:
 
     dim = 3
     bundle: Any = None
+    limits = ImageLimits()
 
     def __init__(self, space: str = "5" * 64) -> None:
         self.space = space
@@ -279,7 +281,7 @@ def test_the_sheet_is_written_beside_the_hits(run: Run, photos: Path, tmp_path: 
         (["red", "--image", "red.png"], "there is no picture file red.png"),
         ([""], "the query is empty"),
         ([" \t\n"], "the query is empty"),
-        (["\udcff"], "the query is not UTF-8: \\xff"),
+        (["\udcff"], "UTF-8"),
         (["red", "-k", "0"], "-k is the number of hits, 1 or more, got 0"),
         (["red", "-k", "-3"], "1 or more, got -3"),
         (["--image", "nowhere.png"], "there is no picture file nowhere.png"),

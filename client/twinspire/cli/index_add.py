@@ -185,8 +185,8 @@ class Target:
 
     def vectors(self, ids: Iterable[int]) -> NDArray[np.float32]:
         """Return the vectors of items that were found, (N, D) float32."""
-        assert self._index is not None
-        return self._index.vectors(ids)
+        assert self.index is not None
+        return self.index.vectors(ids)
 
     def update(self, id: int, **changes: Any) -> StoredItem:  # noqa: A002, ANN401 - as of `Index.update`
         """Change an item that was found."""
