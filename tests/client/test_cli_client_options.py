@@ -32,6 +32,7 @@ COMMANDS = {
     "search": ("search", "idx", "red cat"),
     "classify": ("classify", "photos", "-l", "labels.txt"),
     "index add": ("index", "add", "idx", "photos"),
+    "index sync": ("index", "sync", "idx", "photos"),
     "index watch": ("index", "watch", "idx", "photos"),
 }
 
@@ -85,6 +86,8 @@ def test_a_server_encodes_for_every_command(run: Run, start_fake: Callable[..., 
     ran = run("index", "add", "idx", "photos", *remote)
     assert ran.status == 0, ran.err
     assert sum(server.rows()) == 3
+    assert run("index", "sync", "synced", "photos", *remote).status == 0
+    assert sum(server.rows()) == 6
     assert len(run("search", "idx", "red cat", *remote).out.splitlines()) == 3
     assert len(run("classify", "photos", "-l", "labels.txt", *remote).out.splitlines()) == 6
     with Index.open("idx") as index:

@@ -109,6 +109,7 @@ def test_a_moved_bundle_is_named_and_updated(run: Run, tmp_path: Path) -> None:
         ("index", "watch", "idx", "photos"),
     ):
         refused(run(*command), "tiny", str(tmp_path / "tiny"), "not there", "--bundle")
+    refused(run("index", "sync", "idx", "photos"), "tiny", "--bundle")
     done(run("search", "idx", "red cat", "-b", "moved"))
     assert remembered() == BundleReference("tiny", str(tmp_path / "tiny"))
     done(run("index", "add", "idx", "photos", "-b", "moved"))
@@ -137,6 +138,17 @@ def test_refusals_name_bundles(run: Run, tmp_path: Path) -> None:
     assert remembered() == BundleReference("tiny", str(tmp_path / "tiny"))
     (tmp_path / "queries.txt").write_text("red cat\n")
     refused(run("index", "tune", "idx", "--queries", "queries.txt", "-b", "other"), "another space")
+
+
+def test_an_index_made_by_sync_remembers_too(run: Run, tmp_path: Path) -> None:
+    """`index sync` makes and follows an index as `add` does; a dry run changes nothing."""
+    done(run("index", "sync", "idx", "photos", "-b", "tiny"))
+    assert remembered() == BundleReference("tiny", str(tmp_path / "tiny"))
+    (tmp_path / "tiny").rename(tmp_path / "moved")
+    done(run("index", "sync", "idx", "photos", "-b", "moved", "--dry-run"))
+    assert remembered() == BundleReference("tiny", str(tmp_path / "tiny"))
+    done(run("index", "sync", "idx", "photos", "-b", "moved"))
+    assert remembered() == BundleReference("tiny", str(tmp_path / "moved"))
 
 
 def test_an_index_without_a_bundle_learns_it(run: Run, tmp_path: Path) -> None:

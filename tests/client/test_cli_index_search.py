@@ -31,6 +31,7 @@ class FakeClient:
     """Understands colours: encodes a picture to its mean colour, a text to the colour that it names."""
 
     dim = 3
+    limits = ImageLimits()
     bundle: Any = None
     limits = ImageLimits()
 

@@ -54,10 +54,11 @@ def classify(
 
     known = read_labels(labels)
     said = Templates.read(templates) if templates is not None else None
-    files = find_pictures(images)
+    files = find_pictures(images, on_error="skip")
     with open_client(options) as client:
         classifier = Classifier(client, known, templates=said)
         found, failed = _classified(classifier, files)
+    failed = [*files.failed, *failed]
     if as_json:
         print_json(_document(labels, found, failed))
     elif as_csv:

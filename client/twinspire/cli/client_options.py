@@ -21,6 +21,7 @@ from twinspire.errors import InputError
 
 if TYPE_CHECKING:
     from twinspire.client import Client
+    from twinspire.images import ImageLimits
     from twinspire.index import Index
     from twinspire.towers import TlsOptions
 
@@ -88,6 +89,9 @@ class ClientOptions:
     streams: Annotated[
         int | None, _option("--streams", help="Parts of a batch computed in parallel here; they divide the threads.")
     ] = None
+    max_megapixels: Annotated[
+        float | None, _option("--max-megapixels", help="Refuse larger images, by their header; default 64.")
+    ] = None
 
     def __post_init__(self) -> None:
         given = [name for name in (*_LOCAL, *_TLS, "deadline") if getattr(self, name) not in (None, False)]
@@ -107,7 +111,17 @@ class ClientOptions:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{_flag(name)} is a number from 1 up, got {value}")
+        if self.max_megapixels is not None and not 1e-6 <= self.max_megapixels <= 1e6:
+            raise InputError(f"--max-megapixels is a number of million pixels above 0, got {self.max_megapixels:g}")
         self._check_values()
+
+    def image_limits(self) -> ImageLimits | None:
+        """Return how large an image may be that is decoded, None where nothing was given."""
+        if self.max_megapixels is None:
+            return None
+        from twinspire.images import ImageLimits
+
+        return ImageLimits(max_pixels=round(self.max_megapixels * 1e6))
 
     def tls_options(self) -> TlsOptions | None:
         """Return how to encrypt the connection, None where no TLS option was given."""
@@ -174,7 +188,12 @@ def open_client(options: ClientOptions, index: Index | None = None) -> Client:
     if options.server is not None:
         deadline_s = DEADLINE_S if options.deadline is None else options.deadline
         return Client.connect(
-            options.server, bundle, deadline_s=deadline_s, tls=options.tls_options(), threads=options.threads
+            options.server,
+            bundle,
+            deadline_s=deadline_s,
+            tls=options.tls_options(),
+            threads=options.threads,
+            limits=options.image_limits(),
         )
     return Client.local(
         bundle,
@@ -182,6 +201,7 @@ def open_client(options: ClientOptions, index: Index | None = None) -> Client:
         providers=options.provider or "auto",
         threads=options.threads,
         streams=options.streams,
+        limits=options.image_limits(),
     )
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from twinspire.cli import index_add, index_build, index_export, index_watch
+from twinspire.cli import index_add, index_build, index_export, index_sync, index_watch
 from twinspire.cli.index_add import IndexArgument
 from twinspire.cli.shared import JsonOption, print_json, printable, size_of
 from twinspire.errors import InputError
@@ -21,6 +21,7 @@ EXIT_DAMAGED = 1
 
 app = typer.Typer(help="Make, follow and look after indexes of pictures and texts.", no_args_is_help=True)
 app.command("add")(index_add.add)
+app.command("sync")(index_sync.sync)
 app.command("watch")(index_watch.watch)
 app.command("build")(index_build.build)
 app.command("tune")(index_build.tune)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -46,6 +46,14 @@ CaptionsOption = Annotated[
 SidecarsOption = Annotated[
     bool, typer.Option("--sidecars", help="Take captions from text files beside the pictures (cat.jpg: cat.txt).")
 ]
+OnConflictOption = Annotated[
+    str,
+    typer.Option(
+        "--on-conflict",
+        help="Which counts where a column and the file have the same key (name, width, year, ...): table, file, or "
+        "prefix, which stores the column as table_name.",
+    ),
+]
 FuseOption = Annotated[
     float | None,
     typer.Option(
@@ -64,13 +72,14 @@ def add(
     captions: CaptionsOption = None,
     sidecars: SidecarsOption = False,
     fuse_captions: FuseOption = None,
+    on_conflict: OnConflictOption = "table",
     *,
     options: ClientOptions,
     as_json: JsonOption = False,
 ) -> None:
     """Add pictures and texts to an index, which is made if it is not there.
 
-    Content that the index has already is passed over, so an interrupted run is finished by running it again. Ends with
+    A file that the index has already is passed over, so an interrupted run is finished by running it again. Ends with
     status 3 where some files failed and the others were added.
     """
     from twinspire.ingest import add_pictures, add_texts, find_pictures
@@ -78,8 +87,8 @@ def add(
 
     if not paths and not texts:
         raise InputError("nothing to add came: expected PATH..., pictures or folders of them, or --texts FILE")
-    source = caption_source(captions, sidecars=sidecars, fuse_captions=fuse_captions)
-    pictures = find_pictures(paths) if paths else []
+    source = caption_source(captions, sidecars=sidecars, fuse_captions=fuse_captions, on_conflict=on_conflict)
+    pictures = find_pictures(paths, on_error="skip") if paths else []
     lines = count_lines(texts) if texts else 0
     if (
         isinstance(captions, Path)
@@ -96,7 +105,7 @@ def add(
     with Target(index) as target, open_client(options, target.index) as client:
         target.encoded_by(client)
         start_s = time.perf_counter()
-        if pictures:
+        if paths:
             with progress("images", len(pictures)) as done:
                 reports.append(
                     add_pictures(
@@ -120,10 +129,14 @@ def end_with_failures(failed: int, files: int) -> None:
         raise typer.Exit(EXIT_SOME_FAILED)
 
 
-def caption_source(captions: Path | None, *, sidecars: bool, fuse_captions: float | None) -> CaptionSource | None:
+def caption_source(
+    captions: Path | None, *, sidecars: bool, fuse_captions: float | None, on_conflict: str = "table"
+) -> CaptionSource | None:
     """Return what the options name as the source of captions. Raises `InputError` for options that do not fit."""
-    from twinspire.ingest import Captions, Sidecars
+    from twinspire.ingest import Captions, OnConflict, Sidecars
     from twinspire.ingest.fusing import check_weight
+
+    OnConflict.parse(on_conflict)
 
     if captions is not None and sidecars:
         raise InputError("--captions and --sidecars both came: expected one source of captions")
@@ -132,7 +145,7 @@ def caption_source(captions: Path | None, *, sidecars: bool, fuse_captions: floa
         if captions is None and not sidecars:
             raise InputError("--fuse-captions needs captions: name them with --captions FILE or --sidecars")
     if captions is not None:
-        read = Captions.read(captions)
+        read = Captions.read(captions, on_conflict=on_conflict)
         if fuse_captions is not None and not read.has_words:
             raise InputError(f"--fuse-captions needs captions: {captions} has metadata alone")
         return read
@@ -234,6 +247,25 @@ def is_index(path: Path) -> bool:
     return os.path.lexists(path / CATALOGUE_NAME)
 
 
+def open_index_and_client(
+    stack: ExitStack, path: Path, options: ClientOptions, *, mode: Literal["read", "write"] = "write"
+) -> tuple[Index, Client]:
+    """Open an index and the client that encodes for it, both closed with `stack`; one that is not there is made.
+
+    An index that is opened for writing remembers the bundle.
+    """
+    from twinspire.index import Index
+
+    index = stack.enter_context(Index.open(path, mode=mode)) if is_index(path) else None
+    client = stack.enter_context(open_client(options, index))
+    if index is None:
+        made = Index.create(path, space=client.space, dim=client.dim, bundle=reference_to(client.bundle))
+        return stack.enter_context(made), client
+    if mode == "write":
+        remember_bundle(index, client.bundle)
+    return index, client
+
+
 @contextmanager
 def progress(unit: str, total: int) -> Iterator[Callable[[int], None]]:
     """Show a bar on a terminal; gives what is called with the number of things done since the last call."""
@@ -263,6 +295,7 @@ class _Summary:
     changed: int
     captioned: int
     failed: list[FailedPicture]
+    skipped: Mapping[str, int]
     unit: str
 
     @classmethod
@@ -273,6 +306,7 @@ class _Summary:
             sum(report.changed for report in reports),
             sum(report.captioned for report in reports),
             [failed for report in reports for failed in report.failed],
+            {suffix: count for report in reports for suffix, count in report.skipped.items()},
             unit,
         )
 
@@ -294,6 +328,7 @@ class _Summary:
         typer.echo(", ".join(counts))
         if items:
             typer.echo(f"{printable(index)} holds {items:,} item{'s' if items != 1 else ''}")
+        print_skipped(self.skipped)
         for path, cause in self.failed:
             print_failed(path, cause)
 
@@ -306,9 +341,18 @@ class _Summary:
             "changed": self.changed,
             "captioned": self.captioned,
             "failed": [{"path": printable(path), "cause": cause} for path, cause in self.failed],
+            "skipped": {printable(suffix): count for suffix, count in self.skipped.items()},
             "items": items,
             "elapsed_s": round(elapsed_s, 3),
         }
+
+
+def print_skipped(skipped: Mapping[str, int]) -> None:
+    """Say on standard error, in a line, which files were not looked at for their suffixes; nothing for none."""
+    from twinspire.ingest.finding import described
+
+    if skipped:
+        typer.echo(printable(described(skipped)), err=True)
 
 
 def print_failed(path: Path, cause: str) -> None:

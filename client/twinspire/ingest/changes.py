@@ -6,6 +6,7 @@ import ctypes
 import errno
 import os
 import select
+import stat
 import struct
 import time
 from collections.abc import Iterable, Sequence
@@ -32,6 +33,9 @@ class Changes:
 class ChangeSource(Protocol):
     """Tells where something happens in folders and below, from the moment it is made. A context manager."""
 
+    complete: bool
+    """Whether nothing can be lost."""
+
     failed: list[FailedPicture]
     """Folders that cannot be watched, and why; whoever has told of them empties the list."""
 
@@ -56,7 +60,7 @@ def signature_of(path: Path) -> Signature:
         status = path.stat()
     except (OSError, ValueError):
         return None
-    if path.is_dir():
+    if stat.S_ISDIR(status.st_mode):
         return status.st_ino, 0, 0
     return status.st_ino, status.st_size, status.st_mtime_ns
 
@@ -78,6 +82,8 @@ class Inotify:
     A folder that cannot be watched is among the `failed`. Raises `InputError` where nothing can be watched: the limit
     of watches is reached, or there is no inotify.
     """
+
+    complete = False
 
     def __init__(self, roots: Sequence[Path]) -> None:
         self._roots = roots
@@ -200,6 +206,8 @@ class Inotify:
 
 class Polling:
     """Changes found by comparing the files' inodes, sizes and times, every `every_s` seconds: for network drives."""
+
+    complete = True
 
     def __init__(self, roots: Sequence[Path], *, every_s: float = 0.5) -> None:
         self._roots, self._every_s = roots, every_s

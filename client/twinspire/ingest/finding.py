@@ -12,7 +12,7 @@ from twinspire import _arguments
 from twinspire.errors import InputError
 from twinspire.images import formats
 from twinspire.images.formats import HEIF_SUFFIXES
-from twinspire.ingest.reading import cause_of
+from twinspire.ingest.reading import cause_of, is_folder, is_missing
 from twinspire.ingest.reports import FailedPicture
 
 # fmt: off
@@ -53,7 +53,7 @@ def find_pictures(
         if not os.fspath(given):
             raise InputError("an empty path was given: expected pictures or folders of pictures")
         path = absolute(given)
-        if path.is_dir():
+        if is_folder(path):
             pictures = pictures_below(path)
             if pictures.failed and on_error == "raise":
                 raise InputError(f"the folder {pictures.failed[0].path} {pictures.failed[0].cause}")
@@ -66,7 +66,7 @@ def find_pictures(
             seen.update(dict.fromkeys(pictures))
             found.failed += pictures.failed
             found.skipped += pictures.skipped
-        elif os.path.lexists(path):
+        elif os.path.lexists(path) or not is_missing(path):
             seen[path] = None
         else:
             raise InputError(f"there is no file or folder {path}: expected pictures or folders of pictures")

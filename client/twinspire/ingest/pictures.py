@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from twinspire.errors import InputError
 from twinspire.index import Index, StoredItem
 from twinspire.ingest.captions import CaptionSource
+from twinspire.ingest.dry_run import DryRunIndex, dry_run_client
 from twinspire.ingest.finding import FoundPictures, absolute, described, pictures_below, require_list
-from twinspire.ingest.reading import is_gone, is_text, pictures_of
+from twinspire.ingest.reading import is_folder, is_gone, is_missing, is_text, pictures_of
 from twinspire.ingest.reconcile import Progress, Reconciler
 from twinspire.ingest.reports import FolderEvent, Happened, IngestReport, ItemIndex, Tally
 from twinspire.ingest.stages import PictureItems
@@ -73,6 +75,7 @@ def sync(
     batch: int = 32,
     captions: CaptionSource | None = None,
     fuse_captions: float | None = None,
+    dry_run: bool = False,
     on_event: Callable[[FolderEvent], None] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> IngestReport:
@@ -80,7 +83,8 @@ def sync(
 
     New pictures are added, changed ones encoded again under their ids, moved ones keep their ids, and the items of
     pictures that are gone are removed. Pictures that the index holds from elsewhere are left alone, so are texts.
-    `on_event` is told each change, `on_progress` how many of the files that are read are done, of how many.
+    With `dry_run` nothing is changed, decoded or encoded: the report says what would be done. `on_event` is told each
+    change, `on_progress` how many of the files that are read are done, of how many.
 
     Raises `InputError` for what is no folder, and for a folder all of whose pictures are gone at once: a disk that is
     not mounted looks the same. Else as `add_pictures` does.
@@ -90,18 +94,23 @@ def sync(
     tally = Tally()
 
     def tell(event: FolderEvent) -> None:
-        if event.happened is Happened.FAILED and is_gone(event.path):
+        if event.happened is Happened.FAILED and is_missing(event.path):
             return  # by now
+        if dry_run and event.happened is Happened.ADDED:
+            event = replace(event, id=None)
         tally.take(event)
         if on_event is not None:
             on_event(event)
 
-    reconciler = Reconciler(index, client, PictureItems(captions, fuse_captions), batch=batch, on_event=tell)
-    found, items = folders_state(index, roots)
-    for path, cause in found.failed:
+    target = DryRunIndex(index, client.dim) if dry_run else index
+    encoder = dry_run_client(client) if dry_run else client
+    reconciler = Reconciler(target, encoder, PictureItems(captions, fuse_captions), batch=batch, on_event=tell)
+    state = FoldersState.of(index, roots)
+    state.require_pictures()
+    for path, cause in state.found.failed:
         tell(FolderEvent(Happened.FAILED, path, cause=cause))
-    already, _ = reconciler.run(found, items, progress=folder_progress(on_progress))
-    return tally.report(already=already, skipped=found.skipped)
+    already, _ = reconciler.run(state.found, state.items, progress=folder_progress(on_progress))
+    return tally.report(already=already, skipped=state.found.skipped)
 
 
 def checked_folders(folders: Iterable[str | os.PathLike[str]]) -> list[Path]:
@@ -111,7 +120,7 @@ def checked_folders(folders: Iterable[str | os.PathLike[str]]) -> list[Path]:
     if not roots:
         raise InputError("no folder was given: expected folders of pictures")
     for root in roots:
-        if not root.is_dir():
+        if not is_folder(root):
             found = "is no folder" if os.path.lexists(root) else "is not there"
             raise InputError(f"{root} {found}: expected a folder of pictures")
         if any(other in root.parents for other in roots):
@@ -119,31 +128,43 @@ def checked_folders(folders: Iterable[str | os.PathLike[str]]) -> list[Path]:
     return roots
 
 
-def folders_state(
-    index: Index, folders: Iterable[Path], *, explained: Callable[[Path], bool] = lambda _: False
-) -> tuple[FoundPictures, list[StoredItem]]:
-    """Return the pictures in folders and below, and the items that are said to be there.
+class FoldersState(NamedTuple):
+    """The pictures in folders and below, the items that are said to be there, and which folder has lost all of them.
 
-    Items below a folder that cannot be read are left out: nobody can tell what became of their files. Raises
-    `InputError` where all pictures of a folder are gone at once, but for those whose absence is `explained`.
+    Items below a folder that cannot be read are left out: nobody can tell what became of their files.
     """
-    found, items = FoundPictures(), list[StoredItem]()
-    for folder in folders:
-        below = pictures_below(folder)
-        known = pictures_of(index.find(under=str(folder)))
-        if unread := [failed.path for failed in below.failed]:
-            known = [item for item in known if not any(path in Path(item.uri).parents for path in unread)]
-        if not below and (lost := [item for item in known if not explained(Path(item.uri))]):
-            left_out = f" ({described(below.skipped)})" if below.skipped else ""
-            raise InputError(
-                f"the folder {folder} has no picture in it{left_out}, the index holds {len(lost):,} of it: is its "
-                f"disk mounted? If they are gone for good, `twinspire index remove INDEX {folder}` removes them"
-            )
-        found += below
-        found.failed += below.failed
-        found.skipped += below.skipped
-        items += known
-    return found, items
+
+    found: FoundPictures
+    items: list[StoredItem]
+    vanished: str | None  # says of which folder, and what to do
+
+    @classmethod
+    def of(
+        cls, index: Index, folders: Iterable[Path], *, explained: Callable[[Path], bool] = lambda _: False
+    ) -> FoldersState:
+        """Compare folders with an index. Pictures whose absence is `explained` are not lost."""
+        found, items, vanished = FoundPictures(), list[StoredItem](), None
+        for folder in folders:
+            below = pictures_below(folder)
+            known = pictures_of(index.find(under=str(folder)))
+            if unread := [failed.path for failed in below.failed]:
+                known = [item for item in known if not any(path in Path(item.uri).parents for path in unread)]
+            if not below and (lost := [item for item in known if not explained(Path(item.uri))]):
+                left_out = f" ({described(below.skipped)})" if below.skipped else ""
+                vanished = (
+                    f"the folder {folder} has no picture in it{left_out}, the index holds {len(lost):,} of it: is its "
+                    f"disk mounted? If they are gone for good, `twinspire index remove INDEX {folder}` removes them"
+                )
+            found += below
+            found.failed += below.failed
+            found.skipped += below.skipped
+            items += known
+        return cls(found, items, vanished)
+
+    def require_pictures(self) -> None:
+        """Raise `InputError` where all pictures of a folder are gone at once."""
+        if self.vanished is not None:
+            raise InputError(self.vanished)
 
 
 def folder_progress(on_progress: Callable[[int, int], None] | None) -> Progress:

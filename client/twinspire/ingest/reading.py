@@ -102,15 +102,21 @@ def modified_text(modified_s: float) -> str | float:
         return modified_s
 
 
+def is_missing(path: Path) -> bool:
+    """Whether there is certainly nothing: what may not be looked at is not missing."""
+    return _status_of(path) is None
+
+
 def is_gone(path: Path) -> bool:
-    """Whether there is certainly no file: one that may not be looked at is not gone."""
-    try:
-        path.stat()
-    except (FileNotFoundError, NotADirectoryError, ValueError):
-        return True
-    except OSError:
-        return False
-    return path.is_dir()
+    """Whether there is certainly no file."""
+    status = _status_of(path)
+    return status is None or (status is not _UNKNOWN and stat.S_ISDIR(status.st_mode))
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is a folder, or a link to one; what may not be looked at is none."""
+    status = _status_of(path)
+    return status is not None and status is not _UNKNOWN and stat.S_ISDIR(status.st_mode)
 
 
 def holds(item: StoredItem, limits: ImageLimits) -> bool:
@@ -133,3 +139,16 @@ def is_text(path: Path) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+_UNKNOWN = os.stat_result([0] * 10)
+
+
+def _status_of(path: Path) -> os.stat_result | None:
+    """Return what the system says of a path: None where nothing is there, `_UNKNOWN` where it does not say."""
+    try:
+        return path.stat()
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
+    except OSError:
+        return _UNKNOWN

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,9 @@ from twinspire.ingest.stages import Batch, PictureItems, run_pipeline, vector_ke
 
 if TYPE_CHECKING:
     from twinspire.client import Client
+
+InFlight: TypeAlias = Callable[[Sequence[StoredItem]], set[int]]
+"""Says which of some items, whose files are gone or hold something else, are about to be seen elsewhere: their ids."""
 
 _KNOWN = 256  # files that are as they were, after which progress is told
 
@@ -91,7 +94,7 @@ class Reconciler:
         files: Sequence[Path],
         items: Iterable[StoredItem],
         *,
-        in_flight: Callable[[StoredItem], bool] = lambda _: False,
+        in_flight: InFlight = lambda _: set(),
         progress: Progress | None = None,
     ) -> tuple[int, set[Path]]:
         """Bring the index in step with `files` and with `items`, whose files may have changed or be gone.
@@ -275,15 +278,16 @@ class Reconciler:
         captioned = told is not None and told.captioned
         tell(FolderEvent(Happened.MOVED, file.path, item.id, before=Path(item.uri), captioned=captioned))
 
-    def _hold_back(self, in_flight: Callable[[StoredItem], bool]) -> None:
+    def _hold_back(self, in_flight: InFlight) -> None:
         """Leave items alone whose files are about to be seen elsewhere, and what their files hold now."""
         now = self._now
-        for item in list(now.contents.loose.values()):
-            if in_flight(item):
-                now.contents.keep(item)
-                path = Path(item.uri)
-                now.changed.pop(path, None)
-                now.unsettled.add(path)
+        if not now.contents.loose:
+            return
+        held = in_flight(list(now.contents.loose.values()))
+        for item in [item for number, item in now.contents.loose.items() if number in held]:
+            now.contents.keep(item)
+            now.changed.pop(Path(item.uri), None)
+            now.unsettled.add(Path(item.uri))
 
     def _tell(self, event: FolderEvent) -> None:
         """Tell what happened. The item of a file that failed stays as it was; one that is written to is tried again."""

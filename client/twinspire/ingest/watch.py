@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 from twinspire.errors import InputError
 from twinspire.index import Index, StoredItem
 from twinspire.ingest.captions import CaptionSource, Sidecars, sidecars_of
-from twinspire.ingest.changes import Signature, signature_of, watched
+from twinspire.ingest.changes import ChangeSource, Signature, signature_of, watched
 from twinspire.ingest.finding import is_picture, pictures_below
-from twinspire.ingest.pictures import checked_folders, folder_progress, folders_state
-from twinspire.ingest.reading import WRITTEN_TO, is_gone, is_text, looks_the_same, pictures_of
+from twinspire.ingest.pictures import FoldersState, checked_folders, folder_progress
+from twinspire.ingest.reading import WRITTEN_TO, is_folder, is_gone, is_missing, is_text, looks_the_same, pictures_of
 from twinspire.ingest.reconcile import Reconciler
 from twinspire.ingest.reports import FailedPicture, FolderEvent, Happened
 from twinspire.ingest.stages import PictureItems
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _LOOK_EVERY_S = 0.1
 _RESCAN_SHARE = 20  # a rescan that took a second is not repeated for 20
+_HOLD = 20  # times gone_s that an item without its file is kept while others are renamed
 
 
 def _ignore(*_: object) -> None:
@@ -76,52 +77,146 @@ def watch(
     if not rescan_s > 0:
         raise InputError(f"rescan_s, the seconds between two looks at everything, must be above 0, got {rescan_s!r}")
     index.check_space(client.space)
-    refused: dict[Path, Signature] = {}  # files that failed, as they were then
+    watcher = _Watcher(
+        index, roots, captions=captions, on_event=on_event, settle_s=settle_s, gone_s=gone_s, rescan_s=rescan_s
+    )
+    reconciler = Reconciler(index, client, PictureItems(captions, fuse_captions), batch=batch, on_event=watcher.tell)
+    with watched(roots, poll=poll) as source:  # from here on nothing is missed
+        state = FoldersState.of(index, roots)
+        state.require_pictures()
+        watcher.tell_folders(source.failed)
+        watcher.tell_folders(state.found.failed)
+        _, unsettled = reconciler.run(state.found, state.items, progress=folder_progress(on_progress))
+        watcher.waiting.note(unsettled)
+        on_caught_up()
+        while stop is None or not stop.is_set():
+            watcher.look(source, _LOOK_EVERY_S)
+            _require_there(roots)
+            if watcher.is_rescan_due(source):
+                watcher.rescan()
+            files, items = watcher.due()
+            if files or items:
+                _, unsettled = reconciler.run(files, items, in_flight=lambda loose: watcher.in_flight(source, loose))
+                watcher.waiting.note(unsettled)
 
-    def tell(event: FolderEvent) -> None:
+
+class _Watcher:
+    """What a watch remembers beside the index: what waits, what failed, and when everything was compared last."""
+
+    def __init__(
+        self,
+        index: Index,
+        roots: Sequence[Path],
+        *,
+        captions: CaptionSource | None,
+        on_event: Callable[[FolderEvent], None],
+        settle_s: float,
+        gone_s: float,
+        rescan_s: float,
+    ) -> None:
+        self._index, self._roots, self._captions, self._on_event = index, roots, captions, on_event
+        self._gone_s, self._rescan_s = gone_s, rescan_s
+        self.waiting = _Waiting(settle_s=settle_s, gone_s=gone_s, sidecars=isinstance(captions, Sidecars))
+        self._refused: dict[Path, Signature] = {}  # files that failed, as they were then
+        self._told: set[Path] = set()  # folders that failed
+        self._held_since: dict[int, float] = {}  # by id of items whose files are on the move
+        self._lost, self._vanished = False, False
+        self._rescan_at_s = time.monotonic() + rescan_s
+
+    def tell(self, event: FolderEvent) -> None:
+        """Tell what happened, but for files that failed and will be seen again."""
+        if event.id is not None:
+            self._held_since.pop(event.id, None)
         if event.happened is not Happened.FAILED:
-            refused.pop(event.path, None)
-        elif (is_gone(event.path) and not event.path.is_dir()) or event.cause == WRITTEN_TO:
-            return  # by now; it will be seen again
+            self._refused.pop(event.path, None)
+        elif is_missing(event.path) or event.cause == WRITTEN_TO:
+            return
         else:
-            refused[event.path] = signature_of(event.path)
-        on_event(event)
+            self._refused[event.path] = signature_of(event.path)
+        self._on_event(event)
 
-    told: set[FailedPicture] = set()
-
-    def tell_folders(failed: list[FailedPicture]) -> None:
+    def tell_folders(self, failed: list[FailedPicture]) -> None:
+        """Tell which folders failed, each once; empties the list."""
         for path, cause in failed:
-            if FailedPicture(path, cause) not in told:
-                told.add(FailedPicture(path, cause))
-                on_event(FolderEvent(Happened.FAILED, path, cause=cause))
+            if path not in self._told:
+                self._told.add(path)
+                self._on_event(FolderEvent(Happened.FAILED, path, cause=cause))
         failed.clear()
 
-    reconciler = Reconciler(index, client, PictureItems(captions, fuse_captions), batch=batch, on_event=tell)
-    waiting = _Waiting(settle_s=settle_s, gone_s=gone_s, sidecars=isinstance(captions, Sidecars))
-    with watched(roots, poll=poll) as source:  # from here on nothing is missed
-        found, items = folders_state(index, roots)
-        tell_folders(source.failed)
-        tell_folders(found.failed)
-        _, unsettled = reconciler.run(found, items, progress=folder_progress(on_progress))
-        waiting.note(unsettled)
-        on_caught_up()
-        rescan_at_s = time.monotonic() + rescan_s
-        while stop is None or not stop.is_set():
-            changes = source.wait(_LOOK_EVERY_S)
-            waiting.note(changes.paths)
-            _require_there(roots)
-            tell_folders(source.failed)
-            if changes.lost or time.monotonic() >= rescan_at_s:
-                start_s = time.monotonic()
-                found, items = folders_state(index, roots, explained=waiting.concerns)
-                tell_folders(found.failed)
-                waiting.note(_differing(found, items, captions, refused), again=False)
-                end_s = time.monotonic()
-                rescan_at_s = end_s + max(rescan_s, _RESCAN_SHARE * (end_s - start_s))
-            files, concerned = _concerned(index, waiting.due(), tell_folders)
-            if files or concerned:
-                _, unsettled = reconciler.run(files, concerned, in_flight=waiting.may_hold)
-                waiting.note(unsettled)
+    def look(self, source: ChangeSource, timeout_s: float) -> None:
+        """Take in what happened since the last look, or does within some time."""
+        changes = source.wait(timeout_s)
+        self.waiting.note(changes.paths)
+        self._lost |= changes.lost
+        self.tell_folders(source.failed)
+
+    def is_rescan_due(self, source: ChangeSource) -> bool:
+        """Whether everything is to be compared: something was lost, or it is time where something can be."""
+        return self._lost or (not source.complete and time.monotonic() >= self._rescan_at_s)
+
+    def rescan(self) -> None:
+        """Compare the folders with the index and let wait what differs.
+
+        Raises `InputError` where all pictures of a folder are gone, nobody told, and it is so for longer than a moment.
+        """
+        start_s = time.monotonic()
+        self._lost = False
+        state = FoldersState.of(self._index, self._roots, explained=self.waiting.concerns)
+        if state.vanished is not None and not self._vanished:  # what tells why may be on its way
+            self._vanished, self._rescan_at_s = True, start_s + max(self._gone_s, 1.0)
+            return
+        state.require_pictures()
+        self._vanished = False
+        self.tell_folders(state.found.failed)
+        self.waiting.note(self._differing(state), again=False)
+        end_s = time.monotonic()
+        self._rescan_at_s = end_s + max(self._rescan_s, _RESCAN_SHARE * (end_s - start_s))
+
+    def due(self) -> tuple[list[Path], list[StoredItem]]:
+        """Return the pictures at and below the paths that are at rest, and the items that are said to be there."""
+        files: dict[Path, None] = {}
+        items: dict[int, StoredItem] = {}
+        for path in self.waiting.due():
+            unread: list[Path] = []
+            if is_folder(path):
+                if not path.is_symlink():  # as `find_pictures` has it
+                    below = pictures_below(path)
+                    unread = [failed.path for failed in below.failed]
+                    self.tell_folders(below.failed)
+                    files.update(dict.fromkeys(below))
+            elif is_picture(path) and not is_gone(path):
+                files[path] = None
+            for item in self._items_at(path):
+                if not any(folder in Path(item.uri).parents for folder in unread):
+                    items[item.id] = item
+        return list(files), list(items.values())
+
+    def in_flight(self, source: ChangeSource, items: Sequence[StoredItem]) -> set[int]:
+        """Return the ids of items whose files are, or may be, on the move: not longer than 20 times `gone_s`."""
+        self.look(source, 0)
+        now_s = time.monotonic()
+        moving = self.waiting.moving(items, is_known=lambda path: bool(self._items_at(path)))
+        return {
+            number for number in moving if now_s - self._held_since.setdefault(number, now_s) < _HOLD * self._gone_s
+        }
+
+    def _differing(self, state: FoldersState) -> Iterator[Path]:
+        """Give the paths where folders and index differ, but for files that failed and have not changed since."""
+        held = {item.uri for item in state.items}
+        suspicious = [path for path in state.found if str(path) not in held]
+        suspicious += [
+            Path(item.uri)
+            for item in state.items
+            if not looks_the_same(item) or _says_something_else(self._captions, item)
+        ]
+        for path in suspicious:
+            if path not in self._refused or self._refused[path] != signature_of(path):
+                yield path
+
+    def _items_at(self, path: Path) -> list[StoredItem]:
+        if not is_text(path):
+            return []
+        return pictures_of([*self._index.find(uri=str(path)), *self._index.find(under=str(path))])
 
 
 class _Waiting:
@@ -150,32 +245,25 @@ class _Waiting:
                 due.append(path)
         return due
 
-    def may_hold(self, item: StoredItem) -> bool:
-        """Whether a path that waits may be where an item's file is now: a file of its inode, or any folder."""
-        inode = item.metadata.get("inode")
-        return any(
-            signature is not None and (signature[0] == inode or (signature[1:] == (0, 0) and path.is_dir()))
-            for path, (signature, _) in self._since.items()
+    def moving(self, items: Iterable[StoredItem], *, is_known: Callable[[Path], bool]) -> set[int]:
+        """Return the ids of items whose files may be at a path that waits.
+
+        That is a file of the item's inode, or any folder. Where a path came and went that no item was known at, files
+        are being renamed faster than they are looked at: then it may be any of the items.
+        """
+        there = {path: signature[0] for path, (signature, _) in self._since.items() if signature is not None}
+        anything = any(is_folder(path) for path in there) or any(
+            path not in there and not is_known(path) for path in self._since
         )
+        inodes = set(there.values())
+        return {item.id for item in items if anything or item.metadata.get("inode") in inodes}
 
     def concerns(self, path: Path) -> bool:
         """Whether a path waits, or a folder above it."""
         return path in self._since or any(parent in self._since for parent in path.parents)
 
 
-def _differing(
-    found: Sequence[Path], items: Sequence[StoredItem], captions: CaptionSource | None, refused: dict[Path, Signature]
-) -> Iterator[Path]:
-    """Give the paths where the folders and the index differ, but for files that failed and have not changed since."""
-    held = {item.uri for item in items}
-    suspicious = [path for path in found if str(path) not in held]
-    suspicious += [Path(item.uri) for item in items if not looks_the_same(item) or _says_more(captions, item)]
-    for path in suspicious:
-        if path not in refused or refused[path] != signature_of(path):
-            yield path
-
-
-def _says_more(captions: CaptionSource | None, item: StoredItem) -> bool:
+def _says_something_else(captions: CaptionSource | None, item: StoredItem) -> bool:
     """Whether a sidecar has another caption than the item of its picture; a file of captions is read at the start."""
     if not isinstance(captions, Sidecars):
         return False
@@ -186,32 +274,9 @@ def _says_more(captions: CaptionSource | None, item: StoredItem) -> bool:
     return bool(said) and said != item.caption
 
 
-def _concerned(
-    index: Index, paths: Iterable[Path], tell_folders: Callable[[list[FailedPicture]], None]
-) -> tuple[list[Path], list[StoredItem]]:
-    """Return the pictures at and below `paths`, and the items that are said to be there."""
-    files: dict[Path, None] = {}
-    items: dict[int, StoredItem] = {}
-    for path in paths:
-        unread: list[Path] = []
-        if path.is_dir():
-            if not path.is_symlink():  # as `find_pictures` has it
-                below = pictures_below(path)
-                unread = [failed.path for failed in below.failed]
-                tell_folders(below.failed)
-                files.update(dict.fromkeys(below))
-        elif is_picture(path) and not is_gone(path):
-            files[path] = None
-        if is_text(path):
-            for item in pictures_of([*index.find(uri=str(path)), *index.find(under=str(path))]):
-                if not any(folder in Path(item.uri).parents for folder in unread):
-                    items[item.id] = item
-    return list(files), list(items.values())
-
-
 def _require_there(roots: Sequence[Path]) -> None:
     for root in roots:
-        if not root.is_dir():
+        if not is_folder(root):
             raise InputError(
                 f"the folder {root} is gone: nothing of it was removed from the index, its disk may just be away. "
                 "Start again when it is back"
