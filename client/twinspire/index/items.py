@@ -10,6 +10,9 @@ from typing import Any
 
 from twinspire.errors import InputError
 
+_JSON = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+_METADATA = "metadata must be what JSON can hold: an object with str keys and finite numbers"
+
 
 class ItemKind(StrEnum):
     """What a vector was made of."""
@@ -75,17 +78,25 @@ class Hit:
     metadata: Mapping[str, Any]
 
 
+def encoded_metadata(metadata: Mapping[str, Any]) -> str:
+    """Return `metadata` as a JSON object. Raises `InputError` where JSON cannot hold it."""
+    try:
+        text = _JSON.encode(dict(metadata))
+        text.encode()
+    except (TypeError, ValueError, RecursionError) as error:  # UnicodeEncodeError is a ValueError
+        raise InputError(f"{_METADATA}; got {metadata!r}: {error}") from error
+    return text
+
+
 def metadata_as_json(metadata: Mapping[str, Any]) -> str:
     """Return `metadata` as a JSON object. Raises `InputError` where it would read back as something else."""
-    expected = "metadata must be what JSON can hold: an object with str keys and finite numbers"
+    text = encoded_metadata(metadata)
     try:
-        text = json.dumps(dict(metadata), allow_nan=False, ensure_ascii=False, separators=(",", ":"))
-        text.encode()
         same = json.loads(text) == metadata
-    except (TypeError, ValueError, RecursionError) as error:  # UnicodeEncodeError is a ValueError
-        raise InputError(f"{expected}; got {metadata!r}: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{_METADATA}; got {metadata!r}: {error}") from error
     if not same:
-        raise InputError(f"{expected}, and no tuples; got {metadata!r}")
+        raise InputError(f"{_METADATA}, and no tuples; got {metadata!r}")
     return text
 
 
