@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from twinspire.index.digests import MOVED_CHECKSUM, SUM_MODULUS, content_sum, item_checksum, pair_sum, row_checksum
-from twinspire.index.items import Item, ItemKind, metadata_as_json
+from twinspire.index.items import Item, ItemKind, encoded_metadata
 from twinspire.index.reference import BundleReference
 from twinspire.index.schema import COMMIT_COLUMNS, HEADER_COLUMNS, ITEM_COLUMNS, SNAPSHOT_COLUMNS
 from twinspire.index.view import Commit, Header, SnapshotRow, View, check_item
@@ -185,4 +185,4 @@ def _pairs(first: ArrayLike, second: ArrayLike) -> int:
 
 
 def _fields(item: Item) -> tuple[str, str, str | None, str, str | None]:
-    return item.kind.value, item.uri, item.caption, metadata_as_json(item.metadata), item.content_hash
+    return item.kind.value, item.uri, item.caption, encoded_metadata(item.metadata), item.content_hash
