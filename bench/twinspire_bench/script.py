@@ -43,7 +43,7 @@ def errors_told(console: Console) -> Iterator[None]:
     try:
         yield
     except TwinspireError as error:
-        console.print(f"error: {error}", markup=False)
+        console.print(f"error: {error}", markup=False, soft_wrap=True)
         raise typer.Exit(1) from None
 
 

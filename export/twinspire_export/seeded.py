@@ -22,7 +22,7 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from twinspire.errors import InputError
+from twinspire.errors import InputError, TwinspireError
 from twinspire_bench.scenes import Split, scene_set
 from twinspire_export.extras import Extra, require
 
@@ -260,7 +260,11 @@ def main(
     ] = None,
 ) -> None:
     """Write a checkpoint of a published size with seeded weights."""
-    typer.echo(save_seeded(size, output, seed=seed, vocabulary=vocabulary))
+    try:
+        typer.echo(save_seeded(size, output, seed=seed, vocabulary=vocabulary))
+    except TwinspireError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from twinspire_bench.engines.task import Task
 from twinspire_bench.load import interleaved
 from twinspire_bench.product import run
 from twinspire_bench.script import read_captions
+from twinspire_export import seeded
 
 
 def test_drawn_captions_fit_the_context_of_a_seeded_checkpoint(tmp_path: Path) -> None:
@@ -78,6 +79,23 @@ def test_a_missing_peer_is_an_error_before_anything_is_made(
     assert ended.value.exit_code == 1
     assert "fastembed" in capfd.readouterr().err
     assert not (tmp_path / "work").exists()
+
+
+def test_an_unknown_race_is_an_error_before_anything_is_made(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """`--only` is checked first, and the names there are stand in the error."""
+    with pytest.raises(typer.Exit):
+        command.main(work=tmp_path / "work", only=["marathon"])
+    assert "one_caption" in capfd.readouterr().err
+    assert not (tmp_path / "work").exists()
+
+
+def test_a_wrong_vocabulary_is_told_without_a_traceback(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """The command that makes the checkpoint says what its folder lacks."""
+    pytest.importorskip("torch", reason="making a checkpoint needs torch")
+    with pytest.raises(typer.Exit) as ended:
+        seeded.main(seeded.Size.TINY, tmp_path / "checkpoint", vocabulary=tmp_path)
+    assert ended.value.exit_code == 2
+    assert seeded.MERGES_NAME in capfd.readouterr().err
 
 
 def test_rounds_are_told() -> None:

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from twinspire_bench.datasets import open_dataset
 from twinspire_bench.engines.material import make_material
-from twinspire_bench.engines.measure import Effort, measure
+from twinspire_bench.engines.measure import Effort, check_names, measure
 from twinspire_bench.engines.peers import require_peers
 from twinspire_bench.engines.show import show
 from twinspire_bench.machine import usable_cores
@@ -53,6 +53,7 @@ def main(
     console = Console(stderr=True)
     with errors_told(console):
         say = progress_lines(console)
+        check_names(only or ())
         require_peers()
         pictures, sentences = open_dataset(data), read_captions(captions, texts)
         model = seeded_model(size, work, vocabulary=vocabulary)

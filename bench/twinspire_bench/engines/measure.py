@@ -26,6 +26,7 @@ from twinspire_bench.records import Record, series
 from twinspire_bench.statistics import paired_ratio
 from twinspire_bench.work import engine_work
 
+RACES = ("image_tower", "text_tower", "folder", "one_caption")
 OURS = "twinspire"
 LIMIT = "limit of decoding and tower"
 BATCH = 32
@@ -48,6 +49,13 @@ class Race:
 
     unit: str
     tasks: Mapping[str, Task]
+
+
+def check_names(only: Collection[str]) -> None:
+    """Raise InputError for a name in `only` that no race has."""
+    unknown = sorted(set(only) - set(RACES))
+    if unknown:
+        raise InputError(f"there is no race {', '.join(unknown)}: expected some of {', '.join(RACES)}")
 
 
 def races(material: Material, *, threads: int, streams: int, effort: Effort) -> dict[str, Race]:
@@ -141,11 +149,9 @@ def measure(
 
     Raises InputError for a name of none.
     """
+    check_names(only)
     bundle = Bundle.open(material.bundle)
     entered = races(material, threads=threads, streams=streams, effort=effort)
-    unknown = sorted(set(only) - set(entered))
-    if unknown:
-        raise InputError(f"there is no race {', '.join(unknown)}: expected some of {', '.join(entered)}")
     found: dict[str, Any] = {}
     for name, race in entered.items():
         if not only or name in only:
