@@ -105,24 +105,24 @@ def measure_index(request: IndexRequest, *, tell: Callable[[str], None] = lambda
         if request.adds and not request.build_only:
             tell("adding")
             added = add_rate(material, request.adds, work)
-    return Record(
-        kind="index",
-        parameters={
-            "material": material.name,
-            "vectors": count,
-            "dim": dim,
-            "queries": len(material.queries),
-            "k": request.k,
-            "recall": request.recall,
-            "threads": threads,
-        },
-        results={
-            "variants": results,
-            "durable_add_per_s": added,
-            "add_batch": ADD_BATCH,
-            "flat_memory_bytes": 4 * count * dim,
-        },
-    )
+        return Record(
+            kind="index",
+            parameters={
+                "material": material.name,
+                "vectors": count,
+                "dim": dim,
+                "queries": len(material.queries),
+                "k": request.k,
+                "recall": request.recall,
+                "threads": threads,
+            },
+            results={
+                "variants": results,
+                "durable_add_per_s": added,
+                "add_batch": ADD_BATCH,
+                "flat_memory_bytes": 4 * count * dim,
+            },
+        )
 
 
 def add_rate(material: Material, count: int, work: Path) -> float:
