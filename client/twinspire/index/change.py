@@ -95,6 +95,10 @@ class Change(View):
                 (row.name, row.kind, row.rows, row.checksum, row.effort, row.reach),
             )
 
+    def merge_words(self) -> None:
+        """Merge the segments of the full text into one, which drops what is kept of removed items."""
+        self._connection.execute("INSERT INTO words (words) VALUES ('optimize')")
+
     @property
     def writers(self) -> int:
         """How often the index was opened for writing, or settled, before."""
