@@ -33,7 +33,6 @@ class FakeClient:
     dim = 3
     limits = ImageLimits()
     bundle: Any = None
-    limits = ImageLimits()
 
     def __init__(self, space: str = "5" * 64) -> None:
         self.space = space
