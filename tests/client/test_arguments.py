@@ -184,6 +184,7 @@ def test_lone_surrogates_are_refused_or_found_nowhere(tmp_path: Path, index: Ind
         lambda: Item("/x", "text", caption=text),
         lambda: Item("/x", "text", metadata={text: 1}),
         lambda: Index.create(tmp_path / "no", space=text, dim=2),
+        lambda: find_pictures([f"/{text}.jpg"]),
     ]
     for call in refused:
         with pytest.raises(InputError) as caught:
@@ -266,6 +267,18 @@ def test_nul_is_refused_where_sqlite_would_end_a_text(index: Index, bad: str) ->
             call()
     assert Item("/x", "text", metadata={"a": "\\u0000"}).metadata == {"a": "\\u0000"}
     assert index.get([0])[0].caption == "a red cat"
+
+
+@pytest.mark.parametrize("path", ["", "a\0b", "\ud800", 3, None, ["a"], b""], ids=ascii)
+def test_what_is_no_path_of_an_index_is_refused(path: Any) -> None:
+    """To open and to make one."""
+    for call in (
+        lambda: Index.open(path),
+        lambda: Index.create(path, space="s", dim=2),
+        lambda: Index.open_or_create(path, space="s", dim=2),
+    ):
+        with pytest.raises(InputError, match="path"):
+            call()
 
 
 def test_a_query_with_nul_is_a_text_like_any_other(index: Index, client: Client) -> None:

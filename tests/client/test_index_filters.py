@@ -166,7 +166,7 @@ def test_a_filter_that_can_keep_nothing_is_explained(make: Callable[..., Index])
     index = make([{"year": 2020, "price": "12", "tags": ["a"], "sold": True, "none": None}, {"year": 2021.5}, {}])
     cases = {
         'year >= "2020"': ["year", "number", "2020 without quotes"],
-        "price = 12": ["price", "text", "'12' in quotes"],
+        "price = 12": ["price", "text", "write '12'"],
         "tags = 'a'": ["tags", "list"],
         "sold = 'yes'": ["sold", "true or false"],
         "year like '20%'": ["year", "number"],

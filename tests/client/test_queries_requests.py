@@ -279,6 +279,9 @@ def test_a_filter_of_the_wrong_type_is_told(index: Index, client: WordClient) ->
     assert "text" in notes[0]
     assert "pin yaer = 3" in notes[1]
     assert "yaer" in notes[1]
+    assert searcher.search("red car", 4, boosts=["code = 7:1"]).notes == notes[:1]
+    index.update(59, metadata={"code": 7})
+    assert searcher.search("red car", 4, boosts=["code = 7:1"]).notes == ()
     assert searcher.search("red car", boosts=["year = 2001:1"], pins=["id = 1"]).notes == ()
     assert searcher.search("red car", 1, boosts=[Boost(Where("code = '007'"), 1)]).notes == ()
 

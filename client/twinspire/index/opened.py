@@ -87,7 +87,7 @@ class OpenedIndex:
         dtype = as_member(dtype, VectorType, "an index's dtype")
         if bundle is not None:
             check_bundle(bundle)
-        folder = Path(path).absolute()
+        folder = _folder(path)
         with store_errors(folder, "create"):
             if os.path.lexists(folder) and (folder.is_symlink() or not folder.is_dir() or any(folder.iterdir())):
                 raise IndexStoreError(
@@ -109,7 +109,7 @@ class OpenedIndex:
         """
         if mode not in ("read", "write"):
             raise InputError(f"an index is opened with mode 'read' or 'write', got {shown(mode)}")
-        folder = Path(path).absolute()
+        folder = _folder(path)
         if not folder.is_dir():
             found = "it is no folder" if os.path.lexists(folder) else "nothing is there"
             raise IndexStoreError(f"there is no index at {folder}: {found}. `twinspire index add` makes one")
@@ -127,7 +127,7 @@ class OpenedIndex:
         `SpaceMismatchError` where the index is of another space and `InputError` where it has another dim or dtype.
         """
         wanted = None if dtype is None else as_member(dtype, VectorType, "an index's dtype")
-        folder = Path(path).absolute()
+        folder = _folder(path)
         with store_errors(folder, "open"):
             is_free = not os.path.lexists(folder) or (folder.is_dir() and not any(folder.iterdir()))
         if is_free:
@@ -255,3 +255,13 @@ class OpenedIndex:
             )
         with store_errors(self._path, doing):
             yield self._writer
+
+
+def _folder(path: str | os.PathLike[str]) -> Path:
+    """Return the absolute path of an index. Raises `InputError` for what no path can be."""
+    try:
+        if not os.fspath(path) or b"\0" in os.fsencode(path):
+            raise ValueError
+    except (TypeError, ValueError):  # lone surrogates are a ValueError
+        raise InputError(f"the path of an index: expected that of a folder, got {shown(path)}") from None
+    return Path(os.fsdecode(path)).absolute()

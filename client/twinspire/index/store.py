@@ -217,7 +217,7 @@ class Index(OpenedIndex):
     @repeated
     def sample_ids(self, count: int, *, seed: int = 0) -> list[int]:
         """Return the ids of `count` items drawn by `seed`, all of them where there are fewer, in order."""
-        count = as_whole(count, "the number of ids", minimum=0)
+        count, seed = as_whole(count, "the number of ids", minimum=0), as_whole(seed, "the seed", minimum=0)
         with self._reading("read") as (_, state):
             ids = state.ids[state.ids != DEAD]
         if count >= len(ids):

@@ -45,8 +45,10 @@ def _mismatch(test: KeyTest, found: Mapping[str, int]) -> str:
     if test.types == {"text"} and found.keys() & {"integer", "real"} and _is_number(test.literal[1:-1]):
         hint = f": write {test.literal[1:-1]} without quotes"
     elif test.types == {"integer", "real"} and "text" in found and _is_number(test.literal):
-        hint = f": write '{test.literal}' in quotes"
-    return f"{test.key} is {names} wherever it is there, but {literal} wants {expected}{hint}"
+        hint = f": write '{test.literal}'"
+    count = sum(found.values())
+    having = "the one item that has it" if count == 1 else f"all {count:,} items that have it"
+    return f"{test.key} is {names} in {having}, but is compared with {expected}, {literal}{hint}"
 
 
 def _is_number(text: str) -> bool:

@@ -29,6 +29,7 @@ _ATTEMPTS = 3
 _LARGEST_OFFSET = 2**40  # more than any index has; what is larger means the same
 EMBEDDINGS_KEPT = 10_000
 ANSWERS_KEPT = 1_000
+_RULES_KEPT = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,7 @@ class Searcher:
         self._index = index
         self._client = client
         self._embeddings = embeddings or LruCache[NDArray[np.float32]](EMBEDDINGS_KEPT if cache else 0)
+        self._rules: LruCache[str] = LruCache(_RULES_KEPT)
         self._answers: LruCache[Answer] = LruCache(ANSWERS_KEPT if cache else 0)
         encoder = QueryEncoder(client, templates=templates, cache=self._embeddings)
         left_out = frozenset(require_text(word, "a stop word") for word in as_list(stop_words, "stop words"))
@@ -196,15 +198,21 @@ class Searcher:
         rules = [("boost", boost.where) for boost in wish.boosts if boost.name not in used]
         if "pinned" not in used:
             rules += [("pin", pin) for pin in wish.pins]
-        return [
-            f"the {rule} {where.text.strip()} keeps none of the items{self._why(where)}"
-            for rule, where in rules
-            if not self._keeps_something(where)
-        ]
+        notes = [(rule, where, self._problem(where)) for rule, where in rules]
+        return [f"the {rule} {where.text.strip()} {problem}" for rule, where, problem in notes if problem]
 
-    def _keeps_something(self, where: Where) -> bool:
-        allowed = self._index.allowed(None, where)
-        return allowed is None or bool(allowed.any())
+    def _problem(self, where: Where) -> str:
+        """Say why a rule keeps nothing; "" for one that keeps something, which is remembered: a rule is asked often."""
+        generation = self._index.generation
+        for key in (where, (where, generation)):
+            if (known := self._rules.get(key)) is not None:
+                return known
+        if next(self._index.items(where=where, batch=1), None) is not None:
+            self._rules.put(where, "")
+            return ""
+        problem = f"keeps none of the items{self._why(where)}"
+        self._rules.put((where, generation), problem)
+        return problem
 
     def _why(self, where: Where) -> str:
         reasons = self._index.explain_filter(where)
