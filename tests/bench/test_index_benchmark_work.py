@@ -21,5 +21,7 @@ def test_a_temporary_folder_lasts_until_the_record_is_made(tmp_path: Path, monke
     with pytest.raises(SystemExit) as ended:
         main(["bench", "index", *TINY, "--peer", "none", "--json", str(tmp_path / "record.json")])
     assert not ended.value.code
-    assert Record.load(tmp_path / "record.json").parameters["queries"] == 7
+    found = Record.load(tmp_path / "record.json").results["distributions"]
+    assert list(found) == ["clusters", "power-law", "spectrum"]
+    assert [one["queries"] for one in found.values()] == [7, 7, 7]
     assert not list(folder.iterdir())

@@ -223,7 +223,7 @@ def test_items_and_embeddings_must_be_as_many(index: Index) -> None:
     [
         {"uri": ""},
         {"uri": "/bad\udcff.jpg"},
-        {"kind": "image"},
+        {"kind": "picture"},
         {"caption": 3},
         {"metadata": {1: 2}},
         {"metadata": {"x": float("nan")}},

@@ -168,11 +168,12 @@ if not writer:
     child = os.fork()
     if not child:
         os.close(ours)
+        os.write(theirs, str(os.getpid()).encode())
         time.sleep(60)
         os._exit(0)
-    os.write(theirs, str(child).encode())
-    os.kill(os.getpid(), 9)
+    time.sleep(60)
 child = int(os.read(ours, 20))
+os.kill(writer, 9)
 os.waitpid(writer, 0)
 with Index.open(path, mode="write") as index:
     t.add(index, 12, 13)

@@ -106,6 +106,15 @@ class Catalogue:
             writers = change.header.writers
         return change.commit, writers
 
+    def checkpoint(self, *, larger_than_bytes: int = 0) -> None:
+        """Empty SQLite's log into the catalogue where it is larger, as far as readers let it."""
+        self._connections.checkpoint(larger_than_bytes=larger_than_bytes)
+
+    def shrink(self) -> None:
+        """Give the space of what was removed back to the file system."""
+        self._connections.vacuum()
+        self._connections.checkpoint()
+
     def size_bytes(self) -> int:
         """Return the size of the catalogue with SQLite's log."""
         return self._connections.size_bytes()

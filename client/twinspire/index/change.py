@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from twinspire.index.digests import MOVED_CHECKSUM, SUM_MODULUS, content_sum, item_checksum, pair_sum, row_checksum
-from twinspire.index.items import Item, ItemKind, metadata_as_json
+from twinspire.index.items import Item, ItemKind, encoded_metadata
 from twinspire.index.reference import BundleReference
 from twinspire.index.schema import COMMIT_COLUMNS, HEADER_COLUMNS, ITEM_COLUMNS, SNAPSHOT_COLUMNS
 from twinspire.index.view import Commit, Header, SnapshotRow, View, check_item
@@ -129,6 +129,10 @@ class Change(View):
         self.header = replace(self.header, bundle_name=bundle.name, bundle_path=bundle.path)
         self._put_row()
 
+    def merge_words(self) -> None:
+        """Merge the segments of the full text into one, which drops what is kept of removed items."""
+        self._connection.execute("INSERT INTO words (words) VALUES ('optimize')")
+
     def touch(self) -> None:
         """Change what says nothing, so that there is something to commit."""
         self.header = replace(self.header, writers=self.header.writers + 1)
@@ -185,4 +189,4 @@ def _pairs(first: ArrayLike, second: ArrayLike) -> int:
 
 
 def _fields(item: Item) -> tuple[str, str, str | None, str, str | None]:
-    return item.kind.value, item.uri, item.caption, metadata_as_json(item.metadata), item.content_hash
+    return item.kind.value, item.uri, item.caption, encoded_metadata(item.metadata), item.content_hash

@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("twinspire.index")
 _BLOCK_ROWS = 4096
+_LOG_BYTES = 8 << 20
+"""SQLite's log is cut after a change that left more; twice what SQLite lets gather before it copies."""
 
 
 class Writer:
@@ -107,39 +109,56 @@ class Writer:
                 return change.items([number])[number]
 
     def compact(self) -> CompactReport:
-        """Write the vectors of the items into a new file, in the order of ids, and go over to it."""
+        """Write the vectors of the items into a new file, in the order of ids, go over to it, shrink the catalogue."""
         with self._lock:
-            file, before = self._settled()
-            with self._states.current() as (_, state):
-                pass  # it stays as it is: nobody else writes
-            size = file.size_bytes()
-            rows = np.flatnonzero(state.ids != DEAD)
-            rows = rows[np.argsort(state.ids[rows])]
-            if np.array_equal(rows, np.arange(before.rows)):
-                return CompactReport(0, size, size)
-            number = vectors_number(before.vectors_file)
-            assert number is not None
-            self._commit, expected = None, before  # so that a file that is left over is removed
-            new = self._open(vectors_name(number + 1, self._catalogue.dtype), create=True)
+            self._settled()
+            self._catalogue.checkpoint()
+            catalogue_before = self._catalogue.size_bytes()
+            dropped, before, after = self._drop_rows()
             try:
-                checksum = CHECKSUM_OF_NOTHING
-                for start in range(0, len(rows), _BLOCK_ROWS):
-                    state.mapping.check()
-                    data = as_stored(state.vectors[rows[start : start + _BLOCK_ROWS]], self._catalogue.dtype)
-                    new.write(start, data)
-                    checksum = checksum_of(data, checksum)
-                new.sync()
-                disk.sync_folder(self._folder)
-                with self._changing(expected) as change:
-                    change.compact(state.ids[rows].tolist(), new.name, checksum)
-            except BaseException:
-                new.close()
-                raise
-            self._file = new
-            with suppress(OSError):  # it does not count any more; the next writer tries again
-                file.close()
-                disk.remove(self._folder / file.name)
-            return CompactReport(before.rows - len(rows), size, new.size_bytes())
+                if dropped:
+                    with self._changing() as change:
+                        change.merge_words()
+                self._catalogue.shrink()
+            except (sqlite3.Error, OSError, UncertainCommit) as error:
+                if not dropped:
+                    raise
+                _log.warning("the catalogue of the index %s keeps its size: %s", self._folder, error)
+            return CompactReport(dropped, before, after, catalogue_before, self._catalogue.size_bytes())
+
+    def _drop_rows(self) -> tuple[int, int, int]:
+        """Rewrite the vector file; return how many rows it dropped and its sizes before and after."""
+        file, before = self._settled()
+        with self._states.current() as (_, state):
+            pass  # it stays as it is: nobody else writes
+        size = file.size_bytes()
+        rows = np.flatnonzero(state.ids != DEAD)
+        rows = rows[np.argsort(state.ids[rows])]
+        if np.array_equal(rows, np.arange(before.rows)):
+            return 0, size, size
+        number = vectors_number(before.vectors_file)
+        assert number is not None
+        self._commit = None  # so that a file that is left over is removed
+        new = self._open(vectors_name(number + 1, self._catalogue.dtype), create=True)
+        try:
+            checksum = CHECKSUM_OF_NOTHING
+            for start in range(0, len(rows), _BLOCK_ROWS):
+                state.mapping.check()
+                data = as_stored(state.vectors[rows[start : start + _BLOCK_ROWS]], self._catalogue.dtype)
+                new.write(start, data)
+                checksum = checksum_of(data, checksum)
+            new.sync()
+            disk.sync_folder(self._folder)
+            with self._changing(before) as change:
+                change.compact(state.ids[rows].tolist(), new.name, checksum)
+        except BaseException:
+            new.close()
+            raise
+        self._file = new
+        with suppress(OSError):  # it does not count any more; the next writer tries again
+            file.close()
+            disk.remove(self._folder / file.name)
+        return before.rows - len(rows), size, new.size_bytes()
 
     @contextmanager
     def alone(self) -> Iterator[Commit]:
@@ -206,6 +225,10 @@ class Writer:
                 self._undo(error)
             raise
         self._commit = change.commit
+        try:
+            self._catalogue.checkpoint(larger_than_bytes=_LOG_BYTES)
+        except sqlite3.Error as error:  # the change is made; the next one tries again
+            _log.warning("SQLite's log of the index %s keeps its size: %s", self._folder, error)
 
     @contextmanager
     def _transaction(self, expected: Commit) -> Iterator[Change]:
