@@ -198,6 +198,9 @@ class Client:
         embeddings = np.concatenate(parts)
         return (embeddings, left_out) if on_error == "skip" else embeddings
 
+    def __repr__(self) -> str:
+        return f"<Client of {self.bundle.name!r}, dim {self.dim}, space {self.space[:12]}: {self.towers!r}>"
+
     def close(self) -> None:
         """Close the towers. Closing twice does nothing."""
         self.towers.close()

@@ -281,7 +281,7 @@ def test_the_sheet_is_written_beside_the_hits(run: Run, photos: Path, tmp_path: 
         (["red", "--image", "red.png"], "there is no picture file red.png"),
         ([""], "the query is empty"),
         ([" \t\n"], "the query is empty"),
-        (["\udcff"], "the query is not UTF-8: \\xff"),
+        (["\udcff"], "UTF-8"),
         (["red", "-k", "0"], "-k is the number of hits, 1 or more, got 0"),
         (["red", "-k", "-3"], "1 or more, got -3"),
         (["--image", "nowhere.png"], "there is no picture file nowhere.png"),

@@ -84,7 +84,7 @@ def test_one_text_is_no_list(client: Client, texts: Any) -> None:
 
 def test_what_is_no_text_is_named(client: Client) -> None:
     """An item that is no str is an InputError with its position."""
-    with pytest.raises(InputError, match="text 1 is of type int"):
+    with pytest.raises(InputError, match="text 1: expected a str"):
         client.encode_text(["a", 1])  # type: ignore[list-item]
 
 

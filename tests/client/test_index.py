@@ -223,7 +223,7 @@ def test_items_and_embeddings_must_be_as_many(index: Index) -> None:
     [
         {"uri": ""},
         {"uri": "/bad\udcff.jpg"},
-        {"kind": "image"},
+        {"kind": "picture"},
         {"caption": 3},
         {"metadata": {1: 2}},
         {"metadata": {"x": float("nan")}},
@@ -372,5 +372,5 @@ def test_without_faiss_the_error_names_the_extra(index: Index, monkeypatch: pyte
     """Searching needs FAISS; where it is missing the message says how to get it. Adding does not."""
     monkeypatch.setitem(sys.modules, "faiss", None)
     index.add(unit(1), items(1), space=SPACE)
-    with pytest.raises(MissingDependencyError, match=r"twinspire\[cpu\]"):
+    with pytest.raises(MissingDependencyError, match=r"\.\[cpu\]"):
         index.search(unit(1), space=SPACE)

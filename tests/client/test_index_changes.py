@@ -90,19 +90,20 @@ def test_what_is_no_item_is_refused(index: Index) -> None:
 
 
 def test_what_is_no_filter_is_refused(index: Index) -> None:
-    """A str in place of a `Where` or an `ItemKind` is an InputError that says how to make one."""
+    """Anything but a `Where`, its text, a kind or its name is an InputError, and so are ids that are none."""
     for call in (
-        lambda: index.search(unit(1), space=SPACE, where="n = 1"),  # type: ignore[arg-type]
-        lambda: index.search_words("no", where="n = 1"),  # type: ignore[arg-type]
-        lambda: index.allowed(where="n = 1"),  # type: ignore[arg-type]
-        lambda: index.matching([1], "n = 1"),  # type: ignore[arg-type]
-        lambda: index.remove_where("n = 1"),  # type: ignore[arg-type]
-        lambda: index.search(unit(1), space=SPACE, kind="image"),  # type: ignore[arg-type]
+        lambda: index.search(unit(1), space=SPACE, where=3),  # type: ignore[arg-type]
+        lambda: index.search_words("no", where=["n = 1"]),  # type: ignore[arg-type]
+        lambda: index.allowed(where="n ="),
+        lambda: index.matching([1], None),  # type: ignore[arg-type]
+        lambda: index.remove_where(None),  # type: ignore[arg-type]
+        lambda: index.remove_where(""),
+        lambda: index.search(unit(1), space=SPACE, kind="picture"),
     ):
-        with pytest.raises(InputError, match=r"must be an? (Where|ItemKind)"):
+        with pytest.raises(InputError, match=r"filter|kind"):
             call()
-    for ids in ("12", [1.5], [True], [-1], 5):
-        with pytest.raises(InputError, match="whole number"):
+    for ids in ("12", [1.5], [True], [-1], 5, [2**63]):
+        with pytest.raises(InputError, match=r"whole number|list of ids"):
             index.get(ids)  # type: ignore[arg-type]
     assert len(index) == 30
 

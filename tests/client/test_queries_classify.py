@@ -115,7 +115,7 @@ def test_labels_are_read_with_thresholds_and_remarks(tmp_path: Path) -> None:
         (b"a\nb | 7", "line 2: the threshold of 'b' is 7"),
         (b"a | nan", "line 1: the threshold of 'a' is nan"),
         (b"a\na | 0.1", "line 2: the label 'a' comes twice"),
-        (b" | 0.1", "line 1: a label is words"),
+        (b" | 0.1", "line 1: a label: expected words"),
         (b"# nothing", "the file is empty"),
         (b"a\n\xff", "is not UTF-8"),
     ],

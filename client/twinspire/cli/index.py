@@ -77,12 +77,18 @@ def compact(index: IndexArgument, as_json: JsonOption = False) -> None:
                 "dropped_rows": report.dropped_rows,
                 "bytes_before": report.bytes_before,
                 "bytes_after": report.bytes_after,
+                "catalogue_bytes_before": report.catalogue_bytes_before,
+                "catalogue_bytes_after": report.catalogue_bytes_after,
             }
         )
-    elif report.dropped_rows:
+        return
+    if report.dropped_rows:
         sizes = f"{size_of(report.bytes_before)} became {size_of(report.bytes_after)}"
         typer.echo(f"{report.dropped_rows:,} vectors dropped, {sizes}")
-    else:
+    if report.catalogue_bytes_after < report.catalogue_bytes_before:
+        sizes = f"{size_of(report.catalogue_bytes_before)} became {size_of(report.catalogue_bytes_after)}"
+        typer.echo(f"the catalogue's {sizes}")
+    elif not report.dropped_rows:
         typer.echo("nothing to free: every vector is an item's")
 
 

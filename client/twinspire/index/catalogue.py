@@ -94,8 +94,8 @@ class Catalogue:
             self._check_identity(change)
             yield change
 
-    def settle(self) -> Commit:
-        """Commit a change that says nothing, and return how far the index is committed.
+    def settle(self) -> tuple[Commit, int]:
+        """Commit a change that says nothing; return how far the index is committed, and how often it was settled.
 
         After a commit that failed while it was written out, its pages may still lie behind the end of
         SQLite's log, and a crash could bring it back to life, by then over other vectors. Any later commit
@@ -103,7 +103,17 @@ class Catalogue:
         """
         with self.change() as change:
             change.touch()
-        return change.commit
+            writers = change.header.writers
+        return change.commit, writers
+
+    def checkpoint(self, *, larger_than_bytes: int = 0) -> None:
+        """Empty SQLite's log into the catalogue where it is larger, as far as readers let it."""
+        self._connections.checkpoint(larger_than_bytes=larger_than_bytes)
+
+    def shrink(self) -> None:
+        """Give the space of what was removed back to the file system."""
+        self._connections.vacuum()
+        self._connections.checkpoint()
 
     def size_bytes(self) -> int:
         """Return the size of the catalogue with SQLite's log."""

@@ -129,6 +129,10 @@ class Change(View):
         self.header = replace(self.header, bundle_name=bundle.name, bundle_path=bundle.path)
         self._put_row()
 
+    def merge_words(self) -> None:
+        """Merge the segments of the full text into one, which drops what is kept of removed items."""
+        self._connection.execute("INSERT INTO words (words) VALUES ('optimize')")
+
     def touch(self) -> None:
         """Change what says nothing, so that there is something to commit."""
         self.header = replace(self.header, writers=self.header.writers + 1)

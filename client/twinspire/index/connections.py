@@ -13,6 +13,7 @@ from typing import ParamSpec, TypeVar
 
 from twinspire.errors import IndexStoreError
 from twinspire.index import disk
+from twinspire.index.forks import GuardedConnection, guard
 
 CATALOGUE_NAME = "catalogue.sqlite"
 _BUSY_TIMEOUT_S = 10.0
@@ -119,9 +120,36 @@ class Connections:
             what = "is gone" if now is None else "was replaced by another"
             raise IndexStoreError(f"the index {self._path.parent} {what} since it was opened: open it again")
 
+    def checkpoint(self, *, larger_than_bytes: int = 0) -> None:
+        """Copy SQLite's log into the catalogue and empty it where it is larger, as far as readers let it; no waiting.
+
+        SQLite copies by itself, but never makes the file shorter again while the index is open.
+        """
+        with self._writing:
+            if self._writer is None or _size(self._log) <= larger_than_bytes:
+                return
+            self._writer.execute("PRAGMA busy_timeout = 0")
+            try:
+                self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            finally:
+                self._writer.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_S * 1000:.0f}")
+
+    def vacuum(self) -> None:
+        """Write the catalogue anew without its free pages, where they are a tenth of it or more; readers go on.
+
+        Needs room for two further copies meanwhile.
+        """
+        with self._writing:
+            assert self._writer is not None
+            (free,), (pages,) = (
+                self._writer.execute(f"PRAGMA {name}").fetchone() for name in ("freelist_count", "page_count")
+            )
+            if free * 10 >= pages:
+                self._writer.execute("VACUUM")
+
     def size_bytes(self) -> int:
         """Return the size of the catalogue with SQLite's log."""
-        return sum(file.stat().st_size for file in (self._path, self._log) if file.exists())
+        return _size(self._path) + _size(self._log)
 
     def close(self) -> None:
         """Close the connections; one that is reading is closed when it is done, a writing one is waited for."""
@@ -151,13 +179,16 @@ class Connections:
         return self._open("mode=ro")
 
     def _open(self, options: str) -> sqlite3.Connection:
-        return sqlite3.connect(
+        connection = sqlite3.connect(
             f"{self._path.absolute().as_uri()}?{options}",
             uri=True,
             isolation_level=None,  # transactions are begun and ended here, in plain sight
             check_same_thread=False,
             timeout=_BUSY_TIMEOUT_S,
+            factory=GuardedConnection,
         )
+        guard(connection)
+        return connection
 
     def _placed(self) -> tuple[int, int]:
         status = self._path.stat()
@@ -176,3 +207,10 @@ class Connections:
     def _signature(self) -> tuple[int, int, int]:
         stat = self._path.stat()
         return stat.st_ino, stat.st_size, stat.st_mtime_ns
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:  # SQLite removes its log
+        return 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+import sqlite3
 import threading
 import time
 from contextlib import suppress
@@ -18,13 +19,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from twinspire.errors import IndexStoreError, InputError, TwinspireError
+from twinspire.errors import IndexStoreError, InputError
 from twinspire.index import disk
 from twinspire.index.ann import Ann, Family, Kind, Selection, choose, predict
 from twinspire.index.ann.files import read_snapshot, snapshot_name, snapshot_number, snapshot_problem, write_snapshot
 from twinspire.index.ann.reports import BuildReport, SnapshotStats, TuneReport
 from twinspire.index.ann.tuning import tuned
 from twinspire.index.catalogue import Catalogue
+from twinspire.index.failures import UncertainCommit
 from twinspire.index.flat import Found, merge, nearest
 from twinspire.index.state import DEAD, State, States
 from twinspire.index.view import SnapshotRow, View
@@ -165,7 +167,7 @@ class Snapshots:
                 whole = bool(row.name) and not (check and self._is_damaged(row))
                 if not whole or commit.rows - row.rows > max(TAIL_ROWS, TAIL_SHARE * row.rows):
                     self._renew(writer, row)
-        except (TwinspireError, OSError) as error:
+        except Exception as error:
             _log.warning("the snapshot of the index %s is left behind: %s", self._folder, error)
 
     def close(self) -> None:
@@ -225,12 +227,14 @@ class Snapshots:
     def _put(self, writer: Writer, row: SnapshotRow | None) -> None:
         try:
             writer.put_snapshot(row)
-        except BaseException:
-            if row is not None:
+        except BaseException as error:
+            if row is not None and not isinstance(error, UncertainCommit):
                 with suppress(OSError):
                     disk.remove(self._folder / row.name)
             raise
-        with suppress(OSError):  # a file left over does no harm; the next writer tries again
+        with suppress(
+            OSError, sqlite3.Error, IndexStoreError
+        ):  # a file left over does no harm; tidied at the next open
             self.tidy(writer)
 
     def _is_damaged(self, row: SnapshotRow) -> bool:

@@ -123,9 +123,20 @@ class View:
                 found.add(row[0])
         return found
 
+    def value_types(self, path: str) -> dict[str, int]:
+        """Return of how many items the metadata has a value of each type, named by SQLite's `json_type`, at a path."""
+        query = "SELECT json_type(metadata, ?), count(*) FROM items GROUP BY 1"
+        return {kind: count for kind, count in self._connection.execute(query, (path,)) if kind is not None}
+
     def items(self, ids: Iterable[int]) -> dict[int, StoredItem]:
         """Return the items of these ids by id; an id that no item has is left out."""
         return {row[0]: _stored(row) for row in self._item_rows(ids)}
+
+    def items_after(self, last: int, kind: ItemKind | None, where: Where | None, count: int) -> list[StoredItem]:
+        """Return the first `count` items of this kind that `where` keeps with an id above `last`, in order."""
+        condition, parameters = _condition(kind, where)
+        query = f"SELECT {ITEM_COLUMNS} FROM items WHERE id > ? AND {condition} ORDER BY id LIMIT ?"  # noqa: S608
+        return [_stored(row) for row in self._connection.execute(query, (last, *parameters, count))]
 
     def rows(self, ids: Iterable[int]) -> dict[int, int]:
         """Return the rows of these ids by id; an id that no item has is left out."""

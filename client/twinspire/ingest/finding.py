@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Literal
 
+from twinspire import _arguments
 from twinspire.errors import InputError
 from twinspire.images import formats
 from twinspire.images.formats import HEIF_SUFFIXES
@@ -120,8 +121,7 @@ def described(skipped: Mapping[str, int]) -> str:
 
 def require_list(paths: Iterable[str | os.PathLike[str]]) -> None:
     """Raise `InputError` where one path came in place of a list."""
-    if isinstance(paths, str | bytes | os.PathLike):
-        raise InputError(f"one {type(paths).__name__} came, expected a list of paths. Put it in a list: [{paths!r}]")
+    _arguments.require_list(paths, "paths")
 
 
 def absolute(path: str | os.PathLike[str]) -> Path:

@@ -15,7 +15,7 @@ from PIL import ExifTags, Image
 
 from twinspire.images.formats import open_header
 from twinspire.images.quiet import quiet_pillow
-from twinspire.ingest.reading import ReadFile
+from twinspire.ingest.reading import ReadFile, modified_text
 
 OVERRIDDEN = "overridden"
 """The key of metadata that lists those of `FILE_KEYS` whose values are not the file's but a caption source's."""
@@ -35,7 +35,7 @@ _LONGEST_NAME = 200
 def picture_metadata(file: ReadFile) -> dict[str, Any]:
     """Return the metadata of a picture's file, a JSON object.
 
-    Always `name` (of the file), `folder` (its absolute path), `bytes`, `modified` (seconds since 1970) and `inode`;
+    Always `name` (of the file), `folder` (its absolute path), `bytes`, `modified` (ISO 8601, UTC) and `inode`;
     `width`, `height` (as it is seen: turned as EXIF says) and `format` where the header can be read; `taken` (ISO 8601,
     local time, with its offset where there), `year`, `camera`, `latitude` and `longitude` (degrees, south and west
     negative) where the camera wrote them and they make sense. Damaged EXIF is left out and never an error.
@@ -44,7 +44,7 @@ def picture_metadata(file: ReadFile) -> dict[str, Any]:
         "name": file.path.name,
         "folder": str(file.path.parent),
         "bytes": file.size_bytes,
-        "modified": file.modified_s,
+        "modified": modified_text(file.modified_s),
         "inode": file.inode,
     }
     source = io.BytesIO(file.content) if isinstance(file.content, bytes) else file.content

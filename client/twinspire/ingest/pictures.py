@@ -54,6 +54,7 @@ def add_pictures(
     Raises `SpaceMismatchError`, `IndexStoreError`, `EngineError`, and `InputError` for a `batch` below 1 and a
     `fuse_captions` out of its range or without captions.
     """
+    require_list(paths)
     index.check_space(client.space)
     tally = Tally()
     reconciler = Reconciler(index, client, PictureItems(captions, fuse_captions), batch=batch, on_event=tally.take)

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from twinspire._times import iso_utc
 from twinspire.errors import InputError
 from twinspire.images.items import ImageLimits, size_refusal
 from twinspire.index import ItemKind, StoredItem
@@ -90,7 +91,15 @@ def looks_the_same(item: StoredItem) -> bool:
     except (OSError, ValueError):
         return False
     known = tuple(item.metadata.get(key) for key in ("bytes", "modified", "inode"))
-    return known == (status.st_size, modified_s(status), status.st_ino)
+    return known == (status.st_size, modified_text(modified_s(status)), status.st_ino)
+
+
+def modified_text(modified_s: float) -> str | float:
+    """Return when a file was last written to in ISO 8601, UTC; a time outside of the years 1 to 9999 as it is."""
+    try:
+        return iso_utc(modified_s)
+    except (ValueError, OverflowError):
+        return modified_s
 
 
 def is_missing(path: Path) -> bool:

@@ -118,7 +118,7 @@ class _Watcher:
         self._gone_s, self._rescan_s = gone_s, rescan_s
         self.waiting = _Waiting(settle_s=settle_s, gone_s=gone_s, sidecars=isinstance(captions, Sidecars))
         self._refused: dict[Path, Signature] = {}  # files that failed, as they were then
-        self._told: set[FailedPicture] = set()
+        self._told: set[Path] = set()  # folders that failed
         self._held_since: dict[int, float] = {}  # by id of items whose files are on the move
         self._lost, self._vanished = False, False
         self._rescan_at_s = time.monotonic() + rescan_s
@@ -138,8 +138,8 @@ class _Watcher:
     def tell_folders(self, failed: list[FailedPicture]) -> None:
         """Tell which folders failed, each once; empties the list."""
         for path, cause in failed:
-            if FailedPicture(path, cause) not in self._told:
-                self._told.add(FailedPicture(path, cause))
+            if path not in self._told:
+                self._told.add(path)
                 self._on_event(FolderEvent(Happened.FAILED, path, cause=cause))
         failed.clear()
 
