@@ -22,6 +22,11 @@ A message says what came, what was expected and what to do. The command line pri
 from __future__ import annotations
 
 
+def install_command(*extras: str) -> str:
+    """Return the command that installs extras. twinspire is on no package index: it is run in a checkout."""
+    return f'pip install -e ".[{",".join(extras)}]"'
+
+
 class TwinspireError(Exception):
     """Base of every error raised on purpose."""
 
@@ -66,11 +71,6 @@ class IndexStoreError(TwinspireError):
 
 class IndexLockedError(IndexStoreError):
     """Another process is writing to the index."""
-
-
-def install_command(*extras: str) -> str:
-    """Return the command that installs extras. twinspire is on no package index: it is run in a checkout."""
-    return f'pip install -e ".[{",".join(extras)}]"'
 
 
 class MissingDependencyError(TwinspireError):
