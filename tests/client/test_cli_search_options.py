@@ -88,7 +88,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_
         sys.stdout.flush()
         return Ran(int(ended.value.code or 0), *capfd.readouterr())
 
-    monkeypatch.setattr("twinspire.cli.search.open_client", lambda bundle: FakeClient())
+    monkeypatch.setattr("twinspire.cli.search.open_client", lambda *_: FakeClient())
     monkeypatch.chdir(tmp_path)
     return run_main
 

@@ -109,10 +109,10 @@ def test_what_is_no_filter_is_refused(index: Index) -> None:
 
 
 def test_an_update_that_cannot_be_is_refused(index: Index) -> None:
-    """Another's content hash, a vector without its space, of another space or length, and what no item may have."""
+    """Another's uri and content, a vector without its space, of another space or length, and what no item may have."""
     before = index.get([3])
-    with pytest.raises(InputError, match=r"the item 6 \(/p/6\.jpg\) has it"):
-        index.update(3, content_hash="h6")
+    with pytest.raises(InputError, match="item 4 has both"):
+        index.update(2, uri="/p/4.jpg", content_hash="h4")
     for change, error in (
         ({"embedding": unit(1)[0]}, "needs the space"),
         ({"embedding": unit(1)[0], "space": "6" * 64}, "cannot be compared"),
@@ -124,7 +124,7 @@ def test_an_update_that_cannot_be_is_refused(index: Index) -> None:
         with pytest.raises(TwinspireError, match=error):
             index.update(3, **change)  # type: ignore[arg-type]
     assert index.get([3]) == before
-    assert index.update(3, content_hash="h4").content_hash == "h4"  # of a picture, while 3 is a text
+    assert index.update(3, content_hash="h4").content_hash == "h4"  # of another uri
     assert index.update(3, caption=None, uri="/new").caption is None
     assert index.get([3])[0].changed_at > before[0].changed_at
     assert index.get([3])[0].added_at == before[0].added_at

@@ -11,7 +11,7 @@ from PIL import Image
 
 from twinspire import Client, Index
 from twinspire.ingest import add_pictures
-from twinspire.ingest.placing import looks_the_same
+from twinspire.ingest.reading import looks_the_same
 
 
 def test_modified_is_iso_8601(tmp_path: Path, tiny: Any) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,16 +12,22 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
 
+from twinspire.cli.csv_cells import csv_cell
 from twinspire.cli.shared import check_destination, print_json, printable, shortened
 from twinspire.errors import InputError
 
 if TYPE_CHECKING:
     from twinspire.index import ItemKind
 
-CsvOption = Annotated[bool, typer.Option("--csv", help="Print a table of comma-separated values instead.")]
+_CSV_HELP = (
+    "Print a table of comma-separated values instead, metadata keys as columns; a text that a spreadsheet would run as "
+    "a formula starts with an apostrophe."
+)
+CsvOption = Annotated[bool, typer.Option("--csv", help=_CSV_HELP)]
 SheetOption = Annotated[Path | None, typer.Option("--sheet", help="Write the hits as pictures to this PNG.")]
 
-CSV_COLUMNS = ("rank", "score", "probability", "uri", "id", "kind", "caption", "metadata", "parts")
+CSV_COLUMNS = ("rank", "score", "probability", "uri", "id", "kind", "caption", "parts")
+"""Columns of every CSV of hits; behind them stands one for each metadata key that a hit has."""
 _SCORE_DIGITS = 6
 _RANKING = frozenset({"vector", "words", "vector rank", "words rank", "fused"})
 """Parts of a score that every hit has: a terminal does not repeat them."""
@@ -138,17 +143,16 @@ def _hit_document(rank: int, hit: ShownHit) -> dict[str, Any]:
 
 def _print_csv(results: Results) -> None:
     """Print RFC 4180 with a header, in UTF-8 whatever the terminal's encoding; objects stand in their cells as JSON."""
+    from twinspire.index.columns import metadata_columns
+
+    columns = metadata_columns((key for hit in results.hits for key in hit.metadata), CSV_COLUMNS)
     table = io.StringIO(newline="")
-    writer = csv.DictWriter(table, CSV_COLUMNS, restval="", lineterminator="\r\n")
-    writer.writeheader()
+    writer = csv.DictWriter(table, (*CSV_COLUMNS, *columns.values()), restval="", lineterminator="\r\n")
+    writer.writerow({name: csv_cell(name) for name in writer.fieldnames})
     for rank, hit in results.ranked():
         row = _hit_document(rank, hit)
-        for column in ("metadata", "parts"):
-            if row.get(column):
-                row[column] = json.dumps(row[column], ensure_ascii=False)
-            else:
-                row[column] = ""
-        writer.writerow(row)
+        row |= {columns[key]: value for key, value in row.pop("metadata").items()}
+        writer.writerow({name: csv_cell(value) for name, value in row.items()})
     sys.stdout.flush()
     typer.echo(table.getvalue().encode(), nl=False)
 

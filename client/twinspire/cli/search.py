@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from twinspire.cli.client_options import ClientOptions, open_client, with_client_options
 from twinspire.cli.output import CsvOption, Results, SheetOption, check_output, show
-from twinspire.cli.shared import BundleOption, JsonOption, open_client, printable
+from twinspire.cli.shared import JsonOption, completing, printable
 from twinspire.errors import InputError
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ TemplatesOption = Annotated[
 ]
 
 
+@with_client_options
 def search(
     index: Annotated[Path, typer.Argument(metavar="INDEX", help="The folder of the index.", show_default=False)],
     text: Annotated[str | None, typer.Argument(metavar="TEXT", help="What to look for.", show_default=False)] = None,
@@ -31,8 +33,16 @@ def search(
     k: Annotated[int, typer.Option("-k", help="How many hits.")] = 10,
     offset: Annotated[int, typer.Option(help="How many hits before these to leave out: the next page.")] = 0,
     where: Annotated[str | None, typer.Option(help="Only what this keeps: \"year >= 2020 and camera = 'X'\".")] = None,
-    kind: Annotated[str | None, typer.Option(help="Only image or text.")] = None,
-    mode: Annotated[str, typer.Option(help="vector, words, hybrid, or auto: by the query.")] = "auto",
+    kind: Annotated[
+        str | None, typer.Option(help="Only image or text.", autocompletion=completing("image", "text"))
+    ] = None,
+    mode: Annotated[
+        str,
+        typer.Option(
+            help="vector, words, hybrid, or auto: by the query.",
+            autocompletion=completing("auto", "vector", "words", "hybrid"),
+        ),
+    ] = "auto",
     boost: Annotated[list[str] | None, typer.Option(help='Add to a score: "in_stock = true:0.1".')] = None,
     pin: Annotated[list[str] | None, typer.Option(help="Put what this filter keeps first.")] = None,
     diversify: Annotated[float | None, typer.Option(help="0 to 1: trade relevance for unlike hits.")] = None,
@@ -43,7 +53,8 @@ def search(
     synonyms: Annotated[
         Path | None, typer.Option(help="A file of words for one another: car, automobile; tv => television.")
     ] = None,
-    bundle: BundleOption = None,
+    *,
+    options: ClientOptions,
     as_json: JsonOption = False,
     as_csv: CsvOption = False,
     sheet: SheetOption = None,
@@ -70,7 +81,7 @@ def search(
     with Index.open(index) as opened:
         if len(opened) == 0:
             raise InputError(f"the index {printable(index)} is empty: add pictures with `twinspire index add`")
-        with open_client(bundle) as client:
+        with open_client(options, opened) as client:
             searcher = Searcher(client, opened, templates=said, synonyms=alike, cache=False)
             answer = searcher.search(
                 query,

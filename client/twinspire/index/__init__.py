@@ -7,6 +7,7 @@ there after any crash, whole and with the exact vectors; one that did not return
 from __future__ import annotations
 
 from twinspire.index.items import Hit, Item, ItemKind, StoredItem
+from twinspire.index.reference import BundleReference
 from twinspire.index.reports import AddReport, CompactReport, IndexStats, VerifyReport
 from twinspire.index.store import Index
 from twinspire.index.vectors import VectorType
@@ -14,6 +15,7 @@ from twinspire.index.verify import verify_index
 
 __all__ = [
     "AddReport",
+    "BundleReference",
     "CompactReport",
     "Hit",
     "Index",

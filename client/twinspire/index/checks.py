@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from twinspire._arguments import as_list, as_member, as_whole, shown
 from twinspire.errors import InputError
 from twinspire.index.items import ItemKind
+from twinspire.index.reference import BundleReference
 from twinspire.index.where import Where
 
 _LARGEST_ID = 2**63 - 1  # SQLite's
@@ -40,3 +41,9 @@ def checked_where(where: Where | str | None) -> Where | None:
     if where is not None and not isinstance(where, Where):
         raise InputError(f"a filter must be a Where or its text, got {shown(where)}")
     return where
+
+
+def check_bundle(bundle: BundleReference) -> None:
+    """Raise `InputError` for what is no reference to a bundle."""
+    if not isinstance(bundle, BundleReference):
+        raise InputError(f"a bundle is given as a BundleReference(name, path), got {bundle!r}")

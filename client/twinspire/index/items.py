@@ -11,6 +11,9 @@ from typing import Any
 from twinspire._arguments import as_member, is_utf8, shown
 from twinspire.errors import InputError
 
+_JSON = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+_METADATA = "metadata must be what JSON can hold: an object with str keys and finite numbers"
+
 
 class ItemKind(StrEnum):
     """What a vector was made of."""
@@ -24,9 +27,9 @@ class Item:
     """What one vector stands for.
 
     `uri` says where it is (for a picture: its absolute path). `kind` may be given by name: "image". `metadata` is a
-    JSON object. `content_hash` names the content itself: an index takes the same kind and content once; without a hash
-    an item is always taken. Raises `InputError` for what the catalogue could not give back unchanged or could not
-    filter by: lone surrogates, NUL characters, numbers that are not finite and ints of thousands of digits.
+    JSON object. `content_hash` names the content itself: an index takes the same kind, uri and content once; without
+    a hash an item is always taken. Raises `InputError` for what the catalogue could not give back unchanged or filter
+    by: lone surrogates, NUL characters, numbers that are not finite and ints of thousands of digits.
     """
 
     uri: str
@@ -76,17 +79,25 @@ class Hit:
     metadata: Mapping[str, Any]
 
 
+def encoded_metadata(metadata: Mapping[str, Any]) -> str:
+    """Return `metadata` as a JSON object. Raises `InputError` where JSON cannot hold it."""
+    try:
+        text = _JSON.encode(dict(metadata))
+        text.encode()
+    except (TypeError, ValueError, RecursionError) as error:  # UnicodeEncodeError is a ValueError
+        raise InputError(f"{_METADATA}; got {shown(metadata)}: {error}") from error
+    return text
+
+
 def metadata_as_json(metadata: Mapping[str, Any]) -> str:
     """Return `metadata` as a JSON object. Raises `InputError` where it would read back as something else."""
-    expected = "metadata must be what JSON can hold: an object with str keys and finite numbers"
+    text = encoded_metadata(metadata)
     try:
-        text = json.dumps(dict(metadata), allow_nan=False, ensure_ascii=False, separators=(",", ":"))
-        text.encode()
         same = json.loads(text) == metadata
-    except (TypeError, ValueError, RecursionError) as error:  # UnicodeEncodeError is a ValueError
-        raise InputError(f"{expected}; got {shown(metadata)}: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{_METADATA}; got {shown(metadata)}: {error}") from error
     if not same:
-        raise InputError(f"{expected}, and no tuples; got {shown(metadata)}")
+        raise InputError(f"{_METADATA}, and no tuples; got {shown(metadata)}")
     if "\\u0000" in text and _has_nul(metadata):  # SQLite's JSON functions end a text at its first NUL
         raise InputError(f"metadata must have no NUL characters in its texts and keys; got {shown(metadata)}")
     return text

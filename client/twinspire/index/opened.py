@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
@@ -12,10 +12,12 @@ from typing import Literal, Self
 from twinspire._arguments import as_member, as_whole, require_text, shown
 from twinspire.errors import IndexStoreError, InputError, SpaceMismatchError, TwinspireError
 from twinspire.index.catalogue import Catalogue
-from twinspire.index.connections import CATALOGUE_NAME
+from twinspire.index.checks import check_bundle
+from twinspire.index.connections import CATALOGUE_NAME, repeated
 from twinspire.index.failures import store_errors
 from twinspire.index.folder import make_folder
 from twinspire.index.lock import WriterLock
+from twinspire.index.reference import BundleReference
 from twinspire.index.snapshots import Snapshots
 from twinspire.index.state import State, States
 from twinspire.index.vectors import VectorType
@@ -30,6 +32,7 @@ class OpenedIndex:
 
     def __init__(self, path: Path, *, writable: bool) -> None:
         self._path = path
+        self._pid = os.getpid()
         self._closed = False
         self._writer_lock: WriterLock | None = None
         self._catalogue: Catalogue | None = None
@@ -52,7 +55,8 @@ class OpenedIndex:
                 self._snapshots = Snapshots(path, self._catalogue, self._states)
                 if writable:
                     self._states.trusting = True
-                    self._writer = Writer(path, self._catalogue, self._states)
+                    assert self._writer_lock is not None
+                    self._writer = Writer(path, self._catalogue, self._states, self._writer_lock)
                     self._snapshots.tidy(self._writer)
                     self._snapshots.keep_up(self._writer, check=True)
         except BaseException:
@@ -61,19 +65,28 @@ class OpenedIndex:
 
     @classmethod
     def create(
-        cls, path: str | os.PathLike[str], *, space: str, dim: int, dtype: VectorType | str = VectorType.FLOAT32
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        space: str,
+        dim: int,
+        dtype: VectorType | str = VectorType.FLOAT32,
+        bundle: BundleReference | None = None,
     ) -> Self:
         """Make an empty index for embeddings of `space` with `dim` numbers and open it for writing.
 
-        `dtype` says how vectors are stored. The folder appears whole or not at all; an empty one is taken. Raises
-        `InputError` for an empty space, a dim below 1 and an unknown dtype, `IndexStoreError` where something is
-        at `path` already or it cannot be written.
+        `dtype` says how vectors are stored, `bundle` which bundle makes the embeddings, for the index to remember. The
+        folder appears whole or not at all; an empty one is taken. Raises `InputError` for an empty space, a dim below
+        1, an unknown dtype and what is no bundle reference, `IndexStoreError` where something is at `path` already or
+        it cannot be written.
         """
         if not isinstance(space, str) or not space.strip():
             raise InputError(f"an index's space must be a non-empty str, got {shown(space)}")
         require_text(space, "an index's space")
         dim = as_whole(dim, "an index's dim", minimum=1, maximum=_MOST_DIM)
         dtype = as_member(dtype, VectorType, "an index's dtype")
+        if bundle is not None:
+            check_bundle(bundle)
         folder = _folder(path)
         with store_errors(folder, "create"):
             if os.path.lexists(folder) and (folder.is_symlink() or not folder.is_dir() or any(folder.iterdir())):
@@ -82,10 +95,11 @@ class OpenedIndex:
                 )
             if not folder.parent.is_dir():
                 raise IndexStoreError(f"cannot make an index at {folder}: there is no folder {folder.parent}")
-            make_folder(folder, space=space, dim=dim, dtype=dtype)
+            make_folder(folder, space=space, dim=dim, dtype=dtype, bundle=bundle)
         return cls(folder, writable=True)
 
     @classmethod
+    @repeated
     def open(cls, path: str | os.PathLike[str], *, mode: Literal["read", "write"] = "read") -> Self:
         """Open the index at `path`, after checking all of it against its checksum.
 
@@ -157,11 +171,20 @@ class OpenedIndex:
         return self._dtype
 
     @property
+    @repeated
+    def bundle(self) -> BundleReference | None:
+        """The bundle that made the embeddings, as last set; None where that is not known."""
+        with self._reading("read") as (view, _):
+            return view.bundle()
+
+    @property
+    @repeated
     def generation(self) -> int:
         """A number that every add, remove, update and compact makes greater, in any process."""
         with self._reading("read") as (view, _):
             return view.commit.generation
 
+    @repeated
     def __len__(self) -> int:
         """How many items are committed now."""
         with self._reading("read") as (_, state):
@@ -171,9 +194,9 @@ class OpenedIndex:
         """Raise `SpaceMismatchError` where embeddings of `space` can neither be added nor searched with."""
         if space != self._space:
             raise SpaceMismatchError(
-                f"the index {self._path} holds embeddings of the space {self._space[:12]}, these are of "
-                f"{space[:12]}: they cannot be compared. Use a bundle of the index's space (the one it was "
-                "made with), or make another index"
+                f"the index {self._path} was made with {self.bundle or 'a bundle that it does not remember'}: these "
+                "embeddings are of another space, they cannot be compared with its own. Use the bundle that made it, "
+                "or one quantized from that, or make another index"
             )
 
     def __repr__(self) -> str:
@@ -188,14 +211,16 @@ class OpenedIndex:
         return f"<Index {str(self._path)!r}: {items}, {kind}, open to {access}>"
 
     def close(self) -> None:
-        """Close the files and, for a writer, let go of the lock. Does nothing the second time."""
+        """Close the files and, for a writer, let go of the lock. Does nothing the second time, or after a fork."""
         self._closed = True
-        with store_errors(self._path, "close"):
-            for part in (self._snapshots, self._writer, self._states, self._catalogue):
-                if part is not None:
-                    part.close()
+        if os.getpid() != self._pid:
+            return  # the files are the parent's
+        with store_errors(self._path, "close"), ExitStack() as parts:  # the last is closed first, each in any case
             if self._writer_lock is not None:
-                self._writer_lock.release()
+                parts.callback(self._writer_lock.release)
+            for part in (self._catalogue, self._states, self._writer, self._snapshots):
+                if part is not None:
+                    parts.callback(part.close)
 
     def __enter__(self) -> Self:
         return self
@@ -206,6 +231,11 @@ class OpenedIndex:
         self.close()
 
     def _parts(self) -> States:
+        if os.getpid() != self._pid:
+            raise IndexStoreError(
+                f"the index {self._path} was opened by process {self._pid}, from which this one was forked: "
+                "open it again in this process"
+            )
         if self._closed:
             raise IndexStoreError(f"the index {self._path} is closed: open it again with Index.open")
         assert self._states is not None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+import sqlite3
 import threading
 import time
 from contextlib import suppress
@@ -18,13 +19,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from twinspire.errors import IndexStoreError, InputError, TwinspireError
+from twinspire.errors import IndexStoreError, InputError
 from twinspire.index import disk
 from twinspire.index.ann import Ann, Family, Kind, Selection, choose, predict
 from twinspire.index.ann.files import read_snapshot, snapshot_name, snapshot_number, snapshot_problem, write_snapshot
 from twinspire.index.ann.reports import BuildReport, SnapshotStats, TuneReport
 from twinspire.index.ann.tuning import tuned
 from twinspire.index.catalogue import Catalogue
+from twinspire.index.failures import UncertainCommit
 from twinspire.index.flat import Found, merge, nearest
 from twinspire.index.state import DEAD, State, States
 from twinspire.index.view import SnapshotRow, View
@@ -113,6 +115,7 @@ class Snapshots:
                 raise InputError(f"the index {self._folder} is empty: add items, then build {kind}")
             ann = Ann.build(kind, state.vectors, threads=threads)
             taken = time.perf_counter() - start
+            state.mapping.check()
             row = self._save(writer, ann, SnapshotRow("", str(kind), count, 0))
             return BuildReport(str(kind), count, predicted, taken, (self._folder / row.name).stat().st_size)
 
@@ -164,7 +167,7 @@ class Snapshots:
                 whole = bool(row.name) and not (check and self._is_damaged(row))
                 if not whole or commit.rows - row.rows > max(TAIL_ROWS, TAIL_SHARE * row.rows):
                     self._renew(writer, row)
-        except (TwinspireError, OSError) as error:
+        except Exception as error:
             _log.warning("the snapshot of the index %s is left behind: %s", self._folder, error)
 
     def close(self) -> None:
@@ -178,7 +181,8 @@ class Snapshots:
             row = view.snapshot()
             for path in self._folder.iterdir():
                 if snapshot_number(path.name) is not None and (row is None or path.name != row.name):
-                    disk.remove(path)
+                    with suppress(OSError):  # does no harm, say a folder of that name
+                        disk.remove(path)
 
     def _renew(self, writer: Writer, row: SnapshotRow) -> None:
         state = self._state()
@@ -204,6 +208,7 @@ class Snapshots:
             if row.effort is not None and lists is not None:  # the same share of the lists
                 effort = math.ceil(row.effort * lists / max(1, kind.lists(row.rows)))
                 row = replace(row, effort=min(effort, lists))
+        state.mapping.check()
         self._save(writer, ann, replace(row, rows=count))
 
     def _save(self, writer: Writer, ann: Ann, row: SnapshotRow) -> SnapshotRow:
@@ -222,12 +227,14 @@ class Snapshots:
     def _put(self, writer: Writer, row: SnapshotRow | None) -> None:
         try:
             writer.put_snapshot(row)
-        except BaseException:
-            if row is not None:
+        except BaseException as error:
+            if row is not None and not isinstance(error, UncertainCommit):
                 with suppress(OSError):
                     disk.remove(self._folder / row.name)
             raise
-        with suppress(OSError):  # a file left over does no harm; the next writer tries again
+        with suppress(
+            OSError, sqlite3.Error, IndexStoreError
+        ):  # a file left over does no harm; tidied at the next open
             self.tidy(writer)
 
     def _is_damaged(self, row: SnapshotRow) -> bool:

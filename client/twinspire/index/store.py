@@ -16,12 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twinspire._arguments import as_list, as_member, as_whole, is_utf8, require_text, shown
-from twinspire.errors import InputError
+from twinspire.errors import IndexStoreError, InputError
 from twinspire.index.ann import Family, Kind, Prediction, choose, predict
 from twinspire.index.ann.reports import BuildReport, TuneReport
-from twinspire.index.checks import checked_effort, checked_ids, checked_k, checked_kind, checked_where
+from twinspire.index.checks import check_bundle, checked_effort, checked_ids, checked_k, checked_kind, checked_where
+from twinspire.index.connections import repeated
+from twinspire.index.failures import RESTORE
 from twinspire.index.items import Hit, Item, ItemKind, StoredItem
 from twinspire.index.opened import OpenedIndex
+from twinspire.index.reference import BundleReference
 from twinspire.index.reports import AddReport, CompactReport, IndexStats, VerifyReport
 from twinspire.index.schema import SCHEMA_VERSION
 from twinspire.index.state import DEAD, State
@@ -44,10 +47,12 @@ class Index(OpenedIndex):
     One `Index` at a time may be open for writing, in one process; any number for reading, in any process. A
     reader sees what was changed since at its next call. All methods may be called from several threads at once:
     searches run side by side, changes one after the other; what one call returns comes from one committed state.
-    Not to be carried across `os.fork`: open it in the child.
+    Not to be carried across `os.fork`: in the child every call raises, so open it there; searching and building then
+    work whatever the parent did.
 
     An item's id is its own for ever, also through `update` and `compact`, and is never given to another. Every
-    change is durable when its method returns; where it raises, nothing is changed. Every method raises
+    change is durable when its method returns; where it raises, nothing is changed, unless it raises
+    `IndexUncertainError`: then the disk failed such that it may be there all the same. Every method raises
     `IndexStoreError` where the disk fails or the index is damaged or closed, and those that change something also
     where it was opened for reading.
     """
@@ -55,9 +60,10 @@ class Index(OpenedIndex):
     def add(self, embeddings: NDArray[np.float32], items: Sequence[Item], *, space: str) -> AddReport:
         """Add `items` with their `embeddings`, (N, D) float32, L2-normalised: durable when it returns.
 
-        An item whose kind and content hash the index has already, or an earlier item of the same call has, is
-        skipped and reported. All of them are added or, where it raises, none. Raises `SpaceMismatchError`,
-        `EmbeddingError`, and `InputError` for what is no item and where items and embeddings differ in number.
+        An item whose kind, uri and content hash the index has already, or an earlier item of the same call has, is
+        skipped and reported; the same content under another uri is another item. All of them are added or, where it
+        raises, none. Raises `SpaceMismatchError`, `EmbeddingError`, and `InputError` for what is no item and where
+        items and embeddings differ in number.
         """
         self.check_space(space)
         vectors = unit_vectors(embeddings, self._dim, "embeddings to add")  # (N, D)
@@ -101,7 +107,7 @@ class Index(OpenedIndex):
         """Change what is given of one item, keep the rest, and return it as it is then.
 
         `embedding` is (D,) float32, L2-normalised, and needs its `space`. Raises `InputError` for an unknown id, for
-        what no item may have and for a content hash that another item of this kind has, `SpaceMismatchError`,
+        what no item may have and for the kind, uri and content hash of another item, `SpaceMismatchError`,
         `EmbeddingError`.
         """
         (number,) = checked_ids([id])
@@ -118,6 +124,15 @@ class Index(OpenedIndex):
         fields = {name: value for name, value in given.items() if value is not ...}
         with self._changing("update") as writer:
             return writer.update(number, vectors, fields)
+
+    def set_bundle(self, bundle: BundleReference) -> None:
+        """Remember `bundle` as the one that made the embeddings, say because its folder moved.
+
+        Does not check that it is of the index's space. Raises `InputError` for what is no bundle reference.
+        """
+        check_bundle(bundle)
+        with self._changing("change") as writer:
+            writer.put_bundle(bundle)
 
     def compact(self) -> CompactReport:
         """Write the vector file anew without the rows of removed and replaced vectors.
@@ -143,6 +158,7 @@ class Index(OpenedIndex):
             assert self._snapshots is not None
             return self._snapshots.build(writer, parsed, threads=threads, memory_bytes=memory_bytes)
 
+    @repeated
     def predict(
         self, kind: str = "auto", *, threads: int | None = None, memory_bytes: int | None = None
     ) -> tuple[str, Prediction]:
@@ -170,14 +186,16 @@ class Index(OpenedIndex):
             assert self._snapshots is not None
             return self._snapshots.tune(writer, vectors, recall=recall, k=k)
 
+    @repeated
     def get(self, ids: Iterable[int]) -> list[StoredItem]:
         """Return the items of these ids, in this order. Raises `InputError` for an id that no item has."""
         ids = checked_ids(ids)
-        with self._reading("read") as (view, _):
+        with self._reading("read") as (view, state):
             items = view.items(set(ids))
-        self._require_known(ids, items)
+            self._require_known(ids, items, state)
         return [items[number] for number in ids]
 
+    @repeated
     def find(
         self, *, uri: str | None = None, content_hash: str | None = None, under: str | None = None
     ) -> list[StoredItem]:
@@ -196,6 +214,7 @@ class Index(OpenedIndex):
         with self._reading("read") as (view, _):
             return view.under(value) if name == "under" else view.find(name, value)
 
+    @repeated
     def sample_ids(self, count: int, *, seed: int = 0) -> list[int]:
         """Return the ids of `count` items drawn by `seed`, all of them where there are fewer, in order."""
         count, seed = as_whole(count, "the number of ids", minimum=0), as_whole(seed, "the seed", minimum=0)
@@ -229,6 +248,7 @@ class Index(OpenedIndex):
     def __iter__(self) -> Iterator[StoredItem]:
         return self.items()
 
+    @repeated
     def matching(self, ids: Iterable[int], where: Where | str) -> set[int]:
         """Return those of `ids` whose items `where` keeps; an id that no item has is left out."""
         ids = checked_ids(ids)
@@ -236,14 +256,18 @@ class Index(OpenedIndex):
         with self._reading("read") as (view, _):
             return view.matching(ids, kept)
 
+    @repeated
     def vectors(self, ids: Iterable[int]) -> NDArray[np.float32]:
         """Return the vectors of these ids, (N, D) float32, as stored. Raises `InputError` as `get` does."""
         ids = checked_ids(ids)
         with self._reading("read") as (view, state):
             rows = view.rows(ids)
-            self._require_known(ids, rows)
-            return np.array(state.vectors[[rows[number] for number in ids]], dtype=np.float32)
+            self._require_known(ids, rows, state)
+            places = np.array([rows[number] for number in ids], np.int64)
+            state.check_rows(places, np.array(ids, np.int64))
+            return np.array(state.vectors[places], dtype=np.float32)
 
+    @repeated
     def search(
         self,
         queries: NDArray[np.float32],
@@ -273,6 +297,7 @@ class Index(OpenedIndex):
             scores, rows = self._snapshots.nearest(view, state, vectors, min(k, state.items), allowed, effort)
             return _hits(view, state, scores, rows)
 
+    @repeated
     def search_words(
         self, match: str, *, k: int = 10, kind: ItemKind | str | None = None, where: Where | str | None = None
     ) -> list[Hit]:
@@ -285,6 +310,7 @@ class Index(OpenedIndex):
         with self._reading("search") as (view, _):
             return view.search_words(match, k, kind, where)
 
+    @repeated
     def count_words(self, match: str, *, at_most: int) -> int:
         """Return how many items `search_words` would find, counted up to `at_most`: cheap also for common words.
 
@@ -294,12 +320,14 @@ class Index(OpenedIndex):
         with self._reading("search") as (view, _):
             return view.count_words(match, at_most)
 
+    @repeated
     def allowed(self, kind: ItemKind | str | None = None, where: Where | str | None = None) -> NDArray[np.bool_] | None:
         """Return which rows of the vector file a search with this filter may find, (rows,) bool; None: all."""
         kind, where = checked_kind(kind), checked_where(where)
         with self._reading("read") as (view, state):
             return self._allowed(view, state, kind, where)
 
+    @repeated
     def explain_filter(self, where: Where | str) -> list[str]:
         """Return what in a filter is true of no item, whatever the rest of it says.
 
@@ -310,13 +338,15 @@ class Index(OpenedIndex):
         with self._reading("read") as (view, _):
             return explained(kept, view.value_types)
 
+    @repeated
     def known_hashes(self, hashes: Iterable[str], *, kind: ItemKind | str = ItemKind.IMAGE) -> set[str]:
-        """Return those of `hashes` that belong to an item of this kind: what `add` would skip."""
+        """Return those of `hashes` that belong to an item of this kind, whatever its uri."""
         wanted = [require_text(each, "a content hash") for each in as_list(hashes, "content hashes")]
         kind = as_member(kind, ItemKind, "a kind of item")
         with self._reading("read") as (view, _):
             return view.known_hashes(wanted, kind)
 
+    @repeated
     def stats(self) -> IndexStats:
         """Return what the index holds now and how large it is."""
         with self._reading("read") as (view, state):
@@ -354,9 +384,11 @@ class Index(OpenedIndex):
         assert self._states is not None
         return self._states.allowed(view, state, kind, where)
 
-    def _require_known(self, ids: Sequence[int], known: Mapping[int, object]) -> None:
+    def _require_known(self, ids: Sequence[int], known: Mapping[int, object], state: State) -> None:
         unknown = [number for number in ids if number not in known]
         if unknown:
+            if np.isin(unknown, state.ids).any():
+                raise IndexStoreError(f"the catalogue of the index {self._path} has lost items. {RESTORE}")
             shown = ", ".join(map(str, unknown[:5])) + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
             raise InputError(f"the index {self._path} has no item {shown}")
 
@@ -378,6 +410,6 @@ def _checked_match(match: str) -> str:
 def _hits(view: View, state: State, scores: NDArray[np.float32], rows: NDArray[np.int64]) -> list[list[Hit]]:
     """Return the items at `rows` with their `scores`, (Q, n) each; a row of -1 is none."""
     there = rows >= 0
-    found = view.hits(list(zip(state.ids[rows[there]].tolist(), scores[there].tolist(), strict=True)))
+    found = view.hits(state.ids[rows[there]].tolist(), scores[there].tolist(), rows[there].tolist())
     ends = np.cumsum(there.sum(axis=1)).tolist()
     return [found[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]

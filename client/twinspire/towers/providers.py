@@ -25,6 +25,7 @@ from twinspire.errors import (
     MissingDependencyError,
     ProviderError,
     TwinspireError,
+    install_command,
 )
 
 
@@ -187,8 +188,8 @@ def problem(provider: Provider) -> MissingDependencyError | str | None:
         return _openvino_problem()
     if provider is Provider.CUDA and _NAMES[provider] not in onnxruntime.get_available_providers():
         return (
-            f'is not in this onnxruntime, {onnxruntime.__version__}: it comes with "twinspire[gpu]", '
-            'in an environment without "twinspire[cpu]"'
+            f"is not in this onnxruntime, {onnxruntime.__version__}: it comes with the extra gpu, "
+            f"in an environment without the extra cpu: {install_command('gpu')}, in a checkout of twinspire"
         )
     return None
 
