@@ -14,7 +14,7 @@ from twinspire import Client, Index, Searcher
 from twinspire.bundle import AutoChoice, Padding, Precision, TextSettings, Tower
 from twinspire.errors import InputError
 from twinspire.index import Item, ItemKind, VectorType
-from twinspire.ingest import add_pictures, add_texts, find_pictures
+from twinspire.ingest import Captions, add_pictures, add_texts, find_pictures
 from twinspire.queries import (
     Boost,
     Calibration,
@@ -185,6 +185,8 @@ def test_lone_surrogates_are_refused_or_found_nowhere(tmp_path: Path, index: Ind
         lambda: Item("/x", "text", metadata={text: 1}),
         lambda: Index.create(tmp_path / "no", space=text, dim=2),
         lambda: find_pictures([f"/{text}.jpg"]),
+        lambda: add_texts(index, client, [f"/{text}.txt"]),
+        lambda: Captions.read(Path(f"/{text}.csv")),
     ]
     for call in refused:
         with pytest.raises(InputError) as caught:
