@@ -200,3 +200,5 @@ def _text_of(path: Path) -> str:
         raise InputError(f"{path} is not UTF-8 (byte {error.start}): expected a text file; convert it") from error
     except OSError as error:
         raise InputError(f"the captions {path} cannot be read: {error.strerror or error}") from error
+    except ValueError as error:  # lone surrogates or a NUL in the name
+        raise InputError(f"the captions {str(path)!r} cannot be read: {error}") from error
