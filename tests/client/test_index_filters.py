@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from twinspire.errors import IndexStoreError, InputError, SpaceMismatchError
-from twinspire.index import Index, Item, ItemKind, VectorType
+from twinspire.index import BundleReference, Index, Item, ItemKind, VectorType
 from twinspire.index.items import metadata_as_json
 from twinspire.index.where import Where
 
@@ -299,7 +299,9 @@ def test_iteration_holds_a_batch_in_memory(make: Callable[..., Index]) -> None:
 def test_open_or_create(tmp_path: Path) -> None:
     """The first call makes the index, the next opens it for writing; another space, dim or dtype is refused."""
     path = tmp_path / "index"
-    with Index.open_or_create(path, space=SPACE, dim=DIM, dtype="float16") as made:
+    bundle = BundleReference("clip", "/bundles/clip")
+    with Index.open_or_create(path, space=SPACE, dim=DIM, dtype="float16", bundle=bundle) as made:
+        assert made.bundle == bundle
         made.add(unit(2), [Item("/a", "image"), Item("/b", "image")], space=SPACE)
     with Index.open_or_create(path, space=SPACE, dim=DIM) as opened:
         assert (len(opened), opened.dtype) == (2, VectorType.FLOAT16)

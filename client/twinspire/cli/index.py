@@ -53,6 +53,9 @@ def remove(
             _take_out(opened, each, dry_run=dry_run) for each in _chosen(opened, paths or [], ids or [], where)
         )
         items = len(opened)
+        notes = opened.explain_filter(where) if where is not None and not removed else []
+    for note in notes:
+        typer.echo(f"note: the filter keeps nothing: {printable(note)}", err=True)
     if as_json:
         path = printable(index.absolute())
         print_json({"schema_version": 1, "index": path, "removed": removed, "dry_run": dry_run, "items": items})

@@ -233,7 +233,7 @@ class Index(OpenedIndex):
         time, however many there are. The state is held until the iterator is exhausted or closed, and SQLite's log
         grows with every change until then. Raises `InputError` at once, `IndexStoreError` while it goes on.
         """
-        batch = min(as_whole(batch, "batch, the number of items read at a time,", minimum=1), _LARGEST_BATCH)
+        batch = min(as_whole(batch, "batch (items read at a time)", minimum=1), _LARGEST_BATCH)
         self._parts()
         return self._items(checked_kind(kind), checked_where(where), batch)
 

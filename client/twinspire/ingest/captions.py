@@ -107,6 +107,10 @@ class Captions:
         """Whether there is a caption, and not metadata alone."""
         return any(told.captions for told in self._told.values())
 
+    def names(self, picture: Path) -> bool:
+        """Whether the file says anything about the picture at this absolute path."""
+        return self._about(picture) is not None
+
     def of(self, picture: Path) -> Sequence[str]:
         """Return the captions of the picture at this absolute path."""
         return told.captions if (told := self._about(picture)) is not None else ()
@@ -196,3 +200,5 @@ def _text_of(path: Path) -> str:
         raise InputError(f"{path} is not UTF-8 (byte {error.start}): expected a text file; convert it") from error
     except OSError as error:
         raise InputError(f"the captions {path} cannot be read: {error.strerror or error}") from error
+    except ValueError as error:  # lone surrogates or a NUL in the name
+        raise InputError(f"the captions {str(path)!r} cannot be read: {error}") from error
