@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from twinspire.cli.client_options import ClientOptions, open_client
-from twinspire.cli.shared import BundleOption, JsonOption, completing, print_json, printable
+from twinspire.cli.client_options import BundleOption, ClientOptions, open_client
+from twinspire.cli.shared import JsonOption, completing, print_json, printable
 from twinspire.errors import InputError
 
 if TYPE_CHECKING:

@@ -102,6 +102,10 @@ class Captions:
         """Whether there is a caption, and not metadata alone."""
         return any(told.captions for told in self._told.values())
 
+    def names(self, picture: Path) -> bool:
+        """Whether the file says anything about the picture at this absolute path."""
+        return self._about(picture) is not None
+
     def of(self, picture: Path) -> Sequence[str]:
         """Return the captions of the picture at this absolute path."""
         return told.captions if (told := self._about(picture)) is not None else ()

@@ -130,7 +130,7 @@ class Inotify:
             if folder is None:
                 continue  # of a watch that is removed
             if mask & (_IGNORED | _UNMOUNT):
-                self._forget(folder)
+                self._forget(watch)
                 changes.lost |= bool(mask & _UNMOUNT) or folder in self._roots
             elif mask & _MOVE_SELF and folder in self._roots:
                 self._unwatch_below(folder)
@@ -148,20 +148,22 @@ class Inotify:
                 changes.paths[path] = None
 
     def _watch_below(self, folder: Path) -> None:
-        def note(error: OSError) -> None:
-            self._fail(Path(error.filename), error)
-
-        for parent, folders, _ in os.walk(folder, onerror=note):
-            if not self._watch(Path(parent)):
-                folders.clear()
+        """Watch a folder and those below. Each is watched before it is listed: what comes after that is told."""
+        waiting = [folder]
+        while waiting:
+            here = waiting.pop()
+            if self._watch(here):
+                try:
+                    with os.scandir(here) as entries:
+                        waiting += [Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False)]
+                except OSError as error:
+                    self._fail(here, error)
 
     def _watch(self, folder: Path) -> bool:
         mask = _MASK if folder in self._roots else _MASK | _DONT_FOLLOW
         watch = self._libc.inotify_add_watch(self._descriptor, os.fsencode(folder), mask)
         if watch >= 0:
-            # A folder keeps its watch when it is moved: what it was called before is forgotten.
-            if (before := self._folders.get(watch)) is not None and before != folder:
-                self._watches.pop(before, None)
+            self._forget(watch)  # a folder that was moved keeps its watch: what it was called before counts no longer
             self._folders[watch] = folder
             self._watches[folder] = watch
             return True
@@ -182,14 +184,14 @@ class Inotify:
                 self.failed.append(failed)
 
     def _unwatch_below(self, folder: Path) -> None:
-        for known in [known for known in self._watches if known == folder or folder in known.parents]:
-            self._libc.inotify_rm_watch(self._descriptor, self._watches[known])
-            self._forget(known)
+        for watch in [watch for watch, known in self._folders.items() if known == folder or folder in known.parents]:
+            self._libc.inotify_rm_watch(self._descriptor, watch)
+            self._forget(watch)
 
-    def _forget(self, folder: Path) -> None:
-        watch = self._watches.pop(folder, None)
-        if watch is not None:
-            self._folders.pop(watch, None)
+    def _forget(self, watch: int) -> None:
+        folder = self._folders.pop(watch, None)
+        if folder is not None and self._watches.get(folder) == watch:
+            del self._watches[folder]
 
     def close(self) -> None:
         """Stop watching."""
