@@ -80,11 +80,11 @@ def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("dtype", list(VectorType))
 @pytest.mark.parametrize("kind", ["ivf", "ivf,sq8", "ivf,pq8", "ivf,pq16x4", "hnsw", "pca24,hnsw,sq8"])
 def test_built_kind_answers_as_exact_search_does(kind: str, dtype: VectorType, tmp_path: Path) -> None:
-    """With the greatest effort a built kind finds 97% of numpy's ten best, and a reader the same hits as the writer."""
+    """With the greatest effort a built kind finds 95% of numpy's ten best, and a reader the same hits as the writer."""
     with made(tmp_path / "index", dtype) as index:
         report = index.build(kind, threads=2)
         assert (report.kind, report.rows) == (kind, COUNT)
-        assert recall(found(index), exact(VECTORS)) >= 0.97
+        assert recall(found(index), exact(VECTORS)) >= 0.95
         with Index.open(tmp_path / "index") as reader:
             assert found(reader) == found(index)
             stats = reader.stats().snapshot

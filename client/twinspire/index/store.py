@@ -235,7 +235,7 @@ class Index(OpenedIndex):
                 return [[] for _ in vectors]
             allowed = self._allowed(view, state, kind, where)
             assert self._snapshots is not None
-            scores, rows = self._snapshots.nearest(view, state, vectors, k, allowed, effort)
+            scores, rows = self._snapshots.nearest(view, state, vectors, k, allowed, effort, kind)
             return _hits(view, state, scores, rows)
 
     def search_words(
