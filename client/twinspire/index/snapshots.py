@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+import sqlite3
 import threading
 import time
 from contextlib import suppress
@@ -18,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from twinspire.errors import IndexStoreError, InputError, TwinspireError
+from twinspire.errors import IndexStoreError, InputError
 from twinspire.index import disk
 from twinspire.index.ann import Ann, Family, Kind, Selection, choose, predict
 from twinspire.index.ann.calibration import K, calibrated, held_out
@@ -26,6 +27,7 @@ from twinspire.index.ann.files import read_snapshot, snapshot_name, snapshot_num
 from twinspire.index.ann.reports import BuildReport, Calibration, SnapshotStats, TuneReport
 from twinspire.index.ann.tuning import tuned
 from twinspire.index.catalogue import Catalogue
+from twinspire.index.failures import UncertainCommit
 from twinspire.index.flat import Found, merge, nearest
 from twinspire.index.items import ItemKind
 from twinspire.index.state import DEAD, State, States
@@ -127,6 +129,7 @@ class Snapshots:
             taken = time.perf_counter() - start
             found = self._calibrated(ann, state)
             calibration_s = time.perf_counter() - start - taken
+            state.mapping.check()
             row = SnapshotRow("", str(kind), count, 0)
             if found is not None:
                 row = replace(row, effort=found.effort, reach=found.rescore_factor or None)
@@ -145,12 +148,8 @@ class Snapshots:
     def _rows_by_kind(self) -> dict[str, NDArray[np.bool_]]:
         """Return the rows of the items of each kind, (N,) bool."""
         with self._states.current() as (view, state):
-            masks = {}
-            for kind in ItemKind:
-                mask = np.zeros(state.commit.rows, np.bool_)
-                mask[view.kept_rows(kind, None)] = True
-                masks[f"{kind}s"] = mask
-            return masks
+            masks = {f"{kind}s": self._states.allowed(view, state, kind, None) for kind in ItemKind}
+        return {name: mask for name, mask in masks.items() if mask is not None}
 
     def tune(self, writer: Writer, queries: NDArray[np.float32], *, recall: float, k: int) -> TuneReport:
         """Find and store the setting that reaches `recall` for `queries` (Q, D) in the least time."""
@@ -200,7 +199,7 @@ class Snapshots:
                 whole = bool(row.name) and not (check and self._is_damaged(row))
                 if not whole or commit.rows - row.rows > max(TAIL_ROWS, TAIL_SHARE * row.rows):
                     self._renew(writer, row)
-        except (TwinspireError, OSError) as error:
+        except Exception as error:
             _log.warning("the snapshot of the index %s is left behind: %s", self._folder, error)
 
     def close(self) -> None:
@@ -214,7 +213,8 @@ class Snapshots:
             row = view.snapshot()
             for path in self._folder.iterdir():
                 if snapshot_number(path.name) is not None and (row is None or path.name != row.name):
-                    disk.remove(path)
+                    with suppress(OSError):  # does no harm, say a folder of that name
+                        disk.remove(path)
 
     def _renew(self, writer: Writer, row: SnapshotRow) -> None:
         state = self._state()
@@ -240,6 +240,7 @@ class Snapshots:
             if row.effort is not None and lists is not None:  # the same share of the lists
                 effort = math.ceil(row.effort * lists / max(1, kind.lists(row.rows)))
                 row = replace(row, effort=min(effort, lists))
+        state.mapping.check()
         self._save(writer, ann, replace(row, rows=count))
 
     def _save(self, writer: Writer, ann: Ann, row: SnapshotRow) -> SnapshotRow:
@@ -258,12 +259,14 @@ class Snapshots:
     def _put(self, writer: Writer, row: SnapshotRow | None) -> None:
         try:
             writer.put_snapshot(row)
-        except BaseException:
-            if row is not None:
+        except BaseException as error:
+            if row is not None and not isinstance(error, UncertainCommit):
                 with suppress(OSError):
                     disk.remove(self._folder / row.name)
             raise
-        with suppress(OSError):  # a file left over does no harm; the next writer tries again
+        with suppress(
+            OSError, sqlite3.Error, IndexStoreError
+        ):  # a file left over does no harm; tidied at the next open
             self.tidy(writer)
 
     def _is_damaged(self, row: SnapshotRow) -> bool:

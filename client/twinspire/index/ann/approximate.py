@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twinspire.errors import IndexStoreError, InputError
+from twinspire.index.ann.coarse import ListRanking
 from twinspire.index.ann.gather import GatheringThread
 from twinspire.index.ann.gpu import MOST_RESULTS, built_on_gpu, gpu_searcher
 from twinspire.index.ann.kinds import Family, Kind, Scheme
@@ -40,6 +41,7 @@ class Ann:
     def __init__(self, kind: Kind, index: Any) -> None:  # noqa: ANN401
         self.kind = kind
         self._index = index
+        self._ranking = None if kind.family.needs_gpu else ListRanking.of(index)
         self._owner: GatheringThread | None = None
         if kind.family.needs_gpu:
             self._owner = gpu_searcher(kind, index)
@@ -163,6 +165,8 @@ class Ann:
         if self._owner is not None:
             return self._gathered(self._owner, queries, wanted, selection, effort)
         selector = selection.selector() if selection is not None else None
+        if self._ranking is not None:
+            return self._ranking.search(queries, wanted, effort, selector)
         scores, rows = self._index.search(queries, wanted, params=self._parameters(self._index, selector, effort))
         return scores, rows
 
