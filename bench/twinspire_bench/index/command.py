@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from twinspire.errors import InputError
+from twinspire_bench.smoke import smoke_option
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -46,6 +47,7 @@ def index(
     work: Annotated[Path | None, typer.Option(help="Keep what is generated and built in this folder.")] = None,
     build_only: Annotated[bool, typer.Option("--build-only", help="Build into --work; search in a later run.")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the record to this file.")] = None,
+    _smoke: Annotated[bool, smoke_option(size=500, dim=32, queries=20, adds=256)] = False,
 ) -> None:
     """Measure recall against queries/s of kinds of index, the time to build them, and the memory that they hold.
 

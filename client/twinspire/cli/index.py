@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from twinspire.cli import index_add, index_build, index_watch
+from twinspire.cli import index_add, index_build, index_export, index_recover, index_sync, index_watch
 from twinspire.cli.index_add import IndexArgument
 from twinspire.cli.shared import JsonOption, print_json, printable, size_of
 from twinspire.errors import InputError
@@ -21,9 +21,12 @@ EXIT_DAMAGED = 1
 
 app = typer.Typer(help="Make, follow and look after indexes of pictures and texts.", no_args_is_help=True)
 app.command("add")(index_add.add)
+app.command("sync")(index_sync.sync)
 app.command("watch")(index_watch.watch)
 app.command("build")(index_build.build)
 app.command("tune")(index_build.tune)
+app.command("export")(index_export.export)
+app.command("recover")(index_recover.recover)
 
 
 @app.command("remove")
@@ -51,6 +54,9 @@ def remove(
             _take_out(opened, each, dry_run=dry_run) for each in _chosen(opened, paths or [], ids or [], where)
         )
         items = len(opened)
+        notes = opened.explain_filter(where) if where is not None and not removed else []
+    for note in notes:
+        typer.echo(f"note: the filter keeps nothing: {printable(note)}", err=True)
     if as_json:
         path = printable(index.absolute())
         print_json({"schema_version": 1, "index": path, "removed": removed, "dry_run": dry_run, "items": items})
@@ -75,12 +81,18 @@ def compact(index: IndexArgument, as_json: JsonOption = False) -> None:
                 "dropped_rows": report.dropped_rows,
                 "bytes_before": report.bytes_before,
                 "bytes_after": report.bytes_after,
+                "catalogue_bytes_before": report.catalogue_bytes_before,
+                "catalogue_bytes_after": report.catalogue_bytes_after,
             }
         )
-    elif report.dropped_rows:
+        return
+    if report.dropped_rows:
         sizes = f"{size_of(report.bytes_before)} became {size_of(report.bytes_after)}"
         typer.echo(f"{report.dropped_rows:,} vectors dropped, {sizes}")
-    else:
+    if report.catalogue_bytes_after < report.catalogue_bytes_before:
+        sizes = f"{size_of(report.catalogue_bytes_before)} became {size_of(report.catalogue_bytes_after)}"
+        typer.echo(f"the catalogue's {sizes}")
+    elif not report.dropped_rows:
         typer.echo("nothing to free: every vector is an item's")
 
 
@@ -121,7 +133,7 @@ def stats(index: IndexArgument, as_json: JsonOption = False) -> None:
     from twinspire.index import Index, ItemKind
 
     with Index.open(index) as opened:
-        found = opened.stats()
+        found, bundle = opened.stats(), opened.bundle
     document: dict[str, Any] = {
         "path": printable(found.path),
         "items": found.items,
@@ -130,6 +142,7 @@ def stats(index: IndexArgument, as_json: JsonOption = False) -> None:
         "dim": found.dim,
         "dtype": found.dtype.value,
         "space": found.space,
+        "bundle": dataclasses.asdict(bundle) if bundle is not None else None,
         "generation": found.generation,
         "rows": found.rows,
         "dead_rows": found.dead_rows,
@@ -142,6 +155,7 @@ def stats(index: IndexArgument, as_json: JsonOption = False) -> None:
         print_json(document)
         return
     snapshot = document.pop("snapshot")
+    document["bundle"] = printable(str(bundle).removeprefix("the bundle ")) if bundle is not None else None
     document["search"] = "exact (flat)" if snapshot is None else str(snapshot.pop("kind"))
     for name, value in (snapshot or {}).items():
         document[f"  {name}"] = value

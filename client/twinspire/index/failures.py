@@ -8,10 +8,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from twinspire.errors import IndexStoreError
+from twinspire.errors import IndexStoreError, IndexUncertainError
 
 RESTORE = "Nothing was changed. Restore the folder from a copy, or make the index anew with `twinspire index add`."
 _MAKE_ROOM = "Make room and try again: whatever was added before is safe."
+_UNCERTAIN = (
+    "The change could not be undone either, so it may be there all the same: check that the disk is neither full nor "
+    "failing, open the index again and look. What was added before is safe."
+)
 _PERMISSIONS = "Check who owns the folder and its files, and whether it is mounted read-only."
 
 _ADVICE_BY_ERRNO = {
@@ -35,15 +39,28 @@ _ADVICE_BY_SQLITE = {
 }
 
 
+class UncertainCommit(Exception):  # noqa: N818 - never leaves the index
+    """A commit failed and could not be undone; its cause is the error of SQLite or the operating system."""
+
+
 @contextmanager
 def store_errors(path: Path, doing: str) -> Iterator[None]:
-    """Raise `IndexStoreError`, "cannot `doing` the index", for a `sqlite3.Error` or `OSError` inside."""
+    """Raise `IndexStoreError`, "cannot `doing` the index", for a `sqlite3.Error` or `OSError` inside.
+
+    An `UncertainCommit` becomes `IndexUncertainError`.
+    """
     try:
         yield
+    except UncertainCommit as error:
+        raise IndexUncertainError(
+            f"cannot {doing} the index {path}: {error.__cause__}. {_UNCERTAIN}"
+        ) from error.__cause__
     except sqlite3.Error as error:
         # Extended result codes carry the primary one in their lowest byte: https://sqlite.org/rescode.html
         code = getattr(error, "sqlite_errorcode", -1) & 0xFF
         raise _failure(path, doing, f"its catalogue: {error}", _ADVICE_BY_SQLITE.get(code)) from error
+    except UnicodeDecodeError as error:  # the sqlite3 module decodes SQLite's messages, which quote damaged names
+        raise _failure(path, doing, f"its catalogue holds text that is not UTF-8: {error}", RESTORE) from error
     except OSError as error:
         advice = _ADVICE_BY_ERRNO.get(error.errno or -1)
         raise _failure(path, doing, error.strerror or str(error), advice) from error

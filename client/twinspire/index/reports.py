@@ -21,11 +21,16 @@ class AddReport:
 
 @dataclass(frozen=True, slots=True)
 class CompactReport:
-    """What `compact` did: how many rows without an item it dropped, and the vector file's size before and after."""
+    """What `compact` did: how many rows without an item it dropped, and sizes before and after.
+
+    `bytes_before` and `bytes_after` are of the vector file, the others of the catalogue with SQLite's log.
+    """
 
     dropped_rows: int
     bytes_before: int
     bytes_after: int
+    catalogue_bytes_before: int
+    catalogue_bytes_after: int
 
 
 @dataclass(frozen=True, slots=True)

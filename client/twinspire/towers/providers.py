@@ -19,9 +19,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
 
+from twinspire._arguments import as_member
 from twinspire.errors import (
     EngineError,
-    InputError,
     MissingDependencyError,
     ProviderError,
     TwinspireError,
@@ -49,16 +49,15 @@ class OpenVinoOptions:
     """Settings of the OpenVINO provider; the others take none.
 
     `inference_precision` is what float32 operators are computed in. Left to itself OpenVINO takes bf16 where
-    the processor has it, which moves an embedding's components by up to 4e-4: here that must be asked for.
+    the processor has it, which moves an embedding's components by up to 4e-4: here that must be asked for. It may be
+    given by name: "bf16". Raises InputError for another.
     """
 
     inference_precision: InferencePrecision = InferencePrecision.F32
 
     def __post_init__(self) -> None:
-        if self.inference_precision not in tuple(InferencePrecision):
-            raise InputError(
-                f"inference_precision {self.inference_precision!r}: expected one of {', '.join(InferencePrecision)}"
-            )
+        chosen = as_member(self.inference_precision, InferencePrecision, "inference_precision")
+        object.__setattr__(self, "inference_precision", chosen)
 
 
 class Session(Protocol):

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from twinspire import Bundle, Client, Index
+from twinspire._arguments import as_member
+from twinspire.cli.index_bundle import reference_to
 from twinspire.errors import InputError
 from twinspire.index import Hit
 from twinspire.ingest import add_pictures
@@ -94,7 +96,7 @@ def run_demo(
     *,
     bundle: Path,
     images: int = 500,
-    runtime: DemoRuntime = DemoRuntime.AUTO,
+    runtime: DemoRuntime | str = DemoRuntime.AUTO,
     on_progress: Callable[[str, int, int], None] | None = None,
 ) -> DemoReport:
     """Draw `images` held-out scenes below `out`, index them and answer the demo's queries.
@@ -102,6 +104,7 @@ def run_demo(
     `out` becomes the demo's own folder: new, empty, or an earlier demo's, which is replaced; anything else is an
     `InputError`. `on_progress` is told the stage, what is done of it, and its total.
     """
+    runtime = as_member(runtime, DemoRuntime, "runtime")
     tell = on_progress or _say_nothing
     _claim(out)
     scenes = draw_dataset(
@@ -111,7 +114,8 @@ def run_demo(
     with open_runtime(Bundle.open(bundle), runtime, out) as opened:
         client = opened.client
         client.encode_images([files[0]])  # the first call pays for the engine's start
-        with Index.create(out / "index", space=client.space, dim=client.dim) as index:
+        reference = reference_to(client.bundle)
+        with Index.create(out / "index", space=client.space, dim=client.dim, bundle=reference) as index:
             images_per_s, mean_batch_size = _index(index, opened, files, tell)
             again = out / "query.jpg"
             draw_scene(scenes[0].scene, random.Random("the same scene, drawn once more")).save(again, quality=90)
