@@ -7,6 +7,7 @@ there after any crash, whole and with the exact vectors; one that did not return
 from __future__ import annotations
 
 from twinspire.index.items import Hit, Item, ItemKind, StoredItem
+from twinspire.index.recovery import RecoverReport, recover_index
 from twinspire.index.reference import BundleReference
 from twinspire.index.reports import AddReport, CompactReport, IndexStats, VerifyReport
 from twinspire.index.store import Index
@@ -22,8 +23,10 @@ __all__ = [
     "IndexStats",
     "Item",
     "ItemKind",
+    "RecoverReport",
     "StoredItem",
     "VectorType",
     "VerifyReport",
+    "recover_index",
     "verify_index",
 ]

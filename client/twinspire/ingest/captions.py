@@ -7,6 +7,7 @@ from enum import StrEnum
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
+from twinspire._arguments import as_list, as_member
 from twinspire.errors import InputError
 from twinspire.index.items import metadata_as_json
 from twinspire.ingest.finding import absolute
@@ -45,13 +46,7 @@ class OnConflict(StrEnum):
     @classmethod
     def parse(cls, name: str) -> OnConflict:
         """Return the member of this name. Raises `InputError` that names all."""
-        try:
-            return cls(name)
-        except ValueError:
-            raise InputError(
-                f"{name!r} does not say what counts where a column and the picture's file have the same key: expected "
-                f"one of {', '.join(cls)}"
-            ) from None
+        return as_member(name, cls, "what counts where a column and the picture's file have the same key")
 
 
 class Captions:
@@ -79,7 +74,7 @@ class Captions:
         self._keys: dict[str, _Key] = {}
         self._longest = 0
         for name, captions in said.items():
-            self._tell(name, captions, {}, where=name)
+            self._tell(name, as_list(captions, "captions"), {}, where=name)
         for name, values in (metadata or {}).items():
             self._tell(name, (), values, where=name)
 
@@ -201,3 +196,5 @@ def _text_of(path: Path) -> str:
         raise InputError(f"{path} is not UTF-8 (byte {error.start}): expected a text file; convert it") from error
     except OSError as error:
         raise InputError(f"the captions {path} cannot be read: {error.strerror or error}") from error
+    except ValueError as error:  # lone surrogates or a NUL in the name
+        raise InputError(f"the captions {str(path)!r} cannot be read: {error}") from error
