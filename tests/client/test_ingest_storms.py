@@ -402,6 +402,19 @@ def test_links_to_folders_are_not_followed(index: Index, client: Any, folder: Pa
         }
 
 
+def test_a_link_to_nothing_is_told_and_the_rest_goes_on(index: Index, client: Any, folder: Path) -> None:
+    """In `add_pictures`, `sync` and, once, `watch`; it is taken when it leads somewhere."""
+    draw(folder / "a.ppm", 1)
+    (folder / "link.ppm").symlink_to(folder / "target.dat")
+    for report in (add_pictures(index, client, find_pictures([folder])), sync(index, client, [folder])):
+        assert [path.name for path, _ in report.failed] == ["link.ppm"]
+    with Watching(index, client, folder, rescan_s=0.2) as watching:
+        time.sleep(0.6)
+        assert watching.happened(Happened.FAILED) == ["link.ppm"]
+        draw(folder / "target.dat", 2)
+        watching.wait_until(watching.in_step)
+
+
 @pytest.fixture
 def deep(folder: Path) -> Iterator[Path]:
     """Make folders below `folder` until a path is too long for the system; return the first."""

@@ -13,7 +13,7 @@ from twinspire.index import Index, StoredItem
 from twinspire.ingest.captions import SIDECAR_SUFFIX, CaptionSource, Sidecars
 from twinspire.ingest.dry_run import DryRunIndex, dry_run_client
 from twinspire.ingest.finding import FoundPictures, absolute, described, pictures_below, require_list
-from twinspire.ingest.reading import is_folder, is_gone, is_missing, is_text, pictures_of
+from twinspire.ingest.reading import has_vanished, is_folder, is_gone, is_text, pictures_of
 from twinspire.ingest.reconcile import Progress, Reconciler
 from twinspire.ingest.reports import FolderEvent, Happened, IngestReport, ItemIndex, Tally
 from twinspire.ingest.stages import PictureItems
@@ -94,7 +94,7 @@ def sync(
     tally = Tally()
 
     def tell(event: FolderEvent) -> None:
-        if event.happened is Happened.FAILED and is_missing(event.path):
+        if event.happened is Happened.FAILED and has_vanished(event.path):
             return  # by now
         if dry_run and event.happened is Happened.ADDED:
             event = replace(event, id=None)

@@ -103,6 +103,11 @@ def is_missing(path: Path) -> bool:
     return _status_of(path) is None
 
 
+def has_vanished(path: Path) -> bool:
+    """Whether there is certainly nothing, and no link that leads to nothing either."""
+    return is_missing(path) and not os.path.lexists(path)
+
+
 def is_gone(path: Path) -> bool:
     """Whether there is certainly no file."""
     status = _status_of(path)
