@@ -1,20 +1,30 @@
 # One environment, .venv, pinned by constraints.txt. `make demo` installs what the main job needs (no torch);
-# `make test` and `make check` add what they need to the same environment.
+# the others add what they need to the same environment. `make help` lists the targets.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 SPEC := pyproject.toml constraints.txt
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check bench clean help
 
-demo: $(VENV)/.run
+demo: $(VENV)/.run ## draw 500 pictures, index them through Triton, find them in words; writes demo/
 	$(BIN)/twinspire demo -o demo --json demo/demo.json
 
-test: $(VENV)/.dev
+test: $(VENV)/.dev ## run all tests
 	$(BIN)/python -m pytest
 
-check: $(VENV)/.dev
+# The first run makes ViT-B/32 with seeded weights in runs/bench, which takes minutes; later ones find it there.
+bench: $(VENV)/.dev ## run every benchmark at a size that ends in minutes; records in runs/bench
+	mkdir -p runs/bench
+	$(BIN)/twinspire bench latency --rounds 3 --json runs/bench/latency.json
+	$(BIN)/twinspire bench recall --data scenes:1000 --json runs/bench/recall.json
+	$(BIN)/twinspire bench search --count 400 --json runs/bench/search.json
+	$(BIN)/twinspire bench index --json runs/bench/index.json
+	$(BIN)/python -m twinspire_bench.engines --rounds 3 --json runs/bench/engines.json
+	$(BIN)/python -m twinspire_bench.served --rounds 3 --json runs/bench/served.json
+
+check: $(VENV)/.dev ## lint, check formatting, types and import rules
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -31,5 +41,8 @@ $(VENV)/.dev: $(SPEC) | $(BIN)/python
 	$(PIP) --editable ".[cpu,server,quantize,export,bench,peers,dev]"
 	@touch $(VENV)/.run $@
 
-clean:
+clean: ## remove the environment and what demo and build wrote; runs/ stays
 	rm -rf $(VENV) demo dist build
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.* ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 8

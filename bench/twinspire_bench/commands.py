@@ -14,6 +14,7 @@ from twinspire_bench.index.command import index
 from twinspire_bench.recall_command import recall
 from twinspire_bench.scenes.commands import app as scenes
 from twinspire_bench.search.command import search
+from twinspire_bench.smoke import smoke_option
 
 Value = TypeVar("Value", int, float)
 
@@ -70,6 +71,7 @@ def latency(
     rounds: Annotated[int, typer.Option(min=1, help="How often each case is visited.")] = 10,
     visit: Annotated[float | None, typer.Option(help="Seconds of a visit: 0.2; of a server 1.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the record to this file.")] = None,
+    _smoke: Annotated[bool, smoke_option(rounds=1, visit=0.01)] = False,
 ) -> None:
     """Measure how fast the towers answer, in this process or on a server.
 

@@ -156,12 +156,17 @@ def arrivals(
 
 
 def interleaved(
-    variants: Mapping[str, Callable[[], float]], *, rounds: int, warmup: int = 1
+    variants: Mapping[str, Callable[[], float]],
+    *,
+    rounds: int,
+    warmup: int = 1,
+    on_round: Callable[[str], None] = lambda _: None,
 ) -> dict[str, NDArray[np.float64]]:
     """Measure variants in turn, so that what changes on the machine meets all of them: name to (rounds,) float64.
 
     Each variant measures itself once and returns its figure. Every round begins with the next variant. `warmup`
-    rounds come before and are not kept. Compare two of them with `paired_ratio`.
+    rounds come before and are not kept. `on_round` is told which round begins: "warm-up", "round 1 of 10". Compare two
+    of them with `paired_ratio`.
     """
     if rounds < 1 or warmup < 0 or not variants:
         raise InputError(
@@ -170,6 +175,7 @@ def interleaved(
     names = list(variants)
     figures = {name: np.empty(rounds) for name in names}
     for turn in range(-warmup, rounds):
+        on_round("warm-up" if turn < 0 else f"round {turn + 1} of {rounds}")
         first = turn % len(names)
         for name in names[first:] + names[:first]:
             figure = variants[name]()

@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ RANGES = "asymmetric"
 recall to choose by."""
 
 _STOP_S = 30.0
+_SIGN_OF_LIFE_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -35,36 +37,49 @@ class RunningServer:
 
 
 def run(*command: str | Path) -> None:
-    """Run a command to its end; its output goes where this process's goes. Raises EngineError where it fails."""
+    """Run a command to its end; it and what it prints go to standard error, with a line for each half minute.
+
+    Raises EngineError where it fails.
+    """
     words = [str(word) for word in command]
-    status = subprocess.run(words, stdout=sys.stderr, check=False).returncode  # noqa: S603 - our own commands
+    start = time.monotonic()
+    print(f"running {_shown(words)}", file=sys.stderr, flush=True)
+    with subprocess.Popen(words, stdout=sys.stderr) as process:  # noqa: S603 - our own commands
+        while True:
+            try:
+                status = process.wait(_SIGN_OF_LIFE_S)
+                break
+            except subprocess.TimeoutExpired:
+                print(f"  after {time.monotonic() - start:.0f} s it is still at work", file=sys.stderr, flush=True)
     if status != 0:
         raise EngineError(f"`{_shown(words)}` ended with status {status}: see what it printed above")
 
 
-def seeded_bundle(size: str, work: Path, *, vocabulary: Path | None = None) -> Bundle:
-    """Make the bundle of a published size with seeded weights, fp32 and int8, or open the one that `work` holds.
+@dataclass(frozen=True)
+class SeededModel:
+    """A model of a published size with seeded weights: its checkpoint and bundle, in a `folder` of its own."""
 
-    `size` is a name that `python -m twinspire_export.seeded` knows, `vocabulary` the folder of OpenAI's merges. Takes
-    minutes the first time. Raises EngineError where a command fails.
+    folder: Path
+    checkpoint: Path
+    bundle: Bundle
+
+
+def seeded_model(size: str, work: Path, *, vocabulary: Path | None = None) -> SeededModel:
+    """Make the checkpoint and the bundle, fp32 and int8, of a published size, or open what `work` holds.
+
+    `size` is a name that `python -m twinspire_export.seeded` knows, `vocabulary` the folder of OpenAI's merges; models
+    with and without it are kept apart. Takes minutes the first time. Raises EngineError where a command fails.
     """
-    plain, quantized = (work / f"{size}-{step}" for step in ("fp32", "int8"))
-    if not quantized.exists():
-        if not plain.exists():
-            checkpoint = seeded_checkpoint(size, work, vocabulary=vocabulary)
-            run(*TWINSPIRE, "export", checkpoint, "-o", plain, "--name", size)
-        run(*TWINSPIRE, "quantize", plain, "-o", quantized, "--ranges", RANGES)
-    return Bundle.open(quantized)
-
-
-def seeded_checkpoint(size: str, work: Path, *, vocabulary: Path | None = None) -> Path:
-    """Make the checkpoint that `seeded_bundle` begins with, or return the folder of the one that `work` holds."""
-    checkpoint = work / f"{size}-checkpoint"
+    folder = work / f"{size}-{'scene-words' if vocabulary is None else 'openai-words'}"
+    checkpoint, plain, quantized = (folder / step for step in ("checkpoint", "fp32", "int8"))
     if not (checkpoint / "model.safetensors").exists():
-        work.mkdir(parents=True, exist_ok=True)
         words = () if vocabulary is None else ("--vocabulary", vocabulary)
         run(*SEEDED, size, "-o", checkpoint, *words)
-    return checkpoint
+    if not plain.exists():
+        run(*TWINSPIRE, "export", checkpoint, "-o", plain, "--name", size)
+    if not quantized.exists():
+        run(*TWINSPIRE, "quantize", plain, "-o", quantized, "--ranges", RANGES)
+    return SeededModel(folder, checkpoint, Bundle.open(quantized))
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import typer
 
 from twinspire.cli.shared import BundleOption
 from twinspire.errors import InputError
+from twinspire_bench.smoke import smoke_option
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -48,6 +49,7 @@ def recall(
     seed: Annotated[int, typer.Option(help="What --limit draws with.")] = 0,
     provider: Annotated[str, typer.Option(help="What runs the engines: auto, cpu, openvino or cuda.")] = "auto",
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the record to this file.")] = None,
+    _smoke: Annotated[bool, smoke_option(limit=20)] = False,
 ) -> None:
     """Measure how often captions find their pictures, and pictures their captions.
 

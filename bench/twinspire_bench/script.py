@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, TypeAlias
@@ -15,6 +16,7 @@ from twinspire_bench.datasets.coco import read_coco
 from twinspire_bench.datasets.listing import read_json
 from twinspire_bench.scenes import Language, Split, scene_set
 
+SizeOption: TypeAlias = Annotated[str, typer.Option(help="vit-b-32, vit-b-16, vit-l-14 or vit-l-14-336; tiny to try.")]
 WorkOption: TypeAlias = Annotated[Path, typer.Option(help="Where the models are made and kept.")]
 VocabularyOption: TypeAlias = Annotated[Path | None, typer.Option(help="A folder with OpenAI's CLIP merges.")]
 CaptionsOption: TypeAlias = Annotated[Path | None, typer.Option(help="COCO's captions; drawn scenes' without.")]
@@ -24,13 +26,24 @@ JsonFileOption: TypeAlias = Annotated[Path | None, typer.Option("--json", help="
 DEFAULT_WORK = Path("runs/bench")
 
 
+def progress_lines(console: Console) -> Callable[[str], None]:
+    """Return what prints a line on `console`: the time since this call, as minutes and seconds, and a text."""
+    start = time.monotonic()
+
+    def say(text: str) -> None:
+        minutes, seconds = divmod(int(time.monotonic() - start), 60)
+        console.print(f"{minutes:3d}:{seconds:02d}  {text}", markup=False, highlight=False, soft_wrap=True)
+
+    return say
+
+
 @contextmanager
 def errors_told(console: Console) -> Iterator[None]:
     """Print a TwinspireError inside, and end with status 1."""
     try:
         yield
     except TwinspireError as error:
-        console.print(f"error: {error}", markup=False)
+        console.print(f"error: {error}", markup=False, soft_wrap=True)
         raise typer.Exit(1) from None
 
 

@@ -30,22 +30,24 @@ from twinspire.text import Tokenizer
 from twinspire.towers import LocalTowers, TritonTowers
 from twinspire_bench.load import closed_loop, interleaved
 from twinspire_bench.machine import matrix_peaks, usable_cores
-from twinspire_bench.product import TWINSPIRE, run, seeded_bundle, served
+from twinspire_bench.product import TWINSPIRE, run, seeded_model, served
 from twinspire_bench.records import Record, series
 from twinspire_bench.script import (
     DEFAULT_WORK,
     CaptionsOption,
     JsonFileOption,
+    SizeOption,
     ThreadsOption,
     VocabularyOption,
     WorkOption,
     errors_told,
+    progress_lines,
     read_captions,
 )
+from twinspire_bench.smoke import smoke_option
 from twinspire_bench.statistics import paired_ratio, percentiles
 from twinspire_bench.work import engine_work
 
-SIZE = "vit-b-32"
 PRECISION = Precision.INT8
 IMAGES_IN_FLIGHT = 16
 TEXTS_IN_FLIGHT = 64
@@ -135,12 +137,15 @@ def measure(
         variants = _Variants(local, remote, size=bundle.image.size, effort=effort)
         before = remote.statistics(Tower.IMAGE)
         say(f"{effort.rounds} rounds: {effort.images} pictures each way, {IMAGES_IN_FLIGHT} in flight")
-        speed = interleaved({IN_PROCESS: variants.together, THROUGH_TRITON: variants.in_flight}, rounds=effort.rounds)
+        speed = interleaved(
+            {IN_PROCESS: variants.together, THROUGH_TRITON: variants.in_flight}, rounds=effort.rounds, on_round=say
+        )
         counted = remote.statistics(Tower.IMAGE).since(before)
         say(f"{effort.rounds} rounds: {effort.lone_images} pictures each way, one in flight")
         lone = interleaved(
             {IN_PROCESS: lambda: variants.lone(IN_PROCESS), THROUGH_TRITON: lambda: variants.lone(THROUGH_TRITON)},
             rounds=effort.rounds,
+            on_round=say,
         )
         say(f"{effort.texts} captions, {TEXTS_IN_FLIGHT} in flight")
         texts = variants.captions(Tokenizer(bundle.tokenizer_path, bundle.text).encode(captions[: effort.texts]))
@@ -208,26 +213,35 @@ def show(record: Record, console: Console) -> None:
 
 
 def main(
+    size: SizeOption = "vit-b-32",
     work: WorkOption = DEFAULT_WORK,
     vocabulary: VocabularyOption = None,
     captions: CaptionsOption = None,
     threads: ThreadsOption = None,
     streams: Annotated[int, typer.Option(help="Parts of a batch computed side by side, on both sides.")] = 2,
     rounds: Annotated[int, typer.Option(min=1)] = Effort.rounds,
+    images: Annotated[int, typer.Option(min=1, help="Pictures each way in a round.")] = Effort.images,
+    texts: Annotated[int, typer.Option(min=1, help="Captions in all.")] = Effort.texts,
     json_file: JsonFileOption = None,
+    _smoke: Annotated[bool, smoke_option(size="tiny", rounds=1, images=32, texts=64)] = False,
 ) -> None:
-    """Measure ViT-B/32, int8, in process and through Triton."""
+    """Measure a published size, int8, in process and through Triton. Each round is told on standard error.
+
+    Making the model takes minutes the first time; --work keeps it.
+    """
     console = Console(stderr=True)
-    effort = Effort(rounds=rounds)
+    effort = Effort(rounds=rounds, images=images, texts=texts)
     with errors_told(console):
+        sentences = read_captions(captions, effort.texts)
+        model = seeded_model(size, work, vocabulary=vocabulary)
         record = measure(
-            seeded_bundle(SIZE, work, vocabulary=vocabulary),
-            read_captions(captions, effort.texts),
+            model.bundle,
+            sentences,
             threads=usable_cores() if threads is None else threads,
             streams=streams,
             effort=effort,
-            work=work,
-            say=console.print,
+            work=model.folder,
+            say=progress_lines(console),
         )
         show(record, Console())
         if json_file is not None:

@@ -48,8 +48,8 @@ class Client:
     ) -> None:
         if towers.space != bundle.space:
             raise SpaceMismatchError(
-                f"the towers are of the space {towers.space[:12]}…, the bundle {bundle.name!r} of "
-                f"{bundle.space[:12]}…: open both of the same bundle"
+                f"the towers are of another space than the bundle {bundle.name!r} at {bundle.path}: open both from the "
+                "same bundle"
             )
         self.bundle = bundle
         self.towers = towers
@@ -117,6 +117,11 @@ class Client:
         except BaseException:
             towers.close()
             raise
+
+    @property
+    def limits(self) -> ImageLimits:
+        """How large a picture may be that is decoded."""
+        return self._preprocessor.limits
 
     @property
     def dim(self) -> int:
@@ -192,6 +197,9 @@ class Client:
                 parts.append(self.towers.encode_images(pictures))
         embeddings = np.concatenate(parts)
         return (embeddings, left_out) if on_error == "skip" else embeddings
+
+    def __repr__(self) -> str:
+        return f"<Client of {self.bundle.name!r}, dim {self.dim}, space {self.space[:12]}: {self.towers!r}>"
 
     def close(self) -> None:
         """Close the towers. Closing twice does nothing."""

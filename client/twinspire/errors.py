@@ -73,13 +73,21 @@ class IndexUncertainError(IndexStoreError):
     """A change failed while the disk was to make it last, and could not be undone: it may be there all the same."""
 
 
+def install_command(*extras: str) -> str:
+    """Return the command that installs extras. twinspire is on no package index: it is run in a checkout."""
+    return f'pip install -e ".[{",".join(extras)}]"'
+
+
 class MissingDependencyError(TwinspireError):
-    """An optional package is not installed."""
+    """An optional package is not installed.
+
+    `package` is its name, `extra` the extra of twinspire that brings it.
+    """
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         super().__init__(
             f"{purpose} needs the package {package!r}, which is not installed. "
-            f'Install it with: pip install "twinspire[{extra}]"'
+            f"Install it with: {install_command(extra)}, in a checkout of twinspire"
         )
         self.package = package
         self.extra = extra

@@ -1,8 +1,9 @@
-"""Text on pictures with whatever fonts there are, so that no character ever comes out as an empty box.
+"""Text on pictures: a font for every character where there is one, and never an empty box.
 
-Pillow brings one font, Aileron, with little beyond ASCII. Where a text needs more, common fonts are looked for in the
-system's folders, among them those with Chinese, Japanese and Korean. A character that none of them has is not drawn:
-the text then says how many are missing, and the caller is told which.
+Three sources are tried in this order, so that a text looks the same on every machine where the first two cover it:
+Pillow's own font (Aileron, printable ASCII), the font in `fonts/` (Latin-1, punctuation and the 3,755 level 1
+characters of GB 2312; made by `tools/make_font.py`), then fonts installed in the system's folders. A character that
+none of them has is not drawn: the text then says how many are missing, and the caller is told which.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import os
 import re
 import unicodedata
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache, lru_cache
 from itertools import groupby
 from pathlib import Path
@@ -20,6 +21,8 @@ from PIL import ImageDraw, ImageFont
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
+_PILLOW = ""  # stands for Pillow's own font, which has no file
+_SHIPPED = str(Path(__file__).parent / "fonts" / "TwinspireSansSC-Regular.otf")
 _FOLDERS = (
     "/usr/share/fonts",
     "/usr/local/share/fonts",
@@ -28,7 +31,7 @@ _FOLDERS = (
     "/System/Library/Fonts",
     "/Library/Fonts",
 )
-# In the order in which they are tried; the first that has all of a text is taken for all of it.
+# File names of installed fonts, in the order in which they are tried.
 _NAMES = (
     "NotoSans-Regular.ttf",
     "DejaVuSans.ttf",
@@ -108,7 +111,7 @@ class Lettering:
         if whole is not None:
             return [(_font(whole, self.size), text)]
         runs = groupby(text, key=_path_for)
-        return [(_font(path or "", self.size), "".join(characters)) for path, characters in runs]
+        return [(_font(path or _PILLOW, self.size), "".join(characters)) for path, characters in runs]
 
 
 def legible(text: str) -> tuple[str, frozenset[str]]:
@@ -131,16 +134,23 @@ def _without_middle(text: str, kept: int) -> str:
     return text[: kept - tail] + "…" + text[len(text) - tail :]
 
 
+def _paths() -> Iterator[str]:
+    """Yield the fonts in the order in which they are tried; the system's folders are read only if the others fail."""
+    yield _PILLOW
+    yield _SHIPPED
+    yield from _installed()
+
+
 @cache
-def _paths() -> tuple[str, ...]:
-    """Return the files of the fonts, the empty name standing for Pillow's own."""
+def _installed() -> tuple[str, ...]:
+    """Return the files of the known fonts that are installed."""
     found: dict[str, str] = {}
     for folder in _FOLDERS:
         for parent, _, names in os.walk(Path(folder).expanduser()):
             for name in names:
                 if name in _NAMES:
                     found.setdefault(name, str(Path(parent, name)))
-    return ("", *(found[name] for name in _NAMES if name in found and _opens(found[name])))
+    return tuple(found[name] for name in _NAMES if name in found and _opens(found[name]))
 
 
 def _opens(path: str) -> bool:
@@ -153,13 +163,20 @@ def _opens(path: str) -> bool:
 
 @lru_cache(maxsize=64)
 def _font(path: str, size: int) -> Font:
-    return ImageFont.truetype(path, size) if path else ImageFont.load_default(size)
+    return ImageFont.load_default(size) if path == _PILLOW else ImageFont.truetype(path, size)
 
 
 @cache
 def _glyph(path: str, character: str) -> tuple[tuple[int, int], bytes]:
-    mask = _font(path, 24).getmask(character)
+    mask = _plain_font(path).getmask(character)
     return mask.size, bytes(mask)
+
+
+@cache
+def _plain_font(path: str) -> Font:
+    """Open a font without complex layout, which moves a combining mark's empty box, so that it looks like a glyph."""
+    font = _font(path, 24)
+    return font.font_variant(layout_engine=ImageFont.Layout.BASIC) if isinstance(font, ImageFont.FreeTypeFont) else font
 
 
 def _has(path: str, character: str) -> bool:

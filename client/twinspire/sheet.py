@@ -60,7 +60,7 @@ def contact_sheet(rows: Sequence[SheetRow], destination: str | os.PathLike[str])
     """Draw `rows` below each other and write them to `destination` as PNG, whole or not at all.
 
     A hit whose file is gone or can no longer be read is drawn as an empty card that says so. Returns the characters of
-    titles and names that no installed font has; the sheet says where they are missing. Raises `InputError` for no rows
+    titles and names that no font has; the sheet says where they are missing. Raises `InputError` for no rows
     and where `destination` cannot be written.
     """
     if not rows:

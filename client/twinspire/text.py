@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Any
 
 import numpy as np
 import tokenizers
 from numpy.typing import NDArray
 
+from twinspire._arguments import as_list, require_text
 from twinspire.bundle import TextSettings
 from twinspire.errors import BundleError, InputError
 
@@ -72,13 +73,6 @@ class Tokenizer:
 
 
 def _checked(texts: Any) -> list[str]:  # noqa: ANN401 - whatever the caller gave
-    if isinstance(texts, str) or not isinstance(texts, Sequence):
-        raise InputError(f"one {type(texts).__name__} came: expected a list of texts, put it in brackets")
-    for position, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise InputError(f"text {position} is of type {type(text).__name__}: expected str")
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise InputError(f"text {position} is no valid Unicode: {error.reason} at {error.start}") from error
-    return list(texts)
+    if isinstance(texts, Set):
+        raise InputError("expected a list of texts, got a set: what has no order cannot be told apart afterwards")
+    return [require_text(text, f"text {position}") for position, text in enumerate(as_list(texts, "texts"))]

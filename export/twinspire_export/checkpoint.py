@@ -118,8 +118,8 @@ def _check_architecture(folder: Path) -> str:
         raise CheckpointError(f"{config_file} is no JSON object ({exc})") from exc
     if family not in FAMILIES:
         raise CheckpointError(
-            f"the checkpoint {folder} is of the architecture {family!r} ('model_type' in config.json); known are: "
-            f"{', '.join(FAMILIES)}"
+            f"the checkpoint {folder} is of the architecture {family!r} ('model_type' in config.json); expected "
+            f"{', '.join(FAMILIES)}, in the format of transformers. Other families cannot be exported yet"
         )
     if architectures is not None and _ARCHITECTURE not in architectures:
         raise CheckpointError(

@@ -22,7 +22,8 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from twinspire.errors import InputError
+from twinspire.errors import InputError, TwinspireError
+from twinspire_bench.scenes import Split, scene_set
 from twinspire_export.extras import Extra, require
 
 if TYPE_CHECKING:
@@ -34,6 +35,9 @@ MERGES_NAME = "bpe_simple_vocab_16e6.txt.gz"
 VOCABULARY_SIZE = 49408
 CONTEXT_LENGTH = 77
 START, END = "<|startoftext|>", "<|endoftext|>"
+
+_SCENES = 2_000
+_SCENE_TOKENS = 1_000  # every word of the captions is one token
 
 _LOGIT_SCALE = math.log(100)
 _CAPTIONS = (
@@ -48,8 +52,9 @@ _CAPTIONS = (
 
 
 class Size(StrEnum):
-    """OpenAI's vision transformers."""
+    """OpenAI's vision transformers, and one that is small enough to try a benchmark with."""
 
+    TINY = "tiny"
     VIT_B_32 = "vit-b-32"
     VIT_B_16 = "vit-b-16"
     VIT_L_14 = "vit-l-14"
@@ -70,12 +75,13 @@ class Shape:
 
 
 SHAPES = {
+    Size.TINY: Shape(64, 16, 64, 2, 64, 2, 64),
     Size.VIT_B_32: Shape(224, 32, 768, 12, 512, 12, 512),
     Size.VIT_B_16: Shape(224, 16, 768, 12, 512, 12, 512),
     Size.VIT_L_14: Shape(224, 14, 1024, 24, 768, 12, 768),
     Size.VIT_L_14_336: Shape(336, 14, 1024, 24, 768, 12, 768),
 }
-"""As in the config.json of OpenAI's repositories; heads are 64 wide, MLPs four times the width."""
+"""As in the config.json of OpenAI's repositories, `tiny` aside; heads are 64 wide, MLPs four times the width."""
 
 
 def seeded_model(
@@ -122,7 +128,8 @@ def draw_weights(model: CLIPModel, *, seed: int = 0) -> None:
 def save_seeded(size: Size, folder: Path, *, seed: int = 0, vocabulary: Path | None = None) -> Path:
     """Write a checkpoint of `size` as transformers would: safetensors, config, tokenizer and preprocessing.
 
-    `vocabulary` is a folder that holds `bpe_simple_vocab_16e6.txt.gz`; without it the tokenizer is a small stand-in.
+    `vocabulary` is a folder that holds `bpe_simple_vocab_16e6.txt.gz`; without it the tokenizer is a small stand-in
+    that knows the words of drawn scenes, so that their captions have about as many tokens as with OpenAI's.
     Raises InputError where `folder` exists and is not empty, or `vocabulary` has no such file.
     """
     require(Extra.EXPORT, "making a seeded checkpoint")
@@ -135,7 +142,7 @@ def save_seeded(size: Size, folder: Path, *, seed: int = 0, vocabulary: Path | N
         write_clip_tokenizer(vocabulary, folder)
         end_id = VOCABULARY_SIZE - 1
     else:
-        tokenizer = stand_in_tokenizer()
+        tokenizer = stand_in_tokenizer(_scene_captions(), vocabulary_size=_SCENE_TOKENS)
         tokenizer.save_pretrained(folder)
         end_id = tokenizer.eos_token_id
     pixels = SHAPES[size].image_size
@@ -170,7 +177,12 @@ def write_clip_tokenizer(vocabulary: Path, folder: Path) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps({**settings, **special}), encoding="utf-8")
 
 
-def stand_in_tokenizer(captions: Iterable[str] = _CAPTIONS) -> PreTrainedTokenizerFast:
+def _scene_captions() -> list[str]:
+    scenes = scene_set(_SCENES, seed=0, split=Split.TRAIN)
+    return [caption for scene in scenes for caption in scene.captions.values()]
+
+
+def stand_in_tokenizer(captions: Iterable[str] = _CAPTIONS, *, vocabulary_size: int = 320) -> PreTrainedTokenizerFast:
     """Train a small byte-level BPE on English and Chinese; the end token has the highest id, as in CLIP."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
@@ -180,7 +192,7 @@ def stand_in_tokenizer(captions: Iterable[str] = _CAPTIONS) -> PreTrainedTokeniz
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=320, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        vocab_size=vocabulary_size, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
     bpe.train_from_iterator(captions, trainer)
     bpe.add_special_tokens(["<pad>", "<start>", "<end>"])
@@ -189,7 +201,12 @@ def stand_in_tokenizer(captions: Iterable[str] = _CAPTIONS) -> PreTrainedTokeniz
         single="<start> $A <end>", special_tokens=[("<start>", start), ("<end>", end)]
     )
     special = {"bos_token": "<start>", "eos_token": "<end>", "pad_token": "<pad>"}
-    return PreTrainedTokenizerFast(tokenizer_object=bpe, **special)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        model_max_length=CONTEXT_LENGTH,
+        model_input_names=["input_ids", "attention_mask"],
+        **special,
+    )
 
 
 def _tower(width: int, layers: int) -> dict[str, Any]:
@@ -243,7 +260,11 @@ def main(
     ] = None,
 ) -> None:
     """Write a checkpoint of a published size with seeded weights."""
-    typer.echo(save_seeded(size, output, seed=seed, vocabulary=vocabulary))
+    try:
+        typer.echo(save_seeded(size, output, seed=seed, vocabulary=vocabulary))
+    except TwinspireError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from twinspire.images import Preprocessor
 from twinspire_bench.datasets import open_dataset
 from twinspire_bench.engines.contestant import Contestant
 from twinspire_bench.engines.material import FOLDER_SIZE, Material, cut_after_normalisation, write_folder
-from twinspire_bench.engines.measure import OURS, Effort, cosines, measure, races
+from twinspire_bench.engines.measure import OURS, RACES, Effort, cosines, measure, races
 from twinspire_bench.engines.peers import CONTESTANTS
 from twinspire_bench.engines.show import show
 from twinspire_bench.engines.task import Task
@@ -66,7 +66,11 @@ def test_the_image_race_gives_a_record(material: Material) -> None:
     terminal = io.StringIO()
     show(record, Console(file=terminal, width=120))
     assert "OpenVINO int8, 2 streams" in terminal.getvalue()
-    assert len(said) == 3
+    for race in ("image tower", "text tower"):
+        assert [stage for stage in said if stage.startswith(f"{race}: round")] == [
+            f"{race}: round 1 of 2",
+            f"{race}: round 2 of 2",
+        ]
 
 
 def test_a_race_that_nobody_runs_is_refused(material: Material) -> None:
@@ -95,9 +99,9 @@ def test_the_folder_of_files(material: Material) -> None:
 
 def test_every_task_has_its_contestant(material: Material) -> None:
     """All names that a race uses are known, and a task comes through JSON unchanged."""
-    tasks = [
-        task for race in races(material, threads=2, streams=2, effort=Effort()).values() for task in race.tasks.values()
-    ]
+    entered = races(material, threads=2, streams=2, effort=Effort())
+    assert tuple(entered) == RACES
+    tasks = [task for race in entered.values() for task in race.tasks.values()]
     assert {task.name for task in tasks} == set(CONTESTANTS)
     assert all(Task.from_json(json.loads(json.dumps(task.to_json()))) == task for task in tasks)
 

@@ -106,14 +106,27 @@ def test_process_that_fails_says_why(tmp_path: Path) -> None:
     """The last words of a process that failed are in the error."""
     task = Task(name="ivf", threads=1, material=str(tmp_path), file="f", answer="a", k=10, recall=0.95)
     with pytest.raises(EngineError, match=r"ivf: the process to build it failed: .*vectors\.npy"):
-        run_module._run("build", task)
+        run_module._run("build", task, IndexRequest(drawn=[Drawn(size=10, dim=4)]))
 
 
 def test_20000_vectors_are_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Own kinds and both peers on 20,000 vectors: PQ finds 98% in an eighth of the memory, all reach 0.95, a record."""
     for peer in ("hnswlib", "usearch"):
         pytest.importorskip(peer, reason=f"{peer} is not installed")
-    options = ["--size", "20000", "--dim", "64", "--queries", "100", "--threads", "2", "--adds", "1024"]
+    options = [
+        "--distribution",
+        "clusters",
+        "--size",
+        "20000",
+        "--dim",
+        "64",
+        "--queries",
+        "100",
+        "--threads",
+        "2",
+        "--adds",
+        "1024",
+    ]
     names = ["flat", "ivf,pq16x4", "hnswlib,m=8,ef_construction=32", "usearch,m=8,ef_construction=32"]
     for name in names:
         options += ["--peer" if name.startswith(("hnswlib", "usearch")) else "--kind", name]
@@ -123,7 +136,8 @@ def test_20000_vectors_are_measured(tmp_path: Path, capsys: pytest.CaptureFixtur
             main(["bench", "index", *options, *work, *more])
         assert not ended.value.code
     table = capsys.readouterr().out
-    results = Record.load(tmp_path / "record.json").results
+    whole = Record.load(tmp_path / "record.json").results
+    results = whole["distributions"]["clusters"]
     assert list(results["variants"]) == names
     for name, found in results["variants"].items():
         assert name in table
@@ -135,21 +149,21 @@ def test_20000_vectors_are_measured(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert max(point["recall"] for point in coded["points"]) >= 0.98
     assert coded["memory_bytes"] < results["flat_memory_bytes"] / 2
     assert coded["file_bytes"] < results["flat_memory_bytes"] / 8
-    assert results["durable_add_per_s"] > 0
+    assert whole["durable_add_per_s"] > 0
     document = json.loads((tmp_path / "record.json").read_text())
-    assert document["parameters"]["vectors"] == 20_000
+    assert document["results"]["distributions"]["clusters"]["vectors"] == 20_000
 
 
 def test_request_needs_one_material() -> None:
     """Neither or both of what is drawn and what is read are errors, as is a recall above 1."""
     with pytest.raises(InputError, match="one of --size and --hdf5"):
-        IndexRequest(drawn=None)
+        IndexRequest()
     with pytest.raises(InputError, match="recall"):
-        IndexRequest(drawn=Drawn(size=10, dim=4), recall=1.1)
+        IndexRequest(drawn=[Drawn(size=10, dim=4)], recall=1.1)
 
 
 def test_kind_is_checked_before_anything_is_measured(tmp_path: Path) -> None:
     """An unknown kind is an error at once, and nothing was built."""
     with pytest.raises(InputError, match="not known"):
-        measure_index(IndexRequest(drawn=Drawn(size=50, dim=8, queries=2), kinds=["flat", "lsh"], work=tmp_path))
+        measure_index(IndexRequest(drawn=[Drawn(size=50, dim=8, queries=2)], kinds=["flat", "lsh"], work=tmp_path))
     assert not list(tmp_path.rglob("*.index"))

@@ -90,7 +90,7 @@ def test_tune_sets_the_effort(
     asked: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The effort that is told is stored; it comes from items, from embeddings in a file, or from texts."""
-    monkeypatch.setattr(index_build, "open_client", lambda _: FakeClient())
+    monkeypatch.setattr(index_build, "open_client", lambda *_: FakeClient())
     np.save(tmp_path / "some.npy", drawn(50, 3))
     (tmp_path / "some.txt").write_text("a beach\n\nein Hund am Strand\n")
     options = {"items": [], "file": ["--queries", tmp_path / "some.npy"], "text": ["--queries", tmp_path / "some.txt"]}
@@ -133,7 +133,7 @@ def test_queries_of_another_space_are_refused(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Texts encoded by a bundle of another space cannot tune."""
-    monkeypatch.setattr(index_build, "open_client", lambda _: FakeClient("6" * 64))
+    monkeypatch.setattr(index_build, "open_client", lambda *_: FakeClient("6" * 64))
     (tmp_path / "some.txt").write_text("a beach\n")
     run(capsys, "build", folder, "--kind", "ivf")
     status, _, err = run(capsys, "tune", folder, "--queries", tmp_path / "some.txt")

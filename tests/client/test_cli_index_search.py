@@ -19,7 +19,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from twinspire.cli import main
+from twinspire.cli.client_options import ClientOptions
 from twinspire.errors import ImageError
+from twinspire.images import ImageLimits
 from twinspire.index import Index, Item, ItemKind
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "红": (255, 0, 0)}
@@ -29,6 +31,8 @@ class FakeClient:
     """Understands colours: encodes a picture to its mean colour, a text to the colour that it names."""
 
     dim = 3
+    limits = ImageLimits()
+    bundle: Any = None
 
     def __init__(self, space: str = "5" * 64) -> None:
         self.space = space
@@ -85,8 +89,13 @@ Run = Callable[..., Ran]
 def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
     """Run `twinspire` in a folder of its own, the bundle named `other` being of another space."""
 
-    def open_client(bundle: Path | None) -> FakeClient:
-        return FakeClient("6" * 64) if bundle == Path("other") else FakeClient()
+    def open_client(options: ClientOptions, *_: object) -> FakeClient:
+        return FakeClient("6" * 64) if options.bundle == Path("other") else FakeClient()
+
+    def open_client_to_add(options: ClientOptions, *_: object) -> FakeClient:
+        client = open_client(options)
+        client.bundle = SimpleNamespace(name="fake", path=Path("fake"))
+        return client
 
     def run_main(*arguments: object) -> Ran:
         with pytest.raises(SystemExit) as ended:
@@ -94,7 +103,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_
         sys.stdout.flush()
         return Ran(int(ended.value.code or 0), *capfd.readouterr())
 
-    monkeypatch.setattr("twinspire.cli.index_add.open_client", open_client)
+    monkeypatch.setattr("twinspire.cli.index_add.open_client", open_client_to_add)
     monkeypatch.setattr("twinspire.cli.search.open_client", open_client)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "80")
@@ -138,16 +147,22 @@ def test_pictures_are_added_and_adding_them_again_is_a_no_op(run: Run, photos: P
 
 
 def test_files_that_fail_are_listed_on_standard_error(run: Run, photos: Path) -> None:
-    """The rest is added, the status is 0, and each failed file is on one line with its cause."""
+    """The rest is added, the status is 3, and each failed file is on one line with its cause; added again, too."""
     (photos / "bad\n\x1b[31m.png").write_text("no picture")
     odd = os.fsdecode(os.fsencode(photos) + b"/\xff.png")
     Path(odd).write_text("x")
     ran = run("index", "add", "idx", photos)
-    assert ran.status == 0
+    assert ran.status == 3
     assert ran.out.startswith("3 added in ")
     assert ", 2 failed\n" in ran.out
     assert f"failed {photos.name}/bad\\n\\x1b[31m.png: is no picture\n" in ran.err
     assert f"failed {photos.name}/\\xff.png: its name is not UTF-8: rename it\n" in ran.err
+    assert run("index", "add", "idx", photos).status == 3
+    Path("lines.txt").write_text("a red thing\n")
+    bad = photos / "bad\n\x1b[31m.png"
+    assert run("index", "add", "idx", bad, "--texts", "lines.txt").status == 3, "the text worked"
+    assert run("index", "add", "idx", bad).status == 2
+    assert run("index", "add", "idx", photos / "red.png").status == 0
 
 
 def test_no_index_appears_where_every_file_fails(run: Run, tmp_path: Path) -> None:
@@ -183,8 +198,8 @@ def test_another_space_and_a_second_writer_are_refused(run: Run, photos: Path) -
     """The index stays as it is, and the message says what to do."""
     run("index", "add", "idx", photos)
     before = (Path("idx") / "vectors-1.f32").read_bytes()
-    refused(run("index", "add", "idx", photos, "--bundle", "other"), "Use a bundle of the index's space")
-    refused(run("search", "idx", "red", "-b", "other"), "Use a bundle of the index's space")
+    refused(run("index", "add", "idx", photos, "--bundle", "other"), "another space")
+    refused(run("search", "idx", "red", "-b", "other"), "another space")
     with Index.open("idx", mode="write"):
         refused(run("index", "add", "idx", photos), "An index has one writer at a time")
         assert run("search", "idx", "red").status == 0
@@ -266,7 +281,7 @@ def test_the_sheet_is_written_beside_the_hits(run: Run, photos: Path, tmp_path: 
         (["red", "--image", "red.png"], "there is no picture file red.png"),
         ([""], "the query is empty"),
         ([" \t\n"], "the query is empty"),
-        (["\udcff"], "the query is not UTF-8: \\xff"),
+        (["\udcff"], "UTF-8"),
         (["red", "-k", "0"], "-k is the number of hits, 1 or more, got 0"),
         (["red", "-k", "-3"], "1 or more, got -3"),
         (["--image", "nowhere.png"], "there is no picture file nowhere.png"),

@@ -88,7 +88,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_
         sys.stdout.flush()
         return Ran(int(ended.value.code or 0), *capfd.readouterr())
 
-    monkeypatch.setattr("twinspire.cli.search.open_client", lambda bundle: FakeClient())
+    monkeypatch.setattr("twinspire.cli.search.open_client", lambda *_: FakeClient())
     monkeypatch.chdir(tmp_path)
     return run_main
 
@@ -170,12 +170,12 @@ def test_json_csv_and_lines_show_the_same(run: Run) -> None:
         (['"red" + nowhere.png'], "there is no picture file nowhere.png"),
         (['"red" + blue'], "a text in quotes or the name of a picture"),
         (["red", "--where", "year >"], "the filter ends here"),
-        (["red", "--kind", "photo"], "expected image or text"),
+        (["red", "--kind", "photo"], "expected image, text"),
         (["red", "--mode", "fuzzy"], "expected auto, vector, words, hybrid"),
         (["red", "--boost", "year > 2000"], "a filter, a colon and what the score gains"),
         (["red", "--pin", "year"], "the filter ends here"),
         (["red", "--diversify", "2"], "expected 0, as they come, to 1"),
-        (["red", "--min-score", "nan"], "expected a finite number"),
+        (["red", "--min-score", "nan"], "expected -1 to 1"),
         (["red", "--templates", "nowhere.txt"], "cannot be read from nowhere.txt"),
         (["red", "--synonyms", "red.png"], "is not UTF-8"),
         (["-i", "red.png", "--mode", "words"], "the query has none"),
@@ -189,3 +189,37 @@ def test_search_refuses_what_it_cannot_do(run: Run, arguments: list[str], says: 
     assert ran.status == 2
     assert says in ran.err.replace("\n", " ")
     assert ran.out == ""
+
+
+def test_an_offset_gives_the_next_page(run: Run) -> None:
+    """Ranks go on where the page before ended, in JSON and CSV; beyond the last hit a note says so."""
+    whole = run("red", "-k", "5").names
+    assert run("red", "-k", "2", "--offset", "2").names == whole[2:4]
+    document = json.loads(run("red", "-k", "2", "--offset", "2", "--json").out)
+    assert [hit["rank"] for hit in document["hits"]] == [3, 4]
+    assert document["offset"] == 2
+    rows = list(csv.DictReader(io.StringIO(run("red", "-k", "2", "--offset", "4", "--csv").out)))
+    assert [row["rank"] for row in rows] == ["5"]
+    past = run("red", "--offset", "9")
+    assert (past.status, past.names) == (0, [])
+    assert "5 hits" in past.err
+    assert run("red", "--offset", "-1").status == 2
+
+
+def test_the_least_score_is_a_similarity_in_every_mode(run: Run) -> None:
+    """Of the same items, whatever is searched; a value of another scale is refused."""
+    for mode in ("words", "hybrid", "vector"):
+        document = json.loads(run("red thing", "--mode", mode, "--min-score", "0.9", "--json").out)
+        assert [Path(hit["uri"]).name for hit in document["hits"]] == ["red.png"]
+        ran = run("red thing", "--mode", mode, "--min-score", "3")
+        assert ran.status == 2
+        assert "-1 to 1" in ran.err
+
+
+def test_a_filter_of_the_wrong_type_is_noted(run: Run) -> None:
+    """A text compared with numbers keeps nothing, and standard error says why."""
+    ran = run("red", "--where", 'year >= "2020"')
+    assert (ran.status, ran.out) == (0, "")
+    assert "year" in ran.err
+    assert "number" in ran.err
+    assert run("red", "--where", "added_at >= 2024-05-01T10:00:00+02:00 and year >= 2020").names

@@ -84,7 +84,7 @@ def test_one_text_is_no_list(client: Client, texts: Any) -> None:
 
 def test_what_is_no_text_is_named(client: Client) -> None:
     """An item that is no str is an InputError with its position."""
-    with pytest.raises(InputError, match="text 1 is of type int"):
+    with pytest.raises(InputError, match="text 1: expected a str"):
         client.encode_text(["a", 1])  # type: ignore[list-item]
 
 
@@ -285,7 +285,7 @@ def test_leaving_the_block_closes_the_towers(tiny: Any) -> None:
 def test_towers_of_another_space_are_refused(tiny: Any, make_tiny: Callable[..., Any]) -> None:
     """Towers and bundle must be of one space."""
     other = LocalTowers(make_tiny(seed=1).bundle, threads=1)
-    with pytest.raises(SpaceMismatchError, match="open both of the same bundle"):
+    with pytest.raises(SpaceMismatchError, match="another space"):
         Client(tiny.bundle, other)
 
 

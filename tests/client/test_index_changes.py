@@ -90,28 +90,29 @@ def test_what_is_no_item_is_refused(index: Index) -> None:
 
 
 def test_what_is_no_filter_is_refused(index: Index) -> None:
-    """A str in place of a `Where` or an `ItemKind` is an InputError that says how to make one."""
+    """Anything but a `Where`, its text, a kind or its name is an InputError, and so are ids that are none."""
     for call in (
-        lambda: index.search(unit(1), space=SPACE, where="n = 1"),  # type: ignore[arg-type]
-        lambda: index.search_words("no", where="n = 1"),  # type: ignore[arg-type]
-        lambda: index.allowed(where="n = 1"),  # type: ignore[arg-type]
-        lambda: index.matching([1], "n = 1"),  # type: ignore[arg-type]
-        lambda: index.remove_where("n = 1"),  # type: ignore[arg-type]
-        lambda: index.search(unit(1), space=SPACE, kind="image"),  # type: ignore[arg-type]
+        lambda: index.search(unit(1), space=SPACE, where=3),  # type: ignore[arg-type]
+        lambda: index.search_words("no", where=["n = 1"]),  # type: ignore[arg-type]
+        lambda: index.allowed(where="n ="),
+        lambda: index.matching([1], None),  # type: ignore[arg-type]
+        lambda: index.remove_where(None),  # type: ignore[arg-type]
+        lambda: index.remove_where(""),
+        lambda: index.search(unit(1), space=SPACE, kind="picture"),
     ):
-        with pytest.raises(InputError, match=r"must be an? (Where|ItemKind)"):
+        with pytest.raises(InputError, match=r"filter|kind"):
             call()
-    for ids in ("12", [1.5], [True], [-1], 5):
-        with pytest.raises(InputError, match="whole number"):
+    for ids in ("12", [1.5], [True], [-1], 5, [2**63]):
+        with pytest.raises(InputError, match=r"whole number|list of ids"):
             index.get(ids)  # type: ignore[arg-type]
     assert len(index) == 30
 
 
 def test_an_update_that_cannot_be_is_refused(index: Index) -> None:
-    """Another's content hash, a vector without its space, of another space or length, and what no item may have."""
+    """Another's uri and content, a vector without its space, of another space or length, and what no item may have."""
     before = index.get([3])
-    with pytest.raises(InputError, match=r"the item 6 \(/p/6\.jpg\) has it"):
-        index.update(3, content_hash="h6")
+    with pytest.raises(InputError, match="item 4 has both"):
+        index.update(2, uri="/p/4.jpg", content_hash="h4")
     for change, error in (
         ({"embedding": unit(1)[0]}, "needs the space"),
         ({"embedding": unit(1)[0], "space": "6" * 64}, "cannot be compared"),
@@ -123,7 +124,7 @@ def test_an_update_that_cannot_be_is_refused(index: Index) -> None:
         with pytest.raises(TwinspireError, match=error):
             index.update(3, **change)  # type: ignore[arg-type]
     assert index.get([3]) == before
-    assert index.update(3, content_hash="h4").content_hash == "h4"  # of a picture, while 3 is a text
+    assert index.update(3, content_hash="h4").content_hash == "h4"  # of another uri
     assert index.update(3, caption=None, uri="/new").caption is None
     assert index.get([3])[0].changed_at > before[0].changed_at
     assert index.get([3])[0].added_at == before[0].added_at

@@ -139,12 +139,12 @@ def execute(statement: str) -> Callable[[Path], None]:
         (execute("PRAGMA application_id = 7"), "some other SQLite file"),
         (
             execute("UPDATE catalogue SET schema_version = 1"),
-            "has schema version 1, this twinspire reads version 2",
+            "has schema version 1, this twinspire reads version 3",
         ),
         (execute("UPDATE catalogue SET checksum = checksum + 1"), "is damaged"),
         (execute("DELETE FROM catalogue"), "lost its first row"),
         (execute("DELETE FROM items WHERE id = 3"), "lost the item of vector 3"),
-        (execute("UPDATE items SET row = 50 WHERE id = 3"), "has an item at vector 50, of 50"),
+        (execute("UPDATE items SET row = 50 WHERE id = 3"), "50, of 50 vectors"),
         (execute("DROP TABLE catalogue"), "no such table"),
     ],
 )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from twinspire.errors import IndexStoreError, InputError, MissingDependencyError, SpaceMismatchError
 from twinspire.index import Index, Item, ItemKind, VectorType, disk, snapshots
+from twinspire.index.catalogue import Catalogue
 from twinspire.index.where import Where
 
 SPACE, DIM, COUNT, K = "space", 32, 3_000, 10
@@ -421,10 +423,11 @@ def test_snapshot_of_an_unknown_kind_is_an_error(tmp_path: Path) -> None:
     """A catalogue that names a kind this twinspire does not know is an error that says so."""
     with made(tmp_path / "index") as index:
         index.build("ivf")
-    connection = sqlite3.connect(tmp_path / "index" / "catalogue.sqlite")
-    with connection:
-        connection.execute("UPDATE snapshots SET kind = 'lsh'")
-    connection.close()
+    catalogue = Catalogue(tmp_path / "index", writable=True)
+    with closing(catalogue), catalogue.change() as change:
+        row = change.snapshot()
+        assert row is not None
+        change.put_snapshot(replace(row, kind="lsh"))
     with Index.open(tmp_path / "index") as reader, pytest.raises(InputError, match="'lsh' is not known"):
         reader.search(QUERIES, space=SPACE)
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 import pytest
 
 from twinspire.index import Index, Item, ItemKind, VectorType, verify_index
+from twinspire.index.catalogue import Catalogue
 
 SPACE = "5" * 64
 DIM = 16
@@ -56,6 +60,14 @@ def write(offset: int, data: bytes) -> Callable[[Path], None]:
     return change
 
 
+def commit(path: Path, **values: int) -> None:
+    """Commit other values, with a right checksum."""
+    catalogue = Catalogue(path, writable=True)
+    with closing(catalogue), catalogue.change() as change:
+        change.commit = replace(change.commit, **values)  # type: ignore[arg-type]
+        change.touch()
+
+
 def scribble(path: Path) -> None:
     """Damage a page in the middle of the catalogue."""
     with (path / "catalogue.sqlite").open("r+b") as file:
@@ -90,11 +102,13 @@ def test_an_index_in_order_has_no_problems(tmp_path: Path, dtype: VectorType) ->
         (execute("DELETE FROM dead"), "4 rows without an item that are not dead: 7, 8, 9, 20"),
         (execute("INSERT INTO dead VALUES (3, 1)"), "1 rows that are taken twice: 3"),
         (execute("UPDATE items SET row = 51 WHERE id = 3"), "1 rows of vectors that are not there: 51"),
-        (execute("UPDATE catalogue SET next_id = 48"), "2 ids that were not given yet: 48, 49"),
+        (lambda path: commit(path, next_id=48), "2 ids that were not given yet: 48, 49"),
+        (execute("UPDATE catalogue SET next_id = 48"), "first row is damaged"),
         (execute("UPDATE items SET metadata = '[]' WHERE id IN (4, 5)"), "2 items that are no longer what"),
         (execute("UPDATE items SET metadata = '{' WHERE id = 4"), "1 items that are no longer what"),
         (execute("UPDATE items SET uri = x'ff' WHERE id = 4"), "1 items that are no longer what"),
-        (execute("UPDATE items SET caption = 'x' WHERE id = 4"), "1 items whose words are not those"),
+        (execute("UPDATE items SET caption = 'x' WHERE id = 4"), "1 items that are no longer what"),
+        (execute("UPDATE words SET text = 'x' WHERE rowid = 4"), "1 items whose words are not those"),
         (execute("DELETE FROM words WHERE rowid = 4"), "1 items whose words are not those"),
         (execute("INSERT INTO words (rowid, text) VALUES (7, 'x')"), "1 words of items that are not there: 7"),
         (execute("DELETE FROM words_data WHERE id > 10"), "catalogue"),
@@ -111,13 +125,11 @@ def test_each_damage_is_named_and_nothing_is_changed(path: Path, damage: Callabl
 
 def test_a_vector_that_is_none_is_found_behind_a_right_checksum(path: Path) -> None:
     """What was written wrong in the first place is named by its item."""
-    from zlib import crc32
-
     file = path / "vectors-1.f32"
     data = bytearray(file.read_bytes())
     data[64 + 30 * ROW : 64 + 31 * ROW] = bytes(ROW)
     data[64 + 50 * ROW : 64 + 50 * ROW + 4] = np.float32("nan").tobytes()
     data[64 + 7 * ROW : 64 + 8 * ROW] = bytes(ROW)  # dead
     file.write_bytes(data)
-    execute(f"UPDATE catalogue SET checksum = {crc32(data[64:])}")(path)
+    commit(path, checksum=crc32(data[64:]))
     assert verify_index(path).problems == ["2 items whose vector is not of length 1: 20, 30"]

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from twinspire.errors import EngineError, ImageError, InputError, SpaceMismatchError
+from twinspire.images import ImageLimits
 from twinspire.index import Index
 from twinspire.ingest import FailedPicture, add_pictures, find_pictures
 
@@ -30,6 +31,7 @@ class FakeClient:
 
     space = SPACE
     dim = 4
+    limits = ImageLimits()
 
     def __init__(self) -> None:
         self.decoded: list[bytes | Path] = []
@@ -123,12 +125,12 @@ def test_every_picture_is_added_and_found(index: Index, client: Any, photos: Pat
 
 
 def test_known_content_is_not_decoded_again(index: Index, client: Any, photos: Path, tmp_path: Path) -> None:
-    """A second run is a no-op, under another name too; a file that has changed since keeps its item's id."""
+    """A second run is a no-op, a copy is an item of its own; a file that has changed since keeps its item's id."""
     add_pictures(index, client, find_pictures([photos]))
     client.decoded.clear()
     shutil.copy(photos / "00.png", tmp_path / "copy.png")
     report = add_pictures(index, client, find_pictures([photos, tmp_path / "copy.png"]))
-    assert (report.added, report.already, client.decoded) == (0, 21, [])
+    assert (report.added, report.already, client.decoded) == (1, 20, [])
     Image.new("RGB", (9, 9)).save(photos / "10.png")
     before = index.find(uri=str(photos / "10.png"))[0]
     report = add_pictures(index, client, find_pictures([photos]), batch=4)
@@ -158,13 +160,16 @@ def test_items_follow_files_that_were_moved_swapped_and_overwritten(index: Index
 
 
 @pytest.mark.parametrize("batch", [1, 2, 32])
-def test_the_same_content_within_a_run_is_added_once(index: Index, client: Any, photos: Path, batch: int) -> None:
-    """Copies in one batch or in different ones count as already there."""
+def test_the_same_content_within_a_run_is_encoded_once(index: Index, client: Any, photos: Path, batch: int) -> None:
+    """Copies in one batch or in different ones are items of their own with the vector of the first."""
     for number in range(5):
         shutil.copy(photos / "00.png", photos / f"copy{number}.png")
     report = add_pictures(index, client, find_pictures([photos]), batch=batch)
-    assert (report.added, report.already) == (20, 5)
-    assert len(index) == 20
+    assert (report.added, report.already, len(client.decoded)) == (25, 0, 20)
+    items = index.find(content_hash=hash_of(photos / "00.png"))
+    assert sorted(Path(item.uri).name for item in items) == ["00.png", *(f"copy{number}.png" for number in range(5))]
+    vectors = index.vectors([item.id for item in items])
+    assert (vectors == vectors[0]).all()
 
 
 def test_files_that_fail_are_listed_and_do_not_stop_the_rest(index: Index, client: Any, photos: Path) -> None:
@@ -250,6 +255,7 @@ class Rendezvous(Watched):
         self._turn = {"read": 4, "decode": 3, "encode": 2, "write": 1}
         self.met: list[str] = []
         self.space, self.dim, self.towers = client.space, client.dim, SimpleNamespace(encode_images=self.encode)
+        self.limits = client.limits
 
     def _at(self, stage: str) -> None:
         self._seen[stage] += 1

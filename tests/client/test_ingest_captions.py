@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from twinspire.errors import InputError
+from twinspire.images import ImageLimits
 from twinspire.index import Index, ItemKind
 from twinspire.ingest import Captions, Sidecars, add_pictures, add_texts, find_pictures, fuse
 
@@ -37,6 +38,7 @@ class FakeClient:
     """Encodes a picture to its colour's vector and a text to its own."""
 
     space, dim = SPACE, DIM
+    limits = ImageLimits()
 
     def __init__(self) -> None:
         self.encoded: list[str] = []
@@ -248,20 +250,70 @@ def test_opposite_vectors_have_no_mean() -> None:
         fuse(np.eye(1, DIM, dtype=np.float32), -np.eye(1, DIM, dtype=np.float32), 0.5)
 
 
-def test_lines_of_a_file_become_items_of_kind_text(index: Index, client: Any, tmp_path: Path) -> None:
-    """Each line once, with its words as the caption and its place as the uri; a second run adds what is new."""
+@pytest.mark.parametrize("batch", [1, 2, 256])
+def test_lines_of_a_file_become_items_of_kind_text(index: Index, client: Any, tmp_path: Path, batch: int) -> None:
+    """Each line with its words as the caption and its place as the uri; the same words are encoded once."""
     path = tmp_path / "lines.txt"
     path.write_text("\ufeffa red cat\n\n  红猫 \r\na red cat\na dog", encoding="utf-8")
     steps: list[int] = []
-    report = add_texts(index, client, [path], batch=2, on_progress=steps.append)
-    assert (report.added, report.already, report.failed, sum(steps)) == (3, 1, [], 4)
+    report = add_texts(index, client, [path], batch=batch, on_progress=steps.append)
+    assert (report.added, report.already, report.failed, sum(steps)) == (4, 0, [], 4)
+    assert sorted(client.encoded) == ["a dog", "a red cat", "红猫"]
     (hits,) = index.search(vector_of("红猫")[None], k=3, space=SPACE)
     assert (hits[0].uri, hits[0].kind, hits[0].caption) == (f"{path}#3", ItemKind.TEXT, "红猫")
     assert hits[0].metadata == {"name": "lines.txt", "folder": str(tmp_path), "line": 3}
+    np.testing.assert_array_equal(*index.vectors([index.find(uri=f"{path}#{line}")[0].id for line in (1, 4)]))
+    generation = index.generation
+    report = add_texts(index, client, [path], batch=batch)
+    assert (report.added, report.already, index.generation) == (0, 4, generation)
+
+
+def lines_of(index: Index, path: Path) -> dict[int, tuple[int, str | None]]:
+    """Return id and words of a text file's items by line, and check their vectors."""
+    found = {}
+    for line in range(1, 12):
+        for item in index.find(uri=f"{path}#{line}"):
+            assert (item.metadata["line"], item.metadata["name"]) == (line, path.name)
+            np.testing.assert_allclose(index.vectors([item.id])[0], vector_of(item.caption or ""), atol=1e-6)
+            assert line not in found
+            found[line] = item.id, item.caption
+    return found
+
+
+def test_lines_keep_their_items_when_a_file_is_edited_or_moved(index: Index, client: Any, tmp_path: Path) -> None:
+    """A line put in before the others moves them, words that are no more go; only new words are encoded."""
+    path = tmp_path / "lines.txt"
+    path.write_text("one\ntwo\nthree\ntwo\n")
+    add_texts(index, client, [path])
+    before = {words: number for number, words in lines_of(index, path).values()}
     client.encoded.clear()
-    path.write_text("a new line\na red cat", encoding="utf-8")
+    path.write_text("zero\none\ntwo\nTHREE\ntwo\n")
+    report = add_texts(index, client, [path], batch=2)
+    assert (report.added, report.changed, report.removed, report.already) == (2, 3, 1, 0)
+    assert sorted(client.encoded) == ["THREE", "zero"]
+    after = lines_of(index, path)
+    assert [words for _, words in after.values()] == ["zero", "one", "two", "THREE", "two"]
+    assert after[2] == (before["one"], "one")
+    path.write_text("zero\nONE\ntwo\nTHREE\ntwo\n")
     report = add_texts(index, client, [path])
-    assert (report.added, report.already, client.encoded) == (1, 1, ["a new line"])
+    assert (report.changed, report.already, lines_of(index, path)[2]) == (1, 4, (before["one"], "ONE"))
+    after = lines_of(index, path)
+    moved = tmp_path / "moved.txt"
+    path.rename(moved)
+    report = add_texts(index, client, [moved])
+    assert (report.added, report.changed, lines_of(index, moved)) == (0, 5, after)
+    assert len(index) == 5
+
+
+def test_the_same_line_in_two_files_is_two_items(index: Index, client: Any, tmp_path: Path) -> None:
+    """In one run and in two; encoded once."""
+    paths = [tmp_path / name for name in ("a.txt", "b.txt", "c.txt")]
+    for path in paths:
+        path.write_text("the same words")
+    assert add_texts(index, client, paths[:2]).added == 2
+    assert add_texts(index, client, paths).added == 1
+    assert client.encoded == ["the same words"]
+    assert len({number for path in paths for number, _ in lines_of(index, path).values()}) == 3
 
 
 def test_a_picture_and_a_text_of_the_same_content_are_two_items(index: Index, client: Any, photos: Path) -> None:

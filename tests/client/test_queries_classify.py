@@ -115,7 +115,7 @@ def test_labels_are_read_with_thresholds_and_remarks(tmp_path: Path) -> None:
         (b"a\nb | 7", "line 2: the threshold of 'b' is 7"),
         (b"a | nan", "line 1: the threshold of 'a' is nan"),
         (b"a\na | 0.1", "line 2: the label 'a' comes twice"),
-        (b" | 0.1", "line 1: a label is words"),
+        (b" | 0.1", "line 1: a label: expected words"),
         (b"# nothing", "the file is empty"),
         (b"a\n\xff", "is not UTF-8"),
     ],
@@ -159,7 +159,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_
         sys.stdout.flush()
         return Ran(int(ended.value.code or 0), *capfd.readouterr())
 
-    monkeypatch.setattr("twinspire.cli.classify.open_client", lambda bundle: FakeClient())
+    monkeypatch.setattr("twinspire.cli.classify.open_client", lambda *_: FakeClient())
     monkeypatch.chdir(tmp_path)
     (tmp_path / "labels.txt").write_text("red | 0.8\ngreen\nblue | 0.9\n")
     return run_main
@@ -187,10 +187,10 @@ def test_every_form_says_the_same(run: Callable[..., Ran], orange: Path) -> None
 
 
 def test_what_fails_is_told_and_the_rest_goes_on(run: Callable[..., Ran], orange: Path, tmp_path: Path) -> None:
-    """A file that is no picture is on standard error; where all fail the status is 2."""
+    """A file that is no picture is on standard error and the status is 3; where all fail it is 2."""
     (tmp_path / "bad.png").write_text("x")
     ran = run(tmp_path, "-l", "labels.txt")
-    assert ran.status == 0
+    assert ran.status == 3
     assert "failed bad.png: is no picture" in ran.err
     assert str(orange) in ran.out
     assert run("bad.png", "-l", "labels.txt").status == 2

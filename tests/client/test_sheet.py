@@ -27,9 +27,9 @@ def pictures(tmp_path: Path) -> list[Path]:
 
 
 @pytest.fixture
-def only_own_font(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Take all fonts away but the one that Pillow brings."""
-    caches = (lettering._paths, lettering._path_for, lettering._font)
+def no_installed_fonts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Take the system's fonts away: what is left is Pillow's font and the one in the package."""
+    caches = (lettering._installed, lettering._path_for, lettering._font)
     monkeypatch.setattr(lettering, "_FOLDERS", ())
     for cached in caches:
         cached.cache_clear()
@@ -71,21 +71,21 @@ def test_a_hit_whose_file_is_gone_does_not_stop_the_sheet(pictures: list[Path], 
     assert has_colour(drawn(tmp_path / "sheet.png"), (30, 250, 225))
 
 
-@pytest.mark.usefixtures("only_own_font")
+@pytest.mark.usefixtures("no_installed_fonts")
 def test_characters_without_a_font_are_counted_not_drawn_as_boxes(pictures: list[Path], tmp_path: Path) -> None:
-    """Without a Chinese font the text says so, and the call returns which characters are missing."""
-    assert legible("红色的车 red 红") == (
-        "(no font for 4 characters) red (no font for 1 character)",
-        frozenset("红色的车"),
+    """Without a Thai font the text says so, and the call returns which characters are missing."""
+    assert legible("รถสี red 红 ส") == (
+        "(no font for 4 characters) red 红 (no font for 1 character)",
+        frozenset("รถสี"),
     )
-    hits = [(tmp_path / "猫.png", 0.9)]
-    assert contact_sheet([SheetRow("红", hits)], tmp_path / "sheet.png") == frozenset("红猫")
+    hits = [(tmp_path / "ว.png", 0.9)]
+    assert contact_sheet([SheetRow("ส", hits)], tmp_path / "sheet.png") == frozenset("สว")
 
 
 def test_what_a_font_has_is_told_from_its_empty_box() -> None:
     """Pillow's own font has ASCII and nothing of Chinese; spaces are never missing."""
     assert all(lettering._has("", chr(code)) for code in range(32, 127))
-    assert not any(lettering._has("", character) for character in "红é→")
+    assert not any(lettering._has("", character) for character in "红é→ี\u0301")
     assert legible("a\n\t b") == ("a b", frozenset())
 
 

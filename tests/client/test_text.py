@@ -158,14 +158,14 @@ def test_exactly_the_context_is_not_cut(tiny_tokenizer: Tokenizer, caplog: pytes
 @pytest.mark.parametrize(
     ("texts", "message"),
     [
-        ("a cat", "one str came: expected a list"),
-        (b"a cat", r"text 0 is of type int"),
-        (None, "one NoneType came"),
-        ({"a cat"}, "one set came"),
-        (["a", 7], "text 1 is of type int: expected str"),
-        (["a", "b", None], "text 2 is of type NoneType"),
-        (["a", b"b"], "text 1 is of type bytes"),
-        (["a", "half a pair: \ud83d"], "text 1 is no valid Unicode: surrogates not allowed at 13"),
+        ("a cat", "expected a list of texts, got one str"),
+        (b"a cat", "got one bytes"),
+        (None, "got one NoneType"),
+        ({"a cat"}, "got a set"),
+        (["a", 7], "text 1: expected a str"),
+        (["a", "b", None], "text 2: expected a str"),
+        (["a", b"b"], "text 1: expected a str"),
+        (["a", "half a pair: \ud83d"], "text 1: expected text that UTF-8 can hold"),
     ],
 )
 def test_what_is_no_text(tiny_tokenizer: Tokenizer, texts: Any, message: str) -> None:

@@ -253,8 +253,8 @@ def test_auto_finds_something_that_runs(tiny: Any) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"precision": "int4"}, "precision 'int4': expected auto, fp32, fp16, int8"),
-        ({"providers": "tpu"}, "providers 'tpu': expected auto, cpu, openvino, cuda"),
+        ({"precision": "int4"}, "precision: expected auto, fp32, fp16, int8"),
+        ({"providers": "tpu"}, "providers: expected auto, cpu, openvino, cuda"),
         ({"threads": 0}, "threads 0: expected a whole number from 1 up"),
         ({"threads": True}, "threads True"),
         ({"threads": 1.5}, "threads 1.5"),
@@ -262,7 +262,7 @@ def test_auto_finds_something_that_runs(tiny: Any) -> None:
         ({"streams": True}, "streams True"),
         ({"threads": 2, "streams": 3}, "streams 3: expected a whole number from 1 to 2"),
         ({"towers": []}, r"towers \[\]: expected one or more of image, text"),
-        ({"towers": ["both"]}, r"towers \['both'\]"),
+        ({"towers": ["both"]}, "towers: expected image, text"),
     ],
 )
 def test_unknown_options_are_named(tiny: Any, options: dict[str, Any], message: str) -> None:

@@ -61,7 +61,7 @@ def test_without_onnxruntime_the_extra_is_named(tiny: Any, monkeypatch: pytest.M
     """Where onnxruntime is not installed, any provider, `auto` included, names the extra that brings it."""
     _forget(monkeypatch, "onnxruntime")
     for name in ("auto", *Provider):
-        with pytest.raises(MissingDependencyError, match=r"'onnxruntime'.*twinspire\[cpu\]"):
+        with pytest.raises(MissingDependencyError, match=r"'onnxruntime'.*\.\[cpu\]"):
             _open(tiny, name)
 
 
@@ -71,7 +71,7 @@ def test_without_onnxruntime_the_extra_is_named(tiny: Any, monkeypatch: pytest.M
 def test_without_the_plugin_the_extra_is_named(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """`openvino` without its package names the extra that brings it."""
     _forget(monkeypatch, "onnxruntime_ep_openvino")
-    with pytest.raises(MissingDependencyError, match=r"onnxruntime-ep-openvino.*twinspire\[cpu\]"):
+    with pytest.raises(MissingDependencyError, match=r"onnxruntime-ep-openvino.*\.\[cpu\]"):
         _open(tiny, "openvino")
 
 
@@ -146,7 +146,7 @@ def test_openvino_is_told_the_precision() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"inference_precision": "f16"}, "inference_precision 'f16': expected one of f32, bf16"),
+        ({"inference_precision": "f16"}, "inference_precision: expected f32, bf16"),
     ],
 )
 def test_other_openvino_options_are_refused(options: dict[str, Any], message: str) -> None:
@@ -162,7 +162,7 @@ def test_cuda_without_its_onnxruntime_is_an_error(tiny: Any) -> None:
     """`cuda` with the CPU build of onnxruntime raises, says what is there and which extra brings it."""
     if Provider.CUDA in providers.available():
         pytest.skip("CUDA is there")
-    with pytest.raises(ProviderError, match=r"cuda is not in this onnxruntime.*twinspire\[gpu\].*here: cpu"):
+    with pytest.raises(ProviderError, match=r"cuda is not in this onnxruntime.*\.\[gpu\].*here: cpu"):
         _open(tiny, "cuda")
 
 

@@ -19,8 +19,10 @@ def test_the_wheel_brings_the_sample_and_the_command(tmp_path: Path) -> None:
     install = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--target", str(site), str(wheel)]
     subprocess.run(install, check=True, capture_output=True)
     program = (
-        "import twinspire, twinspire.cli.app as app\n"
+        "import pathlib, twinspire, twinspire.cli.app as app\n"
         f"assert twinspire.__file__.startswith({str(site)!r}), twinspire.__file__\n"
+        "fonts = pathlib.Path(twinspire.__file__).parent / 'fonts'\n"
+        "assert {file.name for file in fonts.iterdir()} == {'OFL.txt', 'TwinspireSansSC-Regular.otf'}\n"
         "with twinspire.Client.local(twinspire.sample_bundle()) as client:\n"
         "    assert client.encode_text(['a red car']).shape == (1, client.dim)\n"
         "names = {command.name or command.callback.__name__ for command in app.application().registered_commands}\n"

@@ -331,7 +331,7 @@ def test_int8_is_made_where_there_is_fp32_alone(
 
     monkeypatch.setattr("twinspire_export.precision.recipes.require", missing)
     result = choose_precision(base, tmp_path / "newer", _captioned(), options=QUICK)
-    assert 'twinspire[quantize]"' in result.skipped["int8"]
+    assert ".[quantize]" in result.skipped["int8"]
     assert {each.candidate.setting.variant.precision for each in result.measured} == {Precision.FP32}
     with pytest.raises(MissingDependencyError, match="nncf"):
         choose_precision(base, tmp_path / "newest", _captioned(), options=dataclasses.replace(QUICK, recipes=1))
@@ -602,6 +602,6 @@ def test_what_cannot_be_done_is_told(
 def test_the_plot_needs_matplotlib(tiny: Any, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without it the error names the extra before anything is measured; --no-plot needs none."""
     monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
-    with pytest.raises(MissingDependencyError, match=r"twinspire\[bench\]"):
+    with pytest.raises(MissingDependencyError, match=r"\.\[bench\]"):
         _command(tiny.bundle.path, "-o", tmp_path / "new", "-d", data)
     assert not (tmp_path / "new").exists()

@@ -225,10 +225,9 @@ def test_needs_no_torch_and_says_nothing(base: Bundle, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
-    assert done.stdout.splitlines() == [
-        "exporting a checkpoint needs the package 'torch', which is not installed. "
-        'Install it with: pip install "twinspire[export]"'
-    ]
+    (message,) = done.stdout.splitlines()
+    assert "'torch'" in message
+    assert ".[export]" in message
     assert Bundle.open(tmp_path / "bundle").precisions(Tower.TEXT) == (Precision.FP32, Precision.INT8)
 
 

@@ -91,7 +91,7 @@ def test_auto_says_why_it_stays_in_this_process(tmp_path: Path, monkeypatch: pyt
     assert report.runtime is DemoRuntime.LOCAL
     assert report.fallback is not None
     assert "nvidia-pytriton" in report.fallback
-    with pytest.raises(MissingDependencyError, match=r"twinspire\[server\]"):
+    with pytest.raises(MissingDependencyError, match=r"\.\[server\]"):
         run_demo(tmp_path / "triton", bundle=sample_bundle(), images=IMAGES, runtime=DemoRuntime.TRITON)
 
 

@@ -77,7 +77,7 @@ def test_the_wheel_is_not_imported(no_tritonserver: None) -> None:
 def test_without_the_wheel_its_extra_is_named(no_tritonserver: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither on PATH nor in a wheel: the error says what to install."""
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
-    with pytest.raises(MissingDependencyError, match=r"twinspire\[server\]"):
+    with pytest.raises(MissingDependencyError, match=r"\.\[server\]"):
         find_triton()
 
 

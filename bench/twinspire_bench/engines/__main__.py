@@ -9,31 +9,34 @@ from rich.console import Console
 
 from twinspire_bench.datasets import open_dataset
 from twinspire_bench.engines.material import make_material
-from twinspire_bench.engines.measure import Effort, measure
+from twinspire_bench.engines.measure import Effort, check_names, measure
+from twinspire_bench.engines.peers import require_peers
 from twinspire_bench.engines.show import show
 from twinspire_bench.machine import usable_cores
-from twinspire_bench.product import seeded_bundle, seeded_checkpoint
+from twinspire_bench.product import seeded_model
 from twinspire_bench.script import (
     DEFAULT_WORK,
     CaptionsOption,
     JsonFileOption,
+    SizeOption,
     ThreadsOption,
     VocabularyOption,
     WorkOption,
     errors_told,
+    progress_lines,
     read_captions,
 )
+from twinspire_bench.smoke import smoke_option
 from twinspire_bench.tables import figures_console
-
-CAPTIONS = 5000
 
 
 def main(
-    size: Annotated[str, typer.Option(help="vit-b-32, vit-b-16, vit-l-14 or vit-l-14-336.")] = "vit-b-32",
+    size: SizeOption = "vit-b-32",
     work: WorkOption = DEFAULT_WORK,
     vocabulary: VocabularyOption = None,
     data: Annotated[str, typer.Option(help="Pictures with captions, such as coco:DIR.")] = "scenes:76",
     captions: CaptionsOption = None,
+    texts: Annotated[int, typer.Option(min=1, help="How many captions the text towers encode.")] = 5_000,
     threads: ThreadsOption = None,
     streams: Annotated[int, typer.Option(help="Parts of a batch that twinspire computes side by side.")] = 2,
     rounds: Annotated[int, typer.Option(min=1)] = Effort.rounds,
@@ -41,26 +44,27 @@ def main(
         list[str] | None, typer.Option(help="One race alone: image_tower, text_tower, folder or one_caption.")
     ] = None,
     json_file: JsonFileOption = None,
+    _smoke: Annotated[bool, smoke_option(size="tiny", data="scenes:8", texts=64, rounds=1)] = False,
 ) -> None:
-    """Measure a published size, int8, against what is used today."""
+    """Measure a published size, int8, against what is used today. What it does, and each round, go to standard error.
+
+    Making the model takes minutes the first time; --work keeps it.
+    """
     console = Console(stderr=True)
     with errors_told(console):
-        pictures = open_dataset(data)
-        material = make_material(
-            seeded_bundle(size, work, vocabulary=vocabulary),
-            seeded_checkpoint(size, work),
-            work,
-            data=pictures,
-            captions=read_captions(captions, CAPTIONS),
-            say=console.print,
-        )
+        say = progress_lines(console)
+        check_names(only or ())
+        require_peers()
+        pictures, sentences = open_dataset(data), read_captions(captions, texts)
+        model = seeded_model(size, work, vocabulary=vocabulary)
+        material = make_material(model, data=pictures, captions=sentences, say=say)
         record = measure(
             material,
             data=pictures,
             threads=usable_cores() if threads is None else threads,
             streams=streams,
             effort=Effort(rounds=rounds),
-            say=console.print,
+            say=say,
             only=only or (),
         )
         show(record, figures_console())

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from twinspire.bundle import Bundle, Precision, Tower
 from twinspire.errors import InputError, MissingDependencyError
 from twinspire.images import Preprocessor, load_image
 from twinspire_bench.datasets import CaptionedPictures
-from twinspire_bench.product import TWINSPIRE, run
+from twinspire_bench.product import TWINSPIRE, SeededModel, run
 
 # What people photograph; how long the longer side of a file takes to decode matters.
 FOLDER_SIZE = (640, 480)
@@ -46,38 +48,37 @@ class Material:
 
 
 def make_material(
-    bundle: Bundle,
-    checkpoint: Path,
-    work: Path,
+    model: SeededModel,
     *,
     data: CaptionedPictures,
     captions: Sequence[str],
     say: Callable[[str], None],
 ) -> Material:
-    """Make what is not in `work` yet, beside `bundle` (with int8 engines) of `checkpoint`.
+    """Make what is not in the model's folder yet; its bundle has int8 engines.
 
     Raises EngineError where a command fails, MissingDependencyError where a contestant is not installed.
     """
+    bundle = model.bundle
     material = Material(
-        checkpoint=checkpoint,
+        checkpoint=model.checkpoint,
         bundle=bundle.path,
-        plain=work / f"{bundle.name}-plain",
-        pixels_onnx=work / f"{bundle.name}-pixels" / "model.onnx",
-        openvino_int8=work / f"{bundle.name}-openvino" / "image.int8.xml",
-        pictures=work / f"{bundle.name}-pictures.npy",
-        captions=work / "captions.json",
-        folder=work / "folder",
+        plain=model.folder / "plain",
+        pixels_onnx=model.folder / "pixels" / "model.onnx",
+        openvino_int8=model.folder / "openvino" / "image.int8.xml",
+        pictures=model.folder / "pictures.npy",
+        captions=model.folder / "captions.json",
+        folder=model.folder / "folder",
     )
     if not material.plain.exists():
         say("exporting the checkpoint as it is")
-        run(*TWINSPIRE, "export", checkpoint, "-o", material.plain, "--name", bundle.name, "--rewrites", "none")
+        run(*TWINSPIRE, "export", model.checkpoint, "-o", material.plain, "--name", bundle.name, "--rewrites", "none")
     pictures = Preprocessor(bundle.image).many(data.pictures)  # (N, S, S, 3)
     np.save(material.pictures, pictures)
     material.captions.write_text(json.dumps(list(captions)), encoding="utf-8")
     write_folder(data, material.folder)
     if not material.pixels_onnx.exists():
         material.pixels_onnx.parent.mkdir(exist_ok=True)
-        (material.pixels_onnx.parent / _PREPROCESSOR).write_bytes((checkpoint / _PREPROCESSOR).read_bytes())
+        (material.pixels_onnx.parent / _PREPROCESSOR).write_bytes((model.checkpoint / _PREPROCESSOR).read_bytes())
         cut_after_normalisation(material.plain_engine(Tower.IMAGE), material.pixels_onnx)
     if not material.openvino_int8.exists():
         say("quantizing the plain image tower for OpenVINO")
@@ -111,10 +112,9 @@ def _quantize_for_openvino(engine: Path, pictures: Any, destination: Path) -> No
         import openvino
     except ImportError as error:
         raise MissingDependencyError("nncf and openvino", "quantize", "OpenVINO's own int8") from error
-    samples = nncf.Dataset([picture[None] for picture in pictures])
-    model = nncf.quantize(
-        openvino.Core().read_model(engine), samples, model_type=nncf.ModelType.TRANSFORMER, subset_size=len(pictures)
-    )
+    plain, samples = openvino.Core().read_model(engine), nncf.Dataset([picture[None] for picture in pictures])
+    with redirect_stdout(sys.stderr):  # nncf draws its progress bars there
+        model = nncf.quantize(plain, samples, model_type=nncf.ModelType.TRANSFORMER, subset_size=len(pictures))
     destination.parent.mkdir(exist_ok=True)
     openvino.save_model(model, destination, compress_to_fp16=False)
 

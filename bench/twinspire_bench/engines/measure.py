@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -25,6 +26,7 @@ from twinspire_bench.records import Record, series
 from twinspire_bench.statistics import paired_ratio
 from twinspire_bench.work import engine_work
 
+RACES = ("image_tower", "text_tower", "folder", "one_caption")
 OURS = "twinspire"
 LIMIT = "limit of decoding and tower"
 BATCH = 32
@@ -47,6 +49,13 @@ class Race:
 
     unit: str
     tasks: Mapping[str, Task]
+
+
+def check_names(only: Collection[str]) -> None:
+    """Raise InputError for a name in `only` that no race has."""
+    unknown = sorted(set(only) - set(RACES))
+    if unknown:
+        raise InputError(f"there is no race {', '.join(unknown)}: expected some of {', '.join(RACES)}")
 
 
 def races(material: Material, *, threads: int, streams: int, effort: Effort) -> dict[str, Race]:
@@ -107,14 +116,17 @@ def races(material: Material, *, threads: int, streams: int, effort: Effort) -> 
     }
 
 
-def run_race(race: Race, *, rounds: int) -> dict[str, Any]:
+def run_race(race: Race, *, rounds: int, say: Callable[[str], None]) -> dict[str, Any]:
     """Let them run in turn: each one's figures, and how many times as fast as it twinspire was, round by round.
 
-    Raises EngineError where a contestant cannot run.
+    `say` is told who starts and which round begins. Raises EngineError where a contestant cannot run.
     """
     with ExitStack() as stack:
-        started = {name: stack.enter_context(Contestant(task)) for name, task in race.tasks.items()}
-        figures = interleaved({name: each.measure for name, each in started.items()}, rounds=rounds)
+        measures = {}
+        for name, task in race.tasks.items():
+            say(f"starting {name}")
+            measures[name] = stack.enter_context(Contestant(task)).measure
+        figures = interleaved(measures, rounds=rounds, on_round=say)
     return {
         race.unit: {name: series(found, "median") for name, found in figures.items()},
         "times_as_fast_as": {
@@ -133,21 +145,29 @@ def measure(
     say: Callable[[str], None],
     only: Collection[str] = (),
 ) -> Record:
-    """Run all races, or `only` those of some names. `say` is told what begins. Raises InputError for a name of none."""
+    """Run all races, or `only` those of some names. `say` is told what begins, each round too.
+
+    Raises InputError for a name of none.
+    """
+    check_names(only)
     bundle = Bundle.open(material.bundle)
     entered = races(material, threads=threads, streams=streams, effort=effort)
-    unknown = sorted(set(only) - set(entered))
-    if unknown:
-        raise InputError(f"there is no race {', '.join(unknown)}: expected some of {', '.join(entered)}")
     found: dict[str, Any] = {}
     for name, race in entered.items():
         if not only or name in only:
-            say(f"{effort.rounds} rounds of {name.replace('_', ' ')}: {', '.join(race.tasks)}")
-            found[name] = run_race(race, rounds=effort.rounds)
+            title = name.replace("_", " ")
+            found[name] = run_race(race, rounds=effort.rounds, say=partial(_say_of, say, title))
     say("cosines of the int8 engines to the fp32 ones")
     return Record(
         kind="engines",
-        parameters={**asdict(effort), "threads": threads, "streams": streams, "batch": BATCH, "data": data.name},
+        parameters={
+            **asdict(effort),
+            "texts": len(json.loads(material.captions.read_text(encoding="utf-8"))),
+            "threads": threads,
+            "streams": streams,
+            "batch": BATCH,
+            "data": data.name,
+        },
         subject={"bundle": bundle.name, "space": bundle.space},
         results={
             "limit_images_per_s": _limit_images_per_s(bundle, threads),
@@ -155,6 +175,10 @@ def measure(
             "races": found,
         },
     )
+
+
+def _say_of(say: Callable[[str], None], title: str, stage: str) -> None:
+    say(f"{title}: {stage}")
 
 
 def cosines(

@@ -10,6 +10,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
 from itertools import cycle
 from pathlib import Path
 from types import MappingProxyType
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 
 from twinspire import Client, LocalTowers
 from twinspire.bundle import Bundle, Precision
+from twinspire.errors import MissingDependencyError
 from twinspire.images import Preprocessor
 from twinspire.text import Tokenizer
 from twinspire.towers.buckets import padded
@@ -31,6 +33,23 @@ LONE_CAPTIONS = 30
 """How many captions are encoded one by one in a measurement."""
 
 
+_PACKAGES = {
+    "onnx": ("onnx", "bench"),
+    "nncf": ("nncf", "quantize"),
+    "openvino": ("openvino", "peers"),
+    "fastembed": ("fastembed", "peers"),
+    "transformers": ("transformers", "export"),
+}
+"""Module to find: the package it comes in, and the extra that brings it."""
+
+
+def require_peers() -> None:
+    """Look for what contestants and their files need. Raises MissingDependencyError for the first that is missing."""
+    for module, (package, extra) in _PACKAGES.items():
+        if find_spec(module) is None:
+            raise MissingDependencyError(package, extra, "Measuring against what is used today")
+
+
 def twinspire_images(task: Task) -> Measure:
     """The bundle's int8 image tower on whole batches."""
     towers, pictures = _towers(task), np.load(task.path("pictures"))
@@ -39,8 +58,7 @@ def twinspire_images(task: Task) -> Measure:
 
 def twinspire_texts(task: Task) -> Measure:
     """The bundle's int8 text tower on all captions in one call, which sorts them inside and restores their order."""
-    towers, bundle, captions = _towers(task), Bundle.open(task.path("bundle")), _captions(task)
-    sequences = Tokenizer(bundle.tokenizer_path, bundle.text).encode(captions)
+    towers, sequences = _towers(task), _tokenizer(task).encode(_captions(task))
 
     def measure() -> float:
         start = time.perf_counter()
@@ -97,9 +115,8 @@ def onnxruntime_images(task: Task) -> Measure:
 
 def onnxruntime_padded_texts(task: Task) -> Measure:
     """Plain onnxruntime, fp32, on captions padded to the context length. Their length decides: any part will do."""
-    session = _session(task)
-    bundle = Bundle.open(task.path("bundle"))
-    ids = _padded(bundle, _captions(task)[: task.part], length=bundle.text.context_length)  # (N, context)
+    session, tokenizer = _session(task), _tokenizer(task)
+    ids = _padded(tokenizer, _captions(task)[: task.part], tokenizer.settings.context_length)  # (N, context)
     return lambda: _rate(lambda batch: session.run(None, {"input_ids": batch}), _batches(ids, task.batch))
 
 
@@ -113,12 +130,12 @@ def openvino_images(task: Task) -> Measure:
 def openvino_bf16_texts(task: Task) -> Measure:
     """OpenVINO in bf16 on batches in the order given, padded to their longest; each measurement takes the next part."""
     queue = _openvino(task, {"INFERENCE_PRECISION_HINT": "bf16"})
-    bundle, captions = Bundle.open(task.path("bundle")), _captions(task)
+    tokenizer, captions = _tokenizer(task), _captions(task)
     parts = cycle(captions[start : start + task.part] for start in range(0, len(captions), task.part))
 
     def measure() -> float:
         part = next(parts)
-        batches = [_padded(bundle, part[at : at + task.batch]) for at in range(0, len(part), task.batch)]
+        batches = [_padded(tokenizer, part[at : at + task.batch]) for at in range(0, len(part), task.batch)]
         return _queue_rate(queue, batches)
 
     return measure
@@ -241,9 +258,14 @@ def _batches(items: Any, size: int) -> list[Any]:  # noqa: ANN401 - an array or 
     return [items[start : start + size] for start in range(0, len(items), size)]
 
 
-def _padded(bundle: Bundle, captions: Sequence[str], length: int | None = None) -> NDArray[np.int32]:
+def _tokenizer(task: Task) -> Tokenizer:
+    bundle = Bundle.open(task.path("bundle"))
+    return Tokenizer(bundle.tokenizer_path, bundle.text)
+
+
+def _padded(tokenizer: Tokenizer, captions: Sequence[str], length: int | None = None) -> NDArray[np.int32]:
     """Return ids (N, L) int32 of captions, padded to `length` or to the longest."""
-    return padded(Tokenizer(bundle.tokenizer_path, bundle.text).encode(captions), bundle.text.pad_id, length)
+    return padded(tokenizer.encode(captions), tokenizer.settings.pad_id, length)
 
 
 def _captions(task: Task) -> list[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizerFast
+from transformers import AutoTokenizer, CLIPImageProcessor, CLIPModel
 
 
 class Reference:
@@ -17,7 +17,7 @@ class Reference:
         torch.set_num_threads(threads)
         self._model = CLIPModel.from_pretrained(checkpoint).eval()
         self._processor = CLIPImageProcessor.from_pretrained(checkpoint)
-        self._tokenizer = CLIPTokenizerFast.from_pretrained(checkpoint)
+        self._tokenizer = AutoTokenizer.from_pretrained(checkpoint)
 
     def images(self, pictures: Sequence[Any]) -> torch.Tensor:
         """Encode Pillow's pictures: (N, D) float32, L2-normalised."""

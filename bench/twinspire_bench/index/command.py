@@ -3,34 +3,51 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from twinspire.errors import InputError
+from twinspire_bench.smoke import smoke_option
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from rich.table import Table
+
+    from twinspire_bench.index.distributions import Distribution
     from twinspire_bench.records import Record
 
 _KIND_HELP = "A kind to measure, such as ivf,pq64; may be repeated."
-_PEER_HELP = "hnswlib or usearch, also with m=16,ef_construction=128; may be repeated; none: no other library."
+_PEER_HELP = (
+    "hnswlib or usearch, also with m=16,ef_construction=128, or scann (with --scann-python); may be repeated; "
+    "none: no other library."
+)
+_DISTRIBUTION_HELP = (
+    "clusters: 1,000 equal clusters; power-law: 20,000 of power-law size; spectrum: none, many directions that matter; "
+    "all: each in turn."
+)
+_SCANN_HELP = "The Python interpreter of an environment with ScaNN, which is then one of the peers."
 
 
 def index(
-    size: Annotated[int | None, typer.Option(help="Draw so many vectors; 20,000 without --hdf5.")] = None,
-    dim: Annotated[int, typer.Option(help="Numbers of a drawn vector.")] = 512,
+    distribution: Annotated[str, typer.Option(help=_DISTRIBUTION_HELP)] = "all",
+    size: Annotated[int | None, typer.Option(help="Generate so many vectors; 20,000 without --hdf5.")] = None,
+    dim: Annotated[int, typer.Option(help="Numbers of a generated vector.")] = 512,
     queries: Annotated[int, typer.Option(help="How many queries.")] = 1_000,
-    seed: Annotated[int, typer.Option(help="What is drawn with.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the generator.")] = 0,
     hdf5: Annotated[Path | None, typer.Option(help="An ann-benchmarks file of angular distance instead.")] = None,
     kind: Annotated[list[str] | None, typer.Option("--kind", help=_KIND_HELP)] = None,
     peer: Annotated[list[str] | None, typer.Option("--peer", help=_PEER_HELP)] = None,
+    scann_python: Annotated[Path | None, typer.Option("--scann-python", help=_SCANN_HELP)] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of each; as many as there are cores.")] = None,
     k: Annotated[int, typer.Option(help="Results of a query.")] = 10,
     recall: Annotated[float, typer.Option(help="The recall at which speed is compared.")] = 0.95,
     adds: Annotated[int, typer.Option(help="Vectors that the durable add is measured with; 0: not.")] = 20_000,
-    work: Annotated[Path | None, typer.Option(help="Keep what is drawn and built in this folder.")] = None,
+    work: Annotated[Path | None, typer.Option(help="Keep what is generated and built in this folder.")] = None,
     build_only: Annotated[bool, typer.Option("--build-only", help="Build into --work; search in a later run.")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the record to this file.")] = None,
+    _smoke: Annotated[bool, smoke_option(size=500, dim=32, queries=20, adds=256)] = False,
 ) -> None:
     """Measure recall against queries/s of kinds of index, the time to build them, and the memory that they hold.
 
@@ -41,20 +58,27 @@ def index(
 
     from twinspire_bench.index.material import Drawn
     from twinspire_bench.index.run import IndexRequest, measure_index
-    from twinspire_bench.index.variants import PEERS
+    from twinspire_bench.index.scann_peer import HOW
 
     if build_only and work is None:
         raise InputError("--build-only needs --work, the folder that keeps what is built")
-    drawn = None
-    if hdf5 is None or size is not None:
-        drawn = Drawn(size=size if size is not None else 20_000, dim=dim, queries=queries, seed=seed)
     stderr = Console(stderr=True)
+    peers = [name for name in peer if name != "none"] if peer else ["hnswlib", "usearch"]
+    if not peer and scann_python is not None:
+        peers.append("scann")
+    elif not peer:
+        stderr.print(f"ScaNN is not measured: {HOW}", highlight=False, markup=False, soft_wrap=True)
+    chosen = _distributions(distribution)
     record = measure_index(
         IndexRequest(
-            drawn=drawn,
+            drawn=[
+                Drawn(size=20_000 if size is None else size, dim=dim, queries=queries, seed=seed, distribution=one)
+                for one in (chosen if hdf5 is None or size is not None else [])
+            ],
             hdf5=hdf5,
             kinds=kind,
-            peers=[name for name in peer if name != "none"] if peer else PEERS,
+            peers=peers,
+            scann_python=scann_python,
             threads=threads,
             k=k,
             recall=recall,
@@ -69,35 +93,43 @@ def index(
         record.save(json_file)
 
 
+def _distributions(name: str) -> list[Distribution]:
+    from twinspire_bench.index.distributions import Distribution
+
+    known = [one.value for one in Distribution]
+    if name not in [*known, "all"]:
+        raise InputError(f"the distribution {name!r} is not known: expected {', '.join(known)} or all")
+    return [Distribution(one) for one in known if name in (one, "all")]
+
+
 def show(record: Record) -> None:
-    """Print the table of a record."""
-    from twinspire_bench.tables import figure, figures_console, figures_table
+    """Print a table for each distribution of a record."""
+    from twinspire_bench.tables import figures_console
 
     console = figures_console()
-    given, found = record.parameters, record.results
-    console.print(
-        f"{given['material']}: {given['vectors']:,} vectors of {given['dim']} numbers, {given['queries']:,} queries, "
-        f"{given['threads']} threads; all vectors take {found['flat_memory_bytes'] / 2**20:,.0f} MiB",
-        soft_wrap=True,
-    )
-    at = f"recall@{given['k']} {given['recall']}"
-    table = figures_table(
-        ["variant"],
-        [
-            "build s",
-            "of CPU",
-            "predicted",
-            "memory MiB",
-            "of all",
-            f"queries/s at {at}",
-            "recall",
-            "effort",
-            "reach",
-            "one query ms",
-        ],
-    )
+    for name, found in record.results["distributions"].items():
+        console.print(
+            f"{name}: {found['vectors']:,} vectors of {found['dim']} numbers, {found['queries']:,} queries, "
+            f"{record.parameters['threads']} threads; all vectors take {found['flat_memory_bytes'] / 2**20:,.0f} MiB "
+            f"({found['material']})",
+            soft_wrap=True,
+        )
+        console.print(_table(found, f"recall@{record.parameters['k']} {record.parameters['recall']}"))
+    if record.results["durable_add_per_s"] is not None:
+        rate = record.results["durable_add_per_s"]
+        console.print(f"durable add, batches of {record.results['add_batch']}: {rate:,.0f} vectors/s")
+
+
+def _table(found: Mapping[str, Any], at: str) -> Table:
+    """Return the figures of all variants on one distribution."""
+    from twinspire_bench.tables import figure, figures_table
+
+    figures = ["build s", "of CPU", "predicted", "memory MiB", "of all", f"queries/s at {at}", "of scann's", "recall"]
+    table = figures_table(["variant"], [*figures, "effort", "reach", "one query ms"])
+    scann = found["variants"].get("scann", {}).get("queries_per_s")
     for name, one in found["variants"].items():
         memory, best = one.get("memory_bytes"), one.get("at_recall") or {}
+        speed = best.get("queries_per_s")
         table.add_row(
             name,
             figure(one["build_s"]),
@@ -105,12 +137,11 @@ def show(record: Record) -> None:
             figure(one.get("predicted_build_s")),
             figure(None if memory is None else memory / 2**20),
             figure(None if memory is None else memory / found["flat_memory_bytes"]),
-            figure(best.get("queries_per_s")),
+            figure(speed),
+            figure(speed / scann if speed and scann else None),
             figure(best.get("recall")),
             figure(best.get("effort")),
             figure(best.get("reach")),
             figure(one.get("single_query_ms")),
         )
-    console.print(table)
-    if found["durable_add_per_s"] is not None:
-        console.print(f"durable add, batches of {found['add_batch']}: {found['durable_add_per_s']:,.0f} vectors/s")
+    return table

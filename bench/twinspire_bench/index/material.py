@@ -1,9 +1,6 @@
-"""What is searched: vectors, queries and what exact search finds for them; drawn from a seed, or read from HDF5.
+"""What is searched: vectors, queries and what exact search finds for them; generated from a seed, or read from HDF5.
 
-The generator is pinned: the same size, seed and version of this module give the same vectors. Points lie in clusters
-whose directions have the variance 1, 1/2, 1/3, ..., as embeddings have few directions that matter; then all items are
-shifted one way and all queries the other, as two towers shift theirs (Liang et al., Mind the Gap, NeurIPS 2022), and
-brought to length 1. Items and queries of one cluster have a cosine of 0.2 to 0.4, as pictures and captions in CLIP.
+The generators (see `distributions`) are pinned: the same size, seed and version give the same vectors.
 """
 
 from __future__ import annotations
@@ -19,34 +16,48 @@ from numpy.typing import NDArray
 
 from twinspire.errors import InputError, MissingDependencyError
 from twinspire.index.flat import nearest
+from twinspire_bench.index.distributions import BLOCK, Distribution, generated
 
-CLUSTERS = 1_000
-SPREAD = 0.7
-GAP = 1.4
 TRUTH = 100
-_BLOCK = 50_000
 _VERSION = 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Drawn:
-    """Vectors to draw: `size` of `dim` numbers in `clusters` clusters, and `queries` of them shifted."""
+    """Vectors to generate: `size` items of `dim` numbers, and `queries`. `clusters` None: the distribution's number."""
 
     size: int
     dim: int
     queries: int = 1_000
-    clusters: int = CLUSTERS
+    distribution: Distribution = Distribution.CLUSTERS
+    clusters: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("size", "dim", "queries", "clusters"):
+        for name in ("size", "dim", "queries"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} {getattr(self, name)}: expected a whole number from 1 up")
+        if self.clusters is None:
+            object.__setattr__(self, "clusters", self.distribution.clusters)
+        elif self.clusters < 1 or self.distribution is Distribution.SPECTRUM:
+            raise InputError(
+                f"clusters {self.clusters} of the distribution {self.distribution}: expected a whole number from 1 up, "
+                "and none for spectrum"
+            )
 
     @property
     def name(self) -> str:
         """What it is called in records."""
-        return f"drawn-v{_VERSION}-{self.size}x{self.dim}-{self.clusters}-{self.queries}-{self.seed}"
+        kind = "drawn" if self.distribution is Distribution.CLUSTERS else self.distribution.value
+        return f"{kind}-v{_VERSION}-{self.size}x{self.dim}-{self.clusters}-{self.queries}-{self.seed}"
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """What a folder remembers, to be told from other vectors."""
+        found = asdict(self) | {"version": _VERSION}
+        if self.distribution is Distribution.CLUSTERS:
+            del found["distribution"]  # folders that were made before there were others stay valid
+        return found
 
 
 @dataclass(frozen=True)
@@ -76,28 +87,20 @@ class Material:
 
 
 def drawn_material(drawn: Drawn, folder: Path) -> Material:
-    """Draw into `folder`, or take what an earlier call drew there. Raises InputError for a folder of other material."""
-    if not _is_there(folder, asdict(drawn) | {"version": _VERSION}):
-        draw = np.random.default_rng(drawn.seed)
-        basis = np.linalg.qr(draw.standard_normal((drawn.dim, drawn.dim)))[0]
-        scales = np.arange(1, drawn.dim + 1) ** -0.5
-        scales /= np.linalg.norm(scales)
-        shape = (scales[:, None] * basis.T).astype(np.float32)  # (D, D): the directions, each as long as it matters
-        centres = draw.standard_normal((drawn.clusters, drawn.dim), dtype=np.float32) @ shape
-        gap = draw.standard_normal(drawn.dim, dtype=np.float32)
-        gap *= np.float32(GAP / 2) / np.linalg.norm(gap)
-
-        def blocks(count: int, shift: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
-            for start in range(0, count, _BLOCK):
-                some = min(_BLOCK, count - start)
-                points = centres[draw.integers(0, drawn.clusters, some)] + shift
-                points += np.float32(SPREAD) * (draw.standard_normal((some, drawn.dim), dtype=np.float32) @ shape)
-                points /= np.linalg.norm(points, axis=1, keepdims=True)
-                yield points
-
-        _store(folder / "vectors.npy", blocks(drawn.size, gap), (drawn.size, drawn.dim))
-        _store(folder / "queries.npy", blocks(drawn.queries, -gap), (drawn.queries, drawn.dim))
-        _finish(folder, asdict(drawn) | {"version": _VERSION})
+    """Generate into `folder`, or take what an earlier call left there. Raises InputError for a folder of others."""
+    if not _is_there(folder, drawn.description):
+        assert drawn.clusters is not None
+        vectors, queries = generated(
+            drawn.distribution,
+            size=drawn.size,
+            queries=drawn.queries,
+            dim=drawn.dim,
+            clusters=drawn.clusters,
+            seed=drawn.seed,
+        )
+        _store(folder / "vectors.npy", vectors, (drawn.size, drawn.dim))
+        _store(folder / "queries.npy", queries, (drawn.queries, drawn.dim))
+        _finish(folder, drawn.description)
     return Material(folder, drawn.name)
 
 
@@ -124,7 +127,7 @@ def hdf5_material(file: Path, folder: Path, *, queries: int | None = None) -> Ma
                     )
                 for name, source, count in (("vectors", "train", None), ("queries", "test", queries)):
                     rows = opened[source].shape[0] if count is None else min(count, opened[source].shape[0])
-                    blocks = (_unit(opened[source][at : min(at + _BLOCK, rows)]) for at in range(0, rows, _BLOCK))
+                    blocks = (_unit(opened[source][at : min(at + BLOCK, rows)]) for at in range(0, rows, BLOCK))
                     _store(folder / f"{name}.npy", blocks, (rows, opened[source].shape[1]))
         except OSError as error:
             raise InputError(f"{file} cannot be read as HDF5: {error}") from error

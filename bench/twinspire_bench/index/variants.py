@@ -1,10 +1,9 @@
-"""What is measured: kinds of this project's index, and indexes of other libraries, behind one interface."""
+"""What is measured: kinds of this project's index, and indexes of other libraries."""
 
 from __future__ import annotations
 
 import re
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from abc import abstractmethod
 from pathlib import Path
 from typing import Any
 
@@ -16,35 +15,10 @@ from twinspire.index.ann import Ann, Kind
 from twinspire.index.ann.files import write_snapshot
 from twinspire.index.ann.library import computing_with
 from twinspire.index.flat import nearest
+from twinspire_bench.index.scann_peer import Scann
+from twinspire_bench.index.variant import Variant, Vectors
 
-PEERS = ("hnswlib", "usearch")
-Vectors = NDArray[np.float32]
-
-
-class Variant(ABC):
-    """An index that can be built, stored, loaded and searched, with as many threads as it was made for."""
-
-    settings: Sequence[tuple[int, int]] = ((1, 1),)
-    """Effort and reach to be measured, dearer ones later within one reach."""
-
-    def __init__(self, threads: int) -> None:
-        self.threads = threads
-
-    @abstractmethod
-    def build(self, vectors: Vectors) -> None:
-        """Build it over `vectors` (N, D)."""
-
-    @abstractmethod
-    def save(self, path: Path) -> None:
-        """Store it."""
-
-    @abstractmethod
-    def load(self, path: Path, vectors: Vectors) -> None:
-        """Load what `save` stored."""
-
-    @abstractmethod
-    def search(self, queries: Vectors, k: int, effort: int, reach: int) -> NDArray[np.int64]:
-        """Return the rows found, (Q, k)."""
+PEERS = ("hnswlib", "usearch", "scann")
 
 
 class Own(Variant):
@@ -53,7 +27,7 @@ class Own(Variant):
     def __init__(self, kind: Kind, threads: int) -> None:
         super().__init__(threads)
         self._kind = kind
-        efforts = [1, 2, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 256, 512]
+        efforts = [1, 2, 4, 8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128, 192, 256, 512]
         if kind.is_exact:
             efforts = [1]
         reaches = [6, 12, 20, 40] if kind.is_lossy else [1]
@@ -110,6 +84,8 @@ class _Graph(Variant):
 class Hnswlib(_Graph):
     """hnswlib: https://github.com/nmslib/hnswlib."""
 
+    package = "hnswlib"
+
     def build(self, vectors: Vectors) -> None:
         """Build it."""
         self._index = self._library.Index(space="ip", dim=vectors.shape[1])
@@ -145,6 +121,8 @@ class Hnswlib(_Graph):
 class Usearch(_Graph):
     """usearch: https://github.com/unum-cloud/usearch. Vectors are kept as float32, as the others keep them."""
 
+    package = "usearch"
+
     def build(self, vectors: Vectors) -> None:
         """Build it."""
         self._index = self._made(vectors.shape[1])
@@ -176,15 +154,23 @@ class Usearch(_Graph):
         return self._library(ndim=dim, metric="ip", dtype="f32", connectivity=self._m, expansion_add=self._breadth)
 
 
+def is_peer(text: str) -> bool:
+    """Return whether `text` names another library's index."""
+    return text.split(",")[0] in PEERS
+
+
 def variant(text: str, threads: int) -> Variant:
-    """Return the variant that `text` names: a kind, or `hnswlib` or `usearch`, with m= and ef_construction=."""
+    """Return the variant that `text` names: a kind, `hnswlib` or `usearch` with m= and ef_construction=, or `scann`."""
     name, *words = text.split(",")
-    if name not in PEERS:
+    if not is_peer(text):
         return Own(Kind.parse(text), threads)
     options = {}
     for word in words:
         found = re.fullmatch(r"(m|ef_construction)=(\d+)", word)
-        if found is None:
-            raise InputError(f"the peer {text!r} is not known: expected such as {name},m=16,ef_construction=128")
+        if found is None or name == "scann":
+            expected = "scann" if name == "scann" else f"{name},m=16,ef_construction=128"
+            raise InputError(f"the peer {text!r} is not known: expected such as {expected}")
         options[found[1]] = int(found[2])
+    if name == "scann":
+        return Scann(threads)
     return Hnswlib(options, threads) if name == "hnswlib" else Usearch(options, threads)

@@ -9,6 +9,7 @@ import typer
 
 from twinspire.cli.shared import BundleOption
 from twinspire.errors import InputError
+from twinspire_bench.smoke import smoke_option
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,6 +26,7 @@ def search(
     seed: Annotated[int, typer.Option(help="What scenes, names and queries are drawn with.")] = 101,
     filter_items: Annotated[int, typer.Option(min=0, help="How many vectors to filter; 0: none.")] = 50_000,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the record to this file.")] = None,
+    _smoke: Annotated[bool, smoke_option(count=24, filter_items=1_000)] = False,
 ) -> None:
     """Measure what words beside vectors, captions in vectors, templates and filters bring to a search.
 

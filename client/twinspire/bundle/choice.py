@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from datetime import datetime
 
+from twinspire._arguments import as_list, as_member
 from twinspire.bundle.settings import Precision
 from twinspire.errors import InputError
 
@@ -47,6 +48,9 @@ class AutoChoice:
     measured: str
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "precision", as_member(self.precision, Precision, "precision"))
+        rejected = tuple(as_member(each, Precision, "rejected") for each in as_list(self.rejected, "precisions"))
+        object.__setattr__(self, "rejected", rejected)
         for name in ("provider", "inference_precision"):
             if not _WORD.fullmatch(getattr(self, name)):
                 raise InputError(f"{name} {getattr(self, name)!r}: expected a word such as 'cpu' or 'f32'")

@@ -6,6 +6,7 @@ import hashlib
 import os
 from pathlib import Path
 
+from twinspire._arguments import as_member
 from twinspire.bundle.manifest import (
     MANIFEST_NAME,
     PROBES_NAME,
@@ -89,12 +90,20 @@ class Bundle:
         """The tokenizer.json."""
         return self.path / TOKENIZER_NAME
 
-    def precisions(self, tower: Tower) -> tuple[Precision, ...]:
-        """List the precisions that this bundle has for a tower, in the order of `Precision`."""
-        return tuple(precision for precision in Precision if precision in self.manifest.engines[tower])
+    def precisions(self, tower: Tower | str) -> tuple[Precision, ...]:
+        """List the precisions that this bundle has for a tower, in the order of `Precision`.
 
-    def engine(self, tower: Tower, precision: Precision) -> Path:
-        """Give the ONNX file of a tower at a precision. Raises BundleError that says what there is."""
+        Raises InputError for what is no tower.
+        """
+        engines = self.manifest.engines[as_member(tower, Tower, "tower")]
+        return tuple(precision for precision in Precision if precision in engines)
+
+    def engine(self, tower: Tower | str, precision: Precision | str) -> Path:
+        """Give the ONNX file of a tower at a precision.
+
+        Raises BundleError that says what there is, InputError for what is no tower or precision.
+        """
+        tower, precision = as_member(tower, Tower, "tower"), as_member(precision, Precision, "precision")
         record = self.manifest.engines[tower].get(precision)
         if record is None:
             there = ", ".join(self.precisions(tower))

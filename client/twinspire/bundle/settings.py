@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from enum import StrEnum
 
+from twinspire._arguments import as_member
 from twinspire.errors import InputError
 
 
@@ -67,8 +68,7 @@ class ImageSettings:
             object.__setattr__(self, name, tuple(float(value) for value in getattr(self, name)))
         if self.size < 1 or self.resize < 1:
             raise InputError(f"size {self.size} and resize {self.resize}: expected at least 1 pixel")
-        if self.interpolation not in tuple(Interpolation):
-            raise InputError(f"interpolation {self.interpolation!r}: expected one of {', '.join(Interpolation)}")
+        as_member(self.interpolation, Interpolation, "interpolation")
         if not self.crop and self.resize != self.size:
             raise InputError(f"resize {self.resize} without crop: expected the size, {self.size}")
         if not all(math.isfinite(value) for value in self.mean):
@@ -83,7 +83,7 @@ class TextSettings:
 
     `context_length` counts start and end token; `eos_id` is the end token, which a cut keeps; `pad_id` fills
     what stands right of it. The start token, where the family has one, is written by tokenizer.json's
-    post-processor.
+    post-processor. `padding` may be given by name: "trim".
 
     Raises InputError where a value is out of range.
     """
@@ -94,6 +94,7 @@ class TextSettings:
     padding: Padding
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "padding", as_member(self.padding, Padding, "padding"))
         if self.context_length < 2:
             raise InputError(f"context_length {self.context_length}: expected at least 2, start and end token")
         if self.pad_id < 0 or self.eos_id < 0:

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from twinspire._arguments import as_member
 from twinspire.bundle.choice import AutoChoice
 from twinspire.bundle.copying import copy_file
 from twinspire.bundle.folder import Bundle, check_probes, file_record
@@ -142,7 +143,8 @@ class BundleWriter:
         towers: dict[Tower, dict[Precision, EngineRecord]] = {tower: {} for tower in Tower}
         for (tower, precision), (file, certificate) in sorted(chosen.items()):
             record = records[file]
-            towers[tower][precision] = EngineRecord(
+            engines_of = towers[as_member(tower, Tower, "tower")]
+            engines_of[as_member(precision, Precision, "precision")] = EngineRecord(
                 file=file, sha256=record.sha256, size_bytes=record.size_bytes, certificate=certificate
             )
         known = {field.name: getattr(draft, field.name) for field in fields(ManifestDraft)}

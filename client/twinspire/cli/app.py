@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import os
+import re
 import signal
 import sys
 import threading
@@ -18,9 +20,16 @@ from rich.console import Console
 from rich.text import Text
 
 from twinspire.cli import classify, index, search
+from twinspire.cli.os_errors import described
+from twinspire.cli.standard_output import StandardOutputError, guarded_standard_output
 from twinspire.errors import TwinspireError
 
 EXIT_ERROR = 2
+_EPILOG = (
+    "Exit status: 0 done; 1 index verify found damage; 2 error, nothing or not all done; 3 some files failed, the "
+    "others were done; 130 Ctrl-C; 143 SIGTERM."
+)
+_COMPLETION = ("--install-completion", "--show-completion")
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 128 + signal.SIGTERM
 _SAID = {EXIT_INTERRUPTED: "interrupted", EXIT_TERMINATED: "terminated"}
@@ -33,7 +42,7 @@ def application() -> typer.Typer:
         help="Search pictures in words: export, serve, index and query two-tower models.",
         no_args_is_help=True,
         pretty_exceptions_enable=False,
-        add_completion=False,
+        epilog=_EPILOG,
     )
 
     @app.callback()
@@ -49,7 +58,18 @@ def application() -> typer.Typer:
     app.command("classify")(classify.classify)
     for entry_point in sorted(entry_points(group="twinspire.commands"), key=lambda entry: entry.name):
         entry_point.load()(app)
+    _unwrap_help(app)
     return app
+
+
+def _unwrap_help(app: typer.Typer) -> None:
+    """Join the lines of each paragraph of the docstrings, which the terminal wraps: typer joins the first alone."""
+    for command in app.registered_commands:
+        text = command.help or inspect.getdoc(command.callback) or ""
+        command.help = re.sub(r"(?<=\S)\n(?=[^\s*-])", " ", inspect.cleandoc(text))
+    for group in app.registered_groups:
+        if group.typer_instance is not None:
+            _unwrap_help(group.typer_instance)
 
 
 def _print_version(wanted: bool) -> None:
@@ -59,20 +79,26 @@ def _print_version(wanted: bool) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run `twinspire` and end the process: 0 on success, 2 on any `TwinspireError`, 130 on Ctrl-C, 143 on SIGTERM."""
+    """Run `twinspire` and end the process.
+
+    Exit status: 0 on success, 1 where `index verify` found damage, 2 on an error, 3 where some files failed and others
+    worked, 130 on Ctrl-C, 143 on SIGTERM.
+    """
     stderr = Console(stderr=True, soft_wrap=True)
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # else each failed TLS handshake is a line beside the error
     try:
-        with _sigterm_unwinds():
-            application()(arguments)
+        with _sigterm_unwinds(), guarded_standard_output():
+            application()(arguments, prog_name=_program_name(sys.argv[1:] if arguments is None else arguments))
     except TwinspireError as error:
         stderr.print(Text("error: ", style="bold red") + Text(str(error), style=""))
         sys.exit(EXIT_ERROR)
-    except BrokenPipeError:  # whoever read the output has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except StandardOutputError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python flushes at its end
+        if not error.is_broken_pipe:  # whoever read the output has gone: that is no error to tell
+            stderr.print(Text("error: ", style="bold red") + Text(str(error)))
         sys.exit(EXIT_ERROR)
-    except OSError as error:  # a command maps its own; what is left is the output's
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        stderr.print(Text("error: ", style="bold red") + Text(f"the output cannot be written: {error.strerror}"))
+    except OSError as error:  # one that no command expected
+        stderr.print(Text("error: ", style="bold red") + Text(described(error)))
         sys.exit(EXIT_ERROR)
     except KeyboardInterrupt:  # before typer is at work
         stderr.print("interrupted")
@@ -81,6 +107,15 @@ def main(arguments: list[str] | None = None) -> None:
         if ended.code in _SAID:
             stderr.print(_SAID[ended.code])
         raise
+
+
+def _program_name(arguments: list[str]) -> str | None:
+    """Return what usage lines call the program; None is how it was started, such as `python -m twinspire`.
+
+    A shell completes for a command's name: completion is always for `twinspire`.
+    """
+    asks_for_completion = bool(arguments) and arguments[0].split("=")[0] in _COMPLETION
+    return "twinspire" if asks_for_completion else None
 
 
 @contextmanager

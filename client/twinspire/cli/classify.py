@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from twinspire.cli.client_options import ClientOptions, open_client, with_client_options
+from twinspire.cli.csv_cells import csv_cell
 from twinspire.cli.output import CsvOption
 from twinspire.cli.search import TemplatesOption
-from twinspire.cli.shared import BundleOption, JsonOption, open_client, print_json, printable, shortened
+from twinspire.cli.shared import EXIT_SOME_FAILED, JsonOption, print_json, printable, shortened
 from twinspire.errors import InputError
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 _BATCH = 256
 
 
+@with_client_options
 def classify(
     images: Annotated[
         list[Path], typer.Argument(metavar="IMAGE...", help="Pictures, or folders of them.", show_default=False)
@@ -31,14 +34,16 @@ def classify(
     ],
     top: Annotated[int, typer.Option("--top", "-k", help="How many labels of each picture to show.")] = 3,
     templates: TemplatesOption = None,
-    bundle: BundleOption = None,
+    *,
+    options: ClientOptions,
     as_json: JsonOption = False,
     as_csv: CsvOption = False,
 ) -> None:
     """Say which labels fit pictures, without training: the labels are read as queries.
 
     A label with a threshold is judged by itself and flagged from that score on; flagged labels are always shown. In a
-    pipe the output is lines of path, label, score, probability and `flagged`, separated by tabs.
+    pipe the output is lines of path, label, score, probability and `flagged`, separated by tabs. Ends with status 3
+    where some pictures failed and the others were classified.
     """
     if top < 1:
         raise InputError(f"--top is the number of labels to show, 1 or more, got {top}")
@@ -49,10 +54,11 @@ def classify(
 
     known = read_labels(labels)
     said = Templates.read(templates) if templates is not None else None
-    files = find_pictures(images)
-    with open_client(bundle) as client:
+    files = find_pictures(images, on_error="skip")
+    with open_client(options) as client:
         classifier = Classifier(client, known, templates=said)
         found, failed = _classified(classifier, files)
+    failed = [*files.failed, *failed]
     if as_json:
         print_json(_document(labels, found, failed))
     elif as_csv:
@@ -63,6 +69,8 @@ def classify(
         typer.echo(f"failed {shortened(str(path))}: {printable(cause)}", err=True)
     if not found:
         raise InputError(f"none of the {len(files)} pictures could be read")
+    if failed:
+        raise typer.Exit(EXIT_SOME_FAILED)
 
 
 def _classified(
@@ -117,7 +125,7 @@ def _print_csv(found: Sequence[tuple[Path, Classification]]) -> None:
             row = _label(judged)
             flagged = "" if judged.flagged is None else str(judged.flagged).lower()
             probability = "" if row["probability"] is None else row["probability"]
-            writer.writerow([printable(path), judged.label, row["score"], probability, flagged])
+            writer.writerow([csv_cell(printable(path)), csv_cell(judged.label), row["score"], probability, flagged])
     sys.stdout.flush()
     typer.echo(table.getvalue().encode(), nl=False)
 

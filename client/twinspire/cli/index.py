@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from twinspire.cli import index_add, index_build, index_recover, index_watch
+from twinspire.cli import index_add, index_build, index_export, index_recover, index_sync, index_watch
 from twinspire.cli.index_add import IndexArgument
 from twinspire.cli.shared import JsonOption, print_json, printable, size_of
 from twinspire.errors import InputError
@@ -21,10 +21,12 @@ EXIT_DAMAGED = 1
 
 app = typer.Typer(help="Make, follow and look after indexes of pictures and texts.", no_args_is_help=True)
 app.command("add")(index_add.add)
+app.command("sync")(index_sync.sync)
 app.command("watch")(index_watch.watch)
 app.command("build")(index_build.build)
 app.command("tune")(index_build.tune)
 app.command("recover")(index_recover.recover)
+app.command("export")(index_export.export)
 
 
 @app.command("remove")
@@ -128,7 +130,7 @@ def stats(index: IndexArgument, as_json: JsonOption = False) -> None:
     from twinspire.index import Index, ItemKind
 
     with Index.open(index) as opened:
-        found = opened.stats()
+        found, bundle = opened.stats(), opened.bundle
     document: dict[str, Any] = {
         "path": printable(found.path),
         "items": found.items,
@@ -137,6 +139,7 @@ def stats(index: IndexArgument, as_json: JsonOption = False) -> None:
         "dim": found.dim,
         "dtype": found.dtype.value,
         "space": found.space,
+        "bundle": dataclasses.asdict(bundle) if bundle is not None else None,
         "generation": found.generation,
         "rows": found.rows,
         "dead_rows": found.dead_rows,
@@ -149,6 +152,7 @@ def stats(index: IndexArgument, as_json: JsonOption = False) -> None:
         print_json(document)
         return
     snapshot = document.pop("snapshot")
+    document["bundle"] = printable(str(bundle).removeprefix("the bundle ")) if bundle is not None else None
     document["search"] = "exact (flat)" if snapshot is None else str(snapshot.pop("kind"))
     for name, value in (snapshot or {}).items():
         document[f"  {name}"] = value

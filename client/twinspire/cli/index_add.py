@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from twinspire.cli.shared import BundleOption, JsonOption, open_client, print_json, printable, shortened
+from twinspire.cli.client_options import ClientOptions, open_client, with_client_options
+from twinspire.cli.index_bundle import reference_to, remember_bundle
+from twinspire.cli.shared import EXIT_SOME_FAILED, JsonOption, print_json, printable, shortened
 from twinspire.errors import InputError
 
 if TYPE_CHECKING:
@@ -21,7 +23,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from twinspire.index import AddReport, Index, Item, ItemKind, StoredItem
+    from twinspire.client import Client
+    from twinspire.index import AddReport, BundleReference, Index, Item, ItemKind, StoredItem
     from twinspire.ingest import CaptionSource, FailedPicture, IngestReport
 
 IndexArgument = Annotated[Path, typer.Argument(metavar="INDEX", help="The folder of the index.", show_default=False)]
@@ -43,6 +46,14 @@ CaptionsOption = Annotated[
 SidecarsOption = Annotated[
     bool, typer.Option("--sidecars", help="Take captions from text files beside the pictures (cat.jpg: cat.txt).")
 ]
+OnConflictOption = Annotated[
+    str,
+    typer.Option(
+        "--on-conflict",
+        help="Which counts where a column and the file have the same key (name, width, year, ...): table, file, or "
+        "prefix, which stores the column as table_name.",
+    ),
+]
 FuseOption = Annotated[
     float | None,
     typer.Option(
@@ -53,6 +64,7 @@ FuseOption = Annotated[
 ]
 
 
+@with_client_options
 def add(
     index: IndexArgument,
     paths: PathsArgument = None,
@@ -60,20 +72,23 @@ def add(
     captions: CaptionsOption = None,
     sidecars: SidecarsOption = False,
     fuse_captions: FuseOption = None,
-    bundle: BundleOption = None,
+    on_conflict: OnConflictOption = "table",
+    *,
+    options: ClientOptions,
     as_json: JsonOption = False,
 ) -> None:
     """Add pictures and texts to an index, which is made if it is not there.
 
-    Content that the index has already is passed over, so an interrupted run is finished by running it again.
+    A file that the index has already is passed over, so an interrupted run is finished by running it again. Ends with
+    status 3 where some files failed and the others were added.
     """
     from twinspire.ingest import add_pictures, add_texts, find_pictures
     from twinspire.ingest.texts import count_lines
 
     if not paths and not texts:
         raise InputError("nothing to add came: expected PATH..., pictures or folders of them, or --texts FILE")
-    source = caption_source(captions, sidecars=sidecars, fuse_captions=fuse_captions)
-    pictures = find_pictures(paths) if paths else []
+    source = caption_source(captions, sidecars=sidecars, fuse_captions=fuse_captions, on_conflict=on_conflict)
+    pictures = find_pictures(paths, on_error="skip") if paths else []
     lines = count_lines(texts) if texts else 0
     if (
         isinstance(captions, Path)
@@ -87,10 +102,10 @@ def add(
             else "--captions came without pictures: expected PATH..., pictures or folders of them"
         )
     reports: list[IngestReport] = []
-    with Target(index) as target, open_client(bundle) as client:
-        target.dim = client.dim
+    with Target(index) as target, open_client(options, target.index) as client:
+        target.encoded_by(client)
         start_s = time.perf_counter()
-        if pictures:
+        if paths:
             with progress("images", len(pictures)) as done:
                 reports.append(
                     add_pictures(
@@ -103,14 +118,25 @@ def add(
         items, elapsed_s = len(target), time.perf_counter() - start_s
     summary = _Summary.of(reports, unit="images" if not texts else "items" if pictures else "texts")
     summary.show(index=index, items=items, elapsed_s=elapsed_s, as_json=as_json)
-    if pictures and len(reports[0].failed) == len(pictures):
-        raise InputError(f"none of the {len(pictures)} files could be added")
+    end_with_failures(len(summary.failed), len(summary.failed) + summary.added + summary.already + summary.changed)
 
 
-def caption_source(captions: Path | None, *, sidecars: bool, fuse_captions: float | None) -> CaptionSource | None:
+def end_with_failures(failed: int, files: int) -> None:
+    """End with status 3 where some of the files failed. Raises `InputError`, status 2, where all did."""
+    if failed and failed >= files:
+        raise InputError(f"none of the {files:,} files could be added")
+    if failed:
+        raise typer.Exit(EXIT_SOME_FAILED)
+
+
+def caption_source(
+    captions: Path | None, *, sidecars: bool, fuse_captions: float | None, on_conflict: str = "table"
+) -> CaptionSource | None:
     """Return what the options name as the source of captions. Raises `InputError` for options that do not fit."""
-    from twinspire.ingest import Captions, Sidecars
+    from twinspire.ingest import Captions, OnConflict, Sidecars
     from twinspire.ingest.fusing import check_weight
+
+    OnConflict.parse(on_conflict)
 
     if captions is not None and sidecars:
         raise InputError("--captions and --sidecars both came: expected one source of captions")
@@ -119,7 +145,7 @@ def caption_source(captions: Path | None, *, sidecars: bool, fuse_captions: floa
         if captions is None and not sidecars:
             raise InputError("--fuse-captions needs captions: name them with --captions FILE or --sidecars")
     if captions is not None:
-        read = Captions.read(captions)
+        read = Captions.read(captions, on_conflict=on_conflict)
         if fuse_captions is not None and not read.has_words:
             raise InputError(f"--fuse-captions needs captions: {captions} has metadata alone")
         return read
@@ -133,53 +159,67 @@ class Target:
         from twinspire.index import Index
 
         check_target(path)
-        self.dim = 0
+        self.index: Index | None = Index.open(path, mode="write") if is_index(path) else None
+        """The index, None where it is not there yet."""
         self._path = path
-        self._index: Index | None = Index.open(path, mode="write") if is_index(path) else None
+        self._dim = 0
+        self._bundle: BundleReference | None = None
+
+    def encoded_by(self, client: Client) -> None:
+        """Take the dimension and the bundle of what is added; an index that is there remembers where its bundle is."""
+        self._dim = client.dim
+        self._bundle = reference_to(client.bundle)
+        if self.index is not None:
+            remember_bundle(self.index, client.bundle)
 
     def check_space(self, space: str) -> None:
         """Raise `SpaceMismatchError` for embeddings that the index cannot take."""
-        if self._index is not None:
-            self._index.check_space(space)
+        if self.index is not None:
+            self.index.check_space(space)
 
     def known_hashes(self, hashes: Iterable[str], *, kind: ItemKind | None = None) -> set[str]:
         """Return those of `hashes` that the index has; none where there is no index yet."""
         from twinspire.index import ItemKind
 
-        index = self._index  # another thread makes it
+        index = self.index  # another thread makes it
         return index.known_hashes(hashes, kind=kind or ItemKind.IMAGE) if index is not None else set()
 
     def add(self, embeddings: NDArray[np.float32], items: Sequence[Item], *, space: str) -> AddReport:
         """Add to the index, made now if it is not there."""
         from twinspire.index import Index
 
-        if self._index is None:
-            self._index = Index.create(self._path, space=space, dim=self.dim)
-        return self._index.add(embeddings, items, space=space)
+        if self.index is None:
+            self.index = Index.create(self._path, space=space, dim=self._dim, bundle=self._bundle)
+        return self.index.add(embeddings, items, space=space)
 
     def find(self, *, uri: str | None = None, content_hash: str | None = None) -> list[StoredItem]:
         """Return the items of this uri or content; none where there is no index yet."""
-        return self._index.find(uri=uri, content_hash=content_hash) if self._index is not None else []
+        return self.index.find(uri=uri, content_hash=content_hash) if self.index is not None else []
+
+    def vectors(self, ids: Iterable[int]) -> NDArray[np.float32]:
+        """Return the vectors of items that were found, (N, D) float32."""
+        assert self.index is not None
+        return self.index.vectors(ids)
 
     def update(self, id: int, **changes: Any) -> StoredItem:  # noqa: A002, ANN401 - as of `Index.update`
         """Change an item that was found."""
-        assert self._index is not None
-        return self._index.update(id, **changes)
+        assert self.index is not None
+        return self.index.update(id, **changes)
 
     def remove(self, ids: Iterable[int]) -> int:
         """Remove items that were found."""
-        assert self._index is not None
-        return self._index.remove(ids)
+        assert self.index is not None
+        return self.index.remove(ids)
 
     def __len__(self) -> int:
-        return len(self._index) if self._index is not None else 0
+        return len(self.index) if self.index is not None else 0
 
     def __enter__(self) -> Target:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._index is not None:
-            self._index.close()
+        if self.index is not None:
+            self.index.close()
 
 
 def check_target(path: Path) -> None:
@@ -205,6 +245,25 @@ def is_index(path: Path) -> bool:
     from twinspire.index.connections import CATALOGUE_NAME
 
     return os.path.lexists(path / CATALOGUE_NAME)
+
+
+def open_index_and_client(
+    stack: ExitStack, path: Path, options: ClientOptions, *, mode: Literal["read", "write"] = "write"
+) -> tuple[Index, Client]:
+    """Open an index and the client that encodes for it, both closed with `stack`; one that is not there is made.
+
+    An index that is opened for writing remembers the bundle.
+    """
+    from twinspire.index import Index
+
+    index = stack.enter_context(Index.open(path, mode=mode)) if is_index(path) else None
+    client = stack.enter_context(open_client(options, index))
+    if index is None:
+        made = Index.create(path, space=client.space, dim=client.dim, bundle=reference_to(client.bundle))
+        return stack.enter_context(made), client
+    if mode == "write":
+        remember_bundle(index, client.bundle)
+    return index, client
 
 
 @contextmanager
@@ -236,6 +295,7 @@ class _Summary:
     changed: int
     captioned: int
     failed: list[FailedPicture]
+    skipped: Mapping[str, int]
     unit: str
 
     @classmethod
@@ -246,6 +306,7 @@ class _Summary:
             sum(report.changed for report in reports),
             sum(report.captioned for report in reports),
             [failed for report in reports for failed in report.failed],
+            {suffix: count for report in reports for suffix, count in report.skipped.items()},
             unit,
         )
 
@@ -267,6 +328,7 @@ class _Summary:
         typer.echo(", ".join(counts))
         if items:
             typer.echo(f"{printable(index)} holds {items:,} item{'s' if items != 1 else ''}")
+        print_skipped(self.skipped)
         for path, cause in self.failed:
             print_failed(path, cause)
 
@@ -279,9 +341,18 @@ class _Summary:
             "changed": self.changed,
             "captioned": self.captioned,
             "failed": [{"path": printable(path), "cause": cause} for path, cause in self.failed],
+            "skipped": {printable(suffix): count for suffix, count in self.skipped.items()},
             "items": items,
             "elapsed_s": round(elapsed_s, 3),
         }
+
+
+def print_skipped(skipped: Mapping[str, int]) -> None:
+    """Say on standard error, in a line, which files were not looked at for their suffixes; nothing for none."""
+    from twinspire.ingest.finding import described
+
+    if skipped:
+        typer.echo(printable(described(skipped)), err=True)
 
 
 def print_failed(path: Path, cause: str) -> None:

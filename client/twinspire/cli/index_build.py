@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from twinspire.cli.shared import BundleOption, JsonOption, open_client, print_json, printable
+from twinspire.cli.client_options import ClientOptions, open_client
+from twinspire.cli.shared import BundleOption, JsonOption, completing, print_json, printable
 from twinspire.errors import InputError
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ _KIND_HELP = (
     "flat, ivf, ivf,sq8, ivf,pq64, ivf,pq128x4, hnsw, hnsw,sq8, pca256 in front of any; cagra, gpu-flat, gpu-ivf on a "
     "GPU; auto: exact below 100,000 items."
 )
+_COMPLETED_KINDS = completing("auto", "flat", "ivf", "ivf,sq8", "ivf,pq64", "hnsw", "hnsw,sq8")
 _QUERIES_HELP = (
     "What people ask: a text file with a query a line, encoded with the bundle, or an .npy file of embeddings, "
     "(N, D) float32. Without it, items of the index are asked with."
@@ -30,7 +32,7 @@ IndexArgument = Annotated[Path, typer.Argument(metavar="INDEX", help="The folder
 
 def build(
     index: IndexArgument,
-    kind: Annotated[str, typer.Option("--kind", "-k", help=_KIND_HELP)] = "auto",
+    kind: Annotated[str, typer.Option("--kind", "-k", help=_KIND_HELP, autocompletion=_COMPLETED_KINDS)] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="Threads to build with; all cores if not given.")] = None,
     memory: Annotated[int | None, typer.Option(min=1, help="What auto may take, in MiB; half of what is free.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be built and what it takes.")] = False,
@@ -128,7 +130,7 @@ def _vectors(index: Index, queries: Path | None, bundle: Path | None) -> NDArray
     texts = [line for line in lines if line]
     if not texts:
         raise InputError(f"{queries} holds no query: expected one a line")
-    with open_client(bundle) as client:
+    with open_client(ClientOptions(bundle=bundle), index) as client:
         index.check_space(client.space)
         return client.encode_text(texts)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections import Counter
@@ -13,18 +14,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from twinspire.cli.client_options import ClientOptions, with_client_options
 from twinspire.cli.index_add import (
     CaptionsOption,
     FuseOption,
     IndexArgument,
+    OnConflictOption,
     SidecarsOption,
     caption_source,
     check_target,
-    is_index,
+    open_index_and_client,
     print_failed,
     progress,
 )
-from twinspire.cli.shared import BundleOption, open_client, printable, shortened
+from twinspire.cli.shared import printable, shortened
 from twinspire.errors import InputError
 
 if TYPE_CHECKING:
@@ -35,14 +38,20 @@ FoldersArgument = Annotated[
 ]
 
 
+@with_client_options
 def watch(
     index: IndexArgument,
     folders: FoldersArgument = None,
     captions: CaptionsOption = None,
     sidecars: SidecarsOption = False,
     fuse_captions: FuseOption = None,
-    bundle: BundleOption = None,
+    on_conflict: OnConflictOption = "table",
+    *,
+    options: ClientOptions,
     poll: Annotated[bool, typer.Option("--poll", help="Look at the files' times: for network drives.")] = False,
+    rescan: Annotated[
+        float, typer.Option("--rescan", metavar="SECONDS", help="How often to compare everything, for lost events.")
+    ] = 300.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print every change as a line of JSON.")] = False,
 ) -> None:
     """Keep an index in step with folders of pictures until Ctrl-C; it is made if it is not there.
@@ -50,22 +59,17 @@ def watch(
     First it catches up with what changed while nobody watched. New pictures are added, changed ones encoded again,
     moved ones keep their ids, deleted ones are removed.
     """
-    from twinspire.index import Index
     from twinspire.ingest import watch as follow
 
     if not folders:
         raise InputError("nothing to watch came: expected DIR..., folders of pictures")
-    for folder in folders:
-        if not folder.is_dir():
-            found = "is no folder" if folder.exists() else "is not there"
-            raise InputError(f"{printable(folder)} {found}: expected a folder of pictures to watch")
-    source = caption_source(captions, sidecars=sidecars, fuse_captions=fuse_captions)
+    if not rescan > 0:
+        raise InputError(f"--rescan is a number of seconds above 0, got {rescan:g}")
+    check_folders(folders)
+    source = caption_source(captions, sidecars=sidecars, fuse_captions=fuse_captions, on_conflict=on_conflict)
     check_target(index)
     with ExitStack() as stack:
-        opened = stack.enter_context(Index.open(index, mode="write")) if is_index(index) else None
-        client = stack.enter_context(open_client(bundle))
-        if opened is None:
-            opened = stack.enter_context(Index.create(index, space=client.space, dim=client.dim))
+        opened, client = open_index_and_client(stack, index, options)
         teller = stack.enter_context(_Teller(folders, as_json=as_json))
         try:
             follow(
@@ -75,12 +79,21 @@ def watch(
                 captions=source,
                 fuse_captions=fuse_captions,
                 poll=poll or None,
+                rescan_s=rescan,
                 on_event=teller.event,
                 on_progress=teller.progress,
                 on_caught_up=teller.caught_up,
             )
         except KeyboardInterrupt:  # the way in which this is ended
             teller.end(index, len(opened))
+
+
+def check_folders(folders: Sequence[Path]) -> None:
+    """Refuse what is no folder, before anything is loaded. Raises `InputError`."""
+    for folder in folders:
+        if not os.path.isdir(folder):  # noqa: PTH112 - Path.is_dir raises for a name that is too long
+            found = "is no folder" if os.path.lexists(folder) else "is not there"
+            raise InputError(f"{printable(folder)} {found}: expected a folder of pictures")
 
 
 class _Teller:

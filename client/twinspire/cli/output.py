@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
 
+from twinspire.cli.csv_cells import csv_cell
 from twinspire.cli.shared import check_destination, print_json, printable, shortened
 from twinspire.errors import InputError
 
 if TYPE_CHECKING:
     from twinspire.index import ItemKind
 
-CsvOption = Annotated[bool, typer.Option("--csv", help="Print a table of comma-separated values instead.")]
+_CSV_HELP = (
+    "Print a table of comma-separated values instead, metadata keys as columns; a text that a spreadsheet would run as "
+    "a formula starts with an apostrophe."
+)
+CsvOption = Annotated[bool, typer.Option("--csv", help=_CSV_HELP)]
 SheetOption = Annotated[Path | None, typer.Option("--sheet", help="Write the hits as pictures to this PNG.")]
 
-CSV_COLUMNS = ("rank", "score", "probability", "uri", "id", "kind", "caption", "metadata", "parts")
+CSV_COLUMNS = ("rank", "score", "probability", "uri", "id", "kind", "caption", "parts")
+"""Columns of every CSV of hits; behind them stands one for each metadata key that a hit has."""
 _SCORE_DIGITS = 6
 _RANKING = frozenset({"vector", "words", "vector rank", "words rank", "fused"})
 """Parts of a score that every hit has: a terminal does not repeat them."""
@@ -62,7 +67,8 @@ class Results:
     """One search and its hits, best first.
 
     `title` is the query in words, `query` the same for --json; `searched` is how many items there were, `picture` the
-    query where it is one picture, and `more` goes into the JSON document beside the query (mode, filter, ...).
+    query where it is one picture, and `more` goes into the JSON document beside the query (mode, filter, ...). Ranks
+    are counted from `offset` + 1.
     """
 
     index: Path
@@ -73,6 +79,11 @@ class Results:
     hits: Sequence[ShownHit]
     picture: Path | None = None
     more: Mapping[str, Any] = field(default_factory=dict)
+    offset: int = 0
+
+    def ranked(self) -> Iterator[tuple[int, ShownHit]]:
+        """Give the hits with their ranks."""
+        return enumerate(self.hits, start=self.offset + 1)
 
 
 def check_output(*, as_json: bool = False, as_csv: bool = False, sheet: Path | None = None) -> None:
@@ -94,7 +105,7 @@ def show(results: Results, *, as_json: bool = False, as_csv: bool = False, sheet
     if as_json:
         print_json(document_of(results))
     elif as_csv:
-        _print_csv(results.hits)
+        _print_csv(results)
     else:
         _print_hits(results)
         if sheet is not None:
@@ -109,7 +120,7 @@ def document_of(results: Results) -> dict[str, Any]:
         "query": dict(results.query),
         **results.more,
         "k": results.k,
-        "hits": [_hit_document(rank, hit) for rank, hit in enumerate(results.hits, start=1)],
+        "hits": [_hit_document(rank, hit) for rank, hit in results.ranked()],
     }
 
 
@@ -130,19 +141,18 @@ def _hit_document(rank: int, hit: ShownHit) -> dict[str, Any]:
     return document
 
 
-def _print_csv(hits: Sequence[ShownHit]) -> None:
+def _print_csv(results: Results) -> None:
     """Print RFC 4180 with a header, in UTF-8 whatever the terminal's encoding; objects stand in their cells as JSON."""
+    from twinspire.index.columns import metadata_columns
+
+    columns = metadata_columns((key for hit in results.hits for key in hit.metadata), CSV_COLUMNS)
     table = io.StringIO(newline="")
-    writer = csv.DictWriter(table, CSV_COLUMNS, restval="", lineterminator="\r\n")
-    writer.writeheader()
-    for rank, hit in enumerate(hits, start=1):
+    writer = csv.DictWriter(table, (*CSV_COLUMNS, *columns.values()), restval="", lineterminator="\r\n")
+    writer.writerow({name: csv_cell(name) for name in writer.fieldnames})
+    for rank, hit in results.ranked():
         row = _hit_document(rank, hit)
-        for column in ("metadata", "parts"):
-            if row.get(column):
-                row[column] = json.dumps(row[column], ensure_ascii=False)
-            else:
-                row[column] = ""
-        writer.writerow(row)
+        row |= {columns[key]: value for key, value in row.pop("metadata").items()}
+        writer.writerow({name: csv_cell(value) for name, value in row.items()})
     sys.stdout.flush()
     typer.echo(table.getvalue().encode(), nl=False)
 
@@ -159,7 +169,7 @@ def _print_hits(results: Results) -> None:
         return
     of = f"  best of {results.searched:,}" if results.hits else f"  no hits among {results.searched:,}"
     stdout.print(Text.assemble((printable(results.title), "bold"), (of, "dim")))
-    for rank, hit in enumerate(results.hits, start=1):
+    for rank, hit in results.ranked():
         stdout.print(Text.assemble((f"{rank:>3}  ", "dim"), (f"{hit.score:.4f}", "cyan"), "  ", *_described(hit)))
         rules = "  ".join(f"{name} {value:.4g}" for name, value in _parts(hit).items() if name not in _RANKING)
         if rules:

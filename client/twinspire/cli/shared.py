@@ -6,29 +6,27 @@ import json
 import os
 import sys
 import unicodedata
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from twinspire.errors import InputError
 
-if TYPE_CHECKING:
-    from twinspire.client import Client
-
 BundleOption = Annotated[
     Path | None,
     typer.Option("--bundle", "-b", help="The bundle that encodes; the sample that comes with twinspire if not given."),
 ]
+EXIT_SOME_FAILED = 3
+"""Exit status of a command that worked for some files and failed for others."""
+
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")]
 
 
-def open_client(bundle: Path | None) -> Client:
-    """Open the bundle, or the sample, in this process."""
-    from twinspire.client import Client
-    from twinspire.sample import sample_bundle
-
-    return Client.local(bundle if bundle is not None else sample_bundle())
+def completing(*values: str) -> Callable[[], list[str]]:
+    """Return what typer's `autocompletion` takes to complete one of `values`."""
+    return lambda: list(values)
 
 
 def check_destination(path: Path, what: str, *, suffix: str | None = None) -> None:

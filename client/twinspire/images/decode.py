@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, TypeAlias
 
 import numpy as np
 from PIL import Image, ImageFile
 
-from twinspire.errors import ImageError
+from twinspire.errors import ImageError, MissingDependencyError
 from twinspire.images.colour import to_rgb, upright
+from twinspire.images.formats import FORMATS, PREFIX_BYTES, is_heif, open_heif
 from twinspire.images.items import (
     ImageItem,
     ImageLimits,
@@ -25,9 +27,9 @@ from twinspire.images.items import (
 )
 from twinspire.images.quiet import quiet_pillow
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "PPM", "AVIF", "JPEG2000")  # JPEG reads MPO too
-_EXPECTED = "expected " + ", ".join(FORMATS[:-1]) + " or " + FORMATS[-1]
+_EXPECTED = f"expected {', '.join(FORMATS)} or, with the extra 'heif', HEIC"
 DEFAULT_LIMITS = ImageLimits()
+_Factory: TypeAlias = Callable[[IO[bytes], str | bytes], ImageFile.ImageFile]
 
 Pending = Image.Image | bytes | Path
 """A picture that any thread may finish: pixels in memory, an encoded file, or the path of one."""
@@ -99,6 +101,24 @@ def _open(data: bytes, origin: Origin) -> ImageFile.ImageFile:
     This is the heart of `Image.open` without its check for decompression bombs, whose limit is one for the
     process and which warns instead of refusing up to twice that.
     """
+    for name, factory in _readers(data, origin):
+        try:
+            return factory(io.BytesIO(data), "")
+        except MemoryError:
+            raise
+        except MissingDependencyError as error:
+            raise origin.error(str(error)) from error
+        except Image.DecompressionBombError as error:
+            raise _bomb(error, origin) from error
+        except Exception as error:  # readers raise whatever their parsing stumbles over
+            raise origin.error(f"is a damaged {name}: {error}") from error
+    raise origin.error(f"is no picture that can be read: {_EXPECTED}")
+
+
+def _readers(data: bytes, origin: Origin) -> Iterator[tuple[str, _Factory]]:
+    """Give the formats that a file may be of by its first bytes, and what reads their headers."""
+    if is_heif(data[:PREFIX_BYTES]):
+        yield "HEIF", open_heif
     prefix = data[:16]
     for name in FORMATS:
         if name not in Image.OPEN:
@@ -108,15 +128,7 @@ def _open(data: bytes, origin: Origin) -> ImageFile.ImageFile:
         if isinstance(accepted, str):
             raise origin.error(f"{name} is not supported by this build of Pillow: {accepted}")
         if accepted:
-            try:
-                return factory(io.BytesIO(data), "")
-            except MemoryError:
-                raise
-            except Image.DecompressionBombError as error:
-                raise _bomb(error, origin) from error
-            except Exception as error:  # readers raise whatever their parsing stumbles over
-                raise origin.error(f"is a damaged {name}: {error}") from error
-    raise origin.error(f"is no picture that can be read: {_EXPECTED}")
+            yield name, factory
 
 
 def _load(image: Image.Image, origin: Origin) -> None:

@@ -64,7 +64,8 @@ def check_pixels(size: tuple[int, int], limits: ImageLimits, origin: Origin) -> 
     if width * height > limits.max_pixels:
         raise origin.error(
             f"{width} x {height} pixels are {width * height / 1e6:.1f} megapixels, above the limit of "
-            f"{limits.max_pixels / 1e6:g}. Raise it with ImageLimits(max_pixels=...) if the file is trusted"
+            f"{limits.max_pixels / 1e6:g}. If the file is trusted raise the limit: --max-megapixels on the command "
+            "line, ImageLimits(max_pixels=...) in Python"
         )
 
 
@@ -127,12 +128,19 @@ def image_of_array(array: NDArray[Any], limits: ImageLimits, origin: Origin) -> 
     return Image.fromarray(np.ascontiguousarray(pixels))
 
 
+def size_refusal(size_bytes: int, limits: ImageLimits) -> str | None:
+    """Return why an encoded picture of this size is refused; None where it is within the limit."""
+    if size_bytes <= limits.max_bytes:
+        return None
+    return (
+        f"{size_bytes / 2**20:.1f} MiB are above the limit of {limits.max_bytes / 2**20:g}. "
+        "Raise it with ImageLimits(max_bytes=...) if the file is trusted"
+    )
+
+
 def _check_bytes(size_bytes: int, limits: ImageLimits, origin: Origin) -> None:
-    if size_bytes > limits.max_bytes:
-        raise origin.error(
-            f"{size_bytes / 2**20:.1f} MiB are above the limit of {limits.max_bytes / 2**20:g}. "
-            "Raise it with ImageLimits(max_bytes=...) if the file is trusted"
-        )
+    if (refusal := size_refusal(size_bytes, limits)) is not None:
+        raise origin.error(refusal)
 
 
 def _whole(data: bytes, limits: ImageLimits, origin: Origin) -> bytes:

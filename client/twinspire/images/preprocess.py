@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from twinspire._arguments import require_list
 from twinspire.bundle import ImageSettings
 from twinspire.errors import ImageError, InputError
 from twinspire.images.decode import DEFAULT_LIMITS, Pending, begin, finish
@@ -135,10 +136,9 @@ def _settled(position: int, result: Future[Pixels | ImageError] | ImageError) ->
 def _check_iterable(items: Any) -> Iterable[ImageItem]:  # noqa: ANN401 - whatever the caller gave
     """Refuse one picture where many are due: a path would be read letter by letter, an array row by row."""
     one_array = isinstance(items, np.ndarray) and items.ndim < 4
-    one_thing = isinstance(items, (str, os.PathLike, bytes, bytearray, memoryview, Image.Image)) or one_array
-    if one_thing or hasattr(items, "read") or not isinstance(items, Iterable):
-        raise InputError(f"one {type(items).__name__} came: expected a list of pictures, put it in brackets")
-    return items
+    if one_array or isinstance(items, Image.Image) or hasattr(items, "read"):
+        raise InputError(f"expected a list of pictures, got one {type(items).__name__}. Put it in a list")
+    return require_list(items, "pictures")
 
 
 def _as_list(items: Iterable[ImageItem]) -> list[ImageItem]:

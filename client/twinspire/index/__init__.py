@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from twinspire.index.items import Hit, Item, ItemKind, StoredItem
 from twinspire.index.recovery import RecoverReport, recover_index
+from twinspire.index.reference import BundleReference
 from twinspire.index.reports import AddReport, CompactReport, IndexStats, VerifyReport
 from twinspire.index.store import Index
 from twinspire.index.vectors import VectorType
@@ -15,6 +16,7 @@ from twinspire.index.verify import verify_index
 
 __all__ = [
     "AddReport",
+    "BundleReference",
     "CompactReport",
     "Hit",
     "Index",

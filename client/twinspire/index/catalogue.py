@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import secrets
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
 from twinspire.errors import IndexStoreError
-from twinspire.index.change import Change
+from twinspire.index.change import Change, insert_first_row
 from twinspire.index.connections import CATALOGUE_NAME, Connections
+from twinspire.index.digests import tables_checksum
+from twinspire.index.failures import RESTORE
+from twinspire.index.reference import BundleReference
 from twinspire.index.schema import APPLICATION_ID, SCHEMA, SCHEMA_VERSION
 from twinspire.index.vectors import CHECKSUM_OF_NOTHING, VectorType
-from twinspire.index.view import Commit, View, only_row
+from twinspire.index.view import Commit, Header, View, only_row
 
 __all__ = ["CATALOGUE_NAME", "Catalogue"]
 
@@ -30,13 +34,17 @@ class Catalogue:
         self._connections = Connections(folder, writable=writable)
         try:
             with self._connections.reading() as connection:
-                self.space, self.dim, self.dtype = self._identity(connection)
+                header = self._header(connection)
+                self.identity, self.space, self.dim = header.identity, header.space, header.dim
+                self.dtype = VectorType(header.dtype)
         except BaseException:
             self.close()
             raise
 
     @staticmethod
-    def create(folder: Path, *, space: str, dim: int, dtype: VectorType, vectors_file: str) -> None:
+    def create(
+        folder: Path, *, space: str, dim: int, dtype: VectorType, vectors_file: str, bundle: BundleReference | None
+    ) -> None:
         """Write the catalogue of an empty index into `folder`."""
         with closing(sqlite3.connect(folder / CATALOGUE_NAME, isolation_level=None)) as connection:
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
@@ -44,22 +52,47 @@ class Catalogue:
             if mode != "wal":
                 raise IndexStoreError(f"{folder}: this file system cannot hold SQLite's write-ahead log")
             connection.executescript(f"BEGIN; {SCHEMA} COMMIT;")
-            connection.execute(
-                "INSERT INTO catalogue VALUES (1, ?, ?, ?, ?, 0, ?, 0, ?, 0, 0)",
-                (SCHEMA_VERSION, space, dim, dtype.value, vectors_file, CHECKSUM_OF_NOTHING),
+            header = Header(
+                schema_version=SCHEMA_VERSION,
+                identity=secrets.randbits(63),
+                tables=tables_checksum(connection),
+                space=space,
+                dim=dim,
+                dtype=dtype.value,
+                bundle_name=bundle.name if bundle is not None else None,
+                bundle_path=bundle.path if bundle is not None else None,
+                writers=0,
             )
+            commit = Commit(
+                generation=0,
+                vectors_file=vectors_file,
+                rows=0,
+                checksum=CHECKSUM_OF_NOTHING,
+                next_id=0,
+                placed=0,
+                contents=0,
+                dead=0,
+                items=0,
+                images=0,
+            )
+            insert_first_row(connection, header, commit)
 
     @contextmanager
     def view(self) -> Iterator[View]:
         """Give the last committed state, of whichever process; within the block it stays the same."""
         with self._connections.reading() as connection:
-            yield View(connection)
+            view = View(connection)
+            self._check_identity(view)
+            yield view
 
     @contextmanager
     def change(self) -> Iterator[Change]:
         """Give a change that is durable when the block has ended, and undone where it raises."""
         with self._connections.writing() as connection:
-            yield Change(connection)
+            self._connections.check_place()
+            change = Change(connection)
+            self._check_identity(change)
+            yield change
 
     def settle(self) -> tuple[Commit, int]:
         """Commit a change that says nothing; return how far the index is committed, and how often it was settled.
@@ -70,7 +103,7 @@ class Catalogue:
         """
         with self.change() as change:
             change.touch()
-            writers = change.writers
+            writers = change.header.writers
         return change.commit, writers
 
     def copy(self, path: Path) -> None:
@@ -98,7 +131,11 @@ class Catalogue:
         """Close the connections; waits for a change that is under way."""
         self._connections.close()
 
-    def _identity(self, connection: sqlite3.Connection) -> tuple[str, int, VectorType]:
+    def _check_identity(self, view: View) -> None:
+        if view.header.identity != self.identity:
+            raise IndexStoreError(f"the index {self._path.parent} was replaced by another: open it again")
+
+    def _header(self, connection: sqlite3.Connection) -> Header:
         application_id = connection.execute("PRAGMA application_id").fetchone()[0]
         if application_id != APPLICATION_ID:
             raise IndexStoreError(f"{self._path} is no catalogue of an index but some other SQLite file")
@@ -109,8 +146,7 @@ class Catalogue:
                 f"{self._path} has schema version {version}, this twinspire reads version {SCHEMA_VERSION}: "
                 "open it with the twinspire that wrote it, or make the index anew"
             )
-        space, dim, dtype = only_row(connection, "SELECT space, dim, dtype FROM catalogue")
-        try:
-            return str(space), int(dim), VectorType(dtype)
-        except ValueError as error:
-            raise IndexStoreError(f"{self._path} is damaged: {error}") from error
+        header = View(connection).header
+        if header.tables != tables_checksum(connection):
+            raise IndexStoreError(f"{self._path} is damaged: its tables are not defined as they were. {RESTORE}")
+        return header

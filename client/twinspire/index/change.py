@@ -4,11 +4,27 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import astuple, replace
+from typing import Any
 
-from twinspire.index.items import Item, metadata_as_json
-from twinspire.index.view import Commit, SnapshotRow, View, only_row
+import numpy as np
+from numpy.typing import ArrayLike
+
+from twinspire.index.digests import MOVED_CHECKSUM, SUM_MODULUS, content_sum, item_checksum, pair_sum, row_checksum
+from twinspire.index.items import Item, ItemKind, encoded_metadata
+from twinspire.index.reference import BundleReference
+from twinspire.index.schema import COMMIT_COLUMNS, HEADER_COLUMNS, ITEM_COLUMNS, SNAPSHOT_COLUMNS
+from twinspire.index.view import Commit, Header, SnapshotRow, View, check_item
 from twinspire.index.words import indexed_text
+
+
+def _assignments(columns: str) -> str:
+    return ", ".join(f"{column} = ?" for column in columns.split(", "))
+
+
+_INSERT_ITEM = f"INSERT INTO items ({ITEM_COLUMNS}) VALUES ({', '.join('?' * len(ITEM_COLUMNS.split(', ')))})"  # noqa: S608
+_UPDATE_ITEM = f"UPDATE items SET {_assignments(ITEM_COLUMNS)} WHERE id = ?"  # noqa: S608
+_UPDATE_ROW = f"UPDATE catalogue SET {_assignments(f'{HEADER_COLUMNS}, {COMMIT_COLUMNS}, row_checksum')}"  # noqa: S608
 
 
 class Change(View):
@@ -25,13 +41,8 @@ class Change(View):
         """Add `items` at the rows that follow; `checksum` is that of the vector file with them. Return their ids."""
         row, first = self.commit.rows, self.commit.next_id
         ids = list(range(first, first + len(items)))
-        self._connection.executemany(
-            "INSERT INTO items VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                (number, row + place, *_fields(item), now, now)
-                for place, (number, item) in enumerate(zip(ids, items, strict=True))
-            ),
-        )
+        rows = range(row, row + len(items))
+        self._put_items([(*place, *_fields(item), now, now) for *place, item in zip(ids, rows, items, strict=True)])
         self._connection.executemany(
             "INSERT INTO words (rowid, text) VALUES (?, ?)",
             ((number, indexed_text(item.caption, item.uri)) for number, item in zip(ids, items, strict=True)),
@@ -41,8 +52,8 @@ class Change(View):
 
     def remove(self, ids: Iterable[int]) -> int:
         """Remove the items of these ids; their rows are dead. Return how many there were; none: nothing changes."""
-        ids = list(ids)
-        rows = [row for (row,) in self._select_in("SELECT row FROM items WHERE id IN ({})", ids)]
+        ids = list(dict.fromkeys(ids))
+        rows = self._take_items(ids)
         if not rows:
             return 0
         self._bury(rows)
@@ -59,20 +70,20 @@ class Change(View):
 
         `checksum` is that of the vector file with the new row.
         """
-        after = self.commit
+        added_at = self.items([number])[number].added_at
+        (row,) = self._take_items([number])
         if checksum is not None:
-            self._bury([row for (row,) in self._select_in("SELECT row FROM items WHERE id IN ({})", [number])])
-            self._connection.execute("UPDATE items SET row = ? WHERE id = ?", (after.rows, number))
-            after = replace(after, rows=after.rows + 1, checksum=checksum)
-        self._connection.execute(
-            "UPDATE items SET kind = ?, uri = ?, caption = ?, metadata = ?, content_hash = ?, changed_at = ? "
-            "WHERE id = ?",
-            (*_fields(item), now, number),
-        )
+            self._bury([row])
+            row = self.commit.rows
+            self.commit = replace(self.commit, rows=row + 1, checksum=checksum)
+        values = (number, row, *_fields(item), added_at, now)
+        signed = (*values, item_checksum(values))
+        self._connection.execute(_UPDATE_ITEM, (*signed, number))
+        self._count([signed], 1)
         self._connection.execute(
             "UPDATE words SET text = ? WHERE rowid = ?", (indexed_text(item.caption, item.uri), number)
         )
-        self._move(after)
+        self._move(self.commit)
 
     def compact(self, ids: Sequence[int], vectors_file: str, checksum: int) -> None:
         """Give the items of `ids`, all there are, the rows from 0 up of another vector file; no row is dead then.
@@ -80,45 +91,102 @@ class Change(View):
         The snapshot is to be built anew: it counts rows of the old file.
         """
         # In two steps, for in between no two items may have the same row.
-        self._connection.execute("UPDATE items SET row = -1 - id")
-        self._connection.executemany("UPDATE items SET row = ? WHERE id = ?", enumerate(ids))
+        self._connection.execute(
+            f"UPDATE items SET checksum = {MOVED_CHECKSUM.format(to='(-1 - id)')}, row = -1 - id"  # noqa: S608
+        )
+        self._connection.executemany(
+            f"UPDATE items SET checksum = {MOVED_CHECKSUM.format(to='?1')}, row = ?1 WHERE id = ?2",  # noqa: S608
+            enumerate(ids),
+        )
         self._connection.execute("DELETE FROM dead")
-        self._connection.execute("UPDATE snapshots SET name = ''")
-        self._move(replace(self.commit, vectors_file=vectors_file, rows=len(ids), checksum=checksum))
+        snapshot = self.snapshot()
+        if snapshot is not None:
+            self.put_snapshot(replace(snapshot, name=""))
+        placed = _pairs(range(len(ids)), ids)
+        self._move(
+            replace(
+                self.commit,
+                vectors_file=vectors_file,
+                rows=len(ids),
+                checksum=checksum,
+                placed=placed,
+                dead=_pairs([], []),
+            )
+        )
 
     def put_snapshot(self, row: SnapshotRow | None) -> None:
         """Make `row` what is said of the snapshot. Does not count as a change: searches find the same items."""
         self._connection.execute("DELETE FROM snapshots")
         if row is not None:
+            values = astuple(row)
             self._connection.execute(
-                "INSERT INTO snapshots (one, name, kind, rows, checksum, effort, reach) VALUES (1, ?, ?, ?, ?, ?, ?)",
-                (row.name, row.kind, row.rows, row.checksum, row.effort, row.reach),
+                f"INSERT INTO snapshots (one, {SNAPSHOT_COLUMNS}, row_checksum) VALUES (1{', ?' * len(values)}, ?)",  # noqa: S608
+                (*values, row_checksum(values)),
             )
+
+    def put_bundle(self, bundle: BundleReference) -> None:
+        """Make `bundle` the one that made the index. Does not count as a change: searches find the same items."""
+        self.header = replace(self.header, bundle_name=bundle.name, bundle_path=bundle.path)
+        self._put_row()
 
     def merge_words(self) -> None:
         """Merge the segments of the full text into one, which drops what is kept of removed items."""
         self._connection.execute("INSERT INTO words (words) VALUES ('optimize')")
 
-    @property
-    def writers(self) -> int:
-        """How often the index was opened for writing, or settled, before."""
-        return int(only_row(self._connection, "SELECT writers FROM catalogue")[0])
-
     def touch(self) -> None:
         """Change what says nothing, so that there is something to commit."""
-        self._connection.execute("UPDATE catalogue SET writers = writers + 1")
+        self.header = replace(self.header, writers=self.header.writers + 1)
+        self._put_row()
 
-    def _bury(self, rows: Iterable[int]) -> None:
+    def _put_items(self, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Write the rows of new items, which have no checksum yet."""
+        signed = [(*row, item_checksum(row)) for row in rows]
+        self._connection.executemany(_INSERT_ITEM, signed)
+        self._count(signed, 1)
+
+    def _take_items(self, ids: Sequence[int]) -> list[int]:
+        """Return the rows of the items of `ids`, and count the items no more. Raises `IndexStoreError` for damage."""
+        taken = list(self._item_rows(ids))
+        for row in taken:
+            check_item(row)
+        self._count(taken, -1)
+        return [row[1] for row in taken]
+
+    def _count(self, rows: Sequence[tuple[Any, ...]], sign: int) -> None:
+        """Add rows of items to the sums, or subtract them."""
+        placed = _pairs([row[1] for row in rows], [row[0] for row in rows])
+        contents = content_sum((row[1], row[-1]) for row in rows)
+        self.commit = replace(
+            self.commit,
+            placed=(self.commit.placed + sign * placed) % SUM_MODULUS,
+            contents=(self.commit.contents + sign * contents) % SUM_MODULUS,
+            items=self.commit.items + sign * len(rows),
+            images=self.commit.images + sign * sum(row[2] == ItemKind.IMAGE for row in rows),
+        )
+
+    def _bury(self, rows: Sequence[int]) -> None:
         self._connection.executemany("INSERT INTO dead VALUES (?, ?)", ((row, self._generation) for row in rows))
+        dead = self.commit.dead + _pairs(rows, [self._generation] * len(rows))
+        self.commit = replace(self.commit, dead=dead % SUM_MODULUS)
 
     def _move(self, after: Commit) -> None:
-        after = replace(after, generation=self._generation)
-        self._connection.execute(
-            "UPDATE catalogue SET generation = ?, vectors_file = ?, committed = ?, checksum = ?, next_id = ?",
-            (after.generation, after.vectors_file, after.rows, after.checksum, after.next_id),
-        )
-        self.commit = after
+        self.commit = replace(after, generation=self._generation)
+        self._put_row()
+
+    def _put_row(self) -> None:
+        values = astuple(self.header) + astuple(self.commit)
+        self._connection.execute(_UPDATE_ROW, (*values, row_checksum(values)))
+
+
+def insert_first_row(connection: sqlite3.Connection, header: Header, commit: Commit) -> None:
+    """Write the only row of the table `catalogue` of an empty index."""
+    values = astuple(header) + astuple(commit)
+    connection.execute(f"INSERT INTO catalogue VALUES (1{', ?' * len(values)}, ?)", (*values, row_checksum(values)))  # noqa: S608
+
+
+def _pairs(first: ArrayLike, second: ArrayLike) -> int:
+    return pair_sum(np.array(first, np.int64), np.array(second, np.int64))
 
 
 def _fields(item: Item) -> tuple[str, str, str | None, str, str | None]:
-    return item.kind.value, item.uri, item.caption, metadata_as_json(item.metadata), item.content_hash
+    return item.kind.value, item.uri, item.caption, encoded_metadata(item.metadata), item.content_hash

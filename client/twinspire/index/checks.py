@@ -4,39 +4,46 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import numpy as np
-
+from twinspire._arguments import as_list, as_member, as_whole, shown
 from twinspire.errors import InputError
 from twinspire.index.items import ItemKind
+from twinspire.index.reference import BundleReference
 from twinspire.index.where import Where
+
+_LARGEST_ID = 2**63 - 1  # SQLite's
+_LARGEST_K = 2**40  # more than any index has; what is larger means the same and would overflow int64 in FAISS
 
 
 def checked_ids(ids: Iterable[int]) -> list[int]:
-    """Return `ids` as a list. Raises `InputError` where they are not whole numbers from 0 up."""
-    if isinstance(ids, str | bytes) or not isinstance(ids, Iterable):
-        raise InputError(f"ids must be a list of whole numbers, got {ids!r}")
-    checked = []
-    for number in ids:
-        if not isinstance(number, int | np.integer) or isinstance(number, bool) or not 0 <= number < 2**63:
-            raise InputError(f"an id is a whole number from 0 up, got {number!r}")
-        checked.append(int(number))
-    return checked
+    """Return `ids` as a list. Raises `InputError` where they are not whole numbers from 0 to 2**63 - 1."""
+    return [as_whole(number, "an id", minimum=0, maximum=_LARGEST_ID) for number in as_list(ids, "ids")]
 
 
 def checked_k(k: int) -> int:
-    """Return `k`. Raises `InputError` where it is not a whole number from 1 up."""
-    if not isinstance(k, int | np.integer) or isinstance(k, bool) or k < 1:
-        raise InputError(f"k, the number of hits, must be a whole number from 1 up, got {k!r}")
-    return int(k)
+    """Return `k`, at most 2**40. Raises `InputError` where it is not a whole number from 1 up."""
+    return min(as_whole(k, "k, the number of hits,", minimum=1), _LARGEST_K)
 
 
-def check_kind(kind: ItemKind | None) -> None:
-    """Raise `InputError` for what is no kind of item."""
-    if kind is not None and not isinstance(kind, ItemKind):
-        raise InputError(f"a kind of item must be an ItemKind ({', '.join(ItemKind)}), got {kind!r}")
+def checked_effort(effort: int | None) -> int | None:
+    """Return `effort`, at most 2**40. Raises `InputError` where it is not None or a whole number from 1 up."""
+    return None if effort is None else min(as_whole(effort, "effort", minimum=1), _LARGEST_K)
 
 
-def check_where(where: Where | None) -> None:
-    """Raise `InputError` for what is no filter."""
+def checked_kind(kind: ItemKind | str | None) -> ItemKind | None:
+    """Return the kind of item, which may be given by name. Raises `InputError` for what is none."""
+    return None if kind is None else as_member(kind, ItemKind, "a kind of item")
+
+
+def checked_where(where: Where | str | None) -> Where | None:
+    """Return the filter, compiled where its text came. Raises `InputError` for what is no filter."""
+    if isinstance(where, str):
+        return Where.parse(where)
     if where is not None and not isinstance(where, Where):
-        raise InputError(f"a filter must be a Where, got {where!r}. Make one with Where.parse(text)")
+        raise InputError(f"a filter must be a Where or its text, got {shown(where)}")
+    return where
+
+
+def check_bundle(bundle: BundleReference) -> None:
+    """Raise `InputError` for what is no reference to a bundle."""
+    if not isinstance(bundle, BundleReference):
+        raise InputError(f"a bundle is given as a BundleReference(name, path), got {bundle!r}")

@@ -5,27 +5,54 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from functools import wraps
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
+from twinspire.errors import IndexStoreError
 from twinspire.index import disk
 from twinspire.index.forks import GuardedConnection, guard
 
 CATALOGUE_NAME = "catalogue.sqlite"
 _BUSY_TIMEOUT_S = 10.0
+_REPEATS = 5
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+class CatalogueChangedError(IndexStoreError):
+    """The catalogue was changed while it was read without SQLite's locks: what was read is nothing, read again."""
+
+
+def repeated(call: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Return a function that calls `call` again, a few times, where the catalogue changed while it was read."""
+
+    @wraps(call)
+    def repeating(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        for _ in range(_REPEATS):
+            with suppress(CatalogueChangedError):
+                return call(*args, **kwargs)
+        return call(*args, **kwargs)
+
+    return repeating
 
 
 class Connections:
-    """The connections of one open index, usable from any thread. All raise `sqlite3.Error`.
+    """The connections of one open index, usable from any thread.
+
+    All raise `sqlite3.Error`, and `IndexStoreError` where another file took the catalogue's place.
 
     A reader that cannot write to the folder has to open the file as immutable while no writer is at work, for
-    SQLite could not make its shared memory file there; it opens it anew when the file has changed.
+    SQLite could not make its shared memory file there; it opens it anew when the file has changed. SQLite takes no
+    lock then, so a transaction that ran beside a writer raises `CatalogueChangedError` at its end.
     """
 
     def __init__(self, folder: Path, *, writable: bool) -> None:
         self._path = folder / CATALOGUE_NAME
         self._log = folder / (CATALOGUE_NAME + "-wal")
+        self._place = self._placed()
         self._writable = writable
         self._lock = threading.Lock()  # of the fields below, held for moments
         self._idle: list[sqlite3.Connection] = []
@@ -41,14 +68,21 @@ class Connections:
         with self._lock:
             if self._closed:
                 raise sqlite3.ProgrammingError("the catalogue is closed")
-            if self._seen is not None and (self._log.exists() or self._signature() != self._seen):
+            self.check_place()
+            if self._seen is not None and self._changed(self._seen):
                 self._drop_idle()
                 self._seen = None
             connection = self._idle.pop() if self._idle else self._connect()
-            age = self._age
+            age, seen = self._age, self._seen
         try:
             connection.execute("BEGIN")
             yield connection
+            if seen is not None and self._changed(seen):
+                raise self._change()
+        except (sqlite3.Error, IndexStoreError) as error:
+            if seen is not None and not isinstance(error, CatalogueChangedError) and self._changed(seen):
+                raise self._change() from error
+            raise
         finally:
             try:
                 if connection.in_transaction:
@@ -83,6 +117,16 @@ class Connections:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
                 raise
+
+    def check_place(self) -> None:
+        """Raise `IndexStoreError` where the catalogue is another file than the one that was opened, or is gone."""
+        try:
+            now = self._placed()
+        except FileNotFoundError:
+            now = None
+        if now != self._place:
+            what = "is gone" if now is None else "was replaced by another"
+            raise IndexStoreError(f"the index {self._path.parent} {what} since it was opened: open it again")
 
     def checkpoint(self, *, larger_than_bytes: int = 0) -> None:
         """Copy SQLite's log into the catalogue and empty it where it is larger, as far as readers let it; no waiting.
@@ -136,6 +180,10 @@ class Connections:
             self._idle.pop().close()
 
     def _connect(self) -> sqlite3.Connection:
+        for suffix in ("-wal", "-shm", "-journal"):  # SQLite would wait for ever for a pipe to be written to
+            with suppress(FileNotFoundError):
+                file = self._path.with_name(self._path.name + suffix)
+                disk.require_regular(file, file.stat())
         if self._writable:
             return self._open("mode=rw")
         if not self._log.exists() and not os.access(self._path.parent, os.W_OK):
@@ -155,6 +203,20 @@ class Connections:
         )
         guard(connection)
         return connection
+
+    def _placed(self) -> tuple[int, int]:
+        status = self._path.stat()
+        disk.require_regular(self._path, status)
+        return status.st_dev, status.st_ino
+
+    def _changed(self, seen: tuple[int, int, int]) -> bool:
+        return self._log.exists() or self._signature() != seen
+
+    def _change(self) -> CatalogueChangedError:
+        return CatalogueChangedError(
+            f"the index {self._path.parent} was changed while it was read, and its folder cannot be written to, which "
+            "SQLite needs to read beside a writer: try again, or make the folder writable"
+        )
 
     def _signature(self) -> tuple[int, int, int]:
         stat = self._path.stat()

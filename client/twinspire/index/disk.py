@@ -9,9 +9,29 @@ once `sync_folder` returned, a transaction once `commit` returned. All raise `OS
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
+import stat
 from pathlib import Path
+
+
+def open_file(path: Path, *, writable: bool = False) -> int:
+    """Open a file that is there; return its descriptor. Refuses a pipe or device, which could wait for ever."""
+    fd = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        require_regular(path, os.fstat(fd))
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def require_regular(path: Path, status: os.stat_result) -> None:
+    """Raise `OSError` where `path`, which has this status, is something else than a file."""
+    if not stat.S_ISREG(status.st_mode):
+        what = "folder" if stat.S_ISDIR(status.st_mode) else "pipe, socket or device"
+        raise OSError(errno.EINVAL, f"{path} is a {what}, expected a file")
 
 
 def create(path: Path) -> int:
@@ -39,7 +59,7 @@ def sync(fd: int) -> None:
 
 def sync_file(path: Path) -> None:
     """Do the same for a closed file, one that a library wrote."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    fd = open_file(path)
     try:
         sync(fd)
     finally:

@@ -59,6 +59,8 @@ def store_errors(path: Path, doing: str) -> Iterator[None]:
         # Extended result codes carry the primary one in their lowest byte: https://sqlite.org/rescode.html
         code = getattr(error, "sqlite_errorcode", -1) & 0xFF
         raise _failure(path, doing, f"its catalogue: {error}", _ADVICE_BY_SQLITE.get(code)) from error
+    except UnicodeDecodeError as error:  # the sqlite3 module decodes SQLite's messages, which quote damaged names
+        raise _failure(path, doing, f"its catalogue holds text that is not UTF-8: {error}", RESTORE) from error
     except OSError as error:
         advice = _ADVICE_BY_ERRNO.get(error.errno or -1)
         raise _failure(path, doing, error.strerror or str(error), advice) from error

@@ -6,7 +6,7 @@ the vector file does not: a flat index has none.
 
 It is given blocks of rows that stay in the processor's cache while all queries pass over them: of 100,000 x 512, two
 cores, one query takes 8 ms instead of 15 ms in one piece, 32 queries take 50 ms instead of 105 ms. float16 is decoded
-block by block (34 ms and 86 ms).
+block by block (34 ms and 86 ms). Threads of `parallel` take the blocks, not OpenMP's, which met after each block.
 
 A filter that keeps few rows has them copied together; of one that keeps many FAISS passes over the rest. On the same:
 
@@ -27,13 +27,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from twinspire.errors import MissingDependencyError
+from twinspire.index.faiss_support import faiss_library
+from twinspire.index.parallel import search_threads, shared
 from twinspire.index.vectors import Vectors
 
 Found = tuple[NDArray[np.float32], NDArray[np.int64]]
 """Scores and rows, each (Q, n), best first. A row of -1, with a score of -inf, is no hit."""
 _BLOCK_BYTES = 8 << 20
 _BLOCK_ROWS_A_HIT = 64  # at least, for each block's hits are merged with those before
+_BLOCKS_A_THREAD = 4  # at least, so that a thread whose core is taken away does less
+_SHARED_FROM = 1 << 23  # products, below which one thread is done in about a millisecond
 _FEW_QUERIES = 8
 # The share of rows kept below which they are copied together.
 _GATHER_BELOW_FOR_FEW = 0.08
@@ -41,11 +44,15 @@ _GATHER_BELOW = 0.4
 
 
 class _Block(NamedTuple):
-    """Vectors (n, D) float32, the row of each, and which may be found; None: all."""
+    """Rows to search, all or those of a slice that `allowed` has True for."""
 
-    vectors: NDArray[np.float32]
-    rows: NDArray[np.int64]
+    rows: NDArray[np.int64] | slice
     allowed: NDArray[np.bool_] | None
+    kept: int
+
+    def places(self) -> NDArray[np.int64]:
+        """Return the row at each place of the block."""
+        return np.arange(self.rows.start, self.rows.stop) if isinstance(self.rows, slice) else self.rows
 
 
 def nearest(
@@ -63,16 +70,28 @@ def nearest(
     (N,), which defaults to that of rows, at the cut as well. Where `allowed` (N,) is given, only rows that it has
     True for. Raises `MissingDependencyError` where FAISS is not installed.
     """
-    faiss = _faiss()
-    found: Found = (np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64))
-    size = max(_BLOCK_BYTES // (4 * vectors.shape[1]), _BLOCK_ROWS_A_HIT * k)
+    faiss = faiss_library()
+    count, dim = vectors.shape
+    threads = search_threads() if len(queries) * (count - start) * dim >= _SHARED_FROM else 1
+    fitting = _BLOCK_BYTES // (4 * dim)
+    if threads > 1:
+        fitting = min(fitting, (count - start) // (_BLOCKS_A_THREAD * threads))
+    size = max(fitting, _BLOCK_ROWS_A_HIT * k)
     below = _GATHER_BELOW_FOR_FEW if len(queries) < _FEW_QUERIES else _GATHER_BELOW
-    for block in _blocks(faiss, vectors, allowed, start, size, below):
-        scores, places = _best(faiss, block, queries, k, order[block.rows] if order is not None else None)
-        if found[0].shape[1] == k and bool((scores[:, 0] < found[0][:, -1]).all()):
-            continue  # nothing here comes near
-        found = merge([found, (scores, block.rows[places])], k, order)
-    return found
+
+    def best(blocks: Iterator[_Block]) -> Found:
+        found: Found = (np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64))
+        for block in blocks:
+            rows = block.places()
+            scores, places = _best(faiss, vectors, block, queries, k, order[rows] if order is not None else None)
+            if found[0].shape[1] == k and bool((scores[:, 0] < found[0][:, -1]).all()):
+                continue  # nothing here comes near
+            found = merge([found, (scores, rows[places])], k, order)
+        return found
+
+    blocks = list(_blocks(count, allowed, start, size, below))
+    parts = shared(blocks, best, max(1, min(threads, len(blocks))))
+    return parts[0] if len(parts) == 1 else merge(parts, k, order)
 
 
 def merge(parts: list[Found], k: int, order: NDArray[np.int64] | None = None) -> Found:
@@ -85,29 +104,22 @@ def merge(parts: list[Found], k: int, order: NDArray[np.int64] | None = None) ->
 
 
 def _blocks(
-    faiss: Any,  # noqa: ANN401
-    vectors: Vectors,
-    allowed: NDArray[np.bool_] | None,
-    start: int,
-    size: int,
-    gather_below: float,
+    count: int, allowed: NDArray[np.bool_] | None, start: int, size: int, gather_below: float
 ) -> Iterator[_Block]:
     """Yield the rows to search, `size` at a time, in order."""
-    count = len(vectors)
     if allowed is not None:
         kept = np.flatnonzero(allowed[start:]) + start
         if len(kept) < gather_below * (count - start):
             for first in range(0, len(kept), size):
                 rows = kept[first : first + size]
-                yield _Block(_decoded(faiss, vectors[rows]), rows, None)
+                yield _Block(rows, None, len(rows))
             return
     for first in range(start, count, size):
-        rows = np.arange(first, min(first + size, count))
-        mask = allowed[first : first + size] if allowed is not None else None
-        if mask is not None and mask.all():
-            mask = None
-        if mask is None or mask.any():
-            yield _Block(_decoded(faiss, vectors[first : first + size]), rows, mask)
+        last = min(first + size, count)
+        mask = allowed[first:last] if allowed is not None else None
+        some = last - first if mask is None else int(np.count_nonzero(mask))
+        if some:
+            yield _Block(slice(first, last), None if some == last - first else mask, some)
 
 
 def _decoded(faiss: Any, vectors: Vectors) -> NDArray[np.float32]:  # noqa: ANN401
@@ -120,53 +132,50 @@ def _decoded(faiss: Any, vectors: Vectors) -> NDArray[np.float32]:  # noqa: ANN4
 
 def _best(
     faiss: Any,  # noqa: ANN401
+    vectors: Vectors,
     block: _Block,
     queries: NDArray[np.float32],
     k: int,
     order: NDArray[np.int64] | None,
 ) -> Found:
     """Return scores and places in the block of its k best."""
-    count = len(block.vectors) if block.allowed is None else int(block.allowed.sum())
-    k = min(k, count)
+    some = _decoded(faiss, vectors[block.rows])
+    k = min(k, block.kept)
     # Of several that tie for the last place FAISS keeps any. Look further until the tie is seen to end.
-    reach = min(k + 1, count)
+    reach = min(k + 1, block.kept)
     while True:
-        scores, places = _knn(faiss, block, queries, reach)
-        if reach == count or bool((scores[:, -1] < scores[:, k - 1]).all()):
+        scores, places = _knn(faiss, some, block.allowed, queries, reach)
+        if reach == block.kept or bool((scores[:, -1] < scores[:, k - 1]).all()):
             break
-        reach = min(2 * reach, count)
+        reach = min(2 * reach, block.kept)
     keys = places if order is None else order[places]
     best = np.lexsort((keys, -scores), axis=1)[:, :k]
     return np.take_along_axis(scores, best, axis=1), np.take_along_axis(places, best, axis=1)
 
 
-def _knn(faiss: Any, block: _Block, queries: NDArray[np.float32], k: int) -> Found:  # noqa: ANN401
-    if block.allowed is None:
-        scores, places = faiss.knn(queries, block.vectors, k, metric=faiss.METRIC_INNER_PRODUCT)
+def _knn(
+    faiss: Any,  # noqa: ANN401
+    vectors: NDArray[np.float32],
+    allowed: NDArray[np.bool_] | None,
+    queries: NDArray[np.float32],
+    k: int,
+) -> Found:
+    if allowed is None:
+        scores, places = faiss.knn(queries, vectors, k, metric=faiss.METRIC_INNER_PRODUCT)
         return scores, places
     scores = np.empty((len(queries), k), np.float32)
     places = np.empty((len(queries), k), np.int64)
-    bits = np.packbits(block.allowed, bitorder="little")
+    bits = np.packbits(allowed, bitorder="little")
     # `faiss.knn` takes no selector; the function behind it does.
     faiss.knn_inner_product(
         faiss.swig_ptr(queries),
-        faiss.swig_ptr(block.vectors),
+        faiss.swig_ptr(vectors),
         queries.shape[1],
         len(queries),
-        len(block.vectors),
+        len(vectors),
         k,
         faiss.swig_ptr(scores),
         faiss.swig_ptr(places),
         faiss.IDSelectorBitmap(bits),
     )
     return scores, places
-
-
-def _faiss() -> Any:  # noqa: ANN401  FAISS ships no types
-    try:
-        import faiss
-    except ModuleNotFoundError as error:
-        if error.name != "faiss":
-            raise
-        raise MissingDependencyError("faiss-cpu", "cpu", "searching an index") from error
-    return faiss

@@ -13,10 +13,11 @@ from twinspire.index.catalogue import Catalogue
 from twinspire.index.commit_record import RECORD_NAME, packed
 from twinspire.index.connections import CATALOGUE_NAME
 from twinspire.index.lock import LOCK_NAME
+from twinspire.index.reference import BundleReference
 from twinspire.index.vectors import VectorType, create_vector_file, vectors_name
 
 
-def make_folder(folder: Path, *, space: str, dim: int, dtype: VectorType) -> None:
+def make_folder(folder: Path, *, space: str, dim: int, dtype: VectorType, bundle: BundleReference | None) -> None:
     """Write an empty index beside `folder`, wait until the disk has it, then give it that name.
 
     `folder` may be there if it is empty, its parent must be. Raises `IndexStoreError` where another process put
@@ -26,7 +27,7 @@ def make_folder(folder: Path, *, space: str, dim: int, dtype: VectorType) -> Non
     draft.mkdir()
     try:
         name = vectors_name(1, dtype)
-        Catalogue.create(draft, space=space, dim=dim, dtype=dtype, vectors_file=name)
+        Catalogue.create(draft, space=space, dim=dim, dtype=dtype, vectors_file=name, bundle=bundle)
         create_vector_file(draft / name, dim, dtype)
         (draft / LOCK_NAME).touch()
         (draft / RECORD_NAME).write_bytes(packed(0, 0))

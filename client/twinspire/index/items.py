@@ -8,7 +8,11 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from twinspire._arguments import as_member, is_utf8, shown
 from twinspire.errors import InputError
+
+_JSON = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+_METADATA = "metadata must be what JSON can hold: an object with str keys and finite numbers"
 
 
 class ItemKind(StrEnum):
@@ -22,9 +26,10 @@ class ItemKind(StrEnum):
 class Item:
     """What one vector stands for.
 
-    `uri` says where it is (for a picture: its absolute path). `metadata` is a JSON object. `content_hash`
-    names the content itself: an index takes the same kind and content once; without a hash an item is always
-    taken. Raises `InputError` for what the catalogue could not give back unchanged.
+    `uri` says where it is (for a picture: its absolute path). `kind` may be given by name: "image". `metadata` is a
+    JSON object. `content_hash` names the content itself: an index takes the same kind, uri and content once; without
+    a hash an item is always taken. Raises `InputError` for what the catalogue could not give back unchanged or filter
+    by: lone surrogates, NUL characters, numbers that are not finite and ints of thousands of digits.
     """
 
     uri: str
@@ -34,10 +39,9 @@ class Item:
     content_hash: str | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.kind, ItemKind):
-            raise InputError(f"an item's kind must be an ItemKind, got {self.kind!r}")
+        object.__setattr__(self, "kind", as_member(self.kind, ItemKind, "an item's kind"))
         if not isinstance(self.uri, str) or not self.uri:
-            raise InputError(f"an item's uri must be a non-empty str, got {self.uri!r}")
+            raise InputError(f"an item's uri must be a non-empty str, got {shown(self.uri)}")
         for name in ("uri", "caption", "content_hash"):
             value = getattr(self, name)
             if value is not None:
@@ -75,24 +79,42 @@ class Hit:
     metadata: Mapping[str, Any]
 
 
+def encoded_metadata(metadata: Mapping[str, Any]) -> str:
+    """Return `metadata` as a JSON object. Raises `InputError` where JSON cannot hold it."""
+    try:
+        text = _JSON.encode(dict(metadata))
+        text.encode()
+    except (TypeError, ValueError, RecursionError) as error:  # UnicodeEncodeError is a ValueError
+        raise InputError(f"{_METADATA}; got {shown(metadata)}: {error}") from error
+    return text
+
+
 def metadata_as_json(metadata: Mapping[str, Any]) -> str:
     """Return `metadata` as a JSON object. Raises `InputError` where it would read back as something else."""
-    expected = "metadata must be what JSON can hold: an object with str keys and finite numbers"
+    text = encoded_metadata(metadata)
     try:
-        text = json.dumps(dict(metadata), allow_nan=False, ensure_ascii=False, separators=(",", ":"))
-        text.encode()
         same = json.loads(text) == metadata
-    except (TypeError, ValueError, RecursionError) as error:  # UnicodeEncodeError is a ValueError
-        raise InputError(f"{expected}; got {metadata!r}: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{_METADATA}; got {shown(metadata)}: {error}") from error
     if not same:
-        raise InputError(f"{expected}, and no tuples; got {metadata!r}")
+        raise InputError(f"{_METADATA}, and no tuples; got {shown(metadata)}")
+    if "\\u0000" in text and _has_nul(metadata):  # SQLite's JSON functions end a text at its first NUL
+        raise InputError(f"metadata must have no NUL characters in its texts and keys; got {shown(metadata)}")
     return text
 
 
 def _require_storable(name: str, value: object) -> None:
     if not isinstance(value, str):
-        raise InputError(f"an item's {name} must be a str, got {value!r}")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise InputError(f"an item's {name} must be text that UTF-8 can hold, got {value!r}") from error
+        raise InputError(f"an item's {name} must be a str, got {shown(value)}")
+    if not is_utf8(value):
+        raise InputError(f"an item's {name} must be text that UTF-8 can hold, got {shown(value)}")
+    if "\0" in value:
+        raise InputError(f"an item's {name} must have no NUL character, got {shown(value)}")
+
+
+def _has_nul(value: object) -> bool:
+    if isinstance(value, Mapping):
+        return any(_has_nul(key) or _has_nul(each) for key, each in value.items())
+    if isinstance(value, list):
+        return any(map(_has_nul, value))
+    return isinstance(value, str) and "\0" in value

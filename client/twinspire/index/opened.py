@@ -10,14 +10,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
-from twinspire.errors import IndexStoreError, InputError, SpaceMismatchError
+from twinspire._arguments import as_member, as_whole, require_text, shown
+from twinspire.errors import IndexStoreError, InputError, SpaceMismatchError, TwinspireError
 from twinspire.index.catalogue import Catalogue
+from twinspire.index.checks import check_bundle
 from twinspire.index.commit_record import read_record
-from twinspire.index.connections import CATALOGUE_NAME
+from twinspire.index.connections import CATALOGUE_NAME, repeated
 from twinspire.index.failures import store_errors
 from twinspire.index.folder import make_folder
 from twinspire.index.lock import WriterLock
 from twinspire.index.recovery import require_nothing_lost
+from twinspire.index.reference import BundleReference
 from twinspire.index.snapshots import Snapshots
 from twinspire.index.state import State, States
 from twinspire.index.vectors import VectorType
@@ -25,6 +28,7 @@ from twinspire.index.view import View
 from twinspire.index.writer import Writer
 
 _log = logging.getLogger("twinspire.index")
+_MOST_DIM = 2**31 - 1  # an int of FAISS
 
 
 class OpenedIndex:
@@ -54,13 +58,13 @@ class OpenedIndex:
                 )
                 self._states = States(path, self._catalogue)
                 with self._states.current() as (_, state):  # checks all of it, before anything is touched
-                    if record is not None and record[0] > state.commit.generation:
+                    if record is not None and record.generation > state.commit.generation:
                         _log.warning(
                             "changes of the index %s are missing that were acknowledged, from generation %d to %d: "
                             "`twinspire index recover` brings back what it can",
                             path,
                             state.commit.generation + 1,
-                            record[0],
+                            record.generation,
                         )
                 self._snapshots = Snapshots(path, self._catalogue, self._states)
                 if writable:
@@ -75,21 +79,29 @@ class OpenedIndex:
 
     @classmethod
     def create(
-        cls, path: str | os.PathLike[str], *, space: str, dim: int, dtype: VectorType = VectorType.FLOAT32
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        space: str,
+        dim: int,
+        dtype: VectorType | str = VectorType.FLOAT32,
+        bundle: BundleReference | None = None,
     ) -> Self:
         """Make an empty index for embeddings of `space` with `dim` numbers and open it for writing.
 
-        `dtype` says how vectors are stored. The folder appears whole or not at all; an empty one is taken. Raises
-        `InputError` for an empty space, a dim below 1 and an unknown dtype, `IndexStoreError` where something is
-        at `path` already or it cannot be written.
+        `dtype` says how vectors are stored, `bundle` which bundle makes the embeddings, for the index to remember. The
+        folder appears whole or not at all; an empty one is taken. Raises `InputError` for an empty space, a dim below
+        1, an unknown dtype and what is no bundle reference, `IndexStoreError` where something is at `path` already or
+        it cannot be written.
         """
         if not isinstance(space, str) or not space.strip():
-            raise InputError(f"an index's space must be a non-empty str, got {space!r}")
-        if not isinstance(dim, int) or isinstance(dim, bool) or dim < 1:
-            raise InputError(f"an index's dim must be a whole number from 1 up, got {dim!r}")
-        if not isinstance(dtype, VectorType):
-            raise InputError(f"an index's dtype must be a VectorType ({', '.join(VectorType)}), got {dtype!r}")
-        folder = Path(path).absolute()
+            raise InputError(f"an index's space must be a non-empty str, got {shown(space)}")
+        require_text(space, "an index's space")
+        dim = as_whole(dim, "an index's dim", minimum=1, maximum=_MOST_DIM)
+        dtype = as_member(dtype, VectorType, "an index's dtype")
+        if bundle is not None:
+            check_bundle(bundle)
+        folder = _folder(path)
         with store_errors(folder, "create"):
             if os.path.lexists(folder) and (folder.is_symlink() or not folder.is_dir() or any(folder.iterdir())):
                 raise IndexStoreError(
@@ -97,10 +109,11 @@ class OpenedIndex:
                 )
             if not folder.parent.is_dir():
                 raise IndexStoreError(f"cannot make an index at {folder}: there is no folder {folder.parent}")
-            make_folder(folder, space=space, dim=dim, dtype=dtype)
+            make_folder(folder, space=space, dim=dim, dtype=dtype, bundle=bundle)
         return cls(folder, writable=True)
 
     @classmethod
+    @repeated
     def open(cls, path: str | os.PathLike[str], *, mode: Literal["read", "write"] = "read") -> Self:
         """Open the index at `path`, after checking all of it against its checksum.
 
@@ -109,14 +122,47 @@ class OpenedIndex:
         `IndexLockedError` for a second writer.
         """
         if mode not in ("read", "write"):
-            raise InputError(f"an index is opened with mode 'read' or 'write', got {mode!r}")
-        folder = Path(path).absolute()
+            raise InputError(f"an index is opened with mode 'read' or 'write', got {shown(mode)}")
+        folder = _folder(path)
         if not folder.is_dir():
             found = "it is no folder" if os.path.lexists(folder) else "nothing is there"
             raise IndexStoreError(f"there is no index at {folder}: {found}. `twinspire index add` makes one")
         if not (folder / CATALOGUE_NAME).is_file():  # said before a lock file is put into a stranger's folder
             raise IndexStoreError(f"{folder} is no index: it has no {CATALOGUE_NAME}. `twinspire index add` makes one")
         return cls(folder, writable=mode == "write")
+
+    @classmethod
+    def open_or_create(
+        cls, path: str | os.PathLike[str], *, space: str, dim: int, dtype: VectorType | str | None = None
+    ) -> Self:
+        """Open the index at `path` for writing; make it where there is none, as `create` does.
+
+        `dtype` of an index that is there must be the one given, if one is. Raises what `open` and `create` raise,
+        `SpaceMismatchError` where the index is of another space and `InputError` where it has another dim or dtype.
+        """
+        wanted = None if dtype is None else as_member(dtype, VectorType, "an index's dtype")
+        folder = _folder(path)
+        with store_errors(folder, "open"):
+            is_free = not os.path.lexists(folder) or (folder.is_dir() and not any(folder.iterdir()))
+        if is_free:
+            try:
+                return cls.create(folder, space=space, dim=dim, dtype=wanted or VectorType.FLOAT32)
+            except IndexStoreError:
+                if not (folder / CATALOGUE_NAME).is_file():
+                    raise
+                # another process was first
+        opened = cls.open(folder, mode="write")
+        try:
+            opened.check_space(space)
+            if opened.dim != dim or wanted not in (None, opened.dtype):
+                raise InputError(
+                    f"the index {folder} is of dim {opened.dim} and {opened.dtype}, asked for were {shown(dim)} and "
+                    f"{wanted or 'any dtype'}: name another folder, or ask for what is there"
+                )
+        except BaseException:
+            opened.close()
+            raise
+        return opened
 
     @property
     def path(self) -> Path:
@@ -139,11 +185,20 @@ class OpenedIndex:
         return self._dtype
 
     @property
+    @repeated
+    def bundle(self) -> BundleReference | None:
+        """The bundle that made the embeddings, as last set; None where that is not known."""
+        with self._reading("read") as (view, _):
+            return view.bundle()
+
+    @property
+    @repeated
     def generation(self) -> int:
         """A number that every add, remove, update and compact makes greater, in any process."""
         with self._reading("read") as (view, _):
             return view.commit.generation
 
+    @repeated
     def __len__(self) -> int:
         """How many items are committed now."""
         with self._reading("read") as (_, state):
@@ -153,10 +208,21 @@ class OpenedIndex:
         """Raise `SpaceMismatchError` where embeddings of `space` can neither be added nor searched with."""
         if space != self._space:
             raise SpaceMismatchError(
-                f"the index {self._path} holds embeddings of the space {self._space[:12]}, these are of "
-                f"{space[:12]}: they cannot be compared. Use a bundle of the index's space (the one it was "
-                "made with), or make another index"
+                f"the index {self._path} was made with {self.bundle or 'a bundle that it does not remember'}: these "
+                "embeddings are of another space, they cannot be compared with its own. Use the bundle that made it, "
+                "or one quantized from that, or make another index"
             )
+
+    def __repr__(self) -> str:
+        if self._closed:
+            return f"<Index {str(self._path)!r}, closed>"
+        try:
+            items = f"{len(self):,} items"
+        except TwinspireError as error:
+            items = f"not readable: {error}"
+        access = "read" if self._writer is None else "write"
+        kind = f"dim {self._dim}, {self._dtype}, space {self._space[:12]}"
+        return f"<Index {str(self._path)!r}: {items}, {kind}, open to {access}>"
 
     def close(self) -> None:
         """Close the files and, for a writer, let go of the lock. Does nothing the second time, or after a fork."""
@@ -203,3 +269,13 @@ class OpenedIndex:
             )
         with store_errors(self._path, doing):
             yield self._writer
+
+
+def _folder(path: str | os.PathLike[str]) -> Path:
+    """Return the absolute path of an index. Raises `InputError` for what no path can be."""
+    try:
+        if not os.fspath(path) or b"\0" in os.fsencode(path):
+            raise ValueError
+    except (TypeError, ValueError):  # lone surrogates are a ValueError
+        raise InputError(f"the path of an index: expected that of a folder, got {shown(path)}") from None
+    return Path(os.fsdecode(path)).absolute()

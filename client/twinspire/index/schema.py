@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 APPLICATION_ID = 0x74777370  # "twsp": tells a catalogue from any other SQLite file
+
+ITEM_COLUMNS = "id, row, kind, uri, caption, metadata, content_hash, added_at, changed_at, checksum"
+HEADER_COLUMNS = "schema_version, identity, tables, space, dim, dtype, bundle_name, bundle_path, writers"
+COMMIT_COLUMNS = "generation, vectors_file, committed, checksum, next_id, placed, contents, dead, items, images"
+SNAPSHOT_COLUMNS = "name, kind, rows, checksum, effort, reach"
 
 SCHEMA = """
 CREATE TABLE catalogue (
     one            INTEGER PRIMARY KEY CHECK (one = 1),
     schema_version INTEGER NOT NULL,
+    identity       INTEGER NOT NULL, -- random, of this index alone: tells it from another in the same place
+    tables         INTEGER NOT NULL, -- CRC-32 of the definitions of all tables
     space          TEXT    NOT NULL,
     dim            INTEGER NOT NULL,
     dtype          TEXT    NOT NULL, -- of the vectors: float32 or float16
+    bundle_name    TEXT,             -- the bundle that made the embeddings; NULL: not known
+    bundle_path    TEXT,             -- its folder, absolute; NULL: the sample that comes with the package
+    writers        INTEGER NOT NULL, -- how often the index was opened for writing, see `Catalogue.settle`
     generation     INTEGER NOT NULL, -- counts the changes: add, remove, update, compact
     vectors_file   TEXT    NOT NULL, -- the name of the vector file that counts; any other is left over
     committed      INTEGER NOT NULL, -- rows of it that count; the rest is a torn tail
     checksum       INTEGER NOT NULL, -- running CRC-32 of their bytes
     next_id        INTEGER NOT NULL, -- ids below are, or were, an item's
-    writers        INTEGER NOT NULL  -- how often the index was opened for writing, see `Catalogue.settle`
+    placed         INTEGER NOT NULL, -- sum over all items of row and id, see `digests`
+    contents       INTEGER NOT NULL, -- sum over all items of their contents
+    dead           INTEGER NOT NULL, -- sum over all rows of `dead`
+    items          INTEGER NOT NULL, -- how many there are
+    images         INTEGER NOT NULL, -- how many of these are of kind image
+    row_checksum   INTEGER NOT NULL  -- CRC-32 of the columns before, without the first
 );
 CREATE TABLE items (
     id           INTEGER PRIMARY KEY,     -- for ever
@@ -29,9 +44,10 @@ CREATE TABLE items (
     content_hash TEXT,                    -- NULL: never taken for a duplicate
     added_at     REAL NOT NULL,           -- Unix time, seconds
     changed_at   REAL NOT NULL,
-    UNIQUE (kind, content_hash)
+    checksum     INTEGER NOT NULL         -- of the columns before, see `digests`
 );
 CREATE INDEX items_by_uri ON items (uri);
+CREATE INDEX items_by_content ON items (content_hash, kind);
 CREATE TABLE dead (
     row        INTEGER PRIMARY KEY, -- of the vector file, no item's any more
     generation INTEGER NOT NULL     -- the change after which it was dead
@@ -39,12 +55,13 @@ CREATE TABLE dead (
 CREATE INDEX dead_by_generation ON dead (generation);
 CREATE VIRTUAL TABLE words USING fts5 (text, tokenize = "unicode61 remove_diacritics 2"); -- rowid: the item's id
 CREATE TABLE snapshots (
-    one      INTEGER PRIMARY KEY CHECK (one = 1),
-    name     TEXT    NOT NULL, -- of the file; empty: to be built anew
-    kind     TEXT    NOT NULL,
-    rows     INTEGER NOT NULL, -- of the vector file, from the first, that it covers
-    checksum INTEGER NOT NULL, -- CRC-32 of the file
-    effort   INTEGER,          -- of a search: lists looked at, or breadth in a graph; NULL: the usual
-    reach    INTEGER           -- candidates scored again for each result; NULL: the usual
+    one          INTEGER PRIMARY KEY CHECK (one = 1),
+    name         TEXT    NOT NULL, -- of the file; empty: to be built anew
+    kind         TEXT    NOT NULL,
+    rows         INTEGER NOT NULL, -- of the vector file, from the first, that it covers
+    checksum     INTEGER NOT NULL, -- CRC-32 of the file
+    effort       INTEGER,          -- of a search: lists looked at, or breadth in a graph; NULL: the usual
+    reach        INTEGER,          -- candidates scored again for each result; NULL: the usual
+    row_checksum INTEGER NOT NULL  -- CRC-32 of the columns before, without the first
 );
 """

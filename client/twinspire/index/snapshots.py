@@ -115,6 +115,7 @@ class Snapshots:
                 raise InputError(f"the index {self._folder} is empty: add items, then build {kind}")
             ann = Ann.build(kind, state.vectors, threads=threads)
             taken = time.perf_counter() - start
+            state.mapping.check()
             row = self._save(writer, ann, SnapshotRow("", str(kind), count, 0))
             return BuildReport(str(kind), count, predicted, taken, (self._folder / row.name).stat().st_size)
 
@@ -180,7 +181,8 @@ class Snapshots:
             row = view.snapshot()
             for path in self._folder.iterdir():
                 if snapshot_number(path.name) is not None and (row is None or path.name != row.name):
-                    disk.remove(path)
+                    with suppress(OSError):  # does no harm, say a folder of that name
+                        disk.remove(path)
 
     def _renew(self, writer: Writer, row: SnapshotRow) -> None:
         state = self._state()
@@ -206,6 +208,7 @@ class Snapshots:
             if row.effort is not None and lists is not None:  # the same share of the lists
                 effort = math.ceil(row.effort * lists / max(1, kind.lists(row.rows)))
                 row = replace(row, effort=min(effort, lists))
+        state.mapping.check()
         self._save(writer, ann, replace(row, rows=count))
 
     def _save(self, writer: Writer, ann: Ann, row: SnapshotRow) -> SnapshotRow:

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from twinspire.errors import IndexStoreError
 from twinspire.index.catalogue import Catalogue
+from twinspire.index.digests import SUM_MODULUS, pair_sum
 from twinspire.index.failures import RESTORE
 from twinspire.index.items import ItemKind
-from twinspire.index.vectors import CHECKSUM_OF_NOTHING, LostVectorFileError, VectorFile, Vectors
+from twinspire.index.vectors import CHECKSUM_OF_NOTHING, LostVectorFileError, Mapping, VectorFile, Vectors
 from twinspire.index.view import Commit, View
 
 if TYPE_CHECKING:
@@ -34,9 +35,23 @@ class State:
     """One committed state. Never changes, so a search needs no lock."""
 
     commit: Commit
-    vectors: Vectors  # (N, D), a mapping of the vector file
+    mapping: Mapping  # of the vector file
     ids: NDArray[np.int64]  # (N,), the item of each row, `DEAD` where there is none
     items: int  # how many rows have one
+    placed: int  # the sum over these of row and id, as the catalogue has it
+
+    @property
+    def vectors(self) -> Vectors:
+        """(N, D), in memory that is the vector file."""
+        return self.mapping.vectors
+
+    def check_rows(self, rows: NDArray[np.int64], ids: NDArray[np.int64]) -> None:
+        """Raise `IndexStoreError` where `rows`, (n,), which the table of items gave, are not those of the items `ids`.
+
+        The ids of a state come from an index of the table and were checked; the table itself may be damaged.
+        """
+        if rows.size and not (0 <= rows.min() <= rows.max() < len(self.ids) and (self.ids[rows] == ids).all()):
+            raise IndexStoreError(f"the catalogue contradicts itself on which vector is which item's. {RESTORE}")
 
 
 class States:
@@ -57,7 +72,8 @@ class States:
     def current(self) -> Iterator[tuple[View, State]]:
         """Give what is committed now, in any process: within the block, view and state are of one generation.
 
-        Checks what is new against the checksum. Raises `IndexStoreError` for damage.
+        Checks what is new against the checksum, and before and behind the block that the vector file still has its
+        length. Raises `IndexStoreError` for damage.
         """
         lost, stale = "", -1
         while True:
@@ -79,7 +95,9 @@ class States:
                         )
                     stale = view.commit.generation
                     continue
+                state.mapping.check()
                 yield view, state
+                state.mapping.check()
                 return
 
     def allowed(self, view: View, state: State, kind: ItemKind | None, where: Where | None) -> NDArray[np.bool_] | None:
@@ -96,7 +114,9 @@ class States:
             mask = state.ids != DEAD
         else:
             mask = np.zeros(state.commit.rows, np.bool_)
-            mask[view.kept_rows(kind, where)] = True
+            kept = view.kept(kind, where)
+            state.check_rows(kept[:, 0], kept[:, 1])
+            mask[kept[:, 0]] = True
         mask.setflags(write=False)
         with self._lock:
             for old in [key for key in self._masks if key[0] != state.commit.generation]:
@@ -136,8 +156,8 @@ class States:
             rows, checksum = (old.commit.rows, old.commit.checksum) if old is not None else (0, CHECKSUM_OF_NOTHING)
             if not self.trusting:
                 file.verify(rows, checksum, now.rows, now.checksum)
-            ids, items = self._placed(view, old)
-            state = State(now, file.mapped(now.rows), ids, items)
+            ids, items, placed = self._placed(view, old)
+            state = State(now, file.mapped(now.rows), ids, items, placed)
         except BaseException:
             if file is not self._file:
                 file.close()
@@ -148,20 +168,24 @@ class States:
             self._file = file
         return state
 
-    def _placed(self, view: View, old: State | None) -> tuple[NDArray[np.int64], int]:
-        """Return the id of each row, and how many rows have one."""
+    def _placed(self, view: View, old: State | None) -> tuple[NDArray[np.int64], int, int]:
+        """Return the id of each row, how many rows have one, and the sum over these, after checking it."""
         rows = view.commit.rows
         before, generation, items = (old.commit.rows, old.commit.generation, old.items) if old else (0, -1, 0)
         dead = view.dead_rows(generation)
+        placed = view.placed(before)
+        for found in (dead, placed[:, 0]):
+            if found.size and not 0 <= found.min() <= found.max() < rows:
+                raise IndexStoreError(
+                    f"the catalogue has a row {found.min()} or {found.max()}, of {rows} vectors. {RESTORE}"
+                )
         newly_dead = dead[dead < before]
+        gone = pair_sum(newly_dead, self._ids[newly_dead])  # before they are marked
         if old is None or newly_dead.size or len(self._ids) < rows:
             room = np.empty(rows + rows // 2 if old else rows, np.int64)
             room[:before] = self._ids[:before]  # a copy: older states keep what they have
             self._ids = room
         self._ids[before:rows] = _UNKNOWN
-        placed = view.placed(before)
-        if placed.size and int(placed[-1, 0]) >= rows:
-            raise IndexStoreError(f"the catalogue has an item at vector {placed[-1, 0]}, of {rows}. {RESTORE}")
         self._ids[placed[:, 0]] = placed[:, 1]
         self._ids[dead] = DEAD
         ids = self._ids[:rows]
@@ -170,4 +194,7 @@ class States:
             raise IndexStoreError(f"the catalogue has lost the item of vector {before + unknown[0]}. {RESTORE}")
         ids = ids.view()
         ids.setflags(write=False)
-        return ids, items + len(placed) - len(newly_dead)
+        sum_placed = ((old.placed if old else 0) - gone + pair_sum(placed[:, 0], placed[:, 1])) % SUM_MODULUS
+        if sum_placed != view.commit.placed:
+            raise IndexStoreError(f"the catalogue no longer says which vector is which item's. {RESTORE}")
+        return ids, items + len(placed) - len(newly_dead), sum_placed

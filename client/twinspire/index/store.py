@@ -8,29 +8,37 @@ readers ignore and the next writer cuts off; a crash after it leaves a finished 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import EllipsisType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from twinspire.errors import InputError
+from twinspire._arguments import as_list, as_member, as_whole, is_utf8, require_text, shown
+from twinspire.errors import IndexStoreError, InputError
 from twinspire.index.ann import Family, Kind, Prediction, choose, predict
 from twinspire.index.ann.reports import BuildReport, TuneReport
-from twinspire.index.checks import check_kind, check_where, checked_ids, checked_k
+from twinspire.index.checks import check_bundle, checked_effort, checked_ids, checked_k, checked_kind, checked_where
+from twinspire.index.connections import repeated
+from twinspire.index.failures import RESTORE
 from twinspire.index.items import Hit, Item, ItemKind, StoredItem
 from twinspire.index.opened import OpenedIndex
+from twinspire.index.reference import BundleReference
 from twinspire.index.reports import AddReport, CompactReport, IndexStats, VerifyReport
 from twinspire.index.schema import SCHEMA_VERSION
 from twinspire.index.state import DEAD, State
 from twinspire.index.vectors import HEADER_BYTES, unit_vectors
 from twinspire.index.verify import verify_index
 from twinspire.index.view import View
+from twinspire.index.where_explain import explained
 from twinspire.index.writer import Writer
 
 if TYPE_CHECKING:
     from twinspire.index.where import Where
+
+
+_LARGEST_BATCH = 100_000
 
 
 class Index(OpenedIndex):
@@ -39,7 +47,8 @@ class Index(OpenedIndex):
     One `Index` at a time may be open for writing, in one process; any number for reading, in any process. A
     reader sees what was changed since at its next call. All methods may be called from several threads at once:
     searches run side by side, changes one after the other; what one call returns comes from one committed state.
-    Not to be carried across `os.fork`: in the child every call raises, so open it there.
+    Not to be carried across `os.fork`: in the child every call raises, so open it there; searching and building then
+    work whatever the parent did.
 
     An item's id is its own for ever, also through `update` and `compact`, and is never given to another. Every
     change is durable when its method returns; where it raises, nothing is changed, unless it raises
@@ -51,16 +60,17 @@ class Index(OpenedIndex):
     def add(self, embeddings: NDArray[np.float32], items: Sequence[Item], *, space: str) -> AddReport:
         """Add `items` with their `embeddings`, (N, D) float32, L2-normalised: durable when it returns.
 
-        An item whose kind and content hash the index has already, or an earlier item of the same call has, is
-        skipped and reported. All of them are added or, where it raises, none. Raises `SpaceMismatchError`,
-        `EmbeddingError`, and `InputError` for what is no item and where items and embeddings differ in number.
+        An item whose kind, uri and content hash the index has already, or an earlier item of the same call has, is
+        skipped and reported; the same content under another uri is another item. All of them are added or, where it
+        raises, none. Raises `SpaceMismatchError`, `EmbeddingError`, and `InputError` for what is no item and where
+        items and embeddings differ in number.
         """
         self.check_space(space)
         vectors = unit_vectors(embeddings, self._dim, "embeddings to add")  # (N, D)
-        items = list(items)
+        items = as_list(items, "items")
         for position, item in enumerate(items):
             if not isinstance(item, Item):
-                raise InputError(f"what is added must be a list of Item; at position {position} is {item!r}")
+                raise InputError(f"what is added must be a list of Item; at position {position} is {shown(item)}")
         if len(items) != len(vectors):
             raise InputError(f"every item needs one embedding: got {len(items)} items and {len(vectors)} embeddings")
         with self._changing("add to") as writer:
@@ -69,16 +79,19 @@ class Index(OpenedIndex):
         return report
 
     def remove(self, ids: Iterable[int]) -> int:
-        """Remove the items of these ids and return how many there were; an id that no item has is passed over."""
-        ids = checked_ids(ids)
+        """Remove the items of these ids and return how many there were.
+
+        An id that no item has is passed over, one that comes twice counts once.
+        """
+        ids = dict.fromkeys(checked_ids(ids))
         with self._changing("remove from") as writer:
             return writer.remove(ids)
 
-    def remove_where(self, where: Where) -> int:
+    def remove_where(self, where: Where | str) -> int:
         """Remove the items that `where` keeps and return how many there were."""
-        check_where(where)
+        kept = _required_where(where)
         with self._changing("remove from") as writer:
-            return writer.remove_where(where)
+            return writer.remove_where(kept)
 
     def update(
         self,
@@ -94,7 +107,7 @@ class Index(OpenedIndex):
         """Change what is given of one item, keep the rest, and return it as it is then.
 
         `embedding` is (D,) float32, L2-normalised, and needs its `space`. Raises `InputError` for an unknown id, for
-        what no item may have and for a content hash that another item of this kind has, `SpaceMismatchError`,
+        what no item may have and for the kind, uri and content hash of another item, `SpaceMismatchError`,
         `EmbeddingError`.
         """
         (number,) = checked_ids([id])
@@ -111,6 +124,15 @@ class Index(OpenedIndex):
         fields = {name: value for name, value in given.items() if value is not ...}
         with self._changing("update") as writer:
             return writer.update(number, vectors, fields)
+
+    def set_bundle(self, bundle: BundleReference) -> None:
+        """Remember `bundle` as the one that made the embeddings, say because its folder moved.
+
+        Does not check that it is of the index's space. Raises `InputError` for what is no bundle reference.
+        """
+        check_bundle(bundle)
+        with self._changing("change") as writer:
+            writer.put_bundle(bundle)
 
     def compact(self) -> CompactReport:
         """Write the vector file anew without the rows of removed and replaced vectors.
@@ -136,6 +158,7 @@ class Index(OpenedIndex):
             assert self._snapshots is not None
             return self._snapshots.build(writer, parsed, threads=threads, memory_bytes=memory_bytes)
 
+    @repeated
     def predict(
         self, kind: str = "auto", *, threads: int | None = None, memory_bytes: int | None = None
     ) -> tuple[str, Prediction]:
@@ -156,21 +179,23 @@ class Index(OpenedIndex):
         """
         self.check_space(space)
         vectors = unit_vectors(queries, self._dim, "queries")
-        k = checked_k(k)
+        k = min(checked_k(k), max(1, len(self)))
         if not 0 < recall <= 1 or len(vectors) == 0:
             raise InputError(f"tuning needs queries and a recall above 0, at most 1; got {len(vectors)} and {recall!r}")
         with self._changing("tune") as writer:
             assert self._snapshots is not None
             return self._snapshots.tune(writer, vectors, recall=recall, k=k)
 
+    @repeated
     def get(self, ids: Iterable[int]) -> list[StoredItem]:
         """Return the items of these ids, in this order. Raises `InputError` for an id that no item has."""
         ids = checked_ids(ids)
-        with self._reading("read") as (view, _):
+        with self._reading("read") as (view, state):
             items = view.items(set(ids))
-        self._require_known(ids, items)
+            self._require_known(ids, items, state)
         return [items[number] for number in ids]
 
+    @repeated
     def find(
         self, *, uri: str | None = None, content_hash: str | None = None, under: str | None = None
     ) -> list[StoredItem]:
@@ -182,40 +207,75 @@ class Index(OpenedIndex):
         (name, value), *others = [pair for pair in given.items() if pair[1] is not None] or [("", None)]
         if value is None or others:
             raise InputError(f"find takes one of {', '.join(given)}, got {1 + len(others) if value else 'none'}")
+        if not isinstance(value, str):
+            raise InputError(f"find takes {name} as a str, got {shown(value)}")
+        if not is_utf8(value):  # no item can have it
+            return []
         with self._reading("read") as (view, _):
             return view.under(value) if name == "under" else view.find(name, value)
 
+    @repeated
     def sample_ids(self, count: int, *, seed: int = 0) -> list[int]:
         """Return the ids of `count` items drawn by `seed`, all of them where there are fewer, in order."""
+        count, seed = as_whole(count, "the number of ids", minimum=0), as_whole(seed, "the seed", minimum=0)
         with self._reading("read") as (_, state):
             ids = state.ids[state.ids != DEAD]
         if count >= len(ids):
             return sorted(ids.tolist())
         return sorted(np.random.default_rng(seed).choice(ids, count, replace=False).tolist())
 
-    def matching(self, ids: Iterable[int], where: Where) -> set[int]:
+    def items(
+        self, *, kind: ItemKind | str | None = None, where: Where | str | None = None, batch: int = 1000
+    ) -> Iterator[StoredItem]:
+        """Give all items of `kind` that `where` keeps, in the order of ids, as one committed state has them.
+
+        What is added, changed and removed meanwhile, by this process too, is not seen. `batch` items are read at a
+        time, however many there are. The state is held until the iterator is exhausted or closed, and SQLite's log
+        grows with every change until then. Raises `InputError` at once, `IndexStoreError` while it goes on.
+        """
+        batch = min(as_whole(batch, "batch, the number of items read at a time,", minimum=1), _LARGEST_BATCH)
+        self._parts()
+        return self._items(checked_kind(kind), checked_where(where), batch)
+
+    def _items(self, kind: ItemKind | None, where: Where | None, batch: int) -> Iterator[StoredItem]:
+        last = -1
+        with self._reading("read") as (view, _):
+            while items := view.items_after(last, kind, where, batch):
+                yield from items
+                last = items[-1].id
+                self._parts()  # closed meanwhile?
+
+    def __iter__(self) -> Iterator[StoredItem]:
+        return self.items()
+
+    @repeated
+    def matching(self, ids: Iterable[int], where: Where | str) -> set[int]:
         """Return those of `ids` whose items `where` keeps; an id that no item has is left out."""
         ids = checked_ids(ids)
-        check_where(where)
+        kept = _required_where(where)
         with self._reading("read") as (view, _):
-            return view.matching(ids, where)
+            return view.matching(ids, kept)
 
+    @repeated
     def vectors(self, ids: Iterable[int]) -> NDArray[np.float32]:
         """Return the vectors of these ids, (N, D) float32, as stored. Raises `InputError` as `get` does."""
         ids = checked_ids(ids)
         with self._reading("read") as (view, state):
             rows = view.rows(ids)
-            self._require_known(ids, rows)
-            return np.array(state.vectors[[rows[number] for number in ids]], dtype=np.float32)
+            self._require_known(ids, rows, state)
+            places = np.array([rows[number] for number in ids], np.int64)
+            state.check_rows(places, np.array(ids, np.int64))
+            return np.array(state.vectors[places], dtype=np.float32)
 
+    @repeated
     def search(
         self,
         queries: NDArray[np.float32],
         *,
         k: int = 10,
         space: str,
-        kind: ItemKind | None = None,
-        where: Where | None = None,
+        kind: ItemKind | str | None = None,
+        where: Where | str | None = None,
         effort: int | None = None,
     ) -> list[list[Hit]]:
         """Return the k best hits of each query, best first, equal scores in the order of ids.
@@ -228,49 +288,65 @@ class Index(OpenedIndex):
         """
         self.check_space(space)
         vectors = unit_vectors(queries, self._dim, "queries")  # (Q, D)
-        k = checked_k(k)
-        if effort is not None and (not isinstance(effort, int) or isinstance(effort, bool) or effort < 1):
-            raise InputError(f"effort must be a whole number from 1 up, got {effort!r}")
+        k, effort, kind, where = checked_k(k), checked_effort(effort), checked_kind(kind), checked_where(where)
         with self._reading("search") as (view, state):
             if state.items == 0 or len(vectors) == 0:
                 return [[] for _ in vectors]
             allowed = self._allowed(view, state, kind, where)
             assert self._snapshots is not None
-            scores, rows = self._snapshots.nearest(view, state, vectors, k, allowed, effort)
+            scores, rows = self._snapshots.nearest(view, state, vectors, min(k, state.items), allowed, effort)
             return _hits(view, state, scores, rows)
 
+    @repeated
     def search_words(
-        self, match: str, *, k: int = 10, kind: ItemKind | None = None, where: Where | None = None
+        self, match: str, *, k: int = 10, kind: ItemKind | str | None = None, where: Where | str | None = None
     ) -> list[Hit]:
         """Return the k best items for an FTS5 expression over captions and file names, best first.
 
         The score is the negated BM25. `words.tokens` says what the words are that can be found. Raises `InputError`
         for a `match` that is no such expression and a k below 1.
         """
-        k = checked_k(k)
-        check_kind(kind)
-        check_where(where)
+        match, k, kind, where = _checked_match(match), checked_k(k), checked_kind(kind), checked_where(where)
         with self._reading("search") as (view, _):
             return view.search_words(match, k, kind, where)
 
+    @repeated
     def count_words(self, match: str, *, at_most: int) -> int:
         """Return how many items `search_words` would find, counted up to `at_most`: cheap also for common words.
 
         Raises `InputError` for a `match` that is no FTS5 expression.
         """
+        match, at_most = _checked_match(match), checked_k(at_most)
         with self._reading("search") as (view, _):
-            return view.count_words(match, checked_k(at_most))
+            return view.count_words(match, at_most)
 
-    def allowed(self, kind: ItemKind | None = None, where: Where | None = None) -> NDArray[np.bool_] | None:
+    @repeated
+    def allowed(self, kind: ItemKind | str | None = None, where: Where | str | None = None) -> NDArray[np.bool_] | None:
         """Return which rows of the vector file a search with this filter may find, (rows,) bool; None: all."""
+        kind, where = checked_kind(kind), checked_where(where)
         with self._reading("read") as (view, state):
             return self._allowed(view, state, kind, where)
 
-    def known_hashes(self, hashes: Iterable[str], *, kind: ItemKind = ItemKind.IMAGE) -> set[str]:
-        """Return those of `hashes` that belong to an item of this kind: what `add` would skip."""
-        with self._reading("read") as (view, _):
-            return view.known_hashes(hashes, kind)
+    @repeated
+    def explain_filter(self, where: Where | str) -> list[str]:
+        """Return what in a filter is true of no item, whatever the rest of it says.
 
+        That is a key that no item has, and a comparison with text where all values are numbers, or the like. Reads all
+        metadata once for each key: for a filter that keeps nothing.
+        """
+        kept = _required_where(where)
+        with self._reading("read") as (view, _):
+            return explained(kept, view.value_types)
+
+    @repeated
+    def known_hashes(self, hashes: Iterable[str], *, kind: ItemKind | str = ItemKind.IMAGE) -> set[str]:
+        """Return those of `hashes` that belong to an item of this kind, whatever its uri."""
+        wanted = [require_text(each, "a content hash") for each in as_list(hashes, "content hashes")]
+        kind = as_member(kind, ItemKind, "a kind of item")
+        with self._reading("read") as (view, _):
+            return view.known_hashes(wanted, kind)
+
+    @repeated
     def stats(self) -> IndexStats:
         """Return what the index holds now and how large it is."""
         with self._reading("read") as (view, state):
@@ -305,21 +381,35 @@ class Index(OpenedIndex):
     def _allowed(
         self, view: View, state: State, kind: ItemKind | None, where: Where | None
     ) -> NDArray[np.bool_] | None:
-        check_kind(kind)
-        check_where(where)
         assert self._states is not None
         return self._states.allowed(view, state, kind, where)
 
-    def _require_known(self, ids: Sequence[int], known: Mapping[int, object]) -> None:
+    def _require_known(self, ids: Sequence[int], known: Mapping[int, object], state: State) -> None:
         unknown = [number for number in ids if number not in known]
         if unknown:
+            if np.isin(unknown, state.ids).any():
+                raise IndexStoreError(f"the catalogue of the index {self._path} has lost items. {RESTORE}")
             shown = ", ".join(map(str, unknown[:5])) + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
             raise InputError(f"the index {self._path} has no item {shown}")
+
+
+def _required_where(where: Where | str) -> Where:
+    kept = checked_where(where)
+    if kept is None:
+        raise InputError("a filter must be a Where or its text, got None")
+    return kept
+
+
+def _checked_match(match: str) -> str:
+    """Return an FTS5 expression. Raises `InputError` for a NUL, at which SQLite would end it, and lone surrogates."""
+    if "\0" in require_text(match, "a full-text expression"):
+        raise InputError(f"a full-text expression must have no NUL character, got {shown(match)}")
+    return match
 
 
 def _hits(view: View, state: State, scores: NDArray[np.float32], rows: NDArray[np.int64]) -> list[list[Hit]]:
     """Return the items at `rows` with their `scores`, (Q, n) each; a row of -1 is none."""
     there = rows >= 0
-    found = view.hits(list(zip(state.ids[rows[there]].tolist(), scores[there].tolist(), strict=True)))
+    found = view.hits(state.ids[rows[there]].tolist(), scores[there].tolist(), rows[there].tolist())
     ends = np.cumsum(there.sum(axis=1)).tolist()
     return [found[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]

@@ -15,6 +15,7 @@ numbers are checked in a third of a second.
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import re
 import struct
@@ -94,6 +95,36 @@ def create_vector_file(path: Path, dim: int, dtype: VectorType) -> None:
         os.close(fd)
 
 
+class Mapping:
+    """The first vectors of a vector file as memory, which stays valid when the file is closed or removed.
+
+    Where the file is truncated, the kernel ends the process at the next access (SIGBUS), so `check` goes before each
+    use. It cannot help where another process truncates the file in the middle of one; behind the use it tells zeros,
+    which the rest of the last page would give, from vectors.
+    """
+
+    def __init__(self, fd: int, path: Path, dtype: np.dtype[Any], count: int, dim: int) -> None:
+        self._path = path
+        self._bytes = HEADER_BYTES + count * dim * dtype.itemsize
+        try:
+            self._memory = mmap.mmap(fd, self._bytes, access=mmap.ACCESS_READ)  # duplicates the descriptor
+        except ValueError as error:  # longer than the file
+            raise self._truncated(os.fstat(fd).st_size) from error
+        values = np.frombuffer(self._memory, dtype, count * dim, HEADER_BYTES)
+        self.vectors: Vectors = values.reshape(count, dim)
+
+    def check(self) -> None:
+        """Raise `IndexStoreError` where the file is shorter than the mapping by now."""
+        size = self._memory.size()
+        if size < self._bytes:
+            raise self._truncated(size)
+
+    def _truncated(self, size: int) -> IndexStoreError:
+        return IndexStoreError(
+            f"{self._path} was truncated: {self._bytes} bytes of it are committed, it has {size}. {RESTORE}"
+        )
+
+
 class VectorFile:
     """One open vector file. Raises `IndexStoreError` for damage, else `OSError`."""
 
@@ -103,7 +134,7 @@ class VectorFile:
         self._dtype = dtype.numpy
         self._row_bytes = dim * self._dtype.itemsize
         try:
-            self._fd = os.open(self._path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC)
+            self._fd = disk.open_file(self._path, writable=writable)
         except FileNotFoundError as error:
             raise LostVectorFileError(
                 f"the index {path.parent} has lost its vector file {path.name}. {RESTORE}"
@@ -142,15 +173,17 @@ class VectorFile:
                 f"the catalogue says {after:08x}. {RESTORE}"
             )
 
-    def mapped(self, count: int) -> Vectors:
-        """Return the first `count` vectors as a read-only mapping of the file, (count, D), float32 or float16."""
-        if count == 0:  # nothing cannot be mapped
-            return np.empty((0, self._dim), dtype=self._dtype)
-        with os.fdopen(os.dup(self._fd), "rb") as file:
-            return np.memmap(file, dtype=self._dtype, mode="r", offset=HEADER_BYTES, shape=(count, self._dim))
+    def mapped(self, count: int) -> Mapping:
+        """Return a read-only mapping of the first `count` vectors, (count, D), float32 or float16."""
+        return Mapping(self._fd, self._path, self._dtype, count, self._dim)
 
     def append(self, count: int, data: memoryview) -> None:
         """Write `data`, made by `as_stored`, behind the first `count` vectors; wait until the disk has it."""
+        size = os.fstat(self._fd).st_size
+        if size < self._offset(count):
+            raise IndexStoreError(
+                f"{self._path} was truncated: {self._offset(count)} bytes of it are committed, it has {size}. {RESTORE}"
+            )
         self.write(count, data)
         self.sync()
 

@@ -13,7 +13,9 @@ import numpy as np
 from twinspire.errors import IndexStoreError, InputError, TwinspireError
 from twinspire.index.ann.files import snapshot_problem
 from twinspire.index.catalogue import Catalogue
-from twinspire.index.commit_record import read_record
+from twinspire.index.commit_record import Acknowledged, read_record
+from twinspire.index.connections import CatalogueChangedError, repeated
+from twinspire.index.digests import pair_sum
 from twinspire.index.failures import store_errors
 from twinspire.index.items import Item
 from twinspire.index.reports import VerifyReport
@@ -27,11 +29,13 @@ _SHOWN = 5
 _TOLERANCE = {VectorType.FLOAT32: 1.1e-3, VectorType.FLOAT16: 1.6e-3}
 
 
+@repeated
 def verify_index(path: str | os.PathLike[str]) -> VerifyReport:
     """Read everything of the index at `path`, as it is committed now, and name what is wrong; changes nothing.
 
-    Checked are SQLite's file, every item, its words, that each row of the vector file is one item's or dead, the
-    checksums of the vector file and the snapshot, and that every item's vector is finite and of length 1.
+    Checked are SQLite's file, every item, its words and their index, the checksums and sums over all rows, that each
+    row of the vector file is one item's or dead, the checksums of the vector file and the snapshot, and that every
+    item's vector is finite and of length 1. Needs room for a copy of the catalogue in the temporary folder.
     Raises nothing for damage: that is what the report is for.
     """
     folder = Path(path).absolute()
@@ -46,24 +50,26 @@ def verify_index(path: str | os.PathLike[str]) -> VerifyReport:
                     except LostVectorFileError as error:
                         # `compact` may have put another file in its place since the view began.
                         if view.commit.vectors_file == lost:
-                            return VerifyReport(folder, view.count_items(), view.commit.rows, [str(error)])
+                            return VerifyReport(folder, view.commit.items, view.commit.rows, [str(error)])
                         lost = view.commit.vectors_file
+    except CatalogueChangedError:
+        raise
     except TwinspireError as error:
         return VerifyReport(folder, 0, 0, [str(error)])
 
 
-def _verified(folder: Path, catalogue: Catalogue, view: View, record: tuple[int, int] | None) -> VerifyReport:
+def _verified(folder: Path, catalogue: Catalogue, view: View, record: Acknowledged | None) -> VerifyReport:
     problems = list[str]()
-    if record is not None and record[0] > view.commit.generation:
+    if record is not None and record.generation > view.commit.generation:
         problems.append(
-            f"changes from generation {view.commit.generation + 1} to {record[0]} are missing, which were "
+            f"changes from generation {view.commit.generation + 1} to {record.generation} are missing, which were "
             "acknowledged; `twinspire index recover` brings back what it can"
         )
     problems += _found(folder, lambda: _vector_problems(folder, catalogue, view))
-    for check in (_catalogue_problems, _row_problems, _item_problems):
+    for check in (_catalogue_problems, _row_problems, _item_problems, View.full_text_problems):
         problems += _found(folder, partial(check, view))
     problems += _found(folder, lambda: _snapshot_problems(folder, catalogue, view))
-    return VerifyReport(folder, view.count_items(), view.commit.rows, list(dict.fromkeys(problems)))
+    return VerifyReport(folder, view.commit.items, view.commit.rows, list(dict.fromkeys(problems)))
 
 
 def _found(folder: Path, check: Callable[[], Iterable[str]]) -> list[str]:
@@ -72,7 +78,7 @@ def _found(folder: Path, check: Callable[[], Iterable[str]]) -> list[str]:
     try:
         with store_errors(folder, "read"):
             found.extend(check())
-    except LostVectorFileError:
+    except (LostVectorFileError, CatalogueChangedError):
         raise
     except TwinspireError as error:
         found.append(str(error))
@@ -93,6 +99,14 @@ def _row_problems(view: View) -> Iterator[str]:
     yield from _listed("rows that are taken twice", rows[counts > 1].tolist())
     yield from _listed("rows without an item that are not dead", np.setdiff1d(np.arange(commit.rows), rows).tolist())
     yield from _listed("ids that were not given yet", placed[placed[:, 1] >= commit.next_id, 1].tolist())
+    if len(placed) != commit.items:
+        yield f"the catalogue has {len(placed)} items, {commit.items} were added and not removed"
+    if pair_sum(placed[:, 0], placed[:, 1]) != commit.placed:
+        yield "the sum over the items' rows and ids is wrong: the catalogue lost items or has others"
+    if view.contents_sum() != commit.contents:
+        yield "the sum over the items' checksums is wrong: the catalogue lost items or has others"
+    if view.dead_sum() != commit.dead:
+        yield "the sum over the dead rows is wrong: the catalogue lost some or has others"
 
 
 def _item_problems(view: View) -> Iterator[str]:
@@ -121,8 +135,10 @@ def _vector_problems(folder: Path, catalogue: Catalogue, view: View) -> Iterator
         file.verify(0, CHECKSUM_OF_NOTHING, commit.rows, commit.checksum)
         placed = view.placed()
         placed = placed[(placed[:, 0] >= 0) & (placed[:, 0] < commit.rows)]
-        vectors, bad = file.mapped(commit.rows), list[int]()
+        mapping, bad = file.mapped(commit.rows), list[int]()
+        vectors = mapping.vectors
         for start in range(0, len(placed), _BLOCK_ROWS):
+            mapping.check()
             some = placed[start : start + _BLOCK_ROWS]
             with np.errstate(over="ignore", invalid="ignore"):
                 norms = np.linalg.norm(vectors[some[:, 0]].astype(np.float32), axis=1)

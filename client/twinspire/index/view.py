@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, fields
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -13,25 +14,47 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twinspire.errors import IndexStoreError, InputError
+from twinspire.index.digests import content_sum, item_checksum, pair_sum, row_checksum
 from twinspire.index.failures import RESTORE
-from twinspire.index.items import Hit, ItemKind, StoredItem
+from twinspire.index.items import Hit, Item, ItemKind, StoredItem
+from twinspire.index.reference import BundleReference
+from twinspire.index.schema import COMMIT_COLUMNS, HEADER_COLUMNS, ITEM_COLUMNS, SNAPSHOT_COLUMNS
 
 if TYPE_CHECKING:
     from twinspire.index.where import Where
 
 _VARIABLES = 500  # SQLite before 3.32 takes 999 in one statement
-_COLUMNS = "id, uri, kind, caption, metadata, content_hash, added_at, changed_at"
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What the catalogue says of the index as a whole; the schema explains the fields."""
+
+    schema_version: int
+    identity: int
+    tables: int
+    space: str
+    dim: int
+    dtype: str
+    bundle_name: str | None
+    bundle_path: str | None
+    writers: int
 
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """How far the index is committed."""
+    """How far the index is committed; the schema explains the fields."""
 
     generation: int
     vectors_file: str
     rows: int
     checksum: int
     next_id: int
+    placed: int
+    contents: int
+    dead: int
+    items: int
+    images: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,29 +69,42 @@ class SnapshotRow:
     reach: int | None = None
 
 
+_CATALOGUE_ROW = f"SELECT {HEADER_COLUMNS}, {COMMIT_COLUMNS}, row_checksum FROM catalogue"  # noqa: S608
+_HEADER_SIZE = len(fields(Header))
+_ROW, _URI = ITEM_COLUMNS.split(", ").index("row"), ITEM_COLUMNS.split(", ").index("uri")
+
+
 class View:
     """Reads one state. Valid within the block that gave it; raises `sqlite3.Error`, `IndexStoreError` for damage."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
-        query = "SELECT generation, vectors_file, committed, checksum, next_id FROM catalogue"
-        self.commit = Commit(*only_row(connection, query))
+        values = only_row(connection, _CATALOGUE_ROW)
+        if row_checksum(values[:-1]) != values[-1]:
+            raise IndexStoreError(f"the catalogue's first row is damaged. {RESTORE}")
+        self.header = Header(*values[:_HEADER_SIZE])
+        self.commit = Commit(*values[_HEADER_SIZE:-1])
 
     def placed(self, start: int = 0) -> NDArray[np.int64]:
         """Return row and id of the items whose row is `start` or above, (n, 2)."""
         pairs = self._connection.execute("SELECT row, id FROM items WHERE row >= ? ORDER BY row", (start,)).fetchall()
-        return np.array(pairs, dtype=np.int64).reshape(-1, 2)
+        return _whole_numbers(pairs, 2)
 
     def dead_rows(self, since: int = -1) -> NDArray[np.int64]:
         """Return the rows without an item that died after generation `since`, (n,)."""
         rows = self._connection.execute("SELECT row FROM dead WHERE generation > ? ORDER BY row", (since,)).fetchall()
-        return np.array(rows, dtype=np.int64).reshape(-1)
+        return _whole_numbers(rows, 1)[:, 0]
 
-    def kept_rows(self, kind: ItemKind | None, where: Where | None) -> NDArray[np.int64]:
-        """Return the rows of the items of this kind that `where` keeps, (n,)."""
+    def dead_sum(self) -> int:
+        """Return the sum over the table of dead rows, as `Commit.dead` has it."""
+        pairs = _whole_numbers(self._connection.execute("SELECT row, generation FROM dead").fetchall(), 2)
+        return pair_sum(pairs[:, 0], pairs[:, 1])
+
+    def kept(self, kind: ItemKind | None, where: Where | None) -> NDArray[np.int64]:
+        """Return row and id of the items of this kind that `where` keeps, (n, 2)."""
         condition, parameters = _condition(kind, where)
-        rows = self._connection.execute(f"SELECT row FROM items WHERE {condition}", parameters).fetchall()  # noqa: S608
-        return np.array(rows, dtype=np.int64).reshape(-1)
+        pairs = self._connection.execute(f"SELECT row, id FROM items WHERE {condition}", parameters).fetchall()  # noqa: S608
+        return _whole_numbers(pairs, 2)
 
     def ids(self, kind: ItemKind | None, where: Where | None) -> list[int]:
         """Return the ids of the items of this kind that `where` keeps, in order."""
@@ -78,73 +114,107 @@ class View:
 
     def matching(self, ids: Iterable[int], where: Where) -> set[int]:
         """Return those of `ids` whose items `where` keeps."""
-        query = f"SELECT id FROM items WHERE id IN ({{}}) AND ({where.sql.replace('{', '{{').replace('}', '}}')})"  # noqa: S608
-        return {number for (number,) in self._select_in(query, ids, last=where.parameters)}
+        condition = where.sql.replace("{", "{{").replace("}", "}}")
+        query = f"SELECT {ITEM_COLUMNS}, ({condition}) FROM items WHERE id IN ({{}})"  # noqa: S608
+        found = set()
+        for *row, is_kept in self._select_in(query, ids, first=where.parameters):
+            check_item(tuple(row))
+            if is_kept:
+                found.add(row[0])
+        return found
+
+    def value_types(self, path: str) -> dict[str, int]:
+        """Return of how many items the metadata has a value of each type, named by SQLite's `json_type`, at a path."""
+        query = "SELECT json_type(metadata, ?), count(*) FROM items GROUP BY 1"
+        return {kind: count for kind, count in self._connection.execute(query, (path,)) if kind is not None}
 
     def items(self, ids: Iterable[int]) -> dict[int, StoredItem]:
         """Return the items of these ids by id; an id that no item has is left out."""
-        query = f"SELECT {_COLUMNS} FROM items WHERE id IN ({{}})"  # noqa: S608
-        return {row[0]: _stored(row) for row in self._select_in(query, ids)}
+        return {row[0]: _stored(row) for row in self._item_rows(ids)}
+
+    def items_after(self, last: int, kind: ItemKind | None, where: Where | None, count: int) -> list[StoredItem]:
+        """Return the first `count` items of this kind that `where` keeps with an id above `last`, in order."""
+        condition, parameters = _condition(kind, where)
+        query = f"SELECT {ITEM_COLUMNS} FROM items WHERE id > ? AND {condition} ORDER BY id LIMIT ?"  # noqa: S608
+        return [_stored(row) for row in self._connection.execute(query, (last, *parameters, count))]
 
     def rows(self, ids: Iterable[int]) -> dict[int, int]:
         """Return the rows of these ids by id; an id that no item has is left out."""
-        return dict(self._select_in("SELECT id, row FROM items WHERE id IN ({})", ids))
+        pairs = _whole_numbers(list(self._select_in("SELECT id, row FROM items WHERE id IN ({})", ids)), 2)
+        return dict(pairs.tolist())
 
     def find(self, column: str, value: str) -> list[StoredItem]:
         """Return the items whose `column`, uri or content_hash, is `value`, in the order of ids."""
-        assert column in ("uri", "content_hash")
-        # Both kinds are named so that the index over kind and content_hash serves.
-        condition = f"kind IN ('image', 'text') AND {column} = ?" if column == "content_hash" else f"{column} = ?"
-        query = f"SELECT {_COLUMNS} FROM items WHERE {condition} ORDER BY id"  # noqa: S608
-        return [_stored(row) for row in self._connection.execute(query, (value,))]
+        place = ITEM_COLUMNS.split(", ").index(column)
+        query = f"SELECT {ITEM_COLUMNS} FROM items WHERE {column} = ? ORDER BY id"  # noqa: S608
+        return self._stored_where(query, (value,), lambda row: row[place] == value)
 
     def under(self, folder: str) -> list[StoredItem]:
         """Return the items whose uri starts with `folder` and a slash, in the order of ids."""
         start = folder.rstrip("/")
-        query = f"SELECT {_COLUMNS} FROM items WHERE uri >= ? AND uri < ? ORDER BY id"  # noqa: S608
-        return [_stored(row) for row in self._connection.execute(query, (start + "/", start + "0"))]  # "0" follows "/"
+        query = f"SELECT {ITEM_COLUMNS} FROM items WHERE uri >= ? AND uri < ? ORDER BY id"  # noqa: S608
+        bounds = (start + "/", start + "0")  # "0" follows "/"
+        return self._stored_where(query, bounds, lambda row: row[_URI].startswith(bounds[0]))
+
+    def known(self, items: Iterable[Item]) -> set[tuple[str, str, str | None]]:
+        """Return kind, uri and content hash of all items that have the uri of one of `items`."""
+        # By uri, which few items share; thousands may be copies of the same content.
+        query = "SELECT kind, uri, content_hash FROM items WHERE uri IN ({})"
+        return set(self._select_in(query, {item.uri for item in items}))
 
     def known_hashes(self, hashes: Iterable[str], kind: ItemKind) -> set[str]:
         """Return those of `hashes` that an item of this kind has as its content hash."""
         query = "SELECT content_hash FROM items WHERE kind = ? AND content_hash IN ({})"
         return {found for (found,) in self._select_in(query, hashes, first=(kind.value,))}
 
-    def hits(self, scores: Sequence[tuple[int, float]]) -> list[Hit]:
-        """Return the items of these ids with these scores, in this order."""
-        items = self.items({number for number, _ in scores})
-        missing = next((number for number, _ in scores if number not in items), None)
-        if missing is not None:
-            raise IndexStoreError(f"the catalogue has lost the item {missing}. {RESTORE}")
-        return [_hit(items[number], score) for number, score in scores]
+    def hits(self, ids: Sequence[int], scores: Sequence[float], rows: Sequence[int] | None = None) -> list[Hit]:
+        """Return the items of these ids with these scores, in this order; `rows` are those that the items must have."""
+        found = {row[0]: row for row in self._item_rows(dict.fromkeys(ids))}
+        items = {number: _stored(row) for number, row in found.items()}
+        for number, row in zip(ids, rows if rows is not None else [None] * len(ids), strict=True):
+            if number not in found:
+                raise IndexStoreError(f"the catalogue has lost the item {number}. {RESTORE}")
+            if row is not None and found[number][_ROW] != row:
+                raise IndexStoreError(
+                    f"the catalogue's item {number} is damaged: it is at the vector {found[number][_ROW]}, "
+                    f"a search found it at {row}. {RESTORE}"
+                )
+        return [_hit(items[number], score) for number, score in zip(ids, scores, strict=True)]
 
     def search_words(self, match: str, k: int, kind: ItemKind | None, where: Where | None) -> list[Hit]:
         """Return the k best items for the FTS5 expression `match`, best first, equal scores in the order of ids."""
         condition, parameters = _condition(kind, where)
         kept = f"AND EXISTS (SELECT 1 FROM items WHERE id = words.rowid AND {condition})" if parameters else ""  # noqa: S608
         query = f"SELECT rowid, -bm25(words) FROM words WHERE words MATCH ? {kept} ORDER BY 2 DESC, 1 LIMIT ?"  # noqa: S608
-        return self.hits(self._matched(query, match, *parameters, k))
+        found = self._matched(query, match, *parameters, k)
+        return self.hits([number for number, _ in found], [score for _, score in found])
 
     def count_words(self, match: str, at_most: int) -> int:
         """Return how many items the FTS5 expression `match` finds, counted up to `at_most`."""
         query = "SELECT count(*) FROM (SELECT 1 FROM words WHERE words MATCH ? LIMIT ?)"
         return int(self._matched(query, match, at_most)[0][0])
 
+    def bundle(self) -> BundleReference | None:
+        """Return the bundle that made the index; None where that is not known."""
+        name, path = self.header.bundle_name, self.header.bundle_path
+        return BundleReference(name, path) if name is not None else None
+
     def snapshot(self) -> SnapshotRow | None:
         """Return what is said of the snapshot; None: the index is searched exactly."""
-        query = "SELECT name, kind, rows, checksum, effort, reach FROM snapshots"
+        query = f"SELECT {SNAPSHOT_COLUMNS}, row_checksum FROM snapshots"  # noqa: S608
         row = self._connection.execute(query).fetchone()
-        return SnapshotRow(*row) if row is not None else None
-
-    def count_items(self) -> int:
-        """Return how many items there are."""
-        return int(only_row(self._connection, "SELECT count(*) FROM items")[0])
+        if row is None:
+            return None
+        if row_checksum(row[:-1]) != row[-1]:
+            raise IndexStoreError(f"the catalogue's row of the snapshot is damaged. {RESTORE}")
+        return SnapshotRow(*row[:-1])
 
     def every_item(self) -> Iterator[tuple[int, StoredItem | IndexStoreError, str | None]]:
         """Yield id, item and indexed words of every item, in the order of ids; for a damaged item what is wrong."""
         # The words are read beside the items, for a join would look each of them up.
         words = self._connection.execute("SELECT rowid, text FROM words ORDER BY rowid")
         number, text = next(words, (None, None))
-        for row in self._connection.execute(f"SELECT {_COLUMNS} FROM items ORDER BY id"):  # noqa: S608
+        for row in self._connection.execute(f"SELECT {ITEM_COLUMNS} FROM items ORDER BY id"):  # noqa: S608
             while number is not None and number < row[0]:
                 number, text = next(words, (None, None))
             item: StoredItem | IndexStoreError
@@ -169,10 +239,27 @@ class View:
         self._connection.execute("SELECT sum(cnt) FROM temp.every_word").fetchone()
         return [] if found == ["ok"] else found
 
+    def full_text_problems(self) -> list[str]:
+        """Compare the full text with the texts that it is of, and return what SQLite says of it.
+
+        FTS5 does that in a catalogue that it may write to only, so this copies the catalogue into a temporary file.
+        """
+        with closing(sqlite3.connect("", isolation_level=None)) as copy:
+            self._connection.backup(copy)
+            try:
+                copy.execute("INSERT INTO words (words) VALUES ('integrity-check')")
+            except sqlite3.DatabaseError as error:
+                return [f"the full text is not that of the items: {error}"]
+        return []
+
+    def contents_sum(self) -> int:
+        """Return the sum over the items' checksums, as `Commit.contents` has it."""
+        return content_sum(self._connection.execute("SELECT row, checksum FROM items"))
+
     def count_by_kind(self) -> dict[ItemKind, int]:
         """Return how many items there are of each kind."""
-        counts = dict(self._connection.execute("SELECT kind, count(*) FROM items GROUP BY kind").fetchall())
-        return {kind: counts.get(kind.value, 0) for kind in ItemKind}
+        images, texts = self.commit.images, self.commit.items - self.commit.images
+        return {ItemKind.IMAGE: images, ItemKind.TEXT: texts}
 
     def _matched(self, query: str, match: str, *parameters: Any) -> list[Any]:  # noqa: ANN401 - what SQLite binds
         try:
@@ -182,6 +269,22 @@ class View:
                 raise
             raise InputError(f"{match!r} is no expression that SQLite's full text understands: {error}") from error
 
+    def _item_rows(self, ids: Iterable[int]) -> Iterator[tuple[Any, ...]]:
+        """Yield the rows of `ITEM_COLUMNS` of these ids; an id that no item has is left out."""
+        return self._select_in(f"SELECT {ITEM_COLUMNS} FROM items WHERE id IN ({{}})", ids)  # noqa: S608
+
+    def _stored_where(
+        self, query: str, parameters: Sequence[Any], holds: Callable[[tuple[Any, ...]], bool]
+    ) -> list[StoredItem]:
+        """Return the items that an index found, after checking that `holds` is true: the index may be damaged."""
+        found = []
+        for row in self._connection.execute(query, parameters):
+            item = _stored(row)
+            if not holds(row):
+                raise IndexStoreError(f"the catalogue's item {item.id} is not what its index says. {RESTORE}")
+            found.append(item)
+        return found
+
     def _select_in(
         self, query: str, values: Iterable[Any], *, first: Sequence[Any] = (), last: Sequence[Any] = ()
     ) -> Iterator[Any]:
@@ -189,6 +292,15 @@ class View:
         while some := list(islice(remaining, _VARIABLES)):
             marks = ",".join("?" * len(some))
             yield from self._connection.execute(query.format(marks), (*first, *some, *last)).fetchall()
+
+
+def _whole_numbers(rows: list[tuple[Any, ...]], columns: int) -> NDArray[np.int64]:
+    """Return rows of whole numbers as an array, (n, columns). Raises `IndexStoreError` where one is something else."""
+    try:
+        found = np.array(rows, dtype=np.int64).reshape(-1, columns)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise IndexStoreError(f"the catalogue is damaged: a row or an id is no whole number. {RESTORE}") from error
+    return found
 
 
 def only_row(connection: sqlite3.Connection, query: str) -> tuple[Any, ...]:
@@ -210,13 +322,21 @@ def _condition(kind: ItemKind | None, where: Where | None) -> tuple[str, list[An
     return " AND ".join(parts) or "1", parameters
 
 
+def check_item(row: tuple[Any, ...]) -> None:
+    """Raise `IndexStoreError` where a row of `ITEM_COLUMNS` is not as it was written."""
+    if item_checksum(row[:-1]) != row[-1]:
+        raise IndexStoreError(f"the catalogue's item {row[0]} is damaged: its checksum is wrong. {RESTORE}")
+
+
 def _stored(row: tuple[Any, ...]) -> StoredItem:
-    number, uri, kind, caption, metadata, content_hash, added_at, changed_at = row
+    """Return the item of a row of `ITEM_COLUMNS`. Raises `IndexStoreError` where it is damaged."""
+    check_item(row)
+    number, _, kind, uri, caption, metadata, content_hash, added_at, changed_at, _ = row
     try:
         return StoredItem(
             number, uri, ItemKind(kind), caption, json.loads(metadata), content_hash, added_at, changed_at
         )
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise IndexStoreError(f"the catalogue's item {number} is damaged: {error}. {RESTORE}") from error
 
 

@@ -2,57 +2,66 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from enum import StrEnum
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from twinspire.errors import InputError
 from twinspire.index.items import ItemKind
+from twinspire.index.where_literals import JSON_TYPES, Literal, LiteralType, Parameter, read_literal, read_time
 from twinspire.index.where_text import syntax_tree, wrong_at
 
 if TYPE_CHECKING:
     from lark import Token, Tree
 
-Parameter: TypeAlias = int | float | str
 Sql: TypeAlias = tuple[str, tuple[Parameter, ...]]
 
 MOST_PARAMETERS = 10_000
 _MOST_NESTED = 60
-_LARGEST = 2**63 - 1
-
-
-class _Type(StrEnum):
-    """What can be compared with what; the values are JSON's types as SQLite names them."""
-
-    TEXT = "'text'"
-    NUMBER = "'integer', 'real'"
-    TRUTH = "'true', 'false'"
 
 
 COLUMNS = {
-    "kind": _Type.TEXT,
-    "uri": _Type.TEXT,
-    "caption": _Type.TEXT,
-    "id": _Type.NUMBER,
-    "added_at": _Type.NUMBER,
-    "changed_at": _Type.NUMBER,
+    "kind": LiteralType.TEXT,
+    "uri": LiteralType.TEXT,
+    "caption": LiteralType.TEXT,
+    "id": LiteralType.NUMBER,
+    "added_at": LiteralType.NUMBER,
+    "changed_at": LiteralType.NUMBER,
 }
 _TIMES = ("added_at", "changed_at")
-_SAID = {_Type.TEXT: "text in quotes", _Type.NUMBER: "a number", _Type.TRUTH: "true or false"}
+_MODIFIED = '$."modified"'  # of metadata: when a file was last written to
+_SAID = {
+    LiteralType.TEXT: "text in quotes",
+    LiteralType.NUMBER: "a number",
+    LiteralType.TRUTH: "true or false",
+    LiteralType.TIME: "a time",
+}
+_MOST_PATTERN_BYTES = 50_000  # SQLITE_MAX_LIKE_PATTERN_LENGTH
+_IS_DATE = "GLOB '[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]*'"  # `julianday` alone would take "now" for a time
 
 
-def compiled(text: str) -> tuple[str, tuple[Parameter, ...], tuple[str, ...]]:
-    """Return a filter as an expression over the table `items`, what is bound in it, and the metadata's keys in it.
+@dataclass(frozen=True, slots=True)
+class KeyTest:
+    """A condition on a key of the metadata, as an explanation needs it.
 
-    Keys are written as a filter has them. Raises `InputError`, which shows the place.
+    `key` is the key as a filter writes it, `path` as SQLite does. `types` are the types that it can be true of, as
+    `json_type` names them, all of them where empty; `literal` is what the value is compared with.
+    """
+
+    key: str
+    path: str
+    types: frozenset[str] = frozenset()
+    literal: str = ""
+
+
+def compiled(text: str) -> tuple[str, tuple[Parameter, ...], tuple[KeyTest, ...]]:
+    """Return a filter as an expression over the table `items`, what is bound in it, and its tests of metadata.
+
+    Raises `InputError`, which shows the place.
     """
     compiler = _Compiler(text)
     sql, parameters = compiler.compile()
-    return sql, parameters, tuple(compiler.keys)
+    return sql, parameters, tuple(compiler.tests)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,15 +71,7 @@ class _Field:
     column: str | None
     path: str
     shown: Token
-
-
-@dataclass(frozen=True, slots=True)
-class _Value:
-    """A literal: its type and how it is bound."""
-
-    kind: _Type
-    sql: str
-    parameter: Parameter
+    key: str = ""
 
 
 class _Compiler:
@@ -78,7 +79,7 @@ class _Compiler:
 
     def __init__(self, text: str) -> None:
         self._text = text
-        self.keys: dict[str, None] = {}
+        self.tests: dict[KeyTest, None] = {}
         self._conditions: dict[str, Callable[[Any], Sql]] = {
             "compared": self._compared,
             "member": self._member,
@@ -116,9 +117,9 @@ class _Compiler:
                 raise self._wrong(literal, f"null has no order: expected is null or is not null, got {relation}")
             return self._null(subject) if relation == "=" else _not(self._null(subject))
         value = self._value(literal, subject)
-        if relation not in ("=", "!=") and (value.kind is _Type.TRUTH or subject.column == "kind"):
+        if relation not in ("=", "!=") and (value.kind is LiteralType.TRUTH or subject.column == "kind"):
             raise self._wrong(_token(node.children[1]), f"{literal} has no order: expected = or !=, got {relation}")
-        return _typed(subject, value.kind, f"{{}} {relation} {value.sql}", (value.parameter,))
+        return self._typed(subject, [value], f"{{}} {relation} {{}}", str(literal))
 
     def _member(self, node: Tree[Token]) -> Sql:
         subject = self._field(node.children[0])
@@ -127,12 +128,12 @@ class _Compiler:
             if literal.type == "NULL":
                 raise self._wrong(literal, f"null cannot stand in a list: add or {subject.shown} is null")
             values.append(self._value(literal, subject))
-        cases: list[Sql] = []
-        for kind in _Type:
-            some = [value for value in values if value.kind is kind]
-            if some:
-                listed = ", ".join(value.sql for value in some)
-                cases.append(_typed(subject, kind, f"{{}} IN ({listed})", tuple(value.parameter for value in some)))
+        kinds = {value.kind for value in values}
+        if {LiteralType.TEXT, LiteralType.TIME} <= kinds:
+            raise self._wrong(_token(node.children[1]), "a list has times without quotes or texts in quotes, not both")
+        literals = ", ".join(map(str, node.children[1:]))
+        by_kind = [[value for value in values if value.kind is kind] for kind in LiteralType]
+        cases = [self._typed(subject, some, "{} IN ({})", literals, kinds) for some in by_kind if some]
         sql = ", ".join(case for case, _ in cases)
         parameters = tuple(parameter for _, bound in cases for parameter in bound)
         return (f"COALESCE({sql})" if len(cases) > 1 else sql), parameters
@@ -140,25 +141,33 @@ class _Compiler:
     def _matched(self, node: Tree[Token]) -> Sql:
         subject, word, literal = self._field(node.children[0]), _token(node.children[1]), _token(node.children[2])
         in_list = word.type == "CONTAINS" and subject.column is None
-        if subject.column is not None and (COLUMNS[subject.column] is not _Type.TEXT or subject.column == "kind"):
+        if subject.column is not None and (COLUMNS[subject.column] is not LiteralType.TEXT or subject.column == "kind"):
             raise self._wrong(word, f"{subject.column} is no free text: expected = != < <= > >= or in, got {word}")
-        if literal.type == "NULL" or (literal.type != "TEXT" and not in_list):
+        if literal.type in ("NULL", "TIME") or (literal.type != "TEXT" and not in_list):
             raise self._wrong(literal, f"{word} expects text in quotes, got {literal}")
-        value = self._value(literal, subject)
+        value = read_literal(literal, self._wrong)
         text = str(value.parameter)
         if "\0" in text:
             raise self._wrong(literal, f"{word} knows no NUL character")
-        if word.type == "LIKE":
-            return _typed(subject, _Type.TEXT, "{} LIKE ?", (text,))
         escaped = "".join("\\" + character if character in "\\%_" else character for character in text)
-        found = _typed(subject, _Type.TEXT, "{} LIKE ? ESCAPE '\\'", (f"%{escaped}%",))
+        pattern = text if word.type == "LIKE" else f"%{escaped}%"
+        if len(pattern.encode()) > _MOST_PATTERN_BYTES:
+            raise self._wrong(
+                literal, f"{word} takes text of at most {_MOST_PATTERN_BYTES:,} bytes, got {len(pattern.encode()):,}"
+            )
+        if in_list:
+            types = ["array", *(["text"] if value.kind is LiteralType.TEXT else [])]
+            self.tests[KeyTest(subject.key, subject.path, frozenset(types), str(literal))] = None
+        if word.type == "LIKE":
+            return self._typed(subject, [Literal(LiteralType.TEXT, "?", pattern)], "{} LIKE {}", str(literal))
+        found = _case(subject, LiteralType.TEXT, "{} LIKE ? ESCAPE '\\'", (pattern,))
         if not in_list:
             return found
-        listed = f"element.type IN ({value.kind.value}) AND element.value = {value.sql}"
+        listed = f"element.type IN ({_listed(value.kind)}) AND element.value = {value.sql}"
         elements = f"SELECT 1 FROM json_each(items.metadata, ?) AS element WHERE {listed}"  # noqa: S608 - no literal in it
         has = f"CASE WHEN json_type(items.metadata, ?) = 'array' THEN EXISTS ({elements}) END"
         has_parameters = (subject.path, subject.path, value.parameter)
-        if value.kind is not _Type.TEXT:
+        if value.kind is not LiteralType.TEXT:
             return has, has_parameters
         return f"COALESCE({found[0]}, {has})", (*found[1], *has_parameters)
 
@@ -192,22 +201,17 @@ class _Compiler:
                 keys = keys[1:]
             elif keys[0] in COLUMNS:
                 raise self._wrong(tokens[0], f"{keys[0]} is a column: a key of that name is metadata.{'.'.join(keys)}")
-        self.keys[".".join(f"`{key}`" for key in keys)] = None
-        return _Field(None, "$" + "".join(f'."{key}"' for key in keys), tokens[0])
+        field = _Field(None, "$" + "".join(f'."{key}"' for key in keys), tokens[0], ".".join(keys))
+        self.tests.setdefault(KeyTest(field.key, field.path))
+        return field
 
-    def _value(self, token: Token, subject: _Field) -> _Value:
+    def _value(self, token: Token, subject: _Field) -> Literal:
         """Read a literal that is not null."""
-        if token.type in ("TRUE", "FALSE"):
-            value = _Value(_Type.TRUTH, "?", int(token.type == "TRUE"))
-        elif token.type == "NUMBER":
-            value = self._number(token)
-        else:
-            text = token[1:-1].replace(token[0] * 2, token[0])
-            if any("\ud800" <= character <= "\udfff" for character in text):
-                raise self._wrong(token, "this text is not UTF-8")
-            value = _Value(_Type.TEXT, "?", text)
-        if subject.column in _TIMES and value.kind is _Type.TEXT:
-            value = _Value(_Type.NUMBER, "?", self._time(token, str(value.parameter)))
+        if subject.path == _MODIFIED and token.type not in ("TRUE", "FALSE"):
+            return read_time(token, self._wrong)
+        value = read_literal(token, self._wrong)
+        if subject.column in _TIMES and value.kind in (LiteralType.TEXT, LiteralType.TIME):
+            value = Literal(LiteralType.NUMBER, "?", read_time(token, self._wrong).seconds)
         if subject.column is not None and value.kind is not COLUMNS[subject.column]:
             expected = _SAID[COLUMNS[subject.column]]
             raise self._wrong(token, f"{subject.column} is compared with {expected}, got {token}")
@@ -215,39 +219,45 @@ class _Compiler:
             raise self._wrong(token, f"there is no kind {token}: expected {' or '.join(map(repr, map(str, ItemKind)))}")
         return value
 
-    def _number(self, token: Token) -> _Value:
-        try:
-            whole = int(token)
-            if abs(whole) <= _LARGEST:
-                return _Value(_Type.NUMBER, "?", whole)
-        except ValueError:  # a fraction, or thousands of digits
-            pass
-        number = float(token)
-        if not math.isfinite(number):
-            raise self._wrong(token, "this number is too large: expected one below 1.8e308")
-        # As text: SQLite then reads it just as it reads the metadata's.
-        return _Value(_Type.NUMBER, "CAST(? AS REAL)", json.dumps(number))
-
-    def _time(self, token: Token, text: str) -> float:
-        try:
-            moment = datetime.fromisoformat(text)
-        except ValueError:
-            raise self._wrong(
-                token, f"{token} is no time: expected a date such as '2026-11-21' or '2026-11-21T09:30', or seconds"
-            ) from None
-        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    def _typed(
+        self, subject: _Field, values: list[Literal], condition: str, literal: str, kinds: Iterable[LiteralType] = ()
+    ) -> Sql:
+        """Return `condition` over the subject's value and `values`, all of one type; NULL for values of another."""
+        (kind,) = {value.kind for value in values}
+        is_modified = subject.path == _MODIFIED
+        if subject.column is None:
+            types = [name for each in {kind, *kinds} for name in JSON_TYPES[each]]
+            types += JSON_TYPES[LiteralType.NUMBER] if is_modified else []
+            self.tests[KeyTest(subject.key, subject.path, frozenset(types), literal)] = None
+        condition = condition.format("{}", ", ".join(value.sql for value in values))
+        found = tuple(value.parameter for value in values)
+        if kind is not LiteralType.TIME:
+            return _case(subject, kind, condition, found)
+        dated = condition.format("julianday(json_extract(items.metadata, ?))")
+        sql = f"CASE WHEN json_extract(items.metadata, ?) {_IS_DATE} THEN {dated} END"
+        sql = f"CASE WHEN json_type(items.metadata, ?) = 'text' THEN {sql}"
+        parameters: tuple[Parameter, ...] = (subject.path,) * 3 + found
+        if is_modified:
+            number, seconds = _case(subject, LiteralType.NUMBER, condition.replace("julianday(?)", "?"), ())
+            sql += f" ELSE {number}"
+            parameters += (*seconds, *(value.seconds for value in values))
+        return f"{sql} END", parameters
 
     def _wrong(self, token: Token, reason: str) -> InputError:
         return wrong_at(self._text, token.start_pos or 0, len(token), reason)
 
 
-def _typed(subject: _Field, kind: _Type, condition: str, parameters: tuple[Parameter, ...]) -> Sql:
-    """Return `condition` over the subject's value, NULL where the value is of another type."""
+def _case(subject: _Field, kind: LiteralType, condition: str, parameters: tuple[Parameter, ...]) -> Sql:
+    """Return `condition` over the subject's value, NULL where the value is of another type than `kind`."""
     if subject.column is not None:
         return f"({condition.format(f'items.{subject.column}')})", parameters
     value = condition.format("json_extract(items.metadata, ?)")
-    sql = f"CASE WHEN json_type(items.metadata, ?) IN ({kind.value}) THEN {value} END"
+    sql = f"CASE WHEN json_type(items.metadata, ?) IN ({_listed(kind)}) THEN {value} END"
     return sql, (subject.path, subject.path, *parameters)
+
+
+def _listed(kind: LiteralType) -> str:
+    return ", ".join(f"'{name}'" for name in JSON_TYPES[kind])
 
 
 def _not(part: Sql) -> Sql:

@@ -31,7 +31,7 @@ null: field _IS NULL
 not_null: field _IS _NOT NULL
 exists: field _EXISTS
 field: (NAME | QUOTED) (_DOT (NAME | QUOTED))*
-_value: TEXT | NUMBER | TRUE | FALSE | NULL
+_value: TEXT | NUMBER | TIME | TRUE | FALSE | NULL
 
 _AND: "and"i
 _OR: "or"i
@@ -52,10 +52,11 @@ _DOT: "."
 NAME: /[^\W\d][\w-]*/i
 QUOTED: /`[^`]*`/
 TEXT: /'(?:[^']|'')*'|"(?:[^"]|"")*"/
+TIME.2: /(?a:\d{4}(?:-\d\d){2}(?:[T ]\d\d(?::\d\d){1,2}(?:\.\d+)?(?:Z|[+-]\d\d:\d\d)?)?)(?![\w.:+-])/
 NUMBER: /[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?(?![\w.])/
 %ignore /\s+/
 """
-_VALUE = "a value: 'text' in quotes, a number, true, false or null"
+_VALUE = "a value: 'text' in quotes, a number, a date such as 2026-11-21, true, false or null"
 _FIELD = "a field such as year or camera.model"
 _RELATION = "one of = != < <= > >=, in (...), like, contains, is null, exists"
 # What people are told they could write, in this order.

@@ -26,8 +26,9 @@ from twinspire.index.catalogue import Catalogue
 from twinspire.index.change import Change
 from twinspire.index.commit_record import CommitRecord
 from twinspire.index.failures import UncertainCommit
-from twinspire.index.items import Item, ItemKind, StoredItem
+from twinspire.index.items import Item, StoredItem
 from twinspire.index.lock import WriterLock
+from twinspire.index.reference import BundleReference
 from twinspire.index.reports import AddReport, CompactReport
 from twinspire.index.state import DEAD, States
 from twinspire.index.vectors import (
@@ -76,7 +77,7 @@ class Writer:
             raise
 
     def add(self, vectors: NDArray[np.float32], items: Sequence[Item]) -> AddReport:
-        """Add `items` with `vectors`, (N, D), but for those whose content is there."""
+        """Add `items` with `vectors`, (N, D), but for those that are there."""
         with self._lock:
             self._settled()
             new = self._new_positions(items)
@@ -147,6 +148,7 @@ class Writer:
         try:
             checksum = CHECKSUM_OF_NOTHING
             for start in range(0, len(rows), _BLOCK_ROWS):
+                state.mapping.check()
                 data = as_stored(state.vectors[rows[start : start + _BLOCK_ROWS]], self._catalogue.dtype)
                 new.write(start, data)
                 checksum = checksum_of(data, checksum)
@@ -175,6 +177,13 @@ class Writer:
             self._settled()
             with self._changing() as change:
                 change.put_snapshot(row)
+
+    def put_bundle(self, bundle: BundleReference) -> None:
+        """Make `bundle` the one that the catalogue remembers."""
+        with self._lock:
+            self._settled()
+            with self._changing() as change:
+                change.put_bundle(bundle)
 
     def close(self) -> None:
         """Close the file; waits for a change that is under way."""
@@ -234,7 +243,7 @@ class Writer:
         """Give a change. Raises `IndexStoreError` where something else than `expected` is committed."""
         with self._catalogue.change() as change:
             self._writer_lock.check()
-            if change.commit != expected or change.writers != self._writers:
+            if change.commit != expected or change.header.writers != self._writers:
                 raise IndexStoreError(
                     f"somebody else has written to the index {self._folder} while it was open for writing (it is at "
                     f"generation {change.commit.generation}, this writer left it at {expected.generation}), though "
@@ -271,27 +280,24 @@ class Writer:
                 raise InputError(f"the index {self._folder} has no item {number}")
             before = Item(stored.uri, stored.kind, stored.caption, stored.metadata, stored.content_hash)
             after = replace(before, **fields)
+            same = [other for other in view.find("uri", after.uri) if other.id != number]
             if after.content_hash is not None:
-                for other in view.find("content_hash", after.content_hash):
-                    if other.kind is after.kind and other.id != number:
+                for other in same:
+                    if (other.kind, other.content_hash) == (after.kind, after.content_hash):
                         raise InputError(
-                            f"the item {number} cannot have the content hash {after.content_hash!r}: "
-                            f"the item {other.id} ({other.uri}) has it. Remove one of the two"
+                            f"the item {number} cannot have the uri {after.uri!r} and the content hash "
+                            f"{after.content_hash!r}: the item {other.id} has both. Remove one of the two"
                         )
         return after
 
     def _new_positions(self, items: Sequence[Item]) -> list[int]:
-        """Return the positions of items whose content neither the catalogue nor an earlier item has."""
-        seen: set[tuple[ItemKind, str | None]] = set()
+        """Return the positions of items whose kind, uri and content hash no other item has, nor an earlier of these."""
         with self._catalogue.view() as view:
-            for kind in ItemKind:
-                hashes = {item.content_hash for item in items if item.kind is kind and item.content_hash is not None}
-                seen |= {(kind, known) for known in view.known_hashes(hashes, kind)}
+            seen = view.known(items)
         new = []
         for position, item in enumerate(items):
-            content = (item.kind, item.content_hash)
-            if content not in seen:
+            identity = (item.kind.value, item.uri, item.content_hash)
+            if item.content_hash is None or identity not in seen:
                 new.append(position)
-                if item.content_hash is not None:
-                    seen.add(content)
+                seen.add(identity)
         return new

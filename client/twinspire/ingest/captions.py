@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from enum import StrEnum
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from twinspire.errors import InputError
 from twinspire.index.items import metadata_as_json
 from twinspire.ingest.finding import absolute
-from twinspire.ingest.metadata import FILE_KEYS, same_value
+from twinspire.ingest.metadata import BOOKKEEPING_KEYS, FILE_KEYS, same_value
 from twinspire.ingest.tables import EXPECTED, rows_of
 
 _MOST_BYTES = 64 * 2**10  # of a sidecar
@@ -33,13 +34,34 @@ class _Told(NamedTuple):
 _Key: TypeAlias = Path | tuple[str, ...]
 
 
+class OnConflict(StrEnum):
+    """What becomes of a column whose key is also read from the picture's file, such as `name`, `width` or `year`."""
+
+    TABLE = "table"  # its value is stored, the file's is not
+    FILE = "file"  # the file's value is stored, the column is left out
+    PREFIX = "prefix"  # both are stored, the column as table_name
+
+    @classmethod
+    def parse(cls, name: str) -> OnConflict:
+        """Return the member of this name. Raises `InputError` that names all."""
+        try:
+            return cls(name)
+        except ValueError:
+            raise InputError(
+                f"{name!r} does not say what counts where a column and the picture's file have the same key: expected "
+                f"one of {', '.join(cls)}"
+            ) from None
+
+
 class Captions:
     """The captions of a file, and the metadata that stands beside them.
 
     `said` maps pictures, as the file names them, to captions, `metadata` to a JSON object. A name is a path, from the
     file's folder where a picture is there, else the end of a path: `a.jpg` and `2024/a.jpg` both name
-    `/photos/2024/a.jpg`. Where several names fit a picture the longest counts. Raises `InputError` for metadata that
-    is the file's own, contradicts itself or is no JSON.
+    `/photos/2024/a.jpg`. Where several names fit a picture the longest counts. `on_conflict` decides about keys that
+    are read from the picture's file too; `bytes`, `modified`, `inode`, `fused_captions` and `overridden`, by which
+    changed files are recognised, are at least prefixed. Raises `InputError` for metadata that contradicts itself or is
+    no JSON.
     """
 
     def __init__(
@@ -48,8 +70,10 @@ class Captions:
         *,
         folder: Path,
         metadata: Mapping[str, Mapping[str, Any]] | None = None,
+        on_conflict: OnConflict | str = OnConflict.TABLE,
     ) -> None:
         self._folder = folder
+        self._on_conflict = OnConflict.parse(on_conflict)
         self._told: dict[_Key, _Told] = {}  # by the whole path or by its end
         self._keys: dict[str, _Key] = {}
         self._longest = 0
@@ -59,20 +83,22 @@ class Captions:
             self._tell(name, (), values, where=name)
 
     @classmethod
-    def read(cls, path: Path) -> Captions:
+    def read(cls, path: Path, *, on_conflict: OnConflict | str = OnConflict.TABLE) -> Captions:
         """Read a file of captions: COCO's JSON, or CSV, TSV, JSONL or a JSON list with a column for the picture.
 
         Beside it stands a caption, or other columns, which are the picture's metadata, or both: values of JSON as they
         are; in CSV and TSV numbers, true and false are read as such, an empty cell says nothing. Rows of the same
         picture are put together. Raises `InputError` that names the place.
         """
-        read = cls({}, folder=absolute(path).parent)
+        read = cls({}, folder=absolute(path).parent, on_conflict=on_conflict)
+        says_something = False
         for row in rows_of(path, _text_of(path)):
             if "\0" in row.picture:
                 raise InputError(f"{row.where}: no file can be called {row.picture!r}")
             words = dict.fromkeys(caption.strip() for caption in row.captions if caption.strip())
+            says_something |= bool(words or row.metadata)
             read._tell(row.picture, words, row.metadata, where=row.where, once=True)
-        if not any(told.captions or told.metadata for told in read._told.values()):
+        if not says_something:
             raise InputError(f"{path} has no captions in it, nor anything else about a picture: {EXPECTED}")
         return read
 
@@ -105,21 +131,27 @@ class Captions:
         told = self._told.setdefault(self._key(name), _Told([], {}))
         told.captions.extend([caption for caption in captions if not once or caption not in told.captions])
         for key, value in metadata.items():
-            if key in FILE_KEYS:
-                raise InputError(
-                    f"{where}: the column {key!r} would hide what the picture's file says itself: rename it, to a name "
-                    f"other than {', '.join(sorted(FILE_KEYS))}"
-                )
+            stored = self._stored_as(key)
+            if stored is None:
+                continue
             try:
                 metadata_as_json({key: value})
             except InputError as error:
                 raise InputError(f"{where}: {error}") from error
-            if key in told.metadata and not same_value(told.metadata[key], value):
+            if stored in told.metadata and not same_value(told.metadata[stored], value):
                 raise InputError(
-                    f"{where} says {key} = {value!r} of {name}, but {told.metadata[key]!r} came before: expected one "
-                    "value for a picture"
+                    f"{where} says {key} = {value!r} of {name}, but {told.metadata[stored]!r} came before: expected "
+                    "one value for a picture"
                 )
-            told.metadata[key] = value
+            told.metadata[stored] = value
+
+    def _stored_as(self, key: str) -> str | None:
+        """Return the key of metadata that a column becomes; None where it is left out."""
+        if key not in FILE_KEYS:
+            return key
+        if self._on_conflict is OnConflict.FILE:
+            return None
+        return f"table_{key}" if self._on_conflict is OnConflict.PREFIX or key in BOOKKEEPING_KEYS else key
 
     def _key(self, name: str) -> _Key:
         if (key := self._keys.get(name)) is None:

@@ -13,14 +13,20 @@ from typing import Any
 
 from PIL import ExifTags, Image
 
-from twinspire.images.decode import FORMATS
+from twinspire.images.formats import open_header
 from twinspire.images.quiet import quiet_pillow
-from twinspire.ingest.reading import ReadFile
+from twinspire.ingest.reading import ReadFile, modified_text
 
-FILE_KEYS = frozenset(
-    "name folder bytes modified inode width height format taken year camera latitude longitude fused_captions".split()  # noqa: SIM905
+OVERRIDDEN = "overridden"
+"""The key of metadata that lists those of `FILE_KEYS` whose values are not the file's but a caption source's."""
+
+BOOKKEEPING_KEYS = frozenset(["bytes", "modified", "inode", "fused_captions", OVERRIDDEN])
+"""Keys that decide whether a file has changed and what its vector was made of: no source may override them."""
+
+FILE_KEYS = BOOKKEEPING_KEYS.union(
+    "name folder width height format taken year camera latitude longitude".split()  # noqa: SIM905
 )
-"""Keys of metadata that are the file's; others are whoever added them."""
+"""Keys of metadata that are read from the file; others are whoever added them."""
 
 _TURNED = range(5, 9)  # EXIF orientations that swap width and height
 _LONGEST_NAME = 200
@@ -29,7 +35,7 @@ _LONGEST_NAME = 200
 def picture_metadata(file: ReadFile) -> dict[str, Any]:
     """Return the metadata of a picture's file, a JSON object.
 
-    Always `name` (of the file), `folder` (its absolute path), `bytes`, `modified` (seconds since 1970) and `inode`;
+    Always `name` (of the file), `folder` (its absolute path), `bytes`, `modified` (ISO 8601, UTC) and `inode`;
     `width`, `height` (as it is seen: turned as EXIF says) and `format` where the header can be read; `taken` (ISO 8601,
     local time, with its offset where there), `year`, `camera`, `latitude` and `longitude` (degrees, south and west
     negative) where the camera wrote them and they make sense. Damaged EXIF is left out and never an error.
@@ -38,12 +44,12 @@ def picture_metadata(file: ReadFile) -> dict[str, Any]:
         "name": file.path.name,
         "folder": str(file.path.parent),
         "bytes": file.size_bytes,
-        "modified": file.modified_s,
+        "modified": modified_text(file.modified_s),
         "inode": file.inode,
     }
     source = io.BytesIO(file.content) if isinstance(file.content, bytes) else file.content
     try:
-        with quiet_pillow(), Image.open(source, formats=FORMATS) as image:
+        with quiet_pillow(), open_header(source) as image:
             metadata |= {"width": image.width, "height": image.height, "format": image.format}
             if exif := image.getexif():
                 if exif.get(ExifTags.Base.Orientation) in _TURNED:
@@ -56,21 +62,57 @@ def picture_metadata(file: ReadFile) -> dict[str, Any]:
     return metadata
 
 
-def own_keys(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what is not the file's, but was put there by somebody else."""
-    return {key: value for key, value in metadata.items() if key not in FILE_KEYS}
-
-
 def same_value(a: object, b: object) -> bool:
     """Whether two values of metadata are written alike in JSON: true is not 1, and 1 is not 1.0."""
     return json.dumps(a, sort_keys=True) == json.dumps(b, sort_keys=True)
 
 
+def combined(read: Mapping[str, Any], told: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the metadata read from a file with what a source says of it; where both have a key the source counts."""
+    usable = _usable(told)
+    metadata = {**read, **usable}
+    if overridden := sorted(FILE_KEYS.intersection(usable)):
+        metadata[OVERRIDDEN] = overridden
+    return metadata
+
+
+def refreshed(before: Mapping[str, Any], read: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an item's metadata with what was read anew from its file, whose content is the same."""
+    theirs = _overridden(before)
+    return {**before, **{key: value for key, value in read.items() if key not in theirs}}
+
+
+def replaced(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an item's metadata when its file has other content: `after`, as of a new item, and what others wrote."""
+    theirs = _overridden(before)
+    kept = {key: value for key, value in before.items() if key in theirs or key not in FILE_KEYS}
+    own = {key: value for key, value in after.items() if key not in theirs or key in _overridden(after)}
+    metadata = {**kept, **own}
+    if overridden := sorted(theirs | _overridden(after)):
+        metadata[OVERRIDDEN] = overridden
+    return metadata
+
+
 def with_told(metadata: Mapping[str, Any], told: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return metadata with what is told about a picture in it; None where it has all that already."""
-    if all(key in metadata and same_value(metadata[key], value) for key, value in told.items()):
+    usable = _usable(told)
+    overridden = _overridden(metadata) | FILE_KEYS.intersection(usable)
+    if overridden == _overridden(metadata) and all(
+        key in metadata and same_value(metadata[key], value) for key, value in usable.items()
+    ):
         return None
-    return {**metadata, **told}
+    return {**metadata, **usable, **({OVERRIDDEN: sorted(overridden)} if overridden else {})}
+
+
+def _usable(told: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in told.items() if key not in BOOKKEEPING_KEYS}
+
+
+def _overridden(metadata: Mapping[str, Any]) -> frozenset[str]:
+    keys = metadata.get(OVERRIDDEN)
+    return (
+        FILE_KEYS.intersection(key for key in keys if isinstance(key, str)) if isinstance(keys, list) else frozenset()
+    )
 
 
 def _told_by_camera(exif: Image.Exif) -> dict[str, Any]:

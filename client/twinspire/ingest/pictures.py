@@ -1,48 +1,25 @@
-"""Files of pictures into an index: read, decoded, encoded and written beside each other, batch by batch."""
+"""Pictures into an index: files that are named, and folders with all that changes in them."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, NamedTuple
 
 from twinspire.errors import InputError
-from twinspire.index import Item, ItemKind
+from twinspire.index import Index, StoredItem
 from twinspire.ingest.captions import CaptionSource
-from twinspire.ingest.finding import absolute
-from twinspire.ingest.flow import Flow
-from twinspire.ingest.fusing import check_weight, encode_captions, fuse
-from twinspire.ingest.metadata import picture_metadata
-from twinspire.ingest.placing import Place, Placer
-from twinspire.ingest.reading import HELD_BYTES, ReadFile, cause_of, read_file
-from twinspire.ingest.reports import FailedPicture, IngestReport, ItemIndex
+from twinspire.ingest.dry_run import DryRunIndex, dry_run_client
+from twinspire.ingest.finding import FoundPictures, absolute, described, pictures_below, require_list
+from twinspire.ingest.reading import is_folder, is_gone, is_missing, is_text, pictures_of
+from twinspire.ingest.reconcile import Progress, Reconciler
+from twinspire.ingest.reports import FolderEvent, Happened, IngestReport, ItemIndex, Tally
+from twinspire.ingest.stages import PictureItems
 
 if TYPE_CHECKING:
     from twinspire.client import Client
-
-_LOOKED_AT = 8  # batches of files that the index has already, after which progress is told
-
-
-@dataclass(slots=True)
-class Batch:
-    """Some files on their way; each stage fills in its part and lets go of what the next ones do not need."""
-
-    files: int = 0
-    already: int = 0
-    failed: list[FailedPicture] = field(default_factory=list)
-    read: list[ReadFile] = field(default_factory=list)
-    items: list[Item] = field(default_factory=list)
-    captions: list[Sequence[str]] = field(default_factory=list)  # of each item; may be none
-    pixels: NDArray[np.uint8] | None = None  # (len(items), S, S, 3)
-    embeddings: NDArray[np.float32] | None = None  # (len(items), D)
-    added: int = 0
-    changed: int = 0
-    captioned: int = 0
 
 
 def add_pictures(
@@ -57,12 +34,14 @@ def add_pictures(
 ) -> IngestReport:
     """Encode the picture files at `paths` and add them to `index`, `batch` files at a time.
 
-    An item's uri is the file's absolute path, its content hash the SHA-256 of its bytes, its metadata what
-    `picture_metadata` reads and `captions` tells. A file whose content is in the index already is not decoded: its item
-    takes a new caption and new metadata, and follows it where the file that it was added from is gone or holds
-    something else. A file with other content than the item of its path takes that item's place. A file that fails is
-    reported and does not stop the rest. Reading, decoding, encoding and writing each run in a thread of their own with
-    one batch between them, so at most nine batches are in memory, of at most 128 MiB of encoded files each.
+    An item is a file: its uri is the file's absolute path, its content hash the SHA-256 of its bytes, its metadata what
+    `picture_metadata` reads and `captions` tells. A file that is as it was when it was added is not read again, but its
+    item takes a new caption and new metadata. A file of a content that the index has elsewhere takes over that item,
+    with its id and vector, where that item's own file is gone or holds something else (it was moved); else it is a
+    copy, an item of its own with the same vector. A file with other content than the item of its path changes that
+    item. A file that fails is reported and does not stop the rest. Reading, decoding, encoding and writing each run in
+    a thread of their own with one batch between them, so at most nine batches are in memory, of at most 128 MiB of
+    encoded files each.
 
     `captions` gives what is said about each picture; several captions are one, on a line each. What the index has and
     the source says nothing of stays. With `fuse_captions`, above 0 and below 1, a captioned picture's vector is the
@@ -70,140 +49,146 @@ def add_pictures(
 
     `on_progress` is called, from the calling thread, with the number of files that are done since the last call.
     Every batch is durable once it is done: after an error or an interruption the same call goes on where it ended.
+    What `find_pictures` could not read or skipped is part of the report.
 
     Raises `SpaceMismatchError`, `IndexStoreError`, `EngineError`, and `InputError` for a `batch` below 1 and a
     `fuse_captions` out of its range or without captions.
     """
+    require_list(paths)
     index.check_space(client.space)
-    placer = Placer(index, space=client.space, captions=captions, weight=fuse_captions)
-    stages = PictureStages(client, captions=captions, fuse_captions=fuse_captions)
-    report = run(placer, stages, paths, batch=batch, on_progress=on_progress)
-    placer.finish()
-    return report
-
-
-def run(
-    placer: Placer,
-    stages: PictureStages,
-    paths: Iterable[str | os.PathLike[str]],
-    *,
-    batch: int,
-    on_progress: Callable[[int], None] | None,
-) -> IngestReport:
-    """Take files through all stages; the heart of `add_pictures`."""
-    if batch < 1:
-        raise InputError(f"batch, the number of files encoded together, must be 1 or more, got {batch}")
+    tally = Tally()
+    reconciler = Reconciler(index, client, PictureItems(captions, fuse_captions), batch=batch, on_event=tally.take)
     files = list(dict.fromkeys(absolute(path) for path in paths))
-
-    def write(step: Batch) -> Batch:
-        if step.embeddings is not None:
-            added, changed = placer.write(step.items, step.embeddings)
-            step.added, step.changed = len(added), step.changed + len(changed)
-            step.captioned += sum(item.caption is not None for item in (*added, *changed))
-            step.already += len(step.items) - len(added) - len(changed)
-        step.items, step.embeddings = [], None
-        return step
-
-    total, failed = Batch(), list[FailedPicture]()
-    with Flow() as flow:
-        decoded = flow.stage("decode", map(stages.decode, flow.stage("read", _batches(placer, files, batch))))
-        for done in flow.stage("write", map(write, flow.stage("encode", map(stages.encode, decoded)))):
-            total.added += done.added
-            total.already += done.already
-            total.changed += done.changed
-            total.captioned += done.captioned
-            failed += done.failed
-            if on_progress is not None:
-                on_progress(done.files)
-    return IngestReport(total.added, total.already, failed, total.captioned, total.changed)
+    progress = Progress(done=on_progress, unchanged=on_progress) if on_progress is not None else None
+    already, _ = reconciler.run(files, _items_at(index, files), progress=progress)
+    found = paths if isinstance(paths, FoundPictures) else FoundPictures()
+    for path, cause in found.failed:
+        tally.take(FolderEvent(Happened.FAILED, path, cause=cause))
+    return tally.report(already=already, skipped=found.skipped)
 
 
-def _batches(placer: Placer, files: Sequence[Path], batch: int) -> Iterator[Batch]:
-    """Read the files and pack those whose content is new, `batch` at a time or fewer where they are large."""
-    step, held_bytes = Batch(), 0
+def sync(
+    index: Index,
+    client: Client,
+    folders: Iterable[str | os.PathLike[str]],
+    *,
+    batch: int = 32,
+    captions: CaptionSource | None = None,
+    fuse_captions: float | None = None,
+    dry_run: bool = False,
+    on_event: Callable[[FolderEvent], None] | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> IngestReport:
+    """Bring `index` in step with the pictures in `folders` and below, once: what `watch` does at its start.
+
+    New pictures are added, changed ones encoded again under their ids, moved ones keep their ids, and the items of
+    pictures that are gone are removed. Pictures that the index holds from elsewhere are left alone, so are texts.
+    With `dry_run` nothing is changed, decoded or encoded: the report says what would be done. `on_event` is told each
+    change, `on_progress` how many of the files that are read are done, of how many.
+
+    Raises `InputError` for what is no folder, and for a folder all of whose pictures are gone at once: a disk that is
+    not mounted looks the same. Else as `add_pictures` does.
+    """
+    roots = checked_folders(folders)
+    index.check_space(client.space)
+    tally = Tally()
+
+    def tell(event: FolderEvent) -> None:
+        if event.happened is Happened.FAILED and is_missing(event.path):
+            return  # by now
+        if dry_run and event.happened is Happened.ADDED:
+            event = replace(event, id=None)
+        tally.take(event)
+        if on_event is not None:
+            on_event(event)
+
+    target = DryRunIndex(index, client.dim) if dry_run else index
+    encoder = dry_run_client(client) if dry_run else client
+    reconciler = Reconciler(target, encoder, PictureItems(captions, fuse_captions), batch=batch, on_event=tell)
+    state = FoldersState.of(index, roots)
+    state.require_pictures()
+    for path, cause in state.found.failed:
+        tell(FolderEvent(Happened.FAILED, path, cause=cause))
+    already, _ = reconciler.run(state.found, state.items, progress=folder_progress(on_progress))
+    return tally.report(already=already, skipped=state.found.skipped)
+
+
+def checked_folders(folders: Iterable[str | os.PathLike[str]]) -> list[Path]:
+    """Return the absolute paths of folders. Raises `InputError` for what is none, and for one within another."""
+    require_list(folders)
+    roots = list(dict.fromkeys(absolute(folder) for folder in folders))
+    if not roots:
+        raise InputError("no folder was given: expected folders of pictures")
+    for root in roots:
+        if not is_folder(root):
+            found = "is no folder" if os.path.lexists(root) else "is not there"
+            raise InputError(f"{root} {found}: expected a folder of pictures")
+        if any(other in root.parents for other in roots):
+            raise InputError(f"{root} is part of another folder that was given: leave it out")
+    return roots
+
+
+class FoldersState(NamedTuple):
+    """The pictures in folders and below, the items that are said to be there, and which folder has lost all of them.
+
+    Items below a folder that cannot be read are left out: nobody can tell what became of their files.
+    """
+
+    found: FoundPictures
+    items: list[StoredItem]
+    vanished: str | None  # says of which folder, and what to do
+
+    @classmethod
+    def of(
+        cls, index: Index, folders: Iterable[Path], *, explained: Callable[[Path], bool] = lambda _: False
+    ) -> FoldersState:
+        """Compare folders with an index. Pictures whose absence is `explained` are not lost."""
+        found, items, vanished = FoundPictures(), list[StoredItem](), None
+        for folder in folders:
+            below = pictures_below(folder)
+            known = pictures_of(index.find(under=str(folder)))
+            if unread := [failed.path for failed in below.failed]:
+                known = [item for item in known if not any(path in Path(item.uri).parents for path in unread)]
+            if not below and (lost := [item for item in known if not explained(Path(item.uri))]):
+                left_out = f" ({described(below.skipped)})" if below.skipped else ""
+                vanished = (
+                    f"the folder {folder} has no picture in it{left_out}, the index holds {len(lost):,} of it: is its "
+                    f"disk mounted? If they are gone for good, `twinspire index remove INDEX {folder}` removes them"
+                )
+            found += below
+            found.failed += below.failed
+            found.skipped += below.skipped
+            items += known
+        return cls(found, items, vanished)
+
+    def require_pictures(self) -> None:
+        """Raise `InputError` where all pictures of a folder are gone at once."""
+        if self.vanished is not None:
+            raise InputError(self.vanished)
+
+
+def folder_progress(on_progress: Callable[[int, int], None] | None) -> Progress:
+    """Turn how many more files are done into how many are done, of how many."""
+    if on_progress is None:
+        return Progress()
+    done = total = 0
+
+    def planned(count: int) -> None:
+        nonlocal total
+        total = count
+
+    def more(count: int) -> None:
+        nonlocal done
+        done += count
+        on_progress(done, total)
+
+    return Progress(planned=planned, done=more)
+
+
+def _items_at(index: ItemIndex, files: Sequence[Path]) -> Iterator[StoredItem]:
+    """Give the items of files that are there."""
+    if len(index) == 0:  # thousands of questions less
+        return
     for path in files:
-        step.files += 1
-        try:
-            file = read_file(path)
-        except (OSError, UnicodeEncodeError, InputError) as error:
-            step.failed.append(FailedPicture(path, cause_of(error)))
-        else:
-            place = placer.read(file)
-            step.already += place is Place.KNOWN
-            step.changed += place in (Place.CHANGED, Place.CAPTIONED)
-            step.captioned += place is Place.CAPTIONED
-            if place is Place.ENCODE:
-                step.read.append(file)
-                held_bytes += file.held_bytes
-        if len(step.read) == batch or held_bytes >= HELD_BYTES or step.files >= _LOOKED_AT * batch:
-            yield step
-            step, held_bytes = Batch(), 0
-    if step.files:
-        yield step
-
-
-class PictureStages:
-    """What happens to a batch between reading and writing. Each method is used by one thread at a time."""
-
-    def __init__(self, client: Client, *, captions: CaptionSource | None, fuse_captions: float | None) -> None:
-        if fuse_captions is not None:
-            check_weight(fuse_captions)
-            if captions is None:
-                raise InputError("pictures can be fused with captions where there are captions: give some")
-        self._client = client
-        self._captions = captions
-        self._weight = fuse_captions
-        self._decoded: set[str] = set()  # content of this run, which the index may not have yet
-        self._broken: dict[str, str] = {}  # content that failed, and why
-
-    def decode(self, step: Batch) -> Batch:
-        """Turn what was read into pixels and items; the same content once."""
-        new: dict[str, tuple[ReadFile, Sequence[str]]] = {}
-        again: list[ReadFile] = []
-        for file in step.read:
-            if file.content_hash in self._decoded or file.content_hash in self._broken or file.content_hash in new:
-                again.append(file)
-                continue
-            try:
-                new[file.content_hash] = file, self._captions.of(file.path) if self._captions is not None else ()
-            except InputError as error:
-                step.failed.append(FailedPicture(file.path, str(error)))
-        pixels, errors = self._client.preprocess([file.content for file, _ in new.values()], on_error="skip")
-        causes = {error.position: error.cause for error in errors}
-        for place, (file, said) in enumerate(new.values()):
-            if (cause := causes.get(place)) is not None:
-                self._broken[file.content_hash] = cause
-                step.failed.append(FailedPicture(file.path, cause))
-            else:
-                self._decoded.add(file.content_hash)
-                step.items.append(self._item(file, said))
-                step.captions.append(said)
-        for file in again:
-            cause = self._broken.get(file.content_hash)
-            step.already += cause is None
-            if cause is not None:
-                step.failed.append(FailedPicture(file.path, cause))
-        step.read, step.pixels = [], pixels  # (len(items), S, S, 3)
-        return step
-
-    def encode(self, step: Batch) -> Batch:
-        """Turn pixels into vectors, fused with those of the captions where that is asked for."""
-        assert step.pixels is not None
-        if step.items:
-            step.embeddings = self._client.towers.encode_images(step.pixels)  # (n, D)
-            places = [place for place, said in enumerate(step.captions) if said]
-            if self._weight is not None and places:
-                words = encode_captions(self._client, [step.captions[place] for place in places])
-                embeddings = step.embeddings.copy()
-                embeddings[places] = fuse(step.embeddings[places], words, self._weight)
-                step.embeddings = embeddings
-        step.pixels = None
-        return step
-
-    def _item(self, file: ReadFile, captions: Sequence[str]) -> Item:
-        told = self._captions.metadata_of(file.path) if self._captions is not None else {}
-        metadata = {**told, **picture_metadata(file)}
-        if captions and self._weight is not None:
-            metadata["fused_captions"] = self._weight
-        caption = "\n".join(captions) or None
-        return Item(str(file.path), ItemKind.IMAGE, caption, metadata, content_hash=file.content_hash)
+        if is_text(path) and not is_gone(path):
+            yield from pictures_of(index.find(uri=str(path)))

@@ -1,14 +1,18 @@
-"""A file's bytes, read once: what they hash to and what the file system says of them."""
+"""A file's bytes, read once: what they hash to and what the file system says of them, now and for an item."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import stat
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from twinspire._times import iso_utc
 from twinspire.errors import InputError
+from twinspire.images.items import ImageLimits, size_refusal
+from twinspire.index import ItemKind, StoredItem
 
 WRITTEN_TO = "is being written to: add it when it is whole"
 """The cause of a failure that goes by itself."""
@@ -34,15 +38,18 @@ class ReadFile:
         return len(self.content) if isinstance(self.content, bytes) else 0
 
 
-def read_file(path: Path) -> ReadFile:
-    """Read a regular file; never blocks on a pipe or device.
+def read_file(path: Path, limits: ImageLimits) -> ReadFile:
+    """Read a regular file; never blocks on a pipe or device. One above `limits` is refused by its size, unread.
 
-    Raises `OSError`, `UnicodeEncodeError` for a name that is no UTF-8, `InputError` for what is no regular file and
-    for a file that is being written to.
+    Raises `OSError`, `UnicodeEncodeError` for a name that is no UTF-8, `InputError` for what is no regular file, for
+    one that is too large and for one that is being written to.
     """
     str(path).encode()  # the index holds text: a name that is none fails here, before the work
-    if not stat.S_ISREG(path.stat().st_mode):  # reading a pipe or a device might never end
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):  # reading a pipe or a device might never end
         raise InputError("is no regular file")
+    if (refusal := size_refusal(status.st_size, limits)) is not None:
+        raise InputError(refusal)
     with path.open("rb") as file:
         before = os.fstat(file.fileno())
         content: bytes | Path
@@ -70,3 +77,78 @@ def cause_of(error: OSError | UnicodeEncodeError | InputError) -> str:
     if isinstance(error, OSError):
         return f"cannot be read: {error.strerror or error}"
     return str(error)
+
+
+def pictures_of(items: Iterable[StoredItem]) -> list[StoredItem]:
+    """Return the pictures among some items."""
+    return [item for item in items if item.kind is ItemKind.IMAGE]
+
+
+def looks_the_same(item: StoredItem) -> bool:
+    """Whether an item's file has the size, time and inode of when it was read."""
+    try:
+        status = Path(item.uri).stat()
+    except (OSError, ValueError):
+        return False
+    known = tuple(item.metadata.get(key) for key in ("bytes", "modified", "inode"))
+    return known == (status.st_size, modified_text(modified_s(status)), status.st_ino)
+
+
+def modified_text(modified_s: float) -> str | float:
+    """Return when a file was last written to in ISO 8601, UTC; a time outside of the years 1 to 9999 as it is."""
+    try:
+        return iso_utc(modified_s)
+    except (ValueError, OverflowError):
+        return modified_s
+
+
+def is_missing(path: Path) -> bool:
+    """Whether there is certainly nothing: what may not be looked at is not missing."""
+    return _status_of(path) is None
+
+
+def is_gone(path: Path) -> bool:
+    """Whether there is certainly no file."""
+    status = _status_of(path)
+    return status is None or (status is not _UNKNOWN and stat.S_ISDIR(status.st_mode))
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is a folder, or a link to one; what may not be looked at is none."""
+    status = _status_of(path)
+    return status is not None and status is not _UNKNOWN and stat.S_ISDIR(status.st_mode)
+
+
+def holds(item: StoredItem, limits: ImageLimits) -> bool:
+    """Whether an item's file is there and has its content; where nobody can tell, it has."""
+    path = Path(item.uri)
+    if is_gone(path):
+        return False
+    if looks_the_same(item):
+        return True
+    try:
+        return read_file(path, limits).content_hash == item.content_hash
+    except (OSError, UnicodeEncodeError, InputError):
+        return True
+
+
+def is_text(path: Path) -> bool:
+    """Whether a path is text that UTF-8 can hold, as uris are."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+_UNKNOWN = os.stat_result([0] * 10)
+
+
+def _status_of(path: Path) -> os.stat_result | None:
+    """Return what the system says of a path: None where nothing is there, `_UNKNOWN` where it does not say."""
+    try:
+        return path.stat()
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
+    except OSError:
+        return _UNKNOWN

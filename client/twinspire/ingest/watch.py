@@ -5,30 +5,31 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from twinspire.errors import InputError
-from twinspire.index import Index, ItemKind, StoredItem
-from twinspire.ingest.captions import CaptionSource, Sidecars
-from twinspire.ingest.finding import absolute, is_picture, pictures_below, require_list
-from twinspire.ingest.follow import FolderEvent, Follower, Happened
-from twinspire.ingest.placing import is_gone
+from twinspire.index import Index, StoredItem
+from twinspire.ingest.captions import CaptionSource, Sidecars, sidecars_of
+from twinspire.ingest.changes import ChangeSource, Signature, signature_of, watched
+from twinspire.ingest.finding import is_picture, pictures_below
+from twinspire.ingest.pictures import FoldersState, checked_folders, folder_progress
+from twinspire.ingest.reading import WRITTEN_TO, is_folder, is_gone, is_missing, is_text, looks_the_same, pictures_of
+from twinspire.ingest.reconcile import Reconciler
+from twinspire.ingest.reports import FailedPicture, FolderEvent, Happened
+from twinspire.ingest.stages import PictureItems
 
 if TYPE_CHECKING:
     from twinspire.client import Client
 
+_LOOK_EVERY_S = 0.1
+_RESCAN_SHARE = 20  # a rescan that took a second is not repeated for 20
+_HOLD = 20  # times gone_s that an item without its file is kept while others are renamed
+
 
 def _ignore(*_: object) -> None:
     """Take what nobody asked for."""
-
-
-Signature = tuple[int, int, int] | None
-
-_LOOK_EVERY_MS = 100
-_GATHER_MS = 50  # changes that come this close are taken together
 
 
 def watch(
@@ -41,6 +42,7 @@ def watch(
     fuse_captions: float | None = None,
     settle_s: float = 0.5,
     gone_s: float = 1.5,
+    rescan_s: float = 300.0,
     poll: bool | None = None,
     on_event: Callable[[FolderEvent], None] = _ignore,
     on_progress: Callable[[int, int], None] = _ignore,
@@ -49,65 +51,172 @@ def watch(
 ) -> None:
     """Keep `index`, open for writing, in step with the pictures in `folders` and below, until `stop` is set.
 
-    First it catches up with what changed while nobody watched, then it follows: a new picture is added, a changed one
-    encoded again under its id, a moved one keeps its id and vector, a deleted one is removed. Pictures that the index
-    holds from elsewhere are left alone, so are texts. A file is taken once it has not changed for `settle_s`: one that
-    is half written waits, and one that could not be decoded is tried again when it changes. An item whose file is gone
-    is kept for `gone_s`, in case it turns up elsewhere. Captions are taken as `add_pictures` does; where the source
-    says something new about a picture its caption and metadata follow (a changed sidecar is seen at once, a file of
-    captions at the next start).
+    First it catches up with what changed while nobody watched, as `sync` does, then it follows: a new picture is added,
+    a changed one encoded again under its id, a moved one keeps its id and vector, a deleted one is removed. Pictures
+    that the index holds from elsewhere are left alone, so are texts; links to folders are not followed. A file is taken
+    once it has not changed for `settle_s`: one that is half written waits, and one that could not be decoded is tried
+    again when it changes. An item whose file is gone is kept for `gone_s`, in case it turns up elsewhere, and as long
+    as its file is being renamed. Captions are taken as `add_pictures` does; where the source says something new about a
+    picture its caption and metadata follow (a changed sidecar is seen at once, a file of captions at the next start).
 
-    The folders' own disappearance is an error and removes nothing, and so is a folder that is found empty at the start
+    What the system reports may be incomplete: its queue overflows when too much happens at once. Where it says so,
+    and every `rescan_s` seconds (infinity: never; less often where that takes long), the folders are compared with the
+    index as a whole. A folder that cannot be read or watched is told as failed, and the rest is followed.
+
+    The folders' own disappearance is an error and removes nothing, and so is a folder that is found empty as a whole
     though the index holds pictures of it: a disk that is not mounted looks the same. `poll` looks at the files' times
     instead of asking the system, for network drives; by default only where there is nothing else.
 
-    Callbacks come from the calling thread: `on_progress` with how many of the new pictures are done while it catches
-    up, `on_caught_up` once. Ctrl-C in the main thread raises KeyboardInterrupt after the change in hand; whatever was
-    told is durable.
+    Callbacks come from the calling thread: `on_progress` with how many of the pictures that are read are done while it
+    catches up, `on_caught_up` once. Ctrl-C in the main thread raises KeyboardInterrupt after the change in hand;
+    whatever was told is durable.
 
     Raises `InputError` for what is no folder, and what `add_pictures` raises.
     """
-    roots = _roots(folders)
+    roots = checked_folders(folders)
+    if not rescan_s > 0:
+        raise InputError(f"rescan_s, the seconds between two looks at everything, must be above 0, got {rescan_s!r}")
     index.check_space(client.space)
-    follower = Follower(index, client, batch=batch, captions=captions, fuse_captions=fuse_captions, on_event=on_event)
-    waiting = _Waiting(settle_s=settle_s, gone_s=gone_s, sidecars=isinstance(captions, Sidecars))
-    with closing(_changes(roots, stop=stop, poll=poll)) as stream:
-        next(stream, None)  # from here on nothing is missed
-        for root in roots:
-            follower.catch_up(root, on_progress=on_progress)
+    watcher = _Watcher(
+        index, roots, captions=captions, on_event=on_event, settle_s=settle_s, gone_s=gone_s, rescan_s=rescan_s
+    )
+    reconciler = Reconciler(index, client, PictureItems(captions, fuse_captions), batch=batch, on_event=watcher.tell)
+    with watched(roots, poll=poll) as source:  # from here on nothing is missed
+        state = FoldersState.of(index, roots)
+        state.require_pictures()
+        watcher.tell_folders(source.failed)
+        watcher.tell_folders(state.found.failed)
+        _, unsettled = reconciler.run(state.found, state.items, progress=folder_progress(on_progress))
+        watcher.waiting.note(unsettled)
         on_caught_up()
-        for changes in stream:
-            waiting.note(changes)
-            due = waiting.due()
+        while stop is None or not stop.is_set():
+            watcher.look(source, _LOOK_EVERY_S)
             _require_there(roots)
-            for root in set(roots).intersection(due):
-                follower.catch_up(root)
-            rest = [path for path in due if path not in roots]
-            if files_and_items := _concerned(index, rest, on_event):
-                waiting.note(follower.put_right(*files_and_items))
+            if watcher.is_rescan_due(source):
+                watcher.rescan()
+            files, items = watcher.due()
+            if files or items:
+                _, unsettled = reconciler.run(files, items, in_flight=lambda loose: watcher.in_flight(source, loose))
+                watcher.waiting.note(unsettled)
 
 
-def _changes(
-    roots: Sequence[Path], *, stop: threading.Event | None, poll: bool | None
-) -> Generator[list[Path], None, None]:
-    """Yield the paths at which something happened, several times a second, until `stop` is set; often none."""
-    from watchfiles import watch as changes_below
+class _Watcher:
+    """What a watch remembers beside the index: what waits, what failed, and when everything was compared last."""
 
-    try:
-        for changes in changes_below(
-            *roots,
-            watch_filter=None,
-            debounce=2 * _GATHER_MS,
-            step=_GATHER_MS,
-            rust_timeout=_LOOK_EVERY_MS,
-            yield_on_timeout=True,
-            stop_event=stop,
-            force_polling=poll,
-        ):
-            yield [Path(path) for _, path in changes]
-    except OSError as error:
-        advice = "" if poll else ". Where the system's limit of watches is reached, raise it or poll"
-        raise InputError(f"{', '.join(map(str, roots))} cannot be watched: {error}{advice}") from error
+    def __init__(
+        self,
+        index: Index,
+        roots: Sequence[Path],
+        *,
+        captions: CaptionSource | None,
+        on_event: Callable[[FolderEvent], None],
+        settle_s: float,
+        gone_s: float,
+        rescan_s: float,
+    ) -> None:
+        self._index, self._roots, self._captions, self._on_event = index, roots, captions, on_event
+        self._gone_s, self._rescan_s = gone_s, rescan_s
+        self.waiting = _Waiting(settle_s=settle_s, gone_s=gone_s, sidecars=isinstance(captions, Sidecars))
+        self._refused: dict[Path, Signature] = {}  # files that failed, as they were then
+        self._told: set[Path] = set()  # folders that failed
+        self._held_since: dict[int, float] = {}  # by id of items whose files are on the move
+        self._lost, self._vanished = False, False
+        self._rescan_at_s = time.monotonic() + rescan_s
+
+    def tell(self, event: FolderEvent) -> None:
+        """Tell what happened, but for files that failed and will be seen again."""
+        if event.id is not None:
+            self._held_since.pop(event.id, None)
+        if event.happened is not Happened.FAILED:
+            self._refused.pop(event.path, None)
+        elif is_missing(event.path) or event.cause == WRITTEN_TO:
+            return
+        else:
+            self._refused[event.path] = signature_of(event.path)
+        self._on_event(event)
+
+    def tell_folders(self, failed: list[FailedPicture]) -> None:
+        """Tell which folders failed, each once; empties the list."""
+        for path, cause in failed:
+            if path not in self._told:
+                self._told.add(path)
+                self._on_event(FolderEvent(Happened.FAILED, path, cause=cause))
+        failed.clear()
+
+    def look(self, source: ChangeSource, timeout_s: float) -> None:
+        """Take in what happened since the last look, or does within some time."""
+        changes = source.wait(timeout_s)
+        self.waiting.note(changes.paths)
+        self._lost |= changes.lost
+        self.tell_folders(source.failed)
+
+    def is_rescan_due(self, source: ChangeSource) -> bool:
+        """Whether everything is to be compared: something was lost, or it is time where something can be."""
+        return self._lost or (not source.complete and time.monotonic() >= self._rescan_at_s)
+
+    def rescan(self) -> None:
+        """Compare the folders with the index and let wait what differs.
+
+        Raises `InputError` where all pictures of a folder are gone, nobody told, and it is so for longer than a moment.
+        """
+        start_s = time.monotonic()
+        self._lost = False
+        state = FoldersState.of(self._index, self._roots, explained=self.waiting.concerns)
+        if state.vanished is not None and not self._vanished:  # what tells why may be on its way
+            self._vanished, self._rescan_at_s = True, start_s + max(self._gone_s, 1.0)
+            return
+        state.require_pictures()
+        self._vanished = False
+        self.tell_folders(state.found.failed)
+        self.waiting.note(self._differing(state), again=False)
+        end_s = time.monotonic()
+        self._rescan_at_s = end_s + max(self._rescan_s, _RESCAN_SHARE * (end_s - start_s))
+
+    def due(self) -> tuple[list[Path], list[StoredItem]]:
+        """Return the pictures at and below the paths that are at rest, and the items that are said to be there."""
+        files: dict[Path, None] = {}
+        items: dict[int, StoredItem] = {}
+        for path in self.waiting.due():
+            unread: list[Path] = []
+            if is_folder(path):
+                if not path.is_symlink():  # as `find_pictures` has it
+                    below = pictures_below(path)
+                    unread = [failed.path for failed in below.failed]
+                    self.tell_folders(below.failed)
+                    files.update(dict.fromkeys(below))
+            elif is_picture(path) and not is_gone(path):
+                files[path] = None
+            for item in self._items_at(path):
+                if not any(folder in Path(item.uri).parents for folder in unread):
+                    items[item.id] = item
+        return list(files), list(items.values())
+
+    def in_flight(self, source: ChangeSource, items: Sequence[StoredItem]) -> set[int]:
+        """Return the ids of items whose files are, or may be, on the move: not longer than 20 times `gone_s`."""
+        self.look(source, 0)
+        now_s = time.monotonic()
+        moving = self.waiting.moving(items, is_known=lambda path: bool(self._items_at(path)))
+        return {
+            number for number in moving if now_s - self._held_since.setdefault(number, now_s) < _HOLD * self._gone_s
+        }
+
+    def _differing(self, state: FoldersState) -> Iterator[Path]:
+        """Give the paths where folders and index differ, but for files that failed and have not changed since."""
+        held = {item.uri for item in state.items}
+        suspicious = [path for path in state.found if str(path) not in held]
+        suspicious += [
+            Path(item.uri)
+            for item in state.items
+            if not looks_the_same(item) or _says_something_else(self._captions, item)
+        ]
+        for path in suspicious:
+            if path not in self._refused or self._refused[path] != signature_of(path):
+                yield path
+
+    def _items_at(self, path: Path) -> list[StoredItem]:
+        if not is_text(path):
+            return []
+        return pictures_of([*self._index.find(uri=str(path)), *self._index.find(under=str(path))])
 
 
 class _Waiting:
@@ -117,17 +226,18 @@ class _Waiting:
         self._settle_s, self._gone_s, self._sidecars = settle_s, gone_s, sidecars
         self._since: dict[Path, tuple[Signature, float]] = {}
 
-    def note(self, paths: Iterable[Path]) -> None:
-        """Take in that something happened at `paths`."""
+    def note(self, paths: Iterable[Path], *, again: bool = True) -> None:
+        """Take in that something happened at `paths`; with `again` those that wait already start over."""
         for path in paths:
             for concerned in [path, *(_captioned_by(path) if self._sidecars else ())]:
-                self._since[concerned] = (_signature(concerned), time.monotonic())
+                if again or concerned not in self._since:
+                    self._since[concerned] = (signature_of(concerned), time.monotonic())
 
     def due(self) -> list[Path]:
         """Return, and forget, the paths that have not changed for long enough."""
         now, due = time.monotonic(), []
         for path, (before, since) in list(self._since.items()):
-            signature = _signature(path)
+            signature = signature_of(path)
             if signature != before:
                 self._since[path] = (signature, now)
             elif now - since >= (self._settle_s if signature is not None else self._gone_s):
@@ -135,57 +245,42 @@ class _Waiting:
                 due.append(path)
         return due
 
+    def moving(self, items: Iterable[StoredItem], *, is_known: Callable[[Path], bool]) -> set[int]:
+        """Return the ids of items whose files may be at a path that waits.
 
-def _concerned(
-    index: Index, paths: Sequence[Path], on_event: Callable[[FolderEvent], None]
-) -> tuple[list[Path], list[StoredItem]] | None:
-    """Return the pictures at and below `paths`, and the items that are said to be there; None for neither."""
-    files: dict[Path, None] = {}
-    items: dict[int, StoredItem] = {}
-    for path in paths:
-        if path.is_dir():
-            try:
-                files.update(dict.fromkeys(pictures_below(path)))
-            except InputError as error:
-                on_event(FolderEvent(Happened.FAILED, path, cause=str(error)))
-        elif is_picture(path) and not is_gone(path):
-            files[path] = None
-        if _is_text(path):
-            found = [*index.find(uri=str(path)), *index.find(under=str(path))]
-            items |= {item.id: item for item in found if item.kind is ItemKind.IMAGE}
-    return (list(files), list(items.values())) if files or items else None
+        That is a file of the item's inode, or any folder. Where a path came and went that no item was known at, files
+        are being renamed faster than they are looked at: then it may be any of the items.
+        """
+        there = {path: signature[0] for path, (signature, _) in self._since.items() if signature is not None}
+        anything = any(is_folder(path) for path in there) or any(
+            path not in there and not is_known(path) for path in self._since
+        )
+        inodes = set(there.values())
+        return {item.id for item in items if anything or item.metadata.get("inode") in inodes}
+
+    def concerns(self, path: Path) -> bool:
+        """Whether a path waits, or a folder above it."""
+        return path in self._since or any(parent in self._since for parent in path.parents)
 
 
-def _roots(folders: Iterable[str | os.PathLike[str]]) -> list[Path]:
-    require_list(folders)
-    roots = list(dict.fromkeys(absolute(folder) for folder in folders))
-    if not roots:
-        raise InputError("no folder was given: expected folders of pictures")
-    for root in roots:
-        if not root.is_dir():
-            found = "is no folder" if os.path.lexists(root) else "is not there"
-            raise InputError(f"{root} {found}: expected a folder of pictures to watch")
-        if any(other in root.parents for other in roots):
-            raise InputError(f"{root} is part of another folder that was given: leave it out")
-    return roots
+def _says_something_else(captions: CaptionSource | None, item: StoredItem) -> bool:
+    """Whether a sidecar has another caption than the item of its picture; a file of captions is read at the start."""
+    if not isinstance(captions, Sidecars):
+        return False
+    try:
+        said = "\n".join(captions.of(Path(item.uri)))
+    except InputError:
+        return True
+    return bool(said) and said != item.caption
 
 
 def _require_there(roots: Sequence[Path]) -> None:
     for root in roots:
-        if not root.is_dir():
+        if not is_folder(root):
             raise InputError(
                 f"the folder {root} is gone: nothing of it was removed from the index, its disk may just be away. "
                 "Start again when it is back"
             )
-
-
-def _signature(path: Path) -> Signature:
-    """Return what changes when a file is written to; None where there is nothing."""
-    try:
-        status = path.stat()
-    except (OSError, ValueError):
-        return None
-    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _captioned_by(path: Path) -> list[Path]:
@@ -196,12 +291,4 @@ def _captioned_by(path: Path) -> list[Path]:
         beside = [entry for entry in path.parent.iterdir() if is_picture(entry)]
     except OSError:
         return []
-    return [entry for entry in beside if path in (entry.with_name(entry.name + ".txt"), entry.with_suffix(".txt"))]
-
-
-def _is_text(path: Path) -> bool:
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    return [entry for entry in beside if path in sidecars_of(entry)]

@@ -13,7 +13,7 @@ from twinspire.queries.cache import CacheStats, LruCache
 from twinspire.queries.calibration import Calibration
 from twinspire.queries.classify import Classification, Classifier, Judged, Label, read_labels
 from twinspire.queries.phrases import STOP_WORDS, Synonyms
-from twinspire.queries.query import Query
+from twinspire.queries.query import FileResolver, Query
 from twinspire.queries.retrieval import FusionWeights
 from twinspire.queries.rules import Boost
 from twinspire.queries.searcher import Searcher, SearcherStats
@@ -27,6 +27,7 @@ __all__ = [
     "Calibration",
     "Classification",
     "Classifier",
+    "FileResolver",
     "Found",
     "FusionWeights",
     "Judged",

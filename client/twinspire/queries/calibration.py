@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
+from twinspire._arguments import is_finite, shown
 from twinspire.errors import InputError
 
 _STEPS = 100
@@ -26,8 +27,11 @@ class Calibration:
     bias: float
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.scale) and self.scale > 0 and math.isfinite(self.bias)):
-            raise InputError(f"{self}: expected a scale above 0 and a bias, both finite")
+        if not (is_finite(self.scale) and self.scale > 0 and is_finite(self.bias)):
+            raise InputError(
+                f"a calibration: expected a scale above 0 and a bias, both finite, got {shown(self.scale)} and "
+                f"{shown(self.bias)}"
+            )
 
     @classmethod
     def of(cls, scale: float, bias: float | None) -> Calibration | None:
@@ -40,7 +44,10 @@ class Calibration:
 
         Raises `InputError` where only one kind is there, or where larger scores are not the more relevant ones.
         """
-        x, y = np.asarray(scores, np.float64), np.asarray(relevant, np.float64)
+        try:
+            x, y = np.asarray(scores, np.float64), np.asarray(relevant, np.float64)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"a calibration needs lists of numbers and of marks: {error}") from None
         if x.shape != y.shape or x.ndim != 1 or not np.isfinite(x).all() or set(np.unique(y)) != {0.0, 1.0}:
             raise InputError(
                 f"a calibration needs scores and as many marks, some true, some false; got {x.shape}, {y.shape}"

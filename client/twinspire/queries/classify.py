@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Literal, Protocol, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from twinspire._arguments import as_list, is_finite, require_list, require_text, shown
 from twinspire.bundle import Bundle
 from twinspire.errors import ImageError, InputError
 from twinspire.images import ImageItem
@@ -27,11 +27,12 @@ class Label:
     threshold: float | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.text, str) or not self.text.strip():
-            raise InputError(f"a label is words, got {self.text!r}")
-        if self.threshold is not None and not (math.isfinite(self.threshold) and -1 <= self.threshold <= 1):
+        if not require_text(self.text, "a label").strip():
+            raise InputError(f"a label: expected words, got {shown(self.text)}")
+        if self.threshold is not None and not (is_finite(self.threshold) and -1 <= self.threshold <= 1):
             raise InputError(
-                f"the threshold of {self.text!r} is {self.threshold:g}: scores are inner products, expected -1 to 1"
+                f"the threshold of {shown(self.text)} is {shown(self.threshold)}: scores are inner products, expected "
+                "-1 to 1"
             )
 
 
@@ -94,7 +95,8 @@ class Classifier:
     def __init__(
         self, client: ClassifyingClient, labels: Sequence[Label | str], *, templates: Templates | None = None
     ) -> None:
-        self.labels = tuple(each if isinstance(each, Label) else Label(each) for each in labels)
+        listed = as_list(labels, "labels")
+        self.labels = tuple(each if isinstance(each, Label) else Label(each) for each in listed)
         if not self.labels:
             raise InputError("no labels came: expected at least one")
         texts = [label.text for label in self.labels]
@@ -109,13 +111,16 @@ class Classifier:
         encoded = client.encode_text([sentence for text in texts for sentence in sentences.filled(text)])
         self._vectors = sentences.averaged(encoded, texts)  # (L, D)
 
+    def __repr__(self) -> str:
+        return f"<Classifier of {len(self.labels)} labels: {shown([label.text for label in self.labels])}>"
+
     def classify(self, pictures: Iterable[ImageItem]) -> list[Classification]:
         """Judge each picture. Raises `ImageError` for the first that cannot be used, `EngineError`."""
-        return self._judge(self._client.encode_images(pictures))
+        return self._judge(self._client.encode_images(require_list(pictures, "pictures")))
 
     def classify_or_skip(self, pictures: Iterable[ImageItem]) -> tuple[list[Classification], list[ImageError]]:
         """Judge the pictures that can be used, in order; beside them an error for each of the others."""
-        embeddings, errors = self._client.encode_images(pictures, on_error="skip")
+        embeddings, errors = self._client.encode_images(require_list(pictures, "pictures"), on_error="skip")
         return self._judge(embeddings), errors
 
     def _judge(self, embeddings: NDArray[np.float32]) -> list[Classification]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from twinspire._arguments import shown
 from twinspire.errors import InputError
 
 _MOST_BYTES = 16 << 20
@@ -20,6 +21,8 @@ def read_lines(path: str | Path, what: str) -> list[tuple[int, str]]:
         raise InputError(f"{what} cannot be read from {path}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{what} {path}: byte {error.start} is not UTF-8; save the file as UTF-8") from error
+    except ValueError as error:  # a NUL or lone surrogates in the name
+        raise InputError(f"{what} cannot be read from {shown(str(path))}: {error}") from error
     lines = enumerate(text.splitlines(), start=1)
     found = [(number, said) for number, line in lines if (said := _without_remark(line))]
     if not found:

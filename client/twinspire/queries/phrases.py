@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from twinspire._arguments import as_list, require_text, shown
 from twinspire.errors import InputError
 from twinspire.index.words import tokens
 from twinspire.queries.files import read_lines
@@ -46,9 +47,21 @@ def wording_of(text: str) -> Wording:
 
 @dataclass(frozen=True)
 class Synonyms:
-    """Words that stand for others: by the tokens of a word or phrase, those of what is looked for beside it."""
+    """Words that stand for others: by the tokens of a word or phrase, those of what is looked for beside it.
+
+    Raises `InputError` for words that are no str or have lone surrogates, and for one where a list is expected.
+    """
 
     groups: Mapping[tuple[str, ...], tuple[tuple[str, ...], ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.groups, Mapping):
+            raise InputError(f"synonyms are a mapping of words to lists of words, got {shown(self.groups)}")
+        checked = {
+            _checked_words(source): tuple(_checked_words(target) for target in as_list(targets, "synonyms"))
+            for source, targets in self.groups.items()
+        }
+        object.__setattr__(self, "groups", checked)
 
     @classmethod
     def read(cls, path: str | Path) -> Synonyms:
@@ -192,6 +205,10 @@ def _phrase(words: Sequence[str]) -> str:
     # The index holds Chinese in pairs: a single character is where one begins.
     single = len(words[-1]) == 1 and _HAN.match(words[-1]) is not None
     return f"{quoted}*" if single else quoted
+
+
+def _checked_words(words: Sequence[str]) -> tuple[str, ...]:
+    return tuple(require_text(word, "a synonym's word") for word in as_list(words, "words"))
 
 
 def _entries(text: str) -> list[tuple[str, ...]]:

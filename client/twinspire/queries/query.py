@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, replace
+from numbers import Real
 from pathlib import Path
+from typing import TypeAlias
 
+from twinspire._arguments import is_finite, require_text, shown
 from twinspire.errors import InputError
 from twinspire.images import ImageItem
 from twinspire.queries.phrases import Wording, wording_of
+
+FileResolver: TypeAlias = Callable[[str], ImageItem]
+"""Turns the name of a picture in a query into the picture, for `Query.parse`; raises `InputError` for one that the
+asker may not use or that is not there."""
 
 _SUFFIXES = (
     ".jpg",
@@ -43,13 +49,11 @@ class Part:
     picture: ImageItem | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.weight, int | float) or not math.isfinite(self.weight) or self.weight == 0:
-            raise InputError(f"the weight of a query's part is a number other than 0, got {self.weight!r}")
+        if not is_finite(self.weight) or self.weight == 0:
+            raise InputError(f"the weight of a query's part is a number other than 0, got {shown(self.weight)}")
         if self.text is not None:
-            if not isinstance(self.text, str) or not self.text.strip():
-                raise InputError(f"the query is empty: expected words to look for, got {self.text!r}")
-            if any("\ud800" <= character <= "\udfff" for character in self.text):
-                raise InputError(f"the query is not UTF-8: {os.fsencode(self.text).decode(errors='backslashreplace')}")
+            if not require_text(self.text, "the text of a query").strip():
+                raise InputError(f"the query is empty: expected words to look for, got {shown(self.text)}")
         elif self.picture is None:
             raise InputError("a query's part is a text or a picture, got neither")
 
@@ -75,11 +79,11 @@ class Part:
         if self.text is not None:
             return f"'{self.text}'" if '"' in self.text else f'"{self.text}"'
         if isinstance(self.picture, str | os.PathLike):
-            return os.fsencode(self.picture).decode(errors="backslashreplace")
+            return os.fsdecode(self.picture).encode(errors="backslashreplace").decode()
         return f"<{type(self.picture).__name__}>"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Query:
     """A sum of texts and pictures: `Query.text("a beach") + 0.5 * Query.image("photo.jpg") - Query.text("people")`.
 
@@ -105,34 +109,37 @@ class Query:
         return cls((Part(weight, picture=picture),))
 
     @classmethod
-    def parse(cls, text: str) -> Query:
-        """Read a query as people type it.
+    def parse(cls, text: str, *, files: FileResolver | None = None) -> Query:
+        """Read a query in the syntax of sums.
 
         `"a beach" + photo.jpg - 0.5 * "people"` is a sum: texts in quotes and names of pictures, with + and - between
-        them, spaces around. Everything else is one text, `salt + pepper` and `red car "Sunny Bay"` too. Raises
-        `InputError` for a sum of which some parts are neither a text in quotes nor the name of a picture.
+        them, spaces around. Everything else is one text, `salt + pepper` and `red car "Sunny Bay"` too.
+
+        `files` turns the name of a picture into the picture, such as a path below a folder that the asker may see.
+        Without it no file is opened or looked for, and a sum that names one is an error. Raises `InputError` for a sum
+        of which some parts are neither a text in quotes nor the name of a picture, and what `files` raises.
         """
-        terms = list(_terms(text))
-        read = [_term(sign, term) for sign, term in terms]
-        known = [part for part in read if part is not None]
-        if not known or (len(terms) == 1 and not text.lstrip().startswith("-") and not _NUMBER.match(text)):
+        terms = list(_terms(require_text(text, "a query")))
+        is_one = len(terms) == 1 and not text.lstrip().startswith("-") and not _NUMBER.match(text)
+        if is_one or not any(_is_operand(term) for _, term in terms):
             return cls.text(text)
-        for (_, term), part in zip(terms, read, strict=True):
-            if part is None:
-                shown = term if len(term) <= _SHOWN else f"{term[:_SHOWN]}…"
-                said = "ends with + or -" if not term else f"has the part {shown}"
+        for _, term in terms:
+            if not _is_operand(term):
+                found = "ends with + or -" if not term else f"has the part {_shortened(term)}"
                 raise InputError(
-                    f"the query {said}: expected a text in quotes or the name of a picture between + and -, as in "
+                    f"the query {found}: expected a text in quotes or the name of a picture between + and -, as in "
                     '"a beach" + photo.jpg - "people"'
                 )
-        return cls(tuple(known))
+        return cls(tuple(_operand(sign, term, files) for sign, term in terms))
 
     @classmethod
-    def term(cls, text: str) -> Query:
-        """Read one part: a text, in quotes or not, or the name of a picture, with a factor or not: `0.5 * a.jpg`."""
-        factor = _NUMBER.fullmatch(text)
-        part = _term(1, text.strip())
-        return cls((part,)) if part else cls.text(factor[2] if factor else text, float(factor[1]) if factor else 1.0)
+    def term(cls, text: str, *, files: FileResolver | None = None) -> Query:
+        """Read one part: a text, in quotes or not, or the name of a picture, with a factor or not: `0.5 * a.jpg`.
+
+        `files` and what is raised are as of `parse`.
+        """
+        weight, bare = _factored(require_text(text, "a query").strip())
+        return cls((_operand(1, text.strip(), files),)) if _is_operand(text.strip()) else cls.text(bare, weight)
 
     @property
     def wording(self) -> Wording:
@@ -153,14 +160,19 @@ class Query:
         return self + -other if isinstance(other, Query) else NotImplemented
 
     def __mul__(self, factor: float) -> Query:
-        if not isinstance(factor, int | float):
+        if not isinstance(factor, Real):
             return NotImplemented
+        if not is_finite(factor):
+            raise InputError(f"the factor of a query is a finite number, got {shown(factor)}")
         return Query(tuple(replace(part, weight=part.weight * factor) for part in self.parts))
 
     __rmul__ = __mul__
 
     def __neg__(self) -> Query:
         return self * -1
+
+    def __repr__(self) -> str:
+        return f"<Query {shown(str(self))}>"
 
     def __str__(self) -> str:
         if len(self.parts) == 1 and self.parts[0].weight == 1:
@@ -203,13 +215,37 @@ def _is_edge(character: str) -> bool:
     return not character or character.isspace() or character in _EDGES
 
 
-def _term(sign: int, term: str) -> Part | None:
-    """Read a text in quotes or the name of a picture; None for anything else."""
-    factor = _NUMBER.fullmatch(term)
-    weight, bare = (float(factor[1]), factor[2]) if factor else (1.0, term)
-    closing = _QUOTES.get(bare[:1])
-    if closing and len(bare) > 1 and bare.find(closing, 1) == len(bare) - 1:
+def _operand(sign: int, term: str, files: FileResolver | None) -> Part:
+    """Return the part that a text in quotes or the name of a picture is."""
+    weight, bare = _factored(term)
+    if _is_quoted(bare):
         return Part(sign * weight, text=bare[1:-1])
-    if bare.lower().endswith(_SUFFIXES) and '"' not in bare:
-        return Part(sign * weight, picture=bare)
-    return None
+    if files is None:
+        raise InputError(
+            f"the query names the picture {_shortened(bare)}, but files cannot be used here: expected texts in quotes "
+            "between + and -. A program allows files with Query.parse(text, files=...)"
+        )
+    return Part(sign * weight, picture=files(bare))
+
+
+def _is_operand(term: str) -> bool:
+    bare = _factored(term)[1]
+    return _is_quoted(bare) or _is_picture_name(bare)
+
+
+def _factored(term: str) -> tuple[float, str]:
+    factor = _NUMBER.fullmatch(term)
+    return (float(factor[1]), factor[2]) if factor else (1.0, term)
+
+
+def _is_quoted(bare: str) -> bool:
+    closing = _QUOTES.get(bare[:1])
+    return closing is not None and len(bare) > 1 and bare.find(closing, 1) == len(bare) - 1
+
+
+def _is_picture_name(bare: str) -> bool:
+    return bare.lower().endswith(_SUFFIXES) and '"' not in bare
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from twinspire._arguments import is_finite, shown
 from twinspire.errors import InputError
 from twinspire.index import Index, ItemKind
 from twinspire.index.where import Where
@@ -42,21 +42,25 @@ class FusionWeights:
 
     def __post_init__(self) -> None:
         for weight in (self.vector, self.words, self.rare):
-            if not (isinstance(weight, int | float) and math.isfinite(weight) and weight >= 0):
-                raise InputError(f"{self}: expected weights of 0 or more, finite")
+            if not (is_finite(weight) and weight >= 0):
+                raise InputError(f"the weights of a fusion: expected finite numbers of 0 or more, got {shown(weight)}")
         if self.vector + self.words == 0:
             raise InputError(f"{self}: expected a weight above 0 for vectors or words")
 
 
 @dataclass(frozen=True, slots=True)
 class Sides:
-    """What either side is asked for: the vector (D,), the FTS5 expressions; None where a side is not asked."""
+    """What either side is asked for: the vector (D,), the FTS5 expressions; None where a side is not asked.
+
+    `query` is the query's vector (D,), also where only the similarity to it is wanted.
+    """
 
     vector: NDArray[np.float32] | None
     words: str | None
     required: str | None
     rare: str | None = None
     phrases: tuple[str, ...] = ()
+    query: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -85,8 +89,8 @@ class Retrieval:
         self._stop_words = stop_words
         self._weights = weights
 
-    def sides(self, query: Query, mode: Mode) -> Sides:
-        """Route a query: decide which sides are asked, and encode it where that takes a vector."""
+    def sides(self, query: Query, mode: Mode, *, similarity: bool = False) -> Sides:
+        """Route a query: decide which sides are asked, and encode it where that, or `similarity`, takes a vector."""
         wording = query.wording
         may_be_common = mode is not Mode.WORDS and len(self._index) > _COMMON_ITEMS
         words = expression(
@@ -101,12 +105,14 @@ class Retrieval:
         by_words = words is not None and mode is not Mode.VECTOR
         by_vector = mode in (Mode.VECTOR, Mode.HYBRID) or (mode is Mode.AUTO and (says_more or not by_words))
         both = by_words and by_vector and self._weights.rare > 0 and len(self._index) >= _LEAST_ITEMS_FOR_RARE
+        encoded = self._encoder.vector(query) if by_vector or similarity else None
         return Sides(
-            self._encoder.vector(query) if by_vector else None,
+            encoded if by_vector else None,
             words if by_words else None,
             required(wording) if by_words else None,
             rare(wording, self._is_rare, synonyms=self._synonyms, stop_words=self._stop_words) if both else None,
             wording.phrases if by_words else (),
+            encoded,
         )
 
     def candidates(

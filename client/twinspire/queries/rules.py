@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
+from twinspire._arguments import is_finite, require_text, shown
 from twinspire.errors import InputError
 from twinspire.index.where import Where
 
@@ -17,13 +17,17 @@ class Boost:
     weight: float
 
     def __post_init__(self) -> None:
-        if not isinstance(self.weight, int | float) or not math.isfinite(self.weight) or self.weight == 0:
-            raise InputError(f"the weight of a boost is a number other than 0, got {self.weight!r}")
+        if isinstance(self.where, str):
+            object.__setattr__(self, "where", Where.parse(self.where))
+        if not isinstance(self.where, Where):
+            raise InputError(f"a boost needs a filter, a Where or its text, got {shown(self.where)}")
+        if not is_finite(self.weight) or self.weight == 0:
+            raise InputError(f"the weight of a boost is a number other than 0, got {shown(self.weight)}")
 
     @classmethod
     def parse(cls, text: str) -> Boost:
         """Read `in_stock = true:0.1`: a filter, a colon, a weight. Raises `InputError`."""
-        condition, colon, weight = text.rpartition(":")
+        condition, colon, weight = require_text(text, "a boost").rpartition(":")
         try:
             number = float(weight) if colon else None
         except ValueError:

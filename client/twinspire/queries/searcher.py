@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from twinspire._arguments import as_list, as_member, as_whole, require_text, shown
 from twinspire.errors import InputError
 from twinspire.index import Index, ItemKind
+from twinspire.index.checks import checked_effort, checked_k, checked_kind, checked_where
 from twinspire.index.where import Where
 from twinspire.queries.answer import Answer, Found, Mode
 from twinspire.queries.cache import CacheStats, LruCache
@@ -24,8 +26,10 @@ from twinspire.queries.rules import Boost
 from twinspire.queries.templates import Templates
 
 _ATTEMPTS = 3
+_LARGEST_OFFSET = 2**40  # more than any index has; what is larger means the same
 EMBEDDINGS_KEPT = 10_000
 ANSWERS_KEPT = 1_000
+_RULES_KEPT = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +65,13 @@ class Searcher:
     ) -> None:
         index.check_space(client.space)
         self._index = index
+        self._client = client
         self._embeddings = embeddings or LruCache[NDArray[np.float32]](EMBEDDINGS_KEPT if cache else 0)
+        self._rules: LruCache[str] = LruCache(_RULES_KEPT)
         self._answers: LruCache[Answer] = LruCache(ANSWERS_KEPT if cache else 0)
         encoder = QueryEncoder(client, templates=templates, cache=self._embeddings)
-        self._retrieval = Retrieval(encoder, index, synonyms, stop_words, weights or FusionWeights())
+        left_out = frozenset(require_text(word, "a stop word") for word in as_list(stop_words, "stop words"))
+        self._retrieval = Retrieval(encoder, index, synonyms, left_out, weights or FusionWeights())
         self._calibration = calibration or _calibration_of(client)
 
     def search(
@@ -72,7 +79,8 @@ class Searcher:
         query: Query | str,
         k: int = 10,
         *,
-        kind: ItemKind | None = None,
+        offset: int = 0,
+        kind: ItemKind | str | None = None,
         where: Where | str | None = None,
         mode: Mode | str = Mode.AUTO,
         boosts: Sequence[Boost | str] = (),
@@ -81,30 +89,37 @@ class Searcher:
         min_score: float | None = None,
         effort: int | None = None,
     ) -> Answer:
-        """Return the k best hits.
+        """Return the k best hits after the first `offset`.
 
-        A `query` that is a str is read as `Query.parse` does. Mode `auto` asks the words' side for quoted phrases, both
-        sides for other text, and the vectors' side alone for pictures and where no word of the query is anywhere.
-        Quoted phrases must be there, also for the vectors' side. `boosts` add to the score of what they keep, after
-        retrieval, among the first hits (4 k, at least 100); `pins` are filters whose items stand first, wherever they
-        ranked. `diversify` from 0 to 1 trades relevance for unlikeness. `min_score` drops hits below it: an inner
-        product in mode vector, BM25 in mode words, up to 1 in a fusion, rules included.
+        A `query` that is a str is plain text, as `Query.text` takes it: no file that it names is opened. `auto`:
+        keyword search for quoted phrases, hybrid for other text, vectors only for images and where no item has a word
+        of the query. Items must have the quoted phrases in every mode but `vector`.
+
+        `boosts` add to the score of the items that they keep, after retrieval, among the first hits (4 k, at least
+        100). `pins` are filters whose items come first, wherever they ranked. `diversify` from 0 to 1 trades relevance
+        for unlike hits (MMR). `min_score` drops hits of less similarity, which in every mode is the inner product of
+        the query's and the item's vector, -1 to 1, without boosts; it is the part `vector` of a hit. A keyword search
+        then considers the best 10,000 by BM25.
+
+        Pages of one `k` are slices of one ranking while the index does not change. In a hybrid search, and with
+        `boosts` or `diversify`, that holds for the first hits (4 k, at least 100); beyond them a hit may come again.
 
         Raises `InputError` for what cannot be meant, `ImageError`, `EngineError`, `IndexStoreError`.
         """
-        asked = Query.parse(query) if isinstance(query, str) else query
+        asked = Query.text(query) if isinstance(query, str) else query
         if not isinstance(asked, Query):
-            raise InputError(f"a query is a Query or a str, got {query!r}")
+            raise InputError(f"a query is a Query or a str, got {shown(query)}")
         wish = Wish(
-            k=k,
-            kind=kind,
-            where=_filter(where),
-            mode=_mode(mode),
-            boosts=tuple(Boost.parse(each) if isinstance(each, str) else each for each in boosts),
-            pins=tuple(each if isinstance(each, Where) else Where.parse(each) for each in pins),
+            k=checked_k(k),
+            offset=min(as_whole(offset, "offset", minimum=0), _LARGEST_OFFSET),
+            kind=checked_kind(kind),
+            where=checked_where(where),
+            mode=as_member(mode, Mode, "mode"),
+            boosts=tuple(_boost(each) for each in as_list(boosts, "boosts")),
+            pins=tuple(_pin(each) for each in as_list(pins, "filters to pin")),
             diversify=diversify,
             min_score=min_score,
-            effort=effort,
+            effort=checked_effort(effort),
         )
         generation = self._index.generation
         key = (asked.key, generation, wish) if asked.key is not None else None
@@ -116,6 +131,9 @@ class Searcher:
             self._answers.put(key, answer)
         return answer
 
+    def __repr__(self) -> str:
+        return f"<Searcher of {self._index!r} with {self._client!r}>"
+
     def stats(self) -> SearcherStats:
         """Return how often what was asked was known already."""
         return SearcherStats(self._embeddings.stats(), self._answers.stats())
@@ -123,13 +141,15 @@ class Searcher:
     def _fresh(self, query: Query, wish: Wish) -> Answer:
         searched = len(self._index)
         if searched == 0:
-            return Answer((), wish.mode, 0, notes=("the index is empty",))
-        sides = self._retrieval.sides(query, wish.mode)
+            return Answer((), wish.mode, 0, notes=("the index is empty",), offset=wish.offset)
+        sides = self._retrieval.sides(query, wish.mode, similarity=wish.min_score is not None)
         ranked = self._ranked(sides, wish)
-        notes = () if ranked.ids else tuple(self._notes(sides, wish, searched))
+        notes = self._notes_of_rules(ranked, wish)
+        if not ranked.ids:
+            notes += self._notes(sides, wish, ranked, searched)
         items = {item.id: item for item in self._index.get(ranked.ids)}
         hits = tuple(self._found(items[number], ranked) for number in ranked.ids)
-        return Answer(hits, ranked.mode, searched, notes=notes)
+        return Answer(hits, ranked.mode, searched, notes=tuple(notes), offset=wish.offset)
 
     def _ranked(self, sides: Sides, wish: Wish) -> Ranked:
         for attempt in range(_ATTEMPTS):
@@ -151,39 +171,67 @@ class Searcher:
             item.id, item.uri, ranked.scores[item.id], item.kind, item.caption, item.metadata, parts, probability
         )
 
-    def _notes(self, sides: Sides, wish: Wish, searched: int) -> list[str]:
+    def _notes(self, sides: Sides, wish: Wish, ranked: Ranked, searched: int) -> list[str]:
         """Say why there are no hits."""
+        if ranked.before:
+            return [f"there are {ranked.before:,} hits: none is left after an offset of {wish.offset:,}"]
         allowed = self._index.allowed(wish.kind, wish.where)
         if allowed is not None and not allowed.any():
             if wish.where is None:
                 return [f"there are no items of kind {wish.kind}"]
-            unknown = [key for key in wish.where.keys if not self._is_known(key)]
-            said = f": none has the key {' or '.join(unknown).replace('`', '')}" if unknown else ""
-            return [f"the filter keeps none of the {searched:,} items{said}"]
+            return [f"the filter keeps none of the {searched:,} items{self._why(wish.where)}"]
+        if ranked.best_similarity is not None:
+            return [
+                f"no hit has a similarity of {wish.min_score:g}: the best has {ranked.best_similarity:.3f}, of -1 to 1"
+            ]
         kept = " that the filter keeps" if allowed is not None else ""
         if sides.phrases:
             said = " and ".join(f'"{phrase}"' for phrase in sides.phrases)
             return [f"no caption or file name{kept} has {said}; without the quotes it need not be there word for word"]
         if sides.vector is None:
             return [f"no caption or file name{kept} has a word of the query"]
-        return [f"no hit has a score of {wish.min_score:g}"] if wish.min_score is not None else []
+        return []
 
-    def _is_known(self, key: str) -> bool:
-        having = self._index.allowed(None, Where(f"metadata.{key} exists"))
-        return having is None or bool(having.any())
+    def _notes_of_rules(self, ranked: Ranked, wish: Wish) -> list[str]:
+        """Say which boosts and pins are of no item."""
+        used = {name for some in ranked.parts.values() for name in some}
+        rules = [("boost", boost.where) for boost in wish.boosts if boost.name not in used]
+        if "pinned" not in used:
+            rules += [("pin", pin) for pin in wish.pins]
+        notes = [(rule, where, self._problem(where)) for rule, where in rules]
+        return [f"the {rule} {where.text.strip()} {problem}" for rule, where, problem in notes if problem]
+
+    def _problem(self, where: Where) -> str:
+        """Say why a rule keeps nothing; "" for one that keeps something, which is remembered: a rule is asked often."""
+        generation = self._index.generation
+        for key in (where, (where, generation)):
+            if (known := self._rules.get(key)) is not None:
+                return known
+        if next(self._index.items(where=where, batch=1), None) is not None:
+            self._rules.put(where, "")
+            return ""
+        problem = f"keeps none of the items{self._why(where)}"
+        self._rules.put((where, generation), problem)
+        return problem
+
+    def _why(self, where: Where) -> str:
+        reasons = self._index.explain_filter(where)
+        return f": {'; '.join(reasons)}" if reasons else ""
 
 
-def _filter(where: Where | str | None) -> Where | None:
-    if where is None or isinstance(where, Where):
-        return where
-    return Where.parse(where)
+def _boost(boost: Boost | str) -> Boost:
+    if isinstance(boost, str):
+        return Boost.parse(boost)
+    if not isinstance(boost, Boost):
+        raise InputError(f"a boost is a Boost or a str such as 'in_stock = true:0.1', got {shown(boost)}")
+    return boost
 
 
-def _mode(mode: Mode | str) -> Mode:
-    try:
-        return Mode(mode)
-    except ValueError:
-        raise InputError(f"the mode {mode!r} is unknown: expected {', '.join(Mode)}") from None
+def _pin(pin: Where | str) -> Where:
+    checked = checked_where(pin)
+    if checked is None:
+        raise InputError("a pin is a filter, a Where or its text, got None")
+    return checked
 
 
 def _calibration_of(client: object) -> Calibration | None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from twinspire._arguments import as_list, require_text, shown
 from twinspire.errors import InputError
 from twinspire.queries.files import read_lines
 
@@ -23,11 +24,14 @@ class Templates:
     sentences: tuple[str, ...] = ("{}",)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "sentences", tuple(as_list(self.sentences, "templates")))
         if not self.sentences:
             raise InputError("no templates came: expected at least one, such as: a photo of {}")
         for sentence in self.sentences:
-            if not isinstance(sentence, str) or sentence.count("{}") != 1:
-                raise InputError(f"the template {sentence!r}: expected {{}} once, where the text goes: a photo of {{}}")
+            if require_text(sentence, "a template").count("{}") != 1:
+                raise InputError(
+                    f"the template {shown(sentence)}: expected {{}} once, where the text goes: a photo of {{}}"
+                )
 
     @classmethod
     def read(cls, path: str | Path) -> Templates:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from twinspire._arguments import as_list, as_member
 from twinspire.bundle import Bundle, Padding, Precision, Tower
 from twinspire.errors import BundleError, EngineError, InputError, ProviderError
 from twinspire.towers.buckets import TextBatch, fitted_batches, text_batches
@@ -63,7 +64,7 @@ class LocalTowers:
         threads: int | None = None,
         streams: int | None = None,
         openvino: OpenVinoOptions | None = None,
-        towers: Collection[Tower] = tuple(Tower),
+        towers: Collection[Tower | str] = tuple(Tower),
     ) -> None:
         self._bundle = bundle
         self._towers = _checked_towers(towers)
@@ -77,6 +78,9 @@ class LocalTowers:
         self._most = PROCESSOR_BATCH if on_processor else BATCH
         self._batches = fitted_batches if on_processor else text_batches
         self._streams = Streams(self.runtime.streams)
+
+    def __repr__(self) -> str:
+        return f"<LocalTowers: {self.runtime}>"
 
     @property
     def dim(self) -> int:
@@ -245,10 +249,11 @@ def _checked_streams(streams: int, threads: int) -> int:
     return streams
 
 
-def _checked_towers(towers: Collection[Tower]) -> tuple[Tower, ...]:
-    chosen = tuple(tower for tower in Tower if tower in towers)
-    if not chosen or len(chosen) != len(towers):
-        raise InputError(f"towers {list(towers)}: expected one or more of {', '.join(Tower)}")
+def _checked_towers(towers: Collection[Tower | str]) -> tuple[Tower, ...]:
+    named = [as_member(tower, Tower, "towers") for tower in as_list(towers, "towers")]
+    chosen = tuple(tower for tower in Tower if tower in named)
+    if not chosen or len(chosen) != len(named):
+        raise InputError(f"towers {named}: expected one or more of {', '.join(Tower)}, each once")
     return chosen
 
 

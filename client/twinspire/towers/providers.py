@@ -19,12 +19,13 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
 
+from twinspire._arguments import as_member
 from twinspire.errors import (
     EngineError,
-    InputError,
     MissingDependencyError,
     ProviderError,
     TwinspireError,
+    install_command,
 )
 
 
@@ -48,16 +49,15 @@ class OpenVinoOptions:
     """Settings of the OpenVINO provider; the others take none.
 
     `inference_precision` is what float32 operators are computed in. Left to itself OpenVINO takes bf16 where
-    the processor has it, which moves an embedding's components by up to 4e-4: here that must be asked for.
+    the processor has it, which moves an embedding's components by up to 4e-4: here that must be asked for. It may be
+    given by name: "bf16". Raises InputError for another.
     """
 
     inference_precision: InferencePrecision = InferencePrecision.F32
 
     def __post_init__(self) -> None:
-        if self.inference_precision not in tuple(InferencePrecision):
-            raise InputError(
-                f"inference_precision {self.inference_precision!r}: expected one of {', '.join(InferencePrecision)}"
-            )
+        chosen = as_member(self.inference_precision, InferencePrecision, "inference_precision")
+        object.__setattr__(self, "inference_precision", chosen)
 
 
 class Session(Protocol):
@@ -188,8 +188,8 @@ def problem(provider: Provider) -> MissingDependencyError | str | None:
         return _openvino_problem()
     if provider is Provider.CUDA and _NAMES[provider] not in onnxruntime.get_available_providers():
         return (
-            f'is not in this onnxruntime, {onnxruntime.__version__}: it comes with "twinspire[gpu]", '
-            'in an environment without "twinspire[cpu]"'
+            f"is not in this onnxruntime, {onnxruntime.__version__}: it comes with the extra gpu, "
+            f"in an environment without the extra cpu: {install_command('gpu')}, in a checkout of twinspire"
         )
     return None
 

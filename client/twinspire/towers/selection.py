@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from twinspire._arguments import as_member
 from twinspire.bundle import AutoChoice, Bundle, Precision, Tower
-from twinspire.errors import InputError
 from twinspire.towers.providers import InferencePrecision, Provider, problem
 
 AUTO = "auto"
@@ -77,22 +77,12 @@ class Candidate:
 
 def parse_provider(value: str) -> Provider | None:
     """Return the provider of that name, None for `auto`. Raises InputError for another name."""
-    if value == AUTO:
-        return None
-    try:
-        return Provider(value)
-    except ValueError:
-        raise InputError(f"providers {value!r}: expected {AUTO}, {', '.join(Provider)}") from None
+    return None if value == AUTO else as_member(value, Provider, "providers", besides=[AUTO])
 
 
 def parse_precision(value: str) -> Precision | None:
     """Return the precision of that name, None for `auto`. Raises InputError for another name."""
-    if value == AUTO:
-        return None
-    try:
-        return Precision(value)
-    except ValueError:
-        raise InputError(f"precision {value!r}: expected {AUTO}, {', '.join(Precision)}") from None
+    return None if value == AUTO else as_member(value, Precision, "precision", besides=[AUTO])
 
 
 def candidates(bundle: Bundle, provider: Provider | None, precision: Precision | None) -> Iterator[Candidate]:

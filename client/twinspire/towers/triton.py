@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from twinspire._arguments import as_member
 from twinspire.bundle import Bundle, Tower
 from twinspire.errors import EngineError, InputError, ServerError
 from twinspire.towers.checks import check_embeddings, check_images, check_sequences
@@ -118,6 +119,9 @@ class TritonTowers:
             self.close()
             raise
 
+    def __repr__(self) -> str:
+        return f"<TritonTowers at {self._address}>"
+
     @property
     def dim(self) -> int:
         """The embedding's length D."""
@@ -180,15 +184,16 @@ class TritonTowers:
 
         return self._encode(Tower.TEXT, len(sequences), requests)
 
-    def statistics(self, tower: Tower) -> ModelStatistics:
+    def statistics(self, tower: Tower | str) -> ModelStatistics:
         """Ask what the server counted of a tower so far. Raises ServerError as the class has it.
 
         The server counts a batch when it is done with it, some milliseconds after its answers went out.
         """
         from twinspire.towers.triton_models import read_statistics, statistics_request
 
+        model = self._models[as_member(tower, Tower, "tower")]
         deadline = self._begin()
-        ask = [("ModelStatistics", statistics_request(self._models[tower]))]
+        ask = [("ModelStatistics", statistics_request(model))]
         (answer,) = self._patience(deadline).insist(lambda: self._channel.ask(ask, deadline))
         return ModelStatistics(*read_statistics(answer))
 

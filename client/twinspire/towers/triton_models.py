@@ -54,8 +54,8 @@ def read_model(config: Any, tower: Tower, bundle: Bundle, *, address: str) -> Se
         raise ServerError(f"{where} does not say of which space it is: its parameter 'space' is missing. {_BUILD}")
     if space != bundle.space:
         raise SpaceMismatchError(
-            f"{where} is of the space {space[:12]}…, the bundle {bundle.name!r} of {bundle.space[:12]}…. {_BUILD}, "
-            "or open the bundle that it serves"
+            f"{where} is of another space than the bundle {bundle.name!r} at {bundle.path}: it serves another bundle. "
+            f"{_BUILD}, or open the bundle that it serves"
         )
     problem = _broken_contract(config, tower, bundle)
     if problem:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from twinspire.errors import InputError
+from twinspire_bench.smoke import smoke_option
 from twinspire_server.demo.settings import DemoRuntime
 
 if TYPE_CHECKING:
@@ -35,8 +36,10 @@ def demo(
     runtime: Annotated[
         DemoRuntime, typer.Option(help="A Triton server, this process, or whichever can be started.")
     ] = DemoRuntime.AUTO,
+    images: Annotated[int, typer.Option(min=1, help="How many pictures are drawn.")] = 500,
+    _smoke: Annotated[bool, smoke_option(images=40)] = False,
 ) -> None:
-    """Draw 500 pictures, index them, find them in words, and measure how well."""
+    """Draw pictures, index them, find them in words, and measure how well."""
     from rich.console import Console
     from rich.progress import Progress
 
@@ -53,7 +56,7 @@ def demo(
                 tasks[stage] = progress.add_task(stage, total=total)
             progress.update(tasks[stage], completed=done)
 
-        report = run_demo(out, bundle=sample_bundle(), runtime=runtime, on_progress=tell)
+        report = run_demo(out, bundle=sample_bundle(), images=images, runtime=runtime, on_progress=tell)
     _print(report, Console())
     if json_file is not None:
         document = json.dumps(report.to_json(), ensure_ascii=False, indent=2) + "\n"

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from twinspire import Bundle, Client, Index
+from twinspire.cli.index_bundle import reference_to
 from twinspire.errors import InputError
 from twinspire.index import Hit
 from twinspire.ingest import add_pictures
@@ -111,7 +112,8 @@ def run_demo(
     with open_runtime(Bundle.open(bundle), runtime, out) as opened:
         client = opened.client
         client.encode_images([files[0]])  # the first call pays for the engine's start
-        with Index.create(out / "index", space=client.space, dim=client.dim) as index:
+        reference = reference_to(client.bundle)
+        with Index.create(out / "index", space=client.space, dim=client.dim, bundle=reference) as index:
             images_per_s, mean_batch_size = _index(index, opened, files, tell)
             again = out / "query.jpg"
             draw_scene(scenes[0].scene, random.Random("the same scene, drawn once more")).save(again, quality=90)

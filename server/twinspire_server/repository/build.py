@@ -128,8 +128,8 @@ def _planned(bundle: Bundle, tower: Tower, precision: Precision, destination: Pa
     if existing is not None:
         if existing.space not in (None, bundle.space):
             raise SpaceMismatchError(
-                f"{folder} serves the space {existing.space[:12]}…, the bundle {bundle.path} is of "
-                f"{bundle.space[:12]}…: a model keeps one space. Remove that folder or build into another with -o"
+                f"{folder} serves a bundle of another space than {bundle.name!r} at {bundle.path}: a model keeps one "
+                "space. Remove that folder or build into another with -o"
             )
         engine = bundle.manifest.engines[tower][precision].sha256
         version = max(existing.newest, 1) if existing.engine_sha256 in (None, engine) else existing.newest + 1

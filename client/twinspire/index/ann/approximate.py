@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +12,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twinspire.errors import IndexStoreError, InputError
+from twinspire.index.ann.coarse import ListRanking
 from twinspire.index.ann.gather import GatheringThread
 from twinspire.index.ann.gpu import MOST_RESULTS, built_on_gpu, gpu_searcher
 from twinspire.index.ann.kinds import Family, Kind, Scheme
-from twinspire.index.ann.library import checked_threads, computing_with, faiss_library, require_gpu
+from twinspire.index.ann.library import checked_threads, faiss_library, require_gpu
 from twinspire.index.ann.recipes import fill, trained
 from twinspire.index.ann.rescoring import best, rescored
 from twinspire.index.ann.selection import Selection
+from twinspire.index.faiss_support import computed
 from twinspire.index.flat import Found
+from twinspire.index.parallel import search_threads, shared
 from twinspire.index.vectors import Vectors
 
 _PIECE_BYTES = 1 << 20
 _GREATEST_SHARE = 1.5  # of the results wanted, which a GPU is asked for more where rows are left out
 _GROWN = 4.0
+_PARTS_A_THREAD = 4  # so that one whose core is taken away does less
 
 
 class Ann:
@@ -37,6 +41,7 @@ class Ann:
     def __init__(self, kind: Kind, index: Any) -> None:  # noqa: ANN401
         self.kind = kind
         self._index = index
+        self._ranking = None if kind.family.needs_gpu else ListRanking.of(index)
         self._owner: GatheringThread | None = None
         if kind.family.needs_gpu:
             self._owner = gpu_searcher(kind, index)
@@ -53,12 +58,15 @@ class Ann:
         if kind.family is Family.AUTO or kind.is_exact:
             raise InputError(f"the kind {kind} is nothing to build: exact search reads the vector file itself")
         kind.check(vectors.shape[1])
-        with computing_with(checked_threads(threads)):
+
+        def built() -> Any:  # noqa: ANN401
             if kind.family.needs_gpu:
-                return cls(kind, built_on_gpu(kind, vectors, seed))
+                return built_on_gpu(kind, vectors, seed)
             index = trained(kind, vectors, seed)
             fill(index, vectors)
-        return cls(kind, index)
+            return index
+
+        return cls(kind, computed(built, checked_threads(threads)))
 
     @classmethod
     def read(cls, path: Path, kind: Kind) -> Ann:
@@ -105,7 +113,7 @@ class Ann:
     def add(self, vectors: Vectors) -> None:
         """Append `vectors`, (N, D), as the rows that follow. Not while it is searched."""
         assert self._owner is None, "a GPU's is built anew"
-        fill(self._index, vectors)
+        computed(lambda: fill(self._index, vectors), checked_threads(None))
 
     def search(
         self,
@@ -129,20 +137,37 @@ class Ann:
         wanted = min(k * reach if self.kind.is_lossy else k, max(1, len(self)))
         if selection is not None:
             effort = min(self.most_effort, math.ceil(effort / max(selection.share, 1e-6)))
+        scores = np.full((len(queries), k), -np.inf, np.float32)
+        rows = np.full((len(queries), k), -1, np.int64)
+
+        def find(slices: Iterator[slice]) -> None:
+            for some in slices:
+                found = self._candidates(queries[some], wanted, selection, effort)
+                if self.kind.is_lossy:
+                    found = rescored(vectors, queries[some], found[1]), found[1]
+                found[0][found[1] < 0] = -np.inf
+                best_scores, best_rows = best(*found, k)
+                scores[some, : best_rows.shape[1]], rows[some, : best_rows.shape[1]] = best_scores, best_rows
+
+        threads = 1 if self._owner is not None else min(search_threads(), len(queries))
+        shared(self._slices(len(queries), threads), find, threads)
+        return scores, rows
+
+    def _slices(self, count: int, threads: int) -> Iterator[slice]:
+        """Cut `count` queries into parts for so many threads."""
+        fast_scan = self.kind.code is not None and self.kind.code.bits == 4  # takes lists for all queries at once
+        parts = threads if fast_scan or threads == 1 else _PARTS_A_THREAD * threads
+        size = max(1, math.ceil(count / parts))
+        return (slice(start, min(start + size, count)) for start in range(0, count, size))
+
+    def _candidates(self, queries: NDArray[np.float32], wanted: int, selection: Selection | None, effort: int) -> Found:
+        """Return what the index says are the `wanted` best."""
         if self._owner is not None:
-            scores, rows = self._gathered(self._owner, queries, wanted, selection, effort)
-        else:
-            selector = selection.selector() if selection is not None else None
-            parameters = self._parameters(self._index, selector, effort)
-            scores, rows = self._index.search(queries, wanted, params=parameters)
-        if self.kind.is_lossy:
-            scores = rescored(vectors, queries, rows)
-        scores[rows < 0] = -np.inf
-        scores, rows = best(scores, rows, k)
-        if rows.shape[1] < k:
-            gap = ((0, 0), (0, k - rows.shape[1]))
-            scores = np.pad(scores, gap, constant_values=-np.inf)
-            rows = np.pad(rows, gap, constant_values=-1)
+            return self._gathered(self._owner, queries, wanted, selection, effort)
+        selector = selection.selector() if selection is not None else None
+        if self._ranking is not None:
+            return self._ranking.search(queries, wanted, effort, selector)
+        scores, rows = self._index.search(queries, wanted, params=self._parameters(self._index, selector, effort))
         return scores, rows
 
     @staticmethod

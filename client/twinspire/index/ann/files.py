@@ -64,11 +64,13 @@ def snapshot_problem(path: Path, checksum: int) -> str | None:
     """Return what is wrong with a snapshot file, None where it is whole."""
     found = 0
     try:
-        with path.open("rb") as file:
+        with os.fdopen(disk.open_file(path), "rb", buffering=0) as file:
             while block := file.read(_BLOCK_BYTES):
                 found = zlib.crc32(block, found)
     except FileNotFoundError:
         return f"{path} is missing"
+    except OSError as error:
+        return f"{path} cannot be read: {error.strerror or error}"
     if found != checksum:
         return f"{path} is damaged: its checksum is {found:08x}, the catalogue says {checksum:08x}"
     return None

@@ -1,24 +1,14 @@
-"""FAISS: imported at first use, its threads counted, its GPUs asked for."""
+"""What a FAISS index is built with: threads, and GPUs where a kind needs one."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from twinspire.errors import InputError, MissingDependencyError, ProviderError
+from twinspire.index.faiss_support import computing_with, faiss_library
 
-
-def faiss_library(purpose: str = "searching an index") -> Any:  # noqa: ANN401  FAISS ships no types
-    """Return the module. Raises `MissingDependencyError` where it is not installed."""
-    try:
-        import faiss
-    except ModuleNotFoundError as error:
-        if error.name != "faiss":
-            raise
-        raise MissingDependencyError("faiss-cpu", "cpu", purpose) from error
-    return faiss
+__all__ = ["checked_threads", "computing_with", "faiss_library", "require_gpu"]
 
 
 def require_gpu(kind: object) -> Any:  # noqa: ANN401
@@ -44,15 +34,3 @@ def checked_threads(threads: int | None) -> int:
     if not isinstance(threads, int) or isinstance(threads, bool) or threads < 1:
         raise InputError(f"threads must be a whole number from 1 up, got {threads!r}")
     return threads
-
-
-@contextmanager
-def computing_with(threads: int) -> Iterator[None]:
-    """Let what this thread asks of FAISS compute with so many threads. Other threads keep their number."""
-    faiss = faiss_library()
-    before = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(threads)
-    try:
-        yield
-    finally:
-        faiss.omp_set_num_threads(before)

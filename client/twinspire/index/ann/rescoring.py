@@ -15,7 +15,7 @@ _BLOCK_BYTES = 16 << 20
 def rescored(vectors: Vectors, queries: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.float32]:
     """Return the inner products of `queries` (Q, D) with `vectors` (N, D) at `rows` (Q, n): (Q, n); -inf for row -1.
 
-    float32 is read where it lies, in the mapping of the vector file, by all threads; float16 is copied in blocks.
+    float32 is read where it lies, in the mapping of the vector file; float16 is copied in blocks.
     """
     faiss = faiss_library()
     count, wanted = rows.shape

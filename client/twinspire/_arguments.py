@@ -1,0 +1,90 @@
+"""Checks of arguments that the public functions of several packages share."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Sequence
+from enum import StrEnum
+from numbers import Integral, Real
+from typing import TypeVar
+
+from twinspire.errors import InputError
+
+Value = TypeVar("Value")
+Member = TypeVar("Member", bound=StrEnum)
+
+_SHOWN = 200  # characters of a value in a message
+_ONE_THING = (str, bytes, bytearray, memoryview, os.PathLike)
+
+
+def shown(value: object) -> str:
+    """Return `repr(value)` for a message, shortened. Never raises: not for an int of thousands of digits either."""
+    try:
+        text = repr(value)
+    except Exception:  # whatever a foreign `__repr__` raises
+        text = f"<{type(value).__name__}>"
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+
+
+def require_list(values: Iterable[Value], what: str) -> Iterable[Value]:
+    """Return `values`. `what` names the elements: "ids", "paths".
+
+    Raises `InputError` for a str, bytes or a path, which would be taken apart, and for what is not iterable.
+    """
+    if isinstance(values, _ONE_THING) or not isinstance(values, Iterable):
+        raise InputError(
+            f"expected a list of {what}, got one {type(values).__name__}: {shown(values)}. Put it in a list"
+        )
+    return values
+
+
+def as_list(values: Iterable[Value], what: str) -> list[Value]:
+    """Return `values` as a list. Raises `InputError` as `require_list` does."""
+    return list(require_list(values, what))
+
+
+def as_member(value: Member | str, members: type[Member], what: str, *, besides: Sequence[str] = ()) -> Member:
+    """Return the member of the enum `members` that `value` is or names.
+
+    Raises `InputError` with the choices; `besides` are those that the caller takes himself.
+    """
+    try:
+        return members(value)
+    except ValueError:
+        raise InputError(f"{what}: expected {', '.join([*besides, *members])}, got {shown(value)}") from None
+
+
+def as_whole(value: int, what: str, *, minimum: int, maximum: int | None = None) -> int:
+    """Return an int, also of NumPy's. Raises `InputError` for what is none (a bool is none) and out of the range."""
+    is_whole = isinstance(value, Integral) and not isinstance(value, bool)
+    if not is_whole or value < minimum or (maximum is not None and value > maximum):
+        range_ = f"from {minimum} up" if maximum is None else f"from {minimum} to {maximum}"
+        raise InputError(f"{what}: expected a whole number {range_}, got {shown(value)}")
+    return int(value)
+
+
+def is_finite(value: object) -> bool:
+    """Whether `value` is a real number (a bool is none) that a float can hold."""
+    try:
+        return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # an int beyond 1.8e308
+        return False
+
+
+def require_text(text: str, what: str) -> str:
+    """Return `text`. Raises `InputError` for what is no str and for a str that UTF-8 cannot hold (lone surrogates)."""
+    if not isinstance(text, str):
+        raise InputError(f"{what}: expected a str, got {shown(text)}")
+    if not is_utf8(text):
+        raise InputError(f"{what}: expected text that UTF-8 can hold, got lone surrogates in {shown(text)}")
+    return text
+
+
+def is_utf8(text: str) -> bool:
+    """Whether UTF-8 can hold `text`: it has no lone surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,214 @@
+"""The options of every command that encodes: which bundle, and whether a server or this process runs it.
+
+A command takes them all as one parameter, `options: ClientOptions`, under `@with_client_options`, and opens its
+client with `open_client(options, index)`. Imports nothing heavy: `twinspire --help` is to come at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+
+import typer
+
+from twinspire.cli.shared import completing
+from twinspire.errors import InputError
+
+if TYPE_CHECKING:
+    from twinspire.client import Client
+    from twinspire.images import ImageLimits
+    from twinspire.index import Index
+    from twinspire.towers import TlsOptions
+
+DEADLINE_S = 30.0
+_PANEL = "Bundle, server and runtime"
+_TLS = ("tls", "tls_ca", "tls_certificate", "tls_key")
+_LOCAL = ("precision", "provider", "streams")
+
+
+def _option(*names: str, help: str, **more: Any) -> Any:  # noqa: A002, ANN401 - as of typer.Option
+    return typer.Option(*names, help=help, rich_help_panel=_PANEL, show_default=False, **more)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClientOptions:
+    """Where texts and images are encoded. None is what was not given.
+
+    Raises `InputError` for options that exclude each other and values that no client takes, before anything is loaded.
+    """
+
+    bundle: Annotated[
+        Path | None,
+        _option(
+            "--bundle", "-b", help="The bundle that encodes; default: the one that made the index, else the sample."
+        ),
+    ] = None
+    server: Annotated[
+        str | None, _option("--server", metavar="HOST:PORT", help="Encode on the Triton server at this gRPC address.")
+    ] = None
+    deadline: Annotated[
+        float | None,
+        _option("--deadline", metavar="SECONDS", help=f"Time for one call to the server; default {DEADLINE_S:g}."),
+    ] = None
+    tls: Annotated[bool, _option("--tls", help="Encrypt; check the server against gRPC's own root certificates.")] = (
+        False
+    )
+    tls_ca: Annotated[
+        Path | None, _option("--tls-ca", metavar="PEM", help="Encrypt; check the server against these certificates.")
+    ] = None
+    tls_certificate: Annotated[
+        Path | None, _option("--tls-certificate", metavar="PEM", help="Client certificate, with --tls-key.")
+    ] = None
+    tls_key: Annotated[
+        Path | None, _option("--tls-key", metavar="PEM", help="Private key of the client certificate.")
+    ] = None
+    precision: Annotated[
+        str | None,
+        _option(
+            "--precision",
+            help="Engine to run here: auto, fp32, fp16 or int8; default auto.",
+            autocompletion=completing("auto", "fp32", "fp16", "int8"),
+        ),
+    ] = None
+    provider: Annotated[
+        str | None,
+        _option(
+            "--provider",
+            help="What runs it here: auto, cpu, openvino or cuda; default auto.",
+            autocompletion=completing("auto", "cpu", "openvino", "cuda"),
+        ),
+    ] = None
+    threads: Annotated[
+        int | None, _option("--threads", help="Threads that decode images and compute here; default: all cores.")
+    ] = None
+    streams: Annotated[
+        int | None, _option("--streams", help="Parts of a batch computed in parallel here; they divide the threads.")
+    ] = None
+    max_megapixels: Annotated[
+        float | None, _option("--max-megapixels", help="Refuse larger images, by their header; default 64.")
+    ] = None
+
+    def __post_init__(self) -> None:
+        given = [name for name in (*_LOCAL, *_TLS, "deadline") if getattr(self, name) not in (None, False)]
+        if self.server is not None:
+            for name in _LOCAL:
+                if name in given:
+                    raise InputError(
+                        f"--server and {_flag(name)} both came: the server decides what runs its engines. Leave one out"
+                    )
+        elif remote := [name for name in given if name not in _LOCAL]:
+            raise InputError(f"{_flag(remote[0])} is for a connection: name the server with --server HOST:PORT")
+        if (self.tls_key is None) != (self.tls_certificate is None):
+            raise InputError("--tls-certificate and --tls-key belong together: expected both or neither")
+        if self.deadline is not None and not 0 < self.deadline < float("inf"):
+            raise InputError(f"--deadline is a positive number of seconds, got {self.deadline:g}")
+        for name in ("threads", "streams"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"{_flag(name)} is a number from 1 up, got {value}")
+        if self.max_megapixels is not None and not 1e-6 <= self.max_megapixels <= 1e6:
+            raise InputError(f"--max-megapixels is a number of million pixels above 0, got {self.max_megapixels:g}")
+        self._check_values()
+
+    def image_limits(self) -> ImageLimits | None:
+        """Return how large an image may be that is decoded, None where nothing was given."""
+        if self.max_megapixels is None:
+            return None
+        from twinspire.images import ImageLimits
+
+        return ImageLimits(max_pixels=round(self.max_megapixels * 1e6))
+
+    def tls_options(self) -> TlsOptions | None:
+        """Return how to encrypt the connection, None where no TLS option was given."""
+        if not any(getattr(self, name) for name in _TLS):
+            return None
+        from twinspire.towers import TlsOptions
+
+        return TlsOptions(
+            root_certificates=self.tls_ca, client_key=self.tls_key, client_certificate=self.tls_certificate
+        )
+
+    def _check_values(self) -> None:
+        if self.server is not None:
+            from twinspire.towers.triton_options import checked_address
+
+            checked_address(self.server)
+        if (tls := self.tls_options()) is not None:
+            tls.read()
+        if self.precision is not None:
+            from twinspire.bundle import Precision
+
+            _require_one_of("--precision", self.precision, ["auto", *Precision])
+        if self.provider is not None:
+            from twinspire.towers import Provider
+
+            _require_one_of("--provider", self.provider, ["auto", *Provider])
+
+
+def with_client_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of `ClientOptions` in place of its parameter `options: ClientOptions`."""
+    hints = get_type_hints(ClientOptions, include_extras=True)
+    fields = dataclasses.fields(ClientOptions)
+    signature = inspect.signature(command)
+    own = get_type_hints(command, include_extras=True)
+    parameters: list[inspect.Parameter] = []
+    for parameter in signature.parameters.values():
+        if own[parameter.name] is not ClientOptions:
+            parameters.append(parameter.replace(annotation=own[parameter.name]))
+            continue
+        (replaced, kind) = (parameter.name, parameter.kind)
+        parameters += [
+            inspect.Parameter(field.name, kind, default=field.default, annotation=hints[field.name]) for field in fields
+        ]
+
+    @functools.wraps(command)
+    def run(**given: Any) -> None:  # noqa: ANN401 - as typer calls it
+        options = ClientOptions(**{field.name: given.pop(field.name) for field in fields})
+        command(**given, **{replaced: options})
+
+    run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return run
+
+
+def open_client(options: ClientOptions, index: Index | None = None) -> Client:
+    """Open the bundle that was given, the one that made `index`, or the sample, on the server or in this process.
+
+    Raises `BundleError` where the index's own bundle is gone, `SpaceMismatchError` for a bundle of another space.
+    """
+    from twinspire.cli.index_bundle import open_bundle
+    from twinspire.client import Client
+
+    bundle = open_bundle(options.bundle, index)
+    if options.server is not None:
+        deadline_s = DEADLINE_S if options.deadline is None else options.deadline
+        return Client.connect(
+            options.server,
+            bundle,
+            deadline_s=deadline_s,
+            tls=options.tls_options(),
+            threads=options.threads,
+            limits=options.image_limits(),
+        )
+    return Client.local(
+        bundle,
+        precision=options.precision or "auto",
+        providers=options.provider or "auto",
+        threads=options.threads,
+        streams=options.streams,
+        limits=options.image_limits(),
+    )
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _require_one_of(flag: str, value: str, expected: list[str]) -> None:
+    if value not in expected:
+        raise InputError(f"{flag} {value!r}: expected one of {', '.join(expected)}")

@@ -1,0 +1,82 @@
+"""Which lists of an IVF index a query looks at first.
+
+FAISS takes the lists whose centroids have the greatest inner product with the query. That ranks badly where lists
+differ in spread and queries come from another modality than the items: the best items of a wide list lie far from its
+centroid. So lists are ranked by what their best item may score: the inner product of query q with the mean c of the
+list, plus 0.4 times the list's spread, the root mean square distance of its items from c. Items have length 1, so the
+spread is sqrt(1 - |c|^2) and nothing more has to be stored.
+
+The inner product of q with an item x of a list is q.c + q.(x - c). If q.(x - c) is about normal, its standard deviation
+is the spread times the root of the share of the variance that lies along q: 0.1 to 0.2 for embeddings of 30 to 100
+effective dimensions. The best of some hundred items lies about 2.7 standard deviations up, hence 0.4.
+On 300,000 x 512 in 20,000 clusters of power-law size with a modality gap, 512 lists, a recall@10 of 0.95 needs 73,000
+items looked at with FAISS's ranking, 46,000 with means instead of spherical centroids, 21,000 with the spread added
+(23,000 with 0.3, 22,000 with 0.6). Without clusters (spectrum i^-0.4) it is 43,000 with each.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twinspire.index.faiss_support import faiss_library
+from twinspire.index.flat import Found
+
+_SPREAD = 0.4
+
+
+class ListRanking:
+    """Searches the lists of an IVF index whose quantizer holds means: one of METRIC_L2, which an item is nearest to."""
+
+    def __init__(self, index: Any, chain: list[Any]) -> None:  # noqa: ANN401
+        self._index, self._chain = index, chain
+        means = index.quantizer.reconstruct_n(0, index.nlist)
+        self._bonus = (_SPREAD * np.sqrt(np.maximum(0, 1 - np.square(means).sum(axis=1)))).astype(np.float32)
+        self._means = np.ascontiguousarray(np.column_stack([means, self._bonus]))  # (L, D + 1)
+
+    @classmethod
+    def of(cls, index: Any) -> ListRanking | None:  # noqa: ANN401
+        """Return the ranking of `index`, None for one without lists or with another kind of centroids."""
+        faiss = faiss_library()
+        chain = []
+        if isinstance(index, faiss.IndexPreTransform):
+            chain = [faiss.downcast_VectorTransform(index.chain.at(number)) for number in range(index.chain.size())]
+            index = faiss.downcast_index(index.index)
+        if not isinstance(index, faiss.IndexIVF | faiss.IndexIVFFastScan):
+            return None
+        if index.metric_type == faiss.METRIC_L2 or index.quantizer.metric_type != faiss.METRIC_L2:
+            return None
+        return cls(index, chain)
+
+    def search(self, queries: NDArray[np.float32], wanted: int, nprobe: int, selector: Any) -> Found:  # noqa: ANN401
+        """Return scores and rows of about the `wanted` best in `nprobe` lists for `queries` (Q, D), each (Q, wanted).
+
+        `selector` is FAISS's for the rows that may be found; None: all.
+        """
+        faiss = faiss_library()
+        for step in self._chain:
+            queries = step.apply(queries)
+        lists, scores = self._best_lists(np.ascontiguousarray(queries), nprobe)
+        found = np.empty((len(queries), wanted), np.float32), np.empty((len(queries), wanted), np.int64)
+        chosen = {} if selector is None else {"sel": selector}
+        # The method of FAISS's Python layer takes no parameters.
+        self._index.search_preassigned_c(
+            len(queries),
+            faiss.swig_ptr(queries),
+            wanted,
+            faiss.swig_ptr(lists),
+            faiss.swig_ptr(scores),
+            *map(faiss.swig_ptr, found),
+            False,  # store_pairs
+            faiss.SearchParametersIVF(nprobe=nprobe, **chosen),
+        )
+        return found
+
+    def _best_lists(self, queries: NDArray[np.float32], nprobe: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Return which lists to look at, (Q, nprobe), and the inner products with their means."""
+        extended = np.column_stack([queries, np.ones(len(queries), np.float32)])
+        faiss = faiss_library()
+        scores, lists = faiss.knn(extended, self._means, nprobe, metric=faiss.METRIC_INNER_PRODUCT)
+        return lists, scores - self._bonus[lists]

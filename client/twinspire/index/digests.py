@@ -1,0 +1,93 @@
+"""Checksums of the catalogue: SQLite has none of its own, so a flipped bit in a page would be an answer.
+
+Three kinds, which cover each other's gaps:
+
+- Each item's row carries the CRC-32 of all its columns, checked whenever the item is read. The place of its vector
+  (`row`) enters by a multiplication, so that a compaction moves items without reading their texts: a damaged item
+  stays damaged and is not signed anew.
+- The rows of `catalogue` and `snapshots` carry the CRC-32 of their columns, checked by each transaction.
+- Sums over all rows, kept in `catalogue`, find rows that are missing, double or another's: of which item each vector
+  is (checked with each new state), of the items' contents and of the dead rows (checked by `verify`). A sum does not
+  depend on the order and is brought up to date from what changed alone.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import struct
+import zlib
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+SUM_MODULUS = 2**63  # what a column of SQLite holds
+_MASK = 0xFFFF_FFFF
+_ODD = 0x9E37_79B1  # odd, so that another row always gives another checksum
+_NUMBERS = struct.Struct("<qdd4i").pack
+
+MOVED_CHECKSUM = f"(checksum + ({{to}} - row) * {_ODD}) & {_MASK}"
+"""The checksum of an item's row in SQL once its vector is at the row `to`."""
+
+
+def item_checksum(row: tuple[Any, ...]) -> int | None:
+    """Return the checksum of an item's row, in the order of `schema.ITEM_COLUMNS` without the checksum itself.
+
+    None where a column has a type that no item's has.
+    """
+    number, place, kind, uri, caption, metadata, content_hash, added_at, changed_at = row
+    try:
+        numbers = _NUMBERS(
+            number,
+            added_at,
+            changed_at,
+            len(kind),
+            len(uri),
+            -1 if caption is None else len(caption),
+            -1 if content_hash is None else len(content_hash),
+        )
+        texts = f"{kind}{uri}{caption or ''}{content_hash or ''}{metadata}".encode()
+        return (zlib.crc32(texts, zlib.crc32(numbers)) + int(place) * _ODD) & _MASK
+    except (TypeError, ValueError, struct.error):
+        return None
+
+
+def content_sum(checksums: Iterable[tuple[int, int]]) -> int:
+    """Return the sum over items, of which row and checksum are given, of what does not depend on the row."""
+    return sum((checksum - row * _ODD) & _MASK for row, checksum in checksums) % SUM_MODULUS
+
+
+def pair_sum(first: NDArray[np.int64], second: NDArray[np.int64]) -> int:
+    """Return the sum over pairs of numbers, (n,) each, of a hash of both (the finaliser of SplitMix64, twice)."""
+    if len(first) == 0:
+        return 0
+    mixed = _mixed(first.astype(np.uint64))
+    mixed += second.astype(np.uint64)
+    return int(_mixed(mixed).sum(dtype=np.uint64)) % SUM_MODULUS
+
+
+def row_checksum(values: tuple[Any, ...]) -> int:
+    """Return the checksum of the values of a row of `catalogue` or `snapshots`; -1 for values that none can have."""
+    try:
+        return zlib.crc32(json.dumps(values).encode())
+    except TypeError:  # a blob
+        return -1
+
+
+def tables_checksum(connection: sqlite3.Connection) -> int:
+    """Return the checksum of the definitions of all tables and indexes, which never change."""
+    query = "SELECT type, name, tbl_name, sql FROM sqlite_schema WHERE name NOT GLOB 'sqlite_stat*' ORDER BY name"
+    found = connection.execute(query).fetchall()  # the statistics of ANALYZE are of no consequence
+    return row_checksum(tuple(found))
+
+
+def _mixed(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    numbers = numbers + np.uint64(0x9E37_79B9_7F4A_7C15)
+    numbers ^= numbers >> np.uint64(30)
+    numbers *= np.uint64(0xBF58_476D_1CE4_E5B9)
+    numbers ^= numbers >> np.uint64(27)
+    numbers *= np.uint64(0x94D0_49BB_1331_11EB)
+    numbers ^= numbers >> np.uint64(31)
+    return numbers

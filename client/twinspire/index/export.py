@@ -1,0 +1,200 @@
+"""An index as files that other tools read: Parquet, or NumPy's .npy beside JSON lines.
+
+Both hold one committed state, items in the order of ids, and are written whole or not at all. Embeddings are float32
+whatever the index stores. Metadata keys are columns of their own in Parquet, as clip-retrieval's metadata files have
+them; the column `embedding` is what embedding-reader and autofaiss read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twinspire.errors import InputError
+from twinspire.index import disk
+from twinspire.index.items import StoredItem
+from twinspire.index.opened import OpenedIndex
+
+if TYPE_CHECKING:
+    from twinspire.index.state import State
+    from twinspire.index.view import View
+    from twinspire.index.where import Where
+
+SUFFIXES = (".parquet", ".npy")
+_PAGE_BYTES = 32 << 20  # of embeddings in memory at a time
+_PAGE_ITEMS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class ExportReport:
+    """What was written: how many items, of how many numbers each, and the files."""
+
+    items: int
+    dim: int
+    files: list[Path]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The items to export, of one committed state; valid within the block that gave it."""
+
+    ids: NDArray[np.int64]  # (N,), in order
+    dim: int
+    space: str
+    view: View
+    state: State
+
+    def items(self) -> Iterator[list[StoredItem]]:
+        """Yield the items, some at a time."""
+        step = max(1, min(_PAGE_ITEMS, _PAGE_BYTES // (4 * self.dim)))
+        for start in range(0, len(self.ids), step):
+            ids = self.ids[start : start + step].tolist()
+            found = self.view.items(ids)
+            yield [found[number] for number in ids]
+
+    def pages(self) -> Iterator[tuple[list[StoredItem], NDArray[np.float32]]]:
+        """Yield the items with their embeddings, (n, D) float32, some at a time."""
+        for items in self.items():
+            rows = self.view.rows([item.id for item in items])
+            yield items, np.array(self.state.vectors[[rows[item.id] for item in items]], dtype=np.float32)
+
+
+class Writer(Protocol):
+    """Writes pages into files that are given when it is made."""
+
+    def write(self, items: list[StoredItem], embeddings: NDArray[np.float32]) -> None:
+        """Write a page; `embeddings` is (n, D) float32."""
+
+    def close(self, *, complete: bool) -> None:
+        """Finish the files, or only close them where not all was written."""
+
+
+def export_index(
+    index: OpenedIndex,
+    destination: str | os.PathLike[str],
+    *,
+    where: Where | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> ExportReport:
+    """Write the items that `where` keeps, all by default, to `destination`, a .parquet or .npy file.
+
+    A .npy holds the (N, D) float32 matrix; beside it, named NAME.items.jsonl, come the items as JSON lines in the same
+    order. Files that are there are replaced. `on_progress` is called with the items done and the items in all. Memory
+    does not grow with the embeddings. Raises `InputError` for a destination that cannot be written,
+    `MissingDependencyError` without pyarrow (extra `parquet`), `IndexStoreError` for a damaged index.
+    """
+    path = _checked_destination(Path(destination), index)
+    parquet = path.suffix.lower() == ".parquet"
+    files = [path] if parquet else [path, path.with_name(f"{path.stem}.items.jsonl")]
+    if parquet:
+        from twinspire.index.export_parquet import ParquetWriter, require_pyarrow
+
+        require_pyarrow()
+    with index._reading("export") as (view, state), _drafts(files) as drafts:
+        ids = np.array(view.ids(None, where), dtype=np.int64)
+        selection = Selection(ids, index.dim, index.space, view, state)
+        writer: Writer = ParquetWriter(drafts[0], selection) if parquet else NpyWriter(drafts[0], drafts[1], index.dim)
+        done = 0
+        complete = False
+        try:
+            for items, embeddings in selection.pages():
+                writer.write(items, embeddings)
+                done += len(items)
+                if on_progress is not None:
+                    on_progress(done, len(ids))
+            complete = True
+        finally:
+            writer.close(complete=complete)
+    return ExportReport(done, index.dim, files)
+
+
+class NpyWriter:
+    """Writes the embeddings as one .npy and the items as JSON lines."""
+
+    def __init__(self, matrix: Path, lines: Path, dim: int) -> None:
+        self._dim = dim
+        self._rows = 0
+        self._matrix = matrix.open("wb")
+        self._lines = lines.open("w", encoding="utf-8")
+        self._write_header()
+
+    def write(self, items: list[StoredItem], embeddings: NDArray[np.float32]) -> None:
+        """Append to both files."""
+        self._matrix.write(embeddings.astype("<f4", copy=False).tobytes())
+        self._lines.writelines(f"{json.dumps(_document(item), ensure_ascii=False)}\n" for item in items)
+        self._rows += len(items)
+
+    def close(self, *, complete: bool) -> None:
+        """Put the number of rows into the header: NumPy leaves room for it to grow."""
+        try:
+            if complete:
+                end = self._matrix.tell()
+                self._matrix.seek(0)
+                self._write_header()
+                assert end - self._matrix.tell() == self._rows * self._dim * 4
+        finally:
+            self._matrix.close()
+            self._lines.close()
+
+    def _write_header(self) -> None:
+        header = {"descr": "<f4", "fortran_order": False, "shape": (self._rows, self._dim)}
+        np.lib.format.write_array_header_1_0(self._matrix, header)  # type: ignore[no-untyped-call]
+
+
+def iso_time(seconds: float) -> str:
+    """Return Unix time as ISO 8601 in UTC, with microseconds."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def _document(item: StoredItem) -> dict[str, object]:
+    return {
+        "id": item.id,
+        "uri": item.uri,
+        "kind": item.kind.value,
+        "caption": item.caption,
+        "metadata": dict(item.metadata),
+        "content_hash": item.content_hash,
+        "added_at": iso_time(item.added_at),
+        "changed_at": iso_time(item.changed_at),
+    }
+
+
+def _checked_destination(path: Path, index: OpenedIndex) -> Path:
+    if path.suffix.lower() not in SUFFIXES:
+        raise InputError(f"cannot export to {path}: expected a name that ends in {' or '.join(SUFFIXES)}")
+    full = Path(os.path.abspath(path))  # noqa: PTH100 - Path.absolute keeps "..", resolve follows links
+    if full.is_dir():
+        raise InputError(f"cannot export to {path}: it is a folder. Name a file in it")
+    if not full.parent.is_dir():
+        raise InputError(f"cannot export to {path}: its folder is missing, make {full.parent} first")
+    if full.parent.resolve() == index.path.resolve():
+        raise InputError(f"cannot export to {path}: that is the folder of the index itself. Name another folder")
+    return full
+
+
+@contextmanager
+def _drafts(files: list[Path]) -> Iterator[list[Path]]:
+    """Give a temporary name for each file, which takes the file's place when the block ends; nothing stays else."""
+    drafts = [file.with_name(f".{file.name}.{secrets.token_hex(4)}.tmp") for file in files]
+    try:
+        yield drafts
+        for draft in drafts:
+            disk.sync_file(draft)
+        for draft, file in zip(drafts, files, strict=True):
+            draft.replace(file)
+        disk.sync_folder(files[0].parent)
+    except OSError as error:
+        raise InputError(f"cannot export to {files[0]}: {error.strerror or error}") from error
+    finally:
+        for draft in drafts:
+            draft.unlink(missing_ok=True)

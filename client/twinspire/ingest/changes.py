@@ -1,0 +1,253 @@
+"""Where something happens in folders: told by the system (inotify), or found by looking again and again."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import select
+import stat
+import struct
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self
+
+from twinspire.errors import InputError
+from twinspire.ingest.reports import FailedPicture
+
+Signature = tuple[int, int, int] | None
+
+
+@dataclass(slots=True)
+class Changes:
+    """The paths at which something happened; `lost` tells that there was more, of which nothing is known."""
+
+    paths: dict[Path, None] = field(default_factory=dict)
+    lost: bool = False
+
+
+class ChangeSource(Protocol):
+    """Tells where something happens in folders and below, from the moment it is made. A context manager."""
+
+    complete: bool
+    """Whether nothing can be lost."""
+
+    failed: list[FailedPicture]
+    """Folders that cannot be watched, and why; whoever has told of them empties the list."""
+
+    def wait(self, timeout_s: float) -> Changes:
+        """Return what happened, once something did or the time is over."""
+
+    def __enter__(self) -> Self:
+        """Return the source."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop watching."""
+
+
+def signature_of(path: Path) -> Signature:
+    """Return what changes when a file is written to or another takes its place; None where there is nothing.
+
+    A folder's changes only when another takes its place.
+    """
+    try:
+        status = path.stat()
+    except (OSError, ValueError):
+        return None
+    if stat.S_ISDIR(status.st_mode):
+        return status.st_ino, 0, 0
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+# From <sys/inotify.h>, see inotify(7).
+_MODIFY, _ATTRIB, _CLOSE_WRITE, _MOVED_FROM, _MOVED_TO, _CREATE, _DELETE = 0x2, 0x4, 0x8, 0x40, 0x80, 0x100, 0x200
+_MOVE_SELF = 0x800
+_UNMOUNT, _Q_OVERFLOW, _IGNORED, _ONLYDIR, _DONT_FOLLOW, _ISDIR = 0x2000, 0x4000, 0x8000, 1 << 24, 1 << 25, 1 << 30
+_MASK = _MODIFY | _ATTRIB | _CLOSE_WRITE | _MOVED_FROM | _MOVED_TO | _CREATE | _DELETE | _MOVE_SELF | _ONLYDIR
+_EVENT = struct.Struct("iIII")
+_BUFFER_BYTES = 1 << 18
+_READS = 64  # at most, before what was read is looked at
+_GATHER_S = 0.05  # changes that come this close are taken together
+
+
+class Inotify:
+    """Changes as Linux tells them. Links to folders are not followed, but where they are given as a root.
+
+    A folder that cannot be watched is among the `failed`. Raises `InputError` where nothing can be watched: the limit
+    of watches is reached, or there is no inotify.
+    """
+
+    complete = False
+
+    def __init__(self, roots: Sequence[Path]) -> None:
+        self._roots = roots
+        self.failed: list[FailedPicture] = []
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        self._descriptor = -1
+        if hasattr(self._libc, "inotify_init1"):
+            self._descriptor = self._libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+        if self._descriptor < 0:
+            raise InputError(f"folders cannot be watched: {os.strerror(ctypes.get_errno())}. Poll instead (poll=True)")
+        self._folders: dict[int, Path] = {}
+        self._watches: dict[Path, int] = {}
+        try:
+            for root in roots:
+                self._watch_below(root)
+        except BaseException:
+            self.close()
+            raise
+
+    def wait(self, timeout_s: float) -> Changes:
+        """Return what happened, once something did or the time is over."""
+        changes = Changes()
+        ready, _, _ = select.select([self._descriptor], [], [], timeout_s)
+        if ready:
+            time.sleep(min(_GATHER_S, timeout_s))
+            with suppress(BlockingIOError):  # all is read
+                for _ in range(_READS):
+                    self._take(os.read(self._descriptor, _BUFFER_BYTES), changes)
+        if changes.lost:
+            for root in self._roots:  # folders may have come and gone
+                self._watch_below(root)
+        return changes
+
+    def _take(self, data: bytes, changes: Changes) -> None:
+        start = 0
+        while start < len(data):
+            watch, mask, _, length = _EVENT.unpack_from(data, start)
+            name = data[start + _EVENT.size : start + _EVENT.size + length].rstrip(b"\0")
+            start += _EVENT.size + length
+            if mask & _Q_OVERFLOW:
+                changes.lost = True
+                continue
+            folder = self._folders.get(watch)
+            if folder is None:
+                continue  # of a watch that is removed
+            if mask & (_IGNORED | _UNMOUNT):
+                self._forget(folder)
+                changes.lost |= bool(mask & _UNMOUNT) or folder in self._roots
+            elif mask & _MOVE_SELF and folder in self._roots:
+                self._unwatch_below(folder)
+                changes.lost = True
+            elif name:
+                path = folder / os.fsdecode(name)
+                if mask & _ISDIR and mask & _ATTRIB:
+                    if path in self._watches:
+                        continue
+                    mask |= _CREATE  # it may be readable now
+                if mask & _ISDIR and mask & _MOVED_FROM:
+                    self._unwatch_below(path)
+                elif mask & _ISDIR and mask & (_CREATE | _MOVED_TO):
+                    self._watch_below(path)
+                changes.paths[path] = None
+
+    def _watch_below(self, folder: Path) -> None:
+        def note(error: OSError) -> None:
+            self._fail(Path(error.filename), error)
+
+        for parent, folders, _ in os.walk(folder, onerror=note):
+            if not self._watch(Path(parent)):
+                folders.clear()
+
+    def _watch(self, folder: Path) -> bool:
+        mask = _MASK if folder in self._roots else _MASK | _DONT_FOLLOW
+        watch = self._libc.inotify_add_watch(self._descriptor, os.fsencode(folder), mask)
+        if watch >= 0:
+            # A folder keeps its watch when it is moved: what it was called before is forgotten.
+            if (before := self._folders.get(watch)) is not None and before != folder:
+                self._watches.pop(before, None)
+            self._folders[watch] = folder
+            self._watches[folder] = watch
+            return True
+        number = ctypes.get_errno()
+        if number == errno.ENOSPC:
+            raise InputError(
+                "the system's limit of watched folders is reached: raise it (sysctl fs.inotify.max_user_watches), or "
+                "poll instead (--poll, in Python poll=True)"
+            )
+        if number not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):  # gone, or no folder by now
+            self._fail(folder, OSError(number, os.strerror(number)))
+        return False
+
+    def _fail(self, folder: Path, error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError | NotADirectoryError):
+            failed = FailedPicture(folder, f"cannot be watched: {error.strerror or error}")
+            if failed not in self.failed:
+                self.failed.append(failed)
+
+    def _unwatch_below(self, folder: Path) -> None:
+        for known in [known for known in self._watches if known == folder or folder in known.parents]:
+            self._libc.inotify_rm_watch(self._descriptor, self._watches[known])
+            self._forget(known)
+
+    def _forget(self, folder: Path) -> None:
+        watch = self._watches.pop(folder, None)
+        if watch is not None:
+            self._folders.pop(watch, None)
+
+    def close(self) -> None:
+        """Stop watching."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Polling:
+    """Changes found by comparing the files' inodes, sizes and times, every `every_s` seconds: for network drives."""
+
+    complete = True
+
+    def __init__(self, roots: Sequence[Path], *, every_s: float = 0.5) -> None:
+        self._roots, self._every_s = roots, every_s
+        self.failed: list[FailedPicture] = []
+        self._before = self._seen()
+        self._due_s = time.monotonic() + every_s
+
+    def wait(self, timeout_s: float) -> Changes:
+        """Return what differs from the last look, once it is time for the next or the time is over."""
+        now_s = time.monotonic()
+        if now_s + timeout_s < self._due_s:
+            time.sleep(timeout_s)
+            return Changes()
+        time.sleep(max(self._due_s - now_s, 0))
+        start_s = time.monotonic()
+        seen = self._seen()
+        differing = {path for path, _ in self._before.items() ^ seen.items()}
+        self._before = seen
+        now_s = time.monotonic()
+        self._due_s = now_s + max(self._every_s, 4 * (now_s - start_s))  # a look at many files takes its time
+        return Changes(dict.fromkeys(sorted(differing)))
+
+    def _seen(self) -> dict[Path, Signature]:
+        return {
+            path: signature_of(path)
+            for root in self._roots
+            for parent, _, names in os.walk(root)
+            for path in (Path(parent, name) for name in names)
+        }
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+def watched(roots: Iterable[Path], *, poll: bool | None) -> ChangeSource:
+    """Return what tells of changes below `roots`: by default the system, or by polling where it cannot."""
+    given = list(roots)
+    if poll or (poll is None and not hasattr(ctypes.CDLL(None), "inotify_init1")):
+        return Polling(given)
+    return Inotify(given)

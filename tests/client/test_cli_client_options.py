@@ -1,0 +1,176 @@
+"""How commands open their client: in this process with a runtime of choice, or on a server."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import grpc
+import numpy as np
+import pytest
+import trustme
+from PIL import Image
+
+from twinspire.cli import main
+from twinspire.index import Index
+
+
+class Ran(NamedTuple):
+    """What a command did."""
+
+    status: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Ran]
+# Each command that encodes, up to its options.
+COMMANDS = {
+    "search": ("search", "idx", "red cat"),
+    "classify": ("classify", "photos", "-l", "labels.txt"),
+    "index add": ("index", "add", "idx", "photos"),
+    "index sync": ("index", "sync", "idx", "photos"),
+    "index watch": ("index", "watch", "idx", "photos"),
+}
+
+
+@pytest.fixture
+def run(tmp_path: Path, tiny: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+    """Run `twinspire` in a folder with three pictures, labels and the tiny bundle as `tiny`."""
+    (tmp_path / "tiny").symlink_to(tiny.bundle.path)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "labels.txt").write_text("red cat\nblue dog\n")
+    for number, name in enumerate("abc"):
+        noise = np.random.default_rng(number).integers(0, 256, (16, 16, 3), np.uint8)
+        Image.fromarray(noise).save(tmp_path / "photos" / f"{name}.png")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run_main(*arguments: object) -> Ran:
+        with pytest.raises(SystemExit) as ended:
+            main([str(argument) for argument in arguments])
+        sys.stdout.flush()
+        return Ran(int(ended.value.code or 0), *capfd.readouterr())
+
+    return run_main
+
+
+@pytest.fixture
+def engines_stay_shut(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fail where a local engine is opened."""
+    import twinspire.towers.local
+
+    def fail(*_: object, **__: object) -> None:
+        raise AssertionError("a local engine was opened")
+
+    monkeypatch.setattr(twinspire.towers.local, "open_sessions", fail)
+
+
+def refused(ran: Ran, *words: str) -> None:
+    """Check for status 2 and one error that names these words."""
+    assert (ran.status, ran.out) == (2, "")
+    assert len(re.findall("^error: ", ran.err, re.MULTILINE)) == 1  # gRPC logs a failed handshake on its own
+    assert "Traceback" not in ran.err
+    for word in words:
+        assert word in ran.err, ran.err
+
+
+@pytest.mark.usefixtures("engines_stay_shut")
+def test_a_server_encodes_for_every_command(run: Run, start_fake: Callable[..., Any]) -> None:
+    """With --server images and texts are encoded there, and no engine is opened here."""
+    server = start_fake()
+    remote = ("-b", "tiny", "--server", server.url)
+    ran = run("index", "add", "idx", "photos", *remote)
+    assert ran.status == 0, ran.err
+    assert sum(server.rows()) == 3
+    assert run("index", "sync", "synced", "photos", *remote).status == 0
+    assert sum(server.rows()) == 6
+    assert len(run("search", "idx", "red cat", *remote).out.splitlines()) == 3
+    assert len(run("classify", "photos", "-l", "labels.txt", *remote).out.splitlines()) == 6
+    with Index.open("idx") as index:
+        found = index.vectors(range(3))
+        places = [Path(item.uri) for item in index.get(range(3))]
+    pixels = np.stack([np.asarray(Image.open(path)) for path in places])
+    difference = np.abs(found - server.tiny.model.encode_images(pixels)).max()
+    assert difference < 1e-6, f"largest difference {difference:.2e}"
+
+
+@pytest.mark.usefixtures("engines_stay_shut")
+def test_tls_options_reach_the_connection(run: Run, start_fake: Callable[..., Any], tmp_path: Path) -> None:
+    """With the authority and a client certificate the server answers; without either it does not."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    issued = authority.issue_cert("127.0.0.1")
+    issued.private_key_pem.write_to_path(tmp_path / "key.pem")
+    issued.cert_chain_pems[0].write_to_path(tmp_path / "certificate.pem")
+    credentials = grpc.ssl_server_credentials(
+        [(issued.private_key_pem.bytes(), issued.cert_chain_pems[0].bytes())],
+        root_certificates=authority.cert_pem.bytes(),
+        require_client_auth=True,
+    )
+    remote = ("-b", "tiny", "--server", start_fake(credentials=credentials).url, "--deadline", "2")
+    both = ("--tls-certificate", "certificate.pem", "--tls-key", "key.pem")
+    assert run("index", "add", "idx", "photos", *remote, "--tls-ca", "ca.pem", *both).status == 0
+    for options in ((), ("--tls",), ("--tls-ca", "ca.pem"), both):
+        refused(run("search", "idx", "red cat", *remote, *options), remote[3])
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_server_that_is_not_there_is_an_error(run: Run, command: str) -> None:
+    """Every command gives up within the deadline, and no index appears."""
+    if command == "search":
+        assert run(*COMMANDS["index add"], "-b", "tiny").status == 0
+    ran = run(*COMMANDS[command], "-b", "tiny", "--server", "127.0.0.1:1", "--deadline", "0.3")
+    refused(ran, "127.0.0.1:1")
+    assert Path("idx").exists() == (command == "search")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("--server h:1 --precision int8", ["--server", "--precision"]),
+        ("--server h:1 --provider cpu", ["--server", "--provider"]),
+        ("--server h:1 --streams 2", ["--server", "--streams"]),
+        ("--deadline 3", ["--deadline", "--server HOST:PORT"]),
+        ("--tls", ["--tls", "--server HOST:PORT"]),
+        ("--tls-ca ca.pem", ["--tls-ca", "--server HOST:PORT"]),
+        ("--server h:1 --tls-key key.pem", ["--tls-certificate", "--tls-key"]),
+        ("--server h:1 --tls-ca nope.pem", ["nope.pem", "No such file"]),
+        ("--server h:1 --tls-ca labels.txt", ["labels.txt", "PEM"]),
+        ("--server http://h:1", ["http://h:1", "host:port"]),
+        ("--server h:1 --deadline 0", ["--deadline", "positive"]),
+        ("--server h:1 --deadline nan", ["--deadline", "nan"]),
+        ("--precision int4", ["int4", "fp32"]),
+        ("--provider npu", ["npu", "openvino"]),
+        ("--threads 0", ["--threads", "0"]),
+        ("--streams 0", ["--streams", "0"]),
+    ],
+)
+def test_options_that_do_not_fit_are_refused_first(run: Run, command: str, options: str, words: list[str]) -> None:
+    """Status 2 and one message, before the bundle is looked at (here it is not there) and before an index is made."""
+    refused(run(*COMMANDS[command], "-b", "nope", *options.split()), *words)
+    assert not Path("idx").exists()
+
+
+def test_the_runtime_can_be_chosen(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """--precision, --provider, --threads and --streams are what the local towers are opened with."""
+    from twinspire.towers import LocalTowers
+
+    opened: list[str] = []
+    plain = LocalTowers.__init__
+
+    def noted(self: LocalTowers, *arguments: Any, **options: Any) -> None:
+        plain(self, *arguments, **options)
+        opened.append(str(self.runtime))
+
+    monkeypatch.setattr(LocalTowers, "__init__", noted)
+    for precision in ("fp32", "int8"):
+        options = ("--precision", precision, "--provider", "cpu", "--threads", "2", "--streams", "2")
+        ran = run("classify", "photos", "-l", "labels.txt", "-b", "tiny", *options)
+        assert ran.status == 0, ran.err
+        assert re.search(rf"cpu {precision}, threads: 2, streams: 2", opened[-1])
+    refused(run("classify", "photos", "-l", "labels.txt", "-b", "tiny", "--precision", "fp16"), "fp16")

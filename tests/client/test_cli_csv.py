@@ -1,0 +1,84 @@
+"""CSV of hits: metadata keys as columns, and nothing that a spreadsheet would run."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from twinspire.cli.csv_cells import csv_cell
+from twinspire.cli.output import CSV_COLUMNS, Results, show
+from twinspire.index import ItemKind
+from twinspire.index.columns import metadata_columns
+
+
+@dataclass(frozen=True)
+class Found:
+    """A hit."""
+
+    id: int
+    score: float
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    uri: str = "/a/b.png"
+    kind: ItemKind = ItemKind.IMAGE
+    caption: str | None = None
+
+
+def table(capfd: pytest.CaptureFixture[str], *hits: Found) -> list[list[str]]:
+    """Return header and rows as a spreadsheet reads them."""
+    show(Results(Path("idx"), "q", {"text": "q"}, 4, 9, hits), as_csv=True)
+    return list(csv.reader(io.StringIO(capfd.readouterr().out, newline="")))
+
+
+def test_metadata_keys_are_columns_sorted(capfd: pytest.CaptureFixture[str]) -> None:
+    """The union over all hits; a missing key and null are empty; numbers, texts and JSON read back."""
+    header, *rows = table(
+        capfd,
+        Found(1, 0.5, {"year": 2020, "tags": ["a", "b"], "名": '红色, "x"\nnew'}),
+        Found(2, -0.25, {"album": None, "year": 1.5, "sold": True}),
+    )
+    assert header == [*CSV_COLUMNS, "album", "sold", "tags", "year", "名"]
+    first, second = (dict(zip(header, row, strict=True)) for row in rows)
+    assert (json.loads(first["tags"]), first["year"], first["名"]) == (["a", "b"], "2020", '红色, "x"\nnew')
+    assert (first["album"], first["sold"], second["album"], second["sold"]) == ("", "", "", "true")
+    assert (second["score"], second["year"]) == ("-0.25", "1.5")
+
+
+def test_keys_named_as_a_column_stand_apart(capfd: pytest.CaptureFixture[str]) -> None:
+    """They are `metadata.KEY`, as in filters; no two keys meet in one column."""
+    metadata = {"kind": "own", "uri": "u", "metadata.kind": "deep", "rank": 7, "metadata": "plain"}
+    header, row = table(capfd, Found(1, 0.5, metadata))
+    assert len(set(header)) == len(header)
+    told = dict(zip(header, row, strict=True))
+    assert (told["kind"], told["rank"], told["uri"]) == ("image", "1", "/a/b.png")
+    columns = metadata_columns(metadata, CSV_COLUMNS)
+    assert {key: told[column] for key, column in columns.items()} == {k: str(v) for k, v in metadata.items()}
+    assert columns["kind"] == "metadata.kind"
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+A1", "-cmd|' /C calc'!A0", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "＝1+1"])
+def test_no_cell_is_a_formula(capfd: pytest.CaptureFixture[str], text: str) -> None:
+    """Captions, uris, metadata values and keys: each gets an apostrophe; the JSON of lists starts with a bracket."""
+    header, row = table(capfd, Found(1, 0.5, {text: text, "list": [text]}, uri=text, caption=text))
+    told = dict(zip(header, row, strict=True))
+    assert told["uri"] == told["caption"] == told[f"'{text}"] == f"'{text}"
+    assert json.loads(told["list"]) == [text]
+    assert not [cell for cell in (*header, *row) if cell.startswith(("=", "+", "@", "\t", "\r", "\n", "＝"))]
+
+
+def test_numbers_stay_numbers() -> None:
+    """A negative number is none of a formula's, be it a number or the text of one."""
+    for value, cell in (
+        (-5, "-5"),
+        ("-5", "-5"),
+        ("+1.5e-3", "+1.5e-3"),
+        ("-5 degrees", "'-5 degrees"),
+        ("a=b", "a=b"),
+    ):
+        assert csv_cell(value) == cell

@@ -1,0 +1,89 @@
+"""Every benchmark is run as the README writes it, with `--smoke` behind it: the smallest size that shows it works."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PROGRAMS = {
+    "twinspire": [sys.executable, "-c", "from twinspire.cli import main; main()"],
+    "python": [sys.executable],
+}
+
+
+def benchmarks() -> list[str]:
+    """The README's command lines that begin a benchmark, each once, and what `make demo` runs."""
+    written = re.findall(r"`(?:twinspire bench|python -m twinspire_bench)[^`]*`", README)
+    written += re.findall(r"^(?:twinspire bench|python -m twinspire_bench).*", README, re.MULTILINE)
+    commands = [" ".join(shlex.split(line.strip("`"), comments=True)) for line in written]
+    (demo,) = re.findall(r"^\t\$\(BIN\)/(twinspire demo .*)", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
+    assert "make demo" in README
+    return list(dict.fromkeys([demo, *(command for command in commands if "compare" not in command)]))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder to run in; the benchmarks of a seeded model share the one that they make in it."""
+    return tmp_path_factory.mktemp("readme")
+
+
+def test_the_readme_has_every_benchmark() -> None:
+    """None of the benchmarks is without its command line."""
+    names = {" ".join(command.split()[:3]) for command in benchmarks()}
+    modules = {f"python -m twinspire_bench.{module}" for module in ("engines", "served")}
+    assert names == modules | {f"twinspire bench {name}" for name in ("index", "latency", "recall", "search")} | {
+        "twinspire demo -o"
+    }
+
+
+@pytest.mark.parametrize("command", benchmarks())
+def test_a_benchmark_runs_as_the_readme_writes_it(command: str, folder: Path) -> None:
+    """It ends well, prints figures and says on standard error that they mean nothing."""
+    if "python -m" in command:
+        for module, extra in (("torch", "export"), ("nncf", "quantize"), ("openvino", "peers")):
+            pytest.importorskip(module, reason=f"needs the extra {extra}")
+    program, *arguments = shlex.split(command)
+    words = [*PROGRAMS[program], *arguments, "--smoke"]
+    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False, timeout=600)
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    assert re.search(r"\d", done.stdout)
+    assert "smoke" in done.stderr
+    assert "was cut" not in done.stderr
+
+
+def test_what_the_benchmarks_write_is_ignored(folder: Path) -> None:
+    """Run in a checkout, none of them leaves a file that git lists. Runs after the benchmarks."""
+    written = [str(path.relative_to(folder)) + "/" * path.is_dir() for path in folder.iterdir()]
+    assert [name for name in written if not is_ignored(name)] == []
+
+
+def test_what_the_readme_makes_is_ignored() -> None:
+    """Folders and files that the README's commands write where they are run are ignored by git; sources are not."""
+    lines = [
+        line for block in README.split("```")[1::2] for line in block.splitlines() if line.startswith("twinspire ")
+    ]
+    outputs = set(re.findall(r" -o (\S+)", "\n".join(lines)))
+    indexes = set(re.findall(r"\b[\w-]+\.index\b", README))
+    files = set(re.findall(r"--sheet (\S+)", README))
+    assert {"clip", "clip-int8", "clip-best", "models"} <= outputs
+    assert {"photos.index", "clip.index"} <= indexes
+    assert files
+    names = [*(f"{folder}/" for folder in (*outputs, *indexes, "demo", "runs")), *files]
+    assert [name for name in names if not is_ignored(name)] == []
+    tracked = ["git", "ls-files", "--cached", "--ignored", "--exclude-standard"]
+    assert subprocess.run(tracked, cwd=ROOT, capture_output=True, text=True, check=True).stdout == ""
+
+
+def is_ignored(name: str) -> bool:
+    """Whether git ignores this name in the root of the checkout."""
+    command = ["git", "check-ignore", "--quiet", "--no-index", name]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode in (0, 1), done.stderr
+    return done.returncode == 0
