@@ -250,7 +250,15 @@ class View:
         FTS5 does that in a catalogue that it may write to only, so this copies the catalogue into a temporary file.
         """
         with closing(sqlite3.connect("", isolation_level=None)) as copy:
-            self._connection.backup(copy)
+            try:
+                self._connection.backup(copy)
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode not in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN):
+                    raise
+                return [
+                    "the full text was not checked: SQLite cannot copy the catalogue into its temporary folder: "
+                    f"{error}. Name one with room in the environment variable SQLITE_TMPDIR"
+                ]
             try:
                 copy.execute("INSERT INTO words (words) VALUES ('integrity-check')")
             except sqlite3.DatabaseError as error:
