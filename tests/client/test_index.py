@@ -56,9 +56,11 @@ def test_the_public_names_are_these() -> None:
         "IndexStats",
         "Item",
         "ItemKind",
+        "RecoverReport",
         "StoredItem",
         "VectorType",
         "VerifyReport",
+        "recover_index",
         "verify_index",
     ]
 

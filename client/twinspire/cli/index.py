@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from twinspire.cli import index_add, index_build, index_export, index_sync, index_watch
+from twinspire.cli import index_add, index_build, index_export, index_recover, index_sync, index_watch
 from twinspire.cli.index_add import IndexArgument
 from twinspire.cli.shared import JsonOption, print_json, printable, size_of
 from twinspire.errors import InputError
@@ -26,6 +26,7 @@ app.command("watch")(index_watch.watch)
 app.command("build")(index_build.build)
 app.command("tune")(index_build.tune)
 app.command("export")(index_export.export)
+app.command("recover")(index_recover.recover)
 
 
 @app.command("remove")

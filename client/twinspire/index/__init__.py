@@ -12,6 +12,7 @@ misses, and keyword hits that do not match or are ranked wrongly, because anothe
 from __future__ import annotations
 
 from twinspire.index.items import Hit, Item, ItemKind, StoredItem
+from twinspire.index.recovery import RecoverReport, recover_index
 from twinspire.index.reference import BundleReference
 from twinspire.index.reports import AddReport, CompactReport, IndexStats, VerifyReport
 from twinspire.index.store import Index
@@ -27,8 +28,10 @@ __all__ = [
     "IndexStats",
     "Item",
     "ItemKind",
+    "RecoverReport",
     "StoredItem",
     "VectorType",
     "VerifyReport",
+    "recover_index",
     "verify_index",
 ]

@@ -106,6 +106,14 @@ class Catalogue:
             writers = change.header.writers
         return change.commit, writers
 
+    def copy(self, path: Path) -> None:
+        """Write what is committed into a new catalogue at `path`."""
+        self._connections.copy(path)
+
+    def replace(self, path: Path) -> None:
+        """Go over to the catalogue at `path`, at once for all who have this one open."""
+        self._connections.replace(path)
+
     def checkpoint(self, *, larger_than_bytes: int = 0) -> None:
         """Empty SQLite's log into the catalogue where it is larger, as far as readers let it."""
         self._connections.checkpoint(larger_than_bytes=larger_than_bytes)

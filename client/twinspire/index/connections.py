@@ -6,7 +6,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from functools import wraps
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -94,20 +94,28 @@ class Connections:
                     else:
                         self._idle.append(connection)
 
+    def copy(self, path: Path) -> None:
+        """Write what is committed into a new SQLite file."""
+        with self.reading() as connection, closing(sqlite3.connect(path)) as other:
+            connection.backup(other)
+
+    def replace(self, path: Path) -> None:
+        """Make what the SQLite file at `path` holds what is committed, in one transaction."""
+        with self._writing, closing(sqlite3.connect(path)) as other:
+            other.backup(self._writing_connection())
+
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
         """Give the writing connection in a transaction, committed when the block ends, rolled back where it raises."""
         with self._writing:
-            if self._writer is None:
-                self._writer = self._open("mode=rw")
-                self._writer.execute("PRAGMA synchronous = FULL")  # of this connection; the file is not touched
-            self._writer.execute("BEGIN IMMEDIATE")
+            connection = self._writing_connection()
+            connection.execute("BEGIN IMMEDIATE")
             try:
-                yield self._writer
-                disk.commit(self._writer)
+                yield connection
+                disk.commit(connection)
             except BaseException:
-                if self._writer.in_transaction:
-                    self._writer.execute("ROLLBACK")
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
                 raise
 
     def check_place(self) -> None:
@@ -159,6 +167,12 @@ class Connections:
         with self._writing:
             if self._writer is not None:
                 self._writer.close()
+
+    def _writing_connection(self) -> sqlite3.Connection:
+        if self._writer is None:
+            self._writer = self._open("mode=rw")
+            self._writer.execute("PRAGMA synchronous = FULL")  # of this connection; the file is not touched
+        return self._writer
 
     def _drop_idle(self) -> None:
         self._age += 1

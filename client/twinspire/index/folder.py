@@ -10,6 +10,7 @@ from pathlib import Path
 from twinspire.errors import IndexStoreError
 from twinspire.index import disk
 from twinspire.index.catalogue import Catalogue
+from twinspire.index.commit_record import RECORD_NAME, packed
 from twinspire.index.connections import CATALOGUE_NAME
 from twinspire.index.lock import LOCK_NAME
 from twinspire.index.reference import BundleReference
@@ -29,7 +30,8 @@ def make_folder(folder: Path, *, space: str, dim: int, dtype: VectorType, bundle
         Catalogue.create(draft, space=space, dim=dim, dtype=dtype, vectors_file=name, bundle=bundle)
         create_vector_file(draft / name, dim, dtype)
         (draft / LOCK_NAME).touch()
-        for file in (CATALOGUE_NAME, LOCK_NAME):
+        (draft / RECORD_NAME).write_bytes(packed(0, 0))
+        for file in (CATALOGUE_NAME, LOCK_NAME, RECORD_NAME):
             disk.sync_file(draft / file)
         disk.sync_folder(draft)
         if folder.is_dir():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -13,10 +14,12 @@ from twinspire._arguments import as_member, as_whole, require_text, shown
 from twinspire.errors import IndexStoreError, InputError, SpaceMismatchError, TwinspireError
 from twinspire.index.catalogue import Catalogue
 from twinspire.index.checks import check_bundle
+from twinspire.index.commit_record import read_record
 from twinspire.index.connections import CATALOGUE_NAME, repeated
 from twinspire.index.failures import store_errors
 from twinspire.index.folder import make_folder
 from twinspire.index.lock import WriterLock
+from twinspire.index.recovery import require_nothing_lost
 from twinspire.index.reference import BundleReference
 from twinspire.index.snapshots import Snapshots
 from twinspire.index.state import State, States
@@ -24,6 +27,7 @@ from twinspire.index.vectors import VectorType
 from twinspire.index.view import View
 from twinspire.index.writer import Writer
 
+_log = logging.getLogger("twinspire.index")
 _MOST_DIM = 2**31 - 1  # an int of FAISS
 
 
@@ -43,6 +47,9 @@ class OpenedIndex:
             with store_errors(path, "open"):
                 if writable:
                     self._writer_lock = WriterLock(path)
+                record = read_record(path)  # before the state is read, which is never older then
+                if writable:
+                    require_nothing_lost(path)
                 self._catalogue = Catalogue(path, writable=writable)
                 self._space, self._dim, self._dtype = (
                     self._catalogue.space,
@@ -50,8 +57,15 @@ class OpenedIndex:
                     self._catalogue.dtype,
                 )
                 self._states = States(path, self._catalogue)
-                with self._states.current():
-                    pass  # checks all of it, before anything is touched
+                with self._states.current() as (_, state):  # checks all of it, before anything is touched
+                    if record is not None and record[0] > state.commit.generation:
+                        _log.warning(
+                            "changes of the index %s are missing that were acknowledged, from generation %d to %d: "
+                            "`twinspire index recover` brings back what it can",
+                            path,
+                            state.commit.generation + 1,
+                            record[0],
+                        )
                 self._snapshots = Snapshots(path, self._catalogue, self._states)
                 if writable:
                     self._states.trusting = True

@@ -149,7 +149,9 @@ class Index(OpenedIndex):
         """Build an index of `kind` that searches use from then on: `ann.Kind.parse` says which there are.
 
         `auto` is exact below 100,000 items, above the fastest that fits in `memory_bytes` (half of what is free).
-        `flat` goes back to exact search. Takes minutes for millions; searches go on meanwhile, changes wait. Raises
+        `flat` goes back to exact search. Then effort and candidates are calibrated, so that searches that say nothing
+        have a recall@10 of 0.95: the report says what was measured on what, and where the kind cannot reach it.
+        Takes minutes for millions; searches go on meanwhile, changes wait. Raises
         `InputError` for an unknown kind and one that does not suit the vectors, `MissingDependencyError` and
         `ProviderError` for a GPU's without one.
         """
@@ -282,8 +284,8 @@ class Index(OpenedIndex):
 
         `queries` is (Q, D) float32, L2-normalised. Only items of `kind` and items that `where` keeps are found. The
         search is exact unless another kind was built; what was added since is searched exactly. `effort` is how many
-        lists are looked at, or how broad a graph is searched; by default what `tune` set. A query gets fewer than k
-        hits where fewer are there. Raises `SpaceMismatchError`, `EmbeddingError`, `InputError` for a k below 1, and
+        lists are looked at, or how broad a graph is searched; by default what `build` measured, or `tune`. A query gets
+        fewer than k hits where fewer are there. Raises `SpaceMismatchError`, `EmbeddingError`, `InputError` for a k below 1, and
         `MissingDependencyError` without FAISS (extra `cpu`).
         """
         self.check_space(space)
@@ -294,7 +296,7 @@ class Index(OpenedIndex):
                 return [[] for _ in vectors]
             allowed = self._allowed(view, state, kind, where)
             assert self._snapshots is not None
-            scores, rows = self._snapshots.nearest(view, state, vectors, min(k, state.items), allowed, effort)
+            scores, rows = self._snapshots.nearest(view, state, vectors, min(k, state.items), allowed, effort, kind)
             return _hits(view, state, scores, rows)
 
     @repeated

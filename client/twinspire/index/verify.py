@@ -13,6 +13,7 @@ import numpy as np
 from twinspire.errors import IndexStoreError, InputError, TwinspireError
 from twinspire.index.ann.files import snapshot_problem
 from twinspire.index.catalogue import Catalogue
+from twinspire.index.commit_record import read_record
 from twinspire.index.connections import CatalogueChangedError, repeated
 from twinspire.index.digests import pair_sum
 from twinspire.index.failures import store_errors
@@ -42,9 +43,10 @@ def verify_index(path: str | os.PathLike[str]) -> VerifyReport:
         with store_errors(folder, "read"), closing(Catalogue(folder, writable=False)) as catalogue:
             lost = ""
             while True:
+                record = read_record(folder)  # before the view, which is never older then
                 with catalogue.view() as view:
                     try:
-                        return _verified(folder, catalogue, view)
+                        return _verified(folder, catalogue, view, record)
                     except LostVectorFileError as error:
                         # `compact` may have put another file in its place since the view began.
                         if view.commit.vectors_file == lost:
@@ -56,8 +58,14 @@ def verify_index(path: str | os.PathLike[str]) -> VerifyReport:
         return VerifyReport(folder, 0, 0, [str(error)])
 
 
-def _verified(folder: Path, catalogue: Catalogue, view: View) -> VerifyReport:
-    problems = _found(folder, lambda: _vector_problems(folder, catalogue, view))
+def _verified(folder: Path, catalogue: Catalogue, view: View, record: tuple[int, int] | None) -> VerifyReport:
+    problems = list[str]()
+    if record is not None and record[0] > view.commit.generation:
+        problems.append(
+            f"changes from generation {view.commit.generation + 1} to {record[0]} are missing, which were "
+            "acknowledged; `twinspire index recover` brings back what it can"
+        )
+    problems += _found(folder, lambda: _vector_problems(folder, catalogue, view))
     for check in (_catalogue_problems, _row_problems, _item_problems, View.full_text_problems):
         problems += _found(folder, partial(check, view))
     problems += _found(folder, lambda: _snapshot_problems(folder, catalogue, view))

@@ -24,6 +24,7 @@ from twinspire.errors import IndexStoreError, InputError
 from twinspire.index import disk
 from twinspire.index.catalogue import Catalogue
 from twinspire.index.change import Change
+from twinspire.index.commit_record import CommitRecord
 from twinspire.index.failures import UncertainCommit
 from twinspire.index.items import Item, StoredItem
 from twinspire.index.lock import WriterLock
@@ -67,9 +68,13 @@ class Writer:
         self._lock = threading.RLock()
         self._file: VectorFile | None = None
         self._commit: Commit | None = None  # None: to be settled
+        self._record = CommitRecord(folder)
         self._writers = 0  # how often the index was settled, by this writer last
-        with self._lock:
+        try:
             self._settled()
+        except BaseException:
+            self.close()
+            raise
 
     def add(self, vectors: NDArray[np.float32], items: Sequence[Item]) -> AddReport:
         """Add `items` with `vectors`, (N, D), but for those that are there."""
@@ -183,6 +188,7 @@ class Writer:
     def close(self) -> None:
         """Close the file; waits for a change that is under way."""
         with self._lock:
+            self._record.close()
             if self._file is not None:
                 self._file.close()
                 self._file = None
@@ -202,6 +208,7 @@ class Writer:
                 for path in self._folder.iterdir():
                     if vectors_number(path.name) is not None and path.name != commit.vectors_file:
                         disk.remove(path)
+            self._record.write(commit.generation, commit.rows)
             self._commit = commit
         assert self._file is not None
         return self._file, self._commit
@@ -225,10 +232,11 @@ class Writer:
                 self._undo(error)
             raise
         self._commit = change.commit
-        try:
+        try:  # The change is made: what fails from here on is made up for by the next one.
+            self._record.write(change.commit.generation, change.commit.rows)
             self._catalogue.checkpoint(larger_than_bytes=_LOG_BYTES)
-        except sqlite3.Error as error:  # the change is made; the next one tries again
-            _log.warning("SQLite's log of the index %s keeps its size: %s", self._folder, error)
+        except (sqlite3.Error, OSError) as error:
+            _log.warning("the index %s is not tidied up after a change: %s", self._folder, error)
 
     @contextmanager
     def _transaction(self, expected: Commit) -> Iterator[Change]:

@@ -1,0 +1,250 @@
+"""Acknowledged changes that are missing after a crash: noticed, never destroyed, and brought back.
+
+SQLite drops a damaged commit of its log and all behind it without a word, and the vectors behind the committed length
+would be cut off next. So whoever opens an index to write first looks for signs of such a loss, and refuses to write.
+`recover_index` saves the log, puts it right where single bits flipped, verifies the result and goes over to it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import sqlite3
+import tempfile
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from itertools import islice, product
+from pathlib import Path
+
+from twinspire.errors import IndexStoreError
+from twinspire.index import disk
+from twinspire.index.ann.files import snapshot_number
+from twinspire.index.catalogue import CATALOGUE_NAME, Catalogue
+from twinspire.index.commit_record import CommitRecord, read_record
+from twinspire.index.failures import store_errors
+from twinspire.index.lock import WriterLock
+from twinspire.index.log_frames import LostFrames, flipped, lost_frames
+from twinspire.index.vectors import HEADER_BYTES, header, vectors_number
+from twinspire.index.verify import verify_index
+from twinspire.index.view import Commit
+
+_log = logging.getLogger("twinspire.index")
+_LOG_NAME = CATALOGUE_NAME + "-wal"
+_TRIES = 400
+
+
+@dataclass(frozen=True, slots=True)
+class RecoverReport:
+    """What `recover_index` found and did.
+
+    `saved_in` holds SQLite's log as it was found and, where changes could not be brought back, the vectors behind the
+    committed length (`vectors_saved` of them, a vector file); None: nothing was missing. `acknowledged` is the
+    generation up to which changes are known to have returned.
+    """
+
+    path: Path
+    saved_in: Path | None
+    generation_before: int
+    generation_after: int
+    acknowledged: int | None
+    items_before: int
+    items_after: int
+    vectors_saved: int
+
+    @property
+    def complete(self) -> bool:
+        """Whether no change that is known to have returned is missing."""
+        return self.generation_after >= (self.acknowledged or 0) and self.vectors_saved == 0
+
+
+def require_nothing_lost(folder: Path) -> None:
+    """Raise `IndexStoreError` where acknowledged changes are missing, and leave everything as it is.
+
+    Without a record of what was acknowledged, vectors behind the committed length are saved, and a warning says where.
+    To be called by the only writer, before SQLite opens the catalogue to write: that connection removes the log when it
+    is closed.
+    """
+    with closing(Catalogue(folder, writable=False)) as catalogue:
+        _require_nothing_lost(folder, catalogue)
+
+
+def _require_nothing_lost(folder: Path, catalogue: Catalogue) -> None:
+    with catalogue.view() as view:
+        commit = view.commit
+    record = read_record(folder)
+    generation, rows = record or (0, 0)
+    vectors_behind = _rows_behind(folder, commit, catalogue)
+    if generation <= commit.generation and not _dropped(folder, catalogue, lost_frames(_read_log(folder))):
+        if record is None and vectors_behind:
+            saved_in = _new_folder(folder)
+            _save_vectors(folder, commit, catalogue, saved_in)
+            _log.warning(
+                "%s has %d vectors behind the committed length, and nothing tells whether they were ever acknowledged: "
+                "they are saved in %s",
+                folder,
+                vectors_behind,
+                saved_in,
+            )
+        return
+    raise IndexStoreError(
+        f"changes of the index {folder} are missing that were acknowledged: SQLite's log is damaged or gone. The "
+        f"catalogue is at generation {commit.generation} with {commit.rows} vectors"
+        + (f", generation {generation} with {rows} was acknowledged" if generation > commit.generation else "")
+        + f"; {vectors_behind} vectors lie behind. Nothing was changed. `twinspire index recover {folder}` brings back "
+        "what it can and saves the rest; searches see the earlier state until then"
+    )
+
+
+def recover_index(path: str | os.PathLike[str]) -> RecoverReport:
+    """Bring back changes that are missing from the index at `path` after a crash; do nothing where none are.
+
+    What is brought back is verified as a whole first. What cannot be is saved in a folder `recovered-N` of the index,
+    which then goes on without. Raises `IndexLockedError` beside a writer, `IndexStoreError` where the index cannot be
+    read or its disk fails.
+    """
+    folder = Path(path).absolute()
+    with store_errors(folder, "recover"), ExitStack() as stack:
+        if not (folder / CATALOGUE_NAME).is_file():
+            raise IndexStoreError(f"there is no index at {folder}: it has no {CATALOGUE_NAME}")
+        stack.callback(WriterLock(folder).release)
+        catalogue = stack.enter_context(closing(Catalogue(folder, writable=False)))
+        log = _read_log(folder)
+        with catalogue.view() as view:
+            before, items_before = view.commit, view.commit.items
+        record = read_record(folder)
+        acknowledged = record[0] if record is not None else None
+        lost = lost_frames(log)
+        if (acknowledged or 0) <= before.generation and not _dropped(folder, catalogue, lost):
+            return RecoverReport(
+                folder, None, before.generation, before.generation, acknowledged, items_before, items_before, 0
+            )
+        saved_in = _new_folder(folder)
+        (saved_in / _LOG_NAME).write_bytes(log)
+        disk.sync_file(saved_in / _LOG_NAME)
+        disk.sync_folder(saved_in)
+        disk.sync_folder(folder)
+        vectors_saved = 0
+        if lost is None or not _brought_back(folder, catalogue, lost):
+            vectors_saved = _save_vectors(folder, before, catalogue, saved_in)
+        with closing(Catalogue(folder, writable=True)) as live:
+            live.settle()  # in place of the frames that were lost
+            live.checkpoint()
+        with catalogue.view() as view:
+            after, items_after = view.commit, view.commit.items
+        with closing(CommitRecord(folder)) as new:
+            new.write(after.generation, after.rows)
+    return RecoverReport(
+        folder,
+        saved_in,
+        before.generation,
+        after.generation,
+        acknowledged,
+        items_before,
+        items_after,
+        vectors_saved,
+    )
+
+
+def _read_log(folder: Path) -> bytes:
+    """Return SQLite's log as it is, empty where there is none."""
+    try:
+        return (folder / _LOG_NAME).read_bytes()
+    except FileNotFoundError:
+        return b""
+
+
+def _dropped(folder: Path, catalogue: Catalogue, lost: LostFrames | None) -> bool:
+    """Return whether `lost` are later changes that were finished.
+
+    They are not where they are what a power cut left of one commit, or of a commit that failed and was undone: the
+    catalogue was settled since then.
+    """
+    if lost is None or (lost.commits == 1 and lost.damaged):
+        return False
+    with tempfile.TemporaryDirectory(prefix=".recovery-", dir=folder) as scratch:
+        rebuilt = Path(scratch) / CATALOGUE_NAME
+        _rebuild(catalogue, lost, rebuilt)
+        return _is_later(rebuilt, folder / CATALOGUE_NAME)
+
+
+def _is_later(path: Path, other: Path) -> bool:
+    """Return whether the catalogue at `path` can be read and is at a later generation, not settled since then."""
+    one, two = _progress(path), _progress(other)
+    return one is not None and two is not None and one[0] > two[0] and one[1] >= two[1]
+
+
+def _progress(path: Path) -> tuple[int, int] | None:
+    """Return generation of a catalogue and how often it was settled; None where it cannot be read."""
+    try:
+        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
+            generation, writers = connection.execute("SELECT generation, writers FROM catalogue").fetchone()
+            return int(generation), int(writers)
+    except (sqlite3.Error, TypeError, ValueError):
+        return None
+
+
+def _rebuild(catalogue: Catalogue, lost: LostFrames, path: Path) -> None:
+    """Write the catalogue with the pages of `lost` to `path`."""
+    catalogue.copy(path)
+    with path.open("r+b") as file:
+        for page, data in lost.pages:
+            file.seek((page - 1) * len(data))
+            file.write(data)
+        file.truncate(lost.size * len(lost.pages[0][1]))
+
+
+def _brought_back(folder: Path, catalogue: Catalogue, lost: LostFrames) -> bool:
+    """Go over to the catalogue with the pages of `lost`, where that is whole; return whether it is."""
+    last = {page: place for place, (page, _) in enumerate(lost.pages)}
+    unsure = [place for place in lost.ambiguous if last[lost.pages[place][0]] == place]
+    with tempfile.TemporaryDirectory(prefix=".recovery-", dir=folder) as scratch:
+        rebuilt = Path(scratch) / CATALOGUE_NAME
+        for file in list(folder.iterdir()):
+            if vectors_number(file.name) is not None or snapshot_number(file.name) is not None:
+                os.link(file, rebuilt.with_name(file.name))
+        _rebuild(catalogue, lost, rebuilt)
+        for flips in islice(product(*(lost.ambiguous[place] for place in unsure)), _TRIES):
+            with rebuilt.open("r+b") as written:
+                for place, (word, bit) in zip(unsure, flips, strict=True):
+                    page, data = lost.pages[place]
+                    written.seek((page - 1) * len(data))
+                    written.write(flipped(data, word, bit))
+            if _is_later(rebuilt, folder / CATALOGUE_NAME) and verify_index(rebuilt.parent).ok:
+                with closing(Catalogue(folder, writable=True)) as live:
+                    live.replace(rebuilt)
+                return True
+    return False
+
+
+def _rows_behind(folder: Path, commit: Commit, catalogue: Catalogue) -> int:
+    """Return how many whole vectors lie behind the committed length."""
+    row_bytes = catalogue.dim * catalogue.dtype.numpy.itemsize
+    try:
+        size = (folder / commit.vectors_file).stat().st_size
+    except FileNotFoundError:
+        return 0
+    return max(0, (size - HEADER_BYTES) // row_bytes - commit.rows)
+
+
+def _save_vectors(folder: Path, commit: Commit, catalogue: Catalogue, saved_in: Path) -> int:
+    """Copy the vectors behind the committed length into a vector file of their own; return how many."""
+    rows = _rows_behind(folder, commit, catalogue)
+    if rows:
+        offset = HEADER_BYTES + commit.rows * catalogue.dim * catalogue.dtype.numpy.itemsize
+        with (folder / commit.vectors_file).open("rb") as file, (saved_in / commit.vectors_file).open("wb") as copy:
+            copy.write(header(catalogue.dim, catalogue.dtype))
+            file.seek(offset)
+            shutil.copyfileobj(file, copy)
+        disk.sync_file(saved_in / commit.vectors_file)
+        disk.sync_folder(saved_in)
+    return rows
+
+
+def _new_folder(folder: Path) -> Path:
+    number = 1
+    while (folder / f"recovered-{number}").exists():
+        number += 1
+    new = folder / f"recovered-{number}"
+    new.mkdir()
+    return new
