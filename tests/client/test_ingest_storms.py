@@ -477,6 +477,7 @@ def test_files_that_are_skipped_are_counted_by_suffix(index: Index, client: Any,
     assert find_pictures([folder]).skipped == expected
     assert add_pictures(index, client, find_pictures([folder])).skipped == expected
     assert sync(index, client, [folder]).skipped == expected
+    assert sync(index, client, [folder], captions=Sidecars()).skipped == {".mp4": 2, "": 1}
 
 
 @pytest.mark.parametrize("has_reader", [True, False])

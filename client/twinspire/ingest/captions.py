@@ -14,6 +14,7 @@ from twinspire.ingest.finding import absolute
 from twinspire.ingest.metadata import BOOKKEEPING_KEYS, FILE_KEYS, same_value
 from twinspire.ingest.tables import EXPECTED, rows_of
 
+SIDECAR_SUFFIX = ".txt"
 _MOST_BYTES = 64 * 2**10  # of a sidecar
 
 
@@ -183,7 +184,7 @@ class Sidecars:
 
 def sidecars_of(picture: Path) -> tuple[Path, Path]:
     """Return where a picture's text file may be, the one that counts first."""
-    return picture.with_name(picture.name + ".txt"), picture.with_suffix(".txt")
+    return picture.with_name(picture.name + SIDECAR_SUFFIX), picture.with_suffix(SIDECAR_SUFFIX)
 
 
 def _text_of(path: Path) -> str:

@@ -79,8 +79,8 @@ _GATHER_S = 0.05  # changes that come this close are taken together
 class Inotify:
     """Changes as Linux tells them. Links to folders are not followed, but where they are given as a root.
 
-    A folder that cannot be watched is among the `failed`. Raises `InputError` where nothing can be watched: the limit
-    of watches is reached, or there is no inotify.
+    A folder that cannot be watched is among the `failed`. Raises `InputError` where there is no inotify, and where its
+    limits are reached at the start.
     """
 
     complete = False
@@ -94,6 +94,9 @@ class Inotify:
             self._descriptor = self._libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
         if self._descriptor < 0:
             raise InputError(f"folders cannot be watched: {os.strerror(ctypes.get_errno())}. Poll instead (poll=True)")
+        self._poll = select.poll()  # select.select takes descriptors below 1,024 alone
+        self._poll.register(self._descriptor, select.POLLIN)
+        self._started = False
         self._folders: dict[int, Path] = {}
         self._watches: dict[Path, int] = {}
         try:
@@ -102,12 +105,12 @@ class Inotify:
         except BaseException:
             self.close()
             raise
+        self._started = True
 
     def wait(self, timeout_s: float) -> Changes:
         """Return what happened, once something did or the time is over."""
         changes = Changes()
-        ready, _, _ = select.select([self._descriptor], [], [], timeout_s)
-        if ready:
+        if self._poll.poll(1000 * timeout_s):
             time.sleep(min(_GATHER_S, timeout_s))
             with suppress(BlockingIOError):  # all is read
                 for _ in range(_READS):
@@ -168,13 +171,16 @@ class Inotify:
             self._watches[folder] = watch
             return True
         number = ctypes.get_errno()
-        if number == errno.ENOSPC:
+        if number == errno.ENOSPC and not self._started:
             raise InputError(
                 "the system's limit of watched folders is reached: raise it (sysctl fs.inotify.max_user_watches), or "
                 "poll instead (--poll, in Python poll=True)"
             )
         if number not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):  # gone, or no folder by now
-            self._fail(folder, OSError(number, os.strerror(number)))
+            limit = (
+                "the limit fs.inotify.max_user_watches is reached" if number == errno.ENOSPC else os.strerror(number)
+            )
+            self._fail(folder, OSError(number, limit))
         return False
 
     def _fail(self, folder: Path, error: OSError) -> None:

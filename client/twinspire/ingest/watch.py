@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from twinspire.errors import InputError
 from twinspire.index import Index, StoredItem
-from twinspire.ingest.captions import CaptionSource, Sidecars, sidecars_of
+from twinspire.ingest.captions import SIDECAR_SUFFIX, CaptionSource, Sidecars, sidecars_of
 from twinspire.ingest.changes import ChangeSource, Signature, signature_of, watched
 from twinspire.ingest.finding import is_picture, pictures_below
 from twinspire.ingest.pictures import FoldersState, checked_folders, folder_progress
@@ -285,7 +285,7 @@ def _require_there(roots: Sequence[Path]) -> None:
 
 def _captioned_by(path: Path) -> list[Path]:
     """Return the pictures that a text file beside them may be about."""
-    if path.suffix != ".txt":
+    if path.suffix != SIDECAR_SUFFIX:
         return []
     try:
         beside = [entry for entry in path.parent.iterdir() if is_picture(entry)]
