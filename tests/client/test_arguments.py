@@ -83,6 +83,7 @@ def test_one_thing_is_not_taken_for_a_list(index: Index, client: Client, one: An
         lambda: add_pictures(index, client, one),
         lambda: add_texts(index, client, one),
         lambda: find_pictures(one),
+        lambda: Captions({"a.jpg": one}, folder=Path()),
     ]
     for call in calls:
         with pytest.raises(InputError):

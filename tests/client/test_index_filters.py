@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from twinspire.errors import IndexStoreError, InputError, SpaceMismatchError
@@ -202,6 +202,8 @@ def _as_compared(number: float) -> float:
 
 
 @settings(max_examples=300, deadline=None)
+@example([2.6687880542291848e-303], 2.6687880542291848e-303, "!=")
+@example([123456789012345678901234567890], 123456789012345678901234567890, "=")
 @given(st.lists(_NUMBERS, min_size=1, max_size=8), _NUMBERS, st.sampled_from(sorted(_RELATIONS)))
 def test_numbers_of_any_size_compare_as_in_python(stored: list[float], asked: float, relation: str) -> None:
     """A filter keeps what Python's comparison keeps."""

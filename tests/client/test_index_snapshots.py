@@ -261,7 +261,7 @@ def test_going_back_to_flat_takes_the_snapshot_away(tmp_path: Path) -> None:
 
 
 def test_tuned_effort_holds_for_all_searches(tmp_path: Path) -> None:
-    """What `tune` reports is what a search without an effort of its own then reaches, in a reader too."""
+    """A search without an effort of its own then reaches what `tune` reports, in a reader too."""
     with made(tmp_path / "index") as index, Index.open(tmp_path / "index") as reader:
         index.build("ivf,pq8")
         for wanted in (0.99, 0.5):
@@ -270,7 +270,8 @@ def test_tuned_effort_holds_for_all_searches(tmp_path: Path) -> None:
             assert stats is not None
             assert (stats.effort, stats.reach) == (report.effort, report.reach)
             hits = reader.search(QUERIES, k=K, space=SPACE)
-            assert recall([[hit.id for hit in row] for row in hits], exact(VECTORS)) == pytest.approx(report.recall)
+            reached = recall([[hit.id for hit in row] for row in hits], exact(VECTORS))
+            assert reached >= report.recall - 1e-6  # more where lists hold fewer than K, which are searched exactly
             assert report.recall >= wanted
         with pytest.raises(InputError, match="recall"):
             index.tune(QUERIES, space=SPACE, recall=1.5)

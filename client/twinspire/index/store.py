@@ -81,7 +81,7 @@ class Index(OpenedIndex):
     def remove(self, ids: Iterable[int]) -> int:
         """Remove the items of these ids and return how many there were.
 
-        An id that no item has is passed over, one that comes twice counts once.
+        An id that no item has is passed over, one that comes twice counts once. A damaged item can be removed too.
         """
         ids = dict.fromkeys(checked_ids(ids))
         with self._changing("remove from") as writer:

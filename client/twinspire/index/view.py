@@ -254,7 +254,8 @@ class View:
 
     def contents_sum(self) -> int:
         """Return the sum over the items' checksums, as `Commit.contents` has it."""
-        return content_sum(self._connection.execute("SELECT row, checksum FROM items"))
+        pairs = _whole_numbers(self._connection.execute("SELECT row, checksum FROM items").fetchall(), 2)
+        return content_sum(pairs[:, 0], pairs[:, 1])
 
     def count_by_kind(self) -> dict[ItemKind, int]:
         """Return how many items there are of each kind."""
@@ -322,10 +323,18 @@ def _condition(kind: ItemKind | None, where: Where | None) -> tuple[str, list[An
     return " AND ".join(parts) or "1", parameters
 
 
+def is_whole(row: tuple[Any, ...]) -> bool:
+    """Whether a row of `ITEM_COLUMNS` is as it was written."""
+    return bool(item_checksum(row[:-1]) == row[-1])
+
+
 def check_item(row: tuple[Any, ...]) -> None:
     """Raise `IndexStoreError` where a row of `ITEM_COLUMNS` is not as it was written."""
-    if item_checksum(row[:-1]) != row[-1]:
-        raise IndexStoreError(f"the catalogue's item {row[0]} is damaged: its checksum is wrong. {RESTORE}")
+    if not is_whole(row):
+        raise IndexStoreError(
+            f"the catalogue's item {row[0]} is damaged: its checksum is wrong. Remove it by its id "
+            f"(`twinspire index remove INDEX --id {row[0]}`) and add it again, or restore the folder from a copy"
+        )
 
 
 def _stored(row: tuple[Any, ...]) -> StoredItem:

@@ -7,6 +7,7 @@ from enum import StrEnum
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
+from twinspire._arguments import as_list, as_member
 from twinspire.errors import InputError
 from twinspire.index.items import metadata_as_json
 from twinspire.ingest.finding import absolute
@@ -44,13 +45,7 @@ class OnConflict(StrEnum):
     @classmethod
     def parse(cls, name: str) -> OnConflict:
         """Return the member of this name. Raises `InputError` that names all."""
-        try:
-            return cls(name)
-        except ValueError:
-            raise InputError(
-                f"{name!r} does not say what counts where a column and the picture's file have the same key: expected "
-                f"one of {', '.join(cls)}"
-            ) from None
+        return as_member(name, cls, "what counts where a column and the picture's file have the same key")
 
 
 class Captions:
@@ -78,7 +73,7 @@ class Captions:
         self._keys: dict[str, _Key] = {}
         self._longest = 0
         for name, captions in said.items():
-            self._tell(name, captions, {}, where=name)
+            self._tell(name, as_list(captions, "captions"), {}, where=name)
         for name, values in (metadata or {}).items():
             self._tell(name, (), values, where=name)
 
