@@ -412,6 +412,7 @@ def test_objects_show_what_they_are(index: Index, client: WordClient, tiny: Any)
             "'red'": repr(Query.text("red")),
             "bytes": repr(Query.text("a") + Query.image(b"x" * 10_000)),
             "2 labels": repr(classifier),
+            "of 2 labels": repr(classifier.classify([Image.new("RGB", (9, 9))])[0]),
             "onnxruntime": repr(local.towers),
         }
     for word, text in shown.items():
