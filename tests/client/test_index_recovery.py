@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from twinspire.cli.index import app
 from twinspire.errors import IndexStoreError
 from twinspire.index import Index, Item, ItemKind, recover_index, verify_index
-from twinspire.index.commit_record import RECORD_NAME
+from twinspire.index.commit_record import RECORD_NAME, packed
 from twinspire.index.log_frames import lost_frames
 
 SPACE = "5" * 64
@@ -129,7 +129,8 @@ def test_what_cannot_be_repaired_is_kept(path: Path) -> None:
     data = bytearray((path / LOG).read_bytes())
     frames = (len(data) - 32) // FRAME
     for frame in range(frames // 2, frames, 2):
-        data[32 + frame * FRAME + 500 : 32 + frame * FRAME + 1000] = bytes(500)
+        for place in range(32 + frame * FRAME + 500, 32 + frame * FRAME + 1000):
+            data[place] ^= 0xFF
     (path / LOG).write_bytes(data)
     with pytest.raises(IndexStoreError, match="recover"):
         Index.open(path, mode="write")
@@ -148,6 +149,17 @@ def test_what_cannot_be_repaired_is_kept(path: Path) -> None:
         index.add(vectors(0, 1), [Item("/new.jpg", ItemKind.IMAGE)], space=SPACE)
     assert recover_index(path).saved_in is None
     assert verify_index(path).problems == []
+
+
+@pytest.mark.parametrize("record", [packed(3, 30, bytes(range(16))), b""])
+def test_a_loss_is_noticed_by_the_log_alone(path: Path, record: bytes) -> None:
+    """After a power cut the record may be old, or empty."""
+    (path / RECORD_NAME).write_bytes(record)
+    flip(path, 8 * (32 + 30 * FRAME + 2000))
+    with pytest.raises(IndexStoreError, match="recover"):
+        Index.open(path, mode="write")
+    assert recover_index(path).complete
+    assert_whole(path)
 
 
 def test_a_log_that_is_gone_is_noticed(path: Path) -> None:

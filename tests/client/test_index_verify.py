@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from zlib import crc32
 
 import numpy as np
@@ -163,3 +164,18 @@ def test_damaged_items_can_be_removed_and_added_again(path: Path, damage: str) -
         assert index.verify().problems == []
     with Index.open(path) as reader:
         assert len(reader) == 45
+
+
+def test_too_little_room_for_the_copy_is_not_called_damage(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The report names the temporary folder, for what was not checked is not known to be right."""
+    connect = sqlite3.connect
+
+    def connected(name: str, **options: Any) -> sqlite3.Connection:
+        connection = connect(name, **options)
+        if name == "":
+            connection.execute("PRAGMA max_page_count = 2")
+        return connection
+
+    monkeypatch.setattr(sqlite3, "connect", connected)
+    (problem,) = verify_index(path).problems
+    assert "SQLITE_TMPDIR" in problem

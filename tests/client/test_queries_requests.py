@@ -426,6 +426,6 @@ def test_objects_show_what_they_are(index: Index, client: WordClient, tiny: Any)
 
 def test_showing_loads_nothing_before_it_is_asked() -> None:
     """Importing the queries does not import what draws HTML."""
-    code = "import sys, twinspire.queries; print('twinspire.queries.html' in sys.modules)"
+    code = "import sys, twinspire.queries; print('twinspire.queries.notebook' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

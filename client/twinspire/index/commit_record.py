@@ -2,7 +2,7 @@
 
 SQLite drops a damaged commit of its log, and all behind it, without a word: after a crash the catalogue is then at an
 earlier generation than this file says. It is written after each commit and not synced, so that it costs microseconds: a
-process that is killed leaves it exact, a power cut may leave an older one.
+process that is killed leaves it exact, a power cut may leave an older one. The kernel's boot id tells which.
 """
 
 from __future__ import annotations
@@ -10,24 +10,37 @@ from __future__ import annotations
 import os
 import struct
 import zlib
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from twinspire.index import disk
 
 RECORD_NAME = "acknowledged"
-_RECORD = struct.Struct("<8sQQI")  # magic, generation, rows of the vector file, CRC-32 of the rest
+_RECORD = struct.Struct("<8sQQ16sI")  # magic, generation, rows of the vector file, boot id, CRC-32 of the rest
 _MAGIC = b"TWINSPAK"
+_UNKNOWN_BOOT = bytes(16)
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledged:
+    """The last change known to be acknowledged; `exact` where none can have been since."""
+
+    generation: int
+    rows: int
+    exact: bool
 
 
 class CommitRecord:
     """The record, open for writing. Raises `OSError`."""
 
     def __init__(self, folder: Path) -> None:
+        self._boot = boot_id()
         self._fd = os.open(folder / RECORD_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o666)
 
     def write(self, generation: int, rows: int) -> None:
         """Say that this is acknowledged."""
-        disk.write_at(self._fd, packed(generation, rows), 0)
+        disk.write_at(self._fd, packed(generation, rows, self._boot), 0)
 
     def close(self) -> None:
         """Close the file; does nothing the second time."""
@@ -36,14 +49,23 @@ class CommitRecord:
             self._fd = -1
 
 
-def packed(generation: int, rows: int) -> bytes:
+def packed(generation: int, rows: int, boot: bytes = _UNKNOWN_BOOT) -> bytes:
     """Return the bytes of a record."""
-    body = _RECORD.pack(_MAGIC, generation, rows, 0)[:-4]
+    body = _RECORD.pack(_MAGIC, generation, rows, boot, 0)[:-4]
     return body + struct.pack("<I", zlib.crc32(body))
 
 
-def read_record(folder: Path) -> tuple[int, int] | None:
-    """Return generation and rows of the last change known to be acknowledged; None where no intact record is there."""
+def boot_id() -> bytes:
+    """Return the 16 bytes that the kernel draws when it starts, zeros where it has none."""
+    with suppress(OSError, ValueError):
+        boot = bytes.fromhex(Path("/proc/sys/kernel/random/boot_id").read_text().strip().replace("-", ""))
+        if len(boot) == len(_UNKNOWN_BOOT):
+            return boot
+    return _UNKNOWN_BOOT
+
+
+def read_record(folder: Path) -> Acknowledged | None:
+    """Return the record of an index; None where no intact one is there."""
     try:
         fd = os.open(folder / RECORD_NAME, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:
@@ -56,5 +78,7 @@ def read_record(folder: Path) -> tuple[int, int] | None:
         os.close(fd)
     if len(data) != _RECORD.size:
         return None
-    _, generation, rows, _ = _RECORD.unpack(data)
-    return (generation, rows) if data == packed(generation, rows) else None
+    _, generation, rows, boot, _ = _RECORD.unpack(data)
+    if data != packed(generation, rows, boot):
+        return None
+    return Acknowledged(generation, rows, exact=boot == boot_id() != _UNKNOWN_BOOT)

@@ -58,13 +58,13 @@ class OpenedIndex:
                 )
                 self._states = States(path, self._catalogue)
                 with self._states.current() as (_, state):  # checks all of it, before anything is touched
-                    if record is not None and record[0] > state.commit.generation:
+                    if record is not None and record.generation > state.commit.generation:
                         _log.warning(
                             "changes of the index %s are missing that were acknowledged, from generation %d to %d: "
                             "`twinspire index recover` brings back what it can",
                             path,
                             state.commit.generation + 1,
-                            record[0],
+                            record.generation,
                         )
                 self._snapshots = Snapshots(path, self._catalogue, self._states)
                 if writable:

@@ -73,9 +73,8 @@ def _require_nothing_lost(folder: Path, catalogue: Catalogue) -> None:
     with catalogue.view() as view:
         commit = view.commit
     record = read_record(folder)
-    generation, rows = record or (0, 0)
     vectors_behind = _rows_behind(folder, commit, catalogue)
-    if generation <= commit.generation and not _dropped(folder, catalogue, lost_frames(_read_log(folder))):
+    if not _missing(folder, catalogue, lost_frames(_read_log(folder)), commit.generation):
         if record is None and vectors_behind:
             saved_in = _new_folder(folder)
             _save_vectors(folder, commit, catalogue, saved_in)
@@ -90,7 +89,7 @@ def _require_nothing_lost(folder: Path, catalogue: Catalogue) -> None:
     raise IndexStoreError(
         f"changes of the index {folder} are missing that were acknowledged: SQLite's log is damaged or gone. The "
         f"catalogue is at generation {commit.generation} with {commit.rows} vectors"
-        + (f", generation {generation} with {rows} was acknowledged" if generation > commit.generation else "")
+        + (f", the record of what was acknowledged at {record.generation} with {record.rows}" if record else "")
         + f"; {vectors_behind} vectors lie behind. Nothing was changed. `twinspire index recover {folder}` brings back "
         "what it can and saves the rest; searches see the earlier state until then"
     )
@@ -113,9 +112,9 @@ def recover_index(path: str | os.PathLike[str]) -> RecoverReport:
         with catalogue.view() as view:
             before, items_before = view.commit, view.commit.items
         record = read_record(folder)
-        acknowledged = record[0] if record is not None else None
+        acknowledged = record.generation if record is not None else None
         lost = lost_frames(log)
-        if (acknowledged or 0) <= before.generation and not _dropped(folder, catalogue, lost):
+        if not _missing(folder, catalogue, lost, before.generation):
             return RecoverReport(
                 folder, None, before.generation, before.generation, acknowledged, items_before, items_before, 0
             )
@@ -154,12 +153,18 @@ def _read_log(folder: Path) -> bytes:
         return b""
 
 
-def _dropped(folder: Path, catalogue: Catalogue, lost: LostFrames | None) -> bool:
-    """Return whether `lost` are later changes that were finished.
+def _missing(folder: Path, catalogue: Catalogue, lost: LostFrames | None, generation: int) -> bool:
+    """Return whether changes that were acknowledged are missing; `lost` is what SQLite dropped of its log.
 
-    They are not where they are what a power cut left of one commit, or of a commit that failed and was undone: the
-    catalogue was settled since then.
+    The catalogue is at `generation`.
+
+    Where the record is exact it alone decides: a commit that failed may have left whole frames. Else a single commit
+    that cannot be repaired was none, for that is what a power cut leaves of one under way, nor were those of before
+    the catalogue was settled last.
     """
+    record = read_record(folder)
+    if record is not None and (record.exact or record.generation > generation):
+        return record.generation > generation
     if lost is None or (lost.commits == 1 and lost.damaged):
         return False
     with tempfile.TemporaryDirectory(prefix=".recovery-", dir=folder) as scratch:

@@ -285,8 +285,8 @@ class Index(OpenedIndex):
         `queries` is (Q, D) float32, L2-normalised. Only items of `kind` and items that `where` keeps are found. The
         search is exact unless another kind was built; what was added since is searched exactly. `effort` is how many
         lists are looked at, or how broad a graph is searched; by default what `build` measured, or `tune`. A query gets
-        fewer than k hits where fewer are there. Raises `SpaceMismatchError`, `EmbeddingError`, `InputError` for a k below 1, and
-        `MissingDependencyError` without FAISS (extra `cpu`).
+        fewer than k hits where fewer are there. Raises `SpaceMismatchError`, `EmbeddingError`, `InputError` for a k
+        below 1, and `MissingDependencyError` without FAISS (extra `cpu`).
         """
         self.check_space(space)
         vectors = unit_vectors(queries, self._dim, "queries")  # (Q, D)

@@ -13,7 +13,7 @@ import numpy as np
 from twinspire.errors import IndexStoreError, InputError, TwinspireError
 from twinspire.index.ann.files import snapshot_problem
 from twinspire.index.catalogue import Catalogue
-from twinspire.index.commit_record import read_record
+from twinspire.index.commit_record import Acknowledged, read_record
 from twinspire.index.connections import CatalogueChangedError, repeated
 from twinspire.index.digests import pair_sum
 from twinspire.index.failures import store_errors
@@ -58,11 +58,11 @@ def verify_index(path: str | os.PathLike[str]) -> VerifyReport:
         return VerifyReport(folder, 0, 0, [str(error)])
 
 
-def _verified(folder: Path, catalogue: Catalogue, view: View, record: tuple[int, int] | None) -> VerifyReport:
+def _verified(folder: Path, catalogue: Catalogue, view: View, record: Acknowledged | None) -> VerifyReport:
     problems = list[str]()
-    if record is not None and record[0] > view.commit.generation:
+    if record is not None and record.generation > view.commit.generation:
         problems.append(
-            f"changes from generation {view.commit.generation + 1} to {record[0]} are missing, which were "
+            f"changes from generation {view.commit.generation + 1} to {record.generation} are missing, which were "
             "acknowledged; `twinspire index recover` brings back what it can"
         )
     problems += _found(folder, lambda: _vector_problems(folder, catalogue, view))

@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -74,16 +75,20 @@ _HEADER_SIZE = len(fields(Header))
 _ROW, _URI = ITEM_COLUMNS.split(", ").index("row"), ITEM_COLUMNS.split(", ").index("uri")
 
 
+@lru_cache(maxsize=16)  # most reads see the same row as the one before
+def _checked(values: tuple[Any, ...]) -> tuple[Header, Commit]:
+    """Return what the row of the table `catalogue` says. Raises `IndexStoreError` where it is damaged."""
+    if row_checksum(values[:-1]) != values[-1]:
+        raise IndexStoreError(f"the catalogue's first row is damaged. {RESTORE}")
+    return Header(*values[:_HEADER_SIZE]), Commit(*values[_HEADER_SIZE:-1])
+
+
 class View:
     """Reads one state. Valid within the block that gave it; raises `sqlite3.Error`, `IndexStoreError` for damage."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
-        values = only_row(connection, _CATALOGUE_ROW)
-        if row_checksum(values[:-1]) != values[-1]:
-            raise IndexStoreError(f"the catalogue's first row is damaged. {RESTORE}")
-        self.header = Header(*values[:_HEADER_SIZE])
-        self.commit = Commit(*values[_HEADER_SIZE:-1])
+        self.header, self.commit = _checked(only_row(connection, _CATALOGUE_ROW))
 
     def placed(self, start: int = 0) -> NDArray[np.int64]:
         """Return row and id of the items whose row is `start` or above, (n, 2)."""
@@ -245,7 +250,15 @@ class View:
         FTS5 does that in a catalogue that it may write to only, so this copies the catalogue into a temporary file.
         """
         with closing(sqlite3.connect("", isolation_level=None)) as copy:
-            self._connection.backup(copy)
+            try:
+                self._connection.backup(copy)
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode not in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN):
+                    raise
+                return [
+                    "the full text was not checked: SQLite cannot copy the catalogue into its temporary folder: "
+                    f"{error}. Name one with room in the environment variable SQLITE_TMPDIR"
+                ]
             try:
                 copy.execute("INSERT INTO words (words) VALUES ('integrity-check')")
             except sqlite3.DatabaseError as error:

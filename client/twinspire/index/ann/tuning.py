@@ -18,6 +18,7 @@ from twinspire.index.vectors import Vectors
 _REACHES = (640, 320, 160, 80, 40, 20, 10, 5, 3, 2)
 _FIRST_REACH = 80  # more only for codes that are too coarse for it
 _FIRST_REACH_OF_SQ = 3  # of 8 bits a number, which hardly change the order
+_MOST_RESCORED = 0.1  # of all rows: more is hardly faster than exact search
 _MOST_BREADTH = 4096
 _SAME_SCORE = 1e-6
 _REPEATS = 2
@@ -117,7 +118,7 @@ def best_setting(ann: Ann, vectors: Vectors, groups: Sequence[QueryGroup], recal
     first, higher, lower = _reaches(ann.kind)
     found = least(first, min(ann.usual_effort, greatest), 0, greatest)
     for reach in higher:
-        if found.recall >= recall or k * first >= len(ann):
+        if found.recall >= recall or k * reach > _MOST_RESCORED * len(ann):
             break
         first = reach
         found = max(found, least(reach, greatest, 0, greatest), key=lambda setting: setting.recall)
