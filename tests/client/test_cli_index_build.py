@@ -119,7 +119,7 @@ def test_tune_sets_the_effort(
     assert status == 0
     document = json.loads(out)
     assert document["recall"] >= 0.9
-    assert document["queries"] == {"items": 1000, "file": 50, "text": 2}[asked]
+    assert document["queries"] == {"items": 256, "file": 50, "text": 2}[asked]
     with Index.open(folder) as index:
         snapshot = index.stats().snapshot
     assert snapshot is not None

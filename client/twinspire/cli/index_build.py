@@ -25,9 +25,8 @@ _KIND_HELP = (
 _COMPLETED_KINDS = completing("auto", "flat", "ivf", "ivf,sq8", "ivf,pq64", "hnsw", "hnsw,sq8")
 _QUERIES_HELP = (
     "What people ask: a text file with a query a line, encoded with the bundle, or an .npy file of embeddings, "
-    "(N, D) float32. Without it, items of the index are asked with."
+    "(N, D) float32. Without it, held-out items of the index are asked with."
 )
-_DRAWN = 1_000
 IndexArgument = Annotated[Path, typer.Argument(metavar="INDEX", help="The folder of the index.", show_default=False)]
 
 
@@ -109,19 +108,16 @@ def tune(
         f"on {report.queries:,} queries, {report.query_ms:.3f} ms a query (exact: {report.exact_query_ms:.3f} ms)"
     )
     if queries is None:
-        typer.echo("Asked with items of the index. What people ask may lie farther away: give --queries to be sure.")
+        measured = ", ".join(f"{group.recall:.3f} on {group.count} {group.queries}" for group in report.measured)
+        typer.echo(f"Measured {measured}. What people ask may lie farther away: give --queries to be sure.")
 
 
-def _vectors(index: Index, queries: Path | None, bundle: Path | None) -> NDArray[np.float32]:
-    """Return what to ask with, (N, D) float32."""
+def _vectors(index: Index, queries: Path | None, bundle: Path | None) -> NDArray[np.float32] | None:
+    """Return what to ask with, (N, D) float32; None: held-out items."""
     import numpy as np
 
     if queries is None:
-        count = len(index)
-        if count == 0:
-            raise InputError(f"the index {index.path} is empty: there is nothing to tune for")
-        ids = index.sample_ids(_DRAWN)
-        return index.vectors(ids)
+        return None
     if queries.suffix == ".npy":
         try:
             loaded: NDArray[np.float32] = np.load(queries, allow_pickle=False)

@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 from twinspire.errors import IndexStoreError, InputError
 from twinspire.index import disk
 from twinspire.index.ann import Ann, Family, Kind, Selection, choose, predict
-from twinspire.index.ann.calibration import K, calibrated, held_out
+from twinspire.index.ann.calibration import MARGIN, K, calibrated, group_recalls, held_out
 from twinspire.index.ann.files import read_snapshot, snapshot_name, snapshot_number, snapshot_problem, write_snapshot
 from twinspire.index.ann.reports import BuildReport, Calibration, SnapshotStats, TuneReport
-from twinspire.index.ann.tuning import tuned
+from twinspire.index.ann.tuning import QueryGroup, best_setting, check_reached
 from twinspire.index.catalogue import Catalogue
 from twinspire.index.failures import UncertainCommit
 from twinspire.index.flat import Found, merge, nearest
@@ -141,18 +141,22 @@ class Snapshots:
         """Choose effort and candidates for `ann`, which covers `state`; None where there is nothing to choose."""
         if not (ann.kind.is_tunable or ann.kind.is_lossy):
             return None
-        graph = ann.kind.family.is_graph  # searched exactly where a filter names one of two kinds
-        groups = held_out(state.vectors, self._rows_by_kind(), K, len(state.vectors) if graph else EXACT_KEPT)
+        groups = self._held_out(ann, state, K)
         return calibrated(ann, state.vectors, groups) if groups else None
 
-    def _rows_by_kind(self) -> dict[str, NDArray[np.bool_]]:
-        """Return the rows of the items of each kind, (N,) bool."""
-        with self._states.current() as (view, state):
-            masks = {f"{kind}s": self._states.allowed(view, state, kind, None) for kind in ItemKind}
-        return {name: mask for name, mask in masks.items() if mask is not None}
+    def _held_out(self, ann: Ann, state: State, k: int) -> list[QueryGroup]:
+        """Return the queries to calibrate `ann` with, over the rows that it covers."""
+        with self._states.current() as (view, now):
+            masks = {f"{kind}s": self._states.allowed(view, now, kind, None) for kind in ItemKind}
+        rows = {name: mask[: len(ann)] for name, mask in masks.items() if mask is not None}
+        graph = ann.kind.family.is_graph  # searched exactly where a filter names one of two kinds
+        return held_out(state.vectors[: len(ann)], rows, k, len(ann) if graph else EXACT_KEPT)
 
-    def tune(self, writer: Writer, queries: NDArray[np.float32], *, recall: float, k: int) -> TuneReport:
-        """Find and store the setting that reaches `recall` for `queries` (Q, D) in the least time."""
+    def tune(self, writer: Writer, queries: NDArray[np.float32] | None, *, recall: float, k: int) -> TuneReport:
+        """Find and store the setting that reaches `recall` for `queries` (Q, D) in the least time.
+
+        None: for the held-out queries that a build is calibrated with, and with its margin.
+        """
         with writer.alone():
             state = self._state()
             with self._catalogue.view() as view:
@@ -163,26 +167,28 @@ class Snapshots:
                     f"the index {self._folder} is searched exactly, there is nothing to tune. "
                     "Build a kind first: `twinspire index build INDEX --kind ivf,pq64`"
                 )
-            covered = state.ids[: len(ann)]
-            living = covered != DEAD
             start = time.perf_counter()
-            exact, _ = nearest(
-                state.vectors[: len(ann)], queries, k, allowed=None if living.all() else living, order=covered
-            )
+            if queries is None:
+                groups, aim = self._held_out(ann, state, k), min(1.0, recall + MARGIN)
+            else:
+                groups, aim = [_group_of(queries, state, len(ann), k)], recall
             exact_s = time.perf_counter() - start
-            if exact.shape[1] == 0:
-                raise InputError(f"the index {self._folder} is empty: there is nothing to tune for")
-            found = tuned(ann, state.vectors, queries, exact, recall, None if living.all() else Selection.of(living))
+            if not groups or groups[0].exact.shape[1] == 0:
+                raise InputError(f"the index {self._folder} has too few items: there is nothing to tune for")
+            found = best_setting(ann, state.vectors, groups, aim)
+            check_reached(ann, found, recall, k)
             writer.put_snapshot(replace(row, effort=found.effort, reach=found.reach))
-            each_ms = 1000 / len(queries)
+            count = sum(len(group.queries) for group in groups)
+            each_ms = 1000 / count
             return TuneReport(
                 effort=found.effort,
                 reach=found.reach,
                 recall=found.recall,
                 query_ms=found.seconds * each_ms,
                 exact_query_ms=exact_s * each_ms,
-                queries=len(queries),
+                queries=count,
                 k=k,
+                measured=group_recalls(groups, found),
             )
 
     def keep_up(self, writer: Writer, *, check: bool = False) -> None:
@@ -304,3 +310,11 @@ class Snapshots:
     def _state(self) -> State:
         with self._states.current() as (_, state):
             return state
+
+
+def _group_of(queries: NDArray[np.float32], state: State, covered: int, k: int) -> QueryGroup:
+    """Return `queries` (Q, D) with what exact search finds for them in the first `covered` rows."""
+    ids = state.ids[:covered]
+    living = None if (ids != DEAD).all() else ids != DEAD
+    exact, _ = nearest(state.vectors[:covered], queries, k, allowed=living, order=ids)
+    return QueryGroup(queries, exact, None if living is None else Selection.of(living))

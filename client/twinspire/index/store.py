@@ -171,19 +171,21 @@ class Index(OpenedIndex):
                 parsed = choose(state.items, self._dim, memory_bytes=memory_bytes, threads=threads)
             return str(parsed), predict(parsed, state.commit.rows, self._dim, threads=threads)
 
-    def tune(self, queries: NDArray[np.float32], *, space: str, recall: float = 0.95, k: int = 10) -> TuneReport:
+    def tune(self, queries: NDArray[np.float32] | None, *, space: str, recall: float = 0.95, k: int = 10) -> TuneReport:
         """Set the least effort with which searches find `recall` of what exact search finds for `queries`.
 
-        `queries` is (Q, D) float32, L2-normalised: some hundred of those that people ask. The setting is stored and
-        holds for all searches that do not give their own effort; changes wait meanwhile. Raises `InputError` where the
+        `queries` is (Q, D) float32, L2-normalised: some hundred of those that people ask; None: the held-out
+        queries that `build` measures with. The setting is stored and holds for all searches that do not give their own
+        effort; changes wait meanwhile. Raises `InputError` where the
         index is searched exactly and where the recall is out of reach or not between 0 and 1, `SpaceMismatchError`,
         `EmbeddingError`.
         """
         self.check_space(space)
-        vectors = unit_vectors(queries, self._dim, "queries")
+        vectors = None if queries is None else unit_vectors(queries, self._dim, "queries")
         k = min(checked_k(k), max(1, len(self)))
-        if not 0 < recall <= 1 or len(vectors) == 0:
-            raise InputError(f"tuning needs queries and a recall above 0, at most 1; got {len(vectors)} and {recall!r}")
+        if not 0 < recall <= 1 or (vectors is not None and len(vectors) == 0):
+            count = "held-out" if vectors is None else len(vectors)
+            raise InputError(f"tuning needs queries and a recall above 0, at most 1; got {count} and {recall!r}")
         with self._changing("tune") as writer:
             assert self._snapshots is not None
             return self._snapshots.tune(writer, vectors, recall=recall, k=k)

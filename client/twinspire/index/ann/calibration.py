@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from twinspire.index.ann.approximate import Ann
 from twinspire.index.ann.reports import Calibration, GroupRecall
 from twinspire.index.ann.selection import Selection
-from twinspire.index.ann.tuning import QueryGroup, best_setting, without_own
+from twinspire.index.ann.tuning import QueryGroup, Setting, best_setting, without_own
 from twinspire.index.flat import nearest
 from twinspire.index.vectors import Vectors
 
@@ -42,10 +42,6 @@ def calibrated(
 ) -> Calibration:
     """Return the setting that reaches `target` for each of `groups` in the least time, or comes nearest to it."""
     found = best_setting(ann, vectors, groups, min(1.0, target + margin))
-    measured = tuple(
-        GroupRecall(group.name, len(group.queries), recall, 1000 * seconds / len(group.queries))
-        for group, recall, seconds in zip(groups, found.recalls, found.seconds_by_group, strict=True)
-    )
     return Calibration(
         target=target,
         k=max(group.exact.shape[1] for group in groups),
@@ -53,7 +49,15 @@ def calibrated(
         effort_name=ann.kind.family.effort_name,
         lists=ann.lists,
         rescore_factor=found.reach if ann.kind.is_lossy else 0,
-        measured=measured,
+        measured=group_recalls(groups, found),
+    )
+
+
+def group_recalls(groups: list[QueryGroup], found: Setting) -> tuple[GroupRecall, ...]:
+    """Return what `found` gives each of `groups`."""
+    return tuple(
+        GroupRecall(group.name, len(group.queries), recall, 1000 * seconds / len(group.queries))
+        for group, recall, seconds in zip(groups, found.recalls, found.seconds_by_group, strict=True)
     )
 
 

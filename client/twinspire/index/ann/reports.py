@@ -83,6 +83,7 @@ class TuneReport:
     exact_query_ms: float
     queries: int
     k: int
+    measured: tuple[GroupRecall, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,12 +93,17 @@ def tuned(
     far it came, where the recall is out of reach.
     """
     found = best_setting(ann, vectors, [QueryGroup(queries, exact, selection)], recall)
+    check_reached(ann, found, recall, exact.shape[1])
+    return found
+
+
+def check_reached(ann: Ann, found: Setting, recall: float, k: int) -> None:
+    """Raise `InputError`, which says how far it came, where `found` stays below `recall`."""
     if found.recall < recall:
         raise InputError(
-            f"a recall@{exact.shape[1]} of {recall} is out of reach: an index of kind {ann.kind} finds at most "
+            f"a recall@{k} of {recall} is out of reach: an index of kind {ann.kind} finds at most "
             f"{found.recall:.4f} of what exact search finds. Build another kind, with longer codes, or ask for less"
         )
-    return found
 
 
 def best_setting(ann: Ann, vectors: Vectors, groups: Sequence[QueryGroup], recall: float) -> Setting:
