@@ -23,6 +23,11 @@ A message says what came, what was expected and what to do. The command line pri
 from __future__ import annotations
 
 
+def install_command(*extras: str) -> str:
+    """Return the command that installs extras. twinspire is on no package index: it is run in a checkout."""
+    return f'pip install -e ".[{",".join(extras)}]"'
+
+
 class TwinspireError(Exception):
     """Base of every error raised on purpose."""
 
@@ -71,11 +76,6 @@ class IndexLockedError(IndexStoreError):
 
 class IndexUncertainError(IndexStoreError):
     """A change failed while the disk was to make it last, and could not be undone: it may be there all the same."""
-
-
-def install_command(*extras: str) -> str:
-    """Return the command that installs extras. twinspire is on no package index: it is run in a checkout."""
-    return f'pip install -e ".[{",".join(extras)}]"'
 
 
 class MissingDependencyError(TwinspireError):

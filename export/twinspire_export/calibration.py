@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL.Image import Image
 
+from twinspire._arguments import require_list
 from twinspire.bundle import Bundle
 from twinspire.errors import ImageError, InputError
 from twinspire.images import ImageItem, Preprocessor
@@ -78,6 +79,7 @@ def image_samples(
     and fewer than 20 stay.
     """
     size = bundle.image.size
+    require_list(pictures, "pictures")
     if len(pictures) == 0:
         raise InputError("no pictures to calibrate on; give a folder with some, a hundred or more")
     if isinstance(pictures, np.ndarray):
@@ -104,6 +106,7 @@ def text_samples(bundle: Bundle, captions: Sequence[str]) -> Split[NDArray[np.in
 
     Raises InputError where there are none.
     """
+    require_list(captions, "captions")
     if len(captions) == 0:
         raise InputError("no captions to calibrate on; give a hundred or more")
     return split([ids[None] for ids in Tokenizer(bundle.tokenizer_path, bundle.text).encode(thin_out(captions))])

@@ -12,9 +12,9 @@ import pytest
 
 from twinspire import Client, Index, Searcher
 from twinspire.bundle import AutoChoice, Padding, Precision, TextSettings, Tower
-from twinspire.errors import InputError
+from twinspire.errors import BundleError, InputError
 from twinspire.index import Item, ItemKind, VectorType
-from twinspire.ingest import add_pictures, add_texts, find_pictures
+from twinspire.ingest import Captions, add_pictures, add_texts, find_pictures
 from twinspire.queries import (
     Boost,
     Calibration,
@@ -83,6 +83,7 @@ def test_one_thing_is_not_taken_for_a_list(index: Index, client: Client, one: An
         lambda: add_pictures(index, client, one),
         lambda: add_texts(index, client, one),
         lambda: find_pictures(one),
+        lambda: Captions({"a.jpg": one}, folder=Path()),
     ]
     for call in calls:
         with pytest.raises(InputError):
@@ -181,13 +182,16 @@ def test_lone_surrogates_are_refused_or_found_nowhere(tmp_path: Path, index: Ind
         lambda: Templates.read(tmp_path / text),
         lambda: Synonyms.read(tmp_path / text),
         lambda: Item(text, "text"),
+        lambda: Client.local(f"/{text}"),
         lambda: Item("/x", "text", caption=text),
         lambda: Item("/x", "text", metadata={text: 1}),
         lambda: Index.create(tmp_path / "no", space=text, dim=2),
         lambda: find_pictures([f"/{text}.jpg"]),
+        lambda: add_texts(index, client, [f"/{text}.txt"]),
+        lambda: Captions.read(Path(f"/{text}.csv")),
     ]
     for call in refused:
-        with pytest.raises(InputError) as caught:
+        with pytest.raises((InputError, BundleError)) as caught:
             call()
         str(caught.value).encode(errors="backslashreplace")
     assert index.find(uri=text) == index.find(content_hash=text) == index.find(under=text) == []
@@ -238,6 +242,13 @@ def test_numbers_of_any_size_are_used_or_refused(index: Index, client: Client, n
     assert len(index) == 3
     with pytest.raises(InputError):
         index.get([number])
+
+
+def test_metadata_with_an_endless_number_names_the_cause() -> None:
+    """The message is short, and advises nothing that concerns Python alone."""
+    with pytest.raises(InputError, match="too many digits") as caught:
+        Item("/x", "text", metadata={"n": HUGE})
+    assert "sys." not in str(caught.value)
 
 
 def test_k_beyond_64_bits_is_everything(index: Index, client: Client) -> None:

@@ -115,7 +115,9 @@ def test_tls_options_reach_the_connection(run: Run, start_fake: Callable[..., An
     both = ("--tls-certificate", "certificate.pem", "--tls-key", "key.pem")
     assert run("index", "add", "idx", "photos", *remote, "--tls-ca", "ca.pem", *both).status == 0
     for options in ((), ("--tls",), ("--tls-ca", "ca.pem"), both):
-        refused(run("search", "idx", "red cat", *remote, *options), remote[3])
+        ran = run("search", "idx", "red cat", *remote, *options)
+        refused(ran, remote[3])
+        assert ("TLS?" in ran.err) == (not options and "Socket closed" in ran.err)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -150,6 +150,17 @@ def test_items_are_removed_by_path_id_or_filter(run: Run, tmp_path: Path) -> Non
     assert run("index", "remove", "idx", "--id", item.id).out == "1 removed\nidx holds 0 items\n"
 
 
+def test_a_filter_that_removes_nothing_says_why(run: Run) -> None:
+    """A key that no item has, or a number compared with text; also in a dry run."""
+    added(run)
+    for options in ([], ["--dry-run"]):
+        ran = run("index", "remove", "idx", "--where", 'width = "8" or yaer = 2', *options)
+        assert ran.status == 0
+        assert "width" in ran.err
+        assert "yaer" in ran.err
+    assert run("index", "remove", "idx", "--where", "width = 10000").err == ""
+
+
 def test_remove_refuses_what_it_cannot_do(run: Run) -> None:
     """No way or two ways to say what, something that is not there, no filter, no index: nothing is removed."""
     added(run)

@@ -58,9 +58,11 @@ def test_build_tells_what_it_takes_then_builds(folder: Path, capsys: pytest.Capt
     """Memory and time are told first, then what it took; the index has the kind afterwards."""
     status, out, _ = run(capsys, "build", folder, "--kind", "ivf,pq8x4", "--threads", 1)
     assert status == 0
-    first, second = out.splitlines()
+    first, second, third = out.splitlines()
     assert "ivf,pq8x4 over 2,000 items: about" in first
     assert second.startswith("built in")
+    for word in ("recall@10", "held-out items", "nprobe", "candidates rescored", "ms a query"):
+        assert word in third
     with Index.open(folder) as index:
         snapshot = index.stats().snapshot
     assert snapshot is not None
@@ -81,8 +83,26 @@ def test_build_as_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None
     """`--json` prints one document with what was predicted and what it took."""
     _, out, _ = run(capsys, "build", folder, "--kind", "ivf,sq8", "--json")
     document = json.loads(out)
+    calibration = document["calibration"]
+    assert calibration["recall"] == min(group["recall"] for group in calibration["measured"])
+    assert calibration["reached"] == (calibration["recall"] >= calibration["target_recall"] == 0.95)
+    with Index.open(folder) as index:
+        snapshot = index.stats().snapshot
+    assert snapshot is not None
+    assert (snapshot.effort, calibration["effort_name"]) == (calibration["effort"], "nprobe")
     assert document["kind"] == "ivf,sq8"
     assert document["file_bytes"] == pytest.approx(document["predicted_memory_bytes"], rel=0.2)
+
+
+def test_target_out_of_reach_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Codes too coarse for the recall are told in the line, with what to do; flat is told to be exact."""
+    with Index.create(tmp_path / "index", space=SPACE, dim=DIM) as index:
+        index.add(drawn(20_000, 0), [Item(f"/{n}.jpg", ItemKind.IMAGE) for n in range(20_000)], space=SPACE)
+    _, out, _ = run(capsys, "build", tmp_path / "index", "--kind", "ivf,nlist=4,pq1x4")
+    assert "NOT reached" in out.splitlines()[-1]
+    assert "flat" in out.splitlines()[-1]
+    _, out, _ = run(capsys, "build", tmp_path / "index", "--kind", "flat")
+    assert "exact" in out.splitlines()[-1]
 
 
 @pytest.mark.parametrize("asked", ["items", "file", "text"])

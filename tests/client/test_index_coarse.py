@@ -10,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from twinspire.index.ann import Ann, Kind, Selection
+from twinspire.index.ann.recipes import _allocated
 from twinspire.index.ann.tuning import recall_by_score
 from twinspire.index.flat import nearest
 
@@ -98,3 +99,26 @@ def test_residuals_are_coded(data: tuple[NDArray[np.float32], NDArray[np.float32
     plain.add(vectors)
     before, _ = Ann(Kind.parse("ivf,pq16x4"), plain).search(queries, K, vectors, effort=LISTS, reach=4)
     assert recall_by_score(scores, exact) > recall_by_score(before, exact)
+
+
+@pytest.mark.parametrize("name", ["ivf,pq16x4", "ivf,pq16", "ivf,pq15", "pca24,ivf,pq8"])
+def test_scaled_directions_keep_inner_products(
+    name: str, data: tuple[NDArray[np.float32], NDArray[np.float32]]
+) -> None:
+    """Items are coded with their directions scaled, queries with the inverse: estimates lie about the exact scores."""
+    vectors, queries = data
+    ann = Ann.build(Kind.parse(f"{name},nlist={LISTS}"), vectors, threads=2)
+    estimates, rows = ann._candidates(queries, 50, None, LISTS)
+    exact = np.einsum("qd,qkd->qk", queries, vectors[rows])
+    errors = estimates - exact
+    print(f"{name}: errors of mean {errors.mean():.4f}, deviation {errors.std():.4f}")
+    assert abs(errors.mean()) < 0.06
+    assert errors.std() < 0.1
+
+
+def test_directions_are_spread_over_the_parts() -> None:
+    """Each part gets as many directions, great variances go with small ones, and the smallest are left out."""
+    variances = 2.0 ** -np.arange(8)
+    order = _allocated(variances, 3, 6)
+    assert sorted(order.tolist()) == [0, 1, 2, 3, 4, 5]
+    assert sorted(order.reshape(3, 2).sum(axis=1).tolist()) == [5, 5, 5]

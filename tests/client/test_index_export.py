@@ -6,6 +6,8 @@ import builtins
 import json
 import math
 import tracemalloc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ import pytest
 from twinspire.cli import main
 from twinspire.errors import InputError, MissingDependencyError
 from twinspire.index import Index, Item, ItemKind, VectorType, export, export_parquet
+from twinspire.index.connections import CatalogueChangedError
 from twinspire.index.export import export_index
 from twinspire.index.where import Where
 
@@ -191,6 +194,24 @@ def test_a_failure_leaves_what_was_there(
             with pytest.raises(InputError, match="No space left"):
                 export_index(index, tmp_path / name)
         assert {file.name: file.read_bytes() for file in tmp_path.iterdir() if file.is_file()} == before
+
+
+def test_what_was_read_in_vain_is_read_again(index: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the catalogue changed under the reader, no file takes its place before all was read once more."""
+    plain, ends = type(index)._reading, []
+
+    @contextmanager
+    def changing(self: Any, doing: str) -> Iterator[Any]:
+        with plain(self, doing) as current:
+            yield current
+        ends.append((tmp_path / "out.npy").exists())
+        if len(ends) == 1:
+            raise CatalogueChangedError("the catalogue changed")
+
+    monkeypatch.setattr(type(index), "_reading", changing)
+    assert export_index(index, tmp_path / "out.npy").items == 4
+    assert ends == [False, False]
+    assert np.load(tmp_path / "out.npy").shape == (4, 6)
 
 
 def test_what_cannot_be_written_is_refused_first(index: Any, tmp_path: Path) -> None:

@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from twinspire.errors import IndexStoreError, InputError, SpaceMismatchError
-from twinspire.index import Index, Item, ItemKind, VectorType
+from twinspire.index import BundleReference, Index, Item, ItemKind, VectorType
 from twinspire.index.items import metadata_as_json
 from twinspire.index.where import Where
 
@@ -202,6 +202,8 @@ def _as_compared(number: float) -> float:
 
 
 @settings(max_examples=300, deadline=None)
+@example([2.6687880542291848e-303], 2.6687880542291848e-303, "!=")
+@example([123456789012345678901234567890], 123456789012345678901234567890, "=")
 @given(st.lists(_NUMBERS, min_size=1, max_size=8), _NUMBERS, st.sampled_from(sorted(_RELATIONS)))
 def test_numbers_of_any_size_compare_as_in_python(stored: list[float], asked: float, relation: str) -> None:
     """A filter keeps what Python's comparison keeps."""
@@ -299,7 +301,9 @@ def test_iteration_holds_a_batch_in_memory(make: Callable[..., Index]) -> None:
 def test_open_or_create(tmp_path: Path) -> None:
     """The first call makes the index, the next opens it for writing; another space, dim or dtype is refused."""
     path = tmp_path / "index"
-    with Index.open_or_create(path, space=SPACE, dim=DIM, dtype="float16") as made:
+    bundle = BundleReference("clip", "/bundles/clip")
+    with Index.open_or_create(path, space=SPACE, dim=DIM, dtype="float16", bundle=bundle) as made:
+        assert made.bundle == bundle
         made.add(unit(2), [Item("/a", "image"), Item("/b", "image")], space=SPACE)
     with Index.open_or_create(path, space=SPACE, dim=DIM) as opened:
         assert (len(opened), opened.dtype) == (2, VectorType.FLOAT16)

@@ -7,13 +7,16 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from zlib import crc32
 
 import numpy as np
 import pytest
 
+from twinspire.errors import IndexStoreError
 from twinspire.index import Index, Item, ItemKind, VectorType, verify_index
 from twinspire.index.catalogue import Catalogue
+from twinspire.index.where import Where
 
 SPACE = "5" * 64
 DIM = 16
@@ -133,3 +136,46 @@ def test_a_vector_that_is_none_is_found_behind_a_right_checksum(path: Path) -> N
     file.write_bytes(data)
     commit(path, checksum=crc32(data[64:]))
     assert verify_index(path).problems == ["2 items whose vector is not of length 1: 20, 30"]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    ["caption = 'x'", "uri = x'ff'", "kind = 'text'", "checksum = checksum + 1", "checksum = 'x'"],
+)
+def test_damaged_items_can_be_removed_and_added_again(path: Path, damage: str) -> None:
+    """Reading or updating them is refused, as is a filter that may keep them wrongly; the rest stays as it is."""
+    execute(f"UPDATE items SET {damage} WHERE id IN (3, 4)")(path)
+    with Index.open(path, mode="write") as index:
+        rest = [number for number in range(50) if number not in (2, 3, 4, 7, 8, 9)]
+        before = index.get(rest)
+        for call in (
+            lambda: index.get([3]),
+            lambda: index.update(3, caption="y"),
+            lambda: index.remove_where(Where.parse("n < 5")),
+        ):
+            with pytest.raises(IndexStoreError, match="3"):
+                call()
+        assert index.remove([2, 3, 4]) == 3
+        assert index.verify().problems == []
+        vector = np.eye(DIM, dtype=np.float32)[:1]
+        index.add(vector, [Item("/3.jpg", ItemKind.IMAGE, "no 3", content_hash="h3")], space=SPACE)
+        assert index.get(rest) == before
+        assert index.stats().items_by_kind == {ItemKind.IMAGE: 45, ItemKind.TEXT: 0}
+        assert index.verify().problems == []
+    with Index.open(path) as reader:
+        assert len(reader) == 45
+
+
+def test_too_little_room_for_the_copy_is_not_called_damage(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The report names the temporary folder, for what was not checked is not known to be right."""
+    connect = sqlite3.connect
+
+    def connected(name: str, **options: Any) -> sqlite3.Connection:
+        connection = connect(name, **options)
+        if name == "":
+            connection.execute("PRAGMA max_page_count = 2")
+        return connection
+
+    monkeypatch.setattr(sqlite3, "connect", connected)
+    (problem,) = verify_index(path).problems
+    assert "SQLITE_TMPDIR" in problem

@@ -40,7 +40,7 @@ def test_a_drawn_picture_has_name_size_and_times(tmp_path: Path) -> None:
     path = tmp_path / "猫 1.png"
     metadata_of(path)
     os.utime(path, (1777624200.25, 1777624200.25))
-    metadata = picture_metadata(read_file(path))
+    metadata = picture_metadata(read_file(path, ImageLimits()))
     assert metadata == {
         "name": "猫 1.png",
         "folder": str(tmp_path),

@@ -412,6 +412,7 @@ def test_objects_show_what_they_are(index: Index, client: WordClient, tiny: Any)
             "'red'": repr(Query.text("red")),
             "bytes": repr(Query.text("a") + Query.image(b"x" * 10_000)),
             "2 labels": repr(classifier),
+            "of 2 labels": repr(classifier.classify([Image.new("RGB", (9, 9))])[0]),
             "onnxruntime": repr(local.towers),
         }
     for word, text in shown.items():
@@ -425,6 +426,6 @@ def test_objects_show_what_they_are(index: Index, client: WordClient, tiny: Any)
 
 def test_showing_loads_nothing_before_it_is_asked() -> None:
     """Importing the queries does not import what draws HTML."""
-    code = "import sys, twinspire.queries; print('twinspire.queries.html' in sys.modules)"
+    code = "import sys, twinspire.queries; print('twinspire.queries.notebook' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

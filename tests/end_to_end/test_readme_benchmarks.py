@@ -23,9 +23,16 @@ def benchmarks() -> list[str]:
     written = re.findall(r"`(?:twinspire bench|python -m twinspire_bench)[^`]*`", README)
     written += re.findall(r"^(?:twinspire bench|python -m twinspire_bench).*", README, re.MULTILINE)
     commands = [" ".join(shlex.split(line.strip("`"), comments=True)) for line in written]
-    (demo,) = re.findall(r"^\t\$\(BIN\)/(twinspire demo .*)", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
+    (demo,) = recipe("demo")
     assert "make demo" in README
     return list(dict.fromkeys([demo, *(command for command in commands if "compare" not in command)]))
+
+
+def recipe(target: str) -> list[str]:
+    """The commands of a target of the Makefile that it runs in its environment."""
+    rules = (ROOT / "Makefile").read_text(encoding="utf-8")
+    (lines,) = re.findall(rf"^{target}:.*\n((?:\t.*\n)*)", rules, re.MULTILINE)
+    return re.findall(r"^\t\$\(BIN\)/(.*)", lines, re.MULTILINE)
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +48,14 @@ def test_the_readme_has_every_benchmark() -> None:
     assert names == modules | {f"twinspire bench {name}" for name in ("index", "latency", "recall", "search")} | {
         "twinspire demo -o"
     }
+
+
+def test_make_bench_runs_them_all_and_keeps_the_records() -> None:
+    """The target's commands are the README's, each with a record in runs/bench."""
+    commands = recipe("bench")
+    kinds = [" ".join(command.split()[:3]) for command in commands]
+    assert sorted(kinds) == sorted(" ".join(command.split()[:3]) for command in benchmarks()[1:])
+    assert all(re.search(r" --json runs/bench/[a-z]+\.json$", command) for command in commands)
 
 
 @pytest.mark.parametrize("command", benchmarks())

@@ -50,7 +50,7 @@ class Bundle:
         except (FileNotFoundError, NotADirectoryError):
             what = f"has no {MANIFEST_NAME}" if folder.is_dir() else "is no folder"
             raise BundleError(f"{folder} {what}: expected a bundle, a folder with {MANIFEST_NAME}") from None
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, ValueError) as error:  # bytes that are no UTF-8, a NUL or lone surrogates in the name
             raise BundleError(f"{folder / MANIFEST_NAME} cannot be read: {error}") from error
         try:
             manifest = Manifest.from_json(text)

@@ -13,6 +13,7 @@ import typer
 
 from twinspire.cli.client_options import ClientOptions, open_client, with_client_options
 from twinspire.cli.csv_cells import csv_cell
+from twinspire.cli.index_add import print_skipped
 from twinspire.cli.output import CsvOption
 from twinspire.cli.search import TemplatesOption
 from twinspire.cli.shared import EXIT_SOME_FAILED, JsonOption, print_json, printable, shortened
@@ -65,6 +66,7 @@ def classify(
         _print_csv(found)
     else:
         _print(found, top)
+    print_skipped(files.skipped)
     for path, cause in failed:
         typer.echo(f"failed {shortened(str(path))}: {printable(cause)}", err=True)
     if not found:

@@ -35,6 +35,12 @@ def _option(*names: str, help: str, **more: Any) -> Any:  # noqa: A002, ANN401 -
     return typer.Option(*names, help=help, rich_help_panel=_PANEL, show_default=False, **more)
 
 
+BundleOption = Annotated[
+    Path | None,
+    _option("--bundle", "-b", help="The bundle that encodes; default: the index's own, else the sample."),
+]
+
+
 @dataclass(frozen=True, kw_only=True)
 class ClientOptions:
     """Where texts and images are encoded. None is what was not given.
@@ -42,12 +48,7 @@ class ClientOptions:
     Raises `InputError` for options that exclude each other and values that no client takes, before anything is loaded.
     """
 
-    bundle: Annotated[
-        Path | None,
-        _option(
-            "--bundle", "-b", help="The bundle that encodes; default: the one that made the index, else the sample."
-        ),
-    ] = None
+    bundle: BundleOption = None
     server: Annotated[
         str | None, _option("--server", metavar="HOST:PORT", help="Encode on the Triton server at this gRPC address.")
     ] = None

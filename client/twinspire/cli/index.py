@@ -25,8 +25,8 @@ app.command("sync")(index_sync.sync)
 app.command("watch")(index_watch.watch)
 app.command("build")(index_build.build)
 app.command("tune")(index_build.tune)
-app.command("recover")(index_recover.recover)
 app.command("export")(index_export.export)
+app.command("recover")(index_recover.recover)
 
 
 @app.command("remove")
@@ -54,6 +54,9 @@ def remove(
             _take_out(opened, each, dry_run=dry_run) for each in _chosen(opened, paths or [], ids or [], where)
         )
         items = len(opened)
+        notes = opened.explain_filter(where) if where is not None and not removed else []
+    for note in notes:
+        typer.echo(f"note: the filter keeps nothing: {printable(note)}", err=True)
     if as_json:
         path = printable(index.absolute())
         print_json({"schema_version": 1, "index": path, "removed": removed, "dry_run": dry_run, "items": items})

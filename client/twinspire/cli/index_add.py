@@ -82,7 +82,7 @@ def add(
     A file that the index has already is passed over, so an interrupted run is finished by running it again. Ends with
     status 3 where some files failed and the others were added.
     """
-    from twinspire.ingest import add_pictures, add_texts, find_pictures
+    from twinspire.ingest import Captions, add_pictures, add_texts, find_pictures
     from twinspire.ingest.texts import count_lines
 
     if not paths and not texts:
@@ -90,11 +90,7 @@ def add(
     source = caption_source(captions, sidecars=sidecars, fuse_captions=fuse_captions, on_conflict=on_conflict)
     pictures = find_pictures(paths, on_error="skip") if paths else []
     lines = count_lines(texts) if texts else 0
-    if (
-        isinstance(captions, Path)
-        and source is not None
-        and not any(source.of(path) or source.metadata_of(path) for path in pictures)
-    ):
+    if isinstance(source, Captions) and not any(source.names(path) for path in pictures):
         raise InputError(
             f"{captions} says nothing about the {len(pictures):,} pictures, such as {pictures[0].name}: expected their "
             "names, or their paths seen from its folder"

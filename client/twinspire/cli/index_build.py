@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from twinspire.cli.client_options import ClientOptions, open_client
-from twinspire.cli.shared import BundleOption, JsonOption, completing, print_json, printable
+from twinspire.cli.client_options import BundleOption, ClientOptions, open_client
+from twinspire.cli.shared import JsonOption, completing, print_json, printable
 from twinspire.errors import InputError
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from twinspire.index import Index
+    from twinspire.index.ann.reports import BuildReport, Calibration
 
 _KIND_HELP = (
     "flat, ivf, ivf,sq8, ivf,pq64, ivf,pq128x4, hnsw, hnsw,sq8, pca256 in front of any; cagra, gpu-flat, gpu-ivf on a "
@@ -40,8 +41,9 @@ def build(
 ) -> None:
     """Build a kind of index that searches use from then on; memory and time are told before.
 
-    Scores stay exact: coded kinds find candidates, and score them again from the vectors. What is added later is found
-    at once. flat goes back to exact search.
+    Scores stay exact: coded kinds find candidates, and rescore them from the vectors. What is added later is found
+    at once. flat goes back to exact search. Searches are calibrated to a recall@10 of at least 0.95 on held-out items,
+    across modalities where images and texts are there; `tune` does it for another recall or for queries of your own.
     """
     from twinspire.index import Index
 
@@ -63,8 +65,11 @@ def build(
         if not dry_run:
             report = opened.build(chosen, threads=threads)
             document |= {"rows": report.rows, "build_s": round(report.build_s, 2), "file_bytes": report.file_bytes}
+            document["calibration_s"] = round(report.calibration_s, 2)
+            document["calibration"] = _calibration_document(report.calibration)
             if not as_json:
                 typer.echo(f"built in {report.build_s:.1f} s, {_size(report.file_bytes)} on disk")
+                typer.echo(_calibration_line(report))
     if as_json:
         print_json(document)
 
@@ -133,6 +138,51 @@ def _vectors(index: Index, queries: Path | None, bundle: Path | None) -> NDArray
     with open_client(ClientOptions(bundle=bundle), index) as client:
         index.check_space(client.space)
         return client.encode_text(texts)
+
+
+def _calibration_line(report: BuildReport) -> str:
+    """Return what searches reach from now on, measured on what."""
+    found = report.calibration
+    if found is None:
+        return "searches are exact" if report.file_bytes == 0 else "searches were not calibrated: too few items"
+    effort = f"{found.effort_name} {found.effort:,}" + (f" of {found.lists:,} lists" if found.lists else "")
+    rescored = f", {found.rescored_candidates:,} candidates rescored" if found.rescore_factor else ""
+    measured = ", ".join(f"{group.recall:.3f} on {group.count} {group.queries}" for group in found.measured)
+    reached = (
+        f"recall@{found.k} of at least {found.target:g}"
+        if found.reached
+        else f"recall@{found.k} of {found.target:g} NOT reached, {found.recall:.3f} is the best that was measured"
+    )
+    line = (
+        f"{reached}: {measured}; {effort}{rescored}, "
+        f"{found.query_ms:.3f} ms a query, calibrated in {report.calibration_s:.1f} s"
+    )
+    return line if found.reached else f"{line}. Build a kind with longer codes, or flat, which is exact"
+
+
+def _calibration_document(found: Calibration | None) -> dict[str, object] | None:
+    if found is None:
+        return None
+    return {
+        "k": found.k,
+        "target_recall": found.target,
+        "recall": round(found.recall, 5),
+        "reached": found.reached,
+        "effort_name": found.effort_name,
+        "effort": found.effort,
+        "lists": found.lists,
+        "rescored_candidates": found.rescored_candidates,
+        "query_ms": round(found.query_ms, 4),
+        "measured": [
+            {
+                "queries": group.queries,
+                "count": group.count,
+                "recall": round(group.recall, 5),
+                "query_ms": round(group.query_ms, 4),
+            }
+            for group in found.measured
+        ],
+    }
 
 
 def _size(size_bytes: int) -> str:

@@ -2,6 +2,11 @@
 
 It knows no models and no pictures. What it promises: a change (`add`, `remove`, `update`, `compact`) that returned is
 there after any crash, whole and with the exact vectors; one that did not return is there whole or not at all.
+
+What a damaged disk does: vectors are checked when the index is opened, items whenever they are read, and which vector
+is whose with every new state, so that no answer has another caption, path, metadata, id or vector than was stored:
+`IndexStoreError` instead. What remains until `verify` are items that a filter, keyword search, `find` or `known_hashes`
+misses, and keyword hits that do not match or are ranked wrongly, because another part of the catalogue is damaged.
 """
 
 from __future__ import annotations

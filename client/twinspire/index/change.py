@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from twinspire.errors import IndexStoreError
 from twinspire.index.digests import MOVED_CHECKSUM, SUM_MODULUS, content_sum, item_checksum, pair_sum, row_checksum
+from twinspire.index.failures import RESTORE
 from twinspire.index.items import Item, ItemKind, encoded_metadata
 from twinspire.index.reference import BundleReference
 from twinspire.index.schema import COMMIT_COLUMNS, HEADER_COLUMNS, ITEM_COLUMNS, SNAPSHOT_COLUMNS
-from twinspire.index.view import Commit, Header, SnapshotRow, View, check_item
+from twinspire.index.view import Commit, Header, SnapshotRow, View, check_item, is_whole, only_row
 from twinspire.index.words import indexed_text
 
 
@@ -22,6 +24,7 @@ def _assignments(columns: str) -> str:
     return ", ".join(f"{column} = ?" for column in columns.split(", "))
 
 
+_ROW = ITEM_COLUMNS.split(", ").index("row")
 _INSERT_ITEM = f"INSERT INTO items ({ITEM_COLUMNS}) VALUES ({', '.join('?' * len(ITEM_COLUMNS.split(', ')))})"  # noqa: S608
 _UPDATE_ITEM = f"UPDATE items SET {_assignments(ITEM_COLUMNS)} WHERE id = ?"  # noqa: S608
 _UPDATE_ROW = f"UPDATE catalogue SET {_assignments(f'{HEADER_COLUMNS}, {COMMIT_COLUMNS}, row_checksum')}"  # noqa: S608
@@ -50,20 +53,32 @@ class Change(View):
         self._move(replace(self.commit, rows=row + len(items), checksum=checksum, next_id=first + len(items)))
         return ids
 
-    def remove(self, ids: Iterable[int]) -> int:
-        """Remove the items of these ids; their rows are dead. Return how many there were; none: nothing changes."""
+    def remove(self, ids: Iterable[int], *, even_damaged: bool = False) -> int:
+        """Remove the items of these ids; their rows are dead. Return how many there were; none: nothing changes.
+
+        `even_damaged`: the way to get rid of a damaged item. Raises `IndexStoreError` where that would lose others.
+        """
         ids = list(dict.fromkeys(ids))
-        rows = self._take_items(ids)
-        if not rows:
+        taken = list(self._item_rows(ids))
+        if not taken:
             return 0
-        self._bury(rows)
+        damaged = [row for row in taken if not is_whole(row)]
+        if damaged and not even_damaged:
+            check_item(damaged[0])
+        if any(not isinstance(row[_ROW], int) for row in damaged):
+            raise IndexStoreError(f"the catalogue no longer says which vector is which item's. {RESTORE}")
+        # What a damaged item was in the other sums is not known: these are counted anew.
+        self._count([row if is_whole(row) else (*row[:-1], 0) for row in taken], -1)
+        self._bury([row[_ROW] for row in taken])
         for table, column in (("words", "rowid"), ("items", "id")):
             self._connection.executemany(
                 f"DELETE FROM {table} WHERE {column} = ?",  # noqa: S608
                 ((number,) for number in ids),
             )
+        if damaged:
+            self._recount()
         self._move(self.commit)
-        return len(rows)
+        return len(taken)
 
     def update(self, number: int, item: Item, checksum: int | None, now: float) -> None:
         """Give the item `number` the fields of `item` and, with a checksum, the row that follows; the old one is dead.
@@ -71,7 +86,10 @@ class Change(View):
         `checksum` is that of the vector file with the new row.
         """
         added_at = self.items([number])[number].added_at
-        (row,) = self._take_items([number])
+        (before,) = self._item_rows([number])
+        check_item(before)
+        self._count([before], -1)
+        row = before[_ROW]
         if checksum is not None:
             self._bury([row])
             row = self.commit.rows
@@ -144,25 +162,28 @@ class Change(View):
         self._connection.executemany(_INSERT_ITEM, signed)
         self._count(signed, 1)
 
-    def _take_items(self, ids: Sequence[int]) -> list[int]:
-        """Return the rows of the items of `ids`, and count the items no more. Raises `IndexStoreError` for damage."""
-        taken = list(self._item_rows(ids))
-        for row in taken:
-            check_item(row)
-        self._count(taken, -1)
-        return [row[1] for row in taken]
-
     def _count(self, rows: Sequence[tuple[Any, ...]], sign: int) -> None:
         """Add rows of items to the sums, or subtract them."""
-        placed = _pairs([row[1] for row in rows], [row[0] for row in rows])
-        contents = content_sum((row[1], row[-1]) for row in rows)
+        numbers, places = [row[0] for row in rows], [row[1] for row in rows]
+        contents = content_sum(np.array(places, np.int64), np.array([row[-1] for row in rows], np.int64))
         self.commit = replace(
             self.commit,
-            placed=(self.commit.placed + sign * placed) % SUM_MODULUS,
+            placed=(self.commit.placed + sign * _pairs(places, numbers)) % SUM_MODULUS,
             contents=(self.commit.contents + sign * contents) % SUM_MODULUS,
             items=self.commit.items + sign * len(rows),
             images=self.commit.images + sign * sum(row[2] == ItemKind.IMAGE for row in rows),
         )
+
+    def _recount(self) -> None:
+        """Take the sums from the items that are left after damaged ones were removed.
+
+        Raises `IndexStoreError` where the rest is not what it should be: then more is damaged than these items.
+        """
+        placed = self.placed()
+        if len(placed) != self.commit.items or pair_sum(placed[:, 0], placed[:, 1]) != self.commit.placed:
+            raise IndexStoreError(f"the catalogue no longer says which vector is which item's. {RESTORE}")
+        (images,) = only_row(self._connection, "SELECT count(*) FROM items WHERE kind = 'image'")
+        self.commit = replace(self.commit, contents=self.contents_sum(), images=images)
 
     def _bury(self, rows: Sequence[int]) -> None:
         self._connection.executemany("INSERT INTO dead VALUES (?, ?)", ((row, self._generation) for row in rows))

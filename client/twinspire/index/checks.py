@@ -21,7 +21,7 @@ def checked_ids(ids: Iterable[int]) -> list[int]:
 
 def checked_k(k: int) -> int:
     """Return `k`, at most 2**40. Raises `InputError` where it is not a whole number from 1 up."""
-    return min(as_whole(k, "k, the number of hits,", minimum=1), _LARGEST_K)
+    return min(as_whole(k, "k (the number of hits)", minimum=1), _LARGEST_K)
 
 
 def checked_effort(effort: int | None) -> int | None:

@@ -17,7 +17,6 @@ import json
 import sqlite3
 import struct
 import zlib
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -54,9 +53,10 @@ def item_checksum(row: tuple[Any, ...]) -> int | None:
         return None
 
 
-def content_sum(checksums: Iterable[tuple[int, int]]) -> int:
-    """Return the sum over items, of which row and checksum are given, of what does not depend on the row."""
-    return sum((checksum - row * _ODD) & _MASK for row, checksum in checksums) % SUM_MODULUS
+def content_sum(rows: NDArray[np.int64], checksums: NDArray[np.int64]) -> int:
+    """Return the sum over items, of which row and checksum are given, (n,), of what does not depend on the row."""
+    contents = checksums.astype(np.uint64) - rows.astype(np.uint64) * np.uint64(_ODD)  # modulo 2**64
+    return int((contents & np.uint64(_MASK)).sum(dtype=np.uint64)) % SUM_MODULUS
 
 
 def pair_sum(first: NDArray[np.int64], second: NDArray[np.int64]) -> int:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 def open_file(path: Path, *, writable: bool = False) -> int:
     """Open a file that is there; return its descriptor. Refuses a pipe or device, which could wait for ever."""
+    require_regular(path, path.stat())
     fd = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         require_regular(path, os.fstat(fd))
@@ -31,7 +32,7 @@ def require_regular(path: Path, status: os.stat_result) -> None:
     """Raise `OSError` where `path`, which has this status, is something else than a file."""
     if not stat.S_ISREG(status.st_mode):
         what = "folder" if stat.S_ISDIR(status.st_mode) else "pipe, socket or device"
-        raise OSError(errno.EINVAL, f"{path} is a {what}, expected a file")
+        raise OSError(errno.EINVAL, f"{path} is a {what}, expected a file: see what put it there, and remove it")
 
 
 def create(path: Path) -> int:

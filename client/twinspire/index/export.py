@@ -11,7 +11,7 @@ import json
 import os
 import secrets
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,8 +20,10 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from twinspire.errors import InputError
+from twinspire.errors import IndexStoreError, InputError
 from twinspire.index import disk
+from twinspire.index.connections import repeated
+from twinspire.index.failures import RESTORE
 from twinspire.index.items import StoredItem
 from twinspire.index.opened import OpenedIndex
 
@@ -60,13 +62,18 @@ class Selection:
         for start in range(0, len(self.ids), step):
             ids = self.ids[start : start + step].tolist()
             found = self.view.items(ids)
+            if lost := [number for number in ids if number not in found]:
+                raise IndexStoreError(f"the catalogue has lost the item {lost[0]}. {RESTORE}")
             yield [found[number] for number in ids]
 
     def pages(self) -> Iterator[tuple[list[StoredItem], NDArray[np.float32]]]:
         """Yield the items with their embeddings, (n, D) float32, some at a time."""
         for items in self.items():
-            rows = self.view.rows([item.id for item in items])
-            yield items, np.array(self.state.vectors[[rows[item.id] for item in items]], dtype=np.float32)
+            ids = np.array([item.id for item in items], np.int64)
+            rows = self.view.rows(ids.tolist())
+            places = np.array([rows.get(number, -1) for number in ids.tolist()], np.int64)
+            self.state.check_rows(places, ids)
+            yield items, np.array(self.state.vectors[places], dtype=np.float32)
 
 
 class Writer(Protocol):
@@ -75,8 +82,8 @@ class Writer(Protocol):
     def write(self, items: list[StoredItem], embeddings: NDArray[np.float32]) -> None:
         """Write a page; `embeddings` is (n, D) float32."""
 
-    def close(self, *, complete: bool) -> None:
-        """Finish the files, or only close them where not all was written."""
+    def close(self) -> None:
+        """Finish the files."""
 
 
 def export_index(
@@ -94,28 +101,49 @@ def export_index(
     `MissingDependencyError` without pyarrow (extra `parquet`), `IndexStoreError` for a damaged index.
     """
     path = _checked_destination(Path(destination), index)
-    parquet = path.suffix.lower() == ".parquet"
-    files = [path] if parquet else [path, path.with_name(f"{path.stem}.items.jsonl")]
-    if parquet:
-        from twinspire.index.export_parquet import ParquetWriter, require_pyarrow
+    if path.suffix.lower() == ".parquet":
+        from twinspire.index.export_parquet import require_pyarrow
 
         require_pyarrow()
-    with index._reading("export") as (view, state), _drafts(files) as drafts:
+    return _exported(index, path, where, on_progress or _tell_nobody)
+
+
+@repeated
+def _exported(
+    index: OpenedIndex, path: Path, where: Where | None, on_progress: Callable[[int, int], None]
+) -> ExportReport:
+    parquet = path.suffix.lower() == ".parquet"
+    files = [path] if parquet else [path, path.with_name(f"{path.stem}.items.jsonl")]
+    # The files take their places last: the end of reading may say that what was read is nothing.
+    with (
+        _output_errors(path),
+        _drafts(files) as drafts,
+        index._reading("export") as (view, state),
+        _output_errors(path),
+    ):
         ids = np.array(view.ids(None, where), dtype=np.int64)
+        if where is None and len(ids) != state.items:
+            raise IndexStoreError(f"the catalogue has {len(ids)} items, {state.items} vectors have one. {RESTORE}")
         selection = Selection(ids, index.dim, index.space, view, state)
-        writer: Writer = ParquetWriter(drafts[0], selection) if parquet else NpyWriter(drafts[0], drafts[1], index.dim)
         done = 0
-        complete = False
-        try:
+        with closing(_writer(drafts, selection)) as writer:
             for items, embeddings in selection.pages():
                 writer.write(items, embeddings)
                 done += len(items)
-                if on_progress is not None:
-                    on_progress(done, len(ids))
-            complete = True
-        finally:
-            writer.close(complete=complete)
+                on_progress(done, len(ids))
     return ExportReport(done, index.dim, files)
+
+
+def _writer(drafts: list[Path], selection: Selection) -> Writer:
+    if len(drafts) == 2:
+        return NpyWriter(drafts[0], drafts[1], selection.dim)
+    from twinspire.index.export_parquet import ParquetWriter
+
+    return ParquetWriter(drafts[0], selection)
+
+
+def _tell_nobody(_done: int, _total: int) -> None:
+    pass
 
 
 class NpyWriter:
@@ -134,17 +162,13 @@ class NpyWriter:
         self._lines.writelines(f"{json.dumps(_document(item), ensure_ascii=False)}\n" for item in items)
         self._rows += len(items)
 
-    def close(self, *, complete: bool) -> None:
+    def close(self) -> None:
         """Put the number of rows into the header: NumPy leaves room for it to grow."""
-        try:
-            if complete:
-                end = self._matrix.tell()
-                self._matrix.seek(0)
-                self._write_header()
-                assert end - self._matrix.tell() == self._rows * self._dim * 4
-        finally:
-            self._matrix.close()
-            self._lines.close()
+        with self._matrix, self._lines:
+            end = self._matrix.tell()
+            self._matrix.seek(0)
+            self._write_header()
+            assert end - self._matrix.tell() == self._rows * self._dim * 4
 
     def _write_header(self) -> None:
         header = {"descr": "<f4", "fortran_order": False, "shape": (self._rows, self._dim)}
@@ -183,6 +207,15 @@ def _checked_destination(path: Path, index: OpenedIndex) -> Path:
 
 
 @contextmanager
+def _output_errors(path: Path) -> Iterator[None]:
+    """Raise `InputError` for an `OSError` inside: where the index is read, it raises errors of its own."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"cannot export to {path}: {error.strerror or error}") from error
+
+
+@contextmanager
 def _drafts(files: list[Path]) -> Iterator[list[Path]]:
     """Give a temporary name for each file, which takes the file's place when the block ends; nothing stays else."""
     drafts = [file.with_name(f".{file.name}.{secrets.token_hex(4)}.tmp") for file in files]
@@ -193,8 +226,6 @@ def _drafts(files: list[Path]) -> Iterator[list[Path]]:
         for draft, file in zip(drafts, files, strict=True):
             draft.replace(file)
         disk.sync_folder(files[0].parent)
-    except OSError as error:
-        raise InputError(f"cannot export to {files[0]}: {error.strerror or error}") from error
     finally:
         for draft in drafts:
             draft.unlink(missing_ok=True)

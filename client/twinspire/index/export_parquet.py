@@ -78,7 +78,7 @@ class ParquetWriter:
         arrays.append(arrow.FixedSizeListArray.from_arrays(flat, embeddings.shape[1]))
         self._writer.write_batch(arrow.RecordBatch.from_arrays(arrays, schema=self._schema))
 
-    def close(self, *, complete: bool) -> None:  # noqa: ARG002 - a file without its footer is none
+    def close(self) -> None:
         """Write the footer."""
         self._writer.close()
 
@@ -93,7 +93,6 @@ class ParquetWriter:
             own += [_field(arrow, self._columns[key], self._types[key]) for key in self._columns]
         own.append(arrow.field("content_hash", text))
         own += [arrow.field(name, time, nullable=False) for name in _TIMES]
-        # Not nullable inside would be truer, but from_arrays makes nullable elements.
         own.append(arrow.field("embedding", arrow.list_(arrow.float32(), selection.dim), nullable=False))
         return arrow.schema(own, metadata={"twinspire.space": selection.space})
 

@@ -85,7 +85,7 @@ def encoded_metadata(metadata: Mapping[str, Any]) -> str:
         text = _JSON.encode(dict(metadata))
         text.encode()
     except (TypeError, ValueError, RecursionError) as error:  # UnicodeEncodeError is a ValueError
-        raise InputError(f"{_METADATA}; got {shown(metadata)}: {error}") from error
+        raise InputError(f"{_METADATA}; got {shown(metadata)}: {_cause(error)}") from error
     return text
 
 
@@ -95,7 +95,7 @@ def metadata_as_json(metadata: Mapping[str, Any]) -> str:
     try:
         same = json.loads(text) == metadata
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{_METADATA}; got {shown(metadata)}: {error}") from error
+        raise InputError(f"{_METADATA}; got {shown(metadata)}: {_cause(error)}") from error
     if not same:
         raise InputError(f"{_METADATA}, and no tuples; got {shown(metadata)}")
     if "\\u0000" in text and _has_nul(metadata):  # SQLite's JSON functions end a text at its first NUL
@@ -118,3 +118,8 @@ def _has_nul(value: object) -> bool:
     if isinstance(value, list):
         return any(map(_has_nul, value))
     return isinstance(value, str) and "\0" in value
+
+
+def _cause(error: Exception) -> str:
+    is_long = "int_max_str_digits" in str(error)  # Python's advice is none for metadata
+    return "a whole number has too many digits" if is_long else str(error)

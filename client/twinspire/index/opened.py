@@ -133,11 +133,18 @@ class OpenedIndex:
 
     @classmethod
     def open_or_create(
-        cls, path: str | os.PathLike[str], *, space: str, dim: int, dtype: VectorType | str | None = None
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        space: str,
+        dim: int,
+        dtype: VectorType | str | None = None,
+        bundle: BundleReference | None = None,
     ) -> Self:
         """Open the index at `path` for writing; make it where there is none, as `create` does.
 
-        `dtype` of an index that is there must be the one given, if one is. Raises what `open` and `create` raise,
+        An index that is there must have the `dtype` that is given, if one is, and keeps the bundle that it remembers:
+        `set_bundle` changes it. Raises what `open` and `create` raise,
         `SpaceMismatchError` where the index is of another space and `InputError` where it has another dim or dtype.
         """
         wanted = None if dtype is None else as_member(dtype, VectorType, "an index's dtype")
@@ -146,7 +153,7 @@ class OpenedIndex:
             is_free = not os.path.lexists(folder) or (folder.is_dir() and not any(folder.iterdir()))
         if is_free:
             try:
-                return cls.create(folder, space=space, dim=dim, dtype=wanted or VectorType.FLOAT32)
+                return cls.create(folder, space=space, dim=dim, dtype=wanted or VectorType.FLOAT32, bundle=bundle)
             except IndexStoreError:
                 if not (folder / CATALOGUE_NAME).is_file():
                     raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from twinspire._arguments import require_text
 from twinspire.errors import InputError
 
 
@@ -25,10 +26,7 @@ class BundleReference:
         if self.path is not None and (not isinstance(self.path, str) or not Path(self.path).is_absolute()):
             raise InputError(f"a bundle's path must be an absolute path as a str, or None, got {self.path!r}")
         for what, text in (("name", self.name), ("path", self.path or "")):
-            try:
-                text.encode()
-            except UnicodeEncodeError as error:
-                raise InputError(f"a bundle's {what} must be text that UTF-8 can hold, got {text!r}") from error
+            require_text(text, f"a bundle's {what}")
 
     def __str__(self) -> str:
         where = "the sample that comes with twinspire" if self.path is None else f"at {self.path}"

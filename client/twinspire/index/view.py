@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -74,16 +75,20 @@ _HEADER_SIZE = len(fields(Header))
 _ROW, _URI = ITEM_COLUMNS.split(", ").index("row"), ITEM_COLUMNS.split(", ").index("uri")
 
 
+@lru_cache(maxsize=16)  # most reads see the same row as the one before
+def _checked(values: tuple[Any, ...]) -> tuple[Header, Commit]:
+    """Return what the row of the table `catalogue` says. Raises `IndexStoreError` where it is damaged."""
+    if row_checksum(values[:-1]) != values[-1]:
+        raise IndexStoreError(f"the catalogue's first row is damaged. {RESTORE}")
+    return Header(*values[:_HEADER_SIZE]), Commit(*values[_HEADER_SIZE:-1])
+
+
 class View:
     """Reads one state. Valid within the block that gave it; raises `sqlite3.Error`, `IndexStoreError` for damage."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
-        values = only_row(connection, _CATALOGUE_ROW)
-        if row_checksum(values[:-1]) != values[-1]:
-            raise IndexStoreError(f"the catalogue's first row is damaged. {RESTORE}")
-        self.header = Header(*values[:_HEADER_SIZE])
-        self.commit = Commit(*values[_HEADER_SIZE:-1])
+        self.header, self.commit = _checked(only_row(connection, _CATALOGUE_ROW))
 
     def placed(self, start: int = 0) -> NDArray[np.int64]:
         """Return row and id of the items whose row is `start` or above, (n, 2)."""
@@ -245,7 +250,15 @@ class View:
         FTS5 does that in a catalogue that it may write to only, so this copies the catalogue into a temporary file.
         """
         with closing(sqlite3.connect("", isolation_level=None)) as copy:
-            self._connection.backup(copy)
+            try:
+                self._connection.backup(copy)
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode not in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN):
+                    raise
+                return [
+                    "the full text was not checked: SQLite cannot copy the catalogue into its temporary folder: "
+                    f"{error}. Name one with room in the environment variable SQLITE_TMPDIR"
+                ]
             try:
                 copy.execute("INSERT INTO words (words) VALUES ('integrity-check')")
             except sqlite3.DatabaseError as error:
@@ -254,7 +267,8 @@ class View:
 
     def contents_sum(self) -> int:
         """Return the sum over the items' checksums, as `Commit.contents` has it."""
-        return content_sum(self._connection.execute("SELECT row, checksum FROM items"))
+        pairs = _whole_numbers(self._connection.execute("SELECT row, checksum FROM items").fetchall(), 2)
+        return content_sum(pairs[:, 0], pairs[:, 1])
 
     def count_by_kind(self) -> dict[ItemKind, int]:
         """Return how many items there are of each kind."""
@@ -322,10 +336,18 @@ def _condition(kind: ItemKind | None, where: Where | None) -> tuple[str, list[An
     return " AND ".join(parts) or "1", parameters
 
 
+def is_whole(row: tuple[Any, ...]) -> bool:
+    """Whether a row of `ITEM_COLUMNS` is as it was written."""
+    return bool(item_checksum(row[:-1]) == row[-1])
+
+
 def check_item(row: tuple[Any, ...]) -> None:
     """Raise `IndexStoreError` where a row of `ITEM_COLUMNS` is not as it was written."""
-    if item_checksum(row[:-1]) != row[-1]:
-        raise IndexStoreError(f"the catalogue's item {row[0]} is damaged: its checksum is wrong. {RESTORE}")
+    if not is_whole(row):
+        raise IndexStoreError(
+            f"the catalogue's item {row[0]} is damaged: its checksum is wrong. Remove it by its id "
+            f"(`twinspire index remove INDEX --id {row[0]}`) and add it again, or restore the folder from a copy"
+        )
 
 
 def _stored(row: tuple[Any, ...]) -> StoredItem:

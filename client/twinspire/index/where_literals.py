@@ -77,19 +77,16 @@ def read_time(token: Token, wrong: Wrong) -> Literal:
 
 
 def _number(token: Token, wrong: Wrong) -> Literal:
-    try:
-        whole = int(token)
-        if -_LARGEST - 1 <= whole <= _LARGEST:
-            return Literal(LiteralType.NUMBER, "?", whole)
-    except ValueError:  # a fraction, or thousands of digits
-        pass
-    number = float(token)
-    if not math.isfinite(number):
+    if not math.isfinite(float(token)):
         raise wrong(token, "this number is too large: expected one below 1.8e308")
-    if token.lstrip("+-").isdecimal():  # read from the metadata, such a one is rounded as Python rounds it
+    try:
+        number: int | float = int(token)
+    except ValueError:  # a fraction
+        number = float(token)
+    if isinstance(number, int) and -_LARGEST - 1 <= number <= _LARGEST:
         return Literal(LiteralType.NUMBER, "?", number)
-    # As text: SQLite then reads it just as it reads the metadata's.
-    return Literal(LiteralType.NUMBER, "CAST(? AS REAL)", json.dumps(number))
+    # Read as the metadata is: SQLite's other ways to read a number differ in the last bit, some of them.
+    return Literal(LiteralType.NUMBER, "json_extract(?, '$')", json.dumps(number))
 
 
 def _time(token: Token, text: str, wrong: Wrong) -> Literal:

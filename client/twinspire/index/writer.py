@@ -94,7 +94,7 @@ class Writer:
         with self._lock:
             self._settled()
             with self._changing() as change:
-                return change.remove(ids)
+                return change.remove(ids, even_damaged=True)
 
     def remove_where(self, where: Where) -> int:
         """Remove the items that `where` keeps."""

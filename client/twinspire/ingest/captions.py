@@ -7,12 +7,14 @@ from enum import StrEnum
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
+from twinspire._arguments import as_list, as_member
 from twinspire.errors import InputError
 from twinspire.index.items import metadata_as_json
 from twinspire.ingest.finding import absolute
 from twinspire.ingest.metadata import BOOKKEEPING_KEYS, FILE_KEYS, same_value
 from twinspire.ingest.tables import EXPECTED, rows_of
 
+SIDECAR_SUFFIX = ".txt"
 _MOST_BYTES = 64 * 2**10  # of a sidecar
 
 
@@ -44,13 +46,7 @@ class OnConflict(StrEnum):
     @classmethod
     def parse(cls, name: str) -> OnConflict:
         """Return the member of this name. Raises `InputError` that names all."""
-        try:
-            return cls(name)
-        except ValueError:
-            raise InputError(
-                f"{name!r} does not say what counts where a column and the picture's file have the same key: expected "
-                f"one of {', '.join(cls)}"
-            ) from None
+        return as_member(name, cls, "what counts where a column and the picture's file have the same key")
 
 
 class Captions:
@@ -78,7 +74,7 @@ class Captions:
         self._keys: dict[str, _Key] = {}
         self._longest = 0
         for name, captions in said.items():
-            self._tell(name, captions, {}, where=name)
+            self._tell(name, as_list(captions, "captions"), {}, where=name)
         for name, values in (metadata or {}).items():
             self._tell(name, (), values, where=name)
 
@@ -106,6 +102,10 @@ class Captions:
     def has_words(self) -> bool:
         """Whether there is a caption, and not metadata alone."""
         return any(told.captions for told in self._told.values())
+
+    def names(self, picture: Path) -> bool:
+        """Whether the file says anything about the picture at this absolute path."""
+        return self._about(picture) is not None
 
     def of(self, picture: Path) -> Sequence[str]:
         """Return the captions of the picture at this absolute path."""
@@ -184,7 +184,7 @@ class Sidecars:
 
 def sidecars_of(picture: Path) -> tuple[Path, Path]:
     """Return where a picture's text file may be, the one that counts first."""
-    return picture.with_name(picture.name + ".txt"), picture.with_suffix(".txt")
+    return picture.with_name(picture.name + SIDECAR_SUFFIX), picture.with_suffix(SIDECAR_SUFFIX)
 
 
 def _text_of(path: Path) -> str:
@@ -196,3 +196,5 @@ def _text_of(path: Path) -> str:
         raise InputError(f"{path} is not UTF-8 (byte {error.start}): expected a text file; convert it") from error
     except OSError as error:
         raise InputError(f"the captions {path} cannot be read: {error.strerror or error}") from error
+    except ValueError as error:  # lone surrogates or a NUL in the name
+        raise InputError(f"the captions {str(path)!r} cannot be read: {error}") from error

@@ -79,8 +79,8 @@ _GATHER_S = 0.05  # changes that come this close are taken together
 class Inotify:
     """Changes as Linux tells them. Links to folders are not followed, but where they are given as a root.
 
-    A folder that cannot be watched is among the `failed`. Raises `InputError` where nothing can be watched: the limit
-    of watches is reached, or there is no inotify.
+    A folder that cannot be watched is among the `failed`. Raises `InputError` where there is no inotify, and where its
+    limits are reached at the start.
     """
 
     complete = False
@@ -94,6 +94,9 @@ class Inotify:
             self._descriptor = self._libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
         if self._descriptor < 0:
             raise InputError(f"folders cannot be watched: {os.strerror(ctypes.get_errno())}. Poll instead (poll=True)")
+        self._poll = select.poll()  # select.select takes descriptors below 1,024 alone
+        self._poll.register(self._descriptor, select.POLLIN)
+        self._started = False
         self._folders: dict[int, Path] = {}
         self._watches: dict[Path, int] = {}
         try:
@@ -102,12 +105,12 @@ class Inotify:
         except BaseException:
             self.close()
             raise
+        self._started = True
 
     def wait(self, timeout_s: float) -> Changes:
         """Return what happened, once something did or the time is over."""
         changes = Changes()
-        ready, _, _ = select.select([self._descriptor], [], [], timeout_s)
-        if ready:
+        if self._poll.poll(1000 * timeout_s):
             time.sleep(min(_GATHER_S, timeout_s))
             with suppress(BlockingIOError):  # all is read
                 for _ in range(_READS):
@@ -130,7 +133,7 @@ class Inotify:
             if folder is None:
                 continue  # of a watch that is removed
             if mask & (_IGNORED | _UNMOUNT):
-                self._forget(folder)
+                self._forget(watch)
                 changes.lost |= bool(mask & _UNMOUNT) or folder in self._roots
             elif mask & _MOVE_SELF and folder in self._roots:
                 self._unwatch_below(folder)
@@ -148,31 +151,36 @@ class Inotify:
                 changes.paths[path] = None
 
     def _watch_below(self, folder: Path) -> None:
-        def note(error: OSError) -> None:
-            self._fail(Path(error.filename), error)
-
-        for parent, folders, _ in os.walk(folder, onerror=note):
-            if not self._watch(Path(parent)):
-                folders.clear()
+        """Watch a folder and those below. Each is watched before it is listed: what comes after that is told."""
+        waiting = [folder]
+        while waiting:
+            here = waiting.pop()
+            if self._watch(here):
+                try:
+                    with os.scandir(here) as entries:
+                        waiting += [Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False)]
+                except OSError as error:
+                    self._fail(here, error)
 
     def _watch(self, folder: Path) -> bool:
         mask = _MASK if folder in self._roots else _MASK | _DONT_FOLLOW
         watch = self._libc.inotify_add_watch(self._descriptor, os.fsencode(folder), mask)
         if watch >= 0:
-            # A folder keeps its watch when it is moved: what it was called before is forgotten.
-            if (before := self._folders.get(watch)) is not None and before != folder:
-                self._watches.pop(before, None)
+            self._forget(watch)  # a folder that was moved keeps its watch: what it was called before counts no longer
             self._folders[watch] = folder
             self._watches[folder] = watch
             return True
         number = ctypes.get_errno()
-        if number == errno.ENOSPC:
+        if number == errno.ENOSPC and not self._started:
             raise InputError(
                 "the system's limit of watched folders is reached: raise it (sysctl fs.inotify.max_user_watches), or "
                 "poll instead (--poll, in Python poll=True)"
             )
         if number not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):  # gone, or no folder by now
-            self._fail(folder, OSError(number, os.strerror(number)))
+            limit = (
+                "the limit fs.inotify.max_user_watches is reached" if number == errno.ENOSPC else os.strerror(number)
+            )
+            self._fail(folder, OSError(number, limit))
         return False
 
     def _fail(self, folder: Path, error: OSError) -> None:
@@ -182,14 +190,14 @@ class Inotify:
                 self.failed.append(failed)
 
     def _unwatch_below(self, folder: Path) -> None:
-        for known in [known for known in self._watches if known == folder or folder in known.parents]:
-            self._libc.inotify_rm_watch(self._descriptor, self._watches[known])
-            self._forget(known)
+        for watch in [watch for watch, known in self._folders.items() if known == folder or folder in known.parents]:
+            self._libc.inotify_rm_watch(self._descriptor, watch)
+            self._forget(watch)
 
-    def _forget(self, folder: Path) -> None:
-        watch = self._watches.pop(folder, None)
-        if watch is not None:
-            self._folders.pop(watch, None)
+    def _forget(self, watch: int) -> None:
+        folder = self._folders.pop(watch, None)
+        if folder is not None and self._watches.get(folder) == watch:
+            del self._watches[folder]
 
     def close(self) -> None:
         """Stop watching."""

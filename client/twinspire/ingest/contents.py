@@ -42,6 +42,10 @@ class Contents:
         """Return the loose item that a file takes over, which is then loose no longer."""
         return self._take(self._loose_by_hash[file.content_hash], file)
 
+    def is_known(self, content_hash: str) -> bool:
+        """Whether the index has a content; asked once for each that it has."""
+        return content_hash in self._elsewhere or bool(self._index.known_hashes([content_hash]))
+
     def take(self, file: ReadFile) -> StoredItem | None:
         """Return the item that a file takes over: a loose one, else one from elsewhere whose file has gone."""
         if (item := self.take_loose(file)) is not None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from twinspire import _arguments
-from twinspire.errors import InputError
+from twinspire.errors import InputError, install_command
 from twinspire.images import formats
 from twinspire.images.formats import HEIF_SUFFIXES
 from twinspire.ingest.reading import cause_of, is_folder, is_missing
@@ -115,7 +115,7 @@ def described(skipped: Mapping[str, int]) -> str:
         shown.append(f"{sum(count for _, count in order[_SHOWN:]):,} others")
     text = f"skipped {total:,} file{'' if total == 1 else 's'}: {', '.join(shown)}"
     if not HEIF_SUFFIXES.isdisjoint(skipped):
-        text += '; HEIC and HEIF are read with: pip install "twinspire[heif]"'
+        text += f"; HEIC and HEIF are read with: {install_command('heif')}, in a checkout of twinspire"
     return text
 
 

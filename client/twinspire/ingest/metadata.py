@@ -15,7 +15,7 @@ from PIL import ExifTags, Image
 
 from twinspire.images.formats import open_header
 from twinspire.images.quiet import quiet_pillow
-from twinspire.ingest.reading import ReadFile, modified_text
+from twinspire.ingest.reading import ReadFile
 
 OVERRIDDEN = "overridden"
 """The key of metadata that lists those of `FILE_KEYS` whose values are not the file's but a caption source's."""
@@ -44,7 +44,7 @@ def picture_metadata(file: ReadFile) -> dict[str, Any]:
         "name": file.path.name,
         "folder": str(file.path.parent),
         "bytes": file.size_bytes,
-        "modified": modified_text(file.modified_s),
+        "modified": file.modified,
         "inode": file.inode,
     }
     source = io.BytesIO(file.content) if isinstance(file.content, bytes) else file.content

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from twinspire.errors import InputError
 from twinspire.index import Index, StoredItem
-from twinspire.ingest.captions import CaptionSource
+from twinspire.ingest.captions import SIDECAR_SUFFIX, CaptionSource, Sidecars
 from twinspire.ingest.dry_run import DryRunIndex, dry_run_client
 from twinspire.ingest.finding import FoundPictures, absolute, described, pictures_below, require_list
-from twinspire.ingest.reading import is_folder, is_gone, is_missing, is_text, pictures_of
+from twinspire.ingest.reading import has_vanished, is_folder, is_gone, is_text, pictures_of
 from twinspire.ingest.reconcile import Progress, Reconciler
 from twinspire.ingest.reports import FolderEvent, Happened, IngestReport, ItemIndex, Tally
 from twinspire.ingest.stages import PictureItems
@@ -64,7 +64,7 @@ def add_pictures(
     found = paths if isinstance(paths, FoundPictures) else FoundPictures()
     for path, cause in found.failed:
         tally.take(FolderEvent(Happened.FAILED, path, cause=cause))
-    return tally.report(already=already, skipped=found.skipped)
+    return tally.report(already=already, skipped=_skipped(found, captions))
 
 
 def sync(
@@ -94,7 +94,7 @@ def sync(
     tally = Tally()
 
     def tell(event: FolderEvent) -> None:
-        if event.happened is Happened.FAILED and is_missing(event.path):
+        if event.happened is Happened.FAILED and has_vanished(event.path):
             return  # by now
         if dry_run and event.happened is Happened.ADDED:
             event = replace(event, id=None)
@@ -110,7 +110,7 @@ def sync(
     for path, cause in state.found.failed:
         tell(FolderEvent(Happened.FAILED, path, cause=cause))
     already, _ = reconciler.run(state.found, state.items, progress=folder_progress(on_progress))
-    return tally.report(already=already, skipped=state.found.skipped)
+    return tally.report(already=already, skipped=_skipped(state.found, captions))
 
 
 def checked_folders(folders: Iterable[str | os.PathLike[str]]) -> list[Path]:
@@ -192,3 +192,12 @@ def _items_at(index: ItemIndex, files: Sequence[Path]) -> Iterator[StoredItem]:
     for path in files:
         if is_text(path) and not is_gone(path):
             yield from pictures_of(index.find(uri=str(path)))
+
+
+def _skipped(found: FoundPictures, captions: CaptionSource | None) -> dict[str, int]:
+    """Return what was skipped, without the text files where these are captions."""
+    return {
+        suffix: count
+        for suffix, count in found.skipped.items()
+        if not (suffix == SIDECAR_SUFFIX and isinstance(captions, Sidecars))
+    }

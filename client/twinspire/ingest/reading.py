@@ -29,7 +29,7 @@ class ReadFile:
     content: bytes | Path
     content_hash: str  # SHA-256 of the bytes, in hex
     size_bytes: int
-    modified_s: float  # seconds since 1970, to the microsecond
+    modified: str | float  # ISO 8601, UTC, to the microsecond; see `modified_of`
     inode: int  # tells files of equal size and time apart that have changed places
 
     @property
@@ -62,12 +62,16 @@ def read_file(path: Path, limits: ImageLimits) -> ReadFile:
         after = os.fstat(file.fileno())
     if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns) or size_bytes != after.st_size:
         raise InputError(WRITTEN_TO)
-    return ReadFile(path, content, digest.hexdigest(), size_bytes, modified_s(after), after.st_ino)
+    return ReadFile(path, content, digest.hexdigest(), size_bytes, modified_of(after), after.st_ino)
 
 
-def modified_s(status: os.stat_result) -> float:
-    """Return when a file was last written to, as `ReadFile` has it."""
-    return round(status.st_mtime_ns / 1e9, 6)
+def modified_of(status: os.stat_result) -> str | float:
+    """Return when a file was last written to in ISO 8601, UTC; outside of the years 1 to 9999 in seconds since 1970."""
+    seconds = round(status.st_mtime_ns / 1e9, 6)
+    try:
+        return iso_utc(seconds)
+    except (ValueError, OverflowError):
+        return seconds
 
 
 def cause_of(error: OSError | UnicodeEncodeError | InputError) -> str:
@@ -91,20 +95,17 @@ def looks_the_same(item: StoredItem) -> bool:
     except (OSError, ValueError):
         return False
     known = tuple(item.metadata.get(key) for key in ("bytes", "modified", "inode"))
-    return known == (status.st_size, modified_text(modified_s(status)), status.st_ino)
-
-
-def modified_text(modified_s: float) -> str | float:
-    """Return when a file was last written to in ISO 8601, UTC; a time outside of the years 1 to 9999 as it is."""
-    try:
-        return iso_utc(modified_s)
-    except (ValueError, OverflowError):
-        return modified_s
+    return known == (status.st_size, modified_of(status), status.st_ino)
 
 
 def is_missing(path: Path) -> bool:
     """Whether there is certainly nothing: what may not be looked at is not missing."""
     return _status_of(path) is None
+
+
+def has_vanished(path: Path) -> bool:
+    """Whether there is certainly nothing, and no link that leads to nothing either."""
+    return is_missing(path) and not os.path.lexists(path)
 
 
 def is_gone(path: Path) -> bool:

@@ -192,7 +192,7 @@ class Reconciler:
     def decide(self, file: ReadFile, step: Batch) -> None:
         """Let a file take over the item of its content where that item's file has gone; else it needs a vector."""
         now = self._now
-        if file.path not in now.recaptioned and self._index.known_hashes([file.content_hash]):
+        if file.path not in now.recaptioned and now.contents.is_known(file.content_hash):
             with self._deciding:
                 if any(item.content_hash == file.content_hash for item in self._pictures_at(file.path)):
                     step.already += 1

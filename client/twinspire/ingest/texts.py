@@ -207,12 +207,17 @@ def _items(path: Path) -> list[Item]:
         raise InputError(f"{path} is not UTF-8 (byte {error.start}): expected a text file; convert it") from error
     except OSError as error:
         raise InputError(f"the text file {path} cannot be read: {error.strerror or error}") from error
+    except ValueError as error:  # lone surrogates or a NUL in the name
+        raise InputError(f"the text file {str(path)!r} cannot be read: {error}") from error
     items = []
     for number, line in enumerate(text.split("\n"), start=1):
         if words := line.strip():
             metadata = {"name": path.name, "folder": str(path.parent), "line": number}
             content_hash = hashlib.sha256(words.encode()).hexdigest()
-            items.append(Item(f"{path}#{number}", ItemKind.TEXT, words, metadata, content_hash))
+            try:
+                items.append(Item(f"{path}#{number}", ItemKind.TEXT, words, metadata, content_hash))
+            except InputError as error:
+                raise InputError(f"{path}, line {number}: {error}") from error
     if not items:
         raise InputError(f"{path} has no words in it: expected a text on each line")
     return items

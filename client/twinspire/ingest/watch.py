@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 from twinspire.errors import InputError
 from twinspire.index import Index, StoredItem
-from twinspire.ingest.captions import CaptionSource, Sidecars, sidecars_of
+from twinspire.ingest.captions import SIDECAR_SUFFIX, CaptionSource, Sidecars, sidecars_of
 from twinspire.ingest.changes import ChangeSource, Signature, signature_of, watched
 from twinspire.ingest.finding import is_picture, pictures_below
 from twinspire.ingest.pictures import FoldersState, checked_folders, folder_progress
-from twinspire.ingest.reading import WRITTEN_TO, is_folder, is_gone, is_missing, is_text, looks_the_same, pictures_of
+from twinspire.ingest.reading import WRITTEN_TO, has_vanished, is_folder, is_gone, is_text, looks_the_same, pictures_of
 from twinspire.ingest.reconcile import Reconciler
 from twinspire.ingest.reports import FailedPicture, FolderEvent, Happened
 from twinspire.ingest.stages import PictureItems
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _LOOK_EVERY_S = 0.1
 _RESCAN_SHARE = 20  # a rescan that took a second is not repeated for 20
+_HOLD_AGAIN = 4  # times gone_s after which an item that is on the move again is held anew
 _HOLD = 20  # times gone_s that an item without its file is kept while others are renamed
 
 
@@ -119,17 +120,17 @@ class _Watcher:
         self.waiting = _Waiting(settle_s=settle_s, gone_s=gone_s, sidecars=isinstance(captions, Sidecars))
         self._refused: dict[Path, Signature] = {}  # files that failed, as they were then
         self._told: set[Path] = set()  # folders that failed
-        self._held_since: dict[int, float] = {}  # by id of items whose files are on the move
+        self._held: dict[int, tuple[float, float]] = {}  # by id of items on the move: since when, and when asked last
         self._lost, self._vanished = False, False
         self._rescan_at_s = time.monotonic() + rescan_s
 
     def tell(self, event: FolderEvent) -> None:
         """Tell what happened, but for files that failed and will be seen again."""
         if event.id is not None:
-            self._held_since.pop(event.id, None)
+            self._held.pop(event.id, None)
         if event.happened is not Happened.FAILED:
             self._refused.pop(event.path, None)
-        elif is_missing(event.path) or event.cause == WRITTEN_TO:
+        elif has_vanished(event.path) or event.cause == WRITTEN_TO:
             return
         else:
             self._refused[event.path] = signature_of(event.path)
@@ -195,10 +196,13 @@ class _Watcher:
         """Return the ids of items whose files are, or may be, on the move: not longer than 20 times `gone_s`."""
         self.look(source, 0)
         now_s = time.monotonic()
-        moving = self.waiting.moving(items, is_known=lambda path: bool(self._items_at(path)))
-        return {
-            number for number in moving if now_s - self._held_since.setdefault(number, now_s) < _HOLD * self._gone_s
-        }
+        held: dict[int, tuple[float, float]] = {}
+        for number in self.waiting.moving(items, is_known=lambda path: bool(self._items_at(path))):
+            since_s, asked_s = self._held.get(number, (now_s, now_s))
+            held[number] = (since_s if now_s - asked_s < _HOLD_AGAIN * self._gone_s else now_s, now_s)
+        self._held = {number: times for number, times in self._held.items() if now_s - times[1] < _HOLD * self._gone_s}
+        self._held |= held
+        return {number for number, (since_s, _) in held.items() if now_s - since_s < _HOLD * self._gone_s}
 
     def _differing(self, state: FoldersState) -> Iterator[Path]:
         """Give the paths where folders and index differ, but for files that failed and have not changed since."""
@@ -285,7 +289,7 @@ def _require_there(roots: Sequence[Path]) -> None:
 
 def _captioned_by(path: Path) -> list[Path]:
     """Return the pictures that a text file beside them may be about."""
-    if path.suffix != ".txt":
+    if path.suffix != SIDECAR_SUFFIX:
         return []
     try:
         beside = [entry for entry in path.parent.iterdir() if is_picture(entry)]

@@ -65,6 +65,6 @@ class Answer:
         return f"<Answer: {len(self.hits)} hits of {self.searched:,} items, mode {self.mode}{best}>"
 
     def _repr_html_(self) -> str:
-        from twinspire.queries.html import answer_html
+        from twinspire.queries.notebook import answer_html
 
         return answer_html(self)

@@ -49,11 +49,17 @@ class Judged:
     flagged: bool | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Classification:
     """All labels of one picture, the largest score first."""
 
     judged: tuple[Judged, ...]
+
+    def __repr__(self) -> str:
+        flagged = f", {len(self.flagged)} flagged" if self.flagged else ""
+        return (
+            f"<Classification: {shown(self.best.label)} {self.best.score:.4f}, of {len(self.judged)} labels{flagged}>"
+        )
 
     @property
     def best(self) -> Judged:

@@ -84,6 +84,7 @@ class Channel:
         self.address = address
         self.closed = threading.Event()
         self.models_seen = False
+        self.encrypted = tls is not None
         if tls is None:
             self._channel = grpc.insecure_channel(address, options=_OPTIONS)
         else:
@@ -128,7 +129,10 @@ class Channel:
             return self.late(deadline)
         said = f"{code.name}: {details}"
         if code is _LOST or (code is _GONE and self.models_seen):
-            return LostError(f"the server at {self.address} is not available ({said}). Is it running and ready there?")
+            hint = " Does it ask for TLS?" if not self.encrypted and "Socket closed" in (details or "") else ""
+            return LostError(
+                f"the server at {self.address} is not available ({said}). Is it running and ready there?{hint}"
+            )
         if code is grpc.StatusCode.CANCELLED:
             return ServerUnavailableError(f"the server at {self.address} gave the request up ({said})")
         return ServerRefusedError(f"the server at {self.address} refused the request ({said})")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from twinspire import Bundle, Client, Index
+from twinspire._arguments import as_member
 from twinspire.cli.index_bundle import reference_to
 from twinspire.errors import InputError
 from twinspire.index import Hit
@@ -95,7 +96,7 @@ def run_demo(
     *,
     bundle: Path,
     images: int = 500,
-    runtime: DemoRuntime = DemoRuntime.AUTO,
+    runtime: DemoRuntime | str = DemoRuntime.AUTO,
     on_progress: Callable[[str, int, int], None] | None = None,
 ) -> DemoReport:
     """Draw `images` held-out scenes below `out`, index them and answer the demo's queries.
@@ -103,6 +104,7 @@ def run_demo(
     `out` becomes the demo's own folder: new, empty, or an earlier demo's, which is replaced; anything else is an
     `InputError`. `on_progress` is told the stage, what is done of it, and its total.
     """
+    runtime = as_member(runtime, DemoRuntime, "runtime")
     tell = on_progress or _say_nothing
     _claim(out)
     scenes = draw_dataset(

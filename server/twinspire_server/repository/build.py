@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from twinspire._arguments import as_member, require_list
 from twinspire.bundle import Bundle, BundleWriter, Precision, Tower
 from twinspire.bundle.copying import copy_file
 from twinspire.errors import InputError, SpaceMismatchError
@@ -43,11 +44,11 @@ def build_repository(
     destination: Path,
     *,
     precision: Precision | str = AUTO,
-    runtime: RepositoryRuntime = RepositoryRuntime.WHEEL,
-    device: Device = Device.CPU,
+    runtime: RepositoryRuntime | str = RepositoryRuntime.WHEEL,
+    device: Device | str = Device.CPU,
     threads: int | None = None,
     streams: int | None = None,
-    accelerator: Accelerator = Accelerator.TENSORRT,
+    accelerator: Accelerator | str = Accelerator.TENSORRT,
 ) -> list[ServedModel]:
     """Write `{name}_image` and `{name}_text` for each bundle into `destination`; other models there stay.
 
@@ -61,7 +62,9 @@ def build_repository(
     of that name has another space, InputError for two bundles of one name, unknown options and a destination
     that cannot be written.
     """
-    opened = [Bundle.open(path) for path in bundles]
+    runtime, device = as_member(runtime, RepositoryRuntime, "runtime"), as_member(device, Device, "device")
+    accelerator = as_member(accelerator, Accelerator, "accelerator")
+    opened = [Bundle.open(path) for path in require_list(bundles, "bundles")]
     twice = [name for name, count in Counter(bundle.name for bundle in opened).items() if count > 1]
     if not opened or twice:
         raise InputError(f"bundles named {twice}: expected one or more, each of its own name")

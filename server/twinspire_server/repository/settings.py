@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from twinspire._arguments import as_member
 from twinspire.errors import InputError
 
 
@@ -50,6 +51,9 @@ class ServingOptions:
     accelerator: Accelerator = Accelerator.TENSORRT
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "runtime", as_member(self.runtime, RepositoryRuntime, "runtime"))
+        object.__setattr__(self, "device", as_member(self.device, Device, "device"))
+        object.__setattr__(self, "accelerator", as_member(self.accelerator, Accelerator, "accelerator"))
         for name, value in (("threads", self.threads), ("streams", self.streams)):
             if value is not None and (type(value) is not int or value < 1):
                 raise InputError(f"{name} {value!r}: expected a whole number from 1 up, or None")

@@ -36,6 +36,17 @@ class Family(StrEnum):
         """Whether only a GPU can build and search it."""
         return self in (Family.CAGRA, Family.GPU_FLAT, Family.GPU_IVF)
 
+    @property
+    def is_graph(self) -> bool:
+        """Whether a search goes from neighbour to neighbour."""
+        return self in (Family.HNSW, Family.CAGRA)
+
+    @property
+    def effort_name(self) -> str:
+        """FAISS's name of what a search sets to find more."""
+        names = {Family.IVF: "nprobe", Family.GPU_IVF: "nprobe", Family.HNSW: "efSearch", Family.CAGRA: "itopk_size"}
+        return names.get(self, "effort")
+
 
 class Scheme(StrEnum):
     """How vectors are made smaller."""

@@ -19,7 +19,7 @@ from twinspire.index.ann.library import checked_threads
 
 _ID_BYTES = 8
 _KMEANS_ROUNDS = 8
-_OPQ_OPERATIONS = 6 * 16_384  # rounds and vectors
+_ALLOCATION_OPERATIONS = 4 * 2.0 * 16_384 * 256  # k-means of `recipes`, for each number of a vector
 _BUSY = 0.35  # of the products' speed that is reached between them
 _GRAPH_DISTANCES = 22  # for each candidate that is kept while a vector is added to a graph
 _MEMORY_BYTES_PER_S = 8e9  # of one thread, at random places
@@ -74,8 +74,8 @@ def predict(kind: Kind, count: int, dim: int, *, threads: int | None = None, spe
     if kind.code is not None and kind.code.scheme is Scheme.PQ:
         levels = 1 << kind.code.bits
         memory += 4 * width * (width + levels)
-        operations += 2.0 * _OPQ_OPERATIONS * width * (width + 4 * levels) + 2.0 * count * width * (width + levels)
-        operations += _KMEANS_ROUNDS * 2.0 * min(sample, 128 * levels) * width * levels
+        operations += _ALLOCATION_OPERATIONS * width + 2.0 * count * width * (width + levels)
+        operations += _KMEANS_ROUNDS * 2.0 * min(sample, 512 * levels) * width * levels
     if kind.family in (Family.IVF, Family.GPU_IVF):
         lists = kind.lists(count)
         memory += count * _ID_BYTES + 4 * lists * width

@@ -1,10 +1,11 @@
 """How an index of each kind is made with FAISS: trained on a sample, then filled block by block.
 
 What differs from FAISS's own defaults, and why: to build in less time, k-means runs 8 rounds over 64 vectors a list
-instead of 10 over 256, and OPQ 6 rounds over 16,384 vectors instead of 50 over 65,536 (what that costs in recall at
-equal effort was not measured); PCA does not subtract the mean, for that would change which inner product is greatest,
-and what it gives is made length 1 again; lists have means for centroids, to which an item goes by distance, where FAISS
-has spherical ones for inner products (see `coarse`); and codes of 4 bits hold residuals, which costs nothing to search.
+instead of 10 over 256 (what that costs in recall at equal effort was not measured); PCA does not subtract the mean, for
+that would change which inner product is greatest, and what it gives is made length 1 again; in front of PQ stands a
+scaled eigenvalue allocation instead of OPQ; lists have means for centroids, to which an item goes by distance, where
+FAISS has spherical ones for inner products (see `coarse`); and codes of 4 bits hold residuals, which costs nothing to
+search.
 """
 
 from __future__ import annotations
@@ -22,9 +23,12 @@ from twinspire.index.vectors import Vectors
 BLOCK_ROWS = 65_536
 _ROUNDS = 8
 _PER_LIST = 64
-_PER_CODE = 128
-_OPQ_ROUNDS = 6
-_OPQ_SAMPLE = 16_384
+_PER_CODE = 512
+_ROUGH_SAMPLE = 16_384
+_ROUGH_LISTS = 256
+_ROUGH_ROUNDS = 4
+_WEIGHT = 0.25  # as a power of the variance; 0 and 0.5 were tried (bench/LOG.md)
+_FLOOR = 1e-3
 
 
 def trained(kind: Kind, vectors: Vectors, seed: int) -> Any:  # noqa: ANN401
@@ -39,7 +43,7 @@ def trained(kind: Kind, vectors: Vectors, seed: int) -> Any:  # noqa: ANN401
     if kind.code is not None and kind.code.scheme is Scheme.PQ:
         for step in chain:
             sample = step.apply(sample)
-        chain.append(rotation := _rotation(sample, kind.code, width))
+        chain.append(rotation := _allocation(sample, kind.code, width))
         sample = rotation.apply(sample)
         width = rotation.d_out
     else:
@@ -64,6 +68,15 @@ def sampled(vectors: Vectors, count: int, seed: int) -> NDArray[np.float32]:
     return np.ascontiguousarray(vectors[rows], dtype=np.float32)
 
 
+def linear_transform(matrix: NDArray[Any]) -> Any:  # noqa: ANN401
+    """Return FAISS's transformation by `matrix` (to, from)."""
+    faiss = faiss_library()
+    linear = faiss.LinearTransform(matrix.shape[1], matrix.shape[0], False)
+    faiss.copy_array_to_vector(np.ascontiguousarray(matrix, dtype=np.float32).ravel(), linear.A)
+    linear.is_trained = True
+    return linear
+
+
 def _require_enough(kind: Kind, count: int) -> None:
     least = kind.lists(count) if kind.family in (Family.IVF, Family.GPU_IVF) else 1
     if kind.code is not None and kind.code.scheme is Scheme.PQ:
@@ -80,30 +93,46 @@ def _require_enough(kind: Kind, count: int) -> None:
 def _projection(sample: NDArray[np.float32], width: int) -> list[Any]:
     """Return the steps that take vectors to the `width` directions that hold most of them, and to length 1."""
     faiss = faiss_library()
-    dim = sample.shape[1]
     moments = sample.T @ sample  # (D, D)
     _, directions = np.linalg.eigh(moments.astype(np.float64))  # ascending
-    matrix = np.ascontiguousarray(directions.T[::-1][:width], dtype=np.float32)  # (width, D)
-    linear = faiss.LinearTransform(dim, width, False)
-    faiss.copy_array_to_vector(matrix.ravel(), linear.A)
-    linear.is_trained = True
+    linear = linear_transform(directions.T[::-1][:width])
     linear.set_is_orthonormal()
     return [linear, faiss.NormalizationTransform(width, 2.0)]
 
 
-def _rotation(sample: NDArray[np.float32], code: Code, width: int) -> Any:  # noqa: ANN401
-    """Return OPQ's rotation to a multiple of the parts (Ge et al., Optimized Product Quantization, CVPR 2013)."""
+def _allocation(sample: NDArray[np.float32], code: Code, width: int) -> Any:  # noqa: ANN401
+    """Return the linear transformation in front of product quantization, to a multiple of the parts.
+
+    It turns vectors to their principal directions and scales these by the fourth root of the variance. What searches
+    gives the query the inverse, which keeps inner products (see `coarse`): codes are then exact where queries are long,
+    not equally exact in all directions. Then it distributes the directions over the parts so that the product of the
+    variances is about equal: the eigenvalue allocation of Ge et al., Optimized Product Quantization, CVPR 2013. Those
+    are the variances of residuals, here to rough centroids, since residuals are what is coded.
+    """
     faiss = faiss_library()
-    rotation = faiss.OPQMatrix(width, code.parts, width // code.parts * code.parts)
-    rotation.niter = _OPQ_ROUNDS
-    rotation.niter_pq_0 = _ROUNDS
-    rotation.max_train_points = _OPQ_SAMPLE
-    quantizer = faiss.ProductQuantizer(rotation.d_out, code.parts, code.bits)
-    _quiet(quantizer.cp)
-    rotation.pq = quantizer
-    rotation.train(sample[:: max(1, len(sample) // _OPQ_SAMPLE)])
-    rotation.pq = None  # it belongs to Python and goes with this function
-    return rotation
+    variances, directions = np.linalg.eigh((sample.T @ sample).astype(np.float64) / len(sample))
+    weights = np.maximum(variances / variances.mean(), _FLOOR) ** _WEIGHT
+    scaling = weights[:, None] * directions.T  # (D, D)
+    scaled = (sample[:: max(1, len(sample) // _ROUGH_SAMPLE)] @ scaling.T).astype(np.float32)
+    rough = faiss.Kmeans(width, min(_ROUGH_LISTS, len(scaled)), niter=_ROUGH_ROUNDS, min_points_per_centroid=1)
+    rough.train(scaled)
+    residuals = scaled - rough.centroids[rough.assign(scaled)[1]]
+    kept = width // code.parts * code.parts
+    return linear_transform(scaling[_allocated(residuals.var(axis=0), code.parts, kept)])
+
+
+def _allocated(variances: NDArray[Any], parts: int, kept: int) -> NDArray[np.int64]:
+    """Return the `kept` directions of the greatest `variances` (D,), those of the first of `parts` parts first."""
+    order = np.argsort(-variances, kind="stable")[:kept]
+    logs = np.log(np.maximum(variances, 1e-12))
+    logs -= logs[order[-1]]
+    members: list[list[int]] = [[] for _ in range(parts)]
+    sums = np.zeros(parts)
+    for direction in order:
+        part = int(np.argmin(sums))
+        members[part].append(int(direction))
+        sums[part] = sums[part] + logs[direction] if len(members[part]) < kept // parts else np.inf
+    return np.concatenate([np.array(part, np.int64) for part in members])
 
 
 def _core(kind: Kind, width: int, count: int, seed: int) -> Any:  # noqa: ANN401
