@@ -450,7 +450,10 @@ def noting(name: str, real: Callable[..., object], calls: list[str]) -> Callable
 
 
 def test_snapshot_is_on_the_disk_before_it_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its bytes are synced, then its name, then the catalogue names it, then the old file goes: a power cut is safe."""
+    """Its bytes are synced, then its name, then the catalogue names it, then the old file goes: a power cut is safe.
+
+    Between the last two the commit is recorded as acknowledged.
+    """
     with made(tmp_path / "index") as index:
         index.build("ivf")
         calls: list[str] = []
@@ -462,5 +465,6 @@ def test_snapshot_is_on_the_disk_before_it_counts(tmp_path: Path, monkeypatch: p
             "sync",
             "sync_folder",
             "commit",
+            "write_at",
             "remove",
         ]
