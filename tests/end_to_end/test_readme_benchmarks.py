@@ -86,7 +86,7 @@ def test_what_the_readme_makes_is_ignored() -> None:
     ]
     outputs = set(re.findall(r" -o (\S+)", "\n".join(lines)))
     indexes = set(re.findall(r"\b[\w-]+\.index\b", README))
-    files = set(re.findall(r"--sheet (\S+)", README))
+    files = {*re.findall(r"--sheet (\S+)", README), *re.findall(r"index export \S+ (\S+)", README)}
     assert {"clip", "clip-int8", "clip-best", "models"} <= outputs
     assert {"photos.index", "clip.index"} <= indexes
     assert files
