@@ -228,7 +228,7 @@ def test_one_precision_has_nothing_to_be_compared_with(
         (["-l", "de"], "in the language 'de'"),
         (["-l", "und"], "captions of no named language"),
         (["--limit", "0"], "limit 0"),
-        (["--provider", "tpu"], "providers 'tpu'"),
+        (["--provider", "tpu"], "tpu"),
         (["--split", "test"], "tells no splits"),
         (["--pictures", "nowhere"], "there is no folder nowhere"),
         (["--json", "nowhere/record.json"], "its folder is missing"),

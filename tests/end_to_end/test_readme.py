@@ -29,7 +29,7 @@ def test_the_ten_lines_find_pictures(tmp_path: Path) -> None:
 
 
 def test_the_command_lines_work_as_written(tmp_path: Path) -> None:
-    """Each line of the block below the session ends well on a folder of pictures, with its defaults; `watch` until Ctrl-C."""
+    """Each line of the block below the session ends well on a folder of pictures; `watch` runs until it is stopped."""
     (block,) = re.findall(
         r"The same on the command line.*?```\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL
     )
