@@ -267,7 +267,7 @@ def test_an_error_stops_the_decoding(tiny: Any, files: list[Path]) -> None:
         client.encode_images(files)
     assert first.value is not second.value  # both are still held, with their tracebacks
     names = [thread.name for thread in threading.enumerate()]
-    assert not [name for name in names if name.startswith("twinspire")]
+    assert not [name for name in names if name.startswith("twinspire-images")]
 
 
 def test_leaving_the_block_closes_the_towers(tiny: Any) -> None:
