@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,9 @@ from twinspire.bundle import (
 
 # FAISS's threads would spin while others wait for a core: on two busy ones some tests then take ten times as long.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# A shell starts a background job with SIGINT ignored, and commands that tests start and interrupt would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 PAD, START, END, UNKNOWN = range(4)
 WORDS = ("a", "the", "red", "blue", "green", "large", "cat", "dog", "house", "boat", "left", "of", "on", "snow")
