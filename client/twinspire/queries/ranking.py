@@ -40,7 +40,7 @@ class Wish:
             raise InputError(f"diversify {shown(self.diversify)}: expected 0, as they come, to 1, only unlike ones")
         if self.min_score is not None and not (is_finite(self.min_score) and -1 <= self.min_score <= 1):
             raise InputError(
-                f"min_score {shown(self.min_score)}: expected -1 to 1, in every mode: the least similarity, which is "
+                f"min_score {shown(self.min_score)}: expected -1 to 1, in every mode: the minimum similarity, which is "
                 "the inner product of the query's and the item's vector"
             )
 
