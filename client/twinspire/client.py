@@ -89,7 +89,7 @@ class Client:
         name: str | None = None,
         deadline_s: float = 30.0,
         in_flight: int | None = None,
-        max_retries: int = 4,
+        max_retries: int | None = None,
         tls: TlsOptions | None = None,
         send_images_singly: bool = False,
         threads: int | None = None,

@@ -15,6 +15,7 @@
     ├── EngineError              an engine could not be loaded or run
     └── ServerError              a server cannot be started, or fails
         ├── ServerUnavailableError   it cannot be reached, or did not answer before the deadline
+        │   └── ServerOverloadedError    it is there, and refused until the deadline: too many requests
         └── ServerRefusedError   it answered with an error
 
 A message says what came, what was expected and what to do. The command line prints it and ends with status 2.
@@ -107,6 +108,10 @@ class ServerError(TwinspireError):
 
 class ServerUnavailableError(ServerError):
     """A server cannot be reached, or did not answer before the deadline."""
+
+
+class ServerOverloadedError(ServerUnavailableError):
+    """A server is there and refused the work until the deadline: it has more requests than it can answer."""
 
 
 class ServerRefusedError(ServerError):

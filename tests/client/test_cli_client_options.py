@@ -145,6 +145,7 @@ def test_a_server_that_is_not_there_is_an_error(run: Run, command: str) -> None:
         ("--server h:1 --tls-ca labels.txt", ["labels.txt", "PEM"]),
         ("--server http://h:1", ["http://h:1", "host:port"]),
         ("--server h:1 --deadline 0", ["--deadline", "positive"]),
+        ("--server h:1 --deadline 1e10", ["--deadline", "1e9"]),
         ("--server h:1 --deadline nan", ["--deadline", "nan"]),
         ("--precision int4", ["int4", "fp32"]),
         ("--provider npu", ["npu", "openvino"]),

@@ -20,12 +20,14 @@ from twinspire.bundle import Tower
 from twinspire.errors import (
     EngineError,
     ServerError,
+    ServerOverloadedError,
     ServerRefusedError,
     ServerUnavailableError,
     SpaceMismatchError,
     TwinspireError,
 )
-from twinspire.towers import TlsOptions, triton
+from twinspire.towers import TlsOptions
+from twinspire.towers.triton import towers as triton_towers
 
 Start = Callable[..., Any]
 OTHER_SPACE = "f" * 64
@@ -168,18 +170,20 @@ def test_retries_begin_anew_after_an_answer(tiny: Any, start_fake: Start) -> Non
 
 @pytest.mark.parametrize("code", [code for code in grpc.StatusCode if code is not grpc.StatusCode.OK])
 def test_every_status_is_mapped(tiny: Any, start_fake: Start, code: grpc.StatusCode) -> None:
-    """Each status of gRPC is a ServerError with address and cause; only a server that was not there is asked twice."""
+    """Each status of gRPC is a ServerError with address and cause; only what may succeed later is asked twice."""
     server = start_fake(hook=_abort_first(100, code))
     with TritonTowers(server.url, tiny.bundle, max_retries=1) as towers:
         with pytest.raises(ServerError, match=server.url) as caught:
             towers.encode_images(_pictures(1))
         server.hook = None
         assert towers.encode_images(_pictures(1)).shape == (1, 12)
-    repeated = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.NOT_FOUND}  # a stopping Triton has no model any more
-    unavailable = {*repeated, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED}
-    assert type(caught.value) is (ServerUnavailableError if code in unavailable else ServerRefusedError)
-    assert caught.value.__cause__ is not None
-    assert len(server.requests) == (3 if code in repeated else 2)
+    lost = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.NOT_FOUND}  # a stopping Triton has no model any more
+    given_up = {grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED}
+    expected = dict.fromkeys({*lost, *given_up}, ServerUnavailableError)
+    expected[grpc.StatusCode.RESOURCE_EXHAUSTED] = ServerOverloadedError
+    assert type(caught.value) is expected.get(code, ServerRefusedError)
+    assert isinstance(caught.value.__cause__, grpc.RpcError)
+    assert len(server.requests) == (3 if code in {*lost, grpc.StatusCode.RESOURCE_EXHAUSTED} else 2)
 
 
 def test_an_error_cancels_the_rest(tiny: Any, start_fake: Start) -> None:
@@ -375,7 +379,7 @@ def test_a_server_of_another_space_in_its_place_is_refused(
                 towers.encode_images(_pictures(1))
             monkeypatch.setattr(towers, "_max_retries", 20)
         elif when == "while idle":
-            monkeypatch.setattr(triton, "_TRUSTED_S", 0.0)
+            monkeypatch.setattr(triton_towers, "_TRUSTED_S", 0.0)
         relay.open(other)
         if when != "during a call":
             call = pool.submit(towers.encode_images, _pictures(1))

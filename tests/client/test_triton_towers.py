@@ -116,14 +116,15 @@ def test_a_view_is_encoded_as_what_it_shows(tiny: Any, start_fake: Start) -> Non
         _assert_close(towers.encode_images(images), tiny.model.encode_images(images.copy()))
 
 
-def test_messages_may_be_large(make_tiny: Callable[..., Any], start_fake: Start) -> None:
-    """Requests and answers beyond gRPC's 4 MB go through."""
-    tiny = make_tiny(dim=256)
+@pytest.mark.parametrize(("size", "dim"), [(40, 12), (16, 1100)], ids=["request", "answer"])
+def test_messages_may_be_large(make_tiny: Callable[..., Any], start_fake: Start, size: int, dim: int) -> None:
+    """Requests and answers beyond gRPC's 4 MiB go through; a request has 1,024 rows at most."""
+    tiny = make_tiny(size=size, dim=dim)
     server = start_fake(tiny=tiny, max_batch=6000)
     with TritonTowers(server.url, tiny.bundle) as towers:
-        assert towers.encode_images(_pictures(6000)).shape == (6000, 256)
-    (request,) = server.requests
-    assert request.ByteSize() > 4 * 2**20
+        embeddings = towers.encode_images(_pictures(1030, size))
+    assert server.rows() == [1024, 6]
+    assert max(server.requests[0].ByteSize(), embeddings[:1024].nbytes) > 4 * 2**20
 
 
 def test_wrong_input_is_not_sent(tiny: Any, start_fake: Start) -> None:
@@ -264,6 +265,7 @@ def test_an_address_is_host_and_port(tiny: Any, url: Any) -> None:
     [
         {"deadline_s": 0},
         {"deadline_s": -1.0},
+        {"deadline_s": 1e10},
         {"deadline_s": float("inf")},
         {"deadline_s": float("nan")},
         {"deadline_s": "30"},
@@ -271,7 +273,7 @@ def test_an_address_is_host_and_port(tiny: Any, url: Any) -> None:
         {"in_flight": 0},
         {"in_flight": 2.0},
         {"max_retries": -1},
-        {"max_retries": None},
+        {"max_retries": 1.5},
     ],
 )
 def test_options_out_of_range_are_refused(tiny: Any, options: dict[str, Any]) -> None:

@@ -54,7 +54,11 @@ class ClientOptions:
     ] = None
     deadline: Annotated[
         float | None,
-        _option("--deadline", metavar="SECONDS", help=f"Time for one call to the server; default {DEADLINE_S:g}."),
+        _option(
+            "--deadline",
+            metavar="SECONDS",
+            help=f"Time for a call to the server, with its retries; default {DEADLINE_S:g}.",
+        ),
     ] = None
     tls: Annotated[bool, _option("--tls", help="Encrypt; check the server against gRPC's own root certificates.")] = (
         False
@@ -106,8 +110,8 @@ class ClientOptions:
             raise InputError(f"{_flag(remote[0])} is for a connection: name the server with --server HOST:PORT")
         if (self.tls_key is None) != (self.tls_certificate is None):
             raise InputError("--tls-certificate and --tls-key belong together: expected both or neither")
-        if self.deadline is not None and not 0 < self.deadline < float("inf"):
-            raise InputError(f"--deadline is a positive number of seconds, got {self.deadline:g}")
+        if self.deadline is not None and not 0 < self.deadline <= 1e9:
+            raise InputError(f"--deadline is a positive number of seconds, at most 1e9, got {self.deadline:g}")
         for name in ("threads", "streams"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -136,7 +140,7 @@ class ClientOptions:
 
     def _check_values(self) -> None:
         if self.server is not None:
-            from twinspire.towers.triton_options import checked_address
+            from twinspire.towers.triton.options import checked_address
 
             checked_address(self.server)
         if (tls := self.tls_options()) is not None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import sys
-import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from twinspire._printable import printable as printable  # every command finds it here
 from twinspire.errors import InputError
 
 BundleOption = Annotated[
@@ -51,15 +51,6 @@ def print_json(document: dict[str, Any]) -> None:
     text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
     sys.stdout.flush()
     typer.echo(text.encode(), nl=False)
-
-
-def printable(text: str | os.PathLike[str]) -> str:
-    """Return a path or text on one line: control characters and bytes that are no UTF-8 come escaped."""
-    decoded = os.fsencode(text).decode(errors="backslashreplace")
-    return "".join(
-        character.encode("unicode_escape").decode() if unicodedata.category(character)[0] == "C" else character
-        for character in decoded
-    )
 
 
 def shortened(path: str) -> str:

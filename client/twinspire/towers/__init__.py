@@ -9,8 +9,7 @@ from twinspire.towers.local import LocalTowers
 from twinspire.towers.protocol import Towers
 from twinspire.towers.providers import InferencePrecision, OpenVinoOptions, Provider
 from twinspire.towers.selection import Runtime
-from twinspire.towers.triton import ModelStatistics, TritonTowers
-from twinspire.towers.triton_options import TlsOptions
+from twinspire.towers.triton import ModelStatistics, TlsOptions, TritonTowers
 
 __all__ = [
     "InferencePrecision",

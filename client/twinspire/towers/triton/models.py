@@ -1,4 +1,4 @@
-"""The messages of the protocol: what is asked, and what a server answers, held against the contract.
+"""The messages of the protocol: requests, and what a server answers, checked against the contract.
 
 https://github.com/kserve/open-inference-protocol/blob/main/specification/protocol/inference_grpc.md and Triton's
 extensions of it.
@@ -8,7 +8,6 @@ extensions of it.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,21 +15,27 @@ import numpy as np
 from numpy.typing import NDArray
 from tritonclient.grpc import model_config_pb2, service_pb2
 
+from twinspire._printable import printable
 from twinspire.bundle import Bundle, Tower
 from twinspire.errors import EngineError, ServerError, SpaceMismatchError
+from twinspire.towers.triton.statistics import ModelStatistics
 
 INPUT = {Tower.IMAGE: "image", Tower.TEXT: "input_ids"}
 INPUT_TYPE = {Tower.IMAGE: "UINT8", Tower.TEXT: "INT32"}
 OUTPUT = "embedding"
 OUTPUT_TYPE = "FP32"
 RAGGED = "ragged"
+LARGEST_BATCH = 1024
+"""The most rows of a request, whatever the server says that it takes: it bounds what an answer may be."""
+
+_SHOWN_CHARACTERS = 200
 
 _BUILD = "Build its repository from this bundle with `twinspire build` and start it again"
 
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """One tower on a server: its model's name, the most rows a request may have, the lengths it takes.
+    """One tower on a server: its model's name, the most rows of a request, the lengths it takes.
 
     `text_lengths` are ascending, None where a text may have any; the image tower's is None.
     """
@@ -41,17 +46,22 @@ class ServedModel:
     precision: str
 
 
-def read_model(config: Any, tower: Tower, bundle: Bundle, *, address: str) -> ServedModel:
-    """Read a `ModelConfig` message.
+def largest_answer_bytes(dim: int) -> int:
+    """Return how large the largest answer of a server is: the embeddings of a batch, or a model's configuration."""
+    return LARGEST_BATCH * dim * 4 + 2**20
+
+
+def read_model(config: Any, name: str, tower: Tower, bundle: Bundle, *, address: str) -> ServedModel:
+    """Read the `ModelConfig` message of the model `name`.
 
     Raises SpaceMismatchError where the model's embeddings may not be compared with the bundle's, ServerError
     where its tensors, batches or parameters are not of the contract.
     """
-    where = f"the model {config.name!r} on {address}"
+    where = f"the model {name!r} on {address}"
     parameters = {key: value.string_value for key, value in config.parameters.items()}
     space = parameters.get("space")
     if not space:
-        raise ServerError(f"{where} does not say of which space it is: its parameter 'space' is missing. {_BUILD}")
+        raise ServerError(f"{where} names no space: its parameter 'space' is missing. {_BUILD}")
     if space != bundle.space:
         raise SpaceMismatchError(
             f"{where} is of another space than the bundle {bundle.name!r} at {bundle.path}: it serves another bundle. "
@@ -63,11 +73,12 @@ def read_model(config: Any, tower: Tower, bundle: Bundle, *, address: str) -> Se
     lengths = None
     if tower is Tower.TEXT:
         lengths = _text_lengths(parameters.get("text_lengths", ""), bundle.text.context_length, where)
-    return ServedModel(config.name, config.max_batch_size, lengths, parameters.get("precision", "unknown"))
+    precision = _shown(parameters.get("precision", "unknown"))
+    return ServedModel(name, min(config.max_batch_size, LARGEST_BATCH), lengths, precision)
 
 
 def _broken_contract(config: Any, tower: Tower, bundle: Bundle) -> str | None:
-    """Say what of a model's batching, inputs and outputs is not as the contract has it, None where all is."""
+    """Return what of a model's batching, inputs and outputs is not of the contract, None where all is."""
     if config.max_batch_size < 1:
         return f"its max_batch_size is {config.max_batch_size}, expected at least 1"
     size = bundle.image.size
@@ -80,12 +91,13 @@ def _broken_contract(config: Any, tower: Tower, bundle: Bundle) -> str | None:
         found = [(tensor.name, _type_name(tensor.data_type), list(tensor.dims)) for tensor in tensors]
         if found not in [[(name, kind, shape)] for shape in allowed]:
             wanted = " or ".join(map(str, allowed))
-            return f"its {role} is {found}, expected one {name!r} {kind} of {wanted}"
+            return f"its {role} is {_shown(str(found))}, expected one {name!r} {kind} of {wanted}"
     return None
 
 
 def _type_name(data_type: int) -> str:
-    name: str = model_config_pb2.DataType.Name(data_type)
+    types = model_config_pb2.DataType
+    name: str = types.Name(data_type) if data_type in types.values() else f"unknown ({data_type})"
     return name.removeprefix("TYPE_")
 
 
@@ -94,15 +106,20 @@ def _text_lengths(value: str, context_length: int, where: str) -> tuple[int, ...
     if value == RAGGED:
         return None
     try:
-        lengths = tuple(sorted(int(part) for part in value.split(",")))
+        lengths = tuple(sorted({int(part) for part in value.split(",")}))
     except ValueError:
         lengths = ()
     if not lengths or lengths[0] < 1 or lengths[-1] != context_length:
         raise ServerError(
-            f"{where} has the parameter text_lengths {value!r}: expected {RAGGED!r} or lengths such as "
+            f"{where} has the parameter text_lengths '{_shown(value)}': expected {RAGGED!r} or lengths such as "
             f"'32,{context_length}', the longest the bundle's context of {context_length}. {_BUILD}"
         )
     return lengths
+
+
+def _shown(text: str) -> str:
+    """Return a server's text on one line, cut where it is long."""
+    return printable(text, limit=_SHOWN_CHARACTERS)
 
 
 def server_request() -> Any:
@@ -120,32 +137,39 @@ def statistics_request(name: str) -> Any:
     return service_pb2.ModelStatisticsRequest(name=name)
 
 
-def infer_request(name: str, tower: Tower, array: NDArray[Any]) -> Any:
-    """Ask for the embeddings of an array (n, ...) of the tower's dtype: `ModelInfer`."""
+def read_version(response: Any) -> str:
+    """Read Triton's version of a `ServerMetadata` message."""
+    return printable(response.version, limit=32)
+
+
+def infer_request(name: str, tower: Tower, array: NDArray[Any], *, timeout_s: float) -> Any:
+    """Ask for the embeddings of an array (n, ...) of the tower's dtype: `ModelInfer`.
+
+    A server whose queue has a timeout (`allow_timeout_override`) drops the request after `timeout_s` in it: nobody
+    waits for the answer any more. It must be the rest of the call's deadline.
+    """
     request = service_pb2.ModelInferRequest(model_name=name)
     request.inputs.add(name=INPUT[tower], datatype=INPUT_TYPE[tower], shape=array.shape)
     request.outputs.add(name=OUTPUT)
     request.raw_input_contents.append(array.tobytes())
+    request.parameters["timeout"].int64_param = max(1, int(timeout_s * 1e6))
     return request
 
 
-def read_embeddings(response: Any, *, source: str) -> NDArray[np.float32]:
-    """Read the one output, of whatever shape. Raises EngineError where it is no whole float32 array."""
-    outputs = [(output.name, output.datatype, tuple(output.shape)) for output in response.outputs]
+def read_embeddings(response: Any, *, rows: int, dim: int, source: str) -> NDArray[np.float32]:
+    """Read the one output. Raises EngineError unless it is (rows, dim) float32."""
+    outputs = [(output.name, output.datatype, list(output.shape)) for output in response.outputs]
     sizes = [len(raw) for raw in response.raw_output_contents]
-    if len(outputs) == 1 and outputs[0][:2] == (OUTPUT, OUTPUT_TYPE):
-        shape = outputs[0][2]
-        if sizes == [4 * math.prod(shape)] and all(length >= 0 for length in shape):
-            return np.frombuffer(response.raw_output_contents[0], np.float32).reshape(shape)
-    raise EngineError(
-        f"{source} gave {outputs} in {sizes} bytes: expected one {OUTPUT!r} {OUTPUT_TYPE} and 4 bytes a number"
-    )
+    if outputs != [(OUTPUT, OUTPUT_TYPE, [rows, dim])] or sizes != [4 * rows * dim]:
+        found = _shown(f"{outputs} in {sizes} bytes")
+        raise EngineError(f"{source} gave {found}: expected one {OUTPUT!r} {OUTPUT_TYPE} of [{rows}, {dim}]")
+    return np.frombuffer(response.raw_output_contents[0], np.float32).reshape(rows, dim)
 
 
-def read_statistics(response: Any) -> tuple[int, int, int]:
+def read_statistics(response: Any) -> ModelStatistics:
     """Add up successful requests, inferences and executions over a model's versions."""
     models = response.model_stats
-    return (
+    return ModelStatistics(
         sum(model.inference_stats.success.count for model in models),
         sum(model.inference_count for model in models),
         sum(model.execution_count for model in models),

@@ -1,4 +1,4 @@
-"""How a server is reached: its address and TLS."""
+"""How a server is reached: its address, deadlines and TLS."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from twinspire.errors import InputError
+
+LONGEST_DEADLINE_S = 1e9
+"""30 years: gRPC takes what overflows its clock for a deadline that has passed."""
 
 _ADDRESS = re.compile(r"(?P<host>[^\s/:\[\]]+|\[[0-9a-fA-F:.%\w]+\]):(?P<port>[0-9]{1,5})")
 

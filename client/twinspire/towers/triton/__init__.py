@@ -1,0 +1,9 @@
+"""Both towers on a Triton Inference Server. Importing this loads no gRPC; opening towers does."""
+
+from __future__ import annotations
+
+from twinspire.towers.triton.options import TlsOptions
+from twinspire.towers.triton.statistics import ModelStatistics
+from twinspire.towers.triton.towers import TritonTowers
+
+__all__ = ["ModelStatistics", "TlsOptions", "TritonTowers"]
