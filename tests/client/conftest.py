@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any
@@ -167,10 +167,12 @@ def _pump(source: socket.socket, target: socket.socket) -> None:
         target.shutdown(socket.SHUT_RDWR)
 
 
-def infer_response(rows: np.ndarray, *, name: str = "embedding", datatype: str = "FP32") -> Any:
+def infer_response(
+    rows: np.ndarray, *, name: str = "embedding", datatype: str = "FP32", shape: Sequence[int] | None = None
+) -> Any:
     """Make the answer to an inference."""
     response = service_pb2.ModelInferResponse()
-    response.outputs.add(name=name, datatype=datatype, shape=rows.shape)
+    response.outputs.add(name=name, datatype=datatype, shape=rows.shape if shape is None else shape)
     response.raw_output_contents.append(rows.tobytes())
     return response
 
@@ -219,7 +221,7 @@ def relay_to() -> Iterator[Callable[[FakeTriton], Relay]]:
 def wrong_answers() -> dict[str, Callable[[FakeTriton, Any], Any]]:
     """Answers that are none, by what is wrong with them; each takes the server and the request."""
 
-    def changed(change: Callable[[np.ndarray], np.ndarray], **options: str) -> Callable[[FakeTriton, Any], Any]:
+    def changed(change: Callable[[np.ndarray], np.ndarray], **options: Any) -> Callable[[FakeTriton, Any], Any]:
         def answer(server: FakeTriton, request: Any) -> Any:
             right = server.answer(request)
             rows = np.frombuffer(right.raw_output_contents[0], np.float32).reshape(right.outputs[0].shape)
@@ -251,6 +253,10 @@ def wrong_answers() -> dict[str, Callable[[FakeTriton, Any], Any]]:
         "no unit vectors": changed(lambda rows: rows * 2),
         "zeros": changed(np.zeros_like),
         "not a number": changed(not_finite),
+        "beyond float32": changed(lambda rows: np.full_like(rows, 3e38)),
+        "a type that numpy lacks": changed(lambda rows: rows, datatype="FP1024"),
+        "40 dimensions": changed(lambda rows: rows, shape=[1] * 38 + [3, 12]),
+        "a shape beyond 64 bits": changed(lambda rows: rows, shape=[0, 2**62, 2**62]),
         "bytes missing": truncated,
         "no bytes": bodiless,
         "nothing": lambda server, request: service_pb2.ModelInferResponse(),

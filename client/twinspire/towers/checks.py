@@ -63,7 +63,8 @@ def check_embeddings(output: object, *, rows: int, dim: int, source: str) -> NDA
     if not isinstance(output, np.ndarray) or output.dtype != np.float32 or output.shape != (rows, dim):
         what = f"{output.shape} {output.dtype}" if isinstance(output, np.ndarray) else type(output).__name__
         raise EngineError(f"{source} gave {what}: expected ({rows}, {dim}) float32")
-    norms = np.linalg.norm(output, axis=1)  # (rows,), not finite where a value is not
+    with np.errstate(over="ignore", invalid="ignore"):  # such rows are told below
+        norms = np.linalg.norm(output, axis=1)  # (rows,), not finite where a value or its square is not
     wrong = np.flatnonzero(~(np.abs(norms - 1.0) <= UNIT_TOLERANCE))
     if wrong.size:
         raise EngineError(
