@@ -21,7 +21,8 @@ Hook = Callable[["FakeTriton", Any, Any], Any]
 class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
     """Serves the model of a tiny bundle.
 
-    `hook(server, request, context)` runs before each inference; what it returns, unless None, is the answer.
+    `hook(server, request, context)` runs before each inference; what it returns, unless None, is the answer. So does
+    `config_hook` before each question for a configuration, which may abort it.
     `requests` are the inferences that came, `seen_at_once` the most that were under way at a time.
     """
 
@@ -37,6 +38,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         hook: Hook | None = None,
     ) -> None:
         self.tiny, self.hook = tiny, hook
+        self.config_hook: Hook | None = None
         self.configs = {
             f"{tiny.bundle.name}_{tower}": _config(tiny, tower, max_batch, text_lengths, space)
             for tower in ("image", "text")
@@ -74,6 +76,8 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
 
     def ModelConfig(self, request: Any, context: Any) -> Any:  # noqa: N802
         """Answer with a model's configuration."""
+        if self.config_hook is not None:
+            self.config_hook(self, request, context)
         if request.name not in self.configs:
             context.abort(grpc.StatusCode.NOT_FOUND, f"Request for unknown model: '{request.name}' is not found")
         return service_pb2.ModelConfigResponse(config=self.configs[request.name])

@@ -301,6 +301,23 @@ def test_models_that_are_gone_for_a_while_are_waited_for(tiny: Any, start_fake: 
         timer.join()
 
 
+def test_models_that_are_being_unloaded_are_waited_for_at_opening(tiny: Any, start_fake: Start) -> None:
+    """Opening while a server is exchanged, its models unloaded but known, is repeated."""
+    server = start_fake()
+    left = [1, 2]
+
+    def unloaded(server: Any, request: Any, context: Any) -> None:
+        if left:
+            left.pop()
+            text = f"Request for unknown model: '{request.name}' has no available versions"
+            context.abort(grpc.StatusCode.NOT_FOUND, text)
+
+    server.config_hook = unloaded
+    with TritonTowers(server.url, tiny.bundle) as towers:
+        assert towers.encode_images(_pictures(1)).shape == (1, 12)
+    assert not left
+
+
 class Held:
     """A hook that holds each inference for a while and says when four, a whole window, are under way."""
 

@@ -55,6 +55,8 @@ _CLOCKS_DIFFER_S = 0.1
 _OVERLOAD = re.compile("exceeds maximum queue size|request timeout expired", re.IGNORECASE)
 # The process of a model of the Python backend was killed, or did not answer Triton's question for a second.
 _DEAD_PROCESS = re.compile(r"stub process\b.*\bis (not |un)healthy", re.IGNORECASE | re.DOTALL)
+# A Triton that is being stopped unloads its models first and says so of each; a model that it never had "is not found".
+_UNLOADED = "has no available versions"
 # gRPC's own texts about an answer; one about a request that is too large for the server begins with "SERVER".
 _TOO_LARGE = re.compile("(CLIENT: Received|Decompressed) message larger than max")
 _UNREADABLE = "Exception deserializing response!"
@@ -183,8 +185,7 @@ class Channel:
                 return TransientServerError(
                     ServerUnavailableError(f"{server} is not available ({message}). Is it running and ready?{hint}")
                 )
-            case grpc.StatusCode.NOT_FOUND if self.models_seen:
-                # A Triton that is being stopped unloads its models first and says so of each.
+            case grpc.StatusCode.NOT_FOUND if self.models_seen or _UNLOADED in details:
                 return TransientServerError(
                     ServerUnavailableError(f"{server} has lost its models ({message}). Is it being stopped?")
                 )
