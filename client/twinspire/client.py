@@ -144,7 +144,7 @@ class Client:
     def encode_text(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Encode N texts to (N, D) float32, L2-normalised, in the order given; N may be 0, a text empty.
 
-        Raises InputError for anything but a list of str, EngineError where the towers fail.
+        Raises InputError for anything but a list of str, EngineError and ServerError where the towers fail.
         """
         return self.towers.encode_texts(self.tokenize(texts))
 
@@ -181,8 +181,8 @@ class Client:
         """Encode N pictures to (N, D) float32, L2-normalised, in the order given; N may be 0.
 
         The next pictures are decoded while the last are encoded; only a few batches are in memory at a time,
-        also when `items` is a generator. Errors as `preprocess` has them, and EngineError where the towers
-        fail.
+        also when `items` is a generator. Errors as `preprocess` has them, and EngineError and
+        ServerError where the towers fail.
         """
         _check_on_error(on_error)
         parts = [np.zeros((0, self.dim), np.float32)]

@@ -131,6 +131,25 @@ def test_a_server_that_is_not_there_is_an_error(run: Run, command: str) -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
+def test_an_overloaded_server_is_an_error(run: Run, start_fake: Callable[..., Any], command: str) -> None:
+    """Every command gives up at the deadline with one message; what was to be added is added by the next try."""
+    if command == "search":
+        assert run(*COMMANDS["index add"], "-b", "tiny").status == 0
+    server = start_fake(
+        hook=lambda server, request, context: context.abort(
+            grpc.StatusCode.UNAVAILABLE, "[request id: <id_unknown>] Exceeds maximum queue size"
+        )
+    )
+    remote = ("-b", "tiny", "--server", server.url)
+    refused(run(*COMMANDS[command], *remote, "--deadline", "0.3"), server.url, "queue size")
+    server.hook = None
+    if command == "index watch":
+        return  # runs until it is interrupted
+    again = run(*COMMANDS[command], *remote)
+    assert again.status == 0, again.err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize(
     ("options", "words"),
     [

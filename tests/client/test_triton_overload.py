@@ -6,14 +6,17 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import grpc
 import numpy as np
 import pytest
+from PIL import Image
 
-from twinspire import TritonTowers
+from twinspire import Client, Index, TritonTowers
 from twinspire.errors import ServerOverloadedError, ServerUnavailableError, SpaceMismatchError, TwinspireError
+from twinspire.ingest import add_pictures
 
 Start = Callable[..., Any]
 
@@ -178,3 +181,27 @@ def test_a_server_that_went_away_is_waited_for_until_the_deadline(
         timer.start()
         assert towers.encode_images(_pictures(3)).shape == (3, 12)
         timer.join()
+
+
+def test_pictures_added_before_an_overload_stay(tiny: Any, start_fake: Start, tmp_path: Path) -> None:
+    """An index keeps the batches that were encoded before a server refused; the same call then adds the rest."""
+    files = [tmp_path / f"{number:02}.png" for number in range(20)]
+    for file, picture in zip(files, _pictures(20), strict=True):
+        Image.fromarray(picture).save(file)
+    server = start_fake()
+
+    def hook(server: Any, request: Any, context: Any) -> None:
+        if len(server.requests) > 3:
+            context.abort(grpc.StatusCode.UNAVAILABLE, FULL)
+
+    server.hook = hook
+    with (
+        Client.connect(server.url, tiny.bundle, deadline_s=0.5) as client,
+        Index.create(tmp_path / "index", dim=client.dim, space=client.space) as index,
+    ):
+        with pytest.raises(ServerOverloadedError):
+            add_pictures(index, client, files, batch=4)
+        assert 0 < len(index) <= 12
+        server.hook = None
+        add_pictures(index, client, files, batch=4)
+        assert len(index) == 20

@@ -51,8 +51,8 @@ def add_pictures(
     Every batch is durable once it is done: after an error or an interruption the same call goes on where it ended.
     What `find_pictures` could not read or skipped is part of the report.
 
-    Raises `SpaceMismatchError`, `IndexStoreError`, `EngineError`, and `InputError` for a `batch` below 1 and a
-    `fuse_captions` out of its range or without captions.
+    Raises `SpaceMismatchError`, `IndexStoreError`, `EngineError`, `ServerError`, and `InputError` for a `batch` below 1
+    and a `fuse_captions` out of its range or without captions.
     """
     require_list(paths)
     index.check_space(client.space)

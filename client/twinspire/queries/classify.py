@@ -121,7 +121,7 @@ class Classifier:
         return f"<Classifier of {len(self.labels)} labels: {shown([label.text for label in self.labels])}>"
 
     def classify(self, pictures: Iterable[ImageItem]) -> list[Classification]:
-        """Judge each picture. Raises `ImageError` for the first that cannot be used, `EngineError`."""
+        """Judge each picture. Raises `ImageError` for the first that cannot be used, `EngineError`, `ServerError`."""
         return self._judge(self._client.encode_images(require_list(pictures, "pictures")))
 
     def classify_or_skip(self, pictures: Iterable[ImageItem]) -> tuple[list[Classification], list[ImageError]]:

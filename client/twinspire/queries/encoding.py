@@ -54,7 +54,7 @@ class QueryEncoder:
         """Return the query as (D,) float32 of length 1.
 
         Of a text with quoted phrases the rest counts; the phrases where there is nothing else. Raises `InputError`
-        where the parts cancel out, `ImageError` for a picture that cannot be used, `EngineError`.
+        where the parts cancel out, `ImageError` for a picture that cannot be used, `EngineError`, `ServerError`.
         """
         vectors = [self._known(part) for part in query.parts]
         for is_text in (True, False):

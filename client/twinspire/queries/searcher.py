@@ -104,7 +104,7 @@ class Searcher:
         Pages of one `k` are slices of one ranking while the index does not change. In a hybrid search, and with
         `boosts` or `diversify`, that holds for the first hits (4 k, at least 100); beyond them a hit may come again.
 
-        Raises `InputError` for what cannot be meant, `ImageError`, `EngineError`, `IndexStoreError`.
+        Raises `InputError` for what cannot be meant, `ImageError`, `EngineError`, `ServerError`, `IndexStoreError`.
         """
         asked = Query.text(query) if isinstance(query, str) else query
         if not isinstance(asked, Query):

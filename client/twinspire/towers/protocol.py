@@ -27,14 +27,15 @@ class Towers(Protocol):
     def encode_images(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Encode (N, S, S, 3) uint8 RGB to (N, D) float32, L2-normalised; N may be 0.
 
-        Raises InputError for another dtype or shape, EngineError where the runtime fails.
+        Raises InputError for another dtype or shape, EngineError where the runtime fails, ServerError where a server
+        does.
         """
 
     def encode_texts(self, sequences: Sequence[NDArray[np.int32]]) -> NDArray[np.float32]:
         """Encode N 1-D int32 arrays of token ids to (N, D) float32, L2-normalised; N may be 0.
 
         Each holds start and end token and no padding: the runtime pads as it likes best. Raises InputError
-        for anything else, EngineError where the runtime fails.
+        for anything else, EngineError where the runtime fails, ServerError where a server does.
         """
 
     def close(self) -> None:

@@ -62,6 +62,10 @@ _TOO_LARGE = re.compile("(CLIENT: Received|Decompressed) message larger than max
 _UNREADABLE = "Exception deserializing response!"
 
 
+class DeadlinePassedError(Exception):
+    """The deadline of the call passed while a request was in flight: `RetryPolicy.deadline_error` says why."""
+
+
 class TransientServerError(Exception):
     """A request failed and may be sent again, which is safe: encoding changes nothing on the server.
 
@@ -139,8 +143,9 @@ class Channel:
     def result(self, future: Any, deadline: Deadline) -> Any:
         """Wait for a response.
 
-        Raises TransientServerError where the request may be sent again, another ServerError where not, EngineError
-        where the channel was closed and for an answer that is no message of the protocol or too large.
+        Raises TransientServerError where the request may be sent again, DeadlinePassedError where there is no time
+        left, ServerError for what the server will not do, EngineError where the channel was closed and for an answer
+        that is no message of the protocol or too large.
         """
         try:
             response = future.result()
@@ -161,7 +166,7 @@ class Channel:
         message = f"{code.name}: {printable(details, limit=_SHOWN_CHARACTERS)}"
         match code:
             case grpc.StatusCode.DEADLINE_EXCEEDED if deadline.left_s < _CLOCKS_DIFFER_S:
-                return self.deadline_error(deadline)
+                return DeadlinePassedError()
             case grpc.StatusCode.RESOURCE_EXHAUSTED if _TOO_LARGE.search(details):
                 return EngineError(
                     f"{server} sent an answer that is too large ({message}): expected at most "
@@ -199,13 +204,6 @@ class Channel:
                 f"the server at {self.address} has more requests than it can answer ({message}). Send less at a time, "
                 "allow more time with deadline_s, or add servers."
             )
-        )
-
-    def deadline_error(self, deadline: Deadline) -> ServerUnavailableError:
-        """Make the error of a call whose deadline has passed."""
-        return ServerUnavailableError(
-            f"the server at {self.address} did not answer the whole call within {deadline.limit_s:g} s: it is "
-            "overloaded or cannot be reached. Send less in a call or allow more with deadline_s"
         )
 
     def check_open(self) -> None:

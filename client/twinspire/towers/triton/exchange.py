@@ -7,7 +7,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 from twinspire.towers.triton.batches import Window
-from twinspire.towers.triton.channel import Channel, Deadline, TransientServerError
+from twinspire.towers.triton.channel import Channel, Deadline, DeadlinePassedError, TransientServerError
 from twinspire.towers.triton.retries import RetryPolicy
 
 Sent = TypeVar("Sent")
@@ -56,12 +56,14 @@ def exchange(
                 continue
             try:
                 future = done.get(timeout=deadline.left_s)
-            except Empty:
-                raise policy.deadline_error() from None
+            except Empty as error:
+                raise policy.deadline_error() from error
             batch = pending.pop(future)
             rows_pending -= rows(batch)
             try:
                 response = channel.result(future, deadline)
+            except DeadlinePassedError as passed:
+                raise policy.deadline_error() from passed.__cause__
             except TransientServerError as error:
                 again.append(batch)
                 if error.is_overload:

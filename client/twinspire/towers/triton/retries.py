@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from twinspire.errors import ServerOverloadedError, ServerUnavailableError
-from twinspire.towers.triton.channel import Channel, Deadline, TransientServerError
+from twinspire.towers.triton.channel import Channel, Deadline, DeadlinePassedError, TransientServerError
 
 Result = TypeVar("Result")
 
@@ -27,12 +27,14 @@ class RetryPolicy:
         self._last: TransientServerError | None = None
 
     def run(self, action: Callable[[], Result]) -> Result:
-        """Repeat an action until it raises no TransientServerError. Raises as `wait` does."""
+        """Repeat an action until it raises no TransientServerError. Raises `deadline_error` where no time is left."""
         while True:
             try:
                 return action()
             except TransientServerError as failure:
                 self.wait(failure)
+            except DeadlinePassedError as passed:
+                raise self.deadline_error() from passed.__cause__
 
     def wait(self, failure: TransientServerError) -> None:
         """Wait before the next attempt. Raises the failure's own error where there is none."""
@@ -57,7 +59,11 @@ class RetryPolicy:
     def deadline_error(self) -> ServerUnavailableError:
         """Make the error of a call that ends without its answer: the last failure where it had one."""
         if self._last is None:
-            return self._channel.deadline_error(self._deadline)
+            return ServerUnavailableError(
+                f"the server at {self._channel.address} did not answer the whole call within "
+                f"{self._deadline.limit_s:g} s: it is overloaded or cannot be reached. Send less in a call or allow "
+                "more with deadline_s"
+            )
         error = self._last.error
         kind = ServerOverloadedError if isinstance(error, ServerOverloadedError) else ServerUnavailableError
         return kind(f"{error} Attempts: {self._failures}")
