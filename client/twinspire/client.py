@@ -98,8 +98,8 @@ class Client:
         """Run the towers on a Triton Inference Server at `url`, host:port of its gRPC service.
 
         `bundle` is the one that is served, opened or the path of it (then BundleError where it is not intact):
-        texts and pictures are prepared here. See `TritonTowers` for the other arguments and what they raise;
-        SpaceMismatchError where the server's models are of another space.
+        texts and pictures are prepared here. See `TritonTowers` for the other arguments, what is retried until the
+        deadline, and what is raised; SpaceMismatchError where the server's models are of another space.
         """
         opened = _opened(bundle)
         towers = TritonTowers(

@@ -26,11 +26,11 @@ Reply = Callable[[Any, Any], Sequence[bytes]]
 
 PICTURES = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), np.uint8)
 INT64 = st.integers(-(2**63), 2**63 - 1)
-FORMULA = "\x1b[2J\r\nerror: all is well\u202e\u2028\x00"
+HOSTILE_TEXT = "\x1b[2J\r\nerror: all is well\u202e\u2028\x00"
 
 
 class GarbageServer(grpc.GenericRpcHandler):
-    """A gRPC server that answers each method as `replies` says, the others rightly, with the fake server's answers."""
+    """A gRPC server that answers a method as `replies` says, and every other one as the fake server does."""
 
     def __init__(self, fake: Any) -> None:
         self._fake = fake
@@ -68,8 +68,11 @@ def garbage(start_fake: Start) -> Iterator[GarbageServer]:
     server.stop()
 
 
-def _assert_error_of_ours(call: Callable[[], object], *, deadline_s: float) -> TwinspireError | None:
-    """Fail unless `call` ends in time, rightly or with one of our errors on one bounded line; return that."""
+def _package_error(call: Callable[[], object], *, deadline_s: float) -> TwinspireError | None:
+    """Return the error of a call, None where it succeeds.
+
+    Fail unless it ends in time and the error is one of this package's, on one short line.
+    """
     start = time.monotonic()
     try:
         call()
@@ -90,7 +93,7 @@ def infer_responses(draw: st.DrawFn) -> bytes:
     """Write a ModelInferResponse with fields of any content."""
     response = service_pb2.ModelInferResponse(model_name=draw(st.text(max_size=5)))
     for _ in range(draw(st.integers(0, 3))):
-        name = draw(st.sampled_from(["embedding", FORMULA]) | st.text(max_size=5))
+        name = draw(st.sampled_from(["embedding", HOSTILE_TEXT]) | st.text(max_size=5))
         datatype = draw(st.sampled_from(["FP32", "BYTES", "X" * 10**5]) | st.text(max_size=5))
         shape = draw(
             st.sampled_from([[3, 12], [1] * 40, [0, 2**62], [-3, -12], [3] * 10**5]) | st.lists(INT64, max_size=4)
@@ -112,7 +115,7 @@ def _damaged(data: bytes, place: int, value: int, end: int) -> bytes:
 MESSAGES = st.lists(st.binary(max_size=100) | infer_responses(), max_size=1)
 DAMAGE = st.tuples(st.integers(0, 10**4), st.integers(0, 255), st.integers(0, 10**4))
 STATUSES = st.sampled_from(list(grpc.StatusCode)[1:])
-DETAILS = st.sampled_from([FORMULA * 50, "\n" * 5000]) | st.text(max_size=50)
+DETAILS = st.sampled_from([HOSTILE_TEXT * 50, "\n" * 5000]) | st.text(max_size=50)
 
 garbled = settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
@@ -122,10 +125,10 @@ garbled = settings(
 @garbled
 @given(messages=MESSAGES)
 def test_any_answer_is_right_or_an_error(tiny: Any, garbage: GarbageServer, messages: list[bytes]) -> None:
-    """Whatever message answers an inference, or none, the call gives right rows or an error of ours."""
+    """Whatever message answers an inference, or none, the call gives the right rows or an error of this package."""
     garbage.replies = {"ModelInfer": lambda request, context: messages}
     with TritonTowers(garbage.url, tiny.bundle, deadline_s=0.5, max_retries=0) as towers:
-        _assert_error_of_ours(lambda: towers.encode_images(PICTURES), deadline_s=0.5)
+        _package_error(lambda: towers.encode_images(PICTURES), deadline_s=0.5)
 
 
 @garbled
@@ -133,7 +136,7 @@ def test_any_answer_is_right_or_an_error(tiny: Any, garbage: GarbageServer, mess
 def test_a_damaged_answer_is_right_or_an_error(
     tiny: Any, garbage: GarbageServer, start_fake: Start, method: str, damage: tuple[int, int, int]
 ) -> None:
-    """A right answer with a changed byte and an end missing opens and encodes, or is an error of ours."""
+    """A right answer with a changed byte and an end missing opens and encodes, or is an error of this package."""
     fake = start_fake()
 
     def reply(request: Any, context: Any) -> list[bytes]:
@@ -146,7 +149,7 @@ def test_a_damaged_answer_is_right_or_an_error(
             towers.encode_images(PICTURES)
             towers.statistics("image")
 
-    _assert_error_of_ours(call, deadline_s=0.5)
+    _package_error(call, deadline_s=0.5)
 
 
 @garbled
@@ -161,7 +164,7 @@ def test_any_status_is_an_error_on_one_line(
         with TritonTowers(garbage.url, tiny.bundle, deadline_s=0.5, max_retries=0) as towers:
             towers.encode_images(PICTURES)
 
-    assert _assert_error_of_ours(call, deadline_s=0.5) is not None
+    assert _package_error(call, deadline_s=0.5) is not None
 
 
 def _config(change: Callable[[Any], None], fake: Any) -> Reply:
@@ -185,12 +188,12 @@ def _set(name: str, value: str) -> Callable[[Any], None]:
     "change",
     [
         lambda config: setattr(config.output[0], "data_type", 99),
-        lambda config: setattr(config.input[0], "name", FORMULA * 10**4),
+        lambda config: setattr(config.input[0], "name", HOSTILE_TEXT * 10**4),
         lambda config: config.input[0].dims.extend([1] * 10**5),
-        lambda config: [config.output.add(name=FORMULA) for _ in range(10**4)],
+        lambda config: [config.output.add(name=HOSTILE_TEXT) for _ in range(10**4)],
         lambda config: setattr(config, "max_batch_size", -(2**31)),
-        _set("space", FORMULA * 10**4),
-        _set("text_lengths", FORMULA * 10**4),
+        _set("space", HOSTILE_TEXT * 10**4),
+        _set("text_lengths", HOSTILE_TEXT * 10**4),
         _set("text_lengths", "9" * 10**5),
         _set("text_lengths", ",".join(map(str, range(10**5)))),
     ],
@@ -200,7 +203,7 @@ def test_an_unusable_configuration_is_an_error_on_one_line(
 ) -> None:
     """A model's configuration that is not of the contract is a short ServerError or SpaceMismatchError."""
     garbage.replies = {"ModelConfig": _config(change, start_fake())}
-    error = _assert_error_of_ours(lambda: TritonTowers(garbage.url, tiny.bundle), deadline_s=2)
+    error = _package_error(lambda: TritonTowers(garbage.url, tiny.bundle), deadline_s=2)
     assert error is not None
 
 
@@ -209,8 +212,8 @@ def test_a_configuration_cannot_name_another_model(tiny: Any, garbage: GarbageSe
     fake = start_fake()
 
     def change(config: Any) -> None:
-        config.name, config.max_batch_size = FORMULA, 2**31 - 1
-        _set("precision", FORMULA)(config)
+        config.name, config.max_batch_size = HOSTILE_TEXT, 2**31 - 1
+        _set("precision", HOSTILE_TEXT)(config)
 
     asked: list[Any] = []
 
@@ -229,7 +232,7 @@ def test_a_configuration_cannot_name_another_model(tiny: Any, garbage: GarbageSe
 
 def test_a_version_is_shown_on_one_line(tiny: Any, garbage: GarbageServer) -> None:
     """What a server calls its version comes escaped and cut."""
-    version = service_pb2.ServerMetadataResponse(version=FORMULA * 10**4).SerializeToString()
+    version = service_pb2.ServerMetadataResponse(version=HOSTILE_TEXT * 10**4).SerializeToString()
     garbage.replies = {"ServerMetadata": lambda request, context: [version]}
     with TritonTowers(garbage.url, tiny.bundle) as towers:
         assert towers.runtime.isprintable()
@@ -249,7 +252,7 @@ def test_an_oversized_answer_is_not_received(
         with TritonTowers(garbage.url, tiny.bundle, deadline_s=5) as towers:
             towers.encode_images(PICTURES)
 
-    error = _assert_error_of_ours(call, deadline_s=5)
+    error = _package_error(call, deadline_s=5)
     assert isinstance(error, EngineError)
     assert "too large" in str(error)
 
@@ -258,7 +261,7 @@ def test_two_answers_to_one_request_are_an_error(tiny: Any, garbage: GarbageServ
     """A server that answers an inference twice costs the deadline at most."""
     garbage.replies = {"ModelInfer": lambda request, context: [b"", b""]}
     with TritonTowers(garbage.url, tiny.bundle, deadline_s=0.5) as towers:
-        assert _assert_error_of_ours(lambda: towers.encode_images(PICTURES), deadline_s=0.5) is not None
+        assert _package_error(lambda: towers.encode_images(PICTURES), deadline_s=0.5) is not None
 
 
 @pytest.mark.parametrize("data", [b"", b"\x00" * 1000, b"HTTP/1.1 400 Bad Request\r\n\r\n", bytes(range(256)) * 40])
@@ -280,7 +283,7 @@ def test_what_speaks_no_grpc_is_unavailable(tiny: Any, data: bytes) -> None:
 
         thread = threading.Thread(target=serve)
         thread.start()
-        error = _assert_error_of_ours(lambda: TritonTowers(url, tiny.bundle, deadline_s=1), deadline_s=1)
+        error = _package_error(lambda: TritonTowers(url, tiny.bundle, deadline_s=1), deadline_s=1)
         stopped.set()
         thread.join()
     assert type(error) is ServerUnavailableError
@@ -290,7 +293,9 @@ def test_what_speaks_no_grpc_is_unavailable(tiny: Any, data: bytes) -> None:
 def test_a_refusal_shows_the_servers_text_escaped(tiny: Any, garbage: GarbageServer) -> None:
     """Control characters of a server's text reach the message as escapes, its readable part as it is."""
     garbage.replies = {
-        "ModelInfer": lambda request, context: context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"wrong shape {FORMULA}")
+        "ModelInfer": lambda request, context: context.abort(
+            grpc.StatusCode.INVALID_ARGUMENT, f"wrong shape {HOSTILE_TEXT}"
+        )
     }
     with TritonTowers(garbage.url, tiny.bundle) as towers, pytest.raises(ServerRefusedError) as caught:
         towers.encode_images(PICTURES)

@@ -91,6 +91,16 @@ def test_one_call_sends_no_more_than_an_overloaded_server_takes(tiny: Any, start
     assert 17 <= len(queue.refused) <= 60  # the first 20 fit 3; sending all of them again and again is 300 and more
 
 
+def test_a_call_too_large_for_its_deadline_says_overloaded(tiny: Any, start_fake: Start) -> None:
+    """A call of which some requests were refused and none was answered in time is a ServerOverloadedError."""
+    server = start_fake(hook=BoundedQueue(2, service_s=0.6))
+    with (
+        TritonTowers(server.url, tiny.bundle, deadline_s=0.4, send_images_singly=True, in_flight=6) as towers,
+        pytest.raises(ServerOverloadedError, match=server.url),
+    ):
+        towers.encode_images(_pictures(10))
+
+
 def test_a_call_beside_others_waits_for_a_place(tiny: Any, start_fake: Start) -> None:
     """A call whose every request is refused for a while succeeds, after one inspection, once there is a place."""
     ready_at = time.monotonic() + 1.0

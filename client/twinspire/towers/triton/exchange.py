@@ -66,6 +66,7 @@ def exchange(
                 raise policy.deadline_error() from passed.__cause__
             except TransientServerError as error:
                 again.append(batch)
+                policy.note(error)
                 if error.is_overload:
                     window.refused(len(pending))
                 if not error.is_overload or not (pending or failure):

@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable
 from typing import TypeVar
 
-from twinspire.errors import ServerOverloadedError, ServerUnavailableError
+from twinspire.errors import ServerUnavailableError
 from twinspire.towers.triton.channel import Channel, Deadline, DeadlinePassedError, TransientServerError
 
 Result = TypeVar("Result")
@@ -38,8 +38,8 @@ class RetryPolicy:
 
     def wait(self, failure: TransientServerError) -> None:
         """Wait before the next attempt. Raises the failure's own error where there is none."""
+        self.note(failure)
         self._failures += 1
-        self._last = failure
         left_s = self._deadline.left_s
         exhausted = self._max_retries is not None and self._failures > self._max_retries
         if exhausted or left_s < _FIRST_WAIT_S:
@@ -50,6 +50,10 @@ class RetryPolicy:
         # Half of what is left at most, so that a call does not sleep through its last chances.
         self._channel.closed.wait(min(random.uniform(0.5, 1.0) * longest_s, left_s / 2))
         self._channel.check_open()
+
+    def note(self, failure: TransientServerError) -> None:
+        """Remember a failure: it is the call's error if no answer comes after it."""
+        self._last = failure
 
     def progress(self) -> None:
         """Begin anew: an answer came."""
@@ -65,5 +69,5 @@ class RetryPolicy:
                 "more with deadline_s"
             )
         error = self._last.error
-        kind = ServerOverloadedError if isinstance(error, ServerOverloadedError) else ServerUnavailableError
-        return kind(f"{error} Attempts: {self._failures}")
+        attempts = f" Attempts: {self._failures}" if self._failures else ""
+        return type(error)(f"{error}{attempts}")
