@@ -32,7 +32,7 @@ if TYPE_CHECKING:  # these load grpc and tritonclient, which importing a name mu
 # is inspected again for that.
 _TRUSTED_S = 0.25
 
-# Retries at opening, which wait 1 to 1.5 s together: an address where nobody listens is a mistake more often than a
+# Retries at opening, which wait 0.8 to 1.5 s together: an address where nobody listens is a mistake more often than a
 # server that is being exchanged.
 _OPENING_RETRIES = 4
 
@@ -62,8 +62,8 @@ class TritonTowers:
     its answers are used; the servers behind one address must be equal. `max_retries` bounds how often a call is
     retried without an answer in between; None does not.
 
-    Opening is such a call too, but with None it gives up after four retries, one to two seconds: where nobody listens
-    the address is probably wrong. Set `max_retries` to wait longer for a server that is just being started.
+    Opening is such a call too, but with None it gives up after four retries, about a second: where nobody listens the
+    address is probably wrong. Set `max_retries` to wait longer for a server that is just being started.
 
     Open it after a fork, not before: gRPC's threads do not live on in the child, where encoding raises EngineError.
 
