@@ -11,7 +11,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -19,6 +19,7 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
 from twinspire.errors import InputError
+from twinspire_server.triton.reaper import model_processes
 from twinspire_server.triton.warm_up import Sample
 
 _COMPUTES = 0.1
@@ -51,12 +52,12 @@ class CanaryOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class CanaryTarget:
-    """Where a server's HTTP service is, what opens its restricted parts, and the processes that run a model."""
+    """Where a server's HTTP service is, what opens its restricted parts, and its process."""
 
     address: str
     port: int
     headers: Mapping[str, str]
-    processes: Callable[[str], Sequence[int]]
+    server_pid: int
 
 
 class Canary:
@@ -160,8 +161,10 @@ class Canary:
     def _processor_s(self) -> float:
         """Return the processor time that the model's processes have used, in seconds."""
         ticks = 0
-        for pid in self._target.processes(self._model):
-            with suppress(OSError, ValueError, IndexError):
-                fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2]
-                ticks += sum(map(int, fields.split()[11:13]))  # utime and stime, proc(5)
+        for process in model_processes(self._target.server_pid):
+            # An instance is called by its model, its group and its number: scenes_image_0_0.
+            if process.instance.rsplit("_", 2)[0] == self._model:
+                with suppress(OSError, ValueError):
+                    fields = Path(f"/proc/{process.pid}/stat").read_text(encoding="ascii", errors="replace")
+                    ticks += sum(map(int, fields.rpartition(")")[2].split()[11:13]))  # utime and stime, proc(5)
         return ticks / _TICKS_PER_S

@@ -17,7 +17,6 @@ from twinspire_server.triton.options import flags
 from twinspire_server.triton.ports import Ports, taken
 from twinspire_server.triton.process import TritonProcess
 from twinspire_server.triton.readiness import ready_version
-from twinspire_server.triton.reaper import model_processes
 from twinspire_server.triton.reasons import last_lines, reasons, taken_service
 
 _ATTEMPTS = 5
@@ -133,11 +132,6 @@ class TritonServer:
     def pid(self) -> int:
         """The process id of `tritonserver`."""
         return self._started.pid
-
-    def model_processes(self, model: str) -> list[int]:
-        """List the ids of the processes that run a Python model; empty for a model of another backend."""
-        # An instance is called by its model, its group and its number: scenes_image_0_0.
-        return [process.pid for process in model_processes(self.pid) if process.instance.rsplit("_", 2)[0] == model]
 
     @property
     def ports(self) -> Ports:

@@ -34,7 +34,8 @@ MODELS_LOADED = signal.SIGUSR1
 _WATCHED = {signal.SIGINT, signal.SIGTERM, signal.SIGCHLD, MODELS_LOADED}
 _POLL_S = 0.2
 """How often the reaper looks whether its parent and the models' processes are still there."""
-_STUB = "triton_python_backend_stub"
+_STUB = "triton_python_backend_stub"[:15]
+"""What the kernel calls the process of a Python model, in 15 characters: proc(5), comm."""
 _INSTANCE = 8
 """Which argument of a stub is the model's instance: pb_stub.cc of Triton's Python backend."""
 _EXIT_CODE = -1
@@ -124,8 +125,8 @@ def _watch(server: int, spec: Spec) -> None:
         gone = _ended(models)
         if gone is not None:
             print(
-                f"twinspire: the process {gone.pid} of the Python model {gone.instance} {how_ended(gone.pid)}: Triton "
-                "does not replace it and would answer none of its requests. Ending the server",
+                f"twinspire: the process {gone.pid} of the Python model {gone.instance or '?'} {how_ended(gone.pid)}. "
+                "Triton does not replace it and would answer none of its requests: ending the server",
                 file=sys.stderr,
                 flush=True,
             )
@@ -140,15 +141,18 @@ def _watch(server: int, spec: Spec) -> None:
 
 
 def model_processes(server: int) -> list[ModelProcess]:
-    """List the processes in which a server's Python models run now: its children, of whichever thread."""
+    """List the processes in which a server's Python models run: its children, of whichever thread.
+
+    One that has ended is listed too, without the name of its instance, until Triton waits for it: 2.51 never does.
+    """
     found = []
     for task in Path(f"/proc/{server}/task").glob("*"):
         with suppress(OSError):
             for child in (task / "children").read_text(encoding="ascii").split():
                 with suppress(OSError):
-                    arguments = Path(f"/proc/{child}/cmdline").read_bytes().decode(errors="replace").split("\0")
-                    if arguments[0].endswith(_STUB) and len(arguments) > _INSTANCE:
-                        found.append(ModelProcess(int(child), arguments[_INSTANCE]))
+                    if Path(f"/proc/{child}/comm").read_text(encoding="ascii", errors="replace").strip() == _STUB:
+                        arguments = Path(f"/proc/{child}/cmdline").read_bytes().decode(errors="replace").split("\0")
+                        found.append(ModelProcess(int(child), "".join(arguments[_INSTANCE : _INSTANCE + 1])))
     return found
 
 

@@ -97,6 +97,6 @@ class Supervisor:
             address=self._server.address,
             port=self._server.ports.http,
             headers=self._server.admin_headers,
-            processes=self._server.model_processes,
+            server_pid=self._server.pid,
         )
         return Canary(model, self._samples[model], target, self._options, on_failure=hung.put)
