@@ -94,7 +94,7 @@ class Place:
         return found
 
     def process(self, program: str) -> int:
-        """Return the one process of a program or script: `tritonserver`, `keeper.py`, ..."""
+        """Return the one process of a program or script: `tritonserver`, `reaper.py`, ..."""
         (pid,) = [
             pid for pid, given in self.processes().items() if program in [Path(argument).name for argument in given[:4]]
         ]
@@ -129,7 +129,7 @@ def place(needs_triton: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("TMPDIR", str(made.temporary))
     yield made
     for pid, arguments in made.processes().items():
-        if "keeper.py" not in " ".join(arguments[:5]):  # keepers clear away and end by themselves
+        if "reaper.py" not in " ".join(arguments[:5]):  # reapers clear away and end by themselves
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
     deadline_s = time.monotonic() + 5

@@ -44,8 +44,12 @@ def test_every_config_has_the_contract(tiny: Any, tower: Tower, runtime: Reposit
     assert [_shape(tensor) for tensor in config.input] == [given]
     assert [_shape(tensor) for tensor in config.output] == [("embedding", triton.TYPE_FP32, [12])]
     assert config.max_batch_size == {Tower.IMAGE: 32, Tower.TEXT: 64}[tower]
-    assert config.HasField("dynamic_batching")
-    assert config.dynamic_batching == triton.ModelDynamicBatching()
+    policy = config.dynamic_batching.default_queue_policy
+    assert (policy.timeout_action, policy.allow_timeout_override) == (triton.ModelQueuePolicy.REJECT, True)
+    assert policy.max_queue_size == 4 * config.max_batch_size
+    assert policy.default_timeout_microseconds == 30_000_000
+    assert not config.dynamic_batching.preferred_batch_size
+    assert config.dynamic_batching.max_queue_delay_microseconds == 0
     (group,) = config.instance_group
     assert (group.kind, group.count) == (GPU if (runtime, device) == (CONTAINER, Device.GPU) else CPU, 1)
     expected = {"tower": str(tower), "space": tiny.bundle.space, "precision": "int8", "dim": "12"}

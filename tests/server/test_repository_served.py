@@ -79,10 +79,10 @@ def served(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serv
     folder = tmp_path_factory.mktemp("models")
     for model in build_repository([tiny.bundle.path], folder, precision="fp32", threads=1):
         config = model.folder / "config.pbtxt"
-        waiting = f"dynamic_batching {{ preferred_batch_size: {TOGETHER} max_queue_delay_microseconds: 300000 }}"
+        waiting = f"dynamic_batching {{ preferred_batch_size: {TOGETHER} max_queue_delay_microseconds: 300000"
         text = config.read_text()
-        assert "dynamic_batching { }" in text
-        config.write_text(text.replace("dynamic_batching { }", waiting))
+        assert text.count("dynamic_batching {") == 1
+        config.write_text(text.replace("dynamic_batching {", waiting))
     try:
         server = TritonServer(folder).start()
     except MissingDependencyError as error:

@@ -133,10 +133,31 @@ def test_killed_it_takes_triton_along(place: Any, serve: _Serve) -> None:
     place.assert_nothing_left(regions, logs=1, within_s=10)
 
 
-def test_triton_that_dies_is_told(place: Any, serve: _Serve) -> None:
-    """When Triton is killed `serve` ends with status 2 and says so, with the log's path."""
+def test_triton_that_dies_is_started_again(place: Any, serve: _Serve) -> None:
+    """When Triton is killed `serve` says so on standard error and serves again at the same address."""
     place.add_echo()
     process = serve(*_FREE, "--json")
+    told = _document(process)
+    os.kill(told["pid"], signal.SIGKILL)
+    assert process.stderr is not None
+    lines: list[str] = []
+    for line in process.stderr:
+        lines.append(line)
+        if "serves again" in line:
+            break
+    assert told["grpc"] in lines[-1]
+    assert "status 137" in lines[0]
+    with urllib.request.urlopen(f"{told['http']}/v2/health/ready", timeout=10) as answer:
+        assert answer.status == 200
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=20)
+    assert process.returncode == 0
+
+
+def test_triton_that_dies_is_told(place: Any, serve: _Serve) -> None:
+    """Without restarts `serve` ends with status 2 when Triton is killed and says so, with the log's path."""
+    place.add_echo()
+    process = serve(*_FREE, "--json", "--max-restarts", "0")
     told = _document(process)
     os.kill(told["pid"], signal.SIGKILL)
     _, stderr = process.communicate(timeout=20)

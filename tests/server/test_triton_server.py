@@ -280,11 +280,11 @@ def test_a_killed_server_is_cleared_away_and_started_again(place: Any, echo: _Ec
     place.assert_nothing_left([])
 
 
-def test_a_killed_keeper_takes_the_server_along(place: Any, echo: _Echo) -> None:
-    """Kill -9 of the process that keeps the server ends the server; `stop` removes the rest."""
+def test_a_killed_reaper_takes_the_server_along(place: Any, echo: _Echo) -> None:
+    """Kill -9 of the process above the server ends the server; `stop` removes the rest."""
     with echo(log_file=place.folder / "log.txt"):
         regions = place.shared_memory()
-        os.kill(place.process("keeper.py"), signal.SIGKILL)
+        os.kill(place.process("reaper.py"), signal.SIGKILL)
         deadline_s = time.monotonic() + 10  # Triton's models look for their server once a second
         while place.processes() and time.monotonic() < deadline_s:
             time.sleep(0.1)

@@ -20,7 +20,8 @@ from twinspire.errors import InputError, SpaceMismatchError
 from twinspire.towers import Provider
 from twinspire.towers.selection import AUTO, candidates, parse_precision, unfit
 from twinspire_server.repository.config import config_pbtxt, model_name, warm_ups
-from twinspire_server.repository.existing import BUNDLE, CONFIG, ENGINE, read_existing
+from twinspire_server.repository.existing import BUNDLE, ENGINE, read_existing
+from twinspire_server.repository.model_config import CONFIG
 from twinspire_server.repository.settings import Accelerator, Device, RepositoryRuntime, ServingOptions
 
 MODEL_FILE = Path(__file__).with_name("model.py")

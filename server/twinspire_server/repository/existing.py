@@ -8,8 +8,8 @@ from pathlib import Path
 from twinspire.bundle import MANIFEST_NAME, Manifest, Precision, Tower
 from twinspire.bundle.folder import file_record
 from twinspire.errors import BundleError, InputError
+from twinspire_server.repository.model_config import CONFIG, read_config
 
-CONFIG = "config.pbtxt"
 BUNDLE = "bundle"
 ENGINE = "model.onnx"
 
@@ -31,7 +31,7 @@ def read_existing(folder: Path, tower: Tower) -> ExistingModel | None:
     """Read a model folder; None where there is none. Raises InputError for a folder that is no model's."""
     if not folder.exists():
         return None
-    parameters = _parameters(folder / CONFIG)
+    parameters = _parameters(folder)
     precision = Precision(parameters["precision"])
     engines = {version: _engine_sha256(folder / str(version), tower, precision) for version in versions(folder)}
     newest = max(engines, default=0)
@@ -47,22 +47,12 @@ def versions(folder: Path) -> list[int]:
     return sorted(int(name) for name in names if name.isascii() and name.isdigit() and name[0] != "0")
 
 
-def _parameters(config: Path) -> dict[str, str]:
-    from google.protobuf import text_format  # type: ignore[import-untyped] # ships no type information
-    from tritonclient.grpc import model_config_pb2
-
-    try:
-        parsed = text_format.Parse(config.read_text(encoding="utf-8"), model_config_pb2.ModelConfig())
-    except (OSError, UnicodeDecodeError, text_format.ParseError) as error:
-        raise InputError(
-            f"{config} cannot be read ({error}): expected one that `twinspire build` wrote. Remove the folder or "
-            "name another destination with -o"
-        ) from error
-    parameters = {name: value.string_value for name, value in parsed.parameters.items()}
+def _parameters(folder: Path) -> dict[str, str]:
+    parameters = {name: value.string_value for name, value in read_config(folder).parameters.items()}
     if not parameters.get("space") or parameters.get("precision") not in tuple(Precision):
         raise InputError(
-            f"{config} names no space and precision: `twinspire build` did not write it. Remove the folder or name "
-            "another destination with -o"
+            f"{folder / CONFIG} names no space and precision: `twinspire build` did not write it. Remove the folder or "
+            "build into another with -o"
         )
     return parameters
 

@@ -9,14 +9,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from twinspire_server.triton.canary import CanaryOptions
     from twinspire_server.triton.launch import TritonServer
     from twinspire_server.triton.locate import TritonInstall, find_triton
     from twinspire_server.triton.options import flags
     from twinspire_server.triton.ports import Ports
+    from twinspire_server.triton.supervisor import Supervisor
 
-__all__ = ["Ports", "TritonInstall", "TritonServer", "find_triton", "flags"]
+__all__ = ["CanaryOptions", "Ports", "Supervisor", "TritonInstall", "TritonServer", "find_triton", "flags"]
 
 _HOMES = {
+    "CanaryOptions": "canary",
+    "Supervisor": "supervisor",
     "Ports": "ports",
     "TritonInstall": "locate",
     "TritonServer": "launch",

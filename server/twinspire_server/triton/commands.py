@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from twinspire.cli.shared import JsonOption, print_json, printable
+from twinspire_server.triton.canary import CanaryOptions
 
 if TYPE_CHECKING:
     from twinspire_server.triton import TritonServer
@@ -41,13 +42,21 @@ def serve(
         typer.Option(help="Append the server's log to it; without, a temporary one is kept if the server fails."),
     ] = None,
     ready_timeout: Annotated[float, typer.Option(min=1, help="Seconds that the models may take to load.")] = 120,
+    max_restarts: Annotated[
+        int, typer.Option(min=0, help="How often in a row a server that died or hangs is started again; 0 for never.")
+    ] = 10,
+    canary_interval: Annotated[
+        float, typer.Option(min=0, help="Seconds between the inferences that look for hung models; 0 for none.")
+    ] = CanaryOptions.interval_s,
     as_json: JsonOption = False,
 ) -> None:
     """Serve a model repository with Triton until Ctrl-C or SIGTERM.
 
+    A server that dies, loses the process of a model or hangs is started again, on the same ports.
+
     Uses the tritonserver on PATH, else the one in the wheel nvidia-pytriton.
     """
-    from twinspire_server.triton import TritonServer
+    from twinspire_server.triton import Supervisor, TritonServer
 
     server = TritonServer(
         repository,
@@ -58,14 +67,19 @@ def serve(
         log_file=log_file,
         ready_timeout_s=ready_timeout,
     )
+    supervisor = Supervisor(
+        server,
+        max_restarts=max_restarts,
+        canary=CanaryOptions(interval_s=canary_interval) if canary_interval else None,
+        report=lambda message: typer.echo(message, err=True),
+    )
     ready = False
     with _signals_raise():
         try:
             with server:
                 ready = True
                 _announce(server, as_json=as_json)
-                status = server.wait()
-                raise server.failure(f"Triton ended by itself (status {status}):")
+                supervisor.run()
         except _Terminated:
             if not ready:
                 raise typer.Exit(_EXIT_TERMINATED) from None

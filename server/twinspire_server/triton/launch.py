@@ -20,8 +20,23 @@ from twinspire_server.triton.readiness import ready_version
 from twinspire_server.triton.reasons import last_lines, reasons, taken_service
 
 _ATTEMPTS = 5
-"""How often free ports are picked anew because another program took one before Triton did."""
+"""How often a start is tried that lost a race: with another program for a port, or with itself."""
+_LOST_RACE = "boost::interprocess::lock_exception"
+"""What a starting Triton 2.51 sometimes aborts with: two threads of the Python backend, one shared memory."""
 _LOOK_S = 0.05
+_LOG_READ_BYTES = 1 << 20
+"""How much of a log is searched for why a server ended, from its end."""
+
+
+class _UnluckyStartError(Exception):
+    """A start that failed by chance: another program took the port of `service`, or Triton lost a race of its own.
+
+    `error` is what to raise where there is no further attempt.
+    """
+
+    def __init__(self, error: ServerError, *, service: str | None = None) -> None:
+        super().__init__(str(error))
+        self.error, self.service = error, service
 
 
 class TritonServer:
@@ -54,6 +69,7 @@ class TritonServer:
         self._ports = self._wanted
         self._log: Path | None = None
         self._log_start = 0
+        self._has_failed = False
         self._version = self._origin = ""
 
     def start(self) -> Self:
@@ -66,16 +82,23 @@ class TritonServer:
         if self.running:
             raise ServerError(f"the server of {self.repository} runs already, at {self.grpc_url}: stop it first")
         self.stop()  # what an earlier one that died has left
-        install = find_triton()
-        self._origin = install.origin
-        for attempt in range(1, _ATTEMPTS + 1):
-            self._ports = self._wanted.claim(self.host)
-            service = self._attempt(install)
-            if service is None:
-                break
-            if getattr(self._wanted, service) or attempt == _ATTEMPTS:
-                raise taken(service, getattr(self._ports, service), self.host)
+        self._has_failed = False
+        self._start(self._wanted)
         return self
+
+    def restart(self) -> None:
+        """Start a server that has ended or is to be ended at once again, on the ports that it has, with the same log.
+
+        Raises what `start` raises.
+        """
+        self.kill()
+        self._has_failed = True
+        self._start(self._ports)
+
+    def kill(self) -> None:
+        """End the server at once, requests in flight too. Does nothing where it does not run."""
+        if self._process is not None:
+            self._process.end(kill=True)
 
     def stop(self) -> None:
         """End the server: requests in flight are finished, for 10 s at most, then it is killed. Does nothing twice."""
@@ -118,17 +141,22 @@ class TritonServer:
     @property
     def grpc_url(self) -> str:
         """Where the gRPC service is, as tritonclient wants it: `127.0.0.1:8001`."""
-        return f"{self._address}:{self._ports.grpc}"
+        return f"{self.address}:{self._ports.grpc}"
 
     @property
     def http_url(self) -> str:
         """Where the HTTP service is: `http://127.0.0.1:8000`."""
-        return f"http://{self._address}:{self._ports.http}"
+        return f"http://{self.address}:{self._ports.http}"
 
     @property
     def metrics_url(self) -> str:
         """Where the metrics are, in Prometheus' format: `http://127.0.0.1:8002/metrics`."""
-        return f"http://{self._address}:{self._ports.metrics}/metrics"
+        return f"http://{self.address}:{self._ports.metrics}/metrics"
+
+    @property
+    def admin_headers(self) -> dict[str, str]:
+        """What opens the restricted parts of the HTTP service to this process."""
+        return {}
 
     @property
     def version(self) -> str:
@@ -160,26 +188,40 @@ class TritonServer:
         return self._process
 
     @property
-    def _address(self) -> str:
+    def address(self) -> str:
         """The address under which this machine reaches the server."""
         return "127.0.0.1" if self.host == "0.0.0.0" else self.host  # noqa: S104
 
-    def _attempt(self, install: TritonInstall) -> str | None:
-        """Start the server and return None when it is ready, or the service whose port another program took."""
+    def _start(self, wanted: Ports) -> None:
+        install = find_triton()
+        self._origin = install.origin
+        for attempt in range(1, _ATTEMPTS + 1):
+            self._ports = wanted.claim(self.host)
+            try:
+                self._attempt(install)
+            except _UnluckyStartError as unlucky:
+                is_final = attempt == _ATTEMPTS or (unlucky.service and getattr(wanted, unlucky.service))
+                if unlucky.service or not is_final:
+                    self._remove_own_log()
+                if is_final:
+                    raise unlucky.error from None
+            else:
+                return
+
+    def _attempt(self, install: TritonInstall) -> None:
+        """Start the server and return when it is ready. Raises `_UnluckyStartError` where another attempt may do."""
         keep_log = False
         self._open_log()
         try:
             self._launch(install)
-            service = self._wait_until_ready()
-            if service is None:
-                return None
-        except ServerError:
+            self._wait_until_ready()
+        except (ServerError, _UnluckyStartError):
             keep_log = True
             raise
         finally:
             if not self._version:
                 self._abandon(keep_log=keep_log)
-        return service
+        self._started.models_loaded()
 
     def _launch(self, install: TritonInstall) -> None:
         arguments = flags(
@@ -192,20 +234,22 @@ class TritonServer:
         with self.log_file.open("ab") as log:
             self._process = TritonProcess(install, arguments, log=log)
 
-    def _wait_until_ready(self) -> str | None:
+    def _wait_until_ready(self) -> None:
         process = self._started
         deadline_s = time.monotonic() + self._ready_timeout_s
         while True:
-            version = ready_version(self._address, self._ports, process.name)
+            version = ready_version(self.address, self._ports, process.name)
             status = process.poll()
             if status is not None:
-                service = taken_service(self._read_log())
+                log = self._read_log()
+                service = taken_service(log)
                 if service is not None:
-                    return service
-                raise self.failure(f"Triton did not start (status {status}) on {self.repository}:")
+                    raise _UnluckyStartError(taken(service, getattr(self._ports, service), self.host), service=service)
+                failure = self.failure(f"Triton did not start (status {status}) on {self.repository}:")
+                raise _UnluckyStartError(failure) if _LOST_RACE in log else failure
             if version is not None:
                 self._version = version
-                return None
+                return
             if time.monotonic() > deadline_s:
                 late = f"Triton was not ready within {self._ready_timeout_s:g} s on {self.repository}:"
                 raise ServerUnavailableError(self._explained(late))
@@ -223,25 +267,27 @@ class TritonServer:
         """Name the log and see that it can be written."""
         self._version = ""
         try:
-            if self._log_wanted is None:
+            if self._log is not None and self._has_failed:
+                pass  # a restarted server goes on with its log
+            elif self._log_wanted is None:
                 handle, name = tempfile.mkstemp(prefix="twinspire-triton-", suffix=".log")
                 os.close(handle)
                 self._log = Path(name)
             else:
                 self._log = self._log_wanted
-                self._log.open("ab").close()
+            self._log.open("ab").close()
             self._log_start = self._log.stat().st_size
         except OSError as error:
             raise InputError(f"cannot write the server's log {self._log_wanted or ''}: {error.strerror}") from error
 
     def _remove_own_log(self) -> None:
-        if self._log_wanted is None and self._log is not None:
+        if self._log_wanted is None and self._log is not None and not self._has_failed:
             self._log.unlink(missing_ok=True)
 
     def _read_log(self) -> str:
-        """Return what this server has printed; nothing where somebody removed the file."""
+        """Return what this server has printed last; nothing where somebody removed the file."""
         with suppress(FileNotFoundError), self.log_file.open("rb") as file:
-            file.seek(self._log_start)
+            file.seek(max(self._log_start, file.seek(0, os.SEEK_END) - _LOG_READ_BYTES))
             return file.read().decode(errors="replace")
         return ""
 

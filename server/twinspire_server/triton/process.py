@@ -1,4 +1,4 @@
-"""A `tritonserver` process with its keeper, its temporary folder and its shared memory, which go together."""
+"""A `tritonserver` process with its reaper, its temporary folder and its shared memory, which go together."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from pathlib import Path
 from typing import IO
 
 from twinspire.errors import ServerError
-from twinspire_server.triton import keeper
+from twinspire_server.triton import reaper
 from twinspire_server.triton.environment import prepare
 from twinspire_server.triton.locate import TritonInstall
 from twinspire_server.triton.options import EXIT_TIMEOUT_S, local_flags
 
 _GRACE_S = EXIT_TIMEOUT_S + 5.0
 """Until the server is killed: Triton's own time for requests in flight, and what unloading the models takes."""
-_KEEPER_S = 10.0
-"""What the keeper gets on top of that to clear away."""
+_REAPER_S = 10.0
+"""What the reaper gets on top of that to clear away."""
 
 
 class TritonProcess:
@@ -42,15 +42,15 @@ class TritonProcess:
         try:
             around = prepare(install, Path(self._folder), os.environ)
             own = local_flags(server_id=self.name, backends=around.backends, shm_prefix=self._shm_prefix)
-            spec = keeper.Spec(
+            spec = reaper.Spec(
                 command=[str(install.executable), *arguments, *own],
                 parent=os.getpid(),
                 folder=self._folder,
                 shm_prefix=self._shm_prefix,
                 grace_s=_GRACE_S,
             )
-            self._keeper = subprocess.Popen(  # noqa: S603
-                [sys.executable, "-I", "-S", keeper.__file__, json.dumps(asdict(spec))],
+            self._reaper = subprocess.Popen(  # noqa: S603
+                [sys.executable, "-I", "-S", reaper.__file__, json.dumps(asdict(spec))],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -58,11 +58,11 @@ class TritonProcess:
                 start_new_session=True,  # Ctrl-C at the terminal is for this process, which passes it on
             )
         except BaseException:
-            keeper.remove_leftovers(self._folder, self._shm_prefix)
+            reaper.remove_leftovers(self._folder, self._shm_prefix)
             raise
         try:
-            assert self._keeper.stdout is not None
-            with self._keeper.stdout as told:
+            assert self._reaper.stdout is not None
+            with self._reaper.stdout as told:
                 said = json.loads(told.readline() or '{"error": "the process that keeps it ended"}')
             if "error" in said:
                 raise ServerError(f"tritonserver could not be started: {said['error']}")
@@ -73,14 +73,19 @@ class TritonProcess:
 
     def poll(self) -> int | None:
         """Return None while the server runs, then its exit status, or 128 plus the signal that ended it."""
-        return self._keeper.poll()
+        return self._reaper.poll()
 
     def wait(self, timeout_s: float | None = None) -> int:
         """Wait for its end and return what `poll` then gives. Raises `TimeoutError`."""
         try:
-            return self._keeper.wait(timeout_s)
+            return self._reaper.wait(timeout_s)
         except subprocess.TimeoutExpired:
             raise TimeoutError from None
+
+    def models_loaded(self) -> None:
+        """Let the reaper watch the processes of Python models from now on."""
+        if self._reaper.poll() is None:
+            self._reaper.send_signal(reaper.MODELS_LOADED)
 
     def end(self, *, kill: bool = False) -> None:
         """End the server, at once with `kill`, and return when nothing of it is left. Does nothing twice.
@@ -96,15 +101,15 @@ class TritonProcess:
             raise
 
     def _tell(self, times: int) -> None:
-        """Ask the keeper to end the server; asked a second time it kills."""
+        """Ask the reaper to end the server; asked a second time it kills."""
         for number in (signal.SIGTERM, signal.SIGINT)[:times]:  # two different ones: two alike would become one
-            if self._keeper.poll() is None:
-                self._keeper.send_signal(number)
+            if self._reaper.poll() is None:
+                self._reaper.send_signal(number)
 
     def _await(self) -> None:
         with suppress(subprocess.TimeoutExpired):
-            self._keeper.wait(_GRACE_S + _KEEPER_S)
-        if self._keeper.poll() is None:  # stopped or stuck: the kernel ends the server with it
-            self._keeper.kill()
-            self._keeper.wait()
-        keeper.remove_leftovers(self._folder, self._shm_prefix)  # there still where the keeper was killed
+            self._reaper.wait(_GRACE_S + _REAPER_S)
+        if self._reaper.poll() is None:  # stopped or stuck: the kernel ends the server with it
+            self._reaper.kill()
+            self._reaper.wait()
+        reaper.remove_leftovers(self._folder, self._shm_prefix)  # there still where the reaper was killed

@@ -11,6 +11,7 @@ _PLAIN = re.compile(
     re.MULTILINE,
 )
 _TAKEN = re.compile(r"failed to start (HTTP|GRPC|Metrics) service: .*already in use")
+_OWN = re.compile(r"^twinspire: (?P<own>.*)$", re.MULTILINE)
 _NOISE = ("CudaDriverHelper has not been initialized", "ERROR: Failed to create instance")
 _SHOWN = 5
 
@@ -20,6 +21,9 @@ def reasons(log: str) -> list[str]:
 
     A model that did not load is told once, with its own error; a traceback's place in the code stays in the log.
     """
+    own = [match["own"] for match in _OWN.finditer(log)]  # the reaper's, which ended the server
+    if own:
+        return own
     said = [match["said"] for match in _LINE.finditer(log)]
     failed = [_readable(line) for line in said if _FAILED.match(line)]
     parser = [match["parser"] for match in _PLAIN.finditer(log) if match["parser"]]

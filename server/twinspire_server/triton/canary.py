@@ -1,0 +1,170 @@
+"""A small inference for each model, now and then: whether what says that it is ready still answers.
+
+Triton 2.51 calls a Python model ready whose process hangs. So each model is asked for its first warm-up sample, which
+it has answered before it counted as ready. Overload is not mistaken for a hang: a model whose count of executions
+grows is not asked at all, and one that does not answer in time but computes is given longer.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from http import HTTPStatus
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+
+from twinspire.errors import InputError
+from twinspire_server.triton.reaper import model_processes
+from twinspire_server.triton.warm_up import Sample
+
+_COMPUTES = 0.1
+"""The share of a processor that a model's processes use at least where they compute; one that hangs uses none."""
+_ERRORS_IN_A_ROW = 2
+_AFTER_ERROR_S = 1.0
+"""How soon a model that gave an error is asked again, at most."""
+_ERROR_CHARACTERS = 500
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CanaryOptions:
+    """How often models are asked, and how long they may take.
+
+    Every `interval_s` a model that has executed nothing since is asked for one inference. It is taken for hung where it
+    has neither answered nor executed anything for `timeout_s` while its processes are idle, or for `busy_timeout_s`
+    while they compute, and where it fails twice in a row. Raises InputError for numbers that are not positive.
+    """
+
+    interval_s: float = 5.0
+    timeout_s: float = 10.0
+    busy_timeout_s: float = 300.0
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not value > 0:
+                raise InputError(f"{name} {value!r}: expected a positive number of seconds")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CanaryTarget:
+    """Where a server's HTTP service is, what opens its restricted parts, and its process."""
+
+    address: str
+    port: int
+    headers: Mapping[str, str]
+    server_pid: int
+
+
+class Canary:
+    """Asks one model of a running server until it fails or `stop` is called, in a thread of its own.
+
+    `on_failure` is called once, with why the model is taken for hung.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        sample: Sample,
+        target: CanaryTarget,
+        options: CanaryOptions,
+        *,
+        on_failure: Callable[[str], None],
+    ) -> None:
+        self._model, self._sample, self._target, self._options = model, sample, target, options
+        self._on_failure = on_failure
+        self._stopped = threading.Event()
+        self._executed: int | None = None
+        self._errors = 0
+        self._alive_s = self._computed_s = 0.0
+        threading.Thread(target=self._run, name=f"canary-{model}", daemon=True).start()
+
+    def stop(self) -> None:
+        """Ask no more. An inference under way is not waited for."""
+        self._stopped.set()
+
+    def _run(self) -> None:
+        self._executed = self._executions()
+        self._lives()
+        reason: str | None = None
+        while reason is None:
+            wait_s = min(self._options.interval_s, _AFTER_ERROR_S) if self._errors else self._options.interval_s
+            if self._stopped.wait(wait_s):
+                return
+            reason = self._why_hung()
+        if not self._stopped.is_set():
+            self._on_failure(reason)
+
+    def _why_hung(self) -> str | None:
+        """Look for a sign of life, in the counters, then by an inference. Return why the model is taken for hung."""
+        before, self._executed = self._executed, self._executions()
+        lives, error = self._executed not in (None, before), None
+        if not lives:
+            lives, error = self._ask()
+        if lives:
+            self._lives()
+            return None
+        if error is not None:
+            self._errors += 1
+            if self._errors == _ERRORS_IN_A_ROW:
+                return f"the model {self._model} fails on its own warm-up sample: {error}"
+        silent_s = time.monotonic() - self._alive_s
+        computes = self._processor_s() - self._computed_s > _COMPUTES * silent_s
+        if silent_s < (self._options.busy_timeout_s if computes else self._options.timeout_s):
+            return None
+        what = "compute without end" if computes else "do not compute"
+        return f"the model {self._model} has answered nothing for {silent_s:.0f} s, and its processes {what}"
+
+    def _lives(self) -> None:
+        self._alive_s, self._computed_s, self._errors = time.monotonic(), self._processor_s(), 0
+
+    def _ask(self) -> tuple[bool, str | None]:
+        """Ask for one inference. Return whether it was answered, and the model's error where it gave one."""
+        body, headers = self._sample.http_request()
+        answer = self._http("POST", f"/v2/models/{self._model}/infer", body, headers)
+        if answer is None or answer[0] == HTTPStatus.SERVICE_UNAVAILABLE:  # the latter: its queue is full
+            return False, None
+        status, content = answer
+        if status == HTTPStatus.OK:
+            return True, None
+        text = content.decode(errors="replace")
+        with suppress(ValueError, LookupError, TypeError):
+            text = json.loads(content)["error"]
+        return False, text[:_ERROR_CHARACTERS]
+
+    def _executions(self) -> int | None:
+        """Return how many batches the model has executed, None where the server does not say."""
+        answer = self._http("GET", f"/v2/models/{self._model}/stats")
+        if answer is None or answer[0] != HTTPStatus.OK:
+            return None
+        with suppress(ValueError, LookupError, TypeError):
+            return sum(int(version["execution_count"]) for version in json.loads(answer[1])["model_stats"])
+        return None
+
+    def _http(
+        self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
+    ) -> tuple[int, bytes] | None:
+        """Send a request; return status and content, None where nothing came in time."""
+        target = self._target
+        try:
+            with closing(HTTPConnection(target.address, target.port, timeout=self._options.timeout_s)) as connection:
+                connection.request(method, path, body, {**target.headers, **(headers or {})})
+                answer = connection.getresponse()
+                return answer.status, answer.read()
+        except (OSError, HTTPException):
+            return None
+
+    def _processor_s(self) -> float:
+        """Return the processor time that the model's processes have used, in seconds."""
+        ticks = 0
+        for process in model_processes(self._target.server_pid):
+            # An instance is called by its model, its group and its number: scenes_image_0_0.
+            if process.instance.rsplit("_", 2)[0] == self._model:
+                with suppress(OSError, ValueError):
+                    fields = Path(f"/proc/{process.pid}/stat").read_text(encoding="ascii", errors="replace")
+                    ticks += sum(map(int, fields.rpartition(")")[2].split()[11:13]))  # utime and stime, proc(5)
+        return ticks / _TICKS_PER_S
