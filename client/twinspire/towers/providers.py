@@ -137,9 +137,9 @@ def open_session(
     `streams` is into how many the OpenVINO provider divides them. Raises MissingDependencyError or ProviderError where
     the provider is not there or does not take the engine, and EngineError where the engine cannot be loaded.
     """
-    error = missing(provider)
-    if error is not None:
-        raise error
+    absent = missing(provider)
+    if absent is not None:
+        raise absent
     onnxruntime = onnxruntime_library()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = ONLY_FATAL
