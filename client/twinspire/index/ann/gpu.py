@@ -45,7 +45,8 @@ def built_on_gpu(kind: Kind, vectors: Vectors, seed: int) -> Any:  # noqa: ANN40
 def gpu_searcher(kind: Kind, copy: Any) -> GatheringThread:  # noqa: ANN401
     """Put the processor's copy onto the GPU and return the thread that owns it.
 
-    Raises what `require_gpu` raises, and `ProviderError` where FAISS fails on the GPU; so do its searches.
+    A search takes at most `MOST_RESULTS` as results and as effort. Raises what `require_gpu` raises, and
+    `ProviderError` where FAISS fails on the GPU, as its searches do.
     """
     faiss = require_gpu(kind)
 
@@ -61,11 +62,11 @@ def gpu_searcher(kind: Kind, copy: Any) -> GatheringThread:  # noqa: ANN401
             parameters = None
             if kind.family is Family.CAGRA:
                 parameters = faiss.SearchParametersCagra()
-                parameters.itopk_size = min(max(effort, wanted), MOST_RESULTS)
+                parameters.itopk_size = max(effort, wanted)
             elif kind.family is Family.GPU_IVF:
-                parameters = faiss.SearchParametersIVF(nprobe=min(effort, MOST_RESULTS))
+                parameters = faiss.SearchParametersIVF(nprobe=effort)
             with _gpu_errors(kind, "search"):
-                scores, rows = index.search(queries, min(wanted, MOST_RESULTS), params=parameters)
+                scores, rows = index.search(queries, wanted, params=parameters)
             return scores, rows
 
         return search
