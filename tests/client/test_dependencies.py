@@ -15,7 +15,7 @@ from PIL import Image
 from twinspire.errors import BrokenDependencyError, MissingDependencyError
 from twinspire.index.faiss_support import faiss_library
 from twinspire.towers import LocalTowers, Provider, providers
-from twinspire.towers.onnxruntime_support import onnxruntime_library
+from twinspire.towers.onnxruntime_support import _silence, onnxruntime_library
 
 CLIENT = Path(__file__).parents[2] / "client"
 # What importing faiss-gpu-cuvs 1.15.0 beside libcuvs-cu13 26.10 raises, and what a missing wheel of its libraries does.
@@ -71,6 +71,19 @@ def test_a_package_that_is_not_there_is_missing(
     with pytest.raises(MissingDependencyError) as caught:
         library()
     assert caught.value.extra == "cpu"
+
+
+def test_onnxruntimes_log_and_telemetry_are_switched_off_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the first use in a process; whoever turns the log up later keeps it so."""
+    import onnxruntime
+
+    calls: list[object] = []
+    monkeypatch.setattr(onnxruntime, "set_default_logger_severity", calls.append)
+    monkeypatch.setattr(onnxruntime, "disable_telemetry_events", lambda: calls.append("telemetry"))
+    _silence.cache_clear()
+    onnxruntime_library()
+    onnxruntime_library()
+    assert calls == [4, "telemetry"]
 
 
 def test_no_provider_runs_on_a_broken_onnxruntime(tiny: Any, broken: Callable[[str, str], Path]) -> None:
