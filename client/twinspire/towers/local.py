@@ -195,7 +195,7 @@ class LocalTowers:
         Streams that were named are for a processor: a GPU that `auto` finds (not `is_named`) computes in one.
         """
         streams = self._named_streams or min(candidate.streams, self._threads)
-        if candidate.provider is Provider.CUDA and not is_named:
+        if candidate.provider is Provider.CUDA and not (is_named and self._named_streams):
             streams = 1
         computed = candidate.inference_precision
         if self._named_openvino is not None:
