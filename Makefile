@@ -5,14 +5,24 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 SPEC := pyproject.toml constraints.txt
+# The GPU packages overwrite the modules of those for processors: they have an environment of their own, of 4 GB.
+GPU_VENV := .venv-gpu
+GPU_BIN := $(GPU_VENV)/bin
 
-.PHONY: demo test check bench clean help
+.PHONY: demo test test-gpu-packages check bench clean help
 
 demo: $(VENV)/.run ## draw 500 pictures, index them through Triton, find them in words; writes demo/
 	$(BIN)/twinspire demo -o demo --json demo/demo.json
 
 test: $(VENV)/.dev ## run all tests
 	$(BIN)/python -m pytest
+
+# Not in CI: downloads 2 GB the first time. The second line runs the same code's other tests with these packages.
+test-gpu-packages: $(GPU_VENV)/.dev ## test the extra gpu on a machine without a GPU, in .venv-gpu
+	$(GPU_BIN)/python -m pytest -m gpu_packages tests/gpu_packages
+	$(GPU_BIN)/python -m pytest tests/client/test_cuda_driver.py tests/client/test_dependencies.py tests/client/test_towers*.py \
+		tests/client/test_auto_choice.py tests/client/test_index_gpu.py tests/client/test_index_kinds.py \
+		tests/client/test_cli_index_build.py tests/client/test_index_snapshots.py tests/server/test_repository_build.py
 
 # The first run makes ViT-B/32 with seeded weights in runs/bench, which takes minutes; later ones find it there.
 bench: $(VENV)/.dev ## run every benchmark at a size that ends in minutes; records in runs/bench
@@ -41,8 +51,16 @@ $(VENV)/.dev: $(SPEC) | $(BIN)/python
 	$(PIP) --editable ".[cpu,server,quantize,export,bench,peers,dev]"
 	@touch $(VENV)/.run $@
 
-clean: ## remove the environment and what demo and build wrote; runs/ stays
-	rm -rf $(VENV) demo dist build
+# pip before 24.1 cannot resolve the extra.
+$(GPU_VENV)/.dev: $(SPEC) constraints-gpu.txt
+	$(PYTHON) -m venv $(GPU_VENV)
+	$(GPU_BIN)/python -m pip install --quiet --disable-pip-version-check "pip>=24.1"
+	$(GPU_BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+		--constraint constraints-gpu.txt --editable ".[gpu]" pytest pytest-timeout hypothesis onnx
+	@touch $@
+
+clean: ## remove the environments and what demo and build wrote; runs/ stays
+	rm -rf $(VENV) $(GPU_VENV) demo dist build
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.* ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 8
+	@sed -n 's/^\([a-z-]*\):.* ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 20

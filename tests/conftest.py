@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
+import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -292,3 +294,18 @@ def make_tiny(tmp_path: Path) -> Callable[..., Tiny]:
         return make_tiny_bundle(tmp_path / name, **options)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def fake_cuda_driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Compile a `libcuda.so.1` that reports one GPU, or what the variables in `cuda_driver.c` say.
+
+    In this process load it by its path, in others through LD_LIBRARY_PATH. It has no SONAME: otherwise the linker would
+    take it for the driver in every later test of this process.
+    """
+    if shutil.which("gcc") is None:
+        pytest.skip("needs gcc")
+    library = tmp_path_factory.mktemp("driver") / "libcuda.so.1"
+    source = Path(__file__).with_name("cuda_driver.c")
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", library, source], check=True, timeout=60)
+    return library

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from twinspire.errors import InputError, MissingDependencyError
+from twinspire.towers.onnxruntime_support import ONLY_FATAL, onnxruntime_library
 from twinspire_bench.machine import MatrixPeaks
 
 if TYPE_CHECKING:
@@ -94,10 +95,7 @@ def _counter(node: onnx.NodeProto, engine: Path) -> Counter:
 
 def _shapes(model: onnx.ModelProto, names: list[str], shape: Sequence[int], engine: Path) -> dict[str, Shape]:
     """Run the graph once, on zeros, for the shapes of these tensors alone. Changes the model."""
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise MissingDependencyError("onnxruntime", "cpu", "Counting an engine's operations") from error
+    onnxruntime = onnxruntime_library("Counting an engine's operations")
     from onnx import TensorProto, helper
 
     graph = model.graph
@@ -110,7 +108,7 @@ def _shapes(model: onnx.ModelProto, names: list[str], shape: Sequence[int], engi
         graph.node.append(helper.make_node("Shape", [name], [f"shape of {place}"]))
         graph.output.append(helper.make_tensor_value_info(f"shape of {place}", TensorProto.INT64, None))
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # its errors come as exceptions
+    options.log_severity_level = ONLY_FATAL
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     zeros = np.zeros(shape, helper.tensor_dtype_to_np_dtype(given[0].type.tensor_type.elem_type))
     try:

@@ -11,7 +11,8 @@
     │   ├── IndexLockedError     another process is writing to it
     │   └── IndexUncertainError  a change failed and may be there all the same
     ├── MissingDependencyError   an optional package is not installed; names the extra that brings it
-    ├── ProviderError            a requested execution provider or device is not there
+    ├── BrokenDependencyError    an optional package is installed and cannot be imported; names the cause
+    ├── ProviderError            a requested execution provider or device is not there, or cannot compute
     ├── EngineError              an engine could not be loaded or run
     └── ServerError              a server cannot be started, or fails
         ├── ServerUnavailableError   it cannot be reached, or did not answer before the deadline
@@ -94,8 +95,25 @@ class MissingDependencyError(TwinspireError):
         self.extra = extra
 
 
+class BrokenDependencyError(TwinspireError):
+    """An optional package is installed and cannot be imported.
+
+    `package` is its name and version, `extra` the extra of twinspire that brings it, `cause` what its import raised.
+    """
+
+    def __init__(self, package: str, extra: str, purpose: str, cause: str) -> None:
+        super().__init__(
+            f"{purpose} needs {package}, which is installed and cannot be imported: {cause}. Make a new environment, "
+            "since the extras cpu and gpu overwrite each other's modules, and install with a current pip: "
+            f"pip install --upgrade pip, then {install_command(extra)}, in a checkout of twinspire"
+        )
+        self.package = package
+        self.extra = extra
+        self.cause = cause
+
+
 class ProviderError(TwinspireError):
-    """A requested execution provider or device is not there."""
+    """A requested execution provider or device is not there, or cannot compute."""
 
 
 class EngineError(TwinspireError):

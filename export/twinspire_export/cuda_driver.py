@@ -12,9 +12,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from twinspire import _cuda
 from twinspire.errors import EngineError, ProviderError
 
-_LIBRARY = "libcuda.so.1"
 _NAME_BYTES = 256
 
 
@@ -25,17 +25,17 @@ class CudaDevice:
     """
 
     def __init__(self, ordinal: int = 0) -> None:
-        self._library = _load()
         self._held: list[ctypes.c_uint64] = []
         self._device = ctypes.c_int()
         try:
-            self._call("cuInit", 0)
+            self._library = _cuda.load_driver()
             self._call("cuDeviceGet", ctypes.byref(self._device), ordinal)
             name = ctypes.create_string_buffer(_NAME_BYTES)
             self._call("cuDeviceGetName", name, _NAME_BYTES, self._device)
-        except EngineError as error:
+        except (EngineError, ProviderError) as error:
             raise ProviderError(
-                f"there is no GPU {ordinal} here: {error}. Give the container one: --gpus all"
+                f"there is no GPU {ordinal} here: {error}. Plans are built on the GPU that is to run them; a container "
+                "gets one with --gpus all"
             ) from error
         self.name = name.value.decode()
 
@@ -83,15 +83,4 @@ class CudaDevice:
         )
 
     def _call(self, function: str, *arguments: Any) -> None:  # noqa: ANN401 - what ctypes takes
-        status = getattr(self._library, function)(*arguments)
-        if status != 0:
-            raise EngineError(f"CUDA's {function} failed with status {status}")
-
-
-def _load() -> Any:  # noqa: ANN401 - a ctypes library
-    try:
-        return ctypes.CDLL(_LIBRARY)
-    except OSError as error:
-        raise ProviderError(
-            f"there is no NVIDIA driver here ({error}): plans are built on the GPU that is to run them"
-        ) from error
+        _cuda.call(self._library, function, *arguments)

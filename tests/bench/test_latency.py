@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from twinspire.bundle import Padding, Precision, Tower
 from twinspire.errors import BundleError, EngineError, InputError, ProviderError, ServerUnavailableError
-from twinspire.towers import ModelStatistics
+from twinspire.towers import ModelStatistics, Provider
 from twinspire.towers.checks import check_images, check_sequences
+from twinspire.towers.providers import available
 from twinspire_bench.latency import Case, CaseResult, LatencySettings, Load, Subject, cases, measure
 from twinspire_bench.latency_record import findings, latency_results, limits
 from twinspire_bench.machine import MatrixPeaks
@@ -267,10 +268,8 @@ def test_what_cannot_be_opened_is_an_error(
     tiny: Any, options: dict[str, Any], kind: type[Exception], message: str
 ) -> None:
     """A combination named in full, an unknown name, and a provider that runs nothing."""
-    if kind is ProviderError:
-        onnxruntime = pytest.importorskip("onnxruntime")
-        if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
-            pytest.skip("this onnxruntime has CUDA")
+    if kind is ProviderError and Provider.CUDA in available():
+        pytest.skip("a GPU is here")
     with pytest.raises(kind, match=message), local_subjects(tiny.bundle, **options):
         pass
 

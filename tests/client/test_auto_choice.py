@@ -225,12 +225,14 @@ def _no_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_gpu_that_was_not_measured_is_another_machine(
     chosen: Callable[..., Bundle], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where a GPU is here and none was there `auto` looks at it first; the CPU by name is still the measured one."""
+    """Where a GPU is here and none was there `auto` tries it first, then what was measured; by name the CPU is that."""
     monkeypatch.setattr(selection, "problem", lambda provider: None)
     bundle = chosen()
     tried = list(selection.candidates(bundle, None, None))
-    assert tried[0].provider is Provider.CUDA
-    assert "measured without a GPU, and here is one" in tried[0].reason
+    assert [candidate.provider for candidate in tried[:2]] == [Provider.CUDA, Provider.CPU]
+    assert "without a GPU" in tried[0].reason
+    assert tried[1].streams == 2
+    assert [candidate.is_last for candidate in tried] == [False] * (len(tried) - 1) + [True]
     assert next(selection.candidates(bundle, Provider.CPU, None)).streams == 2
 
 

@@ -133,7 +133,7 @@ def test_tune_sets_the_effort(
     ("arguments", "message"),
     [
         (["build", "INDEX", "--kind", "lsh"], "'lsh' is not known"),
-        (["build", "INDEX", "--kind", "cagra"], "faiss-gpu-cuvs"),
+        (["build", "INDEX", "--kind", "cagra"], "cagra"),
         (["build", "nowhere"], "there is no index"),
         (["tune", "INDEX"], "searched exactly"),
         (["tune", "INDEX", "--queries", "no.npy"], "cannot be read"),

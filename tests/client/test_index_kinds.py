@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,10 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from twinspire.errors import IndexStoreError, InputError, MissingDependencyError
-from twinspire.index.ann import Ann, Code, Family, Kind, Scheme, Selection, approximate, choose, measured_speed, predict
+from twinspire.errors import IndexStoreError, InputError
+from twinspire.index.ann import Ann, Code, Family, Kind, Scheme, Selection, Speed, approximate, choose, predict
 from twinspire.index.ann.gather import GatheringThread, Searching
-from twinspire.index.ann.library import require_gpu
 from twinspire.index.ann.tuning import recall_by_score, tuned
 from twinspire.index.flat import Found
 
@@ -299,7 +297,7 @@ def test_recall_counts_what_has_the_score_of_the_last() -> None:
 
 def test_prediction_grows_with_codes_and_vectors() -> None:
     """A full vector takes most memory, PQ least; twice the vectors twice as much; a graph takes longest to build."""
-    speed = measured_speed()
+    speed = Speed(op_per_s=5e10)  # of one core, idle: what is measured on a busy one makes lists slower than graphs
 
     def of(text: str, count: int = 1_000_000) -> tuple[int, float]:
         found = predict(Kind.parse(text), count, 512, threads=2, speed=speed)
@@ -320,36 +318,6 @@ def test_auto_is_exact_when_small_and_by_memory_when_large() -> None:
     assert str(choose(1_000_000, 512, memory_bytes=50 * 2**20)) == "ivf,pq64x4"
     assert str(choose(1_000_000, 512, memory_bytes=2**20)) == "flat"
     assert str(choose(1_000_000, 512, memory_bytes=2**30, build_s=0)) == "flat"
-
-
-@pytest.mark.parametrize("name", ["cagra", "gpu-flat", "gpu-ivf"])
-def test_gpu_kind_without_a_gpu_is_a_clear_error(
-    name: str, data: tuple[NDArray[np.float32], NDArray[np.float32]]
-) -> None:
-    """The FAISS of the processor has no GPU kinds: the error names the extra that brings them."""
-    faiss = pytest.importorskip("faiss")
-    if hasattr(faiss, "StandardGpuResources"):
-        pytest.skip("this FAISS can use a GPU")
-    with pytest.raises(MissingDependencyError, match=r"faiss-gpu-cuvs.*\.\[gpu\]"):
-        Ann.build(Kind.parse(name), data[0])
-    with pytest.raises(MissingDependencyError, match="faiss-gpu-cuvs"):
-        Ann.read(Path("none.faiss"), Kind.parse(name))
-
-
-def test_gpu_faiss_without_a_gpu_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A FAISS that could use a GPU and sees none says so, and what to do."""
-    from twinspire.errors import ProviderError
-
-    class Blind:
-        StandardGpuResources = object
-
-        @staticmethod
-        def get_num_gpus() -> int:
-            return 0
-
-    monkeypatch.setitem(sys.modules, "faiss", Blind())
-    with pytest.raises(ProviderError, match="sees none"):
-        require_gpu("cagra")
 
 
 def test_gathering_thread_answers_each_with_its_own(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -39,12 +38,9 @@ def openvino() -> None:
 
 
 @pytest.fixture
-def cuda_named_but_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let onnxruntime list CUDA, as its GPU build does; it then drops it, as it does without a GPU."""
-    if Provider.CUDA in providers.available():
-        pytest.skip("CUDA is there")
-    listed = [*onnxruntime.get_available_providers(), "CUDAExecutionProvider"]
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: listed)
+def plugin() -> None:
+    """Skip, with the reason, where the OpenVINO plugin is not installed, as beside the GPU packages."""
+    pytest.importorskip("onnxruntime_ep_openvino", reason="needs onnxruntime-ep-openvino")
 
 
 # The CPU
@@ -75,6 +71,7 @@ def test_without_the_plugin_the_extra_is_named(tiny: Any, monkeypatch: pytest.Mo
         _open(tiny, "openvino")
 
 
+@pytest.mark.usefixtures("plugin")
 def test_a_plugin_without_a_device_is_an_error(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """`openvino` on a machine that its plugin does not serve raises and says what is there."""
     monkeypatch.setattr(onnxruntime, "get_ep_devices", list)
@@ -82,6 +79,7 @@ def test_a_plugin_without_a_device_is_an_error(tiny: Any, monkeypatch: pytest.Mo
         _open(tiny, "openvino")
 
 
+@pytest.mark.usefixtures("plugin")
 def test_a_plugin_that_does_not_load_is_an_error(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A plugin library that cannot be registered is a ProviderError with onnxruntime's words."""
 
@@ -153,37 +151,6 @@ def test_other_openvino_options_are_refused(options: dict[str, Any], message: st
     """A wrong option is an InputError that says what there is."""
     with pytest.raises(InputError, match=message):
         OpenVinoOptions(**options)
-
-
-# CUDA
-
-
-def test_cuda_without_its_onnxruntime_is_an_error(tiny: Any) -> None:
-    """`cuda` with the CPU build of onnxruntime raises, says what is there and which extra brings it."""
-    if Provider.CUDA in providers.available():
-        pytest.skip("CUDA is there")
-    with pytest.raises(ProviderError, match=r"cuda is not in this onnxruntime.*\.\[gpu\].*here: cpu"):
-        _open(tiny, "cuda")
-
-
-@pytest.mark.usefixtures("cuda_named_but_not_there")
-@pytest.mark.filterwarnings("ignore:Specified provider 'CUDAExecutionProvider'")
-def test_a_provider_that_onnxruntime_drops_is_an_error(tiny: Any) -> None:
-    """Where onnxruntime would go on with the CPU alone, `cuda` raises."""
-    with pytest.raises(ProviderError, match=r"onnxruntime dropped the provider cuda for image.fp32.onnx"):
-        _open(tiny, "cuda")
-
-
-@pytest.mark.usefixtures("cuda_named_but_not_there")
-@pytest.mark.filterwarnings("ignore:Specified provider 'CUDAExecutionProvider'")
-def test_auto_goes_on_and_says_so(tiny: Any, caplog: pytest.LogCaptureFixture) -> None:
-    """`auto` passes over a provider that does not work with one warning, and runs on the next."""
-    with caplog.at_level(logging.INFO, logger="twinspire"):
-        towers = _open(tiny, "auto")
-    assert towers.runtime.provider is not Provider.CUDA
-    warnings = [record.message for record in caplog.records if record.levelno == logging.WARNING]
-    assert len(warnings) == 1
-    assert "auto passes over the provider cuda: onnxruntime dropped" in warnings[0]
 
 
 # What the session says of itself

@@ -20,10 +20,11 @@ pytest.importorskip("torch", reason="the bundle to build from is exported, which
 import onnx
 import onnxruntime as ort
 
+from twinspire import _cuda
 from twinspire.bundle import Bundle, Precision, Tower
 from twinspire.cli import app as cli
 from twinspire.errors import BundleError, EngineError, InputError, ProviderError
-from twinspire_export import cuda_driver, export_checkpoint, plans, quantize_bundle
+from twinspire_export import export_checkpoint, plans, quantize_bundle
 from twinspire_export.commands import register
 from twinspire_export.cuda_driver import CudaDevice
 from twinspire_export.plans import build_plans
@@ -443,7 +444,7 @@ class FakeDriver:
 def test_memory_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Arrays travel to the GPU and back, and everything is given back when the context is left."""
     driver = FakeDriver()
-    monkeypatch.setattr(cuda_driver, "_load", lambda: driver)
+    monkeypatch.setattr(_cuda, "load_driver", lambda: driver)
     array = np.arange(12, dtype=np.float32).reshape(3, 4).T  # not contiguous
     with CudaDevice() as device:
         assert device.name == GPU
@@ -457,12 +458,13 @@ def test_memory_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_gpu_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a driver or a GPU that is a ProviderError; a call that fails later is an EngineError with its name."""
-    monkeypatch.setattr(cuda_driver, "_LIBRARY", "libcuda-that-is-not-here.so.1")
-    with pytest.raises(ProviderError, match="no NVIDIA driver here"):
-        CudaDevice()
-    monkeypatch.setattr(cuda_driver, "_load", lambda: FakeDriver("cuDeviceGet"))
+    with monkeypatch.context() as without_driver:
+        without_driver.setattr(_cuda, "LIBRARY", "libcuda-that-is-not-here.so.1")
+        with pytest.raises(ProviderError, match="no NVIDIA driver"):
+            CudaDevice()
+    monkeypatch.setattr(_cuda, "load_driver", lambda: FakeDriver("cuDeviceGet"))
     with pytest.raises(ProviderError, match=r"no GPU 0 here: .*cuDeviceGet failed with status 100"):
         CudaDevice()
-    monkeypatch.setattr(cuda_driver, "_load", lambda: FakeDriver("cuMemAlloc_v2"))
+    monkeypatch.setattr(_cuda, "load_driver", lambda: FakeDriver("cuMemAlloc_v2"))
     with CudaDevice() as device, pytest.raises(EngineError, match="cuMemAlloc_v2 failed with status 100"):
         device.reserve(1)

@@ -292,8 +292,10 @@ def test_auto_is_what_the_bundle_was_measured_to_be_best_with(
         assert copied.manifest.auto == Bundle.open(tmp_path / "bundle").manifest.auto
 
 
-def test_the_device_decides_the_providers(tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A GPU's model takes CUDA; the CPU's what `auto` finds, except CUDA where that is installed."""
+def test_the_device_decides_the_providers(
+    tiny: Any, tmp_path: Path, fake_cuda_driver: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A GPU's model takes CUDA; the CPU's what `auto` finds, except CUDA where packages and driver have it."""
 
     def providers(name: str, device: Device) -> str:
         models = build_repository([tiny.bundle.path], tmp_path / name, precision="fp32", device=device)
@@ -302,6 +304,9 @@ def test_the_device_decides_the_providers(tiny: Any, tmp_path: Path, monkeypatch
     assert providers("gpu", Device.GPU) == "cuda"
     assert providers("cpu", Device.CPU) == "auto"
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr("twinspire._cuda.LIBRARY", "libcuda-that-is-not-here.so.1")
+    assert providers("packages", Device.CPU) == "auto"
+    monkeypatch.setattr("twinspire._cuda.LIBRARY", str(fake_cuda_driver))
     assert providers("both", Device.CPU) == "cpu"
 
 

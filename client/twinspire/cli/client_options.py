@@ -92,7 +92,7 @@ class ClientOptions:
         int | None, _option("--threads", help="Threads that decode images and compute here; default: all cores.")
     ] = None
     streams: Annotated[
-        int | None, _option("--streams", help="Parts of a batch computed in parallel here; they divide the threads.")
+        int | None, _option("--streams", help="Parts of a batch in parallel on a processor; they divide the threads.")
     ] = None
     max_megapixels: Annotated[
         float | None, _option("--max-megapixels", help="Refuse larger images, by their header; default 64.")

@@ -9,19 +9,21 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from twinspire.errors import MissingDependencyError
+from twinspire._dependencies import import_failure
 
 Result = TypeVar("Result")
+_PACKAGES = {"faiss-cpu": "cpu", "faiss-gpu-cuvs": "gpu"}
 
 
 def faiss_library(purpose: str = "searching an index") -> Any:  # noqa: ANN401  FAISS ships no types
-    """Return the module. Raises `MissingDependencyError` where it is not installed."""
+    """Return the module.
+
+    Raises `MissingDependencyError` where it is not installed, `BrokenDependencyError` where it cannot be imported.
+    """
     try:
         import faiss
-    except ModuleNotFoundError as error:
-        if error.name != "faiss":
-            raise
-        raise MissingDependencyError("faiss-cpu", "cpu", purpose) from error
+    except (ImportError, RuntimeError, OSError) as error:  # its GPU build raises all three for its CUDA libraries
+        raise import_failure(error, "faiss", _PACKAGES, purpose) from error
     return faiss
 
 

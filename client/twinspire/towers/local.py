@@ -18,7 +18,15 @@ from twinspire.bundle import Bundle, Padding, Precision, Tower
 from twinspire.errors import BundleError, EngineError, InputError, ProviderError
 from twinspire.towers.buckets import TextBatch, fitted_batches, text_batches
 from twinspire.towers.checks import check_embeddings, check_images, check_sequences
-from twinspire.towers.providers import InferencePrecision, OpenVinoOptions, Provider, Session, Sessions, open_sessions
+from twinspire.towers.providers import (
+    InferencePrecision,
+    OpenVinoOptions,
+    Provider,
+    Session,
+    Sessions,
+    open_sessions,
+    require_computing,
+)
 from twinspire.towers.selection import AUTO, Candidate, Runtime, candidates, parse_precision, parse_provider
 from twinspire.towers.streams import Streams
 
@@ -45,13 +53,15 @@ class LocalTowers:
     one is used or an error is raised. `threads` is how many a call computes with on the CPU; None is as many as
     this process may use. `streams` is into how many parts a call is cut, which are computed side by side, each with
     its share of the threads: more pictures a second, with the engine in memory twice or more, since one picture
-    alone is still computed by all threads. `openvino` are the settings of that provider. Left None, both are what the
-    bundle was measured to be fastest with, where that was on a machine such as this one and with the engines and the
-    provider that are used here, else 1 and float32. `towers` names those to open: encoding with another raises
-    EngineError, and its engine takes no memory. What `auto` chooses does not depend on it.
+    alone is still computed by all threads. They are a processor's: a GPU that `auto` finds computes in one, `cuda` by
+    name with more is an error. `openvino` are the settings of that provider. Left None, both are what the bundle was
+    measured to be fastest with, where that was on a machine such as this one and with the engines and the provider that
+    are used here, else 1 and float32. `towers` names those to open: encoding with another raises EngineError, and its
+    engine takes no memory. What `auto` chooses does not depend on it.
 
     Raises InputError for an unknown name or number, BundleError where the bundle lacks the precision,
-    MissingDependencyError and ProviderError where the provider is not there, EngineError where an engine
+    MissingDependencyError and BrokenDependencyError where onnxruntime cannot be imported, ProviderError where the
+    provider is not there or, on a GPU, does not compute one input, EngineError where an engine
     cannot be loaded or has not the tensors of the contract.
     """
 
@@ -162,7 +172,7 @@ class LocalTowers:
 
     def _open(self, provider: Provider | None, precision: Precision | None) -> tuple[Mapping[Tower, Sessions], Runtime]:
         for candidate in candidates(self._bundle, provider, precision):
-            runtime = self._planned(candidate)
+            runtime = self._planned(candidate, is_named=provider is not None)
             try:
                 sessions = self._open_on(runtime)
             except (EngineError, ProviderError) as error:
@@ -171,14 +181,22 @@ class LocalTowers:
                 _log.warning("auto passes over the provider %s: %s", candidate.provider, error)
                 continue
             if provider is None or precision is None:
-                _log.info("%s: runs on %s (%s)", self._bundle.name, runtime, candidate.reason)
+                unused = self._named_streams not in (None, runtime.streams)
+                told = f"; streams: {self._named_streams} are for processors" if unused else ""
+                _log.info("%s: runs on %s (%s%s)", self._bundle.name, runtime, candidate.reason, told)
             if candidate.may_overflow:
                 _log.warning("%s: int8 sums may overflow on this processor, which has no VNNI", runtime)
             return sessions, runtime
         raise AssertionError("one of the candidates is the last")
 
-    def _planned(self, candidate: Candidate) -> Runtime:
-        """Say what a candidate would run as, with what was named in place of its own settings."""
+    def _planned(self, candidate: Candidate, *, is_named: bool) -> Runtime:
+        """Say what a candidate would run as, with what was named in place of its own settings.
+
+        Streams that were named are for a processor: a GPU that `auto` finds (not `is_named`) computes in one.
+        """
+        streams = self._named_streams or min(candidate.streams, self._threads)
+        if candidate.provider is Provider.CUDA and not (is_named and self._named_streams):
+            streams = 1
         computed = candidate.inference_precision
         if self._named_openvino is not None:
             computed = self._named_openvino.inference_precision
@@ -186,7 +204,7 @@ class LocalTowers:
             provider=candidate.provider,
             precision=candidate.precision,
             threads=self._threads,
-            streams=self._named_streams or min(candidate.streams, self._threads),
+            streams=streams,
             inference_precision=computed if candidate.provider is Provider.OPENVINO else InferencePrecision.F32,
         )
 
@@ -204,8 +222,17 @@ class LocalTowers:
             problem = _broken_contract(opened.whole, tower, self._bundle)
             if problem:
                 raise EngineError(f"{engine} is no engine of the {tower} tower: {problem}")
+            if runtime.provider is Provider.CUDA:
+                require_computing(opened.whole, {_INPUT[tower]: _zeros(tower, self._bundle)}, engine, runtime.provider)
             sessions[tower] = opened
         return sessions
+
+
+def _zeros(tower: Tower, bundle: Bundle) -> NDArray[Any]:
+    """Return the smallest input of a tower: (1, S, S, 3) uint8 or (1, context) int32."""
+    if tower is Tower.IMAGE:
+        return np.zeros((1, bundle.image.size, bundle.image.size, 3), np.uint8)
+    return np.zeros((1, bundle.text.context_length), np.int32)
 
 
 def _broken_contract(session: Session, tower: Tower, bundle: Bundle) -> str | None:

@@ -8,8 +8,6 @@ know go to the CPU one by one. Here each of them is an error.
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import threading
 from collections import Counter
@@ -21,12 +19,15 @@ from typing import Any, Protocol
 
 from twinspire._arguments import as_member
 from twinspire.errors import (
+    BrokenDependencyError,
     EngineError,
     MissingDependencyError,
     ProviderError,
     TwinspireError,
-    install_command,
 )
+from twinspire.towers.cuda_provider import INSTALL, cuda_problem, failure_cause, library_problem, load_libraries
+from twinspire.towers.cuda_provider import NAME as CUDA_NAME
+from twinspire.towers.onnxruntime_support import ONLY_FATAL, onnxruntime_library
 
 
 class Provider(StrEnum):
@@ -82,12 +83,11 @@ class Session(Protocol):
 _NAMES = {
     Provider.CPU: "CPUExecutionProvider",
     Provider.OPENVINO: "OpenVINOExecutionProvider",
-    Provider.CUDA: "CUDAExecutionProvider",
+    Provider.CUDA: CUDA_NAME,
 }
 # Operators of which one left on the CPU is a fallback, not a shape computation. Looked for anywhere in the
 # name, since onnxruntime fuses them: FusedMatMul, QLinearConv, MatMulInteger, MultiHeadAttention.
 _HEAVY = ("MatMul", "Gemm", "Conv", "Attention")
-_ONLY_FATAL = 4  # onnxruntime's severity: its errors come as exceptions, its log would be a second voice
 _registering = threading.Lock()
 
 
@@ -111,11 +111,14 @@ def open_sessions(
     With several streams the engine is in memory twice or more: threads that divide a single picture among them are no
     use to parts side by side. Raises what `open_session` raises, and ProviderError where the provider has no streams.
     """
+    if streams > 1 and provider is Provider.CUDA:
+        raise ProviderError(
+            f"the provider {provider} computes in one stream, {streams} were asked for: streams divide a processor's "
+            "threads. Leave them out, or name another provider"
+        )
     whole = open_session(engine, provider, threads=threads, openvino=openvino)
     if streams == 1:
         return Sessions(whole, (whole,))
-    if provider is Provider.CUDA:
-        raise ProviderError(f"the provider {provider} computes in one stream, {streams} were asked for")
     if provider is Provider.OPENVINO:
         return Sessions(whole, (open_session(engine, provider, threads=threads, streams=streams, openvino=openvino),))
     share = threads // streams
@@ -134,13 +137,12 @@ def open_session(
     `streams` is into how many the OpenVINO provider divides them. Raises MissingDependencyError or ProviderError where
     the provider is not there or does not take the engine, and EngineError where the engine cannot be loaded.
     """
-    error = missing(provider)
-    if error is not None:
-        raise error
-    import onnxruntime
-
+    absent = missing(provider)
+    if absent is not None:
+        raise absent
+    onnxruntime = onnxruntime_library()
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = _ONLY_FATAL
+    options.log_severity_level = ONLY_FATAL
     options.inter_op_num_threads = 1
     # The others compute outside onnxruntime's own threads.
     options.intra_op_num_threads = threads if provider is Provider.CPU else 1
@@ -160,9 +162,24 @@ def open_session(
             enable_fallback=0,
         )
     except Exception as error:  # onnxruntime's exceptions share no base below Exception
-        raise EngineError(f"{engine} cannot be opened on the provider {provider}: {error}") from error
+        raise EngineError(f"{engine} cannot be opened on the provider {provider}: {failure_cause(error)}") from error
     _check_assignment(session, engine, provider)
     return session
+
+
+def require_computing(session: Session, inputs: Mapping[str, Any], engine: Path, provider: Provider) -> None:
+    """Run a session once. Raises ProviderError, with the cause, where it cannot compute.
+
+    onnxruntime opens a CUDA session without cuDNN, which it loads for the first convolution
+    (https://github.com/microsoft/onnxruntime/pull/29252), and on a GPU that its kernels were not compiled for.
+    """
+    try:
+        session.run(None, inputs)
+    except Exception as error:  # onnxruntime's exceptions share no base below Exception
+        raise ProviderError(
+            f"the provider {provider} opens {engine.name} and cannot compute it: {failure_cause(error)}. CUDA's and "
+            f"cuDNN's libraries come with the extra gpu: {INSTALL}; the driver must be as new as they are"
+        ) from error
 
 
 def available() -> tuple[Provider, ...]:
@@ -178,20 +195,15 @@ def missing(provider: Provider) -> TwinspireError | None:
     return cause
 
 
-def problem(provider: Provider) -> MissingDependencyError | str | None:
+def problem(provider: Provider) -> TwinspireError | str | None:
     """Say why a provider is not there, as the end of a sentence that begins with it; None where it is."""
     try:
-        import onnxruntime
-    except ImportError:
-        return MissingDependencyError("onnxruntime", "cpu", "Running engines in this process")
+        onnxruntime_library()
+    except (MissingDependencyError, BrokenDependencyError) as error:
+        return error
     if provider is Provider.OPENVINO:
         return _openvino_problem()
-    if provider is Provider.CUDA and _NAMES[provider] not in onnxruntime.get_available_providers():
-        return (
-            f"is not in this onnxruntime, {onnxruntime.__version__}: it comes with the extra gpu, "
-            f"in an environment without the extra cpu: {install_command('gpu')}, in a checkout of twinspire"
-        )
-    return None
+    return cuda_problem() if provider is Provider.CUDA else None
 
 
 def _openvino_problem() -> MissingDependencyError | str | None:
@@ -209,9 +221,9 @@ def _openvino_problem() -> MissingDependencyError | str | None:
 
 def _register_openvino() -> None:
     """Register the plugin in this process, where nobody has yet."""
-    import onnxruntime
     import onnxruntime_ep_openvino as plugin
 
+    onnxruntime = onnxruntime_library()
     with _registering:
         try:
             onnxruntime.register_execution_provider_library(plugin.get_ep_name(), plugin.get_library_path())
@@ -223,8 +235,7 @@ def _register_openvino() -> None:
 
 def _devices(provider: Provider) -> list[Any]:
     """List the devices that a plugin provider offers; none for one that is built in."""
-    import onnxruntime
-
+    onnxruntime = onnxruntime_library()
     found = [device for device in onnxruntime.get_ep_devices() if device.ep_name == _NAMES[provider]]
     if provider is Provider.OPENVINO:
         cpu = onnxruntime.OrtHardwareDeviceType.CPU
@@ -242,10 +253,7 @@ def _settings(provider: Provider, *, threads: int, streams: int, openvino: OpenV
         }
         return {"load_config": json.dumps({"CPU": cpu})}
     if provider is Provider.CUDA:
-        import onnxruntime
-
-        with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find
-            onnxruntime.preload_dlls()  # CUDA and cuDNN from their wheels, where they are installed
+        load_libraries()
         return {"use_tf32": "0"}
     return {}
 
@@ -254,10 +262,8 @@ def _check_assignment(session: Session, engine: Path, provider: Provider) -> Non
     """Raise ProviderError where the provider was dropped or heavy operators were left to another."""
     name = _NAMES[provider]
     if name not in session.get_providers():
-        raise ProviderError(
-            f"onnxruntime dropped the provider {provider} for {engine.name}: its libraries or its device are "
-            f"missing. {_there_is()}"
-        )
+        cause = library_problem() if provider is Provider.CUDA else "its libraries or its device are missing"
+        raise ProviderError(f"onnxruntime dropped the provider {provider} for {engine.name}: {cause}")
     left = Counter(
         node.op_type
         for part in session.get_provider_graph_assignment_info()

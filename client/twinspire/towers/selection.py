@@ -89,23 +89,22 @@ def candidates(bundle: Bundle, provider: Provider | None, precision: Precision |
     """Yield what to try, best first; a named provider or precision (not None) is taken as it is.
 
     First the bundle's measured choice, where it has one for this machine and nothing else was named, then what the
-    rules say. The reason says what was passed over and why. For a named provider there is one candidate by the rules,
-    for `auto` the CPU is the last.
+    rules say; a choice that was measured without a GPU comes after the GPU, where there is one. The reason says what
+    was passed over and why. For a named provider there is one candidate by the rules, for `auto` the CPU is the last.
     """
     passed: list[str] = []
+    measured = None
     choice = bundle.manifest.auto
     if choice is not None and provider in (None, choice.provider) and precision in (None, choice.precision):
-        against = unfit(choice, is_named=provider is not None)
+        against = unfit(choice)
         if against is None:
-            yield Candidate(
-                Provider(choice.provider),
-                choice.precision,
-                f"measured on {choice.cpu_model}: {choice.speed:.2f} times as fast as fp32",
-                is_last=provider is not None,
-                streams=choice.streams,
-                inference_precision=InferencePrecision(choice.inference_precision),
-            )
-        else:
+            measured = _measured(choice, is_named=provider is not None)
+            if provider is None and choice.gpu is None and problem(Provider.CUDA) is None:
+                against = "it was measured without a GPU, and here is one"
+            else:
+                yield measured
+                measured = None
+        if against is not None:
             passed.append(f"the bundle's measured choice, {choice}, is passed over: {against}")
     for name in _PREFERRED if provider is None else (provider,):
         chosen, why = (precision, "asked for") if precision is not None else _best_precision(bundle, name)
@@ -116,10 +115,25 @@ def candidates(bundle: Bundle, provider: Provider | None, precision: Precision |
         reasons = [f"{chosen}: {why}", f"{name}: {'asked for' if provider is not None else 'the best here'}"]
         is_last = provider is not None or name is _PREFERRED[-1]
         yield Candidate(name, chosen, "; ".join([*reasons, *passed]), is_last)
+        if measured is not None:  # the GPU, which is the first, could not be used
+            yield measured
+            measured = None
 
 
-def unfit(choice: AutoChoice, *, is_named: bool) -> str | None:
-    """Say why a measured choice is not for this machine, None where it is. `is_named`: its provider was asked for."""
+def _measured(choice: AutoChoice, *, is_named: bool) -> Candidate:
+    """Return a bundle's measured choice as a candidate. `is_named`: its provider was asked for."""
+    return Candidate(
+        Provider(choice.provider),
+        choice.precision,
+        f"measured on {choice.cpu_model}: {choice.speed:.2f} times as fast as fp32",
+        is_last=is_named,
+        streams=choice.streams,
+        inference_precision=InferencePrecision(choice.inference_precision),
+    )
+
+
+def unfit(choice: AutoChoice) -> str | None:
+    """Say why a measured choice is not for this machine, None where it is."""
     if choice.provider not in tuple(Provider) or choice.inference_precision not in tuple(InferencePrecision):
         return "this twinspire does not know it"
     cause = problem(Provider(choice.provider))
@@ -131,8 +145,6 @@ def unfit(choice: AutoChoice, *, is_named: bool) -> str | None:
     if set(choice.instruction_sets) != set(here):
         measured = " ".join(choice.instruction_sets) or "nothing known"
         return f"it was measured on a processor with {measured}, this one has {' '.join(here) or 'nothing known'}"
-    if not is_named and choice.gpu is None and problem(Provider.CUDA) is None:
-        return "it was measured without a GPU, and here is one"
     return None
 
 

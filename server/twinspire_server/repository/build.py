@@ -18,6 +18,7 @@ from twinspire.bundle import Bundle, BundleWriter, Precision, Tower
 from twinspire.bundle.copying import copy_file
 from twinspire.errors import InputError, SpaceMismatchError
 from twinspire.towers import Provider
+from twinspire.towers.providers import problem
 from twinspire.towers.selection import AUTO, candidates, parse_precision, unfit
 from twinspire_server.repository.config import config_pbtxt, model_name, warm_ups
 from twinspire_server.repository.existing import BUNDLE, ENGINE, read_existing
@@ -101,14 +102,10 @@ def build_repository(
 
 
 def _providers(device: Device) -> str:
-    """Say what `LocalTowers` is to choose from; `auto` prefers CUDA where it is, which only a GPU's is to take."""
+    """Say what `LocalTowers` is to choose from: `auto` prefers CUDA where a GPU is, which only a GPU's is to take."""
     if device is Device.GPU:
         return Provider.CUDA
-    try:
-        import onnxruntime
-    except ImportError:
-        return AUTO
-    return Provider.CPU if "CUDAExecutionProvider" in onnxruntime.get_available_providers() else AUTO
+    return Provider.CPU if problem(Provider.CUDA) is None else AUTO
 
 
 def _best(bundle: Bundle, device: Device, runtime: RepositoryRuntime) -> Precision:
@@ -117,7 +114,7 @@ def _best(bundle: Bundle, device: Device, runtime: RepositoryRuntime) -> Precisi
         # The container computes on the CPU by onnxruntime's own provider alone, the wheel by any that is there.
         is_any = device is Device.CPU and runtime is RepositoryRuntime.WHEEL
         serves = choice.provider != Provider.CUDA if is_any else choice.provider == provider
-        if serves and (device is Device.GPU or unfit(choice, is_named=True) is None):
+        if serves and (device is Device.GPU or unfit(choice) is None):
             return choice.precision
     return next(candidates(bundle, provider, None)).precision
 

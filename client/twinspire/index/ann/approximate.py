@@ -90,9 +90,10 @@ class Ann:
 
     @property
     def most_effort(self) -> int:
-        """The effort that finds the most: all lists, or a search as broad as the index."""
+        """The effort that finds the most: all lists, or a search as broad as the index, within a GPU's limit."""
         lists = self.lists
-        return max(1, len(self)) if lists is None else lists
+        most = max(1, len(self)) if lists is None else lists
+        return min(most, MOST_RESULTS) if self.kind.family.needs_gpu else most
 
     @property
     def usual_effort(self) -> int:
@@ -170,14 +171,18 @@ class Ann:
         scores, rows = self._index.search(queries, wanted, params=self._parameters(self._index, selector, effort))
         return scores, rows
 
-    @staticmethod
     def _gathered(
-        owner: GatheringThread, queries: NDArray[np.float32], wanted: int, selection: Selection | None, effort: int
+        self,
+        owner: GatheringThread,
+        queries: NDArray[np.float32],
+        wanted: int,
+        selection: Selection | None,
+        effort: int,
     ) -> Found:
         """Ask a GPU for so much more that enough is left of what `selection` keeps."""
         if selection is not None:
-            wanted = min(MOST_RESULTS, math.ceil(wanted * _GREATEST_SHARE / max(selection.share, 1e-6)))
-        scores, rows = owner.search(queries, min(wanted, MOST_RESULTS), effort)
+            wanted = math.ceil(wanted * _GREATEST_SHARE / max(selection.share, 1e-6))
+        scores, rows = owner.search(queries, min(wanted, len(self), MOST_RESULTS), effort)
         if selection is not None:
             rows = np.where((rows >= 0) & selection.mask[rows], rows, -1)
         return scores.copy(), rows

@@ -17,6 +17,9 @@ from twinspire.errors import InputError
 EXACT_BELOW = 100_000
 """`auto` searches exactly where there are fewer items."""
 
+_CAGRA_NEIGHBOURS = (4, 224)
+"""FAISS halves a graph's degree for the upper layers of the processor's copy and crashes where that is 1; cuVS's search
+by several blocks keeps 32 candidates and the neighbours of one in 256 places."""
 _EXAMPLES = "flat, ivf, ivf,sq8, ivf,pq64, ivf,pq128x4, hnsw, hnsw,sq8, pca256,hnsw, cagra, gpu-flat, gpu-ivf, auto"
 
 
@@ -115,6 +118,11 @@ class Kind:
                 raise InputError(
                     f"the option {name} must be a whole number from {2 if name == 'm' else 1} up, got {value}"
                 )
+        least, most = _CAGRA_NEIGHBOURS
+        if self.family is Family.CAGRA and self.m is not None and not least <= self.m <= most:
+            raise InputError(
+                f"the option m of {self.family} must be a whole number from {least} to {most}, got {self.m}"
+            )
 
     @classmethod
     def parse(cls, text: str) -> Kind:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from twinspire._cuda import unavailable_reason
 from twinspire.errors import InputError, MissingDependencyError, ProviderError
 from twinspire.index.faiss_support import computing_with, faiss_library
 
@@ -14,14 +15,17 @@ __all__ = ["checked_threads", "computing_with", "faiss_library", "require_gpu"]
 def require_gpu(kind: object) -> Any:  # noqa: ANN401
     """Return the module where it can use a GPU.
 
-    Raises `MissingDependencyError` for a FAISS without GPU support, `ProviderError` where no GPU is seen.
+    Raises `MissingDependencyError` for a FAISS without GPU support, `ProviderError` with the cause where there is none.
     """
     faiss = faiss_library()
     if not hasattr(faiss, "StandardGpuResources"):
         raise MissingDependencyError("faiss-gpu-cuvs", "gpu", f"an index of kind {kind}")
-    if faiss.get_num_gpus() < 1:
+    cause = unavailable_reason()
+    if cause is None and faiss.get_num_gpus() < 1:
+        cause = "FAISS sees none, though the driver reports one: it may be older than FAISS's CUDA needs"
+    if cause is not None:
         raise ProviderError(
-            f"an index of kind {kind} needs an NVIDIA GPU, and FAISS sees none. Build another kind, such as "
+            f"an index of kind {kind} needs an NVIDIA GPU: {cause}. Build another kind, such as "
             "`twinspire index build INDEX --kind auto`, or check what `nvidia-smi` says"
         )
     return faiss

@@ -34,7 +34,7 @@ _FLOOR = 1e-3
 def trained(kind: Kind, vectors: Vectors, seed: int) -> Any:  # noqa: ANN401
     """Return an empty FAISS index of `kind`, one of flat, ivf and hnsw, trained on a sample of `vectors` (N, D)."""
     count, dim = vectors.shape
-    _require_enough(kind, count)
+    require_enough(kind, count)
     sample = sampled(vectors, kind.sample(count), seed)
     chain = []
     if kind.pca is not None:
@@ -77,7 +77,8 @@ def linear_transform(matrix: NDArray[Any]) -> Any:  # noqa: ANN401
     return linear
 
 
-def _require_enough(kind: Kind, count: int) -> None:
+def require_enough(kind: Kind, count: int) -> None:
+    """Raise `InputError` where `count` vectors are too few to build `kind` from."""
     least = kind.lists(count) if kind.family in (Family.IVF, Family.GPU_IVF) else 1
     if kind.code is not None and kind.code.scheme is Scheme.PQ:
         least = max(least, 1 << kind.code.bits)
