@@ -12,7 +12,7 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -233,11 +233,12 @@ def make_tiny_bundle(
     precisions: Sequence[Precision] = (Precision.FP32, Precision.INT8),
     certified: bool = True,
     graphs: dict[Tower, onnx.ModelProto] | None = None,
+    models: Mapping[Precision, TinyModel] | None = None,
 ) -> Tiny:
     """Write a tiny bundle named `tiny`; another seed gives another space.
 
-    `graphs` replaces a tower's engine at every precision, for tests of broken ones; `certified=False` leaves
-    the certificates out.
+    `graphs` replaces a tower's engine at every precision, `models` both engines of a precision, for tests of broken
+    ones; `certified=False` leaves the certificates out.
     """
     model = TinyModel.draw(seed=seed, size=size, context_length=context_length, dim=dim)
     int8 = model.rounded()
@@ -262,7 +263,7 @@ def make_tiny_bundle(
     engines = {}
     with BundleWriter(destination) as writer:
         for precision in precisions:
-            source = int8 if precision is Precision.INT8 else model
+            source = (models or {Precision.INT8: int8}).get(precision, model)
             own = {Tower.IMAGE: source.image_graph(), Tower.TEXT: source.text_graph(), **(graphs or {})}
             for tower, graph in own.items():
                 name = f"{tower}.{precision}.onnx"

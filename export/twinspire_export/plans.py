@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from twinspire._cuda_device import CudaDevice
 from twinspire.bundle import Bundle, Certificate, Precision, Probes, Tower
 from twinspire.errors import BundleError, EngineError, InputError
 from twinspire_export.certificate import certify
-from twinspire_export.cuda_driver import CudaDevice
 from twinspire_export.quantize import MIN_MEAN_COSINE
 from twinspire_export.tensorrt_engine import (
     INPUTS,

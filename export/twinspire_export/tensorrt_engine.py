@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from twinspire._cuda_device import CudaDevice
 from twinspire.bundle import Bundle, Padding, Tower
 from twinspire.errors import EngineError, InputError, ProviderError
-from twinspire_export.cuda_driver import CudaDevice
 from twinspire_export.quantization.rewiring import Wiring, replace_nodes
 
 if TYPE_CHECKING:

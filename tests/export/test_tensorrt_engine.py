@@ -21,12 +21,12 @@ import onnx
 import onnxruntime as ort
 
 from twinspire import _cuda
+from twinspire._cuda_device import CudaDevice
 from twinspire.bundle import Bundle, Precision, Tower
 from twinspire.cli import app as cli
 from twinspire.errors import BundleError, EngineError, InputError, ProviderError
 from twinspire_export import export_checkpoint, plans, quantize_bundle
 from twinspire_export.commands import register
-from twinspire_export.cuda_driver import CudaDevice
 from twinspire_export.plans import build_plans
 from twinspire_export.tensorrt_engine import Profile, cast_bytes_first, import_tensorrt, place_name, profiles
 
