@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twinspire.errors import EngineError, MissingDependencyError
+from twinspire.graph_edit import name_nodes
 from twinspire_export.quantization.parts import PRODUCTS
-from twinspire_export.quantization.rewiring import name_nodes
 
 if TYPE_CHECKING:
     import onnx

@@ -1,0 +1,135 @@
+"""plans.json: the TensorRT plans of one bundle, which `twinspire tensorrt` writes and `twinspire build` reads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from twinspire.bundle import Bundle, Certificate, EngineRecord, FileRecord, Precision, Tower
+from twinspire.bundle.folder import check_file
+from twinspire.bundle.schema import decode, encode, parse_json
+from twinspire.errors import BundleError, InputError, SpaceMismatchError
+
+SCHEMA_VERSION = 1
+PLANS_NAME = "plans.json"
+
+_BUILD_AGAIN = "Build the plans of this bundle with: twinspire tensorrt BUNDLE"
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The shapes that one optimization profile of a plan's input admits, and the one that it is tuned for.
+
+    The first dimension is the batch. Raises InputError unless minimum, optimum and maximum ascend.
+    """
+
+    minimum: tuple[int, ...]
+    optimum: tuple[int, ...]
+    maximum: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        ranks = {len(self.minimum), len(self.optimum), len(self.maximum)}
+        bounds = zip(self.minimum, self.optimum, self.maximum, strict=False)
+        if len(ranks) != 1 or not all(1 <= low <= best <= high for low, best, high in bounds):
+            raise InputError(
+                f"a profile from {self.minimum} by {self.optimum} to {self.maximum}: expected them to ascend"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanRecord(EngineRecord):
+    """One tower's plan: its file, the ONNX engine that it was built from, and its profiles."""
+
+    engine_sha256: str
+    profiles: tuple[Profile, ...]
+    certificate: Certificate
+
+    @property
+    def max_batch(self) -> int:
+        """The largest batch that every profile admits."""
+        return min(profile.maximum[0] for profile in self.profiles)
+
+    @property
+    def text_lengths(self) -> tuple[int, ...]:
+        """The lengths of the text tower's profiles, each of which admits no other."""
+        return tuple(profile.maximum[1] for profile in self.profiles)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plans:
+    """What plans.json says. A plan runs on GPUs like `gpu` and in the release `tensorrt` of TensorRT alone."""
+
+    bundle: str
+    space: str
+    precision: Precision
+    max_batch: int
+    gpu: str
+    tensorrt: str
+    plans: Mapping[Tower, PlanRecord]
+
+    def __post_init__(self) -> None:
+        if set(self.plans) != set(Tower):
+            raise InputError(f"plans of {', '.join(self.plans) or 'no tower'}: expected one for each tower")
+        for tower, record in self.plans.items():
+            rank = 4 if tower is Tower.IMAGE else 2
+            if not record.profiles or any(len(profile.maximum) != rank for profile in record.profiles):
+                raise InputError(f"the {tower} tower's profiles: expected one or more of {rank} dimensions")
+
+    def to_json(self) -> str:
+        """Return the text of plans.json, with a final newline."""
+        document = {"schema_version": SCHEMA_VERSION, **encode(self)}
+        return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+    @classmethod
+    def read(cls, folder: Path) -> Plans:
+        """Read the plans.json of a folder. Raises BundleError where it is missing or of another schema."""
+        path = folder / PLANS_NAME
+        try:
+            document = parse_json(path.read_text(encoding="utf-8"), str(path))
+        except (FileNotFoundError, NotADirectoryError):
+            raise BundleError(
+                f"{folder} has no {PLANS_NAME}: expected a folder that `twinspire tensorrt` wrote"
+            ) from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise BundleError(f"{path} cannot be read: {error}") from error
+        version = document.pop("schema_version", None) if isinstance(document, dict) else None
+        if type(version) is not int or version != SCHEMA_VERSION:
+            raise BundleError(
+                f"{path} has schema_version {version!r}, this twinspire reads {SCHEMA_VERSION}. {_BUILD_AGAIN}"
+            )
+        return decode(cls, document, str(path))
+
+
+def check_plans(plans: Plans, folder: Path, bundle: Bundle) -> None:
+    """Check that the plans in `folder` were built from the engines of `bundle` and are as plans.json records them.
+
+    Reads every plan once. Raises SpaceMismatchError for plans of another space, BundleError for plans of another
+    bundle or other engines, and for a file that is missing or damaged.
+    """
+    if plans.space != bundle.space:
+        raise SpaceMismatchError(f"the plans in {folder} are of another space than {bundle.path}. {_BUILD_AGAIN}")
+    if plans.bundle != bundle.name:
+        raise BundleError(
+            f"the plans in {folder} are of the bundle {plans.bundle!r}, not {bundle.name!r}. {_BUILD_AGAIN}"
+        )
+    for tower, record in plans.plans.items():
+        engine = bundle.manifest.engines[tower].get(plans.precision)
+        if engine is None or engine.sha256 != record.engine_sha256:
+            raise BundleError(
+                f"the {tower} plan in {folder} was built from another {plans.precision} engine than that of "
+                f"{bundle.path}. {_BUILD_AGAIN}"
+            )
+        context = bundle.text.context_length
+        if tower is Tower.TEXT and max(record.text_lengths) != context:
+            raise BundleError(
+                f"the text plan in {folder} takes {record.text_lengths} tokens: expected the bundle's context of "
+                f"{context} as the longest. {_BUILD_AGAIN}"
+            )
+        check_file(
+            folder / record.file,
+            FileRecord(sha256=record.sha256, size_bytes=record.size_bytes),
+            listed_in=PLANS_NAME,
+            remedy=_BUILD_AGAIN,
+        )
