@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from twinspire.bundle import Bundle, Certificate, Precision, Probes, Tower
 from twinspire.errors import BundleError, EngineError, InputError
-from twinspire.tensorrt_support import PLANS_NAME, PlanRecord, Plans, Profile, check_precision
+from twinspire.tensorrt_support import PLANS_NAME, PlanManifest, PlanRecord, Profile, check_precision
 from twinspire_export.certificate import certify
 from twinspire_export.cuda_driver import CudaDevice
 from twinspire_export.quantize import MIN_MEAN_COSINE
@@ -82,7 +82,7 @@ def build_plans(
                     certificate=certificate,
                 )
             (draft / f"timings.{place}.cache").write_bytes(builder.timings)
-            document = Plans(
+            document = PlanManifest(
                 bundle=base.name,
                 space=base.space,
                 precision=wanted,

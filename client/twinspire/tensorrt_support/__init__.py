@@ -6,16 +6,16 @@ Imports neither TensorRT nor, before it is needed, onnx.
 from __future__ import annotations
 
 from twinspire.tensorrt_support.graph import PRECISIONS, check_graph, check_precision, prepare_engine
-from twinspire.tensorrt_support.plans import PLANS_NAME, PlanRecord, Plans, Profile, check_plans
+from twinspire.tensorrt_support.plans import PLANS_NAME, PlanFolder, PlanManifest, PlanRecord, Profile
 
 __all__ = [
     "PLANS_NAME",
     "PRECISIONS",
+    "PlanFolder",
+    "PlanManifest",
     "PlanRecord",
-    "Plans",
     "Profile",
     "check_graph",
-    "check_plans",
     "check_precision",
     "prepare_engine",
 ]

@@ -53,12 +53,12 @@ class PlanRecord(EngineRecord):
 
     @property
     def text_lengths(self) -> tuple[int, ...]:
-        """The lengths of the text tower's profiles, each of which admits no other."""
-        return tuple(profile.maximum[1] for profile in self.profiles)
+        """The lengths of the text tower's profiles, ascending; each profile admits no other."""
+        return tuple(sorted(profile.maximum[1] for profile in self.profiles))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plans:
+class PlanManifest:
     """What plans.json says. A plan runs on GPUs like `gpu` and in the release `tensorrt` of TensorRT alone."""
 
     bundle: str
@@ -83,53 +83,76 @@ class Plans:
         return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
     @classmethod
-    def read(cls, folder: Path) -> Plans:
-        """Read the plans.json of a folder. Raises BundleError where it is missing or of another schema."""
-        path = folder / PLANS_NAME
-        try:
-            document = parse_json(path.read_text(encoding="utf-8"), str(path))
-        except (FileNotFoundError, NotADirectoryError):
-            raise BundleError(
-                f"{folder} has no {PLANS_NAME}: expected a folder that `twinspire tensorrt` wrote"
-            ) from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise BundleError(f"{path} cannot be read: {error}") from error
+    def from_json(cls, text: str, where: str) -> PlanManifest:
+        """Read a plans.json. Raises BundleError for anything but one of this schema version."""
+        document = parse_json(text, where)
         version = document.pop("schema_version", None) if isinstance(document, dict) else None
         if type(version) is not int or version != SCHEMA_VERSION:
             raise BundleError(
-                f"{path} has schema_version {version!r}, this twinspire reads {SCHEMA_VERSION}. {_BUILD_AGAIN}"
+                f"{where} has schema_version {version!r}, this twinspire reads {SCHEMA_VERSION}. {_BUILD_AGAIN}"
             )
-        return decode(cls, document, str(path))
+        return decode(cls, document, where)
 
 
-def check_plans(plans: Plans, folder: Path, bundle: Bundle) -> None:
-    """Check that the plans in `folder` were built from the engines of `bundle` and are as plans.json records them.
+@dataclass(frozen=True)
+class PlanFolder:
+    """A folder that `twinspire tensorrt` wrote. Get one with `PlanFolder.open`."""
 
-    Reads every plan once. Raises SpaceMismatchError for plans of another space, BundleError for plans of another
-    bundle or other engines, and for a file that is missing or damaged.
-    """
-    if plans.space != bundle.space:
-        raise SpaceMismatchError(f"the plans in {folder} are of another space than {bundle.path}. {_BUILD_AGAIN}")
-    if plans.bundle != bundle.name:
+    path: Path
+    manifest: PlanManifest
+
+    @classmethod
+    def open(cls, path: Path) -> PlanFolder:
+        """Read a folder's plans.json, not yet the plans. Raises BundleError where it is missing or broken."""
+        file = path / PLANS_NAME
+        try:
+            text = file.read_text(encoding="utf-8")
+        except (FileNotFoundError, NotADirectoryError):
+            raise BundleError(
+                f"{path} has no {PLANS_NAME}: expected a folder that `twinspire tensorrt` wrote"
+            ) from None
+        except (OSError, ValueError) as error:  # bytes that are no UTF-8, a NUL or lone surrogates in the name
+            raise BundleError(f"{file} cannot be read: {error}") from error
+        return cls(path, PlanManifest.from_json(text, str(file)))
+
+    def check(self, bundle: Bundle) -> None:
+        """Check that the plans were built from the engines of `bundle` and are as plans.json records them.
+
+        Reads every plan once. Raises SpaceMismatchError for plans of another space, BundleError for plans of another
+        bundle or other engines, and for a file that is missing or damaged.
+        """
+        manifest = self.manifest
+        if manifest.space != bundle.space:
+            raise SpaceMismatchError(
+                f"the plans in {self.path} are of another space than {bundle.path}. {_BUILD_AGAIN}"
+            )
+        if manifest.bundle != bundle.name:
+            raise BundleError(
+                f"the plans in {self.path} are of the bundle {manifest.bundle!r}, not {bundle.name!r}. {_BUILD_AGAIN}"
+            )
+        for tower, record in manifest.plans.items():
+            engine = bundle.manifest.engines[tower].get(manifest.precision)
+            if engine is None or engine.sha256 != record.engine_sha256:
+                raise BundleError(
+                    f"the {tower} plan in {self.path} was built from another {manifest.precision} engine than that of "
+                    f"{bundle.path}. {_BUILD_AGAIN}"
+                )
+            _check_shapes(tower, record, bundle, self.path)
+            check_file(
+                self.path / record.file,
+                FileRecord(sha256=record.sha256, size_bytes=record.size_bytes),
+                listed_in=PLANS_NAME,
+                remedy=_BUILD_AGAIN,
+            )
+
+
+def _check_shapes(tower: Tower, record: PlanRecord, bundle: Bundle, folder: Path) -> None:
+    """Raise BundleError unless the profiles admit what the bundle's clients send."""
+    size = bundle.image.size
+    expected = (size, size, 3) if tower is Tower.IMAGE else (bundle.text.context_length,)
+    longest = max(profile.maximum[1:] for profile in record.profiles)
+    if longest != expected:
         raise BundleError(
-            f"the plans in {folder} are of the bundle {plans.bundle!r}, not {bundle.name!r}. {_BUILD_AGAIN}"
-        )
-    for tower, record in plans.plans.items():
-        engine = bundle.manifest.engines[tower].get(plans.precision)
-        if engine is None or engine.sha256 != record.engine_sha256:
-            raise BundleError(
-                f"the {tower} plan in {folder} was built from another {plans.precision} engine than that of "
-                f"{bundle.path}. {_BUILD_AGAIN}"
-            )
-        context = bundle.text.context_length
-        if tower is Tower.TEXT and max(record.text_lengths) != context:
-            raise BundleError(
-                f"the text plan in {folder} takes {record.text_lengths} tokens: expected the bundle's context of "
-                f"{context} as the longest. {_BUILD_AGAIN}"
-            )
-        check_file(
-            folder / record.file,
-            FileRecord(sha256=record.sha256, size_bytes=record.size_bytes),
-            listed_in=PLANS_NAME,
-            remedy=_BUILD_AGAIN,
+            f"the {tower} plan in {folder} takes inputs of {longest}, the bundle {bundle.path} has {expected}. "
+            f"{_BUILD_AGAIN}"
         )
