@@ -108,9 +108,7 @@ class PlanFolder:
         try:
             text = file.read_text(encoding="utf-8")
         except (FileNotFoundError, NotADirectoryError):
-            raise BundleError(
-                f"{path} has no {PLANS_NAME}: expected a folder that `twinspire tensorrt` wrote"
-            ) from None
+            raise BundleError(f"{path} has no {PLANS_NAME}: expected a folder of plans. {_BUILD_AGAIN}") from None
         except (OSError, ValueError) as error:  # bytes that are no UTF-8, a NUL or lone surrogates in the name
             raise BundleError(f"{file} cannot be read: {error}") from error
         return cls(path, PlanManifest.from_json(text, str(file)))

@@ -129,12 +129,11 @@ def _check_machine(options: ServingOptions) -> None:
         raise error
     if options.streams is not None:
         cores = len(os.sched_getaffinity(0))
-        threads = options.threads or cores
-        most = min(threads, cores) if is_here else threads
-        if options.streams > most:
+        limits = {"threads": options.threads or cores, **({"cores of this machine": cores} if is_here else {})}
+        limit = min(limits, key=lambda name: limits[name])
+        if options.streams > limits[limit]:
             raise InputError(
-                f"streams {options.streams}: expected at most {most}, since they divide {threads} threads among them"
-                f"{f' on {cores} cores' if is_here else ''}"
+                f"streams {options.streams}: expected at most {limits[limit]}, the {limit} that they divide among them"
             )
 
 
