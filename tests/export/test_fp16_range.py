@@ -25,7 +25,7 @@ from transformers import CLIPModel
 from twinspire.bundle import Bundle, Precision, Tower
 from twinspire_export import export_checkpoint, quantize_bundle
 from twinspire_export.certificate import EngineRunner, row_cosines
-from twinspire_export.half import LARGEST, to_half
+from twinspire_export.half import to_half
 
 COSINE = 0.9999
 """What fp16 engines must reach to fp32; with the range search they reach 0.9999999."""
@@ -89,7 +89,8 @@ def _compute_in_float32(node: onnx.NodeProto) -> None:
 def bundle(make_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """Give a tiny bundle with fp16 and int8-tensorrt engines, a residual channel of which goes far beyond 65,504.
 
-    All weights fit fp16. Trained transformers have such channels: https://arxiv.org/abs/2402.17762.
+    All weights fit fp16. Trained transformers have such channels: https://arxiv.org/abs/2402.17762. There as here they
+    keep their sign: one that passes through 0 would magnify any rounding.
     """
     folder = tmp_path_factory.mktemp("outliers")
     checkpoint = make_checkpoint(folder / "tiny-clip")
@@ -98,8 +99,7 @@ def bundle(make_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPa
         for tower in (model.vision_model, model.text_model):
             mlp = tower.encoder.layers[0].mlp
             mlp.fc1.weight *= 10
-            mlp.fc2.weight[5] *= 1e5
-            assert mlp.fc2.weight.abs().max() < LARGEST / 2
+            mlp.fc2.weight[5] = 5000  # the activations in front of it are hardly ever below 0
     model.save_pretrained(checkpoint)
     bundle = export_checkpoint(checkpoint, folder / "fp32", name="outliers")
     images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
