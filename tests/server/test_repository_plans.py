@@ -99,6 +99,7 @@ def test_plans_are_served_by_the_tensorrt_backend(planned: Bundle, tmp_path: Pat
         plan = next((tmp_path / "tiny.plans").glob(f"{model.tower}.*.plan"))
         assert (model.folder / "1" / "model.plan").read_bytes() == plan.read_bytes()
         config = _config(model.folder)
+        assert f"# {plan.name} " in (model.folder / "config.pbtxt").read_text()
         assert (config.platform, config.backend, config.max_batch_size) == ("tensorrt_plan", "tensorrt", 48)
         (group,) = config.instance_group
         assert (group.kind, list(group.profile)) == (triton.ModelInstanceGroup.KIND_GPU, profiles)
@@ -184,8 +185,9 @@ def test_damaged_plans(planned: Bundle, tmp_path: Path, spoil: Callable[[Path], 
 def test_which_plans(planned: Bundle, tmp_path: Path) -> None:
     """Plans of another precision, none, two folders of one bundle, and plans that nothing serves are refused."""
     folder = tmp_path / "tiny.plans"
-    with pytest.raises(InputError, match="fp16"):
-        build_repository([planned.path], tmp_path / "models", precision="fp16", **PLAN)
+    for precision in ("fp16", "int8"):
+        with pytest.raises(InputError, match=f"precision '?{precision}"):
+            build_repository([planned.path], tmp_path / "models", precision=precision, **PLAN)
     with pytest.raises(BundleError, match=r"plans\.json"):
         build_repository([planned.path], tmp_path / "models", plans=[tmp_path], **PLAN)
     with pytest.raises(InputError, match="'tiny'"):

@@ -7,7 +7,7 @@ import os
 import secrets
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,14 +86,14 @@ def build_repository(
         accelerator=accelerator,
     )
     _check_machine(options)
-    if options.uses_tensorrt and named is not None:
+    if named is not None and options.is_container_gpu and accelerator is not Accelerator.CUDA:
         check_precision(named)
-    planned = open_plans(opened, list(require_list(plans, "plans")), accelerator, named)
-    tasks = [
-        _task(bundle, tower, named or _best(bundle, options, planned.get(bundle.name)), destination, options, planned)
-        for bundle in opened
-        for tower in Tower
-    ]
+    folders = open_plans(opened, list(require_list(plans, "plans")), accelerator, named)
+    tasks = []
+    for bundle in opened:
+        folder = folders.get(bundle.name)
+        chosen = named or _best(bundle, options, folder)
+        tasks += [_task(bundle, tower, chosen, destination, options, folder) for tower in Tower]
     try:
         destination.mkdir(parents=True, exist_ok=True)
         with _staging(destination) as staging:
@@ -168,11 +168,10 @@ def _task(
     precision: Precision,
     destination: Path,
     options: ServingOptions,
-    planned: Mapping[str, PlanFolder],
+    plans: PlanFolder | None,
 ) -> _Task:
     """Decide a model's file and version. Raises where it cannot be built."""
     bundle.engine(tower, precision)
-    plans = planned.get(bundle.name)
     engine = None
     if options.runtime is RepositoryRuntime.CONTAINER:
         engine = engine_file(bundle, tower, precision, options, plans)

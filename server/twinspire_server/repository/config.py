@@ -9,7 +9,7 @@ from twinspire.bundle import Bundle, Padding, Precision, Tower
 from twinspire.tensorrt_support import PlanRecord
 from twinspire.towers.buckets import BUCKETS
 from twinspire.towers.local import BATCH
-from twinspire_server.repository.gpu_config import optimization, profiles
+from twinspire_server.repository.gpu_config import optimization, plan_backend, profiles
 from twinspire_server.repository.settings import RepositoryRuntime, ServingOptions
 
 RAGGED = "ragged"
@@ -84,7 +84,7 @@ def config_pbtxt(
     parts = [
         f"# Written by `twinspire build` from the bundle {bundle.name}; the next build writes it again.",
         f'name: "{model_name(bundle, tower)}"',
-        f'backend: "{"python" if in_wheel else "onnxruntime"}"' if plan is None else _PLAN_BACKEND,
+        f'backend: "{"python" if in_wheel else "onnxruntime"}"' if plan is None else plan_backend(plan),
         f"max_batch_size: {max_batch(tower, plan)}",
         _tensors(bundle, tower, options.runtime),
         "# What waits is gathered into a batch; nothing waits for others to come.",
@@ -97,9 +97,6 @@ def config_pbtxt(
         parts.append(optimization(bundle, tower, precision, options.accelerator, lengths))
     parts += [_warm_up(warm_up, tower) for warm_up in warm_ups(bundle, tower, options.runtime, plan)]
     return "\n".join(parts) + "\n"
-
-
-_PLAN_BACKEND = 'platform: "tensorrt_plan"\nbackend: "tensorrt"'
 
 
 def _text(bundle: Bundle, length: int, batch: int) -> WarmUp:

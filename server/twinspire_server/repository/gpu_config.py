@@ -36,6 +36,12 @@ def optimization(
     return f"{needs}optimization {{\n  execution_accelerators {{\n    gpu_execution_accelerator [ {listed} ]\n  }}\n}}"
 
 
+def plan_backend(plan: PlanRecord) -> str:
+    """Say what runs a plan. Its file is named after the GPU and the TensorRT that it was built for."""
+    runs_on = f"# {plan.file} runs on that GPU, in that release of TensorRT alone."
+    return f'{runs_on}\nplatform: "tensorrt_plan"\nbackend: "tensorrt"'
+
+
 def profiles(plan: PlanRecord) -> str:
     """Name a plan's profiles for an instance, which takes the one nearest to a batch's shape; unnamed, the first alone.
 
