@@ -8,13 +8,17 @@ SPEC := pyproject.toml constraints.txt
 # The GPU packages overwrite the modules of those for processors: they have an environment of their own, of 4 GB.
 GPU_VENV := .venv-gpu
 GPU_BIN := $(GPU_VENV)/bin
+# The oldest and the newest TensorRT that plans are built with; the Python bindings alone, 1.3 MB each. Both bring a
+# module of the same name, so each has a folder of its own.
+TENSORRT_VERSIONS := 10.16.1.11 11.4.0.106
+TENSORRT_BINDINGS := $(TENSORRT_VERSIONS:%=$(VENV)/tensorrt-bindings/%)
 
-.PHONY: demo test test-gpu-packages check bench clean help
+.PHONY: demo test test-gpu-packages test-tensorrt-bindings check bench clean help
 
 demo: $(VENV)/.run ## draw 500 pictures, index them through Triton, find them in words; writes demo/
 	$(BIN)/twinspire demo -o demo --json demo/demo.json
 
-test: $(VENV)/.dev ## run all tests
+test: $(VENV)/.dev $(TENSORRT_BINDINGS) ## run all tests
 	$(BIN)/python -m pytest
 
 # Not in CI: downloads 2 GB the first time. The second line runs the same code's other tests with these packages.
@@ -23,6 +27,9 @@ test-gpu-packages: $(GPU_VENV)/.dev ## test the extra gpu on a machine without a
 	$(GPU_BIN)/python -m pytest tests/client/test_cuda_driver.py tests/client/test_dependencies.py tests/client/test_towers*.py \
 		tests/client/test_auto_choice.py tests/client/test_index_gpu.py tests/client/test_index_kinds.py \
 		tests/client/test_cli_index_build.py tests/client/test_index_snapshots.py tests/server/test_repository_build.py
+
+test-tensorrt-bindings: $(VENV)/.dev $(TENSORRT_BINDINGS) ## check every call of TensorRT against its bindings
+	$(BIN)/python -m pytest tests/export/test_tensorrt_bindings.py
 
 # The first run makes ViT-B/32 with seeded weights in runs/bench, which takes minutes; later ones find it there.
 bench: $(VENV)/.dev ## run every benchmark at a size that ends in minutes; records in runs/bench
@@ -59,8 +66,12 @@ $(GPU_VENV)/.dev: $(SPEC) constraints-gpu.txt
 		--constraint constraints-gpu.txt --editable ".[gpu]" pytest pytest-timeout hypothesis onnx
 	@touch $@
 
+$(VENV)/tensorrt-bindings/%: | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $@.tmp tensorrt-cu13-bindings==$*
+	mv $@.tmp $@
+
 clean: ## remove the environments and what demo and build wrote; runs/ stays
 	rm -rf $(VENV) $(GPU_VENV) demo dist build
 
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):.* ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -n 's/^\([a-z-]*\):.* ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 24

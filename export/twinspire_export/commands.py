@@ -1,4 +1,4 @@
-"""The commands that this package adds to `twinspire`: `export`, `quantize`, `precision` and `engine`."""
+"""The commands that this package adds to `twinspire`: `export`, `quantize`, `precision` and `tensorrt`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def register(app: typer.Typer) -> None:
     app.command("export")(export)
     app.command("quantize")(quantize)
     app.command("precision")(precision_command)
-    app.command("engine")(engine)
+    app.command("tensorrt")(tensorrt)
 
 
 def export(
@@ -118,7 +118,7 @@ def quantize(
     _report(made)
 
 
-def engine(
+def tensorrt(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle with engines of the precision.")],
     output: Annotated[
         Path | None,
@@ -131,8 +131,8 @@ def engine(
     ] = None,
 ) -> None:
     """Build TensorRT plans of BUNDLE for this machine's GPU. To be run inside NVIDIA's container."""
-    with _progress("engine") as step:
-        from twinspire_export.plans import build_plans
+    with _progress("tensorrt") as step:
+        from twinspire_export.tensorrt_plans import build_plans
 
         folder = build_plans(
             bundle,

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twinspire.errors import EngineError, MissingDependencyError
+from twinspire.graph_edit import Wiring, name_nodes
 from twinspire_export.quantization.parts import PRODUCTS
-from twinspire_export.quantization.rewiring import name_nodes
 
 if TYPE_CHECKING:
     import onnx
@@ -34,9 +34,10 @@ _HALF_QUANTIZERS_SINCE = 19  # opset
 def to_half(model: onnx.ModelProto, *, keep: Collection[str] = ()) -> onnx.ModelProto:
     """Convert `model` to float16. `model` is not to be used afterwards.
 
-    What comes behind the last matrix product, the L2 norm, stays in float32, and so do the nodes named in `keep`. A
-    LayerNormalization or softmax needs that only where its values do not fit: runtimes add up in float32 inside them.
-    Inputs and outputs keep their types. Raises EngineError where a weight does not fit float16.
+    What comes behind the last matrix product, the L2 norm, stays in float32, and so do the nodes named in `keep`, each
+    with the quantizers in front of it. A LayerNormalization or softmax needs that only where its values do not fit:
+    runtimes add up in float32 inside them. Inputs and outputs keep their types. Raises EngineError where a weight does
+    not fit float16.
     """
     import onnx
 
@@ -47,7 +48,7 @@ def to_half(model: onnx.ModelProto, *, keep: Collection[str] = ()) -> onnx.Model
     except Exception as exc:  # onnx's errors share no base class
         raise EngineError(f"the types inside the engine cannot be inferred: {exc}") from exc
     opset = max(each.version for each in model.opset_import if each.domain in ("", "ai.onnx"))
-    single = {*keep, *_behind_products(model.graph)}
+    single = {*keep, *_quantizers_before(model.graph, keep), *_behind_products(model.graph)}
     if opset < _HALF_QUANTIZERS_SINCE:
         single.update(node.name for node in model.graph.node if node.op_type in _QUANTIZERS)
     _Conversion(model.graph, types, single).run()
@@ -194,6 +195,20 @@ def _is_float(value: onnx.ValueInfoProto) -> bool:
 
     kind: int = value.type.tensor_type.elem_type
     return kind == TensorProto.FLOAT
+
+
+def _quantizers_before(graph: onnx.GraphProto, keep: Collection[str]) -> set[str]:
+    """Name the quantizers whose values the nodes `keep` read.
+
+    In float16 they would not hold those values, and TensorRT wants nothing between a weight and its product, no cast.
+    """
+    wiring = Wiring(graph)
+    found: set[str] = set()
+    for kind, readers in (("DequantizeLinear", frozenset(keep)), ("QuantizeLinear", found)):
+        for node in graph.node:
+            if node.op_type == kind and any(reader.name in readers for reader in wiring.readers(node.output[0])):
+                found.add(node.name)
+    return found
 
 
 def _behind_products(graph: onnx.GraphProto) -> set[str]:

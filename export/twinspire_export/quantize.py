@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from twinspire.bundle import Bundle, BundleWriter, Certificate, Precision, Tower
 from twinspire.errors import BundleError, EngineError, ImageError, InputError
 from twinspire.images import ImageItem
+from twinspire.tensorrt_support.symmetric import check_symmetric
 from twinspire_export.calibration import Split, drawn_captions, drawn_pictures, image_samples, text_samples
 from twinspire_export.certificate import EngineRunner, certify
 from twinspire_export.contract import check_engine
@@ -21,7 +22,6 @@ from twinspire_export.half import nodes_out_of_range, to_half
 from twinspire_export.quantization.quantizer import DEFAULT_RECIPES, quantize_graph
 from twinspire_export.quantization.recipe import Int8Recipe, Variant
 from twinspire_export.quantization.search import SearchSettings, search_recipe
-from twinspire_export.quantization.symmetric import check_symmetric
 
 if TYPE_CHECKING:
     import onnx

@@ -1,8 +1,8 @@
 """An ONNX engine to a TensorRT plan: for one kind of GPU and one version of TensorRT, shapes and types fixed.
 
-Run inside NVIDIA's container. Written against the documentation of TensorRT 10 and 11 and tested on a stand-in that
-records the calls; never run on a GPU. The network is strongly typed: TensorRT takes the precisions from the ONNX file,
-and no builder flag for fp16 or int8 exists or is needed.
+Run inside NVIDIA's container. Every call is checked against the Python bindings of TensorRT 10 and 11, and the results
+with a stand-in that runs the ONNX file; never run on a GPU. The network is strongly typed: TensorRT takes the
+precisions from the ONNX file, and no builder flag for fp16 or int8 exists or is needed.
 """
 
 from __future__ import annotations
@@ -10,10 +10,9 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,10 +20,7 @@ from numpy.typing import NDArray
 from twinspire._cuda_device import CudaDevice
 from twinspire.bundle import Bundle, Padding, Tower
 from twinspire.errors import EngineError, InputError, ProviderError
-from twinspire_export.quantization.rewiring import Wiring, replace_nodes
-
-if TYPE_CHECKING:
-    import onnx
+from twinspire.tensorrt_support import Profile, prepare_engine
 
 SHORT_TEXT = 32
 """Most captions fit it; the container's repository serves texts at this length and at the context's."""
@@ -34,16 +30,6 @@ OUTPUT = "embedding"
 
 _VERSIONS = (10, 11)
 _FLAG_UNTIL = 10  # in TensorRT 11 every network is strongly typed, and the flag is deprecated
-_MOVES = frozenset({"Reshape", "Transpose", "Identity"})
-
-
-@dataclass(frozen=True)
-class Profile:
-    """The shapes that one optimisation profile of an engine's input admits, and the one that it is tuned for."""
-
-    minimum: tuple[int, ...]
-    optimum: tuple[int, ...]
-    maximum: tuple[int, ...]
 
 
 def profiles(bundle: Bundle, tower: Tower, *, max_batch: int) -> tuple[Profile, ...]:
@@ -105,10 +91,12 @@ class PlanBuilder:
             flags = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
         network = builder.create_network(flags)
         parser = trt.OnnxParser(network, self._logger)
-        if not parser.parse(_prepared(engine)):
+        if not parser.parse(prepare_engine(engine)):
             errors = "; ".join(str(parser.get_error(index)) for index in range(parser.num_errors))
             raise EngineError(f"TensorRT {trt.__version__} cannot read {engine.name}: {errors}")
         config = builder.create_builder_config()
+        # On by default, and rounds what an engine computes in fp32, also what an fp16 engine keeps in it, to 10 bits.
+        config.clear_flag(trt.BuilderFlag.TF32)
         cache = config.create_timing_cache(self.timings)
         if not config.set_timing_cache(cache, False):
             raise EngineError(
@@ -154,57 +142,6 @@ class PlanRunner:
             raise EngineError(f"the plan failed on an input of {batch.shape}: TensorRT's log above says why")
         self._device.download(there, output)
         return output
-
-
-def _prepared(engine: Path) -> bytes:
-    """Read an ONNX file and let its bytes be cast first: TensorRT takes uint8 as an input, and then only to cast it."""
-    import onnx
-
-    model = onnx.load(engine)
-    cast_bytes_first(model)
-    data: bytes = model.SerializeToString()
-    return data
-
-
-def cast_bytes_first(model: onnx.ModelProto) -> bool:
-    """Let nothing but a cast read a uint8 input; what moves its values comes behind. Returns whether that is new."""
-    from onnx import TensorProto
-
-    graph = model.graph
-    given = graph.input[0]
-    if given.type.tensor_type.elem_type != TensorProto.UINT8:
-        return False
-    graph.ClearField("value_info")
-    wiring = Wiring(graph)
-    movers: list[onnx.NodeProto] = []
-    name = given.name
-    while True:
-        readers = wiring.readers(name)
-        if len(readers) != 1 or readers[0].op_type not in (*_MOVES, "Cast"):
-            raise EngineError(
-                f"the input {given.name!r} is not cast before it is computed with: export the bundle again"
-            )
-        node = readers[0]
-        if node.op_type == "Cast":
-            break
-        movers.append(node)
-        name = node.output[0]
-    shapes = [reader for reader in wiring.consumers[given.name] if reader.op_type == "Shape"]
-    for reader in shapes:
-        reader.input[0] = node.output[0]
-    if movers:
-        last = movers[-1].output[0]
-        node.input[0] = given.name
-        for reader in wiring.consumers[node.output[0]]:
-            for position, read in enumerate(reader.input):
-                if read == node.output[0]:
-                    reader.input[position] = last
-        movers[0].input[0] = node.output[0]
-    elif not shapes:
-        return False
-    others = [each for each in graph.node if each is not node]
-    replace_nodes(graph, [node, *others])
-    return True
 
 
 def _major(version: str) -> int:

@@ -22,6 +22,7 @@ from PIL import Image
 
 from twinspire.bundle import Bundle, Precision, Tower
 from twinspire.errors import BundleError, EngineError, ImageError, InputError
+from twinspire.tensorrt_support.symmetric import check_symmetric
 from twinspire.text import Tokenizer
 from twinspire_export import export_checkpoint, quantize_bundle
 from twinspire_export import quantize as quantize_module
@@ -29,7 +30,6 @@ from twinspire_export.calibration import MAX_SAMPLES, split, thin_out
 from twinspire_export.contract import check_engine
 from twinspire_export.quantization.parts import parts_of
 from twinspire_export.quantization.recipe import Int8Recipe
-from twinspire_export.quantization.symmetric import check_symmetric
 
 WORDS = ("a", "red", "car", "boats", "on", "the", "sea", "at", "night", "一辆", "红色的", "汽车", "猫")
 

@@ -18,13 +18,13 @@ import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
 from twinspire.errors import EngineError, InputError
+from twinspire.graph_edit import Wiring
+from twinspire.tensorrt_support.symmetric import check_symmetric
 from twinspire_export.quantization.dynamic import quantize_dynamically
 from twinspire_export.quantization.leaving import leave_out
 from twinspire_export.quantization.parts import nodes_labelled, parts_of
 from twinspire_export.quantization.patches import multiplies_pixels, multiply_bytes
 from twinspire_export.quantization.recipe import BiasCorrection, Int8Recipe, RangeEstimator, Ranges, Variant
-from twinspire_export.quantization.rewiring import Wiring
-from twinspire_export.quantization.symmetric import check_symmetric
 from twinspire_export.quantization.tidying import (
     absorb_smoothing,
     gather_before_dequantizing,
@@ -421,6 +421,20 @@ def _wrong_axis(model: onnx.ModelProto) -> None:
     _replace(model, "w_zero", np.zeros(8, np.int8))
 
 
+def _scale_by_channel(model: onnx.ModelProto) -> None:
+    _replace(model, "x_scale", np.full(8, 0.1, np.float32))
+    _replace(model, "x_zero", np.zeros(8, np.int8))
+
+
+def _no_scale(model: onnx.ModelProto) -> None:
+    _replace(model, "x_scale", np.array(0, np.float32))
+
+
+def _computed_scale(model: onnx.ModelProto) -> None:
+    model.graph.node.insert(0, helper.make_node("Identity", ["x_scale"], ["computed"], "scale"))
+    model.graph.node[1].input[1] = "computed"
+
+
 def _quantized_bias(model: onnx.ModelProto) -> None:
     model.graph.node[3].output[0] = "raw"
     for name, value in (("bias_int", np.zeros(6, np.int32)), ("bias_scale", np.array(0.1, np.float32))):
@@ -457,6 +471,9 @@ def _integer_product(model: onnx.ModelProto) -> None:
         (_lopsided_weight, "w_dequantize", "zero point is 5"),
         (_one_scale, "w_dequantize", "1 scales along axis 1"),
         (_wrong_axis, "w_dequantize", "8 scales along axis 0"),
+        (_scale_by_channel, "x_quantize", "8 scales"),
+        (_no_scale, "x_quantize", "scale is 0"),
+        (_computed_scale, "x_quantize", "scale is computed"),
         (_quantized_bias, "bias_dequantize", "int32"),
         (_read_in_between, "x_quantize", "'peek' reads it"),
         (_integer_product, "by_itself", "MatMulInteger computes in integers"),

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 pytest.importorskip("torch", reason="the bundle to build from is exported, which needs torch")
 
-import onnx
 import onnxruntime as ort
 
 from twinspire import _cuda
@@ -25,10 +24,11 @@ from twinspire._cuda_device import CudaDevice
 from twinspire.bundle import Bundle, Precision, Tower
 from twinspire.cli import app as cli
 from twinspire.errors import BundleError, EngineError, InputError, ProviderError
-from twinspire_export import export_checkpoint, plans, quantize_bundle
+from twinspire.tensorrt_support import Profile
+from twinspire_export import export_checkpoint, quantize_bundle, tensorrt_plans
 from twinspire_export.commands import register
-from twinspire_export.plans import build_plans
-from twinspire_export.tensorrt_engine import Profile, cast_bytes_first, import_tensorrt, place_name, profiles
+from twinspire_export.tensorrt_engine import import_tensorrt, place_name, profiles
+from twinspire_export.tensorrt_plans import build_plans
 
 GPU = "NVIDIA H200"
 
@@ -94,6 +94,9 @@ class FakeTensorRT(ModuleType):
         class NetworkDefinitionCreationFlag:
             STRONGLY_TYPED = 1
 
+        class BuilderFlag:
+            TF32 = "TF32"
+
         class Network:
             model = b""
 
@@ -128,6 +131,9 @@ class FakeTensorRT(ModuleType):
 
             def add_optimization_profile(self, profile: Profile) -> int:
                 return 0
+
+            def clear_flag(self, flag: str) -> None:
+                fake.calls.append(("clear_flag", flag))
 
             def __getattr__(self, name: str) -> Any:
                 raise AssertionError(f"{name} is not to be used: precisions lie in the ONNX file")
@@ -181,7 +187,7 @@ class FakeTensorRT(ModuleType):
             def deserialize_cuda_engine(self, plan: bytes) -> SimpleNamespace | None:
                 return SimpleNamespace(create_execution_context=lambda: Context(plan))
 
-        for part in (Logger, NetworkDefinitionCreationFlag, OnnxParser, Builder, Runtime):
+        for part in (Logger, NetworkDefinitionCreationFlag, BuilderFlag, OnnxParser, Builder, Runtime):
             setattr(self, part.__name__, part)
 
     def named(self, name: str) -> list[tuple[Any, ...]]:
@@ -195,7 +201,7 @@ def tensorrt(monkeypatch: pytest.MonkeyPatch) -> FakeTensorRT:
     fake = FakeTensorRT("11.4.0.106")
     FakeDevice.memory = FakeMemory()
     monkeypatch.setitem(sys.modules, "tensorrt", fake)
-    monkeypatch.setattr(plans, "CudaDevice", FakeDevice)
+    monkeypatch.setattr(tensorrt_plans, "CudaDevice", FakeDevice)
     return fake
 
 
@@ -243,6 +249,12 @@ def test_networks_are_strongly_typed(
     tensorrt.__version__ = version
     build_plans(bundle, tmp_path / "plans")
     assert tensorrt.named("create_network") == [[flags], [flags]]
+
+
+def test_tf32_is_off(tensorrt: FakeTensorRT, bundle: Bundle, tmp_path: Path) -> None:
+    """What stays in fp32 is computed in fp32: TensorRT's TF32, on by default, is cleared for every engine."""
+    build_plans(bundle, tmp_path / "plans")
+    assert tensorrt.named("clear_flag") == [["TF32"], ["TF32"]]
 
 
 def test_folder_of_plans(tensorrt: FakeTensorRT, bundle: Bundle, tmp_path: Path) -> None:
@@ -296,24 +308,6 @@ def test_timings_are_kept(tensorrt: FakeTensorRT, bundle: Bundle, tmp_path: Path
     tensorrt.calls.clear()
     build_plans(bundle, tmp_path / "two", timing_cache=kept)
     assert tensorrt.named("create_timing_cache")[0] == [b"earlier"]
-
-
-def test_bytes_are_cast_first(bundle: Bundle) -> None:
-    """The image engine casts its pixels before it moves them about, as TensorRT needs it; the result is the same."""
-    engine = bundle.engine(Tower.IMAGE, Precision.FP16)
-    model = onnx.load(engine)
-    assert cast_bytes_first(model)
-    onnx.checker.check_model(model, full_check=True)
-    readers = [node.op_type for node in model.graph.node if "image" in node.input]
-    assert readers == ["Cast"]
-    image = bundle.probes().image
-    before, after = (
-        ort.InferenceSession(data, providers=["CPUExecutionProvider"]).run(None, {"image": image})[0]
-        for data in (engine.read_bytes(), model.SerializeToString())
-    )
-    np.testing.assert_array_equal(before, after)
-    assert not cast_bytes_first(model)
-    assert not cast_bytes_first(onnx.load(bundle.engine(Tower.TEXT, Precision.FP16)))
 
 
 @pytest.mark.parametrize(
@@ -375,7 +369,7 @@ def test_command(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """`twinspire engine` builds the plans and lists the files, without -o beside BUNDLE; without TensorRT status 2."""
+    """`twinspire tensorrt` writes and lists the plans, without -o beside BUNDLE; without TensorRT it ends with 2."""
 
     def application() -> typer.Typer:
         app = typer.Typer(pretty_exceptions_enable=False)
@@ -389,19 +383,19 @@ def test_command(
             cli.main([str(argument) for argument in arguments])
         return int(ended.value.code or 0)
 
-    assert twinspire("engine", bundle.path, "-o", tmp_path / "plans", "--max-batch", 4) == 0
+    assert twinspire("tensorrt", bundle.path, "-o", tmp_path / "plans", "--max-batch", 4) == 0
     said = capsys.readouterr()
     assert [line.split()[0].rpartition("/")[2] for line in said.out.splitlines()] == sorted(
         path.name for path in (tmp_path / "plans").iterdir()
     )
-    assert "engine: building the plan of the image tower" in said.err
+    assert "tensorrt: building the plan of the image tower" in said.err
     (tmp_path / "own").symlink_to(bundle.path)
     monkeypatch.chdir(tmp_path)
-    assert twinspire("engine", "own", "--max-batch", 4) == 0
+    assert twinspire("tensorrt", "own", "--max-batch", 4) == 0
     assert len([*(tmp_path / "own.plans").glob("*.plan")]) == 2
     capsys.readouterr()
     monkeypatch.setitem(sys.modules, "tensorrt", None)
-    assert twinspire("engine", bundle.path, "-o", tmp_path / "more") == 2
+    assert twinspire("tensorrt", bundle.path, "-o", tmp_path / "more") == 2
     assert "TensorRT is not installed here" in capsys.readouterr().err
 
 

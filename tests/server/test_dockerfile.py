@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
+from twinspire_server.repository.gpu_config import CACHE_FOLDER, MIN_RELEASE
 from twinspire_server.triton import find_triton, flags
 
 ROOT = Path(__file__).parents[2]
@@ -53,6 +54,33 @@ def test_the_container_runs_without_rights_and_says_how_it_is() -> None:
     assert users[-1] not in ("root", "0")
     port = next(word.partition("=")[2] for word in _entrypoint() if word.startswith("--http-port="))
     assert f"http://127.0.0.1:{port}/v2/health/ready" in DOCKERFILE
+
+
+@pytest.mark.parametrize(
+    ("release", "status"), [("26.05", 1), ("25.12", 1), ("24.10", 1), ("", 1), ("26.06", 0), ("26.10", 0), ("27.01", 0)]
+)
+def test_releases_before_the_oldest_are_refused(release: str, status: int) -> None:
+    """Building the image on a release older than the oldest supported one fails, and says which that is."""
+    (check,) = re.findall(r"^RUN (oldest=.*)$", DOCKERFILE.replace("\\\n", " "), re.MULTILINE)
+    environment = {**os.environ, "NVIDIA_TRITON_SERVER_VERSION": release}
+    done = subprocess.run(["/bin/sh", "-c", check], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == status
+    assert (MIN_RELEASE in done.stderr) == (status == 1)
+    assert f"# {MIN_RELEASE} or later" in DOCKERFILE
+
+
+def test_engines_of_tensorrt_outlive_the_container() -> None:
+    """The folder of TensorRT's cache belongs to the image's account and is a named volume, not in memory."""
+    user = re.findall(r"^USER (\S+)$", DOCKERFILE, re.MULTILINE)[-1]
+    assert f"RUN install --directory --owner={user} --group={user} {CACHE_FOLDER}\n" in DOCKERFILE
+    (volume,) = re.findall(rf"^ +- (\w+):{CACHE_FOLDER}$", COMPOSE, re.MULTILINE)
+    assert f"\nvolumes:\n  {volume}:\n" in COMPOSE
+    assert not any(CACHE_FOLDER.startswith(folder) for folder in re.findall(r"^      - (/\w+)$", COMPOSE, re.MULTILINE))
+
+
+def test_tf32_is_off() -> None:
+    """TensorRT's provider has no option for TF32: the image's environment turns it off."""
+    assert "ENV NVIDIA_TF32_OVERRIDE=0\n" in DOCKERFILE
 
 
 def test_compose_publishes_to_this_machine_alone() -> None:

@@ -247,6 +247,7 @@ def test_auto_is_what_the_towers_would_choose(
     """`auto` is int8 on a CPU that sums it exactly, fp16 on a GPU, where certified; else fp32."""
     monkeypatch.setattr(selection, "processor_flags", lambda: frozenset(flags))
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    monkeypatch.setattr(building, "missing", lambda provider: None)
     bundle = make_tiny("bundle", **options).bundle
     models = build_repository([bundle.path], tmp_path / "models", device=device)
     assert {model.precision for model in models} == {expected}
@@ -262,6 +263,11 @@ def test_auto_is_what_the_towers_would_choose(
         ({"precision": "fp32", "provider": "cuda"}, {}, Precision.INT8),
         ({"precision": "int8", "provider": "cuda"}, {"device": Device.GPU}, Precision.INT8),
         ({"precision": "int8", "provider": "cpu"}, {"device": Device.GPU}, Precision.FP32),
+        (
+            {"precision": "int8", "provider": "cuda"},
+            {"device": Device.GPU, "runtime": RepositoryRuntime.CONTAINER},
+            Precision.FP32,
+        ),
         ({"precision": "fp32", "provider": "cpu", "rejected": ["int8"], "instruction_sets": []}, {}, Precision.FP32),
     ],
 )
@@ -276,6 +282,7 @@ def test_auto_is_what_the_bundle_was_measured_to_be_best_with(
     """A bundle's choice is taken where it is for this device and processor, and goes with the bundle."""
     monkeypatch.setattr(selection, "processor_flags", lambda: frozenset({"avx512_vnni"}))
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    monkeypatch.setattr(building, "missing", lambda provider: None)
     document = json.loads(tiny.bundle.manifest.to_json())
     document["auto"] = {
         "precision": "int8", "provider": "cpu", "inference_precision": "f32", "streams": 1, "threads": 2, "speed": 2.0,
@@ -296,6 +303,7 @@ def test_the_device_decides_the_providers(
     tiny: Any, tmp_path: Path, fake_cuda_driver: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A GPU's model takes CUDA; the CPU's what `auto` finds, except CUDA where packages and driver have it."""
+    monkeypatch.setattr(building, "missing", lambda provider: None)
 
     def providers(name: str, device: Device) -> str:
         models = build_repository([tiny.bundle.path], tmp_path / name, precision="fp32", device=device)
@@ -335,7 +343,7 @@ def test_a_failure_leaves_nothing(tiny: Any, tmp_path: Path, monkeypatch: pytest
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(building, "copy_file", full)
+    monkeypatch.setattr("twinspire_server.repository.engine_files.copy_file", full)
     with pytest.raises(InputError, match="No space left"):
         build_repository([tiny.bundle.path], tmp_path / "models", runtime=RepositoryRuntime.CONTAINER)
     assert list((tmp_path / "models").iterdir()) == []
@@ -361,6 +369,7 @@ def test_the_command_builds_and_says_what(tiny: Any, tmp_path: Path) -> None:
         (["{bundle}", "-o", "models", "--precision", "int4"], "precision: expected auto"),
         (["{bundle}", "-o", "models", "--precision", "fp16"], "has no fp16 engine"),
         (["{bundle}", "-o", "models", "--threads", "0"], "threads 0"),
+        (["{bundle}", "-o", "models", "--streams", "99"], "streams 99"),
         (["{bundle}", "-o", "models", "--runtime", "docker"], "docker"),
         (["{bundle}"], "--output"),
     ],

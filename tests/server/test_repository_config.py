@@ -139,22 +139,35 @@ def test_tensorrt_is_told_every_shape_and_keeps_its_engines(
     """On a GPU the container's profile spans what the client may send; the cache's folder is this engine's own."""
     tiny = make_tiny(context_length=40)
     config = _config(tiny, tower, runtime=CONTAINER, device=Device.GPU)
-    (accelerator,) = config.optimization.execution_accelerators.gpu_execution_accelerator
-    assert accelerator.name == "tensorrt"
-    settings = dict(accelerator.parameters)
+    accelerators = config.optimization.execution_accelerators.gpu_execution_accelerator
+    assert [accelerator.name for accelerator in accelerators] == ["tensorrt", "cuda"]
+    settings = dict(accelerators[0].parameters)
     assert tuple(settings[f"trt_profile_{which}_shapes"] for which in ("min", "opt", "max")) == shapes
     assert settings["trt_engine_cache_enable"] == "1"
-    assert tiny.bundle.manifest.engines[tower][Precision.INT8].sha256[:16] in settings["trt_engine_cache_path"]
+    folder = f"/var/cache/twinspire/{tiny.bundle.manifest.engines[tower][Precision.INT8].sha256[:16]}"
+    assert settings["trt_engine_cache_path"] == settings["trt_timing_cache_path"] == folder
+    assert settings["trt_timing_cache_enable"] == "1"
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"runtime": CONTAINER, "device": Device.GPU, "accelerator": Accelerator.CUDA},
-        {"runtime": CONTAINER},
-        {"device": Device.GPU},
-    ],
-)
-def test_tensorrt_is_asked_for_nowhere_else(tiny: Any, options: dict[str, Any]) -> None:
-    """With CUDA, on the CPU and in the wheel no accelerator is named."""
+@pytest.mark.parametrize("accelerator", [Accelerator.TENSORRT, Accelerator.CUDA])
+def test_cuda_computes_without_tf32(tiny: Any, accelerator: Accelerator) -> None:
+    """Whether CUDA runs the whole engine or what TensorRT leaves, fp32 is not rounded to TF32."""
+    config = _config(tiny, Tower.TEXT, runtime=CONTAINER, device=Device.GPU, accelerator=accelerator)
+    cuda = config.optimization.execution_accelerators.gpu_execution_accelerator[-1]
+    assert (cuda.name, dict(cuda.parameters)) == ("cuda", {"use_tf32": "0"})
+
+
+@pytest.mark.parametrize("options", [{"runtime": CONTAINER}, {"device": Device.GPU}])
+def test_accelerators_are_asked_for_nowhere_else(tiny: Any, options: dict[str, Any]) -> None:
+    """On the CPU and in the wheel no accelerator is named."""
     assert not _config(tiny, Tower.TEXT, **options).HasField("optimization")
+
+
+def test_streams_are_for_processors() -> None:
+    """Streams on a GPU, and plans anywhere but in the container on a GPU, are refused."""
+    for runtime in RepositoryRuntime:
+        with pytest.raises(InputError, match="streams 2"):
+            ServingOptions(runtime=runtime, device=Device.GPU, streams=2)
+    for options in ({"runtime": CONTAINER}, {"device": Device.GPU}):
+        with pytest.raises(InputError, match="plan"):
+            ServingOptions(accelerator=Accelerator.PLAN, **options)

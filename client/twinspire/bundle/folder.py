@@ -135,15 +135,17 @@ def check_probes(probes: Probes, manifest: ManifestDraft, path: Path) -> None:
         raise BundleError(f"{path} has a text of {longest} tokens: the context is {manifest.text.context_length}")
 
 
-def check_file(path: Path, record: FileRecord) -> None:
+def check_file(
+    path: Path, record: FileRecord, *, listed_in: str = MANIFEST_NAME, remedy: str = "Copy or export the bundle again"
+) -> None:
     """Raise BundleError that names the file unless its size and sha256 are as recorded."""
     if not path.is_file():
-        raise BundleError(f"{path} is missing; {MANIFEST_NAME} names it. Copy or export the bundle again")
+        raise BundleError(f"{path} is missing; {listed_in} names it. {remedy}")
     found = file_record(path)
     if found != record:
         raise BundleError(
             f"{path} is damaged: {found.size_bytes} bytes with sha256 {found.sha256}, expected "
-            f"{record.size_bytes} bytes with {record.sha256}. Copy or export the bundle again"
+            f"{record.size_bytes} bytes with {record.sha256}. {remedy}"
         )
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from twinspire_export.quantization.rewiring import Wiring, add_constant, integer, replace_nodes
+from twinspire.graph_edit import Wiring, add_constant, integer, replace_nodes
 
 if TYPE_CHECKING:
     import onnx

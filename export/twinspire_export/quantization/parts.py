@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from twinspire.errors import InputError
+from twinspire.graph_edit import Wiring, name_nodes
 from twinspire_export.quantization.patches import multiplies_pixels
-from twinspire_export.quantization.rewiring import Wiring, name_nodes
 
 if TYPE_CHECKING:
     import onnx

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twinspire.errors import EngineError, MissingDependencyError
-from twinspire_export.quantization.rewiring import Wiring, add_constant, cut_at, replace_nodes
+from twinspire.graph_edit import Wiring, add_constant, cut_at, replace_nodes
 
 if TYPE_CHECKING:
     import onnx

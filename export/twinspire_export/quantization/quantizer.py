@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 
 from twinspire.bundle import Tower
 from twinspire.errors import EngineError, MissingDependencyError
+from twinspire.graph_edit import Wiring
+from twinspire.tensorrt_support.symmetric import check_symmetric
 from twinspire_export.quantization.parts import Kind, nodes_labelled, parts_of
 from twinspire_export.quantization.patches import multiplies_pixels, multiply_bytes
 from twinspire_export.quantization.recipe import BiasCorrection, Int8Recipe, RangeEstimator, Ranges, Variant
-from twinspire_export.quantization.rewiring import Wiring
-from twinspire_export.quantization.symmetric import check_symmetric
 from twinspire_export.quantization.tidying import (
     absorb_smoothing,
     gather_before_dequantizing,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from twinspire_export.quantization.rewiring import Wiring, add_constant, integer, rename_input, replace_nodes
+from twinspire.graph_edit import Wiring, add_constant, integer, rename_input, replace_nodes
 
 if TYPE_CHECKING:
     import onnx

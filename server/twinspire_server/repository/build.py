@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import filecmp
+import os
 import secrets
 import shutil
 from collections import Counter
@@ -15,13 +16,14 @@ import numpy as np
 
 from twinspire._arguments import as_member, require_list
 from twinspire.bundle import Bundle, BundleWriter, Precision, Tower
-from twinspire.bundle.copying import copy_file
 from twinspire.errors import InputError, SpaceMismatchError
+from twinspire.tensorrt_support import PRECISIONS, PlanFolder, PlanRecord, check_precision
 from twinspire.towers import Provider
-from twinspire.towers.providers import problem
+from twinspire.towers.providers import missing, problem
 from twinspire.towers.selection import AUTO, candidates, parse_precision, unfit
 from twinspire_server.repository.config import config_pbtxt, model_name, warm_ups
-from twinspire_server.repository.existing import BUNDLE, ENGINE, read_existing
+from twinspire_server.repository.engine_files import EngineFile, engine_file, open_plans
+from twinspire_server.repository.existing import BUNDLE, read_existing
 from twinspire_server.repository.model_config import CONFIG
 from twinspire_server.repository.settings import Accelerator, Device, RepositoryRuntime, ServingOptions
 
@@ -51,18 +53,21 @@ def build_repository(
     threads: int | None = None,
     streams: int | None = None,
     accelerator: Accelerator | str = Accelerator.TENSORRT,
+    plans: Sequence[Path] = (),
 ) -> list[ServedModel]:
     """Write `{name}_image` and `{name}_text` for each bundle into `destination`; other models there stay.
 
     `precision` `auto` is what `LocalTowers` would take on this machine; for a GPU, what the bundle was measured to be
-    best on one, wherever the repository is built. Engines are copies: what is done to the repository never reaches a
-    bundle. The two models of one bundle share theirs where the file system knows hard links. A model that is there
+    best on one, wherever the repository is built; for plans, theirs. `plans` are folders that `twinspire tensorrt`
+    wrote, by default BUNDLE.plans beside each bundle. Engines are copies: what is done to the repository never reaches
+    a bundle. The two models of one bundle share theirs where the file system knows hard links. A model that is there
     already gets a further version; the newest one is replaced where it has the same engine or none. Nothing is written
     where a bundle cannot be served.
 
-    Raises BundleError where a bundle is not intact or lacks the precision, SpaceMismatchError where a model
-    of that name has another space, InputError for two bundles of one name, unknown options and a destination
-    that cannot be written.
+    Raises BundleError where a bundle or its plans are not intact or lack the precision, SpaceMismatchError where a
+    model of that name or the plans have another space, EngineError where TensorRT will not take an engine,
+    ProviderError or MissingDependencyError where the wheel's server would compute on a GPU that is not here, InputError
+    for two bundles of one name, unknown options and a destination that cannot be written.
     """
     runtime, device = as_member(runtime, RepositoryRuntime, "runtime"), as_member(device, Device, "device")
     accelerator = as_member(accelerator, Accelerator, "accelerator")
@@ -81,24 +86,56 @@ def build_repository(
         providers=_providers(device),
         accelerator=accelerator,
     )
-    plan = [
-        _planned(bundle, tower, named or _best(bundle, device, runtime), destination)
-        for bundle in opened
-        for tower in Tower
-    ]
+    _check_machine(options)
+    if named is not None and options.is_container_gpu and accelerator is not Accelerator.CUDA:
+        check_precision(named)
+    folders = open_plans(opened, list(require_list(plans, "plans")), accelerator, named)
+    tasks = []
+    for bundle in opened:
+        folder = folders.get(bundle.name)
+        chosen = named or _best(bundle, options, folder)
+        tasks += [_task(bundle, tower, chosen, destination, options, folder) for tower in Tower]
     try:
         destination.mkdir(parents=True, exist_ok=True)
         with _staging(destination) as staging:
             copies: dict[Path, Bundle] = {}
-            for bundle, model in plan:
-                _write(staging / model.name, bundle, model, options, copies)
-            for _, model in plan:
-                _install(staging / model.name, model)
+            for task in tasks:
+                _write(staging / task.model.name, task, options, copies)
+            for task in tasks:
+                _install(staging / task.model.name, task.model)
     except OSError as error:
         raise InputError(
             f"{destination} cannot be written: {error.strerror or error}. Name another folder with -o"
         ) from error
-    return [model for _, model in plan]
+    return [task.model for task in tasks]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Task:
+    """One model to write. `engine` is the container's file, None for the wheel, which is given the bundle."""
+
+    bundle: Bundle
+    model: ServedModel
+    engine: EngineFile | None
+    plan: PlanRecord | None
+
+
+def _check_machine(options: ServingOptions) -> None:
+    """Raise where the wheel's server, which runs on this machine, could not do what the options say.
+
+    The container may run elsewhere: of its CPU only `threads` is known.
+    """
+    is_here = options.runtime is RepositoryRuntime.WHEEL
+    if is_here and options.device is Device.GPU and (error := missing(Provider.CUDA)) is not None:
+        raise error
+    if options.streams is not None:
+        cores = len(os.sched_getaffinity(0))
+        limits = {"threads": options.threads or cores, **({"cores of this machine": cores} if is_here else {})}
+        limit = min(limits, key=lambda name: limits[name])
+        if options.streams > limits[limit]:
+            raise InputError(
+                f"streams {options.streams}: expected at most {limits[limit]}, the {limit} that they divide among them"
+            )
 
 
 def _providers(device: Device) -> str:
@@ -108,20 +145,33 @@ def _providers(device: Device) -> str:
     return Provider.CPU if problem(Provider.CUDA) is None else AUTO
 
 
-def _best(bundle: Bundle, device: Device, runtime: RepositoryRuntime) -> Precision:
+def _best(bundle: Bundle, options: ServingOptions, plans: PlanFolder | None) -> Precision:
+    if plans is not None:
+        return plans.manifest.precision
+    device, served = options.device, PRECISIONS if options.uses_tensorrt else tuple(Precision)
     choice, provider = bundle.manifest.auto, _PROVIDERS[device]
-    if choice is not None:
+    if choice is not None and choice.precision in served:
         # The container computes on the CPU by onnxruntime's own provider alone, the wheel by any that is there.
-        is_any = device is Device.CPU and runtime is RepositoryRuntime.WHEEL
+        is_any = device is Device.CPU and options.runtime is RepositoryRuntime.WHEEL
         serves = choice.provider != Provider.CUDA if is_any else choice.provider == provider
         if serves and (device is Device.GPU or unfit(choice) is None):
             return choice.precision
-    return next(candidates(bundle, provider, None)).precision
+    return next(found.precision for found in candidates(bundle, provider, None) if found.precision in served)
 
 
-def _planned(bundle: Bundle, tower: Tower, precision: Precision, destination: Path) -> tuple[Bundle, ServedModel]:
-    """Decide a model's version. Raises where it cannot be built."""
+def _task(
+    bundle: Bundle,
+    tower: Tower,
+    precision: Precision,
+    destination: Path,
+    options: ServingOptions,
+    plans: PlanFolder | None,
+) -> _Task:
+    """Decide a model's file and version. Raises where it cannot be built."""
     bundle.engine(tower, precision)
+    engine = None
+    if options.runtime is RepositoryRuntime.CONTAINER:
+        engine = engine_file(bundle, tower, precision, options, plans)
     name = model_name(bundle, tower)
     folder = destination / name
     existing = read_existing(folder, tower)
@@ -132,12 +182,13 @@ def _planned(bundle: Bundle, tower: Tower, precision: Precision, destination: Pa
                 f"{folder} serves a bundle of another space than {bundle.name!r} at {bundle.path}: a model keeps one "
                 "space. Remove that folder or build into another with -o"
             )
-        engine = bundle.manifest.engines[tower][precision].sha256
-        version = max(existing.newest, 1) if existing.engine_sha256 in (None, engine) else existing.newest + 1
+        sha256 = bundle.manifest.engines[tower][precision].sha256 if engine is None else engine.sha256
+        version = max(existing.newest, 1) if existing.engine_sha256 in (None, sha256) else existing.newest + 1
     served = ServedModel(
         name=name, tower=tower, version=version, precision=precision, space=bundle.space, folder=folder
     )
-    return bundle, served
+    plan = None if plans is None else plans.manifest.plans[tower]
+    return _Task(bundle=bundle, model=served, engine=engine, plan=plan)
 
 
 @contextmanager
@@ -153,22 +204,21 @@ def _staging(destination: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _write(
-    folder: Path, bundle: Bundle, model: ServedModel, options: ServingOptions, copies: dict[Path, Bundle]
-) -> None:
+def _write(folder: Path, task: _Task, options: ServingOptions, copies: dict[Path, Bundle]) -> None:
     """Write a model to `folder`. `copies` are what the bundles were copied to, for the second tower to link to."""
+    bundle, model = task.bundle, task.model
     version = folder / str(model.version)
     version.mkdir(parents=True)
-    config = config_pbtxt(bundle, model.tower, model.precision, options)
+    config = config_pbtxt(bundle, model.tower, model.precision, options, task.plan)
     (folder / CONFIG).write_text(config, encoding="utf-8")
-    if options.runtime is RepositoryRuntime.WHEEL:
+    if task.engine is not None:
+        task.engine.write(version)
+    else:
         shutil.copyfile(MODEL_FILE, version / MODEL_FILE.name)
         copy = copies.get(bundle.path)
         with BundleWriter(version / BUNDLE, base=copy or bundle, links=copy is not None) as writer:
             copies[bundle.path] = writer.commit(bundle.manifest.draft(), {})
-    else:
-        copy_file(bundle.engine(model.tower, model.precision), version / ENGINE)
-    for warm_up in warm_ups(bundle, model.tower, options.runtime):
+    for warm_up in warm_ups(bundle, model.tower, options.runtime, task.plan):
         if warm_up.ids is not None:
             (folder / "warmup").mkdir(exist_ok=True)
             np.array(warm_up.ids, np.int32).tofile(folder / "warmup" / warm_up.name)

@@ -21,7 +21,8 @@ def build(
         Path, typer.Option("--output", "-o", metavar="DIR", help="The repository's folder; other models in it stay.")
     ],
     precision: Annotated[
-        str, typer.Option(help="fp32, fp16, int8, or auto: the fastest that is certified for this machine.")
+        str,
+        typer.Option(help="fp32, fp16, int8, int8-tensorrt, or auto: the fastest certified for this machine."),
     ] = "auto",
     runtime: Annotated[
         RepositoryRuntime, typer.Option(help="The Triton that will serve: nvidia-pytriton's, or NVIDIA's container.")
@@ -33,8 +34,16 @@ def build(
         typer.Option(help="Parts of a batch computed side by side on the CPU; more gain throughput, not latency."),
     ] = None,
     accelerator: Annotated[
-        Accelerator, typer.Option(help="What runs engines on the container's GPU.")
+        Accelerator,
+        typer.Option(
+            help="What runs engines on the container's GPU: ONNX Runtime with TensorRT or CUDA, or TensorRT with plans "
+            "that `twinspire tensorrt` built."
+        ),
     ] = Accelerator.TENSORRT,
+    plans: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="DIR", help="The folder of a bundle's plans; may be repeated. By default BUNDLE.plans."),
+    ] = None,
 ) -> None:
     """Write the folder that Triton loads: two models a bundle, one for each tower."""
     from twinspire_server.repository.build import build_repository
@@ -48,6 +57,7 @@ def build(
         threads=threads,
         streams=streams,
         accelerator=accelerator,
+        plans=plans or (),
     )
     for model in models:
         typer.echo(f"{model.folder}: version {model.version}, {model.precision}, space {model.space[:12]}")

@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from twinspire.bundle import Bundle, Padding, Precision, Tower
+from twinspire.tensorrt_support import PlanRecord
 from twinspire.towers.buckets import BUCKETS
 from twinspire.towers.local import BATCH
-from twinspire_server.repository.settings import Accelerator, Device, RepositoryRuntime, ServingOptions
+from twinspire_server.repository.gpu_config import optimization, plan_backend, profiles
+from twinspire_server.repository.settings import RepositoryRuntime, ServingOptions
 
 RAGGED = "ragged"
 SHORT_LENGTH = 32
@@ -39,13 +41,15 @@ def model_name(bundle: Bundle, tower: Tower) -> str:
     return f"{bundle.name}_{tower}"
 
 
-def text_lengths(bundle: Bundle, runtime: RepositoryRuntime) -> tuple[int, ...]:
-    """List the lengths that texts must be padded to; none where any length will do.
+def text_lengths(bundle: Bundle, runtime: RepositoryRuntime, plan: PlanRecord | None = None) -> tuple[int, ...]:
+    """List the lengths that texts must be padded to; none where any length will do. A plan's are in its profiles.
 
     Triton forms batches of equal shapes only. Mixed lengths would undo batching, so the container is given
     two; model.py takes any and pads them itself.
     """
     context = bundle.text.context_length
+    if plan is not None:
+        return plan.text_lengths
     if runtime is RepositoryRuntime.WHEEL:
         return ()
     if bundle.text.padding is Padding.MAX_LENGTH or context <= SHORT_LENGTH:
@@ -53,17 +57,22 @@ def text_lengths(bundle: Bundle, runtime: RepositoryRuntime) -> tuple[int, ...]:
     return (SHORT_LENGTH, context)
 
 
-def warm_ups(bundle: Bundle, tower: Tower, runtime: RepositoryRuntime) -> list[WarmUp]:
+def max_batch(tower: Tower, plan: PlanRecord | None) -> int:
+    """Return how many rows a batch of the engine has at most."""
+    return BATCH[tower] if plan is None else plan.max_batch
+
+
+def warm_ups(bundle: Bundle, tower: Tower, runtime: RepositoryRuntime, plan: PlanRecord | None = None) -> list[WarmUp]:
     """List what to run before serving: every shape once alone, the largest as a full batch.
 
     The first call of a shape pays for planning its memory, the first full batch for having it.
     """
-    batch = BATCH[tower]
+    batch = max_batch(tower, plan)
     if tower is Tower.IMAGE:
         dims = (bundle.image.size, bundle.image.size, 3)
         return [WarmUp(f"{count}_images", count, dims) for count in (1, batch)]
     context = bundle.text.context_length
-    lengths = text_lengths(bundle, runtime)
+    lengths = text_lengths(bundle, runtime, plan)
     if not lengths:
         shorter = () if bundle.text.padding is Padding.MAX_LENGTH else BUCKETS
         lengths = (*(length for length in shorter if length < context), context)
@@ -72,25 +81,27 @@ def warm_ups(bundle: Bundle, tower: Tower, runtime: RepositoryRuntime) -> list[W
     return [*found, *(_text(bundle, length, batch) for length in full)]
 
 
-def config_pbtxt(bundle: Bundle, tower: Tower, precision: Precision, options: ServingOptions) -> str:
-    """Write a tower's config.pbtxt."""
-    on_gpu = options.device is Device.GPU
+def config_pbtxt(
+    bundle: Bundle, tower: Tower, precision: Precision, options: ServingOptions, plan: PlanRecord | None = None
+) -> str:
+    """Write a tower's config.pbtxt. `plan` is the tower's TensorRT plan where one is served."""
     in_wheel = options.runtime is RepositoryRuntime.WHEEL
-    kind = "KIND_GPU" if on_gpu and not in_wheel else "KIND_CPU"
+    kind = "KIND_GPU" if options.is_container_gpu else "KIND_CPU"
     parts = [
         f"# Written by `twinspire build` from the bundle {bundle.name}; the next build writes it again.",
         f'name: "{model_name(bundle, tower)}"',
-        f'backend: "{"python" if in_wheel else "onnxruntime"}"',
-        f"max_batch_size: {BATCH[tower]}",
+        f'backend: "{"python" if in_wheel else "onnxruntime"}"' if plan is None else plan_backend(plan),
+        f"max_batch_size: {max_batch(tower, plan)}",
         _tensors(bundle, tower, options.runtime),
-        "# What waits is gathered into a batch; nothing waits for others to come. A full queue refuses.",
-        f"dynamic_batching {{ {_queue_policy(tower)} }}",
-        f"instance_group [ {{ kind: {kind} count: 1 }} ]",
-        _parameters(_facts(bundle, tower, precision, options)),
+        "# What waits is gathered into a batch; nothing waits for others to come.",
+        "dynamic_batching { }",
+        f"instance_group [ {{ kind: {kind} count: 1{'' if plan is None else profiles(plan)} }} ]",
+        _parameters(_facts(bundle, tower, precision, options, plan)),
     ]
-    if on_gpu and not in_wheel and options.accelerator is Accelerator.TENSORRT:
-        parts.append(_tensorrt(bundle, tower, precision))
-    parts += [_warm_up(warm_up, tower) for warm_up in warm_ups(bundle, tower, options.runtime)]
+    if options.is_container_gpu and plan is None:
+        lengths = text_lengths(bundle, options.runtime)
+        parts.append(optimization(bundle, tower, precision, options.accelerator, lengths))
+    parts += [_warm_up(warm_up, tower) for warm_up in warm_ups(bundle, tower, options.runtime, plan)]
     return "\n".join(parts) + "\n"
 
 
@@ -120,9 +131,11 @@ def _tensors(bundle: Bundle, tower: Tower, runtime: RepositoryRuntime) -> str:
     return f'input [ {{ {given} }} ]\noutput [ {{ name: "embedding" data_type: TYPE_FP32 dims: [ {bundle.dim} ] }} ]'
 
 
-def _facts(bundle: Bundle, tower: Tower, precision: Precision, options: ServingOptions) -> dict[str, str]:
+def _facts(
+    bundle: Bundle, tower: Tower, precision: Precision, options: ServingOptions, plan: PlanRecord | None
+) -> dict[str, str]:
     """Collect what the client reads (the first five) and what the backend does."""
-    lengths = text_lengths(bundle, options.runtime)
+    lengths = text_lengths(bundle, options.runtime, plan if tower is Tower.TEXT else None)
     facts = {
         "tower": str(tower),
         "space": bundle.space,
@@ -136,7 +149,7 @@ def _facts(bundle: Bundle, tower: Tower, precision: Precision, options: ServingO
             facts["threads"] = str(options.threads)
         if options.streams is not None:
             facts["streams"] = str(options.streams)
-    elif options.device is Device.CPU and options.threads is not None:
+    elif not options.is_container_gpu and options.threads is not None:
         facts["intra_op_thread_count"] = str(options.threads)
     return facts
 
@@ -144,37 +157,6 @@ def _facts(bundle: Bundle, tower: Tower, precision: Precision, options: ServingO
 def _parameters(facts: Mapping[str, str]) -> str:
     return "\n".join(
         f'parameters {{ key: "{name}" value: {{ string_value: "{value}" }} }}' for name, value in facts.items()
-    )
-
-
-def _tensorrt(bundle: Bundle, tower: Tower, precision: Precision) -> str:
-    """Ask for TensorRT, with one optimisation profile over all the shapes and its engines kept on the disk.
-
-    Nothing is said of precisions: TensorRT 11 takes them from the ONNX file alone. onnxruntime names a cached
-    engine after the graph, not the weights: the folder therefore names the engine.
-    Source: https://github.com/triton-inference-server/onnxruntime_backend#onnx-runtime-with-tensorrt-optimization
-    """
-    batch = BATCH[tower]
-    if tower is Tower.IMAGE:
-        size = bundle.image.size
-        shortest = longest = f"{size}x{size}x3"
-    else:
-        lengths = text_lengths(bundle, RepositoryRuntime.CONTAINER)
-        shortest, longest = str(lengths[0]), str(lengths[-1])
-    name = "image" if tower is Tower.IMAGE else "input_ids"
-    engine = bundle.manifest.engines[tower][precision].sha256
-    settings = {
-        "trt_engine_cache_enable": "1",
-        "trt_engine_cache_path": f"/tmp/twinspire-{engine[:16]}",  # noqa: S108 - inside the container
-        "trt_timing_cache_enable": "1",
-        "trt_profile_min_shapes": f"{name}:1x{shortest}",
-        "trt_profile_opt_shapes": f"{name}:{batch}x{shortest}",
-        "trt_profile_max_shapes": f"{name}:{batch}x{longest}",
-    }
-    lines = "\n".join(f'      parameters {{ key: "{key}" value: "{value}" }}' for key, value in settings.items())
-    return (
-        "optimization {\n  execution_accelerators {\n    gpu_execution_accelerator [ {\n"
-        f'      name: "{Accelerator.TENSORRT}"\n{lines}\n    }} ]\n  }}\n}}'
     )
 
 

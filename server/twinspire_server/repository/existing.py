@@ -12,6 +12,7 @@ from twinspire_server.repository.model_config import CONFIG, read_config
 
 BUNDLE = "bundle"
 ENGINE = "model.onnx"
+PLAN = "model.plan"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +59,9 @@ def _parameters(folder: Path) -> dict[str, str]:
 
 
 def _engine_sha256(version: Path, tower: Tower, precision: Precision) -> str | None:
-    if (version / ENGINE).is_file():
-        return file_record(version / ENGINE).sha256
+    for name in (ENGINE, PLAN):
+        if (version / name).is_file():
+            return file_record(version / name).sha256
     manifest = version / BUNDLE / MANIFEST_NAME
     try:
         record = Manifest.from_json(manifest.read_text(encoding="utf-8")).engines[tower].get(precision)

@@ -28,10 +28,15 @@ class Device(StrEnum):
 
 
 class Accelerator(StrEnum):
-    """What runs an engine on a GPU in the container; what TensorRT does not take goes to CUDA."""
+    """What runs an engine on a GPU in the container.
+
+    `tensorrt` and `cuda` are providers of the onnxruntime backend; what TensorRT does not take goes to CUDA. `plan` is
+    the tensorrt backend with plans that `twinspire tensorrt` built on such a GPU.
+    """
 
     TENSORRT = "tensorrt"
     CUDA = "cuda"
+    PLAN = "plan"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,3 +62,20 @@ class ServingOptions:
         for name, value in (("threads", self.threads), ("streams", self.streams)):
             if value is not None and (type(value) is not int or value < 1):
                 raise InputError(f"{name} {value!r}: expected a whole number from 1 up, or None")
+        if self.streams is not None and self.device is Device.GPU:
+            raise InputError(f"streams {self.streams}: they divide the threads of a CPU; a GPU is given whole batches")
+        if self.accelerator is Accelerator.PLAN and not self.is_container_gpu:
+            raise InputError(
+                f"accelerator {Accelerator.PLAN}: plans are served by the container on a GPU. Add --runtime container "
+                "--device gpu"
+            )
+
+    @property
+    def is_container_gpu(self) -> bool:
+        """Whether the container's own backends compute on a GPU."""
+        return self.runtime is RepositoryRuntime.CONTAINER and self.device is Device.GPU
+
+    @property
+    def uses_tensorrt(self) -> bool:
+        """Whether the onnxruntime backend gives ONNX engines to TensorRT."""
+        return self.is_container_gpu and self.accelerator is Accelerator.TENSORRT

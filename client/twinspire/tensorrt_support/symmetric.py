@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from twinspire.errors import EngineError
-from twinspire_export.quantization.rewiring import Wiring, integer
+from twinspire.graph_edit import Wiring, integer
 
 if TYPE_CHECKING:
     import onnx
@@ -21,9 +21,10 @@ _OUTPUT_AXIS = {"MatMul": 1, "Conv": 0}
 def check_symmetric(model: onnx.ModelProto) -> None:
     """Check that TensorRT will take the quantized `model`.
 
-    Every QuantizeLinear and DequantizeLinear is of int8 with zero point 0, in pairs where it is of an activation; a
-    constant that is dequantized is the weight of a product, with one scale for each output channel; no bias is
-    quantized and no operator computes in integers by itself. Does not run it. Raises EngineError that names the node.
+    Every QuantizeLinear and DequantizeLinear is of int8 with zero point 0, and in pairs with one constant scale where
+    it is of an activation; a constant that is dequantized is the weight of a matrix multiplication, with one scale for
+    each output channel; no bias is quantized and no operator computes in integers by itself. Does not run it. Raises
+    EngineError that names the node.
 
     Source: https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/work-quantized-types.html
     """
@@ -35,6 +36,7 @@ def check_symmetric(model: onnx.ModelProto) -> None:
             raise _refused(node, f"{node.op_type} computes in integers by itself", "pairs of Q and DQ around a product")
         if node.op_type == "QuantizeLinear":
             _check_zero_point(node, wiring)
+            _check_activation_scale(node, wiring)
             _check_pair(node, wiring)
             quantizers += 1
         elif node.op_type == "DequantizeLinear":
@@ -65,6 +67,16 @@ def _check_zero_point(node: onnx.NodeProto, wiring: Wiring) -> None:
         raise _refused(node, f"its zero point is {zero[np.nonzero(zero)][0] if zero.ndim else int(zero)}", "0")
 
 
+def _check_activation_scale(node: onnx.NodeProto, wiring: Wiring) -> None:
+    if not wiring.is_constant(node.input[1]):
+        raise _refused(node, "its scale is computed", "one constant scale for an activation")
+    scale = wiring.constant(node.input[1])
+    if scale.size != 1:
+        raise _refused(node, f"it has {scale.size} scales", "one scale for an activation")
+    if not (np.isfinite(scale).all() and (scale > 0).all()):
+        raise _refused(node, f"its scale is {scale.item()}", "a positive number")
+
+
 def _check_pair(node: onnx.NodeProto, wiring: Wiring) -> None:
     if wiring.is_constant(node.input[0]):
         raise _refused(node, "it quantizes a constant at every run", "weights stored as int8")
@@ -80,6 +92,7 @@ def _check_source(node: onnx.NodeProto, wiring: Wiring) -> None:
     if not wiring.is_constant(node.input[0]):
         if source is None or source.op_type != "QuantizeLinear":
             raise _refused(node, "what it dequantizes is of no QuantizeLinear", "pairs of Q and DQ")
+        _check_activation_scale(node, wiring)
         return
     value = wiring.constant(node.input[0])
     if value.dtype != np.int8:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,22 +18,17 @@ from numpy.typing import NDArray
 from twinspire._cuda_device import CudaDevice
 from twinspire.bundle import Bundle, Certificate, Precision, Probes, Tower
 from twinspire.errors import BundleError, EngineError, InputError
+from twinspire.tensorrt_support import PLANS_NAME, PlanManifest, PlanRecord, Profile, check_precision
 from twinspire_export.certificate import certify
 from twinspire_export.quantize import MIN_MEAN_COSINE
 from twinspire_export.tensorrt_engine import (
     INPUTS,
     PlanBuilder,
     PlanRunner,
-    Profile,
     import_tensorrt,
     place_name,
     profiles,
 )
-
-SCHEMA_VERSION = 1
-PLANS_NAME = "plans.json"
-
-_PRECISIONS = (Precision.FP16, Precision.INT8_TENSORRT, Precision.FP32)
 
 
 def build_plans(
@@ -57,7 +51,7 @@ def build_plans(
     refuses an engine and where its embeddings are not the bundle's.
     """
     step = on_step or (lambda _: None)
-    wanted = _checked(precision)
+    wanted = check_precision(precision)
     base = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     target = Path(os.path.abspath(destination))  # noqa: PTH100 - resolve() would follow a link
     if os.path.lexists(target) or not target.parent.is_dir():
@@ -71,7 +65,7 @@ def build_plans(
         with CudaDevice() as device:
             place = place_name(gpu=device.name, version=str(tensorrt.__version__))
             builder = PlanBuilder(tensorrt, timing_cache=_read(timing_cache))
-            plans: dict[str, Any] = {}
+            plans: dict[Tower, PlanRecord] = {}
             for tower in Tower:
                 step(f"building the plan of the {tower} tower")
                 name = f"{tower}.{wanted}.{place}.plan"
@@ -79,26 +73,25 @@ def build_plans(
                 step(f"running the plan of the {tower} tower")
                 certificate = _certify(tensorrt, plan, device, tower, base, probes, shapes[tower], wanted)
                 (draft / name).write_bytes(plan)
-                plans[str(tower)] = {
-                    "file": name,
-                    "sha256": hashlib.sha256(plan).hexdigest(),
-                    "size_bytes": len(plan),
-                    "engine_sha256": base.manifest.engines[tower][wanted].sha256,
-                    "profiles": [asdict(profile) for profile in shapes[tower]],
-                    "certificate": asdict(certificate),
-                }
+                plans[tower] = PlanRecord(
+                    file=name,
+                    sha256=hashlib.sha256(plan).hexdigest(),
+                    size_bytes=len(plan),
+                    engine_sha256=base.manifest.engines[tower][wanted].sha256,
+                    profiles=shapes[tower],
+                    certificate=certificate,
+                )
             (draft / f"timings.{place}.cache").write_bytes(builder.timings)
-            document = {
-                "schema_version": SCHEMA_VERSION,
-                "bundle": base.name,
-                "space": base.space,
-                "precision": str(wanted),
-                "max_batch": max_batch,
-                "gpu": device.name,
-                "tensorrt": str(tensorrt.__version__),
-                "plans": plans,
-            }
-        (draft / PLANS_NAME).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+            document = PlanManifest(
+                bundle=base.name,
+                space=base.space,
+                precision=wanted,
+                max_batch=max_batch,
+                gpu=device.name,
+                tensorrt=str(tensorrt.__version__),
+                plans=plans,
+            )
+        (draft / PLANS_NAME).write_text(document.to_json(), encoding="utf-8")
         if timing_cache is not None:
             timing_cache.write_bytes(builder.timings)
         draft.chmod(0o755)  # mkdtemp's folders are their owner's alone
@@ -151,15 +144,6 @@ def _certify(
             f"on the probes, at least {least} is required. The ONNX engine's certificate says whether it was so before"
         )
     return certificate
-
-
-def _checked(precision: Precision | str) -> Precision:
-    if precision not in _PRECISIONS:
-        raise InputError(
-            f"precision {precision!r}: expected one of {', '.join(_PRECISIONS)}; TensorRT does not take int8 made for "
-            "processors"
-        )
-    return Precision(precision)
 
 
 def _read(timing_cache: Path | None) -> bytes:

@@ -1,0 +1,156 @@
+"""plans.json: the TensorRT plans of one bundle, which `twinspire tensorrt` writes and `twinspire build` reads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from twinspire.bundle import Bundle, Certificate, EngineRecord, FileRecord, Precision, Tower
+from twinspire.bundle.folder import check_file
+from twinspire.bundle.schema import decode, encode, parse_json
+from twinspire.errors import BundleError, InputError, SpaceMismatchError
+
+SCHEMA_VERSION = 1
+PLANS_NAME = "plans.json"
+
+_BUILD_AGAIN = "Build the plans of this bundle with: twinspire tensorrt BUNDLE"
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The shapes that one optimization profile of a plan's input admits, and the one that it is tuned for.
+
+    The first dimension is the batch. Raises InputError unless minimum, optimum and maximum ascend.
+    """
+
+    minimum: tuple[int, ...]
+    optimum: tuple[int, ...]
+    maximum: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        ranks = {len(self.minimum), len(self.optimum), len(self.maximum)}
+        bounds = zip(self.minimum, self.optimum, self.maximum, strict=False)
+        if len(ranks) != 1 or not all(1 <= low <= best <= high for low, best, high in bounds):
+            raise InputError(
+                f"a profile from {self.minimum} by {self.optimum} to {self.maximum}: expected them to ascend"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanRecord(EngineRecord):
+    """One tower's plan: its file, the ONNX engine that it was built from, and its profiles."""
+
+    engine_sha256: str
+    profiles: tuple[Profile, ...]
+    certificate: Certificate
+
+    @property
+    def max_batch(self) -> int:
+        """The largest batch that every profile admits."""
+        return min(profile.maximum[0] for profile in self.profiles)
+
+    @property
+    def text_lengths(self) -> tuple[int, ...]:
+        """The lengths of the text tower's profiles, ascending; each profile admits no other."""
+        return tuple(sorted(profile.maximum[1] for profile in self.profiles))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanManifest:
+    """What plans.json says. A plan runs on GPUs like `gpu` and in the release `tensorrt` of TensorRT alone."""
+
+    bundle: str
+    space: str
+    precision: Precision
+    max_batch: int
+    gpu: str
+    tensorrt: str
+    plans: Mapping[Tower, PlanRecord]
+
+    def __post_init__(self) -> None:
+        if set(self.plans) != set(Tower):
+            raise InputError(f"plans of {', '.join(self.plans) or 'no tower'}: expected one for each tower")
+        for tower, record in self.plans.items():
+            rank = 4 if tower is Tower.IMAGE else 2
+            if not record.profiles or any(len(profile.maximum) != rank for profile in record.profiles):
+                raise InputError(f"the {tower} tower's profiles: expected one or more of {rank} dimensions")
+
+    def to_json(self) -> str:
+        """Return the text of plans.json, with a final newline."""
+        document = {"schema_version": SCHEMA_VERSION, **encode(self)}
+        return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, where: str) -> PlanManifest:
+        """Read a plans.json. Raises BundleError for anything but one of this schema version."""
+        document = parse_json(text, where)
+        version = document.pop("schema_version", None) if isinstance(document, dict) else None
+        if type(version) is not int or version != SCHEMA_VERSION:
+            raise BundleError(
+                f"{where} has schema_version {version!r}, this twinspire reads {SCHEMA_VERSION}. {_BUILD_AGAIN}"
+            )
+        return decode(cls, document, where)
+
+
+@dataclass(frozen=True)
+class PlanFolder:
+    """A folder that `twinspire tensorrt` wrote. Get one with `PlanFolder.open`."""
+
+    path: Path
+    manifest: PlanManifest
+
+    @classmethod
+    def open(cls, path: Path) -> PlanFolder:
+        """Read a folder's plans.json, not yet the plans. Raises BundleError where it is missing or broken."""
+        file = path / PLANS_NAME
+        try:
+            text = file.read_text(encoding="utf-8")
+        except (FileNotFoundError, NotADirectoryError):
+            raise BundleError(f"{path} has no {PLANS_NAME}: expected a folder of plans. {_BUILD_AGAIN}") from None
+        except (OSError, ValueError) as error:  # bytes that are no UTF-8, a NUL or lone surrogates in the name
+            raise BundleError(f"{file} cannot be read: {error}") from error
+        return cls(path, PlanManifest.from_json(text, str(file)))
+
+    def check(self, bundle: Bundle) -> None:
+        """Check that the plans were built from the engines of `bundle` and are as plans.json records them.
+
+        Reads every plan once. Raises SpaceMismatchError for plans of another space, BundleError for plans of another
+        bundle or other engines, and for a file that is missing or damaged.
+        """
+        manifest = self.manifest
+        if manifest.space != bundle.space:
+            raise SpaceMismatchError(
+                f"the plans in {self.path} are of another space than {bundle.path}. {_BUILD_AGAIN}"
+            )
+        if manifest.bundle != bundle.name:
+            raise BundleError(
+                f"the plans in {self.path} are of the bundle {manifest.bundle!r}, not {bundle.name!r}. {_BUILD_AGAIN}"
+            )
+        for tower, record in manifest.plans.items():
+            engine = bundle.manifest.engines[tower].get(manifest.precision)
+            if engine is None or engine.sha256 != record.engine_sha256:
+                raise BundleError(
+                    f"the {tower} plan in {self.path} was built from another {manifest.precision} engine than that of "
+                    f"{bundle.path}. {_BUILD_AGAIN}"
+                )
+            _check_shapes(tower, record, bundle, self.path)
+            check_file(
+                self.path / record.file,
+                FileRecord(sha256=record.sha256, size_bytes=record.size_bytes),
+                listed_in=PLANS_NAME,
+                remedy=_BUILD_AGAIN,
+            )
+
+
+def _check_shapes(tower: Tower, record: PlanRecord, bundle: Bundle, folder: Path) -> None:
+    """Raise BundleError unless the profiles admit what the bundle's clients send."""
+    size = bundle.image.size
+    expected = (size, size, 3) if tower is Tower.IMAGE else (bundle.text.context_length,)
+    longest = max(profile.maximum[1:] for profile in record.profiles)
+    if longest != expected:
+        raise BundleError(
+            f"the {tower} plan in {folder} takes inputs of {longest}, the bundle {bundle.path} has {expected}. "
+            f"{_BUILD_AGAIN}"
+        )
