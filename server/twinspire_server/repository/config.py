@@ -6,11 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from twinspire.bundle import Bundle, Padding, Precision, Tower
-from twinspire.towers.buckets import BUCKETS
 from twinspire.towers.local import BATCH
 from twinspire_server.repository.settings import Accelerator, Device, RepositoryRuntime, ServingOptions
 
-RAGGED = "ragged"
 SHORT_LENGTH = 32
 """90% of COCO's captions fit 16 tokens: what a runtime of few fixed shapes is given beside the context."""
 
@@ -34,36 +32,29 @@ def model_name(bundle: Bundle, tower: Tower) -> str:
 
 
 def text_lengths(bundle: Bundle, runtime: RepositoryRuntime) -> tuple[int, ...]:
-    """List the lengths that texts must be padded to; none where any length will do.
+    """List the lengths that texts must be padded to.
 
-    Triton forms batches of equal shapes only. Mixed lengths would undo batching, so the container is given
-    two; model.py takes any and pads them itself.
+    Triton forms batches of equal shapes only. Mixed lengths would undo batching, so the container is given two. The
+    wheel takes the context alone, and model.py cuts the padding off before it computes.
     """
     context = bundle.text.context_length
-    if runtime is RepositoryRuntime.WHEEL:
-        return ()
-    if bundle.text.padding is Padding.MAX_LENGTH or context <= SHORT_LENGTH:
+    if runtime is RepositoryRuntime.WHEEL or bundle.text.padding is Padding.MAX_LENGTH or context <= SHORT_LENGTH:
         return (context,)
     return (SHORT_LENGTH, context)
 
 
 def warm_ups(bundle: Bundle, tower: Tower, runtime: RepositoryRuntime) -> list[WarmUp]:
-    """List what to run before serving: every shape once alone, the largest as a full batch.
+    """List what Triton runs before serving: every shape once alone and as a full batch.
 
-    The first call of a shape pays for planning its memory, the first full batch for having it.
+    The first call of a shape pays for planning its memory, the first full batch for having it. Triton counts these
+    requests in its metrics as if somebody had sent them. For the wheel it therefore runs a single one, and model.py
+    runs the rest where Triton does not see it.
     """
-    batch = BATCH[tower]
+    batches = (1,) if runtime is RepositoryRuntime.WHEEL else (1, BATCH[tower])
     if tower is Tower.IMAGE:
         dims = (bundle.image.size, bundle.image.size, 3)
-        return [WarmUp(f"{count}_images", count, dims) for count in (1, batch)]
-    context = bundle.text.context_length
-    lengths = text_lengths(bundle, runtime)
-    if not lengths:
-        shorter = () if bundle.text.padding is Padding.MAX_LENGTH else BUCKETS
-        lengths = (*(length for length in shorter if length < context), context)
-    found = [_text(bundle, length, 1) for length in lengths]
-    full = lengths if runtime is RepositoryRuntime.CONTAINER else lengths[-1:]
-    return [*found, *(_text(bundle, length, batch) for length in full)]
+        return [WarmUp(f"{batch}_images", batch, dims) for batch in batches]
+    return [_text(bundle, length, batch) for batch in batches for length in text_lengths(bundle, runtime)]
 
 
 def config_pbtxt(bundle: Bundle, tower: Tower, precision: Precision, options: ServingOptions) -> str:
@@ -98,20 +89,21 @@ def _tensors(bundle: Bundle, tower: Tower, runtime: RepositoryRuntime) -> str:
     if tower is Tower.IMAGE:
         given = f'name: "image" data_type: TYPE_UINT8 dims: [ {size}, {size}, 3 ]'
     else:
-        ragged = " allow_ragged_batch: true" if runtime is RepositoryRuntime.WHEEL else ""
-        given = f'name: "input_ids" data_type: TYPE_INT32 dims: [ -1 ]{ragged}'
+        # Triton 2.51 lets shapes through whose size in bytes overflows to 0, [1, 2^62], where a dimension is free. The
+        # Python backend dies of them: https://github.com/triton-inference-server/server/pull/8182
+        length = bundle.text.context_length if runtime is RepositoryRuntime.WHEEL else -1
+        given = f'name: "input_ids" data_type: TYPE_INT32 dims: [ {length} ]'
     return f'input [ {{ {given} }} ]\noutput [ {{ name: "embedding" data_type: TYPE_FP32 dims: [ {bundle.dim} ] }} ]'
 
 
 def _facts(bundle: Bundle, tower: Tower, precision: Precision, options: ServingOptions) -> dict[str, str]:
     """Collect what the client reads (the first five) and what the backend does."""
-    lengths = text_lengths(bundle, options.runtime)
     facts = {
         "tower": str(tower),
         "space": bundle.space,
         "precision": str(precision),
         "dim": str(bundle.dim),
-        "text_lengths": ",".join(map(str, lengths)) if lengths else RAGGED,
+        "text_lengths": ",".join(map(str, text_lengths(bundle, options.runtime))),
     }
     if options.runtime is RepositoryRuntime.WHEEL:
         facts["providers"] = options.providers
