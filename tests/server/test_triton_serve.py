@@ -180,3 +180,34 @@ def test_a_folder_that_is_no_repository(place: Any, serve: _Serve) -> None:
     assert process.returncode == 2
     assert "nowhere" in stderr
     assert "twinspire build" in stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["--host", "0.0.0.0"], "--insecure"),
+        (["--tls-certificate", "c.pem"], "--tls-key"),
+        (["--tls-ca", "c.pem"], "--tls-certificate"),
+        (["--tls-certificate", "c.pem", "--tls-key", "k.pem"], "c.pem"),
+        (["--triton-flag", "http-port=1"], "--http-port"),
+    ],
+)
+def test_unsafe_and_incomplete_options_are_refused(place: Any, serve: _Serve, arguments: list[str], word: str) -> None:
+    """An open address without TLS, half of TLS and twinspire's own flags: status 2, and what to give."""
+    place.add_echo()
+    process = serve(*_FREE, *arguments)
+    _, stderr = process.communicate(timeout=20)
+    assert process.returncode == 2
+    assert word in stderr
+    assert "Traceback" not in stderr
+
+
+def test_an_insecure_server_warns(place: Any, serve: _Serve) -> None:
+    """With --insecure it serves every network, and says what strangers may do."""
+    place.add_echo()
+    process = serve(*_FREE, "--json", "--host", "0.0.0.0", "--insecure")
+    assert _document(process)["models"] == ["echo"]
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=20)
+    assert "warning" in stderr
+    assert "SECURITY.md" in stderr

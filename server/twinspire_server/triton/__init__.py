@@ -13,11 +13,13 @@ if TYPE_CHECKING:
     from twinspire_server.triton.locate import TritonInstall, find_triton
     from twinspire_server.triton.options import flags
     from twinspire_server.triton.ports import Ports
+    from twinspire_server.triton.tls import ServerTls
 
-__all__ = ["Ports", "TritonInstall", "TritonServer", "find_triton", "flags"]
+__all__ = ["Ports", "ServerTls", "TritonInstall", "TritonServer", "find_triton", "flags"]
 
 _HOMES = {
     "Ports": "ports",
+    "ServerTls": "tls",
     "TritonInstall": "locate",
     "TritonServer": "launch",
     "find_triton": "locate",
