@@ -171,7 +171,10 @@ def test_logs_of_failed_starts_are_bounded(place: Any) -> None:
     with running.open("wb") as written:
         logs.claim(written)
         os.utime(running, (0, 0))
-        made = [logs.new_log() for _ in range(8)]
+        made = []
+        for second in range(1, 9):
+            made.append(logs.new_log())
+            os.utime(made[-1], (second, second))
         assert set(place.temporary.glob("*.log")) == {*made[2:], running}
     logs.new_log()
     assert not running.exists()
