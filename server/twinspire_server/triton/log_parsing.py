@@ -8,7 +8,7 @@ _LINE = re.compile(r'^E\d{4} \d\d:\d\d:\d\d\.\d+ +\d+ [\w.]+:\d+\] +"?(?P<said>.
 _FAILED = re.compile(r"^failed to load (?:model )?'|^Poll failed for model directory '")
 _PLAIN = re.compile(
     r"^\[libprotobuf ERROR [^\]]*\] (?P<parser>.*)$|^(?P<plain>error: .*|.*error while loading shared libraries.*|"
-    r"\S+: (?:unrecognized )?option '.*)$",  # the last: getopt's, for a flag that this Triton does not know
+    r"\S+: (?:unrecognized )?option '.*|Bad option: .*|Invalid option value.*)$",  # of flags that Triton refuses
     re.MULTILINE,
 )
 _ABORT = re.compile(

@@ -106,6 +106,6 @@ def further_flags(given: Sequence[str]) -> list[str]:
             raise InputError(f"Triton flag {flag!r}: expected NAME or NAME=VALUE, such as log-verbose=1")
         for name, reason in _OWN.items():
             if name.startswith(match["name"]):  # Triton takes unambiguous beginnings for the whole
-                raise InputError(f"Triton flag --{match['name']}: twinspire sets --{name} itself, as {reason}")
+                raise InputError(f"the Triton flag {flag!r}, --{name}, cannot be passed on: {reason}")
         found.append(f"--{match['name']}{match['value'] or ''}")
     return found
