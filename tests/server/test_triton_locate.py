@@ -136,7 +136,9 @@ def test_the_newer_triton_is_taken(
     if version is not None:
         (tmp_path / "opt" / "TRITON_VERSION").write_text(version)
     monkeypatch.setenv("PATH", str(executable.parent))
-    assert find_triton().executable == {"path": executable, "wheel": wheel / "bin" / "tritonserver"}[taken]
+    found = find_triton()
+    assert found.executable == {"path": executable, "wheel": wheel / "bin" / "tritonserver"}[taken]
+    assert str(executable) in found.origin
 
 
 def test_an_older_triton_is_taken_without_the_wheel(

@@ -400,6 +400,8 @@ def test_started_twice_is_refused(triton_server: TritonServer) -> None:
         ({"metrics_host": "192.0.2.1"}, "cannot listen on 192.0.2.1"),
         ({"host": "0.0.0.0"}, "--insecure"),
         ({"triton_flags": ["http-address=0.0.0.0"]}, "http-address"),
+        ({"triton_flags": "log-verbose=1"}, "list"),
+        ({"pass_env": "HOME"}, "list"),
         ({"log_file": Path("/nowhere/triton.log")}, "/nowhere/triton.log"),
     ],
 )

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from twinspire._arguments import as_list
 from twinspire.errors import InputError, ServerError, ServerUnavailableError
 from twinspire_server.triton import logs
 from twinspire_server.triton.addresses import LOOPBACK, checked_address, is_open, reached_at
@@ -66,8 +67,8 @@ class TritonServer:
                 "certificate (--tls-certificate, --tls-key, and --tls-ca to let in known clients alone), or say "
                 "--insecure. SECURITY.md says what strangers can do"
             )
-        self._further_flags = further_flags(triton_flags)
-        self._pass_env = tuple(pass_env)
+        self._further_flags = further_flags(as_list(triton_flags, "Triton flags"))
+        self._pass_env = as_list(pass_env, "environment variables")
         self._key = new_key()
         self._wanted = Ports(http=http_port, grpc=grpc_port, metrics=metrics_port)
         self._log_wanted = log_file.absolute() if log_file is not None else None

@@ -15,7 +15,7 @@ import shutil
 import sys
 import sysconfig
 from ctypes.util import find_library
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from twinspire.errors import MissingDependencyError, ServerError
@@ -62,7 +62,8 @@ def find_triton() -> TritonInstall:
         return _wheel()
     version = _version_of(Path(on_path))
     if version is not None and version < _WHEEL_VERSION and _wheel_package() is not None:
-        return _wheel()
+        wheel = _wheel()
+        return replace(wheel, origin=f"{wheel.origin}, newer than {on_path}")
     return _installed(Path(on_path))
 
 
@@ -128,7 +129,7 @@ def _wheel() -> TritonInstall:
             f"{install.origin} has no Python backend for Python {_version()}, only for {', '.join(held) or 'none'}: "
             f"run twinspire with one of those"
         )
-    return TritonInstall(**{**vars(install), "libpython": find_libpython()})
+    return replace(install, libpython=find_libpython())
 
 
 def _wheel_package() -> Path | None:
