@@ -120,6 +120,12 @@ class Place:
         assert [region for region in regions if region.exists()] == []
 
 
+@pytest.fixture(scope="session")
+def place_at() -> Callable[[Path], Place]:
+    """Name a place in a folder, for a server that several tests share."""
+    return Place
+
+
 @pytest.fixture
 def place(needs_triton: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
     """Make a place of its own for the servers of a test; whatever one leaves running is killed at the end."""

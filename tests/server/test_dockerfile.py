@@ -15,18 +15,47 @@ from twinspire_server.triton import find_triton, flags
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = (ROOT / "Dockerfile.triton").read_text(encoding="utf-8")
+LOOPBACK, HTTP_PORT = "127.0.0.1", 8000
 COMPOSE = (ROOT / "compose.yaml").read_text(encoding="utf-8")
 
 
-def _entrypoint() -> list[str]:
-    (found,) = re.findall(r"^ENTRYPOINT (\[.*?\])$", DOCKERFILE.replace("\\\n", " "), re.MULTILINE)
-    words: list[str] = json.loads(found)
-    return words
+def _started(folder: Path, *arguments: str) -> list[str]:
+    """Run the entry point with a `tritonserver` that prints its arguments, and return them."""
+    (script,) = json.loads(re.findall(r"^ENTRYPOINT (\[.*\])$", DOCKERFILE, re.MULTILINE)[-1])
+    fake = folder / "tritonserver"
+    fake.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n', encoding="utf-8")
+    fake.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"}
+    command = [ROOT / PurePosixPath(script).name, *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.splitlines()
 
 
-def test_the_container_has_the_flags_of_serve() -> None:
-    """The entry point is tritonserver with the very flags that `twinspire serve` gives, listening on all addresses."""
-    assert _entrypoint() == ["tritonserver", *flags(PurePosixPath("/models"), host="0.0.0.0")]
+def _key(given: list[str]) -> str:
+    (key,) = {word.rpartition("=")[2] for word in given if "restricted" in word}
+    return key
+
+
+def test_the_container_has_the_flags_of_serve(tmp_path: Path) -> None:
+    """It starts tritonserver with the very flags that `twinspire serve` gives, gRPC and metrics on all addresses."""
+    given = _started(tmp_path)
+    address = "0.0.0.0"
+    assert given == flags(PurePosixPath("/models"), key=_key(given), host=address, metrics_host=address)
+
+
+def test_each_start_of_the_container_draws_a_key(tmp_path: Path) -> None:
+    """Two starts have two keys of 128 bits; further arguments come last."""
+    first, second = _started(tmp_path), _started(tmp_path, "--log-verbose=1")
+    assert re.fullmatch(r"[0-9a-f]{32}", _key(first))
+    assert _key(first) != _key(second)
+    assert second[-1] == "--log-verbose=1"
+
+
+def test_the_entry_point_is_in_the_image() -> None:
+    """The script is copied to where ENTRYPOINT runs it, and may be executed."""
+    (script,) = json.loads(re.findall(r"^ENTRYPOINT (\[.*\])$", DOCKERFILE, re.MULTILINE)[-1])
+    name = PurePosixPath(script).name
+    assert re.search(rf"^COPY --chmod=755 {name} {PurePosixPath(script).parent}/$", DOCKERFILE, re.MULTILINE)
+    assert os.access(ROOT / name, os.X_OK)
 
 
 @pytest.fixture(scope="module")
@@ -41,10 +70,10 @@ def known_flags() -> str:
     return done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("flag", [word.partition("=")[0] for word in _entrypoint()[1:]])
-def test_the_real_server_knows_every_flag(flag: str, known_flags: str) -> None:
+def test_the_real_server_knows_every_flag(tmp_path: Path, known_flags: str) -> None:
     """Every flag stands in the real server's `--help`."""
-    assert re.search(rf"{re.escape(flag)}\b", known_flags)
+    given = [word.partition("=")[0] for word in _started(tmp_path)]
+    assert [flag for flag in given if not re.search(rf"{re.escape(flag)}\b", known_flags)] == []
 
 
 def test_the_container_runs_without_rights_and_says_how_it_is() -> None:
@@ -52,8 +81,7 @@ def test_the_container_runs_without_rights_and_says_how_it_is() -> None:
     users = re.findall(r"^USER (\S+)$", DOCKERFILE, re.MULTILINE)
     assert users
     assert users[-1] not in ("root", "0")
-    port = next(word.partition("=")[2] for word in _entrypoint() if word.startswith("--http-port="))
-    assert f"http://127.0.0.1:{port}/v2/health/ready" in DOCKERFILE
+    assert f"http://{LOOPBACK}:{HTTP_PORT}/v2/health/ready" in DOCKERFILE
 
 
 @pytest.mark.parametrize(
@@ -84,10 +112,8 @@ def test_tf32_is_off() -> None:
 
 
 def test_compose_publishes_to_this_machine_alone() -> None:
-    """Every port that compose publishes is bound to loopback, and is one that the server listens on."""
+    """Compose publishes gRPC and the metrics, bound to loopback; HTTP cannot be reached from outside the container."""
     published = re.findall(r'- "([\d.]+):(\d+):(\d+)"', COMPOSE)
-    assert {inside for _, _, inside in published} == {
-        word.partition("=")[2] for word in _entrypoint() if "-port=" in word
-    }
+    assert [inside for _, _, inside in published] == ["8001", "8002"]
     assert {address for address, _, _ in published} == {"127.0.0.1"}
     assert "dockerfile: Dockerfile.triton" in COMPOSE

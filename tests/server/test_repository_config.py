@@ -38,18 +38,17 @@ def test_every_config_has_the_contract(tiny: Any, tower: Tower, runtime: Reposit
     config = _config(tiny, tower, runtime=runtime, device=device)
     assert config.name == f"tiny_{tower}"
     assert config.backend == {WHEEL: "python", CONTAINER: "onnxruntime"}[runtime]
+    length = {WHEEL: 20, CONTAINER: -1}[runtime]
     given = (
-        ("image", triton.TYPE_UINT8, [16, 16, 3]) if tower is Tower.IMAGE else ("input_ids", triton.TYPE_INT32, [-1])
+        ("image", triton.TYPE_UINT8, [16, 16, 3])
+        if tower is Tower.IMAGE
+        else ("input_ids", triton.TYPE_INT32, [length])
     )
     assert [_shape(tensor) for tensor in config.input] == [given]
     assert [_shape(tensor) for tensor in config.output] == [("embedding", triton.TYPE_FP32, [12])]
     assert config.max_batch_size == {Tower.IMAGE: 32, Tower.TEXT: 64}[tower]
-    policy = config.dynamic_batching.default_queue_policy
-    assert (policy.timeout_action, policy.allow_timeout_override) == (triton.ModelQueuePolicy.REJECT, True)
-    assert policy.max_queue_size == 4 * config.max_batch_size
-    assert policy.default_timeout_microseconds == 30_000_000
-    assert not config.dynamic_batching.preferred_batch_size
-    assert config.dynamic_batching.max_queue_delay_microseconds == 0
+    assert config.HasField("dynamic_batching")
+    assert config.dynamic_batching == triton.ModelDynamicBatching()
     (group,) = config.instance_group
     assert (group.kind, group.count) == (GPU if (runtime, device) == (CONTAINER, Device.GPU) else CPU, 1)
     expected = {"tower": str(tower), "space": tiny.bundle.space, "precision": "int8", "dim": "12"}
@@ -57,11 +56,12 @@ def test_every_config_has_the_contract(tiny: Any, tower: Tower, runtime: Reposit
     assert config.model_warmup
 
 
-def test_the_wheel_takes_texts_of_any_length(tiny: Any) -> None:
-    """For the wheel the text input is ragged and the parameter says so."""
+def test_the_wheel_takes_texts_padded_to_the_context(tiny: Any) -> None:
+    """For the wheel the text input has one length, so that Triton refuses every other shape, and clients are told."""
     config = _config(tiny, Tower.TEXT)
-    assert config.input[0].allow_ragged_batch
-    assert _parameters(config)["text_lengths"] == "ragged"
+    assert not config.input[0].allow_ragged_batch
+    assert list(config.input[0].dims) == [20]
+    assert _parameters(config)["text_lengths"] == "20"
 
 
 @pytest.mark.parametrize(
@@ -85,18 +85,24 @@ def _warm_ups(config: Any) -> list[tuple[int, list[int]]]:
     return [(sample.batch_size, list(sample.inputs[name].dims)) for sample in config.model_warmup]
 
 
-def test_pictures_are_warmed_up_alone_and_as_a_full_batch(tiny: Any) -> None:
-    """One black picture, then 32, run before the image tower counts as ready."""
-    config = _config(tiny, Tower.IMAGE)
+def test_images_are_warmed_up_alone_and_as_a_full_batch(tiny: Any) -> None:
+    """In the container one black image, then 32, run before the image tower counts as ready."""
+    config = _config(tiny, Tower.IMAGE, runtime=CONTAINER)
     assert _warm_ups(config) == [(1, [16, 16, 3]), (32, [16, 16, 3])]
     assert all(sample.inputs["image"].zero_data for sample in config.model_warmup)
+
+
+@pytest.mark.parametrize(("tower", "dims"), [(Tower.IMAGE, [16, 16, 3]), (Tower.TEXT, [20])])
+def test_the_wheel_is_warmed_up_by_one_request(tiny: Any, tower: Tower, dims: list[int]) -> None:
+    """Triton runs and counts a single request; model.py warms up everything else itself."""
+    assert _warm_ups(_config(tiny, tower)) == [(1, dims)]
 
 
 @pytest.mark.parametrize(
     ("runtime", "padding", "expected"),
     [
-        (WHEEL, Padding.TRIM, [(1, 8), (1, 16), (1, 24), (1, 32), (1, 40), (64, 40)]),
-        (WHEEL, Padding.MAX_LENGTH, [(1, 40), (64, 40)]),
+        (WHEEL, Padding.TRIM, [(1, 40)]),
+        (WHEEL, Padding.MAX_LENGTH, [(1, 40)]),
         (CONTAINER, Padding.TRIM, [(1, 32), (1, 40), (64, 32), (64, 40)]),
         (CONTAINER, Padding.MAX_LENGTH, [(1, 40), (64, 40)]),
     ],
@@ -104,7 +110,7 @@ def test_pictures_are_warmed_up_alone_and_as_a_full_batch(tiny: Any) -> None:
 def test_texts_are_warmed_up_in_every_shape(
     make_tiny: Callable[..., Any], runtime: RepositoryRuntime, padding: Padding, expected: list[tuple[int, int]]
 ) -> None:
-    """Each length that the engine will see runs once, and what takes most memory as a full batch."""
+    """Each length that the container's engine will see runs alone and as a full batch."""
     config = _config(make_tiny(context_length=40, padding=padding), Tower.TEXT, runtime=runtime)
     assert _warm_ups(config) == [(batch, [length]) for batch, length in expected]
 

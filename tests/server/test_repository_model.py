@@ -25,10 +25,12 @@ TOLERANCE = 1e-6  # float32 against float64 over 768 products
 
 
 class _Tensor:
-    def __init__(self, name: str, array: np.ndarray) -> None:
+    def __init__(self, name: str, array: np.ndarray | Exception) -> None:
         self.name, self.array = name, array
 
     def as_numpy(self) -> np.ndarray:
+        if isinstance(self.array, Exception):
+            raise self.array
         return self.array
 
 
@@ -48,7 +50,7 @@ class _Response:
 class _Request:
     """One request with its input; keeps what is sent for it."""
 
-    def __init__(self, name: str, array: np.ndarray) -> None:
+    def __init__(self, name: str, array: np.ndarray | Exception) -> None:
         self.input = _Tensor(name, array)
         self.sent: list[tuple[_Response, int]] = []
 
@@ -63,7 +65,7 @@ def module(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     backend.Tensor, backend.TritonError, backend.InferenceResponse = _Tensor, _TritonError, _Response
     backend.TRITONSERVER_RESPONSE_COMPLETE_FINAL = FINAL
     backend.get_input_tensor_by_name = lambda request, name: request.input if name == request.input.name else None
-    backend.Logger = SimpleNamespace(log_info=lambda message: None)
+    backend.Logger = SimpleNamespace(log_info=lambda message: None, log_error=lambda message: None)
     monkeypatch.setitem(sys.modules, backend.__name__, backend)
     spec = importlib.util.spec_from_file_location("model", MODEL_FILE)
     assert spec is not None
@@ -103,7 +105,7 @@ def open_model(module: ModuleType, tiny: Any, tmp_path: Path) -> Iterator[Callab
         model.finalize()
 
 
-def _ask(model: Any, tower: Tower, inputs: Sequence[np.ndarray]) -> list[np.ndarray | _TritonError]:
+def _ask(model: Any, tower: Tower, inputs: Sequence[np.ndarray | Exception]) -> list[Any]:
     name = {Tower.IMAGE: "image", Tower.TEXT: "input_ids"}[tower]
     answers = []
     requests = [_Request(name, array) for array in inputs]
@@ -172,6 +174,57 @@ def test_a_bad_text_harms_no_other(open_model: Callable[..., Any], tiny: Any, ro
     assert message in str(error)
     for texts, found in zip(good, answers, strict=True):
         assert np.abs(found - tiny.model.encode_texts(list(texts))).max() <= TOLERANCE
+
+
+@pytest.mark.parametrize("bad", [[0], [1], [0, 1, 2]])
+def test_an_input_that_cannot_be_read_harms_no_other(open_model: Callable[..., Any], tiny: Any, bad: list[int]) -> None:
+    """Where Triton cannot make an array of an input, that request gets an error and the others their embeddings."""
+    rows = _rows([1, 5, 2])
+    inputs = [ValueError("negative dimensions are not allowed") if place in bad else rows for place in range(3)]
+    for place, answer in enumerate(_ask(open_model(Tower.TEXT), Tower.TEXT, inputs)):
+        if place in bad:
+            assert answer.kind == _TritonError.INVALID_ARG
+            assert "negative dimensions" in str(answer)
+        else:
+            assert np.abs(answer - tiny.model.encode_texts(list(rows))).max() <= TOLERANCE
+
+
+def test_an_unexpected_error_is_the_requests_own(module: ModuleType) -> None:
+    """What is no TwinspireError, such as a lack of memory, becomes an EngineError of the request that causes it."""
+
+    def encode(inputs: Sequence[np.ndarray]) -> np.ndarray:
+        if any(rows.size > 9 for rows in inputs):
+            raise MemoryError("so much")
+        return np.concatenate(inputs)
+
+    small, large = np.zeros((1, 9), np.float32), np.zeros((1, 10), np.float32)
+    first, second, third = module.encode_together(encode, [small, large, small])
+    assert isinstance(second, EngineError)
+    assert "MemoryError" in str(second)
+    assert np.array_equal(first, small)
+    assert np.array_equal(third, small)
+
+
+def test_a_caller_that_is_gone_harms_no_other(open_model: Callable[..., Any], tiny: Any) -> None:
+    """Where one response cannot be sent the next one is."""
+    model, rows = open_model(Tower.TEXT), _rows([1, 5, 2])
+    gone, there = _Request("input_ids", rows), _Request("input_ids", rows)
+    gone.get_response_sender = lambda: SimpleNamespace(send=lambda *_, **__: 1 / 0)  # type: ignore[method-assign]
+    model.execute([gone, there])
+    ((response, _),) = there.sent
+    assert np.abs(response.tensors[0].array - tiny.model.encode_texts(list(rows))).max() <= TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("tower", "shapes"),
+    [
+        (Tower.IMAGE, [(1, 16, 16, 3), (MAX_BATCH, 16, 16, 3)]),
+        (Tower.TEXT, [(1, 8), (1, 16), (1, 20), (MAX_BATCH, 20)]),
+    ],
+)
+def test_every_shape_is_warmed_up(module: ModuleType, tiny: Any, tower: Tower, shapes: list[tuple[int, ...]]) -> None:
+    """Each shape that the engine will see runs alone, and the largest as a full batch."""
+    assert [rows.shape for rows in module.warm_up_inputs(tiny.bundle, tower, MAX_BATCH)] == shapes
 
 
 @pytest.mark.parametrize("bad", [[], [0], [3], [7], [0, 7], [2, 3, 5], list(range(8))])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.machinery
+import importlib.metadata
 import importlib.util
 import platform
 import sys
@@ -111,6 +112,63 @@ def test_no_libpython(wheel: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
         find_triton()
     for part in (_LIBPYTHON, str(tmp_path / "lib"), f"apt-get install libpython{_VERSION}", "--enable-shared"):
         assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("version", "taken"),
+    [
+        ("2.74.0\n", "path"),
+        ("2.51.0\n", "path"),
+        ("2.50.0\n", "wheel"),
+        ("1.9", "wheel"),
+        ("odd", "path"),
+        (None, "path"),
+    ],
+)
+def test_the_newer_triton_is_taken(
+    wheel: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, version: str | None, taken: str
+) -> None:
+    """A tritonserver on PATH is taken, unless NVIDIA's file beside it says that the wheel's is newer."""
+    monkeypatch.setattr(locate, "find_libpython", lambda: None)
+    executable = tmp_path / "opt" / "bin" / "tritonserver"
+    executable.parent.mkdir(parents=True)
+    executable.touch(mode=0o755)
+    if version is not None:
+        (tmp_path / "opt" / "TRITON_VERSION").write_text(version)
+    monkeypatch.setenv("PATH", str(executable.parent))
+    found = find_triton()
+    assert found.executable == {"path": executable, "wheel": wheel / "bin" / "tritonserver"}[taken]
+    assert str(executable) in found.origin
+
+
+def test_an_older_triton_is_taken_without_the_wheel(
+    no_tritonserver: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Where there is no wheel an older tritonserver on PATH is better than none."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
+    executable = tmp_path / "bin" / "tritonserver"
+    executable.parent.mkdir()
+    executable.touch(mode=0o755)
+    (tmp_path / "TRITON_VERSION").write_text("2.40.0")
+    monkeypatch.setenv("PATH", str(executable.parent))
+    assert find_triton().executable == executable
+
+
+def test_numpy_2_is_told(wheel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside NumPy 2 the wheel's Triton answers wrongly: the error says so and what to install."""
+    versions = {"numpy": "2.4.1", "nvidia-pytriton": "0.7.0"}
+    monkeypatch.setattr(importlib.metadata, "version", versions.__getitem__)
+    with pytest.raises(ServerError, match=r"NumPy 2\.4\.1.*numpy<2"):
+        find_triton()
+
+
+def test_a_python_that_numpy_1_is_not_for(no_tritonserver: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On Python 3.13 installing the extra would not help, and the error says so."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
+    monkeypatch.setattr(sys, "version_info", (3, 13, 0))
+    monkeypatch.setattr(locate, "_version", lambda: "3.13")
+    with pytest.raises(ServerError, match=r"Python 3\.13.*NumPy"):
+        find_triton()
 
 
 def test_libpython_that_the_loader_knows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -76,17 +76,19 @@ def test_it_serves_until_a_signal_and_ends_cleanly(place: Any, serve: _Serve, nu
 
 
 def test_what_people_read(place: Any, serve: _Serve) -> None:
-    """Without `--json`: the version, the models and four addresses, the log's among them."""
+    """Without `--json`: the version, the models, four addresses and what strangers may do at an open one."""
     place.add_echo()
-    process = serve(*_FREE, "--log-file", "own.log")
+    process = serve(*_FREE, "--log-file", "own.log", "--host", "0.0.0.0", "--insecure")
     assert process.stdout is not None
     lines = [process.stdout.readline() for _ in range(5)]
     assert "serves echo" in lines[0]
     assert [line.split()[0] for line in lines[1:]] == ["gRPC", "HTTP", "metrics", "log"]
     assert lines[4].split()[1] == str(place.folder / "own.log")
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=20)
+    _, stderr = process.communicate(timeout=20)
     assert (place.folder / "own.log").is_file()
+    assert "warning" in stderr
+    assert "SECURITY.md" in stderr
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -201,3 +203,23 @@ def test_a_folder_that_is_no_repository(place: Any, serve: _Serve) -> None:
     assert process.returncode == 2
     assert "nowhere" in stderr
     assert "twinspire build" in stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["--host", "0.0.0.0"], "--insecure"),
+        (["--tls-certificate", "c.pem"], "--tls-key"),
+        (["--tls-ca", "c.pem"], "--tls-certificate"),
+        (["--tls-certificate", "c.pem", "--tls-key", "k.pem"], "c.pem"),
+        (["--triton-flag", "http-port=1"], "--http-port"),
+    ],
+)
+def test_unsafe_and_incomplete_options_are_refused(place: Any, serve: _Serve, arguments: list[str], word: str) -> None:
+    """An open address without TLS, half of TLS and twinspire's own flags: status 2, and what to give."""
+    place.add_echo()
+    process = serve(*_FREE, *arguments)
+    _, stderr = process.communicate(timeout=20)
+    assert process.returncode == 2
+    assert word in stderr
+    assert "Traceback" not in stderr

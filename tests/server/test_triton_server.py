@@ -24,12 +24,23 @@ import tritonclient.grpc as grpc
 
 from twinspire.errors import InputError, ServerError, ServerUnavailableError
 from twinspire_server.repository import build_repository
-from twinspire_server.triton import Ports, TritonServer, find_triton, flags, process
-from twinspire_server.triton import environment as surroundings
+from twinspire_server.triton import Ports, TritonServer, find_triton, flags, logs, process
+from twinspire_server.triton import environment as launch_environment
 
 _Echo = Callable[..., TritonServer]
 _LISTENS = "0A"  # include/net/tcp_states.h
 _CODE_OF_KILLED = 128 + signal.SIGKILL
+
+
+def _listening() -> dict[int, str]:
+    """Return the address of each port that is listened on, in the kernel's notation."""
+    listening = {}
+    for line in [line for table in ("tcp", "tcp6") for line in Path(f"/proc/net/{table}").read_text().splitlines()]:
+        address, state = line.split()[1], line.split()[3]
+        if state == _LISTENS:
+            host, port = address.split(":")
+            listening[int(port, 16)] = host
+    return listening
 
 
 def test_a_served_bundle_is_ready_on_all_three_services(triton_server: TritonServer) -> None:
@@ -48,18 +59,64 @@ def test_a_served_bundle_is_ready_on_all_three_services(triton_server: TritonSer
 
 def test_it_listens_on_this_machine_alone(triton_server: TritonServer) -> None:
     """Without `host` each of the three sockets is bound to 127.0.0.1."""
-    listening = {}
-    for line in [line for table in ("tcp", "tcp6") for line in Path(f"/proc/net/{table}").read_text().splitlines()]:
-        address, state = line.split()[1], line.split()[3]
-        if state == _LISTENS:
-            host, port = address.split(":")
-            listening[int(port, 16)] = host
-    ports = triton_server.ports
+    listening, ports = _listening(), triton_server.ports
+    assert triton_server.warnings() == []
     for port in (ports.http, ports.grpc, ports.metrics):
         assert listening[port] in (
             "0100007F",
             "0000000000000000FFFF00000100007F",
         )  # the latter is gRPC's, mapped to IPv6
+
+
+@pytest.fixture(scope="module")
+def configured(
+    needs_triton: None, place_at: Callable[[Path], Any], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[TritonServer]:
+    """Serve a model that prints its environment's names: on every address, with a further flag and variable."""
+    place = place_at(tmp_path_factory.mktemp("configured"))
+    place.add_echo(initialize="import os; print('SEEN', sorted(os.environ), flush=True)")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "for nobody")
+        patch.setenv("TWINSPIRE_TEST_WANTED", "for the model")
+        patch.setenv("OMP_NUM_THREADS", "1")
+        server = TritonServer(
+            place.repository,
+            host="0.0.0.0",
+            insecure=True,
+            triton_flags=["metrics-config=summary_latencies=true"],
+            pass_env=["TWINSPIRE_TEST_WANTED"],
+            log_file=place.folder / "triton.log",
+        )
+        with server:
+            yield server
+
+
+def test_an_open_address_is_for_grpc_alone(configured: TritonServer) -> None:
+    """With `host` 0.0.0.0 gRPC listens on every address, HTTP and metrics on this machine's own alone."""
+    listening, ports = _listening(), configured.ports
+    assert len(configured.warnings()) == 1
+    assert listening[ports.grpc] in ("00000000", "00000000000000000000000000000000")
+    assert (listening[ports.http], listening[ports.metrics]) == ("0100007F", "0100007F")
+    with closing(grpc.InferenceServerClient(configured.grpc_url)) as channel:
+        assert channel.is_server_ready()
+
+
+@pytest.mark.parametrize(
+    ("name", "is_passed"),
+    [("AWS_SECRET_ACCESS_KEY", False), ("TWINSPIRE_TEST_WANTED", True), ("OMP_NUM_THREADS", True), ("PATH", True)],
+)
+def test_credentials_do_not_reach_the_server(configured: TritonServer, name: str, is_passed: bool) -> None:
+    """Of the environment the server and its models get the list of environment.py, and what `pass_env` names."""
+    server_has = Path(f"/proc/{configured.pid}/environ").read_bytes().split(b"\0")
+    (model_has,) = [line for line in configured.log_file.read_text().splitlines() if line.startswith("SEEN")]
+    assert any(variable.startswith(f"{name}=".encode()) for variable in server_has) is is_passed
+    assert (f"'{name}'" in model_has) is is_passed
+
+
+def test_a_flag_is_passed_on(configured: TritonServer) -> None:
+    """`triton_flags` reach Triton: with summary_latencies the metrics have quantiles."""
+    with urllib.request.urlopen(configured.metrics_url, timeout=10) as answer:
+        assert b'quantile="0.99"' in answer.read()
 
 
 def test_nothing_is_left_of_a_stopped_server(place: Any, echo: _Echo) -> None:
@@ -102,6 +159,39 @@ def test_a_server_outlives_the_thread_that_started_it(echo: _Echo) -> None:
         assert server.running
     finally:
         server.stop()
+
+
+@pytest.mark.parametrize("flag", ["no-such-flag=1", "log-verbose=much"])
+def test_a_flag_that_triton_refuses_is_told(place: Any, echo: _Echo, flag: str) -> None:
+    """A flag or value that Triton does not know is an error that names it, without Triton's help text."""
+    with pytest.raises(ServerError, match=flag.partition("=")[0]) as caught:
+        echo(triton_flags=[flag]).start()
+    assert len(str(caught.value).splitlines()) < 5
+
+
+def test_an_abort_is_told_by_its_exception(place: Any, echo: _Echo) -> None:
+    """Of a model's process that aborts the error shows the exception's message and no stack frame."""
+    abort = "import ctypes; ctypes.CDLL('libstdc++.so.6')._ZSt20__throw_length_errorPKc(b'so it ended')"
+    place.add_echo("aborts", initialize=abort)
+    with pytest.raises(ServerError) as caught:
+        TritonServer(place.repository, ready_timeout_s=20).start()
+    assert "std::length_error: so it ended" in str(caught.value)
+    assert "0x0" not in str(caught.value)
+
+
+def test_logs_of_failed_starts_are_bounded(place: Any) -> None:
+    """Of seven logs that are left behind a new one finds the newest five, and what a server writes to stays."""
+    running = place.temporary / "twinspire-triton-running.log"
+    with running.open("wb") as written:
+        logs.claim(written)
+        os.utime(running, (0, 0))
+        made = []
+        for second in range(1, 9):
+            made.append(logs.new_log())
+            os.utime(made[-1], (second, second))
+        assert set(place.temporary.glob("*.log")) == {*made[2:], running}
+    logs.new_log()
+    assert not running.exists()
 
 
 def test_a_log_file_is_appended_to_and_kept(place: Any, echo: _Echo) -> None:
@@ -149,8 +239,8 @@ def test_a_free_port_taken_at_the_last_moment(echo: _Echo, monkeypatch: pytest.M
     """A picked port that another program takes before Triton does is picked anew."""
     claim, claimed = Ports.claim, []
 
-    def unlucky(ports: Ports, host: str) -> Ports:
-        claimed.append(claim(ports, host) if claimed else replace(claim(ports, host), grpc=busy_port))
+    def unlucky(ports: Ports, *hosts: str) -> Ports:
+        claimed.append(claim(ports, *hosts) if claimed else replace(claim(ports, *hosts), grpc=busy_port))
         return claimed[-1]
 
     monkeypatch.setattr(Ports, "claim", unlucky)
@@ -306,7 +396,12 @@ def test_started_twice_is_refused(triton_server: TritonServer) -> None:
         ({"http_port": 18001, "grpc_port": 18001}, "the same port was given twice"),
         ({"host": "somewhere"}, "IPv4 address"),
         ({"host": "::1"}, "IPv4 address"),
-        ({"host": "192.0.2.1"}, "cannot listen on 192.0.2.1"),
+        ({"host": "192.0.2.1", "insecure": True}, "cannot listen on 192.0.2.1"),
+        ({"metrics_host": "192.0.2.1"}, "cannot listen on 192.0.2.1"),
+        ({"host": "0.0.0.0"}, "--insecure"),
+        ({"triton_flags": ["http-address=0.0.0.0"]}, "http-address"),
+        ({"triton_flags": "log-verbose=1"}, "list"),
+        ({"pass_env": "HOME"}, "list"),
         ({"log_file": Path("/nowhere/triton.log")}, "/nowhere/triton.log"),
     ],
 )
@@ -329,12 +424,12 @@ def test_a_folder_without_models_is_refused(tmp_path: Path) -> None:
 def test_every_flag_is_one_of_tritons(needs_triton: None, tmp_path: Path) -> None:
     """Each flag that a server is started with stands in the real server's `--help`."""
     install = find_triton()
-    around = surroundings.prepare(install, tmp_path, os.environ)
+    around = launch_environment.prepare(install, tmp_path, os.environ)
     done = subprocess.run(
         [install.executable, "--help"], env=around.environment, capture_output=True, text=True, check=False
     )
     known = {word for word in (done.stdout + done.stderr).split() if word.startswith("--")}
-    given = {flag.split("=")[0] for flag in flags(tmp_path)}
+    given = {flag.split("=")[0] for flag in flags(tmp_path, key="key")}
     assert given
     assert given <= known
 

@@ -1,4 +1,4 @@
-"""The client's TLS against a real Triton: who shows the wrong certificate gets no answer."""
+"""TLS between our client and our server: who shows the wrong certificate gets no answer."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import trustme
 
-from twinspire.errors import ServerUnavailableError
+from twinspire.errors import InputError, ServerUnavailableError
 from twinspire.towers import TlsOptions, TritonTowers
 from twinspire_server.repository import build_repository
-from twinspire_server.triton import TritonServer, launch
+from twinspire_server.triton import ServerTls, TritonServer
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), np.uint8)
 TOLERANCE = 1e-6
@@ -45,21 +45,12 @@ def _write(folder: Path, authority: trustme.CA) -> Path:
 
 @pytest.fixture(scope="module")
 def encrypted(needs_triton: None, tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Encrypted]:
-    """Serve the tiny bundle with Triton's own TLS flags."""
+    """Serve the tiny bundle encrypted, for clients with a certificate alone."""
     folder = tmp_path_factory.mktemp("tls")
     ours, theirs = _write(folder / "ours", trustme.CA()), _write(folder / "theirs", trustme.CA())
     build_repository([tiny.bundle.path], folder / "repository", precision="fp32", threads=1)
-    tls = [
-        "--grpc-use-ssl=1",
-        "--grpc-use-ssl-mutual=1",
-        f"--grpc-server-cert={ours / 'certificate.pem'}",
-        f"--grpc-server-key={ours / 'key.pem'}",
-        f"--grpc-root-cert={ours / 'root.pem'}",
-    ]
-    plain = launch.flags
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(launch, "flags", lambda *given, **options: [*plain(*given, **options), *tls])
-        server = TritonServer(folder / "repository", log_file=folder / "triton.log").start()
+    tls = ServerTls(certificate=ours / "certificate.pem", key=ours / "key.pem", client_ca=ours / "root.pem")
+    server = TritonServer(folder / "repository", tls=tls, log_file=folder / "triton.log").start()
     try:
         yield Encrypted(server, ours, theirs)
     finally:
@@ -96,3 +87,23 @@ def test_who_does_not_fit_is_not_answered(encrypted: Encrypted, tiny: Any, case:
     }[case]
     with pytest.raises(ServerUnavailableError, match=encrypted.server.grpc_url):
         encrypted.towers(tiny, tls)
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"certificate": "missing.pem"}, "missing.pem"),
+        ({"certificate": "text.pem"}, "PEM"),
+        ({"key": "theirs/key.pem"}, "key"),
+        ({"key": "ours/certificate.pem"}, "key"),
+        ({"client_ca": "ours/key.pem"}, "certificate"),
+    ],
+)
+def test_files_that_do_not_belong_together(tmp_path: Path, changes: dict[str, str], word: str) -> None:
+    """Missing files, files without PEM and a key of another certificate are refused before anything is started."""
+    _write(tmp_path / "ours", trustme.CA())
+    _write(tmp_path / "theirs", trustme.CA())
+    (tmp_path / "text.pem").write_text("no certificate")
+    files = {"certificate": "ours/certificate.pem", "key": "ours/key.pem", "client_ca": "ours/root.pem"} | changes
+    with pytest.raises(InputError, match=word):
+        ServerTls(**{name: tmp_path / file for name, file in files.items()})

@@ -7,20 +7,12 @@ from dataclasses import dataclass
 
 from twinspire.bundle import Bundle, Padding, Precision, Tower
 from twinspire.tensorrt_support import PlanRecord
-from twinspire.towers.buckets import BUCKETS
 from twinspire.towers.local import BATCH
 from twinspire_server.repository.gpu_config import optimization, plan_backend, profiles
 from twinspire_server.repository.settings import RepositoryRuntime, ServingOptions
 
-RAGGED = "ragged"
 SHORT_LENGTH = 32
 """90% of COCO's captions fit 16 tokens: what a runtime of few fixed shapes is given beside the context."""
-
-QUEUED_BATCHES = 4
-"""How many requests wait at most, in the largest batches that they make where each has one row: twice of what keeps the
-engine busy. Where each is a full batch itself, 128 requests of 32 pictures of 224 pixels are 617 MB."""
-QUEUE_TIMEOUT_S = 30
-"""How long a request waits at most: the client's own deadline, after which nobody waits for the answer."""
 
 
 @dataclass(frozen=True)
@@ -42,17 +34,15 @@ def model_name(bundle: Bundle, tower: Tower) -> str:
 
 
 def text_lengths(bundle: Bundle, runtime: RepositoryRuntime, plan: PlanRecord | None = None) -> tuple[int, ...]:
-    """List the lengths that texts must be padded to; none where any length will do. A plan's are in its profiles.
+    """List the lengths that texts must be padded to. A plan's are in its profiles.
 
-    Triton forms batches of equal shapes only. Mixed lengths would undo batching, so the container is given
-    two; model.py takes any and pads them itself.
+    Triton forms batches of equal shapes only. Mixed lengths would undo batching, so the container is given two. The
+    wheel takes the context alone, and model.py cuts the padding off before it computes.
     """
     context = bundle.text.context_length
     if plan is not None:
         return plan.text_lengths
-    if runtime is RepositoryRuntime.WHEEL:
-        return ()
-    if bundle.text.padding is Padding.MAX_LENGTH or context <= SHORT_LENGTH:
+    if runtime is RepositoryRuntime.WHEEL or bundle.text.padding is Padding.MAX_LENGTH or context <= SHORT_LENGTH:
         return (context,)
     return (SHORT_LENGTH, context)
 
@@ -63,22 +53,17 @@ def max_batch(tower: Tower, plan: PlanRecord | None) -> int:
 
 
 def warm_ups(bundle: Bundle, tower: Tower, runtime: RepositoryRuntime, plan: PlanRecord | None = None) -> list[WarmUp]:
-    """List what to run before serving: every shape once alone, the largest as a full batch.
+    """List what Triton runs before serving: every shape once alone and as a full batch.
 
-    The first call of a shape pays for planning its memory, the first full batch for having it.
+    The first call of a shape pays for planning its memory, the first full batch for having it. Triton counts these
+    requests in its metrics as if somebody had sent them. For the wheel it therefore runs a single one, and model.py
+    runs the rest where Triton does not see it.
     """
-    batch = max_batch(tower, plan)
+    batches = (1,) if runtime is RepositoryRuntime.WHEEL else (1, max_batch(tower, plan))
     if tower is Tower.IMAGE:
         dims = (bundle.image.size, bundle.image.size, 3)
-        return [WarmUp(f"{count}_images", count, dims) for count in (1, batch)]
-    context = bundle.text.context_length
-    lengths = text_lengths(bundle, runtime, plan)
-    if not lengths:
-        shorter = () if bundle.text.padding is Padding.MAX_LENGTH else BUCKETS
-        lengths = (*(length for length in shorter if length < context), context)
-    found = [_text(bundle, length, 1) for length in lengths]
-    full = lengths if runtime is RepositoryRuntime.CONTAINER else lengths[-1:]
-    return [*found, *(_text(bundle, length, batch) for length in full)]
+        return [WarmUp(f"{batch}_images", batch, dims) for batch in batches]
+    return [_text(bundle, length, batch) for batch in batches for length in text_lengths(bundle, runtime, plan)]
 
 
 def config_pbtxt(
@@ -105,17 +90,6 @@ def config_pbtxt(
     return "\n".join(parts) + "\n"
 
 
-def _queue_policy(tower: Tower) -> str:
-    """Bound what waits, in number and time: without, 10 times overload took Triton from 41 to 3,340 MB.
-
-    A request may name a shorter time, which ends it before it is computed for nobody.
-    """
-    return (
-        f"default_queue_policy {{ max_queue_size: {QUEUED_BATCHES * BATCH[tower]} timeout_action: REJECT "
-        f"default_timeout_microseconds: {QUEUE_TIMEOUT_S * 1_000_000} allow_timeout_override: true }}"
-    )
-
-
 def _text(bundle: Bundle, length: int, batch: int) -> WarmUp:
     ids = (*[0] * (length - 1), bundle.text.eos_id)
     return WarmUp(f"{batch}_of_{length}_tokens", batch, (length,), ids)
@@ -126,8 +100,10 @@ def _tensors(bundle: Bundle, tower: Tower, runtime: RepositoryRuntime) -> str:
     if tower is Tower.IMAGE:
         given = f'name: "image" data_type: TYPE_UINT8 dims: [ {size}, {size}, 3 ]'
     else:
-        ragged = " allow_ragged_batch: true" if runtime is RepositoryRuntime.WHEEL else ""
-        given = f'name: "input_ids" data_type: TYPE_INT32 dims: [ -1 ]{ragged}'
+        # Triton 2.51 lets shapes through whose size in bytes overflows to 0, [1, 2^62], where a dimension is free. The
+        # Python backend dies of them: https://github.com/triton-inference-server/server/pull/8182
+        length = bundle.text.context_length if runtime is RepositoryRuntime.WHEEL else -1
+        given = f'name: "input_ids" data_type: TYPE_INT32 dims: [ {length} ]'
     return f'input [ {{ {given} }} ]\noutput [ {{ name: "embedding" data_type: TYPE_FP32 dims: [ {bundle.dim} ] }} ]'
 
 
@@ -141,7 +117,7 @@ def _facts(
         "space": bundle.space,
         "precision": str(precision),
         "dim": str(bundle.dim),
-        "text_lengths": ",".join(map(str, lengths)) if lengths else RAGGED,
+        "text_lengths": ",".join(map(str, lengths)),
     }
     if options.runtime is RepositoryRuntime.WHEEL:
         facts["providers"] = options.providers

@@ -15,13 +15,24 @@ if TYPE_CHECKING:
     from twinspire_server.triton.options import flags
     from twinspire_server.triton.ports import Ports
     from twinspire_server.triton.supervisor import Supervisor
+    from twinspire_server.triton.tls import ServerTls
 
-__all__ = ["CanaryOptions", "Ports", "Supervisor", "TritonInstall", "TritonServer", "find_triton", "flags"]
+__all__ = [
+    "CanaryOptions",
+    "Ports",
+    "ServerTls",
+    "Supervisor",
+    "TritonInstall",
+    "TritonServer",
+    "find_triton",
+    "flags",
+]
 
 _HOMES = {
     "CanaryOptions": "canary",
     "Supervisor": "supervisor",
     "Ports": "ports",
+    "ServerTls": "tls",
     "TritonInstall": "locate",
     "TritonServer": "launch",
     "find_triton": "locate",

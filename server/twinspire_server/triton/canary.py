@@ -1,8 +1,8 @@
 """A small inference for each model, now and then: whether what says that it is ready still answers.
 
 Triton 2.51 calls a Python model ready whose process hangs. So each model is asked for its first warm-up sample, which
-it has answered before it counted as ready. Overload is not mistaken for a hang: a model whose count of executions
-grows is not asked at all, and one that does not answer in time but computes is given longer.
+it has answered before it counted as ready. Overload is not mistaken for a hang: a model whose count of answers grows
+is not asked at all, and one that does not answer in time but computes is given longer.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
 from twinspire.errors import InputError
+from twinspire_server.triton.addresses import LOOPBACK
 from twinspire_server.triton.reaper import model_processes
 from twinspire_server.triton.warm_up import Sample
 
@@ -35,8 +36,8 @@ _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 class CanaryOptions:
     """How often models are asked, and how long they may take.
 
-    Every `interval_s` a model that has executed nothing since is asked for one inference. It is taken for hung where it
-    has neither answered nor executed anything for `timeout_s` while its processes are idle, or for `busy_timeout_s`
+    Every `interval_s` a model that has answered nothing since is asked for one inference. It is taken for hung where it
+    has answered nothing for `timeout_s` while its processes are idle, or for `busy_timeout_s`
     while they compute, and where it fails twice in a row. Raises InputError for numbers that are not positive.
     """
 
@@ -52,9 +53,8 @@ class CanaryOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class CanaryTarget:
-    """Where a server's HTTP service is, what opens its restricted parts, and its process."""
+    """The port of a server's HTTP service, the headers that open its restricted parts, and its process."""
 
-    address: str
     port: int
     headers: Mapping[str, str]
     server_pid: int
@@ -78,7 +78,7 @@ class Canary:
         self._model, self._sample, self._target, self._options = model, sample, target, options
         self._on_failure = on_failure
         self._stopped = threading.Event()
-        self._executed: int | None = None
+        self._answered: int | None = None
         self._errors = 0
         self._alive_s = self._computed_s = 0.0
         threading.Thread(target=self._run, name=f"canary-{model}", daemon=True).start()
@@ -88,7 +88,7 @@ class Canary:
         self._stopped.set()
 
     def _run(self) -> None:
-        self._executed = self._executions()
+        self._answered = self._answers()
         self._lives()
         reason: str | None = None
         while reason is None:
@@ -101,8 +101,8 @@ class Canary:
 
     def _why_hung(self) -> str | None:
         """Look for a sign of life, in the counters, then by an inference. Return why the model is taken for hung."""
-        before, self._executed = self._executed, self._executions()
-        lives, error = self._executed not in (None, before), None
+        before, self._answered = self._answered, self._answers()
+        lives, error = self._answered not in (None, before), None
         if not lives:
             lives, error = self._ask()
         if lives:
@@ -136,13 +136,15 @@ class Canary:
             text = json.loads(content)["error"]
         return False, text[:_ERROR_CHARACTERS]
 
-    def _executions(self) -> int | None:
-        """Return how many batches the model has executed, None where the server does not say."""
+    def _answers(self) -> int | None:
+        """Return how many requests the model has answered with success, None where the server does not say."""
         answer = self._http("GET", f"/v2/models/{self._model}/stats")
         if answer is None or answer[0] != HTTPStatus.OK:
             return None
         with suppress(ValueError, LookupError, TypeError):
-            return sum(int(version["execution_count"]) for version in json.loads(answer[1])["model_stats"])
+            return sum(
+                int(version["inference_stats"]["success"]["count"]) for version in json.loads(answer[1])["model_stats"]
+            )
         return None
 
     def _http(
@@ -151,7 +153,7 @@ class Canary:
         """Send a request; return status and content, None where nothing came in time."""
         target = self._target
         try:
-            with closing(HTTPConnection(target.address, target.port, timeout=self._options.timeout_s)) as connection:
+            with closing(HTTPConnection(LOOPBACK, target.port, timeout=self._options.timeout_s)) as connection:
                 connection.request(method, path, body, {**target.headers, **(headers or {})})
                 answer = connection.getresponse()
                 return answer.status, answer.read()

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from twinspire.cli.shared import JsonOption, print_json, printable
+from twinspire.errors import InputError
 from twinspire_server.triton.canary import CanaryOptions
 
 if TYPE_CHECKING:
-    from twinspire_server.triton import TritonServer
+    from twinspire_server.triton import ServerTls, TritonServer
 
 _EXIT_TERMINATED = 128 + signal.SIGTERM
 
@@ -32,11 +33,28 @@ def register(app: typer.Typer) -> None:
 def serve(
     repository: RepositoryArgument = Path("model_repository"),
     host: Annotated[
-        str, typer.Option(help="The IPv4 address to listen on; 0.0.0.0 for every network of this machine.")
+        str,
+        typer.Option(
+            metavar="ADDRESS",
+            help="The IPv4 address for gRPC; 0.0.0.0 for every network of this machine, with TLS or --insecure.",
+        ),
+    ] = "127.0.0.1",
+    metrics_host: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="The IPv4 address for the metrics. HTTP is for this machine alone.")
     ] = "127.0.0.1",
     http_port: Annotated[int, typer.Option(help="0 picks a free one.")] = 8000,
     grpc_port: Annotated[int, typer.Option(help="0 picks a free one.")] = 8001,
     metrics_port: Annotated[int, typer.Option(help="0 picks a free one.")] = 8002,
+    tls_certificate: Annotated[
+        Path | None, typer.Option(metavar="PEM", help="Encrypt gRPC with this server certificate and --tls-key.")
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option(metavar="PEM", help="Private key of the server certificate.")] = None,
+    tls_ca: Annotated[
+        Path | None, typer.Option(metavar="PEM", help="Let in only clients whose certificate one of these has signed.")
+    ] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Let other machines connect without TLS; any of them may use the models.")
+    ] = False,
     log_file: Annotated[
         Path | None,
         typer.Option(help="Append the server's log to it; without, a temporary one is kept if the server fails."),
@@ -48,24 +66,37 @@ def serve(
     canary_interval: Annotated[
         float, typer.Option(min=0, help="Seconds between the inferences that look for hung models; 0 for none.")
     ] = CanaryOptions.interval_s,
+    triton_flag: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="A further flag for tritonserver, such as log-verbose=1; repeatable."),
+    ] = None,
+    pass_env: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="A further environment variable that the models may see; repeatable."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Serve a model repository with Triton until Ctrl-C or SIGTERM.
 
     A server that dies, loses the process of a model or hangs is started again, on the same ports.
 
-    Uses the tritonserver on PATH, else the one in the wheel nvidia-pytriton.
+    Uses the tritonserver on PATH or the one in the wheel nvidia-pytriton, whichever is newer.
     """
     from twinspire_server.triton import Supervisor, TritonServer
 
     server = TritonServer(
         repository,
         host=host,
+        metrics_host=metrics_host,
+        tls=_tls(tls_certificate, tls_key, tls_ca),
+        insecure=insecure,
         http_port=http_port,
         grpc_port=grpc_port,
         metrics_port=metrics_port,
         log_file=log_file,
         ready_timeout_s=ready_timeout,
+        triton_flags=triton_flag or (),
+        pass_env=pass_env or (),
     )
     supervisor = Supervisor(
         server,
@@ -73,6 +104,8 @@ def serve(
         canary=CanaryOptions(interval_s=canary_interval) if canary_interval else None,
         report=lambda message: typer.echo(message, err=True),
     )
+    for warning in server.warnings():
+        typer.echo(f"warning: {warning}", err=True)
     ready = False
     with _signals_raise():
         try:
@@ -87,6 +120,16 @@ def serve(
             if not ready:
                 raise
     typer.echo("stopped", err=True)
+
+
+def _tls(certificate: Path | None, key: Path | None, client_ca: Path | None) -> ServerTls | None:
+    from twinspire_server.triton import ServerTls
+
+    if certificate is None and key is None and client_ca is None:
+        return None
+    if certificate is None or key is None:
+        raise InputError("TLS needs the server's --tls-certificate and its --tls-key: expected both")
+    return ServerTls(certificate=certificate, key=key, client_ca=client_ca)
 
 
 def _announce(server: TritonServer, *, as_json: bool) -> None:

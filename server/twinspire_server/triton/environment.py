@@ -5,24 +5,49 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from twinspire_server.triton.locate import TritonInstall
 
+_PASSED = frozenset(
+    {
+        *("PATH", "HOME", "USER", "LOGNAME", "TMPDIR", "TZ", "LANG", "LANGUAGE"),
+        *("LD_LIBRARY_PATH", "LD_PRELOAD", "GLIBC_TUNABLES"),  # the latter two: another allocator
+        *("NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES", "NVIDIA_TF32_OVERRIDE"),
+    }
+)
+_PASSED_PREFIXES = (
+    *("LC_", "PYTHON", "MALLOC_", "TCMALLOC_"),
+    *("CUDA_", "NCCL_", "CUDNN_", "CUBLAS_", "ORT_", "OV_", "OPENVINO_"),
+    *("OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "ONEDNN_", "DNNL_"),
+    *("GRPC_VERBOSITY", "GRPC_TRACE", "GRPC_SSL_CIPHER_SUITES"),
+)
+"""What a server and its Python models get of this process's environment: where programs and libraries are, locale and
+time zone, and what Python, CUDA, the engines and their thread pools are set with. Not the credentials that lie beside:
+of clouds, package indexes, proxies and model hubs. Triton reads a local folder and asks nobody for anything."""
 _SITE_FOLDERS = ("site-packages", "dist-packages")
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class LaunchEnvironment:
     """The backends' folder for `--backend-directory`, None for Triton's own, and the whole environment."""
 
     backends: Path | None
     environment: dict[str, str]
 
 
-def prepare(install: TritonInstall, folder: Path, inherited: Mapping[str, str]) -> Surroundings:
+def passed_on(inherited: Mapping[str, str], further: Collection[str] = ()) -> dict[str, str]:
+    """Return the variables that a server gets: a fixed list, and those named in `further`."""
+    return {
+        name: value
+        for name, value in inherited.items()
+        if name in _PASSED or name.startswith(_PASSED_PREFIXES) or name in further
+    }
+
+
+def prepare(install: TritonInstall, folder: Path, inherited: Mapping[str, str]) -> LaunchEnvironment:
     """Lay out in `folder`, which is empty and stays as long as the server, what `install` lacks.
 
     libpython gets a folder of its own, so that nothing else of where it lies comes in the way of Triton's libraries.
@@ -39,7 +64,7 @@ def prepare(install: TritonInstall, folder: Path, inherited: Mapping[str, str]) 
     backends = install.backends
     if backends is not None and install.stub is not None:
         backends = _backends(backends, install.stub, folder / "backends")
-    return Surroundings(backends, environment)
+    return LaunchEnvironment(backends, environment)
 
 
 def _backends(real: Path, stub: Path, made: Path) -> Path:

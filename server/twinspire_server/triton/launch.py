@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
-import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from twinspire._arguments import as_list
 from twinspire.errors import InputError, ServerError, ServerUnavailableError
+from twinspire_server.triton import logs
+from twinspire_server.triton.addresses import LOOPBACK, checked_address, is_open, reached_at
+from twinspire_server.triton.admin import HEADER, new_key
 from twinspire_server.triton.locate import TritonInstall, find_triton
-from twinspire_server.triton.options import flags
+from twinspire_server.triton.log_parsing import last_lines, reasons, taken_service
+from twinspire_server.triton.options import flags, further_flags
 from twinspire_server.triton.ports import Ports, taken
 from twinspire_server.triton.process import TritonProcess
 from twinspire_server.triton.readiness import ready_version
-from twinspire_server.triton.reasons import last_lines, reasons, taken_service
+from twinspire_server.triton.tls import ServerTls
 
 _ATTEMPTS = 5
 """How often a start is tried that lost a race: with another program for a port, or with itself."""
@@ -42,10 +46,14 @@ class _UnluckyStartError(Exception):
 class TritonServer:
     """A Triton Inference Server on this machine that serves one model repository; a context manager.
 
-    `repository` is a folder of models; ports of 0 pick free ones; `host` is the IPv4 address to listen on. `log_file`
-    is appended to; without one the log is a temporary file that is removed at the end, unless the server failed.
+    `repository` is a folder of models; ports of 0 pick free ones. `host` is the IPv4 address that gRPC listens on and
+    `metrics_host` that of the metrics; HTTP is for this machine alone. `tls` encrypts gRPC; an address that other
+    machines reach needs it, or `insecure`. `log_file` is appended to; without one the log is a temporary file that is
+    removed at the end, unless the server failed. `triton_flags` are passed on (`log-verbose=1`), as are the environment
+    variables that `pass_env` names.
     The server does not outlive this process, however it ends. `start` may be called again after `stop`, and after the
-    server died. Raises `InputError` for a repository without models and for ports that cannot be.
+    server died. Raises `InputError` for a repository without models, ports that cannot be, an open address without TLS,
+    and flags that twinspire sets itself.
     """
 
     def __init__(
@@ -55,13 +63,29 @@ class TritonServer:
         http_port: int = 0,
         grpc_port: int = 0,
         metrics_port: int = 0,
-        host: str = "127.0.0.1",
+        host: str = LOOPBACK,
+        metrics_host: str = LOOPBACK,
+        tls: ServerTls | None = None,
+        insecure: bool = False,
         log_file: Path | None = None,
         ready_timeout_s: float = 120,
+        triton_flags: Sequence[str] = (),
+        pass_env: Sequence[str] = (),
     ) -> None:
         self.repository = repository.absolute()
         self.models = _models(self.repository)
-        self.host = _checked(host)
+        self.host = checked_address(host)
+        self.metrics_host = checked_address(metrics_host)
+        self.tls = tls
+        if is_open(self.host) and tls is None and not insecure:
+            raise InputError(
+                f"other machines reach {self.host}, and nothing would be encrypted or kept from strangers: give a TLS "
+                "certificate (--tls-certificate, --tls-key, and --tls-ca to let in known clients alone), or say "
+                "--insecure. SECURITY.md says what strangers can do"
+            )
+        self._further_flags = further_flags(as_list(triton_flags, "Triton flags"))
+        self._pass_env = as_list(pass_env, "environment variables")
+        self._key = new_key()
         self._wanted = Ports(http=http_port, grpc=grpc_port, metrics=metrics_port)
         self._log_wanted = log_file.absolute() if log_file is not None else None
         self._ready_timeout_s = ready_timeout_s
@@ -123,6 +147,18 @@ class TritonServer:
         """Build the error for a server that ended by itself: `what` happened, Triton's reasons, and the log's path."""
         return ServerError(self._explained(what))
 
+    def warnings(self) -> list[str]:
+        """Say what other machines may do with this server, a sentence each; nothing where they do not reach it."""
+        found = []
+        if is_open(self.host) and (self.tls is None or self.tls.client_ca is None):
+            who = "read and change what is sent, and " if self.tls is None else ""
+            found.append(
+                f"whoever reaches {self.host} may {who}use the models, or crash a Triton older than 26.04 (SECURITY.md)"
+            )
+        if is_open(self.metrics_host):
+            found.append(f"whoever reaches {self.metrics_host} may read the metrics, or exhaust the server's memory")
+        return found
+
     @property
     def running(self) -> bool:
         """Whether the server's process is there."""
@@ -141,22 +177,25 @@ class TritonServer:
     @property
     def grpc_url(self) -> str:
         """Where the gRPC service is, as tritonclient wants it: `127.0.0.1:8001`."""
-        return f"{self.address}:{self._ports.grpc}"
+        return f"{reached_at(self.host)}:{self._ports.grpc}"
 
     @property
     def http_url(self) -> str:
-        """Where the HTTP service is: `http://127.0.0.1:8000`."""
-        return f"http://{self.address}:{self._ports.http}"
+        """Where the HTTP service is, for this machine alone: `http://127.0.0.1:8000`."""
+        return f"http://{LOOPBACK}:{self._ports.http}"
 
     @property
     def metrics_url(self) -> str:
         """Where the metrics are, in Prometheus' format: `http://127.0.0.1:8002/metrics`."""
-        return f"http://{self.address}:{self._ports.metrics}/metrics"
+        return f"http://{reached_at(self.metrics_host)}:{self._ports.metrics}/metrics"
 
     @property
     def admin_headers(self) -> dict[str, str]:
-        """What opens the restricted parts of the HTTP service to this process."""
-        return {}
+        """The HTTP header that opens what is closed to everybody else: inference, statistics, configs and more.
+
+        Every start has a key of its own.
+        """
+        return {HEADER: self._key}
 
     @property
     def version(self) -> str:
@@ -187,16 +226,11 @@ class TritonServer:
         assert self._process is not None, "start the server first"
         return self._process
 
-    @property
-    def address(self) -> str:
-        """The address under which this machine reaches the server."""
-        return "127.0.0.1" if self.host == "0.0.0.0" else self.host  # noqa: S104
-
     def _start(self, wanted: Ports) -> None:
         install = find_triton()
         self._origin = install.origin
         for attempt in range(1, _ATTEMPTS + 1):
-            self._ports = wanted.claim(self.host)
+            self._ports = wanted.claim(self.host, self.metrics_host)
             try:
                 self._attempt(install)
             except _UnluckyStartError as unlucky:
@@ -224,27 +258,37 @@ class TritonServer:
         self._started.models_loaded()
 
     def _launch(self, install: TritonInstall) -> None:
+        self._key = new_key()
         arguments = flags(
             self.repository,
+            key=self._key,
             host=self.host,
+            metrics_host=self.metrics_host,
             http_port=self._ports.http,
             grpc_port=self._ports.grpc,
             metrics_port=self._ports.metrics,
         )
+        arguments += [*(self.tls.flags() if self.tls is not None else []), *self._further_flags]
         with self.log_file.open("ab") as log:
-            self._process = TritonProcess(install, arguments, log=log)
+            logs.claim(log)
+            self._process = TritonProcess(install, arguments, log=log, pass_env=self._pass_env)
 
     def _wait_until_ready(self) -> None:
         process = self._started
         deadline_s = time.monotonic() + self._ready_timeout_s
+        masked = False
         while True:
-            version = ready_version(self.address, self._ports, process.name)
+            version = ready_version(reached_at(self.metrics_host), self._ports, process.name)
+            if not masked and (version is not None or self._read_log()):
+                process.mask(self._key)  # Triton prints nothing before it has read its arguments
+                masked = True
             status = process.poll()
             if status is not None:
                 log = self._read_log()
                 service = taken_service(log)
                 if service is not None:
-                    raise _UnluckyStartError(taken(service, getattr(self._ports, service), self.host), service=service)
+                    host = {"grpc": self.host, "metrics": self.metrics_host}.get(service, LOOPBACK)
+                    raise _UnluckyStartError(taken(service, getattr(self._ports, service), host), service=service)
                 failure = self.failure(f"Triton did not start (status {status}) on {self.repository}:")
                 raise _UnluckyStartError(failure) if _LOST_RACE in log else failure
             if version is not None:
@@ -270,9 +314,7 @@ class TritonServer:
             if self._log is not None and self._has_failed:
                 pass  # a restarted server goes on with its log
             elif self._log_wanted is None:
-                handle, name = tempfile.mkstemp(prefix="twinspire-triton-", suffix=".log")
-                os.close(handle)
-                self._log = Path(name)
+                self._log = logs.new_log()
             else:
                 self._log = self._log_wanted
             self._log.open("ab").close()
@@ -296,14 +338,6 @@ class TritonServer:
         told = reasons(said) or last_lines(said)
         lines = [f"  {line}" for reason in told for line in reason.splitlines()]
         return "\n".join([what, *lines, f"The whole log: {self.log_file}"])
-
-
-def _checked(host: str) -> str:
-    """Return the address: names would be looked up by each of Triton's services in its own way."""
-    try:
-        return str(ipaddress.IPv4Address("127.0.0.1" if host == "localhost" else host))
-    except ValueError:
-        raise InputError(f"cannot listen on {host!r}: expected an IPv4 address, such as 127.0.0.1 or 0.0.0.0") from None
 
 
 def _models(repository: Path) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """Where a `tritonserver` is: on PATH, or in the wheel `nvidia-pytriton`; what it needs beside it, and what is missing.
 
-The wheel is looked into, never imported: `import pytriton` sets up logging and reads the environment.
+Of two the newer one is taken: older releases have more known vulnerabilities (SECURITY.md). The wheel is looked into,
+never imported: `import pytriton` sets up logging and reads the environment.
 """
 
 from __future__ import annotations
@@ -14,14 +15,18 @@ import shutil
 import sys
 import sysconfig
 from ctypes.util import find_library
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from twinspire.errors import MissingDependencyError, ServerError
 
 _WHEEL = "nvidia-pytriton"
 _MODULE = "pytriton"
+_WHEEL_VERSION = (2, 51)
+"""The Triton in nvidia-pytriton 0.7.0, of 24.10, which is the last release; its files do not say."""
+_VERSION_FILE = "TRITON_VERSION"
 _STUB = "triton_python_backend_stub"
+_FIRST_WITHOUT_NUMPY_1 = (3, 13)
 _LIBPYTHON = re.compile(rb"libpython(3\.\d+)\.so\.1\.0")
 
 
@@ -46,13 +51,30 @@ class TritonInstall:
 
 
 def find_triton() -> TritonInstall:
-    """Find the `tritonserver` on PATH, else the one in the wheel `nvidia-pytriton`.
+    """Find the `tritonserver` on PATH or the one in the wheel `nvidia-pytriton`.
 
-    Raises `MissingDependencyError` where there is neither, and `ServerError` where the wheel has nothing for this
-    machine or Python, is damaged, or libpython is missing.
+    The one on PATH is taken, unless it is known to be older and the wheel's is there. Raises `MissingDependencyError`
+    where there is neither, and `ServerError` where the wheel has nothing for this machine or Python, is damaged, is
+    installed beside NumPy 2, or libpython is missing.
     """
     on_path = shutil.which("tritonserver")
-    return _installed(Path(on_path)) if on_path is not None else _wheel()
+    if on_path is None:
+        return _wheel()
+    version = _version_of(Path(on_path))
+    if version is not None and version < _WHEEL_VERSION and _wheel_package() is not None:
+        wheel = _wheel()
+        return replace(wheel, origin=f"{wheel.origin}, newer than {on_path}")
+    return _installed(Path(on_path))
+
+
+def _version_of(executable: Path) -> tuple[int, ...] | None:
+    """Read the version of an installed Triton from the file that NVIDIA puts beside `bin`; None where there is none."""
+    try:
+        text = (executable.resolve().parent.parent / _VERSION_FILE).read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return None
+    numbers = re.match(r"(\d+)\.(\d+)", text)
+    return tuple(map(int, numbers.groups())) if numbers is not None else None
 
 
 def _installed(executable: Path) -> TritonInstall:
@@ -71,15 +93,21 @@ def _installed(executable: Path) -> TritonInstall:
 
 def _wheel() -> TritonInstall:
     """Describe the Triton in the wheel, for the running Python."""
-    spec = importlib.util.find_spec(_MODULE)  # of a top-level name: nothing is executed
-    if spec is None or not spec.submodule_search_locations:
+    package = _wheel_package()
+    if package is None:
+        if sys.version_info >= _FIRST_WITHOUT_NUMPY_1:
+            raise ServerError(
+                f"no Triton for Python {_version()}: the wheel {_WHEEL} needs NumPy below 2, which has no release for "
+                f"it. Use Python 3.11 or 3.12 for the server, put a tritonserver on PATH, or use NVIDIA's container. "
+                f"Clients run on any Python and NumPy"
+            )
         if (sys.platform, platform.machine()) != ("linux", "x86_64"):
             raise ServerError(
                 f"no Triton for {sys.platform} on {platform.machine()}: the wheel {_WHEEL} has it for Linux on x86_64 "
                 f"only. Put a tritonserver on PATH, or use NVIDIA's container"
             )
         raise MissingDependencyError(_WHEEL, "server", "running Triton without a tritonserver on PATH")
-    package = Path(next(iter(spec.submodule_search_locations)))
+    _check_numpy()
     root = package / "tritonserver"
     install = TritonInstall(
         executable=root / "bin" / "tritonserver",
@@ -101,7 +129,23 @@ def _wheel() -> TritonInstall:
             f"{install.origin} has no Python backend for Python {_version()}, only for {', '.join(held) or 'none'}: "
             f"run twinspire with one of those"
         )
-    return TritonInstall(**{**vars(install), "libpython": find_libpython()})
+    return replace(install, libpython=find_libpython())
+
+
+def _wheel_package() -> Path | None:
+    spec = importlib.util.find_spec(_MODULE)  # of a top-level name: nothing is executed
+    places = spec.submodule_search_locations if spec is not None else None
+    return Path(next(iter(places))) if places else None
+
+
+def _check_numpy() -> None:
+    """Refuse NumPy 2: with it, inputs come as empty arrays from the wheel's Python backend, built against NumPy 1."""
+    numpy = importlib.metadata.version("numpy")
+    if int(numpy.split(".")[0]) >= 2:
+        raise ServerError(
+            f"the Triton in {_WHEEL} {_wheel_version()} cannot pass inputs to Python models under NumPy {numpy}, only "
+            f'below 2. In the environment of the server run: pip install "numpy<2". Clients run on any NumPy'
+        )
 
 
 def find_libpython() -> Path | None:

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, fields
 
 from twinspire.errors import InputError, ServerError
+from twinspire_server.triton.addresses import LOOPBACK
 
 
 @dataclass(frozen=True)
@@ -28,12 +29,13 @@ class Ports:
             told = ", ".join(f"{name} {number}" for name, number in given.items())
             raise InputError(f"the same port was given twice ({told}): expected three different ones, or 0")
 
-    def claim(self, host: str) -> Ports:
-        """Return these ports with free ones in place of 0.
+    def claim(self, host: str, metrics_host: str = LOOPBACK) -> Ports:
+        """Return these ports with free ones in place of 0; `host` is where gRPC listens, HTTP does on loopback.
 
         Nothing holds them afterwards: another program may still take one. Raises `ServerError` where a given one is
-        taken or not allowed, and `InputError` where `host` is no IPv4 address of this machine.
+        taken or not allowed, and `InputError` where an address is no IPv4 address of this machine.
         """
+        hosts = {"http": LOOPBACK, "grpc": host, "metrics": metrics_host}
         picked = {}
         with ExitStack() as held:  # all at once, so that they differ
             for field in sorted(fields(self), key=lambda field: getattr(self, field.name) == 0):
@@ -41,10 +43,10 @@ class Ports:
                 bound = held.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
                 bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as Triton does: closed connections linger
                 try:
-                    bound.bind((host, wanted))
+                    bound.bind((hosts[field.name], wanted))
                     bound.listen()
                 except OSError as error:
-                    raise _refusal(error, field.name, wanted, host) from error
+                    raise _refusal(error, field.name, wanted, hosts[field.name]) from error
                 picked[field.name] = bound.getsockname()[1]
         return Ports(**picked)
 

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -17,7 +17,8 @@ from typing import IO
 
 from twinspire.errors import ServerError
 from twinspire_server.triton import reaper
-from twinspire_server.triton.environment import prepare
+from twinspire_server.triton.admin import mask_argument
+from twinspire_server.triton.environment import passed_on, prepare
 from twinspire_server.triton.locate import TritonInstall
 from twinspire_server.triton.options import EXIT_TIMEOUT_S, local_flags
 
@@ -31,16 +32,19 @@ class TritonProcess:
     """A started `tritonserver`; it does not outlive this process. Knows nothing of when it is ready.
 
     `arguments` are flags; `name` is what the server says it is called. Its output and its models' goes to `log`.
-    Raises `ServerError` where it cannot be executed.
+    `pass_env` names environment variables that it gets beside the usual ones. Raises `ServerError` where it cannot be
+    executed.
     """
 
-    def __init__(self, install: TritonInstall, arguments: Sequence[str], *, log: IO[bytes]) -> None:
+    def __init__(
+        self, install: TritonInstall, arguments: Sequence[str], *, log: IO[bytes], pass_env: Collection[str] = ()
+    ) -> None:
         token = secrets.token_hex(4)
         self.name = f"twinspire-{token}"
         self._shm_prefix = f"twinspire_triton_{token}_"
         self._folder = tempfile.mkdtemp(prefix="twinspire-triton-")
         try:
-            around = prepare(install, Path(self._folder), os.environ)
+            around = prepare(install, Path(self._folder), passed_on(os.environ, pass_env))
             own = local_flags(server_id=self.name, backends=around.backends, shm_prefix=self._shm_prefix)
             spec = reaper.Spec(
                 command=[str(install.executable), *arguments, *own],
@@ -70,6 +74,11 @@ class TritonProcess:
         except BaseException:
             self.end(kill=True)
             raise
+
+    def mask(self, secret: str) -> None:
+        """Overwrite `secret` in the command lines that other users of this machine see. It has been read by then."""
+        for pid in (self.pid, self._reaper.pid):
+            mask_argument(pid, secret)
 
     def poll(self) -> int | None:
         """Return None while the server runs, then its exit status, or 128 plus the signal that ended it."""

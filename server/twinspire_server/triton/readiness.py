@@ -6,22 +6,23 @@ import json
 from contextlib import closing
 from http.client import OK, HTTPConnection, HTTPException
 
+from twinspire_server.triton.addresses import LOOPBACK
 from twinspire_server.triton.ports import Ports
 
 _TIMEOUT_S = 2.0
 
 
-def ready_version(address: str, ports: Ports, name: str) -> str | None:
+def ready_version(metrics_address: str, ports: Ports, name: str) -> str | None:
     """Return the version of the server called `name` when all its services and models are ready, else None.
 
     Another server that took the HTTP port is not mistaken for it: it has another name. gRPC is started before HTTP,
     the metrics after it.
     """
     try:
-        if _get(address, ports.http, "/v2/health/ready") is None:
+        if _get(LOOPBACK, ports.http, "/v2/health/ready") is None:
             return None
-        about = json.loads(_get(address, ports.http, "/v2") or b"{}")
-        metrics = _get(address, ports.metrics, "/metrics")
+        about = json.loads(_get(LOOPBACK, ports.http, "/v2") or b"{}")
+        metrics = _get(metrics_address, ports.metrics, "/metrics")
     except (OSError, HTTPException, ValueError):
         return None
     if about.get("name") != name or metrics is None or b"nv_" not in metrics:

@@ -94,7 +94,6 @@ class Supervisor:
     def _canary(self, model: str, hung: SimpleQueue[str]) -> Canary:
         assert self._options is not None
         target = CanaryTarget(
-            address=self._server.address,
             port=self._server.ports.http,
             headers=self._server.admin_headers,
             server_pid=self._server.pid,

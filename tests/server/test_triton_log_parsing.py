@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from twinspire_server.triton.reasons import last_lines, reasons, taken_service
+from twinspire_server.triton.log_parsing import last_lines, reasons, taken_service
 
 _NOISE = """W1121 03:44:09.904187 25336 pinned_memory_manager.cc:273] "Unable to allocate pinned system memory"
 E1121 03:44:09.904331 25336 server.cc:241] "CudaDriverHelper has not been initialized."
@@ -64,3 +64,15 @@ def test_the_service_whose_port_is_taken() -> None:
         )
         assert taken_service(f"{_NOISE}{line}\n") == service.lower()
     assert taken_service(_NOISE) is None
+
+
+def test_an_abort_is_told_by_its_exception() -> None:
+    """Type and `what()` of the exception, once, and no stack; a signal alone is told without its frames."""
+    stack = " 0# 0x0000558F5876152D in /b/tritonserver\n17# 0x00007F3CD85278EC in /lib/libc.so.6\n"
+    abort = "terminate called after throwing an instance of 'pybind11::error_already_set'\n"
+    what = "  what():  ValueError: negative dimensions are not allowed\n"
+    assert reasons(f"{_NOISE}{abort}{what}Signal (6) received.\n{stack}") == [
+        "pybind11::error_already_set: ValueError: negative dimensions are not allowed"
+    ]
+    assert "error_already_set" in reasons(f"{_NOISE}{abort}Signal (6) received.\n{stack}")[0]
+    assert last_lines(f"{_NOISE}Signal (11) received.\n{stack}")[-1] == "Signal (11) received."

@@ -1,4 +1,4 @@
-"""Why Triton did not start, read from its log."""
+"""Why Triton did not start or ended, read from its log."""
 
 from __future__ import annotations
 
@@ -7,9 +7,15 @@ import re
 _LINE = re.compile(r'^E\d{4} \d\d:\d\d:\d\d\.\d+ +\d+ [\w.]+:\d+\] +"?(?P<said>.*?)"?$', re.MULTILINE)
 _FAILED = re.compile(r"^failed to load (?:model )?'|^Poll failed for model directory '")
 _PLAIN = re.compile(
-    r"^\[libprotobuf ERROR [^\]]*\] (?P<parser>.*)$|^(?P<plain>error: .*|.*error while loading shared libraries.*)$",
+    r"^\[libprotobuf ERROR [^\]]*\] (?P<parser>.*)$|^(?P<plain>error: .*|.*error while loading shared libraries.*|"
+    r"\S+: (?:unrecognized )?option '.*|Bad option: .*|Invalid option value.*)$",  # of flags that Triton refuses
     re.MULTILINE,
 )
+_ABORT = re.compile(
+    r"^terminate called after throwing an instance of '(?P<type>[^']*)'$(?:\n  what\(\):  (?P<what>.*?)$)?",
+    re.MULTILINE,
+)
+_FRAME = re.compile(r" ?\d+# ")
 _TAKEN = re.compile(r"failed to start (HTTP|GRPC|Metrics) service: .*already in use")
 _OWN = re.compile(r"^twinspire: (?P<own>.*)$", re.MULTILINE)
 _NOISE = ("CudaDriverHelper has not been initialized", "ERROR: Failed to create instance")
@@ -19,11 +25,15 @@ _SHOWN = 5
 def reasons(log: str) -> list[str]:
     """List why a server ended, as Triton put it, most telling first; empty where the log does not say.
 
-    A model that did not load is told once, with its own error; a traceback's place in the code stays in the log.
+    A model that did not load is told once, with its own error; a traceback's place in the code stays in the log. Of
+    an abort the exception is told, by its type and its `what()`, and no stack.
     """
     own = [match["own"] for match in _OWN.finditer(log)]  # the reaper's, which ended the server
     if own:
         return own
+    aborts = [f"{match['type']}: {match['what'] or 'no message'}" for match in _ABORT.finditer(log)]
+    if aborts:
+        return list(dict.fromkeys(aborts))[-_SHOWN:]
     said = [match["said"] for match in _LINE.finditer(log)]
     failed = [_readable(line) for line in said if _FAILED.match(line)]
     parser = [match["parser"] for match in _PLAIN.finditer(log) if match["parser"]]
@@ -41,8 +51,8 @@ def taken_service(log: str) -> str | None:
 
 
 def last_lines(log: str) -> list[str]:
-    """Return the last lines, for a log without an error; Triton's tables left out."""
-    lines = [line for line in log.splitlines() if line.strip() and line[0] not in "|+"]
+    """Return the last lines, for a log without an error; Triton's tables and stack frames left out."""
+    lines = [line for line in log.splitlines() if line.strip() and line[0] not in "|+" and not _FRAME.match(line)]
     return lines[-_SHOWN:] or ["(its log is empty)"]
 
 
