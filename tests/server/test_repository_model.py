@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -35,7 +37,7 @@ class _Tensor:
 
 
 class _TritonError(Exception):
-    INVALID_ARG, INTERNAL = "invalid", "internal"
+    INVALID_ARG, INTERNAL, UNAVAILABLE = "invalid", "internal", "unavailable"
 
     def __init__(self, message: str, kind: str) -> None:
         super().__init__(message)
@@ -53,6 +55,13 @@ class _Request:
     def __init__(self, name: str, array: np.ndarray | Exception) -> None:
         self.input = _Tensor(name, array)
         self.sent: list[tuple[_Response, int]] = []
+        self.timeout_us, self.cancelled = 0, False
+
+    def timeout(self) -> int:
+        return self.timeout_us
+
+    def is_cancelled(self) -> bool:
+        return self.cancelled
 
     def get_response_sender(self) -> Any:
         return SimpleNamespace(send=lambda response, flags: self.sent.append((response, flags)))
@@ -110,6 +119,7 @@ def _ask(model: Any, tower: Tower, inputs: Sequence[np.ndarray | Exception]) -> 
     answers = []
     requests = [_Request(name, array) for array in inputs]
     model.execute(requests)
+    model._backlog.wait_until_idle(60)
     for request in requests:
         ((response, flags),) = request.sent
         assert flags == FINAL
@@ -137,12 +147,84 @@ def test_the_pause_is_after_batches_of_several(
     pauses: list[float] = []
     # When a batch began, was computed and was answered; a pause begins when it was computed.
     clock = iter([0.0, 0.1, 0.101, 0.0, 0.1, 0.2, 0.0, 10.0, 10.0, 0.0, 0.1, 0.0, 0.1])
-    monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: next(clock), sleep=pauses.append))
+    counter, monotonic = (lambda: next(clock)), time.monotonic
+    monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=counter, monotonic=monotonic, sleep=pauses.append))
     model, image = open_model(Tower.IMAGE), np.zeros((1, 16, 16, 3), np.uint8)
     for count in (2, 2, 2, 1, MAX_BATCH):
         _ask(model, Tower.IMAGE, [image] * count)
     assert pauses == pytest.approx([0.003, 0.0, module.PAUSE_AT_MOST_S])
     assert next(clock, None) is None
+
+
+@pytest.fixture
+def held(open_model: Callable[..., Any]) -> Iterator[tuple[Any, list[int], threading.Event]]:
+    """Open an image model whose engine waits for an event; beside it the rows of each call of the engine."""
+    model, rows, go = open_model(Tower.IMAGE), [], threading.Event()
+    encode = model._encode
+
+    def waiting(inputs: Sequence[np.ndarray]) -> Any:
+        rows.append(sum(map(len, inputs)))
+        assert go.wait(60)
+        return encode(inputs)
+
+    model._encode = waiting
+    yield model, rows, go
+    go.set()
+
+
+def _images(count: int) -> np.ndarray:
+    return np.random.default_rng(count).integers(0, 256, (count, 16, 16, 3), np.uint8)
+
+
+def test_what_exceeds_the_backlog_is_refused(held: Any, tiny: Any) -> None:
+    """While a full batch is computed, eight more wait; the next is refused at once, and what waited is answered."""
+    model, calls, go = held
+    requests = [_Request("image", _images(MAX_BATCH)) for _ in range(10)]
+    for request in requests:
+        model.execute([request])
+        if request is requests[0]:
+            while not calls:
+                time.sleep(0.001)
+    assert [len(request.sent) for request in requests] == [0] * 9 + [1]
+    refusal = requests[9].sent[0][0].error
+    assert refusal.kind == _TritonError.UNAVAILABLE
+    assert "queue size" in str(refusal)
+    go.set()
+    model._backlog.wait_until_idle(60)
+    for request in requests[:9]:
+        ((response, flags),) = request.sent
+        assert flags == FINAL
+        found = response.tensors[0].array
+        assert np.abs(found - tiny.model.encode_images(request.input.array)).max() <= TOLERANCE
+    assert calls == [MAX_BATCH] * 9
+
+
+def test_what_waits_is_joined_into_batches(held: Any) -> None:
+    """Single pictures that come while a full batch is computed are computed together."""
+    model, calls, go = held
+    model.execute([_Request("image", _images(MAX_BATCH))])
+    requests = [_Request("image", _images(1)) for _ in range(40)]
+    for request in requests:
+        model.execute([request])
+    go.set()
+    model._backlog.wait_until_idle(60)
+    assert calls == [MAX_BATCH, MAX_BATCH, 8]
+    assert all(len(request.sent) == 1 for request in requests)
+
+
+def test_nothing_is_computed_for_nobody(held: Any) -> None:
+    """Requests whose time has passed while they waited, and whose callers are gone, get an error and no computing."""
+    model, calls, go = held
+    model.execute([_Request("image", _images(MAX_BATCH))])
+    late, gone, wanted = (_Request("image", _images(1)) for _ in range(3))
+    late.timeout_us = 1
+    model.execute([late, gone, wanted])
+    gone.cancelled = True
+    go.set()
+    model._backlog.wait_until_idle(60)
+    assert calls == [MAX_BATCH, 1]
+    assert [request.sent[0][0].error is None for request in (late, gone, wanted)] == [False, False, True]
+    assert late.sent[0][0].error.kind == _TritonError.UNAVAILABLE
 
 
 def test_texts_of_any_length_are_answered_together(open_model: Callable[..., Any], tiny: Any) -> None:

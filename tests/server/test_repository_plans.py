@@ -104,7 +104,7 @@ def test_plans_are_served_by_the_tensorrt_backend(planned: Bundle, tmp_path: Pat
         (group,) = config.instance_group
         assert (group.kind, list(group.profile)) == (triton.ModelInstanceGroup.KIND_GPU, profiles)
         assert not config.HasField("optimization")
-        served = read_model(config, model.tower, planned, address="here")
+        served = read_model(config, model.name, model.tower, planned, address="here")
         assert (served.max_batch, served.precision) == (48, "fp32")
         assert served.text_lengths == (None if model.tower is Tower.IMAGE else (32, 40))
         assert {(sample.batch_size, *sample.inputs.popitem()[1].dims) for sample in config.model_warmup} == (
@@ -119,7 +119,7 @@ def test_plans_of_one_length(make_tiny: Callable[..., Any], tmp_path: Path) -> N
     bundle = make_tiny(context_length=64, padding=Padding.MAX_LENGTH).bundle
     write_plans(bundle, tmp_path / "plans", lengths=(64,))
     _, text = build_repository([bundle.path], tmp_path / "models", plans=[tmp_path / "plans"], **PLAN)
-    assert read_model(_config(text.folder), Tower.TEXT, bundle, address="here").text_lengths == (64,)
+    assert read_model(_config(text.folder), text.name, Tower.TEXT, bundle, address="here").text_lengths == (64,)
 
 
 def test_another_plan_is_a_further_version(planned: Bundle, tmp_path: Path) -> None:
@@ -258,7 +258,7 @@ def test_the_real_server_accepts_the_configs(needs_triton: None, planned: Bundle
                 for model in models[:2]:
                     config = channel.get_model_config(model.name).config
                     assert config.default_model_filename == "model.plan"
-                    read_model(config, model.tower, planned, address="the server")
+                    read_model(config, model.name, model.tower, planned, address="the server")
         finally:
             server.terminate()
 

@@ -33,7 +33,7 @@ class Backlog:
     `compute` answers all requests of a batch and raises nothing. At most `max_rows` rows wait. One thread submits.
     """
 
-    def __init__(self, compute: Callable[[Sequence[Waiting]], None], *, max_batch: int, max_rows: int) -> None:
+    def __init__(self, compute: Callable[[Sequence[Waiting]], object], *, max_batch: int, max_rows: int) -> None:
         self._compute, self._max_batch, self._max_rows = compute, max_batch, max_rows
         self._changed = threading.Condition()
         self._queue: deque[Waiting] = deque()
