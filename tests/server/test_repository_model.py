@@ -212,6 +212,23 @@ def test_what_waits_is_joined_into_batches(held: Any) -> None:
     assert all(len(request.sent) == 1 for request in requests)
 
 
+def test_an_engine_that_never_ends_ends_the_process(
+    held: Any, module: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind a batch that takes longer than any, the next request ends the process, which is then replaced."""
+    model, calls, _ = held
+    ended: list[int] = []
+    monkeypatch.setattr(module.os, "_exit", ended.append)
+    model.execute([_Request("image", _images(MAX_BATCH))])
+    while not calls:
+        time.sleep(0.001)
+    model.execute([_Request("image", _images(1))])
+    assert ended == []
+    monkeypatch.setattr(module, "HUNG_S", 0.0)
+    model.execute([_Request("image", _images(1))])
+    assert ended == [1]
+
+
 def test_nothing_is_computed_for_nobody(held: Any) -> None:
     """Requests whose time has passed while they waited, and whose callers are gone, get an error and no computing."""
     model, calls, go = held

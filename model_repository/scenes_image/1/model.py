@@ -7,6 +7,7 @@ become one call of `LocalTowers`, with the providers and choices that it has in 
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -41,6 +42,9 @@ QUEUE_TIMEOUT_S = 30.0
 GATHER_S = 0.005
 """While a batch is computed, how long requests gather in Triton before they are taken: a call of `execute` for each
 would cost more than the engine where pictures are small."""
+HUNG_S = 300.0
+"""A batch that takes longer never ends. While one is computed Triton counts what waits behind it as executed, so that
+from outside only this process can tell."""
 FULL, EXPIRED = "Exceeds maximum queue size", "Request timeout expired"
 """What Triton's own queue policy says, which clients know."""
 
@@ -92,6 +96,9 @@ class TritonPythonModel:
         started_s = time.perf_counter()
         read = [waiting for waiting in map(self._read, requests) if waiting is not None]
         rows = sum(len(waiting.rows) for waiting in read)
+        if self._backlog.computing_s > HUNG_S:
+            pb_utils.Logger.log_error(f"the engine has computed one batch for {HUNG_S:.0f} s: ending the process")
+            os._exit(1)  # `twinspire serve` starts the server again
         if rows >= self._max_batch or not self._backlog.is_idle:
             for waiting in self._backlog.submit(read):
                 self._send(waiting.request, ServerOverloadedError(FULL))

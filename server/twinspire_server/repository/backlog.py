@@ -10,6 +10,7 @@ wait here, and are refused when too many do.
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -38,14 +39,21 @@ class Backlog:
         self._changed = threading.Condition()
         self._queue: deque[Waiting] = deque()
         self._rows = 0
-        self._computing = self._closed = False
+        self._closed = False
+        self._began_s: float | None = None
         self._thread = threading.Thread(target=self._run, name="backlog", daemon=True)
         self._thread.start()
 
     @property
     def is_idle(self) -> bool:
         """Whether nothing waits and nothing is computed."""
-        return not (self._queue or self._computing)
+        return not self._queue and self._began_s is None
+
+    @property
+    def computing_s(self) -> float:
+        """How long the batch that is computed now has taken, in seconds; 0 where none is."""
+        began_s = self._began_s
+        return 0.0 if began_s is None else time.monotonic() - began_s
 
     def submit(self, requests: Sequence[Waiting]) -> list[Waiting]:
         """Queue requests. Return those that exceed what may wait."""
@@ -76,7 +84,7 @@ class Backlog:
         while batch := self._take():
             self._compute(batch)
             with self._changed:
-                self._computing = False
+                self._began_s = None
                 self._changed.notify_all()
 
     def _take(self) -> list[Waiting]:
@@ -89,5 +97,5 @@ class Backlog:
                 batch.append(self._queue.popleft())
                 rows += len(batch[-1].rows)
             self._rows -= rows
-            self._computing = bool(batch)
+            self._began_s = time.monotonic() if batch else None
         return batch

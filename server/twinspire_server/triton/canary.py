@@ -1,8 +1,8 @@
 """A small inference for each model, now and then: whether what says that it is ready still answers.
 
 Triton 2.51 calls a Python model ready whose process hangs. So each model is asked for its first warm-up sample, which
-it has answered before it counted as ready. Overload is not mistaken for a hang: a model whose count of answers grows
-is not asked at all, and one that does not answer in time but computes is given longer.
+it has answered before it counted as ready. Overload is not mistaken for a hang: a model that refuses lives, one whose
+count of executions grows too, and one that does not answer in time but computes is given longer.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 class CanaryOptions:
     """How often models are asked, and how long they may take.
 
-    Every `interval_s` a model that has answered nothing since is asked for one inference. It is taken for hung where it
-    has answered nothing for `timeout_s` while its processes are idle, or for `busy_timeout_s`
+    Every `interval_s` a model is asked for one inference. It is taken for hung where it has neither answered nor
+    executed anything for `timeout_s` while its processes are idle, or for `busy_timeout_s`
     while they compute, and where it fails twice in a row. Raises InputError for numbers that are not positive.
     """
 
@@ -78,7 +78,7 @@ class Canary:
         self._model, self._sample, self._target, self._options = model, sample, target, options
         self._on_failure = on_failure
         self._stopped = threading.Event()
-        self._answered: int | None = None
+        self._executed: int | None = None
         self._errors = 0
         self._alive_s = self._computed_s = 0.0
         threading.Thread(target=self._run, name=f"canary-{model}", daemon=True).start()
@@ -88,7 +88,7 @@ class Canary:
         self._stopped.set()
 
     def _run(self) -> None:
-        self._answered = self._answers()
+        self._executed = self._executions()
         self._lives()
         reason: str | None = None
         while reason is None:
@@ -100,18 +100,20 @@ class Canary:
             self._on_failure(reason)
 
     def _why_hung(self) -> str | None:
-        """Look for a sign of life, in the counters, then by an inference. Return why the model is taken for hung."""
-        before, self._answered = self._answered, self._answers()
-        lives, error = self._answered not in (None, before), None
-        if not lives:
-            lives, error = self._ask()
-        if lives:
+        """Ask for one inference. Return why the model is taken for hung, None where it lives or may be busy."""
+        answer = self._ask()
+        before, self._executed = self._executed, self._executions()
+        if answer is not None and answer[0] in (HTTPStatus.OK, HTTPStatus.SERVICE_UNAVAILABLE):  # or is too busy for it
             self._lives()
             return None
-        if error is not None:
+        if answer is not None:
             self._errors += 1
-            if self._errors == _ERRORS_IN_A_ROW:
-                return f"the model {self._model} fails on its own warm-up sample: {error}"
+            if self._errors < _ERRORS_IN_A_ROW:
+                return None
+            return f"the model {self._model} fails on its own warm-up sample: {_error_text(answer[1])}"
+        if self._executed not in (None, before):
+            self._lives()
+            return None
         silent_s = time.monotonic() - self._alive_s
         computes = self._processor_s() - self._computed_s > _COMPUTES * silent_s
         if silent_s < (self._options.busy_timeout_s if computes else self._options.timeout_s):
@@ -122,29 +124,18 @@ class Canary:
     def _lives(self) -> None:
         self._alive_s, self._computed_s, self._errors = time.monotonic(), self._processor_s(), 0
 
-    def _ask(self) -> tuple[bool, str | None]:
-        """Ask for one inference. Return whether it was answered, and the model's error where it gave one."""
+    def _ask(self) -> tuple[int, bytes] | None:
+        """Ask for one inference; return status and content, None where nothing came in time."""
         body, headers = self._sample.http_request()
-        answer = self._http("POST", f"/v2/models/{self._model}/infer", body, headers)
-        if answer is None or answer[0] == HTTPStatus.SERVICE_UNAVAILABLE:  # the latter: its queue is full
-            return False, None
-        status, content = answer
-        if status == HTTPStatus.OK:
-            return True, None
-        text = content.decode(errors="replace")
-        with suppress(ValueError, LookupError, TypeError):
-            text = json.loads(content)["error"]
-        return False, text[:_ERROR_CHARACTERS]
+        return self._http("POST", f"/v2/models/{self._model}/infer", body, headers)
 
-    def _answers(self) -> int | None:
-        """Return how many requests the model has answered with success, None where the server does not say."""
+    def _executions(self) -> int | None:
+        """Return how many batches the model has executed, None where the server does not say."""
         answer = self._http("GET", f"/v2/models/{self._model}/stats")
         if answer is None or answer[0] != HTTPStatus.OK:
             return None
         with suppress(ValueError, LookupError, TypeError):
-            return sum(
-                int(version["inference_stats"]["success"]["count"]) for version in json.loads(answer[1])["model_stats"]
-            )
+            return sum(int(version["execution_count"]) for version in json.loads(answer[1])["model_stats"])
         return None
 
     def _http(
@@ -170,3 +161,11 @@ class Canary:
                     fields = Path(f"/proc/{process.pid}/stat").read_text(encoding="ascii", errors="replace")
                     ticks += sum(map(int, fields.rpartition(")")[2].split()[11:13]))  # utime and stime, proc(5)
         return ticks / _TICKS_PER_S
+
+
+def _error_text(content: bytes) -> str:
+    """Return the message in an error of Triton's HTTP protocol."""
+    text = content.decode(errors="replace")
+    with suppress(ValueError, LookupError, TypeError):
+        text = json.loads(content)["error"]
+    return text[:_ERROR_CHARACTERS]
