@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class ModelStatistics:
-    """A server's counters of one tower since it was started, over all clients, failures left out.
+    """A server's counters of one tower since it was started, over all clients.
+
+    What Triton refuses itself is left out; a Python model's errors and refusals count as answers do.
 
     `requests` are those that came, `inferences` the images or texts in them, `executions` the batches that
     were computed. The repository's warm-up counts too: compare with an earlier reading (`since`).
