@@ -19,7 +19,7 @@ import pytest
 from twinspire import TritonTowers
 from twinspire.bundle import Tower
 from twinspire.errors import MissingDependencyError, ServerOverloadedError, ServerUnavailableError, TwinspireError
-from twinspire_server.triton import TritonServer, find_triton, launch
+from twinspire_server.triton import TritonServer, find_triton
 
 Start = Callable[..., TritonServer]
 
@@ -54,17 +54,14 @@ QUEUE += " allow_timeout_override: true }"
 
 @pytest.fixture(scope="module")
 def start(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
-    """Start servers of two models that name what they were given: `start(queue=..., service_s=..., flags=...)`."""
+    """Start servers of two models that name what they were given: `start(queue=..., service_s=..., **options)`."""
     try:
         find_triton()
     except MissingDependencyError as error:
         pytest.skip(str(error))
-    own_flags = launch.flags
     with ExitStack() as stack:
 
-        def start_one(
-            *, queue: str = "", service_s: float = 0.0, flags: Callable[[list[str]], list[str]] = list
-        ) -> TritonServer:
+        def start_one(*, queue: str = "", service_s: float = 0.0, **options: Any) -> TritonServer:
             repository = tmp_path_factory.mktemp("repository")
             inputs = {Tower.IMAGE: ("image", "UINT8", "16, 16, 3"), Tower.TEXT: ("input_ids", "INT32", "-1")}
             for tower, (name, kind, dims) in inputs.items():
@@ -75,9 +72,7 @@ def start(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start
                     tower=tower, input=name, type=kind, dims=dims, queue=queue, space=tiny.bundle.space
                 )
                 (model / "config.pbtxt").write_text(config)
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(launch, "flags", lambda *given, **options: flags(own_flags(*given, **options)))
-                server = TritonServer(repository, log_file=repository / "log.txt").start()
+            server = TritonServer(repository, log_file=repository / "log.txt", **options).start()
             stack.callback(server.stop)
             return server
 
@@ -184,9 +179,7 @@ def test_a_model_without_its_process_is_unavailable(tiny: Any, start: Start) -> 
 
 def test_no_call_is_lost_when_servers_are_exchanged(tiny: Any, start: Start) -> None:
     """Calls of several threads all succeed while a second server takes over the first one's port and that ends."""
-    reuse = "--reuse-grpc-port=true"
-    first = start(flags=lambda flags: [*flags, reuse])
-    port = f"--grpc-port={first.ports.grpc}"
+    first = start(reuse_grpc_port=True)
     ended = threading.Event()
     with TritonTowers(first.grpc_url, tiny.bundle) as towers, ThreadPoolExecutor(4) as pool:
 
@@ -200,11 +193,13 @@ def test_no_call_is_lost_when_servers_are_exchanged(tiny: Any, start: Start) -> 
 
         loads = [pool.submit(load, 12 * thread) for thread in range(4)]
         try:
-            second = start(flags=lambda flags: [port if "--grpc-port" in flag else flag for flag in flags] + [reuse])
+            second = start(reuse_grpc_port=True, grpc_port=first.ports.grpc)
             os.kill(first.pid, signal.SIGTERM)
             first.wait(30)
-            time.sleep(0.5)
-            assert towers.statistics(Tower.IMAGE).requests > 0  # of the second
+            deadline_s = time.monotonic() + 20
+            while towers.statistics(Tower.IMAGE).requests == 0:  # of the second
+                assert time.monotonic() < deadline_s
+                time.sleep(0.05)
         finally:
             ended.set()
         print(f"{sum(done.result(40) for done in loads)} calls")

@@ -55,6 +55,10 @@ def serve(
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Let other machines connect without TLS; any of them may use the models.")
     ] = False,
+    reuse_grpc_port: Annotated[
+        bool,
+        typer.Option("--reuse-grpc-port", help="Share the gRPC port with servers that do, to take over from one."),
+    ] = False,
     log_file: Annotated[
         Path | None,
         typer.Option(help="Append the server's log to it; without, a temporary one is kept if the server fails."),
@@ -90,6 +94,7 @@ def serve(
         metrics_host=metrics_host,
         tls=_tls(tls_certificate, tls_key, tls_ca),
         insecure=insecure,
+        reuse_grpc_port=reuse_grpc_port,
         http_port=http_port,
         grpc_port=grpc_port,
         metrics_port=metrics_port,

@@ -48,7 +48,8 @@ class TritonServer:
 
     `repository` is a folder of models; ports of 0 pick free ones. `host` is the IPv4 address that gRPC listens on and
     `metrics_host` that of the metrics; HTTP is for this machine alone. `tls` encrypts gRPC; an address that other
-    machines reach needs it, or `insecure`. `log_file` is appended to; without one the log is a temporary file that is
+    machines reach needs it, or `insecure`. With `reuse_grpc_port` servers may share the gRPC port, so that one takes
+    over from another without a break. `log_file` is appended to; without one the log is a temporary file that is
     removed at the end, unless the server failed. `triton_flags` are passed on (`log-verbose=1`), as are the environment
     variables that `pass_env` names.
     The server does not outlive this process, however it ends. `start` may be called again after `stop`, and after the
@@ -67,6 +68,7 @@ class TritonServer:
         metrics_host: str = LOOPBACK,
         tls: ServerTls | None = None,
         insecure: bool = False,
+        reuse_grpc_port: bool = False,
         log_file: Path | None = None,
         ready_timeout_s: float = 120,
         triton_flags: Sequence[str] = (),
@@ -84,6 +86,7 @@ class TritonServer:
                 "--insecure. SECURITY.md says what strangers can do"
             )
         self._further_flags = further_flags(as_list(triton_flags, "Triton flags"))
+        self._reuse_grpc_port = reuse_grpc_port
         self._pass_env = as_list(pass_env, "environment variables")
         self._key = new_key()
         self._wanted = Ports(http=http_port, grpc=grpc_port, metrics=metrics_port)
@@ -230,7 +233,7 @@ class TritonServer:
         install = find_triton()
         self._origin = install.origin
         for attempt in range(1, _ATTEMPTS + 1):
-            self._ports = wanted.claim(self.host, self.metrics_host)
+            self._ports = wanted.claim(self.host, self.metrics_host, reuse_grpc=self._reuse_grpc_port)
             try:
                 self._attempt(install)
             except _UnluckyStartError as unlucky:
@@ -268,6 +271,7 @@ class TritonServer:
             grpc_port=self._ports.grpc,
             metrics_port=self._ports.metrics,
         )
+        arguments += ["--reuse-grpc-port=true"] if self._reuse_grpc_port else []
         arguments += [*(self.tls.flags() if self.tls is not None else []), *self._further_flags]
         with self.log_file.open("ab") as log:
             logs.claim(log)

@@ -32,6 +32,7 @@ _OWN = {
     "http-port": "the port is set by --http-port",
     "grpc-address": "the address is set by --host",
     "grpc-port": "the port is set by --grpc-port",
+    "reuse-grpc-port": "it is set by --reuse-grpc-port",
     "metrics-address": "the address is set by --metrics-host",
     "metrics-port": "the port is set by --metrics-port",
     "allow-http": _SERVICES,

@@ -29,11 +29,12 @@ class Ports:
             told = ", ".join(f"{name} {number}" for name, number in given.items())
             raise InputError(f"the same port was given twice ({told}): expected three different ones, or 0")
 
-    def claim(self, host: str, metrics_host: str = LOOPBACK) -> Ports:
+    def claim(self, host: str, metrics_host: str = LOOPBACK, *, reuse_grpc: bool = False) -> Ports:
         """Return these ports with free ones in place of 0; `host` is where gRPC listens, HTTP does on loopback.
 
-        Nothing holds them afterwards: another program may still take one. Raises `ServerError` where a given one is
-        taken or not allowed, and `InputError` where an address is no IPv4 address of this machine.
+        With `reuse_grpc` the gRPC port may be that of another server which shares it. Nothing holds them afterwards:
+        another program may still take one. Raises `ServerError` where a given one is taken or not allowed, and
+        `InputError` where an address is no IPv4 address of this machine.
         """
         hosts = {"http": LOOPBACK, "grpc": host, "metrics": metrics_host}
         picked = {}
@@ -42,9 +43,12 @@ class Ports:
                 wanted = getattr(self, field.name)
                 bound = held.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
                 bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as Triton does: closed connections linger
+                is_shared = field.name == "grpc" and reuse_grpc
+                bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, is_shared)
                 try:
                     bound.bind((hosts[field.name], wanted))
-                    bound.listen()
+                    if not is_shared:  # it would be given connections that are for the other server
+                        bound.listen()
                 except OSError as error:
                     raise _refusal(error, field.name, wanted, hosts[field.name]) from error
                 picked[field.name] = bound.getsockname()[1]
