@@ -40,6 +40,10 @@ def serve(
         Path | None,
         typer.Option(help="Append the server's log to it; without, a temporary one is kept if the server fails."),
     ] = None,
+    backend_directory: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="A folder of further Triton backends, such as onnxruntime/, for the server."),
+    ] = None,
     ready_timeout: Annotated[float, typer.Option(min=1, help="Seconds that the models may take to load.")] = 120,
     as_json: JsonOption = False,
 ) -> None:
@@ -56,6 +60,7 @@ def serve(
         grpc_port=grpc_port,
         metrics_port=metrics_port,
         log_file=log_file,
+        backend_directory=backend_directory,
         ready_timeout_s=ready_timeout,
     )
     ready = False

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Self
 
 from twinspire.errors import InputError, ServerError, ServerUnavailableError
+from twinspire_server.triton.backends import available_backends, check_backends
 from twinspire_server.triton.locate import TritonInstall, find_triton
 from twinspire_server.triton.options import flags
 from twinspire_server.triton.ports import Ports, taken
@@ -29,6 +30,7 @@ class TritonServer:
 
     `repository` is a folder of models; ports of 0 pick free ones; `host` is the IPv4 address to listen on. `log_file`
     is appended to; without one the log is a temporary file that is removed at the end, unless the server failed.
+    `backend_directory` is a folder of further Triton backends, used beside Triton's own.
     The server does not outlive this process, however it ends. `start` may be called again after `stop`, and after the
     server died. Raises `InputError` for a repository without models and for ports that cannot be.
     """
@@ -42,6 +44,7 @@ class TritonServer:
         metrics_port: int = 0,
         host: str = "127.0.0.1",
         log_file: Path | None = None,
+        backend_directory: Path | None = None,
         ready_timeout_s: float = 120,
     ) -> None:
         self.repository = repository.absolute()
@@ -49,6 +52,7 @@ class TritonServer:
         self.host = _checked(host)
         self._wanted = Ports(http=http_port, grpc=grpc_port, metrics=metrics_port)
         self._log_wanted = log_file.absolute() if log_file is not None else None
+        self._backend_directory = backend_directory.absolute() if backend_directory is not None else None
         self._ready_timeout_s = ready_timeout_s
         self._process: TritonProcess | None = None
         self._ports = self._wanted
@@ -68,6 +72,7 @@ class TritonServer:
         self.stop()  # what an earlier one that died has left
         install = find_triton()
         self._origin = install.origin
+        check_backends(self.repository, self.models, install, available_backends(install, self._backend_directory))
         for attempt in range(1, _ATTEMPTS + 1):
             self._ports = self._wanted.claim(self.host)
             service = self._attempt(install)
@@ -190,7 +195,7 @@ class TritonServer:
             metrics_port=self._ports.metrics,
         )
         with self.log_file.open("ab") as log:
-            self._process = TritonProcess(install, arguments, log=log)
+            self._process = TritonProcess(install, arguments, log=log, backend_directory=self._backend_directory)
 
     def _wait_until_ready(self) -> str | None:
         process = self._started
