@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import filecmp
+import os
 import secrets
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +18,22 @@ from twinspire._arguments import as_member, require_list
 from twinspire.bundle import Bundle, BundleWriter, Precision, Tower
 from twinspire.bundle.copying import copy_file
 from twinspire.errors import InputError, SpaceMismatchError
-from twinspire.towers import Provider
+from twinspire.towers import Provider, ragged
 from twinspire.towers.selection import AUTO, candidates, parse_precision, unfit
-from twinspire_server.repository.config import config_pbtxt, model_name, warm_ups
+from twinspire_server.repository.config import (
+    WarmUp,
+    config_pbtxt,
+    container_text_config_pbtxt,
+    engine_name,
+    model_name,
+    warm_ups,
+)
 from twinspire_server.repository.existing import BUNDLE, CONFIG, ENGINE, read_existing
 from twinspire_server.repository.settings import Accelerator, Device, RepositoryRuntime, ServingOptions
 
 MODEL_FILE = Path(__file__).with_name("model.py")
+CONTAINER_TEXT_FILE = Path(__file__).with_name("container_text.py")
+RAGGED_FILE = Path(ragged.__file__)
 _PROVIDERS = {Device.CPU: Provider.CPU, Device.GPU: Provider.CUDA}
 
 
@@ -51,6 +61,8 @@ def build_repository(
     accelerator: Accelerator | str = Accelerator.TENSORRT,
 ) -> list[ServedModel]:
     """Write `{name}_image` and `{name}_text` for each bundle into `destination`; other models there stay.
+
+    For the container `{name}_engine_text` comes with them, which `{name}_text` calls.
 
     `precision` `auto` is what `LocalTowers` would take on this machine; for a GPU, what the bundle was measured to be
     best on one, wherever the repository is built. Engines are copies: what is done to the repository never reaches a
@@ -89,9 +101,15 @@ def build_repository(
         with _staging(destination) as staging:
             copies: dict[Path, Bundle] = {}
             for bundle, model in plan:
-                _write(staging / model.name, bundle, model, options, copies)
-            for _, model in plan:
-                _install(staging / model.name, model)
+                _write(staging, bundle, model, options, copies)
+            for bundle, model in plan:
+                if model.tower is Tower.TEXT:
+                    engine = engine_name(bundle)
+                    if runtime is RepositoryRuntime.CONTAINER:
+                        _install(staging / engine, destination / engine, model.version)
+                    else:
+                        shutil.rmtree(destination / engine, ignore_errors=True)
+                _install(staging / model.name, model.folder, model.version)
     except OSError as error:
         raise InputError(
             f"{destination} cannot be written: {error.strerror or error}. Name another folder with -o"
@@ -127,6 +145,8 @@ def _planned(bundle: Bundle, tower: Tower, precision: Precision, destination: Pa
     name = model_name(bundle, tower)
     folder = destination / name
     existing = read_existing(folder, tower)
+    if tower is Tower.TEXT:
+        read_existing(destination / engine_name(bundle), tower)  # it is written or removed with the model
     version = 1
     if existing is not None:
         if existing.space not in (None, bundle.space):
@@ -156,38 +176,71 @@ def _staging(destination: Path) -> Iterator[Path]:
 
 
 def _write(
-    folder: Path, bundle: Bundle, model: ServedModel, options: ServingOptions, copies: dict[Path, Bundle]
+    staging: Path, bundle: Bundle, model: ServedModel, options: ServingOptions, copies: dict[Path, Bundle]
 ) -> None:
-    """Write a model to `folder`. `copies` are what the bundles were copied to, for the second tower to link to."""
-    version = folder / str(model.version)
-    version.mkdir(parents=True)
+    """Write a model to `staging`. `copies` are what the bundles were copied to, for the second tower to link to."""
+    options = _resolved(bundle, model.precision, options)
     config = config_pbtxt(bundle, model.tower, model.precision, options)
-    (folder / CONFIG).write_text(config, encoding="utf-8")
+    own_warm_ups = warm_ups(bundle, model.tower, options)
     if options.runtime is RepositoryRuntime.WHEEL:
+        version = _write_model(staging / model.name, model.version, config, own_warm_ups)
         shutil.copyfile(MODEL_FILE, version / MODEL_FILE.name)
         copy = copies.get(bundle.path)
         with BundleWriter(version / BUNDLE, base=copy or bundle, links=copy is not None) as writer:
             copies[bundle.path] = writer.commit(bundle.manifest.draft(), {})
-    else:
-        copy_file(bundle.engine(model.tower, model.precision), version / ENGINE)
-    for warm_up in warm_ups(bundle, model.tower, options.runtime):
+        return
+    engine = staging / (model.name if model.tower is Tower.IMAGE else engine_name(bundle))
+    version = _write_model(engine, model.version, config, own_warm_ups)
+    copy_file(bundle.engine(model.tower, model.precision), version / ENGINE)
+    if model.tower is Tower.TEXT:
+        config = container_text_config_pbtxt(bundle, model.precision, options)
+        version = _write_model(staging / model.name, model.version, config, ())
+        shutil.copyfile(CONTAINER_TEXT_FILE, version / MODEL_FILE.name)
+        shutil.copyfile(RAGGED_FILE, version / RAGGED_FILE.name)
+
+
+def _write_model(folder: Path, number: int, config: str, own_warm_ups: Sequence[WarmUp]) -> Path:
+    """Write a model's folder with its config and warm-up; return the folder of the version, which is empty."""
+    version = folder / str(number)
+    version.mkdir(parents=True)
+    (folder / CONFIG).write_text(config, encoding="utf-8")
+    for warm_up in own_warm_ups:
         if warm_up.ids is not None:
             (folder / "warmup").mkdir(exist_ok=True)
             np.array(warm_up.ids, np.int32).tofile(folder / "warmup" / warm_up.name)
+    return version
 
 
-def _install(staged: Path, model: ServedModel) -> None:
+def _resolved(bundle: Bundle, precision: Precision, options: ServingOptions) -> ServingOptions:
+    """Fill in what the container's instances on a CPU must be told: how many, and the threads that they divide.
+
+    The wheel's model.py finds both out where it serves. Raises InputError for more streams than threads.
+    """
+    if options.runtime is RepositoryRuntime.WHEEL or options.device is Device.GPU:
+        return options
+    threads = len(os.sched_getaffinity(0)) if options.threads is None else options.threads
+    streams = options.streams
+    if streams is None:
+        streams = min(next(candidates(bundle, Provider.CPU, precision)).streams, threads)
+    if streams > threads:
+        raise InputError(
+            f"streams {streams}: expected 1 to {threads}, the threads that the instances divide among them"
+        )
+    return replace(options, streams=streams, threads=threads)
+
+
+def _install(staged: Path, destination: Path, number: int) -> None:
     """Bring a staged model to its place: whole where it is new, else part by part, the config last."""
-    if not model.folder.exists():
-        staged.rename(model.folder)
+    if not destination.exists():
+        staged.rename(destination)
         return
-    for part in (str(model.version), "warmup"):
-        new, old = staged / part, model.folder / part
+    for part in (str(number), "warmup"):
+        new, old = staged / part, destination / part
         if new.exists() and not _same(new, old):
             if old.exists():
                 old.rename(staged / f"{part}.old")
             new.rename(old)
-    (staged / CONFIG).replace(model.folder / CONFIG)
+    (staged / CONFIG).replace(destination / CONFIG)
 
 
 def _same(one: Path, other: Path) -> bool:

@@ -7,12 +7,15 @@ from dataclasses import dataclass
 
 from twinspire.bundle import Bundle, Padding, Precision, Tower
 from twinspire.towers.buckets import BUCKETS
-from twinspire.towers.local import BATCH
+from twinspire.towers.local import BATCH, PROCESSOR_BATCH, vocabulary_size
 from twinspire_server.repository.settings import Accelerator, Device, RepositoryRuntime, ServingOptions
 
 RAGGED = "ragged"
 SHORT_LENGTH = 32
 """90% of COCO's captions fit 16 tokens: what a runtime of few fixed shapes is given beside the context."""
+CONTAINER_TEXT_INSTANCES = 2
+"""Processes that check texts and form batches in front of the container's text engine: while one waits for the engine,
+the other collects."""
 
 
 @dataclass(frozen=True)
@@ -33,59 +36,113 @@ def model_name(bundle: Bundle, tower: Tower) -> str:
     return f"{bundle.name}_{tower}"
 
 
-def text_lengths(bundle: Bundle, runtime: RepositoryRuntime) -> tuple[int, ...]:
-    """List the lengths that texts must be padded to; none where any length will do.
+def engine_name(bundle: Bundle) -> str:
+    """Name the model that holds the container's text engine.
 
-    Triton forms batches of equal shapes only. Mixed lengths would undo batching, so the container is given
-    two; model.py takes any and pads them itself.
+    Triton begins to load models in the order of their names: it comes before the one that calls it.
+    """
+    return f"{bundle.name}_engine_text"
+
+
+def max_batch(tower: Tower, options: ServingOptions) -> int:
+    """Return how many rows a run of the engine takes at most."""
+    in_container = options.runtime is RepositoryRuntime.CONTAINER
+    return (PROCESSOR_BATCH if in_container and options.device is Device.CPU else BATCH)[tower]
+
+
+def engine_lengths(bundle: Bundle, options: ServingOptions) -> tuple[int, ...]:
+    """List the lengths that the engine's texts are padded to; none where each batch is padded to its longest.
+
+    On a GPU TensorRT is told all shapes beforehand, so there are two. onnxruntime on a CPU takes any: with two lengths
+    every caption was 32 tokens long, which cost more than half of the texts/s.
     """
     context = bundle.text.context_length
-    if runtime is RepositoryRuntime.WHEEL:
-        return ()
+    if options.runtime is RepositoryRuntime.WHEEL or options.device is Device.CPU:
+        return (context,) if bundle.text.padding is Padding.MAX_LENGTH else ()
     if bundle.text.padding is Padding.MAX_LENGTH or context <= SHORT_LENGTH:
         return (context,)
     return (SHORT_LENGTH, context)
 
 
-def warm_ups(bundle: Bundle, tower: Tower, runtime: RepositoryRuntime) -> list[WarmUp]:
-    """List what to run before serving: every shape once alone, the largest as a full batch.
+def warm_ups(bundle: Bundle, tower: Tower, options: ServingOptions) -> list[WarmUp]:
+    """List what to run in an engine before serving: every shape once alone, the largest as a full batch.
 
     The first call of a shape pays for planning its memory, the first full batch for having it.
     """
-    batch = BATCH[tower]
+    batch = max_batch(tower, options)
     if tower is Tower.IMAGE:
         dims = (bundle.image.size, bundle.image.size, 3)
         return [WarmUp(f"{count}_images", count, dims) for count in (1, batch)]
-    context = bundle.text.context_length
-    lengths = text_lengths(bundle, runtime)
+    lengths = engine_lengths(bundle, options)
     if not lengths:
+        context = bundle.text.context_length
         shorter = () if bundle.text.padding is Padding.MAX_LENGTH else BUCKETS
         lengths = (*(length for length in shorter if length < context), context)
     found = [_text(bundle, length, 1) for length in lengths]
-    full = lengths if runtime is RepositoryRuntime.CONTAINER else lengths[-1:]
+    full = lengths if options.runtime is RepositoryRuntime.CONTAINER else lengths[-1:]
     return [*found, *(_text(bundle, length, batch) for length in full)]
 
 
 def config_pbtxt(bundle: Bundle, tower: Tower, precision: Precision, options: ServingOptions) -> str:
-    """Write a tower's config.pbtxt."""
+    """Write the config.pbtxt of the model that runs a tower's engine."""
     on_gpu = options.device is Device.GPU
     in_wheel = options.runtime is RepositoryRuntime.WHEEL
-    kind = "KIND_GPU" if on_gpu and not in_wheel else "KIND_CPU"
+    is_behind = not in_wheel and tower is Tower.TEXT  # container_text.py forms its batches
     parts = [
-        f"# Written by `twinspire build` from the bundle {bundle.name}; the next build writes it again.",
-        f'name: "{model_name(bundle, tower)}"',
+        *_head(bundle, engine_name(bundle) if is_behind else model_name(bundle, tower)),
         f'backend: "{"python" if in_wheel else "onnxruntime"}"',
-        f"max_batch_size: {BATCH[tower]}",
+        f"max_batch_size: {max_batch(tower, options)}",
         _tensors(bundle, tower, options.runtime),
-        "# What waits is gathered into a batch; nothing waits for others to come.",
-        "dynamic_batching { }",
-        f"instance_group [ {{ kind: {kind} count: 1 }} ]",
+        *(() if is_behind else _BATCHING),
+        _instances("KIND_GPU" if on_gpu and not in_wheel else "KIND_CPU", 1 if in_wheel else options.streams or 1),
         _parameters(_facts(bundle, tower, precision, options)),
     ]
     if on_gpu and not in_wheel and options.accelerator is Accelerator.TENSORRT:
         parts.append(_tensorrt(bundle, tower, precision))
-    parts += [_warm_up(warm_up, tower) for warm_up in warm_ups(bundle, tower, options.runtime)]
+    parts += [_warm_up(warm_up, tower) for warm_up in warm_ups(bundle, tower, options)]
     return "\n".join(parts) + "\n"
+
+
+def container_text_config_pbtxt(bundle: Bundle, precision: Precision, options: ServingOptions) -> str:
+    """Write the config.pbtxt of the model in front of the container's text engine; to clients it is like the wheel's.
+
+    It has no warm-up: tritonserver 2.51 crashes where a model calls another one during it. The engine has its own.
+    """
+    facts = {
+        **_contract_facts(bundle, Tower.TEXT, precision),
+        "engine": engine_name(bundle),
+        "engine_batch": str(max_batch(Tower.TEXT, options)),
+        "engine_instances": str(options.streams or 1),
+        "engine_lengths": ",".join(map(str, engine_lengths(bundle, options))),
+        "context_length": str(bundle.text.context_length),
+        "vocabulary_size": str(vocabulary_size(bundle.tokenizer_path)),
+        "pad_id": str(bundle.text.pad_id),
+        "eos_id": str(bundle.text.eos_id),
+    }
+    parts = [
+        *_head(bundle, model_name(bundle, Tower.TEXT)),
+        'backend: "python"',
+        f"max_batch_size: {BATCH[Tower.TEXT]}",
+        _tensors(bundle, Tower.TEXT, RepositoryRuntime.WHEEL),
+        *_BATCHING,
+        _instances("KIND_CPU", CONTAINER_TEXT_INSTANCES),
+        _parameters(facts),
+    ]
+    return "\n".join(parts) + "\n"
+
+
+_BATCHING = ("# What waits is gathered into a batch; nothing waits for others to come.", "dynamic_batching { }")
+
+
+def _head(bundle: Bundle, name: str) -> list[str]:
+    return [
+        f"# Written by `twinspire build` from the bundle {bundle.name}; the next build writes it again.",
+        f'name: "{name}"',
+    ]
+
+
+def _instances(kind: str, count: int) -> str:
+    return f"instance_group [ {{ kind: {kind} count: {count} }} ]"
 
 
 def _text(bundle: Bundle, length: int, batch: int) -> WarmUp:
@@ -103,16 +160,20 @@ def _tensors(bundle: Bundle, tower: Tower, runtime: RepositoryRuntime) -> str:
     return f'input [ {{ {given} }} ]\noutput [ {{ name: "embedding" data_type: TYPE_FP32 dims: [ {bundle.dim} ] }} ]'
 
 
-def _facts(bundle: Bundle, tower: Tower, precision: Precision, options: ServingOptions) -> dict[str, str]:
-    """Collect what the client reads (the first five) and what the backend does."""
-    lengths = text_lengths(bundle, options.runtime)
-    facts = {
+def _contract_facts(bundle: Bundle, tower: Tower, precision: Precision) -> dict[str, str]:
+    """Collect what the client reads."""
+    return {
         "tower": str(tower),
         "space": bundle.space,
         "precision": str(precision),
         "dim": str(bundle.dim),
-        "text_lengths": ",".join(map(str, lengths)) if lengths else RAGGED,
+        "text_lengths": RAGGED,
     }
+
+
+def _facts(bundle: Bundle, tower: Tower, precision: Precision, options: ServingOptions) -> dict[str, str]:
+    """Collect what the client reads and what the backend does."""
+    facts = _contract_facts(bundle, tower, precision)
     if options.runtime is RepositoryRuntime.WHEEL:
         facts["providers"] = options.providers
         if options.threads is not None:
@@ -120,7 +181,9 @@ def _facts(bundle: Bundle, tower: Tower, precision: Precision, options: ServingO
         if options.streams is not None:
             facts["streams"] = str(options.streams)
     elif options.device is Device.CPU and options.threads is not None:
-        facts["intra_op_thread_count"] = str(options.threads)
+        # The backend cannot keep onnxruntime's threads from spinning (onnxruntime.cc reads no session entries), but an
+        # instance of one thread has none beside the caller's.
+        facts["intra_op_thread_count"] = str(options.threads // (options.streams or 1))
     return facts
 
 
@@ -142,7 +205,7 @@ def _tensorrt(bundle: Bundle, tower: Tower, precision: Precision) -> str:
         size = bundle.image.size
         shortest = longest = f"{size}x{size}x3"
     else:
-        lengths = text_lengths(bundle, RepositoryRuntime.CONTAINER)
+        lengths = engine_lengths(bundle, ServingOptions(runtime=RepositoryRuntime.CONTAINER, device=Device.GPU))
         shortest, longest = str(lengths[0]), str(lengths[-1])
     name = "image" if tower is Tower.IMAGE else "input_ids"
     engine = bundle.manifest.engines[tower][precision].sha256
