@@ -31,7 +31,7 @@ from rich.table import Table
 
 from twinspire.bundle import Bundle, Precision, Tower
 from twinspire.text import Tokenizer
-from twinspire.towers import LocalTowers, TritonTowers
+from twinspire.towers import LocalTowers, Provider, TritonTowers
 from twinspire_bench.load import closed_loop, interleaved
 from twinspire_bench.machine import matrix_peaks, usable_cores
 from twinspire_bench.product import TWINSPIRE, run, seeded_model, served
@@ -159,7 +159,9 @@ def measure(
     run(*TWINSPIRE, "build", bundle.path, "-o", repository, *options)
     work_of_image = engine_work(bundle.engine(Tower.IMAGE, PRECISION), (1, bundle.image.size, bundle.image.size, 3))
     limit_s = work_of_image.shortest_s(matrix_peaks(threads))
-    local = LocalTowers(bundle, precision=PRECISION, threads=threads, streams=streams)
+    # The container computes on a CPU by onnxruntime's own provider alone.
+    providers = "auto" if runtime == WHEEL else Provider.CPU
+    local = LocalTowers(bundle, precision=PRECISION, providers=providers, threads=threads, streams=streams)
     running = served(repository, backend_directory=backend_directory)
     sequences = Tokenizer(bundle.tokenizer_path, bundle.text).encode(captions[: effort.texts])
     with closing(local), running as server, closing(_connect(server.address, bundle)) as remote:
