@@ -19,6 +19,9 @@ from twinspire.errors import ServerError
 from twinspire_server.repository import RepositoryRuntime, build_repository
 from twinspire_server.triton import TritonServer
 
+if not os.environ.get("TWINSPIRE_TRITON_BACKENDS"):
+    pytest.skip("Triton's onnxruntime backend is not built: run make test-container", allow_module_level=True)
+
 PAD, START, END, VOCABULARY, CONTEXT = 0, 2, 3, 802, 64  # the sample's
 TOLERANCE = 1e-6  # the same engine, other rows in its batch
 INVALID = "StatusCode.INVALID_ARGUMENT"

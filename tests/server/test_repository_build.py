@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import shutil
@@ -99,6 +100,19 @@ def test_the_containers_models(tiny: Any, tmp_path: Path) -> None:
     }
     for tower, name in engines.items():
         assert (tmp_path / name).read_bytes() == tiny.bundle.engine(tower, Precision.FP32).read_bytes()
+
+
+def test_the_containers_text_model_needs_numpy_alone(tiny: Any, tmp_path: Path) -> None:
+    """Its files parse as Python 3.10, which NVIDIA's image had last, and import what it has: no twinspire."""
+    build_repository([tiny.bundle.path], tmp_path, precision="fp32", runtime=RepositoryRuntime.CONTAINER)
+    imported = set()
+    for file in (tmp_path / "tiny_text" / "1").glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(), feature_version=(3, 10))):
+            if isinstance(node, ast.Import):
+                imported |= {name.name.split(".")[0] for name in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                imported.add(str(node.module).split(".")[0])
+    assert imported - sys.stdlib_module_names == {"numpy", "ragged", "triton_python_backend_utils"}
 
 
 @pytest.mark.parametrize(
