@@ -73,7 +73,9 @@ def test_the_containers_text_model_is_the_wheels_to_clients(tiny: Any, device: D
         assert getattr(container, field) == getattr(wheel, field), field
     for name in ("tower", "space", "precision", "dim", "text_lengths"):
         assert _parameters(container)[name] == _parameters(wheel)[name]
-    assert [group.kind for group in container.instance_group] == [CPU]
+    assert [(group.kind, group.count) for group in container.instance_group] == [
+        (CPU, 2 if device is Device.GPU else 1)
+    ]
     assert not container.model_warmup  # tritonserver 2.51 crashes where a model calls another one during it
 
 

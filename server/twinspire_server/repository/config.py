@@ -13,9 +13,10 @@ from twinspire_server.repository.settings import Accelerator, Device, Repository
 RAGGED = "ragged"
 SHORT_LENGTH = 32
 """90% of COCO's captions fit 16 tokens: what a runtime of few fixed shapes is given beside the context."""
-CONTAINER_TEXT_INSTANCES = 2
-"""Processes that check texts and form batches in front of the container's text engine: while one waits for the engine,
-the other collects."""
+CONTAINER_TEXT_INSTANCES = {Device.CPU: 1, Device.GPU: 2}
+"""Processes that check texts and form batches in front of the container's text engine. Beside a GPU one collects while
+the other waits; on a CPU two halve the batches: ViT-B/32 int8, two cores, 64 single captions in flight, 259 texts/s by
+two and 282 by one."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ def container_text_config_pbtxt(bundle: Bundle, precision: Precision, options: S
         f"max_batch_size: {BATCH[Tower.TEXT]}",
         _tensors(bundle, Tower.TEXT, RepositoryRuntime.WHEEL),
         *_BATCHING,
-        _instances("KIND_CPU", CONTAINER_TEXT_INSTANCES),
+        _instances("KIND_CPU", CONTAINER_TEXT_INSTANCES[options.device]),
         _parameters(facts),
     ]
     return "\n".join(parts) + "\n"
