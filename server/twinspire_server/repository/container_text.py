@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -43,8 +42,7 @@ class TritonPythonModel:
         self._vocabulary_size = int(parameters["vocabulary_size"])
         # What the engine's texts are padded to; without any, each batch to its longest.
         self._lengths = [int(length) for length in parameters["engine_lengths"].split(",") if length]
-        self._batch, self._streams = int(parameters["engine_batch"]), int(parameters["engine_instances"])
-        self._pool = ThreadPoolExecutor(self._streams)
+        self._batch = int(parameters["engine_batch"])
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answer each request of a batch, in order. Nothing is raised: Triton 2.51 would not call again."""
@@ -65,10 +63,6 @@ class TritonPythonModel:
                 answers.append(_response(given))
         return answers
 
-    def finalize(self) -> None:
-        """End the threads."""
-        self._pool.shutdown()
-
     def _read(self, request: Any) -> Any:  # noqa: ANN401 - a list of texts, or Triton's error
         """Return a request's texts without padding, or the error to answer it with."""
         try:
@@ -88,19 +82,19 @@ class TritonPythonModel:
         return texts
 
     def _encode(self, texts: Sequence[NDArray[np.int32]]) -> NDArray[np.float32]:
-        """Encode N texts to (N, D) in batches of like lengths, as many at a time as the engine has instances."""
+        """Encode N texts to (N, D) in batches of like lengths."""
         if not texts:
             return np.empty((0, 0), np.float32)
         lengths = [self._padded_length(text.size) for text in texts]
-        rounds = math.ceil(len(texts) / (self._batch * self._streams))
-        batches = fitted(lengths, batch=math.ceil(len(texts) / (rounds * self._streams)))
-
-        def run(places: Sequence[int]) -> NDArray[np.float32]:
-            return self._run(padded([texts[place] for place in places], self._pad_id, lengths[places[0]]))
-
-        found = np.concatenate([run(batches[0])] if len(batches) == 1 else list(self._pool.map(run, batches)))
-        embeddings = np.empty_like(found)
-        embeddings[[place for places in batches for place in places]] = found
+        runs = math.ceil(len(texts) / self._batch)
+        batches = fitted(lengths, batch=math.ceil(len(texts) / runs))
+        found = [
+            self._run(padded([texts[place] for place in places], self._pad_id, lengths[places[0]]))
+            for places in batches
+        ]
+        embeddings = np.empty((len(texts), found[0].shape[1]), np.float32)
+        for places, rows in zip(batches, found):  # noqa: B905 - Triton's images down to Python 3.8
+            embeddings[places] = rows
         return embeddings
 
     def _padded_length(self, length: int) -> int:
