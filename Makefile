@@ -12,8 +12,11 @@ GPU_BIN := $(GPU_VENV)/bin
 # module of the same name, so each has a folder of its own.
 TENSORRT_VERSIONS := 10.16.1.11 11.4.0.106
 TENSORRT_BINDINGS := $(TENSORRT_VERSIONS:%=$(VENV)/tensorrt-bindings/%)
+TRITON_BACKEND_SOURCES ?= ../shared/data/triton_onnxruntime_backend
+TRITON_BACKENDS := build/triton_backends
+TRITON_BACKEND := $(TRITON_BACKENDS)/onnxruntime/libtriton_onnxruntime.so
 
-.PHONY: demo test test-gpu-packages test-tensorrt-bindings check bench clean help
+.PHONY: demo test test-container test-gpu-packages test-tensorrt-bindings check bench clean help
 
 demo: $(VENV)/.run ## draw 500 pictures, index them through Triton, find them in words; writes demo/
 	$(BIN)/twinspire demo -o demo --json demo/demo.json
@@ -30,6 +33,12 @@ test-gpu-packages: $(GPU_VENV)/.dev ## test the extra gpu on a machine without a
 
 test-tensorrt-bindings: $(VENV)/.dev $(TENSORRT_BINDINGS) ## check every call of TensorRT against its bindings
 	$(BIN)/python -m pytest tests/export/test_tensorrt_bindings.py
+
+test-container: $(TRITON_BACKEND) ## run container repositories on Triton's onnxruntime backend, built from TRITON_BACKEND_SOURCES
+	TWINSPIRE_TRITON_BACKENDS=$(CURDIR)/$(TRITON_BACKENDS) $(BIN)/python -m pytest tests/container
+
+$(TRITON_BACKEND): tools/build_triton_backend.sh $(VENV)/.dev
+	tools/build_triton_backend.sh $(TRITON_BACKEND_SOURCES) $(TRITON_BACKENDS) $(BIN)/python
 
 # The first run makes ViT-B/32 with seeded weights in runs/bench, which takes minutes; later ones find it there.
 bench: $(VENV)/.dev ## run every benchmark at a size that ends in minutes; records in runs/bench

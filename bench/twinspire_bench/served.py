@@ -5,7 +5,11 @@
 - the image tower with 16 pictures in flight: in process they are one batch of 16, through Triton requests of one
   picture each, and the next is sent when one is answered;
 - the image tower with one picture in flight;
-- the text tower with 64 single captions in flight, and how many of them Triton gathers into a batch.
+- the text tower with 64 captions in flight: in process in calls of 64, through Triton in requests of one caption each,
+  and how many of them Triton gathers into a batch.
+
+`--runtime container` serves with Triton's onnxruntime backend, from the folder `--backend-directory` where the server's
+own installation lacks it.
 
 Callers, server and engine share this machine: what the callers take, the engine has not.
 """
@@ -17,7 +21,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import typer
@@ -27,7 +31,7 @@ from rich.table import Table
 
 from twinspire.bundle import Bundle, Precision, Tower
 from twinspire.text import Tokenizer
-from twinspire.towers import LocalTowers, TritonTowers
+from twinspire.towers import LocalTowers, Provider, TritonTowers
 from twinspire_bench.load import closed_loop, interleaved
 from twinspire_bench.machine import matrix_peaks, usable_cores
 from twinspire_bench.product import TWINSPIRE, run, seeded_model, served
@@ -52,27 +56,37 @@ PRECISION = Precision.INT8
 IMAGES_IN_FLIGHT = 16
 TEXTS_IN_FLIGHT = 64
 
+WHEEL = "wheel"
 IN_PROCESS, THROUGH_TRITON = "in process", "through Triton"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Effort:
-    """How much is measured. `images` and `lone_images` are of a variant and round, `texts` in all."""
+    """How much is measured, of a variant and round."""
 
     rounds: int = 10
     images: int = 480
     lone_images: int = 15
-    texts: int = 1024
+    texts: int = 512
 
 
 class _Variants:
     """The same towers twice, in this process and on a server: each method measures one figure of one of them."""
 
-    def __init__(self, local: LocalTowers, remote: TritonTowers, *, size: int, effort: Effort) -> None:
-        self._local, self._remote, self._effort = local, remote, effort
+    def __init__(
+        self,
+        local: LocalTowers,
+        remote: TritonTowers,
+        captions: Sequence[NDArray[np.int32]],
+        *,
+        size: int,
+        effort: Effort,
+    ) -> None:
+        self._local, self._remote, self._captions, self._effort = local, remote, captions, effort
         self._noise = np.random.default_rng(0).integers(0, 256, (effort.images, size, size, 3), np.uint8)
         self._singly = [self._noise[place : place + 1] for place in range(len(self._noise))]
         self.lone_ms: dict[str, list[float]] = {IN_PROCESS: [], THROUGH_TRITON: []}
+        self.caption_ms: list[float] = []
 
     def together(self) -> float:
         """Return images/s in process, a call of 16 after the other."""
@@ -94,21 +108,23 @@ class _Variants:
         self.lone_ms[variant] += found.latencies_ms.tolist()
         return percentiles(found.latencies_ms).p50
 
-    def captions(self, sequences: Sequence[NDArray[np.int32]]) -> dict[str, Any]:
-        """Send single captions, 64 in flight, and see into how many batches Triton gathered them."""
-        before = self._remote.statistics(Tower.TEXT)
+    def captions_together(self) -> float:
+        """Return texts/s in process, a call of 64 after the other."""
+        start = time.perf_counter()
+        for first in range(0, len(self._captions), TEXTS_IN_FLIGHT):
+            self._local.encode_texts(self._captions[first : first + TEXTS_IN_FLIGHT])
+        return len(self._captions) / (time.perf_counter() - start)
+
+    def captions_in_flight(self) -> float:
+        """Return texts/s through Triton: requests of one caption, the next one sent when one of 64 is answered."""
         found = closed_loop(
-            lambda ids: self._remote.encode_texts([ids]), sequences, in_flight=TEXTS_IN_FLIGHT, requests=len(sequences)
+            lambda ids: self._remote.encode_texts([ids]),
+            self._captions,
+            in_flight=TEXTS_IN_FLIGHT,
+            requests=len(self._captions),
         )
-        time.sleep(0.1)  # a batch is counted after it was answered
-        counted = self._remote.statistics(Tower.TEXT).since(before)
-        return {
-            "mean_batch_size": counted.mean_batch_size,
-            "requests": counted.requests,
-            "executions": counted.executions,
-            "texts_per_s": found.throughput_per_s,
-            "latency_ms": series(found.latencies_ms, "p50", "p90", "p95", "p99"),
-        }
+        self.caption_ms += found.latencies_ms.tolist()
+        return found.throughput_per_s
 
 
 def measure(
@@ -120,21 +136,37 @@ def measure(
     effort: Effort,
     work: Path,
     say: Callable[[str], None],
+    runtime: str = WHEEL,
+    backend_directory: Path | None = None,
 ) -> Record:
     """Serve `bundle` and measure it beside the same towers in this process.
 
-    `say` is told in a few words what begins. Raises EngineError where a command fails, ServerError where the server
-    does not start.
+    `runtime` is what its repository is built for; `backend_directory` holds backends that the server lacks. `say` is
+    told in a few words what begins. Raises EngineError where a command fails, ServerError where the server does not
+    start.
     """
-    repository = work / f"{bundle.name}-models-{streams}"
-    options = ("--precision", str(PRECISION), "--threads", str(threads), "--streams", str(streams))
+    repository = work / f"{bundle.name}-models-{runtime}-{streams}"
+    options = (
+        "--precision",
+        str(PRECISION),
+        "--threads",
+        str(threads),
+        "--streams",
+        str(streams),
+        "--runtime",
+        runtime,
+    )
     run(*TWINSPIRE, "build", bundle.path, "-o", repository, *options)
     work_of_image = engine_work(bundle.engine(Tower.IMAGE, PRECISION), (1, bundle.image.size, bundle.image.size, 3))
     limit_s = work_of_image.shortest_s(matrix_peaks(threads))
-    local = LocalTowers(bundle, precision=PRECISION, threads=threads, streams=streams)
-    with closing(local), served(repository) as server, closing(_connect(server.address, bundle)) as remote:
+    # The container computes on a CPU by onnxruntime's own provider alone.
+    providers = "auto" if runtime == WHEEL else Provider.CPU
+    local = LocalTowers(bundle, precision=PRECISION, providers=providers, threads=threads, streams=streams)
+    running = served(repository, backend_directory=backend_directory)
+    sequences = Tokenizer(bundle.tokenizer_path, bundle.text).encode(captions[: effort.texts])
+    with closing(local), running as server, closing(_connect(server.address, bundle)) as remote:
         say(f"Triton {server.version} ({server.origin}) serves {bundle.name}; in process {local.runtime}")
-        variants = _Variants(local, remote, size=bundle.image.size, effort=effort)
+        variants = _Variants(local, remote, sequences, size=bundle.image.size, effort=effort)
         before = remote.statistics(Tower.IMAGE)
         say(f"{effort.rounds} rounds: {effort.images} pictures each way, {IMAGES_IN_FLIGHT} in flight")
         speed = interleaved(
@@ -147,8 +179,15 @@ def measure(
             rounds=effort.rounds,
             on_round=say,
         )
-        say(f"{effort.texts} captions, {TEXTS_IN_FLIGHT} in flight")
-        texts = variants.captions(Tokenizer(bundle.tokenizer_path, bundle.text).encode(captions[: effort.texts]))
+        say(f"{effort.rounds} rounds: {effort.texts} captions each way, {TEXTS_IN_FLIGHT} in flight")
+        text_before = remote.statistics(Tower.TEXT)
+        text_speed = interleaved(
+            {IN_PROCESS: variants.captions_together, THROUGH_TRITON: variants.captions_in_flight},
+            rounds=effort.rounds,
+            on_round=say,
+        )
+        time.sleep(0.1)  # a batch is counted after it was answered
+        text_counted = remote.statistics(Tower.TEXT).since(text_before)
     return Record(
         kind="served",
         parameters={
@@ -158,6 +197,7 @@ def measure(
             "streams": streams,
             "images_in_flight": IMAGES_IN_FLIGHT,
             "texts_in_flight": TEXTS_IN_FLIGHT,
+            "runtime": runtime,
         },
         subject={"bundle": bundle.name, "space": bundle.space, "triton": server.version, "triton_from": server.origin},
         results={
@@ -171,7 +211,14 @@ def measure(
                 "latency_ms": {name: series(ms, "p50", "p90", "p95", "p99") for name, ms in variants.lone_ms.items()},
                 "added_ms": series(lone[THROUGH_TRITON] - lone[IN_PROCESS], "median"),
             },
-            "texts_in_flight": texts,
+            "texts_in_flight": {
+                "texts_per_s": {name: series(figures, "median") for name, figures in text_speed.items()},
+                "ratio": paired_ratio(text_speed[THROUGH_TRITON], text_speed[IN_PROCESS]),
+                "mean_batch_size": text_counted.mean_batch_size,
+                "requests": text_counted.requests,
+                "executions": text_counted.executions,
+                "latency_ms": series(variants.caption_ms, "p50", "p90", "p95", "p99"),
+            },
         },
     )
 
@@ -190,24 +237,20 @@ def show(record: Record, console: Console) -> None:
     table = Table(
         "", IN_PROCESS, THROUGH_TRITON, "", title=f"{record.subject['bundle']} {record.parameters['precision']}"
     )
-    busy, alone, texts = found["images_in_flight"], found["one_image_in_flight"], found["texts_in_flight"]
-    speeds, ratio = busy["images_per_s"], busy["ratio"]
-    table.add_row(
-        f"{IMAGES_IN_FLIGHT} pictures in flight, images/s",
-        *(f"{speeds[name]['median']:.1f}" for name in (IN_PROCESS, THROUGH_TRITON)),
-        f"{ratio['value']:.3f} ({ratio['interval']['low']:.3f} to {ratio['interval']['high']:.3f}), "
-        f"mean batch {busy['mean_batch_size']:.1f}",
-    )
+    alone = found["one_image_in_flight"]
+    for name, kind, in_flight in (("images", "pictures", IMAGES_IN_FLIGHT), ("texts", "captions", TEXTS_IN_FLIGHT)):
+        busy = found[f"{name}_in_flight"]
+        speeds, ratio = busy[f"{name}_per_s"], busy["ratio"]
+        table.add_row(
+            f"{in_flight} {kind} in flight, {name}/s",
+            *(f"{speeds[variant]['median']:.1f}" for variant in (IN_PROCESS, THROUGH_TRITON)),
+            f"{ratio['value']:.3f} ({ratio['interval']['low']:.3f} to {ratio['interval']['high']:.3f}), "
+            f"mean batch {busy['mean_batch_size']:.1f}",
+        )
     table.add_row(
         "one picture in flight, median ms",
         *(f"{alone['latency_ms'][name]['p50']:.1f}" for name in (IN_PROCESS, THROUGH_TRITON)),
         f"{alone['added_ms']['median']:+.2f} ms",
-    )
-    table.add_row(
-        f"{TEXTS_IN_FLIGHT} captions in flight, texts/s",
-        "",
-        f"{texts['texts_per_s']:.0f}",
-        f"mean batch {texts['mean_batch_size']:.1f}",
     )
     console.print(table)
 
@@ -221,7 +264,11 @@ def main(
     streams: Annotated[int, typer.Option(help="Parts of a batch computed side by side, on both sides.")] = 2,
     rounds: Annotated[int, typer.Option(min=1)] = Effort.rounds,
     images: Annotated[int, typer.Option(min=1, help="Pictures each way in a round.")] = Effort.images,
-    texts: Annotated[int, typer.Option(min=1, help="Captions in all.")] = Effort.texts,
+    texts: Annotated[int, typer.Option(min=1, help="Captions each way in a round.")] = Effort.texts,
+    runtime: Annotated[str, typer.Option(help="What serves: wheel or container, as `twinspire build` has it.")] = WHEEL,
+    backend_directory: Annotated[
+        Path | None, typer.Option(help="A folder of Triton backends that the server lacks, such as onnxruntime/.")
+    ] = None,
     json_file: JsonFileOption = None,
     _smoke: Annotated[bool, smoke_option(size="tiny", rounds=1, images=32, texts=64)] = False,
 ) -> None:
@@ -242,6 +289,8 @@ def main(
             effort=effort,
             work=model.folder,
             say=progress_lines(console),
+            runtime=runtime,
+            backend_directory=backend_directory,
         )
         show(record, Console())
         if json_file is not None:

@@ -21,7 +21,7 @@ from twinspire.bundle import (
 )
 from twinspire.errors import CheckpointError, InputError
 from twinspire.text import Tokenizer
-from twinspire.towers.buckets import padded
+from twinspire.towers.ragged import padded
 from twinspire_export.certificate import EngineRunner, certify
 from twinspire_export.checkpoint import Checkpoint, open_checkpoint
 from twinspire_export.contract import check_engine

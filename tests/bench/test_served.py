@@ -40,12 +40,13 @@ def test_the_sample_is_measured_both_ways(tmp_path: Path) -> None:
     found = Record.load(tmp_path / "served.json").results
     for variant in (IN_PROCESS, THROUGH_TRITON):
         assert len(found["images_in_flight"]["images_per_s"][variant]["samples"]) == 2
+        assert len(found["texts_in_flight"]["texts_per_s"][variant]["samples"]) == 2
         assert len(found["one_image_in_flight"]["latency_ms"][variant]["samples"]) == 3 * 2  # one round warms up
     assert 1 < found["images_in_flight"]["mean_batch_size"] <= 16
-    assert found["texts_in_flight"]["requests"] == 128
+    assert found["texts_in_flight"]["requests"] == 3 * 128
     assert 1 < found["texts_in_flight"]["mean_batch_size"] <= 64
     assert found["limit_images_per_s"] > 0
-    assert [stage for stage in said if stage.startswith("round ")] == 2 * ["round 1 of 2", "round 2 of 2"]
+    assert [stage for stage in said if stage.startswith("round ")] == 3 * ["round 1 of 2", "round 2 of 2"]
     terminal = io.StringIO()
     show(record, Console(file=terminal, width=120))
     assert "16 pictures in flight, images/s" in terminal.getvalue()

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from twinspire.bundle import Padding, TextSettings
 from twinspire.towers import LocalTowers
-from twinspire.towers.buckets import RUN_TOKENS, fitted_batches, padded_length, text_batches
+from twinspire.towers.buckets import fitted_batches, padded_length, text_batches
+from twinspire.towers.ragged import RUN_TOKENS
 
 PAD, END = 9, 2
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -22,7 +24,7 @@ from twinspire.cli.app import application
 from twinspire.errors import BundleError, InputError, SpaceMismatchError
 from twinspire.towers import selection
 from twinspire_server import repository
-from twinspire_server.repository import Device, RepositoryRuntime, build_repository
+from twinspire_server.repository import Device, RepositoryRuntime, build_repository, model_folders
 from twinspire_server.repository import build as building
 
 CHECKOUT = Path(__file__).parents[2]
@@ -59,7 +61,7 @@ def test_the_wheels_models(tiny: Any, tmp_path: Path) -> None:
     ]
     for model in models:
         assert model.folder == tmp_path / "models" / f"tiny_{model.tower}"
-        assert (model.folder / "1" / "model.py").read_bytes() == building.MODEL_FILE.read_bytes()
+        assert (model.folder / "1" / "model.py").read_bytes() == model_folders.MODEL_FILE.read_bytes()
         copied = Bundle.open(model.folder / "1" / "bundle")
         assert copied.manifest == tiny.bundle.manifest
     assert sorted(path.name for path in tmp_path.iterdir()) == ["models"]
@@ -85,18 +87,78 @@ def test_the_two_models_share_a_copy(tiny: Any, tmp_path: Path) -> None:
 
 
 def test_the_containers_models(tiny: Any, tmp_path: Path) -> None:
-    """Each tower is a folder with config and one model.onnx, the engine of the precision."""
-    for model in build_repository([tiny.bundle.path], tmp_path, precision="fp32", runtime=RepositoryRuntime.CONTAINER):
-        assert {name for name in _files(model.folder) if "warmup" not in name} == {"config.pbtxt", "1/model.onnx"}
-        engine = tiny.bundle.engine(model.tower, Precision.FP32)
-        assert (model.folder / "1" / "model.onnx").read_bytes() == engine.read_bytes()
+    """Each tower is a config and the engine of the precision; in front of the text engine stands another model."""
+    models = build_repository([tiny.bundle.path], tmp_path, precision="fp32", runtime=RepositoryRuntime.CONTAINER)
+    assert [model.name for model in models] == ["tiny_image", "tiny_text"]
+    files = {name for name in _files(tmp_path) if "warmup" not in name}
+    engines = {Tower.IMAGE: "tiny_image/1/model.onnx", Tower.TEXT: "tiny_engine_text/1/model.onnx"}
+    front = {"tiny_text/1/model.py", "tiny_text/1/ragged.py"}
+    assert files == {
+        *(f"tiny_{name}/config.pbtxt" for name in ("image", "text", "engine_text")),
+        *engines.values(),
+        *front,
+    }
+    for tower, name in engines.items():
+        assert (tmp_path / name).read_bytes() == tiny.bundle.engine(tower, Precision.FP32).read_bytes()
+
+
+def test_the_containers_text_model_needs_numpy_alone(tiny: Any, tmp_path: Path) -> None:
+    """Its files parse as Python 3.10, which NVIDIA's image had last, and import what it has: no twinspire."""
+    build_repository([tiny.bundle.path], tmp_path, precision="fp32", runtime=RepositoryRuntime.CONTAINER)
+    imported = set()
+    for file in (tmp_path / "tiny_text" / "1").glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(), feature_version=(3, 10))):
+            if isinstance(node, ast.Import):
+                imported |= {name.name.split(".")[0] for name in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                imported.add(str(node.module).split(".")[0])
+    assert imported - sys.stdlib_module_names == {"numpy", "ragged", "triton_python_backend_utils"}
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"threads": 4, "streams": 2}, (2, "2")),
+        ({"threads": 3}, (1, "3")),
+        ({}, (1, str(len(os.sched_getaffinity(0))))),
+    ],
+)
+def test_the_containers_streams_are_instances(
+    tiny: Any, tmp_path: Path, options: dict[str, Any], expected: tuple[int, str]
+) -> None:
+    """Both engines have `streams` instances that divide the threads, by default all of this machine in one."""
+    build_repository([tiny.bundle.path], tmp_path, precision="int8", runtime=RepositoryRuntime.CONTAINER, **options)
+    for name in ("tiny_image", "tiny_engine_text"):
+        config = text_format.Parse((tmp_path / name / "config.pbtxt").read_text(), triton.ModelConfig())
+        found = config.instance_group[0].count, config.parameters["intra_op_thread_count"].string_value
+        assert found == expected
+
+
+def test_the_containers_streams_are_the_measured_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the bundle was measured on such a machine, its streams are taken, as `LocalTowers` does."""
+    monkeypatch.setattr(selection, "unfit", lambda *_, **__: None)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(4))
+    bundle = Bundle.open(sample_bundle())
+    assert bundle.manifest.auto is not None
+    build_repository([bundle.path], tmp_path, precision="int8", runtime=RepositoryRuntime.CONTAINER)
+    config = text_format.Parse((tmp_path / "scenes_image" / "config.pbtxt").read_text(), triton.ModelConfig())
+    assert config.instance_group[0].count == bundle.manifest.auto.streams == 2
+
+
+def test_more_streams_than_threads_are_refused(tiny: Any, tmp_path: Path) -> None:
+    """An instance without a thread is an InputError; nothing is written."""
+    with pytest.raises(InputError, match="streams 3"):
+        build_repository(
+            [tiny.bundle.path], tmp_path, precision="int8", runtime=RepositoryRuntime.CONTAINER, threads=2, streams=3
+        )
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("runtime", RepositoryRuntime)
 def test_the_files_of_a_warm_up_are_there(tiny: Any, tmp_path: Path, runtime: RepositoryRuntime) -> None:
     """Each file that a config names for its warm-up holds int32 ids of the length it says, the end token last."""
     build_repository([tiny.bundle.path], tmp_path, precision="int8", runtime=runtime)
-    folder = tmp_path / "tiny_text"
+    folder = tmp_path / ("tiny_engine_text" if runtime is RepositoryRuntime.CONTAINER else "tiny_text")
     config = text_format.Parse((folder / "config.pbtxt").read_text(), triton.ModelConfig())
     inputs = [sample.inputs["input_ids"] for sample in config.model_warmup]
     assert {given.input_data_file for given in inputs} == {path.name for path in (folder / "warmup").iterdir()}
@@ -165,10 +227,28 @@ def test_another_engine_is_a_further_version(tiny: Any, tmp_path: Path) -> None:
 
 
 def test_the_other_runtime_takes_the_version_over(tiny: Any, tmp_path: Path) -> None:
-    """The same engine for the container replaces the wheel's version, model.py and bundle included."""
+    """The same engine for the container replaces the wheel's version, and the other way round leaves nothing of it."""
     build_repository([tiny.bundle.path], tmp_path, precision="int8")
+    before = _files(tmp_path)
     build_repository([tiny.bundle.path], tmp_path, precision="int8", runtime=RepositoryRuntime.CONTAINER)
     assert _files(tmp_path / "tiny_image") == {"config.pbtxt", "1/model.onnx"}
+    assert not any("bundle" in name for name in _files(tmp_path))
+    models = build_repository([tiny.bundle.path], tmp_path, precision="int8")
+    assert [model.version for model in models] == [1, 1]
+    assert _files(tmp_path) - before == {name for name in _files(tmp_path) if "warmup" in name} - before
+    assert not (tmp_path / "tiny_engine_text").exists()
+
+
+def test_the_containers_text_model_and_its_engine_keep_one_version(tiny: Any, tmp_path: Path) -> None:
+    """The same engine keeps version 1 and every byte, another one is version 2 of both."""
+    options = {"runtime": RepositoryRuntime.CONTAINER, "threads": 1}
+    build_repository([tiny.bundle.path], tmp_path, precision="fp32", **options)
+    before = _content(tmp_path)
+    build_repository([tiny.bundle.path], tmp_path, precision="fp32", **options)
+    assert _content(tmp_path) == before
+    further = build_repository([tiny.bundle.path], tmp_path, precision="int8", **options)
+    assert [model.version for model in further] == [2, 2]
+    assert {"tiny_text/2/model.py", "tiny_engine_text/2/model.onnx"} <= _files(tmp_path)
 
 
 def test_a_fresh_checkout_is_filled(make_tiny: Callable[..., Any], tmp_path: Path) -> None:
@@ -201,15 +281,16 @@ def test_another_space_is_refused(make_tiny: Callable[..., Any], tmp_path: Path)
     assert _content(tmp_path / "models") == before
 
 
+@pytest.mark.parametrize("name", ["tiny_image", "tiny_engine_text"])
 @pytest.mark.parametrize("config", [None, "no protobuf {", 'name: "tiny_image"', b"\xff"])
-def test_a_strangers_folder_is_refused(tiny: Any, tmp_path: Path, config: str | bytes | None) -> None:
-    """A folder of the model's name that `build` did not write is left alone."""
-    folder = tmp_path / "tiny_image"
+def test_a_strangers_folder_is_refused(tiny: Any, tmp_path: Path, config: str | bytes | None, name: str) -> None:
+    """A folder of a model's name that `build` did not write is left alone."""
+    folder = tmp_path / name
     folder.mkdir()
     if config is not None:
         (folder / "config.pbtxt").write_bytes(config.encode() if isinstance(config, str) else config)
     before = _content(tmp_path)
-    with pytest.raises(InputError, match=r"tiny_image.config\.pbtxt"):
+    with pytest.raises(InputError, match=rf"{name}.config\.pbtxt"):
         build_repository([tiny.bundle.path], tmp_path, precision="int8")
     assert _content(tmp_path) == before
 

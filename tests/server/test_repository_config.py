@@ -12,7 +12,7 @@ from tritonclient.grpc import model_config_pb2 as triton
 
 from twinspire.bundle import Padding, Precision, Tower
 from twinspire.errors import InputError
-from twinspire_server.repository.config import config_pbtxt
+from twinspire_server.repository.config import config_pbtxt, container_text_config_pbtxt
 from twinspire_server.repository.settings import Accelerator, Device, RepositoryRuntime, ServingOptions
 
 CPU, GPU = triton.ModelInstanceGroup.KIND_CPU, triton.ModelInstanceGroup.KIND_GPU
@@ -21,6 +21,11 @@ WHEEL, CONTAINER = RepositoryRuntime
 
 def _config(tiny: Any, tower: Tower, **options: Any) -> Any:
     text = config_pbtxt(tiny.bundle, tower, Precision.INT8, ServingOptions(**options))
+    return text_format.Parse(text, triton.ModelConfig())
+
+
+def _container_text(tiny: Any, **options: Any) -> Any:
+    text = container_text_config_pbtxt(tiny.bundle, Precision.INT8, ServingOptions(runtime=CONTAINER, **options))
     return text_format.Parse(text, triton.ModelConfig())
 
 
@@ -34,9 +39,9 @@ def _shape(tensor: Any) -> tuple[str, int, list[int]]:
 
 @pytest.mark.parametrize(("tower", "runtime", "device"), [*product(Tower, RepositoryRuntime, Device)])
 def test_every_config_has_the_contract(tiny: Any, tower: Tower, runtime: RepositoryRuntime, device: Device) -> None:
-    """Each config parses; its tensors, batching and the facts for the client are the contract's."""
+    """Each engine's config parses; its tensors, instances and the facts for the client are the contract's."""
     config = _config(tiny, tower, runtime=runtime, device=device)
-    assert config.name == f"tiny_{tower}"
+    assert config.name == ("tiny_engine_text" if (runtime, tower) == (CONTAINER, Tower.TEXT) else f"tiny_{tower}")
     assert config.backend == {WHEEL: "python", CONTAINER: "onnxruntime"}[runtime]
     length = {WHEEL: 20, CONTAINER: -1}[runtime]
     given = (
@@ -46,14 +51,53 @@ def test_every_config_has_the_contract(tiny: Any, tower: Tower, runtime: Reposit
     )
     assert [_shape(tensor) for tensor in config.input] == [given]
     assert [_shape(tensor) for tensor in config.output] == [("embedding", triton.TYPE_FP32, [12])]
-    assert config.max_batch_size == {Tower.IMAGE: 32, Tower.TEXT: 64}[tower]
-    assert config.HasField("dynamic_batching")
-    assert config.dynamic_batching == triton.ModelDynamicBatching()
     (group,) = config.instance_group
     assert (group.kind, group.count) == (GPU if (runtime, device) == (CONTAINER, Device.GPU) else CPU, 1)
     expected = {"tower": str(tower), "space": tiny.bundle.space, "precision": "int8", "dim": "12"}
     assert expected.items() <= _parameters(config).items()
     assert config.model_warmup
+
+
+@pytest.mark.parametrize(("tower", "runtime", "device"), [*product(Tower, RepositoryRuntime, Device)])
+def test_batches_are_what_was_measured(tiny: Any, tower: Tower, runtime: RepositoryRuntime, device: Device) -> None:
+    """Batches are 32 images and 64 texts, 8 and 16 on the container's CPU; behind its text model none are formed."""
+    config = _config(tiny, tower, runtime=runtime, device=device)
+    on_processor = runtime is CONTAINER and device is Device.CPU
+    assert config.max_batch_size == ({"image": 8, "text": 16} if on_processor else {"image": 32, "text": 64})[tower]
+    assert config.HasField("dynamic_batching") != (runtime is CONTAINER and tower is Tower.TEXT)
+    assert config.dynamic_batching == triton.ModelDynamicBatching()
+
+
+@pytest.mark.parametrize("device", Device)
+def test_the_containers_text_model_is_the_wheels_to_clients(tiny: Any, device: Device) -> None:
+    """Name, tensors, batches and what the client reads are the same; nothing else runs on the GPU."""
+    wheel, container = _config(tiny, Tower.TEXT, device=device), _container_text(tiny, device=device)
+    for field in ("name", "backend", "max_batch_size", "input", "output", "dynamic_batching"):
+        assert getattr(container, field) == getattr(wheel, field), field
+    for name in ("tower", "space", "precision", "dim", "text_lengths"):
+        assert _parameters(container)[name] == _parameters(wheel)[name]
+    assert [(group.kind, group.count) for group in container.instance_group] == [(CPU, 2)]
+    assert not container.model_warmup  # tritonserver 2.51 crashes where a model calls another one during it
+
+
+@pytest.mark.parametrize(
+    ("device", "batch", "lengths"), [(Device.CPU, "16", ""), (Device.GPU, "64", "32,40")], ids=["cpu", "gpu"]
+)
+def test_the_containers_text_model_knows_its_engine(
+    make_tiny: Callable[..., Any], device: Device, batch: str, lengths: str
+) -> None:
+    """Its parameters name the engine, the batches and lengths to give it, and what a text must be."""
+    tiny = make_tiny(context_length=40)
+    expected = {
+        "engine": "tiny_engine_text",
+        "engine_batch": batch,
+        "engine_lengths": lengths,
+        "context_length": "40",
+        "vocabulary_size": "18",
+        "pad_id": "0",
+        "eos_id": "2",
+    }
+    assert expected.items() <= _parameters(_container_text(tiny, device=device)).items()
 
 
 def test_the_wheel_takes_texts_padded_to_the_context(tiny: Any) -> None:
@@ -73,11 +117,16 @@ def test_the_wheel_takes_texts_padded_to_the_context(tiny: Any) -> None:
         ({"context_length": 64, "padding": Padding.MAX_LENGTH}, "64"),
     ],
 )
-def test_the_container_takes_two_lengths(make_tiny: Callable[..., Any], options: dict[str, Any], lengths: str) -> None:
-    """For the container texts are padded to 32 or the context, to the context alone where 32 is not shorter."""
-    config = _config(make_tiny(**options), Tower.TEXT, runtime=CONTAINER)
-    assert not config.input[0].allow_ragged_batch
-    assert _parameters(config)["text_lengths"] == lengths
+def test_a_gpus_engine_sees_two_lengths(make_tiny: Callable[..., Any], options: dict[str, Any], lengths: str) -> None:
+    """On a GPU texts are padded to 32 or the context, to the context alone where 32 is not shorter."""
+    assert _parameters(_container_text(make_tiny(**options), device=Device.GPU))["engine_lengths"] == lengths
+
+
+def test_a_processors_engine_sees_any_length(make_tiny: Callable[..., Any]) -> None:
+    """On a CPU batches are padded to their longest text; families that take the whole context get it."""
+    assert _parameters(_container_text(make_tiny(context_length=77)))["engine_lengths"] == ""
+    whole = make_tiny("whole", context_length=64, padding=Padding.MAX_LENGTH)
+    assert _parameters(_container_text(whole))["engine_lengths"] == "64"
 
 
 def _warm_ups(config: Any) -> list[tuple[int, list[int]]]:
@@ -88,7 +137,7 @@ def _warm_ups(config: Any) -> list[tuple[int, list[int]]]:
 def test_images_are_warmed_up_alone_and_as_a_full_batch(tiny: Any) -> None:
     """In the container one black image, then 32, run before the image tower counts as ready."""
     config = _config(tiny, Tower.IMAGE, runtime=CONTAINER)
-    assert _warm_ups(config) == [(1, [16, 16, 3]), (32, [16, 16, 3])]
+    assert _warm_ups(config) == [(1, [16, 16, 3]), (8, [16, 16, 3])]
     assert all(sample.inputs["image"].zero_data for sample in config.model_warmup)
 
 
@@ -99,19 +148,25 @@ def test_the_wheel_is_warmed_up_by_one_request(tiny: Any, tower: Tower, dims: li
 
 
 @pytest.mark.parametrize(
-    ("runtime", "padding", "expected"),
+    ("options", "padding", "expected"),
     [
-        (WHEEL, Padding.TRIM, [(1, 40)]),
-        (WHEEL, Padding.MAX_LENGTH, [(1, 40)]),
-        (CONTAINER, Padding.TRIM, [(1, 32), (1, 40), (64, 32), (64, 40)]),
-        (CONTAINER, Padding.MAX_LENGTH, [(1, 40), (64, 40)]),
+        ({}, Padding.TRIM, [(1, 40)]),
+        ({}, Padding.MAX_LENGTH, [(1, 40)]),
+        ({"runtime": CONTAINER, "device": Device.GPU}, Padding.TRIM, [(1, 32), (1, 40), (64, 32), (64, 40)]),
+        ({"runtime": CONTAINER, "device": Device.GPU}, Padding.MAX_LENGTH, [(1, 40), (64, 40)]),
+        (
+            {"runtime": CONTAINER},
+            Padding.TRIM,
+            [(batch, length) for batch in (1, 16) for length in (8, 16, 24, 32, 40)],
+        ),
+        ({"runtime": CONTAINER}, Padding.MAX_LENGTH, [(1, 40), (16, 40)]),
     ],
 )
 def test_texts_are_warmed_up_in_every_shape(
-    make_tiny: Callable[..., Any], runtime: RepositoryRuntime, padding: Padding, expected: list[tuple[int, int]]
+    make_tiny: Callable[..., Any], options: dict[str, Any], padding: Padding, expected: list[tuple[int, int]]
 ) -> None:
     """Each length that the container's engine will see runs alone and as a full batch."""
-    config = _config(make_tiny(context_length=40, padding=padding), Tower.TEXT, runtime=runtime)
+    config = _config(make_tiny(context_length=40, padding=padding), Tower.TEXT, **options)
     assert _warm_ups(config) == [(batch, [length]) for batch, length in expected]
 
 
@@ -121,6 +176,15 @@ def test_the_engine_is_opened_as_the_options_say(tiny: Any) -> None:
     assert (wheel["threads"], wheel["streams"], wheel["providers"]) == ("3", "2", "openvino")
     assert not {"threads", "streams"} & set(_parameters(_config(tiny, Tower.IMAGE)))
     assert _parameters(_config(tiny, Tower.IMAGE, runtime=CONTAINER, threads=3))["intra_op_thread_count"] == "3"
+
+
+@pytest.mark.parametrize("tower", Tower)
+def test_the_containers_instances_divide_the_threads(tiny: Any, tower: Tower) -> None:
+    """Streams are instances of the engine, each with its share of the threads, which the text model keeps busy."""
+    config = _config(tiny, tower, runtime=CONTAINER, threads=5, streams=2)
+    assert [group.count for group in config.instance_group] == [2]
+    assert _parameters(config)["intra_op_thread_count"] == "2"
+    assert [group.count for group in _container_text(tiny, threads=5, streams=5).instance_group] == [5]
 
 
 @pytest.mark.parametrize("threads", [0, -1, True, 1.5])

@@ -37,7 +37,7 @@ def test_engines_for_tensorrt_cast_first(tmp_path: Path) -> None:
     )
     np.testing.assert_array_equal(before, after)
     engine = bundle.engine(Tower.TEXT, Precision.FP32)
-    assert onnx.load(text.folder / "1" / "model.onnx") == onnx.load(engine)
+    assert onnx.load(text.folder.with_name("scenes_engine_text") / "1" / "model.onnx") == onnx.load(engine)
     for name, options in (("cuda", {**CONTAINER_GPU, "accelerator": "cuda"}), ("cpu", {"runtime": "container"})):
         image, _ = build_repository([bundle.path], tmp_path / name, precision="fp32", **options)
         engine = bundle.engine(Tower.IMAGE, Precision.FP32)

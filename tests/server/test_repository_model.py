@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from twinspire.bundle import Padding, TextSettings, Tower
+from twinspire.bundle import Tower
 from twinspire.errors import BundleError, EngineError, InputError, SpaceMismatchError
+from twinspire.towers.ragged import without_padding
 from twinspire_server.repository import build_repository
-from twinspire_server.repository.build import MODEL_FILE
+from twinspire_server.repository.model_folders import MODEL_FILE
 
 START, END, PAD = 1, 2, 0
 FINAL = 1
@@ -367,12 +368,9 @@ def test_an_engine_that_fails_is_no_fault_of_the_request(open_model: Callable[..
         ([], PAD, []),
     ],
 )
-def test_padding_is_what_stands_right_of_the_text(
-    module: ModuleType, row: list[int], pad: int, expected: list[int]
-) -> None:
+def test_padding_is_what_stands_right_of_the_text(row: list[int], pad: int, expected: list[int]) -> None:
     """Only trailing padding goes; where the end token pads, one of it stays."""
-    text = TextSettings(context_length=8, pad_id=pad, eos_id=END, padding=Padding.TRIM)
-    assert module.without_padding(np.array(row, np.int32), text).tolist() == expected
+    assert without_padding(np.array(row, np.int32), pad_id=pad, eos_id=END).tolist() == expected
 
 
 def test_the_other_towers_engine_is_not_opened(open_model: Callable[..., Any]) -> None:

@@ -276,7 +276,7 @@ def test_a_damaged_engine_is_told(place: Any, tiny: Any) -> None:
     [
         ('name: "bad" backend: "python" max_batch_sz: 3', 'no field named "max_batch_sz"'),
         ('name: "other" backend: "python"', "bad"),
-        ('name: "bad" backend: "nonsense" max_batch_size: 1', "unable to find backend library for backend 'nonsense'"),
+        ('name: "bad" platform: "nonsense" max_batch_size: 1', "nonsense"),
     ],
 )
 def test_a_bad_config_beside_a_good_one_is_told(place: Any, config: str, says: str) -> None:

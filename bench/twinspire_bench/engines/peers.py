@@ -24,7 +24,7 @@ from twinspire.bundle import Bundle, Precision
 from twinspire.errors import MissingDependencyError
 from twinspire.images import Preprocessor
 from twinspire.text import Tokenizer
-from twinspire.towers.buckets import padded
+from twinspire.towers.ragged import padded
 from twinspire_bench.engines.task import Task
 
 Measure: TypeAlias = Callable[[], float]

@@ -15,12 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twinspire.bundle import Padding, TextSettings
+from twinspire.towers.ragged import fitted, padded
 
 BUCKETS = (8, 16, 24, 32, 48, 64, 77, 128, 256, 512)
-
-RUN_TOKENS = 16
-"""What one more run of an engine costs beside its texts, in tokens. ViT-B/32's int8 text tower takes 2.8 ms a run and
-0.23 ms a token on one thread of an EPYC; limits of 12 and 24 gave the most texts/s."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,34 +72,13 @@ def fitted_batches(
     the context. Otherwise as `text_batches`.
     """
     whole = settings.context_length if settings.padding is Padding.MAX_LENGTH else 0
-    places: list[int] = []
-    length = waste = 0
-    for place in _longest_first(sequences):
-        size = max(whole, sequences[place].size)
-        waste += length - size
-        if len(places) == batch or waste > RUN_TOKENS:
-            yield _text_batch(sequences, places, length, settings)
-            places = []
-        if not places:
-            length, waste = size, 0
-        places.append(place)
-    if places:
-        yield _text_batch(sequences, places, length, settings)
+    lengths = [max(whole, sequence.size) for sequence in sequences]
+    for places in fitted(lengths, batch=batch):
+        yield _text_batch(sequences, places, lengths[places[0]], settings)
 
 
 def _longest_first(sequences: Sequence[NDArray[np.int32]]) -> list[int]:
     return sorted(range(len(sequences)), key=lambda place: sequences[place].size, reverse=True)
-
-
-def padded(sequences: Sequence[NDArray[np.int32]], pad_id: int, length: int | None = None) -> NDArray[np.int32]:
-    """Stack 1-D int32 `sequences`, at least one, to (N, L) int32, filled up with `pad_id` on the right.
-
-    L is `length`, which none exceeds, or that of the longest.
-    """
-    input_ids = np.full((len(sequences), length or max(map(len, sequences))), pad_id, np.int32)  # (N, L)
-    for row, sequence in zip(input_ids, sequences, strict=True):
-        row[: sequence.size] = sequence
-    return input_ids
 
 
 def _text_batch(

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twinspire.errors import EngineError, InputError
+from twinspire.towers.ragged import sequence_problem
 
 # An int8 or bf16 engine normalises in float32; what is further off than this did not normalise at all.
 UNIT_TOLERANCE = 1e-3
@@ -43,19 +44,9 @@ def check_sequences(
         if not isinstance(ids, np.ndarray) or ids.dtype != np.int32 or ids.ndim != 1:
             what = f"{ids.ndim}-D {ids.dtype}" if isinstance(ids, np.ndarray) else type(ids).__name__
             raise InputError(f"text {position} is {what}: expected a 1-D int32 array of token ids")
-        if not 1 <= ids.size <= context_length:
-            raise InputError(
-                f"text {position} has {ids.size} token ids: expected 1 to {context_length}, "
-                "as `Client.tokenize` makes it"
-            )
-        if ids.min() < 0 or ids.max() >= vocabulary_size:
-            raise InputError(
-                f"text {position} has token ids from {ids.min()} to {ids.max()}: expected 0 to {vocabulary_size - 1}"
-            )
-        if ids[-1] != eos_id:
-            raise InputError(
-                f"text {position} ends with token id {ids[-1]}: expected the end token {eos_id} and no padding after it"
-            )
+        problem = sequence_problem(ids, context_length=context_length, vocabulary_size=vocabulary_size, eos_id=eos_id)
+        if problem is not None:
+            raise InputError(f"text {position} {problem}")
 
 
 def check_embeddings(output: object, *, rows: int, dim: int, source: str) -> NDArray[np.float32]:

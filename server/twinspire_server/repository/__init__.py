@@ -9,12 +9,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from twinspire_server.repository.build import ServedModel, build_repository
+    from twinspire_server.repository.build import build_repository
+    from twinspire_server.repository.model_folders import ServedModel
     from twinspire_server.repository.settings import Accelerator, Device, RepositoryRuntime
 
 __all__ = ["Accelerator", "Device", "RepositoryRuntime", "ServedModel", "build_repository"]
 
-_HOMES = {"ServedModel": "build", "build_repository": "build"}
+_HOMES = {"ServedModel": "model_folders", "build_repository": "build"}
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the name stands for (PEP 562)

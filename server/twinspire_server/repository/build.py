@@ -2,45 +2,31 @@
 
 from __future__ import annotations
 
-import filecmp
 import os
-import secrets
-import shutil
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from twinspire._arguments import as_member, require_list
-from twinspire.bundle import Bundle, BundleWriter, Precision, Tower
+from twinspire.bundle import Bundle, Precision, Tower
 from twinspire.errors import InputError, SpaceMismatchError
-from twinspire.tensorrt_support import PRECISIONS, PlanFolder, PlanRecord, check_precision
+from twinspire.tensorrt_support import PRECISIONS, PlanFolder, check_precision
 from twinspire.towers import Provider
 from twinspire.towers.providers import missing, problem
 from twinspire.towers.selection import AUTO, candidates, parse_precision, unfit
-from twinspire_server.repository.config import config_pbtxt, model_name, warm_ups
-from twinspire_server.repository.engine_files import EngineFile, engine_file, open_plans
-from twinspire_server.repository.existing import BUNDLE, read_existing
-from twinspire_server.repository.model_config import CONFIG
+from twinspire_server.repository.config import engine_name, model_name
+from twinspire_server.repository.engine_files import engine_file, open_plans
+from twinspire_server.repository.existing import read_existing
+from twinspire_server.repository.model_folders import (
+    ModelTask,
+    ServedModel,
+    install_model,
+    staging_folder,
+    write_model,
+)
 from twinspire_server.repository.settings import Accelerator, Device, RepositoryRuntime, ServingOptions
 
-MODEL_FILE = Path(__file__).with_name("model.py")
 _PROVIDERS = {Device.CPU: Provider.CPU, Device.GPU: Provider.CUDA}
-
-
-@dataclass(frozen=True, kw_only=True)
-class ServedModel:
-    """A tower as the repository holds it. `folder` is the model's; `version` the one that Triton will serve."""
-
-    name: str
-    tower: Tower
-    version: int
-    precision: Precision
-    space: str
-    folder: Path
 
 
 def build_repository(
@@ -56,6 +42,8 @@ def build_repository(
     plans: Sequence[Path] = (),
 ) -> list[ServedModel]:
     """Write `{name}_image` and `{name}_text` for each bundle into `destination`; other models there stay.
+
+    For the container `{name}_engine_text` comes with them, which `{name}_text` calls.
 
     `precision` `auto` is what `LocalTowers` would take on this machine; for a GPU, what the bundle was measured to be
     best on one, wherever the repository is built; for plans, theirs. `plans` are folders that `twinspire tensorrt`
@@ -94,30 +82,20 @@ def build_repository(
     for bundle in opened:
         folder = folders.get(bundle.name)
         chosen = named or _best(bundle, options, folder)
-        tasks += [_task(bundle, tower, chosen, destination, options, folder) for tower in Tower]
+        tasks += [_planned(bundle, tower, chosen, destination, options, folder) for tower in Tower]
     try:
         destination.mkdir(parents=True, exist_ok=True)
-        with _staging(destination) as staging:
+        with staging_folder(destination) as staging:
             copies: dict[Path, Bundle] = {}
             for task in tasks:
-                _write(staging / task.model.name, task, options, copies)
+                write_model(staging, task, options, copies)
             for task in tasks:
-                _install(staging / task.model.name, task.model)
+                install_model(staging, task, destination)
     except OSError as error:
         raise InputError(
             f"{destination} cannot be written: {error.strerror or error}. Name another folder with -o"
         ) from error
     return [task.model for task in tasks]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Task:
-    """One model to write. `engine` is the container's file, None for the wheel, which is given the bundle."""
-
-    bundle: Bundle
-    model: ServedModel
-    engine: EngineFile | None
-    plan: PlanRecord | None
 
 
 def _check_machine(options: ServingOptions) -> None:
@@ -159,14 +137,14 @@ def _best(bundle: Bundle, options: ServingOptions, plans: PlanFolder | None) -> 
     return next(found.precision for found in candidates(bundle, provider, None) if found.precision in served)
 
 
-def _task(
+def _planned(
     bundle: Bundle,
     tower: Tower,
     precision: Precision,
     destination: Path,
     options: ServingOptions,
     plans: PlanFolder | None,
-) -> _Task:
+) -> ModelTask:
     """Decide a model's file and version. Raises where it cannot be built."""
     bundle.engine(tower, precision)
     engine = None
@@ -175,6 +153,8 @@ def _task(
     name = model_name(bundle, tower)
     folder = destination / name
     existing = read_existing(folder, tower)
+    if tower is Tower.TEXT:
+        read_existing(destination / engine_name(bundle), tower)  # it is written or removed with the model
     version = 1
     if existing is not None:
         if existing.space not in (None, bundle.space):
@@ -188,67 +168,4 @@ def _task(
         name=name, tower=tower, version=version, precision=precision, space=bundle.space, folder=folder
     )
     plan = None if plans is None else plans.manifest.plans[tower]
-    return _Task(bundle=bundle, model=served, engine=engine, plan=plan)
-
-
-@contextmanager
-def _staging(destination: Path) -> Iterator[Path]:
-    """Make a folder to write in, beside the destination: Triton would take it for a model if it were inside."""
-    # A mounted volume's neighbours are on another file system, to which nothing can be renamed.
-    parent = destination if destination.is_mount() else destination.resolve().parent
-    folder = parent / f".{destination.name}.{secrets.token_hex(6)}.tmp"
-    folder.mkdir()
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _write(folder: Path, task: _Task, options: ServingOptions, copies: dict[Path, Bundle]) -> None:
-    """Write a model to `folder`. `copies` are what the bundles were copied to, for the second tower to link to."""
-    bundle, model = task.bundle, task.model
-    version = folder / str(model.version)
-    version.mkdir(parents=True)
-    config = config_pbtxt(bundle, model.tower, model.precision, options, task.plan)
-    (folder / CONFIG).write_text(config, encoding="utf-8")
-    if task.engine is not None:
-        task.engine.write(version)
-    else:
-        shutil.copyfile(MODEL_FILE, version / MODEL_FILE.name)
-        copy = copies.get(bundle.path)
-        with BundleWriter(version / BUNDLE, base=copy or bundle, links=copy is not None) as writer:
-            copies[bundle.path] = writer.commit(bundle.manifest.draft(), {})
-    for warm_up in warm_ups(bundle, model.tower, options.runtime, task.plan):
-        if warm_up.ids is not None:
-            (folder / "warmup").mkdir(exist_ok=True)
-            np.array(warm_up.ids, np.int32).tofile(folder / "warmup" / warm_up.name)
-
-
-def _install(staged: Path, model: ServedModel) -> None:
-    """Bring a staged model to its place: whole where it is new, else part by part, the config last."""
-    if not model.folder.exists():
-        staged.rename(model.folder)
-        return
-    for part in (str(model.version), "warmup"):
-        new, old = staged / part, model.folder / part
-        if new.exists() and not _same(new, old):
-            if old.exists():
-                old.rename(staged / f"{part}.old")
-            new.rename(old)
-    (staged / CONFIG).replace(model.folder / CONFIG)
-
-
-def _same(one: Path, other: Path) -> bool:
-    """Whether two folders hold the same files with the same content."""
-    if not other.is_dir():
-        return False
-    files = {path.relative_to(one) for path in one.rglob("*")}
-    return files == {path.relative_to(other) for path in other.rglob("*")} and all(
-        (one / file).is_dir() == (other / file).is_dir()
-        and ((one / file).is_dir() or (one / file).samefile(other / file) or _equal(one / file, other / file))
-        for file in files
-    )
-
-
-def _equal(one: Path, other: Path) -> bool:
-    return filecmp.cmp(one, other, shallow=False)
+    return ModelTask(bundle=bundle, model=served, engine=engine, plan=plan)

@@ -28,10 +28,15 @@ def build(
         RepositoryRuntime, typer.Option(help="The Triton that will serve: nvidia-pytriton's, or NVIDIA's container.")
     ] = RepositoryRuntime.WHEEL,
     device: Annotated[Device, typer.Option(help="What computes.")] = Device.CPU,
-    threads: Annotated[int | None, typer.Option(help="Threads of a batch on the CPU. By default all cores.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="Threads on the CPU; by default all cores, for the container this machine's.")
+    ] = None,
     streams: Annotated[
         int | None,
-        typer.Option(help="Parts of a batch computed side by side on the CPU; more gain throughput, not latency."),
+        typer.Option(
+            help="Batches, or parts of one, computed in parallel on the CPU; they divide the threads. More gain "
+            "throughput, not latency. By default what the bundle was measured best with."
+        ),
     ] = None,
     accelerator: Annotated[
         Accelerator,
@@ -45,7 +50,10 @@ def build(
         typer.Option(metavar="DIR", help="The folder of a bundle's plans; may be repeated. By default BUNDLE.plans."),
     ] = None,
 ) -> None:
-    """Write the folder that Triton loads: two models a bundle, one for each tower."""
+    """Write the folder that Triton loads: a model for each tower of a bundle.
+
+    For NVIDIA's container the text tower is two: one that checks texts and forms batches, and its engine.
+    """
     from twinspire_server.repository.build import build_repository
 
     models = build_repository(

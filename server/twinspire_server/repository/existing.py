@@ -34,7 +34,9 @@ def read_existing(folder: Path, tower: Tower) -> ExistingModel | None:
         return None
     parameters = _parameters(folder)
     precision = Precision(parameters["precision"])
-    engines = {version: _engine_sha256(folder / str(version), tower, precision) for version in versions(folder)}
+    # The container's text model calls another one, whose versions have the same numbers.
+    holder = folder.with_name(parameters.get("engine", folder.name))
+    engines = {version: _engine_sha256(holder / str(version), tower, precision) for version in versions(folder)}
     newest = max(engines, default=0)
     serves = any(engine is not None for engine in engines.values())
     return ExistingModel(

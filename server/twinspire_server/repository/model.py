@@ -17,10 +17,11 @@ import numpy as np
 import triton_python_backend_utils as pb_utils  # type: ignore[import-not-found] # exists inside Triton only
 from numpy.typing import NDArray
 
-from twinspire.bundle import Bundle, Padding, TextSettings, Tower
+from twinspire.bundle import Bundle, Padding, Tower
 from twinspire.errors import EngineError, InputError, ServerOverloadedError, SpaceMismatchError, TwinspireError
 from twinspire.towers import LocalTowers
 from twinspire.towers.buckets import BUCKETS
+from twinspire.towers.ragged import without_padding
 from twinspire_server.repository.backlog import Backlog, Waiting
 
 Encode: TypeAlias = Callable[[Sequence[NDArray[Any]]], NDArray[np.float32]]
@@ -152,7 +153,9 @@ class TritonPythonModel:
         return self._towers.encode_images(inputs[0] if len(inputs) == 1 else np.concatenate(inputs))
 
     def _texts(self, inputs: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
-        return self._towers.encode_texts([without_padding(row, self._text) for rows in inputs for row in rows])
+        pad_id, eos_id = self._text.pad_id, self._text.eos_id
+        texts = [without_padding(row, pad_id=pad_id, eos_id=eos_id) for rows in inputs for row in rows]
+        return self._towers.encode_texts(texts)
 
 
 def encode_together(encode: Encode, inputs: Sequence[NDArray[Any]]) -> list[NDArray[np.float32] | TwinspireError]:
@@ -192,16 +195,6 @@ def warm_up_inputs(bundle: Bundle, tower: Tower, max_batch: int) -> Iterator[NDA
     for length in (*(length for length in shorter if length < context), context):
         yield np.array([[0] * (length - 1) + [bundle.text.eos_id]], np.int32)  # (1, length)
     yield np.array([[0] * (context - 1) + [bundle.text.eos_id]] * max_batch, np.int32)  # (max_batch, context)
-
-
-def without_padding(row: NDArray[np.int32], text: TextSettings) -> NDArray[np.int32]:
-    """Cut a row of token ids, 1-D, behind its last id that is no padding.
-
-    Where the end token itself pads, as in OpenAI's CLIP, one is left.
-    """
-    filled = np.flatnonzero(row != text.pad_id)
-    end = int(filled[-1]) + 1 if filled.size else 0
-    return row[: end + (text.pad_id == text.eos_id)]
 
 
 def _response(answer: NDArray[np.float32] | TwinspireError) -> Any:  # noqa: ANN401 - Triton's own class

@@ -43,9 +43,9 @@ class Accelerator(StrEnum):
 class ServingOptions:
     """How a repository is to serve. `threads` is how many a batch is computed with on the CPU; None is all.
 
-    `streams` is into how many parts a batch is cut that are computed side by side (wheel); None leaves it to
-    `LocalTowers`. `providers` is handed to `LocalTowers` (wheel), `accelerator` to the onnxruntime backend (container,
-    GPU).
+    `streams` is how many batches or parts of one are computed in parallel, with the threads divided among them: streams
+    of `LocalTowers` in the wheel, which None leaves it to, instances of the engine in the container. `providers` is
+    handed to `LocalTowers` (wheel), `accelerator` to the onnxruntime backend (container, GPU).
     """
 
     runtime: RepositoryRuntime = RepositoryRuntime.WHEEL

@@ -63,6 +63,10 @@ def serve(
         Path | None,
         typer.Option(help="Append the server's log to it; without, a temporary one is kept if the server fails."),
     ] = None,
+    backend_directory: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="A folder of further Triton backends, such as onnxruntime/, for the server."),
+    ] = None,
     ready_timeout: Annotated[float, typer.Option(min=1, help="Seconds that the models may take to load.")] = 120,
     max_restarts: Annotated[
         int, typer.Option(min=0, help="How often in a row a server that died or hangs is started again; 0 for never.")
@@ -99,6 +103,7 @@ def serve(
         grpc_port=grpc_port,
         metrics_port=metrics_port,
         log_file=log_file,
+        backend_directory=backend_directory,
         ready_timeout_s=ready_timeout,
         triton_flags=triton_flag or (),
         pass_env=pass_env or (),

@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from twinspire_server.triton.backends import available_backends, link_backends
 from twinspire_server.triton.locate import TritonInstall
 
 _PASSED = frozenset(
@@ -47,8 +48,12 @@ def passed_on(inherited: Mapping[str, str], further: Collection[str] = ()) -> di
     }
 
 
-def prepare(install: TritonInstall, folder: Path, inherited: Mapping[str, str]) -> LaunchEnvironment:
+def prepare(
+    install: TritonInstall, folder: Path, inherited: Mapping[str, str], *, backend_directory: Path | None = None
+) -> LaunchEnvironment:
     """Lay out in `folder`, which is empty and stays as long as the server, what `install` lacks.
+
+    `backend_directory` holds backends to use beside Triton's own.
 
     libpython gets a folder of its own, so that nothing else of where it lies comes in the way of Triton's libraries.
     """
@@ -62,18 +67,10 @@ def prepare(install: TritonInstall, folder: Path, inherited: Mapping[str, str]) 
     if install.own_python:
         _prepend(environment, "PATH", [_python(folder / "python")])
     backends = install.backends
-    if backends is not None and install.stub is not None:
-        backends = _backends(backends, install.stub, folder / "backends")
+    if install.stub is not None or backend_directory is not None:
+        found = available_backends(install, backend_directory)
+        backends = link_backends(found, folder / "backends", stub=install.stub)
     return LaunchEnvironment(backends, environment)
-
-
-def _backends(real: Path, stub: Path, made: Path) -> Path:
-    """Make a folder of the wheel's backends with the stub where the Python backend looks for it."""
-    python = made / "python"
-    python.mkdir(parents=True)
-    for file in (*(real / python.name).iterdir(), stub):
-        (python / file.name).symlink_to(file)
-    return made
 
 
 def _python(made: Path) -> Path:

@@ -15,6 +15,7 @@ from twinspire.errors import InputError, ServerError, ServerUnavailableError
 from twinspire_server.triton import logs
 from twinspire_server.triton.addresses import LOOPBACK, checked_address, is_open, reached_at
 from twinspire_server.triton.admin import HEADER, new_key
+from twinspire_server.triton.backends import available_backends, check_backends
 from twinspire_server.triton.locate import TritonInstall, find_triton
 from twinspire_server.triton.log_parsing import last_lines, reasons, taken_service
 from twinspire_server.triton.options import flags, further_flags
@@ -51,7 +52,7 @@ class TritonServer:
     machines reach needs it, or `insecure`. With `reuse_grpc_port` servers may share the gRPC port, so that one takes
     over from another without a break. `log_file` is appended to; without one the log is a temporary file that is
     removed at the end, unless the server failed. `triton_flags` are passed on (`log-verbose=1`), as are the environment
-    variables that `pass_env` names.
+    variables that `pass_env` names. `backend_directory` is a folder of further Triton backends, used beside its own.
     The server does not outlive this process, however it ends. `start` may be called again after `stop`, and after the
     server died. Raises `InputError` for a repository without models, ports that cannot be, an open address without TLS,
     and flags that twinspire sets itself.
@@ -70,6 +71,7 @@ class TritonServer:
         insecure: bool = False,
         reuse_grpc_port: bool = False,
         log_file: Path | None = None,
+        backend_directory: Path | None = None,
         ready_timeout_s: float = 120,
         triton_flags: Sequence[str] = (),
         pass_env: Sequence[str] = (),
@@ -91,6 +93,7 @@ class TritonServer:
         self._key = new_key()
         self._wanted = Ports(http=http_port, grpc=grpc_port, metrics=metrics_port)
         self._log_wanted = log_file.absolute() if log_file is not None else None
+        self._backend_directory = backend_directory.absolute() if backend_directory is not None else None
         self._ready_timeout_s = ready_timeout_s
         self._process: TritonProcess | None = None
         self._ports = self._wanted
@@ -232,6 +235,7 @@ class TritonServer:
     def _start(self, wanted: Ports) -> None:
         install = find_triton()
         self._origin = install.origin
+        check_backends(self.repository, self.models, install, available_backends(install, self._backend_directory))
         for attempt in range(1, _ATTEMPTS + 1):
             self._ports = wanted.claim(self.host, self.metrics_host, reuse_grpc=self._reuse_grpc_port)
             try:
@@ -275,7 +279,9 @@ class TritonServer:
         arguments += [*(self.tls.flags() if self.tls is not None else []), *self._further_flags]
         with self.log_file.open("ab") as log:
             logs.claim(log)
-            self._process = TritonProcess(install, arguments, log=log, pass_env=self._pass_env)
+            self._process = TritonProcess(
+                install, arguments, log=log, backend_directory=self._backend_directory, pass_env=self._pass_env
+            )
 
     def _wait_until_ready(self) -> None:
         process = self._started

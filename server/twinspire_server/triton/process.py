@@ -32,19 +32,26 @@ class TritonProcess:
     """A started `tritonserver`; it does not outlive this process. Knows nothing of when it is ready.
 
     `arguments` are flags; `name` is what the server says it is called. Its output and its models' goes to `log`.
-    `pass_env` names environment variables that it gets beside the usual ones. Raises `ServerError` where it cannot be
-    executed.
+    `backend_directory` holds backends to use beside Triton's own, `pass_env` names environment variables that it gets
+    beside the usual ones. Raises `ServerError` where it cannot be executed.
     """
 
     def __init__(
-        self, install: TritonInstall, arguments: Sequence[str], *, log: IO[bytes], pass_env: Collection[str] = ()
+        self,
+        install: TritonInstall,
+        arguments: Sequence[str],
+        *,
+        log: IO[bytes],
+        backend_directory: Path | None = None,
+        pass_env: Collection[str] = (),
     ) -> None:
         token = secrets.token_hex(4)
         self.name = f"twinspire-{token}"
         self._shm_prefix = f"twinspire_triton_{token}_"
         self._folder = tempfile.mkdtemp(prefix="twinspire-triton-")
         try:
-            around = prepare(install, Path(self._folder), passed_on(os.environ, pass_env))
+            variables = passed_on(os.environ, pass_env)
+            around = prepare(install, Path(self._folder), variables, backend_directory=backend_directory)
             own = local_flags(server_id=self.name, backends=around.backends, shm_prefix=self._shm_prefix)
             spec = reaper.Spec(
                 command=[str(install.executable), *arguments, *own],

@@ -1,0 +1,121 @@
+"""The text tower of a container repository: checks texts and forms batches for its engine, with NumPy alone.
+
+`twinspire build` copies this file to `{bundle}_text/N/model.py`, with twinspire/towers/ragged.py beside it. The engine
+is the model `{bundle}_engine_text` of Triton's onnxruntime backend, which cannot refuse one request of a batch: where a
+run fails, all of its requests do (ProcessRequests in onnxruntime.cc), and one that should fail may give a vector. Here
+a text that cannot be encoded is an error of its own request, in the words of the wheel's server, and the engine is
+given good ones only. It forms no batches itself, so that whoever calls it directly harms nobody else.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils  # type: ignore[import-not-found] # exists inside Triton only
+from numpy.typing import NDArray
+from ragged import (  # type: ignore[import-not-found] # a copy of twinspire/towers/ragged.py
+    fitted,
+    padded,
+    sequence_problem,
+    without_padding,
+)
+
+
+class TritonPythonModel:
+    """What Triton calls, one call at a time in each instance.
+
+    Input `input_ids` int32 (n, L) with any padding right of the end token; output `embedding` float32 (n, D),
+    L2-normalised. A request that cannot be answered gets an error of its own; those that came with it are answered.
+    """
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Read the parameters that `twinspire build` wrote."""
+        config = json.loads(args["model_config"])
+        parameters = {name: value["string_value"] for name, value in config["parameters"].items()}
+        self._engine, self._version = parameters["engine"], int(args["model_version"])
+        self._pad_id, self._eos_id = int(parameters["pad_id"]), int(parameters["eos_id"])
+        self._context_length = int(parameters["context_length"])
+        self._vocabulary_size = int(parameters["vocabulary_size"])
+        # What the engine's texts are padded to; without any, each batch to its longest.
+        self._lengths = [int(length) for length in parameters["engine_lengths"].split(",") if length]
+        self._batch = int(parameters["engine_batch"])
+
+    def execute(self, requests: Sequence[Any]) -> list[Any]:
+        """Answer each request of a batch, in order. Nothing is raised: Triton 2.51 would not call again."""
+        inputs = [self._read(request) for request in requests]
+        texts = [text for given in inputs if isinstance(given, list) for text in given]
+        try:
+            embeddings = self._encode(texts)
+        except Exception as error:  # the engine's, numpy's for a lack of memory, Triton's for one of shared memory
+            failed = pb_utils.TritonError(f"the engine {self._engine} failed: {error}", pb_utils.TritonError.INTERNAL)
+            return [_response(failed if isinstance(given, list) else given) for given in inputs]
+        answers = []
+        start = 0
+        for given in inputs:
+            if isinstance(given, list):
+                answers.append(_response(embeddings[start : start + len(given)]))
+                start += len(given)
+            else:
+                answers.append(_response(given))
+        return answers
+
+    def _read(self, request: Any) -> Any:  # noqa: ANN401 - a list of texts, or Triton's error
+        """Return a request's texts without padding, or the error to answer it with."""
+        try:
+            rows = pb_utils.get_input_tensor_by_name(request, "input_ids").as_numpy()
+            texts = [without_padding(row, pad_id=self._pad_id, eos_id=self._eos_id) for row in rows]
+        except Exception as error:  # shapes that Triton should have refused
+            return pb_utils.TritonError(f"input_ids cannot be read: {error}", pb_utils.TritonError.INVALID_ARG)
+        for position, text in enumerate(texts):
+            problem = sequence_problem(
+                text,
+                context_length=self._context_length,
+                vocabulary_size=self._vocabulary_size,
+                eos_id=self._eos_id,
+            )
+            if problem is not None:
+                return pb_utils.TritonError(f"text {position} {problem}", pb_utils.TritonError.INVALID_ARG)
+        return texts
+
+    def _encode(self, texts: Sequence[NDArray[np.int32]]) -> NDArray[np.float32]:
+        """Encode N texts to (N, D) in batches of like lengths."""
+        if not texts:
+            return np.empty((0, 0), np.float32)
+        lengths = [self._padded_length(text.size) for text in texts]
+        runs = math.ceil(len(texts) / self._batch)
+        batches = fitted(lengths, batch=math.ceil(len(texts) / runs))
+        found = [
+            self._run(padded([texts[place] for place in places], self._pad_id, lengths[places[0]]))
+            for places in batches
+        ]
+        embeddings = np.empty((len(texts), found[0].shape[1]), np.float32)
+        for places, rows in zip(batches, found):  # noqa: B905 - Triton's images down to Python 3.8
+            embeddings[places] = rows
+        return embeddings
+
+    def _padded_length(self, length: int) -> int:
+        return next((allowed for allowed in self._lengths if allowed >= length), length)
+
+    def _run(self, input_ids: NDArray[np.int32]) -> NDArray[np.float32]:
+        request = pb_utils.InferenceRequest(
+            model_name=self._engine,
+            model_version=self._version,
+            requested_output_names=["embedding"],
+            inputs=[pb_utils.Tensor("input_ids", input_ids)],
+            preferred_memory=pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0),
+        )
+        response = request.exec()
+        if response.has_error():
+            raise pb_utils.TritonModelException(response.error().message())
+        embeddings: NDArray[np.float32] = pb_utils.get_output_tensor_by_name(response, "embedding").as_numpy()
+        return embeddings
+
+
+def _response(answer: Any) -> Any:  # noqa: ANN401 - an array or Triton's error; Triton's response
+    if isinstance(answer, np.ndarray):
+        return pb_utils.InferenceResponse([pb_utils.Tensor("embedding", answer)])
+    return pb_utils.InferenceResponse(error=answer)
