@@ -20,6 +20,7 @@ from twinspire.bundle import Bundle, Precision
 from twinspire.errors import ServerError
 from twinspire_server.repository import RepositoryRuntime, build_repository
 from twinspire_server.triton import TritonServer
+from twinspire_server.triton.reaper import model_processes
 
 if not os.environ.get("TWINSPIRE_TRITON_BACKENDS"):
     pytest.skip("Triton's onnxruntime backend is not built: run make test-container", allow_module_level=True)
@@ -169,7 +170,7 @@ def test_streams_are_instances(int8: Any) -> None:
 
 
 def test_killed_processes(backends: Path, sample: Bundle, tmp_path: Path) -> None:
-    """A server that was killed answers as before when it is started again; killed text checks make calls errors."""
+    """A server that was killed answers as before when it is started again; with its text model's process it ends."""
     build_repository(
         [sample.path], tmp_path / "models", precision="int8", runtime=RepositoryRuntime.CONTAINER, threads=1
     )
@@ -182,24 +183,15 @@ def test_killed_processes(backends: Path, sample: Bundle, tmp_path: Path) -> Non
         os.kill(server.pid, signal.SIGKILL)
         assert server.wait(20) == 128 + signal.SIGKILL
         server.start()
-        with TritonTowers(server.grpc_url, sample, deadline_s=20) as remote:
+        with TritonTowers(server.grpc_url, sample, deadline_s=3) as remote:
             assert np.array_equal(remote.encode_texts(text), expected)
-            for pid in _stubs(server.pid):
-                os.kill(pid, signal.SIGKILL)
+            for process in model_processes(server.pid):
+                os.kill(process.pid, signal.SIGKILL)
             with pytest.raises(ServerError):
                 remote.encode_texts(text)
-        os.kill(server.pid, signal.SIGKILL)  # it would take 10 s to end with its models' processes gone
+        assert server.wait(5) == 128 + signal.SIGKILL
     finally:
         server.stop()
-
-
-def _stubs(server: int) -> list[int]:
-    """List the processes in which a server runs Python models."""
-    children = Path(f"/proc/{server}/task").glob("*/children")
-    pids = [int(pid) for file in children for pid in file.read_text().split()]
-    found = [pid for pid in pids if b"triton_python_backend_stub" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-    assert found
-    return found
 
 
 @pytest.mark.parametrize("model", [TEXT, ENGINE])
