@@ -229,7 +229,7 @@ def test_a_given_port_taken_at_the_last_moment(
 ) -> None:
     """A port that another program takes after the check: the error is the check's, though Triton found it."""
     free = Ports(http=0, grpc=0, metrics=0).claim("127.0.0.1")
-    monkeypatch.setattr(Ports, "claim", lambda *_: replace(free, **{service: busy_port}))
+    monkeypatch.setattr(Ports, "claim", lambda *_, **__: replace(free, **{service: busy_port}))
     with pytest.raises(ServerError, match=f"{service} port {busy_port} on 127.0.0.1 is taken"):
         echo(**{f"{service}_port": busy_port}).start()
     place.assert_nothing_left([])
@@ -239,8 +239,9 @@ def test_a_free_port_taken_at_the_last_moment(echo: _Echo, monkeypatch: pytest.M
     """A picked port that another program takes before Triton does is picked anew."""
     claim, claimed = Ports.claim, []
 
-    def unlucky(ports: Ports, *hosts: str) -> Ports:
-        claimed.append(claim(ports, *hosts) if claimed else replace(claim(ports, *hosts), grpc=busy_port))
+    def unlucky(ports: Ports, *hosts: str, **options: bool) -> Ports:
+        found = claim(ports, *hosts, **options)
+        claimed.append(found if claimed else replace(found, grpc=busy_port))
         return claimed[-1]
 
     monkeypatch.setattr(Ports, "claim", unlucky)
