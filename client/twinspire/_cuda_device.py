@@ -1,4 +1,4 @@
-"""The little of CUDA that running a plan takes, from the driver's own library: no package is needed beside it.
+"""A GPU through the driver's own library, to copy memory and to run TensorRT plans: no package is needed beside it.
 
 Never run on a GPU; the calls are those of https://docs.nvidia.com/cuda/cuda-driver-api/.
 """
@@ -34,8 +34,7 @@ class CudaDevice:
             self._call("cuDeviceGetName", name, _NAME_BYTES, self._device)
         except (EngineError, ProviderError) as error:
             raise ProviderError(
-                f"there is no GPU {ordinal} here: {error}. Plans are built on the GPU that is to run them; a container "
-                "gets one with --gpus all"
+                f"there is no GPU {ordinal} here: {error}. A container gets one with --gpus all"
             ) from error
         self.name = name.value.decode()
 

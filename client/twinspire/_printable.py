@@ -26,9 +26,3 @@ def printable(text: str | os.PathLike[str], *, limit: int | None = None) -> str:
     if limit is None or len(path) <= limit >= len(escaped):
         return escaped
     return f"{escaped[:limit]}... ({len(path):,} characters)"
-
-
-def _escaped(character: str) -> str:
-    if unicodedata.category(character).startswith(_ESCAPED):
-        return character.encode("unicode_escape").decode()
-    return character

@@ -399,6 +399,21 @@ def test_the_device_decides_the_providers(
     assert providers("both", Device.CPU) == "cpu"
 
 
+def test_a_bundle_named_after_anothers_engine_is_refused(make_tiny: Callable[..., Any], tmp_path: Path) -> None:
+    """`tiny_engine`'s text model would be the engine of `tiny`: not together, not into one folder."""
+    tiny = make_tiny("a").bundle.path
+    other = tmp_path / "other"
+    shutil.copytree(make_tiny("b", seed=1).bundle.path, other)
+    manifest = json.loads((other / "bundle.json").read_text())
+    (other / "bundle.json").write_text(json.dumps({**manifest, "name": "tiny_engine"}))
+    with pytest.raises(InputError, match="tiny_engine_text"):
+        build_repository([tiny, other], tmp_path / "models")
+    _, text = build_repository([other], tmp_path / "models")
+    with pytest.raises(SpaceMismatchError, match="another bundle"):
+        build_repository([tiny], tmp_path / "models")
+    assert text.folder.exists()
+
+
 def test_two_bundles_of_one_name_are_refused(make_tiny: Callable[..., Any], tmp_path: Path) -> None:
     """Two bundles that would be the same models are an InputError, as are none."""
     paths = [make_tiny(name, seed=seed).bundle.path for seed, name in enumerate("ab")]

@@ -42,6 +42,13 @@ def test_twinspires_own_flags_are_refused(given: str, owned: str) -> None:
         further_flags([given])
 
 
+def test_the_prefix_of_shared_memory_is_refused() -> None:
+    """Another prefix would let shared memory stay behind; other settings of backends are passed on."""
+    with pytest.raises(InputError, match="shared memory"):
+        further_flags(["backend-config=python,shm-region-prefix-name=mine"])
+    assert further_flags(["backend-config=python,shm-default-byte-size=1"])
+
+
 @pytest.mark.parametrize("given", ["", "--", "=1", "Log", "log verbose", "-l", "/x"])
 def test_what_is_no_flag_is_refused(given: str) -> None:
     """What is no NAME or NAME=VALUE is refused."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import os
 import signal
+import subprocess
 import threading
 import time
 import urllib.error
@@ -20,7 +21,7 @@ import pytest
 import tritonclient.grpc as grpc
 
 from twinspire.errors import InputError, ServerError
-from twinspire_server.triton import CanaryOptions, Supervisor, TritonServer, supervisor
+from twinspire_server.triton import CanaryOptions, Supervisor, TritonServer, process, supervisor
 from twinspire_server.triton.reaper import model_processes
 from twinspire_server.triton.warm_up import first_sample
 
@@ -183,6 +184,23 @@ def test_restarts_are_bounded(place: Any, echo: Any) -> None:
             Supervisor(server, max_restarts=2, report=reports.append).run()
         assert len(reports) == 2
     place.assert_nothing_left([])
+
+
+def test_a_start_that_fails_for_a_moment_is_tried_again(place: Any, echo: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever keeps a restart from starting, a lack of memory or of disk too, is waited for."""
+    with echo() as server, _supervised(server) as reports:
+        popen, failures = subprocess.Popen, iter([OSError(12, "Cannot allocate memory")])
+
+        def unlucky(*given: Any, **options: Any) -> Any:
+            if (error := next(failures, None)) is not None:
+                raise error
+            return popen(*given, **options)
+
+        monkeypatch.setattr(process.subprocess, "Popen", unlucky)
+        os.kill(server.pid, signal.SIGKILL)
+        _until(lambda: "serves again" in str(reports[-1:]))
+        assert "allocate memory" in reports[1]
+        assert _echoed(server, [5]) == [5]
 
 
 def test_a_start_that_lost_a_race_is_tried_again(place: Any) -> None:

@@ -12,8 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twinspire.bundle import Bundle, Precision, Tower
+from twinspire.errors import ProviderError
 from twinspire.text import Tokenizer
 from twinspire.towers import LocalTowers, Provider
+from twinspire.towers.cuda_provider import NAME as CUDA
+from twinspire.towers.cuda_provider import library_problem, load_libraries
 from twinspire.towers.onnxruntime_support import ONLY_FATAL, onnxruntime_library
 from twinspire.towers.providers import available
 from twinspire_bench.gpu_check.steps import Findings, Scope
@@ -125,8 +128,11 @@ def _values(engine: Path, array: NDArray[Any], provider: Provider) -> dict[str, 
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     listed = ["CPUExecutionProvider"]
     if provider is Provider.CUDA:
-        listed.insert(0, "CUDAExecutionProvider")  # shape computations stay on the processor
+        load_libraries()
+        listed.insert(0, CUDA)  # shape computations stay on the processor
     session = onnxruntime.InferenceSession(model.SerializeToString(), sess_options=options, providers=listed)
+    if listed[0] not in session.get_providers():
+        raise ProviderError(f"onnxruntime dropped the provider {provider} for {engine.name}: {library_problem()}")
     wanted = [*own, *names]
     return dict(zip(wanted, session.run(wanted, {model.graph.input[0].name: array}), strict=True))
 

@@ -44,9 +44,9 @@ def prepare_engine(engine: Path) -> bytes:
         model = onnx.load(engine)
         cast_bytes_first(model)
         check_graph(model)
-    except EngineError as error:
+        data: bytes = model.SerializeToString()
+    except Exception as error:  # protobuf's and onnx's share no base below Exception
         raise EngineError(f"{engine.name}: {error}") from error
-    data: bytes = model.SerializeToString()
     return data
 
 

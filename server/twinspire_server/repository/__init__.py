@@ -1,6 +1,6 @@
 """The model repository: what Triton loads, made of bundles.
 
-The names below are loaded when they are first used: the command line is to come at once.
+The names below are loaded when they are first used, so that the command line starts quickly.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Triton's own bound, `default_queue_policy`, cannot be used. With any of it Triton takes a batch only when an instance
 waits for one, and nothing wakes its batcher at that moment: it looks again after 500 ms (WaitForPayloadSlotAvailable
 in dynamic_batch_scheduler.cc of triton-inference-server/core, 2.51 and later). The sample on two cores answered 3
-instead of 240 pictures a second with it. So under load requests are taken from Triton faster than they are computed,
+instead of 240 images a second with it. So under load requests are taken from Triton faster than they are computed,
 wait here, and are refused when too many do.
 """
 
@@ -47,7 +47,8 @@ class Backlog:
     @property
     def is_idle(self) -> bool:
         """Whether nothing waits and nothing is computed."""
-        return not self._queue and self._began_s is None
+        with self._changed:
+            return not self._queue and self._began_s is None
 
     @property
     def computing_s(self) -> float:

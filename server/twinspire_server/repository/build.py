@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from twinspire._arguments import as_member, require_list
@@ -63,6 +63,7 @@ def build_repository(
     twice = [name for name, count in Counter(bundle.name for bundle in opened).items() if count > 1]
     if not opened or twice:
         raise InputError(f"bundles named {twice}: expected one or more, each of its own name")
+    _check_names(bundle.name for bundle in opened)
     if destination.exists() and not destination.is_dir():
         raise InputError(f"{destination} is no folder: name one with -o, new or with other models in it")
     named = parse_precision(precision)
@@ -96,6 +97,17 @@ def build_repository(
             f"{destination} cannot be written: {error.strerror or error}. Name another folder with -o"
         ) from error
     return [task.model for task in tasks]
+
+
+def _check_names(names: Iterable[str]) -> None:
+    """Raise InputError where one bundle's text model would have the name of another's engine."""
+    known = set(names)
+    for name in sorted(known):
+        if f"{name}_engine" in known:
+            raise InputError(
+                f"bundles named {name!r} and '{name}_engine': both would write the model {name}_engine_text. Build "
+                "each into a folder of its own with -o"
+            )
 
 
 def _check_machine(options: ServingOptions) -> None:
@@ -154,7 +166,12 @@ def _planned(
     folder = destination / name
     existing = read_existing(folder, tower)
     if tower is Tower.TEXT:
-        read_existing(destination / engine_name(bundle), tower)  # it is written or removed with the model
+        behind = read_existing(destination / engine_name(bundle), tower)  # it is written or removed with the model
+        if behind is not None and behind.space not in (None, bundle.space):
+            raise SpaceMismatchError(
+                f"{destination / engine_name(bundle)} is a model of another bundle, and would be the engine of "
+                f"{bundle.name!r}: build into another folder with -o"
+            )
     version = 1
     if existing is not None:
         if existing.space not in (None, bundle.space):

@@ -20,7 +20,7 @@ SHORT_LENGTH = 32
 class WarmUp:
     """Requests that run before the model counts as ready: `batch` of one shape.
 
-    `ids` are the token ids of one text; None stands for zeros, which are a black picture.
+    `ids` are the token ids of one text; None stands for zeros, which are a black image.
     """
 
     name: str

@@ -48,7 +48,10 @@ class ServedModel:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelTask:
-    """One model to write. `engine` is the container's file, None for the wheel, which is given the bundle."""
+    """One model to write. `engine` is the container's file, None for the wheel, which is given the bundle.
+
+    `plan` describes a TensorRT plan, None where an ONNX engine is served.
+    """
 
     bundle: Bundle
     model: ServedModel

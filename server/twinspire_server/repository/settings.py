@@ -45,7 +45,8 @@ class ServingOptions:
 
     `streams` is how many batches or parts of one are computed in parallel, with the threads divided among them: streams
     of `LocalTowers` in the wheel, which None leaves it to, instances of the engine in the container. `providers` is
-    handed to `LocalTowers` (wheel), `accelerator` to the onnxruntime backend (container, GPU).
+    handed to `LocalTowers` (wheel); `accelerator` is what the container's GPU runs: the onnxruntime backend with
+    TensorRT or CUDA, or TensorRT plans.
     """
 
     runtime: RepositoryRuntime = RepositoryRuntime.WHEEL

@@ -1,6 +1,6 @@
 """A real Triton Inference Server: finding it, running it, ending it.
 
-The names below are loaded when they are first used: the command line is to come at once.
+The names below are loaded when they are first used, so that the command line starts quickly.
 """
 
 from __future__ import annotations

@@ -102,7 +102,9 @@ class Canary:
     def _why_hung(self) -> str | None:
         """Ask for one inference. Return why the model is taken for hung, None where it lives or may be busy."""
         answer = self._ask()
-        before, self._executed = self._executed, self._executions()
+        before, executed = self._executed, self._executions()
+        if executed is not None:
+            self._executed = executed
         if answer is not None and answer[0] in (HTTPStatus.OK, HTTPStatus.SERVICE_UNAVAILABLE):  # or is too busy for it
             self._lives()
             return None
@@ -111,7 +113,7 @@ class Canary:
             if self._errors < _ERRORS_IN_A_ROW:
                 return None
             return f"the model {self._model} fails on its own warm-up sample: {_error_text(answer[1])}"
-        if self._executed not in (None, before):
+        if executed not in (None, before):
             self._lives()
             return None
         silent_s = time.monotonic() - self._alive_s
@@ -152,14 +154,18 @@ class Canary:
             return None
 
     def _processor_s(self) -> float:
-        """Return the processor time that the model's processes have used, in seconds."""
+        """Return the processor time that the model's processes have used, in seconds; without any, Triton's own."""
+        # An instance is called by its model, its group and its number: scenes_image_0_0.
+        pids = [
+            process.pid
+            for process in model_processes(self._target.server_pid)
+            if process.instance.rsplit("_", 2)[0] == self._model
+        ]
         ticks = 0
-        for process in model_processes(self._target.server_pid):
-            # An instance is called by its model, its group and its number: scenes_image_0_0.
-            if process.instance.rsplit("_", 2)[0] == self._model:
-                with suppress(OSError, ValueError):
-                    fields = Path(f"/proc/{process.pid}/stat").read_text(encoding="ascii", errors="replace")
-                    ticks += sum(map(int, fields.rpartition(")")[2].split()[11:13]))  # utime and stime, proc(5)
+        for pid in pids or [self._target.server_pid]:
+            with suppress(OSError, ValueError):
+                fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
+                ticks += sum(map(int, fields.rpartition(")")[2].split()[11:13]))  # utime and stime, proc(5)
         return ticks / _TICKS_PER_S
 
 

@@ -57,7 +57,10 @@ def serve(
     ] = False,
     reuse_grpc_port: Annotated[
         bool,
-        typer.Option("--reuse-grpc-port", help="Share the gRPC port with servers that do, to take over from one."),
+        typer.Option(
+            "--reuse-grpc-port",
+            help="Listen on the port of a running server that has this flag too, to replace it without a break.",
+        ),
     ] = False,
     log_file: Annotated[
         Path | None,

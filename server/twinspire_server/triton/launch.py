@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -25,10 +26,11 @@ from twinspire_server.triton.readiness import ready_version
 from twinspire_server.triton.tls import ServerTls
 
 _ATTEMPTS = 5
-"""How often a start is tried that lost a race: with another program for a port, or with itself."""
+"""How often a start is tried: another program may take a picked port first, and Triton may abort by chance."""
 _LOST_RACE = "boost::interprocess::lock_exception"
 """What a starting Triton 2.51 sometimes aborts with: two threads of the Python backend, one shared memory."""
 _LOOK_S = 0.05
+_TRITON_LINE = re.compile(r"^[IWE]\d{4} \d\d:", re.MULTILINE)
 _LOG_READ_BYTES = 1 << 20
 """How much of a log is searched for why a server ended, from its end."""
 
@@ -83,8 +85,8 @@ class TritonServer:
         self.tls = tls
         if is_open(self.host) and tls is None and not insecure:
             raise InputError(
-                f"other machines reach {self.host}, and nothing would be encrypted or kept from strangers: give a TLS "
-                "certificate (--tls-certificate, --tls-key, and --tls-ca to let in known clients alone), or say "
+                f"other machines reach {self.host}, and connections would be neither encrypted nor authenticated: give "
+                "a TLS certificate (--tls-certificate, --tls-key, and --tls-ca to let in known clients alone), or pass "
                 "--insecure. SECURITY.md says what strangers can do"
             )
         self._further_flags = further_flags(as_list(triton_flags, "Triton flags"))
@@ -289,8 +291,8 @@ class TritonServer:
         masked = False
         while True:
             version = ready_version(reached_at(self.metrics_host), self._ports, process.name)
-            if not masked and (version is not None or self._read_log()):
-                process.mask(self._key)  # Triton prints nothing before it has read its arguments
+            if not masked and (version is not None or self._has_read_its_arguments()):
+                process.mask(self._key)
                 masked = True
             status = process.poll()
             if status is not None:
@@ -308,6 +310,10 @@ class TritonServer:
                 late = f"Triton was not ready within {self._ready_timeout_s:g} s on {self.repository}:"
                 raise ServerUnavailableError(self._explained(late))
             time.sleep(_LOOK_S)
+
+    def _has_read_its_arguments(self) -> bool:
+        """Whether Triton has printed a line of its own; unknown, so no, in a log that others may write to."""
+        return self._log_wanted is None and _TRITON_LINE.search(self._read_log()) is not None
 
     def _abandon(self, *, keep_log: bool) -> None:
         """Kill a server that did not become ready."""

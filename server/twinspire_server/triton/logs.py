@@ -1,4 +1,4 @@
-"""The logs of servers that nobody named a log file for: temporary files, of which the newest few are kept."""
+"""Temporary logs of servers without `log_file`, of which the newest few are kept."""
 
 from __future__ import annotations
 

@@ -47,7 +47,9 @@ _OWN = {
     "grpc-root-cert": _TLS,
     "log-file": "the log is set by --log-file",
     "log-error": "the reason why a server fails is read from its log",
-    "backend-directory": "twinspire lays the backends out",
+    "backend-directory": "twinspire lays the backends out: see --backend-directory of `twinspire serve`",
+    "allow-sagemaker": "it opens another HTTP service: SECURITY.md",
+    "allow-vertex-ai": "it opens another HTTP service: SECURITY.md",
 }
 """The flags that are not passed on, and why."""
 
@@ -61,7 +63,6 @@ def flags(
     http_port: int = 8000,
     grpc_port: int = 8001,
     metrics_port: int = 8002,
-    exit_timeout_s: int = EXIT_TIMEOUT_S,
 ) -> list[str]:
     """List the flags of a server for `repository`; `host` is for gRPC, `key` opens what is restricted.
 
@@ -78,7 +79,7 @@ def flags(
         "--exit-on-error=true",
         "--strict-readiness=true",
         "--disable-auto-complete-config",
-        f"--exit-timeout-secs={exit_timeout_s}",
+        f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
         f"--http-address={LOOPBACK}",
         f"--http-port={http_port}",
         f"--grpc-address={host}",
@@ -108,5 +109,9 @@ def further_flags(given: Sequence[str]) -> list[str]:
         for name, reason in _OWN.items():
             if name.startswith(match["name"]):  # Triton takes unambiguous beginnings for the whole
                 raise InputError(f"the Triton flag {flag!r}, --{name}, cannot be passed on: {reason}")
+        if "shm-region-prefix-name" in (match["value"] or ""):
+            raise InputError(
+                f"the Triton flag {flag!r} cannot be passed on: twinspire removes shared memory by its prefix"
+            )
         found.append(f"--{match['name']}{match['value'] or ''}")
     return found

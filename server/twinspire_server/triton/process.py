@@ -48,7 +48,10 @@ class TritonProcess:
         token = secrets.token_hex(4)
         self.name = f"twinspire-{token}"
         self._shm_prefix = f"twinspire_triton_{token}_"
-        self._folder = tempfile.mkdtemp(prefix="twinspire-triton-")
+        try:
+            self._folder = tempfile.mkdtemp(prefix="twinspire-triton-")
+        except OSError as error:
+            raise ServerError(f"no temporary folder for tritonserver could be made: {error}") from error
         try:
             variables = passed_on(os.environ, pass_env)
             around = prepare(install, Path(self._folder), variables, backend_directory=backend_directory)
@@ -68,16 +71,19 @@ class TritonProcess:
                 env=around.environment,
                 start_new_session=True,  # Ctrl-C at the terminal is for this process, which passes it on
             )
+        except OSError as error:
+            reaper.remove_leftovers(self._folder, self._shm_prefix)
+            raise ServerError(f"tritonserver could not be started: {error}") from error
         except BaseException:
             reaper.remove_leftovers(self._folder, self._shm_prefix)
             raise
         try:
             assert self._reaper.stdout is not None
-            with self._reaper.stdout as told:
-                said = json.loads(told.readline() or '{"error": "the process that keeps it ended"}')
-            if "error" in said:
-                raise ServerError(f"tritonserver could not be started: {said['error']}")
-            self.pid: int = said["pid"]
+            with self._reaper.stdout as output:
+                report = json.loads(output.readline() or '{"error": "the reaper ended before it reported"}')
+            if "error" in report:
+                raise ServerError(f"tritonserver could not be started: {report['error']}")
+            self.pid: int = report["pid"]
         except BaseException:
             self.end(kill=True)
             raise

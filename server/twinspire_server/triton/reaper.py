@@ -116,7 +116,7 @@ def _watch(server: int, spec: Spec) -> None:
         got = signal.sigtimedwait(_WATCHED, _POLL_S)
         number = got.si_signo if got is not None else None
         if number == MODELS_LOADED:
-            models = {os.pidfd_open(model.pid): model for model in model_processes(server)}
+            models = _watched(server)
         wanted = number if number in (signal.SIGINT, signal.SIGTERM) else None
         if kill_at_s is not None:
             if wanted is not None or time.monotonic() >= kill_at_s:
@@ -153,6 +153,15 @@ def model_processes(server: int) -> list[ModelProcess]:
                     if Path(f"/proc/{child}/comm").read_text(encoding="ascii", errors="replace").strip() == _STUB:
                         arguments = Path(f"/proc/{child}/cmdline").read_bytes().decode(errors="replace").split("\0")
                         found.append(ModelProcess(int(child), "".join(arguments[_INSTANCE : _INSTANCE + 1])))
+    return found
+
+
+def _watched(server: int) -> dict[int, ModelProcess]:
+    """Return the processes of a server's models by descriptors that become readable when one has ended."""
+    found = {}
+    for model in model_processes(server):
+        with suppress(OSError):  # one that Triton has waited for, or a kernel without pidfd: the canary remains
+            found[os.pidfd_open(model.pid)] = model
     return found
 
 

@@ -8,22 +8,23 @@ from collections.abc import Callable
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 
-from twinspire.errors import InputError, ServerError
+from twinspire.errors import InputError, ServerError, TwinspireError
 from twinspire_server.triton.canary import Canary, CanaryOptions, CanaryTarget
 from twinspire_server.triton.launch import TritonServer
 from twinspire_server.triton.warm_up import first_sample
 
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 30.0
-_STABLE_S = 60.0
-"""A server that has served so long has recovered: its restarts are counted from the start."""
+_STABLE_S = 600.0
+"""A server that has served so long has recovered: its restarts are counted from the start. Some hangs take 5 minutes to
+be noticed."""
 _POLL_S = 0.1
 
 
 class Supervisor:
     """Restarts a started `TritonServer` whenever it ends by itself, a model's process ends, or a model hangs.
 
-    Restarts wait 0.5 s, then twice as long each time, at most 30 s; after `max_restarts` in a row, with no minute of
-    serving between them, the last error is raised. `canary` says how models are asked; None does not ask them.
+    Restarts wait 0.5 s, then twice as long each time, at most 30 s; after `max_restarts` in a row, with no ten minutes
+    of serving between them, the last error is raised. `canary` says how models are asked; None does not ask them.
     `report` is told, in a sentence each, what happened and what is done. Raises InputError for a negative number.
     """
 
@@ -48,9 +49,10 @@ class Supervisor:
         self._stopped.set()
 
     def run(self) -> None:
-        """Supervise until `stop`, or raise `ServerError` with what ended the server last when no restart is left."""
+        """Supervise until `stop`; when no restart is left, raise what ended the server or kept it from starting."""
         restarts = 0
         started_s = time.monotonic()
+        failure: TwinspireError | None
         while (failure := self._failure()) is not None:
             if time.monotonic() - started_s >= _STABLE_S:
                 restarts = 0
@@ -66,11 +68,11 @@ class Supervisor:
             started_s = time.monotonic()
             self._report(f"Triton serves again at {self._server.grpc_url}")
 
-    def _restarted(self) -> ServerError | None:
+    def _restarted(self) -> TwinspireError | None:
         """Restart the server; return the error where it does not start."""
         try:
             self._server.restart()
-        except ServerError as error:
+        except TwinspireError as error:  # a full disk or an interface that is gone may be back in a moment
             return error
         return None
 

@@ -52,13 +52,17 @@ class Sample:
 
 
 def first_sample(model: Path) -> Sample | None:
-    """Read the first warm-up sample of a model's folder as a request of one row; None where it has none.
+    """Read the first warm-up sample of a model's folder as a request of one row.
 
-    Raises InputError where config.pbtxt or the sample's data cannot be read.
+    None where it has none, or a config that only Triton can read. Raises InputError where the sample's data cannot be
+    read.
     """
     from tritonclient.grpc import model_config_pb2
 
-    config = read_config(model)
+    try:
+        config = read_config(model)
+    except InputError:
+        return None
     if not config.model_warmup:
         return None
     inputs = {}

@@ -50,8 +50,8 @@ _SHOWN_CHARACTERS = 400
 _CLOCKS_DIFFER_S = 0.1
 """How much earlier than `Deadline` gRPC may end a request at its deadline."""
 
-# Triton 2.51's texts, found by provoking them. A full queue: `max_queue_size` of a model's `default_queue_policy`, and
-# its timeout, which the request parameter `timeout` may shorten.
+# Triton 2.51's texts, found by provoking them, of a full queue and of a request that waited there for too long. The
+# models of `twinspire serve` say the same of their own queue, others where they have a `default_queue_policy`.
 _OVERLOAD = re.compile("exceeds maximum queue size|request timeout expired", re.IGNORECASE)
 # The process of a model of the Python backend was killed, or did not answer Triton's question for a second.
 _DEAD_PROCESS = re.compile(r"stub process\b.*\bis (not |un)healthy", re.IGNORECASE | re.DOTALL)

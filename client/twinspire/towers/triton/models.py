@@ -145,8 +145,8 @@ def read_version(response: Any) -> str:
 def infer_request(name: str, tower: Tower, array: NDArray[Any], *, timeout_s: float) -> Any:
     """Ask for the embeddings of an array (n, ...) of the tower's dtype: `ModelInfer`.
 
-    A server whose queue has a timeout (`allow_timeout_override`) drops the request after `timeout_s` in it: nobody
-    waits for the answer any more. It must be the rest of the call's deadline.
+    A server with a bounded queue drops the request after `timeout_s` in it: nobody waits for the answer any more. It
+    must be the rest of the call's deadline.
     """
     request = service_pb2.ModelInferRequest(model_name=name)
     request.inputs.add(name=INPUT[tower], datatype=INPUT_TYPE[tower], shape=array.shape)

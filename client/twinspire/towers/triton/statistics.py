@@ -9,7 +9,7 @@ from dataclasses import dataclass
 class ModelStatistics:
     """A server's counters of one tower since it was started, over all clients.
 
-    What Triton refuses itself is left out; a Python model's errors and refusals count as answers do.
+    What Triton refuses itself is left out; errors and refusals of the models of `twinspire serve` count as answers do.
 
     `requests` are those that came, `inferences` the images or texts in them, `executions` the batches that
     were computed. The repository's warm-up counts too: compare with an earlier reading (`since`).
