@@ -87,10 +87,10 @@ def test_a_silent_server_is_given_up_at_the_deadline(tiny: Any, silent_port: int
 
 
 def test_a_server_that_comes_late_is_waited_for(tiny: Any, start_fake: Start, free_port: int) -> None:
-    """A server that starts listening while the client tries is found."""
-    timer = threading.Timer(0.3, lambda: start_fake(port=free_port))
+    """A server that starts listening seconds after the client has begun to try, as one that is restarted, is found."""
+    timer = threading.Timer(2.5, lambda: start_fake(port=free_port))
     timer.start()
-    with TritonTowers(f"127.0.0.1:{free_port}", tiny.bundle, max_retries=20) as towers:
+    with TritonTowers(f"127.0.0.1:{free_port}", tiny.bundle) as towers:
         assert towers.server_version == "2.51.0"
     timer.join()
 

@@ -414,6 +414,15 @@ def test_a_bundle_named_after_anothers_engine_is_refused(make_tiny: Callable[...
     assert text.folder.exists()
 
 
+def test_a_bundle_is_no_destination(make_tiny: Callable[..., Any]) -> None:
+    """Building into a bundle's own folder is refused, and nothing is written there."""
+    bundle = make_tiny().bundle.path
+    before = sorted(bundle.iterdir())
+    with pytest.raises(InputError, match="is a bundle"):
+        build_repository([bundle], bundle)
+    assert sorted(bundle.iterdir()) == before
+
+
 def test_two_bundles_of_one_name_are_refused(make_tiny: Callable[..., Any], tmp_path: Path) -> None:
     """Two bundles that would be the same models are an InputError, as are none."""
     paths = [make_tiny(name, seed=seed).bundle.path for seed, name in enumerate("ab")]

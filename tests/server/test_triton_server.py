@@ -393,6 +393,7 @@ def test_started_twice_is_refused(triton_server: TritonServer) -> None:
     ("options", "says"),
     [
         ({"http_port": 80000}, "0 to 65535"),
+        ({"pass_env": ["A=b"]}, "A=b"),
         ({"grpc_port": -1}, "0 to 65535"),
         ({"http_port": 18001, "grpc_port": 18001}, "the same port was given twice"),
         ({"host": "somewhere"}, "IPv4 address"),

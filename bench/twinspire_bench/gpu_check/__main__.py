@@ -47,12 +47,12 @@ def main(
     seconds: Annotated[float, typer.Option(min=0, help="How long a speed is measured.")] = 2,
     rehearse: Annotated[bool, typer.Option("--rehearse", help="Run on the processor what needs no GPU.")] = False,
     json_file: JsonFileOption = None,
-    _smoke: Annotated[bool, smoke_option(size="tiny", vectors=5000, seconds=0.0, rehearse=True)] = False,
+    _smoke: Annotated[bool, smoke_option(size="tiny", vectors=5000, seconds=0.0)] = False,
 ) -> None:
     """Check a machine with a GPU, cheapest first; the record is written after every step.
 
-    Ends with status 1 where a step failed. The model is made beforehand where torch and optimum are: run it once with
-    --rehearse there and bring the folder --work along, or name a bundle.
+    Ends with status 1 where a step failed or could not be run. The model is made beforehand where torch and optimum
+    are: run it once with --rehearse there and bring the folder --work along, or name a bundle.
     """
     console = Console(stderr=True)
     with errors_told(console):
@@ -74,7 +74,7 @@ def main(
                 Record(kind="gpu-check", parameters=parameters, subject=subject, results=results).save(json_file)
 
         outcomes = run_steps(STEPS, scope, limit_s=60 * minutes, after_each=save, say=progress_lines(console))
-        _show(outcomes)
+        _show(outcomes, rehearsal=rehearse)
     if any(outcome.status is Status.FAILED for outcome in outcomes.values()):
         raise typer.Exit(1)
 
@@ -99,8 +99,9 @@ def _model(size: str, work: Path, bundle: Path | None, checkpoint: Path | None) 
     return opened, made_of
 
 
-def _show(outcomes: Mapping[str, Outcome]) -> None:
-    table = Table("step", "status", "s", "why", title="GPU check")
+def _show(outcomes: Mapping[str, Outcome], *, rehearsal: bool) -> None:
+    title = "GPU check, rehearsed on the processor" if rehearsal else "GPU check"
+    table = Table("step", "status", "s", "why", title=title)
     for name, outcome in outcomes.items():
         table.add_row(name, str(outcome.status), f"{outcome.seconds:.1f}", outcome.reason or "")
     Console().print(table)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from twinspire._arguments import as_member, require_list
-from twinspire.bundle import Bundle, Precision, Tower
+from twinspire.bundle import MANIFEST_NAME, Bundle, Precision, Tower
 from twinspire.errors import InputError, SpaceMismatchError
 from twinspire.tensorrt_support import PRECISIONS, PlanFolder, check_precision
 from twinspire.towers import Provider
@@ -66,6 +66,8 @@ def build_repository(
     _check_names(bundle.name for bundle in opened)
     if destination.exists() and not destination.is_dir():
         raise InputError(f"{destination} is no folder: name one with -o, new or with other models in it")
+    if (destination / MANIFEST_NAME).exists():
+        raise InputError(f"{destination} is a bundle: name another folder with -o")
     named = parse_precision(precision)
     options = ServingOptions(
         runtime=runtime,

@@ -36,7 +36,7 @@ def serve(
         str,
         typer.Option(
             metavar="ADDRESS",
-            help="The IPv4 address for gRPC; 0.0.0.0 for every network of this machine, with TLS or --insecure.",
+            help="The IPv4 address for gRPC; 0.0.0.0 for every network, IPv6 too, with TLS or --insecure.",
         ),
     ] = "127.0.0.1",
     metrics_host: Annotated[
@@ -59,7 +59,7 @@ def serve(
         bool,
         typer.Option(
             "--reuse-grpc-port",
-            help="Listen on the port of a running server that has this flag too, to replace it without a break.",
+            help="Listen on the port of a running server of the same models, which has this flag too, to replace it.",
         ),
     ] = False,
     log_file: Annotated[
@@ -72,7 +72,11 @@ def serve(
     ] = None,
     ready_timeout: Annotated[float, typer.Option(min=1, help="Seconds that the models may take to load.")] = 120,
     max_restarts: Annotated[
-        int, typer.Option(min=0, help="How often in a row a server that died or hangs is started again; 0 for never.")
+        int,
+        typer.Option(
+            min=0,
+            help="How often a server that dies or hangs is started again without 10 minutes of serving in between.",
+        ),
     ] = 10,
     canary_interval: Annotated[
         float, typer.Option(min=0, help="Seconds between the inferences that look for hung models; 0 for none.")
@@ -89,7 +93,8 @@ def serve(
 ) -> None:
     """Serve a model repository with Triton until Ctrl-C or SIGTERM.
 
-    A server that dies, loses the process of a model or hangs is started again, on the same ports.
+    A server that dies, loses the process of a model or hangs is started again, on the same ports. Once it serves,
+    Ctrl-C and SIGTERM end it with status 0.
 
     Uses the tritonserver on PATH or the one in the wheel nvidia-pytriton, whichever is newer.
     """
@@ -163,13 +168,21 @@ def _announce(server: TritonServer, *, as_json: bool) -> None:
         return
     typer.echo(f"Triton {server.version} ({server.origin}) serves {', '.join(server.models)}")
     for name, where in (
-        ("gRPC", server.grpc_url),
+        ("gRPC", f"{server.grpc_url}{_openness(server)}"),
         ("HTTP", server.http_url),
         ("metrics", server.metrics_url),
         ("log", printable(server.log_file)),
     ):
         typer.echo(f"{name:<8} {where}")
     typer.echo("Ctrl-C ends it", err=True)
+
+
+def _openness(server: TritonServer) -> str:
+    """Say who reaches the gRPC service, and how, where that is not this machine in the clear."""
+    found = ["every network of this machine"] if server.host == "0.0.0.0" else []  # noqa: S104 - compared only
+    if server.tls is not None:
+        found.append("TLS" if server.tls.client_ca is None else "TLS, known clients alone")
+    return f" ({', '.join(found)})" if found else ""
 
 
 class _Terminated(BaseException):

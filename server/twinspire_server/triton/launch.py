@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -92,6 +93,9 @@ class TritonServer:
         self._further_flags = further_flags(as_list(triton_flags, "Triton flags"))
         self._reuse_grpc_port = reuse_grpc_port
         self._pass_env = as_list(pass_env, "environment variables")
+        for name in self._pass_env:
+            if "=" in name:
+                raise InputError(f"the environment variable {name!r}: expected a name alone, whose value is passed on")
         self._key = new_key()
         self._wanted = Ports(http=http_port, grpc=grpc_port, metrics=metrics_port)
         self._log_wanted = log_file.absolute() if log_file is not None else None
@@ -150,6 +154,10 @@ class TritonServer:
         Raises `TimeoutError` where it still runs after `timeout_s`.
         """
         return self._started.wait(timeout_s)
+
+    def ended(self, status: int) -> ServerError:
+        """Build the error for a server that ended by itself with `status`, as `wait` returns it."""
+        return self.failure(f"Triton ended by itself ({_described(status)}):")
 
     def failure(self, what: str) -> ServerError:
         """Build the error for a server that ended by itself: `what` happened, Triton's reasons, and the log's path."""
@@ -301,13 +309,15 @@ class TritonServer:
                 if service is not None:
                     host = {"grpc": self.host, "metrics": self.metrics_host}.get(service, LOOPBACK)
                     raise _UnluckyStartError(taken(service, getattr(self._ports, service), host), service=service)
-                failure = self.failure(f"Triton did not start (status {status}) on {self.repository}:")
+                failure = self.failure(f"Triton did not start ({_described(status)}) on {self.repository}:")
                 raise _UnluckyStartError(failure) if _LOST_RACE in log else failure
             if version is not None:
                 self._version = version
                 return
             if time.monotonic() > deadline_s:
-                late = f"Triton was not ready within {self._ready_timeout_s:g} s on {self.repository}:"
+                late = (
+                    f"Triton was not ready within {self._ready_timeout_s:g} s (--ready-timeout) on {self.repository}:"
+                )
                 raise ServerUnavailableError(self._explained(late))
             time.sleep(_LOOK_S)
 
@@ -354,6 +364,16 @@ class TritonServer:
         told = reasons(said) or last_lines(said)
         lines = [f"  {line}" for reason in told for line in reason.splitlines()]
         return "\n".join([what, *lines, f"The whole log: {self.log_file}"])
+
+
+def _described(status: int) -> str:
+    """Say how a server ended: with a status, or by a signal where it is 128 plus its number."""
+    try:
+        name = signal.Signals(status - 128).name
+    except ValueError:
+        return f"status {status}"
+    memory = ", as the kernel does when memory runs out" if name == "SIGKILL" else ""
+    return f"status {status}: killed by {name}{memory}"
 
 
 def _models(repository: Path) -> tuple[str, ...]:

@@ -57,9 +57,10 @@ class Ports:
 
 def taken(name: str, number: int, host: str) -> ServerError:
     """Build the error for a port that another program listens on."""
+    share = ", or start both with --reuse-grpc-port" if name == "grpc" else ""
     return ServerError(
-        f"the {name} port {number} on {host} is taken by another program, perhaps another server: stop that one, or "
-        f"choose another port with --{name}-port, where 0 picks a free one"
+        f"the {name} port {number} on {host} is taken by another program, perhaps another server: stop that one, "
+        f"choose another port with --{name}-port, where 0 picks a free one{share}"
     )
 
 

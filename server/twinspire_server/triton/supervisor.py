@@ -85,9 +85,11 @@ class Supervisor:
                 with suppress(Empty):
                     reason = hung.get(timeout=_POLL_S)
                     self._server.kill()
-                    return ServerError(f"Triton was ended: {reason}. The whole log: {self._server.log_file}")
+                    return ServerError(
+                        f"Triton was ended: {reason.rstrip('.')}. The whole log: {self._server.log_file}"
+                    )
                 with suppress(TimeoutError):
-                    return self._server.failure(f"Triton ended by itself (status {self._server.wait(0)}):")
+                    return self._server.ended(self._server.wait(0))
             return None
         finally:
             for canary in canaries:

@@ -53,6 +53,13 @@ _CLOCKS_DIFFER_S = 0.1
 # Triton 2.51's texts, found by provoking them, of a full queue and of a request that waited there for too long. The
 # models of `twinspire serve` say the same of their own queue, others where they have a `default_queue_policy`.
 _OVERLOAD = re.compile("exceeds maximum queue size|request timeout expired", re.IGNORECASE)
+_TLS_CAUSES = {
+    "CERTIFICATE_VERIFY_FAILED": "Nobody trusted here has signed its certificate: name its authority with --tls-ca or "
+    "TlsOptions(root_certificates=...)",
+    "WRONG_VERSION_NUMBER": "It does not speak TLS: connect without",
+    "Hostname Verification": "Its certificate is for other names: connect by one of them",
+}
+"""What gRPC says of a TLS connection that will never come about, and what to do."""
 # The process of a model of the Python backend was killed, or did not answer Triton's question for a second.
 _DEAD_PROCESS = re.compile(r"stub process\b.*\bis (not |un)healthy", re.IGNORECASE | re.DOTALL)
 # A Triton that is being stopped unloads its models first and says so of each; a model that it never had "is not found".
@@ -186,7 +193,11 @@ class Channel:
             case grpc.StatusCode.RESOURCE_EXHAUSTED if "larger than max" not in details:  # how proxies refuse
                 return self._overloaded(message)
             case grpc.StatusCode.UNAVAILABLE:
-                hint = " Does it ask for TLS?" if not self._encrypted and "Socket closed" in details else ""
+                for text, cause in _TLS_CAUSES.items():
+                    if text in details:
+                        return ServerUnavailableError(f"{server} is not available ({message}). {cause}")
+                asks = "a certificate of its clients" if self._encrypted else "TLS"
+                hint = f" Does it ask for {asks}?" if "Socket closed" in details else ""
                 return TransientServerError(
                     ServerUnavailableError(f"{server} is not available ({message}). Is it running and ready?{hint}")
                 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,9 +33,9 @@ if TYPE_CHECKING:  # these load grpc and tritonclient, which importing a name mu
 # is inspected again for that.
 _TRUSTED_S = 0.25
 
-# Retries at opening, which wait 0.8 to 1.5 s together: an address where nobody listens is a mistake more often than a
-# server that is being exchanged.
-_OPENING_RETRIES = 4
+# How long opening waits for a server at most: one that is restarted is back by then, and an address where nobody
+# listens is a mistake.
+_OPENING_S = 10.0
 
 
 @dataclass
@@ -62,8 +63,8 @@ class TritonTowers:
     its answers are used; the servers behind one address must be equal. `max_retries` bounds how often a call is
     retried without an answer in between; None does not.
 
-    Opening is such a call too, but with None it gives up after four retries, about a second: where nobody listens the
-    address is probably wrong. Set `max_retries` to wait longer for a server that is just being started.
+    Opening is such a call too, but gives up after 10 seconds: a server that is restarted is back by then, and where
+    nobody listens for longer the address is probably wrong.
 
     Open it after a fork, not before: gRPC's threads do not live on in the child, where encoding raises EngineError.
 
@@ -100,9 +101,8 @@ class TritonTowers:
         self._state: _ServerState | None = None
         self._channel = Channel(self._address, tls, max_answer_bytes=largest_answer_bytes(bundle.dim))
         try:
-            deadline = self._begin()
-            retries = _OPENING_RETRIES if max_retries is None else max_retries
-            policy = self._retry_policy(deadline, max_retries=retries)
+            deadline = self._begin(limit_s=_OPENING_S)
+            policy = self._retry_policy(deadline, max_retries=max_retries)
             self._server_version = self._inspect(deadline, policy).server_version
         except BaseException:
             self.close()
@@ -266,8 +266,11 @@ class TritonTowers:
         state.heard_at = time.monotonic()
         return embeddings
 
-    def _begin(self) -> Deadline:
-        """Begin a call. Raises EngineError where these towers are closed or came through a fork."""
+    def _begin(self, *, limit_s: float = math.inf) -> Deadline:
+        """Begin a call, of at most `limit_s`.
+
+        Raises EngineError where these towers are closed or came through a fork.
+        """
         from twinspire.towers.triton.channel import Deadline
 
         self._channel.check_open()
@@ -276,7 +279,7 @@ class TritonTowers:
                 f"these towers were opened in process {self._process} and are used in {os.getpid()}, after a fork, "
                 "which a connection does not outlive: open them in the process that uses them"
             )
-        return Deadline.after(self._deadline_s)
+        return Deadline.after(min(self._deadline_s, limit_s))
 
     def _retry_policy(self, deadline: Deadline, *, max_retries: int | None) -> RetryPolicy:
         from twinspire.towers.triton.retries import RetryPolicy
