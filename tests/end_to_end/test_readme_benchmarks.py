@@ -19,13 +19,16 @@ PROGRAMS = {
 
 
 def benchmarks() -> list[str]:
-    """The README's command lines that begin a benchmark, each once, and what `make demo` runs."""
+    """The README's command lines that begin a benchmark, each once, and what `make demo` runs.
+
+    The check of a machine with a GPU is none: tests/bench/test_gpu_check.py rehearses it.
+    """
     written = re.findall(r"`(?:twinspire bench|python -m twinspire_bench)[^`]*`", README)
     written += re.findall(r"^(?:twinspire bench|python -m twinspire_bench).*", README, re.MULTILINE)
     commands = [" ".join(shlex.split(line.strip("`"), comments=True)) for line in written]
     (demo,) = recipe("demo")
     assert "make demo" in README
-    return list(dict.fromkeys([demo, *(command for command in commands if "compare" not in command)]))
+    return list(dict.fromkeys([demo, *(c for c in commands if "compare" not in c and "gpu_check" not in c)]))
 
 
 def recipe(target: str) -> list[str]:
