@@ -28,6 +28,14 @@ class TextBatch:
     input_ids: NDArray[np.int32]
 
 
+def bucket_lengths(settings: TextSettings) -> tuple[int, ...]:
+    """List every length that texts are padded to in buckets, ascending: the context alone with `max_length`."""
+    context = settings.context_length
+    if settings.padding is Padding.MAX_LENGTH:
+        return (context,)
+    return (*(bucket for bucket in BUCKETS if bucket < context), context)
+
+
 def padded_length(length: int, settings: TextSettings) -> int:
     """Return what a text of `length` ids is padded to: the next bucket, at most the context.
 

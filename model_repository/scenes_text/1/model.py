@@ -17,10 +17,10 @@ import numpy as np
 import triton_python_backend_utils as pb_utils  # type: ignore[import-not-found] # exists inside Triton only
 from numpy.typing import NDArray
 
-from twinspire.bundle import Bundle, Padding, Tower
+from twinspire.bundle import Bundle, Tower
 from twinspire.errors import EngineError, InputError, ServerOverloadedError, SpaceMismatchError, TwinspireError
 from twinspire.towers import LocalTowers
-from twinspire.towers.buckets import BUCKETS
+from twinspire.towers.buckets import bucket_lengths
 from twinspire.towers.ragged import without_padding
 from twinspire_server.repository.backlog import Backlog, Waiting
 
@@ -191,8 +191,7 @@ def warm_up_inputs(bundle: Bundle, tower: Tower, max_batch: int) -> Iterator[NDA
             yield np.zeros((count, bundle.image.size, bundle.image.size, 3), np.uint8)
         return
     context = bundle.text.context_length
-    shorter = () if bundle.text.padding is Padding.MAX_LENGTH else BUCKETS
-    for length in (*(length for length in shorter if length < context), context):
+    for length in bucket_lengths(bundle.text):
         yield np.array([[0] * (length - 1) + [bundle.text.eos_id]], np.int32)  # (1, length)
     yield np.array([[0] * (context - 1) + [bundle.text.eos_id]] * max_batch, np.int32)  # (max_batch, context)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from twinspire.bundle import Bundle, Padding, Precision, Tower
 from twinspire.tensorrt_support import PlanRecord
-from twinspire.towers.buckets import BUCKETS
+from twinspire.towers.buckets import bucket_lengths
 from twinspire.towers.local import BATCH, PROCESSOR_BATCH, vocabulary_size
 from twinspire_server.repository.gpu_config import optimization, plan_backend, profiles
 from twinspire_server.repository.settings import Device, RepositoryRuntime, ServingOptions
@@ -51,7 +51,7 @@ def max_batch(tower: Tower, options: ServingOptions, plan: PlanRecord | None) ->
 
 
 def engine_lengths(bundle: Bundle, options: ServingOptions, plan: PlanRecord | None) -> tuple[int, ...]:
-    """List the lengths that the engine's texts are padded to; none where each batch is padded to its longest.
+    """List the lengths that the container's engine has texts padded to; none where each batch is padded to its longest.
 
     On a GPU TensorRT is told all shapes beforehand, so there are two. onnxruntime on a CPU takes any: with two lengths
     every caption was 32 tokens long, which cost more than half of the texts/s. A plan's are in its profiles.
@@ -59,7 +59,7 @@ def engine_lengths(bundle: Bundle, options: ServingOptions, plan: PlanRecord | N
     if plan is not None:
         return plan.text_lengths
     context = bundle.text.context_length
-    if options.runtime is RepositoryRuntime.WHEEL or options.device is Device.CPU:
+    if options.device is Device.CPU:
         return (context,) if bundle.text.padding is Padding.MAX_LENGTH else ()
     if bundle.text.padding is Padding.MAX_LENGTH or context <= SHORT_LENGTH:
         return (context,)
@@ -73,22 +73,15 @@ def warm_ups(bundle: Bundle, tower: Tower, options: ServingOptions, plan: PlanRe
     requests in its metrics as if somebody had sent them. For the wheel it therefore runs a single one, and model.py
     runs the rest where Triton does not see it.
     """
-    batches: tuple[int, ...] = (1, max_batch(tower, options, plan))
-    if options.runtime is RepositoryRuntime.WHEEL:
-        batches = (1,)
+    in_wheel = options.runtime is RepositoryRuntime.WHEEL
+    batches = (1,) if in_wheel else (1, max_batch(tower, options, plan))
     if tower is Tower.IMAGE:
         dims = (bundle.image.size, bundle.image.size, 3)
         return [WarmUp(f"{batch}_images", batch, dims) for batch in batches]
-    lengths = engine_lengths(bundle, options, plan) or _any_length(bundle)
-    if options.runtime is RepositoryRuntime.WHEEL:
-        lengths = (bundle.text.context_length,)
-    return [_text(bundle, length, batch) for batch in batches for length in lengths]
-
-
-def _any_length(bundle: Bundle) -> tuple[int, ...]:
-    """List lengths that stand for all where texts are padded to the longest of a batch."""
     context = bundle.text.context_length
-    return (*(length for length in BUCKETS if length < context), context)
+    # Where each batch is padded to its longest, buckets stand for all lengths.
+    lengths = (context,) if in_wheel else engine_lengths(bundle, options, plan) or bucket_lengths(bundle.text)
+    return [_text(bundle, length, batch) for batch in batches for length in lengths]
 
 
 def config_pbtxt(
