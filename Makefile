@@ -28,7 +28,7 @@ test: $(VENV)/.dev $(TENSORRT_BINDINGS) ## run all tests
 test-gpu-packages: $(GPU_VENV)/.dev ## test the extra gpu on a machine without a GPU, in .venv-gpu
 	$(GPU_BIN)/python -m pytest -m gpu_packages tests/gpu_packages
 	$(GPU_BIN)/python -m pytest tests/client/test_cuda_driver.py tests/client/test_dependencies.py tests/client/test_towers*.py \
-		tests/client/test_auto_choice.py tests/client/test_index_gpu.py tests/client/test_index_kinds.py \
+		tests/client/test_auto_selection.py tests/client/test_index_gpu.py tests/client/test_index_kinds.py \
 		tests/client/test_cli_index_build.py tests/client/test_index_snapshots.py tests/server/test_repository_build.py
 
 test-tensorrt-bindings: $(VENV)/.dev $(TENSORRT_BINDINGS) ## check every call of TensorRT against its bindings
@@ -48,7 +48,7 @@ bench: $(VENV)/.dev ## run every benchmark at a size that ends in minutes; recor
 	$(BIN)/twinspire bench search --count 400 --json runs/bench/search.json
 	$(BIN)/twinspire bench index --json runs/bench/index.json
 	$(BIN)/python -m twinspire_bench.engines --rounds 3 --json runs/bench/engines.json
-	$(BIN)/python -m twinspire_bench.served --rounds 3 --json runs/bench/served.json
+	$(BIN)/python -m twinspire_bench.serving_overhead --rounds 3 --json runs/bench/served.json
 
 check: $(VENV)/.dev ## lint, check formatting, types and import rules
 	$(BIN)/ruff check .

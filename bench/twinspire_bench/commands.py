@@ -11,10 +11,10 @@ import typer
 from twinspire.cli.shared import BundleOption
 from twinspire.errors import InputError
 from twinspire_bench.index.command import index
-from twinspire_bench.recall_command import recall
-from twinspire_bench.scenes.commands import app as scenes
+from twinspire_bench.recall import recall
 from twinspire_bench.search.command import search
-from twinspire_bench.smoke import smoke_option
+from twinspire_eval.scenes.commands import app as scenes
+from twinspire_eval.smoke import smoke_option
 
 Value = TypeVar("Value", int, float)
 
@@ -44,9 +44,9 @@ def compare(
 
     Records of different machines, kinds or parameters are refused.
     """
-    from twinspire_bench.comparison import compare as compare_records
-    from twinspire_bench.records import Record
-    from twinspire_bench.tables import figure, figures_console, figures_table, spread
+    from twinspire_eval.comparison import compare as compare_records
+    from twinspire_eval.records import Record
+    from twinspire_eval.tables import figure, figures_console, figures_table, spread
 
     found = compare_records(Record.load(a), Record.load(b))
     table = figures_table(["figure"], ["A", "B", "B / A", "95% interval"])
@@ -77,7 +77,7 @@ def latency(
 
     What takes several values takes them with commas between, or comes several times.
     """
-    from twinspire_bench.latency_run import LatencyRequest, run_latency
+    from twinspire_bench.latency.command import LatencyRequest, run_latency
 
     run_latency(
         LatencyRequest(

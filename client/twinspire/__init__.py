@@ -1,4 +1,4 @@
-"""Search pictures in words with a two-tower vision-language model.
+"""Search images in words with a two-tower vision-language model.
 
     client = Client.local(sample_bundle())
     vectors = client.encode_images(["cat.jpg", "dog.jpg"])  # (2, D) float32, L2-normalised
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from twinspire.bundle import Bundle
     from twinspire.client import Client
     from twinspire.index import Index
-    from twinspire.queries import Query, Searcher
     from twinspire.sample import sample_bundle
+    from twinspire.search import Query, Searcher
     from twinspire.towers import LocalTowers, TritonTowers
 
 __all__ = ["Bundle", "Client", "Index", "LocalTowers", "Query", "Searcher", "TritonTowers", "sample_bundle"]
@@ -28,8 +28,8 @@ _HOMES = {
     "Client": "twinspire.client",
     "Index": "twinspire.index",
     "LocalTowers": "twinspire.towers",
-    "Query": "twinspire.queries",
-    "Searcher": "twinspire.queries",
+    "Query": "twinspire.search",
+    "Searcher": "twinspire.search",
     "TritonTowers": "twinspire.towers",
     "sample_bundle": "twinspire.sample",
 }

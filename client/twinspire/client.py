@@ -1,4 +1,4 @@
-"""The client: texts and pictures in, unit vectors out, whatever runs the towers."""
+"""The client: texts and images in, unit vectors out, whatever runs the towers."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from twinspire.towers import LocalTowers, OpenVinoOptions, Provider, TlsOptions,
 OnError: TypeAlias = Literal["raise", "skip"]
 Batch: TypeAlias = tuple[list[int], NDArray[np.uint8], list[ImageError]]
 
-# As many pictures as the towers take at once: the next ones are decoded while these are encoded.
+# As many images as the towers take at once: the next ones are decoded while these are encoded.
 IMAGE_BATCH = 32
 
 
 class Client:
-    """A tokenizer, the preprocessing of pictures and towers, all of one model.
+    """A tokenizer, the preprocessing of images and towers, all of one model.
 
     `Client.local(bundle)` runs the engines in this process, `Client.connect(url, bundle)` asks a server. The
     constructor takes any `Towers` of the same space; the client then owns them: `close`, or leaving a `with`
-    block, closes them. `limits` bounds what is decoded, `threads` is how many pictures are decoded at a time, by
+    block, closes them. `limits` bounds what is decoded, `threads` is how many images are decoded at a time, by
     default one for each usable processor.
 
-    A picture is a path, encoded bytes, a binary file object, a PIL image or a uint8 array (H, W), (H, W, 1),
-    (H, W, 3) or (H, W, 4). Texts and pictures always come as a list, also when there is one.
+    An image is a path, encoded bytes, a binary file object, a PIL image or a uint8 array (H, W), (H, W, 1),
+    (H, W, 3) or (H, W, 4). Texts and images always come as a list, also when there is one.
 
     Raises SpaceMismatchError where the towers are not of the bundle's space.
     """
@@ -98,7 +98,7 @@ class Client:
         """Run the towers on a Triton Inference Server at `url`, host:port of its gRPC service.
 
         `bundle` is the one that is served, opened or the path of it (then BundleError where it is not intact):
-        texts and pictures are prepared here. See `TritonTowers` for the other arguments, what is retried until the
+        texts and images are prepared here. See `TritonTowers` for the other arguments, what is retried until the
         deadline, and what is raised; SpaceMismatchError where the server's models are of another space.
         """
         opened = _opened(bundle)
@@ -120,7 +120,7 @@ class Client:
 
     @property
     def limits(self) -> ImageLimits:
-        """How large a picture may be that is decoded."""
+        """How large an image may be that is decoded."""
         return self._preprocessor.limits
 
     @property
@@ -141,7 +141,7 @@ class Client:
         """
         return self._tokenizer.encode(texts)
 
-    def encode_text(self, texts: Sequence[str]) -> NDArray[np.float32]:
+    def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Encode N texts to (N, D) float32, L2-normalised, in the order given; N may be 0, a text empty.
 
         Raises InputError for anything but a list of str, EngineError and ServerError where the towers fail.
@@ -157,9 +157,9 @@ class Client:
     def preprocess(
         self, items: Iterable[ImageItem], *, on_error: OnError = "raise"
     ) -> NDArray[np.uint8] | tuple[NDArray[np.uint8], list[ImageError]]:
-        """Decode N pictures and cut them to the towers' input, (N, S, S, 3) uint8 RGB, in the order given.
+        """Decode N images and cut them to the towers' input, (N, S, S, 3) uint8 RGB, in the order given.
 
-        The first picture that cannot be used raises ImageError with its position and cause. With
+        The first image that cannot be used raises ImageError with its position and cause. With
         `on_error="skip"` the rest is returned, and beside it an ImageError for each that was left out.
         """
         _check_on_error(on_error)
@@ -178,9 +178,9 @@ class Client:
     def encode_images(
         self, items: Iterable[ImageItem], *, on_error: OnError = "raise"
     ) -> NDArray[np.float32] | tuple[NDArray[np.float32], list[ImageError]]:
-        """Encode N pictures to (N, D) float32, L2-normalised, in the order given; N may be 0.
+        """Encode N images to (N, D) float32, L2-normalised, in the order given; N may be 0.
 
-        The next pictures are decoded while the last are encoded; only a few batches are in memory at a time,
+        The next images are decoded while the last are encoded; only a few batches are in memory at a time,
         also when `items` is a generator. Errors as `preprocess` has them, and EngineError and
         ServerError where the towers fail.
         """

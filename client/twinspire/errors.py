@@ -2,7 +2,7 @@
 
     TwinspireError
     ├── InputError               what the caller gave cannot be used
-    │   ├── ImageError           one picture: its position, its name, the cause
+    │   ├── ImageError           one image: its position, its name, the cause
     │   └── EmbeddingError       a vector of the wrong shape, dtype or norm, or not finite
     ├── BundleError              the folder is no intact bundle
     ├── CheckpointError          the checkpoint cannot be turned into a bundle
@@ -39,7 +39,7 @@ class InputError(TwinspireError):
 
 
 class ImageError(InputError):
-    """One picture cannot be used.
+    """One image cannot be used.
 
     `position` is its place in the list that was given, counted from 0; `name` is its path where it has one, else its
     type; `cause` says what is wrong with it.

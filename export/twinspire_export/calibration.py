@@ -1,4 +1,4 @@
-"""Pictures and captions on which a quantizer sees what values occur, and some kept back to measure it."""
+"""Images and captions on which a quantizer sees what values occur, and some kept back to measure it."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from twinspire.bundle import Bundle
 from twinspire.errors import ImageError, InputError
 from twinspire.images import ImageItem, Preprocessor
 from twinspire.text import Tokenizer
-from twinspire_bench import scenes
-from twinspire_bench.scenes import CaptionedScene, Language, scene_set
+from twinspire_eval import scenes
+from twinspire_eval.scenes import CaptionedScene, Language, scene_set
 
 MAX_SAMPLES = 320
 """More are thinned out evenly: each costs two runs of the fp32 engine, and ranges change little any more."""
@@ -72,9 +72,9 @@ def image_samples(
     *,
     on_bad: Callable[[ImageError], None] | None = None,
 ) -> Split[NDArray[np.uint8]]:
-    """Bring pictures to the size that `bundle` takes; a sample is one of them, (1, S, S, 3) uint8.
+    """Bring images to the size that `bundle` takes; a sample is one of them, (1, S, S, 3) uint8.
 
-    An array must be (N, S, S, 3) already. A picture that cannot be used is an ImageError, or, with `on_bad`, is left
+    An array must be (N, S, S, 3) already. An image that cannot be used is an ImageError, or, with `on_bad`, is left
     out and told to it. Raises InputError where there are none, where the shape differs, and where some were left out
     and fewer than 20 stay.
     """
@@ -141,8 +141,8 @@ def _reason(error: Exception) -> str:
     return f": {error}" if isinstance(error, ValueError) else ""
 
 
-def drawn_pictures() -> list[Image]:
-    """Draw the pictures to calibrate on where none are given: scenes of the training split."""
+def drawn_images() -> list[Image]:
+    """Draw the images to calibrate on where none are given: scenes of the training split."""
     return [scene.draw() for scene in _scenes()]
 
 

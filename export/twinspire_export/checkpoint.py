@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, CLIPImageProcessor, CLIPModel, PreTraine
 
 from twinspire.bundle import ImageSettings, TextSettings
 from twinspire.errors import CheckpointError, InputError
-from twinspire_export.quiet import quiet
+from twinspire_export.log_silencing import quiet
 from twinspire_export.settings import image_settings, text_settings, tokenizer_json
 from twinspire_export.source import CheckpointSource, locate
 from twinspire_export.weights import stored_shapes, weight_files
@@ -50,7 +50,7 @@ class Checkpoint:
         return float(self.model.logit_scale.detach().double().exp())
 
     def embed_images(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Encode `pictures` (N, S, S, 3) uint8, already of the model's size, by transformers' own code.
+        """Encode `images` (N, S, S, 3) uint8, already of the model's size, by transformers' own code.
 
         Returns (N, D) float32, L2-normalised.
         """

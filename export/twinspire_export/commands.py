@@ -92,7 +92,7 @@ def quantize(
     bad: list[ImageError] = []
     with _progress("quantize") as step:
         step("loading nncf")
-        from twinspire.ingest import find_pictures
+        from twinspire.ingest import find_images
         from twinspire_export import quantize_bundle
         from twinspire_export.calibration import read_captions
         from twinspire_export.quantization.quantizer import recipes_with
@@ -103,11 +103,11 @@ def quantize(
             output,
             precision=precision,
             recipes=None if ranges is None else recipes_with(ranges=ranges),
-            pictures=None if pictures is None else find_pictures([pictures]),
+            pictures=None if pictures is None else find_images([pictures]),
             captions=None if captions is None else read_captions(captions),
             search=None if search_minutes is None else SearchSettings(budget_s=60 * search_minutes),
             on_step=step,
-            on_bad_picture=bad.append,
+            on_bad_image=bad.append,
         )
     if bad:
         typer.echo(f"left out {len(bad)} pictures that cannot be used:", err=True)

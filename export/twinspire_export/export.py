@@ -24,9 +24,9 @@ from twinspire.text import Tokenizer
 from twinspire.towers.ragged import padded
 from twinspire_export.certificate import EngineRunner, certify
 from twinspire_export.checkpoint import Checkpoint, open_checkpoint
-from twinspire_export.contract import check_engine
-from twinspire_export.graph import export_graph
-from twinspire_export.probes import CAPTIONS, probe_pictures
+from twinspire_export.engine_check import check_engine
+from twinspire_export.onnx_export import export_graph
+from twinspire_export.probes import CAPTIONS, probe_images
 from twinspire_export.rewrite import ALL, apply_rewrites, check_rewrites
 from twinspire_export.towers import ImageTower, TextTower
 from twinspire_export.weights import stored_tensors
@@ -118,7 +118,7 @@ def _draft(opened: Checkpoint, name: str | None) -> ManifestDraft:
 
 def _probes(opened: Checkpoint, tokenizer: Tokenizer) -> Probes:
     """Encode the probes with torch; captions of more tokens than the context are left out."""
-    pictures = probe_pictures(opened.image.size)
+    pictures = probe_images(opened.image.size)
     captions = [text for text in CAPTIONS if len(opened.tokenizer(text)["input_ids"]) <= opened.text.context_length]
     image_embedding, text_embedding = opened.embed_images(pictures), opened.embed_texts(captions)
     try:

@@ -21,7 +21,7 @@ CAPTIONS = (
 )
 
 
-def probe_pictures(size: int) -> NDArray[np.uint8]:
+def probe_images(size: int) -> NDArray[np.uint8]:
     """Draw the probes, the same on every machine: (8, size, size, 3) uint8; flat, smooth, sharp and noisy."""
     down, right = np.meshgrid(np.linspace(0, 1, size), np.linspace(0, 1, size), indexing="ij")
     noise = np.random.default_rng(20240229).integers(0, 256, (size, size, 3), dtype=np.uint8)

@@ -15,10 +15,10 @@ from twinspire.bundle import Bundle, BundleWriter, Certificate, Precision, Tower
 from twinspire.errors import BundleError, EngineError, ImageError, InputError
 from twinspire.images import ImageItem
 from twinspire.tensorrt_support.symmetric import check_symmetric
-from twinspire_export.calibration import Split, drawn_captions, drawn_pictures, image_samples, text_samples
+from twinspire_export.calibration import Split, drawn_captions, drawn_images, image_samples, text_samples
 from twinspire_export.certificate import EngineRunner, certify
-from twinspire_export.contract import check_engine
-from twinspire_export.half import nodes_out_of_range, to_half
+from twinspire_export.engine_check import check_engine
+from twinspire_export.fp16 import nodes_out_of_range, to_half
 from twinspire_export.quantization.quantizer import DEFAULT_RECIPES, quantize_graph
 from twinspire_export.quantization.recipe import Int8Recipe, Variant
 from twinspire_export.quantization.search import SearchSettings, search_recipe
@@ -55,16 +55,16 @@ def quantize_bundle(
     recipes: Mapping[Tower, Int8Recipe] | None = None,
     search: SearchSettings | None = None,
     on_step: Callable[[str], None] | None = None,
-    on_bad_picture: Callable[[ImageError], None] | None = None,
+    on_bad_image: Callable[[ImageError], None] | None = None,
 ) -> Bundle:
     """Make the bundle `destination`: that of `bundle`, with an engine of `precision` for each tower added.
 
-    Measured on `pictures`, items that a client takes or (N, S, S, 3) uint8, and on `captions`; on drawn scenes where
+    Measured on `images`, items that a client takes or (N, S, S, 3) uint8, and on `captions`; on drawn scenes where
     none are given. int8 is calibrated on them too: of 20 or more a fifth is kept apart to measure on, and the
     certificates say so. `recipes` says how a tower is quantized, DEFAULT_RECIPES where it does not; with `search` each
     tower's is searched on the same samples, which measures speed, so nothing else should run. What was tried is kept in
     `destination` with `.search` behind its name until the bundle is there: the same call goes on where one was ended.
-    What does not change is hard-linked. `on_step` is told in a few words what begins; `on_bad_picture` of each picture
+    What does not change is hard-linked. `on_step` is told in a few words what begins; `on_bad_image` of each image
     that is left out, which is an ImageError without it.
 
     Nothing is left where it fails: BundleError where `bundle` has such engines already or `destination` exists,
@@ -86,7 +86,7 @@ def quantize_bundle(
     with BundleWriter(destination, base=base) as writer:
         step("reading what to measure on" if wanted is Precision.FP16 else "reading what to calibrate on")
         samples: dict[Tower, Split[NDArray[Any]]] = {
-            Tower.IMAGE: image_samples(base, drawn_pictures() if pictures is None else pictures, on_bad=on_bad_picture),
+            Tower.IMAGE: image_samples(base, drawn_images() if pictures is None else pictures, on_bad=on_bad_image),
             Tower.TEXT: text_samples(base, drawn_captions() if captions is None else captions),
         }
         engines: dict[tuple[Tower, Precision], tuple[str, Certificate | None]] = {}

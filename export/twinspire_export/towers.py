@@ -27,7 +27,7 @@ LEGACY_EOS_ID = 2
 
 
 class Patches(nn.Module):
-    """Pictures to patch embeddings, `(N, S, S, 3) uint8 -> (N, P, W)`, by a convolution whose stride is its size."""
+    """Images to patch embeddings, `(N, S, S, 3) uint8 -> (N, P, W)`, by a convolution whose stride is its size."""
 
     mean: Tensor | None
     std: Tensor | None
@@ -51,7 +51,7 @@ class Patches(nn.Module):
 
 
 class FirstToken(nn.Module):
-    """Pool at the first token, which stands for the picture: `(N, L, W) -> (N, 1, W)`."""
+    """Pool at the first token, which stands for the image: `(N, L, W) -> (N, 1, W)`."""
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Take it out of `hidden` (N, L, W)."""
@@ -107,7 +107,7 @@ class ClipTower(nn.Module):
 
 
 class ImageTower(ClipTower):
-    """Pictures to embeddings: `(N, S, S, 3) uint8 -> (N, D) float32`. Rescaling, mean and std are in it.
+    """Images to embeddings: `(N, S, S, 3) uint8 -> (N, D) float32`. Rescaling, mean and std are in it.
 
     Not L2-normalised before the rewrite `unit_length`.
     """

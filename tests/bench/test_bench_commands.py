@@ -12,8 +12,8 @@ from typer.testing import CliRunner, Result
 
 from twinspire.cli.app import application
 from twinspire.errors import BundleError, InputError, MissingDependencyError
-from twinspire_bench.records import Record
-from twinspire_bench.statistics import percentiles
+from twinspire_eval.records import Record
+from twinspire_eval.statistics import percentiles
 from twinspire_server.repository import build_repository
 from twinspire_server.triton import TritonServer, find_triton
 

@@ -16,14 +16,14 @@ from twinspire import sample_bundle
 from twinspire.bundle import Bundle, Precision, Tower
 from twinspire.errors import EngineError, InputError
 from twinspire.images import Preprocessor
-from twinspire_bench.datasets import open_dataset
-from twinspire_bench.engines.contestant import Contestant
-from twinspire_bench.engines.material import FOLDER_SIZE, Material, cut_after_normalisation, write_folder
+from twinspire_bench.engines.inputs import FOLDER_SIZE, Material, cut_after_normalisation, write_folder
 from twinspire_bench.engines.measure import OURS, RACES, Effort, cosines, measure, races
 from twinspire_bench.engines.peers import CONTESTANTS
 from twinspire_bench.engines.show import show
 from twinspire_bench.engines.task import Task
-from twinspire_bench.records import Record
+from twinspire_bench.engines.worker import Contestant
+from twinspire_eval.datasets import open_dataset
+from twinspire_eval.records import Record
 
 DATA = open_dataset("scenes:40")
 CAPTIONS = [caption.text for said in DATA.captions for caption in said if caption.language == "en"]

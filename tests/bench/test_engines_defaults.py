@@ -14,14 +14,14 @@ import typer
 from twinspire import sample_bundle
 from twinspire.bundle import Bundle, Precision, Tower
 from twinspire.errors import MissingDependencyError
-from twinspire_bench import product
+from twinspire_bench import cli_runner
+from twinspire_bench.cli_runner import run
 from twinspire_bench.engines import __main__ as command
 from twinspire_bench.engines import peers
 from twinspire_bench.engines.task import Task
-from twinspire_bench.load import interleaved
-from twinspire_bench.product import run
-from twinspire_bench.script import read_captions
-from twinspire_export import seeded
+from twinspire_bench.script_options import read_captions
+from twinspire_eval.load import interleaved
+from twinspire_export import random_checkpoints
 
 
 def test_drawn_captions_fit_the_context_of_a_seeded_checkpoint(tmp_path: Path) -> None:
@@ -30,7 +30,7 @@ def test_drawn_captions_fit_the_context_of_a_seeded_checkpoint(tmp_path: Path) -
     from transformers import AutoTokenizer
 
     from twinspire_bench.engines.reference import Reference
-    from twinspire_export.seeded import Size, save_seeded
+    from twinspire_export.random_checkpoints import Size, save_seeded
 
     captions = read_captions(None, 200)
     checkpoint = save_seeded(Size.TINY, tmp_path / "checkpoint")
@@ -93,9 +93,9 @@ def test_a_wrong_vocabulary_is_told_without_a_traceback(tmp_path: Path, capfd: p
     """The command that makes the checkpoint says what its folder lacks."""
     pytest.importorskip("torch", reason="making a checkpoint needs torch")
     with pytest.raises(typer.Exit) as ended:
-        seeded.main(seeded.Size.TINY, tmp_path / "checkpoint", vocabulary=tmp_path)
+        random_checkpoints.main(random_checkpoints.Size.TINY, tmp_path / "checkpoint", vocabulary=tmp_path)
     assert ended.value.exit_code == 2
-    assert seeded.MERGES_NAME in capfd.readouterr().err
+    assert random_checkpoints.MERGES_NAME in capfd.readouterr().err
 
 
 def test_rounds_are_told() -> None:
@@ -107,7 +107,7 @@ def test_rounds_are_told() -> None:
 
 def test_a_long_command_gives_signs_of_life(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     """What runs is named on standard error, and while it is silent a line says that it is at work."""
-    monkeypatch.setattr(product, "_SIGN_OF_LIFE_S", 0.1)
+    monkeypatch.setattr(cli_runner, "_SIGN_OF_LIFE_S", 0.1)
     run(sys.executable, "-c", "import time; time.sleep(0.5)")
     lines = capfd.readouterr().err.splitlines()
     assert lines[0].startswith("running ")

@@ -11,11 +11,11 @@ import pytest
 from twinspire.cli import main
 from twinspire.errors import EngineError, InputError
 from twinspire_bench.index import run as run_module
-from twinspire_bench.index.contestant import Task, best_at, recall_of
-from twinspire_bench.index.material import Drawn, drawn_material, hdf5_material
+from twinspire_bench.index.inputs import Drawn, drawn_material, hdf5_material
 from twinspire_bench.index.run import IndexRequest, measure_index
 from twinspire_bench.index.variants import variant
-from twinspire_bench.records import Record
+from twinspire_bench.index.worker import Task, best_at, recall_of
+from twinspire_eval.records import Record
 
 PINNED = [0.057714, 0.368628, 0.927784]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from twinspire.cli import main
-from twinspire_bench.records import Record
+from twinspire_eval.records import Record
 
 TINY = ["--size", "300", "--dim", "8", "--queries", "7", "--threads", "1", "--adds", "32", "--kind", "flat"]
 

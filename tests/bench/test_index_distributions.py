@@ -12,10 +12,10 @@ import pytest
 from twinspire.cli import main
 from twinspire.errors import InputError
 from twinspire_bench.index.distributions import Distribution
-from twinspire_bench.index.material import Drawn, drawn_material
+from twinspire_bench.index.inputs import Drawn, drawn_material
 from twinspire_bench.index.run import IndexRequest, measure_index
 from twinspire_bench.index.scann_peer import check_interpreter
-from twinspire_bench.records import Record
+from twinspire_eval.records import Record
 
 PINNED = {Distribution.POWER_LAW: [-0.844039, -0.30305, 0.442447], Distribution.SPECTRUM: [0.15035, -0.17197, 0.973561]}
 

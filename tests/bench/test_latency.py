@@ -14,15 +14,15 @@ from numpy.typing import NDArray
 from twinspire.bundle import Padding, Precision, Tower
 from twinspire.errors import BundleError, EngineError, InputError, ProviderError, ServerUnavailableError
 from twinspire.towers import ModelStatistics, Provider
-from twinspire.towers.checks import check_images, check_sequences
 from twinspire.towers.providers import available
-from twinspire_bench.latency import Case, CaseResult, LatencySettings, Load, Subject, cases, measure
-from twinspire_bench.latency_record import findings, latency_results, limits
-from twinspire_bench.machine import MatrixPeaks
-from twinspire_bench.payloads import pictures, texts
-from twinspire_bench.records import Record
-from twinspire_bench.statistics import paired_ratio
-from twinspire_bench.subjects import local_subjects, served_subject
+from twinspire.towers.validation import check_images, check_sequences
+from twinspire_bench.latency.measure import Case, CaseResult, LatencySettings, Load, Subject, cases, measure
+from twinspire_bench.latency.record import findings, latency_results, limits
+from twinspire_bench.latency.targets import local_subjects, served_subject
+from twinspire_eval.machine import MatrixPeaks
+from twinspire_eval.payloads import pictures, texts
+from twinspire_eval.records import Record
+from twinspire_eval.statistics import paired_ratio
 
 PEAKS = MatrixPeaks(threads=2, fp32_op_per_s=1e9, int8_op_per_s=4e9, bf16_op_per_s=None)
 BRIEF = LatencySettings(lengths=(4, 20), batches=(1, 3), rounds=3, visit_s=0.001)
@@ -40,7 +40,7 @@ class FakeTowers:
         self._lock = threading.Lock()
 
     def encode_images(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Remember pictures."""
+        """Remember images."""
         with self._lock:
             self.images.append(images)
         return self._answer(len(images))
@@ -104,7 +104,7 @@ def test_payloads_that_cannot_be_made_are_refused(tiny: Any, options: dict[str, 
 
 
 def test_cases_are_every_combination_with_the_subjects_side_by_side(tiny: Any) -> None:
-    """Pictures have no length; a setting names all but tower and subject."""
+    """Images have no length; a setting names all but tower and subject."""
     settings = LatencySettings(
         lengths=(4, 8), batches=(1, 2), loads=(Load(in_flight=1), Load(rate_per_s=2.5)), rounds=1
     )

@@ -15,19 +15,19 @@ from tokenizers import Tokenizer
 from twinspire import Client, sample_bundle
 from twinspire.cli.app import application
 from twinspire.errors import ImageError, InputError, TwinspireError
-from twinspire_bench.comparison import compare
-from twinspire_bench.datasets import Caption, CaptionedPictures, open_dataset
-from twinspire_bench.recall import Direction, Measure
-from twinspire_bench.recall_benchmark import RecallReport, measure_recall
-from twinspire_bench.records import Record
+from twinspire_eval.comparison import compare
+from twinspire_eval.datasets import Caption, CaptionedImages, open_dataset
+from twinspire_eval.recall import Direction, Measure
+from twinspire_eval.recall.benchmark import RecallReport, measure_recall
+from twinspire_eval.records import Record
 
 # Of the tiny bundle's tokenizer.
 WORDS = ("a", "the", "red", "blue", "green", "large", "cat", "dog", "house", "boat", "left", "of", "on", "snow")
 COCO = Path(__file__).parents[2].parent / "shared/data/coco"
 
 
-def _captioned(count: int, *, seed: int = 0) -> CaptionedPictures:
-    """Pictures of noise with one English caption, and every third with two Chinese ones, in the tiny model's words."""
+def _captioned(count: int, *, seed: int = 0) -> CaptionedImages:
+    """Images of noise with one English caption, and every third with two Chinese ones, in the tiny model's words."""
     rng = np.random.default_rng(seed)
 
     taken = {""}
@@ -39,7 +39,7 @@ def _captioned(count: int, *, seed: int = 0) -> CaptionedPictures:
         taken.add(said)
         return said
 
-    return CaptionedPictures(
+    return CaptionedImages(
         f"{count} of noise",
         tuple(f"n{place}" for place in range(count)),
         [rng.integers(0, 256, (16, 16, 3), np.uint8) for _ in range(count)],
@@ -61,9 +61,9 @@ def clients(tiny: Any) -> Iterator[dict[str, Client]]:
 
 
 def _expected_ranks(
-    model: Any, tokenizer: Tokenizer, data: CaptionedPictures, language: str
+    model: Any, tokenizer: Tokenizer, data: CaptionedImages, language: str
 ) -> dict[Direction, list[int]]:
-    """Rank by sorting the scores of the towers in NumPy, caption by caption and picture by picture."""
+    """Rank by sorting the scores of the towers in NumPy, caption by caption and image by image."""
     texts, owners = [], []
     for position, said in enumerate(data.captions):
         for caption in said:
@@ -72,15 +72,15 @@ def _expected_ranks(
                 owners.append(position)
     scores = model.encode_texts(texts) @ model.encode_images(np.stack(list(data.pictures))).T  # (T, N)
     by_caption = [list(np.argsort(-row)).index(owner) + 1 for row, owner in zip(scores, owners, strict=True)]
-    by_picture = []
+    by_image = []
     for position in sorted(set(owners)):
         order = np.argsort(-scores[:, position])
-        by_picture.append(next(rank for rank, text in enumerate(order, start=1) if owners[text] == position))
-    return {Direction.TEXT_TO_IMAGE: by_caption, Direction.IMAGE_TO_TEXT: by_picture}
+        by_image.append(next(rank for rank, text in enumerate(order, start=1) if owners[text] == position))
+    return {Direction.TEXT_TO_IMAGE: by_caption, Direction.IMAGE_TO_TEXT: by_image}
 
 
 def test_every_engine_is_ranked_as_its_towers_rank(tiny: Any, clients: dict[str, Client]) -> None:
-    """Each engine, language and direction, over more pictures than are encoded at a time."""
+    """Each engine, language and direction, over more images than are encoded at a time."""
     data = _captioned(300)
     report = measure_recall(clients, data)
     assert list(report.rankings) == ["fp32", "int8"]
@@ -121,20 +121,20 @@ def test_one_language_may_be_asked_for(clients: dict[str, Client]) -> None:
 
 
 def test_progress_is_told(clients: dict[str, Client]) -> None:
-    """Pictures, then captions, each up to all of them."""
+    """Images, then captions, each up to all of them."""
     told: list[tuple[str, int, int]] = []
     measure_recall(clients, _captioned(300), on_progress=lambda *step: told.append(step))
     assert told[:3] == [("pictures", 0, 300), ("pictures", 256, 300), ("pictures", 300, 300)]
     assert told[-1] == ("captions", 4, 4)
 
 
-def test_a_broken_picture_is_named(clients: dict[str, Client], tmp_path: Path) -> None:
+def test_a_broken_image_is_named(clients: dict[str, Client], tmp_path: Path) -> None:
     """Its position in the whole data set, its id and its file."""
     good = _captioned(300)
     (tmp_path / "bad.jpg").write_bytes(b"no picture")
     pictures = [*good.pictures[:270], tmp_path / "bad.jpg", *good.pictures[271:]]
     with pytest.raises(ImageError, match=r"picture 270 \(n270: .*bad.jpg\)") as caught:
-        measure_recall(clients, CaptionedPictures("bad", good.ids, pictures, good.captions))
+        measure_recall(clients, CaptionedImages("bad", good.ids, pictures, good.captions))
     assert caught.value.position == 270
 
 
@@ -153,7 +153,7 @@ def test_engines_must_be_of_one_model(clients: dict[str, Client], make_tiny: Cal
 
 @pytest.fixture
 def table(tmp_path: Path) -> Path:
-    """A CSV of pictures and captions."""
+    """A CSV of images and captions."""
     rng = np.random.default_rng(0)
     lines = ["image,caption,language"]
     for place in range(12):
@@ -242,7 +242,7 @@ def test_what_cannot_be_measured_is_told(tiny: Any, table: Path, options: list[s
 
 
 def test_the_sample_finds_heldout_scenes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """Without a bundle the sample is measured, in both of its languages; int8 on the same pictures as fp32."""
+    """Without a bundle the sample is measured, in both of its languages; int8 on the same images as fp32."""
     _run("--data", "scenes:150", "--json", tmp_path / "record.json")
     found = Record.load(tmp_path / "record.json").results["engines"]
     for engine in ("fp32", "int8"):

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from twinspire.cli import main
-from twinspire_bench.records import Record
-from twinspire_bench.search.material import named_scenes, scene_queries
+from twinspire_bench.search.inputs import named_scenes, scene_queries
+from twinspire_eval.records import Record
 
 
-def test_queries_say_names_that_their_pictures_have() -> None:
-    """A named query has the name that stands in its picture's caption or file name; none is a caption."""
+def test_queries_say_names_that_their_images_have() -> None:
+    """A named query has the name that stands in its image's caption or file name; none is a caption."""
     scenes = named_scenes(40, seed=3)
     queries = scene_queries(scenes, seed=3)
     assert len(queries) == 160

@@ -8,7 +8,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from twinspire_bench.smoke import smoke_option
+from twinspire_eval.smoke import smoke_option
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         self._pool.shutdown()
 
     def rows(self) -> list[int]:
-        """How many pictures or texts each inference had."""
+        """How many images or texts each inference had."""
         return [request.inputs[0].shape[0] for request in self.requests]
 
     def ServerMetadata(self, request: Any, context: Any) -> Any:  # noqa: N802 - the protocol's names

@@ -20,7 +20,7 @@ import test_index_crashes as crashes  # of this folder, which is the first on th
 
 from twinspire.errors import IndexStoreError, IndexUncertainError
 from twinspire.index import Index, snapshots, verify_index
-from twinspire.index.where import Where
+from twinspire.stores.filters.filter import Filter
 
 FAULTS = {"EIO": 0, "ENOSPC": 1, "short": 2, "torn": 3}
 NO_FAULT = 1 << 40
@@ -69,7 +69,7 @@ def changes(model: crashes.Model, next_id: int) -> dict[str, Change]:
         found[name] = Change(step.run, model, step.after)
     some = sorted(model)[len(model) // 2]
     found["remove_where"] = Change(
-        lambda index: index.remove_where(Where.parse(f"id < {some}")),
+        lambda index: index.remove_where(Filter.parse(f"id < {some}")),
         model,
         {number: held for number, held in model.items() if number >= some},
     )

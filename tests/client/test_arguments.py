@@ -11,21 +11,21 @@ import numpy as np
 import pytest
 
 from twinspire import Client, Index, Searcher
-from twinspire.bundle import AutoChoice, Padding, Precision, TextSettings, Tower
+from twinspire.bundle import Padding, Precision, RecommendedRuntime, TextSettings, Tower
 from twinspire.errors import BundleError, InputError
 from twinspire.index import Item, ItemKind, VectorType
-from twinspire.ingest import Captions, add_pictures, add_texts, find_pictures
-from twinspire.queries import (
+from twinspire.ingest import Captions, add_images, add_texts, find_images
+from twinspire.search import (
     Boost,
     Calibration,
     Classifier,
+    Filter,
     FusionWeights,
     Label,
     Mode,
     Query,
     Synonyms,
     Templates,
-    Where,
 )
 from twinspire.towers import InferencePrecision, LocalTowers, OpenVinoOptions
 
@@ -46,7 +46,7 @@ def index(tmp_path: Path, client: Client) -> Iterator[Index]:
     texts = ["a red cat", "a blue dog", "the large boat"]
     items = [Item(f"/t#{number}", "text", caption=text, metadata={"n": number}) for number, text in enumerate(texts)]
     with Index.create(tmp_path / "index", space=client.space, dim=client.dim) as made:
-        made.add(client.encode_text(texts), items, space=client.space)
+        made.add(client.encode_texts(texts), items, space=client.space)
         yield made
 
 
@@ -60,7 +60,7 @@ def test_one_thing_is_not_taken_for_a_list(index: Index, client: Client, one: An
     classifier = Classifier(client, ["cat"])
     vectors = np.zeros((0, client.dim), np.float32)
     calls: list[Callable[[], object]] = [
-        lambda: client.encode_text(one),
+        lambda: client.encode_texts(one),
         lambda: client.tokenize(one),
         lambda: client.encode_images(one),
         lambda: client.preprocess(one),
@@ -68,7 +68,7 @@ def test_one_thing_is_not_taken_for_a_list(index: Index, client: Client, one: An
         lambda: index.remove(one),
         lambda: index.get(one),
         lambda: index.vectors(one),
-        lambda: index.matching(one, Where("n = 1")),
+        lambda: index.matching(one, Filter("n = 1")),
         lambda: index.known_hashes(one),
         lambda: searcher.search("cat", boosts=one),
         lambda: searcher.search("cat", pins=one),
@@ -80,9 +80,9 @@ def test_one_thing_is_not_taken_for_a_list(index: Index, client: Client, one: An
         lambda: Synonyms({("car",): one}),
         lambda: LocalTowers(client.bundle, towers=one),
         lambda: Calibration.fit(one, one),
-        lambda: add_pictures(index, client, one),
+        lambda: add_images(index, client, one),
         lambda: add_texts(index, client, one),
-        lambda: find_pictures(one),
+        lambda: find_images(one),
         lambda: Captions({"a.jpg": one}, folder=Path()),
     ]
     for call in calls:
@@ -94,23 +94,23 @@ def test_an_item_alone_and_a_filter_alone_are_no_lists(index: Index, client: Cli
     """What is not iterable is refused as clearly."""
     item = Item("/x", "text")
     with pytest.raises(InputError, match="list"):
-        index.add(client.encode_text(["a"]), item, space=client.space)  # type: ignore[arg-type]
+        index.add(client.encode_texts(["a"]), item, space=client.space)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="list"):
-        Searcher(client, index).search("cat", pins=Where("n = 1"))  # type: ignore[arg-type]
+        Searcher(client, index).search("cat", pins=Filter("n = 1"))  # type: ignore[arg-type]
     with pytest.raises(InputError, match="list"):
         Searcher(client, index).search("cat", boosts=Boost.parse("n = 1:2"))  # type: ignore[arg-type]
     with pytest.raises(InputError, match="boost"):
-        Searcher(client, index).search("cat", boosts=[Where("n = 1")])  # type: ignore[list-item]
+        Searcher(client, index).search("cat", boosts=[Filter("n = 1")])  # type: ignore[list-item]
 
 
 def test_names_stand_for_members_of_enums(tmp_path: Path, index: Index, client: Client) -> None:
     """A kind, mode, dtype, precision, provider, tower and padding may be given by name."""
     assert Item("/x", "image").kind is ItemKind.IMAGE
-    query = client.encode_text(["a red cat"])
+    query = client.encode_texts(["a red cat"])
     for kind in ("text", ItemKind.TEXT):
         (hits,) = index.search(query, k=3, space=client.space, kind=kind)
         assert hits[0].id == 0
-        assert len(index.search_words('"cat"', kind=kind)) == 1
+        assert len(index.search_text('"cat"', kind=kind)) == 1
         assert index.known_hashes(["x"], kind=kind) == set()
         answer = Searcher(client, index).search("red cat", kind=kind, mode="hybrid")
         assert answer.mode is Mode.HYBRID
@@ -128,7 +128,7 @@ def test_names_stand_for_members_of_enums(tmp_path: Path, index: Index, client: 
 
 def test_an_unknown_name_is_an_error_that_lists_the_choices(tmp_path: Path, index: Index, client: Client) -> None:
     """Whichever enum it is of, and of whatever type."""
-    query = client.encode_text(["cat"])
+    query = client.encode_texts(["cat"])
     for wrong in ("picture", "", 3, None, ["image"], Mode.HYBRID):
         calls: list[tuple[str, Callable[[], object]]] = [
             ("image", lambda wrong=wrong: Item("/x", wrong)),
@@ -169,10 +169,10 @@ def test_lone_surrogates_are_refused_or_found_nowhere(tmp_path: Path, index: Ind
         lambda: searcher.search("cat", mode=text),
         lambda: searcher.search(Query.image(f"/{text}.jpg")),
         lambda: Searcher(client, index, stop_words=frozenset([text])),
-        lambda: index.search_words(text),
+        lambda: index.search_text(text),
         lambda: index.count_words(text, at_most=3),
         lambda: index.known_hashes([text]),
-        lambda: client.encode_text([text]),
+        lambda: client.encode_texts([text]),
         lambda: client.encode_images([f"/{text}.jpg"]),
         lambda: Label(text),
         lambda: Classifier(client, ["cat", text]),
@@ -186,7 +186,7 @@ def test_lone_surrogates_are_refused_or_found_nowhere(tmp_path: Path, index: Ind
         lambda: Item("/x", "text", caption=text),
         lambda: Item("/x", "text", metadata={text: 1}),
         lambda: Index.create(tmp_path / "no", space=text, dim=2),
-        lambda: find_pictures([f"/{text}.jpg"]),
+        lambda: find_images([f"/{text}.jpg"]),
         lambda: add_texts(index, client, [f"/{text}.txt"]),
         lambda: Captions.read(Path(f"/{text}.csv")),
     ]
@@ -224,8 +224,8 @@ def test_numbers_of_any_size_are_used_or_refused(index: Index, client: Client, n
         lambda: searcher.search("cat", effort=number),
         lambda: searcher.search("cat", where=f"n < {number if abs(number) != HUGE else '1' + '0' * 5000}"),
         lambda: searcher.search("cat", number),
-        lambda: index.search(client.encode_text(["cat"]), k=number, space=client.space),
-        lambda: index.search_words('"cat"', k=number),
+        lambda: index.search(client.encode_texts(["cat"]), k=number, space=client.space),
+        lambda: index.search_text('"cat"', k=number),
         lambda: index.sample_ids(number),
         lambda: index.get([number]),
         lambda: index.remove([number]),
@@ -234,7 +234,7 @@ def test_numbers_of_any_size_are_used_or_refused(index: Index, client: Client, n
         lambda: Calibration(number, number),
         lambda: Item("/x", "text", metadata={"n": number}),
         lambda: list(index.items(batch=number)),
-        lambda: AutoChoice(**dict.fromkeys(AutoChoice.__dataclass_fields__, number)),
+        lambda: RecommendedRuntime(**dict.fromkeys(RecommendedRuntime.__dataclass_fields__, number)),
     ]
     for call in calls:
         with suppress(InputError):
@@ -253,10 +253,10 @@ def test_metadata_with_an_endless_number_names_the_cause() -> None:
 
 def test_k_beyond_64_bits_is_everything(index: Index, client: Client) -> None:
     """There are never more hits than items."""
-    query = client.encode_text(["a red cat"])
+    query = client.encode_texts(["a red cat"])
     for k in (3, 2**31, 2**63, HUGE):
         assert len(index.search(query, k=k, space=client.space)[0]) == 3
-        assert len(index.search_words('"cat" OR "dog"', k=k)) == 2
+        assert len(index.search_text('"cat" OR "dog"', k=k)) == 2
         assert len(Searcher(client, index).search("cat", k).hits) == 3
         assert index.sample_ids(k) == [0, 1, 2]
 
@@ -271,7 +271,7 @@ def test_nul_is_refused_where_sqlite_would_end_a_text(index: Index, bad: str) ->
         lambda: Item("/x", "text", metadata={"a": [{"b": bad}]}),
         lambda: Item("/x", "text", metadata={bad: 1}),
         lambda: index.update(0, caption=bad),
-        lambda: index.search_words(f'"cat{bad}"'),
+        lambda: index.search_text(f'"cat{bad}"'),
     ]
     for call in calls:
         with pytest.raises(InputError, match="NUL"):

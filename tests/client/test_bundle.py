@@ -32,8 +32,9 @@ def copied(tiny: Any, tmp_path: Path) -> Path:
 def test_exports() -> None:
     """The package's public names are exactly these."""
     assert sorted(twinspire.bundle.__all__) == [
-        "AutoChoice", "Bundle", "BundleWriter", "Certificate", "EngineRecord", "FileRecord", "ImageSettings",
+        "Bundle", "BundleWriter", "Certificate", "EngineRecord", "FileRecord", "ImageSettings",
         "Interpolation", "MANIFEST_NAME", "Manifest", "ManifestDraft", "PROBES_NAME", "Padding", "Precision", "Probes",
+        "RecommendedRuntime",
         "SCHEMA_VERSION", "Source", "TOKENIZER_NAME", "TextSettings", "Tower", "space_id",
     ]  # fmt: skip
 
@@ -207,7 +208,7 @@ class TestProbes:
             Probes.load(tmp_path / "p.npz")
 
     def test_of_the_bundle(self, tiny: Any) -> None:
-        """A bundle's probes have its picture size and dimension."""
+        """A bundle's probes have its image size and dimension."""
         probes = tiny.bundle.probes()
         assert probes.image.shape == (2, 16, 16, 3)
         assert probes.text_embedding.shape == (2, 12)

@@ -39,7 +39,7 @@ COMMANDS = {
 
 @pytest.fixture
 def run(tmp_path: Path, tiny: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
-    """Run `twinspire` in a folder with three pictures, labels and the tiny bundle as `tiny`."""
+    """Run `twinspire` in a folder with three images, labels and the tiny bundle as `tiny`."""
     (tmp_path / "tiny").symlink_to(tiny.bundle.path)
     (tmp_path / "photos").mkdir()
     (tmp_path / "labels.txt").write_text("red cat\nblue dog\n")

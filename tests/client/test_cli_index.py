@@ -22,9 +22,9 @@ from PIL import Image
 
 from twinspire import Client
 from twinspire.cli import main
+from twinspire.contact_sheet import SheetRow
 from twinspire.index import Index
-from twinspire.queries import Query, Searcher
-from twinspire.sheet import SheetRow
+from twinspire.search import Query, Searcher
 
 WORDS = ("red cat", "blue dog", "green house on snow", "a large boat")
 
@@ -42,7 +42,7 @@ Run = Callable[..., Ran]
 
 @pytest.fixture
 def run(tmp_path: Path, tiny: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
-    """Run `twinspire` in a folder of its own with the tiny bundle as `tiny`, and four pictures in `photos`."""
+    """Run `twinspire` in a folder of its own with the tiny bundle as `tiny`, and four images in `photos`."""
     (tmp_path / "tiny").symlink_to(tiny.bundle.path)
     (tmp_path / "photos" / "below").mkdir(parents=True)
     for number, name in enumerate(("a", "b", "c", "below/d")):
@@ -69,12 +69,12 @@ def refused(ran: Ran, message: str) -> None:
 
 
 def added(run: Run, *options: object) -> None:
-    """Make an index of the pictures."""
+    """Make an index of the images."""
     assert run("index", "add", "idx", "photos", "-b", "tiny", *options).status == 0
 
 
 def write_captions(path: Path) -> None:
-    """Write a caption for every picture but the last."""
+    """Write a caption for every image but the last."""
     lines = [f"{name}.png,{words}" for name, words in zip(("a", "b", "c"), WORDS, strict=False)]
     path.write_text("\n".join(["file,caption", *lines]) + "\n")
 
@@ -99,7 +99,7 @@ def test_captions_and_texts_are_added_and_counted(run: Run, tmp_path: Path) -> N
 
 
 def test_sidecars_are_taken_where_they_are_asked_for(run: Run, tmp_path: Path) -> None:
-    """Text files beside pictures are captions with --sidecars alone."""
+    """Text files beside images are captions with --sidecars alone."""
     (tmp_path / "photos" / "a.txt").write_text("a red cat")
     added(run)
     assert ", 1 with a caption" in run("index", "add", "idx2", "photos", "--sidecars", "-b", "tiny").out
@@ -222,10 +222,10 @@ def test_python_command_line_and_sheet_show_the_same_hits(
     rows = csv.DictReader(io.StringIO(run(*search, "--csv").out))
     assert [(row["uri"], float(row["score"])) for row in rows] == expected
     drawn: list[SheetRow] = []
-    from twinspire import sheet
+    from twinspire import contact_sheet
 
-    contact_sheet = sheet.contact_sheet
-    monkeypatch.setattr(sheet, "contact_sheet", lambda rows, path: drawn.extend(rows) or contact_sheet(rows, path))
+    draw = contact_sheet.contact_sheet
+    monkeypatch.setattr(contact_sheet, "contact_sheet", lambda rows, path: drawn.extend(rows) or draw(rows, path))
     assert run(*search, "--sheet", "out.png").status == 0
     by_words = {words: f"{tmp_path}/lines.txt#{number}" for number, words in enumerate(WORDS, start=1)}
     shown = [(by_words.get(hit, "") if isinstance(hit, str) else str(hit), score) for hit, score in drawn[0].hits]

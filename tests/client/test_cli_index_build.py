@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from twinspire.cli import index_build, main
+from twinspire.cli import main
+from twinspire.cli.index import build
 from twinspire.index import Index, Item, ItemKind
 
 SPACE, DIM, COUNT = "5" * 64, 16, 2_000
@@ -27,7 +28,7 @@ class FakeClient:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def encode_text(self, texts: list[str]) -> NDArray[np.float32]:
+    def encode_texts(self, texts: list[str]) -> NDArray[np.float32]:
         """Draw."""
         return np.concatenate([drawn(1, len(text)) for text in texts])
 
@@ -110,7 +111,7 @@ def test_tune_sets_the_effort(
     asked: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The effort that is told is stored; it comes from items, from embeddings in a file, or from texts."""
-    monkeypatch.setattr(index_build, "open_client", lambda *_: FakeClient())
+    monkeypatch.setattr(build, "open_client", lambda *_: FakeClient())
     np.save(tmp_path / "some.npy", drawn(50, 3))
     (tmp_path / "some.txt").write_text("a beach\n\nein Hund am Strand\n")
     options = {"items": [], "file": ["--queries", tmp_path / "some.npy"], "text": ["--queries", tmp_path / "some.txt"]}
@@ -153,7 +154,7 @@ def test_queries_of_another_space_are_refused(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Texts encoded by a bundle of another space cannot tune."""
-    monkeypatch.setattr(index_build, "open_client", lambda *_: FakeClient("6" * 64))
+    monkeypatch.setattr(build, "open_client", lambda *_: FakeClient("6" * 64))
     (tmp_path / "some.txt").write_text("a beach\n")
     run(capsys, "build", folder, "--kind", "ivf")
     status, _, err = run(capsys, "tune", folder, "--queries", tmp_path / "some.txt")

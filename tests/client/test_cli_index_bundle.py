@@ -16,7 +16,7 @@ from PIL import Image
 from twinspire import Bundle, sample_bundle
 from twinspire.cli import main
 from twinspire.cli.client_options import ClientOptions, open_client
-from twinspire.cli.index_bundle import reference_to
+from twinspire.cli.index.bundle import reference_to
 from twinspire.errors import BundleError, SpaceMismatchError
 from twinspire.index import BundleReference, Index
 

@@ -28,7 +28,7 @@ COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "红":
 
 
 class FakeClient:
-    """Understands colours: encodes a picture to its mean colour, a text to the colour that it names."""
+    """Understands colours: encodes an image to its mean colour, a text to the colour that it names."""
 
     dim = 3
     limits = ImageLimits()
@@ -61,7 +61,7 @@ class FakeClient:
         """Return (N, 3) float32."""
         return self._encode(self.preprocess(list(items)))
 
-    def encode_text(self, texts: list[str]) -> NDArray[np.float32]:
+    def encode_texts(self, texts: list[str]) -> NDArray[np.float32]:
         """Return (N, 3) float32."""
         named = [sum(np.array(rgb) for name, rgb in COLOURS.items() if name in text) for text in texts]
         return self._unit(np.array(named, np.float32))
@@ -103,7 +103,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_
         sys.stdout.flush()
         return Ran(int(ended.value.code or 0), *capfd.readouterr())
 
-    monkeypatch.setattr("twinspire.cli.index_add.open_client", open_client_to_add)
+    monkeypatch.setattr("twinspire.cli.index.add.open_client", open_client_to_add)
     monkeypatch.setattr("twinspire.cli.search.open_client", open_client)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "80")
@@ -112,7 +112,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """Draw pictures of three colours in a folder with an awkward name."""
+    """Draw images of three colours in a folder with an awkward name."""
     folder = tmp_path / "my [photos] of things that have a really long name, longer than the terminal is wide 猫"
     folder.mkdir()
     for name in ("red", "green", "blue"):
@@ -134,7 +134,7 @@ def files(folder: Path) -> list[str]:
     return sorted(str(path) for path in folder.rglob("*") if not path.name.endswith(("-wal", "-shm")))
 
 
-def test_pictures_are_added_and_adding_them_again_is_a_no_op(run: Run, photos: Path) -> None:
+def test_images_are_added_and_adding_them_again_is_a_no_op(run: Run, photos: Path) -> None:
     """The index is made, the report counts; a second time everything is there already; both succeed."""
     ran = run("index", "add", "idx", photos)
     assert ran.status == 0
@@ -229,8 +229,8 @@ def test_on_a_terminal_the_path_is_whole_and_can_be_copied(
     assert plain.splitlines()[1] == f"  1  1.0000  {photos.name}/red.png"
 
 
-def test_a_picture_finds_itself(run: Run, photos: Path) -> None:
-    """--image searches by a picture."""
+def test_a_image_finds_itself(run: Run, photos: Path) -> None:
+    """--image searches by an image."""
     run("index", "add", "idx", photos)
     ran = run("search", "idx", "--image", photos / "blue.png", "-k", 1)
     assert ran.out == f"1.0000\t{photos / 'blue.png'}\n"

@@ -33,7 +33,7 @@ class Ran(NamedTuple):
 def run(
     tmp_path: Path, tiny: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> Callable[..., Ran]:
-    """Run a command in a folder with pictures, with the tiny bundle: `run("index", "sync", ...)`."""
+    """Run a command in a folder with images, with the tiny bundle: `run("index", "sync", ...)`."""
     monkeypatch.chdir(tmp_path)
     Path("photos/below").mkdir(parents=True)
     for number, name in enumerate(("a.png", "b.png", "below/c.png")):
@@ -81,7 +81,7 @@ def test_sync_ends_with_3_where_some_files_failed(run: Callable[..., Ran]) -> No
         assert [Path(failed["path"]).name for failed in ran.document["failed"]] == ["broken.png"]
 
 
-def test_sync_refuses_a_folder_that_lost_all_its_pictures(run: Callable[..., Ran]) -> None:
+def test_sync_refuses_a_folder_that_lost_all_its_images(run: Callable[..., Ran]) -> None:
     """Its disk may just be away: status 2, and nothing is removed."""
     assert run("index", "sync", "idx", "photos").status == 0
     shutil.rmtree("photos")
@@ -113,8 +113,8 @@ def test_sync_refuses_what_it_cannot_do(run: Callable[..., Ran], arguments: list
     assert word in ran.err
 
 
-def test_max_megapixels_is_an_option_wherever_pictures_are_decoded(run: Callable[..., Ran]) -> None:
-    """Pictures of 200 pixels are refused below that, and the message names the option."""
+def test_max_megapixels_is_an_option_wherever_images_are_decoded(run: Callable[..., Ran]) -> None:
+    """Images of 200 pixels are refused below that, and the message names the option."""
     Path("labels.txt").write_text("a cat\n")
     assert run("index", "sync", "idx", "photos").status == 0
     for command in (

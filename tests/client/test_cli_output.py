@@ -39,7 +39,7 @@ class Explained:
 
 @pytest.fixture
 def hits(tmp_path: Path) -> list[Hit]:
-    """Find three pictures and a text by a search of a real index."""
+    """Find three images and a text by a search of a real index."""
     vectors = np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]], np.float32)
     items = []
     for number, colour in enumerate(COLOURS):
@@ -79,7 +79,7 @@ def test_every_form_shows_the_same_hits(hits: list[Hit], tmp_path: Path, capfd: 
 
 
 def test_the_sheet_shows_the_hits_in_their_order(hits: list[Hit], tmp_path: Path) -> None:
-    """From left to right stand the pictures' colours as the hits have them; a text is a card with ink on it."""
+    """From left to right stand the images' colours as the hits have them; a text is a card with ink on it."""
     show(results(hits), sheet=tmp_path / "out.png")
     with Image.open(tmp_path / "out.png") as image:
         sheet = np.asarray(image.convert("RGB")).astype(int)  # (H, W, 3)

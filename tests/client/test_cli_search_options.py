@@ -23,7 +23,7 @@ SPACE = "5" * 64
 
 
 class FakeClient:
-    """Understands colours, as texts and as pictures."""
+    """Understands colours, as texts and as images."""
 
     space = SPACE
 
@@ -33,7 +33,7 @@ class FakeClient:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def encode_text(self, texts: Any) -> NDArray[np.float32]:
+    def encode_texts(self, texts: Any) -> NDArray[np.float32]:
         """Return (N, 3) float32."""
         grey = np.array([1, 1, 1])
         return _unit([sum((np.array(rgb) for name, rgb in COLOURS.items() if name in text), grey) for text in texts])
@@ -70,7 +70,7 @@ Run = Callable[..., Ran]
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    """Run `twinspire search idx` in a folder with an index of four pictures and a text."""
+    """Run `twinspire search idx` in a folder with an index of four images and a text."""
     colours = {"red": (250, 9, 9), "green": (9, 250, 9), "blue": (9, 9, 250), "purple": (180, 9, 180)}
     items = []
     for number, (name, colour) in enumerate(colours.items()):

@@ -36,7 +36,7 @@ def client(tiny: Any) -> Iterator[Client]:
 
 @pytest.fixture
 def files(tmp_path: Path) -> list[Path]:
-    """Write 70 small pictures, which make three batches."""
+    """Write 70 small images, which make three batches."""
     generator = np.random.default_rng(0)
     paths = [tmp_path / f"{place:02}.png" for place in range(70)]
     for path in paths:
@@ -53,9 +53,9 @@ def _largest(found: np.ndarray, expected: np.ndarray) -> float:
 
 
 def test_texts_come_back_in_order(tiny: Any, client: Client) -> None:
-    """`encode_text` gives unit float32 rows in the order given, equal to NumPy's."""
+    """`encode_texts` gives unit float32 rows in the order given, equal to NumPy's."""
     texts = ["a red cat on the snow", "a", "", "the blue boat left of the large house"]
-    vectors = client.encode_text(texts)
+    vectors = client.encode_texts(texts)
     difference = _largest(vectors, tiny.model.encode_texts(client.tokenize(texts)))
     assert difference <= TOLERANCE, f"largest difference {difference:.2e}"
     assert vectors.dtype == np.float32
@@ -70,14 +70,14 @@ def test_tokens_are_ragged(client: Client) -> None:
 
 def test_a_long_text_is_cut_and_encoded(client: Client) -> None:
     """A text beyond the context is cut to it, its end token kept, and encodes like its beginning."""
-    long, exact = client.encode_text(["cat " * 500, "cat " * 18])
+    long, exact = client.encode_texts(["cat " * 500, "cat " * 18])
     assert np.array_equal(long, exact)
 
 
 @pytest.mark.parametrize("texts", ["one string", b"bytes", None, 5])
 def test_one_text_is_no_list(client: Client, texts: Any) -> None:
     """A str instead of a list is an InputError, not a batch of letters."""
-    for call in (client.encode_text, client.tokenize):
+    for call in (client.encode_texts, client.tokenize):
         with pytest.raises(InputError, match=r"expected (a list of texts|str)"):
             call(texts)
 
@@ -85,13 +85,13 @@ def test_one_text_is_no_list(client: Client, texts: Any) -> None:
 def test_what_is_no_text_is_named(client: Client) -> None:
     """An item that is no str is an InputError with its position."""
     with pytest.raises(InputError, match="text 1: expected a str"):
-        client.encode_text(["a", 1])  # type: ignore[list-item]
+        client.encode_texts(["a", 1])  # type: ignore[list-item]
 
 
-# Pictures
+# Images
 
 
-def test_pictures_from_files_agree_with_numpy(tiny: Any, client: Client, files: list[Path]) -> None:
+def test_images_from_files_agree_with_numpy(tiny: Any, client: Client, files: list[Path]) -> None:
     """Files of several batches come out in order, equal to NumPy on what `preprocess` gives."""
     pixels = client.preprocess(files)
     assert (pixels.shape, pixels.dtype) == ((70, 16, 16, 3), np.uint8)
@@ -100,7 +100,7 @@ def test_pictures_from_files_agree_with_numpy(tiny: Any, client: Client, files: 
 
 
 def test_every_kind_of_item_is_taken(client: Client, files: list[Path]) -> None:
-    """Path, str, bytes, file object, PIL image and array of one picture give one vector."""
+    """Path, str, bytes, file object, PIL image and array of one image give one vector."""
     data = files[0].read_bytes()
     image = Image.open(io.BytesIO(data))
     items: list[Any] = [files[0], str(files[0]), data, io.BytesIO(data), image, np.asarray(image)]
@@ -110,8 +110,8 @@ def test_every_kind_of_item_is_taken(client: Client, files: list[Path]) -> None:
 
 
 @pytest.mark.parametrize("kind", ["str", "path", "bytes", "file", "pil", "array", "none"])
-def test_one_picture_is_no_list(client: Client, files: list[Path], kind: str) -> None:
-    """A bare picture instead of a list is an InputError that says to put it in one."""
+def test_one_image_is_no_list(client: Client, files: list[Path], kind: str) -> None:
+    """A bare image instead of a list is an InputError that says to put it in one."""
     data = files[0].read_bytes()
     image = Image.open(io.BytesIO(data))
     bare: dict[str, Any] = {
@@ -128,8 +128,8 @@ def test_one_picture_is_no_list(client: Client, files: list[Path], kind: str) ->
             call(bare[kind])
 
 
-def test_a_bad_picture_raises_with_its_position(client: Client, files: list[Path]) -> None:
-    """The first picture that cannot be used raises ImageError with position, name and cause."""
+def test_a_bad_image_raises_with_its_position(client: Client, files: list[Path]) -> None:
+    """The first image that cannot be used raises ImageError with position, name and cause."""
     files[40].write_bytes(b"not a picture")
     files[50].unlink()
     for call in (client.encode_images, client.preprocess):
@@ -138,7 +138,7 @@ def test_a_bad_picture_raises_with_its_position(client: Client, files: list[Path
         assert (caught.value.position, caught.value.name) == (40, str(files[40]))
 
 
-def test_bad_pictures_can_be_left_out(client: Client, files: list[Path]) -> None:
+def test_bad_images_can_be_left_out(client: Client, files: list[Path]) -> None:
     """With `on_error="skip"` the rest is encoded in order, and every one left out is named with its cause."""
     files[3].write_bytes(b"not a picture")
     files[33].unlink()
@@ -164,8 +164,8 @@ def test_what_is_no_bundle_is_refused() -> None:
 
 
 def test_nothing_gives_no_rows(client: Client) -> None:
-    """No texts, no pictures, and only bad pictures left out give (0, D) and (0, S, S, 3)."""
-    assert client.encode_text([]).shape == client.encode_images([]).shape == (0, client.dim)
+    """No texts, no images, and only bad images left out give (0, D) and (0, S, S, 3)."""
+    assert client.encode_texts([]).shape == client.encode_images([]).shape == (0, client.dim)
     assert client.preprocess([]).shape == (0, 16, 16, 3)
     vectors, left_out = client.encode_images([b"bad"], on_error="skip")
     assert (vectors.shape, vectors.dtype, len(left_out)) == ((0, client.dim), np.float32, 1)
@@ -191,7 +191,7 @@ def test_limits_are_the_callers(tiny: Any, files: list[Path]) -> None:
 
 
 class _Towers:
-    """Towers that encode nothing but call `on_encode` with the number of pictures."""
+    """Towers that encode nothing but call `on_encode` with the number of images."""
 
     def __init__(self, tiny: Any, on_encode: Callable[[int], None] = lambda count: None) -> None:
         self.dim, self.space = tiny.bundle.dim, tiny.bundle.space
@@ -210,7 +210,7 @@ class _Towers:
         self.closed += 1
 
 
-def test_few_pictures_are_in_memory(tiny: Any) -> None:
+def test_few_images_are_in_memory(tiny: Any) -> None:
     """A generator is read at most three batches ahead of what was encoded, not to its end."""
     taken, encoded, ahead = 0, 0, list[int]()
 
@@ -231,7 +231,7 @@ def test_few_pictures_are_in_memory(tiny: Any) -> None:
 
 
 def test_decoding_goes_on_while_the_towers_work(tiny: Any, files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pictures of the next batch are decoded while the first is encoded: here they wait for it to begin."""
+    """Images of the next batch are decoded while the first is encoded: here they wait for it to begin."""
     encoding, decoded = threading.Event(), threading.Event()
     place = itertools.count()
     original = Preprocessor._finish
@@ -254,7 +254,7 @@ def test_decoding_goes_on_while_the_towers_work(tiny: Any, files: list[Path], mo
 
 
 def test_an_error_stops_the_decoding(tiny: Any, files: list[Path]) -> None:
-    """After an error of the towers or of a picture no decoding thread is left, though the error is kept."""
+    """After an error of the towers or of an image no decoding thread is left, though the error is kept."""
 
     def fail(count: int) -> None:
         raise EngineError("out of order")
@@ -279,7 +279,7 @@ def test_leaving_the_block_closes_the_towers(tiny: Any) -> None:
     with Client.local(tiny.bundle, threads=1) as local:
         pass
     with pytest.raises(EngineError, match="closed"):
-        local.encode_text(["a"])
+        local.encode_texts(["a"])
 
 
 def test_towers_of_another_space_are_refused(tiny: Any, make_tiny: Callable[..., Any]) -> None:

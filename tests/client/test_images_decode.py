@@ -1,4 +1,4 @@
-"""Whatever a picture is given as and however it is stored, it becomes upright RGB or an ImageError."""
+"""Whatever an image is given as and however it is stored, it becomes upright RGB or an ImageError."""
 
 from __future__ import annotations
 
@@ -112,13 +112,13 @@ class TestOddFiles:
         assert caught.value.position == 7
         assert caught.value.name == str(ODD / name)
 
-    def test_no_picture(self) -> None:
+    def test_no_image(self) -> None:
         """A text file is an ImageError that says which formats are read."""
         with pytest.raises(ImageError, match="no picture that can be read: expected JPEG, PNG"):
             load_image(_odd("LICENSE.Pillow"))
 
     def test_what_they_show(self) -> None:
-        """Lab, CMYK, grey and turned versions of Pillow's hopper show nearly the same picture."""
+        """Lab, CMYK, grey and turned versions of Pillow's hopper show nearly the same image."""
         straight = np.asarray(load_image(_odd("hopper_gray.jpg")).convert("L")).astype(float)
         for name in ("hopper.Lab.tif", "hopper_orientation_6.jpg", "hopper_orientation_8.webp"):
             shown = np.asarray(load_image(_odd(name)).convert("L")).astype(float)
@@ -132,7 +132,7 @@ class TestOddFiles:
 
 
 class TestGivenAs:
-    """The forms in which a picture may be given."""
+    """The forms in which an image may be given."""
 
     PIXELS = _noise(5, 7, 3)
 
@@ -208,8 +208,8 @@ class TestGivenAs:
             ([b"x"], "is of type list"),
         ],
     )
-    def test_what_is_no_picture(self, item: Any, cause: str) -> None:
-        """What cannot be a picture is an ImageError that says what came."""
+    def test_what_is_no_image(self, item: Any, cause: str) -> None:
+        """What cannot be an image is an ImageError that says what came."""
         with pytest.raises(ImageError, match=cause) as caught:
             load_image(item, position=3)
         assert caught.value.position == 3
@@ -262,10 +262,10 @@ class TestGivenAs:
 
 
 class TestLimits:
-    """How large a picture may be."""
+    """How large an image may be."""
 
     def test_pixels(self) -> None:
-        """A picture of as many pixels as allowed is read, one row more is refused, as a file, array and PIL image."""
+        """An image of as many pixels as allowed is read, one row more is refused, as a file, array and PIL image."""
         limits = ImageLimits(max_pixels=20)
         for height, fits in ((4, True), (5, False)):
             image = Image.new("RGB", (5, height))
@@ -278,7 +278,7 @@ class TestLimits:
 
     @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000"])
     def test_pixels_are_checked_before_decoding(self, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A picture above the limit is refused by its header: no pixel is decoded."""
+        """An image above the limit is refused by its header: no pixel is decoded."""
         data = _encoded(Image.new("RGB", (50, 50)), kind)
 
         def decoded(*arguments: Any) -> None:
@@ -404,7 +404,7 @@ class TestColour:
 
     @pytest.mark.parametrize("values", [[[0, 65536]], [[-1, 5]]])
     def test_32_bit_integers(self, values: list[list[int]]) -> None:
-        """Integers outside of 16 bits have no known range: ImageError, not a clipped picture."""
+        """Integers outside of 16 bits have no known range: ImageError, not a clipped image."""
         with pytest.raises(ImageError, match="expected 0 to 65535"):
             load_image(Image.fromarray(np.array(values, np.int32)))
 
@@ -458,7 +458,7 @@ class TestColour:
 class TestOrientation:
     """EXIF orientation is honoured."""
 
-    # What each orientation says of the stored picture (EXIF 2.3, tag 0x0112), undone with NumPy.
+    # What each orientation says of the stored image (EXIF 2.3, tag 0x0112), undone with NumPy.
     UNDO: ClassVar[dict[int, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]]] = {
         1: lambda a: a,
         2: lambda a: a[:, ::-1],
@@ -473,7 +473,7 @@ class TestOrientation:
     @pytest.mark.parametrize("orientation", range(1, 9))
     @pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF", "PIL"])
     def test_turned(self, orientation: int, kind: str) -> None:
-        """A stored picture of any orientation comes out upright, from files and from PIL images."""
+        """A stored image of any orientation comes out upright, from files and from PIL images."""
         pixels = _noise(3, 5, 3)
         image = Image.fromarray(pixels)
         exif = Image.Exif()
@@ -504,7 +504,7 @@ class TestOrientation:
         np.testing.assert_array_equal(np.asarray(load_image(data)), pixels)
 
     def test_damaged_exif(self) -> None:
-        """EXIF data cut anywhere or made of noise does not keep a whole picture from being read."""
+        """EXIF data cut anywhere or made of noise does not keep a whole image from being read."""
         exif = Image.Exif()
         exif[0x0112], exif[0x010F], exif[0x0110] = 6, "a maker", "a model"
         whole = exif.tobytes()

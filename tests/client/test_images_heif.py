@@ -1,4 +1,4 @@
-"""HEIC pictures: read with the extra `heif`, named and counted without it; limits that are options."""
+"""HEIC images: read with the extra `heif`, named and counted without it; limits that are options."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from PIL import ExifTags, Image
 
 from twinspire.errors import ImageError
 from twinspire.images import ImageLimits, formats, load_image
-from twinspire.ingest.metadata import picture_metadata
-from twinspire.ingest.reading import read_file
+from twinspire.ingest.files import read_file
+from twinspire.ingest.metadata import image_metadata
 
 
 @pytest.fixture
 def heic(tmp_path: Path) -> Path:
-    """Write a HEIC picture, left half red and right half blue, with a year in its EXIF."""
+    """Write a HEIC image, left half red and right half blue, with a year in its EXIF."""
     import pillow_heif
 
     pixels = np.zeros((48, 64, 3), np.uint8)
@@ -32,7 +32,7 @@ def heic(tmp_path: Path) -> Path:
     return tmp_path / "photo.heic"
 
 
-def test_a_heic_picture_is_decoded_from_path_and_bytes(heic: Path) -> None:
+def test_a_heic_image_is_decoded_from_path_and_bytes(heic: Path) -> None:
     """Its colours come back within 12 of 255 (it is compressed); no reader is added to those of the process."""
     before = set(Image.OPEN)
     for given in (heic, heic.read_bytes()):
@@ -44,14 +44,14 @@ def test_a_heic_picture_is_decoded_from_path_and_bytes(heic: Path) -> None:
     assert set(Image.OPEN) - before <= set(formats.FORMATS)
 
 
-def test_metadata_of_a_heic_picture(heic: Path) -> None:
+def test_metadata_of_a_heic_image(heic: Path) -> None:
     """Size, format and what the camera wrote."""
-    metadata = picture_metadata(read_file(heic, ImageLimits()))
+    metadata = image_metadata(read_file(heic, ImageLimits()))
     assert [metadata[key] for key in ("width", "height", "format", "year")] == [64, 48, "HEIF", 2019]
 
 
 def test_without_the_extra_the_error_names_it(heic: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A HEIC picture fails by itself, with the command that installs its reader."""
+    """A HEIC image fails by itself, with the command that installs its reader."""
     monkeypatch.setattr(formats, "has_heif", lambda: False)
     with pytest.raises(ImageError, match=r"\[heif\]"):
         load_image(heic)

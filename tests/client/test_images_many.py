@@ -1,4 +1,4 @@
-"""Many pictures: in order, in threads, with a bounded look-ahead, and each error at its position."""
+"""Many images: in order, in threads, with a bounded look-ahead, and each error at its position."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ SETTINGS = ImageSettings(size=8, resize=8, interpolation="bicubic", crop=True, m
 SIDE = 16
 
 
-def _picture(shade: int) -> bytes:
-    """Encode a picture of one shade, by which it is known again."""
+def _image(shade: int) -> bytes:
+    """Encode an image of one shade, by which it is known again."""
     file = io.BytesIO()
     Image.new("RGB", (SIDE, SIDE), (shade, shade, shade)).save(file, "PNG")
     return file.getvalue()
@@ -47,17 +47,17 @@ def test_exports() -> None:
 
 
 def test_order(preprocessor: Preprocessor) -> None:
-    """Pictures come in the order given, from a list and from a generator."""
+    """Images come in the order given, from a list and from a generator."""
     shades = [int(shade) for shade in np.random.default_rng(0).permutation(200)]
-    pixels = preprocessor.many([_picture(shade) for shade in shades])
+    pixels = preprocessor.many([_image(shade) for shade in shades])
     assert (pixels.shape, pixels.dtype) == ((200, 8, 8, 3), np.uint8)
     assert _shades(pixels) == shades
-    assert _shades(preprocessor.many(_picture(shade) for shade in shades[:9])) == shades[:9]
+    assert _shades(preprocessor.many(_image(shade) for shade in shades[:9])) == shades[:9]
 
 
 def test_one(preprocessor: Preprocessor) -> None:
-    """One picture comes without the leading axis, and may be written to."""
-    pixels = preprocessor.one(_picture(9))
+    """One image comes without the leading axis, and may be written to."""
+    pixels = preprocessor.one(_image(9))
     assert pixels.shape == (8, 8, 3)
     assert pixels.flags.writeable
     with pytest.raises(ImageError, match=r"picture 5 \(bytes\)"):
@@ -65,7 +65,7 @@ def test_one(preprocessor: Preprocessor) -> None:
 
 
 def test_none(preprocessor: Preprocessor) -> None:
-    """No pictures give an empty array of the right shape."""
+    """No images give an empty array of the right shape."""
     assert preprocessor.many([]).shape == (0, 8, 8, 3)
     pixels, errors = preprocessor.many_or_skip([])
     assert (pixels.shape, errors) == ((0, 8, 8, 3), [])
@@ -73,9 +73,9 @@ def test_none(preprocessor: Preprocessor) -> None:
 
 
 def test_first_error_in_order(preprocessor: Preprocessor) -> None:
-    """`many` raises for the first bad picture in the order given, whichever thread fails first."""
-    items: list[Any] = [_picture(shade) for shade in range(40)]
-    items[7], items[8], items[30] = _picture(0)[:45], b"none", None
+    """`many` raises for the first bad image in the order given, whichever thread fails first."""
+    items: list[Any] = [_image(shade) for shade in range(40)]
+    items[7], items[8], items[30] = _image(0)[:45], b"none", None
     for _ in range(5):
         with pytest.raises(ImageError, match=r"picture 7 .*damaged PNG"):
             preprocessor.many(items)
@@ -83,7 +83,7 @@ def test_first_error_in_order(preprocessor: Preprocessor) -> None:
 
 def test_skip(preprocessor: Preprocessor) -> None:
     """`many_or_skip` gives the survivors in order, and an error with its position for each of the others."""
-    items: list[Any] = [_picture(shade) for shade in range(40)]
+    items: list[Any] = [_image(shade) for shade in range(40)]
     items[0], items[8], items[39] = b"none", "/nowhere.jpg", 3
     pixels, errors = preprocessor.many_or_skip(items)
     assert _shades(pixels) == [shade for shade in range(40) if shade not in (0, 8, 39)]
@@ -92,7 +92,7 @@ def test_skip(preprocessor: Preprocessor) -> None:
 
 
 def test_skip_all(preprocessor: Preprocessor) -> None:
-    """When no picture can be used, the array is empty and every one has its error."""
+    """When no image can be used, the array is empty and every one has its error."""
     pixels, errors = preprocessor.many_or_skip([b"none"] * 5)
     assert pixels.shape == (0, 8, 8, 3)
     assert len(errors) == 5
@@ -100,7 +100,7 @@ def test_skip_all(preprocessor: Preprocessor) -> None:
 
 def test_stream(preprocessor: Preprocessor) -> None:
     """A stream gives batches of as many items as asked, with positions and errors counted over all of it."""
-    items: list[Any] = [_picture(shade) for shade in range(11)]
+    items: list[Any] = [_image(shade) for shade in range(11)]
     items[1] = items[4] = items[5] = items[6] = items[7] = b"none"
     batches = list(preprocessor.stream(iter(items), batch=4))
     assert [positions for positions, _, _ in batches] == [[0, 2, 3], [], [8, 9, 10]]
@@ -117,7 +117,7 @@ def test_bounded_look_ahead(preprocessor: Preprocessor) -> None:
         nonlocal taken
         while True:
             taken += 1
-            yield _picture(1)
+            yield _image(1)
 
     stream = preprocessor.stream(endless(), batch=5)
     for count in range(1, 4):
@@ -138,7 +138,7 @@ def test_decodes_while_the_caller_works(monkeypatch: pytest.MonkeyPatch) -> None
         return image
 
     monkeypatch.setattr(preprocess, "finish", watch)
-    stream = Preprocessor(SETTINGS, threads=2).stream([_picture(shade) for shade in range(30)], batch=3)
+    stream = Preprocessor(SETTINGS, threads=2).stream([_image(shade) for shade in range(30)], batch=3)
     next(stream)
     for _ in range(6):  # this batch and the next, without asking for it
         assert decoded.acquire(timeout=10)
@@ -147,7 +147,7 @@ def test_decodes_while_the_caller_works(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_closing_a_stream_ends_its_threads(preprocessor: Preprocessor) -> None:
     """A stream that is closed early leaves no thread behind."""
-    stream = preprocessor.stream((_picture(1) for _ in range(100)), batch=4)
+    stream = preprocessor.stream((_image(1) for _ in range(100)), batch=4)
     next(stream)
     stream.close()  # type: ignore[attr-defined]
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("twinspire-images")]
@@ -157,7 +157,7 @@ def test_the_callers_errors_pass(preprocessor: Preprocessor) -> None:
     """An error of the iterable itself passes through and leaves no thread behind."""
 
     def failing() -> Iterator[bytes]:
-        yield _picture(1)
+        yield _image(1)
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -169,9 +169,9 @@ def test_the_same_object_many_times() -> None:
     """The same PIL image, opened but not loaded, or file object may stand in a list many times."""
     preprocessor = Preprocessor(SETTINGS, threads=4)
     for _ in range(10):
-        opened = Image.open(io.BytesIO(_picture(77)))
+        opened = Image.open(io.BytesIO(_image(77)))
         assert _shades(preprocessor.many([opened] * 12)) == [77] * 12
-    file = io.BytesIO(_picture(5))
+    file = io.BytesIO(_image(5))
     pixels, errors = preprocessor.many_or_skip([file, file])
     assert _shades(pixels) == [5]
     assert [error.cause for error in errors] == ["is empty: expected an encoded picture"]
@@ -189,15 +189,15 @@ def test_the_same_object_many_times() -> None:
         7,
     ],
 )
-def test_one_picture_instead_of_a_list(preprocessor: Preprocessor, items: Any) -> None:
-    """One picture where a list is due is an InputError, not a picture for each letter or row."""
+def test_one_image_instead_of_a_list(preprocessor: Preprocessor, items: Any) -> None:
+    """One image where a list is due is an InputError, not an image for each letter or row."""
     for call in (preprocessor.many, preprocessor.many_or_skip, lambda given: preprocessor.stream(given, batch=2)):
         with pytest.raises(InputError, match="expected a list of pictures"):
             call(items)
 
 
-def test_an_array_of_pictures_is_a_list(preprocessor: Preprocessor) -> None:
-    """An array (N, H, W, 3) is N pictures."""
+def test_an_array_of_images_is_a_list(preprocessor: Preprocessor) -> None:
+    """An array (N, H, W, 3) is N images."""
     array = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), np.uint8)
     np.testing.assert_array_equal(preprocessor.many(array), array)
 

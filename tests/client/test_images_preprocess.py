@@ -1,4 +1,4 @@
-"""Preprocessing is bit-equal to transformers' CLIPImageProcessor on upright 8-bit RGB and grey pictures."""
+"""Preprocessing is bit-equal to transformers' CLIPImageProcessor on upright 8-bit RGB and grey images."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from PIL import Image
 from twinspire.bundle import ImageSettings
 from twinspire.images import Preprocessor
 from twinspire.images.geometry import fit, fit_window, resized_size
-from twinspire_bench.scenes import Split, draw_scene, sample_scenes
+from twinspire_eval.scenes import Split, draw_scene, sample_scenes
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -32,7 +32,7 @@ CLIP = _settings()
 
 
 def _reference(image: Image.Image, chosen: ImageSettings) -> NDArray[np.uint8]:
-    """Prepare a picture with transformers' own processor, the slow one on Pillow: (S, S, 3) uint8."""
+    """Prepare an image with transformers' own processor, the slow one on Pillow: (S, S, 3) uint8."""
     transformers = pytest.importorskip("transformers")
     square = {"height": chosen.size, "width": chosen.size}
     processor = transformers.CLIPImageProcessor(
@@ -43,7 +43,7 @@ def _reference(image: Image.Image, chosen: ImageSettings) -> NDArray[np.uint8]:
         do_rescale=False,
         do_normalize=False,
     )
-    # Said where the channels stand, since transformers guesses wrong for pictures of 1 or 3 pixels' height.
+    # Said where the channels stand, since transformers guesses wrong for images of 1 or 3 pixels' height.
     prepared = processor(image, input_data_format="channels_last", data_format="channels_last", return_tensors="np")
     pixels = prepared["pixel_values"][0]
     assert pixels.dtype == np.uint8
@@ -51,7 +51,7 @@ def _reference(image: Image.Image, chosen: ImageSettings) -> NDArray[np.uint8]:
 
 
 def _noise(width: int, height: int, mode: str, seed: int = 0) -> Image.Image:
-    """Draw noise, the hardest picture to resize alike."""
+    """Draw noise, the hardest image to resize alike."""
     shape = (height, width, 3) if mode == "RGB" else (height, width)
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, shape, np.uint8))
 
@@ -99,7 +99,7 @@ def test_extreme_aspect_ratios(size: tuple[int, int]) -> None:
 def test_all_settings(
     width: int, height: int, mode: str, size: int, resize: int, interpolation: str, crop: bool, seed: int
 ) -> None:
-    """Every size, filter and crop comes out as from transformers, black borders of small pictures included."""
+    """Every size, filter and crop comes out as from transformers, black borders of small images included."""
     chosen = _settings(size, resize if crop else size, interpolation, crop)
     _assert_equal(_noise(width, height, mode, seed), chosen)
 

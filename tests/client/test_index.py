@@ -35,7 +35,7 @@ def unit(count: int, dim: int = DIM, seed: int = 0) -> NDArray[np.float32]:
 
 
 def items(count: int, prefix: str = "p") -> list[Item]:
-    """Make pictures with distinct content hashes."""
+    """Make images with distinct content hashes."""
     return [Item(f"/{prefix}{i}.jpg", ItemKind.IMAGE, content_hash=f"{prefix}{i}") for i in range(count)]
 
 

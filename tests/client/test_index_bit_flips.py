@@ -20,7 +20,7 @@ import pytest
 
 from twinspire.errors import IndexStoreError, InputError, TwinspireError
 from twinspire.index import Index, Item, ItemKind, verify_index
-from twinspire.index.where import Where
+from twinspire.stores.filters.filter import Filter
 
 SPACE, DIM, COUNT = "5" * 64, 8, 400
 MISSES = ("filter", "words", "count", "find", "known")
@@ -83,12 +83,12 @@ def calls(index: Index) -> Iterator[tuple[str, Callable[[], Any]]]:
         "gps.lat > 20 or tags contains '猫'",
         "caption contains '红' and not n = 3",
     ):
-        where = Where.parse(text)
+        where = Filter.parse(text)
         yield "filter", lambda where=where: index.search(queries, k=50, space=SPACE, where=where)
         yield "filter", lambda where=where: sorted(index.matching(ids, where))
     yield "filter", lambda: index.search(queries, k=50, space=SPACE, kind=ItemKind.TEXT)
     for match in ("car", "红色 AND 色的", "img", '"new caption"', "0033", "tr*", "sea NOT car"):
-        yield "words", lambda match=match: index.search_words(match, k=400)
+        yield "words", lambda match=match: index.search_text(match, k=400)
         yield "count", lambda match=match: index.count_words(match, at_most=1000)
     yield "stats", lambda: index.stats().items_by_kind
     yield "bundle", lambda: (index.space, index.dim, index.generation, index.stats().dead_rows, index.sample_ids(9))
@@ -126,7 +126,7 @@ def write(path: Path, foreign: list[str]) -> None:
                 lambda: index.update(5, caption="other"),
                 lambda: index.update(6, embedding=vector[0], space=SPACE),
                 lambda: index.remove(range(20)),
-                lambda: index.remove_where(Where.parse("n > 300 and n < 320")),
+                lambda: index.remove_where(Filter.parse("n > 300 and n < 320")),
                 index.compact,
             ):
                 try:

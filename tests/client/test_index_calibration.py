@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from twinspire.index import Index, Item, ItemKind, snapshots
-from twinspire.index.ann import Ann, Kind
+from twinspire.index.ann import AnnIndex, IndexSpec
 from twinspire.index.ann.calibration import calibrated, held_out
 from twinspire.index.ann.reports import BuildReport
 
@@ -218,7 +218,7 @@ def test_small_kind_is_searched_exactly_by_its_filter() -> None:
 def test_equal_vectors_are_calibrated_alike() -> None:
     """The same vectors and kind give the same setting."""
     (images, _) = across_a_gap((3_000, 1), clusters=20)
-    ann = Ann.build(Kind.parse("ivf"), images)
+    ann = AnnIndex.build(IndexSpec.parse("ivf"), images)
     kinds = {"images": np.ones(len(images), np.bool_)}
     first, second = (calibrated(ann, images, held_out(images, kinds, K, 50)) for _ in range(2))
     assert first.effort == second.effort
@@ -228,16 +228,16 @@ def test_equal_vectors_are_calibrated_alike() -> None:
 def test_graph_is_passed_over_where_a_search_crosses_kinds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A graph answers without a filter, and by kind where all items are of it; across kinds the search is exact."""
     images, texts = across_a_gap((2_000, 600), clusters=50)
-    searched, original = list[int](), Ann.search
+    searched, original = list[int](), AnnIndex.search
 
-    def search(self: Ann, queries: NDArray[np.float32], *arguments: object, **options: object) -> object:
+    def search(self: AnnIndex, queries: NDArray[np.float32], *arguments: object, **options: object) -> object:
         searched.append(len(queries))
         return original(self, queries, *arguments, **options)  # type: ignore[arg-type]
 
     with made(tmp_path / "alone", images) as alone, made(tmp_path / "both", images, texts) as both:
         alone.build("hnsw")
         both.build("hnsw")
-        monkeypatch.setattr(Ann, "search", search)
+        monkeypatch.setattr(AnnIndex, "search", search)
         alone.search(texts[:3], k=K, space=SPACE, kind=ItemKind.IMAGE)
         both.search(texts[:4], k=K, space=SPACE)
         assert searched == [3, 4]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from twinspire.errors import IndexStoreError, InputError, TwinspireError
 from twinspire.index import Index, Item, ItemKind, VectorType, state
-from twinspire.index.where import Where
+from twinspire.stores.filters.filter import Filter
 
 SPACE = "5" * 64
 DIM = 16
@@ -27,7 +27,7 @@ def unit(count: int, seed: int = 0) -> NDArray[np.float32]:
 
 
 def items(count: int) -> list[Item]:
-    """Make pictures with distinct content, every third a text."""
+    """Make images with distinct content, every third a text."""
     kinds = [ItemKind.TEXT if n % 3 == 0 else ItemKind.IMAGE for n in range(count)]
     return [Item(f"/p/{n}.jpg", kinds[n], f"no {n}", {"n": n}, content_hash=f"h{n}") for n in range(count)]
 
@@ -90,10 +90,10 @@ def test_what_is_no_item_is_refused(index: Index) -> None:
 
 
 def test_what_is_no_filter_is_refused(index: Index) -> None:
-    """Anything but a `Where`, its text, a kind or its name is an InputError, and so are ids that are none."""
+    """Anything but a `Filter`, its text, a kind or its name is an InputError, and so are ids that are none."""
     for call in (
         lambda: index.search(unit(1), space=SPACE, where=3),  # type: ignore[arg-type]
-        lambda: index.search_words("no", where=["n = 1"]),  # type: ignore[arg-type]
+        lambda: index.search_text("no", where=["n = 1"]),  # type: ignore[arg-type]
         lambda: index.allowed(where="n ="),
         lambda: index.matching([1], None),  # type: ignore[arg-type]
         lambda: index.remove_where(None),  # type: ignore[arg-type]
@@ -148,14 +148,14 @@ def test_a_kind_alone_is_found(index: Index) -> None:
 
 def test_words_find_captions_and_file_names(index: Index) -> None:
     """The words follow add, update and remove."""
-    assert [hit.id for hit in index.search_words('"no" AND "17"')] == [17]
+    assert [hit.id for hit in index.search_text('"no" AND "17"')] == [17]
     index.update(17, caption="红色的车")
-    assert [hit.id for hit in index.search_words('"红色" AND "17"')] == [17]
-    assert index.search_words('"no" AND "17"') == []
+    assert [hit.id for hit in index.search_text('"红色" AND "17"')] == [17]
+    assert index.search_text('"no" AND "17"') == []
     index.remove([17])
-    assert index.search_words('"红色"') == []
+    assert index.search_text('"红色"') == []
     with pytest.raises(InputError, match="full text"):
-        index.search_words('"')
+        index.search_text('"')
 
 
 def test_find_takes_a_uri_a_hash_or_a_folder(index: Index) -> None:
@@ -197,14 +197,14 @@ def test_a_filter_finds_the_best_of_what_it_keeps(
         gone: set[int] = set()
         for _ in range(2):
             there = {n: vectors[n] for n in range(1000) if kept(n) and n not in gone}
-            found = index.search(asked, k=10, space=SPACE, where=Where.parse(text))
+            found = index.search(asked, k=10, space=SPACE, where=Filter.parse(text))
             assert [[hit.id for hit in hits] for hits in found] == [
                 expected(there, query[None])[:10] for query in asked
             ]
-            assert index.matching(range(1000), Where.parse(text)) == set(there)
-            words = index.search_words("jpg OR no", k=2000, where=Where.parse(text))
+            assert index.matching(range(1000), Filter.parse(text)) == set(there)
+            words = index.search_text("jpg OR no", k=2000, where=Filter.parse(text))
             assert {hit.id for hit in words} == set(there)
-            mask = index.allowed(where=Where.parse(text))
+            mask = index.allowed(where=Filter.parse(text))
             assert mask is not None
             assert set(np.flatnonzero(mask).tolist()) == set(there)
             gone = set(range(0, 1000, 7))
@@ -213,8 +213,8 @@ def test_a_filter_finds_the_best_of_what_it_keeps(
 
 def test_a_filter_removes_what_it_keeps(index: Index) -> None:
     """And nothing else."""
-    assert index.remove_where(Where.parse("n < 10")) == 10
-    assert index.remove_where(Where.parse("n < 10")) == 0
+    assert index.remove_where(Filter.parse("n < 10")) == 10
+    assert index.remove_where(Filter.parse("n < 10")) == 0
     assert [item.id for item in index.find(under="/p")] == list(range(10, 30))
 
 
@@ -273,7 +273,7 @@ def agrees(index: Index, there: dict[int, tuple[str, NDArray[np.float32]]]) -> N
 def test_threads_search_while_one_changes_and_compacts(index: Index) -> None:
     """Each answer is of one state: of 20 items updated in turn, the first ones are one update ahead of the rest."""
     path, done, failures = index.path, threading.Event(), list[str]()
-    index.remove_where(Where.parse("n >= 20"))
+    index.remove_where(Filter.parse("n >= 20"))
     for n in range(20):
         index.update(n, metadata={"age": 0})
 
@@ -316,7 +316,7 @@ def test_a_number_and_a_truth_are_two_filters(index: Index) -> None:
     index.add(vector, [Item("/true", ItemKind.IMAGE, metadata={"flag": True})], space=SPACE)
     index.add(vector, [Item("/one", ItemKind.IMAGE, metadata={"flag": 1})], space=SPACE)
     for text, uri in (("flag = 1", "/one"), ("flag = true", "/true"), ("flag = 1.0", "/one")):
-        assert [hit.uri for hit in index.search(vector, space=SPACE, where=Where.parse(text))[0]] == [uri]
+        assert [hit.uri for hit in index.search(vector, space=SPACE, where=Filter.parse(text))[0]] == [uri]
 
 
 def test_a_reader_overtaken_by_a_compaction_follows(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:

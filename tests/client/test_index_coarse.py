@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from twinspire.index.ann import Ann, Kind, Selection
-from twinspire.index.ann.recipes import _allocated
+from twinspire.index.ann import AnnIndex, IndexSpec, Selection
+from twinspire.index.ann.factory import _allocated
 from twinspire.index.ann.tuning import recall_by_score
 from twinspire.index.flat import nearest
 
@@ -53,8 +53,8 @@ def test_same_number_of_lists_finds_more(data: tuple[NDArray[np.float32], NDArra
     """In 6 of 128 lists lies 2% more of what is best for queries of another modality than in FAISS's first 6."""
     vectors, queries = data
     exact, _ = nearest(vectors, queries, K)
-    ours = Ann.build(Kind.parse(f"ivf,nlist={LISTS}"), vectors, threads=2)
-    theirs = Ann(Kind.parse(f"ivf,nlist={LISTS}"), spherical(vectors))
+    ours = AnnIndex.build(IndexSpec.parse(f"ivf,nlist={LISTS}"), vectors, threads=2)
+    theirs = AnnIndex(IndexSpec.parse(f"ivf,nlist={LISTS}"), spherical(vectors))
     found = recall_by_score(ours.search(queries, K, vectors, effort=6)[0], exact)
     by_centroids = recall_by_score(theirs.search(queries, K, vectors, effort=6)[0], exact)
     print(f"recall@10: {found:.3f}, {by_centroids:.3f} by spherical centroids")
@@ -67,7 +67,7 @@ def test_index_of_spherical_centroids_is_searched_as_before(
     """An index file of an earlier version, whose centroids have length 1, finds what FAISS finds in it."""
     vectors, queries = data
     index = spherical(vectors)
-    scores, rows = Ann(Kind.parse("ivf"), index).search(queries, K, vectors, effort=5)
+    scores, rows = AnnIndex(IndexSpec.parse("ivf"), index).search(queries, K, vectors, effort=5)
     index.nprobe = 5
     expected_scores, expected_rows = index.search(queries, K)
     np.testing.assert_allclose(scores, expected_scores, atol=1e-6)
@@ -82,7 +82,7 @@ def test_all_lists_find_all_that_a_filter_keeps(
     vectors, queries = data
     mask = np.arange(COUNT) % 3 == 0
     exact, _ = nearest(vectors, queries, K, allowed=mask)
-    ann = Ann.build(Kind.parse(f"{name},nlist={LISTS}"), vectors, threads=2)
+    ann = AnnIndex.build(IndexSpec.parse(f"{name},nlist={LISTS}"), vectors, threads=2)
     scores, rows = ann.search(queries, K, vectors, selection=Selection.of(mask), effort=LISTS, reach=100)
     assert mask[rows].all()
     assert recall_by_score(scores, exact) > 0.99
@@ -91,13 +91,13 @@ def test_all_lists_find_all_that_a_filter_keeps(
 def test_residuals_are_coded(data: tuple[NDArray[np.float32], NDArray[np.float32]]) -> None:
     """Fast-scan codes hold what an item differs from its list's mean by: estimates are nearer than of whole vectors."""
     vectors, queries = data
-    ann = Ann.build(Kind.parse(f"ivf,pq16x4,nlist={LISTS}"), vectors, threads=2)
+    ann = AnnIndex.build(IndexSpec.parse(f"ivf,pq16x4,nlist={LISTS}"), vectors, threads=2)
     exact, _ = nearest(vectors, queries, K)
     scores, _ = ann.search(queries, K, vectors, effort=LISTS, reach=4)
     plain = faiss.index_factory(DIM, f"IVF{LISTS},PQ16x4fs", faiss.METRIC_INNER_PRODUCT)
     plain.train(vectors)
     plain.add(vectors)
-    before, _ = Ann(Kind.parse("ivf,pq16x4"), plain).search(queries, K, vectors, effort=LISTS, reach=4)
+    before, _ = AnnIndex(IndexSpec.parse("ivf,pq16x4"), plain).search(queries, K, vectors, effort=LISTS, reach=4)
     assert recall_by_score(scores, exact) > recall_by_score(before, exact)
 
 
@@ -107,7 +107,7 @@ def test_scaled_directions_keep_inner_products(
 ) -> None:
     """Items are coded with their directions scaled, queries with the inverse: estimates lie about the exact scores."""
     vectors, queries = data
-    ann = Ann.build(Kind.parse(f"{name},nlist={LISTS}"), vectors, threads=2)
+    ann = AnnIndex.build(IndexSpec.parse(f"{name},nlist={LISTS}"), vectors, threads=2)
     estimates, rows = ann._candidates(queries, 50, None, LISTS)
     exact = np.einsum("qd,qkd->qk", queries, vectors[rows])
     errors = estimates - exact

@@ -11,7 +11,7 @@ import pytest
 from twinspire.errors import IndexStoreError
 from twinspire.index import Index, Item, ItemKind, writer
 from twinspire.index.connections import Connections
-from twinspire.index.where import Where
+from twinspire.stores.filters.filter import Filter
 
 SPACE = "5" * 64
 DIM = 8
@@ -39,13 +39,13 @@ def test_compact_shrinks_the_catalogue_while_a_reader_goes_on(path: Path) -> Non
     with Index.open(path, mode="write") as index, Index.open(path) as reader:
         assert len(reader) == COUNT
         before = size(path, "catalogue.sqlite")
-        index.remove_where(Where.parse(f"n < {COUNT * 3 // 4}"))
+        index.remove_where(Filter.parse(f"n < {COUNT * 3 // 4}"))
         report = index.compact()
         assert size(path, "catalogue.sqlite") < before / 3
         assert report.catalogue_bytes_before > before
         assert report.catalogue_bytes_after < before / 3
         assert len(reader) == COUNT // 4
-        assert [hit.id for hit in reader.search_words(f"caption {COUNT - 1}")] == [COUNT - 1]
+        assert [hit.id for hit in reader.search_text(f"caption {COUNT - 1}")] == [COUNT - 1]
         assert index.compact().dropped_rows == 0
         assert index.verify().problems == []
 
@@ -55,7 +55,7 @@ def test_a_large_change_leaves_no_large_log(path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(writer, "_LOG_BYTES", 100_000)
     with Index.open(path, mode="write") as index, Index.open(path) as reader:
         assert len(reader) == COUNT
-        index.remove_where(Where.parse(f"n < {COUNT // 2}"))
+        index.remove_where(Filter.parse(f"n < {COUNT // 2}"))
         assert size(path, "catalogue.sqlite-wal") < 100_000
         assert len(reader) == COUNT // 2
 
@@ -67,7 +67,7 @@ def test_a_reader_in_the_middle_of_a_read_is_not_disturbed(path: Path, monkeypat
         reader = sqlite3.connect(path / "catalogue.sqlite", isolation_level=None)
         reader.execute("BEGIN")
         assert reader.execute("SELECT count(*) FROM items").fetchone() == (COUNT,)
-        index.remove_where(Where.parse(f"n < {COUNT // 2}"))
+        index.remove_where(Filter.parse(f"n < {COUNT // 2}"))
         assert index.compact().dropped_rows == COUNT // 2
         assert size(path, "catalogue.sqlite-wal") > 100_000
         assert reader.execute("SELECT count(*) FROM items").fetchone() == (COUNT,)

@@ -22,7 +22,7 @@ from twinspire.errors import InputError, MissingDependencyError
 from twinspire.index import Index, Item, ItemKind, VectorType, export, export_parquet
 from twinspire.index.connections import CatalogueChangedError
 from twinspire.index.export import export_index
-from twinspire.index.where import Where
+from twinspire.stores.filters.filter import Filter
 
 SPACE = "5" * 64
 METADATA: list[dict[str, Any]] = [
@@ -137,7 +137,7 @@ def test_pages_and_empty_indexes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         made.add(unit(50, 3), [Item(f"{n}", ItemKind.TEXT, metadata={"n": n}) for n in range(50)], space=SPACE)
         export_index(made, tmp_path / name, on_progress=lambda *step: steps.append(step))
         np.testing.assert_array_equal(read(tmp_path / name), made.vectors(ids_of(made)))
-        export_index(made, tmp_path / name, where=Where.parse("n >= 40"))
+        export_index(made, tmp_path / name, where=Filter.parse("n >= 40"))
         np.testing.assert_array_equal(read(tmp_path / name), made.vectors(ids_of(made)[40:]))
     assert steps == [*((done, 50) for done in range(7, 50, 7)), (50, 50)]
 

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 from twinspire.errors import IndexStoreError, InputError, SpaceMismatchError
 from twinspire.index import BundleReference, Index, Item, ItemKind, VectorType
-from twinspire.index.items import metadata_as_json
-from twinspire.index.where import Where
+from twinspire.stores.filters.filter import Filter
+from twinspire.stores.items import metadata_as_json
 
 SPACE = "6" * 64
 DIM = 4
@@ -124,7 +124,7 @@ def test_a_time_without_quotes_compares_dates_of_any_key(make: Callable[..., Ind
 def test_what_is_no_time_is_refused(where: str) -> None:
     """The error shows the place."""
     with pytest.raises(InputError, match=r"\^") as caught:
-        Where.parse(where)
+        Filter.parse(where)
     assert where in str(caught.value)
 
 
@@ -142,7 +142,7 @@ def kept_of(metadata: list[dict[str, Any]], where: str) -> list[int]:
         connection.execute("CREATE TABLE items (id, metadata)")
         rows = [(number, metadata_as_json(each)) for number, each in enumerate(metadata)]
         connection.executemany("INSERT INTO items VALUES (?, ?)", rows)
-        compiled = Where(where)
+        compiled = Filter(where)
         query = f"SELECT id FROM items WHERE {compiled.sql} ORDER BY id"
         return [number for (number,) in connection.execute(query, compiled.parameters)]
 
@@ -243,7 +243,7 @@ def test_iteration_gives_all_items_in_order(make: Callable[..., Index]) -> None:
         assert [item.id for item in index.items(batch=batch)] == list(range(30))
     assert list(index) == list(index.items()) == index.get(range(30))
     assert [item.id for item in index.items(kind="text")] == list(range(25, 30))
-    assert [item.id for item in index.items(kind=ItemKind.IMAGE, where=Where("n >= 20"), batch=2)] == [*range(20, 25)]
+    assert [item.id for item in index.items(kind=ItemKind.IMAGE, where=Filter("n >= 20"), batch=2)] == [*range(20, 25)]
     assert [item.id for item in index.items(kind="text", where="n > 3")] == [29]
     assert list(index.items(where="n > 99")) == []
     for wrong in ({"batch": 0}, {"kind": "photo"}, {"where": "n >"}, {"where": 3}):

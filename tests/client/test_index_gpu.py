@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from twinspire import _cuda
 from twinspire.errors import InputError, MissingDependencyError, ProviderError
-from twinspire.index.ann import Ann, Kind, Selection
+from twinspire.index.ann import AnnIndex, IndexSpec, Selection
 from twinspire.index.ann.gpu import MOST_RESULTS
 
 COUNT, DIM, K = 3_000, 16, 10
@@ -168,7 +168,7 @@ def _best(vectors: NDArray[Any], queries: NDArray[np.float32], k: int) -> NDArra
 def test_gpu_kinds_find_the_best(name: str, dtype: Any) -> None:
     """With all lists each kind finds NumPy's ten best, over float32 and float16 vector files, with exact scores."""
     vectors, queries = _unit(COUNT).astype(dtype), _unit(20, seed=2)
-    scores, rows = Ann.build(Kind.parse(name), vectors).search(queries, K, vectors, effort=COUNT)
+    scores, rows = AnnIndex.build(IndexSpec.parse(name), vectors).search(queries, K, vectors, effort=COUNT)
     expected = _best(vectors, queries, K)
     assert np.mean([len(set(a) & set(b)) / K for a, b in zip(rows.tolist(), expected.tolist(), strict=True)]) >= 0.99
     exact = np.einsum("qd,qkd->qk", queries.astype(np.float64), vectors[rows].astype(np.float64))
@@ -182,7 +182,7 @@ def test_requests_stay_within_the_limits_of_faiss(name: str) -> None:
     count = MOST_RESULTS + 600
     vectors, queries = _unit(count, dim=4), _unit(2, dim=4, seed=2)
     kind = f"{name},nlist={MOST_RESULTS + 100}" if name == "gpu-ivf" else name
-    ann = Ann.build(Kind.parse(kind), vectors)
+    ann = AnnIndex.build(IndexSpec.parse(kind), vectors)
     assert ann.most_effort == MOST_RESULTS
     _, rows = ann.search(queries, count, vectors, effort=count, reach=3)
     assert ((rows >= 0).sum(axis=1) == MOST_RESULTS).all()
@@ -197,7 +197,7 @@ def test_a_selection_asks_for_no_more_than_there_is(name: str) -> None:
     """A filter that keeps 1% asks the GPU for at most all rows, and only those that it keeps are found."""
     vectors, queries = _unit(COUNT), _unit(5, seed=2)
     mask = np.arange(COUNT) % 100 == 0
-    _, rows = Ann.build(Kind.parse(name), vectors).search(
+    _, rows = AnnIndex.build(IndexSpec.parse(name), vectors).search(
         queries, K, vectors, selection=Selection.of(mask), effort=COUNT
     )
     assert (rows >= 0).all()
@@ -207,7 +207,7 @@ def test_a_selection_asks_for_no_more_than_there_is(name: str) -> None:
 def test_lists_are_seeded(gpu: _GpuFaiss) -> None:
     """The seed of a build reaches the k-means of the GPU's lists."""
     for seed in (0, 7):
-        Ann.build(Kind.parse("gpu-ivf"), _unit(COUNT), seed=seed)
+        AnnIndex.build(IndexSpec.parse("gpu-ivf"), _unit(COUNT), seed=seed)
     assert gpu.seeds == [1, 8]
 
 
@@ -227,7 +227,7 @@ def test_failures_on_the_gpu_are_ours(gpu: _GpuFaiss, name: str, doing: str, cau
     gpu.failing[doing] = cause
     vectors = _unit(COUNT)
     with pytest.raises(ProviderError, match=doing) as caught:
-        Ann.build(Kind.parse(name), vectors).search(vectors[:2], K, vectors)
+        AnnIndex.build(IndexSpec.parse(name), vectors).search(vectors[:2], K, vectors)
     assert caught.value.__cause__ is cause
     assert "memory" in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -237,19 +237,19 @@ def test_failures_on_the_gpu_are_ours(gpu: _GpuFaiss, name: str, doing: str, cau
 def test_too_few_vectors_for_the_lists_are_an_error() -> None:
     """Fewer vectors than lists are an InputError, before the GPU is asked."""
     with pytest.raises(InputError, match="500"):
-        Ann.build(Kind.parse("gpu-ivf,nlist=500"), _unit(40))
+        AnnIndex.build(IndexSpec.parse("gpu-ivf,nlist=500"), _unit(40))
 
 
 @pytest.mark.parametrize("m", [1, 2, 3, 225, 1024])
 def test_degrees_that_crash_cagra_are_refused(m: int) -> None:
     """FAISS crashes with a degree of 2 or 3, cuVS's search takes at most 224."""
     with pytest.raises(InputError, match=r"\bm\b.*\d"):
-        Kind.parse(f"cagra,m={m}")
+        IndexSpec.parse(f"cagra,m={m}")
 
 
 def test_degrees_that_cagra_takes() -> None:
     """From 4 to 224."""
-    assert [Kind.parse(f"cagra,m={m}").neighbours() for m in (4, 32, 224)] == [4, 32, 224]
+    assert [IndexSpec.parse(f"cagra,m={m}").neighbours() for m in (4, 32, 224)] == [4, 32, 224]
 
 
 # Without a GPU
@@ -260,10 +260,10 @@ def test_the_processors_faiss_names_the_extra(name: str, monkeypatch: pytest.Mon
     """The FAISS of the processor has no GPU kinds: the error names the package and the extra that bring them."""
     monkeypatch.delattr(faiss, "StandardGpuResources", raising=False)
     with pytest.raises(MissingDependencyError) as caught:
-        Ann.build(Kind.parse(name), _unit(40))
+        AnnIndex.build(IndexSpec.parse(name), _unit(40))
     assert (caught.value.package, caught.value.extra) == ("faiss-gpu-cuvs", "gpu")
     with pytest.raises(MissingDependencyError):
-        Ann.read(Path("none.faiss"), Kind.parse(name))
+        AnnIndex.read(Path("none.faiss"), IndexSpec.parse(name))
 
 
 @pytest.mark.parametrize("name", GPU_KINDS)
@@ -271,13 +271,13 @@ def test_no_driver_is_named(gpu: _GpuFaiss, name: str, monkeypatch: pytest.Monke
     """A FAISS that could use a GPU says what the driver says where there is none."""
     monkeypatch.setattr(_cuda, "LIBRARY", "libcuda-that-is-not-here.so.1")
     with pytest.raises(ProviderError, match="driver"):
-        Ann.build(Kind.parse(name), _unit(40))
+        AnnIndex.build(IndexSpec.parse(name), _unit(40))
     with pytest.raises(ProviderError, match="driver"):
-        Ann.read(Path("none.faiss"), Kind.parse(name))
+        AnnIndex.read(Path("none.faiss"), IndexSpec.parse(name))
 
 
 def test_a_driver_that_faiss_cannot_use_is_named(gpu: _GpuFaiss) -> None:
     """A driver that reports a GPU which FAISS does not see is older than FAISS's CUDA."""
     gpu.gpus = 0
     with pytest.raises(ProviderError, match="older"):
-        Ann.build(Kind.parse("cagra"), _unit(40))
+        AnnIndex.build(IndexSpec.parse("cagra"), _unit(40))

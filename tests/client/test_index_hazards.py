@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from twinspire.errors import IndexStoreError
 from twinspire.index import Index, Item, ItemKind, connections, disk, verify_index
-from twinspire.index.where import Where
+from twinspire.stores.filters.filter import Filter
 
 SPACE, DIM, COUNT = "5" * 64, 32, 2_000
 
@@ -32,7 +32,7 @@ def unit(count: int, seed: int = 0) -> NDArray[np.float32]:
 
 
 def items(count: int, prefix: str = "p") -> list[Item]:
-    """Make pictures with captions."""
+    """Make images with captions."""
     return [Item(f"/{prefix}{n}.jpg", ItemKind.IMAGE, f"no {n}", {"n": n}, f"{prefix}{n}") for n in range(count)]
 
 
@@ -46,10 +46,10 @@ def path(tmp_path: Path) -> Path:
 
 READS: dict[str, Callable[[Index], object]] = {
     "search": lambda index: index.search(unit(1), k=COUNT, space=SPACE),
-    "filtered": lambda index: index.search(unit(1), space=SPACE, where=Where.parse("n > 3")),
+    "filtered": lambda index: index.search(unit(1), space=SPACE, where=Filter.parse("n > 3")),
     "vectors": lambda index: index.vectors(range(COUNT)),
     "get": lambda index: index.get([COUNT - 1]),
-    "words": lambda index: index.search_words("no"),
+    "words": lambda index: index.search_text("no"),
 }
 
 

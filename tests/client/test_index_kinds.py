@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from twinspire.errors import IndexStoreError, InputError
-from twinspire.index.ann import Ann, Code, Family, Kind, Scheme, Selection, Speed, approximate, choose, predict
-from twinspire.index.ann.gather import GatheringThread, Searching
+from twinspire.index.ann import AnnIndex, Code, Family, IndexSpec, Scheme, Selection, Speed, ann_index, choose, predict
+from twinspire.index.ann.batching import GatheringThread, Searching
 from twinspire.index.ann.tuning import recall_by_score, tuned
 from twinspire.index.flat import Found
 
@@ -55,9 +55,9 @@ def data() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
 
 
 @pytest.fixture(scope="module")
-def built(data: tuple[NDArray[np.float32], NDArray[np.float32]]) -> dict[str, Ann]:
+def built(data: tuple[NDArray[np.float32], NDArray[np.float32]]) -> dict[str, AnnIndex]:
     """One index of each kind."""
-    return {name: Ann.build(Kind.parse(name), data[0], threads=2) for name in KINDS}
+    return {name: AnnIndex.build(IndexSpec.parse(name), data[0], threads=2) for name in KINDS}
 
 
 def exactly(
@@ -82,7 +82,7 @@ def recall(rows: NDArray[np.int64], exact: NDArray[np.int64]) -> float:
 )
 def test_kind_is_written_as_it_is_read(text: str) -> None:
     """A kind's text is the one that it was parsed from."""
-    assert str(Kind.parse(text)) == text
+    assert str(IndexSpec.parse(text)) == text
 
 
 @given(
@@ -97,13 +97,13 @@ def test_kind_is_written_as_it_is_read(text: str) -> None:
 def test_every_kind_that_can_be_made_reads_back(
     family: Family, pca: int | None, scheme: Scheme | None, parts: int, bits: int, nlist: int | None, m: int | None
 ) -> None:
-    """What `Kind` takes, its text gives back; what it does not take is an InputError."""
+    """What `IndexSpec` takes, its text gives back; what it does not take is an InputError."""
     try:
         code = Code(scheme, parts if scheme is Scheme.PQ else 0, bits if scheme is Scheme.PQ else 8) if scheme else None
-        kind = Kind(family=family, pca=pca, code=code, nlist=nlist, m=m)
+        kind = IndexSpec(family=family, pca=pca, code=code, nlist=nlist, m=m)
     except InputError:
         return
-    assert Kind.parse(str(kind)) == kind
+    assert IndexSpec.parse(str(kind)) == kind
 
 
 @pytest.mark.parametrize(
@@ -131,14 +131,14 @@ def test_every_kind_that_can_be_made_reads_back(
 def test_unknown_kind_is_an_error(text: str) -> None:
     """What is no kind is refused with what was expected."""
     with pytest.raises(InputError, match=r"expected|cannot hold|no option|must be|needs parts"):
-        Kind.parse(text)
+        IndexSpec.parse(text)
 
 
 @pytest.mark.parametrize("text", ["pca64,ivf", "pca32,ivf,pq48", "ivf,pq65"])
 def test_kind_that_vectors_do_not_suit_is_an_error(text: str) -> None:
     """A projection that shortens nothing and more parts than numbers are refused."""
     with pytest.raises(InputError, match=r"(64|32) numbers"):
-        Kind.parse(text).check(DIM)
+        IndexSpec.parse(text).check(DIM)
 
 
 @pytest.mark.parametrize(("text", "least"), [("ivf,pq16", "256"), ("ivf,nlist=500", "500"), ("pca50,hnsw", "50")])
@@ -147,12 +147,12 @@ def test_too_few_vectors_are_an_error(
 ) -> None:
     """A kind says how many vectors it needs."""
     with pytest.raises(InputError, match=f"at least {least} vectors"):
-        Ann.build(Kind.parse(text), data[0][:40])
+        AnnIndex.build(IndexSpec.parse(text), data[0][:40])
 
 
 @pytest.mark.parametrize("name", KINDS)
 def test_candidates_are_found_and_scored_exactly(
-    name: str, built: dict[str, Ann], data: tuple[NDArray[np.float32], NDArray[np.float32]]
+    name: str, built: dict[str, AnnIndex], data: tuple[NDArray[np.float32], NDArray[np.float32]]
 ) -> None:
     """With all lists or a broad search every kind finds 98% of numpy's ten best, with numpy's scores."""
     vectors, queries = data
@@ -168,7 +168,7 @@ def test_candidates_are_found_and_scored_exactly(
 @pytest.mark.parametrize("share", [0.9, 0.3, 0.05])
 @pytest.mark.parametrize("name", KINDS)
 def test_only_selected_rows_are_found(
-    name: str, share: float, built: dict[str, Ann], data: tuple[NDArray[np.float32], NDArray[np.float32]]
+    name: str, share: float, built: dict[str, AnnIndex], data: tuple[NDArray[np.float32], NDArray[np.float32]]
 ) -> None:
     """A selection of 90%, 30% and 5% of the rows gives 95% of numpy's ten best among these, and no other row."""
     vectors, queries = data
@@ -180,7 +180,7 @@ def test_only_selected_rows_are_found(
 
 @pytest.mark.parametrize("name", KINDS)
 def test_many_threads_find_what_one_does(
-    name: str, built: dict[str, Ann], data: tuple[NDArray[np.float32], NDArray[np.float32]]
+    name: str, built: dict[str, AnnIndex], data: tuple[NDArray[np.float32], NDArray[np.float32]]
 ) -> None:
     """Eight threads with efforts and selections of their own find at once what each finds alone."""
     vectors, queries = data
@@ -202,17 +202,17 @@ def test_many_threads_find_what_one_does(
 
 @pytest.mark.parametrize("name", KINDS)
 def test_file_gives_back_the_same_index(
-    name: str, built: dict[str, Ann], data: tuple[NDArray[np.float32], NDArray[np.float32]], tmp_path: Path
+    name: str, built: dict[str, AnnIndex], data: tuple[NDArray[np.float32], NDArray[np.float32]], tmp_path: Path
 ) -> None:
     """What was written and read finds the same rows; its size is within 15% of what was predicted."""
     vectors, queries = data
     path = tmp_path / "some.faiss"
     with path.open("wb") as file:
         built[name].write(file.write)
-    again = Ann.read(path, Kind.parse(name))
+    again = AnnIndex.read(path, IndexSpec.parse(name))
     assert len(again) == COUNT
     np.testing.assert_array_equal(again.search(queries, K, vectors)[1], built[name].search(queries, K, vectors)[1])
-    predicted = predict(Kind.parse(name), COUNT, DIM).memory_bytes
+    predicted = predict(IndexSpec.parse(name), COUNT, DIM).memory_bytes
     assert abs(path.stat().st_size / predicted - 1) < 0.15, (path.stat().st_size, predicted)
 
 
@@ -221,14 +221,14 @@ def test_file_of_something_else_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "other.faiss"
     path.write_bytes(b"nothing that FAISS wrote")
     with pytest.raises(IndexStoreError, match=r"other\.faiss holds no index"):
-        Ann.read(path, Kind.parse("ivf"))
+        AnnIndex.read(path, IndexSpec.parse("ivf"))
 
 
 @pytest.mark.parametrize("name", ["ivf", "ivf,pq32x4", "hnsw,sq8", "pca48,ivf"])
 def test_added_vectors_are_found(name: str, data: tuple[NDArray[np.float32], NDArray[np.float32]]) -> None:
     """Vectors added after the build are found under the rows that follow."""
     vectors, queries = data
-    ann = Ann.build(Kind.parse(name), vectors[:4000])
+    ann = AnnIndex.build(IndexSpec.parse(name), vectors[:4000])
     ann.add(vectors[4000:])
     _, rows = ann.search(queries, K, vectors, effort=500, reach=30)
     assert recall(rows, exactly(vectors, queries, K)[1]) >= 0.97
@@ -240,7 +240,7 @@ def test_float16_vectors_give_scores_of_what_is_stored(
 ) -> None:
     """Candidates among float16 vectors get the inner products of those, within 1e-6."""
     vectors, queries = data[0].astype(np.float16), data[1]
-    ann = Ann.build(Kind.parse("ivf,pq32x4"), vectors)
+    ann = AnnIndex.build(IndexSpec.parse("ivf,pq32x4"), vectors)
     scores, rows = ann.search(queries, K, vectors, effort=64, reach=30)
     exact = np.einsum("qd,qkd->qk", queries.astype(np.float64), vectors[rows].astype(np.float64))
     assert np.abs(scores - exact).max() < 1e-6
@@ -252,7 +252,7 @@ def test_more_results_than_there_are_come_as_none(
 ) -> None:
     """A k above the size gives each row once, then -1 with a score of -inf."""
     vectors, queries = data[0][:300], data[1][:3]
-    scores, rows = Ann.build(Kind.parse("ivf,pq16"), vectors).search(queries, 310, vectors, effort=99)
+    scores, rows = AnnIndex.build(IndexSpec.parse("ivf,pq16"), vectors).search(queries, 310, vectors, effort=99)
     assert [sorted(found[:300]) for found in rows.tolist()] == [list(range(300))] * 3
     assert (rows[:, 300:] == -1).all()
     assert np.isneginf(scores[:, 300:]).all()
@@ -261,15 +261,15 @@ def test_more_results_than_there_are_come_as_none(
 def test_equal_seeds_give_equal_indexes(data: tuple[NDArray[np.float32], NDArray[np.float32]]) -> None:
     """Two builds with one seed find the same; another seed has other lists."""
     vectors, queries = data
-    kind = Kind.parse("ivf,pq16")
-    once, again, other = (Ann.build(kind, vectors, seed=seed) for seed in (1, 1, 2))
+    kind = IndexSpec.parse("ivf,pq16")
+    once, again, other = (AnnIndex.build(kind, vectors, seed=seed) for seed in (1, 1, 2))
     found = [ann.search(queries, K, vectors, effort=2)[1] for ann in (once, again, other)]
     np.testing.assert_array_equal(found[0], found[1])
     assert (found[0] != found[2]).any()
 
 
 def test_tuning_finds_the_least_effort(
-    built: dict[str, Ann], data: tuple[NDArray[np.float32], NDArray[np.float32]]
+    built: dict[str, AnnIndex], data: tuple[NDArray[np.float32], NDArray[np.float32]]
 ) -> None:
     """The setting found reaches the recall on the queries, and with less than the effort of all lists."""
     vectors, queries = data
@@ -284,7 +284,7 @@ def test_tuning_finds_the_least_effort(
 def test_recall_out_of_reach_is_an_error(data: tuple[NDArray[np.float32], NDArray[np.float32]]) -> None:
     """Codes of 4 bits for 64 numbers cannot reach 0.999, and it says how far they come."""
     vectors, queries = data
-    ann = Ann.build(Kind.parse("ivf,pq1x4"), vectors)
+    ann = AnnIndex.build(IndexSpec.parse("ivf,pq1x4"), vectors)
     with pytest.raises(InputError, match=r"finds at most 0\.\d+"):
         tuned(ann, vectors, queries, exactly(vectors, queries, K)[0].astype(np.float32), 0.999)
 
@@ -300,7 +300,7 @@ def test_prediction_grows_with_codes_and_vectors() -> None:
     speed = Speed(op_per_s=5e10)  # of one core, idle: what is measured on a busy one makes lists slower than graphs
 
     def of(text: str, count: int = 1_000_000) -> tuple[int, float]:
-        found = predict(Kind.parse(text), count, 512, threads=2, speed=speed)
+        found = predict(IndexSpec.parse(text), count, 512, threads=2, speed=speed)
         return found.memory_bytes, found.build_s
 
     assert of("ivf,pq64")[0] < of("ivf,sq8")[0] < of("ivf")[0] < of("hnsw")[0]
@@ -321,7 +321,7 @@ def test_auto_is_exact_when_small_and_by_memory_when_large() -> None:
 
 
 def test_gathering_thread_answers_each_with_its_own(
-    built: dict[str, Ann], data: tuple[NDArray[np.float32], NDArray[np.float32]]
+    built: dict[str, AnnIndex], data: tuple[NDArray[np.float32], NDArray[np.float32]]
 ) -> None:
     """Searches of many threads come together in few batches of one thread, and each gets what it would get alone."""
     vectors, queries = data
@@ -360,13 +360,13 @@ def test_gathering_thread_answers_each_with_its_own(
 
 
 def test_gpu_kind_is_searched_by_one_thread_alone(
-    built: dict[str, Ann], data: tuple[NDArray[np.float32], NDArray[np.float32]], monkeypatch: pytest.MonkeyPatch
+    built: dict[str, AnnIndex], data: tuple[NDArray[np.float32], NDArray[np.float32]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A GPU's index, here the processor's in its place, gives all threads what it gives one, and keeps selections."""
     vectors, queries = data
     seen, owners = set(), []
 
-    def on_the_processor(kind: Kind, index: Any) -> GatheringThread:
+    def on_the_processor(kind: IndexSpec, index: Any) -> GatheringThread:
         def make() -> Searching:
             def search(some: NDArray[np.float32], wanted: int, effort: int) -> Found:
                 seen.add(threading.get_ident())
@@ -379,8 +379,8 @@ def test_gpu_kind_is_searched_by_one_thread_alone(
         return owners[-1]
 
     faiss = pytest.importorskip("faiss")
-    monkeypatch.setattr(approximate, "gpu_searcher", on_the_processor)
-    alone = [Ann(Kind.parse("gpu-ivf"), built["ivf"]._index)]
+    monkeypatch.setattr(ann_index, "gpu_searcher", on_the_processor)
+    alone = [AnnIndex(IndexSpec.parse("gpu-ivf"), built["ivf"]._index)]
     mask = np.arange(COUNT) % 3 == 0
     with ThreadPoolExecutor(8) as pool:
         plain = list(pool.map(lambda _: alone[0].search(queries, K, vectors, effort=64)[1], range(20)))

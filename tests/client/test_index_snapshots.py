@@ -24,7 +24,7 @@ from twinspire.errors import (
 )
 from twinspire.index import Index, Item, ItemKind, VectorType, disk, snapshots
 from twinspire.index.catalogue import Catalogue
-from twinspire.index.where import Where
+from twinspire.stores.filters.filter import Filter
 
 SPACE, DIM, COUNT, K = "space", 32, 3_000, 10
 
@@ -191,7 +191,7 @@ def test_filters_keep_what_they_should(kind: str, where: str, share: float, tmp_
         index.build(kind)
         index.add(VECTORS[-100:], items(100, start=COUNT - 100), space=SPACE)
         assert recall(found(index), exact(VECTORS)) >= 0.97
-        ids = found(index, where=Where.parse(where), effort=100 if kind == "hnsw" else 8)
+        ids = found(index, where=Filter.parse(where), effort=100 if kind == "hnsw" else 8)
         assert all(mask[row].all() for row in ids)
         assert {len(row) for row in ids} == {min(K, int(mask.sum()))}
         if mask.any():
@@ -208,7 +208,7 @@ def test_filter_far_from_the_query_still_gives_k(tmp_path: Path) -> None:
     with Index.create(tmp_path / "index", space=SPACE, dim=4) as index:
         index.add(unit(np.concatenate([near, far]) + noise), items(1200), space=SPACE)
         index.build("ivf,nlist=8")
-        hits = index.search(unit(near[:1]), k=5, space=SPACE, where=Where.parse("n >= 1000"), effort=1)
+        hits = index.search(unit(near[:1]), k=5, space=SPACE, where=Filter.parse("n >= 1000"), effort=1)
         assert len(hits[0]) == 5
         assert all(hit.id >= 1000 for hit in hits[0])
 
@@ -387,7 +387,7 @@ def test_compact_cut_short_builds_anew_at_the_next_open(tmp_path: Path, monkeypa
     with made(tmp_path / "index") as index:
         index.build("hnsw")
         index.remove(range(100))
-        monkeypatch.setattr(snapshots.Snapshots, "keep_up", lambda *_, **__: None)
+        monkeypatch.setattr(snapshots.Snapshots, "refresh", lambda *_, **__: None)
         index.compact()
         assert found(index) == exact(VECTORS, np.arange(COUNT) >= 100)
         monkeypatch.undo()

@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from twinspire.index import Index, Item, ItemKind, flat
-from twinspire.index.ann import Ann, Kind
+from twinspire.index.ann import AnnIndex, IndexSpec
 from twinspire.index.faiss_support import computing_with, faiss_library
 from twinspire.index.parallel import search_threads, shared
 
@@ -57,7 +57,7 @@ def test_exact_search_opens_no_parallel_region(queries: int, monkeypatch: pytest
 def test_the_callers_openmp_setting_is_kept(threads: int, kind: str) -> None:
     """A search leaves the number of OpenMP threads of the thread that calls it as it was."""
     vectors = drawn(3_000)
-    ann = None if kind == "flat" else Ann.build(Kind.parse(kind), vectors, threads=2)
+    ann = None if kind == "flat" else AnnIndex.build(IndexSpec.parse(kind), vectors, threads=2)
     faiss = faiss_library()
     with computing_with(threads):
         if ann is None:
@@ -79,7 +79,7 @@ def test_threads_are_those_of_openmp_up_to_the_cores() -> None:
 def test_several_threads_find_what_one_does(kind: str) -> None:
     """However the queries are shared among threads, each gets what it gets in one thread."""
     vectors = drawn(6_000)
-    ann = Ann.build(Kind.parse(kind), vectors, threads=2)
+    ann = AnnIndex.build(IndexSpec.parse(kind), vectors, threads=2)
     with computing_with(1):
         expected = ann.search(vectors[:301], 5, vectors, effort=32)
     with computing_with(2):

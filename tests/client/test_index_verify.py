@@ -16,7 +16,7 @@ import pytest
 from twinspire.errors import IndexStoreError
 from twinspire.index import Index, Item, ItemKind, VectorType, verify_index
 from twinspire.index.catalogue import Catalogue
-from twinspire.index.where import Where
+from twinspire.stores.filters.filter import Filter
 
 SPACE = "5" * 64
 DIM = 16
@@ -151,7 +151,7 @@ def test_damaged_items_can_be_removed_and_added_again(path: Path, damage: str) -
         for call in (
             lambda: index.get([3]),
             lambda: index.update(3, caption="y"),
-            lambda: index.remove_where(Where.parse("n < 5")),
+            lambda: index.remove_where(Filter.parse("n < 5")),
         ):
             with pytest.raises(IndexStoreError, match="3"):
                 call()

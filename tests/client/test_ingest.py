@@ -20,14 +20,14 @@ from PIL import Image
 from twinspire.errors import EngineError, ImageError, InputError, SpaceMismatchError
 from twinspire.images import ImageLimits
 from twinspire.index import Index
-from twinspire.ingest import FailedPicture, add_pictures, find_pictures
+from twinspire.ingest import FailedImage, add_images, find_images
 
 SPACE = "a" * 64
 SIZE = 8
 
 
 class FakeClient:
-    """Encodes a picture to its mean colour and a constant, L2-normalised; remembers what it decoded."""
+    """Encodes an image to its mean colour and a constant, L2-normalised; remembers what it decoded."""
 
     space = SPACE
     dim = 4
@@ -73,7 +73,7 @@ def index(tmp_path: Path) -> Index:
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """Draw 20 pictures of different colours in two folders."""
+    """Draw 20 images of different colours in two folders."""
     folder = tmp_path / "photos"
     (folder / "below").mkdir(parents=True)
     for number in range(20):
@@ -83,10 +83,10 @@ def photos(tmp_path: Path) -> Path:
 
 
 def test_folders_are_walked_and_sorted(photos: Path) -> None:
-    """Pictures of a folder and those below come sorted by path, told by suffix in any case; paths are absolute."""
+    """Images of a folder and those below come sorted by path, told by suffix in any case; paths are absolute."""
     (photos / "notes.txt").write_text("x")
     shutil.copy(photos / "00.png", photos / "A.JPG")
-    found = find_pictures([photos])
+    found = find_images([photos])
     assert found == sorted(found)
     assert len(found) == 21
     assert all(path.is_absolute() for path in found)
@@ -97,26 +97,26 @@ def test_a_named_file_is_taken_whatever_its_name_and_only_once(photos: Path, mon
     """Named paths keep their order; a file that comes up twice is one file."""
     monkeypatch.chdir(photos)
     (photos / "notes.txt").write_text("x")
-    found = find_pictures(["notes.txt", "below/../02.png", photos, "02.png"])
+    found = find_images(["notes.txt", "below/../02.png", photos, "02.png"])
     assert found[:2] == [photos / "notes.txt", photos / "02.png"]
     assert len(found) == 21
 
 
-def test_a_path_without_pictures_is_an_error_that_names_it(photos: Path, tmp_path: Path) -> None:
+def test_a_path_without_images_is_an_error_that_names_it(photos: Path, tmp_path: Path) -> None:
     """Nothing there, an empty folder beside a full one, no path at all."""
     (tmp_path / "empty" / "deep").mkdir(parents=True)
     with pytest.raises(InputError, match=r"no file or folder .*nowhere"):
-        find_pictures([photos, tmp_path / "nowhere"])
+        find_images([photos, tmp_path / "nowhere"])
     with pytest.raises(InputError, match=r"empty has no picture in it: expected files ending in .*\.jpg"):
-        find_pictures([photos, tmp_path / "empty"])
+        find_images([photos, tmp_path / "empty"])
     with pytest.raises(InputError, match="no path was given"):
-        find_pictures([])
+        find_images([])
 
 
-def test_every_picture_is_added_and_found(index: Index, client: Any, photos: Path) -> None:
+def test_every_image_is_added_and_found(index: Index, client: Any, photos: Path) -> None:
     """Files end up in the order given, under their absolute paths, whatever the batch; the progress adds up."""
-    files, steps = find_pictures([photos]), []
-    report = add_pictures(index, client, files, batch=3, on_progress=steps.append)
+    files, steps = find_images([photos]), []
+    report = add_images(index, client, files, batch=3, on_progress=steps.append)
     assert (report.added, report.already, report.failed) == (20, 0, [])
     assert steps == [3] * 6 + [2]
     pixels, _ = client.preprocess(list(files), on_error="skip")
@@ -126,14 +126,14 @@ def test_every_picture_is_added_and_found(index: Index, client: Any, photos: Pat
 
 def test_known_content_is_not_decoded_again(index: Index, client: Any, photos: Path, tmp_path: Path) -> None:
     """A second run is a no-op, a copy is an item of its own; a file that has changed since keeps its item's id."""
-    add_pictures(index, client, find_pictures([photos]))
+    add_images(index, client, find_images([photos]))
     client.decoded.clear()
     shutil.copy(photos / "00.png", tmp_path / "copy.png")
-    report = add_pictures(index, client, find_pictures([photos, tmp_path / "copy.png"]))
+    report = add_images(index, client, find_images([photos, tmp_path / "copy.png"]))
     assert (report.added, report.already, client.decoded) == (1, 20, [])
     Image.new("RGB", (9, 9)).save(photos / "10.png")
     before = index.find(uri=str(photos / "10.png"))[0]
-    report = add_pictures(index, client, find_pictures([photos]), batch=4)
+    report = add_images(index, client, find_images([photos]), batch=4)
     assert (report.changed, report.already, client.decoded) == (1, 19, [(photos / "10.png").read_bytes()])
     (after,) = index.find(uri=str(photos / "10.png"))
     assert (after.id, after.metadata["width"]) == (before.id, 9)
@@ -142,7 +142,7 @@ def test_known_content_is_not_decoded_again(index: Index, client: Any, photos: P
 
 def test_items_follow_files_that_were_moved_swapped_and_overwritten(index: Index, client: Any, photos: Path) -> None:
     """Without encoding again what is known: after any of it each content is held once, under a path that has it."""
-    add_pictures(index, client, find_pictures([photos]))
+    add_images(index, client, find_images([photos]))
     ids = {item.content_hash: item.id for item in index.find(under=str(photos))}
     client.decoded.clear()
     (photos / "00.png").rename(photos / "moved.png")
@@ -150,10 +150,10 @@ def test_items_follow_files_that_were_moved_swapped_and_overwritten(index: Index
         (photos / old).rename(photos / new)
     (photos / "06.png").replace(photos / "08.png")  # what 08 was is nowhere any more
     Image.new("RGB", (7, 7)).save(photos / "06.png")
-    report = add_pictures(index, client, find_pictures([photos]), batch=4)
+    report = add_images(index, client, find_images([photos]), batch=4)
     assert (report.added, report.changed, len(client.decoded)) == (1, 4, 1)
     items = index.find(under=str(photos))
-    assert {item.content_hash for item in items} == {hash_of(path) for path in find_pictures([photos])}
+    assert {item.content_hash for item in items} == {hash_of(path) for path in find_images([photos])}
     assert all(hash_of(Path(item.uri)) == item.content_hash for item in items)
     assert all(ids.get(item.content_hash, item.id) == item.id for item in items)
     assert len(items) == 20
@@ -164,7 +164,7 @@ def test_the_same_content_within_a_run_is_encoded_once(index: Index, client: Any
     """Copies in one batch or in different ones are items of their own with the vector of the first."""
     for number in range(5):
         shutil.copy(photos / "00.png", photos / f"copy{number}.png")
-    report = add_pictures(index, client, find_pictures([photos]), batch=batch)
+    report = add_images(index, client, find_images([photos]), batch=batch)
     assert (report.added, report.already, len(client.decoded)) == (25, 0, 20)
     items = index.find(content_hash=hash_of(photos / "00.png"))
     assert sorted(Path(item.uri).name for item in items) == ["00.png", *(f"copy{number}.png" for number in range(5))]
@@ -173,35 +173,35 @@ def test_the_same_content_within_a_run_is_encoded_once(index: Index, client: Any
 
 
 def test_files_that_fail_are_listed_and_do_not_stop_the_rest(index: Index, client: Any, photos: Path) -> None:
-    """No picture, a copy of it, a folder, a pipe, a dangling link and a name that is no text: each with its cause."""
+    """No image, a copy of it, a folder, a pipe, a dangling link and a name that is no text: each with its cause."""
     (photos / "bad1.png").write_text("no picture")
     (photos / "bad2.png").write_text("no picture")
     os.mkfifo(photos / "pipe.png")
     (photos / "gone.png").symlink_to(photos / "nowhere")
     odd = Path(os.fsdecode(os.fsencode(photos) + b"/\xff.png"))
     shutil.copy(photos / "00.png", odd)
-    files = find_pictures([photos])
-    report = add_pictures(index, client, [*files, photos / "below"], batch=4)
+    files = find_images([photos])
+    report = add_images(index, client, [*files, photos / "below"], batch=4)
     assert report.added == 20
     assert sorted(report.failed) == sorted(
         [
-            FailedPicture(photos / "bad1.png", "is no picture: UnidentifiedImageError"),
-            FailedPicture(photos / "bad2.png", "is no picture: UnidentifiedImageError"),
-            FailedPicture(photos / "below", "is no regular file"),
-            FailedPicture(photos / "gone.png", "cannot be read: No such file or directory"),
-            FailedPicture(photos / "pipe.png", "is no regular file"),
-            FailedPicture(odd, "its name is not UTF-8: rename it"),
+            FailedImage(photos / "bad1.png", "is no picture: UnidentifiedImageError"),
+            FailedImage(photos / "bad2.png", "is no picture: UnidentifiedImageError"),
+            FailedImage(photos / "below", "is no regular file"),
+            FailedImage(photos / "gone.png", "cannot be read: No such file or directory"),
+            FailedImage(photos / "pipe.png", "is no regular file"),
+            FailedImage(odd, "its name is not UTF-8: rename it"),
         ]
     )
 
 
 def test_another_space_is_refused_before_anything_is_read(index: Index, client: Any, photos: Path) -> None:
     """Even where all content is known."""
-    add_pictures(index, client, find_pictures([photos]))
+    add_images(index, client, find_images([photos]))
     client.space = "b" * 64
     client.decoded.clear()
     with pytest.raises(SpaceMismatchError):
-        add_pictures(index, client, find_pictures([photos]))
+        add_images(index, client, find_images([photos]))
     assert client.decoded == []
 
 
@@ -216,12 +216,12 @@ def test_an_error_of_the_towers_stops_the_run_and_its_thread(index: Index, clien
     client.towers.encode_images = fail
     before = threading.active_count()
     with pytest.raises(EngineError, match="broken"):
-        add_pictures(index, client, find_pictures([photos]), batch=2)
+        add_images(index, client, find_images([photos]), batch=2)
     assert threading.active_count() == before
     assert len(index) == 6
     assert len(client.decoded) <= 6 + 2 * 3, "decoded far ahead"
     client.towers.encode_images = client.encode
-    report = add_pictures(index, client, find_pictures([photos]), batch=2)
+    report = add_images(index, client, find_images([photos]), batch=2)
     assert (report.added, report.already) == (14, 6)
 
 
@@ -287,7 +287,7 @@ class Rendezvous(Watched):
 def test_the_four_stages_work_at_the_same_time(index: Index, client: Any, photos: Path) -> None:
     """The 4th file is read while the 3rd is decoded, the 2nd encoded and the 1st written: each waits for the others."""
     both: Any = Rendezvous(index, client)
-    report = add_pictures(both, both, find_pictures([photos])[:8], batch=1)
+    report = add_images(both, both, find_images([photos])[:8], batch=1)
     assert (report.added, sorted(both.met)) == (8, ["decode", "encode", "read", "write"])
 
 
@@ -309,7 +309,7 @@ def test_a_slow_index_holds_everything_before_it_back(index: Index, client: Any,
         return index.add(*arguments, **options)
 
     slow: Any = Watched(index, add=add)
-    assert add_pictures(slow, client, files, batch=1).added == 40
+    assert add_images(slow, client, files, batch=1).added == 40
     decoded, encoded = seen[-1]
     assert encoded <= 3
     assert decoded <= 5
@@ -323,11 +323,11 @@ def test_ctrl_c_ends_every_thread_and_keeps_what_was_written(index: Index, clien
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        add_pictures(index, client, find_pictures([photos]), batch=2, on_progress=interrupt)
+        add_images(index, client, find_images([photos]), batch=2, on_progress=interrupt)
     assert threading.active_count() == before
     kept = len(index)
     assert 2 <= kept < 20
-    report = add_pictures(index, client, find_pictures([photos]), batch=2)
+    report = add_images(index, client, find_images([photos]), batch=2)
     assert (report.added, report.already) == (20 - kept, kept)
 
 
@@ -357,7 +357,7 @@ def test_an_error_of_any_stage_reaches_the_caller_and_ends_the_rest(
         setattr(target, name, failing(getattr(index, name)))
     before = threading.active_count()
     with pytest.raises(EngineError, match="broken"):
-        add_pictures(target, client, find_pictures([photos]), batch=1)
+        add_images(target, client, find_images([photos]), batch=1)
     assert threading.active_count() == before
     assert len(index) == 3
 
@@ -365,4 +365,4 @@ def test_an_error_of_any_stage_reaches_the_caller_and_ends_the_rest(
 def test_a_batch_holds_a_file_at_least(index: Index, client: Any) -> None:
     """A batch of none is an InputError."""
     with pytest.raises(InputError, match="must be 1 or more, got 0"):
-        add_pictures(index, client, [], batch=0)
+        add_images(index, client, [], batch=0)

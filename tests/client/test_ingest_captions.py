@@ -1,4 +1,4 @@
-"""Captions of pictures: read from files, matched to paths, mixed into vectors; lines of text as items."""
+"""Captions of images: read from files, matched to paths, mixed into vectors; lines of text as items."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from PIL import Image
 from twinspire.errors import InputError
 from twinspire.images import ImageLimits
 from twinspire.index import Index, ItemKind
-from twinspire.ingest import Captions, Sidecars, add_pictures, add_texts, find_pictures, fuse
+from twinspire.ingest import Captions, Sidecars, add_images, add_texts, find_images, fuse
 
 SPACE = "c" * 64
 DIM = 8
@@ -35,7 +35,7 @@ def vector_of(text: str) -> NDArray[np.float32]:
 
 
 class FakeClient:
-    """Encodes a picture to its colour's vector and a text to its own."""
+    """Encodes an image to its colour's vector and a text to its own."""
 
     space, dim = SPACE, DIM
     limits = ImageLimits()
@@ -55,7 +55,7 @@ class FakeClient:
         """Return (N, D)."""
         return np.array([vector_of(f"colour {row.ravel().tolist()}") for row in pixels])
 
-    def encode_text(self, texts: list[str]) -> NDArray[np.float32]:
+    def encode_texts(self, texts: list[str]) -> NDArray[np.float32]:
         """Return (N, D)."""
         self.encoded += texts
         return np.array([vector_of(text) for text in texts])
@@ -75,7 +75,7 @@ def index(tmp_path: Path) -> Index:
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """Draw pictures a, b and c; a second b below."""
+    """Draw images a, b and c; a second b below."""
     folder = tmp_path / "photos"
     (folder / "below").mkdir(parents=True)
     for number, name in enumerate(("a.png", "b.png", "c.png", "below/b.png")):
@@ -103,15 +103,15 @@ FORMS = {
 
 @pytest.mark.parametrize("name", FORMS)
 def test_captions_are_read_from_every_form(photos: Path, name: str) -> None:
-    """CSV, TSV, JSONL and COCO's JSON say the same: two captions of one picture, one of another, none of the rest."""
+    """CSV, TSV, JSONL and COCO's JSON say the same: two captions of one image, one of another, none of the rest."""
     (photos.parent / name).write_text(FORMS[name], encoding="utf-8")
     captions = Captions.read(photos.parent / name)
-    said = {path.relative_to(photos).as_posix(): list(captions.of(path)) for path in find_pictures([photos])}
+    said = {path.relative_to(photos).as_posix(): list(captions.of(path)) for path in find_images([photos])}
     assert said == {"a.png": ["a cat, asleep", "一只猫"], "b.png": [], "below/b.png": ["a dog"], "c.png": []}
 
 
-def test_the_longest_end_of_a_path_names_a_picture(photos: Path) -> None:
-    """A bare name fits pictures in any folder, a longer end wins, an absolute path fits one alone."""
+def test_the_longest_end_of_a_path_names_a_image(photos: Path) -> None:
+    """A bare name fits images in any folder, a longer end wins, an absolute path fits one alone."""
     names = {"b.png": ["any b"], "below/b.png": ["the lower b"], str(photos / "c.png"): ["exactly c"]}
     captions = Captions(names, folder=Path("/elsewhere"))
     assert captions.of(photos / "b.png") == ["any b"]
@@ -120,13 +120,13 @@ def test_the_longest_end_of_a_path_names_a_picture(photos: Path) -> None:
     assert captions.of(Path("/other/c.png")) == ()
 
 
-def test_a_path_from_the_files_folder_names_that_picture_alone(photos: Path) -> None:
+def test_a_path_from_the_files_folder_names_that_image_alone(photos: Path) -> None:
     """`b.png` beside the captions is that file, not one of the same name below."""
     captions = Captions({"b.png": ["mine"]}, folder=photos)
     assert (captions.of(photos / "b.png"), captions.of(photos / "below" / "b.png")) == (["mine"], ())
 
 
-def test_sidecars_are_text_files_beside_the_pictures(photos: Path) -> None:
+def test_sidecars_are_text_files_beside_the_images(photos: Path) -> None:
     """`c.png.txt` before `c.txt`, a caption on each line; without one there is none; no UTF-8 is an error."""
     (photos / "a.txt").write_text("\ufeffa cat\n\n asleep \n")
     (photos / "c.txt").write_text("not this")
@@ -173,9 +173,9 @@ def test_a_missing_file_of_captions_is_said(tmp_path: Path) -> None:
 
 
 def test_fused_vectors_are_the_formulas(index: Index, client: Any, photos: Path) -> None:
-    """A captioned picture's vector is the unit of 0.7 picture + 0.3 mean caption, another's its own."""
+    """A captioned image's vector is the unit of 0.7 image + 0.3 mean caption, another's its own."""
     captions = Captions({"a.png": ["one", "two"], "c.png": ["three"]}, folder=Path("/"))
-    report = add_pictures(index, client, find_pictures([photos]), captions=captions, fuse_captions=0.3, batch=3)
+    report = add_images(index, client, find_images([photos]), captions=captions, fuse_captions=0.3, batch=3)
     assert (report.added, report.captioned) == (4, 2)
     (hits,) = index.search(vector_of("any")[None], k=4, space=SPACE)
     by_name = {Path(hit.uri).relative_to(photos).as_posix(): hit for hit in hits}
@@ -193,24 +193,24 @@ def test_fused_vectors_are_the_formulas(index: Index, client: Any, photos: Path)
 
 
 @pytest.mark.parametrize("weight", [None, 0.5])
-def test_captions_come_to_pictures_that_are_there(index: Index, client: Any, photos: Path, weight: Any) -> None:
-    """A second run with captions gives them to known pictures, mixed in where a weight came; a third is idle."""
-    add_pictures(index, client, find_pictures([photos]))
+def test_captions_come_to_images_that_are_there(index: Index, client: Any, photos: Path, weight: Any) -> None:
+    """A second run with captions gives them to known images, mixed in where a weight came; a third is idle."""
+    add_images(index, client, find_images([photos]))
     captions = Captions({"a.png": ["one"]}, folder=Path("/"))
-    report = add_pictures(index, client, find_pictures([photos]), captions=captions, fuse_captions=weight)
+    report = add_images(index, client, find_images([photos]), captions=captions, fuse_captions=weight)
     assert (report.added, report.already, report.changed, report.captioned) == (0, 3, 1, 1)
     (item,) = index.find(uri=str(photos / "a.png"))
     expected = vector_of("colour [0, 10, 10]") + (vector_of("one") if weight else 0)
     np.testing.assert_allclose(index.vectors([item.id])[0], expected / np.linalg.norm(expected), atol=1e-6)
     assert (item.caption, item.metadata.get("fused_captions")) == ("one", weight)
-    report = add_pictures(index, client, find_pictures([photos]), captions=captions, fuse_captions=weight)
+    report = add_images(index, client, find_images([photos]), captions=captions, fuse_captions=weight)
     assert (report.already, report.changed) == (4, 0)
 
 
 def test_captions_alone_leave_the_vectors_as_they_are(index: Index, client: Any, photos: Path) -> None:
-    """Without a weight nothing is encoded but pictures."""
+    """Without a weight nothing is encoded but images."""
     captions = Captions({"a.png": ["one"]}, folder=Path("/"))
-    assert add_pictures(index, client, [photos / "a.png"], captions=captions).captioned == 1
+    assert add_images(index, client, [photos / "a.png"], captions=captions).captioned == 1
     assert client.encoded == []
     (hits,) = index.search(vector_of("colour [0, 10, 10]")[None], k=1, space=SPACE)
     assert (hits[0].caption, hits[0].score) == ("one", pytest.approx(1, abs=1e-6))
@@ -222,7 +222,7 @@ def test_captions_alone_leave_the_vectors_as_they_are(index: Index, client: Any,
     st.floats(0.01, 0.49),
 )
 def test_fused_vectors_are_unit_and_between(a: NDArray[np.float32], b: NDArray[np.float32], weight: float) -> None:
-    """Whatever the vectors: of length 1, float32, and nearer to the picture below a weight of a half."""
+    """Whatever the vectors: of length 1, float32, and nearer to the image below a weight of a half."""
     pictures, captions = (unit(rows + np.eye(5, DIM, dtype=np.float32) * 9) for rows in (a, b))
     fused = fuse(pictures, captions, weight)
     assert fused.dtype == np.float32
@@ -234,14 +234,14 @@ def test_fused_vectors_are_unit_and_between(a: NDArray[np.float32], b: NDArray[n
 def test_a_weight_that_is_none_is_refused(index: Index, client: Any, photos: Path, weight: Any) -> None:
     """Before anything is read."""
     with pytest.raises(InputError, match="must be above 0 and below 1"):
-        add_pictures(index, client, [photos / "a.png"], captions=Sidecars(), fuse_captions=weight)
+        add_images(index, client, [photos / "a.png"], captions=Sidecars(), fuse_captions=weight)
     assert len(index) == 0
 
 
 def test_fusing_needs_captions(index: Index, client: Any, photos: Path) -> None:
     """A weight without a source is an InputError."""
     with pytest.raises(InputError, match="where there are captions"):
-        add_pictures(index, client, [photos / "a.png"], fuse_captions=0.3)
+        add_images(index, client, [photos / "a.png"], fuse_captions=0.3)
 
 
 def test_opposite_vectors_have_no_mean() -> None:
@@ -316,9 +316,9 @@ def test_the_same_line_in_two_files_is_two_items(index: Index, client: Any, tmp_
     assert len({number for path in paths for number, _ in lines_of(index, path).values()}) == 3
 
 
-def test_a_picture_and_a_text_of_the_same_content_are_two_items(index: Index, client: Any, photos: Path) -> None:
-    """Texts and pictures stand beside each other in one index."""
-    add_pictures(index, client, [photos / "a.png"])
+def test_a_image_and_a_text_of_the_same_content_are_two_items(index: Index, client: Any, photos: Path) -> None:
+    """Texts and images stand beside each other in one index."""
+    add_images(index, client, [photos / "a.png"])
     (photos / "words.txt").write_text("a cat")
     add_texts(index, client, [photos / "words.txt"])
     assert len(index) == 2

@@ -21,7 +21,7 @@ from twinspire.cli import main
 from twinspire.errors import ImageError
 from twinspire.images import ImageLimits
 from twinspire.index import Index, StoredItem, VectorType
-from twinspire.ingest import Captions, FolderEvent, Sidecars, add_pictures, find_pictures, sync, watch
+from twinspire.ingest import Captions, FolderEvent, Sidecars, add_images, find_images, sync, watch
 
 SPACE = "e" * 64
 DIM = 6
@@ -34,7 +34,7 @@ def vector_of(*values: float) -> NDArray[np.float32]:
 
 
 class FakeClient:
-    """Encodes a picture by its first pixel and a text by its letters; counts both."""
+    """Encodes an image by its first pixel and a text by its letters; counts both."""
 
     space, dim, limits = SPACE, DIM, ImageLimits()
 
@@ -58,7 +58,7 @@ class FakeClient:
         """Return (N, 6) float32."""
         return np.array([vector_of(*row.ravel().tolist()) for row in pixels], np.float32).reshape(-1, DIM)
 
-    def encode_text(self, texts: list[str]) -> NDArray[np.float32]:
+    def encode_texts(self, texts: list[str]) -> NDArray[np.float32]:
         """Return (N, 6) float32."""
         return np.array([vector_of(*text.encode()) for text in texts])
 
@@ -78,7 +78,7 @@ def index(tmp_path: Path) -> Any:
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """Make the same picture in two folders under two names."""
+    """Make the same image in two folders under two names."""
     folder = tmp_path / "photos"
     for name in ("a/summer.jpg", "b/winter.jpg"):
         (folder / name).parent.mkdir(parents=True)
@@ -93,41 +93,41 @@ def item_at(index: Index, path: Path) -> StoredItem:
 
 
 def test_each_copy_has_its_own_caption_and_metadata(index: Index, client: Any, photos: Path) -> None:
-    """What a table says of the second file is not lost, and its picture is decoded once."""
+    """What a table says of the second file is not lost, and its image is decoded once."""
     (photos / "shop.csv").write_text("path,caption,price\na/summer.jpg,a beach,10\nb/winter.jpg,snow,20\n")
     said = Captions.read(photos / "shop.csv")
-    report = add_pictures(index, client, find_pictures([photos]), captions=said)
+    report = add_images(index, client, find_images([photos]), captions=said)
     assert (report.added, report.already, report.captioned, client.decoded) == (2, 0, 2, 1)
-    found = {path.name: item_at(index, path) for path in find_pictures([photos])}
+    found = {path.name: item_at(index, path) for path in find_images([photos])}
     assert {name: (item.caption, item.metadata["price"]) for name, item in found.items()} == {
         "summer.jpg": ("a beach", 10),
         "winter.jpg": ("snow", 20),
     }
     np.testing.assert_array_equal(*index.vectors([item.id for item in found.values()]))
     generation = index.generation
-    report = add_pictures(index, client, find_pictures([photos]), captions=said)
+    report = add_images(index, client, find_images([photos]), captions=said)
     assert (report.added, report.already, index.generation) == (0, 2, generation)
 
 
 def test_a_copy_of_what_the_index_has_is_not_decoded(index: Index, client: Any, photos: Path) -> None:
     """The vector comes from the index, also from one that stores half precision."""
-    first, second = find_pictures([photos])
+    first, second = find_images([photos])
     with Index.create(photos / "half", space=SPACE, dim=DIM, dtype=VectorType.FLOAT16) as half:
         for target in (index, half):
-            add_pictures(target, client, [first])
+            add_images(target, client, [first])
             before = client.decoded
-            assert add_pictures(target, client, [second]).added == 1
+            assert add_images(target, client, [second]).added == 1
             assert client.decoded == before
             np.testing.assert_array_equal(*target.vectors([item_at(target, first).id, item_at(target, second).id]))
 
 
 def test_copies_with_captions_mixed_in_have_vectors_of_their_own(index: Index, client: Any, photos: Path) -> None:
     """Only copies that say the same share one."""
-    first, second = find_pictures([photos])
+    first, second = find_images([photos])
     third = photos / "c.jpg"
     shutil.copy(first, third)
     said = Captions({"summer.jpg": ["warm"], "winter.jpg": ["cold"], "c.jpg": ["warm"]}, folder=Path("/"))
-    report = add_pictures(index, client, [first, second, third], captions=said, fuse_captions=0.5)
+    report = add_images(index, client, [first, second, third], captions=said, fuse_captions=0.5)
     assert (report.added, client.decoded) == (3, 2)
     vectors = index.vectors([item_at(index, path).id for path in (first, second, third)])
     np.testing.assert_array_equal(vectors[0], vectors[2])
@@ -137,7 +137,7 @@ def test_copies_with_captions_mixed_in_have_vectors_of_their_own(index: Index, c
         np.testing.assert_allclose(vector, mixed / np.linalg.norm(mixed), atol=1e-6)
     plain = photos / "plain.jpg"
     shutil.copy(first, plain)
-    assert add_pictures(index, client, [plain]).added == 1
+    assert add_images(index, client, [plain]).added == 1
     np.testing.assert_allclose(index.vectors([item_at(index, plain).id])[0], picture, atol=1e-6)
 
 
@@ -145,8 +145,8 @@ def test_sidecars_caption_each_copy(index: Index, client: Any, photos: Path) -> 
     """Text files beside two copies are two captions."""
     for name, text in (("a/summer.txt", "warm"), ("b/winter.txt", "cold")):
         (photos / name).write_text(text)
-    assert add_pictures(index, client, find_pictures([photos]), captions=Sidecars()).captioned == 2
-    assert [item_at(index, path).caption for path in find_pictures([photos])] == ["warm", "cold"]
+    assert add_images(index, client, find_images([photos]), captions=Sidecars()).captioned == 2
+    assert [item_at(index, path).caption for path in find_images([photos])] == ["warm", "cold"]
 
 
 def test_copies_that_cannot_be_decoded_all_fail(index: Index, client: Any, photos: Path) -> None:
@@ -156,15 +156,15 @@ def test_copies_that_cannot_be_decoded_all_fail(index: Index, client: Any, photo
         path.write_text("no picture")
     for batch in (1, 8):
         before = client.decoded
-        report = add_pictures(index, client, files, batch=batch)
+        report = add_images(index, client, files, batch=batch)
         assert sorted(report.failed) == sorted((path, "is no picture") for path in files)
         assert (report.added, client.decoded - before) == (0, 1)
 
 
 def test_of_several_copies_each_file_keeps_its_id_when_all_are_renamed(index: Index, client: Any, photos: Path) -> None:
     """The inode tells them apart, so that captions and metadata go with their files."""
-    files = find_pictures([photos])
-    add_pictures(index, client, files)
+    files = find_images([photos])
+    add_images(index, client, files)
     before = {path.name: item_at(index, path).id for path in files}
     (photos / "a" / "summer.jpg").rename(photos / "b" / "z.jpg")
     (photos / "b" / "winter.jpg").rename(photos / "a" / "y.jpg")
@@ -175,8 +175,8 @@ def test_of_several_copies_each_file_keeps_its_id_when_all_are_renamed(index: In
 
 
 def test_removing_one_copy_removes_only_its_item(index: Index, client: Any, photos: Path) -> None:
-    """The other keeps its id; so does a copy that becomes another picture."""
-    files = find_pictures([photos])
+    """The other keeps its id; so does a copy that becomes another image."""
+    files = find_images([photos])
     sync(index, client, [photos])
     before = item_at(index, files[1]).id
     files[0].unlink()
@@ -203,11 +203,11 @@ def test_a_watch_tells_copies_as_added(index: Index, client: Any, photos: Path) 
 
 def test_many_copies_cost_one_look_up_each(index: Index, client: Any, photos: Path) -> None:
     """Adding n copies asks the index for the items of their content once, not n times."""
-    source = find_pictures([photos])[0]
+    source = find_images([photos])[0]
     copies = [photos / f"{number:03}.jpg" for number in range(200)]
     for path in copies:
         shutil.copy(source, path)
-    add_pictures(index, client, [source])
+    add_images(index, client, [source])
     asked = []
     find = index.find
 
@@ -216,7 +216,7 @@ def test_many_copies_cost_one_look_up_each(index: Index, client: Any, photos: Pa
         return find(**given)
 
     index.find = counted  # type: ignore[method-assign]
-    assert add_pictures(index, client, copies, batch=8).added == 200
+    assert add_images(index, client, copies, batch=8).added == 200
     assert sum("content_hash" in given for given in asked) == 1
     assert client.decoded == 1
     assert {item.content_hash for item in find(under=str(photos))} == {hashlib.sha256(source.read_bytes()).hexdigest()}

@@ -1,4 +1,4 @@
-"""What is read from a picture's file: name, size, and what the camera wrote."""
+"""What is read from an image's file: name, size, and what the camera wrote."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from PIL import ExifTags, Image, TiffImagePlugin
 
 from twinspire.images import ImageLimits
 from twinspire.index import Item, ItemKind
-from twinspire.ingest.metadata import picture_metadata
-from twinspire.ingest.reading import read_file
+from twinspire.ingest.files import read_file
+from twinspire.ingest.metadata import image_metadata
 
 EXIF, GPS = ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo
 ODD_IMAGES = Path(__file__).parents[3] / "shared" / "data" / "odd_images"
@@ -30,17 +30,17 @@ def exif(main: dict[int, Any], details: dict[int, Any] | None = None, gps: dict[
 
 
 def metadata_of(path: Path, built: Image.Exif | None = None) -> dict[str, Any]:
-    """Write a picture of 30 by 20 with this EXIF and read its metadata."""
+    """Write an image of 30 by 20 with this EXIF and read its metadata."""
     Image.new("RGB", (30, 20)).save(path, **({"exif": built} if built is not None else {}))
-    return picture_metadata(read_file(path, ImageLimits()))
+    return image_metadata(read_file(path, ImageLimits()))
 
 
-def test_a_drawn_picture_has_name_size_and_times(tmp_path: Path) -> None:
+def test_a_drawn_image_has_name_size_and_times(tmp_path: Path) -> None:
     """Nothing is invented where no camera wrote anything."""
     path = tmp_path / "猫 1.png"
     metadata_of(path)
     os.utime(path, (1777624200.25, 1777624200.25))
-    metadata = picture_metadata(read_file(path, ImageLimits()))
+    metadata = image_metadata(read_file(path, ImageLimits()))
     assert metadata == {
         "name": "猫 1.png",
         "folder": str(tmp_path),
@@ -87,7 +87,7 @@ def test_make_and_model_are_put_together(tmp_path: Path) -> None:
         assert metadata_of(tmp_path / "a.jpg", exif(tags)).get("camera") == camera
 
 
-def test_a_turned_picture_has_the_size_that_is_seen(tmp_path: Path) -> None:
+def test_a_turned_image_has_the_size_that_is_seen(tmp_path: Path) -> None:
     """Orientations 5 to 8 swap width and height."""
     for orientation, size in ((1, (30, 20)), (3, (30, 20)), (6, (20, 30)), (8, (20, 30))):
         metadata = metadata_of(tmp_path / "a.jpg", exif({ExifTags.Base.Orientation: orientation}))
@@ -113,21 +113,21 @@ def test_damaged_exif_is_no_error_and_always_json(tmp_path_factory: pytest.TempP
     """Whatever bytes stand where EXIF belongs, the item can be made."""
     path = tmp_path_factory.getbasetemp() / "damaged.jpg"
     Image.new("RGB", (3, 2)).save(path, exif=b"Exif\0\0II*\0\x08\0\0\0" + data)
-    metadata = picture_metadata(read_file(path, ImageLimits()))
+    metadata = image_metadata(read_file(path, ImageLimits()))
     assert Item(str(path), ItemKind.IMAGE, metadata=metadata).metadata["bytes"] == path.stat().st_size
 
 
 @pytest.mark.skipif(not ODD_IMAGES.is_dir(), reason=f"the awkward pictures are not at {ODD_IMAGES}")
 def test_awkward_files_give_metadata() -> None:
-    """Every real odd picture, broken ones too, gives an item without a warning."""
+    """Every real odd image, broken ones too, gives an item without a warning."""
     for path in sorted(ODD_IMAGES.iterdir()):
         if path.is_file():
-            metadata = picture_metadata(read_file(path, ImageLimits()))
+            metadata = image_metadata(read_file(path, ImageLimits()))
             assert Item(str(path), ItemKind.IMAGE, metadata=metadata).metadata["name"] == path.name
 
 
 def test_a_file_that_grows_while_it_is_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its hash would be that of half a picture."""
+    """Its hash would be that of half an image."""
     path = tmp_path / "a.png"
     Image.new("RGB", (3, 2)).save(path)
     fstat, calls = os.fstat, []
@@ -139,6 +139,6 @@ def test_a_file_that_grows_while_it_is_read_is_refused(tmp_path: Path, monkeypat
                 file.write(b"more")
         return fstat(descriptor)
 
-    monkeypatch.setattr("twinspire.ingest.reading.os.fstat", growing)
+    monkeypatch.setattr("twinspire.ingest.files.os.fstat", growing)
     with pytest.raises(Exception, match="is being written to"):
         read_file(path, ImageLimits())

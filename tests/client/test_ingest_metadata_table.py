@@ -1,4 +1,4 @@
-"""Metadata of pictures from the columns beside picture and caption: read, refused, searched, brought up to date."""
+"""Metadata of images from the columns beside image and caption: read, refused, searched, brought up to date."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from twinspire.cli import main
 from twinspire.errors import InputError
 from twinspire.images import ImageLimits
 from twinspire.index import Index
-from twinspire.ingest import Captions, FolderEvent, OnConflict, add_pictures, find_pictures, watch
+from twinspire.ingest import Captions, FolderEvent, OnConflict, add_images, find_images, watch
 
 SPACE = "d" * 64
 
 
 class FakeClient:
-    """Encodes a picture to the direction of its colour, and counts."""
+    """Encodes an image to the direction of its colour, and counts."""
 
     space, dim = SPACE, 3
     limits = ImageLimits()
@@ -49,7 +49,7 @@ class FakeClient:
         rows = pixels.reshape(-1, 3).astype(np.float32)
         return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), np.float32)
 
-    def encode_text(self, texts: list[str]) -> NDArray[np.float32]:
+    def encode_texts(self, texts: list[str]) -> NDArray[np.float32]:
         """Return (N, 3), each the direction of grey."""
         return np.full((len(texts), 3), 3**-0.5, np.float32)
 
@@ -69,7 +69,7 @@ def index(tmp_path: Path) -> Any:
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """Draw pictures a, b and c."""
+    """Draw images a, b and c."""
     folder = tmp_path / "photos"
     folder.mkdir()
     for number, name in enumerate(("a.png", "b.png", "c.png")):
@@ -78,7 +78,7 @@ def photos(tmp_path: Path) -> Path:
 
 
 def table(photos: Path, text: str, name: str = "table.csv") -> Captions:
-    """Write a file beside the pictures and read it."""
+    """Write a file beside the images and read it."""
     (photos / name).write_text(text, encoding="utf-8")
     return Captions.read(photos / name)
 
@@ -149,7 +149,7 @@ def test_values_of_json_stay_what_they_are(tmp_path_factory: pytest.TempPathFact
 
 
 def test_captions_and_metadata_stand_beside_each_other(photos: Path) -> None:
-    """Rows of a picture are put together, however they name it; a picture may have one, both or neither."""
+    """Rows of an image are put together, however they name it; an image may have one, both or neither."""
     said = table(photos, f"path,caption,price,sku\na.png,a cat,3,\n./a.png,asleep,,x\n{photos / 'b.png'},,4,\n")
     assert (said.of(photos / "a.png"), said.metadata_of(photos / "a.png")) == (
         ["a cat", "asleep"],
@@ -216,23 +216,23 @@ def test_a_column_that_the_file_has_too_counts_as_is_asked_for(
     """By default the table's value counts; the keys by which changes are seen are the file's and prefixed at least."""
     (photos / "t.csv").write_text("path,name,width,bytes,price\na.png,Sunset,999,7,3\n")
     said = Captions.read(photos / "t.csv", on_conflict=on_conflict)
-    assert add_pictures(index, client, [photos / "a.png"], captions=said).added == 1
+    assert add_images(index, client, [photos / "a.png"], captions=said).added == 1
     assert conflicting(index, photos / "a.png") == CONFLICTS[on_conflict]
-    report = add_pictures(index, client, [photos / "a.png"], captions=said)
+    report = add_images(index, client, [photos / "a.png"], captions=said)
     assert (report.already, report.changed) == (1, 0)
 
 
 def test_the_tables_value_stays_when_the_file_changes_or_moves(index: Index, client: Any, photos: Path) -> None:
     """Also in runs without the table: what it says is the user's; the rest follows the file."""
     path, moved = photos / "a.png", photos / "z.png"
-    add_pictures(index, client, [path])
+    add_images(index, client, [path])
     said = table(photos, "path,name,year\na.png,Sunset,1999\n")
-    assert add_pictures(index, client, [path], captions=said).changed == 1
+    assert add_images(index, client, [path], captions=said).changed == 1
     path.rename(moved)
-    assert add_pictures(index, client, [moved]).changed == 1
+    assert add_images(index, client, [moved]).changed == 1
     assert (conflicting(index, moved)["name"], conflicting(index, moved)["width"]) == ("Sunset", 4)
     Image.new("RGB", (9, 9), (9, 9, 9)).save(moved)
-    assert add_pictures(index, client, [moved]).changed == 1
+    assert add_images(index, client, [moved]).changed == 1
     (item,) = index.find(uri=str(moved))
     assert [item.metadata[key] for key in ("name", "year", "width", "overridden")] == [
         "Sunset",
@@ -250,40 +250,40 @@ def test_an_unknown_way_to_solve_conflicts_is_refused(photos: Path) -> None:
 
 def test_adding_again_changes_metadata_and_encodes_nothing(index: Index, client: Any, photos: Path) -> None:
     """New values come, values of which nothing is said stay, so do others' keys; the same again is idle."""
-    pictures = find_pictures([photos])
+    pictures = find_images([photos])
     first = table(photos, "image,price,in_stock\na.png,3,true\nb.png,4,true\n")
-    assert add_pictures(index, client, pictures, captions=first).added == 3
+    assert add_images(index, client, pictures, captions=first).added == 3
     (item,) = index.find(uri=str(photos / "a.png"))
     index.update(item.id, metadata={**item.metadata, "tags": ["mine"]})
     again = table(photos, "image,price,in_stock,caption\na.png,5,,\nb.png,4,false,a dog\n")
-    report = add_pictures(index, client, pictures, captions=again)
+    report = add_images(index, client, pictures, captions=again)
     assert (report.added, report.changed, report.captioned, report.already) == (0, 2, 1, 1)
     assert own(index, photos / "a.png") == {"price": 5, "in_stock": True, "tags": ["mine"]}
     assert own(index, photos / "b.png") == {"price": 4, "in_stock": False}
     assert index.find(uri=str(photos / "b.png"))[0].caption == "a dog"
-    report = add_pictures(index, client, pictures, captions=again)
+    report = add_images(index, client, pictures, captions=again)
     assert (report.changed, report.already, client.encoded) == (0, 3, 3)
 
 
-def test_a_moved_picture_takes_the_metadata_of_its_new_name(index: Index, client: Any, photos: Path) -> None:
+def test_a_moved_image_takes_the_metadata_of_its_new_name(index: Index, client: Any, photos: Path) -> None:
     """It follows its file and what is said there, both in one run."""
-    add_pictures(index, client, [photos / "a.png"], captions=table(photos, "image,price\na.png,3\n"))
+    add_images(index, client, [photos / "a.png"], captions=table(photos, "image,price\na.png,3\n"))
     (photos / "a.png").rename(photos / "z.png")
-    report = add_pictures(index, client, [photos / "z.png"], captions=table(photos, "image,price\nz.png,8\n"))
+    report = add_images(index, client, [photos / "z.png"], captions=table(photos, "image,price\nz.png,8\n"))
     assert (report.changed, client.encoded, own(index, photos / "z.png")) == (1, 1, {"price": 8})
     assert index.find(uri=str(photos / "z.png"))[0].metadata["name"] == "z.png"
 
 
 def test_a_new_caption_that_is_mixed_in_brings_its_metadata(index: Index, client: Any, photos: Path) -> None:
-    """With a weight the picture is encoded again and its metadata changes with it."""
-    add_pictures(index, client, [photos / "a.png"])
+    """With a weight the image is encoded again and its metadata changes with it."""
+    add_images(index, client, [photos / "a.png"])
     said = table(photos, "image,caption,price\na.png,a cat,3\n")
-    report = add_pictures(index, client, [photos / "a.png"], captions=said, fuse_captions=0.5)
+    report = add_images(index, client, [photos / "a.png"], captions=said, fuse_captions=0.5)
     assert (report.changed, report.captioned, own(index, photos / "a.png")) == (1, 1, {"price": 3})
 
 
 def test_a_watch_takes_over_metadata_at_its_start(index: Index, client: Any, photos: Path) -> None:
-    """New pictures get it, known ones are changed without encoding, a second start says nothing."""
+    """New images get it, known ones are changed without encoding, a second start says nothing."""
 
     def catch_up(said: Captions) -> list[str]:
         stop, events = threading.Event(), list[FolderEvent]()

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from twinspire import Client, Index
-from twinspire.ingest import add_pictures
-from twinspire.ingest.reading import looks_the_same
+from twinspire.ingest import add_images
+from twinspire.ingest.files import looks_the_same
 
 
 def test_modified_is_iso_8601(tmp_path: Path, tiny: Any) -> None:
@@ -25,7 +25,7 @@ def test_modified_is_iso_8601(tmp_path: Path, tiny: Any) -> None:
         Client.local(tiny.bundle, precision="fp32", providers="cpu") as client,
         Index.create(tmp_path / "index", space=client.space, dim=client.dim) as index,
     ):
-        assert add_pictures(index, client, paths).added == 3
+        assert add_images(index, client, paths).added == 3
         found = {Path(item.uri).name: item.metadata["modified"] for item in index}
         assert found == {
             "old.png": "2018-01-01T00:00:00.000000Z",
@@ -41,7 +41,7 @@ def test_modified_is_iso_8601(tmp_path: Path, tiny: Any) -> None:
             kept = {Path(item.uri).name for item in index.items(where=where)}
             assert kept == {"new.png", "future.png"}, where
         assert all(looks_the_same(item) for item in index)
-        assert add_pictures(index, client, paths).changed == 0
+        assert add_images(index, client, paths).changed == 0
         os.utime(tmp_path / "old.png", (1, 1))
         assert [Path(item.uri).name for item in index if not looks_the_same(item)] == ["old.png"]
 
@@ -58,5 +58,5 @@ def test_a_time_that_no_calendar_has_stops_nothing(tmp_path: Path, tiny: Any) ->
         Client.local(tiny.bundle, precision="fp32", providers="cpu") as client,
         Index.create(tmp_path / "index", space=client.space, dim=client.dim) as index,
     ):
-        assert add_pictures(index, client, [path]).added == 1
+        assert add_images(index, client, [path]).added == 1
         assert looks_the_same(next(index.items()))

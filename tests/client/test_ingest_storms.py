@@ -25,14 +25,14 @@ from PIL import Image
 from twinspire.errors import ImageError, InputError
 from twinspire.images import ImageLimits
 from twinspire.index import Index, StoredItem
-from twinspire.ingest import FolderEvent, Happened, Sidecars, add_pictures, changes, find_pictures, sync, watch
+from twinspire.ingest import FolderEvent, Happened, Sidecars, add_images, changes, find_images, sync, watch
 
 SPACE = "f" * 64
 DIM = 4
 
 
 class FakeClient:
-    """Encodes a picture to its first pixel's colour; counts what it encoded."""
+    """Encodes an image to its first pixel's colour; counts what it encoded."""
 
     space, dim, limits = SPACE, DIM, ImageLimits()
 
@@ -59,7 +59,7 @@ class FakeClient:
 
 
 def draw(path: Path, number: int) -> None:
-    """Write a small picture of a colour of its own, at once."""
+    """Write a small image of a colour of its own, at once."""
     header = b"P6 2 2 255\n"
     draft = path.with_name(path.name + ".part")
     draft.write_bytes(header + bytes([number // 256, number % 256, 7]) * 4)
@@ -124,9 +124,9 @@ class Watching:
         assert wanted(), [f"{event.happened} {event.path.name} {event.cause}" for event in self.events[-20:]]
 
     def in_step(self) -> bool:
-        """Whether the index holds each picture of the folder, and nothing else, as it is."""
+        """Whether the index holds each image of the folder, and nothing else, as it is."""
         items = self._index.find(under=str(self._folder))
-        return sorted(item.uri for item in items) == [str(path) for path in find_pictures_or_none(self._folder)]
+        return sorted(item.uri for item in items) == [str(path) for path in find_images_or_none(self._folder)]
 
     def happened(self, *kinds: Happened) -> list[str]:
         """Return the names of files to which something of these kinds happened."""
@@ -141,10 +141,10 @@ class Watching:
         assert not self.thread.is_alive()
 
 
-def find_pictures_or_none(folder: Path) -> list[Path]:
-    """Return a folder's pictures, also when there is none."""
+def find_images_or_none(folder: Path) -> list[Path]:
+    """Return a folder's images, also when there is none."""
     with suppress(InputError):
-        return find_pictures([folder])
+        return find_images([folder])
     return []
 
 
@@ -228,7 +228,7 @@ OPERATIONS = (
 
 
 def take_step(folder: Path, chance: random.Random, number: int) -> None:
-    """Do something to the pictures and folders below a folder; what cannot be done is left out."""
+    """Do something to the images and folders below a folder; what cannot be done is left out."""
     files = sorted(path for path in folder.rglob("*.ppm") if path.name != "stays.ppm")
     folders = sorted(path for path in folder.rglob("*") if path.is_dir())
     somewhere = chance.choice([folder, *folders])
@@ -264,7 +264,7 @@ def take_step(folder: Path, chance: random.Random, number: int) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(int(os.environ.get("TWINSPIRE_STORMS", "4"))))
 def test_after_any_storm_the_index_is_in_step(index: Index, client: Any, folder: Path, seed: int) -> None:
-    """Pictures and folders drawn, moved, swapped, written to and deleted by chance: contents that stay keep their ids.
+    """Images and folders drawn, moved, swapped, written to and deleted by chance: contents that stay keep their ids.
 
     More seeds: TWINSPIRE_STORMS=100.
     """
@@ -277,7 +277,7 @@ def test_after_any_storm_the_index_is_in_step(index: Index, client: Any, folder:
                 number += 1
                 with suppress(OSError):
                     take_step(folder, chance, number)
-            files = {str(path): hash_of(path) for path in find_pictures([folder])}
+            files = {str(path): hash_of(path) for path in find_images([folder])}
             watching.wait_until(
                 lambda expected=files: (
                     {item.uri: item.content_hash for item in index.find(under=str(folder))} == expected
@@ -289,7 +289,7 @@ def test_after_any_storm_the_index_is_in_step(index: Index, client: Any, folder:
     assert watching.error is None
 
 
-def test_a_picture_moved_out_of_the_way_keeps_its_id(index: Index, client: Any, folder: Path) -> None:
+def test_a_image_moved_out_of_the_way_keeps_its_id(index: Index, client: Any, folder: Path) -> None:
     """As programs save backups: the old content goes on under its id at the new name, the new content is new."""
     draw(folder / "a.ppm", 1)
     with Watching(index, client, folder) as watching:
@@ -370,7 +370,7 @@ def test_a_folder_found_empty_while_watching_removes_nothing(
 
 
 @pytest.mark.parametrize("poll", [False, True])
-def test_deleting_the_last_picture_is_no_missing_disk(index: Index, client: Any, folder: Path, poll: bool) -> None:
+def test_deleting_the_last_image_is_no_missing_disk(index: Index, client: Any, folder: Path, poll: bool) -> None:
     """It was seen, so its item is removed; a folder that is filled again is followed."""
     draw(folder / "a.ppm", 1)
     with Watching(index, client, folder, rescan_s=0.1, poll=poll, gone_s=0.6) as watching:
@@ -382,7 +382,7 @@ def test_deleting_the_last_picture_is_no_missing_disk(index: Index, client: Any,
 
 
 def test_links_to_folders_are_not_followed(index: Index, client: Any, folder: Path, tmp_path: Path) -> None:
-    """As `add` has it: neither out of the folder nor in a circle; pictures behind them are taken once."""
+    """As `add` has it: neither out of the folder nor in a circle; images behind them are taken once."""
     (tmp_path / "elsewhere").mkdir()
     (folder / "real").mkdir()
     for number, path in enumerate((tmp_path / "elsewhere" / "far.ppm", folder / "real" / "near.ppm")):
@@ -403,10 +403,10 @@ def test_links_to_folders_are_not_followed(index: Index, client: Any, folder: Pa
 
 
 def test_a_link_to_nothing_is_told_and_the_rest_goes_on(index: Index, client: Any, folder: Path) -> None:
-    """In `add_pictures`, `sync` and, once, `watch`; it is taken when it leads somewhere."""
+    """In `add_images`, `sync` and, once, `watch`; it is taken when it leads somewhere."""
     draw(folder / "a.ppm", 1)
     (folder / "link.ppm").symlink_to(folder / "target.dat")
-    for report in (add_pictures(index, client, find_pictures([folder])), sync(index, client, [folder])):
+    for report in (add_images(index, client, find_images([folder])), sync(index, client, [folder])):
         assert [path.name for path, _ in report.failed] == ["link.ppm"]
     with Watching(index, client, folder, rescan_s=0.2) as watching:
         time.sleep(0.6)
@@ -430,16 +430,16 @@ def deep(folder: Path) -> Iterator[Path]:
 
 
 def test_an_overlong_path_is_told_and_the_rest_goes_on(index: Index, client: Any, folder: Path, deep: Path) -> None:
-    """In `find_pictures`, `add_pictures`, `sync` and `watch`: the folder that cannot be read fails, with its cause."""
+    """In `find_images`, `add_images`, `sync` and `watch`: the folder that cannot be read fails, with its cause."""
     draw(folder / "a.ppm", 1)
     with pytest.raises(InputError, match="cannot be read"):
-        find_pictures([folder])
-    found = find_pictures([folder], on_error="skip")
+        find_images([folder])
+    found = find_images([folder], on_error="skip")
     assert found == [folder / "a.ppm"]
     ((path, cause),) = found.failed
     assert deep in path.parents
     assert "too long" in cause
-    report = add_pictures(index, client, found)
+    report = add_images(index, client, found)
     assert (report.added, report.failed) == (1, found.failed)
     assert sync(index, client, [folder]).failed == found.failed
     with Watching(index, client, folder, rescan_s=0.2) as watching:
@@ -484,11 +484,11 @@ def test_files_that_are_skipped_are_counted_by_suffix(index: Index, client: Any,
     for name in ("a.MP4", "b.mp4", "README", "c.txt"):
         (folder / name).write_text("x")
     with pytest.raises(InputError, match=r"2 \.mp4"):
-        find_pictures([folder])
+        find_images([folder])
     draw(folder / "a.ppm", 1)
     expected = {".mp4": 2, "": 1, ".txt": 1}
-    assert find_pictures([folder]).skipped == expected
-    assert add_pictures(index, client, find_pictures([folder])).skipped == expected
+    assert find_images([folder]).skipped == expected
+    assert add_images(index, client, find_images([folder])).skipped == expected
     assert sync(index, client, [folder]).skipped == expected
     assert sync(index, client, [folder], captions=Sidecars()).skipped == {".mp4": 2, "": 1}
 
@@ -502,10 +502,10 @@ def test_heic_counts_where_its_reader_is_installed(
     (folder / "a.heic").write_text("x")
     (folder / "B.HEIF").write_text("x")
     if has_reader:
-        assert len(find_pictures([folder])) == 2
+        assert len(find_images([folder])) == 2
     else:
         with pytest.raises(InputError, match=r"1 \.heic, 1 \.heif.*\[heif\]"):
-            find_pictures([folder])
+            find_images([folder])
 
 
 def test_a_dry_run_says_what_would_be_done(index: Index, client: Any, folder: Path) -> None:
@@ -528,7 +528,7 @@ def test_a_dry_run_says_what_would_be_done(index: Index, client: Any, folder: Pa
     assert (planned.added, planned.changed, planned.moved, planned.removed, planned.already) == (3, 2, 1, 1, 3)
 
 
-def test_a_picture_moved_between_two_folders_keeps_its_id(index: Index, client: Any, folder: Path) -> None:
+def test_a_image_moved_between_two_folders_keeps_its_id(index: Index, client: Any, folder: Path) -> None:
     """Folders are brought in step together, in whatever order they are given."""
     for name in ("one", "two"):
         (folder / name).mkdir()

@@ -1,4 +1,4 @@
-"""An index follows its folder: new, changed, moved and deleted pictures, and what happened while nobody watched."""
+"""An index follows its folder: new, changed, moved and deleted images, and what happened while nobody watched."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from PIL import Image
 from twinspire.errors import ImageError, InputError
 from twinspire.images import ImageLimits
 from twinspire.index import Index, Item, ItemKind, StoredItem
-from twinspire.ingest import FolderEvent, Happened, Sidecars, add_pictures, find_pictures, watch
+from twinspire.ingest import FolderEvent, Happened, Sidecars, add_images, find_images, watch
 
 SPACE = "d" * 64
 DIM = 4
 
 
 class FakeClient:
-    """Encodes a picture to its first pixel's colour and a constant; counts what it encoded."""
+    """Encodes an image to its first pixel's colour and a constant; counts what it encoded."""
 
     space, dim = SPACE, DIM
     limits = ImageLimits()
@@ -55,7 +55,7 @@ class FakeClient:
         self.encoded += len(pixels)
         return np.array([vector_of(tuple(row.ravel().tolist())) for row in pixels])
 
-    def encode_text(self, texts: list[str]) -> NDArray[np.float32]:
+    def encode_texts(self, texts: list[str]) -> NDArray[np.float32]:
         """Return the vector of white for every text."""
         return np.array([vector_of((255, 255, 255)) for _ in texts])
 
@@ -67,7 +67,7 @@ def vector_of(colour: tuple[int, ...]) -> NDArray[np.float32]:
 
 
 def draw(path: Path, shade: int) -> None:
-    """Write a picture of one colour at once, as careful programs do."""
+    """Write an image of one colour at once, as careful programs do."""
     draft = path.with_name(f"{path.name}.part")
     Image.new("RGB", (8, 8), (shade, 255 - shade, 7)).save(draft, format="PNG")
     draft.replace(path)
@@ -80,7 +80,7 @@ def hash_of(path: Path) -> str:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Draw three pictures, one of them below."""
+    """Draw three images, one of them below."""
     folder = tmp_path / "photos"
     (folder / "below").mkdir(parents=True)
     for number, name in enumerate(("a.png", "b.png", "below/c.png")):
@@ -299,7 +299,7 @@ def test_whatever_happens_the_index_holds_what_is_there(
             events = catch_up(index, client, folder)
             assert not [event for event in events if event.happened is Happened.FAILED]
             items = index.find(under=str(folder))
-            files = {str(path): hash_of(path) for path in find_pictures([folder])}
+            files = {str(path): hash_of(path) for path in find_images([folder])}
             assert sorted((item.uri, item.content_hash) for item in items) == sorted(files.items())
             now: dict[str, set[int]] = {}
             for item in items:
@@ -315,11 +315,11 @@ def test_whatever_happens_the_index_holds_what_is_there(
 
 
 def test_what_is_not_the_folders_is_left_alone(index: Index, folder: Path, tmp_path: Path) -> None:
-    """Pictures of elsewhere, texts, and files that `index add` took in spite of their names stay."""
+    """Images of elsewhere, texts, and files that `index add` took in spite of their names stay."""
     client: Any = FakeClient()
     draw(tmp_path / "outside.png", 150)
     draw(folder / "named.dat", 151)
-    add_pictures(index, client, [tmp_path / "outside.png", folder / "named.dat"])
+    add_images(index, client, [tmp_path / "outside.png", folder / "named.dat"])
     text = Item(f"{folder}/lines.txt#1", ItemKind.TEXT, "a line")
     index.add(vector_of((9, 9, 9))[None], [text], space=SPACE)
     (tmp_path / "outside.png").unlink()
@@ -330,10 +330,10 @@ def test_what_is_not_the_folders_is_left_alone(index: Index, folder: Path, tmp_p
 
 
 def test_an_item_follows_its_file_into_the_folder(index: Index, folder: Path, tmp_path: Path) -> None:
-    """A picture that was added from elsewhere and then moved here keeps its id, and what others wrote about it."""
+    """An image that was added from elsewhere and then moved here keeps its id, and what others wrote about it."""
     client: Any = FakeClient()
     draw(tmp_path / "outside.png", 150)
-    add_pictures(index, client, [tmp_path / "outside.png"])
+    add_images(index, client, [tmp_path / "outside.png"])
     (item,) = index.find(uri=str(tmp_path / "outside.png"))
     index.update(item.id, metadata={**item.metadata, "stars": 5})
     (tmp_path / "outside.png").rename(folder / "inside.png")
@@ -365,8 +365,8 @@ def test_a_folder_that_disappears_ends_the_watch_and_removes_nothing(index: Inde
     assert len(index) == 3
 
 
-def test_a_changed_file_that_is_no_picture_leaves_its_item(index: Index, folder: Path) -> None:
-    """It is told as failed with the id; when it is a picture again the item follows."""
+def test_a_changed_file_that_is_no_image_leaves_its_item(index: Index, folder: Path) -> None:
+    """It is told as failed with the id; when it is an image again the item follows."""
     client: Any = FakeClient()
     catch_up(index, client, folder)
     number = held(index, folder)["a.png"].id
@@ -400,7 +400,7 @@ def test_a_file_that_may_not_be_looked_at_is_not_gone(
 
 
 def test_a_sidecar_gives_and_changes_a_caption(index: Index, folder: Path) -> None:
-    """A text file beside a picture is seen when it is written; with a weight the vector follows."""
+    """A text file beside an image is seen when it is written; with a weight the vector follows."""
     client: Any = FakeClient()
     with Watching(index, client, folder, captions=Sidecars(), fuse_captions=0.5) as watching:
         watching.wait_for("added a.png", "added b.png", "added c.png")

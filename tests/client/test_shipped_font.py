@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageFont
 
-from twinspire import lettering
-from twinspire.lettering import legible
-from twinspire.sheet import SheetRow, contact_sheet
-from twinspire_bench.scenes import Language, Split, scene_set
-from twinspire_bench.search.material import named_scenes, scene_queries
+from twinspire import font_fallback
+from twinspire.contact_sheet import SheetRow, contact_sheet
+from twinspire.font_fallback import legible
+from twinspire_bench.search.inputs import named_scenes, scene_queries
+from twinspire_eval.scenes import Language, Split, scene_set
 from twinspire_server.demo import QUERIES
 
-FONT = Path(lettering.__file__).parent / "fonts" / "TwinspireSansSC-Regular.otf"
+FONT = Path(font_fallback.__file__).parent / "fonts" / "TwinspireSansSC-Regular.otf"
 
 Fonts = Callable[[Path], None]
 
@@ -25,10 +25,10 @@ Fonts = Callable[[Path], None]
 @pytest.fixture
 def fonts_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[Fonts]:
     """Let installed fonts be looked for in one folder only."""
-    caches = (lettering._installed, lettering._path_for, lettering._font)
+    caches = (font_fallback._installed, font_fallback._path_for, font_fallback._font)
 
     def look_in(folder: Path) -> None:
-        monkeypatch.setattr(lettering, "_FOLDERS", (str(folder),))
+        monkeypatch.setattr(font_fallback, "_FOLDERS", (str(folder),))
         for cached in caches:
             cached.cache_clear()
 
@@ -52,7 +52,7 @@ def test_everything_that_the_sample_can_say_is_covered() -> None:
     texts += [scene.caption for scene in scenes]
     texts += [scene.captions[Language.CHINESE] for scene in scene_set(400, seed=5, split=Split.TRAIN)]
     assert len(level_1()) == 3755
-    absent = {character for character in "".join(texts) if not lettering._has(str(FONT), character)}
+    absent = {character for character in "".join(texts) if not font_fallback._has(str(FONT), character)}
     assert absent <= set(string.whitespace)
 
 

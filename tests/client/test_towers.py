@@ -18,14 +18,14 @@ from onnxruntime.capi import onnxruntime_pybind11_state
 
 from twinspire.bundle import Padding, Precision, Tower
 from twinspire.errors import BundleError, EngineError, InputError, TwinspireError
-from twinspire.towers import LocalTowers, Provider, Towers, local, selection
-from twinspire.towers.checks import check_embeddings
+from twinspire.towers import LocalTowers, Provider, Towers, auto_selection, local
 from twinspire.towers.providers import Sessions
+from twinspire.towers.validation import check_embeddings
 
 TOLERANCE = 1e-6  # float32 against float64 over 768 products
 
 
-def _pictures(count: int, size: int = 16) -> np.ndarray:
+def _images(count: int, size: int = 16) -> np.ndarray:
     return np.random.default_rng(count).integers(0, 256, (count, size, size, 3), np.uint8)
 
 
@@ -43,9 +43,9 @@ def _assert_close(found: np.ndarray, expected: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 32, 33, 70])
-def test_pictures_in_batches_agree_with_numpy(tiny: Any, count: int) -> None:
-    """Any number of pictures gives what NumPy computes of the same weights, in the order given."""
-    images = _pictures(count)
+def test_images_in_batches_agree_with_numpy(tiny: Any, count: int) -> None:
+    """Any number of images gives what NumPy computes of the same weights, in the order given."""
+    images = _images(count)
     embeddings = _open_towers(tiny).encode_images(images)
     assert embeddings.dtype == np.float32
     _assert_close(embeddings, tiny.model.encode_images(images))
@@ -58,16 +58,16 @@ def test_texts_agree_with_numpy(tiny: Any) -> None:
 
 
 def test_nothing_gives_no_rows(tiny: Any) -> None:
-    """No pictures and no texts give (0, D) float32."""
+    """No images and no texts give (0, D) float32."""
     towers = _open_towers(tiny)
-    for embeddings in (towers.encode_images(_pictures(0)), towers.encode_texts([])):
+    for embeddings in (towers.encode_images(_images(0)), towers.encode_texts([])):
         assert embeddings.shape == (0, towers.dim)
         assert embeddings.dtype == np.float32
 
 
 def test_a_view_is_encoded_as_what_it_shows(tiny: Any) -> None:
     """An array that is not contiguous gives the same as its copy."""
-    images = _pictures(6)[::-2]
+    images = _images(6)[::-2]
     _assert_close(_open_towers(tiny).encode_images(images), tiny.model.encode_images(images.copy()))
 
 
@@ -98,7 +98,7 @@ def test_local_towers_are_towers(tiny: Any) -> None:
 
 @pytest.mark.parametrize(("threads", "streams"), [(2, 2), (4, 2), (3, 2)])
 def test_streams_give_the_same(tiny: Any, threads: int, streams: int) -> None:
-    """Any number of pictures and texts, cut into streams, comes back in order and as NumPy computes it."""
+    """Any number of images and texts, cut into streams, comes back in order and as NumPy computes it."""
     towers = _open_towers(tiny, threads=threads, streams=streams)
     generator = np.random.default_rng(3)
     for count in (1, 2, 3, 33, 64, 65, 130):
@@ -126,7 +126,7 @@ def test_an_error_in_a_stream_is_raised(tiny: Any) -> None:
 def test_threads_share_the_towers(tiny: Any, streams: int) -> None:
     """Calls from several threads at once give what each gives alone."""
     towers = _open_towers(tiny, threads=2, streams=streams)
-    jobs = [(_pictures(3 + job % 5), [_text(*[4 + job % 9] * (job % 17))] * 3) for job in range(40)]
+    jobs = [(_images(3 + job % 5), [_text(*[4 + job % 9] * (job % 17))] * 3) for job in range(40)]
 
     def encode(job: tuple[np.ndarray, list[np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
         return towers.encode_images(job[0]), towers.encode_texts(job[1])
@@ -143,13 +143,13 @@ def test_closed_towers_say_so(tiny: Any) -> None:
     towers.close()
     towers.close()
     with pytest.raises(EngineError, match="closed"):
-        towers.encode_images(_pictures(1))
+        towers.encode_images(_images(1))
 
 
 def test_one_tower_alone(tiny: Any) -> None:
     """With one tower named the other's engine is not opened, and encoding with it says so."""
     towers = _open_towers(tiny, towers=[Tower.IMAGE])
-    images = _pictures(2)
+    images = _images(2)
     _assert_close(towers.encode_images(images), tiny.model.encode_images(images))
     assert set(towers._sessions) == {Tower.IMAGE}
     with pytest.raises(EngineError, match="the text tower was not opened: only image was asked for"):
@@ -161,7 +161,7 @@ def test_one_tower_alone(tiny: Any) -> None:
 
 def test_a_named_precision_is_used(tiny: Any) -> None:
     """`fp32` and `int8` open different engines, and `runtime` says which."""
-    images = _pictures(4)
+    images = _images(4)
     _assert_close(_open_towers(tiny).encode_images(images), tiny.model.encode_images(images))
     quantized = _open_towers(tiny, precision="int8")
     _assert_close(quantized.encode_images(images), tiny.int8.encode_images(images))
@@ -195,7 +195,7 @@ def test_auto_precision(
     reason: str,
 ) -> None:
     """`auto` takes int8 where both engines are certified and the processor sums exactly; it says why."""
-    monkeypatch.setattr(selection, "processor_flags", lambda: frozenset(flags))
+    monkeypatch.setattr(auto_selection, "processor_flags", lambda: frozenset(flags))
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     with caplog.at_level(logging.INFO, logger="twinspire"):
         towers = _open_towers(make_tiny(**options), precision="auto")
@@ -208,7 +208,7 @@ def test_int8_by_name_is_warned_of_where_sums_may_overflow(
     tiny: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """int8 asked for by name on an x86 processor without VNNI is used, with a warning."""
-    monkeypatch.setattr(selection, "processor_flags", frozenset)
+    monkeypatch.setattr(auto_selection, "processor_flags", frozenset)
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     assert _open_towers(tiny, precision="int8").runtime.precision is Precision.INT8
     assert "int8 sums may overflow" in caplog.text
@@ -244,7 +244,7 @@ def test_auto_finds_something_that_runs(tiny: Any) -> None:
     """With nothing named, the towers run on this machine, whatever is installed."""
     towers = LocalTowers(tiny.bundle)
     model = tiny.int8 if towers.runtime.precision is Precision.INT8 else tiny.model
-    images = _pictures(3)
+    images = _images(3)
     assert towers.runtime.provider in Provider
     difference = np.abs(towers.encode_images(images) - model.encode_images(images)).max()
     assert difference <= 1e-5, f"largest difference {difference:.2e}"
@@ -285,7 +285,7 @@ def test_unknown_options_are_named(tiny: Any, options: dict[str, Any], message: 
         [np.zeros((16, 16, 3), np.uint8)],
     ],
 )
-def test_other_pictures_are_refused(tiny: Any, images: Any) -> None:
+def test_other_images_are_refused(tiny: Any, images: Any) -> None:
     """Anything but (N, S, S, 3) uint8 is an InputError that says so."""
     with pytest.raises(InputError, match=r"expected .*\(N, 16, 16, 3\) uint8"):
         _open_towers(tiny).encode_images(images)
@@ -422,7 +422,7 @@ def test_every_error_of_onnxruntime_is_mapped(tiny: Any, kind: type[Exception]) 
 
     towers = _open_towers(tiny)
     towers._sessions = dict.fromkeys(Tower, Sessions(Failing(), (Failing(),)))  # type: ignore[arg-type]
-    for call in (lambda: towers.encode_images(_pictures(1)), lambda: towers.encode_texts([_text()])):
+    for call in (lambda: towers.encode_images(_images(1)), lambda: towers.encode_texts([_text()])):
         with pytest.raises(TwinspireError, match=r"failed on an input of .*out of order") as caught:
             call()
         assert isinstance(caught.value, EngineError)

@@ -182,7 +182,7 @@ def test_other_failures_keep_their_words() -> None:
 
 
 def test_a_gpu_computes_one_input_of_each_tower_first(tiny: Any, sessions: Callable[[str | None], list[Any]]) -> None:
-    """Opening on CUDA runs one picture and one text of zeros."""
+    """Opening on CUDA runs one image and one text of zeros."""
     seen = sessions(None)
     assert _open(tiny, "auto").runtime.provider is Provider.CUDA
     assert [(name, array.shape, array.any()) for inputs in seen for name, array in inputs.items()] == [

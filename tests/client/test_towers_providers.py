@@ -15,7 +15,7 @@ import pytest
 
 from twinspire.bundle import Precision, Tower
 from twinspire.errors import EngineError, InputError, MissingDependencyError, ProviderError
-from twinspire.towers import InferencePrecision, LocalTowers, OpenVinoOptions, Provider, providers, selection
+from twinspire.towers import InferencePrecision, LocalTowers, OpenVinoOptions, Provider, auto_selection, providers
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), np.uint8)
 
@@ -205,9 +205,11 @@ def test_auto_takes_openvino_where_it_gains(
     expected: list[Provider],
 ) -> None:
     """`auto` tries OpenVINO first for int8 engines on a processor with AMX, and the CPU always last."""
-    monkeypatch.setattr(selection, "processor_flags", lambda: frozenset(flags))
-    monkeypatch.setattr(selection, "problem", lambda provider: "is not there" if provider is Provider.CUDA else None)
-    tried = list(selection.candidates(tiny.bundle, None, precision))
+    monkeypatch.setattr(auto_selection, "processor_flags", lambda: frozenset(flags))
+    monkeypatch.setattr(
+        auto_selection, "problem", lambda provider: "is not there" if provider is Provider.CUDA else None
+    )
+    tried = list(auto_selection.candidates(tiny.bundle, None, precision))
     assert [candidate.provider for candidate in tried] == expected
     assert "cuda is not there" in tried[-1].reason
 
@@ -216,10 +218,10 @@ def test_processor_flags_are_read_from_linux(tmp_path: Path) -> None:
     """The first `flags` line counts; where there is none, or no file, nothing is assumed."""
     cpuinfo = tmp_path / "cpuinfo"
     cpuinfo.write_text("processor\t: 0\nflags\t\t: fpu avx512_vnni\n\nprocessor\t: 1\nflags\t\t: fpu\n")
-    assert "avx512_vnni" in selection.processor_flags(cpuinfo)
+    assert "avx512_vnni" in auto_selection.processor_flags(cpuinfo)
     cpuinfo.write_text("Features\t: fp asimd\n")
-    assert selection.processor_flags(cpuinfo) == frozenset()
-    assert selection.processor_flags(tmp_path / "none") == frozenset()
+    assert auto_selection.processor_flags(cpuinfo) == frozenset()
+    assert auto_selection.processor_flags(tmp_path / "none") == frozenset()
 
 
 def test_an_engine_that_cannot_be_opened_is_an_error(tiny: Any, tmp_path: Path) -> None:

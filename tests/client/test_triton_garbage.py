@@ -24,7 +24,7 @@ Start = Callable[..., Any]
 Reply = Callable[[Any, Any], Sequence[bytes]]
 """The messages, any number of any bytes, that answer a request; may abort the given context instead."""
 
-PICTURES = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), np.uint8)
+IMAGES = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), np.uint8)
 INT64 = st.integers(-(2**63), 2**63 - 1)
 HOSTILE_TEXT = "\x1b[2J\r\nerror: all is well\u202e\u2028\x00"
 
@@ -128,7 +128,7 @@ def test_any_answer_is_right_or_an_error(tiny: Any, garbage: GarbageServer, mess
     """Whatever message answers an inference, or none, the call gives the right rows or an error of this package."""
     garbage.replies = {"ModelInfer": lambda request, context: messages}
     with TritonTowers(garbage.url, tiny.bundle, deadline_s=0.5, max_retries=0) as towers:
-        _package_error(lambda: towers.encode_images(PICTURES), deadline_s=0.5)
+        _package_error(lambda: towers.encode_images(IMAGES), deadline_s=0.5)
 
 
 @garbled
@@ -146,7 +146,7 @@ def test_a_damaged_answer_is_right_or_an_error(
 
     def call() -> None:
         with TritonTowers(garbage.url, tiny.bundle, deadline_s=0.5, max_retries=0) as towers:
-            towers.encode_images(PICTURES)
+            towers.encode_images(IMAGES)
             towers.statistics("image")
 
     _package_error(call, deadline_s=0.5)
@@ -162,7 +162,7 @@ def test_any_status_is_an_error_on_one_line(
 
     def call() -> None:
         with TritonTowers(garbage.url, tiny.bundle, deadline_s=0.5, max_retries=0) as towers:
-            towers.encode_images(PICTURES)
+            towers.encode_images(IMAGES)
 
     assert _package_error(call, deadline_s=0.5) is not None
 
@@ -250,7 +250,7 @@ def test_an_oversized_answer_is_not_received(
 
     def call() -> None:
         with TritonTowers(garbage.url, tiny.bundle, deadline_s=5) as towers:
-            towers.encode_images(PICTURES)
+            towers.encode_images(IMAGES)
 
     error = _package_error(call, deadline_s=5)
     assert isinstance(error, EngineError)
@@ -261,7 +261,7 @@ def test_two_answers_to_one_request_are_an_error(tiny: Any, garbage: GarbageServ
     """A server that answers an inference twice costs the deadline at most."""
     garbage.replies = {"ModelInfer": lambda request, context: [b"", b""]}
     with TritonTowers(garbage.url, tiny.bundle, deadline_s=0.5) as towers:
-        assert _package_error(lambda: towers.encode_images(PICTURES), deadline_s=0.5) is not None
+        assert _package_error(lambda: towers.encode_images(IMAGES), deadline_s=0.5) is not None
 
 
 @pytest.mark.parametrize("data", [b"", b"\x00" * 1000, b"HTTP/1.1 400 Bad Request\r\n\r\n", bytes(range(256)) * 40])
@@ -298,6 +298,6 @@ def test_a_refusal_shows_the_servers_text_escaped(tiny: Any, garbage: GarbageSer
         )
     }
     with TritonTowers(garbage.url, tiny.bundle) as towers, pytest.raises(ServerRefusedError) as caught:
-        towers.encode_images(PICTURES)
+        towers.encode_images(IMAGES)
     assert "INVALID_ARGUMENT: wrong shape \\x1b[2J\\r\\n" in str(caught.value)
     assert isinstance(caught.value, ServerError)

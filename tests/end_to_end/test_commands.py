@@ -30,8 +30,8 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.Com
     return folder, _run(["demo", "-o", "demo", "--json", "figures/demo.json"], folder)
 
 
-def test_the_demo_finds_pictures_in_words(demo: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
-    """`twinspire demo` ends with 0, writes its JSON and its sheet, and finds most pictures at once."""
+def test_the_demo_finds_images_in_words(demo: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    """`twinspire demo` ends with 0, writes its JSON and its sheet, and finds most images at once."""
     folder, done = demo
     assert done.returncode == 0, done.stderr
     document = json.loads((folder / "figures" / "demo.json").read_text(encoding="utf-8"))
@@ -45,7 +45,7 @@ def test_the_demo_finds_pictures_in_words(demo: tuple[Path, subprocess.Completed
 
 
 def test_a_session_of_index_and_search(demo: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
-    """Pictures added once are found; added again they change nothing."""
+    """Images added once are found; added again they change nothing."""
     folder, _ = demo
     first = _run(["index", "add", "own", "demo/scenes"], folder)
     assert first.returncode == 0, first.stderr
@@ -114,8 +114,8 @@ def test_a_flipped_byte_in_a_bundle_is_found(
 
 
 @pytest.mark.skipif(not ODD_IMAGES.is_dir(), reason=f"the awkward pictures are not at {ODD_IMAGES}")
-def test_awkward_pictures_do_not_stop_the_rest(tmp_path: Path) -> None:
-    """Of the 22 awkward files those that hold a picture are added, the others listed with their causes; status 3."""
+def test_awkward_images_do_not_stop_the_rest(tmp_path: Path) -> None:
+    """Of the 22 awkward files those that hold an image are added, the others listed with their causes; status 3."""
     done = _run(["index", "add", "odd", *sorted(ODD_IMAGES.glob("*.*"))], tmp_path)
     assert done.returncode == 3, done.stderr
     assert "Traceback" not in done.stderr

@@ -9,12 +9,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from twinspire_bench.scenes import Split, draw_dataset
+from twinspire_eval.scenes import Split, draw_dataset
 
 README = Path(__file__).parents[2] / "README.md"
 
 
-def test_the_ten_lines_find_pictures(tmp_path: Path) -> None:
+def test_the_ten_lines_find_images(tmp_path: Path) -> None:
     """The session prints three hits, best first, of the folder that it names."""
     (session,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
     draw_dataset(tmp_path / "demo" / "scenes", 24, seed=7, split=Split.HELDOUT)
@@ -29,7 +29,7 @@ def test_the_ten_lines_find_pictures(tmp_path: Path) -> None:
 
 
 def test_the_command_lines_work_as_written(tmp_path: Path) -> None:
-    """Each line of the block below the session ends well on a folder of pictures; `watch` runs until it is stopped."""
+    """Each line of the block below the session ends well on a folder of images; `watch` runs until it is stopped."""
     (block,) = re.findall(
         r"The same on the command line.*?```\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL
     )

@@ -14,11 +14,11 @@ import pytest
 import twinspire_export.sample
 from twinspire import Bundle, Client, sample_bundle
 from twinspire.bundle import Precision, Tower
-from twinspire_bench.datasets import open_dataset
-from twinspire_bench.recall import Measure
-from twinspire_bench.recall_benchmark import measure_recall
-from twinspire_bench.records import Record
-from twinspire_bench.scenes import Contrast, Language
+from twinspire_eval.datasets import open_dataset
+from twinspire_eval.recall import Measure
+from twinspire_eval.recall.benchmark import measure_recall
+from twinspire_eval.records import Record
+from twinspire_eval.scenes import Contrast, Language
 from twinspire_export.sample.figures import Figures, measure
 
 MAX_BUNDLE_BYTES = 16_000_000
@@ -122,7 +122,7 @@ def test_kinds_and_binding_are_learnt(language: Language, contrast: Contrast) ->
     """Pairs that differ only in colours or sides, or only in kinds, are told apart far above the chance of 0.25."""
     told_apart = _measured(Precision.FP32).pairs[contrast][language]
     assert told_apart.by_caption > 0.75
-    assert told_apart.by_picture > 0.75
+    assert told_apart.by_image > 0.75
 
 
 def test_the_bundle_is_small() -> None:

@@ -56,7 +56,7 @@ def own_server(tiny: Any, tmp_path: Path) -> Iterator[Callable[..., TritonServer
         each.stop()
 
 
-def _pictures(count: int) -> np.ndarray:
+def _images(count: int) -> np.ndarray:
     return np.random.default_rng(count).integers(0, 256, (count, 16, 16, 3), np.uint8)
 
 
@@ -84,22 +84,22 @@ def _largest(found: np.ndarray, expected: np.ndarray) -> float:
 def test_vectors_are_those_of_the_same_engine_in_process(
     tiny: Any, server: TritonServer, precision: str, singly: bool
 ) -> None:
-    """Pictures and texts of several batches come back as `LocalTowers` encodes them, in order."""
+    """Images and texts of several batches come back as `LocalTowers` encodes them, in order."""
     local = LocalTowers(tiny.bundle, precision=precision, providers="cpu", threads=1)
     with TritonTowers(server.grpc_url, tiny.bundle, send_images_singly=singly) as towers:
-        images = _largest(towers.encode_images(_pictures(100)), local.encode_images(_pictures(100)))
+        images = _largest(towers.encode_images(_images(100)), local.encode_images(_images(100)))
         texts = _largest(towers.encode_texts(_texts(200)), local.encode_texts(_texts(200)))
     local.close()
     print(f"largest differences at {precision}: images {images:.1e}, texts {texts:.1e}")
     assert max(images, texts) <= TOLERANCE, f"largest differences: images {images:.2e}, texts {texts:.2e}"
 
 
-def test_single_pictures_are_batched_by_the_server(tiny: Any, server: TritonServer) -> None:
-    """Pictures sent one a request share executions: the statistics say how many did."""
+def test_single_images_are_batched_by_the_server(tiny: Any, server: TritonServer) -> None:
+    """Images sent one a request share executions: the statistics say how many did."""
     with TritonTowers(server.grpc_url, tiny.bundle, send_images_singly=True) as towers:
         for _ in range(10):  # on a busy machine so small a model may keep up with its requests
             before = towers.statistics(Tower.IMAGE)
-            towers.encode_images(_pictures(400))
+            towers.encode_images(_images(400))
             came = _counted(towers, before, 400)
             if came.executions < came.requests:
                 break
@@ -111,12 +111,12 @@ def test_single_pictures_are_batched_by_the_server(tiny: Any, server: TritonServ
 
 def test_a_client_of_files_and_words(tiny: Any, server: TritonServer, precision: str) -> None:
     """`Client.connect` gives what `Client.local` gives, and names the server's version."""
-    texts, pictures = ["a red cat on the snow", "", "the blue boat"], list(_pictures(40))
+    texts, pictures = ["a red cat on the snow", "", "the blue boat"], list(_images(40))
     with (
         Client.connect(server.grpc_url, tiny.bundle.path, threads=1) as served,
         Client.local(tiny.bundle, precision=precision, providers="cpu", threads=1) as local,
     ):
-        assert _largest(served.encode_text(texts), local.encode_text(texts)) <= TOLERANCE
+        assert _largest(served.encode_texts(texts), local.encode_texts(texts)) <= TOLERANCE
         assert _largest(served.encode_images(pictures), local.encode_images(pictures)) <= TOLERANCE
         assert isinstance(served.towers, TritonTowers)
         assert served.towers.server_version == server.version
@@ -158,7 +158,7 @@ def test_a_server_that_ends_under_load_gives_errors_and_nothing_wrong(
 ) -> None:
     """Killed or ended under load: each call gives all its right rows or an error in time; restarted, it works again."""
     server = own_server()
-    images, texts = _pictures(300), _texts(300)
+    images, texts = _images(300), _texts(300)
     local = LocalTowers(tiny.bundle, precision="fp32", providers="cpu", threads=1)
     expected = {Tower.IMAGE: local.encode_images(images), Tower.TEXT: local.encode_texts(texts)}
     local.close()
@@ -200,7 +200,7 @@ def test_a_server_that_ends_under_load_gives_errors_and_nothing_wrong(
 def test_a_call_outlives_a_restart(tiny: Any, own_server: Callable[..., TritonServer]) -> None:
     """A call during which the server is killed and restarted succeeds."""
     server = own_server()
-    images = _pictures(20_000)
+    images = _images(20_000)
     local = LocalTowers(tiny.bundle, precision="fp32", providers="cpu", threads=1)
     expected = local.encode_images(images)
     local.close()
@@ -225,8 +225,8 @@ def test_a_server_that_hangs_is_given_up_at_the_deadline(tiny: Any, own_server: 
         try:
             start = time.monotonic()
             with pytest.raises(ServerUnavailableError, match=rf"{server.grpc_url} did not answer .* 1 s"):
-                towers.encode_images(_pictures(100))
+                towers.encode_images(_images(100))
             assert 0.9 < time.monotonic() - start < 2
         finally:
             os.kill(server.pid, signal.SIGCONT)
-        assert towers.encode_images(_pictures(100)).shape == (100, 12)
+        assert towers.encode_images(_images(100)).shape == (100, 12)

@@ -85,7 +85,7 @@ def slow_server(start: Start) -> TritonServer:
     return start(queue=QUEUE, service_s=0.05)
 
 
-def _picture(value: int) -> np.ndarray:
+def _image(value: int) -> np.ndarray:
     return np.full((1, 16, 16, 3), value, np.uint8)
 
 
@@ -101,7 +101,7 @@ def test_every_call_beyond_capacity_is_answered_in_the_end(tiny: Any, slow_serve
         def call(number: int) -> None:
             time.sleep(number / 800)
             try:
-                found = towers.encode_images(_picture(number))
+                found = towers.encode_images(_image(number))
                 outcomes["right" if (found == _expected(range(number, number + 1))).all() else "wrong"] += 1
             except TwinspireError as error:
                 outcomes[type(error).__name__] += 1
@@ -118,7 +118,7 @@ def test_every_call_beyond_capacity_is_answered_in_the_end(tiny: Any, slow_serve
 
 def test_a_call_of_many_requests_fits_a_short_queue(tiny: Any, slow_server: TritonServer) -> None:
     """A call that has more requests in flight than the queue takes gets all its rows, each computed once."""
-    pictures = np.concatenate([_picture(number) for number in range(60)])
+    pictures = np.concatenate([_image(number) for number in range(60)])
     with TritonTowers(slow_server.grpc_url, tiny.bundle, send_images_singly=True, in_flight=40) as towers:
         before = towers.statistics(Tower.IMAGE)
         assert (towers.encode_images(pictures) == _expected(range(60))).all()
@@ -134,7 +134,7 @@ def test_a_call_that_finds_no_place_in_time_says_overloaded(tiny: Any, slow_serv
         def call(number: int) -> None:
             begun = time.monotonic()
             try:
-                found = towers.encode_images(_picture(number))
+                found = towers.encode_images(_image(number))
                 outcomes["right" if (found == _expected(range(number, number + 1))).all() else "wrong"] += 1
             except ServerUnavailableError as error:
                 outcomes[type(error).__name__ if slow_server.grpc_url in str(error) else "without address"] += 1
@@ -167,7 +167,7 @@ def test_a_model_without_its_process_is_unavailable(tiny: Any, start: Start) -> 
         assert (towers.encode_texts(ids) == _expected(range(1, 2))).all()
         os.kill(_model_process(server, Tower.TEXT), signal.SIGKILL)
         os.kill(_model_process(server, Tower.IMAGE), signal.SIGSTOP)
-        for call in (lambda: towers.encode_texts(ids), lambda: towers.encode_images(_picture(1))):
+        for call in (lambda: towers.encode_texts(ids), lambda: towers.encode_images(_image(1))):
             begun = time.monotonic()
             with pytest.raises(ServerUnavailableError, match=server.grpc_url) as caught:
                 call()
@@ -186,7 +186,7 @@ def test_no_call_is_lost_when_servers_are_exchanged(tiny: Any, start: Start) -> 
         def load(thread: int) -> int:
             calls = 0
             while not ended.is_set():
-                pictures = np.concatenate([_picture((thread + calls + row) % 12) for row in range(9)])
+                pictures = np.concatenate([_image((thread + calls + row) % 12) for row in range(9)])
                 assert (towers.encode_images(pictures) == _expected(range(thread + calls, thread + calls + 9))).all()
                 calls += 1
             return calls

@@ -27,7 +27,7 @@ def save_checkpoint(
     import torch
     from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
 
-    from twinspire_export.seeded import stand_in_tokenizer
+    from twinspire_export.random_checkpoints import stand_in_tokenizer
 
     tokenizer = stand_in_tokenizer()
     layers = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}

@@ -213,7 +213,7 @@ def test_preprocessing_that_a_bundle_cannot_express(
 
 
 def test_channels_other_than_rgb(make_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
-    """A model of grey pictures is refused."""
+    """A model of grey images is refused."""
     checkpoint = make_checkpoint(tmp_path / "grey", channels=1)
     assert "1 channels" in refused(checkpoint, tmp_path)
 
@@ -270,7 +270,7 @@ def test_tokenizer_of_another_model(checkpoint: Path, tmp_path: Path) -> None:
 
 def test_engine_larger_than_a_file(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A tower that does not fit one ONNX file is refused with its size."""
-    monkeypatch.setattr("twinspire_export.graph.MAX_GRAPH_BYTES", 1000)
+    monkeypatch.setattr("twinspire_export.onnx_export.MAX_GRAPH_BYTES", 1000)
     assert "GiB" in refused(checkpoint, tmp_path)
 
 

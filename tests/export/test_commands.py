@@ -17,7 +17,7 @@ import twinspire_export
 from twinspire.bundle import Bundle, Precision, Tower
 from twinspire.cli import app as cli
 from twinspire.errors import InputError
-from twinspire_export.calibration import MAX_SAMPLES, drawn_captions, drawn_pictures, read_captions
+from twinspire_export.calibration import MAX_SAMPLES, drawn_captions, drawn_images, read_captions
 from twinspire_export.commands import register
 
 
@@ -96,10 +96,10 @@ def test_quantize_of_no_bundle(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 
 @pytest.mark.parametrize("missing", [True, False])
-def test_folder_without_pictures(
+def test_folder_without_images(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], missing: bool
 ) -> None:
-    """A folder that is not there or has no pictures ends with status 2."""
+    """A folder that is not there or has no images ends with status 2."""
     assert twinspire("export", checkpoint, "-o", tmp_path / "fp32") == 0
     folder = tmp_path / "pictures"
     if not missing:
@@ -137,9 +137,9 @@ def test_captions_that_cannot_be_read(tmp_path: Path, name: str, content: bytes 
 
 
 def test_drawn_scenes_are_the_default() -> None:
-    """Where nothing is given there are 320 drawn pictures and as many captions, half of them Chinese."""
+    """Where nothing is given there are 320 drawn images and as many captions, half of them Chinese."""
     captions = drawn_captions()
-    assert len(drawn_pictures()) == len(captions) == MAX_SAMPLES
+    assert len(drawn_images()) == len(captions) == MAX_SAMPLES
     assert sum(any("\u4e00" <= character <= "\u9fff" for character in text) for text in captions) == MAX_SAMPLES // 2
 
 

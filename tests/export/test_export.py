@@ -62,7 +62,7 @@ def reference_texts(checkpoint: Path, texts: list[str]) -> NDArray[np.float32]:
 
 
 def assert_same_embeddings(bundle: Bundle, checkpoint: Path) -> None:
-    """Compare both fp32 engines with transformers on pictures and texts that are no probes."""
+    """Compare both fp32 engines with transformers on images and texts that are no probes."""
     size = bundle.image.size
     pictures = np.random.default_rng(5).integers(0, 256, (3, size, size, 3), dtype=np.uint8)
     measured = EngineRunner(bundle.engine(Tower.IMAGE, Precision.FP32)).embed([pictures])
@@ -173,7 +173,7 @@ def test_what_stands_right_of_the_end_never_matters(exported: tuple[Path, Bundle
 def test_engines_follow_the_contract(exported: tuple[Path, Bundle]) -> None:
     """The graphs have opset 17, LayerNormalization as one operator, standard operators, and named dynamic axes only."""
     _, bundle = exported
-    # Two a block, one behind them all, one in front of the pictures', and the pooled token's own in the last block.
+    # Two a block, one behind them all, one in front of the images', and the pooled token's own in the last block.
     for tower, norms in ((Tower.IMAGE, 7), (Tower.TEXT, 6)):
         model = onnx.load(bundle.engine(tower, Precision.FP32))
         assert [(opset.domain, opset.version) for opset in model.opset_import] == [("", 17)]

@@ -25,7 +25,7 @@ from transformers import CLIPModel
 from twinspire.bundle import Bundle, Precision, Tower
 from twinspire_export import export_checkpoint, quantize_bundle
 from twinspire_export.certificate import EngineRunner, row_cosines
-from twinspire_export.half import to_half
+from twinspire_export.fp16 import to_half
 
 COSINE = 0.9999
 """What fp16 engines must reach to fp32; with the range search they reach 0.9999999."""

@@ -19,9 +19,9 @@ from transformers import CLIPImageProcessor, CLIPModel
 from twinspire.bundle import Precision, Tower
 from twinspire.images import Preprocessor
 from twinspire.text import Tokenizer
-from twinspire_bench.scenes import Language, Split, scene_set
+from twinspire_eval.scenes import Language, Split, scene_set
 from twinspire_export import export_checkpoint, quantize_bundle
-from twinspire_export.seeded import MERGES_NAME, Size, save_seeded, write_clip_tokenizer
+from twinspire_export.random_checkpoints import MERGES_NAME, Size, save_seeded, write_clip_tokenizer
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 VOCABULARY = SHARED / "vocab"

@@ -18,28 +18,28 @@ from twinspire.bundle import Bundle, BundleWriter, Precision, Tower
 from twinspire.cli.app import application
 from twinspire.errors import BundleError, EngineError, InputError, MissingDependencyError, TwinspireError
 from twinspire.towers import InferencePrecision, Provider
-from twinspire_bench.datasets import Caption, CaptionedPictures
-from twinspire_bench.recall import Estimate, Measure
-from twinspire_bench.recall_benchmark import measure_recall
-from twinspire_bench.records import Record
-from twinspire_bench.statistics import Interval
-from twinspire_export.precision import PrecisionOptions, PrecisionResult, choose_precision, measuring, run
+from twinspire_eval.datasets import Caption, CaptionedImages
+from twinspire_eval.recall import Estimate, Measure
+from twinspire_eval.recall.benchmark import measure_recall
+from twinspire_eval.records import Record
+from twinspire_eval.statistics import Interval
+from twinspire_export.precision import PrecisionOptions, PrecisionResult, choose_precision, measurement, run
 from twinspire_export.precision import candidates as listing
 from twinspire_export.precision.candidates import Candidate, Setting, Variant, candidates_of, settings_of, variants_of
-from twinspire_export.precision.choosing import Cosines, Measured, Recalled, best_of, best_variants, front, rejected
-from twinspire_export.precision.measuring import Speed
+from twinspire_export.precision.measurement import Speed
 from twinspire_export.precision.report import record, sentences, table
+from twinspire_export.precision.selection import Cosines, Measured, Recalled, best_of, best_variants, front, rejected
 
 WORDS = ("a", "the", "red", "blue", "green", "large", "cat", "dog", "house", "boat", "left", "of", "on", "snow")
 QUICK = PrecisionOptions(threads=2, rounds=2, visit_s=0.0, max_recall_drop=0.5, baseline=False)
 
 
-def _captioned(count: int = 30, *, seed: int = 0) -> CaptionedPictures:
-    """Pictures of noise with an English and a Chinese caption in the tiny model's words."""
+def _captioned(count: int = 30, *, seed: int = 0) -> CaptionedImages:
+    """Images of noise with an English and a Chinese caption in the tiny model's words."""
     rng = np.random.default_rng(seed)
     said = {" ".join(rng.choice(WORDS, rng.integers(3, 13))): None for _ in range(4 * count)}
     words = iter(said)
-    return CaptionedPictures(
+    return CaptionedImages(
         f"{count} of noise",
         tuple(f"n{place}" for place in range(count)),
         [rng.integers(0, 256, (16, 16, 3), np.uint8) for _ in range(count)],
@@ -54,13 +54,13 @@ def only_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _slowed(monkeypatch: pytest.MonkeyPatch, items_per_s: Callable[[LocalTowers], float]) -> None:
-    """Let visits say what speed they saw: what the towers' runtime decides, for pictures and texts alike."""
+    """Let visits say what speed they saw: what the towers' runtime decides, for images and texts alike."""
 
     def visit(encode: Any, towers: LocalTowers, work: Any, visit_s: float) -> Callable[[], float]:
-        assert encode(towers, work) in (measuring.PICTURES, measuring.TEXTS)
+        assert encode(towers, work) in (measurement.IMAGES, measurement.TEXTS)
         return lambda: items_per_s(towers)
 
-    monkeypatch.setattr(measuring, "_visit", visit)
+    monkeypatch.setattr(measurement, "_visit", visit)
 
 
 def _int8_is_faster(towers: LocalTowers) -> float:
@@ -176,16 +176,16 @@ def _reversed_model(tiny: Any) -> Any:
     return dataclasses.replace(tiny.model, text_weight=-tiny.model.text_weight)
 
 
-def _searchable(tiny: Any) -> CaptionedPictures:
-    """Pictures of noise, each with the caption, of many, that the fp32 towers find nearest and no other picture has."""
+def _searchable(tiny: Any) -> CaptionedImages:
+    """Images of noise, each with the caption, of many, that the fp32 towers find nearest and no other image has."""
     rng = np.random.default_rng(1)
     texts = list({" ".join(rng.choice(WORDS, rng.integers(3, 13))): None for _ in range(400)})
     images = rng.integers(0, 256, (400, 16, 16, 3), np.uint8)
     with Client.local(tiny.bundle, precision="fp32", providers="cpu", threads=1) as client:
-        scores = client.towers.encode_images(images) @ client.encode_text(texts).T
+        scores = client.towers.encode_images(images) @ client.encode_texts(texts).T
     pairs = [(row, int(best)) for row, best in enumerate(scores.argmax(axis=1)) if scores[:, best].argmax() == row]
     assert len(pairs) >= 3
-    return CaptionedPictures(
+    return CaptionedImages(
         "what is found",
         tuple(f"n{row}" for row, _ in pairs),
         [images[row] for row, _ in pairs],
@@ -418,7 +418,7 @@ def test_streams_must_gain_something() -> None:
     assert best_of([one, better], 0.005) is better
 
 
-def test_speed_weighs_pictures_and_texts_alike() -> None:
+def test_speed_weighs_images_and_texts_alike() -> None:
     """Four times the images at the same texts is twice as fast; ratios are taken round by round."""
     speed = Speed(
         images_per_s=(40.0, 80.0),
@@ -473,7 +473,7 @@ def test_what_is_tried_depends_on_the_machine(tiny: Any, monkeypatch: pytest.Mon
         assert [each.streams for each in candidates_of(Setting(variants[0], provider), threads)] == expected
     assert str(Setting(variants[1], Provider.OPENVINO, InferencePrecision.BF16)) == "int8 on openvino in bf16"
     tensorrt = Setting(Variant(Precision.INT8_TENSORRT, tiny.bundle), Provider.CPU)
-    assert "TensorRT" in str(listing.why_not(tensorrt))
+    assert "TensorRT" in str(listing.skip_reason(tensorrt))
 
 
 # What is said
@@ -518,7 +518,7 @@ def test_the_table_has_a_row_for_each(chosen: PrecisionResult) -> None:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """A CSV of pictures and captions."""
+    """A CSV of images and captions."""
     rng = np.random.default_rng(0)
     lines = ["image,caption,language"]
     for place in range(12):

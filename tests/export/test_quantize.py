@@ -27,15 +27,15 @@ from twinspire.text import Tokenizer
 from twinspire_export import export_checkpoint, quantize_bundle
 from twinspire_export import quantize as quantize_module
 from twinspire_export.calibration import MAX_SAMPLES, split, thin_out
-from twinspire_export.contract import check_engine
-from twinspire_export.quantization.parts import parts_of
+from twinspire_export.engine_check import check_engine
+from twinspire_export.quantization.node_roles import parts_of
 from twinspire_export.quantization.recipe import Int8Recipe
 
 WORDS = ("a", "red", "car", "boats", "on", "the", "sea", "at", "night", "一辆", "红色的", "汽车", "猫")
 
 
-def draw_pictures(count: int, size: int) -> NDArray[np.uint8]:
-    """Draw smooth random pictures, (count, size, size, 3) uint8."""
+def draw_images(count: int, size: int) -> NDArray[np.uint8]:
+    """Draw smooth random images, (count, size, size, 3) uint8."""
     rng = np.random.default_rng(3)
     small = rng.integers(0, 256, (count, 5, 5, 3), dtype=np.uint8)
     return np.stack([np.asarray(Image.fromarray(p).resize((size, size), Image.Resampling.BICUBIC)) for p in small])
@@ -63,14 +63,14 @@ def base(make_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPath
 
 @pytest.fixture(scope="module")
 def quantized(base: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """Give that bundle with int8 engines, calibrated on 30 pictures and captions."""
+    """Give that bundle with int8 engines, calibrated on 30 images and captions."""
     destination = tmp_path_factory.mktemp("quantized") / "bundle"
-    return quantize_bundle(base, destination, pictures=draw_pictures(30, 32), captions=write_captions(30))
+    return quantize_bundle(base, destination, pictures=draw_images(30, 32), captions=write_captions(30))
 
 
 def test_int8_engines_are_near_fp32(base: Bundle, quantized: Bundle) -> None:
-    """On pictures and captions never seen, each int8 embedding has a cosine of at least 0.99 to the fp32 one."""
-    pictures = draw_pictures(50, 32)[-8:]
+    """On images and captions never seen, each int8 embedding has a cosine of at least 0.99 to the fp32 one."""
+    pictures = draw_images(50, 32)[-8:]
     ids = Tokenizer(base.tokenizer_path, base.text).encode(["three people in the snow", "夜晚的海上"])
     for tower, feeds in ((Tower.IMAGE, [pictures]), (Tower.TEXT, [row[None] for row in ids])):
         for feed in feeds:
@@ -84,7 +84,7 @@ def test_int8_engines_are_near_fp32(base: Bundle, quantized: Bundle) -> None:
 
 def test_certificates_tell_what_was_measured(base: Bundle, quantized: Bundle) -> None:
     """The certificates give the cosines to the fp32 engines on every fifth sample, which was kept from calibration."""
-    pictures = [picture[None] for picture in draw_pictures(30, 32)[::5]]
+    pictures = [picture[None] for picture in draw_images(30, 32)[::5]]
     captions = Tokenizer(base.tokenizer_path, base.text).encode(write_captions(30)[::5])
     for tower, feeds in ((Tower.IMAGE, pictures), (Tower.TEXT, [row[None] for row in captions])):
         certificate = quantized.manifest.engines[tower][Precision.INT8].certificate
@@ -170,14 +170,14 @@ def test_new_bundle_is_the_old_one_and_more(base: Bundle, quantized: Bundle) -> 
 
 def test_quantizing_is_reproducible(base: Bundle, quantized: Bundle, tmp_path: Path) -> None:
     """The same samples give the same engines, byte by byte."""
-    again = quantize_bundle(base, tmp_path / "again", pictures=draw_pictures(30, 32), captions=write_captions(30))
+    again = quantize_bundle(base, tmp_path / "again", pictures=draw_images(30, 32), captions=write_captions(30))
     assert again.manifest == quantized.manifest
 
 
-def test_picture_files_and_few_samples(base: Bundle, tmp_path: Path) -> None:
+def test_image_files_and_few_samples(base: Bundle, tmp_path: Path) -> None:
     """Files are prepared as the client prepares them; under 20 samples none is held apart, and that is said."""
     files = []
-    for position, picture in enumerate(draw_pictures(4, 60)):
+    for position, picture in enumerate(draw_images(4, 60)):
         files.append(tmp_path / f"{position}.png")
         Image.fromarray(picture).save(files[-1])
     bundle = quantize_bundle(base, tmp_path / "bundle", pictures=files, captions=["a red car", "两艘小船"])
@@ -234,14 +234,14 @@ def test_needs_no_torch_and_says_nothing(base: Bundle, tmp_path: Path) -> None:
 def test_bundle_with_int8_engines(quantized: Bundle, tmp_path: Path) -> None:
     """A bundle that has int8 engines is refused."""
     with pytest.raises(BundleError, match="int8 engines already"):
-        quantize_bundle(quantized, tmp_path / "again", pictures=draw_pictures(2, 32), captions=["a"])
+        quantize_bundle(quantized, tmp_path / "again", pictures=draw_images(2, 32), captions=["a"])
     assert list(tmp_path.iterdir()) == []
 
 
 def test_existing_destination(base: Bundle, tmp_path: Path) -> None:
     """A destination that exists is refused."""
     with pytest.raises(BundleError, match="exists"):
-        quantize_bundle(base, tmp_path, pictures=draw_pictures(2, 32), captions=["a"])
+        quantize_bundle(base, tmp_path, pictures=draw_images(2, 32), captions=["a"])
 
 
 @pytest.mark.parametrize(
@@ -253,17 +253,17 @@ def test_existing_destination(base: Bundle, tmp_path: Path) -> None:
         (np.zeros((2, 32, 32, 3), np.float32), r"expected uint8 \(N, 32, 32, 3\)"),
     ],
 )
-def test_bad_pictures(base: Bundle, tmp_path: Path, pictures: NDArray[np.uint8], said: str) -> None:
-    """No pictures, or arrays of another shape or dtype, are an InputError, and nothing is left."""
+def test_bad_images(base: Bundle, tmp_path: Path, pictures: NDArray[np.uint8], said: str) -> None:
+    """No images, or arrays of another shape or dtype, are an InputError, and nothing is left."""
     with pytest.raises(InputError, match=said):
         quantize_bundle(base, tmp_path / "bundle", pictures=pictures, captions=["a"])
     assert list(tmp_path.iterdir()) == []
 
 
-def test_file_that_is_no_picture(base: Bundle, tmp_path: Path) -> None:
-    """A file that is no picture is an ImageError with its position, and nothing is left."""
+def test_file_that_is_no_image(base: Bundle, tmp_path: Path) -> None:
+    """A file that is no image is an ImageError with its position, and nothing is left."""
     files = [tmp_path / "good.png", tmp_path / "bad.png"]
-    Image.fromarray(draw_pictures(1, 40)[0]).save(files[0])
+    Image.fromarray(draw_images(1, 40)[0]).save(files[0])
     files[1].write_bytes(b"no picture")
     with pytest.raises(ImageError, match=r"picture 1 .*bad\.png"):
         quantize_bundle(base, tmp_path / "bundle", pictures=files, captions=["a"])
@@ -273,7 +273,7 @@ def test_file_that_is_no_picture(base: Bundle, tmp_path: Path) -> None:
 def test_no_captions(base: Bundle, tmp_path: Path) -> None:
     """No captions are an InputError, and nothing is left."""
     with pytest.raises(InputError, match="no captions"):
-        quantize_bundle(base, tmp_path / "bundle", pictures=draw_pictures(2, 32), captions=[])
+        quantize_bundle(base, tmp_path / "bundle", pictures=draw_images(2, 32), captions=[])
     assert list(tmp_path.iterdir()) == []
 
 
@@ -292,7 +292,7 @@ def test_engine_that_lost_its_meaning(base: Bundle, tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr(quantize_module, "write_engine", write_other)
     with pytest.raises(EngineError, match="not usable"):
-        quantize_bundle(base, tmp_path / "bundle", pictures=draw_pictures(2, 32), captions=["a"])
+        quantize_bundle(base, tmp_path / "bundle", pictures=draw_images(2, 32), captions=["a"])
     assert list(tmp_path.iterdir()) == []
 
 
@@ -313,7 +313,7 @@ def half(base: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """Give that bundle with fp16 engines."""
     destination = tmp_path_factory.mktemp("half") / "bundle"
     return quantize_bundle(
-        base, destination, precision="fp16", pictures=draw_pictures(30, 32), captions=write_captions(30)
+        base, destination, precision="fp16", pictures=draw_images(30, 32), captions=write_captions(30)
     )
 
 
@@ -339,7 +339,7 @@ def test_int8_for_tensorrt(base: Bundle, tmp_path: Path) -> None:
         base,
         tmp_path / "bundle",
         precision=Precision.INT8_TENSORRT,
-        pictures=draw_pictures(30, 32),
+        pictures=draw_images(30, 32),
         captions=write_captions(30),
     )
     for tower in Tower:
@@ -370,7 +370,7 @@ def test_int8_for_tensorrt(base: Bundle, tmp_path: Path) -> None:
 
 def test_precisions_add_up(half: Bundle, tmp_path: Path) -> None:
     """A bundle with one precision can be given another; one that is no precision to quantize to is refused."""
-    both = quantize_bundle(half, tmp_path / "both", pictures=draw_pictures(2, 32), captions=["a"])
+    both = quantize_bundle(half, tmp_path / "both", pictures=draw_images(2, 32), captions=["a"])
     assert both.precisions(Tower.IMAGE) == (Precision.FP32, Precision.FP16, Precision.INT8)
     for precision in ("fp32", "int4"):
         with pytest.raises(InputError, match="expected one of int8, fp16, int8-tensorrt"):
@@ -382,7 +382,7 @@ def test_precisions_add_up(half: Bundle, tmp_path: Path) -> None:
 def test_recipe_of_a_tower(base: Bundle, tmp_path: Path) -> None:
     """A recipe changes the tower that it is for: what it leaves out has no quantizer."""
     recipes = {Tower.IMAGE: Int8Recipe(left_out=("mlp-down", "mlp-up:0"))}
-    made = quantize_bundle(base, tmp_path / "bundle", pictures=draw_pictures(2, 32), captions=["a"], recipes=recipes)
+    made = quantize_bundle(base, tmp_path / "bundle", pictures=draw_images(2, 32), captions=["a"], recipes=recipes)
     quantized = {}
     for tower in Tower:
         model = onnx.load(made.engine(tower, Precision.INT8))
@@ -398,22 +398,22 @@ def test_recipe_of_a_tower(base: Bundle, tmp_path: Path) -> None:
     assert "projection" not in quantized[Tower.TEXT]
 
 
-def test_bad_pictures_are_left_out(base: Bundle, tmp_path: Path) -> None:
-    """With somebody to tell, a file that is no picture is left out; where fewer than 20 stay, that is an InputError."""
+def test_bad_images_are_left_out(base: Bundle, tmp_path: Path) -> None:
+    """With somebody to tell, a file that is no image is left out; where fewer than 20 stay, that is an InputError."""
     files = []
-    for position, picture in enumerate(draw_pictures(21, 40)):
+    for position, picture in enumerate(draw_images(21, 40)):
         files.append(tmp_path / f"{position}.png")
         Image.fromarray(picture).save(files[-1])
     files[3].write_bytes(b"no picture")
     bad: list[ImageError] = []
-    bundle = quantize_bundle(base, tmp_path / "bundle", pictures=files, captions=["a"], on_bad_picture=bad.append)
+    bundle = quantize_bundle(base, tmp_path / "bundle", pictures=files, captions=["a"], on_bad_image=bad.append)
     certificate = bundle.manifest.engines[Tower.IMAGE][Precision.INT8].certificate
     assert certificate is not None
     assert [error.position for error in bad] == [3]
     assert certificate.data == "4 pictures held apart from the 16 calibrated on"
     files[5].write_bytes(b"no picture either")
     with pytest.raises(InputError, match=r"19 of 21 pictures can be used.*3\.png"):
-        quantize_bundle(base, tmp_path / "again", pictures=files, captions=["a"], on_bad_picture=bad.append)
+        quantize_bundle(base, tmp_path / "again", pictures=files, captions=["a"], on_bad_image=bad.append)
     assert not (tmp_path / "again").exists()
 
 
@@ -432,5 +432,5 @@ def test_fp16_engine_that_overflows(base: Bundle, tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr(onnx, "load", load_large)
     with pytest.raises(EngineError, match=r"does not fit fp16: its largest value is 1e\+06"):
-        quantize_bundle(base, tmp_path / "b", precision="fp16", pictures=draw_pictures(2, 32), captions=["a"])
+        quantize_bundle(base, tmp_path / "b", precision="fp16", pictures=draw_images(2, 32), captions=["a"])
     assert list(tmp_path.iterdir()) == []

@@ -21,16 +21,16 @@ from twinspire.errors import EngineError, InputError
 from twinspire.graph_edit import Wiring
 from twinspire.tensorrt_support.symmetric import check_symmetric
 from twinspire_export.quantization.dynamic import quantize_dynamically
-from twinspire_export.quantization.leaving import leave_out
-from twinspire_export.quantization.parts import nodes_labelled, parts_of
-from twinspire_export.quantization.patches import multiplies_pixels, multiply_bytes
-from twinspire_export.quantization.recipe import BiasCorrection, Int8Recipe, RangeEstimator, Ranges, Variant
-from twinspire_export.quantization.tidying import (
+from twinspire_export.quantization.float_fallback import leave_out
+from twinspire_export.quantization.graph_passes import (
     absorb_smoothing,
     gather_before_dequantizing,
     share_as_uint8,
     sign_activations,
 )
+from twinspire_export.quantization.node_roles import nodes_labelled, parts_of
+from twinspire_export.quantization.patches import multiplies_pixels, multiply_bytes
+from twinspire_export.quantization.recipe import BiasCorrection, Int8Recipe, RangeEstimator, Ranges, Variant
 
 Feed = dict[str, NDArray[Any]]
 RECIPE = Int8Recipe().to_json()

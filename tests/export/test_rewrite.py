@@ -17,8 +17,8 @@ from transformers import CLIPConfig, CLIPModel
 
 from twinspire.bundle import ImageSettings, Interpolation
 from twinspire.errors import InputError
+from twinspire_export.random_checkpoints import draw_weights
 from twinspire_export.rewrite import ALL, REQUIRED, REWRITES, apply_rewrites, check_rewrites, select_rewrites
-from twinspire_export.seeded import draw_weights
 from twinspire_export.towers import ClipTower, ImageTower, TextTower
 from twinspire_export.transformer import Linear
 

@@ -14,16 +14,16 @@ from transformers import CLIPConfig, CLIPModel
 from typer.testing import CliRunner
 
 from twinspire.errors import InputError
-from twinspire_bench.records import Record
+from twinspire_eval.records import Record
+from twinspire_export.random_checkpoints import CONTEXT_LENGTH, VOCABULARY_SIZE, Size, draw_weights
 from twinspire_export.rewrite import ALL, measure
-from twinspire_export.seeded import CONTEXT_LENGTH, VOCABULARY_SIZE, Size, draw_weights
 
 IMAGE = ["none", "normalisation", "patches", "norms", "scale", "qkv", "pooled"]
 TEXT = ["none", "mask", "end-token", "norms", "scale", "qkv", "pooled"]
 
 
 def narrow_model(size: Size, *, seed: int, layers: int | None) -> CLIPModel:
-    """Make a `CLIPModel` for pictures and tokens of a published size, but narrow."""
+    """Make a `CLIPModel` for images and tokens of a published size, but narrow."""
     tower = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "num_hidden_layers": 1}
     text = {"vocab_size": VOCABULARY_SIZE, "max_position_embeddings": CONTEXT_LENGTH, "eos_token_id": 2}
     config = CLIPConfig(

@@ -20,10 +20,10 @@ from transformers import CLIPModel
 
 from twinspire.bundle import ImageSettings, Interpolation, Tower
 from twinspire_export.certificate import EngineRunner
-from twinspire_export.contract import check_engine
-from twinspire_export.graph import export_graph
+from twinspire_export.engine_check import check_engine
+from twinspire_export.onnx_export import export_graph
+from twinspire_export.random_checkpoints import CONTEXT_LENGTH, SHAPES, VOCABULARY_SIZE, Size, seeded_model
 from twinspire_export.rewrite import apply_rewrites
-from twinspire_export.seeded import CONTEXT_LENGTH, SHAPES, VOCABULARY_SIZE, Size, seeded_model
 from twinspire_export.towers import ImageTower, TextTower
 
 TOLERANCE = 1e-5  # of components of unit vectors
@@ -31,7 +31,7 @@ MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.2757
 
 
 def settings(size: int) -> ImageSettings:
-    """Give CLIP's preprocessing for pictures of `size` pixels."""
+    """Give CLIP's preprocessing for images of `size` pixels."""
     return ImageSettings(size=size, resize=size, interpolation=Interpolation.BICUBIC, crop=True, mean=MEAN, std=STD)
 
 
@@ -50,7 +50,7 @@ def captions(count: int, length: int) -> Tensor:
 
 @torch.inference_mode()
 def reference(model: CLIPModel, given: Tensor) -> Tensor:
-    """Encode pictures or token ids by transformers: (N, D), L2-normalised."""
+    """Encode images or token ids by transformers: (N, D), L2-normalised."""
     if given.dim() == 2:
         features = model.get_text_features(input_ids=given.long())
     else:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from twinspire_bench.scenes import Language, Split, sample_scenes
+from twinspire_eval.scenes import Language, Split, sample_scenes
 from twinspire_export.sample.data import load_training_set, training_captions, training_scenes
 from twinspire_export.sample.settings import CONTEXT_LENGTH, END, SPECIAL_TOKENS, START, TrainingSettings
 from twinspire_export.sample.tokenizer import train_tokenizer

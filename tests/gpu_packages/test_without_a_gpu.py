@@ -36,7 +36,7 @@ def without_a_gpu() -> None:
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    """A folder with a picture, labels for it and an index of it."""
+    """A folder with an image, labels for it and an index of it."""
     (tmp_path / "pictures").mkdir()
     Image.new("RGB", (64, 64), (200, 0, 0)).save(tmp_path / "pictures" / "red.png")
     (tmp_path / "labels.txt").write_text("a red circle\na blue square\n")

@@ -1,4 +1,4 @@
-"""An open loop of full batches of pictures at a multiple of capacity: what a server's memory and refusals do.
+"""An open loop of full batches of images at a multiple of capacity: what a server's memory and refusals do.
 
 `python tests/server/overload.py HOST:PORT PID` measures the image tower of the sample on a server that runs, whose
 process is PID, and prints JSON. `twinspire serve --json` names both.

@@ -1,4 +1,4 @@
-"""The demo, small: pictures go in and words find them."""
+"""The demo, small: images go in and words find them."""
 
 from __future__ import annotations
 
@@ -59,14 +59,14 @@ def test_the_report_has_the_promised_form(out: Path) -> None:
     assert report.sheet.is_file()
 
 
-def test_the_same_scene_drawn_again_finds_its_picture(out: Path) -> None:
-    """The picture query shows the first scene in another drawing, and the first hit is the first picture."""
+def test_the_same_scene_drawn_again_finds_its_image(out: Path) -> None:
+    """The image query shows the first scene in another drawing, and the first hit is the first image."""
     report = run_demo(out, bundle=sample_bundle(), images=IMAGES, runtime=DemoRuntime.LOCAL)
     assert Path(report.answers[-1].hits[0].uri).name == "000000.jpg"
 
 
 def test_the_server_makes_the_batches(tmp_path: Path) -> None:
-    """Through Triton the pictures go singly, are gathered into batches, and are found as in this process."""
+    """Through Triton the images go singly, are gathered into batches, and are found as in this process."""
     served = run_demo(tmp_path / "served", bundle=sample_bundle(), images=5 * IMAGES, runtime=DemoRuntime.TRITON)
     local = run_demo(tmp_path / "local", bundle=sample_bundle(), images=5 * IMAGES, runtime=DemoRuntime.LOCAL)
     assert served.runtime is DemoRuntime.TRITON

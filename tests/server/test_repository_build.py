@@ -22,7 +22,7 @@ from twinspire import sample_bundle
 from twinspire.bundle import Bundle, Precision, Tower
 from twinspire.cli.app import application
 from twinspire.errors import BundleError, InputError, SpaceMismatchError
-from twinspire.towers import selection
+from twinspire.towers import auto_selection
 from twinspire_server import repository
 from twinspire_server.repository import Device, RepositoryRuntime, build_repository, model_folders
 from twinspire_server.repository import build as building
@@ -136,7 +136,7 @@ def test_the_containers_streams_are_instances(
 
 def test_the_containers_streams_are_the_measured_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the bundle was measured on such a machine, its streams are taken, as `LocalTowers` does."""
-    monkeypatch.setattr(selection, "unfit", lambda *_, **__: None)
+    monkeypatch.setattr(auto_selection, "unfit", lambda *_, **__: None)
     monkeypatch.setattr("os.sched_getaffinity", lambda _: range(4))
     bundle = Bundle.open(sample_bundle())
     assert bundle.manifest.auto is not None
@@ -326,7 +326,7 @@ def test_auto_is_what_the_towers_would_choose(
     expected: Precision,
 ) -> None:
     """`auto` is int8 on a CPU that sums it exactly, fp16 on a GPU, where certified; else fp32."""
-    monkeypatch.setattr(selection, "processor_flags", lambda: frozenset(flags))
+    monkeypatch.setattr(auto_selection, "processor_flags", lambda: frozenset(flags))
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     monkeypatch.setattr(building, "missing", lambda provider: None)
     bundle = make_tiny("bundle", **options).bundle
@@ -361,7 +361,7 @@ def test_auto_is_what_the_bundle_was_measured_to_be_best_with(
     expected: Precision,
 ) -> None:
     """A bundle's choice is taken where it is for this device and processor, and goes with the bundle."""
-    monkeypatch.setattr(selection, "processor_flags", lambda: frozenset({"avx512_vnni"}))
+    monkeypatch.setattr(auto_selection, "processor_flags", lambda: frozenset({"avx512_vnni"}))
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     monkeypatch.setattr(building, "missing", lambda provider: None)
     document = json.loads(tiny.bundle.manifest.to_json())

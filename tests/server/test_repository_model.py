@@ -133,8 +133,8 @@ def _rows(*texts: Sequence[int]) -> np.ndarray:
     return np.array(texts, np.int32)
 
 
-def test_requests_for_pictures_are_answered_in_order(open_model: Callable[..., Any], tiny: Any) -> None:
-    """Requests of one and of several pictures get their own embeddings."""
+def test_requests_for_images_are_answered_in_order(open_model: Callable[..., Any], tiny: Any) -> None:
+    """Requests of one and of several images get their own embeddings."""
     generator = np.random.default_rng(0)
     inputs = [generator.integers(0, 256, (count, 16, 16, 3), np.uint8) for count in (1, 4, 2)]
     for images, found in zip(inputs, _ask(open_model(Tower.IMAGE), Tower.IMAGE, inputs), strict=True):
@@ -201,7 +201,7 @@ def test_what_exceeds_the_backlog_is_refused(held: Any, tiny: Any) -> None:
 
 
 def test_what_waits_is_joined_into_batches(held: Any) -> None:
-    """Single pictures that come while a full batch is computed are computed together."""
+    """Single images that come while a full batch is computed are computed together."""
     model, calls, go = held
     model.execute([_Request("image", _images(MAX_BATCH))])
     requests = [_Request("image", _images(1)) for _ in range(40)]

@@ -14,7 +14,7 @@ import tritonclient.grpc as grpc
 
 from twinspire.bundle import Tower
 from twinspire.errors import MissingDependencyError
-from twinspire.towers.buckets import padded
+from twinspire.towers.batching import padded
 from twinspire_server.repository import build_repository
 from twinspire_server.triton import TritonServer
 
@@ -118,8 +118,8 @@ def _assert_close(found: Any, expected: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 7, 32])
-def test_pictures_are_encoded(served: Served, count: int) -> None:
-    """A request of any number of pictures up to the largest batch gives what NumPy computes."""
+def test_images_are_encoded(served: Served, count: int) -> None:
+    """A request of any number of images up to the largest batch gives what NumPy computes."""
     images = _images(count)
     _assert_close(served.encode(Tower.IMAGE, images), served.tiny.model.encode_images(images))
 
@@ -193,8 +193,8 @@ def test_a_bad_text_harms_no_neighbour(served: Served, bad: list[int], place: in
     "bad",
     [np.zeros((1, 8, 16, 3), np.uint8), np.zeros((1, 16, 16, 3), np.float32), np.zeros((33, 16, 16, 3), np.uint8)],
 )
-def test_a_bad_picture_harms_no_neighbour(served: Served, bad: np.ndarray) -> None:
-    """Sent among eight good pictures, the bad one alone is an error; the eight are one batch."""
+def test_a_bad_image_harms_no_neighbour(served: Served, bad: np.ndarray) -> None:
+    """Sent among eight good images, the bad one alone is an error; the eight are one batch."""
     images = [_images(1, seed) for seed in range(TOGETHER)]
     refused = served.ask(Tower.IMAGE, bad)
     answers = served.encode_together(Tower.IMAGE, images)

@@ -26,4 +26,4 @@ def test_what_does_not_fit_the_queue_is_refused(place: Any) -> None:
         refused_mb = 1.2 * found["outcomes"]["UNAVAILABLE"]
         assert found["peak_mb"] - found["before_mb"] < max(250, refused_mb / 4), found
         with Client.connect(server.grpc_url, sample_bundle()) as client:
-            assert client.encode_text(["a red car"]).shape == (1, 128)
+            assert client.encode_texts(["a red car"]).shape == (1, 128)

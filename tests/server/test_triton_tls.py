@@ -68,7 +68,7 @@ def _options(root: Path, shown: Path | None) -> TlsOptions:
 
 
 def test_an_encrypted_connection_gives_the_embeddings(encrypted: Encrypted, tiny: Any) -> None:
-    """With the authority that signed both certificates, pictures are encoded as in the clear."""
+    """With the authority that signed both certificates, images are encoded as in the clear."""
     towers = encrypted.towers(tiny, _options(encrypted.ours, encrypted.ours))
     found = towers.encode_images(IMAGES)
     towers.close()

@@ -7,14 +7,12 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from twinspire_bench.datasets import open_dataset
-from twinspire_bench.engines.material import make_material
+from twinspire_bench.cli_runner import seeded_model
+from twinspire_bench.engines.inputs import make_material
 from twinspire_bench.engines.measure import Effort, check_names, measure
 from twinspire_bench.engines.peers import require_peers
 from twinspire_bench.engines.show import show
-from twinspire_bench.machine import usable_cores
-from twinspire_bench.product import seeded_model
-from twinspire_bench.script import (
+from twinspire_bench.script_options import (
     DEFAULT_WORK,
     CaptionsOption,
     JsonFileOption,
@@ -26,8 +24,10 @@ from twinspire_bench.script import (
     progress_lines,
     read_captions,
 )
-from twinspire_bench.smoke import smoke_option
-from twinspire_bench.tables import figures_console
+from twinspire_eval.datasets import open_dataset
+from twinspire_eval.machine import usable_cores
+from twinspire_eval.smoke import smoke_option
+from twinspire_eval.tables import figures_console
 
 
 def main(

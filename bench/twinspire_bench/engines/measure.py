@@ -16,15 +16,15 @@ from twinspire.bundle import Bundle, Precision, Tower
 from twinspire.errors import InputError
 from twinspire.text import Tokenizer
 from twinspire.towers import LocalTowers
-from twinspire_bench.datasets import CaptionedPictures
-from twinspire_bench.engines.contestant import Contestant
-from twinspire_bench.engines.material import Material
+from twinspire_bench.engines.inputs import Material
 from twinspire_bench.engines.task import Task
-from twinspire_bench.load import interleaved
-from twinspire_bench.machine import matrix_peaks
-from twinspire_bench.records import Record, series
-from twinspire_bench.statistics import paired_ratio
-from twinspire_bench.work import engine_work
+from twinspire_bench.engines.worker import Contestant
+from twinspire_eval.datasets import CaptionedImages
+from twinspire_eval.flops import engine_work
+from twinspire_eval.load import interleaved
+from twinspire_eval.machine import matrix_peaks
+from twinspire_eval.records import Record, series
+from twinspire_eval.statistics import paired_ratio
 
 RACES = ("image_tower", "text_tower", "folder", "one_caption")
 OURS = "twinspire"
@@ -138,7 +138,7 @@ def run_race(race: Race, *, rounds: int, say: Callable[[str], None]) -> dict[str
 def measure(
     material: Material,
     *,
-    data: CaptionedPictures,
+    data: CaptionedImages,
     threads: int,
     streams: int,
     effort: Effort,
@@ -182,9 +182,9 @@ def _say_of(say: Callable[[str], None], title: str, stage: str) -> None:
 
 
 def cosines(
-    bundle: Bundle, data: CaptionedPictures, pictures: NDArray[np.uint8], *, threads: int
+    bundle: Bundle, data: CaptionedImages, pictures: NDArray[np.uint8], *, threads: int
 ) -> dict[str, dict[str, Any]]:
-    """Return the mean and the least cosine of int8 to fp32 embeddings of `pictures` (N, S, S, 3) and all captions."""
+    """Return the mean and the least cosine of int8 to fp32 embeddings of `images` (N, S, S, 3) and all captions."""
     sequences = Tokenizer(bundle.tokenizer_path, bundle.text).encode(
         [caption.text for said in data.captions for caption in said]
     )

@@ -103,7 +103,7 @@ def folder_limit(task: Task) -> Measure:
 def twinspire_caption(task: Task) -> Measure:
     """The client on one caption at a time, from string to embedding."""
     client = _client(task)
-    return _lone(lambda caption: client.encode_text([caption]), _captions(task))
+    return _lone(lambda caption: client.encode_texts([caption]), _captions(task))
 
 
 def onnxruntime_images(task: Task) -> Measure:

@@ -20,7 +20,7 @@ class Reference:
         self._tokenizer = AutoTokenizer.from_pretrained(checkpoint)
 
     def images(self, pictures: Sequence[Any]) -> torch.Tensor:
-        """Encode Pillow's pictures: (N, D) float32, L2-normalised."""
+        """Encode Pillow's images: (N, D) float32, L2-normalised."""
         with torch.inference_mode():
             inputs = self._processor(images=list(pictures), return_tensors="pt")
             return torch.nn.functional.normalize(self._model.get_image_features(**inputs))

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from twinspire_bench.engines.measure import OURS
-from twinspire_bench.tables import MISSING, figure, figures_table
+from twinspire_eval.tables import MISSING, figure, figures_table
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from twinspire_bench.records import Record
+    from twinspire_eval.records import Record
 
 
 def show(record: Record, console: Console) -> None:

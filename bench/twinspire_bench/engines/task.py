@@ -14,7 +14,7 @@ from twinspire.errors import EngineError
 class Task:
     """What a contestant computes. `name` is one of `peers.CONTESTANTS`; it reads of the rest what it needs.
 
-    `pictures` is a .npy file, (N, S, S, 3) uint8; `captions` a JSON list of str; `folder` holds JPEG files; `engine`
+    `images` is a .npy file, (N, S, S, 3) uint8; `captions` a JSON list of str; `folder` holds JPEG files; `engine`
     is the file that a foreign runtime opens.
     """
 

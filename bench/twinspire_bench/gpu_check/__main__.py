@@ -14,12 +14,19 @@ from rich.table import Table
 from twinspire import _cuda
 from twinspire.bundle import Bundle, Precision, Tower
 from twinspire.errors import BundleError, ProviderError
+from twinspire_bench.cli_runner import TWINSPIRE, run, seeded_model
 from twinspire_bench.gpu_check import driver, indexes, speed, towers
 from twinspire_bench.gpu_check.steps import Outcome, Scope, Status, Step, run_steps
-from twinspire_bench.product import TWINSPIRE, run, seeded_model
-from twinspire_bench.records import Record
-from twinspire_bench.script import DEFAULT_WORK, JsonFileOption, SizeOption, WorkOption, errors_told, progress_lines
-from twinspire_bench.smoke import smoke_option
+from twinspire_bench.script_options import (
+    DEFAULT_WORK,
+    JsonFileOption,
+    SizeOption,
+    WorkOption,
+    errors_told,
+    progress_lines,
+)
+from twinspire_eval.records import Record
+from twinspire_eval.smoke import smoke_option
 
 STEPS = (
     Step("driver", driver.driver_round_trip, 5),

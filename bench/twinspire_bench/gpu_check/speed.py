@@ -15,7 +15,7 @@ from twinspire.bundle import Precision, Tower
 from twinspire.towers import LocalTowers
 from twinspire_bench.gpu_check.steps import Findings, Scope, SkippedError
 from twinspire_bench.gpu_check.towers import PRECISIONS
-from twinspire_bench.work import engine_work
+from twinspire_eval.flops import engine_work
 
 _BATCHES = (1, 8, 32, 256)
 _TYPES = {Precision.FP32: "float32", Precision.FP16: "float16"}

@@ -20,7 +20,7 @@ from twinspire.towers.cuda_provider import library_problem, load_libraries
 from twinspire.towers.onnxruntime_support import ONLY_FATAL, onnxruntime_library
 from twinspire.towers.providers import available
 from twinspire_bench.gpu_check.steps import Findings, Scope
-from twinspire_bench.script import read_captions
+from twinspire_bench.script_options import read_captions
 
 PRECISIONS = (Precision.FP32, Precision.FP16)
 MIN_COSINE: Mapping[Precision, float] = {Precision.FP32: 0.999999, Precision.FP16: 0.9999}
@@ -34,7 +34,7 @@ Encode = Callable[[LocalTowers], NDArray[np.float32]]
 
 
 def inputs_of(bundle: Bundle) -> tuple[NDArray[np.uint8], list[NDArray[np.int32]]]:
-    """Return noise as pictures (64, S, S, 3) and 64 captions as token ids."""
+    """Return noise as images (64, S, S, 3) and 64 captions as token ids."""
     size = bundle.image.size
     images = np.random.default_rng(0).integers(0, 256, (_SAMPLES, size, size, 3), np.uint8)
     return images, Tokenizer(bundle.tokenizer_path, bundle.text).encode(read_captions(None, _SAMPLES))

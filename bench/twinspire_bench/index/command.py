@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from twinspire.errors import InputError
-from twinspire_bench.smoke import smoke_option
+from twinspire_eval.smoke import smoke_option
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from twinspire_bench.index.distributions import Distribution
-    from twinspire_bench.records import Record
+    from twinspire_eval.records import Record
 
 _KIND_HELP = "A kind to measure, such as ivf,pq64; may be repeated."
 _PEER_HELP = (
@@ -56,7 +56,7 @@ def index(
     """
     from rich.console import Console
 
-    from twinspire_bench.index.material import Drawn
+    from twinspire_bench.index.inputs import Drawn
     from twinspire_bench.index.run import IndexRequest, measure_index
     from twinspire_bench.index.scann_peer import HOW
 
@@ -104,7 +104,7 @@ def _distributions(name: str) -> list[Distribution]:
 
 def show(record: Record) -> None:
     """Print a table for each distribution of a record."""
-    from twinspire_bench.tables import figures_console
+    from twinspire_eval.tables import figures_console
 
     console = figures_console()
     for name, found in record.results["distributions"].items():
@@ -122,7 +122,7 @@ def show(record: Record) -> None:
 
 def _table(found: Mapping[str, Any], at: str) -> Table:
     """Return the figures of all variants on one distribution."""
-    from twinspire_bench.tables import figure, figures_table
+    from twinspire_eval.tables import figure, figures_table
 
     figures = ["build s", "of CPU", "predicted", "memory MiB", "of all", f"queries/s at {at}", "of scann's", "recall"]
     table = figures_table(["variant"], [*figures, "effort", "reach", "one query ms"])

@@ -7,7 +7,7 @@ and queries are brought to length 1.
 clusters: an item is c_j + 0.7 B(s z) + g, a query c_j + 0.7 B(s z) - g. p = 0.5 (variances 1, 1/2, 1/3, ..., as
     embeddings have few directions that matter), j uniform of 1,000 centres c_j = B(s z), and g a random direction of
     length 0.7: items are shifted one way and queries the other, as two towers shift theirs (Liang et al., Mind the Gap,
-    NeurIPS 2022). Items and queries of one cluster have a cosine of 0.2 to 0.4, as pictures and captions in CLIP.
+    NeurIPS 2022). Items and queries of one cluster have a cosine of 0.2 to 0.4, as images and captions in CLIP.
 power-law: the same with 20,000 centres, and j drawn with a probability in proportion to 1/j. So a few clusters are cut
     into many lists, and most lists hold many clusters, which differ in their spread.
 spectrum: an item is B(s z), a query another one. p = 0.4, without clusters or gap: nothing that lists could follow.

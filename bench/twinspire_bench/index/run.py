@@ -21,13 +21,13 @@ import twinspire
 import twinspire_bench
 from twinspire.errors import EngineError, InputError
 from twinspire.index import Index, Item, ItemKind
-from twinspire.index.ann import Kind, measured_speed, predict
-from twinspire_bench.index.contestant import Task, best_at
-from twinspire_bench.index.material import Drawn, Material, drawn_material, hdf5_material
+from twinspire.index.ann import IndexSpec, measured_speed, predict
+from twinspire_bench.index.inputs import Drawn, Material, drawn_material, hdf5_material
 from twinspire_bench.index.scann_peer import check_interpreter
 from twinspire_bench.index.variants import is_peer, variant
-from twinspire_bench.machine import usable_cores
-from twinspire_bench.records import Record
+from twinspire_bench.index.worker import Task, best_at
+from twinspire_eval.machine import usable_cores
+from twinspire_eval.records import Record
 
 ADD_BATCH = 256
 _SPACE = "bench"
@@ -120,14 +120,14 @@ def _measured(
     names = list(dict.fromkeys([*(request.kinds or usual_kinds(dim)), *request.peers]))
     for name in names:
         if not is_peer(name):
-            Kind.parse(name).check(dim)
+            IndexSpec.parse(name).check(dim)
     results: dict[str, Any] = {}
     speed = measured_speed()
     for name in names:
         tell(f"{label}: building {name}")
         results[name] = _built(name, material, threads, request)
         if not is_peer(name):
-            predicted = predict(Kind.parse(name), count, dim, threads=threads, speed=speed)
+            predicted = predict(IndexSpec.parse(name), count, dim, threads=threads, speed=speed)
             results[name]["predicted_build_s"] = predicted.build_s
             results[name]["predicted_memory_bytes"] = predicted.memory_bytes
     for name in names if not request.build_only else []:
@@ -193,7 +193,7 @@ def _run(stage: str, task: Task, request: IndexRequest) -> dict[str, Any]:
     if task.name == "scann":
         python = str(request.scann_python)
         environment["PYTHONPATH"] = os.pathsep.join(str(Path(file).parents[1]) for file in _PACKAGES)
-    command = [python, "-m", "twinspire_bench.index.contestant", stage, task.to_json()]
+    command = [python, "-m", "twinspire_bench.index.worker", stage, task.to_json()]
     done = subprocess.run(  # noqa: S603
         command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False, env=environment
     )

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twinspire.errors import InputError, MissingDependencyError
-from twinspire.index.ann import Ann, Kind
+from twinspire.index.ann import AnnIndex, IndexSpec
+from twinspire.index.ann.faiss_support import computing_with
 from twinspire.index.ann.files import write_snapshot
-from twinspire.index.ann.library import computing_with
 from twinspire.index.flat import nearest
 from twinspire_bench.index.scann_peer import Scann
 from twinspire_bench.index.variant import Variant, Vectors
@@ -24,7 +24,7 @@ PEERS = ("hnswlib", "usearch", "scann")
 class Own(Variant):
     """A kind of this project's index."""
 
-    def __init__(self, kind: Kind, threads: int) -> None:
+    def __init__(self, kind: IndexSpec, threads: int) -> None:
         super().__init__(threads)
         self._kind = kind
         efforts = [1, 2, 4, 8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128, 192, 256, 512]
@@ -32,14 +32,14 @@ class Own(Variant):
             efforts = [1]
         reaches = [6, 12, 20, 40] if kind.is_lossy else [1]
         self.settings = [(effort, reach) for reach in reaches for effort in efforts]
-        self._ann: Ann | None = None
+        self._ann: AnnIndex | None = None
         self._vectors: Vectors = np.empty((0, 0), np.float32)
 
     def build(self, vectors: Vectors) -> None:
         """Build it."""
         self._vectors = vectors
         if not self._kind.is_exact:
-            self._ann = Ann.build(self._kind, vectors, threads=self.threads)
+            self._ann = AnnIndex.build(self._kind, vectors, threads=self.threads)
 
     def save(self, path: Path) -> None:
         """Store it as a snapshot."""
@@ -52,7 +52,7 @@ class Own(Variant):
         """Load the snapshot."""
         self._vectors = vectors
         if not self._kind.is_exact:
-            self._ann = Ann.read(path, self._kind)
+            self._ann = AnnIndex.read(path, self._kind)
 
     def search(self, queries: Vectors, k: int, effort: int, reach: int) -> NDArray[np.int64]:
         """Search; coded kinds read the vector file for exact scores."""
@@ -163,7 +163,7 @@ def variant(text: str, threads: int) -> Variant:
     """Return the variant that `text` names: a kind, `hnswlib` or `usearch` with m= and ef_construction=, or `scann`."""
     name, *words = text.split(",")
     if not is_peer(text):
-        return Own(Kind.parse(text), threads)
+        return Own(IndexSpec.parse(text), threads)
     options = {}
     for word in words:
         found = re.fullmatch(r"(m|ef_construction)=(\d+)", word)

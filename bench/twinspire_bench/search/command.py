@@ -9,13 +9,13 @@ import typer
 
 from twinspire.cli.shared import BundleOption
 from twinspire.errors import InputError
-from twinspire_bench.smoke import smoke_option
+from twinspire_eval.smoke import smoke_option
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from twinspire_bench.recall import Estimate, Measure
     from twinspire_bench.search.measure import Groups
+    from twinspire_eval.recall import Estimate, Measure
 
 REFERENCE = "vectors"
 
@@ -30,8 +30,8 @@ def search(
 ) -> None:
     """Measure what words beside vectors, captions in vectors, templates and filters bring to a search.
 
-    Drawn scenes get names that no model can know, in captions or file names. Queries describe a picture in other words
-    than its caption, or say the name as well. R@k is the share of queries that find their picture among the first k;
+    Drawn scenes get names that no model can know, in captions or file names. Queries describe an image in other words
+    than its caption, or say the name as well. R@k is the share of queries that find their image among the first k;
     behind it stands by how much that is above vectors alone, with 95% confidence.
     """
     from rich.console import Console
@@ -39,7 +39,7 @@ def search(
 
     from twinspire import Bundle, Client, sample_bundle
     from twinspire_bench.search.measure import measure_filters, measure_search
-    from twinspire_bench.tables import figures_console
+    from twinspire_eval.tables import figures_console
 
     if json_file is not None and (json_file.is_dir() or not json_file.absolute().parent.is_dir()):
         raise InputError(f"the record cannot be written to {json_file}: it is a folder, or its folder is missing")
@@ -62,7 +62,7 @@ def search(
     if filters:
         console.print(_filter_table(filters, filter_items))
     if json_file is not None:
-        from twinspire_bench.records import Record
+        from twinspire_eval.records import Record
 
         subject = {"bundle": opened.name, "space": opened.space}
         parameters = {"count": count, "seed": seed, "filter_items": filter_items, "k": 10}
@@ -76,7 +76,7 @@ Figures = dict[str, dict[tuple[str, str], tuple[dict[Any, Any], dict[Any, Any] |
 
 
 def _estimated(rankings: Mapping[str, Groups]) -> Figures:
-    from twinspire_bench.recall import difference, estimates
+    from twinspire_eval.recall import difference, estimates
 
     return {
         name: {
@@ -91,8 +91,8 @@ def _estimated(rankings: Mapping[str, Groups]) -> Figures:
 
 
 def _recall_table(found: Figures, times_ms: Mapping[str, float], count: int) -> Any:  # noqa: ANN401 - rich's table
-    from twinspire_bench.recall import Measure
-    from twinspire_bench.tables import figure, figures_table
+    from twinspire_eval.recall import Measure
+    from twinspire_eval.tables import figure, figures_table
 
     groups = sorted(found[REFERENCE])
     heads = [f"{kind} {language} R@{k}" for kind, language in groups for k in (1, 10)]
@@ -114,7 +114,7 @@ def _cell(measure: Measure, values: Mapping[Measure, Estimate], above: Mapping[M
 def _filter_table(filters: list[dict[str, Any]], count: int) -> Any:  # noqa: ANN401 - rich's table
     import numpy as np
 
-    from twinspire_bench.tables import figure, figures_table
+    from twinspire_eval.tables import figure, figures_table
 
     table = figures_table(["filter"], ["kept", "p50 ms", "as NumPy"], title=f"{count:,} vectors of 128 numbers")
     for row in filters:
@@ -124,7 +124,7 @@ def _filter_table(filters: list[dict[str, Any]], count: int) -> Any:  # noqa: AN
 
 
 def _results(found: Figures, times_ms: Mapping[str, float], filters: list[dict[str, Any]]) -> dict[str, Any]:
-    from twinspire_bench.records import series
+    from twinspire_eval.records import series
 
     searches: dict[str, Any] = {}
     for name, by_group in found.items():
@@ -144,7 +144,7 @@ def _results(found: Figures, times_ms: Mapping[str, float], filters: list[dict[s
 
 
 def _plain(found: Mapping[Measure, Estimate]) -> dict[str, Any]:
-    from twinspire_bench.recall import Measure
+    from twinspire_eval.recall import Measure
 
     return {
         measure.value: {

@@ -1,4 +1,4 @@
-"""How often queries find their picture, asked in several ways of several indexes; and what filters cost."""
+"""How often queries find their image, asked in several ways of several indexes; and what filters cost."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from twinspire import Client, Index
 from twinspire.index import Item, ItemKind
-from twinspire.index.where import Where
-from twinspire.ingest.fusing import encode_captions, fuse
-from twinspire.queries import FusionWeights, LruCache, Mode, Query, Searcher, Templates
-from twinspire_bench.recall import Ranking
-from twinspire_bench.search.material import NamedScene, SceneQuery, named_scenes, scene_queries
+from twinspire.ingest.caption_fusion import encode_captions, fuse
+from twinspire.search import FusionWeights, LruCache, Mode, Query, Searcher, Templates
+from twinspire.stores.filters.filter import Filter
+from twinspire_bench.search.inputs import NamedScene, SceneQuery, named_scenes, scene_queries
+from twinspire_eval.recall import Ranking
 
 K = 10
 CAPTION_WEIGHTS = (0.1, 0.3, 0.5)
@@ -35,7 +35,7 @@ Groups: TypeAlias = dict[tuple[str, str], Ranking]
 
 @dataclass(frozen=True)
 class Contestant:
-    """A way to search: over the vectors of pictures alone or fused with their captions', and how it is asked."""
+    """A way to search: over the vectors of images alone or fused with their captions', and how it is asked."""
 
     name: str
     mode: Mode
@@ -62,7 +62,7 @@ def measure_search(
     """Ask `count` named scenes all queries in every way.
 
     Returns the rankings by contestant, and the median of the milliseconds that a query took, encoding left out. A
-    picture that is not among the first 10 has the last rank.
+    image that is not among the first 10 has the last rank.
     """
     scenes = named_scenes(count, seed=seed)
     queries = scene_queries(scenes, seed=seed)
@@ -110,7 +110,7 @@ def measure_filters(*, count: int, seed: int) -> list[dict[str, Any]]:
             index.add(vectors[some], items, space=index.space)
         for share in FILTER_SHARES:
             kept = max(1, round(share * count))
-            where = Where(f"mark < {kept}") if share < 1 else None
+            where = Filter(f"mark < {kept}") if share < 1 else None
             index.search(queries[:1], k=K, space=index.space, where=where)
             took_ms, same = [], []
             for query in queries:
@@ -139,7 +139,7 @@ def _asked(
     queries: Sequence[SceneQuery],
     cache: LruCache[NDArray[np.float32]],
 ) -> tuple[list[int], float]:
-    """Return the rank of each query's picture, 0 where it is not found, and the median milliseconds."""
+    """Return the rank of each query's image, 0 where it is not found, and the median milliseconds."""
     searcher = Searcher(client, index, weights=contestant.weights, templates=contestant.templates, embeddings=cache)
     asked = [Query.text(query.text) for query in queries]
     if contestant.mode is not Mode.WORDS:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from twinspire.bundle.choice import AutoChoice
 from twinspire.bundle.folder import Bundle
 from twinspire.bundle.manifest import (
     MANIFEST_NAME,
@@ -17,6 +16,7 @@ from twinspire.bundle.manifest import (
     Source,
 )
 from twinspire.bundle.probes import Probes
+from twinspire.bundle.recommendation import RecommendedRuntime
 from twinspire.bundle.settings import (
     ImageSettings,
     Interpolation,
@@ -33,7 +33,6 @@ __all__ = [
     "PROBES_NAME",
     "SCHEMA_VERSION",
     "TOKENIZER_NAME",
-    "AutoChoice",
     "Bundle",
     "BundleWriter",
     "Certificate",
@@ -46,6 +45,7 @@ __all__ = [
     "Padding",
     "Precision",
     "Probes",
+    "RecommendedRuntime",
     "Source",
     "TextSettings",
     "Tower",

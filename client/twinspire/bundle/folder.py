@@ -77,7 +77,7 @@ class Bundle:
 
     @property
     def image(self) -> ImageSettings:
-        """How pictures are prepared."""
+        """How images are prepared."""
         return self.manifest.image
 
     @property
@@ -125,7 +125,7 @@ class Bundle:
 
 
 def check_probes(probes: Probes, manifest: ManifestDraft, path: Path) -> None:
-    """Raise BundleError unless the probes have the manifest's picture size, dimension and context length."""
+    """Raise BundleError unless the probes have the manifest's image size, dimension and context length."""
     longest = max((len(row) for row in probes.input_ids), default=0)
     found = (probes.image.shape[1], probes.image_embedding.shape[1])
     expected = (manifest.image.size, manifest.dim)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from twinspire.bundle.choice import AutoChoice
+from twinspire.bundle.recommendation import RecommendedRuntime
 from twinspire.bundle.schema import OPTIONAL, decode, encode, parse_json
 from twinspire.bundle.settings import ImageSettings, Precision, TextSettings, Tower
 from twinspire.errors import BundleError, InputError
@@ -150,7 +150,7 @@ class Manifest(ManifestDraft):
 
     engines: Mapping[Tower, Mapping[Precision, EngineRecord]]
     files: Mapping[str, FileRecord]
-    auto: AutoChoice | None = field(default=None, metadata=OPTIONAL)
+    auto: RecommendedRuntime | None = field(default=None, metadata=OPTIONAL)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,4 +1,4 @@
-"""What a model asks of its inputs: how pictures are cut to size and how texts become tokens."""
+"""What a model asks of its inputs: how images are cut to size and how texts become tokens."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ class Interpolation(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSettings:
-    """How a picture becomes the image tower's input of (S, S, 3) uint8.
+    """How an image becomes the image tower's input of (S, S, 3) uint8.
 
     `size` is S. With `crop`, the shorter side is brought to `resize` pixels, the aspect ratio kept, and the
-    centre cut out (black where the picture is smaller than S). Without it the picture is stretched to (S, S),
+    centre cut out (black where the image is smaller than S). Without it the image is stretched to (S, S),
     and `resize` must equal `size`. `mean` and `std` are of RGB in [0, 1]; they are applied inside the graph,
     never here.
 

@@ -12,9 +12,8 @@ from types import TracebackType
 from typing import Self
 
 from twinspire._arguments import as_member
-from twinspire.bundle.choice import AutoChoice
-from twinspire.bundle.copying import copy_file
 from twinspire.bundle.folder import Bundle, check_probes, file_record
+from twinspire.bundle.hardlinks import copy_file
 from twinspire.bundle.manifest import (
     MANIFEST_NAME,
     PROBES_NAME,
@@ -27,6 +26,7 @@ from twinspire.bundle.manifest import (
     check_plain_name,
 )
 from twinspire.bundle.probes import Probes
+from twinspire.bundle.recommendation import RecommendedRuntime
 from twinspire.bundle.settings import Precision, Tower
 from twinspire.errors import BundleError, InputError
 
@@ -97,7 +97,7 @@ class BundleWriter:
         draft: ManifestDraft,
         engines: Mapping[tuple[Tower, Precision], tuple[str, Certificate | None]],
         *,
-        auto: AutoChoice | None = None,
+        auto: RecommendedRuntime | None = None,
     ) -> Bundle:
         """Hash the files, write bundle.json, bring all to the disk and rename the folder to the destination.
 
@@ -126,7 +126,7 @@ class BundleWriter:
         self,
         draft: ManifestDraft,
         engines: Mapping[tuple[Tower, Precision], tuple[str, Certificate | None]],
-        auto: AutoChoice | None,
+        auto: RecommendedRuntime | None,
     ) -> Manifest:
         chosen = {**self._base_engines(), **engines}
         names = {file for file, _ in chosen.values()}
@@ -165,7 +165,7 @@ class BundleWriter:
             for precision, record in precisions.items()
         }
 
-    def _base_choice(self, engines: Mapping[Tower, Mapping[Precision, EngineRecord]]) -> AutoChoice | None:
+    def _base_choice(self, engines: Mapping[Tower, Mapping[Precision, EngineRecord]]) -> RecommendedRuntime | None:
         """Give the base's choice where the engines that were compared, its own and fp32's, are still there."""
         choice = None if self._base is None else self._base.manifest.auto
         if choice is None or self._base is None:

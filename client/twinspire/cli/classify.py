@@ -1,4 +1,4 @@
-"""`twinspire classify`: sort pictures into labels that are only words."""
+"""`twinspire classify`: sort images into labels that are only words."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import typer
 
 from twinspire.cli.client_options import ClientOptions, open_client, with_client_options
 from twinspire.cli.csv_cells import csv_cell
-from twinspire.cli.index_add import print_skipped
+from twinspire.cli.index.add import print_skipped
 from twinspire.cli.output import CsvOption
 from twinspire.cli.search import TemplatesOption
 from twinspire.cli.shared import EXIT_SOME_FAILED, JsonOption, print_json, printable, shortened
 from twinspire.errors import InputError
 
 if TYPE_CHECKING:
-    from twinspire.queries import Classification, Classifier, Judged
+    from twinspire.search import Classification, Classifier, LabelScore
 
 _BATCH = 256
 
@@ -40,22 +40,22 @@ def classify(
     as_json: JsonOption = False,
     as_csv: CsvOption = False,
 ) -> None:
-    """Say which labels fit pictures, without training: the labels are read as queries.
+    """Say which labels fit images, without training: the labels are read as queries.
 
     A label with a threshold is judged by itself and flagged from that score on; flagged labels are always shown. In a
     pipe the output is lines of path, label, score, probability and `flagged`, separated by tabs. Ends with status 3
-    where some pictures failed and the others were classified.
+    where some images failed and the others were classified.
     """
     if top < 1:
         raise InputError(f"--top is the number of labels to show, 1 or more, got {top}")
     if as_json and as_csv:
         raise InputError("--json and --csv both came: expected one of them, both go to standard output")
-    from twinspire.ingest import find_pictures
-    from twinspire.queries import Classifier, Templates, read_labels
+    from twinspire.ingest import find_images
+    from twinspire.search import Classifier, Templates, read_labels
 
     known = read_labels(labels)
     said = Templates.read(templates) if templates is not None else None
-    files = find_pictures(images, on_error="skip")
+    files = find_images(images, on_error="skip")
     with open_client(options) as client:
         classifier = Classifier(client, known, templates=said)
         found, failed = _classified(classifier, files)
@@ -108,7 +108,7 @@ def _document(
     }
 
 
-def _label(judged: Judged) -> dict[str, Any]:
+def _label(judged: LabelScore) -> dict[str, Any]:
     probability = judged.probability
     return {
         "label": judged.label,
@@ -153,7 +153,7 @@ def _print(found: Sequence[tuple[Path, Classification]], top: int) -> None:
             stdout.print(line + Text("  flagged", "red") if judged.flagged else line)
 
 
-def _chosen(classification: Classification, top: int) -> Iterator[Judged]:
+def _chosen(classification: Classification, top: int) -> Iterator[LabelScore]:
     for place, judged in enumerate(classification.judged):
         if place < top or judged.flagged:
             yield judged

@@ -186,7 +186,7 @@ def open_client(options: ClientOptions, index: Index | None = None) -> Client:
 
     Raises `BundleError` where the index's own bundle is gone, `SpaceMismatchError` for a bundle of another space.
     """
-    from twinspire.cli.index_bundle import open_bundle
+    from twinspire.cli.index.bundle import open_bundle
     from twinspire.client import Client
 
     bundle = open_bundle(options.bundle, index)

@@ -51,7 +51,7 @@ class ShownHit(Protocol):
 
     @property
     def kind(self) -> ItemKind:
-        """Picture or text."""
+        """Image or text."""
 
     @property
     def caption(self) -> str | None:
@@ -66,8 +66,8 @@ class ShownHit(Protocol):
 class Results:
     """One search and its hits, best first.
 
-    `title` is the query in words, `query` the same for --json; `searched` is how many items there were, `picture` the
-    query where it is one picture, and `more` goes into the JSON document beside the query (mode, filter, ...). Ranks
+    `title` is the query in words, `query` the same for --json; `searched` is how many items there were, `image` the
+    query where it is one image, and `more` goes into the JSON document beside the query (mode, filter, ...). Ranks
     are counted from `offset` + 1.
     """
 
@@ -177,7 +177,7 @@ def _print_hits(results: Results) -> None:
 
 
 def _described(hit: ShownHit) -> list[str | tuple[str, str]]:
-    """Return the picture's path, or the text and where it stands, and what else is known of the hit."""
+    """Return the image's path, or the text and where it stands, and what else is known of the hit."""
     folder, slash, name = shortened(hit.uri).rpartition("/")
     described: list[str | tuple[str, str]]
     if words := text_of(hit):
@@ -192,7 +192,7 @@ def _described(hit: ShownHit) -> list[str | tuple[str, str]]:
 
 
 def text_of(hit: ShownHit) -> str | None:
-    """Return the words of a text; None for a picture, and for a text that the index does not hold."""
+    """Return the words of a text; None for an image, and for a text that the index does not hold."""
     return hit.caption if hit.kind.value == "text" else None
 
 
@@ -212,7 +212,7 @@ def _probability(hit: ShownHit) -> float | None:
 
 
 def _write_sheet(results: Results, sheet: Path) -> None:
-    from twinspire.sheet import SheetRow, contact_sheet, missing_font_note
+    from twinspire.contact_sheet import SheetRow, contact_sheet, missing_font_note
 
     hits = [(text_of(hit) or Path(hit.uri), hit.score) for hit in results.hits]
     missing = contact_sheet([SheetRow(results.title, hits, picture=results.picture)], sheet)

@@ -1,4 +1,4 @@
-"""`twinspire search`: words and pictures find pictures and texts."""
+"""`twinspire search`: words and images find images and texts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from twinspire.cli.shared import JsonOption, completing, printable
 from twinspire.errors import InputError
 
 if TYPE_CHECKING:
-    from twinspire.queries import Answer, Found, Query
+    from twinspire.search import Query, SearchHit, SearchResponse
 
 TemplatesOption = Annotated[
     Path | None, typer.Option("--templates", help="A file of sentences such as: a photo of {}, averaged.")
@@ -59,7 +59,7 @@ def search(
     as_csv: CsvOption = False,
     sheet: SheetOption = None,
 ) -> None:
-    """Find pictures and texts by TEXT, by --image, or by a sum: '"a beach" + photo.jpg - "people"'.
+    """Find images and texts by TEXT, by --image, or by a sum: '"a beach" + photo.jpg - "people"'.
 
     Words also look in captions and file names; a "quoted phrase" must be there. Filters, boosts and pins are over
     metadata and kind, uri, caption, id, added_at, changed_at; a time is written as 2026-05-01 or 2026-05-01T10:00Z. On
@@ -69,13 +69,13 @@ def search(
     check_output(as_json=as_json, as_csv=as_csv, sheet=sheet)
     query = _query(text, image or [], add or [], minus or [])
     from twinspire.index import Index
-    from twinspire.index.checks import checked_kind
-    from twinspire.queries import Boost, Searcher, Synonyms, Templates, Where
+    from twinspire.index.validation import checked_kind
+    from twinspire.search import Boost, Filter, Searcher, Synonyms, Templates
 
     wanted = checked_kind(kind)
-    kept = Where.parse(where) if where is not None else None
+    kept = Filter.parse(where) if where is not None else None
     boosts = [Boost.parse(each) for each in boost or []]
-    pins = [Where.parse(each) for each in pin or []]
+    pins = [Filter.parse(each) for each in pin or []]
     said = Templates.read(templates) if templates is not None else None
     alike = Synonyms.read(synonyms) if synonyms is not None else None
     with Index.open(index) as opened:
@@ -109,29 +109,29 @@ def _check_number(k: int, offset: int) -> None:
 
 def _query(text: str | None, images: Sequence[Path], add: Sequence[str], minus: Sequence[str]) -> Query:
     """Make one sum of what came. Refuses what cannot work before anything is loaded."""
-    from twinspire.queries import Query
+    from twinspire.search import Query
 
     if text is None and not images and not add:
         raise InputError("a search needs something to look for: TEXT, --image FILE or --add, none came")
-    terms = [Query.parse(text, files=_picture_file)] if text is not None else []
-    terms += [Query.image(_picture_file(path)) for path in images]
-    terms += [Query.term(each, files=_picture_file) for each in add]
-    terms += [-Query.term(each, files=_picture_file) for each in minus]
+    terms = [Query.parse(text, files=_image_file)] if text is not None else []
+    terms += [Query.image(_image_file(path)) for path in images]
+    terms += [Query.term(each, files=_image_file) for each in add]
+    terms += [-Query.term(each, files=_image_file) for each in minus]
     query = terms[0]
     for term in terms[1:]:
         query = query + term
     return query
 
 
-def _picture_file(name: str | Path) -> Path:
-    """Return the path of a picture: whoever types a command may read any file of theirs."""
+def _image_file(name: str | Path) -> Path:
+    """Return the path of an image: whoever types a command may read any file of theirs."""
     path = Path(name)
     if not path.is_file():
         raise InputError(f"there is no picture file {printable(path)}")
     return path
 
 
-def _results(index: Path, query: Query, k: int, where: str | None, answer: Answer) -> Results:
+def _results(index: Path, query: Query, k: int, where: str | None, answer: SearchResponse) -> Results:
     more: dict[str, object] = {"mode": answer.mode.value, "offset": answer.offset}
     if where is not None:
         more["where"] = where
@@ -145,7 +145,7 @@ def _results(index: Path, query: Query, k: int, where: str | None, answer: Answe
     )
 
 
-def _shown(hit: Found) -> Found:
+def _shown(hit: SearchHit) -> SearchHit:
     """Leave out the part that is the score itself."""
     from dataclasses import replace
 
@@ -153,7 +153,7 @@ def _shown(hit: Found) -> Found:
 
 
 def _title(query: Query) -> str:
-    """Return the query in words, pictures by their file's name."""
+    """Return the query in words, images by their file's name."""
     from dataclasses import replace
 
     parts = [

@@ -1,4 +1,4 @@
-"""Pictures in, uint8 arrays of the image tower's size out. Knows files and Pillow, no models."""
+"""Images in, uint8 arrays of the image tower's size out. Knows files and Pillow, no models."""
 
 from __future__ import annotations
 

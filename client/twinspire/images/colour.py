@@ -19,9 +19,9 @@ _TURN = {
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """Turn a loaded picture as its EXIF orientation says. Damaged EXIF data says nothing.
+    """Turn a loaded image as its EXIF orientation says. Damaged EXIF data says nothing.
 
-    The picture must be loaded first: reading a PNG's EXIF data loads it, and swallowing an error there would
+    The image must be loaded first: reading a PNG's EXIF data loads it, and swallowing an error there would
     let a truncated file through.
     """
     try:
@@ -33,7 +33,7 @@ def upright(image: Image.Image) -> Image.Image:
 
 
 def to_rgb(image: Image.Image, origin: Origin) -> Image.Image:
-    """Convert a loaded picture of any mode by value, transparency on white. Raises ImageError where it cannot be."""
+    """Convert a loaded image of any mode by value, transparency on white. Raises ImageError where it cannot be."""
     if image.mode.startswith("I"):
         return _from_16_bit(image, origin)
     if image.mode == "F":

@@ -1,4 +1,4 @@
-"""Encoded picture to upright RGB. Formats are an allow-list: some of Pillow's readers start other programs."""
+"""Encoded image to upright RGB. Formats are an allow-list: some of Pillow's readers start other programs."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ from twinspire.images.items import (
     read_path,
     take_bytes,
 )
-from twinspire.images.quiet import quiet_pillow
+from twinspire.images.pillow_warnings import quiet_pillow
 
 _EXPECTED = f"expected {', '.join(FORMATS)} or, with the extra 'heif', HEIC"
 DEFAULT_LIMITS = ImageLimits()
 _Factory: TypeAlias = Callable[[IO[bytes], str | bytes], ImageFile.ImageFile]
 
 Pending = Image.Image | bytes | Path
-"""A picture that any thread may finish: pixels in memory, an encoded file, or the path of one."""
+"""An image that any thread may finish: pixels in memory, an encoded file, or the path of one."""
 
 
 def load_image(item: ImageItem, *, position: int = 0, limits: ImageLimits = DEFAULT_LIMITS) -> Image.Image:
-    """Load a picture as upright RGB.
+    """Load an image as upright RGB.
 
     The EXIF orientation is applied, transparency composed on white, any colour mode converted by value (16
     bit by value / 257, rounded; colour profiles are not applied), and of an animation the first frame taken.
     A PIL image that was given is not changed; where it was opened but not loaded yet, it is loaded.
 
-    Raises ImageError, with `position` and the cause, for anything that is no whole picture within the limits.
+    Raises ImageError, with `position` and the cause, for anything that is no whole image within the limits.
     """
     origin = origin_of(item, position)
     return finish(begin(item, limits, origin), limits, origin)

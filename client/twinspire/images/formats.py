@@ -31,7 +31,7 @@ def has_heif() -> bool:
 
 
 def is_heif(prefix: bytes) -> bool:
-    """Whether a file that starts so is a HEIF picture, and not AVIF, which has the same container."""
+    """Whether a file that starts so is a HEIF image, and not AVIF, which has the same container."""
     if prefix[4:8] != b"ftyp":
         return False
     end = min(int.from_bytes(prefix[:4], "big"), len(prefix))
@@ -42,7 +42,7 @@ def is_heif(prefix: bytes) -> bool:
 
 
 def open_heif(source: IO[bytes] | Path, filename: str | bytes = "") -> ImageFile.ImageFile:
-    """Read the header of a HEIF picture, without adding its reader to those of the process.
+    """Read the header of a HEIF image, without adding its reader to those of the process.
 
     Raises `MissingDependencyError` without pillow-heif, else what its reader stumbles over.
     """
@@ -54,7 +54,7 @@ def open_heif(source: IO[bytes] | Path, filename: str | bytes = "") -> ImageFile
 
 
 def open_header(source: io.BytesIO | Path) -> Image.Image:
-    """Read the header of a picture of any format that is decoded. Raises what a reader stumbles over."""
+    """Read the header of an image of any format that is decoded. Raises what a reader stumbles over."""
     if isinstance(source, Path):
         with source.open("rb") as file:
             prefix = file.read(PREFIX_BYTES)

@@ -20,9 +20,9 @@ _WHOLE_PIXELS = 64 * 10**6
 
 
 def fit(image: Image.Image, settings: ImageSettings) -> Image.Image:
-    """Resize and crop an RGB picture to (S, S).
+    """Resize and crop an RGB image to (S, S).
 
-    Bit-equal to the slow CLIPImageProcessor, and to OpenAI's own preprocessing, unless the resized picture would have
+    Bit-equal to the slow CLIPImageProcessor, and to OpenAI's own preprocessing, unless the resized image would have
     more than 64 million pixels (an aspect ratio above 1 : 1,275 at 224 pixels); see `fit_window` for those.
     """
     size = settings.size

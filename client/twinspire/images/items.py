@@ -1,4 +1,4 @@
-"""What may be given as a picture, and how its bytes or pixels are got within the limits."""
+"""What may be given as an image, and how its bytes or pixels are got within the limits."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _ARRAY_SHAPES = "uint8 of shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)"
 
 @dataclass(frozen=True, kw_only=True)
 class ImageLimits:
-    """How large a picture may be: its pixels, by its header, and its encoded bytes. Both are seen before decoding."""
+    """How large an image may be: its pixels, by its header, and its encoded bytes. Both are seen before decoding."""
 
     max_pixels: int = 64 * 10**6
     max_bytes: int = 64 * 2**20
@@ -37,13 +37,13 @@ class ImageLimits:
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a picture stands in the caller's list and what it is called, for messages."""
+    """Where an image stands in the caller's list and what it is called, for messages."""
 
     position: int
     name: str
 
     def error(self, cause: str) -> ImageError:
-        """Make the error that says what is wrong with this picture."""
+        """Make the error that says what is wrong with this image."""
         return ImageError(self.position, self.name, cause)
 
 
@@ -57,7 +57,7 @@ def origin_of(item: Any, position: int) -> Origin:  # noqa: ANN401 - whatever th
 
 
 def check_pixels(size: tuple[int, int], limits: ImageLimits, origin: Origin) -> None:
-    """Raise ImageError for an empty picture or one above the limit of pixels."""
+    """Raise ImageError for an empty image or one above the limit of pixels."""
     width, height = size
     if width < 1 or height < 1:
         raise origin.error(f"{width} x {height} pixels: expected at least one")
@@ -108,7 +108,7 @@ def read_file_object(file: Any, limits: ImageLimits, origin: Origin) -> bytes:  
 
 
 def take_bytes(data: bytes | bytearray | memoryview, limits: ImageLimits, origin: Origin) -> bytes:
-    """Check the size of an encoded picture that is in memory already. Raises ImageError."""
+    """Check the size of an encoded image that is in memory already. Raises ImageError."""
     _check_bytes(memoryview(data).nbytes, limits, origin)
     return _whole(bytes(data), limits, origin)
 
@@ -129,7 +129,7 @@ def image_of_array(array: NDArray[Any], limits: ImageLimits, origin: Origin) -> 
 
 
 def size_refusal(size_bytes: int, limits: ImageLimits) -> str | None:
-    """Return why an encoded picture of this size is refused; None where it is within the limit."""
+    """Return why an encoded image of this size is refused; None where it is within the limit."""
     if size_bytes <= limits.max_bytes:
         return None
     return (

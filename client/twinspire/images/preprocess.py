@@ -1,4 +1,4 @@
-"""Many pictures to one array: a pool of threads decodes ahead while the caller does something else."""
+"""Many images to one array: a pool of threads decodes ahead while the caller does something else."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ Pixels = NDArray[np.uint8]
 
 
 class Preprocessor:
-    """Makes the image tower's input of pictures: (N, S, S, 3) uint8 RGB, resized and cropped, not normalised.
+    """Makes the image tower's input of images: (N, S, S, 3) uint8 RGB, resized and cropped, not normalised.
 
     Paths, bytes and arrays are worked on by `threads` threads (by default one for each usable processor).
     File objects are read, and PIL images that were only opened are loaded, by the calling thread, since those
-    are not thread-safe. What is done to a picture stands at `load_image` and `fit`.
+    are not thread-safe. What is done to an image stands at `load_image` and `fit`.
     """
 
     def __init__(
@@ -40,12 +40,12 @@ class Preprocessor:
         self.threads = threads or len(os.sched_getaffinity(0))
 
     def one(self, item: ImageItem, position: int = 0) -> Pixels:
-        """Prepare one picture: (S, S, 3) uint8. Raises ImageError with `position` and the cause."""
+        """Prepare one image: (S, S, 3) uint8. Raises ImageError with `position` and the cause."""
         origin = origin_of(item, position)
         return self._finish(begin(item, self.limits, origin), origin)
 
     def many(self, items: Iterable[ImageItem]) -> Pixels:
-        """Prepare pictures: (N, S, S, 3) uint8 in the order given; (0, S, S, 3) for none.
+        """Prepare images: (N, S, S, 3) uint8 in the order given; (0, S, S, 3) for none.
 
         Raises ImageError for the first one, in that order, that cannot be used.
         """
@@ -58,7 +58,7 @@ class Preprocessor:
         return pixels
 
     def many_or_skip(self, items: Iterable[ImageItem]) -> tuple[Pixels, list[ImageError]]:
-        """Prepare pictures and leave out those that cannot be used.
+        """Prepare images and leave out those that cannot be used.
 
         Gives the N that could be as (N, S, S, 3) uint8 in the order given, and the errors of the others,
         which know their positions.
@@ -73,11 +73,11 @@ class Preprocessor:
         return pixels[: len(given) - len(errors)], errors
 
     def stream(self, items: Iterable[ImageItem], *, batch: int) -> Iterator[tuple[list[int], Pixels, list[ImageError]]]:
-        """Prepare pictures batch by batch, decoding the next while the caller works on the last.
+        """Prepare images batch by batch, decoding the next while the caller works on the last.
 
         Each step takes `batch` items and gives the positions of those that could be used, their pixels as
         (n, S, S, 3) uint8, n at most `batch`, and the errors of the others. `items` may be endless: at most
-        2 x `batch` + `threads` pictures are held at a time. Closing the iterator stops the threads.
+        2 x `batch` + `threads` images are held at a time. Closing the iterator stops the threads.
         """
         if batch < 1:
             raise InputError(f"batch {batch}: expected at least 1")
@@ -98,7 +98,7 @@ class Preprocessor:
             yield positions, np.stack(rows) if rows else self._empty(0), errors
 
     def _ordered(self, items: Iterable[ImageItem], *, look_ahead: int) -> Iterator[tuple[int, Pixels | ImageError]]:
-        """Give every picture's pixels or error in order, with at most `look_ahead` begun beyond the last given."""
+        """Give every image's pixels or error in order, with at most `look_ahead` begun beyond the last given."""
         pending: deque[tuple[int, Future[Pixels | ImageError] | ImageError]] = deque()
         pool = ThreadPoolExecutor(self.threads, thread_name_prefix="twinspire-images")
         try:
@@ -134,7 +134,7 @@ def _settled(position: int, result: Future[Pixels | ImageError] | ImageError) ->
 
 
 def _check_iterable(items: Any) -> Iterable[ImageItem]:  # noqa: ANN401 - whatever the caller gave
-    """Refuse one picture where many are due: a path would be read letter by letter, an array row by row."""
+    """Refuse one image where many are due: a path would be read letter by letter, an array row by row."""
     one_array = isinstance(items, np.ndarray) and items.ndim < 4
     if one_array or isinstance(items, Image.Image) or hasattr(items, "read"):
         raise InputError(f"expected a list of pictures, got one {type(items).__name__}. Put it in a list")

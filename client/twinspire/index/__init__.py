@@ -1,6 +1,6 @@
 """The index: unit vectors and what they stand for, on disk, and search over them.
 
-It knows no models and no pictures. What it promises: a change (`add`, `remove`, `update`, `compact`) that returned is
+It knows no models and no images. What it promises: a change (`add`, `remove`, `update`, `compact`) that returned is
 there after any crash, whole and with the exact vectors; one that did not return is there whole or not at all.
 
 What a damaged disk does: vectors are checked when the index is opened, items whenever they are read, and which vector
@@ -11,13 +11,13 @@ misses, and keyword hits that do not match or are ranked wrongly, because anothe
 
 from __future__ import annotations
 
-from twinspire.index.items import Hit, Item, ItemKind, StoredItem
 from twinspire.index.recovery import RecoverReport, recover_index
-from twinspire.index.reference import BundleReference
 from twinspire.index.reports import AddReport, CompactReport, IndexStats, VerifyReport
 from twinspire.index.store import Index
 from twinspire.index.vectors import VectorType
 from twinspire.index.verify import verify_index
+from twinspire.stores.items import Hit, Item, ItemKind, StoredItem
+from twinspire.stores.reference import BundleReference
 
 __all__ = [
     "AddReport",

@@ -12,11 +12,11 @@ from twinspire.errors import IndexStoreError
 from twinspire.index.change import Change, insert_first_row
 from twinspire.index.connections import CATALOGUE_NAME, Connections
 from twinspire.index.digests import tables_checksum
-from twinspire.index.failures import RESTORE
-from twinspire.index.reference import BundleReference
+from twinspire.index.error_mapping import RESTORE
 from twinspire.index.schema import APPLICATION_ID, SCHEMA, SCHEMA_VERSION
 from twinspire.index.vectors import CHECKSUM_OF_NOTHING, VectorType
 from twinspire.index.view import Commit, Header, View, only_row
+from twinspire.stores.reference import BundleReference
 
 __all__ = ["CATALOGUE_NAME", "Catalogue"]
 
@@ -94,7 +94,7 @@ class Catalogue:
             self._check_identity(change)
             yield change
 
-    def settle(self) -> tuple[Commit, int]:
+    def recover(self) -> tuple[Commit, int]:
         """Commit a change that says nothing; return how far the index is committed, and how often it was settled.
 
         After a commit that failed while it was written out, its pages may still lie behind the end of

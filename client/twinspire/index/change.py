@@ -12,12 +12,12 @@ from numpy.typing import ArrayLike
 
 from twinspire.errors import IndexStoreError
 from twinspire.index.digests import MOVED_CHECKSUM, SUM_MODULUS, content_sum, item_checksum, pair_sum, row_checksum
-from twinspire.index.failures import RESTORE
-from twinspire.index.items import Item, ItemKind, encoded_metadata
-from twinspire.index.reference import BundleReference
+from twinspire.index.error_mapping import RESTORE
+from twinspire.index.full_text import indexed_text
 from twinspire.index.schema import COMMIT_COLUMNS, HEADER_COLUMNS, ITEM_COLUMNS, SNAPSHOT_COLUMNS
 from twinspire.index.view import Commit, Header, SnapshotRow, View, check_item, is_whole, only_row
-from twinspire.index.words import indexed_text
+from twinspire.stores.items import Item, ItemKind, encoded_metadata
+from twinspire.stores.reference import BundleReference
 
 
 def _assignments(columns: str) -> str:

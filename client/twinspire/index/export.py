@@ -23,14 +23,14 @@ from numpy.typing import NDArray
 from twinspire.errors import IndexStoreError, InputError
 from twinspire.index import disk
 from twinspire.index.connections import repeated
-from twinspire.index.failures import RESTORE
-from twinspire.index.items import StoredItem
-from twinspire.index.opened import OpenedIndex
+from twinspire.index.error_mapping import RESTORE
+from twinspire.index.merged import OpenedIndex
+from twinspire.stores.items import StoredItem
 
 if TYPE_CHECKING:
     from twinspire.index.state import State
     from twinspire.index.view import View
-    from twinspire.index.where import Where
+    from twinspire.stores.filters.filter import Filter
 
 SUFFIXES = (".parquet", ".npy")
 _PAGE_BYTES = 32 << 20  # of embeddings in memory at a time
@@ -90,7 +90,7 @@ def export_index(
     index: OpenedIndex,
     destination: str | os.PathLike[str],
     *,
-    where: Where | None = None,
+    where: Filter | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> ExportReport:
     """Write the items that `where` keeps, all by default, to `destination`, a .parquet or .npy file.
@@ -110,7 +110,7 @@ def export_index(
 
 @repeated
 def _exported(
-    index: OpenedIndex, path: Path, where: Where | None, on_progress: Callable[[int, int], None]
+    index: OpenedIndex, path: Path, where: Filter | None, on_progress: Callable[[int, int], None]
 ) -> ExportReport:
     parquet = path.suffix.lower() == ".parquet"
     files = [path] if parquet else [path, path.with_name(f"{path.stem}.items.jsonl")]

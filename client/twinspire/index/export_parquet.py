@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from twinspire.errors import MissingDependencyError
 from twinspire.index.columns import metadata_columns
-from twinspire.index.items import StoredItem
+from twinspire.stores.items import StoredItem
 
 if TYPE_CHECKING:
     from twinspire.index.export import Selection

@@ -13,8 +13,8 @@ from twinspire.index.catalogue import Catalogue
 from twinspire.index.commit_record import RECORD_NAME, packed
 from twinspire.index.connections import CATALOGUE_NAME
 from twinspire.index.lock import LOCK_NAME
-from twinspire.index.reference import BundleReference
 from twinspire.index.vectors import VectorType, create_vector_file, vectors_name
+from twinspire.stores.reference import BundleReference
 
 
 def make_folder(folder: Path, *, space: str, dim: int, dtype: VectorType, bundle: BundleReference | None) -> None:

@@ -36,13 +36,13 @@ def shared(tasks: Iterable[Task], work: Callable[[Iterator[Task]], Result], thre
     """
     remaining = _Remaining(tasks)
 
-    def alone() -> Result:
+    def exclusive() -> Result:
         with computing_with(1):
             return work(remaining)
 
-    submitted = [_pool.submit(alone) for _ in range(threads - 1)]
+    submitted = [_pool.submit(exclusive) for _ in range(threads - 1)]
     try:
-        results = [alone()]
+        results = [exclusive()]
     finally:
         remaining.stop()
         helpers = [helper for helper in submitted if helper is not None and not helper.cancel()]

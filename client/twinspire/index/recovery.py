@@ -22,7 +22,7 @@ from twinspire.index import disk
 from twinspire.index.ann.files import snapshot_number
 from twinspire.index.catalogue import CATALOGUE_NAME, Catalogue
 from twinspire.index.commit_record import CommitRecord, read_record
-from twinspire.index.failures import store_errors
+from twinspire.index.error_mapping import store_errors
 from twinspire.index.lock import WriterLock
 from twinspire.index.log_frames import LostFrames, flipped, lost_frames
 from twinspire.index.vectors import HEADER_BYTES, header, vectors_number
@@ -127,7 +127,7 @@ def recover_index(path: str | os.PathLike[str]) -> RecoverReport:
         if lost is None or not _brought_back(folder, catalogue, lost):
             vectors_saved = _save_vectors(folder, before, catalogue, saved_in)
         with closing(Catalogue(folder, writable=True)) as live:
-            live.settle()  # in place of the frames that were lost
+            live.recover()  # in place of the frames that were lost
             live.checkpoint()
         with catalogue.view() as view:
             after, items_after = view.commit, view.commit.items

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from twinspire.index.ann.reports import SnapshotStats
-from twinspire.index.items import ItemKind
 from twinspire.index.vectors import VectorType
+from twinspire.stores.items import ItemKind
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,18 +21,18 @@ from numpy.typing import NDArray
 
 from twinspire.errors import IndexStoreError, InputError
 from twinspire.index import disk
-from twinspire.index.ann import Ann, Family, Kind, Selection, choose, predict
+from twinspire.index.ann import AnnIndex, Family, IndexSpec, Selection, choose, predict
 from twinspire.index.ann.calibration import MARGIN, K, calibrated, group_recalls, held_out
 from twinspire.index.ann.files import read_snapshot, snapshot_name, snapshot_number, snapshot_problem, write_snapshot
 from twinspire.index.ann.reports import BuildReport, Calibration, SnapshotStats, TuneReport
 from twinspire.index.ann.tuning import QueryGroup, best_setting, check_reached
 from twinspire.index.catalogue import Catalogue
-from twinspire.index.failures import UncertainCommit
+from twinspire.index.error_mapping import UncertainCommit
 from twinspire.index.flat import Found, merge, nearest
-from twinspire.index.items import ItemKind
 from twinspire.index.state import DEAD, State, States
 from twinspire.index.view import SnapshotRow, View
 from twinspire.index.writer import Writer
+from twinspire.stores.items import ItemKind
 
 _log = logging.getLogger("twinspire.index")
 EXACT_KEPT = 20_000
@@ -49,7 +49,7 @@ class Snapshots:
         self._catalogue = catalogue
         self._states = states
         self._lock = threading.Lock()  # held while a file is read
-        self._open: tuple[str, int, Ann] | None = None  # file, checksum
+        self._open: tuple[str, int, AnnIndex] | None = None  # file, checksum
         self._damage: tuple[str, int, str] | None = None
         self._selected: Selection | None = None
 
@@ -110,9 +110,9 @@ class Snapshots:
         size = path.stat().st_size if row.name and path.is_file() else 0
         return SnapshotStats(row.kind, row.rows, row.effort, row.reach, size, damage)
 
-    def build(self, writer: Writer, kind: Kind, *, threads: int | None, memory_bytes: int | None) -> BuildReport:
+    def build(self, writer: Writer, kind: IndexSpec, *, threads: int | None, memory_bytes: int | None) -> BuildReport:
         """Build a snapshot of `kind` over all rows and go over to it; exact kinds take away the one that is there."""
-        with writer.alone():
+        with writer.exclusive():
             state = self._state()
             count, dim = state.vectors.shape
             if kind.family is Family.AUTO:
@@ -125,7 +125,7 @@ class Snapshots:
                 return BuildReport(str(kind), count, predicted, 0.0, 0)
             if state.items == 0:
                 raise InputError(f"the index {self._folder} is empty: add items, then build {kind}")
-            ann = Ann.build(kind, state.vectors, threads=threads)
+            ann = AnnIndex.build(kind, state.vectors, threads=threads)
             taken = time.perf_counter() - start
             found = self._calibrated(ann, state)
             calibration_s = time.perf_counter() - start - taken
@@ -137,14 +137,14 @@ class Snapshots:
             size = (self._folder / row.name).stat().st_size
             return BuildReport(str(kind), count, predicted, taken, size, found, calibration_s)
 
-    def _calibrated(self, ann: Ann, state: State) -> Calibration | None:
+    def _calibrated(self, ann: AnnIndex, state: State) -> Calibration | None:
         """Choose effort and candidates for `ann`, which covers `state`; None where there is nothing to choose."""
         if not (ann.kind.is_tunable or ann.kind.is_lossy):
             return None
         groups = self._held_out(ann, state, K)
         return calibrated(ann, state.vectors, groups) if groups else None
 
-    def _held_out(self, ann: Ann, state: State, k: int) -> list[QueryGroup]:
+    def _held_out(self, ann: AnnIndex, state: State, k: int) -> list[QueryGroup]:
         """Return the queries to calibrate `ann` with, over the rows that it covers."""
         with self._states.current() as (view, now):
             masks = {f"{kind}s": self._states.allowed(view, now, kind, None) for kind in ItemKind}
@@ -157,7 +157,7 @@ class Snapshots:
 
         None: for the held-out queries that a build is calibrated with, and with its margin.
         """
-        with writer.alone():
+        with writer.exclusive():
             state = self._state()
             with self._catalogue.view() as view:
                 row = view.snapshot()
@@ -191,13 +191,13 @@ class Snapshots:
                 measured=group_recalls(groups, found),
             )
 
-    def keep_up(self, writer: Writer, *, check: bool = False) -> None:
+    def refresh(self, writer: Writer, *, check: bool = False) -> None:
         """Build the snapshot anew where it has to be, or add the tail where that is long.
 
         `check` reads the file. What goes wrong is logged: items are safe without it, and all are found.
         """
         try:
-            with writer.alone() as commit:
+            with writer.exclusive() as commit:
                 with self._catalogue.view() as view:
                     row = view.snapshot()
                 if row is None:
@@ -213,9 +213,9 @@ class Snapshots:
         with self._lock:
             self._open = None
 
-    def tidy(self, writer: Writer) -> None:
+    def remove_stale(self, writer: Writer) -> None:
         """Remove snapshot files that are left over."""
-        with writer.alone(), self._catalogue.view() as view:
+        with writer.exclusive(), self._catalogue.view() as view:
             row = view.snapshot()
             for path in self._folder.iterdir():
                 if snapshot_number(path.name) is not None and (row is None or path.name != row.name):
@@ -225,7 +225,7 @@ class Snapshots:
     def _renew(self, writer: Writer, row: SnapshotRow) -> None:
         state = self._state()
         count = len(state.vectors)
-        kind = Kind.parse(row.kind)
+        kind = IndexSpec.parse(row.kind)
         ann = None
         if row.name and not kind.family.needs_gpu:  # a GPU's is built anew
             with suppress(IndexStoreError):  # damaged: said when it was found
@@ -237,7 +237,7 @@ class Snapshots:
             if state.items == 0:
                 return
             try:
-                ann = Ann.build(kind, state.vectors)
+                ann = AnnIndex.build(kind, state.vectors)
             except InputError as error:
                 _log.warning("the index %s is searched exactly from now on: %s", self._folder, error)
                 self._put(writer, None)
@@ -249,7 +249,7 @@ class Snapshots:
         state.mapping.check()
         self._save(writer, ann, replace(row, rows=count))
 
-    def _save(self, writer: Writer, ann: Ann, row: SnapshotRow) -> SnapshotRow:
+    def _save(self, writer: Writer, ann: AnnIndex, row: SnapshotRow) -> SnapshotRow:
         with self._catalogue.view() as view:
             now = view.snapshot()
         # Never the name of one that is there or was just lost: readers know that one as damaged.
@@ -273,7 +273,7 @@ class Snapshots:
         with suppress(
             OSError, sqlite3.Error, IndexStoreError
         ):  # a file left over does no harm; tidied at the next open
-            self.tidy(writer)
+            self.remove_stale(writer)
 
     def _is_damaged(self, row: SnapshotRow) -> bool:
         problem = snapshot_problem(self._folder / row.name, row.checksum)
@@ -281,7 +281,7 @@ class Snapshots:
             _log.warning("%s: it is built anew from the vectors", problem)
         return problem is not None
 
-    def _opened(self, row: SnapshotRow) -> Ann | None:
+    def _opened(self, row: SnapshotRow) -> AnnIndex | None:
         """Return the snapshot, None where it cannot be used, which is logged once."""
         with self._lock:
             now = self._open
@@ -290,7 +290,7 @@ class Snapshots:
             if not row.name or (self._damage is not None and self._damage[:2] == (row.name, row.checksum)):
                 return None
             try:
-                ann = read_snapshot(self._folder / row.name, Kind.parse(row.kind), row.rows, row.checksum)
+                ann = read_snapshot(self._folder / row.name, IndexSpec.parse(row.kind), row.rows, row.checksum)
             except IndexStoreError as error:
                 with self._catalogue.view() as view:
                     if view.snapshot() != row:

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from twinspire.errors import IndexStoreError
 from twinspire.index.catalogue import Catalogue
 from twinspire.index.digests import SUM_MODULUS, pair_sum
-from twinspire.index.failures import RESTORE
-from twinspire.index.items import ItemKind
+from twinspire.index.error_mapping import RESTORE
 from twinspire.index.vectors import CHECKSUM_OF_NOTHING, LostVectorFileError, Mapping, VectorFile, Vectors
 from twinspire.index.view import Commit, View
+from twinspire.stores.items import ItemKind
 
 if TYPE_CHECKING:
-    from twinspire.index.where import Where
+    from twinspire.stores.filters.filter import Filter
 
 DEAD = -1
 """Stands for an id where a row is no item's any more."""
@@ -100,7 +100,9 @@ class States:
                 state.mapping.check()
                 return
 
-    def allowed(self, view: View, state: State, kind: ItemKind | None, where: Where | None) -> NDArray[np.bool_] | None:
+    def allowed(
+        self, view: View, state: State, kind: ItemKind | None, where: Filter | None
+    ) -> NDArray[np.bool_] | None:
         """Return which rows a search may find, (N,) bool; None: all. Filters are remembered for a generation."""
         if kind is None and where is None and state.items == state.commit.rows:
             return None

@@ -17,25 +17,25 @@ from numpy.typing import NDArray
 
 from twinspire._arguments import as_list, as_member, as_whole, is_utf8, require_text, shown
 from twinspire.errors import IndexStoreError, InputError
-from twinspire.index.ann import Family, Kind, Prediction, choose, predict
+from twinspire.index.ann import Family, IndexSpec, Prediction, choose, predict
 from twinspire.index.ann.reports import BuildReport, TuneReport
-from twinspire.index.checks import check_bundle, checked_effort, checked_ids, checked_k, checked_kind, checked_where
 from twinspire.index.connections import repeated
-from twinspire.index.failures import RESTORE
-from twinspire.index.items import Hit, Item, ItemKind, StoredItem
-from twinspire.index.opened import OpenedIndex
-from twinspire.index.reference import BundleReference
+from twinspire.index.error_mapping import RESTORE
+from twinspire.index.filter_explain import explained
+from twinspire.index.merged import OpenedIndex
 from twinspire.index.reports import AddReport, CompactReport, IndexStats, VerifyReport
 from twinspire.index.schema import SCHEMA_VERSION
 from twinspire.index.state import DEAD, State
+from twinspire.index.validation import check_bundle, checked_effort, checked_ids, checked_k, checked_kind, checked_where
 from twinspire.index.vectors import HEADER_BYTES, unit_vectors
 from twinspire.index.verify import verify_index
 from twinspire.index.view import View
-from twinspire.index.where_explain import explained
 from twinspire.index.writer import Writer
+from twinspire.stores.items import Hit, Item, ItemKind, StoredItem
+from twinspire.stores.reference import BundleReference
 
 if TYPE_CHECKING:
-    from twinspire.index.where import Where
+    from twinspire.stores.filters.filter import Filter
 
 
 _LARGEST_BATCH = 100_000
@@ -87,7 +87,7 @@ class Index(OpenedIndex):
         with self._changing("remove from") as writer:
             return writer.remove(ids)
 
-    def remove_where(self, where: Where | str) -> int:
+    def remove_where(self, where: Filter | str) -> int:
         """Remove the items that `where` keeps and return how many there were."""
         kept = _required_where(where)
         with self._changing("remove from") as writer:
@@ -146,7 +146,7 @@ class Index(OpenedIndex):
         return report
 
     def build(self, kind: str = "auto", *, threads: int | None = None, memory_bytes: int | None = None) -> BuildReport:
-        """Build an index of `kind` that searches use from then on: `ann.Kind.parse` says which there are.
+        """Build an index of `kind` that searches use from then on: `ann.IndexSpec.parse` says which there are.
 
         `auto` is exact below 100,000 items, above the fastest that fits in `memory_bytes` (half of what is free).
         `flat` goes back to exact search. Then effort and candidates are calibrated, so that searches that say nothing
@@ -155,7 +155,7 @@ class Index(OpenedIndex):
         `InputError` for an unknown kind and one that does not suit the vectors, `MissingDependencyError` and
         `ProviderError` for a GPU's without one.
         """
-        parsed = Kind.parse(kind)
+        parsed = IndexSpec.parse(kind)
         with self._changing("build") as writer:
             assert self._snapshots is not None
             return self._snapshots.build(writer, parsed, threads=threads, memory_bytes=memory_bytes)
@@ -165,7 +165,7 @@ class Index(OpenedIndex):
         self, kind: str = "auto", *, threads: int | None = None, memory_bytes: int | None = None
     ) -> tuple[str, Prediction]:
         """Return which kind `build` would build now, and what it is expected to take."""
-        parsed = Kind.parse(kind)
+        parsed = IndexSpec.parse(kind)
         with self._reading("read") as (_, state):
             if parsed.family is Family.AUTO:
                 parsed = choose(state.items, self._dim, memory_bytes=memory_bytes, threads=threads)
@@ -229,7 +229,7 @@ class Index(OpenedIndex):
         return sorted(np.random.default_rng(seed).choice(ids, count, replace=False).tolist())
 
     def items(
-        self, *, kind: ItemKind | str | None = None, where: Where | str | None = None, batch: int = 1000
+        self, *, kind: ItemKind | str | None = None, where: Filter | str | None = None, batch: int = 1000
     ) -> Iterator[StoredItem]:
         """Give all items of `kind` that `where` keeps, in the order of ids, as one committed state has them.
 
@@ -241,7 +241,7 @@ class Index(OpenedIndex):
         self._parts()
         return self._items(checked_kind(kind), checked_where(where), batch)
 
-    def _items(self, kind: ItemKind | None, where: Where | None, batch: int) -> Iterator[StoredItem]:
+    def _items(self, kind: ItemKind | None, where: Filter | None, batch: int) -> Iterator[StoredItem]:
         last = -1
         with self._reading("read") as (view, _):
             while items := view.items_after(last, kind, where, batch):
@@ -253,7 +253,7 @@ class Index(OpenedIndex):
         return self.items()
 
     @repeated
-    def matching(self, ids: Iterable[int], where: Where | str) -> set[int]:
+    def matching(self, ids: Iterable[int], where: Filter | str) -> set[int]:
         """Return those of `ids` whose items `where` keeps; an id that no item has is left out."""
         ids = checked_ids(ids)
         kept = _required_where(where)
@@ -279,7 +279,7 @@ class Index(OpenedIndex):
         k: int = 10,
         space: str,
         kind: ItemKind | str | None = None,
-        where: Where | str | None = None,
+        where: Filter | str | None = None,
         effort: int | None = None,
     ) -> list[list[Hit]]:
         """Return the k best hits of each query, best first, equal scores in the order of ids.
@@ -302,8 +302,8 @@ class Index(OpenedIndex):
             return _hits(view, state, scores, rows)
 
     @repeated
-    def search_words(
-        self, match: str, *, k: int = 10, kind: ItemKind | str | None = None, where: Where | str | None = None
+    def search_text(
+        self, match: str, *, k: int = 10, kind: ItemKind | str | None = None, where: Filter | str | None = None
     ) -> list[Hit]:
         """Return the k best items for an FTS5 expression over captions and file names, best first.
 
@@ -312,11 +312,11 @@ class Index(OpenedIndex):
         """
         match, k, kind, where = _checked_match(match), checked_k(k), checked_kind(kind), checked_where(where)
         with self._reading("search") as (view, _):
-            return view.search_words(match, k, kind, where)
+            return view.search_text(match, k, kind, where)
 
     @repeated
     def count_words(self, match: str, *, at_most: int) -> int:
-        """Return how many items `search_words` would find, counted up to `at_most`: cheap also for common words.
+        """Return how many items `search_text` would find, counted up to `at_most`: cheap also for common words.
 
         Raises `InputError` for a `match` that is no FTS5 expression.
         """
@@ -325,14 +325,16 @@ class Index(OpenedIndex):
             return view.count_words(match, at_most)
 
     @repeated
-    def allowed(self, kind: ItemKind | str | None = None, where: Where | str | None = None) -> NDArray[np.bool_] | None:
+    def allowed(
+        self, kind: ItemKind | str | None = None, where: Filter | str | None = None
+    ) -> NDArray[np.bool_] | None:
         """Return which rows of the vector file a search with this filter may find, (rows,) bool; None: all."""
         kind, where = checked_kind(kind), checked_where(where)
         with self._reading("read") as (view, state):
             return self._allowed(view, state, kind, where)
 
     @repeated
-    def explain_filter(self, where: Where | str) -> list[str]:
+    def explain_filter(self, where: Filter | str) -> list[str]:
         """Return what in a filter is true of no item, whatever the rest of it says.
 
         That is a key that no item has, and a comparison with text where all values are numbers, or the like. Reads all
@@ -380,10 +382,10 @@ class Index(OpenedIndex):
     def _keep_up(self, writer: Writer) -> None:
         """Let the snapshot follow what has changed."""
         assert self._snapshots is not None
-        self._snapshots.keep_up(writer)
+        self._snapshots.refresh(writer)
 
     def _allowed(
-        self, view: View, state: State, kind: ItemKind | None, where: Where | None
+        self, view: View, state: State, kind: ItemKind | None, where: Filter | None
     ) -> NDArray[np.bool_] | None:
         assert self._states is not None
         return self._states.allowed(view, state, kind, where)
@@ -397,7 +399,7 @@ class Index(OpenedIndex):
             raise InputError(f"the index {self._path} has no item {shown}")
 
 
-def _required_where(where: Where | str) -> Where:
+def _required_where(where: Filter | str) -> Filter:
     kept = checked_where(where)
     if kept is None:
         raise InputError("a filter must be a Where or its text, got None")

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from twinspire.errors import EmbeddingError, IndexStoreError
 from twinspire.index import disk
-from twinspire.index.failures import RESTORE
+from twinspire.index.error_mapping import RESTORE
 
 CHECKSUM_OF_NOTHING = 0
 HEADER_BYTES = 64  # a cache line, so that vectors lie aligned in a mapping

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 
 from twinspire.errors import IndexStoreError, InputError
 from twinspire.index.digests import content_sum, item_checksum, pair_sum, row_checksum
-from twinspire.index.failures import RESTORE
-from twinspire.index.items import Hit, Item, ItemKind, StoredItem
-from twinspire.index.reference import BundleReference
+from twinspire.index.error_mapping import RESTORE
 from twinspire.index.schema import COMMIT_COLUMNS, HEADER_COLUMNS, ITEM_COLUMNS, SNAPSHOT_COLUMNS
+from twinspire.stores.items import Hit, Item, ItemKind, StoredItem
+from twinspire.stores.reference import BundleReference
 
 if TYPE_CHECKING:
-    from twinspire.index.where import Where
+    from twinspire.stores.filters.filter import Filter
 
 _VARIABLES = 500  # SQLite before 3.32 takes 999 in one statement
 
@@ -105,19 +105,19 @@ class View:
         pairs = _whole_numbers(self._connection.execute("SELECT row, generation FROM dead").fetchall(), 2)
         return pair_sum(pairs[:, 0], pairs[:, 1])
 
-    def kept(self, kind: ItemKind | None, where: Where | None) -> NDArray[np.int64]:
+    def kept(self, kind: ItemKind | None, where: Filter | None) -> NDArray[np.int64]:
         """Return row and id of the items of this kind that `where` keeps, (n, 2)."""
         condition, parameters = _condition(kind, where)
         pairs = self._connection.execute(f"SELECT row, id FROM items WHERE {condition}", parameters).fetchall()  # noqa: S608
         return _whole_numbers(pairs, 2)
 
-    def ids(self, kind: ItemKind | None, where: Where | None) -> list[int]:
+    def ids(self, kind: ItemKind | None, where: Filter | None) -> list[int]:
         """Return the ids of the items of this kind that `where` keeps, in order."""
         condition, parameters = _condition(kind, where)
         query = f"SELECT id FROM items WHERE {condition} ORDER BY id"  # noqa: S608
         return [number for (number,) in self._connection.execute(query, parameters)]
 
-    def matching(self, ids: Iterable[int], where: Where) -> set[int]:
+    def matching(self, ids: Iterable[int], where: Filter) -> set[int]:
         """Return those of `ids` whose items `where` keeps."""
         condition = where.sql.replace("{", "{{").replace("}", "}}")
         query = f"SELECT {ITEM_COLUMNS}, ({condition}) FROM items WHERE id IN ({{}})"  # noqa: S608
@@ -137,7 +137,7 @@ class View:
         """Return the items of these ids by id; an id that no item has is left out."""
         return {row[0]: _stored(row) for row in self._item_rows(ids)}
 
-    def items_after(self, last: int, kind: ItemKind | None, where: Where | None, count: int) -> list[StoredItem]:
+    def items_after(self, last: int, kind: ItemKind | None, where: Filter | None, count: int) -> list[StoredItem]:
         """Return the first `count` items of this kind that `where` keeps with an id above `last`, in order."""
         condition, parameters = _condition(kind, where)
         query = f"SELECT {ITEM_COLUMNS} FROM items WHERE id > ? AND {condition} ORDER BY id LIMIT ?"  # noqa: S608
@@ -186,7 +186,7 @@ class View:
                 )
         return [_hit(items[number], score) for number, score in zip(ids, scores, strict=True)]
 
-    def search_words(self, match: str, k: int, kind: ItemKind | None, where: Where | None) -> list[Hit]:
+    def search_text(self, match: str, k: int, kind: ItemKind | None, where: Filter | None) -> list[Hit]:
         """Return the k best items for the FTS5 expression `match`, best first, equal scores in the order of ids."""
         condition, parameters = _condition(kind, where)
         kept = f"AND EXISTS (SELECT 1 FROM items WHERE id = words.rowid AND {condition})" if parameters else ""  # noqa: S608
@@ -325,7 +325,7 @@ def only_row(connection: sqlite3.Connection, query: str) -> tuple[Any, ...]:
     return row
 
 
-def _condition(kind: ItemKind | None, where: Where | None) -> tuple[str, list[Any]]:
+def _condition(kind: ItemKind | None, where: Filter | None) -> tuple[str, list[Any]]:
     parts, parameters = list[str](), list[Any]()
     if kind is not None:
         parts.append("+kind = ?")  # the plus keeps SQLite from an index that would fetch half of all items one by one

@@ -25,10 +25,8 @@ from twinspire.index import disk
 from twinspire.index.catalogue import Catalogue
 from twinspire.index.change import Change
 from twinspire.index.commit_record import CommitRecord
-from twinspire.index.failures import UncertainCommit
-from twinspire.index.items import Item, StoredItem
+from twinspire.index.error_mapping import UncertainCommit
 from twinspire.index.lock import WriterLock
-from twinspire.index.reference import BundleReference
 from twinspire.index.reports import AddReport, CompactReport
 from twinspire.index.state import DEAD, States
 from twinspire.index.vectors import (
@@ -41,9 +39,11 @@ from twinspire.index.vectors import (
     vectors_number,
 )
 from twinspire.index.view import Commit, SnapshotRow
+from twinspire.stores.items import Item, StoredItem
+from twinspire.stores.reference import BundleReference
 
 if TYPE_CHECKING:
-    from twinspire.index.where import Where
+    from twinspire.stores.filters.filter import Filter
 
 _log = logging.getLogger("twinspire.index")
 _BLOCK_ROWS = 4096
@@ -96,7 +96,7 @@ class Writer:
             with self._changing() as change:
                 return change.remove(ids, even_damaged=True)
 
-    def remove_where(self, where: Where) -> int:
+    def remove_where(self, where: Filter) -> int:
         """Remove the items that `where` keeps."""
         with self._lock:
             self._settled()
@@ -166,7 +166,7 @@ class Writer:
         return before.rows - len(rows), size, new.size_bytes()
 
     @contextmanager
-    def alone(self) -> Iterator[Commit]:
+    def exclusive(self) -> Iterator[Commit]:
         """Give how far the index is committed; nothing else changes it until the block ends."""
         with self._lock:
             yield self._settled()[1]
@@ -197,7 +197,7 @@ class Writer:
         """Return the vector file and how far it is committed, for good."""
         self._writer_lock.check()
         if self._commit is None:
-            commit, self._writers = self._catalogue.settle()
+            commit, self._writers = self._catalogue.recover()
             with self._transaction(commit):  # keeps whoever else writes away from the files
                 if self._file is None or self._file.name != commit.vectors_file:
                     file = self._open(commit.vectors_file)
@@ -252,9 +252,9 @@ class Writer:
             yield change
 
     def _undo(self, error: Exception) -> None:
-        """Make sure that a commit that failed does not come back: see `Catalogue.settle`."""
+        """Make sure that a commit that failed does not come back: see `Catalogue.recover`."""
         try:
-            _, self._writers = self._catalogue.settle()
+            _, self._writers = self._catalogue.recover()
         except (sqlite3.Error, OSError) as second:
             _log.warning("a failed change of the index %s could not be undone: %s", self._folder, second)
             raise UncertainCommit(str(error)) from error

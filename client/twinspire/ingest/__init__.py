@@ -1,30 +1,30 @@
-"""Files into an index: pictures and lines of text, read, decoded, encoded and written beside each other."""
+"""Files into an index: images and lines of text, read, decoded, encoded and written beside each other."""
 
 from __future__ import annotations
 
+from twinspire.ingest.caption_fusion import fuse
 from twinspire.ingest.captions import Captions, CaptionSource, OnConflict, Sidecars
-from twinspire.ingest.finding import PICTURE_SUFFIXES, FoundPictures, find_pictures
-from twinspire.ingest.fusing import fuse
-from twinspire.ingest.pictures import add_pictures, sync
-from twinspire.ingest.reports import FailedPicture, FolderEvent, Happened, IngestReport, ItemIndex
+from twinspire.ingest.discovery import IMAGE_SUFFIXES, FoundImages, find_images
+from twinspire.ingest.reports import FailedImage, FolderEvent, Happened, IngestReport, ItemIndex
+from twinspire.ingest.sync import add_images, sync
 from twinspire.ingest.texts import add_texts
 from twinspire.ingest.watch import watch
 
 __all__ = [
-    "PICTURE_SUFFIXES",
+    "IMAGE_SUFFIXES",
     "CaptionSource",
     "Captions",
-    "FailedPicture",
+    "FailedImage",
     "FolderEvent",
-    "FoundPictures",
+    "FoundImages",
     "Happened",
     "IngestReport",
     "ItemIndex",
     "OnConflict",
     "Sidecars",
-    "add_pictures",
+    "add_images",
     "add_texts",
-    "find_pictures",
+    "find_images",
     "fuse",
     "sync",
     "watch",

@@ -1,4 +1,4 @@
-"""What is said about pictures: a file of captions and metadata (COCO, CSV, TSV, JSON), or a text beside each."""
+"""What is said about images: a file of captions and metadata (COCO, CSV, TSV, JSON), or a text beside each."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from twinspire._arguments import as_list, as_member
 from twinspire.errors import InputError
-from twinspire.index.items import metadata_as_json
-from twinspire.ingest.finding import absolute
+from twinspire.ingest.discovery import absolute
 from twinspire.ingest.metadata import BOOKKEEPING_KEYS, FILE_KEYS, same_value
 from twinspire.ingest.tables import EXPECTED, rows_of
+from twinspire.stores.items import metadata_as_json
 
 SIDECAR_SUFFIX = ".txt"
 _MOST_BYTES = 64 * 2**10  # of a sidecar
 
 
 class CaptionSource(Protocol):
-    """Gives the captions of pictures."""
+    """Gives the captions of images."""
 
     def of(self, picture: Path) -> Sequence[str]:
-        """Return the captions of the picture at this absolute path; none where nothing is said about it."""
+        """Return the captions of the image at this absolute path; none where nothing is said about it."""
 
     def metadata_of(self, picture: Path) -> Mapping[str, Any]:
         """Return what else is said about it, a JSON object; empty where nothing is."""
@@ -37,7 +37,7 @@ _Key: TypeAlias = Path | tuple[str, ...]
 
 
 class OnConflict(StrEnum):
-    """What becomes of a column whose key is also read from the picture's file, such as `name`, `width` or `year`."""
+    """What becomes of a column whose key is also read from the image's file, such as `name`, `width` or `year`."""
 
     TABLE = "table"  # its value is stored, the file's is not
     FILE = "file"  # the file's value is stored, the column is left out
@@ -52,10 +52,10 @@ class OnConflict(StrEnum):
 class Captions:
     """The captions of a file, and the metadata that stands beside them.
 
-    `said` maps pictures, as the file names them, to captions, `metadata` to a JSON object. A name is a path, from the
-    file's folder where a picture is there, else the end of a path: `a.jpg` and `2024/a.jpg` both name
-    `/photos/2024/a.jpg`. Where several names fit a picture the longest counts. `on_conflict` decides about keys that
-    are read from the picture's file too; `bytes`, `modified`, `inode`, `fused_captions` and `overridden`, by which
+    `said` maps images, as the file names them, to captions, `metadata` to a JSON object. A name is a path, from the
+    file's folder where an image is there, else the end of a path: `a.jpg` and `2024/a.jpg` both name
+    `/photos/2024/a.jpg`. Where several names fit an image the longest counts. `on_conflict` decides about keys that
+    are read from the image's file too; `bytes`, `modified`, `inode`, `fused_captions` and `overridden`, by which
     changed files are recognised, are at least prefixed. Raises `InputError` for metadata that contradicts itself or is
     no JSON.
     """
@@ -80,11 +80,11 @@ class Captions:
 
     @classmethod
     def read(cls, path: Path, *, on_conflict: OnConflict | str = OnConflict.TABLE) -> Captions:
-        """Read a file of captions: COCO's JSON, or CSV, TSV, JSONL or a JSON list with a column for the picture.
+        """Read a file of captions: COCO's JSON, or CSV, TSV, JSONL or a JSON list with a column for the image.
 
-        Beside it stands a caption, or other columns, which are the picture's metadata, or both: values of JSON as they
+        Beside it stands a caption, or other columns, which are the image's metadata, or both: values of JSON as they
         are; in CSV and TSV numbers, true and false are read as such, an empty cell says nothing. Rows of the same
-        picture are put together. Raises `InputError` that names the place.
+        image are put together. Raises `InputError` that names the place.
         """
         read = cls({}, folder=absolute(path).parent, on_conflict=on_conflict)
         says_something = False
@@ -104,15 +104,15 @@ class Captions:
         return any(told.captions for told in self._told.values())
 
     def names(self, picture: Path) -> bool:
-        """Whether the file says anything about the picture at this absolute path."""
+        """Whether the file says anything about the image at this absolute path."""
         return self._about(picture) is not None
 
     def of(self, picture: Path) -> Sequence[str]:
-        """Return the captions of the picture at this absolute path."""
+        """Return the captions of the image at this absolute path."""
         return told.captions if (told := self._about(picture)) is not None else ()
 
     def metadata_of(self, picture: Path) -> Mapping[str, Any]:
-        """Return the metadata of the picture at this absolute path; empty where there is none."""
+        """Return the metadata of the image at this absolute path; empty where there is none."""
         return told.metadata if (told := self._about(picture)) is not None else {}
 
     def _about(self, picture: Path) -> _Told | None:
@@ -127,7 +127,7 @@ class Captions:
     def _tell(
         self, name: str, captions: Iterable[str], metadata: Mapping[str, Any], *, where: str, once: bool = False
     ) -> None:
-        """Put to a picture what is said about it at a place; with `once` no caption twice."""
+        """Put to an image what is said about it at a place; with `once` no caption twice."""
         told = self._told.setdefault(self._key(name), _Told([], {}))
         told.captions.extend([caption for caption in captions if not once or caption not in told.captions])
         for key, value in metadata.items():
@@ -166,10 +166,10 @@ class Captions:
 
 
 class Sidecars:
-    """Captions in text files beside the pictures: `cat.jpg.txt`, else `cat.txt`, a caption on each line."""
+    """Captions in text files beside the images: `cat.jpg.txt`, else `cat.txt`, a caption on each line."""
 
     def of(self, picture: Path) -> Sequence[str]:
-        """Return the lines of the picture's text file. Raises `InputError` for one that cannot be read."""
+        """Return the lines of the image's text file. Raises `InputError` for one that cannot be read."""
         for sidecar in sidecars_of(picture):
             if sidecar.is_file():
                 if sidecar.stat().st_size > _MOST_BYTES:
@@ -183,7 +183,7 @@ class Sidecars:
 
 
 def sidecars_of(picture: Path) -> tuple[Path, Path]:
-    """Return where a picture's text file may be, the one that counts first."""
+    """Return where an image's text file may be, the one that counts first."""
     return picture.with_name(picture.name + SIDECAR_SUFFIX), picture.with_suffix(SIDECAR_SUFFIX)
 
 

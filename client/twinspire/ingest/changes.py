@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from twinspire.errors import InputError
-from twinspire.ingest.reports import FailedPicture
+from twinspire.ingest.reports import FailedImage
 
 Signature = tuple[int, int, int] | None
 
@@ -36,7 +36,7 @@ class ChangeSource(Protocol):
     complete: bool
     """Whether nothing can be lost."""
 
-    failed: list[FailedPicture]
+    failed: list[FailedImage]
     """Folders that cannot be watched, and why; whoever has told of them empties the list."""
 
     def wait(self, timeout_s: float) -> Changes:
@@ -87,7 +87,7 @@ class Inotify:
 
     def __init__(self, roots: Sequence[Path]) -> None:
         self._roots = roots
-        self.failed: list[FailedPicture] = []
+        self.failed: list[FailedImage] = []
         self._libc = ctypes.CDLL(None, use_errno=True)
         self._descriptor = -1
         if hasattr(self._libc, "inotify_init1"):
@@ -185,7 +185,7 @@ class Inotify:
 
     def _fail(self, folder: Path, error: OSError) -> None:
         if not isinstance(error, FileNotFoundError | NotADirectoryError):
-            failed = FailedPicture(folder, f"cannot be watched: {error.strerror or error}")
+            failed = FailedImage(folder, f"cannot be watched: {error.strerror or error}")
             if failed not in self.failed:
                 self.failed.append(failed)
 
@@ -219,7 +219,7 @@ class Polling:
 
     def __init__(self, roots: Sequence[Path], *, every_s: float = 0.5) -> None:
         self._roots, self._every_s = roots, every_s
-        self.failed: list[FailedPicture] = []
+        self.failed: list[FailedImage] = []
         self._before = self._seen()
         self._due_s = time.monotonic() + every_s
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from twinspire.images import ImageLimits
 from twinspire.index import Item, StoredItem
-from twinspire.ingest.reading import ReadFile, holds, pictures_of
+from twinspire.ingest.files import ReadFile, holds, images_of
 from twinspire.ingest.reports import ItemIndex
 from twinspire.ingest.stages import vector_key
 
@@ -52,7 +52,7 @@ class Contents:
             return item
         if (gone := self._elsewhere.get(file.content_hash)) is None:
             gone = self._elsewhere[file.content_hash] = {}
-            for item in pictures_of(self._index.find(content_hash=file.content_hash)):
+            for item in images_of(self._index.find(content_hash=file.content_hash)):
                 self._ids.setdefault(vector_key(item), item.id)
                 if item.id not in self.loose and not holds(item, self._limits):
                     gone[item.id] = item

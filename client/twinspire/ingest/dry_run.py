@@ -74,7 +74,7 @@ def dry_run_client(client: Client) -> Any:  # noqa: ANN401 - has of a client wha
         dim=client.dim,
         limits=client.limits,
         preprocess=preprocess,
-        encode_text=encode,
+        encode_texts=encode,
         towers=SimpleNamespace(encode_images=encode),
     )
 

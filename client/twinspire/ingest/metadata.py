@@ -1,4 +1,4 @@
-"""What a picture's file says of itself: name, size, and what the camera wrote into it (EXIF)."""
+"""What an image's file says of itself: name, size, and what the camera wrote into it (EXIF)."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from typing import Any
 from PIL import ExifTags, Image
 
 from twinspire.images.formats import open_header
-from twinspire.images.quiet import quiet_pillow
-from twinspire.ingest.reading import ReadFile
+from twinspire.images.pillow_warnings import quiet_pillow
+from twinspire.ingest.files import ReadFile
 
 OVERRIDDEN = "overridden"
 """The key of metadata that lists those of `FILE_KEYS` whose values are not the file's but a caption source's."""
@@ -32,8 +32,8 @@ _TURNED = range(5, 9)  # EXIF orientations that swap width and height
 _LONGEST_NAME = 200
 
 
-def picture_metadata(file: ReadFile) -> dict[str, Any]:
-    """Return the metadata of a picture's file, a JSON object.
+def image_metadata(file: ReadFile) -> dict[str, Any]:
+    """Return the metadata of an image's file, a JSON object.
 
     Always `name` (of the file), `folder` (its absolute path), `bytes`, `modified` (ISO 8601, UTC) and `inode`;
     `width`, `height` (as it is seen: turned as EXIF says) and `format` where the header can be read; `taken` (ISO 8601,
@@ -57,7 +57,7 @@ def picture_metadata(file: ReadFile) -> dict[str, Any]:
                 metadata |= _told_by_camera(exif)
     except MemoryError:
         raise
-    except Exception:  # noqa: S110 - the decoder has the say on what is a picture; headers raise whatever they stumble over
+    except Exception:  # noqa: S110 - the decoder has the say on what is an image; headers raise whatever they stumble over
         pass
     return metadata
 
@@ -94,7 +94,7 @@ def replaced(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, A
 
 
 def with_told(metadata: Mapping[str, Any], told: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return metadata with what is told about a picture in it; None where it has all that already."""
+    """Return metadata with what is told about an image in it; None where it has all that already."""
     usable = _usable(told)
     overridden = _overridden(metadata) | FILE_KEYS.intersection(usable)
     if overridden == _overridden(metadata) and all(

@@ -18,19 +18,19 @@ from numpy.typing import NDArray
 from twinspire.errors import InputError
 from twinspire.index import Item, StoredItem
 from twinspire.ingest.contents import Contents
-from twinspire.ingest.metadata import picture_metadata, refreshed, replaced, with_told
-from twinspire.ingest.reading import (
+from twinspire.ingest.files import (
     WRITTEN_TO,
     ReadFile,
     cause_of,
+    images_of,
     is_gone,
     is_text,
     looks_the_same,
-    pictures_of,
     read_file,
 )
+from twinspire.ingest.metadata import image_metadata, refreshed, replaced, with_told
 from twinspire.ingest.reports import FolderEvent, Happened, ItemIndex
-from twinspire.ingest.stages import Batch, PictureItems, run_pipeline, vector_key
+from twinspire.ingest.stages import Batch, ImageItems, run_pipeline, vector_key
 
 if TYPE_CHECKING:
     from twinspire.client import Client
@@ -77,7 +77,7 @@ class Reconciler:
         self,
         index: ItemIndex,
         client: Client,
-        items: PictureItems,
+        items: ImageItems,
         *,
         batch: int,
         on_event: Callable[[FolderEvent], None],
@@ -144,11 +144,11 @@ class Reconciler:
                 file = read_file(path, self._client.limits)
                 if file.content_hash != item.content_hash:
                     now.contents.loosen(item)
-                    if not any(other.content_hash == file.content_hash for other in self._pictures_at(path)):
+                    if not any(other.content_hash == file.content_hash for other in self._images_at(path)):
                         now.changed[path] = replace(file, content=path)  # read again: it may be one of thousands
                         now.own[path] = item
                     return
-                item = self._index.update(item.id, metadata=refreshed(item.metadata, picture_metadata(file)))
+                item = self._index.update(item.id, metadata=refreshed(item.metadata, image_metadata(file)))
             changed = self._compare_told(item)
         except (OSError, UnicodeEncodeError, InputError) as error:
             self._tell(FolderEvent(Happened.FAILED, path, item.id, cause=cause_of(error)))
@@ -159,7 +159,7 @@ class Reconciler:
             now.already += 1
 
     def _compare_told(self, item: StoredItem) -> FolderEvent | None:
-        """Take over what the source says about a picture; where that changes its vector it is to be encoded again."""
+        """Take over what the source says about an image; where that changes its vector it is to be encoded again."""
         if self._items.source is None:
             return None
         path = Path(item.uri)
@@ -194,7 +194,7 @@ class Reconciler:
         now = self._now
         if file.path not in now.recaptioned and now.contents.is_known(file.content_hash):
             with self._deciding:
-                if any(item.content_hash == file.content_hash for item in self._pictures_at(file.path)):
+                if any(item.content_hash == file.content_hash for item in self._images_at(file.path)):
                     step.already += 1
                     return
                 if (mover := now.contents.take(file)) is not None:
@@ -268,7 +268,7 @@ class Reconciler:
 
     def _move(self, item: StoredItem, file: ReadFile, tell: Callable[[FolderEvent], None]) -> None:
         """Give an item its file's new path, and what is said about it there."""
-        metadata = refreshed(item.metadata, picture_metadata(file))
+        metadata = refreshed(item.metadata, image_metadata(file))
         moved = self._index.update(item.id, uri=str(file.path), metadata=metadata)
         try:
             told = self._compare_told(moved)
@@ -308,5 +308,5 @@ class Reconciler:
         for item in loose.values():
             self._on_event(FolderEvent(Happened.REMOVED, Path(item.uri), item.id))
 
-    def _pictures_at(self, path: Path) -> list[StoredItem]:
-        return pictures_of(self._index.find(uri=str(path))) if is_text(path) else []
+    def _images_at(self, path: Path) -> list[StoredItem]:
+        return images_of(self._index.find(uri=str(path))) if is_text(path) else []

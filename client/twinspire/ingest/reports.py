@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from twinspire.index import AddReport, Item, ItemKind, StoredItem
 
 
-class FailedPicture(NamedTuple):
+class FailedImage(NamedTuple):
     """A file that was not added, or a folder that was not looked at, and why."""
 
     path: Path
@@ -27,12 +27,12 @@ class IngestReport:
     """How many were added, were there already, failed, and changed: took new content, metadata, place or caption.
 
     `captioned` counts those of the added and changed that got a caption, `moved` those of the changed that took another
-    place, `removed` the items whose files are gone. `skipped` counts the files that are no pictures by their suffix.
+    place, `removed` the items whose files are gone. `skipped` counts the files that are no images by their suffix.
     """
 
     added: int
     already: int
-    failed: list[FailedPicture]
+    failed: list[FailedImage]
     captioned: int = 0
     changed: int = 0
     moved: int = 0
@@ -41,7 +41,7 @@ class IngestReport:
 
 
 class Happened(StrEnum):
-    """What became of a picture."""
+    """What became of an image."""
 
     ADDED = "added"
     CHANGED = "changed"
@@ -74,14 +74,14 @@ class Tally:
         self._counts = dict.fromkeys(Happened, 0)
         self._captioned = 0
         self._changed: set[Path] = set()
-        self._failed: list[FailedPicture] = []
+        self._failed: list[FailedImage] = []
 
     def take(self, event: FolderEvent) -> None:
         """Take in one event."""
         self._counts[event.happened] += 1
         self._captioned += event.captioned
         if event.happened is Happened.FAILED:
-            self._failed.append(FailedPicture(event.path, event.cause or ""))
+            self._failed.append(FailedImage(event.path, event.cause or ""))
         elif event.happened not in (Happened.ADDED, Happened.REMOVED):
             self._changed.add(event.path)
 

@@ -1,4 +1,4 @@
-"""The stages through which files of pictures go: read, decoded, encoded and written beside each other, in batches."""
+"""The stages through which files of images go: read, decoded, encoded and written beside each other, in batches."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from twinspire.errors import InputError
 from twinspire.images import ImageLimits
 from twinspire.index import Item, ItemKind, StoredItem
+from twinspire.ingest.caption_fusion import check_weight, encode_captions, fuse
 from twinspire.ingest.captions import CaptionSource
-from twinspire.ingest.flow import Flow
-from twinspire.ingest.fusing import check_weight, encode_captions, fuse
-from twinspire.ingest.metadata import combined, picture_metadata
-from twinspire.ingest.reading import HELD_BYTES, ReadFile, cause_of, read_file
+from twinspire.ingest.files import HELD_BYTES, ReadFile, cause_of, read_file
+from twinspire.ingest.metadata import combined, image_metadata
+from twinspire.ingest.pipeline import Flow
 from twinspire.ingest.reports import FolderEvent, Happened
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ _LOOKED_AT = 8  # batches of files that need no decoding, after which progress i
 
 
 def vector_key(item: Item | StoredItem) -> bytes:
-    """Return what a picture's vector is made of, hashed: pictures of one key have one vector."""
+    """Return what an image's vector is made of, hashed: images of one key have one vector."""
     weight = item.metadata.get("fused_captions")
     mixed_in = "" if weight is None else f"\0{weight}\0{item.caption}"
     return hashlib.blake2b(f"{item.content_hash}{mixed_in}".encode(), digest_size=16).digest()
@@ -72,8 +72,8 @@ class Placing(Protocol):
         """Write the items of a batch."""
 
 
-class PictureItems:
-    """Makes items of pictures' files: what is said about them, and what they say of themselves."""
+class ImageItems:
+    """Makes items of images' files: what is said about them, and what they say of themselves."""
 
     def __init__(self, captions: CaptionSource | None, weight: float | None) -> None:
         if weight is not None:
@@ -86,7 +86,7 @@ class PictureItems:
         """Return a file with its item. Raises `InputError` where its captions cannot be read."""
         captions = self.source.of(file.path) if self.source is not None else ()
         told = self.source.metadata_of(file.path) if self.source is not None else {}
-        metadata = combined(picture_metadata(file), told)
+        metadata = combined(image_metadata(file), told)
         if captions and self.weight is not None:
             metadata["fused_captions"] = self.weight
         caption = "\n".join(captions) or None

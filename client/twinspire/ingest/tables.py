@@ -1,4 +1,4 @@
-"""Files that say something about pictures, row by row: COCO's JSON, CSV, TSV, JSONL, or a JSON list of objects."""
+"""Files that say something about images, row by row: COCO's JSON, CSV, TSV, JSONL, or a JSON list of objects."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from typing import Any
 
 from twinspire.errors import InputError
 
-PICTURE_COLUMNS = ("picture", "image", "path", "file", "file_name", "filename", "filepath", "image_path", "name")
+IMAGE_COLUMNS = ("picture", "image", "path", "file", "file_name", "filename", "filepath", "image_path", "name")
 CAPTION_COLUMNS = ("caption", "captions", "text", "texts")
 EXPECTED = (
-    f"expected one of {', '.join(PICTURE_COLUMNS)} for the picture, and one of {', '.join(CAPTION_COLUMNS)} for what "
+    f"expected one of {', '.join(IMAGE_COLUMNS)} for the picture, and one of {', '.join(CAPTION_COLUMNS)} for what "
     "is said about it or other columns for its metadata"
 )
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")  # JSON's: 007 is no number but a code
@@ -27,7 +27,7 @@ _INTEGERS = range(-(2**63), 2**63)  # that a filter compares exactly
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What a row says: the place for messages, the picture as it is named there, its captions and its metadata."""
+    """What a row says: the place for messages, the image as it is named there, its captions and its metadata."""
 
     where: str
     picture: str
@@ -38,7 +38,7 @@ class Row:
 def rows_of(path: Path, text: str) -> Iterator[Row]:
     """Give the rows of a file whose name is `path` and whose content is `text`.
 
-    Columns that are neither picture nor caption are metadata; those without a name are left out. COCO's form has
+    Columns that are neither image nor caption are metadata; those without a name are left out. COCO's form has
     captions alone. Raises `InputError` that names the place.
     """
     cells = path.suffix.lower() in (".csv", ".tsv", ".txt")
@@ -63,7 +63,7 @@ def rows_of(path: Path, text: str) -> Iterator[Row]:
 
 
 def _row(where: str, row: Mapping[str, Any], *, cells: bool) -> Row:
-    names = [next((name for name in known if name in row), None) for known in (PICTURE_COLUMNS, CAPTION_COLUMNS)]
+    names = [next((name for name in known if name in row), None) for known in (IMAGE_COLUMNS, CAPTION_COLUMNS)]
     others = {name: value for name, value in row.items() if name and name not in names}
     if names[0] is None or (names[1] is None and not others):
         raise InputError(f"{where} has the columns {', '.join(map(str, row)) or '(none)'}: {EXPECTED}")

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from twinspire.errors import InputError
 from twinspire.index import Item, ItemKind, StoredItem
-from twinspire.ingest.finding import absolute, require_list
-from twinspire.ingest.flow import Flow
-from twinspire.ingest.reading import is_missing
+from twinspire.ingest.discovery import absolute, require_list
+from twinspire.ingest.files import is_missing
+from twinspire.ingest.pipeline import Flow
 from twinspire.ingest.reports import IngestReport, ItemIndex
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ class _Lines:
         twins = self._twins(set(words) - self._encoded)
         new = [content for content in words if content not in self._encoded and content not in twins]
         if new:
-            vectors = self._client.encode_text([words[content] for content in new])  # (n, D)
+            vectors = self._client.encode_texts([words[content] for content in new])  # (n, D)
             step.vectors = dict(zip(new, vectors, strict=True))
             self._encoded.update(new)
         return step

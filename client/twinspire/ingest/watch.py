@@ -13,12 +13,12 @@ from twinspire.errors import InputError
 from twinspire.index import Index, StoredItem
 from twinspire.ingest.captions import SIDECAR_SUFFIX, CaptionSource, Sidecars, sidecars_of
 from twinspire.ingest.changes import ChangeSource, Signature, signature_of, watched
-from twinspire.ingest.finding import is_picture, pictures_below
-from twinspire.ingest.pictures import FoldersState, checked_folders, folder_progress
-from twinspire.ingest.reading import WRITTEN_TO, has_vanished, is_folder, is_gone, is_text, looks_the_same, pictures_of
+from twinspire.ingest.discovery import images_below, is_image
+from twinspire.ingest.files import WRITTEN_TO, has_vanished, images_of, is_folder, is_gone, is_text, looks_the_same
 from twinspire.ingest.reconcile import Reconciler
-from twinspire.ingest.reports import FailedPicture, FolderEvent, Happened
-from twinspire.ingest.stages import PictureItems
+from twinspire.ingest.reports import FailedImage, FolderEvent, Happened
+from twinspire.ingest.stages import ImageItems
+from twinspire.ingest.sync import FoldersState, checked_folders, folder_progress
 
 if TYPE_CHECKING:
     from twinspire.client import Client
@@ -50,25 +50,25 @@ def watch(
     on_caught_up: Callable[[], None] = _ignore,
     stop: threading.Event | None = None,
 ) -> None:
-    """Keep `index`, open for writing, in step with the pictures in `folders` and below, until `stop` is set.
+    """Keep `index`, open for writing, in step with the images in `folders` and below, until `stop` is set.
 
-    First it catches up with what changed while nobody watched, as `sync` does, then it follows: a new picture is added,
-    a changed one encoded again under its id, a moved one keeps its id and vector, a deleted one is removed. Pictures
+    First it catches up with what changed while nobody watched, as `sync` does, then it follows: a new image is added,
+    a changed one encoded again under its id, a moved one keeps its id and vector, a deleted one is removed. Images
     that the index holds from elsewhere are left alone, so are texts; links to folders are not followed. A file is taken
     once it has not changed for `settle_s`: one that is half written waits, and one that could not be decoded is tried
     again when it changes. An item whose file is gone is kept for `gone_s`, in case it turns up elsewhere, and as long
     as its file is being renamed. Captions are taken as `add_pictures` does; where the source says something new about a
-    picture its caption and metadata follow (a changed sidecar is seen at once, a file of captions at the next start).
+    image its caption and metadata follow (a changed sidecar is seen at once, a file of captions at the next start).
 
     What the system reports may be incomplete: its queue overflows when too much happens at once. Where it says so,
     and every `rescan_s` seconds (infinity: never; less often where that takes long), the folders are compared with the
     index as a whole. A folder that cannot be read or watched is told as failed, and the rest is followed.
 
     The folders' own disappearance is an error and removes nothing, and so is a folder that is found empty as a whole
-    though the index holds pictures of it: a disk that is not mounted looks the same. `poll` looks at the files' times
+    though the index holds images of it: a disk that is not mounted looks the same. `poll` looks at the files' times
     instead of asking the system, for network drives; by default only where there is nothing else.
 
-    Callbacks come from the calling thread: `on_progress` with how many of the pictures that are read are done while it
+    Callbacks come from the calling thread: `on_progress` with how many of the images that are read are done while it
     catches up, `on_caught_up` once. Ctrl-C in the main thread raises KeyboardInterrupt after the change in hand;
     whatever was told is durable.
 
@@ -81,10 +81,10 @@ def watch(
     watcher = _Watcher(
         index, roots, captions=captions, on_event=on_event, settle_s=settle_s, gone_s=gone_s, rescan_s=rescan_s
     )
-    reconciler = Reconciler(index, client, PictureItems(captions, fuse_captions), batch=batch, on_event=watcher.tell)
+    reconciler = Reconciler(index, client, ImageItems(captions, fuse_captions), batch=batch, on_event=watcher.tell)
     with watched(roots, poll=poll) as source:  # from here on nothing is missed
         state = FoldersState.of(index, roots)
-        state.require_pictures()
+        state.require_images()
         watcher.tell_folders(source.failed)
         watcher.tell_folders(state.found.failed)
         _, unsettled = reconciler.run(state.found, state.items, progress=folder_progress(on_progress))
@@ -136,7 +136,7 @@ class _Watcher:
             self._refused[event.path] = signature_of(event.path)
         self._on_event(event)
 
-    def tell_folders(self, failed: list[FailedPicture]) -> None:
+    def tell_folders(self, failed: list[FailedImage]) -> None:
         """Tell which folders failed, each once; empties the list."""
         for path, cause in failed:
             if path not in self._told:
@@ -158,7 +158,7 @@ class _Watcher:
     def rescan(self) -> None:
         """Compare the folders with the index and let wait what differs.
 
-        Raises `InputError` where all pictures of a folder are gone, nobody told, and it is so for longer than a moment.
+        Raises `InputError` where all images of a folder are gone, nobody told, and it is so for longer than a moment.
         """
         start_s = time.monotonic()
         self._lost = False
@@ -166,7 +166,7 @@ class _Watcher:
         if state.vanished is not None and not self._vanished:  # what tells why may be on its way
             self._vanished, self._rescan_at_s = True, start_s + max(self._gone_s, 1.0)
             return
-        state.require_pictures()
+        state.require_images()
         self._vanished = False
         self.tell_folders(state.found.failed)
         self.waiting.note(self._differing(state), again=False)
@@ -174,18 +174,18 @@ class _Watcher:
         self._rescan_at_s = end_s + max(self._rescan_s, _RESCAN_SHARE * (end_s - start_s))
 
     def due(self) -> tuple[list[Path], list[StoredItem]]:
-        """Return the pictures at and below the paths that are at rest, and the items that are said to be there."""
+        """Return the images at and below the paths that are at rest, and the items that are said to be there."""
         files: dict[Path, None] = {}
         items: dict[int, StoredItem] = {}
         for path in self.waiting.due():
             unread: list[Path] = []
             if is_folder(path):
                 if not path.is_symlink():  # as `find_pictures` has it
-                    below = pictures_below(path)
+                    below = images_below(path)
                     unread = [failed.path for failed in below.failed]
                     self.tell_folders(below.failed)
                     files.update(dict.fromkeys(below))
-            elif is_picture(path) and not is_gone(path):
+            elif is_image(path) and not is_gone(path):
                 files[path] = None
             for item in self._items_at(path):
                 if not any(folder in Path(item.uri).parents for folder in unread):
@@ -220,7 +220,7 @@ class _Watcher:
     def _items_at(self, path: Path) -> list[StoredItem]:
         if not is_text(path):
             return []
-        return pictures_of([*self._index.find(uri=str(path)), *self._index.find(under=str(path))])
+        return images_of([*self._index.find(uri=str(path)), *self._index.find(under=str(path))])
 
 
 class _Waiting:
@@ -268,7 +268,7 @@ class _Waiting:
 
 
 def _says_something_else(captions: CaptionSource | None, item: StoredItem) -> bool:
-    """Whether a sidecar has another caption than the item of its picture; a file of captions is read at the start."""
+    """Whether a sidecar has another caption than the item of its image; a file of captions is read at the start."""
     if not isinstance(captions, Sidecars):
         return False
     try:
@@ -288,11 +288,11 @@ def _require_there(roots: Sequence[Path]) -> None:
 
 
 def _captioned_by(path: Path) -> list[Path]:
-    """Return the pictures that a text file beside them may be about."""
+    """Return the images that a text file beside them may be about."""
     if path.suffix != SIDECAR_SUFFIX:
         return []
     try:
-        beside = [entry for entry in path.parent.iterdir() if is_picture(entry)]
+        beside = [entry for entry in path.parent.iterdir() if is_image(entry)]
     except OSError:
         return []
     return [entry for entry in beside if path in sidecars_of(entry)]

@@ -1,14 +1,14 @@
-"""The towers: from uint8 pictures and token ids to unit vectors, whatever runs the engines.
+"""The towers: from uint8 images and token ids to unit vectors, whatever runs the engines.
 
-Nothing here knows files of pictures or texts; `twinspire.client` does.
+Nothing here knows files of images or texts; `twinspire.client` does.
 """
 
 from __future__ import annotations
 
+from twinspire.towers.auto_selection import Runtime
 from twinspire.towers.local import LocalTowers
 from twinspire.towers.protocol import Towers
 from twinspire.towers.providers import InferencePrecision, OpenVinoOptions, Provider
-from twinspire.towers.selection import Runtime
 from twinspire.towers.triton import ModelStatistics, TlsOptions, TritonTowers
 
 __all__ = [

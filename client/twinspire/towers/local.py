@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from twinspire._arguments import as_list, as_member
 from twinspire.bundle import Bundle, Padding, Precision, Tower
 from twinspire.errors import BundleError, EngineError, InputError, ProviderError
-from twinspire.towers.buckets import TextBatch, fitted_batches, text_batches
-from twinspire.towers.checks import check_embeddings, check_images, check_sequences
+from twinspire.towers.auto_selection import AUTO, Candidate, Runtime, candidates, parse_precision, parse_provider
+from twinspire.towers.batching import TextBatch, fitted_batches, text_batches
 from twinspire.towers.providers import (
     InferencePrecision,
     OpenVinoOptions,
@@ -27,14 +27,14 @@ from twinspire.towers.providers import (
     open_sessions,
     require_computing,
 )
-from twinspire.towers.selection import AUTO, Candidate, Runtime, candidates, parse_precision, parse_provider
 from twinspire.towers.streams import Streams
+from twinspire.towers.validation import check_embeddings, check_images, check_sequences
 
 _log = logging.getLogger("twinspire")
 
-# Throughput is flat from here on, memory is not: ViT-B/32 holds about 5 MB of activations a picture.
+# Throughput is flat from here on, memory is not: ViT-B/32 holds about 5 MB of activations an image.
 BATCH = {Tower.IMAGE: 32, Tower.TEXT: 64}
-"""How many pictures or texts a run takes at most."""
+"""How many images or texts a run takes at most."""
 PROCESSOR_BATCH = {Tower.IMAGE: 8, Tower.TEXT: 16}
 """On a processor, whose caches then hold what goes from operator to operator: ViT-B/32 int8 on 2 EPYC cores, a stream
 each, encodes 80 images/s by 8, 75 by 16; 623 texts/s by 16, 604 by 64."""
@@ -52,7 +52,7 @@ class LocalTowers:
     where one does not work, and says on the logger `twinspire` what it chose and why; `runtime` says what. A named
     one is used or an error is raised. `threads` is how many a call computes with on the CPU; None is as many as
     this process may use. `streams` is into how many parts a call is cut, which are computed side by side, each with
-    its share of the threads: more pictures a second, with the engine in memory twice or more, since one picture
+    its share of the threads: more images a second, with the engine in memory twice or more, since one image
     alone is still computed by all threads. They are a processor's: a GPU that `auto` finds computes in one, `cuda` by
     name with more is an error. `openvino` are the settings of that provider. Left None, both are what the bundle was
     measured to be fastest with, where that was on a machine such as this one and with the engines and the provider that
@@ -115,16 +115,16 @@ class LocalTowers:
         """
         check_images(images, size=self._bundle.image.size)
         embeddings = np.empty((len(images), self.dim), np.float32)
-        with self._streams.call() as alone:
-            size = self._streams.part_size(len(images), most=self._most[Tower.IMAGE], alone=alone)
+        with self._streams.call() as is_only_call:
+            size = self._streams.part_size(len(images), most=self._most[Tower.IMAGE], is_only_call=is_only_call)
             starts = range(0, len(images), size)
-            whole = alone and len(starts) == 1
+            whole = is_only_call and len(starts) == 1
 
             def encode(start: int) -> None:
                 rows = slice(start, start + size)
                 embeddings[rows] = self._run(Tower.IMAGE, np.ascontiguousarray(images[rows]), whole=whole)
 
-            self._streams.each(encode, starts, alone=alone)
+            self._streams.each(encode, starts, is_only_call=is_only_call)
         return embeddings
 
     def encode_texts(self, sequences: Sequence[NDArray[np.int32]]) -> NDArray[np.float32]:
@@ -141,15 +141,15 @@ class LocalTowers:
             eos_id=text.eos_id,
         )
         embeddings = np.empty((len(sequences), self.dim), np.float32)
-        with self._streams.call() as alone:
-            size = self._streams.part_size(len(sequences), most=self._most[Tower.TEXT], alone=alone)
+        with self._streams.call() as is_only_call:
+            size = self._streams.part_size(len(sequences), most=self._most[Tower.TEXT], is_only_call=is_only_call)
             batches = list(self._batches(sequences, text, batch=size))
-            whole = alone and len(batches) == 1
+            whole = is_only_call and len(batches) == 1
 
             def encode(batch: TextBatch) -> None:
                 embeddings[batch.positions] = self._run(Tower.TEXT, batch.input_ids, whole=whole)
 
-            self._streams.each(encode, batches, alone=alone)
+            self._streams.each(encode, batches, is_only_call=is_only_call)
         return embeddings
 
     def close(self) -> None:

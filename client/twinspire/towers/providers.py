@@ -108,7 +108,7 @@ def open_sessions(
 ) -> Sessions:
     """Open an engine on one provider for calls that are cut into `streams` parts, if they can be.
 
-    With several streams the engine is in memory twice or more: threads that divide a single picture among them are no
+    With several streams the engine is in memory twice or more: threads that divide a single image among them are no
     use to parts side by side. Raises what `open_session` raises, and ProviderError where the provider has no streams.
     """
     if streams > 1 and provider is Provider.CUDA:
@@ -146,8 +146,8 @@ def open_session(
     options.inter_op_num_threads = 1
     # The others compute outside onnxruntime's own threads.
     options.intra_op_num_threads = threads if provider is Provider.CPU else 1
-    # Threads that spin between operators take the processors from those that decode the next pictures: 76 photographs,
-    # ViT-B/32 int8, two busy cores, took 5.4 to 7.9 s with and 3.6 to 5.9 s without; one picture 67 ms and 59 ms.
+    # Threads that spin between operators take the processors from those that decode the next images: 76 photographs,
+    # ViT-B/32 int8, two busy cores, took 5.4 to 7.9 s with and 3.6 to 5.9 s without; one image 67 ms and 59 ms.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     try:

@@ -1,8 +1,8 @@
 """Parts of one call, computed side by side.
 
 Threads that share an operator wait for each other at its end; threads with parts of their own do not. ViT-B/32 int8 on
-two cores, onnxruntime's CPU provider: 16 pictures by two threads together 28-39 images/s, by two streams 41; one
-picture 19 ms by two threads, 29 ms by one.
+two cores, onnxruntime's CPU provider: 16 images by two threads together 28-39 images/s, by two streams 41; one
+image 19 ms by two threads, 29 ms by one.
 """
 
 from __future__ import annotations
@@ -35,23 +35,23 @@ class Streams:
     def call(self) -> Iterator[bool]:
         """Count a call while it lasts; yield whether it came alone."""
         with self._lock:
-            alone = self._under_way == 0
+            is_only_call = self._under_way == 0
             self._under_way += 1
         try:
-            yield alone
+            yield is_only_call
         finally:
             with self._lock:
                 self._under_way -= 1
 
-    def part_size(self, items: int, *, most: int, alone: bool) -> int:
+    def part_size(self, items: int, *, most: int, is_only_call: bool) -> int:
         """Return how many of `items` a part takes: at most `most`, and of a call alone so few that none is idle."""
-        streams = self.count if alone else 1
+        streams = self.count if is_only_call else 1
         rounds = math.ceil(items / (most * streams))
         return math.ceil(items / (rounds * streams)) if items else most
 
-    def each(self, work: Callable[[Part], None], parts: Sequence[Part], *, alone: bool) -> None:
+    def each(self, work: Callable[[Part], None], parts: Sequence[Part], *, is_only_call: bool) -> None:
         """Call `work` for every part. The first error is raised when all have ended."""
-        if self._pool is None or (alone and len(parts) == 1):
+        if self._pool is None or (is_only_call and len(parts) == 1):
             for part in parts:
                 work(part)
             return

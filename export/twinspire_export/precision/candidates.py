@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from twinspire.bundle import Bundle, Precision, Tower
 from twinspire.towers import InferencePrecision, Provider
-from twinspire.towers.selection import instruction_sets
+from twinspire.towers.auto_selection import instruction_sets
 
 MOST_STREAMS = 4
 _BF16 = frozenset({"avx512_bf16", "amx_bf16"})
@@ -79,7 +79,7 @@ def without_repeats(variants: Sequence[Variant]) -> list[Variant]:
     return list(found.values())
 
 
-def why_not(setting: Setting) -> str | None:
+def skip_reason(setting: Setting) -> str | None:
     """Say why a setting is not worth opening, None where it is."""
     if setting.variant.precision is Precision.INT8_TENSORRT:
         return "made for TensorRT, which onnxruntime's providers here are not"

@@ -32,7 +32,7 @@ def precision(
             help="Int8 engines to make on the way, by so many recipes (0 to 4). By default 1 if BUNDLE has fp32 alone."
         ),
     ] = None,
-    calibrate_pictures: Annotated[
+    calibrate_images: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Pictures to calibrate these on. By default drawn scenes.")
     ] = None,
     calibrate_captions: Annotated[
@@ -58,9 +58,9 @@ def precision(
 
     Where none but fp32 does, fp32 stays. Nothing else should run meanwhile: speed is measured.
     """
-    from twinspire.ingest import find_pictures
-    from twinspire_bench.datasets import open_dataset
-    from twinspire_bench.tables import figures_console
+    from twinspire.ingest import find_images
+    from twinspire_eval.datasets import open_dataset
+    from twinspire_eval.tables import figures_console
     from twinspire_export.calibration import read_captions
     from twinspire_export.precision import PrecisionOptions, choose_precision
     from twinspire_export.precision.plot import check_plot, save_plot
@@ -76,7 +76,7 @@ def precision(
     options = PrecisionOptions(
         max_recall_drop=max_recall_drop,
         recipes=recipes,
-        pictures=None if calibrate_pictures is None else find_pictures([calibrate_pictures]),
+        pictures=None if calibrate_images is None else find_images([calibrate_images]),
         captions=None if calibrate_captions is None else read_captions(calibrate_captions),
         baseline=not no_baseline,
         threads=threads,

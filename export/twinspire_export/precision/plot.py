@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from twinspire.errors import InputError, MissingDependencyError
-from twinspire_export.precision.choosing import Measured, front
 from twinspire_export.precision.run import PrecisionResult
+from twinspire_export.precision.selection import Measured, front
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -110,6 +110,6 @@ def _fp32_alone(bundle: Bundle, work: Path) -> Bundle:
 def _kinds(engine: Path) -> frozenset[str]:
     import onnx
 
-    from twinspire_export.quantization.parts import parts_of
+    from twinspire_export.quantization.node_roles import parts_of
 
     return frozenset(str(part.kind) for part in parts_of(onnx.load(engine)).values())

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from twinspire.bundle import Tower
-from twinspire_bench.recall import Estimate
-from twinspire_bench.records import Record, series
-from twinspire_bench.statistics import Ratio
-from twinspire_bench.tables import figure, figures_table
-from twinspire_export.precision.choosing import Measured
-from twinspire_export.precision.measuring import PICTURES, TEXTS
+from twinspire_eval.recall import Estimate
+from twinspire_eval.records import Record, series
+from twinspire_eval.statistics import Ratio
+from twinspire_eval.tables import figure, figures_table
+from twinspire_export.precision.measurement import IMAGES, TEXTS
 from twinspire_export.precision.run import PrecisionResult
+from twinspire_export.precision.selection import Measured
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -53,7 +53,7 @@ def _remark(measured: Measured, result: PrecisionResult) -> str:
     if measured is result.best:
         return "auto"
     said = ["baseline"] if measured.candidate.setting.variant.is_baseline else []
-    return ", ".join(said if measured.keeps(result.options.max_recall_drop) else [*said, "loses too much"])
+    return ", ".join(said if measured.meets_recall(result.options.max_recall_drop) else [*said, "loses too much"])
 
 
 def sentences(result: PrecisionResult) -> list[str]:
@@ -65,7 +65,7 @@ def sentences(result: PrecisionResult) -> list[str]:
         variants = ((each, each.candidate.setting.variant) for each in result.measured)
         others = [each for each, variant in variants if variant.precision != "fp32" and not variant.is_baseline]
         why = "there is nothing else"
-        if any(each.keeps(most) for each in others):
+        if any(each.meets_recall(most) for each in others):
             why = "what else keeps recall is not faster"
         elif others:
             why = f"every other precision loses more than {allowed}"
@@ -91,7 +91,7 @@ def record(result: PrecisionResult, *, data_spec: str) -> Record:
             "rounds": options.rounds,
             "visit_s": options.visit_s,
             "threads": result.threads,
-            "pictures_a_call": PICTURES,
+            "pictures_a_call": IMAGES,
             "texts_a_call": TEXTS,
         },
         subject={
@@ -141,7 +141,7 @@ def _candidate(measured: Measured, result: PrecisionResult) -> Mapping[str, Any]
         },
         "r1_drop": _interval(found.drop),
         "worst_r1_drop": found.worst_drop,
-        "keeps_recall": measured.keeps(result.options.max_recall_drop),
+        "keeps_recall": measured.meets_recall(result.options.max_recall_drop),
     }
 
 

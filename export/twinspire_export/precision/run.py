@@ -12,35 +12,27 @@ from pathlib import Path
 from typing import Any
 
 from twinspire import Client
-from twinspire.bundle import AutoChoice, Bundle, BundleWriter, Precision, Tower
+from twinspire.bundle import Bundle, BundleWriter, Precision, RecommendedRuntime, Tower
 from twinspire.errors import BundleError, EngineError, InputError, MissingDependencyError, ProviderError
 from twinspire.images import ImageItem
 from twinspire.towers import Provider
 from twinspire.towers.providers import available, missing
-from twinspire_bench.datasets import CaptionedPictures
-from twinspire_bench.machine import this_machine, usable_cores
-from twinspire_bench.recall_benchmark import OnProgress, RecallReport
+from twinspire_eval.datasets import CaptionedImages
+from twinspire_eval.machine import this_machine, usable_cores
+from twinspire_eval.recall.benchmark import OnProgress, RecallReport
+from twinspire_export.precision.cache import MeasurementCache
 from twinspire_export.precision.candidates import (
     Candidate,
     Setting,
     candidates_of,
     settings_of,
+    skip_reason,
     variants_of,
-    why_not,
     without_repeats,
 )
-from twinspire_export.precision.certifying import auto_choice, certificate
-from twinspire_export.precision.choosing import (
-    Measured,
-    best_of,
-    best_variants,
-    rank,
-    recalled,
-    rejected,
-)
-from twinspire_export.precision.kept import Kept
-from twinspire_export.precision.measuring import (
-    PICTURES,
+from twinspire_export.precision.certificates import auto_choice, certificate
+from twinspire_export.precision.measurement import (
+    IMAGES,
     TEXTS,
     Embedded,
     Speed,
@@ -50,6 +42,14 @@ from twinspire_export.precision.measuring import (
     open_towers,
 )
 from twinspire_export.precision.recipes import DYNAMIC, MOST, made_by_recipes, made_dynamically
+from twinspire_export.precision.selection import (
+    Measured,
+    best_of,
+    best_variants,
+    rank,
+    recalled,
+    rejected,
+)
 
 _RUNTIMES = {Provider.OPENVINO: "onnxruntime-ep-openvino"}
 
@@ -59,7 +59,7 @@ class PrecisionOptions:
     """How a precision is chosen.
 
     `max_recall_drop` is how much of fp32's R@1 may be lost, pooled over languages and directions: 0.005 is half a
-    point. `recipes` is how many int8 engines are made on the way, calibrated on `pictures` and `captions` (drawn
+    point. `recipes` is how many int8 engines are made on the way, calibrated on `images` and `captions` (drawn
     scenes where None); None is one where the bundle has fp32 alone, else none. `baseline` also measures what
     onnxruntime's `quantize_dynamic` makes, which is never chosen. `threads` is how many a call computes with, None is
     all cores. Speed is measured in `rounds` rounds of at least `visit_s` seconds for each tower and engine.
@@ -96,7 +96,7 @@ class PrecisionResult:
     """What was measured and chosen. `skipped` says of what could not be measured why."""
 
     bundle: Bundle
-    choice: AutoChoice
+    choice: RecommendedRuntime
     best: Measured
     reference: Candidate
     measured: Sequence[Measured]
@@ -110,7 +110,7 @@ class PrecisionResult:
 def choose_precision(
     bundle: Bundle | str | Path,
     destination: str | Path,
-    data: CaptionedPictures,
+    data: CaptionedImages,
     *,
     options: PrecisionOptions | None = None,
     work: str | Path | None = None,
@@ -119,7 +119,7 @@ def choose_precision(
 ) -> PrecisionResult:
     """Measure every engine of `bundle` on every provider here, and write `destination`, whose `auto` is the best.
 
-    The best is the fastest that loses no more recall than allowed, fast in pictures and texts alike (the geometric
+    The best is the fastest that loses no more recall than allowed, fast in images and texts alike (the geometric
     mean of both, against fp32 on the CPU in one stream); fp32 where no other does. The new bundle's certificates say
     what was measured. `work` is a folder where each measurement is kept as it is made, so that a run that was ended
     goes on there; None is `destination` with `.work` behind its name, which is removed in the end. Nothing else should
@@ -143,7 +143,7 @@ def choose_precision(
 @dataclass(eq=False)
 class _Run:
     base: Bundle
-    data: CaptionedPictures
+    data: CaptionedImages
     options: PrecisionOptions
     work: Path
     step: Callable[[str], None]
@@ -155,7 +155,7 @@ class _Run:
         is_alone = len(variants_of(self.base)) == 1
         self.recipes = int(is_alone) if self.options.recipes is None else self.options.recipes
         self.hardware = this_machine()
-        self.kept = Kept(self.work / "measured", self.hardware)
+        self.kept = MeasurementCache(self.work / "measured", self.hardware)
         fp32 = next(variant for variant in variants_of(self.base) if variant.precision is Precision.FP32)
         self.reference = Candidate(Setting(fp32, Provider.CPU), 1)
 
@@ -216,7 +216,7 @@ class _Run:
         for setting in settings_of(without_repeats(variants), available()):
             if setting == self.reference.setting:
                 continue
-            reason = why_not(setting)
+            reason = skip_reason(setting)
             if reason is None:
                 settings.append(setting)
             else:
@@ -254,7 +254,7 @@ class _Run:
                 "fp32": self.reference.setting.variant.engines_sha256,
                 "rounds": self.options.rounds,
                 "visit_s": self.options.visit_s,
-                "pictures": PICTURES,
+                "pictures": IMAGES,
                 "texts": TEXTS,
             }
             known = self.kept.numbers(of)
@@ -313,7 +313,7 @@ class _Run:
         with BundleWriter(destination, base=self.base) as writer:
             for precision, variant in variants.items():
                 own = [each for each in measured if each.candidate.setting.variant is variant]
-                kept = [each for each in own if each.keeps(most)]
+                kept = [each for each in own if each.meets_recall(most)]
                 shown = best if best in own else best_of(kept, most) if kept else _fastest(own)
                 for tower in Tower:
                     record = variant.bundle.manifest.engines[tower][precision]

@@ -1,7 +1,7 @@
 """onnxruntime's dynamic quantization: the baseline that needs no samples.
 
 No bundle is made of it: its activations are scaled by what is in the whole batch, so that an embedding depends on who
-shares its run. A server that batches by itself would answer the same picture with another vector each time.
+shares its run. A server that batches by itself would answer the same image with another vector each time.
 """
 
 from __future__ import annotations

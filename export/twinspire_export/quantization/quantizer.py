@@ -22,15 +22,15 @@ from twinspire.bundle import Tower
 from twinspire.errors import EngineError, MissingDependencyError
 from twinspire.graph_edit import Wiring
 from twinspire.tensorrt_support.symmetric import check_symmetric
-from twinspire_export.quantization.parts import Kind, nodes_labelled, parts_of
-from twinspire_export.quantization.patches import multiplies_pixels, multiply_bytes
-from twinspire_export.quantization.recipe import BiasCorrection, Int8Recipe, RangeEstimator, Ranges, Variant
-from twinspire_export.quantization.tidying import (
+from twinspire_export.quantization.graph_passes import (
     absorb_smoothing,
     gather_before_dequantizing,
     share_as_uint8,
     sign_activations,
 )
+from twinspire_export.quantization.node_roles import Kind, nodes_labelled, parts_of
+from twinspire_export.quantization.patches import multiplies_pixels, multiply_bytes
+from twinspire_export.quantization.recipe import BiasCorrection, Int8Recipe, RangeEstimator, Ranges, Variant
 
 if TYPE_CHECKING:
     import onnx
@@ -40,7 +40,7 @@ Feed = Mapping[str, NDArray[Any]]
 
 DEFAULT_RECIPE = Int8Recipe(left_out=(Kind.ATTENTION_SCORES, Kind.PROJECTION))
 """What a search on ViT-B/32 with seeded weights gave, whose trials were not kept (bench/LOG.md). What it leaves out are
-the smallest products; ranges without clipping also hold for pictures of another kind than those calibrated on."""
+the smallest products; ranges without clipping also hold for images of another kind than those calibrated on."""
 
 DEFAULT_RECIPES: Mapping[Tower, Int8Recipe] = {Tower.IMAGE: DEFAULT_RECIPE, Tower.TEXT: DEFAULT_RECIPE}
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from twinspire.errors import InputError
-from twinspire_export.quantization.parts import Kind, parts_of
+from twinspire_export.quantization.node_roles import Kind, parts_of
 from twinspire_export.quantization.recipe import BiasCorrection, Int8Recipe, RangeEstimator, Ranges, Variant
 from twinspire_export.quantization.trials import Samples, Sensitivity, Trial, TrialRunner, load_engine
 

@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twinspire.errors import EngineError, InputError
-from twinspire_bench.load import interleaved
-from twinspire_bench.statistics import paired_ratio
+from twinspire_eval.load import interleaved
+from twinspire_eval.statistics import paired_ratio
 from twinspire_export.certificate import EngineRunner, row_cosines
-from twinspire_export.quantization.leaving import leave_out
+from twinspire_export.quantization.float_fallback import leave_out
 from twinspire_export.quantization.quantizer import quantize_graph
 from twinspire_export.quantization.recipe import Int8Recipe
 

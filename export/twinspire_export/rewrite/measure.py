@@ -23,13 +23,13 @@ from twinspire.bundle import Precision, Tower
 from twinspire.errors import InputError, TwinspireError
 from twinspire.towers import OpenVinoOptions, Provider
 from twinspire.towers.providers import open_session
-from twinspire_bench.load import interleaved
-from twinspire_bench.machine import usable_cores
-from twinspire_bench.records import Record, series
-from twinspire_bench.statistics import paired_ratio
-from twinspire_bench.tables import figure, figures_console, figures_table, spread
+from twinspire_eval.load import interleaved
+from twinspire_eval.machine import usable_cores
+from twinspire_eval.records import Record, series
+from twinspire_eval.statistics import paired_ratio
+from twinspire_eval.tables import figure, figures_console, figures_table, spread
 from twinspire_export.extras import Extra, require
-from twinspire_export.seeded import CONTEXT_LENGTH, SHAPES, VOCABULARY_SIZE, Size, seeded_model
+from twinspire_export.random_checkpoints import CONTEXT_LENGTH, SHAPES, VOCABULARY_SIZE, Size, seeded_model
 
 if TYPE_CHECKING:
     from transformers import CLIPModel
@@ -97,7 +97,7 @@ def run(
     for tower in Tower:
         steps = [Step(**step) for step in description["steps"][tower]]
         size = SHAPES[Size(description["size"])].image_size
-        feed: NDArray[Any] = _pictures(size, batch) if tower is Tower.IMAGE else _captions(batch, length)
+        feed: NDArray[Any] = _images(size, batch) if tower is Tower.IMAGE else _captions(batch, length)
         calls = {step.rewrite: _call(folder / step.file, feed, threads) for step in steps}
         figures = interleaved(calls, rounds=rounds if tower is Tower.IMAGE else 3 * rounds)
         results[tower] = _table(tower, steps, figures)
@@ -111,7 +111,7 @@ def run(
 def _make(model: CLIPModel, tower: Tower, folder: Path, *, int8: bool, say: Callable[[str], None]) -> list[Step]:
     from twinspire.bundle import ImageSettings, Interpolation
     from twinspire_export.certificate import EngineRunner
-    from twinspire_export.graph import export_graph
+    from twinspire_export.onnx_export import export_graph
     from twinspire_export.rewrite import ALL, REQUIRED, REWRITES, apply_rewrites
     from twinspire_export.towers import ImageTower, TextTower
 
@@ -121,7 +121,7 @@ def _make(model: CLIPModel, tower: Tower, folder: Path, *, int8: bool, say: Call
     )
     kind = ImageTower if tower is Tower.IMAGE else TextTower
     names = [name for name in ALL if kind in REWRITES[name].towers and name not in REQUIRED]
-    feed = _pictures(size, 4) if tower is Tower.IMAGE else _captions(4, 16)
+    feed = _images(size, 4) if tower is Tower.IMAGE else _captions(4, 16)
     expected = _reference(model, feed)
     steps = []
     for count, rewrite in enumerate((UNREWRITTEN, *names)):
@@ -205,7 +205,7 @@ def _description(folder: Path) -> dict[str, Any]:
     return description
 
 
-def _pictures(size: int, count: int) -> NDArray[np.uint8]:
+def _images(size: int, count: int) -> NDArray[np.uint8]:
     """Draw (count, size, size, 3) uint8."""
     return np.random.default_rng(0).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
 

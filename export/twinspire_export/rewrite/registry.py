@@ -8,7 +8,7 @@ from typing import Any
 
 from twinspire.errors import InputError
 from twinspire_export.rewrite.folding import fold_normalisation, fold_norms, fold_scale
-from twinspire_export.rewrite.products import join_projections, patches_as_product, pool_before_last_block
+from twinspire_export.rewrite.matmuls import join_projections, patches_as_product, pool_before_last_block
 from twinspire_export.rewrite.text import end_token_by_index, finite_mask, unit_length
 from twinspire_export.towers import ClipTower, ImageTower, TextTower
 

@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from twinspire.images import Preprocessor
-from twinspire_bench.scenes.captions import caption
-from twinspire_bench.scenes.description import Scene, Split, Swap, other_kinds, sample_scenes, swapped
-from twinspire_bench.scenes.drawing import draw_scene
-from twinspire_bench.scenes.vocabulary import Language
+from twinspire_eval.scenes.captions import caption
+from twinspire_eval.scenes.description import Scene, Split, Swap, other_kinds, sample_scenes, swapped
+from twinspire_eval.scenes.drawing import draw_scene
+from twinspire_eval.scenes.vocabulary import Language
 from twinspire_export.sample.settings import IMAGE_SETTINGS, JPEG_QUALITY, TrainingSettings
 
 

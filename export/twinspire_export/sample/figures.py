@@ -10,8 +10,8 @@ from typing import Any
 
 from twinspire import Bundle, Client
 from twinspire.bundle import Precision
-from twinspire_bench.recall import BothWays, both_ways, pair_accuracy
-from twinspire_bench.scenes import CaptionedScene, Contrast, Language, Split, draw_dataset, draw_pairs
+from twinspire_eval.recall import BothWays, both_ways, pair_accuracy
+from twinspire_eval.scenes import CaptionedScene, Contrast, Language, Split, draw_dataset, draw_pairs
 
 SCENES = 1_000
 PAIRS = 200
@@ -48,7 +48,7 @@ def measure(bundle: Bundle, precision: Precision) -> Figures:
         folder = Path(temporary)
         entries = draw_dataset(folder / "scenes", SCENES, seed=SEED, split=Split.HELDOUT)
         images = client.encode_images(sorted((folder / "scenes").glob("*.jpg")))  # (N, D)
-        recall = {language: both_ways(images, client.encode_text(_said(entries, language))) for language in Language}
+        recall = {language: both_ways(images, client.encode_texts(_said(entries, language))) for language in Language}
         pairs = {contrast: _told_apart(client, contrast, folder / contrast) for contrast in Contrast}
     return Figures(recall, pairs)
 
@@ -57,7 +57,7 @@ def _told_apart(client: Client, contrast: Contrast, folder: Path) -> dict[Langua
     entries = draw_pairs(folder, PAIRS, contrast, seed=SEED, split=Split.HELDOUT)
     images = client.encode_images(sorted(folder.glob("*.jpg")))  # (2P, D)
     return {
-        language: PairsToldApart(*pair_accuracy(images, client.encode_text(_said(entries, language))))
+        language: PairsToldApart(*pair_accuracy(images, client.encode_texts(_said(entries, language))))
         for language in Language
     }
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from twinspire.bundle import ImageSettings
-from twinspire_bench.scenes.vocabulary import Language
+from twinspire_eval.scenes.vocabulary import Language
 
 PAD, START, UNKNOWN, END = "<|pad|>", "<|startoftext|>", "<|unknown|>", "<|endoftext|>"
 # In this order from 0. CLIPModel treats an end id of 2 as a legacy case, so the end token is not the third.

@@ -25,8 +25,8 @@ from tokenizers import Tokenizer
 from torch.nn import functional
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, PreTrainedTokenizerFast
 
-from twinspire_bench.scenes.captions import caption
-from twinspire_bench.scenes.vocabulary import Language
+from twinspire_eval.scenes.captions import caption
+from twinspire_eval.scenes.vocabulary import Language
 from twinspire_export.sample.data import TrainingSet, load_training_set, training_captions, training_scenes
 from twinspire_export.sample.settings import (
     CONTEXT_LENGTH,

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from twinspire.bundle import Bundle, Tower
 from twinspire.errors import EngineError, InputError, ServerOverloadedError, SpaceMismatchError, TwinspireError
 from twinspire.towers import LocalTowers
-from twinspire.towers.buckets import bucket_lengths
+from twinspire.towers.batching import bucket_lengths
 from twinspire.towers.ragged import without_padding
 from twinspire_server.repository.backlog import Backlog, Waiting
 

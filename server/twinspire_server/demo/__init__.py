@@ -1,4 +1,4 @@
-"""The demo: pictures drawn, indexed through a server, found in words, and measured.
+"""The demo: images drawn, indexed through a server, found in words, and measured.
 
 The names below are loaded when they are first used: the command line is to come at once.
 """

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from twinspire.errors import InputError
-from twinspire_bench.smoke import smoke_option
+from twinspire_eval.smoke import smoke_option
 from twinspire_server.demo.settings import DemoRuntime
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def demo(
     images: Annotated[int, typer.Option(min=1, help="How many pictures are drawn.")] = 500,
     _smoke: Annotated[bool, smoke_option(images=40)] = False,
 ) -> None:
-    """Draw pictures, index them, find them in words, and measure how well."""
+    """Draw images, index them, find them in words, and measure how well."""
     from rich.console import Console
     from rich.progress import Progress
 
@@ -72,7 +72,7 @@ def _print(report: DemoReport, console: Console) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from twinspire.sheet import missing_font_note
+    from twinspire.contact_sheet import missing_font_note
 
     answers = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     answers.add_column("query", overflow="fold")

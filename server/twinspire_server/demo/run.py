@@ -1,4 +1,4 @@
-"""The demo: draw pictures, index them, find them in words, measure how well.
+"""The demo: draw images, index them, find them in words, measure how well.
 
 What a user of the library would write, with a stop watch.
 """
@@ -15,13 +15,13 @@ from typing import Any
 
 from twinspire import Bundle, Client, Index
 from twinspire._arguments import as_member
-from twinspire.cli.index_bundle import reference_to
+from twinspire.cli.index.bundle import reference_to
+from twinspire.contact_sheet import SheetRow, contact_sheet
 from twinspire.errors import InputError
 from twinspire.index import Hit
-from twinspire.ingest import add_pictures
-from twinspire.sheet import SheetRow, contact_sheet
-from twinspire_bench.recall import BothWays, both_ways
-from twinspire_bench.scenes import CaptionedScene, Language, Split, draw_dataset, draw_scene
+from twinspire.ingest import add_images
+from twinspire_eval.recall import BothWays, both_ways
+from twinspire_eval.scenes import CaptionedScene, Language, Split, draw_dataset, draw_scene
 from twinspire_server.demo.runtime import OpenRuntime, open_runtime
 from twinspire_server.demo.settings import DemoRuntime
 
@@ -36,14 +36,14 @@ QUERIES = (
 SEED = 7
 HITS = 5
 BATCH = 64
-"""How many pictures are prepared together, and on their way to a server at once."""
+"""How many images are prepared together, and on their way to a server at once."""
 _MARKER = ".twinspire-demo"
 _OWN = ("scenes", "models", "index", "query.jpg", "answers.png", "triton.log")
 
 
 @dataclass(frozen=True)
-class Answer:
-    """A query and its hits, best first. `picture` is the query where it is one."""
+class DemoQuery:
+    """A query and its hits, best first. `image` is the query where it is one."""
 
     query: str
     hits: list[Hit]
@@ -68,7 +68,7 @@ class DemoReport:
     images: int
     images_per_s: float
     recall: dict[Language, BothWays]
-    answers: list[Answer]
+    answers: list[DemoQuery]
     sheet: Path
     unwritable: frozenset[str]
 
@@ -122,7 +122,7 @@ def run_demo(
             answers = _answer(index, client, [*QUERIES, again])
         recall = _recall(client, files, scenes)
     sheet = out / "answers.png"
-    rows = [SheetRow(answer.query, _pictures(answer.hits), picture=answer.picture) for answer in answers]
+    rows = [SheetRow(answer.query, _images(answer.hits), picture=answer.picture) for answer in answers]
     unwritable = contact_sheet(rows, sheet)
     return DemoReport(
         runtime=opened.runtime,
@@ -170,7 +170,7 @@ def _index(
 
     requests_before, executions_before = opened.batches()
     started = time.perf_counter()
-    report = add_pictures(index, opened.client, files, batch=BATCH, on_progress=advance)
+    report = add_images(index, opened.client, files, batch=BATCH, on_progress=advance)
     seconds = time.perf_counter() - started
     requests, executions = opened.batches()
     assert not report.failed
@@ -178,27 +178,27 @@ def _index(
     return len(files) / seconds, (requests - requests_before) / executed if executed else None
 
 
-def _answer(index: Index, client: Client, queries: Sequence[str | Path]) -> list[Answer]:
-    """Search for each query: a text, or a picture's path."""
+def _answer(index: Index, client: Client, queries: Sequence[str | Path]) -> list[DemoQuery]:
+    """Search for each query: a text, or an image's path."""
     answers = []
     for query in queries:
         if isinstance(query, str):
-            vector, title, picture = client.encode_text([query]), query, None  # (1, D)
+            vector, title, picture = client.encode_texts([query]), query, None  # (1, D)
         else:
             vector, title, picture = client.encode_images([query]), query.name, query
         (hits,) = index.search(vector, k=HITS, space=client.space)
-        answers.append(Answer(title, hits, picture))
+        answers.append(DemoQuery(title, hits, picture))
     return answers
 
 
 def _recall(client: Client, files: Sequence[Path], scenes: Sequence[CaptionedScene]) -> dict[Language, BothWays]:
-    """Recall between each picture and its caption, both ways, in each language."""
+    """Recall between each image and its caption, both ways, in each language."""
     images = client.encode_images(files)  # (N, D)
     return {
-        language: both_ways(images, client.encode_text([scene.captions[language] for scene in scenes]))
+        language: both_ways(images, client.encode_texts([scene.captions[language] for scene in scenes]))
         for language in Language
     }
 
 
-def _pictures(hits: Sequence[Hit]) -> list[tuple[Path, float]]:
+def _images(hits: Sequence[Hit]) -> list[tuple[Path, float]]:
     return [(Path(hit.uri), hit.score) for hit in hits]

@@ -36,7 +36,7 @@ class OpenRuntime:
 def open_runtime(bundle: Bundle, wanted: DemoRuntime, folder: Path) -> Iterator[OpenRuntime]:
     """Open the towers of `bundle` as wanted; a server's repository and log go into `folder`.
 
-    Each picture is sent to the server in a request of its own, many at once: the server makes the batches. Raises what
+    Each image is sent to the server in a request of its own, many at once: the server makes the batches. Raises what
     `TritonServer.start` raises where Triton was asked for by name and does not start.
     """
     if wanted is not DemoRuntime.LOCAL:

@@ -12,11 +12,11 @@ from twinspire.bundle import MANIFEST_NAME, Bundle, Precision, Tower
 from twinspire.errors import InputError, SpaceMismatchError
 from twinspire.tensorrt_support import PRECISIONS, PlanFolder, check_precision
 from twinspire.towers import Provider
+from twinspire.towers.auto_selection import AUTO, candidates, parse_precision, unfit
 from twinspire.towers.providers import missing, problem
-from twinspire.towers.selection import AUTO, candidates, parse_precision, unfit
 from twinspire_server.repository.config import engine_name, model_name
 from twinspire_server.repository.engine_files import engine_file, open_plans
-from twinspire_server.repository.existing import read_existing
+from twinspire_server.repository.installed import read_existing
 from twinspire_server.repository.model_folders import (
     ModelTask,
     ServedModel,

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from twinspire.bundle import Bundle, Precision, Tower
-from twinspire.bundle.copying import copy_file
+from twinspire.bundle.hardlinks import copy_file
 from twinspire.errors import InputError
 from twinspire.tensorrt_support import PlanFolder, prepare_engine
-from twinspire_server.repository.existing import ENGINE, PLAN
+from twinspire_server.repository.installed import ENGINE, PLAN
 from twinspire_server.repository.settings import Accelerator, ServingOptions
 
 

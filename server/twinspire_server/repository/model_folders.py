@@ -16,7 +16,7 @@ import numpy as np
 from twinspire.bundle import Bundle, BundleWriter, Precision, Tower
 from twinspire.tensorrt_support import PlanRecord
 from twinspire.towers import Provider, ragged
-from twinspire.towers.selection import candidates
+from twinspire.towers.auto_selection import candidates
 from twinspire_server.repository.config import (
     WarmUp,
     config_pbtxt,
@@ -25,7 +25,7 @@ from twinspire_server.repository.config import (
     warm_ups,
 )
 from twinspire_server.repository.engine_files import EngineFile
-from twinspire_server.repository.existing import BUNDLE
+from twinspire_server.repository.installed import BUNDLE
 from twinspire_server.repository.model_config import CONFIG
 from twinspire_server.repository.settings import Device, RepositoryRuntime, ServingOptions
 

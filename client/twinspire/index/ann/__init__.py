@@ -5,17 +5,17 @@ Works on arrays alone. What is on disk, and which row is whose, is the store's.
 
 from __future__ import annotations
 
-from twinspire.index.ann.approximate import Ann
-from twinspire.index.ann.kinds import EXACT_BELOW, Code, Family, Kind, Scheme
-from twinspire.index.ann.predict import Prediction, Speed, choose, measured_speed, predict
+from twinspire.index.ann.ann_index import AnnIndex
+from twinspire.index.ann.cost_model import Prediction, Speed, choose, measured_speed, predict
 from twinspire.index.ann.selection import Selection
+from twinspire.index.ann.spec import EXACT_BELOW, Code, Family, IndexSpec, Scheme
 
 __all__ = [
     "EXACT_BELOW",
-    "Ann",
+    "AnnIndex",
     "Code",
     "Family",
-    "Kind",
+    "IndexSpec",
     "Prediction",
     "Scheme",
     "Selection",

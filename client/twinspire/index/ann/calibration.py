@@ -22,7 +22,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from twinspire.index.ann.approximate import Ann
+from twinspire.index.ann.ann_index import AnnIndex
 from twinspire.index.ann.reports import Calibration, GroupRecall
 from twinspire.index.ann.selection import Selection
 from twinspire.index.ann.tuning import QueryGroup, Setting, best_setting, without_own
@@ -38,7 +38,7 @@ _MEAN_OF = 4_096
 
 
 def calibrated(
-    ann: Ann, vectors: Vectors, groups: list[QueryGroup], *, target: float = TARGET, margin: float = MARGIN
+    ann: AnnIndex, vectors: Vectors, groups: list[QueryGroup], *, target: float = TARGET, margin: float = MARGIN
 ) -> Calibration:
     """Return the setting that reaches `target` for each of `groups` in the least time, or comes nearest to it."""
     found = best_setting(ann, vectors, groups, min(1.0, target + margin))

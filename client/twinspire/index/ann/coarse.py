@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from twinspire.index.ann.recipes import linear_transform
+from twinspire.index.ann.factory import linear_transform
 from twinspire.index.faiss_support import faiss_library
 from twinspire.index.flat import Found
 

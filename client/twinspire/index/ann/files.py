@@ -8,8 +8,8 @@ from pathlib import Path
 
 from twinspire.errors import IndexStoreError
 from twinspire.index import disk
-from twinspire.index.ann.approximate import Ann
-from twinspire.index.ann.kinds import Kind
+from twinspire.index.ann.ann_index import AnnIndex
+from twinspire.index.ann.spec import IndexSpec
 
 _BLOCK_BYTES = 8 << 20
 _PREFIX, _SUFFIX = "ann-", ".faiss"
@@ -26,7 +26,7 @@ def snapshot_number(name: str) -> int | None:
     return int(number) if number.isdecimal() and name == snapshot_name(int(number)) else None
 
 
-def write_snapshot(ann: Ann, path: Path) -> int:
+def write_snapshot(ann: AnnIndex, path: Path) -> int:
     """Write `ann` to a new file, wait until the disk has it and its name, and return its CRC-32.
 
     Raises `OSError`, and leaves no file then.
@@ -46,7 +46,7 @@ def write_snapshot(ann: Ann, path: Path) -> int:
     return sink.checksum
 
 
-def read_snapshot(path: Path, kind: Kind, rows: int, checksum: int) -> Ann:
+def read_snapshot(path: Path, kind: IndexSpec, rows: int, checksum: int) -> AnnIndex:
     """Read a snapshot of `kind` over `rows` rows, after checking the file.
 
     Raises `IndexStoreError` that says what is wrong where it is missing or damaged; what GPU kinds raise without one.
@@ -54,7 +54,7 @@ def read_snapshot(path: Path, kind: Kind, rows: int, checksum: int) -> Ann:
     problem = snapshot_problem(path, checksum)
     if problem is not None:
         raise IndexStoreError(problem)
-    ann = Ann.read(path, kind)
+    ann = AnnIndex.read(path, kind)
     if len(ann) != rows:
         raise IndexStoreError(f"{path} covers {len(ann)} rows, the catalogue says {rows}")
     return ann

@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twinspire.errors import ProviderError
-from twinspire.index.ann.gather import GatheringThread, Searching
-from twinspire.index.ann.kinds import Family, Kind
-from twinspire.index.ann.library import require_gpu
-from twinspire.index.ann.recipes import fill, require_enough, sampled
+from twinspire.index.ann.batching import GatheringThread, Searching
+from twinspire.index.ann.factory import fill, require_enough, sampled
+from twinspire.index.ann.faiss_support import require_gpu
+from twinspire.index.ann.spec import Family, IndexSpec
 from twinspire.index.flat import Found
 from twinspire.index.vectors import Vectors
 
@@ -25,7 +25,7 @@ MOST_RESULTS = 16_384
 `getMaxKSelection` of https://github.com/facebookresearch/faiss/blob/main/faiss/gpu/impl/IndexUtils.cu"""
 
 
-def built_on_gpu(kind: Kind, vectors: Vectors, seed: int) -> Any:  # noqa: ANN401
+def built_on_gpu(kind: IndexSpec, vectors: Vectors, seed: int) -> Any:  # noqa: ANN401
     """Return the processor's copy of a GPU index of `kind` over `vectors` (N, D).
 
     Raises what `require_gpu` raises, `InputError` for too few vectors, `ProviderError` where FAISS fails on the GPU.
@@ -42,7 +42,7 @@ def built_on_gpu(kind: Kind, vectors: Vectors, seed: int) -> Any:  # noqa: ANN40
         return _built_lists(faiss, kind, vectors, seed)
 
 
-def gpu_searcher(kind: Kind, copy: Any) -> GatheringThread:  # noqa: ANN401
+def gpu_searcher(kind: IndexSpec, copy: Any) -> GatheringThread:  # noqa: ANN401
     """Put the processor's copy onto the GPU and return the thread that owns it.
 
     A search takes at most `MOST_RESULTS` as results and as effort. Raises what `require_gpu` raises, and
@@ -74,7 +74,7 @@ def gpu_searcher(kind: Kind, copy: Any) -> GatheringThread:  # noqa: ANN401
     return GatheringThread(make)
 
 
-def _built_graph(faiss: Any, kind: Kind, vectors: Vectors) -> Any:  # noqa: ANN401
+def _built_graph(faiss: Any, kind: IndexSpec, vectors: Vectors) -> Any:  # noqa: ANN401
     resources, metric = faiss.StandardGpuResources(), faiss.METRIC_L2  # of unit vectors: the order of inner products
     graph = faiss.GpuIndexCagra(resources, vectors.shape[1], metric, _cagra_config(faiss, kind))
     # `CuvsCagra::train` keeps a pointer to these floats, which `copyTo` reads: of a float16 vector file they are a copy
@@ -87,7 +87,7 @@ def _built_graph(faiss: Any, kind: Kind, vectors: Vectors) -> Any:  # noqa: ANN4
     return copy
 
 
-def _built_lists(faiss: Any, kind: Kind, vectors: Vectors, seed: int) -> Any:  # noqa: ANN401
+def _built_lists(faiss: Any, kind: IndexSpec, vectors: Vectors, seed: int) -> Any:  # noqa: ANN401
     count, dim = vectors.shape
     config = faiss.GpuIndexIVFFlatConfig()
     config.use_cuvs = False  # its k-means takes no seed
@@ -99,7 +99,7 @@ def _built_lists(faiss: Any, kind: Kind, vectors: Vectors, seed: int) -> Any:  #
     return faiss.index_gpu_to_cpu(lists)
 
 
-def _on_gpu(faiss: Any, kind: Kind, resources: Any, copy: Any) -> Any:  # noqa: ANN401
+def _on_gpu(faiss: Any, kind: IndexSpec, resources: Any, copy: Any) -> Any:  # noqa: ANN401
     """Return an index on the GPU with the content of `copy`; by cuVS, for its higher limits."""
     if kind.family is Family.CAGRA:
         index = faiss.GpuIndexCagra(resources, copy.d, faiss.METRIC_L2, _cagra_config(faiss, kind))
@@ -110,7 +110,7 @@ def _on_gpu(faiss: Any, kind: Kind, resources: Any, copy: Any) -> Any:  # noqa: 
     return faiss.index_cpu_to_gpu(resources, 0, copy, options)
 
 
-def _cagra_config(faiss: Any, kind: Kind) -> Any:  # noqa: ANN401
+def _cagra_config(faiss: Any, kind: IndexSpec) -> Any:  # noqa: ANN401
     config = faiss.GpuIndexCagraConfig()
     config.use_cuvs = True  # CAGRA is always cuVS's, but FAISS checks its limits by this
     config.graph_degree = kind.neighbours()
@@ -119,7 +119,7 @@ def _cagra_config(faiss: Any, kind: Kind) -> Any:  # noqa: ANN401
 
 
 @contextmanager
-def _gpu_errors(kind: Kind, doing: str) -> Iterator[None]:
+def _gpu_errors(kind: IndexSpec, doing: str) -> Iterator[None]:
     """Raise `ProviderError` for what FAISS and cuVS raise inside.
 
     Memory that is used up is a RuntimeError of FAISS and a MemoryError of cuVS. Most other errors of CUDA end the

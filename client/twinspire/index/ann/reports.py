@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from twinspire.index.ann.predict import Prediction
+from twinspire.index.ann.cost_model import Prediction
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from twinspire.index.ann.library import faiss_library
+from twinspire.index.ann.faiss_support import faiss_library
 from twinspire.index.flat import Found
 from twinspire.index.vectors import Vectors
 

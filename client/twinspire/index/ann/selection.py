@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from twinspire.index.ann.library import faiss_library
+from twinspire.index.ann.faiss_support import faiss_library
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twinspire.errors import InputError
-from twinspire.index.ann.approximate import Ann
-from twinspire.index.ann.kinds import Kind, Scheme
+from twinspire.index.ann.ann_index import AnnIndex
 from twinspire.index.ann.selection import Selection
+from twinspire.index.ann.spec import IndexSpec, Scheme
 from twinspire.index.vectors import Vectors
 
 _REACHES = (640, 320, 160, 80, 40, 20, 10, 5, 3, 2)
@@ -80,7 +80,7 @@ def without_own(
 
 
 def tuned(
-    ann: Ann,
+    ann: AnnIndex,
     vectors: Vectors,
     queries: NDArray[np.float32],
     exact: NDArray[np.float32],
@@ -97,7 +97,7 @@ def tuned(
     return found
 
 
-def check_reached(ann: Ann, found: Setting, recall: float, k: int) -> None:
+def check_reached(ann: AnnIndex, found: Setting, recall: float, k: int) -> None:
     """Raise `InputError`, which says how far it came, where `found` stays below `recall`."""
     if found.recall < recall:
         raise InputError(
@@ -106,7 +106,7 @@ def check_reached(ann: Ann, found: Setting, recall: float, k: int) -> None:
         )
 
 
-def best_setting(ann: Ann, vectors: Vectors, groups: Sequence[QueryGroup], recall: float) -> Setting:
+def best_setting(ann: AnnIndex, vectors: Vectors, groups: Sequence[QueryGroup], recall: float) -> Setting:
     """Return the setting that takes least time of those that reach `recall` in each of `groups`.
 
     Where none does, return the one of the highest recall that was measured.
@@ -143,7 +143,7 @@ def best_setting(ann: Ann, vectors: Vectors, groups: Sequence[QueryGroup], recal
     return min(fitting, key=lambda setting: setting.seconds) if ann.kind.is_tunable else fitting[-1]
 
 
-def _reaches(kind: Kind) -> tuple[int, list[int], list[int]]:
+def _reaches(kind: IndexSpec) -> tuple[int, list[int], list[int]]:
     """Return which factor to try first, which after it where no effort is enough, and which where it is."""
     if not kind.is_lossy:
         return 1, [], []
@@ -155,7 +155,7 @@ def _reaches(kind: Kind) -> tuple[int, list[int], list[int]]:
 class _Measure:
     """Measures a setting. Stops at the first group that stays below the recall, and begins with that one next time."""
 
-    def __init__(self, ann: Ann, vectors: Vectors, groups: Sequence[QueryGroup], recall: float) -> None:
+    def __init__(self, ann: AnnIndex, vectors: Vectors, groups: Sequence[QueryGroup], recall: float) -> None:
         self._ann = ann
         self._vectors = vectors
         self._groups = groups

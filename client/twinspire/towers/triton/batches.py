@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twinspire.bundle import TextSettings
-from twinspire.towers.buckets import text_batches
+from twinspire.towers.batching import text_batches
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from twinspire._arguments import as_member
 from twinspire.bundle import Bundle, Tower
 from twinspire.errors import EngineError, InputError, ServerError, ServerOverloadedError
-from twinspire.towers.checks import check_embeddings, check_images, check_sequences
 from twinspire.towers.local import vocabulary_size
 from twinspire.towers.triton.batches import RequestBatch, Window, image_requests, text_requests
 from twinspire.towers.triton.options import LONGEST_DEADLINE_S, TlsOptions, checked_address
 from twinspire.towers.triton.statistics import ModelStatistics
+from twinspire.towers.validation import check_embeddings, check_images, check_sequences
 
 if TYPE_CHECKING:  # these load grpc and tritonclient, which importing a name must not
     from twinspire.towers.triton.channel import Deadline, TransientServerError

@@ -1,0 +1,1 @@
+"""`twinspire bench latency`: how fast towers answer, in this process or on a server."""

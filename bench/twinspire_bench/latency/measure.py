@@ -1,0 +1,237 @@
+"""How fast towers answer: in this process or on a server, by engine, batch, length and load.
+
+A case is one of these combinations. Every round visits each case for a moment, so that what changes on the machine
+meets all of them; a visit is a closed loop with some calls in flight, or an open loop at a rate.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twinspire.bundle import Bundle, Precision, Tower
+from twinspire.errors import InputError
+from twinspire.towers import ModelStatistics, Towers
+from twinspire_eval.load import LoadResult, Payloads, closed_loop, interleaved, open_loop
+from twinspire_eval.payloads import Endless, pictures, texts
+
+# Payloads that a visit to engines in this process takes in turn.
+_POOL = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Load:
+    """How calls come: so many in flight, or at random moments at a rate. One of the two.
+
+    Raises InputError where both or neither is given or a number is not positive.
+    """
+
+    in_flight: int | None = None
+    rate_per_s: float | None = None
+
+    def __post_init__(self) -> None:
+        given = [value for value in (self.in_flight, self.rate_per_s) if value is not None]
+        if len(given) != 1 or not given[0] > 0:
+            raise InputError(
+                f"in_flight {self.in_flight} and rate_per_s {self.rate_per_s}: expected one, a positive number"
+            )
+
+    def __str__(self) -> str:
+        return f"in flight {self.in_flight}" if self.rate_per_s is None else f"{self.rate_per_s:g} calls a second"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatencySettings:
+    """What is measured, and how long.
+
+    `batches` are images or texts a call, `lengths` token ids a text, start and end included. `visit_s` is how long
+    each round stays with a case, at least one call. Raises InputError for empty or repeated lists and numbers that are
+    not positive.
+    """
+
+    lengths: tuple[int, ...]
+    batches: tuple[int, ...] = (1, 8, 32)
+    loads: tuple[Load, ...] = (Load(in_flight=1),)
+    towers: tuple[Tower, ...] = tuple(Tower)
+    rounds: int = 10
+    visit_s: float = 0.2
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("lengths", "batches", "loads", "towers"):
+            values = getattr(self, name)
+            if not values or len(set(values)) != len(values):
+                raise InputError(f"{name} {', '.join(map(str, values))!r}: expected at least one, none twice")
+        numbers = {"rounds": self.rounds, "visit_s": self.visit_s}
+        numbers |= {"batches": min(self.batches), "lengths": min(self.lengths) - 1}
+        for name, number in numbers.items():
+            if not number > 0:
+                least = 2 if name == "lengths" else 1
+                raise InputError(f"{name} {getattr(self, name)}: expected numbers from {least} up")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Subject:
+    """Towers to measure, under a name.
+
+    `precision` is that of the engines which this machine's processor runs; None where something else runs them.
+    `statistics` asks their server what it counted of a tower; None without one.
+    """
+
+    name: str
+    towers: Towers
+    precision: Precision | None = None
+    statistics: Callable[[Tower], ModelStatistics] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One combination. `length` is None for images."""
+
+    tower: Tower
+    subject: str
+    batch: int
+    length: int | None
+    load: Load
+
+    @property
+    def setting(self) -> str:
+        """All but the tower and the subject, in words: cases of two subjects that share it are compared."""
+        length = "" if self.length is None else f"length {self.length}, "
+        return f"{length}batch {self.batch}, {self.load}"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CaseResult:
+    """What was seen of a case.
+
+    `items_per_s` (rounds,) float64 are images or texts answered a second in each round, `latencies_ms` those of all
+    calls. `failures` counts calls without an answer by the name of their error. `served` is what the server counted
+    meanwhile, of every client (the last answers of a round may be missing: Triton counts after it answers); None
+    without a server.
+    """
+
+    case: Case
+    items_per_s: NDArray[np.float64]
+    latencies_ms: NDArray[np.float64]
+    failures: Mapping[str, int]
+    served: ModelStatistics | None
+
+
+def cases(subjects: Sequence[Subject], settings: LatencySettings) -> list[Case]:
+    """List every combination, subjects side by side."""
+    return [
+        Case(tower=tower, subject=subject.name, batch=batch, length=length, load=load)
+        for tower in settings.towers
+        for length in (settings.lengths if tower is Tower.TEXT else (None,))
+        for batch in settings.batches
+        for load in settings.loads
+        for subject in subjects
+    ]
+
+
+def measure(
+    bundle: Bundle,
+    subjects: Sequence[Subject],
+    settings: LatencySettings,
+    *,
+    on_visit: Callable[[], None] = lambda: None,
+) -> list[CaseResult]:
+    """Measure every case in interleaved rounds, after a call of each to warm up.
+
+    The subjects are of the bundle. `on_visit` is called after each visit: `rounds` times the number of cases. Raises
+    what a first call raises, EngineError and ServerError; later failures are counted.
+    """
+    towers = {subject.name: subject for subject in subjects}
+    if not subjects or len(towers) != len(subjects):
+        raise InputError(f"the subjects {[subject.name for subject in subjects]}: expected at least one, none twice")
+    visits = [_Visit(case, towers[case.subject], bundle, settings, on_visit) for case in cases(subjects, settings)]
+    for visit in visits:
+        visit.warm_up()
+    figures = interleaved({str(place): visit for place, visit in enumerate(visits)}, rounds=settings.rounds, warmup=0)
+    return [visit.result(items_per_s) for visit, items_per_s in zip(visits, figures.values(), strict=True)]
+
+
+class _Visit:
+    """Measures one case, a moment each time it is called."""
+
+    def __init__(
+        self, case: Case, subject: Subject, bundle: Bundle, settings: LatencySettings, on_visit: Callable[[], None]
+    ) -> None:
+        self._case, self._subject, self._bundle = case, subject, bundle
+        self._settings, self._on_visit = settings, on_visit
+        self._visits = 0
+        self._latencies: list[NDArray[np.float64]] = []
+        self._failures: Counter[str] = Counter()
+        self._served: list[ModelStatistics] = []
+        # Another one in every process: a server that remembers the last run's requests must compute these.
+        self._salt = secrets.randbits(64)
+
+    def __call__(self) -> float:
+        """Visit the case; return the images or texts answered a second."""
+        before = self._statistics()
+        found = self._load(self._payloads())
+        after = self._statistics()
+        if before is not None and after is not None:
+            self._served.append(after.since(before))
+        self._visits += 1
+        self._latencies.append(found.latencies_ms)
+        self._failures.update(found.failures)
+        self._on_visit()
+        return self._case.batch * found.throughput_per_s
+
+    def warm_up(self) -> None:
+        """Call once, outside any load: its error is raised."""
+        self._call(self._payloads()[0])
+        self._visits += 1
+
+    def result(self, items_per_s: NDArray[np.float64]) -> CaseResult:
+        """Sum up all visits."""
+        return CaseResult(
+            case=self._case,
+            items_per_s=items_per_s,
+            latencies_ms=np.concatenate(self._latencies),
+            failures=dict(self._failures),
+            served=_sum(self._served),
+        )
+
+    def _load(self, payloads: Payloads[Any]) -> LoadResult:
+        load, settings = self._case.load, self._settings
+        if load.rate_per_s is None:
+            assert load.in_flight is not None
+            return closed_loop(self._call, payloads, in_flight=load.in_flight, duration_s=settings.visit_s)
+        seed = settings.seed + self._visits
+        return open_loop(self._call, payloads, rate_per_s=load.rate_per_s, seed=seed, duration_s=settings.visit_s)
+
+    def _call(self, payload: Any) -> object:  # noqa: ANN401 - of the case's tower
+        towers = self._subject.towers
+        return towers.encode_images(payload) if self._case.length is None else towers.encode_texts(payload)
+
+    def _payloads(self) -> Payloads[Any]:
+        case, seed = self._case, (self._salt, self._visits)
+        made: Endless[Any] = (
+            pictures(self._bundle, batch=case.batch, seed=seed)
+            if case.length is None
+            else texts(self._bundle, batch=case.batch, length=case.length, seed=seed)
+        )
+        # Engines in this process remember nothing, and take so little time that making payloads would show.
+        return made if self._subject.statistics is not None else [made[index] for index in range(_POOL)]
+
+    def _statistics(self) -> ModelStatistics | None:
+        return None if self._subject.statistics is None else self._subject.statistics(self._case.tower)
+
+
+def _sum(parts: Sequence[ModelStatistics]) -> ModelStatistics | None:
+    if not parts:
+        return None
+    return ModelStatistics(
+        requests=sum(part.requests for part in parts),
+        inferences=sum(part.inferences for part in parts),
+        executions=sum(part.executions for part in parts),
+    )

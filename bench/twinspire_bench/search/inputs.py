@@ -1,0 +1,82 @@
+"""Scenes with names: images whose captions or file names hold what no model can know, and queries for them.
+
+Each image has a full caption in English and Chinese, and for half of them that caption also names somebody; the other
+half carry the name in the file's name. A name is made of syllables and shared by about four images, so that it alone
+finds no image and a description alone cannot tell its images from others. Queries are worded anew and leave things
+out, as people's do: no query is a caption.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from twinspire.errors import InputError
+from twinspire_eval.scenes import CaptionedScene, Language, Split, caption, scene_set
+
+IMAGES_A_NAME = 4
+_ENGLISH = "bra dor fen gal hul jor kel lim mor nav pel quo rud sil tav vex wol yan zor bri dal fim"
+_CHINESE = "布 多 芬 加 胡 乔 凯 利 莫 纳 佩 库 鲁 西 塔 维 沃 扬 佐 达 菲 姆 雅 瑞"
+
+
+@dataclass(frozen=True)
+class NamedScene:
+    """An image as it goes into the index: its caption and file name, and who is named in one of the two."""
+
+    scene: CaptionedScene
+    caption: str
+    file_name: str
+    names: dict[Language, str]
+
+
+@dataclass(frozen=True)
+class SceneQuery:
+    """A query and the image that it is for. `named`: it says the name too."""
+
+    text: str
+    language: Language
+    named: bool
+    picture: int
+
+
+def named_scenes(count: int, *, seed: int) -> list[NamedScene]:
+    """Return `count` held-out scenes with names. Raises `InputError` for fewer than 8."""
+    if count < 2 * IMAGES_A_NAME:
+        raise InputError(f"{count} scenes are too few to measure: expected {2 * IMAGES_A_NAME} or more")
+    rng = random.Random(f"names/{seed}")
+    people = _people(max(1, count // IMAGES_A_NAME), rng)
+    scenes = scene_set(count, seed=seed, split=Split.HELDOUT)
+    named = []
+    for position, scene in enumerate(scenes):
+        names = rng.choice(people)
+        english, chinese = (scene.captions[language] for language in Language)
+        if position % 2:
+            file_name = f"{names[Language.ENGLISH]}_{names[Language.CHINESE]}_{position:06d}.jpg"
+        else:
+            file_name = f"{position:06d}.jpg"
+            english += f", with {names[Language.ENGLISH]}"
+            chinese += f"，和{names[Language.CHINESE]}一起"
+        named.append(NamedScene(scene, f"{english}\n{chinese}", file_name, names))
+    return named
+
+
+def scene_queries(scenes: list[NamedScene], *, seed: int) -> list[SceneQuery]:
+    """Return four queries an image: in each language one that describes it, and one that says the name as well."""
+    rng = random.Random(f"queries/{seed}")
+    queries = []
+    for picture, named in enumerate(scenes):
+        for language in Language:
+            said = caption(named.scene.scene, language, rng, partial=True)
+            queries.append(SceneQuery(said, language, False, picture))
+            name = named.names[language]
+            text = f"{said} with {name}" if language is Language.ENGLISH else f"{said}，{name}"
+            queries.append(SceneQuery(text, language, True, picture))
+    return queries
+
+
+def _people(count: int, rng: random.Random) -> list[dict[Language, str]]:
+    people: dict[str, str] = {}
+    while len(people) < count:
+        english = "".join(rng.sample(_ENGLISH.split(), 3)).capitalize()
+        people[english] = "".join(rng.sample(_CHINESE.split(), 3))
+    return [{Language.ENGLISH: english, Language.CHINESE: chinese} for english, chinese in people.items()]

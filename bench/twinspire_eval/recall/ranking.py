@@ -1,0 +1,136 @@
+"""Where each query finds what belongs to it, among captions and images of any number.
+
+All scores are looked at once and none is kept: in blocks, so that 5,000 images and 25,000 captions need 50 MB beside
+their embeddings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twinspire.errors import EmbeddingError, InputError
+
+# How many scores are in memory at a time, as float64 and as float32.
+_SCORES_AT_ONCE = 1 << 21
+_TEXTS_AT_ONCE = 1 << 12
+
+
+class Direction(StrEnum):
+    """What is asked with, and what is found."""
+
+    TEXT_TO_IMAGE = "text_to_image"
+    IMAGE_TO_TEXT = "image_to_text"
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """How Q queries of one direction fared among the items.
+
+    `first_ranks` is (Q,) int64: the rank of the best own item, from 1. `average_precisions` is (Q,) float64: the mean,
+    over all own items, of the share of own items among those down to it. `images` is (Q,) int64: which of the
+    `image_count` images the query belongs to.
+    """
+
+    first_ranks: NDArray[np.int64]
+    average_precisions: NDArray[np.float64]
+    pictures: NDArray[np.int64]
+    image_count: int
+
+    def __len__(self) -> int:
+        return len(self.first_ranks)
+
+
+def rank_both_ways(
+    images: NDArray[np.float32], texts: NDArray[np.float32], owners: NDArray[np.int64]
+) -> Mapping[Direction, Ranking]:
+    """Rank N images for each of T captions, and T captions for each image that has one.
+
+    `images` is (N, D) float32, `texts` (T, D) float32, L2-normalised; `owners` is (T,) int64, the row of `images` that
+    a caption belongs to. An image without a caption is among those to be found and asks nothing.
+
+    An item that scores the same as an own one, and is none, counts as ahead of it: a model that answers everything
+    alike gets no recall for it. Scores are computed in float64 and compared in float32, so that equal embeddings score
+    the same wherever they stand.
+
+    Raises EmbeddingError for shapes that do not fit and numbers that are not finite, InputError for captions without a
+    image.
+    """
+    _check(images, texts, owners)
+    own = _own_scores(images, texts, owners)
+    order = np.lexsort((-own, owners))  # captions by image, of each the best first
+    place = _places(owners[order])  # (T,): 0 for an image's best own caption, 1 for its second
+    images_ahead = np.zeros(len(texts), np.int64)  # for each caption: other images ahead of its own
+    captions_ahead = np.zeros(len(texts), np.int64)  # for each caption: other images' captions ahead, for its image
+    # In the order of images a block of images owns a range of captions.
+    bounds = np.searchsorted(owners[order], np.arange(len(images) + 1))  # (N + 1,)
+    rows = max(1, _SCORES_AT_ONCE // min(_TEXTS_AT_ONCE, len(texts)))
+    for left in range(0, len(texts), _TEXTS_AT_ONCE):
+        columns = order[left : left + _TEXTS_AT_ONCE]
+        some_texts = texts[columns].astype(np.float64)  # (t, D)
+        for top in range(0, len(images), rows):
+            bottom = min(top + rows, len(images))
+            scores = (images[top:bottom].astype(np.float64) @ some_texts.T).astype(np.float32)  # (n, t)
+            inside = np.flatnonzero((owners[columns] >= top) & (owners[columns] < bottom))
+            scores[owners[columns[inside]] - top, inside] = -np.inf  # own ones are counted by their place
+            images_ahead[columns] += (scores >= own[columns]).sum(axis=0)
+            ours = slice(bounds[top], bounds[bottom])
+            for nth in range(int(place[ours].max(initial=-1)) + 1):
+                asked = order[ours][place[ours] == nth]  # one caption of each image, at most
+                captions_ahead[asked] += (scores[owners[asked] - top] >= own[asked, None]).sum(axis=1)
+    return {
+        Direction.TEXT_TO_IMAGE: Ranking(
+            images_ahead + 1, 1 / (images_ahead + 1), owners.astype(np.int64), len(images)
+        ),
+        Direction.IMAGE_TO_TEXT: _of_images(captions_ahead[order], owners[order], place, len(images)),
+    }
+
+
+def _own_scores(
+    images: NDArray[np.float32], texts: NDArray[np.float32], owners: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """Score each caption against its own image, by the same rule as all others: (T,) float32."""
+    own = np.empty(len(texts), np.float32)
+    for left in range(0, len(texts), _TEXTS_AT_ONCE):
+        some = slice(left, left + _TEXTS_AT_ONCE)
+        own[some] = np.einsum("td,td->t", images[owners[some]], texts[some], dtype=np.float64)
+    return own
+
+
+def _of_images(
+    ahead: NDArray[np.int64], owners: NDArray[np.int64], place: NDArray[np.int64], image_count: int
+) -> Ranking:
+    """Put together what the captions of each image reached; they come by image, of each the best first."""
+    found = ahead + place + 1  # (T,): the rank of every own caption
+    precision = (place + 1) / found
+    first = np.flatnonzero(place == 0)  # (Q,)
+    counts = np.diff(np.append(first, len(owners)))
+    return Ranking(found[first], np.add.reduceat(precision, first) / counts, owners[first], image_count)
+
+
+def _places(owners: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Number equal neighbours from 0: (T,)."""
+    starts = np.flatnonzero(np.diff(owners, prepend=-1))
+    return np.arange(len(owners)) - np.repeat(starts, np.diff(np.append(starts, len(owners))))
+
+
+def _check(images: NDArray[np.float32], texts: NDArray[np.float32], owners: NDArray[np.int64]) -> None:
+    if images.ndim != 2 or texts.ndim != 2 or images.shape[1] != texts.shape[1] or not len(texts):
+        raise EmbeddingError(
+            f"pictures {images.shape} and captions {texts.shape}: expected (N, D) and (T, D), at least one of each"
+        )
+    for name, embeddings in (("picture", images), ("caption", texts)):
+        wrong = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
+        if len(wrong):
+            raise EmbeddingError(
+                f"the embeddings of {len(wrong):,} {name}s are not finite, such as that of {name} {wrong[0]}: expected "
+                "unit vectors; the engine that made them is broken"
+            )
+    if owners.shape != (len(texts),) or not np.issubdtype(owners.dtype, np.integer):
+        raise InputError(f"owners of {owners.dtype} {owners.shape}: expected integers, one for each of {len(texts):,}")
+    if owners.min() < 0 or owners.max() >= len(images):
+        raise InputError(f"owners from {owners.min()} to {owners.max()}: expected rows of the {len(images):,} pictures")

@@ -1,0 +1,45 @@
+"""Scenes: a data set of images with captions in two languages that can be drawn anywhere."""
+
+from __future__ import annotations
+
+from twinspire_eval.scenes.captions import caption
+from twinspire_eval.scenes.dataset import CaptionedScene, draw_dataset, draw_pairs, scene_set
+from twinspire_eval.scenes.description import (
+    Contrast,
+    Group,
+    Scene,
+    Split,
+    Swap,
+    other_kinds,
+    sample_pairs,
+    sample_scenes,
+    swapped,
+)
+from twinspire_eval.scenes.drawing import SIDE, draw_scene
+from twinspire_eval.scenes.vocabulary import Axis, Background, Colour, Kind, Language, Place, Size
+
+__all__ = [
+    "SIDE",
+    "Axis",
+    "Background",
+    "CaptionedScene",
+    "Colour",
+    "Contrast",
+    "Group",
+    "Kind",
+    "Language",
+    "Place",
+    "Scene",
+    "Size",
+    "Split",
+    "Swap",
+    "caption",
+    "draw_dataset",
+    "draw_pairs",
+    "draw_scene",
+    "other_kinds",
+    "sample_pairs",
+    "sample_scenes",
+    "scene_set",
+    "swapped",
+]

@@ -1,0 +1,220 @@
+"""Captions of a scene from a small grammar with synonyms, in English and in Chinese."""
+
+from __future__ import annotations
+
+import random
+
+from twinspire_eval.scenes.description import Group, Scene
+from twinspire_eval.scenes.vocabulary import Axis, Background, Colour, Kind, Language, Place, Size
+
+# English: (singular, plural). Chinese: (measure word, noun).
+_KINDS_EN: dict[Kind, tuple[tuple[str, str], ...]] = {
+    Kind.CAT: (("cat", "cats"), ("kitty", "kitties")),
+    Kind.DOG: (("dog", "dogs"), ("puppy", "puppies")),
+    Kind.BIRD: (("bird", "birds"),),
+    Kind.FISH: (("fish", "fish"),),
+    Kind.RABBIT: (("rabbit", "rabbits"), ("bunny", "bunnies")),
+    Kind.TURTLE: (("turtle", "turtles"), ("tortoise", "tortoises")),
+    Kind.BUTTERFLY: (("butterfly", "butterflies"),),
+    Kind.CAR: (("car", "cars"), ("automobile", "automobiles")),
+    Kind.BUS: (("bus", "buses"),),
+    Kind.BOAT: (("boat", "boats"), ("sailboat", "sailboats")),
+    Kind.PLANE: (("plane", "planes"), ("airplane", "airplanes")),
+    Kind.ROCKET: (("rocket", "rockets"), ("spaceship", "spaceships")),
+    Kind.BALLOON: (("balloon", "balloons"), ("hot-air balloon", "hot-air balloons")),
+    Kind.HOUSE: (("house", "houses"), ("cottage", "cottages")),
+    Kind.TENT: (("tent", "tents"),),
+    Kind.TREE: (("tree", "trees"),),
+    Kind.FLOWER: (("flower", "flowers"), ("blossom", "blossoms")),
+    Kind.MUSHROOM: (("mushroom", "mushrooms"), ("toadstool", "toadstools")),
+    Kind.APPLE: (("apple", "apples"),),
+    Kind.UMBRELLA: (("umbrella", "umbrellas"), ("parasol", "parasols")),
+    Kind.CUP: (("cup", "cups"), ("mug", "mugs")),
+    Kind.HAT: (("hat", "hats"), ("top hat", "top hats")),
+    Kind.CHAIR: (("chair", "chairs"), ("seat", "seats")),
+    Kind.KITE: (("kite", "kites"),),
+}
+_KINDS_ZH: dict[Kind, tuple[tuple[str, str], ...]] = {
+    Kind.CAT: (("只", "猫"), ("只", "猫咪")),
+    Kind.DOG: (("只", "狗"), ("条", "狗")),
+    Kind.BIRD: (("只", "鸟"), ("只", "鸟儿")),
+    Kind.FISH: (("条", "鱼"),),
+    Kind.RABBIT: (("只", "兔子"),),
+    Kind.TURTLE: (("只", "乌龟"),),
+    Kind.BUTTERFLY: (("只", "蝴蝶"),),
+    Kind.CAR: (("辆", "汽车"), ("辆", "轿车")),
+    Kind.BUS: (("辆", "公交车"), ("辆", "巴士")),
+    Kind.BOAT: (("艘", "船"), ("条", "船"), ("艘", "帆船")),
+    Kind.PLANE: (("架", "飞机"),),
+    Kind.ROCKET: (("枚", "火箭"),),
+    Kind.BALLOON: (("个", "气球"), ("个", "热气球")),
+    Kind.HOUSE: (("座", "房子"), ("间", "房子"), ("座", "房屋")),
+    Kind.TENT: (("顶", "帐篷"),),
+    Kind.TREE: (("棵", "树"), ("棵", "树木")),
+    Kind.FLOWER: (("朵", "花"), ("朵", "花儿")),
+    Kind.MUSHROOM: (("个", "蘑菇"), ("朵", "蘑菇")),
+    Kind.APPLE: (("个", "苹果"),),
+    Kind.UMBRELLA: (("把", "伞"), ("把", "雨伞")),
+    Kind.CUP: (("个", "杯子"), ("只", "杯子")),
+    Kind.HAT: (("顶", "帽子"), ("顶", "礼帽")),
+    Kind.CHAIR: (("把", "椅子"),),
+    Kind.KITE: (("只", "风筝"),),
+}
+_COLOURS_EN: dict[Colour, tuple[str, ...]] = {
+    Colour.RED: ("red", "red", "scarlet"),
+    Colour.ORANGE: ("orange",),
+    Colour.YELLOW: ("yellow",),
+    Colour.GREEN: ("green",),
+    Colour.BLUE: ("blue",),
+    Colour.PURPLE: ("purple", "purple", "violet"),
+    Colour.WHITE: ("white",),
+    Colour.BLACK: ("black",),
+}
+_COLOURS_ZH: dict[Colour, tuple[str, ...]] = {
+    Colour.RED: ("红色的", "红色的", "红"),
+    Colour.ORANGE: ("橙色的", "橘色的"),
+    Colour.YELLOW: ("黄色的", "黄色的", "黄"),
+    Colour.GREEN: ("绿色的", "绿色的", "绿"),
+    Colour.BLUE: ("蓝色的", "蓝色的", "蓝"),
+    Colour.PURPLE: ("紫色的",),
+    Colour.WHITE: ("白色的", "白色的", "白"),
+    Colour.BLACK: ("黑色的", "黑色的", "黑"),
+}
+_SIZES_EN: dict[Size, tuple[str, ...]] = {
+    Size.SMALL: ("small", "small", "little", "tiny"),
+    Size.BIG: ("big", "big", "large"),
+}
+_SIZES_ZH: dict[Size, tuple[str, ...]] = {
+    Size.SMALL: ("小小的", "很小的", "小的"),
+    Size.BIG: ("大大的", "很大的", "大的"),
+}
+_BACKGROUNDS_EN: dict[Background, tuple[str, ...]] = {
+    Background.MEADOW: ("in a meadow", "on the grass", "in a green field"),
+    Background.SEA: ("at sea", "by the sea", "in front of the ocean"),
+    Background.DESERT: ("in the desert", "among sand dunes"),
+    Background.NIGHT: ("at night", "under the stars", "in the moonlight"),
+    Background.SNOW: ("in the snow", "on a snowy day"),
+    Background.CITY: ("in the city", "in front of a skyline", "in town"),
+    Background.FOREST: ("in the forest", "in the woods"),
+    Background.MOUNTAINS: ("in the mountains", "in front of the mountains"),
+}
+_BACKGROUNDS_ZH: dict[Background, tuple[str, ...]] = {
+    Background.MEADOW: ("草地上", "草原上"),
+    Background.SEA: ("海边", "大海前"),
+    Background.DESERT: ("沙漠里", "沙漠中"),
+    Background.NIGHT: ("夜晚", "夜空下", "星空下"),
+    Background.SNOW: ("雪地里", "下雪天"),
+    Background.CITY: ("城市里", "城里"),
+    Background.FOREST: ("森林里", "树林里"),
+    Background.MOUNTAINS: ("山里", "群山前"),
+}
+_PLACES_EN: dict[Place, tuple[str, ...]] = {
+    Place.LEFT: ("on the left", "at the left"),
+    Place.RIGHT: ("on the right", "at the right"),
+    Place.TOP: ("at the top", "in the upper part"),
+    Place.BOTTOM: ("at the bottom", "in the lower part"),
+    Place.MIDDLE: ("in the middle", "in the centre"),
+}
+_PLACES_ZH: dict[Place, tuple[str, ...]] = {
+    Place.LEFT: ("左边", "左侧"),
+    Place.RIGHT: ("右边", "右侧"),
+    Place.TOP: ("上方", "上面"),
+    Place.BOTTOM: ("下方", "下面"),
+    Place.MIDDLE: ("中间", "中央"),
+}
+# (first stands before second along the axis, second stands after first)
+_SIDES_EN: dict[Axis, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    Axis.ACROSS: (("left of", "to the left of"), ("right of", "to the right of")),
+    Axis.DOWN: (("above", "over"), ("below", "under")),
+}
+_SIDES_ZH: dict[Axis, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    Axis.ACROSS: (("左边", "左侧"), ("右边", "右侧")),
+    Axis.DOWN: (("上面", "上方"), ("下面", "下方")),
+}
+_ORDER_EN: dict[Axis, str] = {Axis.ACROSS: "from left to right", Axis.DOWN: "from top to bottom"}
+_ORDER_ZH: dict[Axis, str] = {Axis.ACROSS: "从左到右", Axis.DOWN: "从上到下"}
+_COUNTS_EN = {2: "two", 3: "three"}
+_COUNTS_ZH = {1: "一", 2: "两", 3: "三"}
+
+
+def caption(scene: Scene, language: Language, rng: random.Random, *, partial: bool = False) -> str:
+    """Say what a scene shows, in words chosen by `rng`.
+
+    The caption names everything: kinds, colours, sizes, counts, sides and background. With `partial` it may leave out
+    sizes, background, place or sides, as people's queries do.
+    """
+    if language is Language.ENGLISH:
+        return _english(scene, rng, partial)
+    return _chinese(scene, rng, partial)
+
+
+def _left_out(rng: random.Random, partial: bool) -> bool:
+    return partial and rng.random() < 0.5
+
+
+def _english(scene: Scene, rng: random.Random, partial: bool) -> str:
+    sized = not _left_out(rng, partial)
+    where = "" if _left_out(rng, partial) else rng.choice(_BACKGROUNDS_EN[scene.background])
+    things = [_english_group(group, rng, sized) for group in scene.groups]
+    if scene.place is not None:
+        text = things[0]
+        if not _left_out(rng, partial):
+            text += " " + rng.choice(_PLACES_EN[scene.place])
+    elif scene.axis is None:
+        text = things[0]
+    elif _left_out(rng, partial):
+        shuffled = rng.sample(things, len(things))
+        text = ", ".join(shuffled[:-1]) + " and " + shuffled[-1]
+    elif len(things) == 2:
+        before, after = _SIDES_EN[scene.axis]
+        if rng.random() < 0.5:
+            text = f"{things[0]} {rng.choice(before)} {things[1]}"
+        else:
+            text = f"{things[1]} {rng.choice(after)} {things[0]}"
+    else:
+        listed = ", ".join(things[:-1]) + " and " + things[-1]
+        order = _ORDER_EN[scene.axis]
+        text = f"{order}, {listed}" if rng.random() < 0.5 else f"{listed} {order}"
+    if not where:
+        return text
+    return f"{where}, {text}" if rng.random() < 0.3 else f"{text}, {where}"
+
+
+def _english_group(group: Group, rng: random.Random, sized: bool) -> str:
+    singular, plural = rng.choice(_KINDS_EN[group.kind])
+    colour = rng.choice(_COLOURS_EN[group.colour])
+    words = ([rng.choice(_SIZES_EN[group.size])] if sized else []) + [colour]
+    if group.count > 1:
+        return " ".join([_COUNTS_EN[group.count], *words, plural])
+    article = "an" if words[0][0] in "aeio" else "a"
+    return " ".join([article, *words, singular])
+
+
+def _chinese(scene: Scene, rng: random.Random, partial: bool) -> str:
+    sized = not _left_out(rng, partial)
+    where = "" if _left_out(rng, partial) else rng.choice(_BACKGROUNDS_ZH[scene.background])
+    things = [_chinese_group(group, rng, sized) for group in scene.groups]
+    if scene.place is not None:
+        text = things[0]
+        if not _left_out(rng, partial):
+            place = rng.choice(_PLACES_ZH[scene.place])
+            text = f"{place}有{text}" if rng.random() < 0.5 else f"{text}在{place}"
+    elif scene.axis is None:
+        text = things[0]
+    elif _left_out(rng, partial):
+        text = "和".join(rng.sample(things, len(things)))
+    elif len(things) == 2:
+        before, after = _SIDES_ZH[scene.axis]
+        if rng.random() < 0.5:
+            text = f"{things[0]}在{things[1]}的{rng.choice(before)}"
+        else:
+            text = f"{things[1]}在{things[0]}的{rng.choice(after)}"
+    else:
+        text = f"{_ORDER_ZH[scene.axis]}是" + "、".join(things[:-1]) + "和" + things[-1]
+    return f"{where}，{text}" if where else text
+
+
+def _chinese_group(group: Group, rng: random.Random, sized: bool) -> str:
+    measure, noun = rng.choice(_KINDS_ZH[group.kind])
+    size = rng.choice(_SIZES_ZH[group.size]) if sized else ""
+    return f"{_COUNTS_ZH[group.count]}{measure}{size}{rng.choice(_COLOURS_ZH[group.colour])}{noun}"

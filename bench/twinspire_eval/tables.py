@@ -1,0 +1,50 @@
+"""How figures are printed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from twinspire_eval.statistics import Interval
+
+# Where nobody looks at a terminal nothing is to be cut off.
+_WIDTH = 200
+MISSING = "-"
+
+
+def figures_console() -> Console:
+    """Return standard output, as wide as the terminal or wide enough."""
+    from rich.console import Console
+
+    console = Console(highlight=False, markup=False, emoji=False)
+    return console if console.is_terminal else Console(highlight=False, markup=False, emoji=False, width=_WIDTH)
+
+
+def figures_table(words: Sequence[str], figures: Sequence[str], *, title: str | None = None) -> Table:
+    """Return an empty table: columns of words to the left, of figures to the right."""
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.header_style = "dim"
+    for name in words:
+        table.add_column(name, overflow="fold")
+    for name in figures:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
+def figure(value: float | None) -> str:
+    """Write a number with four digits that mean something."""
+    if value is None:
+        return MISSING
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def spread(interval: Interval | None) -> str:
+    """Write an interval."""
+    return MISSING if interval is None else f"{figure(interval.low)} to {figure(interval.high)}"

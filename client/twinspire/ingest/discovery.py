@@ -1,0 +1,129 @@
+"""Which files of a folder are images."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Literal
+
+from twinspire import _arguments
+from twinspire.errors import InputError, install_command
+from twinspire.images import formats
+from twinspire.images.formats import HEIF_SUFFIXES
+from twinspire.ingest.files import cause_of, is_folder, is_missing
+from twinspire.ingest.reports import FailedImage
+
+# fmt: off
+IMAGE_SUFFIXES = frozenset([
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".gif", ".tif", ".tiff", ".bmp", ".dib",
+    ".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".jp2", ".j2k", ".jpx", ".jpf",
+])
+# fmt: on
+_SHOWN = 6  # suffixes that are named
+
+
+class FoundImages(list[Path]):
+    """The images that were found, and beside them what was not taken.
+
+    `failed` names files and folders that could not be looked at, and why. `skipped` counts the files that are left out
+    for their suffix, by suffix in lower case ("" for none).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.failed: list[FailedImage] = []
+        self.skipped: Counter[str] = Counter()
+
+
+def find_images(
+    paths: Iterable[str | os.PathLike[str]], *, on_error: Literal["raise", "skip"] = "raise"
+) -> FoundImages:
+    """Return the absolute paths of the images at `paths`, each file once.
+
+    A folder gives the files in it and below that have an image's suffix, sorted by path, without following
+    links to folders; a file is taken whatever its suffix. HEIC and HEIF count where the extra `heif` is installed.
+    Raises `InputError` for a path where nothing is, a folder that has no image, and where no path is given; for a
+    folder that cannot be read too, unless `on_error` is "skip": then it is among the `failed` and the rest is found.
+    """
+    require_list(paths)
+    found, seen = FoundImages(), dict[Path, None]()
+    for given in paths:
+        if not os.fspath(given):
+            raise InputError("an empty path was given: expected pictures or folders of pictures")
+        path = absolute(given)
+        if is_folder(path):
+            pictures = images_below(path)
+            if pictures.failed and on_error == "raise":
+                raise InputError(f"the folder {pictures.failed[0].path} {pictures.failed[0].cause}")
+            if not pictures and not pictures.failed:
+                left_out = f" ({described(pictures.skipped)})" if pictures.skipped else ""
+                raise InputError(
+                    f"the folder {path} has no picture in it{left_out}: expected files ending in one of "
+                    f"{' '.join(sorted(image_suffixes()))}. A file of another name can be given by itself"
+                )
+            seen.update(dict.fromkeys(pictures))
+            found.failed += pictures.failed
+            found.skipped += pictures.skipped
+        elif os.path.lexists(path) or not is_missing(path):
+            seen[path] = None
+        else:
+            raise InputError(f"there is no file or folder {path}: expected pictures or folders of pictures")
+    if not seen and not found.failed:
+        raise InputError("no path was given: expected pictures or folders of pictures")
+    found.extend(seen)
+    return found
+
+
+def images_below(folder: Path) -> FoundImages:
+    """Return the files in a folder and below that have an image's suffix, sorted; none is fine. Never raises."""
+    found = FoundImages()
+
+    def note(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):  # gone since its name was read
+            found.failed.append(FailedImage(Path(error.filename), cause_of(error)))
+
+    suffixes = image_suffixes()
+    for parent, _, names in os.walk(folder, onerror=note):
+        for name in names:
+            path = Path(parent, name)
+            if path.suffix.lower() in suffixes:
+                found.append(path)
+            else:
+                found.skipped[path.suffix.lower()] += 1
+    found.sort()
+    return found
+
+
+def is_image(path: Path) -> bool:
+    """Whether a file's name ends as an image's does."""
+    return path.suffix.lower() in image_suffixes()
+
+
+def image_suffixes() -> frozenset[str]:
+    """Return the suffixes of images: those of HEIF where its reader is installed."""
+    return IMAGE_SUFFIXES | HEIF_SUFFIXES if formats.has_heif() else IMAGE_SUFFIXES
+
+
+def described(skipped: Mapping[str, int]) -> str:
+    """Return how many files of which suffixes were skipped, and what would read those of HEIF."""
+    total = sum(skipped.values())
+    order = sorted(skipped.items(), key=lambda pair: (-pair[1], pair[0]))
+    shown = [f"{count:,} {suffix or 'without a suffix'}" for suffix, count in order[:_SHOWN]]
+    if len(order) > _SHOWN:
+        shown.append(f"{sum(count for _, count in order[_SHOWN:]):,} others")
+    text = f"skipped {total:,} file{'' if total == 1 else 's'}: {', '.join(shown)}"
+    if not HEIF_SUFFIXES.isdisjoint(skipped):
+        text += f"; HEIC and HEIF are read with: {install_command('heif')}, in a checkout of twinspire"
+    return text
+
+
+def require_list(paths: Iterable[str | os.PathLike[str]]) -> None:
+    """Raise `InputError` where one path came in place of a list."""
+    _arguments.require_list(paths, "paths")
+
+
+def absolute(path: str | os.PathLike[str]) -> Path:
+    """Return a path as an item's uri has it: absolute, without "..", links not followed."""
+    return Path(os.path.abspath(path))  # noqa: PTH100 - Path.absolute keeps "..", resolve follows links

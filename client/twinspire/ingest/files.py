@@ -1,0 +1,155 @@
+"""A file's bytes, read once: what they hash to and what the file system says of them, now and for an item."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from twinspire._times import iso_utc
+from twinspire.errors import InputError
+from twinspire.images.items import ImageLimits, size_refusal
+from twinspire.index import ItemKind, StoredItem
+
+WRITTEN_TO = "is being written to: add it when it is whole"
+"""The cause of a failure that goes by itself."""
+
+HELD_BYTES = 64 * 2**20
+"""Files up to this size are held in memory from reading to decoding; larger ones are opened again."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadFile:
+    """A file as it was when it was read. `content` is its bytes, or its path where it is too large to be held."""
+
+    path: Path
+    content: bytes | Path
+    content_hash: str  # SHA-256 of the bytes, in hex
+    size_bytes: int
+    modified: str | float  # ISO 8601, UTC, to the microsecond; see `modified_of`
+    inode: int  # tells files of equal size and time apart that have changed places
+
+    @property
+    def held_bytes(self) -> int:
+        """How much memory it takes."""
+        return len(self.content) if isinstance(self.content, bytes) else 0
+
+
+def read_file(path: Path, limits: ImageLimits) -> ReadFile:
+    """Read a regular file; never blocks on a pipe or device. One above `limits` is refused by its size, unread.
+
+    Raises `OSError`, `UnicodeEncodeError` for a name that is no UTF-8, `InputError` for what is no regular file, for
+    one that is too large and for one that is being written to.
+    """
+    str(path).encode()  # the index holds text: a name that is none fails here, before the work
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):  # reading a pipe or a device might never end
+        raise InputError("is no regular file")
+    if (refusal := size_refusal(status.st_size, limits)) is not None:
+        raise InputError(refusal)
+    with path.open("rb") as file:
+        before = os.fstat(file.fileno())
+        content: bytes | Path
+        if before.st_size > HELD_BYTES:
+            digest, content = hashlib.file_digest(file, "sha256"), path
+            size_bytes = file.tell()
+        else:
+            content = file.read()
+            digest, size_bytes = hashlib.sha256(content), len(content)
+        after = os.fstat(file.fileno())
+    if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns) or size_bytes != after.st_size:
+        raise InputError(WRITTEN_TO)
+    return ReadFile(path, content, digest.hexdigest(), size_bytes, modified_of(after), after.st_ino)
+
+
+def modified_of(status: os.stat_result) -> str | float:
+    """Return when a file was last written to in ISO 8601, UTC; outside of the years 1 to 9999 in seconds since 1970."""
+    seconds = round(status.st_mtime_ns / 1e9, 6)
+    try:
+        return iso_utc(seconds)
+    except (ValueError, OverflowError):
+        return seconds
+
+
+def cause_of(error: OSError | UnicodeEncodeError | InputError) -> str:
+    """Say why a file could not be read."""
+    if isinstance(error, UnicodeEncodeError):
+        return "its name is not UTF-8: rename it"
+    if isinstance(error, OSError):
+        return f"cannot be read: {error.strerror or error}"
+    return str(error)
+
+
+def images_of(items: Iterable[StoredItem]) -> list[StoredItem]:
+    """Return the images among some items."""
+    return [item for item in items if item.kind is ItemKind.IMAGE]
+
+
+def looks_the_same(item: StoredItem) -> bool:
+    """Whether an item's file has the size, time and inode of when it was read."""
+    try:
+        status = Path(item.uri).stat()
+    except (OSError, ValueError):
+        return False
+    known = tuple(item.metadata.get(key) for key in ("bytes", "modified", "inode"))
+    return known == (status.st_size, modified_of(status), status.st_ino)
+
+
+def is_missing(path: Path) -> bool:
+    """Whether there is certainly nothing: what may not be looked at is not missing."""
+    return _status_of(path) is None
+
+
+def has_vanished(path: Path) -> bool:
+    """Whether there is certainly nothing, and no link that leads to nothing either."""
+    return is_missing(path) and not os.path.lexists(path)
+
+
+def is_gone(path: Path) -> bool:
+    """Whether there is certainly no file."""
+    status = _status_of(path)
+    return status is None or (status is not _UNKNOWN and stat.S_ISDIR(status.st_mode))
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is a folder, or a link to one; what may not be looked at is none."""
+    status = _status_of(path)
+    return status is not None and status is not _UNKNOWN and stat.S_ISDIR(status.st_mode)
+
+
+def holds(item: StoredItem, limits: ImageLimits) -> bool:
+    """Whether an item's file is there and has its content; where nobody can tell, it has."""
+    path = Path(item.uri)
+    if is_gone(path):
+        return False
+    if looks_the_same(item):
+        return True
+    try:
+        return read_file(path, limits).content_hash == item.content_hash
+    except (OSError, UnicodeEncodeError, InputError):
+        return True
+
+
+def is_text(path: Path) -> bool:
+    """Whether a path is text that UTF-8 can hold, as uris are."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+_UNKNOWN = os.stat_result([0] * 10)
+
+
+def _status_of(path: Path) -> os.stat_result | None:
+    """Return what the system says of a path: None where nothing is there, `_UNKNOWN` where it does not say."""
+    try:
+        return path.stat()
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
+    except OSError:
+        return _UNKNOWN

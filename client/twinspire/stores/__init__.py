@@ -1,0 +1,1 @@
+"""What every vector store has in common: items, filters, text queries and the interface `VectorStore`."""

@@ -1,0 +1,122 @@
+"""What was measured as a bundle keeps it: certificates with recall and speed, and the choice of `auto`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from twinspire.bundle import Certificate, Precision, RecommendedRuntime, Tower
+from twinspire_eval.machine import Hardware
+from twinspire_eval.recall import Direction, Estimate, Measure
+from twinspire_eval.recall.benchmark import RecallReport
+from twinspire_eval.records import series
+from twinspire_eval.statistics import CONFIDENCE, Ratio
+from twinspire_export.precision.selection import Measured
+
+_RECALL = (Measure.R1, Measure.R5, Measure.R10)
+
+
+def certificate(
+    before: Certificate | None,
+    tower: Tower,
+    best: Measured,
+    runtimes: Sequence[Measured],
+    report: RecallReport,
+    *,
+    hardware: Hardware,
+    threads: int,
+    versions: Mapping[str, str],
+) -> Certificate:
+    """Write the certificate of a tower's engine: recall and cosine of its `best` runtime, the speed of all.
+
+    A certificate against another reference than the fp32 engine, as fp32's own is, keeps its cosines.
+    """
+    cosines = best.recalled.cosines[tower]
+    what = "pictures" if tower is Tower.IMAGE else "captions"
+    against_fp32 = before is None or before.reference == "fp32 engine"
+    return Certificate(
+        reference="fp32 engine" if before is None else before.reference,
+        data=f"{cosines.samples:,} {what} of {report.data.name}" if before is None or against_fp32 else before.data,
+        samples=cosines.samples if before is None or against_fp32 else before.samples,
+        min_cosine=cosines.least if before is None or against_fp32 else before.min_cosine,
+        mean_cosine=cosines.mean if before is None or against_fp32 else before.mean_cosine,
+        recall=recall_of(report, best),
+        versions={**({} if before is None else before.versions), **versions},
+        speed={
+            "cpu_model": hardware.cpu_model,
+            "gpu": hardware.gpu,
+            "threads": threads,
+            "runtimes": [_runtime(each, tower) for each in runtimes],
+        },
+    )
+
+
+def recall_of(report: RecallReport, best: Measured) -> dict[str, Any]:
+    """Write R@1, R@5 and R@10 of a setting by language and direction, each with its interval, and what it loses."""
+    setting = best.candidate.setting
+    document: dict[str, Any] = {
+        "data": report.data.name,
+        "data_sha256": report.data.sha256,
+        "provider": setting.provider.value,
+        "inference_precision": setting.inference_precision.value,
+        "confidence": CONFIDENCE,
+        "r1_drop": None if str(setting) == report.reference else _estimate(best.recalled.drop),
+    }
+    for language, both in report.figures[str(setting)].items():
+        document[language] = {way.value: _figures(both[way]) for way in Direction}
+    return document
+
+
+def auto_choice(
+    best: Measured,
+    *,
+    rejected: Sequence[Precision],
+    report: RecallReport,
+    max_recall_drop: float,
+    hardware: Hardware,
+    threads: int,
+) -> RecommendedRuntime:
+    """Write what `auto` is to be."""
+    candidate, drop = best.candidate, best.recalled.drop
+    return RecommendedRuntime(
+        precision=candidate.setting.variant.precision,
+        provider=candidate.setting.provider.value,
+        inference_precision=candidate.setting.inference_precision.value,
+        streams=candidate.streams,
+        threads=threads,
+        speed=round(best.speed.overall.value, 4),
+        cpu_model=hardware.cpu_model,
+        instruction_sets=hardware.instruction_sets,
+        gpu=hardware.gpu,
+        data=report.data.name,
+        max_recall_drop=max_recall_drop,
+        recall_drop=drop.value,
+        recall_drop_high=drop.interval.high,
+        rejected=tuple(rejected),
+        measured=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _runtime(measured: Measured, tower: Tower) -> dict[str, Any]:
+    """Write how fast a tower is in one runtime; the median of the rounds."""
+    candidate, speed = measured.candidate, measured.speed
+    rounds = speed.images_per_s if tower is Tower.IMAGE else speed.texts_per_s
+    ratio: Ratio = speed.images if tower is Tower.IMAGE else speed.texts
+    return {
+        "provider": candidate.setting.provider.value,
+        "inference_precision": candidate.setting.inference_precision.value,
+        "streams": candidate.streams,
+        f"{tower}s_per_s": round(series(rounds, "p50")["p50"], 2),
+        "times_fp32": {"value": ratio.value, "low": ratio.interval.low, "high": ratio.interval.high},
+    }
+
+
+def _figures(found: Mapping[Measure, Estimate]) -> dict[str, Any]:
+    values: dict[str, Any] = {measure.value: found[measure].value for measure in _RECALL}
+    intervals = {m.value: [found[m].interval.low, found[m].interval.high] for m in _RECALL}
+    return {**values, "intervals": intervals}
+
+
+def _estimate(found: Estimate) -> dict[str, float]:
+    return {"value": found.value, "low": found.interval.low, "high": found.interval.high}

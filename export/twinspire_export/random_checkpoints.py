@@ -1,0 +1,271 @@
+"""CLIP checkpoints of the published sizes with random weights: `python -m twinspire_export.random_checkpoints`.
+
+For tests and benchmarks where no trained weights can be had. transformers' own initialisation is meant for training:
+its attention is nearly uniform, its norms are ones and zeros, and the embeddings of different images have a cosine of
+0.999. What is drawn here is as varied as in a trained model (cosines of 0.4 to 0.9 between photographs), yet random:
+such a tower has speed and rounding errors, but no recall.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import typer
+from numpy.typing import NDArray
+
+from twinspire.errors import InputError, TwinspireError
+from twinspire_eval.scenes import Split, scene_set
+from twinspire_export.extras import Extra, require
+
+if TYPE_CHECKING:
+    from transformers import CLIPModel, PreTrainedTokenizerFast
+
+MERGES_NAME = "bpe_simple_vocab_16e6.txt.gz"
+"""OpenAI's file of byte-pair merges, https://github.com/openai/CLIP/tree/main/clip."""
+
+VOCABULARY_SIZE = 49408
+CONTEXT_LENGTH = 77
+START, END = "<|startoftext|>", "<|endoftext|>"
+
+_SCENES = 2_000
+_SCENE_TOKENS = 1_000  # every word of the captions is one token
+
+_LOGIT_SCALE = math.log(100)
+_CAPTIONS = (
+    "a red car to the left of a green tree",
+    "two boats on the sea at night",
+    "three people stand in the snow",
+    "a photo of a dog in a meadow",
+    "一辆红色的汽车在绿树的左边",
+    "夜晚的海上有两艘小船",
+    "一只猫坐在草地上",
+)
+
+
+class Size(StrEnum):
+    """OpenAI's vision transformers, and one that is small enough to try a benchmark with."""
+
+    TINY = "tiny"
+    VIT_B_32 = "vit-b-32"
+    VIT_B_16 = "vit-b-16"
+    VIT_L_14 = "vit-l-14"
+    VIT_L_14_336 = "vit-l-14-336"
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The figures in which the sizes differ; everything else follows from them."""
+
+    image_size: int
+    patch_size: int
+    image_width: int
+    image_layers: int
+    text_width: int
+    text_layers: int
+    dim: int
+
+
+SHAPES = {
+    Size.TINY: Shape(64, 16, 64, 2, 64, 2, 64),
+    Size.VIT_B_32: Shape(224, 32, 768, 12, 512, 12, 512),
+    Size.VIT_B_16: Shape(224, 16, 768, 12, 512, 12, 512),
+    Size.VIT_L_14: Shape(224, 14, 1024, 24, 768, 12, 768),
+    Size.VIT_L_14_336: Shape(336, 14, 1024, 24, 768, 12, 768),
+}
+"""As in the config.json of OpenAI's repositories, `tiny` aside; heads are 64 wide, MLPs four times the width."""
+
+
+def seeded_model(
+    size: Size, *, seed: int = 0, layers: int | None = None, end_id: int = VOCABULARY_SIZE - 1
+) -> CLIPModel:
+    """Make a `CLIPModel` of `size` in float32 whose weights are a function of their names and `seed` alone.
+
+    `layers` is the depth of both towers, by default the published one; `end_id` is the token that the text tower is
+    pooled at, or 2 for the older configs.
+    """
+    require(Extra.EXPORT, "making a seeded model")
+    from transformers import CLIPConfig, CLIPModel
+    from transformers.modeling_utils import no_init_weights
+
+    shape = SHAPES[size]
+    config = CLIPConfig(
+        text_config={
+            **_tower(shape.text_width, layers or shape.text_layers),
+            "vocab_size": VOCABULARY_SIZE,
+            "max_position_embeddings": CONTEXT_LENGTH,
+            "bos_token_id": VOCABULARY_SIZE - 2,
+            "eos_token_id": end_id,
+            "pad_token_id": VOCABULARY_SIZE - 1,
+        },
+        vision_config={
+            **_tower(shape.image_width, layers or shape.image_layers),
+            "image_size": shape.image_size,
+            "patch_size": shape.patch_size,
+        },
+        projection_dim=shape.dim,
+    )
+    with no_init_weights():
+        model = CLIPModel(config).eval()
+    draw_weights(model, seed=seed)
+    return model
+
+
+def draw_weights(model: CLIPModel, *, seed: int = 0) -> None:
+    """Overwrite every parameter of `model`, in float32 and of whatever size, by one drawn from its name and `seed`."""
+    for name, parameter in model.named_parameters():
+        _draw(name, parameter.detach().numpy(), seed)
+
+
+def save_seeded(size: Size, folder: Path, *, seed: int = 0, vocabulary: Path | None = None) -> Path:
+    """Write a checkpoint of `size` as transformers would: safetensors, config, tokenizer and preprocessing.
+
+    `vocabulary` is a folder that holds `bpe_simple_vocab_16e6.txt.gz`; without it the tokenizer is a small stand-in
+    that knows the words of drawn scenes, so that their captions have about as many tokens as with OpenAI's.
+    Raises InputError where `folder` exists and is not empty, or `vocabulary` has no such file.
+    """
+    require(Extra.EXPORT, "making a seeded checkpoint")
+    from transformers import CLIPImageProcessor
+
+    if folder.exists() and any(folder.iterdir()):
+        raise InputError(f"{folder} is not empty; a checkpoint is written to a new folder. Choose another one")
+    folder.mkdir(parents=True, exist_ok=True)
+    if vocabulary is not None:
+        write_clip_tokenizer(vocabulary, folder)
+        end_id = VOCABULARY_SIZE - 1
+    else:
+        tokenizer = stand_in_tokenizer(_scene_captions(), vocabulary_size=_SCENE_TOKENS)
+        tokenizer.save_pretrained(folder)
+        end_id = tokenizer.eos_token_id
+    pixels = SHAPES[size].image_size
+    CLIPImageProcessor(size={"shortest_edge": pixels}, crop_size={"height": pixels, "width": pixels}).save_pretrained(
+        folder
+    )
+    seeded_model(size, seed=seed, end_id=end_id).save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+def write_clip_tokenizer(vocabulary: Path, folder: Path) -> None:
+    """Write CLIP's tokenizer to `folder` in the files of OpenAI's repositories, without a tokenizer.json.
+
+    Raises InputError where the folder `vocabulary` does not hold OpenAI's file of merges.
+    """
+    from transformers.models.clip.tokenization_clip import bytes_to_unicode
+
+    file = vocabulary / MERGES_NAME
+    if not file.is_file():
+        raise InputError(f"the vocabulary folder {vocabulary} has no {MERGES_NAME}; OpenAI's CLIP repository has it")
+    lines = gzip.decompress(file.read_bytes()).decode("utf-8").split("\n")
+    merges = lines[1 : VOCABULARY_SIZE - 2 * 256 - 2 + 1]  # the file is longer than what CLIP uses of it
+    characters = list(bytes_to_unicode().values())
+    tokens = [*characters, *(character + "</w>" for character in characters)]
+    tokens += ["".join(merge.split()) for merge in merges]
+    tokens += [START, END]
+    ids = {token: position for position, token in enumerate(tokens)}
+    (folder / "vocab.json").write_text(json.dumps(ids, ensure_ascii=False), encoding="utf-8")
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n", encoding="utf-8")
+    settings = {"tokenizer_class": "CLIPTokenizer", "model_max_length": CONTEXT_LENGTH}
+    special = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": END}
+    (folder / "tokenizer_config.json").write_text(json.dumps({**settings, **special}), encoding="utf-8")
+
+
+def _scene_captions() -> list[str]:
+    scenes = scene_set(_SCENES, seed=0, split=Split.TRAIN)
+    return [caption for scene in scenes for caption in scene.captions.values()]
+
+
+def stand_in_tokenizer(captions: Iterable[str] = _CAPTIONS, *, vocabulary_size: int = 320) -> PreTrainedTokenizerFast:
+    """Train a small byte-level BPE on English and Chinese; the end token has the highest id, as in CLIP."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    bpe = Tokenizer(models.BPE(unk_token=None))
+    bpe.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary_size, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    bpe.train_from_iterator(captions, trainer)
+    bpe.add_special_tokens(["<pad>", "<start>", "<end>"])
+    start, end = bpe.token_to_id("<start>"), bpe.token_to_id("<end>")
+    bpe.post_processor = processors.TemplateProcessing(
+        single="<start> $A <end>", special_tokens=[("<start>", start), ("<end>", end)]
+    )
+    special = {"bos_token": "<start>", "eos_token": "<end>", "pad_token": "<pad>"}
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        model_max_length=CONTEXT_LENGTH,
+        model_input_names=["input_ids", "attention_mask"],
+        **special,
+    )
+
+
+def _tower(width: int, layers: int) -> dict[str, Any]:
+    return {
+        "hidden_size": width,
+        "intermediate_size": 4 * width,
+        "num_attention_heads": width // 64,
+        "num_hidden_layers": layers,
+    }
+
+
+def _draw(name: str, values: NDArray[np.float32], seed: int) -> None:
+    """Draw one parameter into `values`. numpy's generator, since torch's differs with the processor's instructions."""
+    if name == "logit_scale":
+        values.fill(_LOGIT_SCALE)
+        return
+    np.random.default_rng([seed, zlib.crc32(name.encode())]).standard_normal(out=values, dtype=np.float32)
+    owner, kind = name.rsplit(".", maxsplit=2)[-2:]
+    if "norm" not in owner and "layrnorm" not in owner:  # the latter is how transformers spells one
+        values *= np.float32(_spread(owner, kind, values.shape))
+    elif kind == "weight":
+        # Trained norms differ from channel to channel: log-normal scales, the largest about three times the median.
+        np.exp(values * np.float32(0.35), out=values)
+    else:
+        values *= np.float32(0.2)
+
+
+def _spread(owner: str, kind: str, shape: tuple[int, ...]) -> float:
+    """The standard deviation of a parameter that belongs to no norm.
+
+    A matrix keeps the variance of what comes in; queries and keys are larger, so that attention looks at some tokens
+    and not at others.
+    """
+    if kind == "class_embedding" or owner == "position_embedding":
+        return 0.3
+    if owner == "token_embedding":
+        return 1.0
+    if kind == "bias":
+        return 0.1
+    gain = 1.5 if owner in ("q_proj", "k_proj") else 1.0
+    return gain / math.sqrt(math.prod(shape[1:]))
+
+
+def main(
+    size: Annotated[Size, typer.Argument(help="The published size.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="The checkpoint's folder.")],
+    seed: Annotated[int, typer.Option(min=0, help="What the weights are drawn from.")] = 0,
+    vocabulary: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help=f"Holds OpenAI's {MERGES_NAME}. By default a small stand-in tokenizer."),
+    ] = None,
+) -> None:
+    """Write a checkpoint of a published size with seeded weights."""
+    try:
+        typer.echo(save_seeded(size, output, seed=seed, vocabulary=vocabulary))
+    except TwinspireError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
+
+
+if __name__ == "__main__":
+    typer.run(main)

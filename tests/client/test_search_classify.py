@@ -1,0 +1,216 @@
+"""Zero-shot classification and moderation, in Python and as `twinspire classify`."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from twinspire.cli import main
+from twinspire.errors import ImageError, InputError
+from twinspire.search import Classifier, Label, Templates, read_labels
+
+COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "红": (255, 0, 0)}
+
+
+class FakeClient:
+    """Understands colours, as texts and as images."""
+
+    def __init__(self, bias: float | None = None) -> None:
+        self.bundle: Any = SimpleNamespace(manifest=SimpleNamespace(logit_scale=10.0, logit_bias=bias))
+
+    def __enter__(self) -> FakeClient:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def encode_texts(self, texts: Any) -> NDArray[np.float32]:
+        """Return (N, 3) float32."""
+        return _unit([sum(np.array(rgb) for name, rgb in COLOURS.items() if name in text) for text in texts])
+
+    def encode_images(self, items: Any, *, on_error: str = "raise") -> Any:
+        """Return (N, 3) float32, the mean colours."""
+        rows, errors = [], []
+        for position, item in enumerate(items):
+            try:
+                with Image.open(item) as image:
+                    rows.append(np.asarray(image.convert("RGB")).reshape(-1, 3).mean(axis=0))
+            except OSError:
+                errors.append(ImageError(position, str(item), "is no picture"))
+        if errors and on_error == "raise":
+            raise errors[0]
+        vectors = _unit(rows) if rows else np.zeros((0, 3), np.float32)
+        return (vectors, errors) if on_error == "skip" else vectors
+
+
+def _unit(rows: Any) -> NDArray[np.float32]:
+    array = np.array(rows, np.float64)
+    return np.asarray(array / np.linalg.norm(array, axis=1, keepdims=True), np.float32)
+
+
+@pytest.fixture
+def orange(tmp_path: Path) -> Path:
+    """Draw an image that is red and somewhat green."""
+    Image.new("RGB", (8, 8), (200, 100, 0)).save(tmp_path / "orange.png")
+    return tmp_path / "orange.png"
+
+
+def test_probabilities_are_the_softmax_over_labels(orange: Path) -> None:
+    """Without a bias scores are inner products, the largest first, and probabilities their softmax times the scale."""
+    (found,) = Classifier(FakeClient(), ["green", "blue", "red"]).classify([orange])
+    scores = np.array([200, 100, 0]) / np.hypot(200, 100)
+    powers = np.exp(10 * scores)
+    assert [each.label for each in found.judged] == ["red", "green", "blue"]
+    np.testing.assert_allclose([each.score for each in found.judged], scores, atol=1e-6)
+    np.testing.assert_allclose([each.probability or 0 for each in found.judged], powers / powers.sum(), atol=1e-6)
+    assert found.best.label == "red"
+    assert found.flagged == ()
+
+
+def test_with_a_bias_each_label_stands_alone(orange: Path) -> None:
+    """The probability is the logistic function of scale and bias, whatever the other labels are."""
+    (found,) = Classifier(FakeClient(-3.0), ["red"]).classify([orange])
+    assert found.best.probability == pytest.approx(1 / (1 + np.exp(3 - 10 * found.best.score)))
+    (alone,) = Classifier(FakeClient(), ["red"]).classify([orange])
+    assert alone.best.probability is None
+
+
+def test_a_threshold_flags(orange: Path) -> None:
+    """A label is flagged from its threshold on; one without is neither flagged nor not."""
+    labels = [Label("red", 0.8), Label("green", 0.5), Label("blue")]
+    (found,) = Classifier(FakeClient(), labels).classify([orange])
+    assert [each.flagged for each in found.judged] == [True, False, None]
+    assert [each.label for each in found.flagged] == ["red"]
+
+
+def test_templates_average(orange: Path) -> None:
+    """A label's vector is the normalised mean of those of its sentences."""
+    (found,) = Classifier(FakeClient(), ["green"], templates=Templates(("{}", "red {}"))).classify([orange])
+    label = _unit([_unit([[0, 1, 0]])[0] + _unit([[1, 1, 0]])[0]])[0]
+    assert found.best.score == pytest.approx(float(_unit([[200, 100, 0]])[0] @ label), abs=1e-6)
+
+
+def test_labels_are_read_with_thresholds_and_remarks(tmp_path: Path) -> None:
+    """A label a line, a threshold behind a bar, remarks passed over."""
+    path = tmp_path / "labels.txt"
+    path.write_text("# moderation\na knife | 0.25\n\nC# code\n红色的车 | -0.1 # red\n", encoding="utf-8")
+    assert read_labels(path) == [Label("a knife", 0.25), Label("C# code"), Label("红色的车", -0.1)]
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"a | x", "line 1: 'x' is no threshold"),
+        (b"a\nb | 7", "line 2: the threshold of 'b' is 7"),
+        (b"a | nan", "line 1: the threshold of 'a' is nan"),
+        (b"a\na | 0.1", "line 2: the label 'a' comes twice"),
+        (b" | 0.1", "line 1: a label: expected words"),
+        (b"# nothing", "the file is empty"),
+        (b"a\n\xff", "is not UTF-8"),
+    ],
+)
+def test_a_bad_labels_file_is_refused(tmp_path: Path, content: bytes, says: str) -> None:
+    """The error names the file, the line and what was expected."""
+    path = tmp_path / "labels.txt"
+    path.write_bytes(content)
+    with pytest.raises(InputError) as caught:
+        read_labels(path)
+    assert str(path) in str(caught.value)
+    assert says in str(caught.value)
+
+
+def test_a_classifier_needs_different_labels() -> None:
+    """None, or one twice, is an error."""
+    with pytest.raises(InputError, match="no labels"):
+        Classifier(FakeClient(), [])
+    with pytest.raises(InputError, match="comes twice"):
+        Classifier(FakeClient(), ["red", Label("red", 0.1)])
+
+
+# ---------------------------------------------------------------------------------------------- the command
+
+
+class Ran(NamedTuple):
+    """What a command did."""
+
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., Ran]:
+    """Run `twinspire classify` in a folder of its own."""
+
+    def run_main(*arguments: object) -> Ran:
+        with pytest.raises(SystemExit) as ended:
+            main(["classify", *map(str, arguments)])
+        sys.stdout.flush()
+        return Ran(int(ended.value.code or 0), *capfd.readouterr())
+
+    monkeypatch.setattr("twinspire.cli.classify.open_client", lambda *_: FakeClient())
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "labels.txt").write_text("red | 0.8\ngreen\nblue | 0.9\n")
+    return run_main
+
+
+def test_every_form_says_the_same(run: Callable[..., Ran], orange: Path) -> None:
+    """Lines in a pipe, JSON and CSV agree; --top shortens the lines alone."""
+    lines = [line.split("\t") for line in run(orange, "-l", "labels.txt").out.splitlines()]
+    assert [line[:3] for line in lines] == [
+        [str(orange), "red", "0.8944"],
+        [str(orange), "green", "0.4472"],
+        [str(orange), "blue", "0.0000"],
+    ]
+    assert [line[4] for line in lines] == ["flagged", "", ""]
+    assert len(run(orange, "-l", "labels.txt", "--top", 1).out.splitlines()) == 1
+    (image,) = json.loads(run(orange, "-l", "labels.txt", "--json").out)["images"]
+    assert image["path"] == str(orange)
+    assert image["flagged"] == ["red"]
+    assert [(each["label"], each["flagged"]) for each in image["labels"]] == [
+        ("red", True), ("green", None), ("blue", False),
+    ]  # fmt: skip
+    rows = list(csv.DictReader(io.StringIO(run(orange, "-l", "labels.txt", "--csv").out, newline="")))
+    assert [(row["label"], row["flagged"]) for row in rows] == [("red", "true"), ("green", ""), ("blue", "false")]
+    assert [float(row["score"]) for row in rows] == [each["score"] for each in image["labels"]]
+
+
+def test_what_fails_is_told_and_the_rest_goes_on(run: Callable[..., Ran], orange: Path, tmp_path: Path) -> None:
+    """A file that is no image is on standard error and the status is 3; where all fail it is 2."""
+    (tmp_path / "bad.png").write_text("x")
+    ran = run(tmp_path, "-l", "labels.txt")
+    assert ran.status == 3
+    assert "failed bad.png: is no picture" in ran.err
+    assert str(orange) in ran.out
+    assert run("bad.png", "-l", "labels.txt").status == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["nowhere.png", "-l", "labels.txt"], "there is no file or folder"),
+        (["orange.png", "-l", "nowhere.txt"], "the labels cannot be read from nowhere.txt"),
+        (["orange.png", "-l", "labels.txt", "--top", "0"], "1 or more, got 0"),
+        (["orange.png", "-l", "labels.txt", "--json", "--csv"], "both came"),
+        (["orange.png", "-l", "labels.txt", "--templates", "labels.txt"], "is no template"),
+    ],
+)
+def test_classify_refuses_what_it_cannot_do(
+    run: Callable[..., Ran], orange: Path, arguments: list[str], says: str
+) -> None:
+    """Status 2 and one message."""
+    ran = run(*arguments)
+    assert ran.status == 2
+    assert says in ran.err.replace("\n", " ")
+    assert ran.out == ""

@@ -1,0 +1,449 @@
+"""Data sets: what each published form is read as, and what a user is told about every file that is none."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from twinspire.errors import InputError
+from twinspire_eval.datasets import FORMS, Caption, CaptionedImages, Form, open_dataset
+from twinspire_eval.scenes import Split, draw_dataset, scene_set
+
+COCO = Path(__file__).parents[2].parent / "shared/data/coco"
+needs_coco = pytest.mark.skipif(not COCO.is_dir(), reason=f"the photographs of {COCO} are not here")
+
+IMAGES = [{"id": 7, "file_name": "a.jpg"}, {"id": 9, "file_name": "b.jpg"}]
+SAID = [{"image_id": 9, "caption": "two"}, {"image_id": 7, "caption": "one "}, {"image_id": 7, "caption": "uno"}]
+Put = Callable[[str, Any], Path]
+
+
+@pytest.fixture
+def put(tmp_path: Path) -> Put:
+    """Write a file of captions, JSON where it is no text, in a folder with the images images/a.jpg and b.jpg."""
+    (tmp_path / "images").mkdir()
+    for name in ("a.jpg", "b.jpg"):
+        Image.new("RGB", (8, 8)).save(tmp_path / "images" / name)
+
+    def write(name: str, content: Any) -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        raw = content if isinstance(content, bytes | str) else json.dumps(content)
+        path.write_bytes(raw if isinstance(raw, bytes) else raw.encode())
+        return path
+
+    return write
+
+
+def _content(data: CaptionedImages) -> list[tuple[str, str, list[str]]]:
+    """Ids, names of files and captions."""
+    return [
+        (name, Path(str(picture)).name, [caption.text for caption in said])
+        for name, picture, said in zip(data.ids, data.pictures, data.captions, strict=True)
+    ]
+
+
+def _karpathy(*splits: str, **more: Any) -> dict[str, Any]:
+    names = ("a.jpg", "b.jpg")
+    return {
+        "dataset": "coco",
+        "images": [
+            {"filename": names[place % 2], "split": split, "sentences": [{"raw": "one"}, {"raw": "uno"}], **more}
+            for place, split in enumerate(splits)
+        ],
+    }
+
+
+FLICKR = [("a.jpg", "a.jpg", ["one", "uno"]), ("b.jpg", "b.jpg", ["two"])]
+READ = [
+    ("captions_val2017.json", {"images": IMAGES, "annotations": SAID}, None, "coco"),
+    ("results_20130124.token", "a.jpg#0\tone\na.jpg#1\tuno \nb.jpg#0\ttwo\n", FLICKR, "flickr30k"),
+    ("Flickr8k.token.txt", "a.jpg#0\tone\r\na.jpg#1\tuno\r\nb.jpg#0\ttwo\r\n", FLICKR, "flickr30k"),
+    (
+        "results.csv",
+        "image_name| comment_number| comment\na.jpg| 0| one\na.jpg| 4   uno\nb.jpg| 0| two\n",
+        FLICKR,
+        "flickr30k",
+    ),
+    ("captions.txt", "image,caption\na.jpg,one\na.jpg,uno\nb.jpg,two\n", FLICKR, "table"),
+    ("some.csv", "\ufeffcaption,note,image\none,1,a.jpg\ntwo,3,b.jpg\n\nuno,2,a.jpg\n", FLICKR, "table"),
+    ("some.csv", 'image,captions\na.jpg,"[""one"", ""uno""]"\nb.jpg,two\n', FLICKR, "table"),
+    ("some.tsv", "path\ttext\na.jpg\tone\na.jpg\tuno\nb.jpg\ttwo\n", FLICKR, "table"),
+    (
+        "some.jsonl",
+        '{"file_name": "a.jpg", "captions": ["one", "uno"]}\n\n{"picture": "b.jpg", "text": "two"}',
+        FLICKR,
+        "table",
+    ),
+    (
+        "some_captions.json",
+        [{"file": "a.jpg", "captions": ["one", "uno"]}, {"file": "b.jpg", "captions": ["two"]}],
+        FLICKR,
+        "table",
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "expected", "form"), READ)
+def test_a_form_is_told_by_its_file(put: Put, name: str, content: Any, expected: Any, form: str) -> None:
+    """A path alone gives images in the file's order, each with its own captions, found in images/."""
+    expected = expected or [("7", "a.jpg", ["one", "uno"]), ("9", "b.jpg", ["two"])]
+    path = put(name, content)
+    data = open_dataset(path)
+    assert _content(data) == expected
+    assert data.name == f"{name} ({form})"
+    assert _content(open_dataset(f"{form}:{path}")) == expected
+    assert _content(open_dataset(path.parent)) == expected, "the one file of captions in a folder"
+
+
+def test_every_form_is_described() -> None:
+    """The list that errors and the help show is whole."""
+    assert list(FORMS) == list(Form)
+    assert all(text.startswith(form.value) for form, text in FORMS.items())
+
+
+def test_karpathy_wants_a_split_chosen(put: Put) -> None:
+    """Most of such a file is training data: nobody measures on it by oversight."""
+    path = put("dataset_coco.json", _karpathy("test", "train", filepath="val2014"))
+    assert _content(open_dataset(path, split="test")) == [("a.jpg", "a.jpg", ["one", "uno"])]
+    assert len(open_dataset(path, split="all")) == 2
+    assert open_dataset(path, split="test").name == "dataset_coco.json (karpathy), test"
+    with pytest.raises(InputError, match="splits test, train: choose one"):
+        open_dataset(path)
+    with pytest.raises(InputError, match=r"no split 'dev': expected test \(1\), train \(1\) or all"):
+        open_dataset(path, split="dev")
+
+
+def test_images_are_found_as_archives_are_unpacked(put: Put, tmp_path: Path) -> None:
+    """COCO's captions lie in annotations/, its images in val2017/ beside it; Karpathy's name the folder."""
+    (tmp_path / "images").rename(tmp_path / "val2017")
+    path = put("annotations/captions_val2017.json", {"images": IMAGES, "annotations": SAID})
+    assert open_dataset(path).pictures[0] == tmp_path / "val2017/a.jpg"
+    assert _content(open_dataset(tmp_path)) == _content(open_dataset(path))
+    karpathy = put("dataset_coco.json", _karpathy("test", filepath="val2017"))
+    assert open_dataset(karpathy, split="test").pictures[0] == tmp_path / "val2017/a.jpg"
+    assert open_dataset(path, pictures=tmp_path / "val2017").pictures[1] == tmp_path / "val2017/b.jpg"
+
+
+def test_a_relative_path_finds_the_folder_beside_it(put: Put, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seen from within the captions' folder, too, the images lie beside it."""
+    put("annotations/captions_some.json", {"images": IMAGES, "annotations": SAID})
+    monkeypatch.chdir(tmp_path / "annotations")
+    assert Path(str(open_dataset("captions_some.json").pictures[0])).samefile(tmp_path / "images/a.jpg")
+
+
+def test_languages_stand_beside_captions(put: Put) -> None:
+    """A data set may say everything in two languages; captions of one come with their images' positions."""
+    rows = [
+        {"image": "a.jpg", "captions": ["one", "uno"], "language": "en"},
+        {"image": "a.jpg", "caption": "一", "language": "zh"},
+        {"image": "b.jpg", "caption": "二", "language": "zh"},
+    ]
+    data = open_dataset(put("rows.json", rows))
+    assert data.languages == ("en", "zh")
+    assert (data.said("en").texts, data.said("en").owners.tolist()) == (["one", "uno"], [0, 0])
+    assert (data.said("zh").texts, data.said("zh").owners.tolist()) == (["一", "二"], [0, 1])
+    with pytest.raises(InputError, match="in the language 'de': it has en, zh"):
+        data.said("de")
+    with pytest.raises(InputError, match="it has captions of no named language"):
+        open_dataset(put("some.json", [{"image": "a.jpg", "caption": "x"}])).said("en")
+
+
+def test_rows_may_tell_splits(put: Put) -> None:
+    """A table's column `split` chooses rows; without a choice all are taken."""
+    path = put("some.csv", "image,split,caption\na.jpg,train,one\nb.jpg,test,two\n")
+    assert len(open_dataset(path)) == 2
+    assert open_dataset(path, split="test").ids == ("b.jpg",)
+
+
+BROKEN: list[tuple[str, Any, str]] = [
+    (
+        "c.json",
+        {"images": IMAGES, "annotations": SAID[:1]},
+        "1 of 2 images have no caption, such as the one with the id 7",
+    ),
+    (
+        "c.json",
+        {"images": IMAGES, "annotations": [{"image_id": "7", "caption": "x"}]},
+        "of the image '7', which 'images'",
+    ),
+    ("c.json", {"images": IMAGES, "annotations": [{"image_id": 7, "bbox": []}]}, "outlines an object: .* captions_"),
+    ("c.json", {"images": IMAGES, "annotations": [{"image_id": 7}]}, "annotation 0 has image_id: expected 'caption'"),
+    ("c.json", {"images": IMAGES, "annotations": [{"image_id": 7, "caption": None}]}, "holds null: expected a text"),
+    (
+        "c.json",
+        {"images": IMAGES, "annotations": [{"image_id": 7, "caption": " "}]},
+        "annotation 0: the caption is empty",
+    ),
+    ("c.json", {"images": {}, "annotations": SAID}, "'images' holds an empty object: expected a list"),
+    ("c.json", {"images": [], "annotations": SAID}, "'images' holds an empty list"),
+    ("c.json", {"images": [1], "annotations": SAID}, "a whole number at place 0: expected an object"),
+    ("c.json", {"images": [{"id": 7}], "annotations": SAID}, "image 0 has id: expected 'file_name'"),
+    (
+        "c.json",
+        {"images": [{"id": True, "file_name": "a.jpg"}], "annotations": SAID},
+        "holds true: expected a whole number or a text",
+    ),
+    ("c.json", {"images": [{"id": 7, "file_name": ""}], "annotations": SAID}, "'file_name' is empty"),
+    ("c.json", {"images": [*IMAGES, IMAGES[0]], "annotations": SAID}, "the id 7 of an earlier one"),
+    (
+        "c.json",
+        {"images": [IMAGES[0] | {"file_name": "z.jpg"}], "annotations": SAID[1:]},
+        "not there, such as 'z.jpg'; looked in .*/images/",
+    ),
+    ("c.json", {"images": [IMAGES[0] | {"file_name": "z" * 300}], "annotations": SAID[1:]}, "not there, such as 'zzz"),
+    ("c.json", {"images": [IMAGES[0] | {"file_name": "a\0"}], "annotations": SAID[1:]}, r"not there, such as 'a\\x00'"),
+    (
+        "c.json",
+        {"images": [IMAGES[0], IMAGES[1] | {"file_name": "z.jpg"}], "annotations": SAID},
+        "1 of its 2 pictures are not in",
+    ),
+    ("c.json", {"annotations": SAID}, "has the keys annotations: expected captions in COCO's form"),
+    ("c.json", "{'a'", "no JSON: .* line 1, column 2"),
+    ("c.json", "", "no JSON"),
+    ("c.json", "3", "holds a whole number: expected captions"),
+    ("c.json", "9" * 5_000, "no file of captions"),
+    ("c.json", "[" * 100_000, "nested too deeply"),
+    ("c.json", b"\xff\xfe", "not UTF-8"),
+    ("c.json", [], "no rows"),
+    ("c.json", [1], "entry 0 is a whole number: expected an object"),
+    ("c.json", [{"a": 1}], "entry 0 has a: expected a column for the picture"),
+    (
+        "k.json",
+        _karpathy("test") | {"images": [{"filename": "a.jpg", "split": "test", "sentences": []}]},
+        "must be a list of objects with 'raw'",
+    ),
+    (
+        "k.json",
+        _karpathy("test") | {"images": [{"filename": "a.jpg", "split": "test", "sentences": ["x"]}]},
+        "must be a list of objects with 'raw'",
+    ),
+    (
+        "k.json",
+        {"images": [{"filename": "a.jpg", "split": "test", "sentences": [{"raw": 3}]}]},
+        "sentence 0: 'raw' holds a whole number",
+    ),
+    ("k.json", {"images": [{"filename": "a.jpg", "sentences": [{"raw": "x"}]}]}, "expected 'split' among them"),
+    ("f.token", "a.jpg\tone", r"line 1 is 'a.jpg\\tone': expected name.jpg#0, a tab"),
+    ("f.token", "a.jpg#0\tone\na.jpg#1\t ", "line 2: the caption is empty"),
+    ("f.token", "\n", "no captions"),
+    ("f.csv", "image_name| comment_number| comment\na.jpg| x| one", "line 2 is 'a.jpg. x. one': expected name.jpg"),
+    ("f.csv", "image_name| comment_number| comment\n", "no captions"),
+    ("t.csv", "image,caption\na.jpg,one,two\n", r"line 2 has 3 cells: expected 2 \(image, caption\). .* double quotes"),
+    ("t.csv", "a.jpg,one\n", "line 1 has a.jpg, one: expected a column for the picture"),
+    ("t.csv", "image,note\na.jpg,one\n", "line 1 has image, note: expected a column"),
+    ("t.csv", "image,caption\n", "no rows"),
+    ("t.csv", "image,path,caption\n", "columns image and path: expected one of them"),
+    ("t.csv", "image,caption,caption\n", "two columns 'caption'"),
+    ("t.csv", "image,caption\na.jpg,\n", "line 2, 'caption': the caption is empty"),
+    ("t.csv", "image,caption\n,one\n", "line 2: 'image' is empty"),
+    ("t.csv", "image,captions\na.jpg,[one\n", "no JSON list: Expecting value"),
+    ("t.csv", 'image,caption\na.jpg,"one\n', "line 2 is no CSV: unexpected end"),
+    (
+        "t.csv",
+        "image,split,caption\na.jpg,test,x\na.jpg,train,y\n",
+        "the split train here, in an earlier row a.jpg and test",
+    ),
+    ("t.csv", "image,id,caption\na.jpg,1,x\nb.jpg,1,y\n", "the picture '1' is listed more than once"),
+    ("j.jsonl", "{", "line 1 is no JSON"),
+    ("j.jsonl", "[[" * 50_000, "line 1 is no JSON"),
+    ("j.jsonl", "[1]", "line 1 is a list: expected an object"),
+    ("j.jsonl", '{"image": "a.jpg", "captions": []}', "'captions' holds an empty list"),
+    ("j.jsonl", '{"image": "a.jpg", "captions": ["x", 3]}', "a list with a whole number"),
+    ("j.jsonl", '{"image": 3, "caption": "x"}', "'image' holds a whole number: expected a text"),
+    ("j.jsonl", '{"image": "a.jpg", "caption": "x", "id": {}}', "'id' holds an empty object"),
+    ("j.jsonl", '{"image": "a.jpg", "caption": "x", "language": 3}', "'language' holds a whole number"),
+    ("x.parquet", "PAR1", "may be anything; expected .json, .*, or the form in front, such as flickr30k:"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "message"), BROKEN)
+def test_a_broken_file_is_told_as_such(put: Put, name: str, content: Any, message: str) -> None:
+    """What came, where it stands, what was expected."""
+    path = put(name, content)
+    with pytest.raises(InputError, match=message) as caught:
+        open_dataset(path, split="all")
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("spec", "options", "message"),
+    [
+        ("nowhere", {}, "no data set 'nowhere': expected .* scenes:COUNT:SEED.*coco:PATH"),
+        ("", {}, "no data set ''"),
+        ("a\0b", {}, "no data set"),
+        ("z" * 5_000, {}, "no data set"),
+        ("bogus:/tmp", {}, "no data set 'bogus:/tmp'"),
+        ("coco:", {}, "names no path: expected coco:PATH"),
+        ("coco:nowhere", {}, "nowhere: there is no such file or folder"),
+        ("coco:~nobody-of-that-name/x", {}, "no such file or folder"),
+        ("scenes:many", {}, "scenes:many: expected scenes, scenes:COUNT"),
+        ("scenes:3:" + "9" * 30, {}, "expected scenes, scenes:COUNT"),
+        ("scenes:0", {}, "expected 1 to 10,000 scenes"),
+        ("scenes:10001", {}, "expected 1 to 10,000 scenes"),
+        ("scenes:3", {"split": "test"}, "no split 'test': expected train, heldout"),
+        ("scenes:3", {"pictures": Path("/tmp")}, "scenes are drawn"),
+        ("scenes:3", {"limit": 0}, "limit 0: expected at least 1"),
+        ("scenes:3", {"seed": -1}, "seed -1: expected 0 or more"),
+        ("FOLDER", {}, "holds no file of captions: expected one of"),
+        ("coco:FOLDER", {}, "holds no file of captions: expected one of .captions.*json"),
+    ],
+)
+def test_what_names_no_data_set_is_an_error(tmp_path: Path, spec: str, options: dict[str, Any], message: str) -> None:
+    """The message lists what may be written."""
+    with pytest.raises(InputError, match=message):
+        open_dataset(spec.replace("FOLDER", str(tmp_path)), **options)
+
+
+def test_other_forms_in_front_are_errors(put: Put, tmp_path: Path) -> None:
+    """A form that is named is taken at its word."""
+    karpathy = put("dataset_coco.json", _karpathy("test"))
+    coco = put("captions.json", {"images": IMAGES, "annotations": SAID})
+    for spec, message in [
+        (f"coco:{karpathy}", "has the keys dataset, images: expected COCO's captions"),
+        (f"karpathy:{coco}", "expected 'filename' among them"),
+        (f"table:{coco}", "holds an object: expected a list"),
+        (f"flickr30k:{coco}", "is JSON: expected flickr30k:PATH"),
+        (str(tmp_path), "holds captions.json, dataset_coco.json: name the file"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            open_dataset(spec)
+    with pytest.raises(InputError, match="tells no splits"):
+        open_dataset(coco, split="test")
+    with pytest.raises(InputError, match="there is no folder"):
+        open_dataset(coco, pictures=tmp_path / "nowhere")
+
+
+def test_scenes_are_those_that_are_drawn_to_a_folder(tmp_path: Path) -> None:
+    """The same seed gives the same JPEG files and captions, and the folder is a data set too."""
+    drawn = draw_dataset(tmp_path / "scenes", 6, seed=5, split=Split.HELDOUT)
+    data, folder = open_dataset("scenes:6:5"), open_dataset(tmp_path / "scenes")
+    files = sorted((tmp_path / "scenes").glob("*.jpg"))
+    assert list(data.pictures) == [file.read_bytes() for file in files]
+    assert [Path(str(picture)) for picture in folder.pictures] == files
+    assert data.captions == folder.captions
+    assert data.said("zh").texts == [
+        scene.captions[language] for scene in drawn for language in scene.captions if language == "zh"
+    ]
+    assert data.name == "6 heldout scenes, seed 5"
+    assert data.languages == ("en", "zh")
+    assert open_dataset("scenes:6:5", split="train").captions != data.captions
+
+
+def test_the_scenes_of_the_samples_figures_are_the_default() -> None:
+    """`scenes:5000` is held out and of the seed that the sample's figures name."""
+    expected = scene_set(12, seed=101, split=Split.HELDOUT)
+    assert [said[0].text for said in open_dataset("scenes:12").captions] == [scene.captions["en"] for scene in expected]
+    assert len(open_dataset("scenes")) == 1_000
+
+
+def test_images_are_drawn_when_they_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Opening draws nothing; a slice draws only what is taken from it."""
+    drawn: list[int] = []
+    real = Image.Image.save
+    monkeypatch.setattr(Image.Image, "save", lambda *given, **options: drawn.append(1) or real(*given, **options))
+    data = open_dataset("scenes:50")
+    part = data.pictures[10:20]
+    assert (len(part), len(drawn)) == (10, 0)
+    raw = part[-1]
+    assert len(drawn) == 1
+    assert isinstance(raw, bytes)
+    assert Image.open(io.BytesIO(raw)).size == (256, 256)
+    with pytest.raises(IndexError):
+        part[10]
+
+
+@given(st.integers(1, 40), st.integers(1, 60), st.integers(0, 100))
+@settings(max_examples=60, deadline=None)
+def test_a_sample_is_a_part_in_order(count: int, limit: int, seed: int) -> None:
+    """As many as were asked for, none twice, in their order, with their own captions, the same for a seed."""
+    data = _numbered(count)
+    part = data.sample(limit, seed=seed)
+    positions = [int(name) for name in part.ids]
+    assert len(positions) == min(limit, count)
+    assert positions == sorted(set(positions))
+    assert [said[0].text for said in part.captions] == [f"picture {position}" for position in positions]
+    assert [int(np.asarray(picture)[0, 0, 0]) for picture in part.pictures] == positions
+    assert part.ids == data.sample(limit, seed=seed).ids
+    assert (part.name == data.name) == (limit >= count)
+
+
+def test_a_limit_draws_before_images_are_looked_for(put: Put) -> None:
+    """Of a file that lists more images than are there, those that were drawn must be there, and it says so."""
+    path = put("some.csv", "image,caption\na.jpg,one\nb.jpg,two\n")
+    data = open_dataset(path, limit=1, seed=3)
+    assert data.ids == open_dataset(path).sample(1, seed=3).ids
+    assert data.name == "some.csv (table), 1 of 2 drawn with seed 3"
+
+
+def _numbered(count: int) -> CaptionedImages:
+    return CaptionedImages(
+        "numbered",
+        tuple(f"{number}" for number in range(count)),
+        [np.full((2, 2, 3), number, np.uint8) for number in range(count)],
+        tuple((Caption(f"picture {number}"),) for number in range(count)),
+    )
+
+
+def test_chunks_are_all_images() -> None:
+    """One after the other, the last one shorter."""
+    assert [len(chunk) for chunk in _numbered(10).chunks(4)] == [4, 4, 2]
+
+
+def test_a_fingerprint_is_of_questions_not_of_places(put: Put, tmp_path: Path) -> None:
+    """The same captions of the same ids have one, wherever the files lie; another word has another."""
+    first = open_dataset(put("one.csv", "image,caption\na.jpg,one\n"))
+    again = open_dataset(put("other/two.jsonl", '{"image": "a.jpg", "caption": "one"}'), pictures=tmp_path / "images")
+    other = open_dataset(put("three.csv", "image,caption\na.jpg,One\n"))
+    assert first.sha256 == again.sha256 != other.sha256
+
+
+@pytest.mark.parametrize(
+    ("ids", "said", "message"),
+    [
+        ((), (), "at least one"),
+        (("a", "b"), (("x",),), "2 ids, 2 pictures and captions of 1"),
+        (("a", "a"), (("x",), ("y",)), "'a' comes more than once"),
+        (("a", "b"), (("x",), ()), "'b' has no caption"),
+        (("a", "b"), (("x",), ("y", " ")), "'b' has an empty caption"),
+    ],
+)
+def test_a_data_set_is_checked(ids: tuple[str, ...], said: tuple[tuple[str, ...], ...], message: str) -> None:
+    """Whoever makes one by hand is told the same things."""
+    with pytest.raises(InputError, match=message):
+        CaptionedImages("mine", ids, list(ids), tuple(tuple(Caption(text) for text in texts) for texts in said))
+
+
+@needs_coco
+def test_the_photographs_have_their_captions() -> None:
+    """76 images of COCO with at least five captions each; the 5,000 of val2017 are told not to be there."""
+    data = open_dataset(COCO / "coco_permissive_captions.json")
+    assert len(data) == 76
+    assert min(len(said) for said in data.captions) >= 5
+    assert len(open_dataset(COCO / "coco_permissive_captions.json", split="val2017")) == 50
+    with pytest.raises(InputError, match="4,950 of its 5,000 pictures are not in"):
+        open_dataset(COCO / "captions_val2017.json")
+
+
+@needs_coco
+def test_the_official_captions_are_read_whole(tmp_path: Path) -> None:
+    """25,014 captions of 5,000 images, as pycocotools groups them."""
+    document = json.loads((COCO / "captions_val2017.json").read_text())
+    for image in document["images"]:
+        (tmp_path / image["file_name"]).touch()
+    data = open_dataset(COCO / "captions_val2017.json", pictures=tmp_path)
+    assert (len(data), len(data.said(None).texts)) == (5_000, 25_014)
+    grouped: dict[str, list[str]] = {}
+    for annotation in document["annotations"]:
+        grouped.setdefault(str(annotation["image_id"]), []).append(annotation["caption"].strip())
+    assert {
+        name: [caption.text for caption in said] for name, said in zip(data.ids, data.captions, strict=True)
+    } == grouped
