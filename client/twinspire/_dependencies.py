@@ -18,13 +18,14 @@ def import_failure(
     if isinstance(error, ModuleNotFoundError) and error.name == module:
         package, extra = next(iter(packages.items()))
         return MissingDependencyError(package, extra, purpose)
-    installed = {package: version for package in packages if (version := _version(package)) is not None}
+    installed = {package: version for package in packages if (version := package_version(package)) is not None}
     extra = packages[next(reversed(installed), next(iter(packages)))]
     named = " and ".join(f"{package} {version}" for package, version in installed.items()) or module
     return BrokenDependencyError(named, extra, purpose, " ".join(str(error).split()))
 
 
-def _version(package: str) -> str | None:
+def package_version(package: str) -> str | None:
+    """Return the version of an installed distribution, None where it is not installed. Imports nothing of it."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

@@ -12,11 +12,11 @@ misses, and keyword hits that do not match or are ranked wrongly, because anothe
 from __future__ import annotations
 
 from twinspire.index.recovery import RecoverReport, recover_index
-from twinspire.index.reports import AddReport, CompactReport, IndexStats, VerifyReport
+from twinspire.index.reports import CompactReport, IndexStats, VerifyReport
 from twinspire.index.store import Index
 from twinspire.index.vectors import VectorType
 from twinspire.index.verify import verify_index
-from twinspire.stores.items import Hit, Item, ItemKind, StoredItem
+from twinspire.stores.items import AddReport, Hit, Item, ItemKind, StoredItem
 from twinspire.stores.reference import BundleReference
 
 __all__ = [

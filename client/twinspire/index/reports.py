@@ -12,14 +12,6 @@ from twinspire.stores.items import ItemKind
 
 
 @dataclass(frozen=True, slots=True)
-class AddReport:
-    """What one `add` did: the ids of the new items, and the positions of those that were there already."""
-
-    added: list[int]
-    skipped: list[int]
-
-
-@dataclass(frozen=True, slots=True)
 class CompactReport:
     """What `compact` did: how many rows without an item it dropped, and sizes before and after.
 

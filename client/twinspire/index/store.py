@@ -23,7 +23,7 @@ from twinspire.index.connections import repeated
 from twinspire.index.error_mapping import RESTORE
 from twinspire.index.filter_explain import explained
 from twinspire.index.merged import OpenedIndex
-from twinspire.index.reports import AddReport, CompactReport, IndexStats, VerifyReport
+from twinspire.index.reports import CompactReport, IndexStats, VerifyReport
 from twinspire.index.schema import SCHEMA_VERSION
 from twinspire.index.state import DEAD, State
 from twinspire.index.validation import check_bundle, checked_effort, checked_ids, checked_k, checked_kind, checked_where
@@ -31,7 +31,7 @@ from twinspire.index.vectors import HEADER_BYTES, unit_vectors
 from twinspire.index.verify import verify_index
 from twinspire.index.view import View
 from twinspire.index.writer import Writer
-from twinspire.stores.items import Hit, Item, ItemKind, StoredItem
+from twinspire.stores.items import AddReport, Hit, Item, ItemKind, StoredItem
 from twinspire.stores.reference import BundleReference
 
 if TYPE_CHECKING:

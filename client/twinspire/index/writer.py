@@ -27,7 +27,7 @@ from twinspire.index.change import Change
 from twinspire.index.commit_record import CommitRecord
 from twinspire.index.error_mapping import UncertainCommit
 from twinspire.index.lock import WriterLock
-from twinspire.index.reports import AddReport, CompactReport
+from twinspire.index.reports import CompactReport
 from twinspire.index.state import DEAD, States
 from twinspire.index.vectors import (
     CHECKSUM_OF_NOTHING,
@@ -39,7 +39,7 @@ from twinspire.index.vectors import (
     vectors_number,
 )
 from twinspire.index.view import Commit, SnapshotRow
-from twinspire.stores.items import Item, StoredItem
+from twinspire.stores.items import AddReport, Item, StoredItem
 from twinspire.stores.reference import BundleReference
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ for hit in answer.hits: print(hit.score, hit.uri, hit.parts)
 
 from __future__ import annotations
 
+from twinspire._lru_cache import CacheStats, LruCache
 from twinspire.search.business_rules import Boost
-from twinspire.search.cache import CacheStats, LruCache
 from twinspire.search.calibration import Calibration
 from twinspire.search.classify import Classification, Classifier, Label, LabelScore, read_labels
 from twinspire.search.query import FileResolver, Query

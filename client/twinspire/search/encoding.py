@@ -8,9 +8,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from twinspire._lru_cache import LruCache
 from twinspire.errors import InputError
 from twinspire.images import ImageItem
-from twinspire.search.cache import LruCache
 from twinspire.search.query import Part, Query
 from twinspire.search.templates import Templates
 

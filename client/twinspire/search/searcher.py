@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twinspire._arguments import as_list, as_member, as_whole, require_text, shown
+from twinspire._lru_cache import CacheStats, LruCache
 from twinspire.errors import InputError
 from twinspire.index import Index, ItemKind
 from twinspire.index.validation import checked_effort, checked_k, checked_kind, checked_where
 from twinspire.search.business_rules import Boost
-from twinspire.search.cache import CacheStats, LruCache
 from twinspire.search.calibration import Calibration
 from twinspire.search.encoding import Encoder, QueryEncoder
 from twinspire.search.query import Query

@@ -79,6 +79,14 @@ class Hit:
     metadata: Mapping[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class AddReport:
+    """What one `add` did: the ids of the new items, and the positions of those that were there already."""
+
+    added: list[int]
+    skipped: list[int]
+
+
 def encoded_metadata(metadata: Mapping[str, Any]) -> str:
     """Return `metadata` as a JSON object. Raises `InputError` where JSON cannot hold it."""
     try:

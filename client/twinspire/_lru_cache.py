@@ -1,4 +1,4 @@
-"""What was encoded and what was found, kept for the next time."""
+"""A least-recently-used cache that several threads may use, and its counts."""
 
 from __future__ import annotations
 
