@@ -29,10 +29,13 @@ from __future__ import annotations
 import sqlite3
 from contextlib import closing
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from twinspire.errors import InputError
-from twinspire.index.filter_sql import COLUMNS, KeyTest, compiled
 from twinspire.stores.filters.literals import Parameter
+
+if TYPE_CHECKING:
+    from twinspire.index.filter_sql import KeyTest
 
 __all__ = ["Filter"]
 
@@ -52,6 +55,8 @@ class Filter:
     tests: tuple[KeyTest, ...] = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
+        from twinspire.index.filter_sql import compiled
+
         sql, parameters, tests = compiled(self.text)
         _require_runnable(sql, parameters)
         object.__setattr__(self, "sql", sql)
@@ -69,6 +74,8 @@ class Filter:
 
 def _require_runnable(sql: str, parameters: tuple[Parameter, ...]) -> None:
     """Let SQLite read the expression, with room for what it will stand in: its parser has a stack of 100."""
+    from twinspire.index.filter_sql import COLUMNS
+
     columns = ", ".join([*COLUMNS, "metadata"])
     with closing(sqlite3.connect(":memory:")) as connection:
         connection.execute(f"CREATE TABLE items ({columns})")
