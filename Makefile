@@ -12,17 +12,25 @@ GPU_BIN := $(GPU_VENV)/bin
 # module of the same name, so each has a folder of its own.
 TENSORRT_VERSIONS := 10.16.1.11 11.4.0.106
 TENSORRT_BINDINGS := $(TENSORRT_VERSIONS:%=$(VENV)/tensorrt-bindings/%)
+# Processes that share the tests' files; the order of the folders puts the longest files first.
+TEST_PROCESSES ?= 2
+PARALLEL_TESTS = $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 TRITON_BACKEND_SOURCES ?= ../shared/data/triton_onnxruntime_backend
 TRITON_BACKENDS := build/triton_backends
 TRITON_BACKEND := $(TRITON_BACKENDS)/onnxruntime/libtriton_onnxruntime.so
 
-.PHONY: demo test test-container test-gpu-packages test-tensorrt-bindings check bench clean help
+.PHONY: demo test test-fast test-container test-gpu-packages test-tensorrt-bindings check bench clean help
 
 demo: $(VENV)/.run ## draw 500 pictures, index them through Triton, find them in words; writes demo/
 	$(BIN)/twinspire demo -o demo --json demo/demo.json
 
+# The tests of a file share servers and models, so they stay in one process.
 test: $(VENV)/.dev $(TENSORRT_BINDINGS) ## run all tests
-	$(BIN)/python -m pytest
+	$(PARALLEL_TESTS) -m "not serial and not gpu_packages"
+	$(BIN)/python -m pytest -m "serial and not gpu_packages"
+
+test-fast: $(VENV)/.dev ## run the tests that need neither seconds nor a server, between edits
+	$(PARALLEL_TESTS) -m "not slow and not serial and not gpu_packages"
 
 # Not in CI: downloads 2 GB the first time. The second line runs the same code's other tests with these packages.
 test-gpu-packages: $(GPU_VENV)/.dev ## test the extra gpu on a machine without a GPU, in .venv-gpu

@@ -57,6 +57,13 @@ _CERTIFICATE = Certificate(
 )
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what starts a real Triton, and what runs from end to end, as slow."""
+    for item in items:
+        if "needs_triton" in getattr(item, "fixturenames", ()) or item.path.parent.name in ("end_to_end", "container"):
+            item.add_marker(pytest.mark.slow)
+
+
 @dataclass(frozen=True)
 class TinyModel:
     """The weights of both towers, and what they give in float64."""

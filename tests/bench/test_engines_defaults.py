@@ -24,6 +24,7 @@ from twinspire_eval.load import interleaved
 from twinspire_export import random_checkpoints
 
 
+@pytest.mark.slow
 def test_drawn_captions_fit_the_context_of_a_seeded_checkpoint(tmp_path: Path) -> None:
     """Transformers reads the checkpoint's tokenizer; captions are about as long as with CLIP's own, none is cut."""
     pytest.importorskip("torch", reason="making a checkpoint needs torch")

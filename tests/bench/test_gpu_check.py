@@ -32,6 +32,7 @@ def _options(bundle: Path, folder: Path) -> list[str]:
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_rehearsal_runs_every_step(make_tiny: Callable[..., Any], tmp_path: Path) -> None:
     """On the processor all steps pass that need no GPU; the others say why they are skipped; the record holds all."""
     bundle = make_tiny(precisions=(Precision.FP32, Precision.FP16)).bundle.path

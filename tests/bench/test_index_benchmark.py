@@ -44,7 +44,7 @@ def test_figures_of_the_generator_stay(tmp_path: Path) -> None:
 def test_folder_of_other_material_is_refused(tmp_path: Path) -> None:
     """What another call drew there is not overwritten."""
     drawn_material(Drawn(size=4, dim=3, queries=2), tmp_path)
-    with pytest.raises(InputError, match="other material"):
+    with pytest.raises(InputError, match=tmp_path.name):
         drawn_material(Drawn(size=5, dim=3, queries=2), tmp_path)
 
 
@@ -64,7 +64,7 @@ def test_hdf5_of_ann_benchmarks_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("distance", "name", "message"), [("euclidean", "train", "euclidean"), ("angular", "x", "no train")]
+    ("distance", "name", "message"), [("euclidean", "train", "euclidean"), ("angular", "x", "train")]
 )
 def test_other_hdf5_is_refused(distance: str, name: str, message: str, tmp_path: Path) -> None:
     """Other distances and other files are errors that say what was expected."""
@@ -75,7 +75,7 @@ def test_other_hdf5_is_refused(distance: str, name: str, message: str, tmp_path:
     with pytest.raises(InputError, match=message):
         hdf5_material(tmp_path / "some.hdf5", tmp_path / "work")
     (tmp_path / "torn.hdf5").write_bytes(b"nothing")
-    with pytest.raises(InputError, match="cannot be read as HDF5"):
+    with pytest.raises(InputError, match=r"torn\.hdf5"):
         hdf5_material(tmp_path / "torn.hdf5", tmp_path / "torn")
 
 
@@ -98,17 +98,18 @@ def test_best_point_is_the_fastest_that_reaches() -> None:
 @pytest.mark.parametrize("name", ["hnswlib,ef=3", "usearch,m=x", "annoy"])
 def test_unknown_variant_is_an_error(name: str) -> None:
     """What is neither a kind nor a peer with its options is refused."""
-    with pytest.raises(InputError, match="not known"):
+    with pytest.raises(InputError, match=name):
         variant(name, 1)
 
 
 def test_process_that_fails_says_why(tmp_path: Path) -> None:
     """The last words of a process that failed are in the error."""
     task = Task(name="ivf", threads=1, material=str(tmp_path), file="f", answer="a", k=10, recall=0.95)
-    with pytest.raises(EngineError, match=r"ivf: the process to build it failed: .*vectors\.npy"):
+    with pytest.raises(EngineError, match=r"vectors\.npy"):
         run_module._run("build", task, IndexRequest(drawn=[Drawn(size=10, dim=4)]))
 
 
+@pytest.mark.slow
 def test_20000_vectors_are_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Own kinds and both peers on 20,000 vectors: PQ finds 98% in an eighth of the memory, all reach 0.95, a record."""
     for peer in ("hnswlib", "usearch"):
@@ -156,14 +157,14 @@ def test_20000_vectors_are_measured(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 def test_request_needs_one_material() -> None:
     """Neither or both of what is drawn and what is read are errors, as is a recall above 1."""
-    with pytest.raises(InputError, match="one of --size and --hdf5"):
+    with pytest.raises(InputError, match="--hdf5"):
         IndexRequest()
-    with pytest.raises(InputError, match="recall"):
+    with pytest.raises(InputError, match=r"1\.1"):
         IndexRequest(drawn=[Drawn(size=10, dim=4)], recall=1.1)
 
 
 def test_kind_is_checked_before_anything_is_measured(tmp_path: Path) -> None:
     """An unknown kind is an error at once, and nothing was built."""
-    with pytest.raises(InputError, match="not known"):
+    with pytest.raises(InputError, match="lsh"):
         measure_index(IndexRequest(drawn=[Drawn(size=50, dim=8, queries=2)], kinds=["flat", "lsh"], work=tmp_path))
     assert not list(tmp_path.rglob("*.index"))

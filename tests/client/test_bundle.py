@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -83,7 +84,7 @@ def test_flipped_bits_of_the_manifest(copied: Path) -> None:
 def test_missing_file(copied: Path, name: str) -> None:
     """A file that the manifest names and that is not there is a BundleError that names it."""
     (copied / name).unlink()
-    with pytest.raises(BundleError, match=name):
+    with pytest.raises(BundleError, match=re.escape(name)):
         Bundle.open(copied)
 
 
@@ -92,7 +93,7 @@ def test_truncated_file(copied: Path, name: str) -> None:
     """A file cut to half its length is a BundleError that names it."""
     path = copied / name
     os.truncate(path, path.stat().st_size // 2)
-    with pytest.raises(BundleError, match=name):
+    with pytest.raises(BundleError, match=re.escape(name)):
         Bundle.open(copied)
 
 
@@ -113,7 +114,7 @@ def test_no_bundle(tmp_path: Path, kind: str) -> None:
         path.write_text("x")
     elif kind == "empty":
         path.mkdir()
-    with pytest.raises(BundleError, match="expected a bundle"):
+    with pytest.raises(BundleError, match=r"bundle\.json"):
         Bundle.open(path)
 
 
@@ -122,9 +123,10 @@ def test_engine_names_what_there_is(make_tiny: Callable[..., Any]) -> None:
     bundle = make_tiny(precisions=(Precision.FP32,)).bundle
     assert bundle.precisions(Tower.IMAGE) == (Precision.FP32,)
     assert bundle.engine(Tower.TEXT, Precision.FP32).name == "text.fp32.onnx"
-    with pytest.raises(BundleError, match=r"no int8 engine for the image tower, only fp32.*twinspire quantize"):
+    with pytest.raises(BundleError, match="fp32") as caught:
         bundle.engine(Tower.IMAGE, Precision.INT8)
-    with pytest.raises(BundleError, match="no fp16 engine for the text tower"):
+    assert "twinspire quantize" in str(caught.value)
+    with pytest.raises(BundleError, match="fp16"):
         bundle.engine(Tower.TEXT, Precision.FP16)
 
 
@@ -138,7 +140,7 @@ def test_sample_bundle_is_there_or_says_so(tiny: Any, monkeypatch: pytest.Monkey
     monkeypatch.setattr(twinspire.sample, "_FOLDER", tiny.bundle.path)
     assert sample_bundle() == tiny.bundle.path
     monkeypatch.setattr(twinspire.sample, "_FOLDER", tiny.bundle.path / "gone")
-    with pytest.raises(BundleError, match="no sample bundle"):
+    with pytest.raises(BundleError, match="gone"):
         sample_bundle()
 
 
@@ -190,21 +192,21 @@ class TestProbes:
     )
     def test_wrong_arrays(self, changes: dict[str, object]) -> None:
         """A wrong shape, dtype or norm is an InputError."""
-        with pytest.raises(InputError, match="expected"):
+        with pytest.raises(InputError, match=next(iter(changes))):
             self.probes(**changes)
 
     @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 no zip", b"no zip", NPY])
     def test_no_npz(self, tmp_path: Path, content: bytes) -> None:
         """A file that is no .npz is a BundleError that names it."""
         (tmp_path / "p.npz").write_bytes(content)
-        with pytest.raises(BundleError, match=r"p\.npz holds no probes"):
+        with pytest.raises(BundleError, match=r"p\.npz"):
             Probes.load(tmp_path / "p.npz")
 
     def test_pickled_arrays_are_refused(self, tmp_path: Path) -> None:
         """An .npz with pickled objects is a BundleError: nothing in it is run."""
         with (tmp_path / "p.npz").open("wb") as file:
             np.savez(file, lengths=np.array([{}], object), ids=np.array([{}], object))
-        with pytest.raises(BundleError, match="holds no probes"):
+        with pytest.raises(BundleError, match="allow_pickle"):
             Probes.load(tmp_path / "p.npz")
 
     def test_of_the_bundle(self, tiny: Any) -> None:

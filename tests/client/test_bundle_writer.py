@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -46,7 +47,7 @@ def test_further_files_belong_to_the_bundle(tiny: Any, tmp_path: Path) -> None:
     """A file beside the engines is recorded and checked like the others."""
     write(tmp_path / "new", tiny.bundle, lambda writer: writer.path("image.fp32.onnx.data").write_bytes(b"weights"))
     (tmp_path / "new" / "image.fp32.onnx.data").write_bytes(b"Weights")
-    with pytest.raises(BundleError, match=r"image\.fp32\.onnx\.data is damaged"):
+    with pytest.raises(BundleError, match=r"image\.fp32\.onnx\.data"):
         Bundle.open(tmp_path / "new")
 
 
@@ -76,7 +77,7 @@ def test_destination_exists(tmp_path: Path, kind: str) -> None:
         destination.mkdir()
         if kind == "folder":
             (destination / "mine").write_text("mine")
-    with pytest.raises(BundleError, match="exists"), BundleWriter(destination):
+    with pytest.raises(BundleError, match=r"\bexists\b"), BundleWriter(destination):
         pytest.fail("the block was entered")
     assert [path.name for path in tmp_path.iterdir()] == ["new"]
 
@@ -95,7 +96,7 @@ def test_destination_appears_meanwhile(tiny: Any, tmp_path: Path, kind: str, mon
         rename(path, target)
 
     monkeypatch.setattr(Path, "rename", appear)
-    with pytest.raises(BundleError, match="was not written"):
+    with pytest.raises(BundleError, match=r"\bwritten\b"):
         write(destination, tiny.bundle)
     theirs = destination / "theirs" if kind == "folder" else destination
     assert theirs.read_text() == "theirs"
@@ -104,7 +105,7 @@ def test_destination_appears_meanwhile(tiny: Any, tmp_path: Path, kind: str, mon
 
 def test_no_parent(tmp_path: Path) -> None:
     """A destination in a folder that does not exist is a BundleError, and the folder is not made."""
-    with pytest.raises(BundleError, match="make it first"), BundleWriter(tmp_path / "no" / "new"):
+    with pytest.raises(BundleError, match=r"\bfolder\b"), BundleWriter(tmp_path / "no" / "new"):
         pytest.fail("the block was entered")
     assert not list(tmp_path.iterdir())
 
@@ -112,7 +113,7 @@ def test_no_parent(tmp_path: Path) -> None:
 @pytest.mark.parametrize("missing", ["tokenizer.json", "probes.npz", "text.fp32.onnx"])
 def test_missing_file(tiny: Any, tmp_path: Path, missing: str) -> None:
     """A file that the bundle must have and that was not put is a BundleError, and nothing is left."""
-    with pytest.raises(BundleError, match=f"{missing} is missing"):
+    with pytest.raises(BundleError, match=re.escape(missing)):
         write(tmp_path / "new", tiny.bundle, lambda writer: writer.path(missing).unlink())
     assert not list(tmp_path.iterdir())
 
@@ -122,7 +123,7 @@ def test_missing_tower(tiny: Any, tmp_path: Path) -> None:
     engines = {(Tower.IMAGE, Precision.FP32): ("image.fp32.onnx", None)}
     with BundleWriter(tmp_path / "new") as writer:
         fill(writer, tiny.bundle)
-        with pytest.raises(BundleError, match="no engine for the text tower"):
+        with pytest.raises(BundleError, match="text tower"):
             writer.commit(tiny.bundle.manifest.draft(), engines)
     assert not list(tmp_path.iterdir())
 
@@ -130,7 +131,7 @@ def test_missing_tower(tiny: Any, tmp_path: Path) -> None:
 def test_probes_of_another_model(tiny: Any, make_tiny: Callable[..., Any], tmp_path: Path) -> None:
     """Probes of another image size or dimension than the manifest's are not written."""
     other = make_tiny("other", size=8).bundle
-    with pytest.raises(BundleError, match="picture size and dimension"):
+    with pytest.raises(BundleError, match=r"\(8, 12\)"):
         write(tmp_path / "new", tiny.bundle, lambda writer: writer.put_file("probes.npz", other.path / "probes.npz"))
 
 
@@ -143,7 +144,7 @@ def test_bad_file_names(tmp_path: Path, name: str) -> None:
 
 def test_folder_among_the_files(tiny: Any, tmp_path: Path) -> None:
     """A folder inside the bundle is a BundleError."""
-    with pytest.raises(BundleError, match="cannot be read"):
+    with pytest.raises(BundleError, match=r"\bmore\b"):
         write(tmp_path / "new", tiny.bundle, lambda writer: writer.path("more").mkdir())
 
 
@@ -233,7 +234,7 @@ class TestBase:
         """A base's file that changed since it was opened is not given a new, fitting checksum."""
         base = make_tiny("base").bundle
         base.tokenizer_path.write_text("{}")
-        with pytest.raises(BundleError, match="changed since"), BundleWriter(tmp_path / "new", base=base) as writer:
+        with pytest.raises(BundleError, match=r"\bchanged\b"), BundleWriter(tmp_path / "new", base=base) as writer:
             writer.commit(base.manifest.draft(), {})
         assert not (tmp_path / "new").exists()
 

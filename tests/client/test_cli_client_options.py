@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import grpc
 import numpy as np
@@ -14,17 +13,8 @@ import pytest
 import trustme
 from PIL import Image
 
-from twinspire.cli import main
+from support.commands import Ran, run_twinspire
 from twinspire.index import Index
-
-
-class Ran(NamedTuple):
-    """What a command did."""
-
-    status: int
-    out: str
-    err: str
-
 
 Run = Callable[..., Ran]
 # Each command that encodes, up to its options.
@@ -50,10 +40,7 @@ def run(tmp_path: Path, tiny: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytes
     monkeypatch.setenv("COLUMNS", "200")
 
     def run_main(*arguments: object) -> Ran:
-        with pytest.raises(SystemExit) as ended:
-            main([str(argument) for argument in arguments])
-        sys.stdout.flush()
-        return Ran(int(ended.value.code or 0), *capfd.readouterr())
+        return run_twinspire(capfd, *arguments)
 
     return run_main
 
@@ -156,14 +143,14 @@ def test_an_overloaded_server_is_an_error(run: Run, start_fake: Callable[..., An
         ("--server h:1 --precision int8", ["--server", "--precision"]),
         ("--server h:1 --provider cpu", ["--server", "--provider"]),
         ("--server h:1 --streams 2", ["--server", "--streams"]),
-        ("--deadline 3", ["--deadline", "--server HOST:PORT"]),
-        ("--tls", ["--tls", "--server HOST:PORT"]),
-        ("--tls-ca ca.pem", ["--tls-ca", "--server HOST:PORT"]),
+        ("--deadline 3", ["--deadline", "--server"]),
+        ("--tls", ["--tls", "--server"]),
+        ("--tls-ca ca.pem", ["--tls-ca", "--server"]),
         ("--server h:1 --tls-key key.pem", ["--tls-certificate", "--tls-key"]),
-        ("--server h:1 --tls-ca nope.pem", ["nope.pem", "No such file"]),
+        ("--server h:1 --tls-ca nope.pem", ["nope.pem"]),
         ("--server h:1 --tls-ca labels.txt", ["labels.txt", "PEM"]),
-        ("--server http://h:1", ["http://h:1", "host:port"]),
-        ("--server h:1 --deadline 0", ["--deadline", "positive"]),
+        ("--server http://h:1", ["http://h:1"]),
+        ("--server h:1 --deadline 0", ["--deadline"]),
         ("--server h:1 --deadline 1e10", ["--deadline", "1e9"]),
         ("--server h:1 --deadline nan", ["--deadline", "nan"]),
         ("--precision int4", ["int4", "fp32"]),

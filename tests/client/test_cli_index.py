@@ -14,27 +14,19 @@ import time
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from support.commands import Ran, run_twinspire
 from twinspire import Client
-from twinspire.cli import main
 from twinspire.contact_sheet import SheetRow
 from twinspire.index import Index
 from twinspire.search import Query, Searcher
 
 WORDS = ("red cat", "blue dog", "green house on snow", "a large boat")
-
-
-class Ran(NamedTuple):
-    """What a command did."""
-
-    status: int
-    out: str
-    err: str
 
 
 Run = Callable[..., Ran]
@@ -52,10 +44,7 @@ def run(tmp_path: Path, tiny: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytes
     monkeypatch.setenv("COLUMNS", "80")
 
     def run_main(*arguments: object) -> Ran:
-        with pytest.raises(SystemExit) as ended:
-            main([str(argument) for argument in arguments])
-        sys.stdout.flush()
-        return Ran(int(ended.value.code or 0), *capfd.readouterr())
+        return run_twinspire(capfd, *arguments)
 
     return run_main
 
@@ -66,6 +55,11 @@ def refused(ran: Ran, message: str) -> None:
     assert re.search(message, ran.err.replace("\n", " ")), ran.err
     assert ran.err.count("error:") == 1
     assert "Traceback" not in ran.err
+
+
+def numbers(text: str) -> list[str]:
+    """Return the numbers in what a command printed, whatever its words."""
+    return re.findall(r"(?<![\w.])\d+(?:\.\d+)?", text)
 
 
 def added(run: Run, *options: object) -> None:
@@ -88,7 +82,8 @@ def test_captions_and_texts_are_added_and_counted(run: Run, tmp_path: Path) -> N
     """Captions from a file, mixed in; lines of a text file; the report as words and as JSON."""
     write_captions(tmp_path / "captions.csv")
     ran = run("index", "add", "idx", "photos", "--captions", "captions.csv", "--fuse-captions", "0.3", "-b", "tiny")
-    assert re.fullmatch(r"4 added in .* images/s\), 3 with a caption\nidx holds 4 items\n", ran.out)
+    told = numbers(ran.out)
+    assert (ran.status, told[0], told[-2:]) == (0, "4", ["3", "4"])
     (tmp_path / "lines.txt").write_text("\n".join(WORDS))
     document = json.loads(run("index", "add", "idx", "photos", "--texts", "lines.txt", "-b", "tiny", "--json").out)
     counts = {name: document[name] for name in ("added", "already", "captioned", "failed", "items")}
@@ -102,23 +97,23 @@ def test_sidecars_are_taken_where_they_are_asked_for(run: Run, tmp_path: Path) -
     """Text files beside images are captions with --sidecars alone."""
     (tmp_path / "photos" / "a.txt").write_text("a red cat")
     added(run)
-    assert ", 1 with a caption" in run("index", "add", "idx2", "photos", "--sidecars", "-b", "tiny").out
+    assert numbers(run("index", "add", "idx2", "photos", "--sidecars", "-b", "tiny").out)[-2:] == ["1", "4"]
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["idx"], "nothing to add came: expected PATH"),
-        (["idx", "photos", "--captions", "nope"], "there is no file nope: expected captions"),
-        (["idx", "photos", "--captions", "photos"], "the captions photos cannot be read: Is a directory"),
-        (["idx", "photos", "--captions", "other.csv"], "other.csv says nothing about the 4 pictures, such as a.png"),
-        (["idx", "photos", "--captions", "other.csv", "--sidecars"], "both came: expected one source"),
-        (["idx", "photos", "--fuse-captions", "0.3"], "--fuse-captions needs captions"),
-        (["idx", "photos", "--sidecars", "--fuse-captions", "1.5"], "must be above 0 and below 1"),
-        (["idx", "--texts", "nope.txt"], "the text file .*nope.txt cannot be read: No such file"),
-        (["idx", "--texts", "photos/a.png"], "is not UTF-8"),
-        (["idx", "--texts", "lines.txt", "--captions", "other.csv"], "--captions came without pictures"),
-        (["photos", "photos"], "a folder of other things and no index.* such as photos.index"),
+        (["idx"], "PATH"),
+        (["idx", "photos", "--captions", "nope"], r"\bnope\b"),
+        (["idx", "photos", "--captions", "photos"], "directory"),
+        (["idx", "photos", "--captions", "other.csv"], r"\ba\.png"),
+        (["idx", "photos", "--captions", "other.csv", "--sidecars"], "--sidecars"),
+        (["idx", "photos", "--fuse-captions", "0.3"], "--fuse-captions"),
+        (["idx", "photos", "--sidecars", "--fuse-captions", "1.5"], r"1\.5"),
+        (["idx", "--texts", "nope.txt"], r"nope\.txt"),
+        (["idx", "--texts", "photos/a.png"], "UTF-8"),
+        (["idx", "--texts", "lines.txt", "--captions", "other.csv"], "--captions"),
+        (["photos", "photos"], r"photos\.index"),
     ],
 )
 def test_add_refuses_what_it_cannot_do(run: Run, tmp_path: Path, arguments: list[str], message: str) -> None:
@@ -134,20 +129,16 @@ def test_items_are_removed_by_path_id_or_filter(run: Run, tmp_path: Path) -> Non
     (tmp_path / "lines.txt").write_text("\n".join(WORDS))
     added(run, "--texts", "lines.txt")
     (tmp_path / "photos" / "a.png").unlink()
-    assert run("index", "remove", "idx", "photos/a.png").out == "1 removed\nidx holds 7 items\n"
-    assert (
-        run("index", "remove", "idx", "photos/below", "lines.txt", "--dry-run").out == "5 of 7 items would be removed\n"
-    )
-    assert run("index", "remove", "idx", "photos/below").out == "1 removed\nidx holds 6 items\n"
-    assert run("index", "remove", "idx", "lines.txt").out == "4 removed\nidx holds 2 items\n"
-    assert (
-        run("index", "remove", "idx", "--where", "name = 'b.png'", "--dry-run").out == "1 of 2 items would be removed\n"
-    )
+    assert numbers(run("index", "remove", "idx", "photos/a.png").out) == ["1", "7"]
+    assert numbers(run("index", "remove", "idx", "photos/below", "lines.txt", "--dry-run").out) == ["5", "7"]
+    assert numbers(run("index", "remove", "idx", "photos/below").out) == ["1", "6"]
+    assert numbers(run("index", "remove", "idx", "lines.txt").out) == ["4", "2"]
+    assert numbers(run("index", "remove", "idx", "--where", "name = 'b.png'", "--dry-run").out) == ["1", "2"]
     document = json.loads(run("index", "remove", "idx", "--where", "name = 'b.png'", "--json").out)
     assert (document["removed"], document["dry_run"], document["items"]) == (1, False, 1)
     with Index.open("idx") as index:
         (item,) = index.find(under=str(tmp_path))
-    assert run("index", "remove", "idx", "--id", item.id).out == "1 removed\nidx holds 0 items\n"
+    assert numbers(run("index", "remove", "idx", "--id", item.id).out) == ["1", "0"]
 
 
 def test_a_filter_that_removes_nothing_says_why(run: Run) -> None:
@@ -165,24 +156,24 @@ def test_remove_refuses_what_it_cannot_do(run: Run) -> None:
     """No way or two ways to say what, something that is not there, no filter, no index: nothing is removed."""
     added(run)
     for arguments, message in (
-        (["idx"], "given in one way: expected PATH..., or --id, or --where"),
-        (["idx", "photos", "--id", "0"], "given in one way"),
-        (["idx", "photos/a.png", "photos/zzz.png"], r"the index has nothing of photos/zzz\.png"),
-        (["idx", "--id", "99"], "has no item 99"),
-        (["idx", "--where", "year >"], "the filter"),
-        (["nope", "photos"], "there is no index at"),
+        (["idx"], "--where"),
+        (["idx", "photos", "--id", "0"], "--where"),
+        (["idx", "photos/a.png", "photos/zzz.png"], r"photos/zzz\.png"),
+        (["idx", "--id", "99"], "99"),
+        (["idx", "--where", "year >"], "filter"),
+        (["nope", "photos"], "nope"),
     ):
         refused(run("index", "remove", *arguments), message)
-    assert run("index", "stats", "idx").out.splitlines()[1] == "items           4"
+    assert json.loads(run("index", "stats", "idx", "--json").out)["items"] == 4
 
 
 def test_compact_frees_what_was_removed(run: Run) -> None:
     """Stats say that there is something to free, compact frees it, a second time nothing is left."""
     added(run)
     run("index", "remove", "idx", "photos/a.png")
-    assert "dead rows       1 (`twinspire index compact idx` frees them)\n" in run("index", "stats", "idx").out
-    assert re.fullmatch(r"1 vectors dropped, 0\.2 KiB became 0\.2 KiB\n", run("index", "compact", "idx").out)
-    assert run("index", "compact", "idx").out == "nothing to free: every vector is an item's\n"
+    assert "twinspire index compact idx" in run("index", "stats", "idx").out
+    assert numbers(run("index", "compact", "idx").out) == ["1", "0.2", "0.2"]
+    assert numbers(run("index", "compact", "idx").out) == []
     document = json.loads(run("index", "compact", "idx", "--json").out)
     assert document["dropped_rows"] == 0
     assert json.loads(run("index", "stats", "idx", "--json").out)["rows"] == 3
@@ -191,7 +182,8 @@ def test_compact_frees_what_was_removed(run: Run) -> None:
 def test_verify_reads_everything(run: Run, tmp_path: Path) -> None:
     """A whole index is status 0, one with a flipped bit status 1 and says where; what is no index is an error."""
     added(run)
-    assert run("index", "verify", "idx").out.startswith("idx is whole: 4 items")
+    ran = run("index", "verify", "idx")
+    assert (ran.status, numbers(ran.out)[0]) == (0, "4")
     (vectors,) = (tmp_path / "idx").glob("vectors-*")
     data = bytearray(vectors.read_bytes())
     data[-1] ^= 64
@@ -201,7 +193,7 @@ def test_verify_reads_everything(run: Run, tmp_path: Path) -> None:
     assert "checksum" in ran.out
     ran = run("index", "verify", "idx", "--json")
     assert (ran.status, json.loads(ran.out)["ok"]) == (1, False)
-    refused(run("index", "verify", "photos"), "there is no index at photos")
+    refused(run("index", "verify", "photos"), "photos")
 
 
 def test_python_command_line_and_sheet_show_the_same_hits(
@@ -242,30 +234,30 @@ def test_watch_follows_a_folder_until_ctrl_c(run: Run, tmp_path: Path) -> None:
     ) as process:
         try:
             assert process.stdout is not None
-            assert re.fullmatch(r"caught up in .* s: 4 added\n", process.stdout.readline())
+            assert numbers(process.stdout.readline())[-1] == "4"
             (tmp_path / "photos" / "a.png").rename(tmp_path / "photos" / "z.png")
             line = process.stdout.readline()
-            assert re.fullmatch(r"\d\d:\d\d:\d\d  moved      photos/z\.png  \(was photos/a\.png\)\n", line)
+            assert re.match(r"\d\d:\d\d:\d\d +moved +photos/z\.png\b.*photos/a\.png", line)
             (tmp_path / "photos" / "b.png").unlink()
-            assert re.fullmatch(r"\d\d:\d\d:\d\d  removed    photos/b\.png\n", process.stdout.readline())
+            assert re.fullmatch(r"\d\d:\d\d:\d\d +removed +photos/b\.png\n", process.stdout.readline())
             time.sleep(0.2)
             process.send_signal(signal.SIGINT)
             out, err = process.communicate(timeout=30)
         finally:
             process.kill()
     assert process.returncode == 0
-    assert out == "1 moved, 1 removed while watching\nidx holds 3 items\n"
-    assert err == "watching photos; Ctrl-C ends it\n"
+    assert numbers(out) == ["1", "1", "3"]
+    assert ("photos" in err, err.count("\n")) == (True, 1)
     assert run("index", "verify", "idx").status == 0
 
 
 def test_watch_refuses_what_it_cannot_follow(run: Run, tmp_path: Path) -> None:
     """No folder, one that is not there, a file: no index appears."""
     for arguments, message in (
-        ([], "nothing to watch came: expected DIR"),
-        (["nope"], "nope is not there: expected a folder"),
-        (["photos/a.png"], "is no folder: expected a folder"),
-        (["photos", "--captions", "nope"], "there is no file nope"),
+        ([], "DIR"),
+        (["nope"], r"\bnope\b"),
+        (["photos/a.png"], r"photos/a\.png"),
+        (["photos", "--captions", "nope"], r"\bnope\b"),
     ):
         refused(run("index", "watch", "idx", *arguments, "-b", "tiny"), message)
     assert not (tmp_path / "idx").exists()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import re
@@ -10,77 +9,16 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from twinspire.cli import main
+from support.commands import Ran, run_twinspire
+from support.fakes import COLOURS, FakeClient
 from twinspire.cli.client_options import ClientOptions
-from twinspire.errors import ImageError
-from twinspire.images import ImageLimits
 from twinspire.index import Index, Item, ItemKind
-
-COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "红": (255, 0, 0)}
-
-
-class FakeClient:
-    """Understands colours: encodes an image to its mean colour, a text to the colour that it names."""
-
-    dim = 3
-    limits = ImageLimits()
-    bundle: Any = None
-
-    def __init__(self, space: str = "5" * 64) -> None:
-        self.space = space
-        self.towers = SimpleNamespace(encode_images=self._encode)
-
-    def __enter__(self) -> FakeClient:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def preprocess(self, items: list[bytes | Path], *, on_error: str = "raise") -> Any:
-        """Resize what Pillow can open to 4 by 4."""
-        rows, errors = [np.zeros((0, 4, 4, 3), np.uint8)], []
-        for position, item in enumerate(items):
-            try:
-                with Image.open(io.BytesIO(item) if isinstance(item, bytes) else item) as image:
-                    rows.append(np.asarray(image.convert("RGB").resize((4, 4)))[None])
-            except OSError:
-                errors.append(ImageError(position, str(item), "is no picture"))
-        if on_error == "raise" and errors:
-            raise errors[0]
-        return (np.concatenate(rows), errors) if on_error == "skip" else np.concatenate(rows)
-
-    def encode_images(self, items: list[Path]) -> NDArray[np.float32]:
-        """Return (N, 3) float32."""
-        return self._encode(self.preprocess(list(items)))
-
-    def encode_texts(self, texts: list[str]) -> NDArray[np.float32]:
-        """Return (N, 3) float32."""
-        named = [sum(np.array(rgb) for name, rgb in COLOURS.items() if name in text) for text in texts]
-        return self._unit(np.array(named, np.float32))
-
-    def _encode(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        return self._unit(pixels.reshape(len(pixels), -1, 3).mean(axis=1).astype(np.float32))
-
-    @staticmethod
-    def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-
-
-class Ran(NamedTuple):
-    """What a command did."""
-
-    status: int
-    out: str
-    err: str
-
 
 Run = Callable[..., Ran]
 
@@ -92,18 +30,10 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_
     def open_client(options: ClientOptions, *_: object) -> FakeClient:
         return FakeClient("6" * 64) if options.bundle == Path("other") else FakeClient()
 
-    def open_client_to_add(options: ClientOptions, *_: object) -> FakeClient:
-        client = open_client(options)
-        client.bundle = SimpleNamespace(name="fake", path=Path("fake"))
-        return client
-
     def run_main(*arguments: object) -> Ran:
-        with pytest.raises(SystemExit) as ended:
-            main([str(argument) for argument in arguments])
-        sys.stdout.flush()
-        return Ran(int(ended.value.code or 0), *capfd.readouterr())
+        return run_twinspire(capfd, *arguments)
 
-    monkeypatch.setattr("twinspire.cli.index.add.open_client", open_client_to_add)
+    monkeypatch.setattr("twinspire.cli.index.add.open_client", open_client)
     monkeypatch.setattr("twinspire.cli.search.open_client", open_client)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "80")
@@ -129,6 +59,11 @@ def refused(ran: Ran, message: str) -> None:
     assert ran.out == ""
 
 
+def numbers(text: str) -> list[str]:
+    """Return the numbers in what a command printed, whatever its words."""
+    return re.findall(r"(?<![\w.])\d+(?:\.\d+)?", text)
+
+
 def files(folder: Path) -> list[str]:
     """List everything below a folder but SQLite's own passing files."""
     return sorted(str(path) for path in folder.rglob("*") if not path.name.endswith(("-wal", "-shm")))
@@ -137,12 +72,11 @@ def files(folder: Path) -> list[str]:
 def test_images_are_added_and_adding_them_again_is_a_no_op(run: Run, photos: Path) -> None:
     """The index is made, the report counts; a second time everything is there already; both succeed."""
     ran = run("index", "add", "idx", photos)
-    assert ran.status == 0
-    assert ran.out.startswith("3 added in ")
-    assert " images/s)\nidx holds 3 items\n" in ran.out
+    told = numbers(ran.out)
+    assert (ran.status, told[0], told[-1]) == (0, "3", "3")
     before = (Path("idx") / "vectors-1.f32").read_bytes()
     ran = run("index", "add", "idx", photos)
-    assert ran == Ran(0, "0 added, 3 there already\nidx holds 3 items\n", "")
+    assert (ran.status, numbers(ran.out), ran.err) == (0, ["0", "3", "3"], "")
     assert (Path("idx") / "vectors-1.f32").read_bytes() == before
 
 
@@ -153,10 +87,13 @@ def test_files_that_fail_are_listed_on_standard_error(run: Run, photos: Path) ->
     Path(odd).write_text("x")
     ran = run("index", "add", "idx", photos)
     assert ran.status == 3
-    assert ran.out.startswith("3 added in ")
-    assert ", 2 failed\n" in ran.out
-    assert f"failed {photos.name}/bad\\n\\x1b[31m.png: is no picture\n" in ran.err
-    assert f"failed {photos.name}/\\xff.png: its name is not UTF-8: rename it\n" in ran.err
+    told = numbers(ran.out)
+    assert (told[0], told[-2:]) == ("3", ["2", "3"])
+    not_utf8, no_image = sorted(ran.err.splitlines())
+    assert f"{photos.name}/bad\\n\\x1b[31m.png" in no_image
+    assert "is no picture" in no_image  # the cause that the client gave
+    assert f"{photos.name}/\\xff.png" in not_utf8
+    assert "UTF-8" in not_utf8
     assert run("index", "add", "idx", photos).status == 3
     Path("lines.txt").write_text("a red thing\n")
     bad = photos / "bad\n\x1b[31m.png"
@@ -170,7 +107,8 @@ def test_no_index_appears_where_every_file_fails(run: Run, tmp_path: Path) -> No
     (tmp_path / "bad.png").write_text("no picture")
     ran = run("index", "add", "idx", "bad.png")
     assert ran.status == 2
-    assert "failed bad.png: is no picture\nerror: none of the 1 files could be added" in ran.err
+    assert "bad.png" in ran.err
+    assert ran.err.count("error:") == 1
     assert files(tmp_path) == [str(tmp_path / "bad.png")]
 
 
@@ -178,30 +116,29 @@ def test_index_add_refuses_what_it_cannot_do(run: Run, photos: Path, tmp_path: P
     """No path, an empty folder, a folder that is no index, a missing parent: status 2, nothing written."""
     (tmp_path / "empty").mkdir()
     before = files(tmp_path)
-    refused(run("index", "add", "idx", "empty"), "empty has no picture in it")
-    refused(run("index", "add", "idx", "nowhere"), "there is no file or folder")
-    refused(run("index", "add", photos, photos), "is a folder of other things and no index")
-    refused(run("index", "add", photos, photos), "Name one that is not there yet, such as ")
-    refused(run("index", "add", photos / "red.png", photos), "is a file: expected the folder of an index")
-    refused(run("index", "add", "a/b", photos), "its folder is missing, make ")
-    refused(run("index", "add", "idx"), "nothing to add came: expected PATH")
+    refused(run("index", "add", "idx", "empty"), "/empty")
+    refused(run("index", "add", "idx", "nowhere"), "/nowhere")
+    refused(run("index", "add", photos, photos), f"{photos.name}.index")
+    refused(run("index", "add", photos / "red.png", photos), "/red.png")
+    refused(run("index", "add", "a/b", photos), str(tmp_path / "a"))
+    refused(run("index", "add", "idx"), "PATH")
     assert files(tmp_path) == before
 
 
 def test_an_empty_folder_becomes_the_index(run: Run, photos: Path, tmp_path: Path) -> None:
     """Nothing is in its way there."""
     (tmp_path / "idx").mkdir()
-    assert run("index", "add", "idx", photos).out.endswith("idx holds 3 items\n")
+    assert numbers(run("index", "add", "idx", photos).out)[-1] == "3"
 
 
 def test_another_space_and_a_second_writer_are_refused(run: Run, photos: Path) -> None:
     """The index stays as it is, and the message says what to do."""
     run("index", "add", "idx", photos)
     before = (Path("idx") / "vectors-1.f32").read_bytes()
-    refused(run("index", "add", "idx", photos, "--bundle", "other"), "another space")
-    refused(run("search", "idx", "red", "-b", "other"), "another space")
+    refused(run("index", "add", "idx", photos, "--bundle", "other"), "/fake")
+    refused(run("search", "idx", "red", "-b", "other"), "/fake")
     with Index.open("idx", mode="write"):
-        refused(run("index", "add", "idx", photos), "An index has one writer at a time")
+        refused(run("index", "add", "idx", photos), str(os.getpid()))
         assert run("search", "idx", "red").status == 0
     assert (Path("idx") / "vectors-1.f32").read_bytes() == before
 
@@ -225,7 +162,8 @@ def test_on_a_terminal_the_path_is_whole_and_can_be_copied(
     out = run("search", "idx", "red").out
     plain = re.sub(r"\x1b\[[0-9;]*m", "", out)
     assert out != plain
-    assert plain.splitlines()[0] == "red  best of 3"
+    assert plain.startswith("red ")
+    assert numbers(plain.splitlines()[0]) == ["3"]
     assert plain.splitlines()[1] == f"  1  1.0000  {photos.name}/red.png"
 
 
@@ -255,9 +193,9 @@ def test_stats_are_readable(run: Run, photos: Path) -> None:
     """One line a fact."""
     run("index", "add", "idx", photos)
     out = run("index", "stats", "idx").out
-    assert "items           3\n" in out
-    assert "vectors         0.1 KiB\n" in out
-    refused(run("index", "stats", "nowhere"), "there is no index at")
+    assert re.search(r"^items +3$", out, re.MULTILINE)
+    assert re.search(r"^vectors +0\.1 KiB$", out, re.MULTILINE)
+    refused(run("index", "stats", "nowhere"), "/nowhere")
 
 
 def test_the_sheet_is_written_beside_the_hits(run: Run, photos: Path, tmp_path: Path) -> None:
@@ -267,7 +205,7 @@ def test_the_sheet_is_written_beside_the_hits(run: Run, photos: Path, tmp_path: 
     ran = run("search", "idx", "red", "--sheet", "out.png")
     assert ran.status == 0
     assert len(ran.out.splitlines()) == 3
-    assert "contact sheet: out.png" in ran.err
+    assert "out.png" in ran.err
     with Image.open(tmp_path / "out.png") as sheet:
         colours = {colour for _, colour in sheet.getcolors(1 << 24) or []}
     assert {COLOURS["red"], COLOURS["blue"]} <= colours
@@ -277,17 +215,17 @@ def test_the_sheet_is_written_beside_the_hits(run: Run, photos: Path, tmp_path: 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "needs something to look for: TEXT, --image FILE or --add, none came"),
-        (["red", "--image", "red.png"], "there is no picture file red.png"),
-        ([""], "the query is empty"),
-        ([" \t\n"], "the query is empty"),
+        ([], "TEXT"),
+        (["red", "--image", "red.png"], "red.png"),
+        ([""], "empty"),
+        ([" \t\n"], "empty"),
         (["\udcff"], "UTF-8"),
-        (["red", "-k", "0"], "-k is the number of hits, 1 or more, got 0"),
-        (["red", "-k", "-3"], "1 or more, got -3"),
-        (["--image", "nowhere.png"], "there is no picture file nowhere.png"),
-        (["--image", "bad.png"], "is no picture"),
-        (["red", "--sheet", "out.jpg"], "expected a name that ends in .png"),
-        (["red", "--sheet", "nowhere/out.png"], "its folder is missing"),
+        (["red", "-k", "0"], "-k"),
+        (["red", "-k", "-3"], "-3"),
+        (["--image", "nowhere.png"], "nowhere.png"),
+        (["--image", "bad.png"], "bad.png"),
+        (["red", "--sheet", "out.jpg"], "out.jpg"),
+        (["red", "--sheet", "nowhere/out.png"], "nowhere/out.png"),
     ],
 )
 def test_search_refuses_what_it_cannot_do(
@@ -304,8 +242,8 @@ def test_search_refuses_what_it_cannot_do(
 def test_an_empty_or_missing_index_is_said(run: Run, tmp_path: Path) -> None:
     """Searching it is status 2 with what to do."""
     Index.create(tmp_path / "idx", space="5" * 64, dim=3).close()
-    refused(run("search", "idx", "red"), "is empty: add pictures with `twinspire index add`")
-    refused(run("search", "nowhere", "red"), "there is no index at")
+    refused(run("search", "idx", "red"), "empty")
+    refused(run("search", "nowhere", "red"), "twinspire index add")
 
 
 def test_a_damaged_index_is_said(run: Run, tmp_path: Path) -> None:
@@ -314,7 +252,7 @@ def test_a_damaged_index_is_said(run: Run, tmp_path: Path) -> None:
         index.add(np.eye(3, dtype=np.float32), [Item(str(n), ItemKind.TEXT) for n in range(3)], space="5" * 64)
     path = tmp_path / "idx" / "vectors-1.f32"
     path.write_bytes(path.read_bytes()[:-1] + b"\x01")
-    refused(run("search", "idx", "red"), "is damaged")
+    refused(run("search", "idx", "red"), "vectors-1.f32")
 
 
 def test_an_interruption_is_said_and_keeps_what_was_added(
@@ -323,7 +261,7 @@ def test_an_interruption_is_said_and_keeps_what_was_added(
     """Ctrl-C in the second batch: status 130, the first stays, and the same command goes on from there."""
     for number in range(40):
         Image.new("RGB", (9, 9), (number + 1, 200, 100)).save(photos / f"{number}.png")
-    encode, batches = FakeClient._encode, []
+    encode, batches = FakeClient.encode_pixels, []
 
     def interrupted(client: FakeClient, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         batches.append(len(pixels))
@@ -331,10 +269,10 @@ def test_an_interruption_is_said_and_keeps_what_was_added(
             raise KeyboardInterrupt
         return encode(client, pixels)
 
-    monkeypatch.setattr(FakeClient, "_encode", interrupted)
+    monkeypatch.setattr(FakeClient, "encode_pixels", interrupted)
     ran = run("index", "add", "idx", photos)
     assert (ran.status, ran.err) == (130, "interrupted\n")
-    assert ", 32 there already\nidx holds 43 items" in run("index", "add", "idx", photos).out
+    assert numbers(run("index", "add", "idx", photos).out)[-2:] == ["32", "43"]
 
 
 def test_starting_up_imports_nothing_heavy() -> None:

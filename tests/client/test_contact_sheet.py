@@ -74,10 +74,13 @@ def test_a_hit_whose_file_is_gone_does_not_stop_the_sheet(pictures: list[Path], 
 @pytest.mark.usefixtures("no_installed_fonts")
 def test_characters_without_a_font_are_counted_not_drawn_as_boxes(pictures: list[Path], tmp_path: Path) -> None:
     """Without a Thai font the text says so, and the call returns which characters are missing."""
-    assert legible("รถสี red 红 ส") == (
-        "(no font for 4 characters) red 红 (no font for 1 character)",
-        frozenset("รถสี"),
-    )
+    text, missing = legible("รถสี red 红 ส")
+    assert missing == frozenset("รถสี")
+    assert not missing & set(text)
+    before, shown, after = text.partition(" red 红 ")
+    assert shown
+    assert "4" in before
+    assert "1" in after
     hits = [(tmp_path / "ว.png", 0.9)]
     assert contact_sheet([SheetRow("ส", hits)], tmp_path / "sheet.png") == frozenset("สว")
 
@@ -109,12 +112,12 @@ def test_text_is_wrapped_and_shortened_to_its_width() -> None:
 
 def test_a_sheet_needs_rows_and_a_place(tmp_path: Path) -> None:
     """No rows and a missing folder are InputErrors, and nothing is left behind."""
-    with pytest.raises(InputError, match="at least one query"):
+    with pytest.raises(InputError, match="query"):
         contact_sheet([], tmp_path / "sheet.png")
-    with pytest.raises(InputError, match=r"cannot be written .* No such file"):
+    with pytest.raises(InputError, match="nowhere"):
         contact_sheet([SheetRow("a", [])], tmp_path / "nowhere" / "sheet.png")
     (tmp_path / "folder.png").mkdir()
-    with pytest.raises(InputError, match="cannot be written"):
+    with pytest.raises(InputError, match=r"folder\.png"):
         contact_sheet([SheetRow("a", [])], tmp_path / "folder.png")
     assert [path.name for path in tmp_path.iterdir()] == ["folder.png"]
 

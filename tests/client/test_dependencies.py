@@ -95,6 +95,7 @@ def test_no_provider_runs_on_a_broken_onnxruntime(tiny: Any, broken: Callable[[s
             LocalTowers(tiny.bundle, providers=name)
 
 
+@pytest.mark.slow
 def test_a_search_says_so_in_one_line(tmp_path: Path, broken: Callable[[str, str], Path]) -> None:
     """`twinspire search` with a FAISS that cannot be imported ends with status 2 and one line of error."""
     (tmp_path / "pictures").mkdir()

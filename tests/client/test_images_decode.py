@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import struct
 import warnings
 import zlib
@@ -17,10 +18,11 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageFile
 
+from support.data import ODD_IMAGES
 from twinspire.errors import ImageError, InputError
 from twinspire.images import ImageLimits, load_image
 
-ODD = Path(__file__).parents[3] / "shared" / "data" / "odd_images"
+PRESENT = {path.name for path in ODD_IMAGES.iterdir()} - {"LICENSE.Pillow"}
 OPENS = {
     "16bit.cropped.tif": (64, 64),
     "apng_mode_grayscale_alpha.png": (128, 64),
@@ -41,18 +43,17 @@ OPENS = {
     "transparent.webp": (200, 150),
 }
 FAILS = {
-    "broken.png": "is a damaged PNG",
-    "broken_data_stream.png": "is a truncated or damaged PNG",
-    "decompression_bomb.gif": "was not decoded, it is too large",
-    "truncated_image.png": "is a truncated or damaged PNG",
-    "truncated_jpeg.jpg": "is a truncated or damaged JPEG",
+    "broken.png": "damaged",
+    "broken_data_stream.png": "damaged",
+    "decompression_bomb.gif": "large",
+    "truncated_image.png": "truncated",
+    "truncated_jpeg.jpg": "truncated",
 }
 
 
-def _odd(name: str) -> Path:
-    if not ODD.is_dir():
-        pytest.skip(f"no odd pictures at {ODD}")
-    return ODD / name
+def _present(table: dict[str, Any]) -> dict[str, Any]:
+    """Return the part of a table whose files are there: all 22, or the nine of tests/data."""
+    return {name: value for name, value in table.items() if name in PRESENT}
 
 
 def _noise(*shape: int, seed: int = 0) -> NDArray[np.uint8]:
@@ -79,19 +80,17 @@ def _png(bits: int, colour: int, rows: NDArray[Any], *chunks: tuple[bytes, bytes
 
 
 class TestOddFiles:
-    """The 22 awkward files of Pillow's own tests."""
+    """Awkward files of Pillow's own tests."""
 
     def test_all_are_in_the_tables(self) -> None:
         """Every file of the folder is tested here."""
-        if not ODD.is_dir():
-            pytest.skip(f"no odd pictures at {ODD}")
-        assert {path.name for path in ODD.iterdir()} - {"LICENSE.Pillow"} == OPENS.keys() | FAILS.keys()
-        assert len(OPENS | FAILS) == 22
+        assert OPENS.keys() | FAILS.keys() >= PRESENT
+        assert len(PRESENT) in (9, 22)
 
-    @pytest.mark.parametrize(("name", "size"), OPENS.items())
+    @pytest.mark.parametrize(("name", "size"), _present(OPENS).items())
     def test_opens(self, name: str, size: tuple[int, int]) -> None:
         """An odd but whole file becomes RGB of its upright size, without a warning, and is not of one colour."""
-        image = load_image(_odd(name))
+        image = load_image(ODD_IMAGES / name)
         assert (image.mode, image.size) == ("RGB", size)
         lowest, highest = np.asarray(image).min(), np.asarray(image).max()
         plain = name.startswith(("apng", "first_frame", "16bit"))  # of one colour, or nearly black
@@ -99,36 +98,37 @@ class TestOddFiles:
 
     def test_16_bit_file(self) -> None:
         """The 16-bit TIFF, whose values go from 291 to 694, becomes these divided by 257."""
-        with Image.open(_odd("16bit.cropped.tif")) as image:
+        with Image.open(ODD_IMAGES / "16bit.cropped.tif") as image:
             expected = np.rint(np.asarray(image) / 257)
         assert (expected.min(), expected.max()) == (1, 3)
-        np.testing.assert_array_equal(np.asarray(load_image(_odd("16bit.cropped.tif")))[:, :, 0], expected)
+        np.testing.assert_array_equal(np.asarray(load_image(ODD_IMAGES / "16bit.cropped.tif"))[:, :, 0], expected)
 
-    @pytest.mark.parametrize(("name", "cause"), FAILS.items())
+    @pytest.mark.parametrize(("name", "cause"), _present(FAILS).items())
     def test_fails(self, name: str, cause: str) -> None:
         """A broken, truncated or bomb-like file is an ImageError with its position, path and cause."""
-        with pytest.raises(ImageError, match=cause) as caught:
-            load_image(_odd(name), position=7)
+        with pytest.raises(ImageError) as caught:
+            load_image(ODD_IMAGES / name, position=7)
+        assert cause in caught.value.cause
         assert caught.value.position == 7
-        assert caught.value.name == str(ODD / name)
+        assert caught.value.name == str(ODD_IMAGES / name)
 
     def test_no_image(self) -> None:
         """A text file is an ImageError that says which formats are read."""
-        with pytest.raises(ImageError, match="no picture that can be read: expected JPEG, PNG"):
-            load_image(_odd("LICENSE.Pillow"))
+        with pytest.raises(ImageError, match="JPEG2000"):
+            load_image(ODD_IMAGES / "LICENSE.Pillow")
 
     def test_what_they_show(self) -> None:
         """Lab, CMYK, grey and turned versions of Pillow's hopper show nearly the same image."""
-        straight = np.asarray(load_image(_odd("hopper_gray.jpg")).convert("L")).astype(float)
-        for name in ("hopper.Lab.tif", "hopper_orientation_6.jpg", "hopper_orientation_8.webp"):
-            shown = np.asarray(load_image(_odd(name)).convert("L")).astype(float)
+        straight = np.asarray(load_image(ODD_IMAGES / "hopper_gray.jpg").convert("L")).astype(float)
+        for name in {"hopper.Lab.tif", "hopper_orientation_6.jpg", "hopper_orientation_8.webp"} & PRESENT:
+            shown = np.asarray(load_image(ODD_IMAGES / name).convert("L")).astype(float)
             correlation = np.corrcoef(straight.ravel(), shown.ravel())[0, 1]
             assert correlation > 0.98, f"{name}: correlation {correlation:.3f}"
 
     def test_transparent_files_are_white_there(self) -> None:
         """The transparent corners of a PNG and a WebP are white."""
-        for name in ("transparent.png", "transparent.webp"):
-            assert load_image(_odd(name)).getpixel((0, 0)) == (255, 255, 255)
+        for name in {"transparent.png", "transparent.webp"} & PRESENT:
+            assert load_image(ODD_IMAGES / name).getpixel((0, 0)) == (255, 255, 255)
 
 
 class TestGivenAs:
@@ -186,32 +186,33 @@ class TestGivenAs:
     @pytest.mark.parametrize(
         ("item", "cause"),
         [
-            (np.zeros((4, 4, 3), np.float32), r"array of float32 \(4, 4, 3\): expected uint8"),
-            (np.zeros((4, 4), bool), r"array of bool \(4, 4\)"),
-            (np.zeros((3, 8, 8), np.uint8), r"\(3, 8, 8\).*The channels stand first"),
-            (np.zeros((4, 4, 2), np.uint8), r"\(4, 4, 2\): expected uint8"),
-            (np.zeros((1, 4, 4, 3), np.uint8), r"\(1, 4, 4, 3\): expected uint8"),
-            (np.zeros(4, np.uint8), r"\(4,\): expected uint8"),
-            (np.zeros((0, 4, 3), np.uint8), "4 x 0 pixels"),
-            (Image.new("RGB", (0, 3)), "0 x 3 pixels"),
-            (b"", "is empty"),
-            (io.BytesIO(b""), "is empty"),
-            (io.StringIO("text"), "gives str when read: expected bytes"),
-            ("", "is an empty path"),
-            ("a\0b", "is no usable path"),
-            ("/nowhere/x.jpg", "there is no such file"),
-            ("https://example.org/cat.jpg", "there is no such file"),
-            (Path(__file__).parent, "is a folder"),
-            ("/dev/zero", "is no regular file"),
-            (None, "is of type NoneType: expected a path"),
-            (7, "is of type int"),
-            ([b"x"], "is of type list"),
+            (np.zeros((4, 4, 3), np.float32), "float32"),
+            (np.zeros((4, 4), bool), "bool"),
+            (np.zeros((3, 8, 8), np.uint8), "transpose"),
+            (np.zeros((4, 4, 2), np.uint8), r"\(4, 4, 2\)"),
+            (np.zeros((1, 4, 4, 3), np.uint8), r"\(1, 4, 4, 3\)"),
+            (np.zeros(4, np.uint8), r"\(4,\)"),
+            (np.zeros((0, 4, 3), np.uint8), "4 x 0"),
+            (Image.new("RGB", (0, 3)), "0 x 3"),
+            (b"", "empty"),
+            (io.BytesIO(b""), "empty"),
+            (io.StringIO("text"), r"\bstr\b"),
+            ("", "empty"),
+            ("a\0b", "null byte"),
+            ("/nowhere/x.jpg", "no such file"),
+            ("https://example.org/cat.jpg", "no such file"),
+            (Path(__file__).parent, "folder"),
+            ("/dev/zero", "regular"),
+            (None, "NoneType"),
+            (7, r"\bint\b"),
+            ([b"x"], r"\blist\b"),
         ],
     )
     def test_what_is_no_image(self, item: Any, cause: str) -> None:
         """What cannot be an image is an ImageError that says what came."""
-        with pytest.raises(ImageError, match=cause) as caught:
+        with pytest.raises(ImageError) as caught:
             load_image(item, position=3)
+        assert re.search(cause, caught.value.cause)
         assert caught.value.position == 3
 
     def test_names_in_messages(self, tmp_path: Path) -> None:
@@ -222,10 +223,11 @@ class TestGivenAs:
         assert caught.value.name == str(tmp_path / "x.jpg")
         with pytest.raises(ImageError) as caught:
             load_image(b"none")
-        assert str(caught.value).startswith("picture 0 (bytes): is no picture")
+        assert caught.value.name == "bytes"
+        assert "bytes" in str(caught.value)
         with pytest.raises(ImageError) as caught:
             load_image(os.fsdecode(b"/nowhere/\xff.jpg"))
-        assert str(caught.value).encode().startswith(b"picture 0 (/nowhere/\\udcff.jpg)")
+        assert b"/nowhere/\\udcff.jpg" in str(caught.value).encode()
 
     def test_unreadable_file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """A file without read permission is an ImageError that says so."""
@@ -236,14 +238,14 @@ class TestGivenAs:
             raise PermissionError(13, "Permission denied")
 
         monkeypatch.setattr(Path, "open", refuse)  # root may read everything, so chmod would not do
-        with pytest.raises(ImageError, match="cannot be read: Permission denied"):
+        with pytest.raises(ImageError, match="Permission"):
             load_image(path)
 
     def test_closed_file(self) -> None:
         """A file object that was closed is an ImageError."""
         file = io.BytesIO(b"x")
         file.close()
-        with pytest.raises(ImageError, match="cannot be read: I/O operation on closed file"):
+        with pytest.raises(ImageError, match=r"\bclosed\b"):
             load_image(file)
 
     def test_a_given_image_is_not_changed(self) -> None:
@@ -257,7 +259,7 @@ class TestGivenAs:
     def test_truncated_file_opened_by_the_caller(self) -> None:
         """A PIL image that was opened but not loaded, of a truncated file, is an ImageError too."""
         data = _encoded(Image.fromarray(_noise(64, 64, 3)), "JPEG")
-        with pytest.raises(ImageError, match="truncated or damaged JPEG"):
+        with pytest.raises(ImageError, match="truncated"):
             load_image(Image.open(io.BytesIO(data[: len(data) // 2])))
 
 
@@ -273,7 +275,7 @@ class TestLimits:
                 if fits:
                     load_image(item, limits=limits)
                 else:
-                    with pytest.raises(ImageError, match=r"5 x 5 pixels are 0\.0 megapixels, above the limit"):
+                    with pytest.raises(ImageError, match="5 x 5"):
                         load_image(item, limits=limits)
 
     @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000"])
@@ -285,7 +287,7 @@ class TestLimits:
             pytest.fail("the picture was decoded")
 
         monkeypatch.setattr(ImageFile.ImageFile, "load", decoded)
-        with pytest.raises(ImageError, match="50 x 50 pixels"):
+        with pytest.raises(ImageError, match="50 x 50"):
             load_image(data, limits=ImageLimits(max_pixels=2499))
 
     @pytest.mark.parametrize("side", [8001, 9500, 13_000, 20_000, 60_000])
@@ -295,7 +297,7 @@ class TestLimits:
         chunk = b"IHDR" + pixels
         png = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
         png += struct.pack(">I", 4) + b"IDAT" + b"\0" * 4 + struct.pack(">I", zlib.crc32(b"IDAT" + b"\0" * 4))
-        with pytest.raises(ImageError, match=f"{side} x {side} pixels are .* above the limit of 64"):
+        with pytest.raises(ImageError, match=f"{side} x {side}"):
             load_image(png)
 
     def test_limit_can_be_raised_above_pillows(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -311,7 +313,7 @@ class TestLimits:
         (tmp_path / "x.png").write_bytes(data)
         for item in (lambda: data, lambda: tmp_path / "x.png", lambda: io.BytesIO(data)):
             load_image(item(), limits=ImageLimits(max_bytes=len(data)))
-            with pytest.raises(ImageError, match="MiB are above the limit"):
+            with pytest.raises(ImageError, match="max_bytes"):
                 load_image(item(), limits=ImageLimits(max_bytes=len(data) - 1))
 
     def test_large_file_is_not_read(self, tmp_path: Path) -> None:
@@ -319,18 +321,18 @@ class TestLimits:
         path = tmp_path / "huge.jpg"
         path.touch()
         os.truncate(path, 2**40)
-        with pytest.raises(ImageError, match=r"1048576\.0 MiB are above the limit of 64"):
+        with pytest.raises(ImageError, match=r"1048576\.0"):
             load_image(path)
 
     def test_endless_file_object(self) -> None:
         """A file object that never ends is read up to the limit and refused."""
-        with open("/dev/zero", "rb") as file, pytest.raises(ImageError, match="above the limit of"):  # noqa: PTH123
+        with open("/dev/zero", "rb") as file, pytest.raises(ImageError, match="max_bytes"):  # noqa: PTH123
             load_image(file, limits=ImageLimits(max_bytes=10**6))
 
     @pytest.mark.parametrize("name", ["max_pixels", "max_bytes"])
     def test_limits_are_checked(self, name: str) -> None:
         """A limit below 1 is an InputError."""
-        with pytest.raises(InputError, match="at least 1"):
+        with pytest.raises(InputError, match=name):
             ImageLimits(**{name: 0})
 
 
@@ -405,7 +407,7 @@ class TestColour:
     @pytest.mark.parametrize("values", [[[0, 65536]], [[-1, 5]]])
     def test_32_bit_integers(self, values: list[list[int]]) -> None:
         """Integers outside of 16 bits have no known range: ImageError, not a clipped image."""
-        with pytest.raises(ImageError, match="expected 0 to 65535"):
+        with pytest.raises(ImageError, match="65535"):
             load_image(Image.fromarray(np.array(values, np.int32)))
 
     def test_floats(self) -> None:
@@ -552,15 +554,15 @@ class TestDamage:
 
     def test_formats_that_run_programs_are_not_opened(self) -> None:
         """PostScript, which Pillow hands to Ghostscript, is refused."""
-        with pytest.raises(ImageError, match="no picture that can be read"):
+        with pytest.raises(ImageError, match="JPEG2000"):
             load_image(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n")
 
     def test_truncated_files_stay_errors_elsewhere(self) -> None:
         """Pillow's switch for truncated files is not touched."""
         before = ImageFile.LOAD_TRUNCATED_IMAGES
-        for name in FAILS:
+        for name in _present(FAILS):
             with pytest.raises(ImageError):
-                load_image(ODD / name)
+                load_image(ODD_IMAGES / name)
         assert ImageFile.LOAD_TRUNCATED_IMAGES is before is False
 
 
@@ -571,9 +573,10 @@ def test_draft_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load_image(_encoded(Image.fromarray(_noise(64, 64, 3)), "JPEG")).size == (64, 64)
 
 
-def test_warnings_of_others_pass() -> None:
+def test_warnings_of_others_pass(tmp_path: Path) -> None:
     """Pillow's warnings stay visible to whoever uses Pillow itself, before and after our decoding."""
-    path = _odd("hopper_bad_exif.jpg")
+    path = tmp_path / "damaged_exif.jpg"
+    Image.new("RGB", (8, 8)).save(path, exif=b"Exif\0\0II*\0\x08\0\0\0damaged")
     for _ in range(2):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")

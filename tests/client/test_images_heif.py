@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
-from twinspire.errors import ImageError
+from twinspire.errors import ImageError, InputError
 from twinspire.images import ImageLimits, formats, load_image
 from twinspire.ingest.files import read_file
 from twinspire.ingest.metadata import image_metadata
@@ -91,5 +91,5 @@ def test_a_file_of_3_gib_is_refused_unread(tmp_path: Path, monkeypatch: pytest.M
         raise AssertionError("the file was opened")
 
     monkeypatch.setattr(Path, "open", never)
-    with pytest.raises(Exception, match="above the limit"):
+    with pytest.raises(InputError, match="max_bytes"):
         read_file(path, ImageLimits())

@@ -60,8 +60,9 @@ def test_one(preprocessor: Preprocessor) -> None:
     pixels = preprocessor.one(_image(9))
     assert pixels.shape == (8, 8, 3)
     assert pixels.flags.writeable
-    with pytest.raises(ImageError, match=r"picture 5 \(bytes\)"):
+    with pytest.raises(ImageError) as caught:
         preprocessor.one(b"none", 5)
+    assert (caught.value.position, caught.value.name) == (5, "bytes")
 
 
 def test_none(preprocessor: Preprocessor) -> None:
@@ -77,8 +78,9 @@ def test_first_error_in_order(preprocessor: Preprocessor) -> None:
     items: list[Any] = [_image(shade) for shade in range(40)]
     items[7], items[8], items[30] = _image(0)[:45], b"none", None
     for _ in range(5):
-        with pytest.raises(ImageError, match=r"picture 7 .*damaged PNG"):
+        with pytest.raises(ImageError) as caught:
             preprocessor.many(items)
+        assert caught.value.position == 7
 
 
 def test_skip(preprocessor: Preprocessor) -> None:
@@ -174,7 +176,7 @@ def test_the_same_object_many_times() -> None:
     file = io.BytesIO(_image(5))
     pixels, errors = preprocessor.many_or_skip([file, file])
     assert _shades(pixels) == [5]
-    assert [error.cause for error in errors] == ["is empty: expected an encoded picture"]
+    assert ["empty" in error.cause for error in errors] == [True]
 
 
 @pytest.mark.parametrize(
@@ -192,7 +194,7 @@ def test_the_same_object_many_times() -> None:
 def test_one_image_instead_of_a_list(preprocessor: Preprocessor, items: Any) -> None:
     """One image where a list is due is an InputError, not an image for each letter or row."""
     for call in (preprocessor.many, preprocessor.many_or_skip, lambda given: preprocessor.stream(given, batch=2)):
-        with pytest.raises(InputError, match="expected a list of pictures"):
+        with pytest.raises(InputError, match="list"):
             call(items)
 
 
@@ -205,9 +207,9 @@ def test_an_array_of_images_is_a_list(preprocessor: Preprocessor) -> None:
 @pytest.mark.parametrize("threads", [0, -1])
 def test_threads_are_checked(threads: int) -> None:
     """Fewer than one thread is an InputError, and so is a batch of none."""
-    with pytest.raises(InputError, match="at least 1"):
+    with pytest.raises(InputError, match="threads"):
         Preprocessor(SETTINGS, threads=threads)
-    with pytest.raises(InputError, match="batch 0"):
+    with pytest.raises(InputError, match="batch"):
         Preprocessor(SETTINGS).stream([], batch=0)
 
 

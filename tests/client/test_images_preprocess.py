@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import random
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,12 +13,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
+from support.data import PHOTOS, PREPROCESSED
 from twinspire.bundle import ImageSettings
 from twinspire.images import Preprocessor
 from twinspire.images.geometry import fit, fit_window, resized_size
 from twinspire_eval.scenes import Split, draw_scene, sample_scenes
 
-DATA = Path(__file__).parents[3] / "shared" / "data"
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 RESAMPLE = {"bilinear": 2, "bicubic": 3, "lanczos": 1}  # Pillow's numbers, which transformers' configurations use
 
@@ -106,9 +105,8 @@ def test_all_settings(
 
 def test_coco() -> None:
     """Photographs, from JPEG files, come out as from transformers: largest difference 0."""
-    paths = sorted((DATA / "coco" / "images").glob("*.jpg"))
-    if not paths:
-        pytest.skip(f"no photographs at {DATA / 'coco' / 'images'}")
+    paths = sorted(PHOTOS.glob("*.jpg"))
+    assert len(paths) >= 8
     pixels = Preprocessor(CLIP, threads=2).many(paths)
     for path, came in zip(paths, pixels, strict=True):
         with Image.open(path) as image:
@@ -129,11 +127,9 @@ def test_scenes(chosen: ImageSettings) -> None:
 
 def test_openai_vector() -> None:
     """The published output of OpenAI CLIP's preprocessing comes out after normalising: largest difference 0."""
-    folder = DATA / "vectors" / "preprocess"
-    if not folder.is_dir():
-        pytest.skip(f"no reference vectors at {folder}")
-    expected = np.load(folder / "expected_preprocessed_image.npy")  # (1, 3, 224, 224) float32
-    pixels = Preprocessor(CLIP).one(folder / "franz-kafka.jpg")
+    with np.load(PREPROCESSED / "expected_preprocessed_image.npz") as file:
+        expected = file["pixels"]  # (1, 3, 224, 224) float32
+    pixels = Preprocessor(CLIP).one(PREPROCESSED / "franz-kafka.jpg")
     mean, std = np.array(MEAN, np.float32), np.array(STD, np.float32)
     came = ((pixels.astype(np.float32) / np.float32(255) - mean) / std).transpose(2, 0, 1)[None]
     restored = np.rint((expected[0].transpose(1, 2, 0) * std + mean) * 255)

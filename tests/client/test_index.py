@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import re
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 import twinspire.index
+from support.arrays import random_vectors
 from twinspire.errors import (
     EmbeddingError,
     IndexLockedError,
@@ -26,12 +29,7 @@ from twinspire.index.schema import SCHEMA_VERSION
 
 SPACE = "5" * 64
 DIM = 8
-
-
-def unit(count: int, dim: int = DIM, seed: int = 0) -> NDArray[np.float32]:
-    """Draw unit vectors."""
-    vectors = np.random.default_rng(seed).standard_normal((count, dim)).astype(np.float32)
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+unit = partial(random_vectors, dim=DIM)
 
 
 def items(count: int, prefix: str = "p") -> list[Item]:
@@ -103,8 +101,8 @@ def test_search_agrees_with_numpy(
     """The k best in float64 are the k found, scores within 1e-5, equal ones in order, whatever is kept."""
     distinct, start = min(distinct, count), min(start, count)  # the rest are duplicates
     chance = np.random.default_rng(seed)
-    vectors = unit(distinct, dim, seed)[chance.integers(0, distinct, count)].astype(dtype)
-    asked, order = unit(queries, dim, seed + 1), chance.permutation(count)
+    vectors = unit(distinct, seed, dim=dim)[chance.integers(0, distinct, count)].astype(dtype)
+    asked, order = unit(queries, seed + 1, dim=dim), chance.permutation(count)
     allowed = None if keep is None else chance.random(count) < keep
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(flat, "_BLOCK_BYTES", block_bytes)
@@ -151,13 +149,13 @@ def test_an_empty_index_and_an_empty_batch_give_empty_lists(index: Index) -> Non
 @pytest.mark.parametrize("k", [0, -1, 1.5, True, "3"])
 def test_k_must_be_a_whole_number_from_one(index: Index, k: object) -> None:
     """Any other k is an InputError that shows it."""
-    with pytest.raises(InputError, match="whole number from 1 up"):
+    with pytest.raises(InputError, match=re.escape(repr(k))):
         index.search(unit(1), k=k, space=SPACE)  # type: ignore[arg-type]
 
 
 def test_another_space_is_refused(index: Index) -> None:
     """Neither add nor search takes embeddings of another space; the message says what to do."""
-    with pytest.raises(SpaceMismatchError, match="another space"):
+    with pytest.raises(SpaceMismatchError, match=r"\bbundle\b"):
         index.add(unit(1), items(1), space="6" * 64)
     with pytest.raises(SpaceMismatchError):
         index.search(unit(1), space="6" * 64)
@@ -190,7 +188,7 @@ def bad(what: str) -> object:
 @pytest.mark.parametrize("what", ["float64", "list", "rank", "dim"])
 def test_embeddings_of_the_wrong_form_are_refused(index: Index, what: str) -> None:
     """Shape and dtype are named with what was expected; nothing is added."""
-    with pytest.raises(EmbeddingError, match=r"must be a numpy array of shape \(N, 8\), float32"):
+    with pytest.raises(EmbeddingError, match=r"\(N, 8\)"):
         index.add(bad(what), items(3), space=SPACE)  # type: ignore[arg-type]
     with pytest.raises(EmbeddingError):
         index.search(bad(what), space=SPACE)  # type: ignore[arg-type]
@@ -200,7 +198,7 @@ def test_embeddings_of_the_wrong_form_are_refused(index: Index, what: str) -> No
 @pytest.mark.parametrize("what", ["nan", "infinite", "long", "zero"])
 def test_a_vector_that_is_no_unit_vector_is_refused_with_its_position(index: Index, what: str) -> None:
     """Not finite or more than 1e-3 off length 1: the error names position 1; nothing is added."""
-    with pytest.raises(EmbeddingError, match="the one at position 1"):
+    with pytest.raises(EmbeddingError, match="position 1"):
         index.add(bad(what), items(3), space=SPACE)  # type: ignore[arg-type]
     assert len(index) == 0
 
@@ -215,7 +213,7 @@ def test_a_length_within_the_tolerance_is_taken_as_it_is(index: Index) -> None:
 
 def test_items_and_embeddings_must_be_as_many(index: Index) -> None:
     """A missing item is an InputError, and nothing is added."""
-    with pytest.raises(InputError, match="2 items and 3 embeddings"):
+    with pytest.raises(InputError, match=r"\b3\b"):
         index.add(unit(3), items(2), space=SPACE)
     assert len(index) == 0
 
@@ -288,7 +286,7 @@ def test_a_reader_cannot_add(index: Index) -> None:
 
 def test_there_is_one_writer(index: Index) -> None:
     """A second writer is refused at once; after the first has closed it is let in."""
-    with pytest.raises(IndexLockedError, match="one writer at a time"):
+    with pytest.raises(IndexLockedError, match=str(os.getpid())):
         Index.open(index.path, mode="write")
     index.close()
     Index.open(index.path, mode="write").close()
@@ -305,7 +303,7 @@ def test_a_closed_index_says_so(index: Index) -> None:
         lambda: index.stats(),
         lambda: len(index),
     ):
-        with pytest.raises(IndexStoreError, match="is closed"):
+        with pytest.raises(IndexStoreError, match=r"\bclosed\b"):
             call()
 
 
@@ -366,7 +364,7 @@ def test_an_index_needs_a_space_and_a_dimension(tmp_path: Path, space: str, dim:
 
 def test_an_unknown_mode_is_refused(index: Index) -> None:
     """There is no third way to open an index."""
-    with pytest.raises(InputError, match="'read' or 'write'"):
+    with pytest.raises(InputError, match="mode"):
         Index.open(index.path, mode="r")  # type: ignore[arg-type]
 
 
@@ -374,5 +372,6 @@ def test_without_faiss_the_error_names_the_extra(index: Index, monkeypatch: pyte
     """Searching needs FAISS; where it is missing the message says how to get it. Adding does not."""
     monkeypatch.setitem(sys.modules, "faiss", None)
     index.add(unit(1), items(1), space=SPACE)
-    with pytest.raises(MissingDependencyError, match=r"\.\[cpu\]"):
+    with pytest.raises(MissingDependencyError) as caught:
         index.search(unit(1), space=SPACE)
+    assert (caught.value.package, caught.value.extra) == ("faiss-cpu", "cpu")

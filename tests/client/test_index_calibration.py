@@ -61,6 +61,7 @@ def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(snapshots, "TAIL_ROWS", 500)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("clusters", [0, 200])
 @pytest.mark.parametrize("kind", ["ivf", "ivf,sq8", "ivf,pq12x4", "ivf,pq12", "hnsw", "hnsw,sq8", "pca32,flat"])
 def test_images_alone_are_found_by_queries_across_a_gap(kind: str, clusters: int, tmp_path: Path) -> None:

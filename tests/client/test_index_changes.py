@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +13,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from twinspire.errors import IndexStoreError, InputError, TwinspireError
+from support.arrays import random_vectors
+from twinspire.errors import EmbeddingError, IndexStoreError, InputError, SpaceMismatchError
 from twinspire.index import Index, Item, ItemKind, VectorType, state
 from twinspire.stores.filters.filter import Filter
 
 SPACE = "5" * 64
 DIM = 16
-
-
-def unit(count: int, seed: int = 0) -> NDArray[np.float32]:
-    """Draw unit vectors."""
-    vectors = np.random.default_rng(seed).standard_normal((count, DIM)).astype(np.float32)
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+unit = partial(random_vectors, dim=DIM)
 
 
 def items(count: int) -> list[Item]:
@@ -78,13 +75,13 @@ def test_changes_are_what_readers_search_before_and_after_compaction(index: Inde
 def test_an_unknown_id_is_named(index: Index) -> None:
     """Get, vectors and update name it."""
     for call in (lambda: index.get([1, 77]), lambda: index.vectors([77]), lambda: index.update(77, caption="x")):
-        with pytest.raises(InputError, match="has no item 77"):
+        with pytest.raises(InputError, match=r"\b77\b"):
             call()
 
 
 def test_what_is_no_item_is_refused(index: Index) -> None:
     """A str in place of an item is named with its position, and nothing is added."""
-    with pytest.raises(InputError, match=r"at position 1 is 'b\.jpg'"):
+    with pytest.raises(InputError, match="position 1"):
         index.add(unit(2), [Item("/a", ItemKind.IMAGE), "b.jpg"], space=SPACE)  # type: ignore[list-item]
     assert len(index) == 30
 
@@ -98,12 +95,13 @@ def test_what_is_no_filter_is_refused(index: Index) -> None:
         lambda: index.matching([1], None),  # type: ignore[arg-type]
         lambda: index.remove_where(None),  # type: ignore[arg-type]
         lambda: index.remove_where(""),
-        lambda: index.search(unit(1), space=SPACE, kind="picture"),
     ):
-        with pytest.raises(InputError, match=r"filter|kind"):
+        with pytest.raises(InputError, match="filter"):
             call()
+    with pytest.raises(InputError, match="kind"):
+        index.search(unit(1), space=SPACE, kind="picture")
     for ids in ("12", [1.5], [True], [-1], 5, [2**63]):
-        with pytest.raises(InputError, match=r"whole number|list of ids"):
+        with pytest.raises(InputError, match=r"\bids?\b"):
             index.get(ids)  # type: ignore[arg-type]
     assert len(index) == 30
 
@@ -111,17 +109,17 @@ def test_what_is_no_filter_is_refused(index: Index) -> None:
 def test_an_update_that_cannot_be_is_refused(index: Index) -> None:
     """Another's uri and content, a vector without its space, of another space or length, and what no item may have."""
     before = index.get([3])
-    with pytest.raises(InputError, match="item 4 has both"):
+    with pytest.raises(InputError, match="item 4"):
         index.update(2, uri="/p/4.jpg", content_hash="h4")
-    for change, error in (
-        ({"embedding": unit(1)[0]}, "needs the space"),
-        ({"embedding": unit(1)[0], "space": "6" * 64}, "cannot be compared"),
-        ({"embedding": unit(1)[0] * 2, "space": SPACE}, "has length 2"),
-        ({"embedding": unit(2), "space": SPACE}, "one embedding, got 2"),
-        ({"uri": ""}, "non-empty str"),
-        ({"metadata": {"x": float("nan")}}, "what JSON can hold"),
+    for change, error, word in (
+        ({"embedding": unit(1)[0]}, InputError, "space"),
+        ({"embedding": unit(1)[0], "space": "6" * 64}, SpaceMismatchError, "bundle"),
+        ({"embedding": unit(1)[0] * 2, "space": SPACE}, EmbeddingError, "length 2"),
+        ({"embedding": unit(2), "space": SPACE}, InputError, r"\b2\b"),
+        ({"uri": ""}, InputError, "uri"),
+        ({"metadata": {"x": float("nan")}}, InputError, "JSON"),
     ):
-        with pytest.raises(TwinspireError, match=error):
+        with pytest.raises(error, match=word):
             index.update(3, **change)  # type: ignore[arg-type]
     assert index.get([3]) == before
     assert index.update(3, content_hash="h4").content_hash == "h4"  # of another uri
@@ -133,7 +131,7 @@ def test_an_update_that_cannot_be_is_refused(index: Index) -> None:
 def test_find_takes_one_thing(index: Index) -> None:
     """None or two are refused."""
     for given in ({}, {"uri": "/a", "under": "/b"}):
-        with pytest.raises(InputError, match="find takes one of uri, content_hash, under"):
+        with pytest.raises(InputError, match="content_hash"):
             index.find(**given)
 
 
@@ -154,7 +152,7 @@ def test_words_find_captions_and_file_names(index: Index) -> None:
     assert index.search_text('"no" AND "17"') == []
     index.remove([17])
     assert index.search_text('"红色"') == []
-    with pytest.raises(InputError, match="full text"):
+    with pytest.raises(InputError, match="SQLite"):
         index.search_text('"')
 
 
@@ -338,5 +336,5 @@ def test_a_reader_overtaken_by_a_compaction_follows(index: Index, monkeypatch: p
         index.remove([3])
         index.compact()
         (index.path / "vectors-4.f32").unlink()
-        with pytest.raises(IndexStoreError, match=r"has lost its vector file vectors-4\.f32"):
+        with pytest.raises(IndexStoreError, match=r"vectors-4\.f32"):
             len(reader)

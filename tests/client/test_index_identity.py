@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
+from support.arrays import random_vectors
 from twinspire.errors import IndexStoreError, InputError
 from twinspire.index import BundleReference, Index, Item, ItemKind
 
 SPACE, DIM = "5" * 64, 8
-
-
-def unit(count: int) -> NDArray[np.float32]:
-    """Draw unit vectors."""
-    vectors = np.random.default_rng(0).standard_normal((count, DIM)).astype(np.float32)
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+unit = partial(random_vectors, dim=DIM)
 
 
 def copies(count: int) -> list[Item]:
@@ -62,7 +58,7 @@ def test_an_update_cannot_make_two_items_the_same(tmp_path: Path) -> None:
     with Index.create(tmp_path / "index", space=SPACE, dim=DIM) as index:
         index.add(unit(3), [*copies(2), Item("/c", ItemKind.IMAGE, content_hash="other")], space=SPACE)
         assert index.update(2, content_hash="same").content_hash == "same"
-        with pytest.raises(InputError, match="0"):
+        with pytest.raises(InputError, match="item 0"):
             index.update(2, uri="/0/a.jpg")
         assert index.get([2])[0].uri == "/c"
         assert index.update(2, caption="no change of identity").caption == "no change of identity"

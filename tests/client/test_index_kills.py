@@ -1,4 +1,4 @@
-"""Writers that are killed with readers beside them, in a short form; `kill_writers.py --kills 1000` is the long one."""
+"""Writers that are killed with readers beside them; `kill_writers.py --kills 1000` does it longer."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def kill(times: int) -> dict[str, int]:
     return found
 
 
-@pytest.mark.parametrize("times", [15, pytest.param(200, marks=pytest.mark.slow)])
-def test_killed_writers_lose_nothing_while_readers_search(times: int) -> None:
+@pytest.mark.slow
+def test_killed_writers_lose_nothing_while_readers_search() -> None:
     """What was acknowledged is there, a change under way whole or undone, and no reader finds anything wrong."""
-    found = kill(times)
-    assert found["kills"] == times
-    assert found["changes acknowledged"] > times
-    assert found["searches"] > times
+    found = kill(100)
+    assert found["kills"] == 100
+    assert found["changes acknowledged"] > 100
+    assert found["searches"] > 100

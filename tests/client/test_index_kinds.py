@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from support.arrays import unit
 from twinspire.errors import IndexStoreError, InputError
 from twinspire.index.ann import AnnIndex, Code, Family, IndexSpec, Scheme, Selection, Speed, ann_index, choose, predict
 from twinspire.index.ann.batching import GatheringThread, Searching
@@ -34,11 +35,6 @@ KINDS = [
     "pca48,ivf,pq12",
     "ivf,pq15",  # 15 parts of 64 numbers: OPQ makes 60 of them
 ]
-
-
-def unit(array: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the rows at length 1."""
-    return array / np.linalg.norm(array, axis=1, keepdims=True)
 
 
 @pytest.fixture(scope="module")
@@ -107,37 +103,37 @@ def test_every_kind_that_can_be_made_reads_back(
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("text", "word"),
     [
-        "",
-        "lsh",
-        "pca64",
-        "ivf,pq",
-        "ivf,pq16x5",
-        "hnsw,pq8",
-        "flat,sq8",
-        "hnsw,nlist=5",
-        "ivf,m=8",
-        "pca0,ivf",
-        "ivf,sq8,pq8",
-        "ivf,nlist=0",
-        "ivf,nlist=3,nlist=4",
-        "pca32,cagra",
-        "cagra,sq8",
-        "hnsw,m=1",
-        "ivf,speed=9",
+        ("", "flat"),
+        ("lsh", "lsh"),
+        ("pca64", "pca64"),
+        ("ivf,pq", "'pq'"),
+        ("ivf,pq16x5", "pq16"),
+        ("hnsw,pq8", "codes"),
+        ("flat,sq8", "codes"),
+        ("hnsw,nlist=5", "option nlist"),
+        ("ivf,m=8", "option m"),
+        ("pca0,ivf", "pca0"),
+        ("ivf,sq8,pq8", "'pq8'"),
+        ("ivf,nlist=0", "option nlist"),
+        ("ivf,nlist=3,nlist=4", "'nlist=4'"),
+        ("pca32,cagra", "pca32"),
+        ("cagra,sq8", "codes"),
+        ("hnsw,m=1", "option m"),
+        ("ivf,speed=9", "'speed=9'"),
     ],
 )
-def test_unknown_kind_is_an_error(text: str) -> None:
+def test_unknown_kind_is_an_error(text: str, word: str) -> None:
     """What is no kind is refused with what was expected."""
-    with pytest.raises(InputError, match=r"expected|cannot hold|no option|must be|needs parts"):
+    with pytest.raises(InputError, match=word):
         IndexSpec.parse(text)
 
 
-@pytest.mark.parametrize("text", ["pca64,ivf", "pca32,ivf,pq48", "ivf,pq65"])
-def test_kind_that_vectors_do_not_suit_is_an_error(text: str) -> None:
+@pytest.mark.parametrize(("text", "number"), [("pca64,ivf", 64), ("pca32,ivf,pq48", 48), ("ivf,pq65", 65)])
+def test_kind_that_vectors_do_not_suit_is_an_error(text: str, number: int) -> None:
     """A projection that shortens nothing and more parts than numbers are refused."""
-    with pytest.raises(InputError, match=r"(64|32) numbers"):
+    with pytest.raises(InputError, match=rf"\b{number}\b"):
         IndexSpec.parse(text).check(DIM)
 
 
@@ -146,7 +142,7 @@ def test_too_few_vectors_are_an_error(
     text: str, least: str, data: tuple[NDArray[np.float32], NDArray[np.float32]]
 ) -> None:
     """A kind says how many vectors it needs."""
-    with pytest.raises(InputError, match=f"at least {least} vectors"):
+    with pytest.raises(InputError, match=f" {least} "):
         AnnIndex.build(IndexSpec.parse(text), data[0][:40])
 
 
@@ -220,7 +216,7 @@ def test_file_of_something_else_is_an_error(tmp_path: Path) -> None:
     """What FAISS cannot read is an IndexStoreError that names the file."""
     path = tmp_path / "other.faiss"
     path.write_bytes(b"nothing that FAISS wrote")
-    with pytest.raises(IndexStoreError, match=r"other\.faiss holds no index"):
+    with pytest.raises(IndexStoreError, match=r"other\.faiss"):
         AnnIndex.read(path, IndexSpec.parse("ivf"))
 
 
@@ -258,6 +254,7 @@ def test_more_results_than_there_are_come_as_none(
     assert np.isneginf(scores[:, 300:]).all()
 
 
+@pytest.mark.slow
 def test_equal_seeds_give_equal_indexes(data: tuple[NDArray[np.float32], NDArray[np.float32]]) -> None:
     """Two builds with one seed find the same; another seed has other lists."""
     vectors, queries = data
@@ -285,7 +282,7 @@ def test_recall_out_of_reach_is_an_error(data: tuple[NDArray[np.float32], NDArra
     """Codes of 4 bits for 64 numbers cannot reach 0.999, and it says how far they come."""
     vectors, queries = data
     ann = AnnIndex.build(IndexSpec.parse("ivf,pq1x4"), vectors)
-    with pytest.raises(InputError, match=r"finds at most 0\.\d+"):
+    with pytest.raises(InputError, match=r"\b0\.\d{4}\b"):
         tuned(ann, vectors, queries, exactly(vectors, queries, K)[0].astype(np.float32), 0.999)
 
 

@@ -6,24 +6,20 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
+from support.arrays import random_vectors
 from twinspire.index import Index, Item, ItemKind, flat
 from twinspire.index.ann import AnnIndex, IndexSpec
 from twinspire.index.faiss_support import computing_with, faiss_library
 from twinspire.index.parallel import search_threads, shared
 
 DIM = 32
-
-
-def drawn(count: int, seed: int = 0) -> NDArray[np.float32]:
-    """Draw unit vectors."""
-    vectors = np.random.default_rng(seed).standard_normal((count, DIM), dtype=np.float32)
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+drawn = partial(random_vectors, dim=DIM)
 
 
 def recorded_threads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -138,6 +134,7 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "mode"), [("flat", "read"), ("ivf", "write"), ("ivf,pq8x4", "read"), ("hnsw", "write")]
 )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
 import os
 import shutil
 import threading
@@ -17,58 +15,25 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from twinspire.errors import EngineError, ImageError, InputError, SpaceMismatchError
-from twinspire.images import ImageLimits
+from support.data import hash_of
+from support.fakes import FakeClient
+from twinspire.errors import EngineError, InputError, SpaceMismatchError
 from twinspire.index import Index
 from twinspire.ingest import FailedImage, add_images, find_images
 
 SPACE = "a" * 64
-SIZE = 8
-
-
-class FakeClient:
-    """Encodes an image to its mean colour and a constant, L2-normalised; remembers what it decoded."""
-
-    space = SPACE
-    dim = 4
-    limits = ImageLimits()
-
-    def __init__(self) -> None:
-        self.decoded: list[bytes | Path] = []
-        self.encoded = 0
-        self.towers = SimpleNamespace(encode_images=self.encode)
-
-    def preprocess(self, items: list[bytes | Path], *, on_error: str) -> tuple[NDArray[np.uint8], list[ImageError]]:
-        """Resize what Pillow can open."""
-        assert on_error == "skip"
-        rows, errors = [np.zeros((0, SIZE, SIZE, 3), np.uint8)], []
-        for position, item in enumerate(items):
-            self.decoded.append(item)
-            try:
-                with Image.open(io.BytesIO(item) if isinstance(item, bytes) else item) as image:
-                    rows.append(np.asarray(image.convert("RGB").resize((SIZE, SIZE)))[None])
-            except OSError as error:
-                errors.append(ImageError(position, str(item), f"is no picture: {type(error).__name__}"))
-        return np.concatenate(rows), errors
-
-    def encode(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return (N, 4) float32."""
-        self.encoded += len(pixels)
-        means = pixels.reshape(len(pixels), -1, 3).mean(axis=1)
-        vectors = np.concatenate([means, np.full((len(pixels), 1), 128.0)], axis=1)
-        return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
 
 
 @pytest.fixture
 def client() -> Any:
     """Make a fake client."""
-    return FakeClient()
+    return FakeClient(SPACE)
 
 
 @pytest.fixture
 def index(tmp_path: Path) -> Index:
     """Make an empty index, open for writing."""
-    return Index.create(tmp_path / "index", space=SPACE, dim=4)
+    return Index.create(tmp_path / "index", space=SPACE, dim=3)
 
 
 @pytest.fixture
@@ -105,11 +70,12 @@ def test_a_named_file_is_taken_whatever_its_name_and_only_once(photos: Path, mon
 def test_a_path_without_images_is_an_error_that_names_it(photos: Path, tmp_path: Path) -> None:
     """Nothing there, an empty folder beside a full one, no path at all."""
     (tmp_path / "empty" / "deep").mkdir(parents=True)
-    with pytest.raises(InputError, match=r"no file or folder .*nowhere"):
+    with pytest.raises(InputError, match="nowhere"):
         find_images([photos, tmp_path / "nowhere"])
-    with pytest.raises(InputError, match=r"empty has no picture in it: expected files ending in .*\.jpg"):
+    with pytest.raises(InputError, match=r"\.jpg") as caught:
         find_images([photos, tmp_path / "empty"])
-    with pytest.raises(InputError, match="no path was given"):
+    assert str(tmp_path / "empty") in str(caught.value)
+    with pytest.raises(InputError, match="path"):
         find_images([])
 
 
@@ -120,7 +86,7 @@ def test_every_image_is_added_and_found(index: Index, client: Any, photos: Path)
     assert (report.added, report.already, report.failed) == (20, 0, [])
     assert steps == [3] * 6 + [2]
     pixels, _ = client.preprocess(list(files), on_error="skip")
-    hits = index.search(client.encode(pixels), k=1, space=SPACE)
+    hits = index.search(client.encode_pixels(pixels), k=1, space=SPACE)
     assert [hit[0].uri for hit in hits] == [str(file) for file in files]
 
 
@@ -185,8 +151,8 @@ def test_files_that_fail_are_listed_and_do_not_stop_the_rest(index: Index, clien
     assert report.added == 20
     assert sorted(report.failed) == sorted(
         [
-            FailedImage(photos / "bad1.png", "is no picture: UnidentifiedImageError"),
-            FailedImage(photos / "bad2.png", "is no picture: UnidentifiedImageError"),
+            FailedImage(photos / "bad1.png", "is no picture"),
+            FailedImage(photos / "bad2.png", "is no picture"),
             FailedImage(photos / "below", "is no regular file"),
             FailedImage(photos / "gone.png", "cannot be read: No such file or directory"),
             FailedImage(photos / "pipe.png", "is no regular file"),
@@ -209,9 +175,9 @@ def test_an_error_of_the_towers_stops_the_run_and_its_thread(index: Index, clien
     """What was encoded before is written; a second run adds the rest."""
 
     def fail(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        if client.encoded >= 6:
+        if client.encoded_images >= 6:
             raise EngineError("broken")
-        return client.encode(pixels)
+        return client.encode_pixels(pixels)
 
     client.towers.encode_images = fail
     before = threading.active_count()
@@ -220,14 +186,9 @@ def test_an_error_of_the_towers_stops_the_run_and_its_thread(index: Index, clien
     assert threading.active_count() == before
     assert len(index) == 6
     assert len(client.decoded) <= 6 + 2 * 3, "decoded far ahead"
-    client.towers.encode_images = client.encode
+    client.towers.encode_images = client.encode_pixels
     report = add_images(index, client, find_images([photos]), batch=2)
     assert (report.added, report.already) == (14, 6)
-
-
-def hash_of(path: Path) -> str:
-    """Return the SHA-256 of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 class Watched:
@@ -276,7 +237,7 @@ class Rendezvous(Watched):
     def encode(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Encode."""
         self._at("encode")
-        return self._client.encode(pixels)
+        return self._client.encode_pixels(pixels)
 
     def add(self, *arguments: Any, **options: Any) -> Any:
         """Write."""
@@ -301,7 +262,7 @@ def test_a_slow_index_holds_everything_before_it_back(index: Index, client: Any,
     def add(*arguments: Any, **options: Any) -> Any:
         if not seen:
             for _ in range(40):  # until nothing moves any more
-                before = (len(client.decoded), client.encoded)
+                before = (len(client.decoded), client.encoded_images)
                 time.sleep(0.05)
                 if seen and before == seen[-1]:
                     break
@@ -351,7 +312,7 @@ def test_an_error_of_any_stage_reaches_the_caller_and_ends_the_rest(
     if stage == "decode":
         client.preprocess = failing(client.preprocess)
     elif stage == "encode":
-        client.towers.encode_images = failing(client.encode)
+        client.towers.encode_images = failing(client.encode_pixels)
     else:
         name = "known_hashes" if stage == "read" else "add"
         setattr(target, name, failing(getattr(index, name)))
@@ -364,5 +325,5 @@ def test_an_error_of_any_stage_reaches_the_caller_and_ends_the_rest(
 
 def test_a_batch_holds_a_file_at_least(index: Index, client: Any) -> None:
     """A batch of none is an InputError."""
-    with pytest.raises(InputError, match="must be 1 or more, got 0"):
+    with pytest.raises(InputError, match="batch"):
         add_images(index, client, [], batch=0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,8 +14,9 @@ from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 from PIL import Image
 
+from support.arrays import random_vectors, unit
+from support.fakes import FakeClient
 from twinspire.errors import InputError
-from twinspire.images import ImageLimits
 from twinspire.index import Index, ItemKind
 from twinspire.ingest import Captions, Sidecars, add_images, add_texts, find_images, fuse
 
@@ -24,47 +24,17 @@ SPACE = "c" * 64
 DIM = 8
 
 
-def unit(rows: NDArray[Any]) -> NDArray[np.float32]:
-    """Normalise (N, D)."""
-    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
-
-
 def vector_of(text: str) -> NDArray[np.float32]:
     """Return a unit vector that depends on the text alone."""
-    return unit(np.random.default_rng(sum(text.encode())).normal(size=(1, DIM)))[0]
-
-
-class FakeClient:
-    """Encodes an image to its colour's vector and a text to its own."""
-
-    space, dim = SPACE, DIM
-    limits = ImageLimits()
-
-    def __init__(self) -> None:
-        self.encoded: list[str] = []
-        self.towers = SimpleNamespace(encode_images=self.encode)
-
-    def preprocess(self, items: list[bytes], *, on_error: str) -> Any:
-        """Take the first pixel."""
-        import io
-
-        rows = [np.asarray(Image.open(io.BytesIO(item)).convert("RGB"))[:1, :1] for item in items]
-        return np.array(rows, np.uint8).reshape(-1, 1, 1, 3), []
-
-    def encode(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return (N, D)."""
-        return np.array([vector_of(f"colour {row.ravel().tolist()}") for row in pixels])
-
-    def encode_texts(self, texts: list[str]) -> NDArray[np.float32]:
-        """Return (N, D)."""
-        self.encoded += texts
-        return np.array([vector_of(text) for text in texts])
+    return random_vectors(1, sum(text.encode()), dim=DIM)[0]
 
 
 @pytest.fixture
 def client() -> Any:
     """Make a fake client."""
-    return FakeClient()
+    return FakeClient(
+        SPACE, dim=DIM, image_vector=lambda pixels: vector_of(f"colour {pixels[0, 0].tolist()}"), text_vector=vector_of
+    )
 
 
 @pytest.fixture
@@ -136,39 +106,43 @@ def test_sidecars_are_text_files_beside_the_images(photos: Path) -> None:
     assert sidecars.of(photos / "a.png") == ["a cat", "asleep"]
     assert sidecars.of(photos / "c.png") == ["this"]
     assert sidecars.of(photos / "b.png") == ()
-    with pytest.raises(InputError, match="is not UTF-8"):
+    with pytest.raises(InputError, match="UTF-8"):
         sidecars.of(photos / "below" / "b.png")
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "message"),
+    ("name", "content", "place", "word"),
     [
-        ("a.csv", "picture,caption\na.png\n", "line 2 has another number of cells"),
-        ("a.csv", "photo,words\na.png,x\n", "line 2 has the columns photo, words: expected one of"),
-        ("a.csv", "picture,caption\n", "has no captions in it"),
-        ("a.csv", 'picture,caption\na.png,"x\n', "is no CSV"),
-        ("a.jsonl", '{"image": "a.png"}\n', "line 1 has the columns image: expected one of"),
-        ("a.jsonl", '{"image": 3, "caption": "x"}\n', "got picture 3 and caption 'x': expected texts"),
-        ("a.jsonl", "[1]\n", "expected an object such as"),
-        ("a.jsonl", "nonsense\n", "line 1 is no JSON"),
-        ("a.json", '{"images": []}', "no file of captions in COCO's form"),
-        ("a.json", '{"images": [], "annotations": [{"image_id": 1, "caption": "x"}]}', "COCO's form"),
-        ("a.json", "3", "no file of captions"),
-        ("a.xml", "<a/>", r"expected a name ending in \.json"),
+        ("a.csv", "picture,caption\na.png\n", "line 2", "cells"),
+        ("a.csv", "photo,words\na.png,x\n", "line 2", "photo"),
+        ("a.csv", "picture,caption\n", "a.csv", "captions"),
+        ("a.csv", 'picture,caption\na.png,"x\n', "a.csv", "CSV"),
+        ("a.jsonl", '{"image": "a.png"}\n', "line 1", "columns"),
+        ("a.jsonl", '{"image": 3, "caption": "x"}\n', "a.jsonl", "'x'"),
+        ("a.jsonl", "[1]\n", "a.jsonl", "object"),
+        ("a.jsonl", "nonsense\n", "line 1", "JSON"),
+        ("a.json", '{"images": []}', "a.json", "COCO"),
+        ("a.json", '{"images": [], "annotations": [{"image_id": 1, "caption": "x"}]}', "a.json", "COCO"),
+        ("a.json", "3", "a.json", "objects"),
+        ("a.xml", "<a/>", "a.xml", ".jsonl"),
     ],
 )
-def test_a_file_that_holds_no_captions_is_refused(tmp_path: Path, name: str, content: str, message: str) -> None:
+def test_a_file_that_holds_no_captions_is_refused(
+    tmp_path: Path, name: str, content: str, place: str, word: str
+) -> None:
     """The message names the place and says what is expected."""
     (tmp_path / name).write_text(content)
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError) as caught:
         Captions.read(tmp_path / name)
+    assert place in str(caught.value)
+    assert word in str(caught.value)
 
 
 def test_a_missing_file_of_captions_is_said(tmp_path: Path) -> None:
     """So is a folder and a file that is not UTF-8."""
     (tmp_path / "latin.csv").write_bytes(b"picture,caption\na.png,caf\xe9\n")
-    for path, message in (("no.csv", "there is no file"), (".", "cannot be read"), ("latin.csv", "is not UTF-8")):
-        with pytest.raises(InputError, match=message):
+    for path, word in (("no.csv", r"no\.csv"), (".", "directory"), ("latin.csv", "UTF-8")):
+        with pytest.raises(InputError, match=word):
             Captions.read(tmp_path / path)
 
 
@@ -211,7 +185,7 @@ def test_captions_alone_leave_the_vectors_as_they_are(index: Index, client: Any,
     """Without a weight nothing is encoded but images."""
     captions = Captions({"a.png": ["one"]}, folder=Path("/"))
     assert add_images(index, client, [photos / "a.png"], captions=captions).captioned == 1
-    assert client.encoded == []
+    assert client.encoded_texts == []
     (hits,) = index.search(vector_of("colour [0, 10, 10]")[None], k=1, space=SPACE)
     assert (hits[0].caption, hits[0].score) == ("one", pytest.approx(1, abs=1e-6))
 
@@ -233,20 +207,20 @@ def test_fused_vectors_are_unit_and_between(a: NDArray[np.float32], b: NDArray[n
 @pytest.mark.parametrize("weight", [0, 1, -0.1, 1.5, float("nan"), "0.3", True])
 def test_a_weight_that_is_none_is_refused(index: Index, client: Any, photos: Path, weight: Any) -> None:
     """Before anything is read."""
-    with pytest.raises(InputError, match="must be above 0 and below 1"):
+    with pytest.raises(InputError, match=r"\bweight\b"):
         add_images(index, client, [photos / "a.png"], captions=Sidecars(), fuse_captions=weight)
     assert len(index) == 0
 
 
 def test_fusing_needs_captions(index: Index, client: Any, photos: Path) -> None:
     """A weight without a source is an InputError."""
-    with pytest.raises(InputError, match="where there are captions"):
+    with pytest.raises(InputError, match=r"\bcaptions\b"):
         add_images(index, client, [photos / "a.png"], fuse_captions=0.3)
 
 
 def test_opposite_vectors_have_no_mean() -> None:
     """At a weight of a half they cancel each other out, which is said."""
-    with pytest.raises(InputError, match="cancel each other out"):
+    with pytest.raises(InputError, match="cancel"):
         fuse(np.eye(1, DIM, dtype=np.float32), -np.eye(1, DIM, dtype=np.float32), 0.5)
 
 
@@ -258,7 +232,7 @@ def test_lines_of_a_file_become_items_of_kind_text(index: Index, client: Any, tm
     steps: list[int] = []
     report = add_texts(index, client, [path], batch=batch, on_progress=steps.append)
     assert (report.added, report.already, report.failed, sum(steps)) == (4, 0, [], 4)
-    assert sorted(client.encoded) == ["a dog", "a red cat", "红猫"]
+    assert sorted(client.encoded_texts) == ["a dog", "a red cat", "红猫"]
     (hits,) = index.search(vector_of("红猫")[None], k=3, space=SPACE)
     assert (hits[0].uri, hits[0].kind, hits[0].caption) == (f"{path}#3", ItemKind.TEXT, "红猫")
     assert hits[0].metadata == {"name": "lines.txt", "folder": str(tmp_path), "line": 3}
@@ -286,11 +260,11 @@ def test_lines_keep_their_items_when_a_file_is_edited_or_moved(index: Index, cli
     path.write_text("one\ntwo\nthree\ntwo\n")
     add_texts(index, client, [path])
     before = {words: number for number, words in lines_of(index, path).values()}
-    client.encoded.clear()
+    client.encoded_texts.clear()
     path.write_text("zero\none\ntwo\nTHREE\ntwo\n")
     report = add_texts(index, client, [path], batch=2)
     assert (report.added, report.changed, report.removed, report.already) == (2, 3, 1, 0)
-    assert sorted(client.encoded) == ["THREE", "zero"]
+    assert sorted(client.encoded_texts) == ["THREE", "zero"]
     after = lines_of(index, path)
     assert [words for _, words in after.values()] == ["zero", "one", "two", "THREE", "two"]
     assert after[2] == (before["one"], "one")
@@ -312,7 +286,7 @@ def test_the_same_line_in_two_files_is_two_items(index: Index, client: Any, tmp_
         path.write_text("the same words")
     assert add_texts(index, client, paths[:2]).added == 2
     assert add_texts(index, client, paths).added == 1
-    assert client.encoded == ["the same words"]
+    assert client.encoded_texts == ["the same words"]
     assert len({number for path in paths for number, _ in lines_of(index, path).values()}) == 3
 
 
@@ -328,15 +302,15 @@ def test_a_text_file_that_cannot_be_used_is_refused(index: Index, client: Any, t
     """Not there, a folder, not UTF-8, empty, none at all, a path for a list."""
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
     (tmp_path / "empty.txt").write_text(" \n\n")
-    for paths, message in (
-        ([tmp_path / "no.txt"], "cannot be read: No such file"),
-        ([tmp_path], "cannot be read: Is a directory"),
-        ([tmp_path / "latin.txt"], "is not UTF-8"),
-        ([tmp_path / "empty.txt"], "has no words in it"),
-        ([], "no path was given"),
-        (tmp_path / "empty.txt", "Put it in a list"),
+    for paths, word in (
+        ([tmp_path / "no.txt"], r"no\.txt"),
+        ([tmp_path], "directory"),
+        ([tmp_path / "latin.txt"], "UTF-8"),
+        ([tmp_path / "empty.txt"], r"empty\.txt"),
+        ([], "path"),
+        (tmp_path / "empty.txt", "list"),
     ):
-        with pytest.raises(InputError, match=message):
+        with pytest.raises(InputError, match=word):
             add_texts(index, client, paths)  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="must be 1 or more, got 0"):
+    with pytest.raises(InputError, match="batch"):
         add_texts(index, client, [tmp_path / "empty.txt"], batch=0)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import shutil
 import sys
 import threading
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,9 +15,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from support.fakes import FakeClient
 from twinspire.cli import main
-from twinspire.errors import ImageError
-from twinspire.images import ImageLimits
 from twinspire.index import Index, StoredItem, VectorType
 from twinspire.ingest import Captions, FolderEvent, Sidecars, add_images, find_images, sync, watch
 
@@ -33,40 +30,15 @@ def vector_of(*values: float) -> NDArray[np.float32]:
     return np.asarray(row / np.linalg.norm(row), np.float32)
 
 
-class FakeClient:
-    """Encodes an image by its first pixel and a text by its letters; counts both."""
-
-    space, dim, limits = SPACE, DIM, ImageLimits()
-
-    def __init__(self) -> None:
-        self.decoded = 0
-        self.towers = SimpleNamespace(encode_images=self.encode)
-
-    def preprocess(self, items: list[Any], *, on_error: str) -> tuple[NDArray[np.uint8], list[ImageError]]:
-        """Take the first pixel of what Pillow can open."""
-        rows, errors = [], []
-        for position, item in enumerate(items):
-            self.decoded += 1
-            try:
-                with Image.open(io.BytesIO(item) if isinstance(item, bytes) else item) as image:
-                    rows.append(np.asarray(image.convert("RGB"))[:1, :1])
-            except OSError:
-                errors.append(ImageError(position, "bytes", "is no picture"))
-        return np.array(rows, np.uint8).reshape(-1, 1, 1, 3), errors
-
-    def encode(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return (N, 6) float32."""
-        return np.array([vector_of(*row.ravel().tolist()) for row in pixels], np.float32).reshape(-1, DIM)
-
-    def encode_texts(self, texts: list[str]) -> NDArray[np.float32]:
-        """Return (N, 6) float32."""
-        return np.array([vector_of(*text.encode()) for text in texts])
-
-
 @pytest.fixture
 def client() -> Any:
     """Make a fake client."""
-    return FakeClient()
+    return FakeClient(
+        SPACE,
+        dim=DIM,
+        image_vector=lambda pixels: vector_of(*pixels[0, 0]),
+        text_vector=lambda text: vector_of(*text.encode()),
+    )
 
 
 @pytest.fixture
@@ -97,7 +69,7 @@ def test_each_copy_has_its_own_caption_and_metadata(index: Index, client: Any, p
     (photos / "shop.csv").write_text("path,caption,price\na/summer.jpg,a beach,10\nb/winter.jpg,snow,20\n")
     said = Captions.read(photos / "shop.csv")
     report = add_images(index, client, find_images([photos]), captions=said)
-    assert (report.added, report.already, report.captioned, client.decoded) == (2, 0, 2, 1)
+    assert (report.added, report.already, report.captioned, len(client.decoded)) == (2, 0, 2, 1)
     found = {path.name: item_at(index, path) for path in find_images([photos])}
     assert {name: (item.caption, item.metadata["price"]) for name, item in found.items()} == {
         "summer.jpg": ("a beach", 10),
@@ -115,9 +87,9 @@ def test_a_copy_of_what_the_index_has_is_not_decoded(index: Index, client: Any, 
     with Index.create(photos / "half", space=SPACE, dim=DIM, dtype=VectorType.FLOAT16) as half:
         for target in (index, half):
             add_images(target, client, [first])
-            before = client.decoded
+            before = len(client.decoded)
             assert add_images(target, client, [second]).added == 1
-            assert client.decoded == before
+            assert len(client.decoded) == before
             np.testing.assert_array_equal(*target.vectors([item_at(target, first).id, item_at(target, second).id]))
 
 
@@ -128,10 +100,10 @@ def test_copies_with_captions_mixed_in_have_vectors_of_their_own(index: Index, c
     shutil.copy(first, third)
     said = Captions({"summer.jpg": ["warm"], "winter.jpg": ["cold"], "c.jpg": ["warm"]}, folder=Path("/"))
     report = add_images(index, client, [first, second, third], captions=said, fuse_captions=0.5)
-    assert (report.added, client.decoded) == (3, 2)
+    assert (report.added, len(client.decoded)) == (3, 2)
     vectors = index.vectors([item_at(index, path).id for path in (first, second, third)])
     np.testing.assert_array_equal(vectors[0], vectors[2])
-    picture = client.encode(np.asarray(Image.open(first))[None, :1, :1])[0]
+    picture = client.encode_pixels(np.asarray(Image.open(first))[None])[0]
     for vector, text in zip(vectors, ("warm", "cold", "warm"), strict=True):
         mixed = picture + vector_of(*text.encode())
         np.testing.assert_allclose(vector, mixed / np.linalg.norm(mixed), atol=1e-6)
@@ -155,10 +127,10 @@ def test_copies_that_cannot_be_decoded_all_fail(index: Index, client: Any, photo
     for path in files:
         path.write_text("no picture")
     for batch in (1, 8):
-        before = client.decoded
+        before = len(client.decoded)
         report = add_images(index, client, files, batch=batch)
         assert sorted(report.failed) == sorted((path, "is no picture") for path in files)
-        assert (report.added, client.decoded - before) == (0, 1)
+        assert (report.added, len(client.decoded) - before) == (0, 1)
 
 
 def test_of_several_copies_each_file_keeps_its_id_when_all_are_renamed(index: Index, client: Any, photos: Path) -> None:
@@ -189,7 +161,7 @@ def test_removing_one_copy_removes_only_its_item(index: Index, client: Any, phot
     assert sync(index, client, [photos]).changed == 1
     assert [item_at(index, path).id for path in files] == [number, before]
     np.testing.assert_allclose(
-        index.vectors([number])[0], client.encode(np.asarray(Image.open(files[0]))[None, :1, :1])[0]
+        index.vectors([number])[0], client.encode_pixels(np.asarray(Image.open(files[0]))[None])[0]
     )
 
 
@@ -198,7 +170,7 @@ def test_a_watch_tells_copies_as_added(index: Index, client: Any, photos: Path) 
     stop, events = threading.Event(), list[FolderEvent]()
     watch(index, client, [photos], stop=stop, on_caught_up=stop.set, on_event=events.append, captions=Sidecars())
     assert sorted(f"{event.happened} {event.path.name}" for event in events) == ["added summer.jpg", "added winter.jpg"]
-    assert client.decoded == 1
+    assert len(client.decoded) == 1
 
 
 def test_many_copies_cost_one_look_up_each(index: Index, client: Any, photos: Path) -> None:
@@ -218,7 +190,7 @@ def test_many_copies_cost_one_look_up_each(index: Index, client: Any, photos: Pa
     index.find = counted  # type: ignore[method-assign]
     assert add_images(index, client, copies, batch=8).added == 200
     assert sum("content_hash" in given for given in asked) == 1
-    assert client.decoded == 1
+    assert len(client.decoded) == 1
     assert {item.content_hash for item in find(under=str(photos))} == {hashlib.sha256(source.read_bytes()).hexdigest()}
 
 

@@ -8,56 +8,26 @@ import json
 import sys
 import threading
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from PIL import Image
 
+from support.fakes import FakeClient
 from twinspire.cli import main
 from twinspire.errors import InputError
-from twinspire.images import ImageLimits
 from twinspire.index import Index
 from twinspire.ingest import Captions, FolderEvent, OnConflict, add_images, find_images, watch
 
 SPACE = "d" * 64
 
 
-class FakeClient:
-    """Encodes an image to the direction of its colour, and counts."""
-
-    space, dim = SPACE, 3
-    limits = ImageLimits()
-
-    def __init__(self) -> None:
-        self.encoded = 0
-        self.towers = SimpleNamespace(encode_images=self.encode)
-
-    def preprocess(self, items: list[bytes], *, on_error: str) -> Any:
-        """Take the first pixel."""
-        assert on_error == "skip"
-        rows = [np.asarray(Image.open(io.BytesIO(item)).convert("RGB"))[:1, :1] for item in items]
-        return np.array(rows, np.uint8).reshape(-1, 1, 1, 3), []
-
-    def encode(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return (N, 3)."""
-        self.encoded += len(pixels)
-        rows = pixels.reshape(-1, 3).astype(np.float32)
-        return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), np.float32)
-
-    def encode_texts(self, texts: list[str]) -> NDArray[np.float32]:
-        """Return (N, 3), each the direction of grey."""
-        return np.full((len(texts), 3), 3**-0.5, np.float32)
-
-
 @pytest.fixture
 def client() -> Any:
     """Make a fake client."""
-    return FakeClient()
+    return FakeClient(SPACE)
 
 
 @pytest.fixture
@@ -135,6 +105,7 @@ JSON = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(st.dictionaries(TEXT.map(lambda key: f"_{key}"), JSON, min_size=1))
 def test_values_of_json_stay_what_they_are(tmp_path_factory: pytest.TempPathFactory, said: dict[str, Any]) -> None:
     """Whatever JSON holds, in lines and in a list, with a caption and without."""
@@ -170,29 +141,33 @@ def test_cocos_fields_are_no_metadata(photos: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "message"),
+    ("name", "text", "place", "word"),
     [
         (
             "t.csv",
             "path,price\na.png,3\nb.png,4\n./a.png,5\n",
-            r"line 4 says price = 5 of \./a\.png, but 3 came before",
+            "line 4",
+            "price",
         ),
         (
             "t.json",
             '[{"path": "a", "x": 1}, {"path": "a", "x": true}]',
-            "entry 1 says x = True of a, but 1 came before",
+            "entry 1",
+            "True",
         ),
-        ("t.jsonl", '{"path": "a", "x": [NaN]}', "line 1: metadata must be what JSON can hold"),
-        ("t.jsonl", '{"path": "a", "x": "\\ud800"}', "line 1: metadata must be what JSON can hold"),
-        ("t.csv", "path,price, price\na.png,3,4\n", "line 1 has the column 'price' more than once"),
-        ("t.csv", "path\na.png\n", "line 2 has the columns path: expected one of"),
-        ("t.csv", "path,price\na.png,\n", "has no captions in it, nor anything else"),
+        ("t.jsonl", '{"path": "a", "x": [NaN]}', "line 1", "JSON"),
+        ("t.jsonl", '{"path": "a", "x": "\\ud800"}', "line 1", "JSON"),
+        ("t.csv", "path,price, price\na.png,3,4\n", "line 1", "'price'"),
+        ("t.csv", "path\na.png\n", "line 2", "columns"),
+        ("t.csv", "path,price\na.png,\n", "t.csv", "captions"),
     ],
 )
-def test_metadata_that_cannot_be_is_refused(photos: Path, name: str, text: str, message: str) -> None:
+def test_metadata_that_cannot_be_is_refused(photos: Path, name: str, text: str, place: str, word: str) -> None:
     """Contradictions, what is no JSON, double columns, nothing said: the message names the place."""
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError) as caught:
         table(photos, text, name)
+    assert place in str(caught.value)
+    assert word in str(caught.value)
 
 
 CONFLICTS = {
@@ -244,8 +219,9 @@ def test_the_tables_value_stays_when_the_file_changes_or_moves(index: Index, cli
 
 def test_an_unknown_way_to_solve_conflicts_is_refused(photos: Path) -> None:
     """The message names those that there are."""
-    with pytest.raises(InputError, match="table, file, prefix"):
+    with pytest.raises(InputError) as caught:
         Captions({}, folder=photos, on_conflict="mine")
+    assert all(way in str(caught.value) for way in OnConflict)
 
 
 def test_adding_again_changes_metadata_and_encodes_nothing(index: Index, client: Any, photos: Path) -> None:
@@ -262,7 +238,7 @@ def test_adding_again_changes_metadata_and_encodes_nothing(index: Index, client:
     assert own(index, photos / "b.png") == {"price": 4, "in_stock": False}
     assert index.find(uri=str(photos / "b.png"))[0].caption == "a dog"
     report = add_images(index, client, pictures, captions=again)
-    assert (report.changed, report.already, client.encoded) == (0, 3, 3)
+    assert (report.changed, report.already, client.encoded_images) == (0, 3, 3)
 
 
 def test_a_moved_image_takes_the_metadata_of_its_new_name(index: Index, client: Any, photos: Path) -> None:
@@ -270,7 +246,7 @@ def test_a_moved_image_takes_the_metadata_of_its_new_name(index: Index, client: 
     add_images(index, client, [photos / "a.png"], captions=table(photos, "image,price\na.png,3\n"))
     (photos / "a.png").rename(photos / "z.png")
     report = add_images(index, client, [photos / "z.png"], captions=table(photos, "image,price\nz.png,8\n"))
-    assert (report.changed, client.encoded, own(index, photos / "z.png")) == (1, 1, {"price": 8})
+    assert (report.changed, client.encoded_images, own(index, photos / "z.png")) == (1, 1, {"price": 8})
     assert index.find(uri=str(photos / "z.png"))[0].metadata["name"] == "z.png"
 
 
@@ -296,7 +272,7 @@ def test_a_watch_takes_over_metadata_at_its_start(index: Index, client: Any, pho
     new = table(photos, "image,price,caption\na.png,3,a cat\nb.png,4,\n")
     assert catch_up(new) == ["captioned a.png", "changed b.png"]
     assert (own(index, photos / "a.png"), own(index, photos / "b.png")) == ({"price": 3}, {"price": 4})
-    assert (catch_up(new), client.encoded) == ([], 3)
+    assert (catch_up(new), client.encoded_images) == ([], 3)
 
 
 def test_the_command_line_filters_and_boosts_by_columns(
@@ -329,7 +305,7 @@ def test_the_command_line_filters_and_boosts_by_columns(
         assert found("--boost", f"price = {price}:1.0")[0] == f"{name}.png"
     status, out, err = run(*add, "--fuse-captions", "0.3")
     assert (status, out) == (2, "")
-    assert "--fuse-captions needs captions: shop.csv has metadata alone" in " ".join(err.split())
+    assert "--fuse-captions" in err
     Path("shop.csv").write_text("image,in_stock\na.png,false\n")
     assert run(*add)[0] == 0
     assert found("--where", "in_stock = true") == ["c.png"]

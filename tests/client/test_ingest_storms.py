@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
 import os
 import random
 import shutil
@@ -14,48 +12,18 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
-from PIL import Image
 
-from twinspire.errors import ImageError, InputError
-from twinspire.images import ImageLimits
+from support.data import hash_of
+from support.fakes import FakeClient
+from twinspire.errors import InputError
 from twinspire.index import Index, StoredItem
 from twinspire.ingest import FolderEvent, Happened, Sidecars, add_images, changes, find_images, sync, watch
 
 SPACE = "f" * 64
-DIM = 4
-
-
-class FakeClient:
-    """Encodes an image to its first pixel's colour; counts what it encoded."""
-
-    space, dim, limits = SPACE, DIM, ImageLimits()
-
-    def __init__(self) -> None:
-        self.encoded = 0
-        self.towers = SimpleNamespace(encode_images=self.encode)
-
-    def preprocess(self, items: list[Any], *, on_error: str) -> tuple[NDArray[np.uint8], list[ImageError]]:
-        """Take the first pixel of what Pillow can open."""
-        rows, errors = [], []
-        for position, item in enumerate(items):
-            try:
-                with Image.open(io.BytesIO(item) if isinstance(item, bytes) else item) as image:
-                    rows.append(np.asarray(image.convert("RGB"))[:1, :1])
-            except OSError:
-                errors.append(ImageError(position, "bytes", "is no picture"))
-        return np.array(rows, np.uint8).reshape(-1, 1, 1, 3), errors
-
-    def encode(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return (N, 4) float32."""
-        self.encoded += len(pixels)
-        vectors = np.concatenate([pixels.reshape(-1, 3).astype(np.float32), np.full((len(pixels), 1), 64.0)], axis=1)
-        return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float32)
+DIM = 3
 
 
 def draw(path: Path, number: int) -> None:
@@ -69,7 +37,7 @@ def draw(path: Path, number: int) -> None:
 @pytest.fixture
 def client() -> Any:
     """Make a fake client."""
-    return FakeClient()
+    return FakeClient(SPACE)
 
 
 @pytest.fixture
@@ -148,11 +116,6 @@ def find_images_or_none(folder: Path) -> list[Path]:
     return []
 
 
-def hash_of(path: Path) -> str:
-    """Return the SHA-256 of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 def ids_by_content(index: Index, folder: Path) -> dict[str | None, int]:
     """Return the ids of a folder's items by their content."""
     return {item.content_hash: item.id for item in index.find(under=str(folder))}
@@ -170,7 +133,7 @@ def test_no_id_is_lost_in_a_storm_of_renames(index: Index, client: Any, folder: 
         draw(path, number)
     with Watching(index, client, folder) as watching:
         before = ids_by_content(index, folder)
-        assert (len(before), client.encoded) == (count, count)
+        assert (len(before), client.encoded_images) == (count, count)
         if storm == "names":
             for path in names:
                 path.rename(path.with_name("renamed-" + path.name))
@@ -196,7 +159,7 @@ def test_no_id_is_lost_in_a_storm_of_renames(index: Index, client: Any, folder: 
                 (folder / f"x{number:02}").rename(folder / f"y{number:02}")
         watching.wait_until(watching.in_step)
         assert ids_by_content(index, folder) == before
-        assert client.encoded == count
+        assert client.encoded_images == count
         assert watching.happened(Happened.ADDED)[count:] == watching.happened(Happened.REMOVED) == []
     assert watching.error is None
 
@@ -432,7 +395,7 @@ def deep(folder: Path) -> Iterator[Path]:
 def test_an_overlong_path_is_told_and_the_rest_goes_on(index: Index, client: Any, folder: Path, deep: Path) -> None:
     """In `find_images`, `add_images`, `sync` and `watch`: the folder that cannot be read fails, with its cause."""
     draw(folder / "a.ppm", 1)
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="too long"):
         find_images([folder])
     found = find_images([folder], on_error="skip")
     assert found == [folder / "a.ppm"]
@@ -504,7 +467,7 @@ def test_heic_counts_where_its_reader_is_installed(
     if has_reader:
         assert len(find_images([folder])) == 2
     else:
-        with pytest.raises(InputError, match=r"1 \.heic, 1 \.heif.*\[heif\]"):
+        with pytest.raises(InputError, match=r"\[heif\]"):
             find_images([folder])
 
 
@@ -519,10 +482,10 @@ def test_a_dry_run_says_what_would_be_done(index: Index, client: Any, folder: Pa
     draw(folder / "2.ppm", 20)
     (folder / "3.ppm").unlink()
     draw(folder / "new.ppm", 21)
-    generation, encoded = index.generation, client.encoded
+    generation, encoded = index.generation, client.encoded_images
     events: list[FolderEvent] = []
     planned = sync(index, client, [folder], dry_run=True, on_event=events.append)
-    assert (index.generation, client.encoded) == (generation, encoded)
+    assert (index.generation, client.encoded_images) == (generation, encoded)
     assert all(event.id is None for event in events if event.happened is Happened.ADDED)
     assert sync(index, client, [folder]) == planned
     assert (planned.added, planned.changed, planned.moved, planned.removed, planned.already) == (3, 2, 1, 1, 3)

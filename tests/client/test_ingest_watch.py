@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 import shutil
@@ -10,60 +9,23 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from PIL import Image
 
-from twinspire.errors import ImageError, InputError
-from twinspire.images import ImageLimits
+from support.arrays import unit
+from support.data import hash_of
+from support.fakes import FakeClient
+from twinspire.errors import InputError
 from twinspire.index import Index, Item, ItemKind, StoredItem
 from twinspire.ingest import FolderEvent, Happened, Sidecars, add_images, find_images, watch
 
 SPACE = "d" * 64
-DIM = 4
-
-
-class FakeClient:
-    """Encodes an image to its first pixel's colour and a constant; counts what it encoded."""
-
-    space, dim = SPACE, DIM
-    limits = ImageLimits()
-
-    def __init__(self) -> None:
-        self.encoded = 0
-        self.towers = SimpleNamespace(encode_images=self.encode)
-
-    def preprocess(self, items: list[bytes], *, on_error: str) -> Any:
-        """Take the first pixel of what Pillow can load whole."""
-        rows, errors = [], []
-        for position, item in enumerate(items):
-            try:
-                with Image.open(io.BytesIO(item)) as image:
-                    rows.append(np.asarray(image.convert("RGB"))[:1, :1])
-            except (OSError, SyntaxError):
-                errors.append(ImageError(position, "bytes", "is no picture"))
-        return np.array(rows, np.uint8).reshape(-1, 1, 1, 3), errors
-
-    def encode(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return (N, 4) float32."""
-        self.encoded += len(pixels)
-        return np.array([vector_of(tuple(row.ravel().tolist())) for row in pixels])
-
-    def encode_texts(self, texts: list[str]) -> NDArray[np.float32]:
-        """Return the vector of white for every text."""
-        return np.array([vector_of((255, 255, 255)) for _ in texts])
-
-
-def vector_of(colour: tuple[int, ...]) -> NDArray[np.float32]:
-    """Return a unit vector (4,) for a colour."""
-    row = np.array([*colour, 64], np.float32)
-    return np.asarray(row / np.linalg.norm(row), np.float32)
+DIM = 3
 
 
 def draw(path: Path, shade: int) -> None:
@@ -71,11 +33,6 @@ def draw(path: Path, shade: int) -> None:
     draft = path.with_name(f"{path.name}.part")
     Image.new("RGB", (8, 8), (shade, 255 - shade, 7)).save(draft, format="PNG")
     draft.replace(path)
-
-
-def hash_of(path: Path) -> str:
-    """Return the SHA-256 of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 @pytest.fixture
@@ -155,7 +112,7 @@ class Watching:
 
 def test_new_changed_moved_and_deleted_files_are_followed(index: Index, folder: Path) -> None:
     """Each is told and durable; a changed file and a moved one keep their ids, a changed one gets its new vector."""
-    client: Any = FakeClient()
+    client: Any = FakeClient(SPACE)
     with Watching(index, client, folder) as watching:
         watching.wait_for("added a.png", "added b.png", "added c.png")
         before = held(index, folder)
@@ -165,8 +122,8 @@ def test_new_changed_moved_and_deleted_files_are_followed(index: Index, folder: 
         watching.wait_for("changed a.png")
         after = held(index, folder)
         assert (after["a.png"].id, after["a.png"].content_hash) == (before["a.png"].id, hash_of(folder / "a.png"))
-        np.testing.assert_allclose(index.vectors([after["a.png"].id])[0], vector_of((200, 55, 7)), atol=1e-6)
-        encoded = client.encoded
+        np.testing.assert_allclose(index.vectors([after["a.png"].id])[0], unit((200, 55, 7)), atol=1e-6)
+        encoded = client.encoded_images
         (folder / "b.png").rename(folder / "below" / "moved.png")
         watching.wait_for("moved moved.png")
         (folder / "below").rename(folder / "elsewhere")
@@ -175,7 +132,7 @@ def test_new_changed_moved_and_deleted_files_are_followed(index: Index, folder: 
         assert after["elsewhere/moved.png"].id == before["b.png"].id
         assert after["elsewhere/moved.png"].metadata["folder"] == str(folder / "elsewhere")
         assert after["elsewhere/c.png"].id == before["below/c.png"].id
-        assert client.encoded == encoded, "a moved picture was encoded again"
+        assert client.encoded_images == encoded, "a moved picture was encoded again"
         (folder / "a.png").unlink()
         watching.wait_for("removed a.png")
         shutil.rmtree(folder / "elsewhere")
@@ -189,7 +146,7 @@ def test_a_half_written_file_waits_until_it_is_whole(index: Index, folder: Path)
     data = (folder / "a.png").read_bytes()
     buffer = io.BytesIO()
     Image.effect_noise((64, 64), 90).save(buffer, format="PNG")
-    noise, client = buffer.getvalue(), FakeClient()
+    noise, client = buffer.getvalue(), FakeClient(SPACE)
     with Watching(index, client, folder, settle_s=0.6) as watching:
         watching.wait_for("added a.png", "added b.png", "added c.png")
         with (folder / "slow.png").open("wb") as file:
@@ -209,14 +166,14 @@ def test_a_half_written_file_waits_until_it_is_whole(index: Index, folder: Path)
 
 def test_a_copy_is_an_item_of_its_own(index: Index, folder: Path) -> None:
     """It is added without encoding; when one of the two goes only its item does."""
-    client: Any = FakeClient()
+    client: Any = FakeClient(SPACE)
     with Watching(index, client, folder) as watching:
         watching.wait_for("added a.png", "added b.png", "added c.png")
-        encoded = client.encoded
+        encoded = client.encoded_images
         shutil.copy(folder / "a.png", folder / "copy.png")
         watching.wait_for("added copy.png")
         both = held(index, folder)
-        assert client.encoded == encoded
+        assert client.encoded_images == encoded
         np.testing.assert_array_equal(*index.vectors([both["a.png"].id, both["copy.png"].id]))
         (folder / "a.png").unlink()
         watching.wait_for("removed a.png")
@@ -225,12 +182,12 @@ def test_a_copy_is_an_item_of_its_own(index: Index, folder: Path) -> None:
 
 def test_it_catches_up_with_what_happened_while_nobody_watched(index: Index, folder: Path) -> None:
     """New, changed, moved, swapped and deleted files, told once; only what is new is encoded; then nothing is left."""
-    client: Any = FakeClient()
+    client: Any = FakeClient(SPACE)
     for number in range(4):
         draw(folder / f"swap{number}.png", 100 + number)
     catch_up(index, client, folder)
     before = held(index, folder)
-    client.encoded = 0
+    client.encoded_images = 0
     (folder / "a.png").rename(folder / "below" / "z.png")
     draw(folder / "b.png", 77)
     (folder / "below" / "c.png").unlink()
@@ -242,7 +199,7 @@ def test_it_catches_up_with_what_happened_while_nobody_watched(index: Index, fol
     told = sorted(f"{event.happened} {event.path.name}" for event in events)
     expected = ["added new.png", "changed b.png", "moved swap0.png", "moved swap1.png", "moved z.png", "removed c.png"]
     assert told == expected
-    assert client.encoded == 2
+    assert client.encoded_images == 2
     after = held(index, folder)
     assert after["swap0.png"].id == before["swap1.png"].id
     assert after["swap1.png"].id == before["swap0.png"].id
@@ -288,7 +245,7 @@ def test_whatever_happens_the_index_holds_what_is_there(
 ) -> None:
     """After any changes each file has one item, of its content and with its vector; contents that stay keep ids."""
     base = tmp_path_factory.mktemp("any")
-    folder, client = base / "photos", FakeClient()
+    folder, client = base / "photos", FakeClient(SPACE)
     (folder / "below").mkdir(parents=True)
     draw(folder / "stays.png", 255)
     with Index.create(base / "index", space=SPACE, dim=DIM) as index:
@@ -310,18 +267,18 @@ def test_whatever_happens_the_index_holds_what_is_there(
             for item in items:
                 with Image.open(item.uri) as image:
                     colour = image.getpixel((0, 0))
-                np.testing.assert_allclose(index.vectors([item.id])[0], vector_of(colour), atol=1e-6)  # type: ignore[arg-type]
+                np.testing.assert_allclose(index.vectors([item.id])[0], unit(colour), atol=1e-6)  # type: ignore[arg-type]
     shutil.rmtree(base)
 
 
 def test_what_is_not_the_folders_is_left_alone(index: Index, folder: Path, tmp_path: Path) -> None:
     """Images of elsewhere, texts, and files that `index add` took in spite of their names stay."""
-    client: Any = FakeClient()
+    client: Any = FakeClient(SPACE)
     draw(tmp_path / "outside.png", 150)
     draw(folder / "named.dat", 151)
     add_images(index, client, [tmp_path / "outside.png", folder / "named.dat"])
     text = Item(f"{folder}/lines.txt#1", ItemKind.TEXT, "a line")
-    index.add(vector_of((9, 9, 9))[None], [text], space=SPACE)
+    index.add(unit([(9, 9, 9)]), [text], space=SPACE)
     (tmp_path / "outside.png").unlink()
     catch_up(index, client, folder)
     assert len(index) == 6
@@ -331,7 +288,7 @@ def test_what_is_not_the_folders_is_left_alone(index: Index, folder: Path, tmp_p
 
 def test_an_item_follows_its_file_into_the_folder(index: Index, folder: Path, tmp_path: Path) -> None:
     """An image that was added from elsewhere and then moved here keeps its id, and what others wrote about it."""
-    client: Any = FakeClient()
+    client: Any = FakeClient(SPACE)
     draw(tmp_path / "outside.png", 150)
     add_images(index, client, [tmp_path / "outside.png"])
     (item,) = index.find(uri=str(tmp_path / "outside.png"))
@@ -344,30 +301,30 @@ def test_an_item_follows_its_file_into_the_folder(index: Index, folder: Path, tm
 
 def test_an_empty_folder_removes_nothing(index: Index, folder: Path) -> None:
     """A disk that is not mounted looks the same; the message says what to do if they are gone for good."""
-    client: Any = FakeClient()
+    client: Any = FakeClient(SPACE)
     catch_up(index, client, folder)
     shutil.rmtree(folder)
     folder.mkdir()
-    with pytest.raises(InputError, match=r"the index holds 3 of it: is its disk mounted\? .*twinspire index remove"):
+    with pytest.raises(InputError, match="twinspire index remove"):
         catch_up(index, client, folder)
     assert len(index) == 3
 
 
 def test_a_folder_that_disappears_ends_the_watch_and_removes_nothing(index: Index, folder: Path) -> None:
     """Moved away as a whole it may come back."""
-    client: Any = FakeClient()
+    client: Any = FakeClient(SPACE)
     with Watching(index, client, folder) as watching:
         watching.wait_for("added a.png", "added b.png", "added c.png")
         folder.rename(folder.with_name("away"))
         watching.thread.join(20)
     assert isinstance(watching.error, InputError)
-    assert "is gone: nothing of it was removed" in str(watching.error)
+    assert str(folder) in str(watching.error)
     assert len(index) == 3
 
 
 def test_a_changed_file_that_is_no_image_leaves_its_item(index: Index, folder: Path) -> None:
     """It is told as failed with the id; when it is an image again the item follows."""
-    client: Any = FakeClient()
+    client: Any = FakeClient(SPACE)
     catch_up(index, client, folder)
     number = held(index, folder)["a.png"].id
     (folder / "a.png").write_text("no picture")
@@ -383,7 +340,7 @@ def test_a_file_that_may_not_be_looked_at_is_not_gone(
     index: Index, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Only a file that is certainly not there is removed: here the system refuses to say."""
-    client: Any = FakeClient()
+    client: Any = FakeClient(SPACE)
     catch_up(index, client, folder)
     stat = os.stat
 
@@ -401,33 +358,33 @@ def test_a_file_that_may_not_be_looked_at_is_not_gone(
 
 def test_a_sidecar_gives_and_changes_a_caption(index: Index, folder: Path) -> None:
     """A text file beside an image is seen when it is written; with a weight the vector follows."""
-    client: Any = FakeClient()
+    client: Any = FakeClient(SPACE)
     with Watching(index, client, folder, captions=Sidecars(), fuse_captions=0.5) as watching:
         watching.wait_for("added a.png", "added b.png", "added c.png")
         (folder / "a.txt").write_text("a white thing")
         watching.wait_for("captioned a.png")
         item = held(index, folder)["a.png"]
-        mixed = vector_of((0, 255, 7)) + vector_of((255, 255, 255))
+        mixed = unit((0, 255, 7)) + unit((255, 255, 255))
         assert (item.caption, item.metadata["fused_captions"]) == ("a white thing", 0.5)
         np.testing.assert_allclose(index.vectors([item.id])[0], mixed / np.linalg.norm(mixed), atol=1e-6)
 
 
 @pytest.mark.parametrize(
-    ("folders", "message"),
+    ("folders", "word"),
     [
-        (["nowhere"], "is not there: expected a folder"),
-        (["photos/a.png"], "is no folder: expected a folder"),
-        ([], "no folder was given"),
-        ("photos", "Put it in a list|expected a list"),
-        (["photos", "photos/below"], "is part of another folder"),
+        (["nowhere"], "nowhere"),
+        (["photos/a.png"], r"a\.png"),
+        ([], r"\bfolder\b"),
+        ("photos", "list"),
+        (["photos", "photos/below"], "below"),
     ],
 )
 def test_what_is_no_folder_is_refused(
-    index: Index, folder: Path, monkeypatch: pytest.MonkeyPatch, folders: Any, message: str
+    index: Index, folder: Path, monkeypatch: pytest.MonkeyPatch, folders: Any, word: str
 ) -> None:
     """Before anything is watched."""
     monkeypatch.chdir(folder.parent)
-    client: Any = FakeClient()
-    with pytest.raises(InputError, match=message):
+    client: Any = FakeClient(SPACE)
+    with pytest.raises(InputError, match=word):
         watch(index, client, folders)
     assert len(index) == 0

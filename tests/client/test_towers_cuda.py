@@ -87,17 +87,18 @@ def _warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
 def test_cuda_without_its_onnxruntime_is_an_error(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """`cuda` with the CPU build of onnxruntime raises, says what is there and which extra brings it."""
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
-    with pytest.raises(ProviderError, match=r"cuda is not in this onnxruntime.*\.\[gpu\].*here: cpu"):
+    with pytest.raises(ProviderError, match=r"\[gpu\]") as caught:
         _open(tiny, "cuda")
+    assert all(provider in str(caught.value) for provider in providers.available())
 
 
 @pytest.mark.usefixtures("gpu_packages")
 @pytest.mark.parametrize(
     ("library", "settings", "word"),
     [
-        ("libcuda-that-is-not-here.so.1", {}, "no NVIDIA driver"),
-        (None, {"FAKE_CUDA_INIT": "100"}, "no device"),
-        (None, {"FAKE_CUDA_DEVICES": "0"}, "no device"),
+        ("libcuda-that-is-not-here.so.1", {}, "NVIDIA"),
+        (None, {"FAKE_CUDA_INIT": "100"}, "device"),
+        (None, {"FAKE_CUDA_DEVICES": "0"}, "device"),
         (None, {"FAKE_CUDA_INIT": "803"}, "803"),
     ],
 )
@@ -116,7 +117,7 @@ def test_gpu_packages_without_a_gpu(
         monkeypatch.setenv(name, value)
     with pytest.raises(ProviderError, match=word) as caught:
         _open(tiny, "cuda")
-    assert "Available here: cpu" in str(caught.value)
+    assert all(provider in str(caught.value) for provider in providers.available())
     assert Provider.CUDA not in providers.available()
     with caplog.at_level(logging.INFO, logger="twinspire"):
         towers = _open(tiny, "auto")
@@ -134,8 +135,9 @@ def test_a_provider_that_onnxruntime_drops_is_an_error(tiny: Any, caplog: pytest
     """Where onnxruntime would go on with the CPU alone, `cuda` raises, and `auto` goes on with one warning."""
     if "libonnxruntime_providers_cuda.so" in {path.name for path in Path(onnxruntime.__file__).parent.glob("capi/*")}:
         pytest.skip("this onnxruntime has the provider")
-    with pytest.raises(ProviderError, match=r"dropped the provider cuda for image.fp32.onnx: .*providers_cuda"):
+    with pytest.raises(ProviderError, match="providers_cuda") as caught:
         _open(tiny, "cuda")
+    assert "image.fp32.onnx" in str(caught.value)
     assert _open(tiny, "auto").runtime.provider is not Provider.CUDA
     (warning,) = _warnings(caplog)
     assert "dropped" in warning
@@ -169,8 +171,10 @@ def test_a_session_that_does_not_open_is_an_error(tiny: Any, monkeypatch: pytest
         )
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", fail)
-    with pytest.raises(EngineError, match=r"provider cuda: CUDA failure 35: CUDA driver version is insufficient$"):
+    with pytest.raises(EngineError, match="CUDA driver version is insufficient") as caught:
         _open(tiny, "cuda")
+    assert "cuda_call.cc" not in str(caught.value)
+    assert "hostname" not in str(caught.value)
 
 
 def test_other_failures_keep_their_words() -> None:
@@ -201,6 +205,6 @@ def test_streams_do_not_keep_auto_from_a_gpu(
     assert (towers.runtime.provider, towers.runtime.streams) == (Provider.CUDA, 1)
     assert _warnings(caplog) == []
     assert "streams: 2" in caplog.text
-    with pytest.raises(ProviderError, match="one stream"):
+    with pytest.raises(ProviderError, match=r"\bstreams?\b"):
         _open(tiny, "cuda", streams=2)
     assert _open(tiny, "cpu", streams=2).runtime.streams == 2

@@ -57,8 +57,9 @@ def test_without_onnxruntime_the_extra_is_named(tiny: Any, monkeypatch: pytest.M
     """Where onnxruntime is not installed, any provider, `auto` included, names the extra that brings it."""
     _forget(monkeypatch, "onnxruntime")
     for name in ("auto", *Provider):
-        with pytest.raises(MissingDependencyError, match=r"'onnxruntime'.*\.\[cpu\]"):
+        with pytest.raises(MissingDependencyError) as caught:
             _open(tiny, name)
+        assert (caught.value.package, caught.value.extra) == ("onnxruntime", "cpu")
 
 
 # OpenVINO
@@ -67,16 +68,18 @@ def test_without_onnxruntime_the_extra_is_named(tiny: Any, monkeypatch: pytest.M
 def test_without_the_plugin_the_extra_is_named(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """`openvino` without its package names the extra that brings it."""
     _forget(monkeypatch, "onnxruntime_ep_openvino")
-    with pytest.raises(MissingDependencyError, match=r"onnxruntime-ep-openvino.*\.\[cpu\]"):
+    with pytest.raises(MissingDependencyError) as caught:
         _open(tiny, "openvino")
+    assert (caught.value.package, caught.value.extra) == ("onnxruntime-ep-openvino", "cpu")
 
 
 @pytest.mark.usefixtures("plugin")
 def test_a_plugin_without_a_device_is_an_error(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """`openvino` on a machine that its plugin does not serve raises and says what is there."""
     monkeypatch.setattr(onnxruntime, "get_ep_devices", list)
-    with pytest.raises(ProviderError, match=r"offers no processor here.*Available here: cpu"):
+    with pytest.raises(ProviderError, match="processor") as caught:
         _open(tiny, "openvino")
+    assert all(provider in str(caught.value) for provider in providers.available())
 
 
 @pytest.mark.usefixtures("plugin")
@@ -87,7 +90,7 @@ def test_a_plugin_that_does_not_load_is_an_error(tiny: Any, monkeypatch: pytest.
         raise onnxruntime.capi.onnxruntime_pybind11_state.Fail("wrong ELF class")
 
     monkeypatch.setattr(onnxruntime, "register_execution_provider_library", fail)
-    with pytest.raises(ProviderError, match=r"openvino cannot be loaded \(wrong ELF class\)"):
+    with pytest.raises(ProviderError, match="wrong ELF class"):
         _open(tiny, "openvino")
 
 
@@ -142,14 +145,14 @@ def test_openvino_is_told_the_precision() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("options", "word"),
     [
-        ({"inference_precision": "f16"}, "inference_precision: expected f32, bf16"),
+        ({"inference_precision": "f16"}, "bf16"),
     ],
 )
-def test_other_openvino_options_are_refused(options: dict[str, Any], message: str) -> None:
+def test_other_openvino_options_are_refused(options: dict[str, Any], word: str) -> None:
     """A wrong option is an InputError that says what there is."""
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=word):
         OpenVinoOptions(**options)
 
 
@@ -176,8 +179,9 @@ class _Session:
 def test_heavy_operators_left_to_the_cpu_are_an_error(kind: str) -> None:
     """A provider that leaves the products to the CPU is not used: that is a fallback by another name."""
     session: Any = _Session({"OpenVINOExecutionProvider": ["Add"], "CPUExecutionProvider": [kind, kind, "Shape"]})
-    with pytest.raises(ProviderError, match=rf"openvino does not take 2 {kind} of image.onnx"):
+    with pytest.raises(ProviderError, match=rf"2 {kind}\b") as caught:
         providers._check_assignment(session, Path("image.onnx"), Provider.OPENVINO)
+    assert "image.onnx" in str(caught.value)
 
 
 def test_light_operators_may_stay_on_the_cpu() -> None:
@@ -211,7 +215,7 @@ def test_auto_takes_openvino_where_it_gains(
     )
     tried = list(auto_selection.candidates(tiny.bundle, None, precision))
     assert [candidate.provider for candidate in tried] == expected
-    assert "cuda is not there" in tried[-1].reason
+    assert "cuda" in tried[-1].reason
 
 
 def test_processor_flags_are_read_from_linux(tmp_path: Path) -> None:
@@ -226,7 +230,7 @@ def test_processor_flags_are_read_from_linux(tmp_path: Path) -> None:
 
 def test_an_engine_that_cannot_be_opened_is_an_error(tiny: Any, tmp_path: Path) -> None:
     """A missing engine file is an EngineError that names it, from onnxruntime's own."""
-    with pytest.raises(EngineError, match=r"gone.onnx cannot be opened on the provider cpu") as caught:
+    with pytest.raises(EngineError, match=r"gone\.onnx") as caught:
         providers.open_session(tmp_path / "gone.onnx", Provider.CPU, threads=1, openvino=OpenVinoOptions())
     assert caught.value.__cause__ is not None
     assert tiny.bundle.engine(Tower.IMAGE, Precision.FP32).exists()

@@ -15,6 +15,7 @@ import grpc
 import numpy as np
 import pytest
 
+from support.arrays import noise_images
 from twinspire import TritonTowers
 from twinspire.bundle import Tower
 from twinspire.errors import (
@@ -31,10 +32,6 @@ from twinspire.towers.triton import towers as triton_towers
 
 Start = Callable[..., Any]
 OTHER_SPACE = "f" * 64
-
-
-def _images(count: int) -> np.ndarray:
-    return np.random.default_rng(count).integers(0, 256, (count, 16, 16, 3), np.uint8)
 
 
 def _largest(tiny: Any, found: np.ndarray, images: np.ndarray) -> float:
@@ -73,17 +70,19 @@ def free_port() -> int:
 def test_an_absent_server_is_named(tiny: Any, free_port: int) -> None:
     """Where nobody listens, opening fails after the retries, before the deadline, and names the address."""
     start = time.monotonic()
-    with pytest.raises(ServerUnavailableError, match=rf"127\.0\.0\.1:{free_port} .*refused.*Attempts: 3"):
+    with pytest.raises(ServerUnavailableError, match=rf"127\.0\.0\.1:{free_port}") as caught:
         TritonTowers(f"127.0.0.1:{free_port}", tiny.bundle, max_retries=2, deadline_s=20)
     assert time.monotonic() - start < 5
+    assert "Attempts: 3" in str(caught.value)
 
 
 def test_a_silent_server_is_given_up_at_the_deadline(tiny: Any, silent_port: int) -> None:
     """A server that takes the connection and says nothing costs the deadline and no more."""
     start = time.monotonic()
-    with pytest.raises(ServerUnavailableError, match=rf"127\.0\.0\.1:{silent_port} .*0\.5 s"):
+    with pytest.raises(ServerUnavailableError, match=r"\b0\.5 s\b") as caught:
         TritonTowers(f"127.0.0.1:{silent_port}", tiny.bundle, deadline_s=0.5)
     assert 0.4 < time.monotonic() - start < 2
+    assert f"127.0.0.1:{silent_port}" in str(caught.value)
 
 
 def test_a_server_that_comes_late_is_waited_for(tiny: Any, start_fake: Start, free_port: int) -> None:
@@ -103,11 +102,12 @@ def test_the_deadline_is_of_the_whole_call(tiny: Any, start_fake: Start) -> None
     server = start_fake(hook=lambda *_: time.sleep(0.3))
     with TritonTowers(server.url, tiny.bundle, deadline_s=1.0, in_flight=1) as towers:
         start = time.monotonic()
-        with pytest.raises(ServerUnavailableError, match=rf"{server.url} did not answer .* 1 s"):
-            towers.encode_images(_images(40))
+        with pytest.raises(ServerUnavailableError, match=r"\b1 s\b") as caught:
+            towers.encode_images(noise_images(40))
         assert 0.9 < time.monotonic() - start < 2
+        assert server.url in str(caught.value)
         assert len(server.requests) < 10
-        assert towers.encode_images(_images(4)).shape == (4, 12)
+        assert towers.encode_images(noise_images(4)).shape == (4, 12)
 
 
 def test_nothing_is_repeated_after_the_deadline(tiny: Any, start_fake: Start) -> None:
@@ -117,7 +117,7 @@ def test_nothing_is_repeated_after_the_deadline(tiny: Any, start_fake: Start) ->
         server.hook = _abort_first(10**6)
         start = time.monotonic()
         with pytest.raises(ServerUnavailableError, match="not now"):
-            towers.encode_images(_images(1))
+            towers.encode_images(noise_images(1))
         assert time.monotonic() - start < 1.5
         sent = len(server.requests)
         time.sleep(0.5)
@@ -130,7 +130,7 @@ def test_nothing_is_repeated_after_the_deadline(tiny: Any, start_fake: Start) ->
 def test_what_was_not_available_is_repeated(tiny: Any, start_fake: Start) -> None:
     """Inferences that were refused as UNAVAILABLE are sent again, each row is right, and no other is repeated."""
     server = start_fake(hook=_abort_first(3))
-    images = _images(20)
+    images = noise_images(20)
     with TritonTowers(server.url, tiny.bundle) as towers:
         difference = _largest(tiny, towers.encode_images(images), images)
     assert difference <= 1e-7, f"largest difference {difference:.2e}"
@@ -142,12 +142,12 @@ def test_retries_are_counted(tiny: Any, start_fake: Start) -> None:
     server = start_fake(hook=_abort_first(100))
     for retries in (0, 2):
         server.requests.clear()
-        says = rf"{server.url} .*not now.* Attempts: {retries + 1}"
         with (
             TritonTowers(server.url, tiny.bundle, max_retries=retries) as towers,
-            pytest.raises(ServerUnavailableError, match=says),
+            pytest.raises(ServerUnavailableError, match=f"Attempts: {retries + 1}") as caught,
         ):
-            towers.encode_images(_images(1))
+            towers.encode_images(noise_images(1))
+        assert server.url in str(caught.value)
         assert len(server.requests) == retries + 1
 
 
@@ -160,7 +160,7 @@ def test_retries_begin_anew_after_an_answer(tiny: Any, start_fake: Start) -> Non
             context.abort(grpc.StatusCode.UNAVAILABLE, "not now")
 
     server = start_fake(hook=every_other)
-    images = _images(24)
+    images = noise_images(24)
     with TritonTowers(server.url, tiny.bundle, max_retries=1, in_flight=1) as towers:
         assert _largest(tiny, towers.encode_images(images), images) <= 1e-7
 
@@ -174,9 +174,9 @@ def test_every_status_is_mapped(tiny: Any, start_fake: Start, code: grpc.StatusC
     server = start_fake(hook=_abort_first(100, code))
     with TritonTowers(server.url, tiny.bundle, max_retries=1) as towers:
         with pytest.raises(ServerError, match=server.url) as caught:
-            towers.encode_images(_images(1))
+            towers.encode_images(noise_images(1))
         server.hook = None
-        assert towers.encode_images(_images(1)).shape == (1, 12)
+        assert towers.encode_images(noise_images(1)).shape == (1, 12)
     lost = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.NOT_FOUND}  # a stopping Triton has no model any more
     given_up = {grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED}
     expected = dict.fromkeys({*lost, *given_up}, ServerUnavailableError)
@@ -201,8 +201,8 @@ def test_an_error_cancels_the_rest(tiny: Any, start_fake: Start) -> None:
     server = start_fake(hook=hook)
     with TritonTowers(server.url, tiny.bundle, in_flight=4) as towers:
         start = time.monotonic()
-        with pytest.raises(ServerRefusedError, match="INVALID_ARGUMENT: unexpected shape"):
-            towers.encode_images(_images(40))
+        with pytest.raises(ServerRefusedError, match="INVALID_ARGUMENT"):
+            towers.encode_images(noise_images(40))
         assert time.monotonic() - start < 3
         assert all(cancelled.acquire(timeout=5) for _ in range(3))
     assert len(server.requests) == 4
@@ -217,8 +217,9 @@ def test_a_wrong_answer_is_an_error(tiny: Any, start_fake: Start, wrong_answers:
     with TritonTowers(server.url, tiny.bundle) as towers:
         for what, answer in wrong_answers.items():
             server.hook = lambda server, request, context, answer=answer: answer(server, request)
-            with pytest.raises(EngineError, match=rf"image tower \(tiny_image on {server.url}\) gave .*expected"):
-                pytest.fail(f"{what} was taken: {towers.encode_images(_images(3))}")
+            with pytest.raises(EngineError, match="tiny_image") as caught:
+                pytest.fail(f"{what} was taken: {towers.encode_images(noise_images(3))}")
+            assert server.url in str(caught.value)
 
 
 def test_one_wrong_answer_of_many_spoils_the_call(tiny: Any, start_fake: Start, wrong_answers: dict[str, Any]) -> None:
@@ -229,7 +230,7 @@ def test_one_wrong_answer_of_many_spoils_the_call(tiny: Any, start_fake: Start, 
 
     server = start_fake(hook=hook)
     with TritonTowers(server.url, tiny.bundle) as towers, pytest.raises(EngineError):
-        towers.encode_images(_images(40))
+        towers.encode_images(noise_images(40))
 
 
 # The server's models
@@ -238,47 +239,51 @@ def test_one_wrong_answer_of_many_spoils_the_call(tiny: Any, start_fake: Start, 
 def test_another_space_is_refused(tiny: Any, start_fake: Start) -> None:
     """A server of another space is refused when the towers are opened; both spaces and the address are named."""
     server = start_fake(space=OTHER_SPACE)
-    with pytest.raises(SpaceMismatchError, match=rf"{server.url} is of another space .*'tiny' at "):
+    with pytest.raises(SpaceMismatchError, match=server.url) as caught:
         TritonTowers(server.url, tiny.bundle)
+    assert str(tiny.bundle.path) in str(caught.value)
 
 
 @pytest.mark.parametrize("tower", ["image", "text"])
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "datum"),
     [
-        (lambda config: config.parameters.clear(), "parameter 'space' is missing"),
-        (lambda config: setattr(config, "max_batch_size", 0), "max_batch_size is 0"),
-        (lambda config: setattr(config.output[0], "name", "logits"), "output is .*logits"),
-        (lambda config: config.output[0].dims.append(1), "output is .*expected"),
-        (lambda config: setattr(config.output[0], "data_type", 12), "output is .*FP64.*expected"),
-        (lambda config: setattr(config.input[0], "data_type", 11), "input is .*FP32.*expected"),
-        (lambda config: config.input.add(name="mask"), "input is .*mask.*expected"),
-        (lambda config: config.input[0].dims.append(3), "input is .*expected"),
+        (lambda config: config.parameters.clear(), "space"),
+        (lambda config: setattr(config, "max_batch_size", 0), "max_batch_size"),
+        (lambda config: setattr(config.output[0], "name", "logits"), "logits"),
+        (lambda config: config.output[0].dims.append(1), "12, 1]"),
+        (lambda config: setattr(config.output[0], "data_type", 12), "FP64"),
+        (lambda config: setattr(config.input[0], "data_type", 11), "FP32"),
+        (lambda config: config.input.add(name="mask"), "mask"),
+        (lambda config: config.input[0].dims.append(3), "input"),
     ],
 )
 def test_models_off_the_contract_are_refused(
-    tiny: Any, start_fake: Start, tower: str, change: Callable[[Any], Any], says: str
+    tiny: Any, start_fake: Start, tower: str, change: Callable[[Any], Any], datum: str
 ) -> None:
     """A model without space, batches or the contract's tensors is a ServerError that says what is wrong."""
     server = start_fake()
     change(server.configs[f"tiny_{tower}"])
-    with pytest.raises(ServerError, match=rf"'tiny_{tower}' on {server.url} .*{says}.*twinspire build"):
+    with pytest.raises(ServerError, match=f"tiny_{tower}") as caught:
         TritonTowers(server.url, tiny.bundle)
+    assert server.url in str(caught.value)
+    assert datum in str(caught.value)
 
 
 @pytest.mark.parametrize("lengths", ["", "8", "8,40", "0,20", "8;20", "all"])
 def test_unusable_text_lengths_are_refused(tiny: Any, start_fake: Start, lengths: str) -> None:
     """Text lengths that are neither `ragged` nor end with the bundle's context are a ServerError."""
     server = start_fake(text_lengths=lengths)
-    with pytest.raises(ServerError, match="expected 'ragged' or lengths such as '32,20'"):
+    with pytest.raises(ServerError, match="text_lengths"):
         TritonTowers(server.url, tiny.bundle)
 
 
 def test_a_server_without_the_models_is_refused(tiny: Any, start_fake: Start) -> None:
     """A server that does not know the model is a ServerRefusedError that names it."""
     server = start_fake()
-    with pytest.raises(ServerRefusedError, match=rf"{server.url} .*unknown model: 'nobody_image'"):
+    with pytest.raises(ServerRefusedError, match="nobody_image") as caught:
         TritonTowers(server.url, tiny.bundle, name="nobody")
+    assert server.url in str(caught.value)
 
 
 # Death and return
@@ -287,7 +292,7 @@ def test_a_server_without_the_models_is_refused(tiny: Any, start_fake: Start) ->
 def test_models_that_are_gone_for_a_while_are_waited_for(tiny: Any, start_fake: Start) -> None:
     """Models that were there, are not for a moment and come back, as at a restart, cost a call only time."""
     server = start_fake()
-    images = _images(40)
+    images = noise_images(40)
     with TritonTowers(server.url, tiny.bundle, max_retries=20) as towers:
         configs, server.configs = server.configs, {}
         server.hook = lambda server, request, context: context.abort(grpc.StatusCode.NOT_FOUND, "no available versions")
@@ -314,7 +319,7 @@ def test_models_that_are_being_unloaded_are_waited_for_at_opening(tiny: Any, sta
 
     server.config_hook = unloaded
     with TritonTowers(server.url, tiny.bundle) as towers:
-        assert towers.encode_images(_images(1)).shape == (1, 12)
+        assert towers.encode_images(noise_images(1)).shape == (1, 12)
     assert not left
 
 
@@ -337,7 +342,7 @@ def test_a_death_under_load_gives_errors_and_the_client_works_again(
     """Threads whose server dies get an error in time or the whole right answer; then the same towers work."""
     server = start_fake(hook=lambda *_: time.sleep(0.02))
     relay = relay_to(server)
-    images = _images(40)
+    images = noise_images(40)
     with TritonTowers(relay.url, tiny.bundle, deadline_s=3) as towers:
 
         def load(_: int) -> list[str]:
@@ -366,7 +371,7 @@ def test_a_restart_within_the_retries_is_not_seen(tiny: Any, start_fake: Start, 
     held = Held()
     server = start_fake(hook=held)
     relay = relay_to(server)
-    images = _images(40)
+    images = noise_images(40)
     with TritonTowers(relay.url, tiny.bundle, max_retries=20) as towers, ThreadPoolExecutor(1) as pool:
         call = pool.submit(towers.encode_images, images)
         assert held.under_way.wait(5)
@@ -385,21 +390,21 @@ def test_a_server_of_another_space_in_its_place_is_refused(
     relay = relay_to(start_fake(hook=held))
     other = start_fake(space=OTHER_SPACE)
     with TritonTowers(relay.url, tiny.bundle, max_retries=20, deadline_s=5) as towers, ThreadPoolExecutor(1) as pool:
-        towers.encode_images(_images(1))
+        towers.encode_images(noise_images(1))
         if when == "during a call":
-            call = pool.submit(towers.encode_images, _images(40))
+            call = pool.submit(towers.encode_images, noise_images(40))
             assert held.under_way.wait(5)
         relay.cut()
         if when == "after a failed call":
             monkeypatch.setattr(towers, "_max_retries", 0)
             with pytest.raises(ServerUnavailableError):
-                towers.encode_images(_images(1))
+                towers.encode_images(noise_images(1))
             monkeypatch.setattr(towers, "_max_retries", 20)
         elif when == "while idle":
             monkeypatch.setattr(triton_towers, "_TRUSTED_S", 0.0)
         relay.open(other)
         if when != "during a call":
-            call = pool.submit(towers.encode_images, _images(1))
+            call = pool.submit(towers.encode_images, noise_images(1))
         with pytest.raises(SpaceMismatchError, match=relay.url):
             call.result(20)
     assert not other.requests
@@ -412,13 +417,13 @@ def test_other_settings_after_a_restart_end_the_call(
     held = Held()
     relay = relay_to(start_fake(hook=held))
     other = start_fake(max_batch=3)
-    images = _images(40)
+    images = noise_images(40)
     with TritonTowers(relay.url, tiny.bundle, max_retries=20) as towers, ThreadPoolExecutor(1) as pool:
         call = pool.submit(towers.encode_images, images)
         assert held.under_way.wait(5)
         relay.cut()
         relay.open(other)
-        with pytest.raises(ServerError, match=r"other settings during the call.*max_batch=3.*Repeat"):
+        with pytest.raises(ServerError, match="max_batch=3"):
             call.result(20)
         assert _largest(tiny, towers.encode_images(images), images) <= 1e-7
     assert max(other.rows()) == 3
@@ -429,7 +434,7 @@ def test_looking_again_costs_nothing_while_the_server_answers(tiny: Any, start_f
     server = start_fake()
     with TritonTowers(server.url, tiny.bundle) as towers:
         for _ in range(20):
-            towers.encode_images(_images(1))
+            towers.encode_images(noise_images(1))
     assert server.asked == ["ServerMetadata"]
 
 
@@ -456,7 +461,7 @@ def test_tls_with_both_sides_certificates(tiny: Any, start_fake: Start, certific
     server = start_fake(credentials=credentials)
     right = TlsOptions(root_certificates=chain, client_key=key, client_certificate=chain)
     with TritonTowers(server.url, tiny.bundle, tls=right) as towers:
-        assert towers.encode_images(_images(3)).shape == (3, 12)
+        assert towers.encode_images(noise_images(3)).shape == (3, 12)
         assert towers.statistics(Tower.IMAGE).requests == 12
     for wrong in (TlsOptions(root_certificates=chain), TlsOptions(client_key=key, client_certificate=chain), None):
         with pytest.raises(ServerUnavailableError, match=server.url):

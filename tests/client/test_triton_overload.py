@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from support.arrays import noise_images
 from twinspire import Client, Index, TritonTowers
 from twinspire.errors import ServerOverloadedError, ServerUnavailableError, SpaceMismatchError, TwinspireError
 from twinspire.ingest import add_images
@@ -24,10 +25,6 @@ Start = Callable[..., Any]
 FULL = "[request id: <id_unknown>] Exceeds maximum queue size"
 EXPIRED = "Request timeout expired"
 DEAD = "Stub process 'tiny_image_0_0' is not healthy."
-
-
-def _images(count: int) -> np.ndarray:
-    return np.random.default_rng(count).integers(0, 256, (count, 16, 16, 3), np.uint8)
 
 
 def _largest(tiny: Any, found: np.ndarray, images: np.ndarray) -> float:
@@ -72,7 +69,7 @@ def test_an_overloaded_server_is_asked_until_the_deadline(tiny: Any, start_fake:
         server.hook = _always(grpc.StatusCode.UNAVAILABLE, text)
         start = time.monotonic()
         with pytest.raises(ServerOverloadedError, match=server.url) as caught:
-            towers.encode_images(_images(1))
+            towers.encode_images(noise_images(1))
         assert 1.0 < time.monotonic() - start < 2
     assert isinstance(caught.value, ServerUnavailableError)
     assert 4 <= len(server.requests) <= 12
@@ -83,7 +80,7 @@ def test_one_call_sends_no_more_than_an_overloaded_server_takes(tiny: Any, start
     """A call of many requests gets all its rows from a short queue, each answered once, with few refusals."""
     queue = BoundedQueue(2)
     server = start_fake(hook=queue)
-    images = _images(60)
+    images = noise_images(60)
     with TritonTowers(server.url, tiny.bundle, send_images_singly=True, in_flight=20) as towers:
         assert _largest(tiny, towers.encode_images(images), images) <= 1e-7
     assert queue.answered == Counter(image.tobytes() for image in images)
@@ -98,7 +95,7 @@ def test_a_call_too_large_for_its_deadline_says_overloaded(tiny: Any, start_fake
         TritonTowers(server.url, tiny.bundle, deadline_s=0.4, send_images_singly=True, in_flight=6) as towers,
         pytest.raises(ServerOverloadedError, match=server.url),
     ):
-        towers.encode_images(_images(10))
+        towers.encode_images(noise_images(10))
 
 
 def test_a_call_beside_others_waits_for_a_place(tiny: Any, start_fake: Start) -> None:
@@ -110,7 +107,7 @@ def test_a_call_beside_others_waits_for_a_place(tiny: Any, start_fake: Start) ->
             context.abort(grpc.StatusCode.UNAVAILABLE, FULL)
 
     server = start_fake(hook=hook)
-    images = _images(12)
+    images = noise_images(12)
     with TritonTowers(server.url, tiny.bundle, in_flight=3) as towers:
         assert _largest(tiny, towers.encode_images(images), images) <= 1e-7
     assert len(server.requests) < 20
@@ -138,7 +135,7 @@ def test_a_server_exchanged_during_a_wait_is_refused(
     thread = threading.Thread(target=exchange)
     thread.start()
     with TritonTowers(relay.url, tiny.bundle, deadline_s=10) as towers, pytest.raises(SpaceMismatchError):
-        towers.encode_images(_images(1))
+        towers.encode_images(noise_images(1))
     thread.join()
 
 
@@ -146,11 +143,11 @@ def test_a_request_names_the_rest_of_its_deadline(tiny: Any, start_fake: Start) 
     """Triton's request parameter `timeout` is what is left of the call, in microseconds."""
     server = start_fake(hook=lambda *_: time.sleep(0.1))
     with TritonTowers(server.url, tiny.bundle, deadline_s=2, in_flight=1) as towers:
-        towers.encode_images(_images(12))
+        towers.encode_images(noise_images(12))
     first, second, third = (request.parameters["timeout"].int64_param for request in server.requests)
     assert 2_000_000 >= first >= second + 100_000 >= third + 200_000 > 0
     with TritonTowers(server.url, tiny.bundle, deadline_s=1e9) as towers:
-        towers.encode_images(_images(1))
+        towers.encode_images(noise_images(1))
     assert 0 < server.requests[-1].parameters["timeout"].int64_param < 2**63 // 1000
 
 
@@ -162,7 +159,7 @@ def test_a_dead_model_process_is_waited_for(tiny: Any, start_fake: Start) -> Non
         if time.monotonic() < back_at:
             context.abort(grpc.StatusCode.INTERNAL, DEAD)
 
-    images = _images(9)
+    images = noise_images(9)
     with TritonTowers(start_fake(hook=hook).url, tiny.bundle) as towers:
         assert _largest(tiny, towers.encode_images(images), images) <= 1e-7
 
@@ -172,10 +169,10 @@ def test_a_model_process_that_stays_dead_is_said(tiny: Any, start_fake: Start) -
     server = start_fake(hook=_always(grpc.StatusCode.INTERNAL, DEAD))
     with TritonTowers(server.url, tiny.bundle, deadline_s=0.5) as towers:
         with pytest.raises(ServerUnavailableError, match="hung"):
-            towers.encode_images(_images(1))
+            towers.encode_images(noise_images(1))
         server.hook = _always(grpc.StatusCode.INTERNAL, "ValueError: the stub process raised")
         with pytest.raises(TwinspireError) as caught:
-            towers.encode_images(_images(1))
+            towers.encode_images(noise_images(1))
     assert not isinstance(caught.value, ServerUnavailableError)
 
 
@@ -189,14 +186,14 @@ def test_a_server_that_went_away_is_waited_for_until_the_deadline(
         relay.cut()
         timer = threading.Timer(1.8, relay.open, [server])
         timer.start()
-        assert towers.encode_images(_images(3)).shape == (3, 12)
+        assert towers.encode_images(noise_images(3)).shape == (3, 12)
         timer.join()
 
 
 def test_images_added_before_an_overload_stay(tiny: Any, start_fake: Start, tmp_path: Path) -> None:
     """An index keeps the batches that were encoded before a server refused; the same call then adds the rest."""
     files = [tmp_path / f"{number:02}.png" for number in range(20)]
-    for file, picture in zip(files, _images(20), strict=True):
+    for file, picture in zip(files, noise_images(20), strict=True):
         Image.fromarray(picture).save(file)
     server = start_fake()
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from support.arrays import noise_images
 from twinspire import Client, TritonTowers
 from twinspire.bundle import Padding, Tower
 from twinspire.errors import EngineError, InputError
@@ -22,10 +23,6 @@ from twinspire.towers import ModelStatistics, TlsOptions, Towers
 TOLERANCE = 1e-7  # both compute in float64, the answer is float32
 
 Start = Callable[..., Any]
-
-
-def _images(count: int, size: int = 16) -> np.ndarray:
-    return np.random.default_rng(count).integers(0, 256, (count, size, size, 3), np.uint8)
 
 
 def _texts(*lengths: int) -> list[np.ndarray]:
@@ -50,7 +47,7 @@ def test_images_are_split_and_come_back_in_order(tiny: Any, start_fake: Start, c
     """Images go in requests of the server's largest batch; answers out of order are put in order."""
     server = start_fake(hook=_dawdle)
     with TritonTowers(server.url, tiny.bundle) as towers:
-        _assert_close(towers.encode_images(_images(count)), tiny.model.encode_images(_images(count)))
+        _assert_close(towers.encode_images(noise_images(count)), tiny.model.encode_images(noise_images(count)))
     full, rest = divmod(count, 4)
     assert sorted(server.rows(), reverse=True) == [4] * full + [rest] * bool(rest)
 
@@ -59,7 +56,7 @@ def test_images_can_be_sent_singly(tiny: Any, start_fake: Start) -> None:
     """`send_images_singly` makes a request of every image and keeps two largest batches of them under way."""
     server = start_fake(hook=_dawdle)
     with TritonTowers(server.url, tiny.bundle, send_images_singly=True) as towers:
-        _assert_close(towers.encode_images(_images(40)), tiny.model.encode_images(_images(40)))
+        _assert_close(towers.encode_images(noise_images(40)), tiny.model.encode_images(noise_images(40)))
     assert server.rows() == [1] * 40
     assert 4 <= server.seen_at_once <= 8
 
@@ -69,7 +66,7 @@ def test_no_more_are_under_way_than_were_allowed(tiny: Any, start_fake: Start, i
     """`in_flight` bounds the requests of one call that are under way."""
     server = start_fake(hook=lambda *_: time.sleep(0.01))
     with TritonTowers(server.url, tiny.bundle, in_flight=in_flight, send_images_singly=True) as towers:
-        towers.encode_images(_images(20))
+        towers.encode_images(noise_images(20))
     assert server.seen_at_once == in_flight
 
 
@@ -104,14 +101,14 @@ def test_nothing_gives_no_rows(tiny: Any, start_fake: Start) -> None:
     """No images and no texts give (0, D) float32 without a request."""
     server = start_fake()
     with TritonTowers(server.url, tiny.bundle) as towers:
-        for embeddings in (towers.encode_images(_images(0)), towers.encode_texts([])):
+        for embeddings in (towers.encode_images(noise_images(0)), towers.encode_texts([])):
             assert (embeddings.shape, embeddings.dtype) == ((0, 12), np.float32)
     assert not server.requests
 
 
 def test_a_view_is_encoded_as_what_it_shows(tiny: Any, start_fake: Start) -> None:
     """An array that is not contiguous gives the same as its copy."""
-    images = _images(6)[::-2]
+    images = noise_images(6)[::-2]
     with TritonTowers(start_fake().url, tiny.bundle) as towers:
         _assert_close(towers.encode_images(images), tiny.model.encode_images(images.copy()))
 
@@ -122,7 +119,7 @@ def test_messages_may_be_large(make_tiny: Callable[..., Any], start_fake: Start,
     tiny = make_tiny(size=size, dim=dim)
     server = start_fake(tiny=tiny, max_batch=6000)
     with TritonTowers(server.url, tiny.bundle) as towers:
-        embeddings = towers.encode_images(_images(1030, size))
+        embeddings = towers.encode_images(noise_images(1030, size))
     assert sorted(server.rows()) == [6, 1024]
     largest_request = max(request.ByteSize() for request in server.requests)
     assert max(largest_request, embeddings[:1024].nbytes) > 4 * 2**20
@@ -132,13 +129,18 @@ def test_wrong_input_is_not_sent(tiny: Any, start_fake: Start) -> None:
     """What `LocalTowers` refuses is an InputError here too, and no request goes out."""
     server = start_fake()
     with TritonTowers(server.url, tiny.bundle) as towers:
-        pictures: list[Any] = [_images(2, size=15), _images(2).astype(np.float32), _images(2)[0], "cat.jpg"]
+        pictures: list[Any] = [
+            noise_images(2, size=15),
+            noise_images(2).astype(np.float32),
+            noise_images(2)[0],
+            "cat.jpg",
+        ]
         for images in pictures:
-            with pytest.raises(InputError, match="expected"):
+            with pytest.raises(InputError, match=r"\(N, 16, 16, 3\)"):
                 towers.encode_images(images)
         empty, long, foreign, endless = [], [1, *[4] * 30, 2], [1, 99, 2], [1, 4]
         for ids in (empty, long, foreign, endless):
-            with pytest.raises(InputError, match=r"text 1 .*expected"):
+            with pytest.raises(InputError, match="text 1"):
                 towers.encode_texts([*_texts(4), np.array(ids, np.int32)])
     assert not server.requests
 
@@ -148,8 +150,8 @@ def test_threads_share_the_towers(tiny: Any, start_fake: Start) -> None:
     server = start_fake(hook=_dawdle)
     with TritonTowers(server.url, tiny.bundle) as towers, ThreadPoolExecutor(8) as pool:
         counts = [1, 9, 2, 17, 4, 30, 3, 8] * 3
-        for count, found in zip(counts, pool.map(lambda n: towers.encode_images(_images(n)), counts), strict=True):
-            _assert_close(found, tiny.model.encode_images(_images(count)))
+        for count, found in zip(counts, pool.map(lambda n: towers.encode_images(noise_images(n)), counts), strict=True):
+            _assert_close(found, tiny.model.encode_images(noise_images(count)))
 
 
 def test_what_the_towers_say_of_themselves(tiny: Any, start_fake: Start) -> None:
@@ -181,7 +183,7 @@ def test_models_may_have_another_name(tiny: Any, start_fake: Start) -> None:
         config.name = f"other_{tower}"
         server.configs[config.name] = config
     with TritonTowers(server.url, tiny.bundle, name="other") as towers:
-        towers.encode_images(_images(1))
+        towers.encode_images(noise_images(1))
     assert server.requests[0].model_name == "other_image"
 
 
@@ -192,7 +194,7 @@ def test_a_client_connects(tiny: Any, start_fake: Start) -> None:
         with Client.connect(server.url, bundle, deadline_s=10, in_flight=2, threads=1) as client:
             tokens = client.tokenize(["a red cat", ""])
             _assert_close(client.encode_texts(["a red cat", ""]), tiny.model.encode_texts(tokens))
-            pictures = list(_images(3))
+            pictures = list(noise_images(3))
             _assert_close(client.encode_images(pictures), tiny.model.encode_images(np.stack(pictures)))
 
 
@@ -202,13 +204,13 @@ def test_closed_towers_say_so(tiny: Any, start_fake: Start) -> None:
         pass
     towers.close()
     calls: list[Callable[[], Any]] = [
-        lambda: towers.encode_images(_images(0)),
-        lambda: towers.encode_images(_images(2)),
+        lambda: towers.encode_images(noise_images(0)),
+        lambda: towers.encode_images(noise_images(2)),
         lambda: towers.encode_texts(_texts(3)),
         lambda: towers.statistics(Tower.TEXT),
     ]
     for call in calls:
-        with pytest.raises(EngineError, match="closed: open new ones"):
+        with pytest.raises(EngineError, match="closed"):
             call()
 
 
@@ -223,10 +225,10 @@ def test_closing_ends_what_is_under_way(tiny: Any, start_fake: Start) -> None:
     server = start_fake(hook=hook)
     towers = TritonTowers(server.url, tiny.bundle)
     with ThreadPoolExecutor(1) as pool:
-        call = pool.submit(towers.encode_images, _images(9))
+        call = pool.submit(towers.encode_images, noise_images(9))
         assert waiting.wait(5)
         towers.close()
-        with pytest.raises(EngineError, match="closed: open new ones"):
+        with pytest.raises(EngineError, match="closed"):
             call.result(5)
     release.set()
 
@@ -235,8 +237,8 @@ def test_a_forked_child_is_told(tiny: Any, start_fake: Start, monkeypatch: pytes
     """In another process than the one that opened them the towers raise EngineError instead of hanging."""
     with TritonTowers(start_fake().url, tiny.bundle) as towers:
         monkeypatch.setattr(os, "getpid", lambda: -1)
-        with pytest.raises(EngineError, match="after a fork"):
-            towers.encode_images(_images(1))
+        with pytest.raises(EngineError, match="fork"):
+            towers.encode_images(noise_images(1))
 
 
 @pytest.mark.parametrize(
@@ -257,7 +259,7 @@ def test_a_forked_child_is_told(tiny: Any, start_fake: Start, monkeypatch: pytes
 )
 def test_an_address_is_host_and_port(tiny: Any, url: Any) -> None:
     """An address that is no host:port is an InputError that says what one looks like."""
-    with pytest.raises(InputError, match=r"expected host:port .*127\.0\.0\.1:8001"):
+    with pytest.raises(InputError, match="host:port"):
         TritonTowers(url, tiny.bundle)
 
 
@@ -279,15 +281,16 @@ def test_an_address_is_host_and_port(tiny: Any, url: Any) -> None:
 )
 def test_options_out_of_range_are_refused(tiny: Any, options: dict[str, Any]) -> None:
     """An option out of its range is an InputError that names it."""
-    with pytest.raises(InputError, match=f"{next(iter(options))} .*expected"):
+    with pytest.raises(InputError, match=next(iter(options))):
         TritonTowers("127.0.0.1:8001", tiny.bundle, **options)
 
 
 def test_tls_options_are_checked(tiny: Any, tmp_path: Path) -> None:
     """A key without its certificate, a file that is missing and one that is no PEM are InputErrors."""
-    with pytest.raises(InputError, match="expected both, or neither"):
+    with pytest.raises(InputError, match="client_certificate"):
         TlsOptions(client_key="key.pem")
     (tmp_path / "ca.pem").write_text("no certificate")
-    for name, says in (("none.pem", "cannot be read"), ("ca.pem", "holds no PEM")):
-        with pytest.raises(InputError, match=rf"{name} {says}"):
+    for name, word in (("none.pem", "read"), ("ca.pem", "PEM")):
+        with pytest.raises(InputError, match=word) as caught:
             TritonTowers("127.0.0.1:8001", tiny.bundle, tls=TlsOptions(root_certificates=tmp_path / name))
+        assert str(tmp_path / name) in str(caught.value)

@@ -108,7 +108,7 @@ def test_a_folder_is_followed_with_a_server(served: Served) -> None:
     ) as process:
         try:
             assert process.stdout is not None
-            assert re.search("3 added", process.stdout.readline())
+            assert re.search(r"\b3\b", process.stdout.readline())
             process.send_signal(signal.SIGINT)
             _, err = process.communicate(timeout=60)
         finally:

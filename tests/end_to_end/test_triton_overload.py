@@ -21,6 +21,8 @@ from twinspire.bundle import Tower
 from twinspire.errors import MissingDependencyError, ServerOverloadedError, ServerUnavailableError, TwinspireError
 from twinspire_server.triton import TritonServer, find_triton
 
+pytestmark = pytest.mark.serial
+
 Start = Callable[..., TritonServer]
 
 # A tower that takes a while for a batch, however small, and gives a unit vector that names each row's first number.

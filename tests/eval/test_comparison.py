@@ -68,21 +68,22 @@ def test_other_versions_commits_and_subjects_may_be_compared() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("changes", "data"),
     [
-        ({"kind": "recall"}, "kind: 'latency' and 'recall'"),
-        ({"hardware": dataclasses.replace(XEON, cpu_model="EPYC")}, r"hardware\.cpu_model: 'Xeon' and 'EPYC'"),
-        ({"hardware": dataclasses.replace(XEON, gpu=None)}, r"hardware\.gpu: 'NVIDIA L4' and None"),
-        ({"parameters": {"batches": [1, 8], "threads": 1}}, r"parameters\.threads: 2 and 1"),
-        ({"parameters": {"batches": [1], "threads": 2}}, r"parameters\.batches: \[1, 8\] and \[1\]"),
-        ({"parameters": {"batches": [1, 8]}}, r"parameters\.threads: 2 and nothing"),
-        ({"parameters": {"batches": [1, 8], "threads": 2, "x": {"y": 1}}}, r"parameters\.x: nothing and {'y': 1}"),
+        ({"kind": "recall"}, ("kind", "latency", "recall")),
+        ({"hardware": dataclasses.replace(XEON, cpu_model="EPYC")}, ("hardware.cpu_model", "Xeon", "EPYC")),
+        ({"hardware": dataclasses.replace(XEON, gpu=None)}, ("hardware.gpu", "NVIDIA L4", "None")),
+        ({"parameters": {"batches": [1, 8], "threads": 1}}, ("parameters.threads", "2", "1")),
+        ({"parameters": {"batches": [1], "threads": 2}}, ("parameters.batches", "[1, 8]", "[1]")),
+        ({"parameters": {"batches": [1, 8]}}, ("parameters.threads", "2")),
+        ({"parameters": {"batches": [1, 8], "threads": 2, "x": {"y": 1}}}, ("parameters.x", "{'y': 1}")),
     ],
 )
-def test_records_that_differ_are_not_compared(changes: dict[str, Any], message: str) -> None:
+def test_records_that_differ_are_not_compared(changes: dict[str, Any], data: tuple[str, ...]) -> None:
     """Another machine, kind or parameter raises InputError that names the field and both values."""
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError) as caught:
         compare(_record(), _record(**changes))
+    assert all(datum in str(caught.value) for datum in data)
 
 
 def test_every_difference_is_named() -> None:

@@ -225,14 +225,14 @@ def _broken(path: Path, case: str) -> Path:
 @pytest.mark.parametrize(
     ("case", "shape", "message"),
     [
-        ("no model", (N, 6), "no ONNX model"),
-        ("another operator", (N, 6), "Einsum .* is not known"),
-        ("another domain", (N, 6), r"com\.microsoft FusedMatMul .* is not known"),
-        ("unknown operator", (N, 6), r"cannot be run on an input of \(3, 6\)"),
-        ("inner graph", (N, 6), "If .* has a graph inside"),
-        ("another size", (N, 7), r"cannot be run on an input of \(3, 7\)"),
-        ("another rank", (N, 6, 1), "cannot be run"),
-        ("wrong product", (N, 5), "cannot be run"),
+        ("no model", (N, 6), "ModelProto"),
+        ("another operator", (N, 6), "Einsum"),
+        ("another domain", (N, 6), "FusedMatMul"),
+        ("unknown operator", (N, 6), "Mystery"),
+        ("inner graph", (N, 6), r"\bIf\b"),
+        ("another size", (N, 7), r"\(3, 7\)"),
+        ("another rank", (N, 6, 1), r"\(3, 6, 1\)"),
+        ("wrong product", (N, 5), r"\(3, 5\)"),
     ],
 )
 def test_what_cannot_be_counted_is_refused(tmp_path: Path, case: str, shape: tuple[int, ...], message: str) -> None:
@@ -246,8 +246,10 @@ def test_counting_says_what_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyP
     path = _broken(tmp_path / "m.onnx", "nothing")
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "onnxruntime", None)
-        with pytest.raises(MissingDependencyError, match=r"\.\[cpu\]"):
+        with pytest.raises(MissingDependencyError, match="onnxruntime") as caught:
             engine_work(path, (1, 6))
+    assert (caught.value.package, caught.value.extra) == ("onnxruntime", "cpu")
     monkeypatch.setitem(sys.modules, "onnx", None)
-    with pytest.raises(MissingDependencyError, match=r"\.\[bench\]"):
+    with pytest.raises(MissingDependencyError, match="onnx") as caught:
         engine_work(path, (1, 6))
+    assert (caught.value.package, caught.value.extra) == ("onnx", "bench")

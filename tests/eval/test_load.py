@@ -219,18 +219,18 @@ def test_interleaved_rounds_begin_with_each_variant_in_turn() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("arguments", "name"),
     [
-        {"in_flight": 1},
-        {"in_flight": 1, "requests": 1, "duration_s": 1.0},
-        {"in_flight": 0, "requests": 1},
-        {"in_flight": 1, "requests": 0},
-        {"in_flight": 1, "duration_s": -1.0},
+        ({"in_flight": 1}, "duration_s"),
+        ({"in_flight": 1, "requests": 1, "duration_s": 1.0}, "duration_s"),
+        ({"in_flight": 0, "requests": 1}, "in_flight"),
+        ({"in_flight": 1, "requests": 0}, "requests"),
+        ({"in_flight": 1, "duration_s": -1.0}, "duration_s"),
     ],
 )
-def test_a_closed_loop_refuses_what_it_cannot_do(arguments: dict[str, float]) -> None:
+def test_a_closed_loop_refuses_what_it_cannot_do(arguments: dict[str, float], name: str) -> None:
     """Neither or both ends, and numbers that are not positive, raise InputError."""
-    with pytest.raises(InputError, match="expected"):
+    with pytest.raises(InputError, match=name):
         closed_loop(lambda _: None, [0], **arguments)  # type: ignore[arg-type]
 
 
@@ -240,7 +240,7 @@ def test_loads_refuse_no_payloads_and_no_rate() -> None:
         closed_loop(lambda _: None, [], in_flight=1, requests=1)
     with pytest.raises(InputError, match="rate_per_s"):
         open_loop(lambda _: None, [0], rate_per_s=0, seed=0, requests=1)
-    with pytest.raises(InputError, match="rounds 0"):
+    with pytest.raises(InputError, match="rounds"):
         interleaved({"a": lambda: 1.0}, rounds=0)
-    with pytest.raises(InputError, match="0 variants"):
+    with pytest.raises(InputError, match="variants"):
         interleaved({}, rounds=1)

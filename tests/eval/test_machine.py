@@ -91,6 +91,7 @@ def test_a_little_less_memory_is_the_same_machine() -> None:
     assert XEON.differences(dataclasses.replace(XEON, memory_bytes=XEON.memory_bytes - (200 << 20))) == {}
 
 
+@pytest.mark.slow
 def test_peaks_are_measured() -> None:
     """A peak is positive and of the threads that were asked for; bf16, where no provider has it, is None."""
     found = matrix_peaks(1)
@@ -102,8 +103,9 @@ def test_peaks_are_measured() -> None:
 
 def test_peaks_say_what_they_need(monkeypatch: pytest.MonkeyPatch) -> None:
     """No threads raise InputError; without onnx the error names the extra."""
-    with pytest.raises(InputError, match="threads 0"):
+    with pytest.raises(InputError, match="threads"):
         matrix_peaks(0)
     monkeypatch.setitem(sys.modules, "onnx", None)
-    with pytest.raises(MissingDependencyError, match=r"\.\[bench\]"):
+    with pytest.raises(MissingDependencyError, match="onnx") as caught:
         matrix_peaks(1)
+    assert (caught.value.package, caught.value.extra) == ("onnx", "bench")

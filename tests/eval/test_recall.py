@@ -77,7 +77,7 @@ def test_pair_accuracy_needs_both_members() -> None:
 
 def test_recall_of_nothing_is_an_error() -> None:
     """No queries, or another number of items, is no recall of 1."""
-    with pytest.raises(ValueError, match="equally many"):
+    with pytest.raises(ValueError, match=r"\(0, 4\)"):
         recall(np.zeros((0, 4), np.float32), np.zeros((0, 4), np.float32))
 
 
@@ -198,13 +198,13 @@ def test_a_image_without_captions_is_only_found() -> None:
     ("images", "texts", "owners", "error", "message"),
     [
         (np.zeros((2, 3), np.float32), np.zeros((2, 4), np.float32), [0, 1], EmbeddingError, r"\(2, 4\)"),
-        (np.zeros((2, 3), np.float32), np.zeros((0, 3), np.float32), [], EmbeddingError, "at least one"),
-        (np.full((2, 3), np.nan, np.float32), np.zeros((2, 3), np.float32), [0, 1], EmbeddingError, "not finite"),
+        (np.zeros((2, 3), np.float32), np.zeros((0, 3), np.float32), [], EmbeddingError, r"\(0, 3\)"),
+        (np.full((2, 3), np.nan, np.float32), np.zeros((2, 3), np.float32), [0, 1], EmbeddingError, "finite"),
         (np.zeros((2, 3), np.float32), np.float32([[0, 0, 0], [0, np.inf, 0]]), [0, 1], EmbeddingError, "caption 1"),
-        (np.zeros((2, 3), np.float32), np.zeros((2, 3), np.float32), [0, 2], InputError, "rows of the 2 pictures"),
-        (np.zeros((2, 3), np.float32), np.zeros((2, 3), np.float32), [-1, 0], InputError, "rows of the 2 pictures"),
-        (np.zeros((2, 3), np.float32), np.zeros((2, 3), np.float32), [0], InputError, "one for each of 2"),
-        (np.zeros((2, 3), np.float32), np.zeros((2, 3), np.float32), [0.0, 1.0], InputError, "integers"),
+        (np.zeros((2, 3), np.float32), np.zeros((2, 3), np.float32), [0, 2], InputError, "rows"),
+        (np.zeros((2, 3), np.float32), np.zeros((2, 3), np.float32), [-1, 0], InputError, "-1"),
+        (np.zeros((2, 3), np.float32), np.zeros((2, 3), np.float32), [0], InputError, r"\(1,\)"),
+        (np.zeros((2, 3), np.float32), np.zeros((2, 3), np.float32), [0.0, 1.0], InputError, "float64"),
     ],
 )
 def test_embeddings_that_cannot_be_ranked_are_errors(
@@ -326,18 +326,18 @@ def test_draws_without_a_query_say_nothing() -> None:
 @pytest.mark.parametrize("other", [[1, 2], [1, 2, 3, 4]])
 def test_other_queries_are_not_compared(other: list[int]) -> None:
     """Rankings of other queries, or of another number of images, have no paired difference."""
-    with pytest.raises(InputError, match="expected the same ones"):
+    with pytest.raises(InputError, match="queries"):
         difference([_of_ranks(np.array([1, 2, 3]))], [_of_ranks(np.array(other))])
     both = [_of_ranks(np.array([1, 2, 3])), _of_ranks(np.array(other))]
-    with pytest.raises(InputError, match="different pictures"):
+    with pytest.raises(InputError, match="pictures"):
         difference(both, both)
-    with pytest.raises(InputError, match="as many of each"):
+    with pytest.raises(InputError, match="1 and 0"):
         difference([_of_ranks(np.array([1]))], [])
 
 
 def test_no_resamples_are_an_error() -> None:
     """An interval needs draws."""
-    with pytest.raises(InputError, match="at least 1"):
+    with pytest.raises(InputError, match="resamples"):
         estimates(_of_ranks(np.array([1])), resamples=0)
 
 

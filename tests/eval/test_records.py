@@ -83,10 +83,10 @@ def test_samples_stand_on_one_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("results", "message"),
     [
-        ({"a": {"b": [1.0, float("nan")]}}, r"results\.a\.b\[1\] is nan"),
-        ({"a": np.array([np.inf])}, r"results\.a\[0\] is inf"),
-        ({"a": {1: 2}}, r"results\.a has the key 1"),
-        ({"a": Path("x")}, r"results\.a is PosixPath"),
+        ({"a": {"b": [1.0, float("nan")]}}, r"results\.a\.b\[1\]"),
+        ({"a": np.array([np.inf])}, r"results\.a\[0\]"),
+        ({"a": {1: 2}}, r"results\.a\b"),
+        ({"a": Path("x")}, "PosixPath"),
     ],
 )
 def test_what_json_does_not_know_is_refused(results: dict[str, Any], message: str) -> None:
@@ -99,7 +99,7 @@ def test_an_unknown_schema_version_is_an_error(tmp_path: Path) -> None:
     """A record of a later version is refused before anything else of it is looked at."""
     path = tmp_path / "record.json"
     path.write_text(json.dumps({"schema_version": SCHEMA_VERSION + 1, "all": "different"}), encoding="utf-8")
-    with pytest.raises(InputError, match=f"schema version {SCHEMA_VERSION + 1}"):
+    with pytest.raises(InputError, match=rf" {SCHEMA_VERSION + 1}\b"):
         Record.load(path)
 
 
@@ -108,7 +108,7 @@ def test_a_file_that_is_no_record_is_refused(tmp_path: Path, text: str) -> None:
     """The error names the file."""
     path = tmp_path / "other.json"
     path.write_text(text, encoding="utf-8")
-    with pytest.raises(InputError, match=r"other\.json.*no record"):
+    with pytest.raises(InputError, match=r"other\.json"):
         Record.load(path)
 
 
@@ -117,29 +117,29 @@ def test_a_record_with_other_fields_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "record.json"
     document = _record().to_json()
     path.write_text(json.dumps({**document, "extra": 1}), encoding="utf-8")
-    with pytest.raises(InputError, match="unknown: extra"):
+    with pytest.raises(InputError, match="extra"):
         Record.load(path)
     del document["hardware"]["gpu"]
     path.write_text(json.dumps(document), encoding="utf-8")
-    with pytest.raises(InputError, match=r"hardware.*missing: gpu"):
+    with pytest.raises(InputError, match="gpu"):
         Record.load(path)
 
 
 def test_a_missing_file_and_a_missing_folder_are_errors(tmp_path: Path) -> None:
     """Loading and saving name the path that cannot be used, and saving leaves nothing behind."""
-    with pytest.raises(InputError, match=r"missing\.json cannot be read"):
+    with pytest.raises(InputError, match=r"missing\.json"):
         Record.load(tmp_path / "missing.json")
-    with pytest.raises(InputError, match="cannot be written"):
+    with pytest.raises(InputError, match=r"nowhere/record\.json"):
         _record().save(tmp_path / "nowhere" / "record.json")
     (tmp_path / "folder.json").mkdir()
-    with pytest.raises(InputError, match="cannot be written"):
+    with pytest.raises(InputError, match=r"folder\.json"):
         _record().save(tmp_path / "folder.json")
     assert [path.name for path in tmp_path.iterdir()] == ["folder.json"]
 
 
 def test_a_kind_is_needed() -> None:
     """A record without a kind could be compared with anything."""
-    with pytest.raises(InputError, match="kind is empty"):
+    with pytest.raises(InputError, match="kind"):
         _record(kind="")
 
 

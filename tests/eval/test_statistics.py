@@ -92,19 +92,22 @@ def test_a_ratio_of_any_statistic_covers_the_truth() -> None:
     assert found.interval.high - found.interval.low < 0.4
 
 
-@pytest.mark.parametrize("samples", [[], [1.0, float("nan")], [float("inf")], 3.0])
-def test_what_is_no_sample_is_refused(samples: object) -> None:
+@pytest.mark.parametrize(
+    ("samples", "word"),
+    [([], "shape"), ([1.0, float("nan")], "finite"), ([float("inf")], "finite"), (3.0, "shape")],
+)
+def test_what_is_no_sample_is_refused(samples: object, word: str) -> None:
     """No samples, a number alone and numbers that are not finite raise InputError."""
     for function in (percentiles, interval):
-        with pytest.raises(InputError, match=r"expected at least one|not finite"):
+        with pytest.raises(InputError, match=word):
             function(samples)  # type: ignore[arg-type]
-    with pytest.raises(InputError, match=r"expected at least one|not finite"):
+    with pytest.raises(InputError, match=word):
         statistic_of(samples, STATISTICS["mean"])  # type: ignore[arg-type]
 
 
 def test_ratios_refuse_what_cannot_be_divided() -> None:
     """Rounds of two lengths and a denominator of 0 raise InputError."""
-    with pytest.raises(InputError, match="one figure of either"):
+    with pytest.raises(InputError, match="rounds"):
         paired_ratio([1, 2], [1, 2, 3])
     with pytest.raises(InputError, match="denominator"):
         paired_ratio([1, 2], [1, 0])

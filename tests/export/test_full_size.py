@@ -16,19 +16,15 @@ import onnxruntime as ort
 import torch
 from transformers import CLIPImageProcessor, CLIPModel
 
+from support.data import TOKENIZATIONS, VOCABULARY
 from twinspire.bundle import Precision, Tower
 from twinspire.images import Preprocessor
 from twinspire.text import Tokenizer
 from twinspire_eval.scenes import Language, Split, scene_set
 from twinspire_export import export_checkpoint, quantize_bundle
-from twinspire_export.random_checkpoints import MERGES_NAME, Size, save_seeded, write_clip_tokenizer
-
-SHARED = Path(__file__).parents[3] / "shared" / "data"
-VOCABULARY = SHARED / "vocab"
-VECTORS = SHARED / "vectors" / "tokenizer"
+from twinspire_export.random_checkpoints import Size, save_seeded, write_clip_tokenizer
 
 
-@pytest.mark.skipif(not (VOCABULARY / MERGES_NAME).is_file(), reason="../shared/data/vocab is not here")
 def test_openais_files(make_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
     """A checkpoint in the files of OpenAI's repositories exports, and its tokenizer gives the published ids."""
     checkpoint = make_checkpoint(tmp_path / "openai", image_size=32, context_length=77, vocabulary=49408, eos_id=2)
@@ -43,10 +39,9 @@ def test_openais_files(make_checkpoint: Callable[..., Path], tmp_path: Path) -> 
     assert (bundle.text.context_length, bundle.text.eos_id) == (77, 49407)
     assert (bundle.image.size, bundle.image.resize, bundle.image.mean[0]) == (32, 32, 0.48145466)
     tokenizer = Tokenizer(bundle.tokenizer_path, bundle.text)
-    for file in VECTORS.glob("*.json"):
-        for case in json.loads(file.read_text(encoding="utf-8")):
-            expected = case["ids"] if len(case["ids"]) <= 77 else [*case["ids"][:76], 49407]
-            assert tokenizer.encode([case["text"]])[0].tolist() == expected, case["text"]
+    for case in json.loads(TOKENIZATIONS.read_text(encoding="utf-8")):
+        expected = case["ids"] if len(case["ids"]) <= 77 else [*case["ids"][:76], 49407]
+        assert tokenizer.encode([case["text"]])[0].tolist() == expected, case["text"]
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -92,8 +93,7 @@ def test_certificates_tell_what_was_measured(base: Bundle, quantized: Bundle) ->
         int8, fp32 = quantized.engine(tower, Precision.INT8), base.engine(tower, Precision.FP32)
         cosines = np.array([float((run(int8, feed) * run(fp32, feed)).sum()) for feed in feeds])
         assert (certificate.reference, certificate.samples) == ("fp32 engine", 6)
-        assert "6 " in certificate.data
-        assert "held apart from the 24 calibrated on" in certificate.data
+        assert re.findall(r"\d+", certificate.data) == ["6", "24"]
         difference = abs(certificate.min_cosine - cosines.min()) + abs(certificate.mean_cosine - cosines.mean())
         assert difference <= 1e-6, f"{tower}: difference {difference}"
         assert set(certificate.versions) == {"nncf", "onnx", "onnxruntime"}
@@ -233,7 +233,7 @@ def test_needs_no_torch_and_says_nothing(base: Bundle, tmp_path: Path) -> None:
 
 def test_bundle_with_int8_engines(quantized: Bundle, tmp_path: Path) -> None:
     """A bundle that has int8 engines is refused."""
-    with pytest.raises(BundleError, match="int8 engines already"):
+    with pytest.raises(BundleError, match="already"):
         quantize_bundle(quantized, tmp_path / "again", pictures=draw_images(2, 32), captions=["a"])
     assert list(tmp_path.iterdir()) == []
 
@@ -247,10 +247,10 @@ def test_existing_destination(base: Bundle, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("pictures", "said"),
     [
-        (np.zeros((0, 32, 32, 3), np.uint8), "no pictures"),
-        ([], "no pictures"),
-        (np.zeros((2, 31, 32, 3), np.uint8), r"expected uint8 \(N, 32, 32, 3\)"),
-        (np.zeros((2, 32, 32, 3), np.float32), r"expected uint8 \(N, 32, 32, 3\)"),
+        (np.zeros((0, 32, 32, 3), np.uint8), "calibrate"),
+        ([], "calibrate"),
+        (np.zeros((2, 31, 32, 3), np.uint8), r"\(N, 32, 32, 3\)"),
+        (np.zeros((2, 32, 32, 3), np.float32), r"\(N, 32, 32, 3\)"),
     ],
 )
 def test_bad_images(base: Bundle, tmp_path: Path, pictures: NDArray[np.uint8], said: str) -> None:
@@ -265,14 +265,15 @@ def test_file_that_is_no_image(base: Bundle, tmp_path: Path) -> None:
     files = [tmp_path / "good.png", tmp_path / "bad.png"]
     Image.fromarray(draw_images(1, 40)[0]).save(files[0])
     files[1].write_bytes(b"no picture")
-    with pytest.raises(ImageError, match=r"picture 1 .*bad\.png"):
+    with pytest.raises(ImageError, match=r"bad\.png") as caught:
         quantize_bundle(base, tmp_path / "bundle", pictures=files, captions=["a"])
+    assert (caught.value.position, caught.value.name) == (1, str(files[1]))
     assert sorted(tmp_path.iterdir()) == sorted(files)
 
 
 def test_no_captions(base: Bundle, tmp_path: Path) -> None:
     """No captions are an InputError, and nothing is left."""
-    with pytest.raises(InputError, match="no captions"):
+    with pytest.raises(InputError, match="captions"):
         quantize_bundle(base, tmp_path / "bundle", pictures=draw_images(2, 32), captions=[])
     assert list(tmp_path.iterdir()) == []
 
@@ -291,7 +292,7 @@ def test_engine_that_lost_its_meaning(base: Bundle, tmp_path: Path, monkeypatch:
         onnx.save(model, destination)
 
     monkeypatch.setattr(quantize_module, "write_engine", write_other)
-    with pytest.raises(EngineError, match="not usable"):
+    with pytest.raises(EngineError, match="usable"):
         quantize_bundle(base, tmp_path / "bundle", pictures=draw_images(2, 32), captions=["a"])
     assert list(tmp_path.iterdir()) == []
 
@@ -373,9 +374,9 @@ def test_precisions_add_up(half: Bundle, tmp_path: Path) -> None:
     both = quantize_bundle(half, tmp_path / "both", pictures=draw_images(2, 32), captions=["a"])
     assert both.precisions(Tower.IMAGE) == (Precision.FP32, Precision.FP16, Precision.INT8)
     for precision in ("fp32", "int4"):
-        with pytest.raises(InputError, match="expected one of int8, fp16, int8-tensorrt"):
+        with pytest.raises(InputError, match="int8-tensorrt"):
             quantize_bundle(half, tmp_path / "again", precision=precision)
-    with pytest.raises(BundleError, match="fp16 engines already"):
+    with pytest.raises(BundleError, match="already"):
         quantize_bundle(half, tmp_path / "again", precision="fp16")
 
 
@@ -410,9 +411,9 @@ def test_bad_images_are_left_out(base: Bundle, tmp_path: Path) -> None:
     certificate = bundle.manifest.engines[Tower.IMAGE][Precision.INT8].certificate
     assert certificate is not None
     assert [error.position for error in bad] == [3]
-    assert certificate.data == "4 pictures held apart from the 16 calibrated on"
+    assert re.findall(r"\d+", certificate.data) == ["4", "16"]
     files[5].write_bytes(b"no picture either")
-    with pytest.raises(InputError, match=r"19 of 21 pictures can be used.*3\.png"):
+    with pytest.raises(InputError, match=r"\b3\.png"):
         quantize_bundle(base, tmp_path / "again", pictures=files, captions=["a"], on_bad_image=bad.append)
     assert not (tmp_path / "again").exists()
 
@@ -431,6 +432,6 @@ def test_fp16_engine_that_overflows(base: Bundle, tmp_path: Path, monkeypatch: p
         return model
 
     monkeypatch.setattr(onnx, "load", load_large)
-    with pytest.raises(EngineError, match=r"does not fit fp16: its largest value is 1e\+06"):
+    with pytest.raises(EngineError, match=r"1e\+06"):
         quantize_bundle(base, tmp_path / "b", precision="fp16", pictures=draw_images(2, 32), captions=["a"])
     assert list(tmp_path.iterdir()) == []

@@ -128,11 +128,11 @@ def test_digest_does_not_depend_on_order() -> None:
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"smooth_alpha": 1.5}, "smooth_alpha 1.5"),
-        ({"ranges": "lopsided"}, "ranges 'lopsided': expected one of symmetric, asymmetric"),
-        ({"estimator": "guess"}, "estimator 'guess'"),
-        ({"left_out": "mlp-down"}, "left_out 'mlp-down'"),
-        ({"variant": Variant.TENSORRT, "ranges": Ranges.ASYMMETRIC}, "TensorRT refuses"),
+        ({"smooth_alpha": 1.5}, "smooth_alpha"),
+        ({"ranges": "lopsided"}, "'lopsided'"),
+        ({"estimator": "guess"}, "'guess'"),
+        ({"left_out": "mlp-down"}, "'mlp-down'"),
+        ({"variant": Variant.TENSORRT, "ranges": Ranges.ASYMMETRIC}, "TensorRT"),
     ],
 )
 def test_bad_recipes(fields: dict[str, Any], said: str) -> None:
@@ -205,7 +205,7 @@ def test_labels_mean_nodes() -> None:
     assert nodes_labelled(model, ["mlp-down:1", "project"]) == ("down1_product", "project")
     assert nodes_labelled(model, ["tokens"]) == ()
     for unknown in ("mlp-down:2", "everything"):
-        with pytest.raises(InputError, match=f"'{unknown}' is no part or node"):
+        with pytest.raises(InputError, match=f"'{unknown}'"):
             nodes_labelled(model, [unknown])
 
 
@@ -465,31 +465,32 @@ def _integer_product(model: onnx.ModelProto) -> None:
 @pytest.mark.parametrize(
     ("spoil", "node", "said"),
     [
-        (_unsigned, "x_quantize", "zero point is uint8"),
-        (_lopsided, "x_quantize", "zero point is 3; expected 0"),
-        (_without_zero_point, "x_quantize", "no zero point"),
-        (_lopsided_weight, "w_dequantize", "zero point is 5"),
-        (_one_scale, "w_dequantize", "1 scales along axis 1"),
-        (_wrong_axis, "w_dequantize", "8 scales along axis 0"),
+        (_unsigned, "x_quantize", "uint8"),
+        (_lopsided, "x_quantize", r"\b3\b"),
+        (_without_zero_point, "x_quantize", "zero point"),
+        (_lopsided_weight, "w_dequantize", r"\b5\b"),
+        (_one_scale, "w_dequantize", "1 scales"),
+        (_wrong_axis, "w_dequantize", "axis 0"),
         (_scale_by_channel, "x_quantize", "8 scales"),
-        (_no_scale, "x_quantize", "scale is 0"),
-        (_computed_scale, "x_quantize", "scale is computed"),
+        (_no_scale, "x_quantize", r"\b0\.0\b"),
+        (_computed_scale, "x_quantize", "computed"),
         (_quantized_bias, "bias_dequantize", "int32"),
-        (_read_in_between, "x_quantize", "'peek' reads it"),
-        (_integer_product, "by_itself", "MatMulInteger computes in integers"),
+        (_read_in_between, "x_quantize", "'peek'"),
+        (_integer_product, "by_itself", "integers"),
     ],
 )
 def test_graphs_that_tensorrt_refuses(spoil: Callable[[onnx.ModelProto], None], node: str, said: str) -> None:
     """Whatever TensorRT would not take is an EngineError that names the node and what is wrong with it."""
     model = quantized_product()
     spoil(model)
-    with pytest.raises(EngineError, match=f"'{node}': .*{said}"):
+    with pytest.raises(EngineError, match=said) as caught:
         check_symmetric(model)
+    assert f"'{node}'" in str(caught.value)
 
 
 def test_float_graph_is_not_symmetric() -> None:
     """A graph without quantizers is refused too."""
-    with pytest.raises(EngineError, match="not quantized"):
+    with pytest.raises(EngineError, match="QuantizeLinear"):
         check_symmetric(small_tower())
 
 

@@ -85,7 +85,7 @@ def test_settings_are_tried_by_turns(found: tuple[SearchResult, Path, list[str]]
     for recipe in recipes:
         if recipe.left_out:
             assert Int8Recipe(**{**vars(recipe), "left_out": ()}) == start
-    assert sum("times fp32" in line for line in said) == len(recipes)
+    assert sum(line.startswith("trial") and "fp32" in line for line in said) == len(recipes)
 
 
 def test_trials_tell_what_was_measured(engine: Path, found: tuple[SearchResult, Path, list[str]]) -> None:
@@ -162,7 +162,7 @@ def test_budget_ends_the_search(engine: Path, tmp_path: Path, monkeypatch: pytes
     result = search(engine, tmp_path, budget_s=25.0)
     assert len(result.trials) == 2
     assert not result.finished
-    with pytest.raises(InputError, match="not one trial could begin"):
+    with pytest.raises(InputError, match="budget_s"):
         search(engine, tmp_path / "new", budget_s=5.0)
 
 
@@ -221,14 +221,14 @@ def test_a_bundle_by_a_search(engine: Path, tmp_path: Path, monkeypatch: pytest.
     assert [path.name for path in tmp_path.iterdir()] == ["new.search"]
     said: list[str] = []
     made = quantize_bundle(base, tmp_path / "new", on_step=said.append, **options)
-    assert not any(line.startswith("trial") and "times fp32" not in line for line in said)
+    assert not any(line.startswith("trial") and "fp32" not in line for line in said)
     assert chosen[:2] == chosen[2:]
     assert {recipe.smooth_alpha for recipe in chosen} == {None}
-    assert f"the recipe of the image tower: {chosen[2]}" in said
+    assert any(str(chosen[2]) in line for line in said)
     assert made.precisions(Tower.TEXT) == (Precision.FP32, Precision.INT8)
     assert [path.name for path in tmp_path.iterdir()] == ["new"]
-    for refused in ({"precision": "fp16"}, {"recipes": {Tower.TEXT: Int8Recipe()}}):
-        with pytest.raises(InputError, match="a recipe cannot be searched"):
+    for refused, word in (({"precision": "fp16"}, "fp16"), ({"recipes": {Tower.TEXT: Int8Recipe()}}, "given")):
+        with pytest.raises(InputError, match=word):
             quantize_bundle(base, tmp_path / "other", **{**options, **refused})
 
 
@@ -273,7 +273,7 @@ def test_bad_settings(changes: dict[str, Any]) -> None:
 
 def test_nothing_to_measure_on(engine: Path, tmp_path: Path) -> None:
     """Without samples, or with an engine that is none, a search ends with an error."""
-    with pytest.raises(InputError, match="0 samples to calibrate"):
+    with pytest.raises(InputError, match="calibrate"):
         search_recipe(engine, [], SAMPLES, work=tmp_path)
     (tmp_path / "broken.onnx").write_bytes(b"no engine")
     with pytest.raises(EngineError):

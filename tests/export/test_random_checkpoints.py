@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, CLIPModel
 
+from support.data import VOCABULARY
 from twinspire.errors import InputError
 from twinspire_export.random_checkpoints import (
     MERGES_NAME,
@@ -23,8 +24,6 @@ from twinspire_export.random_checkpoints import (
     stand_in_tokenizer,
     write_clip_tokenizer,
 )
-
-VOCABULARY = Path(__file__).parents[3] / "shared" / "data" / "vocab"
 
 
 def cosines(vectors: Tensor) -> Tensor:
@@ -84,7 +83,6 @@ def test_stand_in_tokenizer() -> None:
     assert tokenizer("Zebra 🦓 斑马")["input_ids"][-1] == tokenizer.eos_token_id
 
 
-@pytest.mark.skipif(not (VOCABULARY / MERGES_NAME).is_file(), reason="../shared/data/vocab is not here")
 def test_clips_own_tokenizer(tmp_path: Path) -> None:
     """From OpenAI's file comes CLIP's tokenizer: 49,408 tokens, the published ids of a caption, a context of 77."""
     write_clip_tokenizer(VOCABULARY, tmp_path)

@@ -317,12 +317,13 @@ def test_choice_of_a_user(choice: str, names: tuple[str, ...]) -> None:
 @pytest.mark.parametrize("choice", ["qvk", "", "qkv,", "all,qkv", "none,none"])
 def test_choice_that_is_none(choice: str) -> None:
     """Anything else is an InputError that lists the known names."""
-    with pytest.raises(InputError, match="end-token, normalisation") as caught:
+    with pytest.raises(InputError) as caught:
         select_rewrites(choice)
     assert all(name in str(caught.value) for name in ALL)
 
 
 def test_rewrite_that_needs_another() -> None:
     """A rewrite without the one that it needs is an InputError that names both."""
-    with pytest.raises(InputError, match=r"'patches' needs 'normalisation'"):
+    with pytest.raises(InputError, match="'normalisation'") as caught:
         check_rewrites(["patches"])
+    assert "'patches'" in str(caught.value)

@@ -229,7 +229,7 @@ def test_profiles(bundle: Bundle, make_checkpoint: Callable[..., Path], tmp_path
     )
     short = export_checkpoint(make_checkpoint(tmp_path / "short", context_length=32), tmp_path / "bundle")
     assert profiles(short, Tower.TEXT, max_batch=1) == (Profile((1, 32), (1, 32), (1, 32)),)
-    with pytest.raises(InputError, match="max_batch 0"):
+    with pytest.raises(InputError, match="max_batch"):
         profiles(bundle, Tower.IMAGE, max_batch=0)
 
 
@@ -313,11 +313,11 @@ def test_timings_are_kept(tensorrt: FakeTensorRT, bundle: Bundle, tmp_path: Path
 @pytest.mark.parametrize(
     ("refused", "said"),
     [
-        ("parse", "cannot read image.fp16.onnx: error 0: no such operator"),
-        ("timing cache", "timing cache is of another GPU"),
-        ("build", "cannot build image.fp16.onnx"),
-        ("shape", r"refuses inputs of \(1, 32, 32, 3\)"),
-        ("execute", "failed on an input of"),
+        ("parse", "operator"),
+        ("timing cache", "cache"),
+        ("build", "build"),
+        ("shape", "refuses"),
+        ("execute", "failed"),
     ],
 )
 def test_what_tensorrt_refuses(tensorrt: FakeTensorRT, bundle: Bundle, tmp_path: Path, refused: str, said: str) -> None:
@@ -331,22 +331,22 @@ def test_what_tensorrt_refuses(tensorrt: FakeTensorRT, bundle: Bundle, tmp_path:
 def test_plan_that_computes_something_else(tensorrt: FakeTensorRT, bundle: Bundle, tmp_path: Path) -> None:
     """A plan whose embeddings are not those of torch is refused, and nothing is left."""
     tensorrt.spoiled = True
-    with pytest.raises(EngineError, match="not usable: its mean cosine to torch is -1"):
+    with pytest.raises(EngineError, match=r"-1\.0"):
         build_plans(bundle, tmp_path / "plans")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_arguments(tensorrt: FakeTensorRT, bundle: Bundle, tmp_path: Path) -> None:
     """A precision that TensorRT does not take, one that the bundle lacks and a folder that exists are refused."""
-    with pytest.raises(InputError, match="expected one of fp16, int8-tensorrt, fp32"):
+    with pytest.raises(InputError, match="int8-tensorrt"):
         build_plans(bundle, tmp_path / "plans", precision="int8")
-    with pytest.raises(BundleError, match="quantize BUNDLE -o NEW --precision int8-tensorrt"):
+    with pytest.raises(BundleError, match="--precision int8-tensorrt"):
         build_plans(bundle, tmp_path / "plans", precision="int8-tensorrt")
-    with pytest.raises(InputError, match="max_batch 0"):
+    with pytest.raises(InputError, match="max_batch"):
         build_plans(bundle, tmp_path / "plans", max_batch=0)
     with pytest.raises(BundleError, match="exists"):
         build_plans(bundle, tmp_path)
-    with pytest.raises(InputError, match="timing cache"):
+    with pytest.raises(InputError, match="cache"):
         build_plans(bundle, tmp_path / "plans", timing_cache=tmp_path)
     assert tensorrt.named("create_network") == []
 
@@ -354,10 +354,10 @@ def test_arguments(tensorrt: FakeTensorRT, bundle: Bundle, tmp_path: Path) -> No
 def test_without_tensorrt(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where TensorRT is missing, or of another version, the error says where to run instead."""
     monkeypatch.setitem(sys.modules, "tensorrt", None)
-    with pytest.raises(ProviderError, match="inside NVIDIA's container"):
+    with pytest.raises(ProviderError, match=r"nvcr\.io"):
         build_plans(bundle, tmp_path / "plans")
     monkeypatch.setitem(sys.modules, "tensorrt", FakeTensorRT("8.6.1"))
-    with pytest.raises(ProviderError, match=r"TensorRT 8\.6\.1 is installed here: expected 10 or 11"):
+    with pytest.raises(ProviderError, match=r"8\.6\.1"):
         import_tensorrt()
     assert list(tmp_path.iterdir()) == []
 
@@ -388,7 +388,7 @@ def test_command(
     assert [line.split()[0].rpartition("/")[2] for line in said.out.splitlines()] == sorted(
         path.name for path in (tmp_path / "plans").iterdir()
     )
-    assert "tensorrt: building the plan of the image tower" in said.err
+    assert "image" in said.err
     (tmp_path / "own").symlink_to(bundle.path)
     monkeypatch.chdir(tmp_path)
     assert twinspire("tensorrt", "own", "--max-batch", 4) == 0
@@ -396,7 +396,7 @@ def test_command(
     capsys.readouterr()
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     assert twinspire("tensorrt", bundle.path, "-o", tmp_path / "more") == 2
-    assert "TensorRT is not installed here" in capsys.readouterr().err
+    assert "nvcr.io" in capsys.readouterr().err
 
 
 class FakeDriver:
@@ -454,11 +454,11 @@ def test_gpu_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a driver or a GPU that is a ProviderError; a call that fails later is an EngineError with its name."""
     with monkeypatch.context() as without_driver:
         without_driver.setattr(_cuda, "LIBRARY", "libcuda-that-is-not-here.so.1")
-        with pytest.raises(ProviderError, match="no NVIDIA driver"):
+        with pytest.raises(ProviderError, match="libcuda-that-is-not-here"):
             CudaDevice()
     monkeypatch.setattr(_cuda, "load_driver", lambda: FakeDriver("cuDeviceGet"))
-    with pytest.raises(ProviderError, match=r"no GPU 0 here: .*cuDeviceGet failed with status 100"):
+    with pytest.raises(ProviderError, match="cuDeviceGet"):
         CudaDevice()
     monkeypatch.setattr(_cuda, "load_driver", lambda: FakeDriver("cuMemAlloc_v2"))
-    with CudaDevice() as device, pytest.raises(EngineError, match="cuMemAlloc_v2 failed with status 100"):
+    with CudaDevice() as device, pytest.raises(EngineError, match="cuMemAlloc_v2"):
         device.reserve(1)

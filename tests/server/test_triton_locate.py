@@ -78,15 +78,16 @@ def test_the_wheel_is_not_imported(no_tritonserver: None) -> None:
 def test_without_the_wheel_its_extra_is_named(no_tritonserver: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither on PATH nor in a wheel: the error says what to install."""
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
-    with pytest.raises(MissingDependencyError, match=r"\.\[server\]"):
+    with pytest.raises(MissingDependencyError) as caught:
         find_triton()
+    assert (caught.value.package, caught.value.extra) == ("nvidia-pytriton", "server")
 
 
 def test_a_machine_that_the_wheel_is_not_for(no_tritonserver: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """On another processor installing the wheel would not help, and the error says so."""
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
     monkeypatch.setattr(platform, "machine", lambda: "aarch64")
-    with pytest.raises(ServerError, match=r"aarch64.*x86_64"):
+    with pytest.raises(ServerError, match="aarch64"):
         find_triton()
 
 
@@ -94,15 +95,16 @@ def test_no_stub_for_this_python(wheel: Path) -> None:
     """A Python that the wheel has no stub for: the error lists those that it has."""
     (wheel / "python_backend_stubs" / _VERSION / "triton_python_backend_stub").unlink()
     (wheel / "python_backend_stubs" / _VERSION).rmdir()
-    with pytest.raises(ServerError, match=rf"Python {_VERSION}, only for 3\.9"):
+    with pytest.raises(ServerError, match=r"3\.9"):
         find_triton()
 
 
 def test_a_damaged_wheel(wheel: Path) -> None:
     """A part that is gone is named, with the command that brings it back."""
     (wheel / "bin" / "tritonserver").unlink()
-    with pytest.raises(ServerError, match=r"lacks .*bin/tritonserver.*--force-reinstall"):
+    with pytest.raises(ServerError, match="--force-reinstall") as caught:
         find_triton()
+    assert "bin/tritonserver" in str(caught.value)
 
 
 def test_no_libpython(wheel: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -158,8 +160,9 @@ def test_numpy_2_is_told(wheel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beside NumPy 2 the wheel's Triton answers wrongly: the error says so and what to install."""
     versions = {"numpy": "2.4.1", "nvidia-pytriton": "0.7.0"}
     monkeypatch.setattr(importlib.metadata, "version", versions.__getitem__)
-    with pytest.raises(ServerError, match=r"NumPy 2\.4\.1.*numpy<2"):
+    with pytest.raises(ServerError, match="numpy<2") as caught:
         find_triton()
+    assert "2.4.1" in str(caught.value)
 
 
 def test_a_python_that_numpy_1_is_not_for(no_tritonserver: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,7 +170,7 @@ def test_a_python_that_numpy_1_is_not_for(no_tritonserver: None, monkeypatch: py
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
     monkeypatch.setattr(sys, "version_info", (3, 13, 0))
     monkeypatch.setattr(locate, "_version", lambda: "3.13")
-    with pytest.raises(ServerError, match=r"Python 3\.13.*NumPy"):
+    with pytest.raises(ServerError, match=r"3\.13"):
         find_triton()
 
 

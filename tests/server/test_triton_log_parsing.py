@@ -53,7 +53,8 @@ def test_a_log_without_errors() -> None:
     """No reason is made up: the last lines stand for it, tables left out."""
     assert reasons(_NOISE) == []
     assert last_lines(_NOISE)[-1].endswith('"loading: echo:1"')
-    assert last_lines("+--+\n| a |\n\n") == ["(its log is empty)"]
+    (line,) = last_lines("+--+\n| a |\n\n")
+    assert "empty" in line
 
 
 def test_the_service_whose_port_is_taken() -> None:

@@ -44,7 +44,7 @@ def test_twinspires_own_flags_are_refused(given: str, owned: str) -> None:
 
 def test_the_prefix_of_shared_memory_is_refused() -> None:
     """Another prefix would let shared memory stay behind; other settings of backends are passed on."""
-    with pytest.raises(InputError, match="shared memory"):
+    with pytest.raises(InputError, match="shm-region-prefix-name"):
         further_flags(["backend-config=python,shm-region-prefix-name=mine"])
     assert further_flags(["backend-config=python,shm-default-byte-size=1"])
 

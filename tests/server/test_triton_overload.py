@@ -8,9 +8,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from twinspire import Client, sample_bundle
 from twinspire_server.repository import build_repository
 from twinspire_server.triton import TritonServer
+
+pytestmark = pytest.mark.serial
 
 FLOOD = Path(__file__).with_name("overload.py")
 
