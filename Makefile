@@ -19,7 +19,7 @@ TRITON_BACKEND_SOURCES ?= ../shared/data/triton_onnxruntime_backend
 TRITON_BACKENDS := build/triton_backends
 TRITON_BACKEND := $(TRITON_BACKENDS)/onnxruntime/libtriton_onnxruntime.so
 
-.PHONY: demo test test-fast test-container test-gpu-packages test-tensorrt-bindings check bench clean help
+.PHONY: demo docs test test-fast test-container test-gpu-packages test-tensorrt-bindings check bench clean help
 
 demo: $(VENV)/.run ## draw 500 pictures, index them through Triton, find them in words; writes demo/
 	$(BIN)/twinspire demo -o demo --json demo/demo.json
@@ -58,6 +58,9 @@ bench: $(VENV)/.dev ## run every benchmark at a size that ends in minutes; recor
 	$(BIN)/python -m twinspire_bench.engines --rounds 3 --json runs/bench/engines.json
 	$(BIN)/python -m twinspire_bench.serving_overhead --rounds 3 --json runs/bench/served.json
 
+docs: $(VENV)/.dev ## build the documentation in build/site; fails for a broken link and an undocumented public name
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 check: $(VENV)/.dev ## lint, check formatting, types and import rules
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -72,7 +75,7 @@ $(VENV)/.run: $(SPEC) | $(BIN)/python
 	@touch $@
 
 $(VENV)/.dev: $(SPEC) | $(BIN)/python
-	$(PIP) --editable ".[cpu,server,quantize,export,bench,peers,dev]"
+	$(PIP) --editable ".[cpu,server,quantize,export,bench,peers,docs,dev]"
 	@touch $(VENV)/.run $@
 
 # pip before 24.1 cannot resolve the extra.
