@@ -1,4 +1,4 @@
-"""MkDocs hooks: write the commands' reference from the commands themselves, and require that every public name has docs.
+"""MkDocs hooks: generate the commands' reference, and require an entry for every public name.
 
 mkdocs.yml names this file; `make docs` runs it.
 """
@@ -8,9 +8,9 @@ from __future__ import annotations
 import importlib
 import re
 from pathlib import Path
-from typing import Any
 
 import typer
+from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from typer.cli import get_docs_for_click
@@ -30,7 +30,7 @@ PUBLIC_PACKAGES = (
 COMMANDS_PAGE = "reference/commands.md"
 
 
-def on_files(files: Files, config: Any) -> Files:
+def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the page of the commands, and the pages that stand in the repository's root."""
     files.append(File.generated(config, COMMANDS_PAGE, content=commands_page()))
     for source, page in {"SECURITY.md": "security.md", "CONTRIBUTING.md": "contributing.md"}.items():
@@ -38,9 +38,9 @@ def on_files(files: Files, config: Any) -> Files:
     return files
 
 
-def on_post_build(config: Any) -> None:
+def on_post_build(config: MkDocsConfig) -> None:
     """Raise PluginError unless every public name has an entry in the reference."""
-    pages = Path(config["site_dir"]).rglob("*.html")
+    pages = Path(config.site_dir).rglob("*.html")
     anchors = {name for page in pages for name in re.findall(r'id="(twinspire[\w.]*)"', page.read_text("utf-8"))}
     documented = {id(_value(name)) for name in _public_names() if name in anchors}
     missing = [name for name in _public_names() if id(_value(name)) not in documented]
