@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from twinspire.errors import IndexStoreError, InputError
+from twinspire.errors import IndexStoreError
 from twinspire.index.digests import content_sum, item_checksum, pair_sum, row_checksum
 from twinspire.index.error_mapping import RESTORE
+from twinspire.index.full_text import fts5_expression
 from twinspire.index.schema import COMMIT_COLUMNS, HEADER_COLUMNS, ITEM_COLUMNS, SNAPSHOT_COLUMNS
 from twinspire.stores.items import Hit, Item, ItemKind, StoredItem
 from twinspire.stores.reference import BundleReference
+from twinspire.stores.text_query import TextQuery
 
 if TYPE_CHECKING:
     from twinspire.stores.filters.filter import Filter
@@ -186,18 +188,19 @@ class View:
                 )
         return [_hit(items[number], score) for number, score in zip(ids, scores, strict=True)]
 
-    def search_text(self, match: str, k: int, kind: ItemKind | None, where: Filter | None) -> list[Hit]:
-        """Return the k best items for the FTS5 expression `match`, best first, equal scores in the order of ids."""
+    def search_text(self, text: TextQuery, k: int, kind: ItemKind | None, where: Filter | None) -> list[Hit]:
+        """Return the k best items for a keyword query, best first, equal scores in the order of ids."""
         condition, parameters = _condition(kind, where)
         kept = f"AND EXISTS (SELECT 1 FROM items WHERE id = words.rowid AND {condition})" if parameters else ""  # noqa: S608
         query = f"SELECT rowid, -bm25(words) FROM words WHERE words MATCH ? {kept} ORDER BY 2 DESC, 1 LIMIT ?"  # noqa: S608
-        found = self._matched(query, match, *parameters, k)
+        found = self._connection.execute(query, (fts5_expression(text), *parameters, k)).fetchall()
         return self.hits([number for number, _ in found], [score for _, score in found])
 
-    def count_words(self, match: str, at_most: int) -> int:
-        """Return how many items the FTS5 expression `match` finds, counted up to `at_most`."""
+    def count_text(self, text: TextQuery, at_most: int) -> int:
+        """Return how many items match a keyword query, counted up to `at_most`."""
         query = "SELECT count(*) FROM (SELECT 1 FROM words WHERE words MATCH ? LIMIT ?)"
-        return int(self._matched(query, match, at_most)[0][0])
+        (count,) = self._connection.execute(query, (fts5_expression(text), at_most)).fetchone()
+        return int(count)
 
     def bundle(self) -> BundleReference | None:
         """Return the bundle that made the index; None where that is not known."""
@@ -274,14 +277,6 @@ class View:
         """Return how many items there are of each kind."""
         images, texts = self.commit.images, self.commit.items - self.commit.images
         return {ItemKind.IMAGE: images, ItemKind.TEXT: texts}
-
-    def _matched(self, query: str, match: str, *parameters: Any) -> list[Any]:  # noqa: ANN401 - what SQLite binds
-        try:
-            return self._connection.execute(query, (match, *parameters)).fetchall()
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode != sqlite3.SQLITE_ERROR:
-                raise
-            raise InputError(f"{match!r} is no expression that SQLite's full text understands: {error}") from error
 
     def _item_rows(self, ids: Iterable[int]) -> Iterator[tuple[Any, ...]]:
         """Yield the rows of `ITEM_COLUMNS` of these ids; an id that no item has is left out."""

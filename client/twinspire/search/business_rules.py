@@ -20,7 +20,7 @@ class Boost:
         if isinstance(self.where, str):
             object.__setattr__(self, "where", Filter.parse(self.where))
         if not isinstance(self.where, Filter):
-            raise InputError(f"a boost needs a filter, a Where or its text, got {shown(self.where)}")
+            raise InputError(f"a boost needs a Filter or its text, got {shown(self.where)}")
         if not is_finite(self.weight) or self.weight == 0:
             raise InputError(f"the weight of a boost is a number other than 0, got {shown(self.weight)}")
 
