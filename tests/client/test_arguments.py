@@ -69,7 +69,7 @@ def test_one_thing_is_not_taken_for_a_list(index: Index, client: Client, one: An
         lambda: index.remove(one),
         lambda: index.get(one),
         lambda: index.vectors(one),
-        lambda: index.matching(one, Filter("n = 1")),
+        lambda: index.matching(one, Filter.parse("n = 1")),
         lambda: index.known_hashes(one),
         lambda: searcher.search("cat", boosts=one),
         lambda: searcher.search("cat", pins=one),
@@ -97,11 +97,11 @@ def test_an_item_alone_and_a_filter_alone_are_no_lists(index: Index, client: Cli
     with pytest.raises(InputError, match="list"):
         index.add(client.encode_texts(["a"]), item, space=client.space)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="list"):
-        Searcher(client, index).search("cat", pins=Filter("n = 1"))  # type: ignore[arg-type]
+        Searcher(client, index).search("cat", pins=Filter.parse("n = 1"))  # type: ignore[arg-type]
     with pytest.raises(InputError, match="list"):
         Searcher(client, index).search("cat", boosts=Boost.parse("n = 1:2"))  # type: ignore[arg-type]
     with pytest.raises(InputError, match="boost"):
-        Searcher(client, index).search("cat", boosts=[Filter("n = 1")])  # type: ignore[list-item]
+        Searcher(client, index).search("cat", boosts=[Filter.parse("n = 1")])  # type: ignore[list-item]
 
 
 def test_names_stand_for_members_of_enums(tmp_path: Path, index: Index, client: Client) -> None:

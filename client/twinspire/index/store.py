@@ -21,7 +21,7 @@ from twinspire.index.ann import Family, IndexSpec, Prediction, choose, predict
 from twinspire.index.ann.reports import BuildReport, TuneReport
 from twinspire.index.connections import repeated
 from twinspire.index.error_mapping import RESTORE
-from twinspire.index.filter_explain import explained
+from twinspire.index.filter_sql import compiled
 from twinspire.index.merged import OpenedIndex
 from twinspire.index.reports import CompactReport, IndexStats, VerifyReport
 from twinspire.index.schema import SCHEMA_VERSION
@@ -30,6 +30,7 @@ from twinspire.index.vectors import HEADER_BYTES
 from twinspire.index.verify import verify_index
 from twinspire.index.view import View
 from twinspire.index.writer import Writer
+from twinspire.stores.filters.explain import explain
 from twinspire.stores.items import AddReport, Hit, Item, ItemKind, StoredItem
 from twinspire.stores.reference import BundleReference
 from twinspire.stores.text_query import TextQuery
@@ -101,6 +102,7 @@ class Index(OpenedIndex):
     def remove_where(self, where: Filter | str) -> int:
         """Remove the items that `where` keeps and return how many there were."""
         kept = required_where(where)
+        compiled(kept)  # raises before anything is locked
         with self._changing("remove from") as writer:
             return writer.remove_where(kept)
 
@@ -350,7 +352,7 @@ class Index(OpenedIndex):
         """
         kept = required_where(where)
         with self._reading("read") as (view, _):
-            return explained(kept, view.value_types)
+            return explain(kept, view.value_types)
 
     @repeated
     def known_hashes(self, hashes: Iterable[str], *, kind: ItemKind | str = ItemKind.IMAGE) -> set[str]:

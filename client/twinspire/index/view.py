@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from twinspire.errors import IndexStoreError
 from twinspire.index.digests import content_sum, item_checksum, pair_sum, row_checksum
 from twinspire.index.error_mapping import RESTORE
+from twinspire.index.filter_sql import compiled, json_path
 from twinspire.index.full_text import fts5_expression
 from twinspire.index.schema import COMMIT_COLUMNS, HEADER_COLUMNS, ITEM_COLUMNS, SNAPSHOT_COLUMNS
 from twinspire.stores.items import Hit, Item, ItemKind, StoredItem
@@ -26,6 +27,7 @@ from twinspire.stores.text_query import TextQuery
 if TYPE_CHECKING:
     from twinspire.stores.filters.filter import Filter
 
+_JSON_TYPES = {"integer": "number", "real": "number", "true": "boolean", "false": "boolean", "array": "list"}
 _VARIABLES = 500  # SQLite before 3.32 takes 999 in one statement
 
 
@@ -121,19 +123,25 @@ class View:
 
     def matching(self, ids: Iterable[int], where: Filter) -> set[int]:
         """Return those of `ids` whose items `where` keeps."""
-        condition = where.sql.replace("{", "{{").replace("}", "}}")
+        sql, parameters = compiled(where)
+        condition = sql.replace("{", "{{").replace("}", "}}")
         query = f"SELECT {ITEM_COLUMNS}, ({condition}) FROM items WHERE id IN ({{}})"  # noqa: S608
         found = set()
-        for *row, is_kept in self._select_in(query, ids, first=where.parameters):
+        for *row, is_kept in self._select_in(query, ids, first=parameters):
             check_item(tuple(row))
             if is_kept:
                 found.add(row[0])
         return found
 
-    def value_types(self, path: str) -> dict[str, int]:
-        """Return of how many items the metadata has a value of each type, named by SQLite's `json_type`, at a path."""
+    def value_types(self, keys: tuple[str, ...]) -> dict[str, int]:
+        """Return how many items have a value of each JSON type, as `explain` names them, at a path of keys."""
         query = "SELECT json_type(metadata, ?), count(*) FROM items GROUP BY 1"
-        return {kind: count for kind, count in self._connection.execute(query, (path,)) if kind is not None}
+        counts: dict[str, int] = {}
+        for name, count in self._connection.execute(query, (json_path(keys),)):
+            if name is not None:
+                name = _JSON_TYPES.get(name, name)
+                counts[name] = counts.get(name, 0) + count
+        return counts
 
     def items(self, ids: Iterable[int]) -> dict[int, StoredItem]:
         """Return the items of these ids by id; an id that no item has is left out."""
@@ -326,8 +334,9 @@ def _condition(kind: ItemKind | None, where: Filter | None) -> tuple[str, list[A
         parts.append("+kind = ?")  # the plus keeps SQLite from an index that would fetch half of all items one by one
         parameters.append(kind.value)
     if where is not None:
-        parts.append(f"({where.sql})")
-        parameters += where.parameters
+        sql, bound = compiled(where)
+        parts.append(f"({sql})")
+        parameters += bound
     return " AND ".join(parts) or "1", parameters
 
 

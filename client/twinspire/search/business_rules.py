@@ -47,5 +47,5 @@ class Boost:
 
 def both(*filters: Filter | None) -> Filter | None:
     """Return a filter that keeps what all of these keep."""
-    texts = [each.text for each in filters if each is not None]
-    return Filter(" and ".join(f"({text})" for text in texts)) if texts else None
+    given = [each for each in filters if each is not None]
+    return Filter.all_of(*given) if given else None
