@@ -295,7 +295,7 @@ def test_what_is_no_path_of_an_index_is_refused(path: Any) -> None:
 
 def test_a_query_with_nul_is_a_text_like_any_other(index: Index, client: Client) -> None:
     """It separates words."""
-    answer = Searcher(client, index).search("cat\0dog", mode="words")
+    answer = Searcher(client, index).search("cat\0dog", mode="keyword")
     assert sorted(hit.id for hit in answer.hits) == [0, 1]
     assert Searcher(client, index).search("cat\0dog", mode="hybrid", where="n != 'x\0'").hits == ()
 

@@ -46,7 +46,7 @@ class Contestant:
 
 CONTESTANTS = (
     Contestant("vectors", Mode.VECTOR),
-    Contestant("words", Mode.WORDS),
+    Contestant("words", Mode.KEYWORD),
     Contestant("fused ranks, all words as heavy as vectors", Mode.HYBRID, weights=FusionWeights(1, 1, 0)),
     Contestant("fused ranks, no rare words", Mode.HYBRID, weights=FusionWeights(1, 0.25, 0)),
     Contestant("hybrid", Mode.HYBRID),
@@ -142,7 +142,7 @@ def _asked(
     """Return the rank of each query's image, 0 where it is not found, and the median milliseconds."""
     searcher = Searcher(client, index, weights=contestant.weights, templates=contestant.templates, embeddings=cache)
     asked = [Query.text(query.text) for query in queries]
-    if contestant.mode is not Mode.WORDS:
+    if contestant.mode is not Mode.KEYWORD:
         for query in asked:
             searcher.search(query, 1, mode=Mode.VECTOR)  # now its vector is known
     ranks, took_ms = [], []
