@@ -14,7 +14,16 @@ from typing import Any
 
 from PIL import Image
 
-from twinspire._arguments import as_finite, as_member, as_whole, checked_array, checked_object, require_text, shown
+from twinspire._arguments import (
+    as_finite,
+    as_member,
+    as_whole,
+    checked_array,
+    checked_object,
+    naming,
+    require_text,
+    shown,
+)
 from twinspire.errors import ImageError, InputError
 from twinspire.images import load_image
 from twinspire.stores.items import ItemKind, metadata_as_json
@@ -169,7 +178,11 @@ def _metadata(value: object) -> dict[str, Any]:
 
 
 def _parts(value: object) -> dict[str, float]:
-    return {name: as_finite(part, f"the part {name!r} of a score") for name, part in _metadata(value).items()}
+    parts = {}
+    for name, part in _metadata(value).items():
+        with naming(name):
+            parts[name] = as_finite(part, f"the part {name!r} of a score")
+    return parts
 
 
 def _html(response: SearchResponse) -> str:
