@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from enum import StrEnum
 from numbers import Integral, Real
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 from twinspire.errors import InputError
 
@@ -72,6 +73,21 @@ def is_finite(value: object) -> bool:
         return False
 
 
+def as_finite(value: object, what: str, *, minimum: float = -math.inf, maximum: float = math.inf) -> float:
+    """Return a finite number as a float. Raises `InputError` for anything else and for one out of the range."""
+    if not is_finite(value) or not minimum <= (number := float(cast("float", value))) <= maximum:
+        range_ = "" if minimum == -math.inf else f" from {minimum:g} to {maximum:g}"
+        raise InputError(f"{what}: expected a finite number{range_}, got {shown(value)}")
+    return number
+
+
+def as_weight(value: object, what: str) -> float:
+    """Return a finite number other than 0 as a float. Raises `InputError`."""
+    if not is_finite(value) or value == 0:
+        raise InputError(f"{what}: expected a finite number other than 0, got {shown(value)}")
+    return float(cast("float", value))
+
+
 def require_text(text: str, what: str) -> str:
     """Return `text`. Raises `InputError` for what is no str and for a str that UTF-8 cannot hold (lone surrogates)."""
     if not isinstance(text, str):
@@ -88,3 +104,48 @@ def is_utf8(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+@contextmanager
+def naming(option: str) -> Iterator[None]:
+    """Set `option` of an `InputError` that is raised inside; nested: `boosts[0].weight`."""
+    try:
+        yield
+    except InputError as error:
+        inner = error.option or ""
+        error.option = f"{option}{'' if not inner or inner.startswith('[') else '.'}{inner}"
+        raise
+
+
+def checked_object(
+    document: object, what: str, checks: Mapping[str, Callable[[Any], Any]], *, optional: Collection[str] = ()
+) -> dict[str, Any]:
+    """Return a JSON object whose values went through the check of their key.
+
+    Raises `InputError` for what is no object, for unknown keys, and for missing ones that are not `optional`; its
+    `option` names the key, as it does for what a check raises.
+    """
+    if not isinstance(document, Mapping):
+        raise InputError(f"{what}: expected a JSON object, got {shown(document)}")
+    for key in document:
+        if key not in checks:
+            raise InputError(f"{what}: unknown key {shown(key)}, expected {', '.join(checks)}", option=str(key))
+    values = {}
+    for key, check in checks.items():
+        if key in document:
+            with naming(key):
+                values[key] = check(document[key])
+        elif key not in optional:
+            raise InputError(f"{what}: the key {key!r} is missing", option=key)
+    return values
+
+
+def checked_array(values: object, what: str, check: Callable[[Any], Value]) -> tuple[Value, ...]:
+    """Return what `check` makes of each element of a JSON array. Raises `InputError`; its `option` has the position."""
+    if not isinstance(values, list):
+        raise InputError(f"{what}: expected a JSON array, got {shown(values)}")
+    checked = []
+    for position, value in enumerate(values):
+        with naming(f"[{position}]"):
+            checked.append(check(value))
+    return tuple(checked)
