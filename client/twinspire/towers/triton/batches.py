@@ -53,7 +53,7 @@ class Window:
 
 
 def image_requests(images: NDArray[np.uint8], *, batch: int) -> Iterator[RequestBatch]:
-    """Cut (N, S, S, 3) uint8 into requests of at most `batch` images, in order."""
+    """Cut (N, H, W, 3) uint8 into requests of at most `batch` images, in order."""
     for start in range(0, len(images), batch):
         part = images[start : start + batch]
         yield RequestBatch(np.arange(start, start + len(part)), part)

@@ -80,7 +80,8 @@ def _contract_violation(config: Any, tower: Tower, bundle: Bundle) -> str | None
     inputs = [bundle.input_spec(tower)]
     if tower is Tower.TEXT:  # a server that pads itself takes one length only
         inputs = [text_input(FREE), text_input(bundle.text.context_length)]
-    for role, tensors, specs in (("input", config.input, inputs), ("output", config.output, [bundle.output_spec])):
+    outputs = [bundle.output_spec(tower)]
+    for role, tensors, specs in (("input", config.input, inputs), ("output", config.output, outputs)):
         found = [(tensor.name, _type_name(tensor.data_type), tuple(tensor.dims)) for tensor in tensors]
         if found not in [[(spec.name, spec.triton_type, spec.shape)] for spec in specs]:
             expected = " or ".join(f"{spec.name!r} {spec.triton_type} of {list(spec.shape)}" for spec in specs)

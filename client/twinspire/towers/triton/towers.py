@@ -21,7 +21,7 @@ from twinspire.towers.local import vocabulary_size
 from twinspire.towers.triton.batches import RequestBatch, Window, image_requests, text_requests
 from twinspire.towers.triton.options import LONGEST_DEADLINE_S, TlsOptions, checked_address
 from twinspire.towers.triton.statistics import ModelStatistics
-from twinspire.towers.validation import check_embeddings, check_images, check_sequences
+from twinspire.towers.validation import check_embeddings, check_images, check_sequences, check_supported
 
 if TYPE_CHECKING:  # these load grpc and tritonclient, which importing a name must not
     from twinspire.towers.triton.channel import Deadline, TransientServerError
@@ -90,6 +90,7 @@ class TritonTowers:
         from twinspire.towers.triton.models import largest_answer_bytes
 
         self._address = checked_address(url)
+        check_supported(bundle)
         self._bundle = bundle
         self._models = {tower: f"{bundle.name if name is None else name}_{tower}" for tower in Tower}
         self._deadline_s = _checked_seconds(deadline_s)
@@ -142,12 +143,12 @@ class TritonTowers:
         return f"Triton {self._server_version} at {self._address}"
 
     def encode_images(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Encode (N, S, S, 3) uint8 RGB to (N, D) float32, L2-normalised; N may be 0.
+        """Encode (N, H, W, 3) uint8 RGB to (N, D) float32, L2-normalised; N may be 0.
 
         Raises InputError for another dtype or shape, ServerError as the class has it, EngineError where the
         server answers with anything but N unit vectors.
         """
-        check_images(images, size=self._bundle.image.size)
+        check_images(images, height=self._bundle.image.height, width=self._bundle.image.width)
 
         def requests(model: ServedModel) -> Iterator[RequestBatch]:
             return image_requests(images, batch=1 if self._send_images_singly else model.max_batch)
