@@ -18,7 +18,7 @@ from twinspire.bundle import Bundle, Precision, Tower
 from twinspire.contract import EMBEDDING, FREE, INPUT_NAMES
 from twinspire.errors import BundleError, EngineError, InputError, ProviderError
 from twinspire.towers.auto_selection import AUTO, Candidate, Runtime, candidates, parse_precision, parse_provider
-from twinspire.towers.batching import TextBatch, fitted_batches, text_batches
+from twinspire.towers.batching import InputBatch, fitted_batches, text_batches
 from twinspire.towers.providers import (
     InferencePrecision,
     OpenVinoOptions,
@@ -143,8 +143,8 @@ class LocalTowers:
             batches = list(self._batches(sequences, text, batch=size))
             whole = is_only_call and len(batches) == 1
 
-            def encode(batch: TextBatch) -> None:
-                embeddings[batch.positions] = self._run(Tower.TEXT, batch.input_ids, whole=whole)
+            def encode(batch: InputBatch) -> None:
+                embeddings[batch.positions] = self._run(Tower.TEXT, batch.array, whole=whole)
 
             self._streams.each(encode, batches, is_only_call=is_only_call)
         return embeddings
