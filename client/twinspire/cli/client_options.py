@@ -200,7 +200,7 @@ def open_client(options: ClientOptions, index: VectorStore | None = None) -> Cli
     return Client.local(
         bundle,
         precision=options.precision or "auto",
-        providers=options.provider or "auto",
+        provider=options.provider or "auto",
         threads=options.threads,
         streams=options.streams,
         limits=options.image_limits(),
