@@ -54,8 +54,8 @@ class OpenParts:
             with states.current() as (_, state):  # checks all of it, before anything is touched
                 if record is not None and record.generation > state.commit.generation:
                     _log.warning(
-                        "the index %s has lost acknowledged changes, generations %d to %d: `twinspire index recover` "
-                        "restores what it can",
+                        "acknowledged changes of the index %s are missing, generations %d to %d: `twinspire index "
+                        "recover` restores what it can",
                         folder,
                         state.commit.generation + 1,
                         record.generation,
