@@ -118,7 +118,7 @@ def test_metadata_columns_have_the_type_of_their_values(index: Any, tmp_path: Pa
 
 def test_too_many_keys_become_one_column(index: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Above the most columns the whole object is JSON in `metadata`."""
-    monkeypatch.setattr(export_parquet, "MOST_COLUMNS", 5)
+    monkeypatch.setattr(export_parquet, "MAX_COLUMNS", 5)
     export_index(index, tmp_path / "out.parquet")
     table = pq.read_table(tmp_path / "out.parquet")
     assert "year" not in table.column_names

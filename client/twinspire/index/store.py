@@ -471,14 +471,14 @@ class Index:
 
     @repeated
     def count_text(self, query: TextQuery, *, at_most: int) -> int:
-        """Return how many items `search_text` would find, counted up to `at_most`: cheap also for common words."""
+        """Return the number of items that `search_text` would find, counted up to `at_most`."""
         query, at_most = checked_text_query(query), checked_k(at_most)
         with self._handle.reading("search") as (view, _):
             return view.count_text(query, at_most) if query else 0
 
     @repeated
     def count(self, *, kind: ItemKind | str | None = None, where: Filter | str | None = None) -> int:
-        """Return how many items of `kind` there are that `where` keeps."""
+        """Return the number of items of `kind` that `where` keeps."""
         kind, where = checked_kind(kind), checked_where(where)
         with self._handle.reading("read") as (view, state):
             allowed = self._handle.parts().states.allowed(view, state, kind, where)

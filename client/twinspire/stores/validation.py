@@ -15,21 +15,21 @@ from twinspire.stores.text_query import TextQuery
 
 _LARGEST_ID = 2**63 - 1  # SQLite's
 _NORM_TOLERANCE = 1e-3
-_LARGEST_K = 2**40  # more than any index has; what is larger means the same and would overflow int64 in FAISS
+_LARGEST_K = 2**40  # more items than any store has; a larger k would overflow int64 in FAISS
 
 
 def checked_ids(ids: Iterable[int]) -> list[int]:
-    """Return `ids` as a list. Raises `InputError` where they are not whole numbers from 0 to 2**63 - 1."""
+    """Return `ids` as a list. Raises `InputError` unless they are whole numbers from 0 to 2**63 - 1."""
     return [as_whole(number, "an id", minimum=0, maximum=_LARGEST_ID) for number in as_list(ids, "ids")]
 
 
 def checked_k(k: int) -> int:
-    """Return `k`, at most 2**40. Raises `InputError` where it is not a whole number from 1 up."""
+    """Return `k`, at most 2**40. Raises `InputError` unless it is a whole number from 1 up."""
     return min(as_whole(k, "k (the number of hits)", minimum=1), _LARGEST_K)
 
 
 def checked_effort(effort: int | None) -> int | None:
-    """Return `effort`, at most 2**40. Raises `InputError` where it is not None or a whole number from 1 up."""
+    """Return `effort`, at most 2**40. Raises `InputError` unless it is None or a whole number from 1 up."""
     return None if effort is None else min(as_whole(effort, "effort", minimum=1), _LARGEST_K)
 
 
@@ -110,7 +110,7 @@ def checked_hashes(hashes: Iterable[str]) -> list[str]:
 def unit_vectors(embeddings: object, dim: int, what: str) -> NDArray[np.float32]:
     """Return `embeddings` as contiguous (N, D) float32, L2-normalised within 1e-3.
 
-    Raises `EmbeddingError`, which names the position of the first bad vector, where they are anything else.
+    Raises `EmbeddingError`, which names the position of the first bad vector, for anything else.
     """
     expected = f"{what} must be a numpy array of shape (N, {dim}), float32, every vector of length 1"
     if not isinstance(embeddings, np.ndarray):
