@@ -1,4 +1,4 @@
-"""FAISS: imported at first use, with a set number of OpenMP threads."""
+"""FAISS: imported at first use, and how many OpenMP threads it computes with."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _PACKAGES = {"faiss-cpu": "cpu", "faiss-gpu-cuvs": "gpu"}
 
 
 def faiss_library(purpose: str = "searching an index") -> Any:  # noqa: ANN401  FAISS ships no types
-    """Return the module `faiss`.
+    """Return the module.
 
-    Raises `MissingDependencyError` if it is not installed, `BrokenDependencyError` if it cannot be imported.
+    Raises `MissingDependencyError` where it is not installed, `BrokenDependencyError` where it cannot be imported.
     """
     try:
         import faiss
@@ -29,7 +29,7 @@ def faiss_library(purpose: str = "searching an index") -> Any:  # noqa: ANN401  
 
 @contextmanager
 def computing_with(threads: int) -> Iterator[None]:
-    """Set the number of OpenMP threads of this thread's calls of FAISS within the block; other threads keep theirs."""
+    """Let FAISS compute with so many OpenMP threads in what this thread calls; other threads keep their number."""
     faiss = faiss_library()
     before = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(threads)
@@ -40,10 +40,10 @@ def computing_with(threads: int) -> Iterator[None]:
 
 
 def computed(work: Callable[[], Result], threads: int) -> Result:
-    """Return the result of `work`, run with that many OpenMP threads.
+    """Return what `work` gives, with so many OpenMP threads.
 
-    In a forked child the thread that forked may not open a parallel region: libgomp waits for ever for the threads of
-    the parent (https://gcc.gnu.org/bugzilla/show_bug.cgi?id=58378). There `work` runs in a new thread.
+    In a forked child the thread that forked may not open a parallel region: libgomp waits for ever for threads that it
+    had in the parent (https://gcc.gnu.org/bugzilla/show_bug.cgi?id=58378). There, `work` runs in a new thread.
     """
 
     def run() -> Result:
@@ -57,7 +57,7 @@ def computed(work: Callable[[], Result], threads: int) -> Result:
 
 
 class _Forked:
-    """In a forked child, the thread that forked."""
+    """Remembers, in a forked child, the thread that forked."""
 
     def __init__(self) -> None:
         self.thread: int | None = None

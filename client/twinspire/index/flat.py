@@ -1,15 +1,16 @@
 """Exact search by inner product, by FAISS.
 
-FAISS searches the memory mapping of the vector file (`knn`, the kernel behind `IndexFlatIP`). So there is no second
-copy of the vectors in memory, processes share one through the page cache, and a flat index needs no snapshot file.
+FAISS searches the mapping of the vector file itself (`knn`, the kernel behind `IndexFlatIP`). So there is no second
+copy of the vectors in memory, processes share one through the page cache, and a snapshot file would hold nothing that
+the vector file does not: a flat index has none.
 
-It gets blocks of rows that stay in the processor's cache for all queries: of 100,000 x 512 on two cores, one query
-takes 8 ms instead of 15 ms without blocks, 32 queries take 50 ms instead of 105 ms. float16 is decoded block by block
-(34 ms and 86 ms). Threads of `parallel` take the blocks: OpenMP's would wait for each other after each block.
+It is given blocks of rows that stay in the processor's cache while all queries pass over them: of 100,000 x 512, two
+cores, one query takes 8 ms instead of 15 ms in one piece, 32 queries take 50 ms instead of 105 ms. float16 is decoded
+block by block (34 ms and 86 ms). Threads of `parallel` take the blocks, not OpenMP's, which met after each block.
 
-If a filter keeps few rows they are gathered into a copy; if it keeps many, FAISS skips the others. On the same data:
+A filter that keeps few rows has them copied together; of one that keeps many FAISS passes over the rest. On the same:
 
-    queries   kept     gathered          skipped
+    queries   kept     copied together   passed over
     1          1%          0.2 ms           1.4 ms
     1         10%          4.4 ms           3.5 ms
     1         90%           21 ms            11 ms
@@ -33,17 +34,17 @@ from twinspire.index.vectors import Vectors
 Found = tuple[NDArray[np.float32], NDArray[np.int64]]
 """Scores and rows, each (Q, n), best first. A row of -1, with a score of -inf, is no hit."""
 _BLOCK_BYTES = 8 << 20
-_BLOCK_ROWS_A_HIT = 64  # minimum: the hits of each block are merged with those before
-_BLOCKS_A_THREAD = 4  # minimum, so that a thread that loses its core does less
-_SHARED_FROM = 1 << 23  # multiplications; fewer take one thread about a millisecond
+_BLOCK_ROWS_A_HIT = 64  # at least, for each block's hits are merged with those before
+_BLOCKS_A_THREAD = 4  # at least, so that a thread whose core is taken away does less
+_SHARED_FROM = 1 << 23  # products, below which one thread is done in about a millisecond
 _FEW_QUERIES = 8
-# The share of kept rows below which they are gathered.
+# The share of rows kept below which they are copied together.
 _GATHER_BELOW_FOR_FEW = 0.08
 _GATHER_BELOW = 0.4
 
 
 class _Block(NamedTuple):
-    """Rows to search: all of them, or those of a slice for which `allowed` is True."""
+    """Rows to search, all or those of a slice that `allowed` has True for."""
 
     rows: NDArray[np.int64] | slice
     allowed: NDArray[np.bool_] | None
@@ -65,9 +66,9 @@ def nearest(
 ) -> Found:
     """Return scores and rows of the k best of `vectors` (N, D) for `queries` (Q, D), from row `start` up.
 
-    Each is (Q, n), n the smaller of k and the number of searched rows. Best first; equal scores are ordered by `order`
-    (N,), by default the row, also where k cuts them off. Only rows for which `allowed` (N,) is True are searched.
-    Raises `MissingDependencyError` if FAISS is not installed.
+    Each is (Q, n), n the smaller of k and the rows searched. Best first; equal scores in the order of `order`
+    (N,), which defaults to that of rows, at the cut as well. Where `allowed` (N,) is given, only rows that it has
+    True for. Raises `MissingDependencyError` where FAISS is not installed.
     """
     faiss = faiss_library()
     count, dim = vectors.shape
@@ -84,7 +85,7 @@ def nearest(
             rows = block.places()
             scores, places = _best(faiss, vectors, block, queries, k, order[rows] if order is not None else None)
             if found[0].shape[1] == k and bool((scores[:, 0] < found[0][:, -1]).all()):
-                continue  # no hit is better than those before
+                continue  # nothing here comes near
             found = merge([found, (scores, rows[places])], k, order)
         return found
 
@@ -94,7 +95,7 @@ def nearest(
 
 
 def merge(parts: list[Found], k: int, order: NDArray[np.int64] | None = None) -> Found:
-    """Return the k best of all `parts`, which have different rows; equal scores are ordered by `order` or by row."""
+    """Return the k best of all `parts`, each of other rows, equal scores in the order of `order` or of rows."""
     scores = np.concatenate([part[0] for part in parts], axis=1)
     rows = np.concatenate([part[1] for part in parts], axis=1)
     keys = rows if order is None else np.where(rows >= 0, order[rows], -1)
@@ -105,7 +106,7 @@ def merge(parts: list[Found], k: int, order: NDArray[np.int64] | None = None) ->
 def _blocks(
     count: int, allowed: NDArray[np.bool_] | None, start: int, size: int, gather_below: float
 ) -> Iterator[_Block]:
-    """Yield the rows to search in blocks of `size`, in order."""
+    """Yield the rows to search, `size` at a time, in order."""
     if allowed is not None:
         kept = np.flatnonzero(allowed[start:]) + start
         if len(kept) < gather_below * (count - start):
@@ -137,16 +138,16 @@ def _best(
     k: int,
     order: NDArray[np.int64] | None,
 ) -> Found:
-    """Return scores and places in the block of its k best rows."""
+    """Return scores and places in the block of its k best."""
     some = _decoded(faiss, vectors[block.rows])
     k = min(k, block.kept)
-    # Of rows that tie for the last place FAISS returns any. Ask for more hits until the tie ends.
-    depth = min(k + 1, block.kept)
+    # Of several that tie for the last place FAISS keeps any. Look further until the tie is seen to end.
+    reach = min(k + 1, block.kept)
     while True:
-        scores, places = _knn(faiss, some, block.allowed, queries, depth)
-        if depth == block.kept or bool((scores[:, -1] < scores[:, k - 1]).all()):
+        scores, places = _knn(faiss, some, block.allowed, queries, reach)
+        if reach == block.kept or bool((scores[:, -1] < scores[:, k - 1]).all()):
             break
-        depth = min(2 * depth, block.kept)
+        reach = min(2 * reach, block.kept)
     keys = places if order is None else order[places]
     best = np.lexsort((keys, -scores), axis=1)[:, :k]
     return np.take_along_axis(scores, best, axis=1), np.take_along_axis(places, best, axis=1)

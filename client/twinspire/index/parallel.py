@@ -1,9 +1,9 @@
-"""Threads for the work of a search, instead of OpenMP's.
+"""Threads that share the work of a search, in place of OpenMP's.
 
-FAISS's OpenMP threads (libgomp) spin at the end of each parallel region until the slowest arrives, which is very slow
-if other processes use the cores, and a forked child waits for ever for the threads of its parent. So a search calls
-FAISS with one OpenMP thread and distributes the work itself: FAISS releases the GIL in every call, the calling thread
-works too, and each thread takes the next task when it is free.
+FAISS's OpenMP threads (libgomp) spin at the end of each parallel region until the slowest arrives, which collapses
+where other processes want the cores, and a forked child waits for ever for those that its parent had. So a search
+calls FAISS with one OpenMP thread and shares the work itself: FAISS releases the GIL in every call, the calling thread
+works too, and whoever is free takes the next task.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
-from twinspire._cores import usable_cores
 from twinspire.index.faiss_support import computing_with, faiss_library
 
 Task = TypeVar("Task")
@@ -22,18 +21,18 @@ Result = TypeVar("Result")
 
 
 def search_threads() -> int:
-    """Return the number of threads of a search: OpenMP's number in this thread, at most one a core.
+    """Return how many threads a search may use: as many as OpenMP would take in this thread, at most one a core.
 
-    So `OMP_NUM_THREADS` and `faiss.omp_set_num_threads` have their effect.
+    So `OMP_NUM_THREADS` and `faiss.omp_set_num_threads` are obeyed.
     """
-    return max(1, min(int(faiss_library().omp_get_max_threads()), usable_cores()))
+    return max(1, min(int(faiss_library().omp_get_max_threads()), len(os.sched_getaffinity(0))))
 
 
 def shared(tasks: Iterable[Task], work: Callable[[Iterator[Task]], Result], threads: int) -> list[Result]:
-    """Call `work` in this thread and in up to `threads` - 1 others at once, and return the results of the calls.
+    """Call `work` in this thread and in up to `threads` - 1 others at once, and return what each call gave.
 
-    All get the same iterator, which gives each task to one of them, and have one OpenMP thread. Raises the first error
-    when all have ended.
+    Each gets the same iterator, which gives every task to one of them, and has one OpenMP thread. Raises the first
+    error when all have ended.
     """
     remaining = _Remaining(tasks)
 
@@ -52,7 +51,7 @@ def shared(tasks: Iterable[Task], work: Callable[[Iterator[Task]], Result], thre
 
 
 class _Remaining(Iterator[Task]):
-    """An iterator that several threads may share."""
+    """An iterator for several threads at once."""
 
     def __init__(self, tasks: Iterable[Task]) -> None:
         self._tasks = iter(tasks)
@@ -71,7 +70,7 @@ class _Remaining(Iterator[Task]):
 
 
 class _Pool:
-    """A thread pool that is made at first use, and again in a forked child, where threads do not survive."""
+    """A thread pool that is made at first use and, since threads do not survive a fork, once more in a child."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -83,10 +82,10 @@ class _Pool:
         self._executor = None
 
     def submit(self, work: Callable[[], Result]) -> Future[Result] | None:
-        """Let a thread call `work`; return None if the interpreter shuts down and starts no more threads."""
+        """Let a thread call `work`; None where the interpreter shuts down and starts no more threads."""
         with self._lock:
             if self._executor is None:
-                self._executor = ThreadPoolExecutor(usable_cores(), "twinspire-search")
+                self._executor = ThreadPoolExecutor(len(os.sched_getaffinity(0)), "twinspire-search")
             try:
                 return self._executor.submit(work)
             except RuntimeError:
