@@ -63,7 +63,7 @@ class Commit:
 
 @dataclass(frozen=True, slots=True)
 class SnapshotRow:
-    """The row of the snapshot: its file (empty: to be rebuilt), kind of index, number of rows, and search settings."""
+    """What the catalogue says of the snapshot: its file (empty: to be built anew), kind, rows covered, and settings."""
 
     name: str
     kind: str
