@@ -187,10 +187,10 @@ def flipped(folder: Path, flips: int, seed: int) -> Tally:
     return tally
 
 
-@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
-def test_a_flipped_bit_is_no_unnoticed_answer(tmp_path: Path, seed: int) -> None:
+@pytest.mark.slow
+def test_a_flipped_bit_is_no_unnoticed_answer(tmp_path: Path) -> None:
     """Captions, metadata, uris, ids and vectors are right or refused; `verify` finds whatever made an answer wrong."""
-    tally = flipped(tmp_path, 400 if seed else 40, seed)
+    tally = flipped(tmp_path, 250, seed=1)
     assert tally.unseen == []
     assert tally.foreign == []
     assert set(tally.wrong) <= set(MISSES), tally

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from twinspire.errors import IndexStoreError, InputError, TwinspireError
+from twinspire.errors import EmbeddingError, IndexStoreError, InputError, SpaceMismatchError
 from twinspire.index import Index, Item, ItemKind, VectorType, state
 from twinspire.stores.filters.filter import Filter
 from twinspire.stores.text_query import TextQuery
@@ -85,7 +85,7 @@ def test_an_unknown_id_is_named(index: Index) -> None:
 
 def test_what_is_no_item_is_refused(index: Index) -> None:
     """A str in place of an item is named with its position, and nothing is added."""
-    with pytest.raises(InputError, match=r"at position 1 is 'b\.jpg'"):
+    with pytest.raises(InputError, match="position 1"):
         index.add(unit(2), [Item("/a", ItemKind.IMAGE), "b.jpg"], space=SPACE)  # type: ignore[list-item]
     assert len(index) == 30
 
@@ -112,17 +112,17 @@ def test_what_is_no_filter_is_refused(index: Index) -> None:
 def test_an_update_that_cannot_be_is_refused(index: Index) -> None:
     """Another's uri and content, a vector without its space, of another space or length, and what no item may have."""
     before = index.get([3])
-    with pytest.raises(InputError, match="item 4 has both"):
+    with pytest.raises(InputError, match="item 4"):
         index.update(2, uri="/p/4.jpg", content_hash="h4")
-    for change, error in (
-        ({"embedding": unit(1)[0]}, "needs the space"),
-        ({"embedding": unit(1)[0], "space": "6" * 64}, "cannot be compared"),
-        ({"embedding": unit(1)[0] * 2, "space": SPACE}, "has length 2"),
-        ({"embedding": unit(2), "space": SPACE}, "one embedding, got 2"),
-        ({"uri": ""}, "non-empty str"),
-        ({"metadata": {"x": float("nan")}}, "what JSON can hold"),
+    for change, error, word in (
+        ({"embedding": unit(1)[0]}, InputError, "space"),
+        ({"embedding": unit(1)[0], "space": "6" * 64}, SpaceMismatchError, "bundle"),
+        ({"embedding": unit(1)[0] * 2, "space": SPACE}, EmbeddingError, "length 2"),
+        ({"embedding": unit(2), "space": SPACE}, InputError, r"\b2\b"),
+        ({"uri": ""}, InputError, "uri"),
+        ({"metadata": {"x": float("nan")}}, InputError, "JSON"),
     ):
-        with pytest.raises(TwinspireError, match=error):
+        with pytest.raises(error, match=word):
             index.update(3, **change)  # type: ignore[arg-type]
     assert index.get([3]) == before
     assert index.update(3, content_hash="h4").content_hash == "h4"  # of another uri
@@ -337,5 +337,5 @@ def test_a_reader_overtaken_by_a_compaction_follows(index: Index, monkeypatch: p
         index.remove([3])
         index.compact()
         (index.path / "vectors-4.f32").unlink()
-        with pytest.raises(IndexStoreError, match=r"has lost its vector file vectors-4\.f32"):
+        with pytest.raises(IndexStoreError, match=r"vectors-4\.f32"):
             len(reader)

@@ -92,37 +92,39 @@ def test_an_index_in_order_has_no_problems(tmp_path: Path, dtype: VectorType) ->
 
 
 @pytest.mark.parametrize(
-    ("damage", "problem"),
+    ("damage", "word", "ids"),
     [
-        (write(64 + 30 * ROW, b"\0"), "is damaged: vectors 0 to 50 give checksum"),
-        (write(0, b"x"), "does not start as a file of 16-dimensional"),
-        (lambda path: (path / "vectors-1.f32").unlink(), "has lost its vector file"),
-        (lambda path: (path / "vectors-1.f32").write_bytes(b""), "does not start as a file of"),
-        (scribble, "catalogue"),
-        (lambda path: (path / "catalogue.sqlite").unlink(), "is no index"),
-        (lambda path: (path / "catalogue.sqlite").write_bytes(b"x" * 9999), "not a database"),
-        (execute("DELETE FROM items WHERE id = 3"), "1 rows without an item that are not dead: 3"),
-        (execute("DELETE FROM dead"), "4 rows without an item that are not dead: 7, 8, 9, 20"),
-        (execute("INSERT INTO dead VALUES (3, 1)"), "1 rows that are taken twice: 3"),
-        (execute("UPDATE items SET row = 51 WHERE id = 3"), "1 rows of vectors that are not there: 51"),
-        (lambda path: commit(path, next_id=48), "2 ids that were not given yet: 48, 49"),
-        (execute("UPDATE catalogue SET next_id = 48"), "first row is damaged"),
-        (execute("UPDATE items SET metadata = '[]' WHERE id IN (4, 5)"), "2 items that are no longer what"),
-        (execute("UPDATE items SET metadata = '{' WHERE id = 4"), "1 items that are no longer what"),
-        (execute("UPDATE items SET uri = x'ff' WHERE id = 4"), "1 items that are no longer what"),
-        (execute("UPDATE items SET caption = 'x' WHERE id = 4"), "1 items that are no longer what"),
-        (execute("UPDATE words SET text = 'x' WHERE rowid = 4"), "1 items whose words are not those"),
-        (execute("DELETE FROM words WHERE rowid = 4"), "1 items whose words are not those"),
-        (execute("INSERT INTO words (rowid, text) VALUES (7, 'x')"), "1 words of items that are not there: 7"),
-        (execute("DELETE FROM words_data WHERE id > 10"), "catalogue"),
+        (write(64 + 30 * ROW, b"\0"), "checksum", ""),
+        (write(0, b"x"), "float32", ""),
+        (lambda path: (path / "vectors-1.f32").unlink(), "lost", ""),
+        (lambda path: (path / "vectors-1.f32").write_bytes(b""), "float32", ""),
+        (scribble, "catalogue", ""),
+        (lambda path: (path / "catalogue.sqlite").unlink(), "no index", ""),
+        (lambda path: (path / "catalogue.sqlite").write_bytes(b"x" * 9999), "database", ""),
+        (execute("DELETE FROM items WHERE id = 3"), "without", " 3"),
+        (execute("DELETE FROM dead"), "without", " 7, 8, 9, 20"),
+        (execute("INSERT INTO dead VALUES (3, 1)"), "twice", " 3"),
+        (execute("UPDATE items SET row = 51 WHERE id = 3"), "vectors", " 51"),
+        (lambda path: commit(path, next_id=48), "ids", " 48, 49"),
+        (execute("UPDATE catalogue SET next_id = 48"), "first row", ""),
+        (execute("UPDATE items SET metadata = '[]' WHERE id IN (4, 5)"), "longer", " 4, 5"),
+        (execute("UPDATE items SET metadata = '{' WHERE id = 4"), "longer", " 4"),
+        (execute("UPDATE items SET uri = x'ff' WHERE id = 4"), "longer", " 4"),
+        (execute("UPDATE items SET caption = 'x' WHERE id = 4"), "longer", " 4"),
+        (execute("UPDATE words SET text = 'x' WHERE rowid = 4"), "captions", " 4"),
+        (execute("DELETE FROM words WHERE rowid = 4"), "captions", " 4"),
+        (execute("INSERT INTO words (rowid, text) VALUES (7, 'x')"), "items", " 7"),
+        (execute("DELETE FROM words_data WHERE id > 10"), "catalogue", ""),
     ],
 )
-def test_each_damage_is_named_and_nothing_is_changed(path: Path, damage: Callable[[Path], None], problem: str) -> None:
+def test_each_damage_is_named_and_nothing_is_changed(
+    path: Path, damage: Callable[[Path], None], word: str, ids: str
+) -> None:
     """The report says what is wrong; the files stay as they are."""
     damage(path)
     before = {file.name: file.read_bytes() for file in path.iterdir()}
     problems = verify_index(path).problems
-    assert any(problem in found for found in problems), problems
+    assert any(word in found and found.endswith(ids) for found in problems), problems
     assert {name: (path / name).read_bytes() for name in before} == before  # SQLite may make a log, empty
 
 
@@ -135,7 +137,8 @@ def test_a_vector_that_is_none_is_found_behind_a_right_checksum(path: Path) -> N
     data[64 + 7 * ROW : 64 + 8 * ROW] = bytes(ROW)  # dead
     file.write_bytes(data)
     commit(path, checksum=crc32(data[64:]))
-    assert verify_index(path).problems == ["2 items whose vector is not of length 1: 20, 30"]
+    (problem,) = verify_index(path).problems
+    assert problem.endswith(" 20, 30")
 
 
 @pytest.mark.parametrize(
@@ -153,7 +156,7 @@ def test_damaged_items_can_be_removed_and_added_again(path: Path, damage: str) -
             lambda: index.update(3, caption="y"),
             lambda: index.remove_where(Filter.parse("n < 5")),
         ):
-            with pytest.raises(IndexStoreError, match="3"):
+            with pytest.raises(IndexStoreError, match="item 3"):
                 call()
         assert index.remove([2, 3, 4]) == 3
         assert index.verify().problems == []
