@@ -133,7 +133,7 @@ def test_a_broken_image_is_named(clients: dict[str, Client], tmp_path: Path) -> 
     good = _captioned(300)
     (tmp_path / "bad.jpg").write_bytes(b"no picture")
     pictures = [*good.pictures[:270], tmp_path / "bad.jpg", *good.pictures[271:]]
-    with pytest.raises(ImageError, match=r"picture 270 \(n270: .*bad.jpg\)") as caught:
+    with pytest.raises(ImageError, match=r"image 270 \(n270: .*bad.jpg\)") as caught:
         measure_recall(clients, CaptionedImages("bad", good.ids, pictures, good.captions))
     assert caught.value.position == 270
 

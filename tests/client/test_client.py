@@ -133,7 +133,7 @@ def test_a_bad_image_raises_with_its_position(client: Client, files: list[Path])
     files[40].write_bytes(b"not a picture")
     files[50].unlink()
     for call in (client.encode_images, client.preprocess):
-        with pytest.raises(ImageError, match=r"picture 40 \(.*40.png\)") as caught:
+        with pytest.raises(ImageError, match=r"image 40 \(.*40.png\)") as caught:
             call(files)
         assert (caught.value.position, caught.value.name) == (40, str(files[40]))
 

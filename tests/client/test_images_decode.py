@@ -222,10 +222,10 @@ class TestGivenAs:
         assert caught.value.name == str(tmp_path / "x.jpg")
         with pytest.raises(ImageError) as caught:
             load_image(b"none")
-        assert str(caught.value).startswith("picture 0 (bytes): is no picture")
+        assert str(caught.value).startswith("image 0 (bytes): is no picture")
         with pytest.raises(ImageError) as caught:
             load_image(os.fsdecode(b"/nowhere/\xff.jpg"))
-        assert str(caught.value).encode().startswith(b"picture 0 (/nowhere/\\udcff.jpg)")
+        assert str(caught.value).encode().startswith(b"image 0 (/nowhere/\\udcff.jpg)")
 
     def test_unreadable_file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """A file without read permission is an ImageError that says so."""

@@ -60,7 +60,7 @@ def test_one(preprocessor: Preprocessor) -> None:
     pixels = preprocessor.one(_image(9))
     assert pixels.shape == (8, 8, 3)
     assert pixels.flags.writeable
-    with pytest.raises(ImageError, match=r"picture 5 \(bytes\)"):
+    with pytest.raises(ImageError, match=r"image 5 \(bytes\)"):
         preprocessor.one(b"none", 5)
 
 
@@ -77,7 +77,7 @@ def test_first_error_in_order(preprocessor: Preprocessor) -> None:
     items: list[Any] = [_image(shade) for shade in range(40)]
     items[7], items[8], items[30] = _image(0)[:45], b"none", None
     for _ in range(5):
-        with pytest.raises(ImageError, match=r"picture 7 .*damaged PNG"):
+        with pytest.raises(ImageError, match=r"image 7 .*damaged PNG"):
             preprocessor.many(items)
 
 

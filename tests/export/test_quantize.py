@@ -265,7 +265,7 @@ def test_file_that_is_no_image(base: Bundle, tmp_path: Path) -> None:
     files = [tmp_path / "good.png", tmp_path / "bad.png"]
     Image.fromarray(draw_images(1, 40)[0]).save(files[0])
     files[1].write_bytes(b"no picture")
-    with pytest.raises(ImageError, match=r"picture 1 .*bad\.png"):
+    with pytest.raises(ImageError, match=r"image 1 .*bad\.png"):
         quantize_bundle(base, tmp_path / "bundle", pictures=files, captions=["a"])
     assert sorted(tmp_path.iterdir()) == sorted(files)
 
