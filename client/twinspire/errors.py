@@ -71,7 +71,7 @@ class ImageError(InputError):
     """
 
     def __init__(self, position: int, name: str, cause: str) -> None:
-        super().__init__(f"picture {position} ({name}): {cause}", position=position)
+        super().__init__(f"image {position} ({name}): {cause}", position=position)
         self.position: int = position
         self.name = name
         self.cause = cause

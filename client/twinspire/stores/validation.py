@@ -2,35 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from twinspire._arguments import as_list, as_member, as_whole, shown
+from twinspire._arguments import as_list, as_member, as_whole, require_text, shown
 from twinspire.errors import EmbeddingError, InputError
 from twinspire.stores.filters.filter import Filter
-from twinspire.stores.items import ItemKind
-from twinspire.stores.reference import BundleReference
+from twinspire.stores.items import BundleReference, Item, ItemKind
 from twinspire.stores.text_query import TextQuery
 
 _LARGEST_ID = 2**63 - 1  # SQLite's
 _NORM_TOLERANCE = 1e-3
-_LARGEST_K = 2**40  # more than any index has; what is larger means the same and would overflow int64 in FAISS
+_LARGEST_K = 2**40  # more items than any store has; a larger k would overflow int64 in FAISS
 
 
 def checked_ids(ids: Iterable[int]) -> list[int]:
-    """Return `ids` as a list. Raises `InputError` where they are not whole numbers from 0 to 2**63 - 1."""
+    """Return `ids` as a list. Raises `InputError` unless they are whole numbers from 0 to 2**63 - 1."""
     return [as_whole(number, "an id", minimum=0, maximum=_LARGEST_ID) for number in as_list(ids, "ids")]
 
 
 def checked_k(k: int) -> int:
-    """Return `k`, at most 2**40. Raises `InputError` where it is not a whole number from 1 up."""
+    """Return `k`, at most 2**40. Raises `InputError` unless it is a whole number from 1 up."""
     return min(as_whole(k, "k (the number of hits)", minimum=1), _LARGEST_K)
 
 
 def checked_effort(effort: int | None) -> int | None:
-    """Return `effort`, at most 2**40. Raises `InputError` where it is not None or a whole number from 1 up."""
+    """Return `effort`, at most 2**40. Raises `InputError` unless it is None or a whole number from 1 up."""
     return None if effort is None else min(as_whole(effort, "effort", minimum=1), _LARGEST_K)
 
 
@@ -69,10 +68,49 @@ def checked_text_query(query: TextQuery) -> TextQuery:
     return query
 
 
+def checked_addition(
+    embeddings: NDArray[np.float32], items: Sequence[Item], dim: int
+) -> tuple[NDArray[np.float32], list[Item]]:
+    """Return the arguments of `add`: unit vectors, (N, D), and as many items. Raises `EmbeddingError`, `InputError`."""
+    vectors = unit_vectors(embeddings, dim, "embeddings to add")
+    items = as_list(items, "items")
+    for position, item in enumerate(items):
+        if not isinstance(item, Item):
+            raise InputError(f"add takes a list of Item; at position {position} is {shown(item)}")
+    if len(items) != len(vectors):
+        raise InputError(f"every item needs one embedding: got {len(items)} items and {len(vectors)} embeddings")
+    return vectors, items
+
+
+def unit_vector(embedding: object, dim: int) -> NDArray[np.float32]:
+    """Return the new embedding of an item, (D,) or (1, D), as (1, D). Raises `EmbeddingError` and `InputError`."""
+    row = embedding[None] if isinstance(embedding, np.ndarray) and embedding.ndim == 1 else embedding
+    vectors = unit_vectors(row, dim, "the new embedding, as a row,")
+    if len(vectors) != 1:
+        raise InputError(f"an item has one embedding, got {len(vectors)}")
+    return vectors
+
+
+def checked_find(uri: str | None, content_hash: str | None, under: str | None) -> tuple[str, str]:
+    """Return the name and the value of the one argument that `find` got. Raises `InputError` for none and several."""
+    given = {"uri": uri, "content_hash": content_hash, "under": under}
+    (name, value), *others = [pair for pair in given.items() if pair[1] is not None] or [("", None)]
+    if value is None or others:
+        raise InputError(f"find takes one of {', '.join(given)}, got {1 + len(others) if value else 'none'}")
+    if not isinstance(value, str):
+        raise InputError(f"find takes {name} as a str, got {shown(value)}")
+    return name, value
+
+
+def checked_hashes(hashes: Iterable[str]) -> list[str]:
+    """Return content hashes as a list. Raises `InputError` for what is no list of text."""
+    return [require_text(text, "a content hash") for text in as_list(hashes, "content hashes")]
+
+
 def unit_vectors(embeddings: object, dim: int, what: str) -> NDArray[np.float32]:
     """Return `embeddings` as contiguous (N, D) float32, L2-normalised within 1e-3.
 
-    Raises `EmbeddingError`, which names the position of the first bad vector, where they are anything else.
+    Raises `EmbeddingError`, which names the position of the first bad vector, for anything else.
     """
     expected = f"{what} must be a numpy array of shape (N, {dim}), float32, every vector of length 1"
     if not isinstance(embeddings, np.ndarray):
