@@ -2,7 +2,7 @@
 
     client = Client.local(sample_bundle())
     vectors = client.encode_images(["cat.jpg", "dog.jpg"])  # (2, D) float32, L2-normalised
-    query = client.encode_text(["a red cat"])  # (1, D); their inner products are cosines
+    query = client.encode_texts(["a red cat"])  # (1, D); their inner products are cosines
 
 The names below are loaded when they are first used: `import twinspire` alone stays light, and nothing here
 imports torch, faiss or onnxruntime before it needs them.
@@ -19,9 +19,20 @@ if TYPE_CHECKING:
     from twinspire.index import Index
     from twinspire.sample import sample_bundle
     from twinspire.search import Query, Searcher
+    from twinspire.stores import open_index
     from twinspire.towers import LocalTowers, TritonTowers
 
-__all__ = ["Bundle", "Client", "Index", "LocalTowers", "Query", "Searcher", "TritonTowers", "sample_bundle"]
+__all__ = [
+    "Bundle",
+    "Client",
+    "Index",
+    "LocalTowers",
+    "Query",
+    "Searcher",
+    "TritonTowers",
+    "open_index",
+    "sample_bundle",
+]
 
 _HOMES = {
     "Bundle": "twinspire.bundle",
@@ -31,6 +42,7 @@ _HOMES = {
     "Query": "twinspire.search",
     "Searcher": "twinspire.search",
     "TritonTowers": "twinspire.towers",
+    "open_index": "twinspire.stores",
     "sample_bundle": "twinspire.sample",
 }
 

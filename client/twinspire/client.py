@@ -62,7 +62,7 @@ class Client:
         bundle: Bundle | str | os.PathLike[str],
         *,
         precision: Precision | str = "auto",
-        providers: Provider | str = "auto",
+        provider: Provider | str = "auto",
         threads: int | None = None,
         streams: int | None = None,
         openvino: OpenVinoOptions | None = None,
@@ -71,12 +71,12 @@ class Client:
         """Run a bundle's engines in this process; see `LocalTowers` for the arguments and what they raise.
 
         `bundle` is one that was opened or the path of one (then BundleError where it is not intact; InputError for
-        anything else). To compute an fp32 engine in bf16: `providers="openvino"` and
+        anything else). To compute an fp32 engine in bf16: `provider="openvino"` and
         `openvino=OpenVinoOptions(inference_precision=InferencePrecision.BF16)`.
         """
         opened = _opened(bundle)
         towers = LocalTowers(
-            opened, precision=precision, providers=providers, threads=threads, streams=streams, openvino=openvino
+            opened, precision=precision, provider=provider, threads=threads, streams=streams, openvino=openvino
         )
         return cls(opened, towers, limits=limits, threads=threads)
 
@@ -157,7 +157,7 @@ class Client:
     def preprocess(
         self, items: Iterable[ImageItem], *, on_error: OnError = "raise"
     ) -> NDArray[np.uint8] | tuple[NDArray[np.uint8], list[ImageError]]:
-        """Decode N images and cut them to the towers' input, (N, S, S, 3) uint8 RGB, in the order given.
+        """Decode N images and cut them to the towers' input, (N, H, W, 3) uint8 RGB, in the order given.
 
         The first image that cannot be used raises ImageError with its position and cause. With
         `on_error="skip"` the rest is returned, and beside it an ImageError for each that was left out.
