@@ -61,7 +61,7 @@ def test_deleting_the_lock_file_lets_no_second_writer_in(path: Path) -> None:
         (path / LOCK_NAME).unlink()
         with pytest.raises(IndexLockedError):
             Index.open(path, mode="write")
-        with pytest.raises(IndexStoreError, match="lock"):
+        with pytest.raises(IndexStoreError, match=r"writer\.lock"):
             add(first, 12, 14)
         assert len(first) == 12
     with Index.open(path, mode="write") as again:
@@ -98,7 +98,7 @@ def test_two_writers_in_spite_of_the_lock_lose_nothing(
             first.remove([9])
         second = Index.open(path, mode="write")
         add(second, 20, 23)
-        with pytest.raises(IndexStoreError, match="somebody else"):
+        with pytest.raises(IndexStoreError, match="generation"):
             changes[change](first)
         add(second, 23, 25)
     finally:
@@ -206,9 +206,9 @@ def test_a_foreign_lock_while_the_snapshot_catches_up_is_logged(
             add(index, 10, 15)
         else:
             index.compact()
-        assert "left behind" in caplog.text
+        assert "locked" in caplog.text
         assert len(index) == (14 if change == "add" else 9)
-        with pytest.raises(IndexStoreError, match="Another process holds"):
+        with pytest.raises(IndexStoreError, match="locked"):
             index.remove([1])
         foreign.execute("ROLLBACK")
         foreign.close()
