@@ -1,7 +1,7 @@
 """Changes of an index: vectors are appended and synced first, then committed with their items in one transaction.
 
 The transaction begins before the vector file is touched and compares the committed state with the one that this writer
-left: if they differ, somebody else has written, and nothing is changed. So two writers cannot undo each other's
+left: if they differ, another process has written, and nothing is changed. So two writers cannot undo each other's
 changes, not even if the lock fails.
 """
 

@@ -39,20 +39,20 @@ class Token(NamedTuple):
 
 
 def tokenize(text: str) -> Iterator[Token]:
-    """Yield the tokens of a filter; from the first character that none can begin with on, a token STRANGE."""
+    """Yield the tokens of a filter, END last; or STRANGE, at the first character with which no token begins."""
     place = 0
     while place < len(text):
         match = _TOKEN.match(text, place)
         if match is None:
             yield Token("STRANGE", text[place], place)
             return
-        kind = str(match.lastgroup)
-        if kind == "NAME" and match[0].upper() in KEYWORDS:
-            kind = match[0].upper()
-        elif kind == "SIGN":
-            kind = match[0]
-        if kind != "SPACE":
-            yield Token(kind, match[0], place)
+        group = str(match.lastgroup)
+        if group == "NAME" and match[0].upper() in KEYWORDS:
+            group = match[0].upper()
+        elif group == "SIGN":
+            group = match[0]
+        if group != "SPACE":
+            yield Token(group, match[0], place)
         place = match.end()
     yield Token("END", "", len(text.rstrip()))
 

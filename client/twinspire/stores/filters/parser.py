@@ -266,12 +266,12 @@ class _Parser:
         return Literal(ValueType.TIME, seconds, literal.source)
 
 
-def _joined(kind: type[And] | type[Or], parts: list[tuple[Condition, int]]) -> tuple[Condition, int]:
+def _joined(node: type[And] | type[Or], parts: list[tuple[Condition, int]]) -> tuple[Condition, int]:
     if len(parts) == 1:
         return parts[0]
     depth = 1 + max(depth for _, depth in parts)
     _check_depth(depth)
-    return kind(tuple(condition for condition, _ in parts)), depth
+    return node(tuple(condition for condition, _ in parts)), depth
 
 
 def _check_depth(depth: int) -> None:
