@@ -124,7 +124,7 @@ def test_one_image_is_no_list(client: Client, files: list[Path], kind: str) -> N
         "none": None,
     }
     for call in (client.encode_images, client.preprocess):
-        with pytest.raises(InputError, match=r"\blist\b"):
+        with pytest.raises(InputError, match="list"):
             call(bare[kind])
 
 

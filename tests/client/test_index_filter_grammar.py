@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
@@ -406,9 +404,3 @@ def test_all_of_several_filters_keeps_what_each_keeps() -> None:
 
     assert _kept(both, rows) == _kept(Filter.parse(str(both)), rows) == expected
     assert Filter.all_of(both) is both
-
-
-def test_the_parser_is_loaded_when_it_is_needed() -> None:
-    """Importing twinspire.stores.filters.filter imports no parser library."""
-    script = "import sys, twinspire.stores.filters.filter; sys.exit('lark' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

@@ -19,7 +19,6 @@ HEAVY = (
     "grpc",
     "transformers",
     "nncf",
-    "lark",
 )
 
 

@@ -31,9 +31,9 @@ class Catalogue:
         self._path = folder / CATALOGUE_NAME
         if not self._path.is_file():
             raise IndexStoreError(f"{folder} is no index: it has no {CATALOGUE_NAME}")
-        self._connections = Connections(folder, writable=writable)
+        self.connections = Connections(folder, writable=writable)
         try:
-            with self._connections.reading() as connection:
+            with self.connections.reading() as connection:
                 header = self._header(connection)
                 self.identity, self.space, self.dim = header.identity, header.space, header.dim
                 self.dtype = VectorType(header.dtype)
@@ -80,7 +80,7 @@ class Catalogue:
     @contextmanager
     def view(self) -> Iterator[View]:
         """Give the last committed state of any process; it stays the same within the block."""
-        with self._connections.reading() as connection:
+        with self.connections.reading() as connection:
             view = View(connection)
             self._check_identity(view)
             yield view
@@ -88,8 +88,8 @@ class Catalogue:
     @contextmanager
     def change(self) -> Iterator[Change]:
         """Give a change that is durable when the block has ended, and undone if the block raises."""
-        with self._connections.writing() as connection:
-            self._connections.check_place()
+        with self.connections.writing() as connection:
+            self.connections.check_place()
             change = Change(connection)
             self._check_identity(change)
             yield change
@@ -106,30 +106,14 @@ class Catalogue:
             writers = change.header.writers
         return change.commit, writers
 
-    def copy(self, path: Path) -> None:
-        """Write the committed state to a new catalogue at `path`."""
-        self._connections.copy(path)
-
-    def replace(self, path: Path) -> None:
-        """Replace the content by that of the catalogue at `path`, in one transaction, for all processes."""
-        self._connections.replace(path)
-
-    def checkpoint(self, *, larger_than_bytes: int = 0) -> None:
-        """Copy SQLite's log into the catalogue and empty it if it is larger, as far as readers allow."""
-        self._connections.checkpoint(larger_than_bytes=larger_than_bytes)
-
     def shrink(self) -> None:
         """Return the space of removed items to the file system."""
-        self._connections.vacuum()
-        self._connections.checkpoint()
-
-    def size_bytes(self) -> int:
-        """Return the size of the catalogue with SQLite's log."""
-        return self._connections.size_bytes()
+        self.connections.vacuum()
+        self.connections.checkpoint()
 
     def close(self) -> None:
         """Close the connections; waits for a change in progress."""
-        self._connections.close()
+        self.connections.close()
 
     def _check_identity(self, view: View) -> None:
         if view.header.identity != self.identity:

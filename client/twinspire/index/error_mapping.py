@@ -11,7 +11,7 @@ from pathlib import Path
 from twinspire.errors import IndexStoreError, IndexUncertainError
 
 RESTORE = "Nothing was changed. Restore the folder from a copy, or make the index anew with `twinspire index add`."
-_MAKE_ROOM = "Free disk space and try again: earlier changes are safe."
+_MAKE_ROOM = "Make room and try again: earlier changes are safe."
 _UNCERTAIN = (
     "The change could not be undone either, so it may be committed all the same: check that the disk is neither full "
     "nor failing, open the index again and look. Earlier changes are safe."

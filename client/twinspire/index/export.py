@@ -13,13 +13,13 @@ import secrets
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from twinspire._times import iso_utc
 from twinspire.errors import IndexStoreError, InputError
 from twinspire.index import disk
 from twinspire.index.connections import repeated
@@ -169,11 +169,6 @@ class NpyWriter:
         np.lib.format.write_array_header_1_0(self._matrix, header)  # type: ignore[no-untyped-call]
 
 
-def iso_time(seconds: float) -> str:
-    """Return Unix time as ISO 8601 in UTC, with microseconds."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-
-
 def _document(item: StoredItem) -> dict[str, object]:
     return {
         "id": item.id,
@@ -182,8 +177,8 @@ def _document(item: StoredItem) -> dict[str, object]:
         "caption": item.caption,
         "metadata": dict(item.metadata),
         "content_hash": item.content_hash,
-        "added_at": iso_time(item.added_at),
-        "changed_at": iso_time(item.changed_at),
+        "added_at": iso_utc(item.added_at),
+        "changed_at": iso_utc(item.changed_at),
     }
 
 

@@ -143,8 +143,8 @@ def _common(types: set[ColumnType]) -> ColumnType:
     return next(iter(types)) if len(types) == 1 else ColumnType.JSON
 
 
-def _field(arrow: Any, name: str, kind: ColumnType) -> Any:  # noqa: ANN401 - pyarrow's module and Field
-    if kind is ColumnType.JSON:
+def _field(arrow: Any, name: str, column_type: ColumnType) -> Any:  # noqa: ANN401 - pyarrow's module and Field
+    if column_type is ColumnType.JSON:
         return _json_field(arrow, name)
     types = {
         ColumnType.BOOLEAN: arrow.bool_(),
@@ -152,7 +152,7 @@ def _field(arrow: Any, name: str, kind: ColumnType) -> Any:  # noqa: ANN401 - py
         ColumnType.NUMBER: arrow.float64(),
         ColumnType.TEXT: arrow.string(),
     }
-    return arrow.field(name, types[kind])
+    return arrow.field(name, types[column_type])
 
 
 def _json_field(arrow: Any, name: str) -> Any:  # noqa: ANN401 - pyarrow's module and Field

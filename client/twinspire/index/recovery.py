@@ -127,7 +127,7 @@ def recover_index(path: str | os.PathLike[str]) -> RecoverReport:
             vectors_saved = _save_vectors(folder, before, catalogue, saved_in)
         with closing(Catalogue(folder, writable=True)) as live:
             live.recover()  # overwrites the lost frames
-            live.checkpoint()
+            live.connections.checkpoint()
         with catalogue.view() as view:
             after, items_after = view.commit, view.commit.items
         with closing(CommitRecord(folder)) as new:
@@ -188,7 +188,7 @@ def _progress(path: Path) -> tuple[int, int] | None:
 
 def _rebuild(catalogue: Catalogue, lost: LostFrames, path: Path) -> None:
     """Write the catalogue with the lost pages to `path`."""
-    catalogue.copy(path)
+    catalogue.connections.copy(path)
     with path.open("r+b") as file:
         for page, data in lost.pages:
             file.seek((page - 1) * len(data))
@@ -214,7 +214,7 @@ def _restored(folder: Path, catalogue: Catalogue, lost: LostFrames) -> bool:
                     written.write(flipped(data, word, bit))
             if _is_later(rebuilt, folder / CATALOGUE_NAME) and verify_index(rebuilt.parent).ok:
                 with closing(Catalogue(folder, writable=True)) as live:
-                    live.replace(rebuilt)
+                    live.connections.replace(rebuilt)
                 return True
     return False
 

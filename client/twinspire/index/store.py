@@ -226,7 +226,7 @@ class Index:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, error_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
 
@@ -518,7 +518,7 @@ class Index:
                 generation=state.commit.generation,
                 schema_version=SCHEMA_VERSION,
                 vectors_bytes=HEADER_BYTES + state.commit.rows * self._dim * self._dtype.numpy.itemsize,
-                catalogue_bytes=parts.catalogue.size_bytes(),
+                catalogue_bytes=parts.catalogue.connections.size_bytes(),
                 snapshot=parts.snapshots.stats(view),
             )
 

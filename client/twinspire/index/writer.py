@@ -1,7 +1,7 @@
 """Changes of an index: vectors are appended and synced first, then committed with their items in one transaction.
 
 The transaction begins before the vector file is touched and compares the committed state with the one that this writer
-left: if they differ, somebody else has written, and nothing is changed. So two writers cannot undo each other's
+left: if they differ, another process has written, and nothing is changed. So two writers cannot undo each other's
 changes, not even if the lock fails.
 """
 
@@ -111,8 +111,8 @@ class Writer:
         """Rewrite the vector file, in the order of ids, without dead rows, and shrink the catalogue."""
         with self._lock:
             self._recovered()
-            self._catalogue.checkpoint()
-            catalogue_before = self._catalogue.size_bytes()
+            self._catalogue.connections.checkpoint()
+            catalogue_before = self._catalogue.connections.size_bytes()
             dropped, before, after = self._drop_rows()
             try:
                 if dropped:
@@ -123,7 +123,7 @@ class Writer:
                 if not dropped:
                     raise
                 _log.warning("cannot shrink the catalogue of the index %s: %s", self._folder, error)
-            return CompactReport(dropped, before, after, catalogue_before, self._catalogue.size_bytes())
+            return CompactReport(dropped, before, after, catalogue_before, self._catalogue.connections.size_bytes())
 
     def _drop_rows(self) -> tuple[int, int, int]:
         """Rewrite the vector file; return how many rows it dropped and its sizes before and after."""
@@ -232,7 +232,7 @@ class Writer:
         self._commit = change.commit
         try:  # The change is committed: the next one repeats what fails from here on.
             self._record.write(change.commit.generation, change.commit.rows)
-            self._catalogue.checkpoint(larger_than_bytes=_LOG_BYTES)
+            self._catalogue.connections.checkpoint(larger_than_bytes=_LOG_BYTES)
         except (sqlite3.Error, OSError) as error:
             _log.warning("cannot clean up the index %s after a change: %s", self._folder, error)
 
