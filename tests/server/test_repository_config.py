@@ -12,21 +12,35 @@ from tritonclient.grpc import model_config_pb2 as triton
 
 from twinspire.bundle import Padding, Precision, Tower
 from twinspire.errors import InputError
-from twinspire_server.repository.config import config_pbtxt, container_text_config_pbtxt
+from twinspire_server.repository.build import MODEL_SPECS
+from twinspire_server.repository.config import config_pbtxt
 from twinspire_server.repository.settings import Accelerator, Device, RepositoryRuntime, ServingOptions
+from twinspire_server.repository.spec import BundleCopy
+from twinspire_server.repository.towers import ServedBundle
 
 CPU, GPU = triton.ModelInstanceGroup.KIND_CPU, triton.ModelInstanceGroup.KIND_GPU
 WHEEL, CONTAINER = RepositoryRuntime
 
 
 def _config(tiny: Any, tower: Tower, **options: Any) -> Any:
-    text = config_pbtxt(tiny.bundle, tower, Precision.INT8, ServingOptions(**options))
-    return text_format.Parse(text, triton.ModelConfig())
+    """The config of the model that runs a tower's engine."""
+    configs = _configs(tiny, **options)
+    return configs.get(f"tiny_engine_{tower}") or configs[f"tiny_{tower}"]
 
 
 def _container_text(tiny: Any, **options: Any) -> Any:
-    text = container_text_config_pbtxt(tiny.bundle, Precision.INT8, ServingOptions(runtime=CONTAINER, **options))
-    return text_format.Parse(text, triton.ModelConfig())
+    return _configs(tiny, runtime=CONTAINER, **options)["tiny_text"]
+
+
+def _configs(tiny: Any, **options: Any) -> dict[str, Any]:
+    served = ServedBundle(
+        bundle=tiny.bundle,
+        precision=Precision.INT8,
+        options=ServingOptions(**options),
+        copy=BundleCopy(tiny.bundle),
+    )
+    specs = [spec for make in MODEL_SPECS[served.options.runtime] for spec in make(served)]
+    return {spec.name: text_format.Parse(config_pbtxt(spec), triton.ModelConfig()) for spec in specs}
 
 
 def _parameters(config: Any) -> dict[str, str]:

@@ -18,9 +18,10 @@ import pytest
 from twinspire.bundle import Tower
 from twinspire.errors import BundleError, EngineError, InputError, SpaceMismatchError
 from twinspire.towers.ragged import without_padding
+from twinspire_server import repository
 from twinspire_server.repository import build_repository
-from twinspire_server.repository.model_folders import MODEL_FILE
 
+MODEL_FILE = Path(repository.__file__).with_name("model.py")
 START, END, PAD = 1, 2, 0
 FINAL = 1
 MAX_BATCH = 32

@@ -35,7 +35,9 @@ class TlsOptions:
 
     def read(self) -> tuple[bytes | None, bytes | None, bytes | None]:
         """Read the files: root certificates, key, certificate. Raises InputError that names what is unreadable."""
-        return _pem(self.root_certificates), _pem(self.client_key), _pem(self.client_certificate)
+        paths = (self.root_certificates, self.client_key, self.client_certificate)
+        root, key, certificate = (None if path is None else read_pem(path) for path in paths)
+        return root, key, certificate
 
 
 def checked_address(url: str) -> str:
@@ -49,13 +51,14 @@ def checked_address(url: str) -> str:
     return url
 
 
-def _pem(path: str | os.PathLike[str] | None) -> bytes | None:
-    if path is None:
-        return None
+def read_pem(path: str | os.PathLike[str]) -> bytes:
+    """Read a PEM file. Raises InputError where it cannot be read or holds no PEM."""
     try:
         data = Path(path).read_bytes()
     except OSError as error:
-        raise InputError(f"the TLS file {os.fspath(path)} cannot be read: {error}") from error
+        raise InputError(
+            f"the TLS file {os.fspath(path)} cannot be read: {error.strerror or error}", path=path
+        ) from error
     if b"-----BEGIN " not in data:  # gRPC would only log it and fail every call with another reason
-        raise InputError(f"the TLS file {os.fspath(path)} holds no PEM: expected -----BEGIN and a type")
+        raise InputError(f"the TLS file {os.fspath(path)} holds no PEM: expected -----BEGIN and a type", path=path)
     return data
