@@ -19,9 +19,9 @@ from twinspire.bundle import (
     Tower,
     space_id,
 )
+from twinspire.contract import padded
 from twinspire.errors import CheckpointError, InputError
 from twinspire.text import Tokenizer
-from twinspire.towers.ragged import padded
 from twinspire_export.certificate import EngineRunner, certify
 from twinspire_export.checkpoint import Checkpoint, open_checkpoint
 from twinspire_export.engine_check import check_engine

@@ -20,9 +20,9 @@ from PIL import Image
 from transformers import AutoTokenizer, CLIPImageProcessor, CLIPModel
 
 from twinspire.bundle import Bundle, ImageSettings, Interpolation, Padding, Precision, Tower
+from twinspire.contract import padded
 from twinspire.errors import BundleError, CheckpointError, InputError
 from twinspire.text import Tokenizer
-from twinspire.towers.ragged import padded
 from twinspire_export import export as export_module
 from twinspire_export import export_checkpoint, towers
 from twinspire_export.certificate import EngineRunner

@@ -186,8 +186,8 @@ def test_texts_are_warmed_up_in_every_shape(
 
 def test_the_engine_is_opened_as_the_options_say(tiny: Any) -> None:
     """The wheel's model reads threads and providers, the container's backend its own name for threads."""
-    wheel = _parameters(_config(tiny, Tower.IMAGE, threads=3, streams=2, providers="openvino"))
-    assert (wheel["threads"], wheel["streams"], wheel["providers"]) == ("3", "2", "openvino")
+    wheel = _parameters(_config(tiny, Tower.IMAGE, threads=3, streams=2, provider="openvino"))
+    assert (wheel["threads"], wheel["streams"], wheel["provider"]) == ("3", "2", "openvino")
     assert not {"threads", "streams"} & set(_parameters(_config(tiny, Tower.IMAGE)))
     assert _parameters(_config(tiny, Tower.IMAGE, runtime=CONTAINER, threads=3))["intra_op_thread_count"] == "3"
 

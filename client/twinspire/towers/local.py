@@ -44,7 +44,7 @@ each, encodes 80 images/s by 8, 75 by 16; 623 texts/s by 16, 604 by 64."""
 class LocalTowers:
     """The engines of a bundle, run by onnxruntime in this process. May be used from several threads at once.
 
-    `precision` and `providers` name one, or `auto`: that takes what is installed and certified, goes on to the next
+    `precision` and `provider` name one, or `auto`: that takes what is installed and certified, goes on to the next
     where one does not work, and says on the logger `twinspire` what it chose and why; `runtime` says what. A named
     one is used or an error is raised. `threads` is how many a call computes with on the CPU; None is as many as
     this process may use. `streams` is into how many parts a call is cut, which are computed side by side, each with
@@ -66,7 +66,7 @@ class LocalTowers:
         bundle: Bundle,
         *,
         precision: Precision | str = AUTO,
-        providers: Provider | str = AUTO,
+        provider: Provider | str = AUTO,
         threads: int | None = None,
         streams: int | None = None,
         openvino: OpenVinoOptions | None = None,
@@ -79,7 +79,7 @@ class LocalTowers:
         self._named_openvino = openvino
         self._calls = itertools.count()
         self._vocabulary_size = vocabulary_size(bundle.tokenizer_path)
-        self._sessions, self.runtime = self._open(parse_provider(providers), parse_precision(precision))
+        self._sessions, self.runtime = self._open(parse_provider(provider), parse_precision(precision))
         on_processor = self.runtime.provider is Provider.CPU
         self._most = PROCESSOR_BATCH if on_processor else BATCH
         self._batches = fitted_batches if on_processor else text_batches

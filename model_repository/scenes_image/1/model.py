@@ -1,7 +1,7 @@
 """One tower under Triton's Python backend; the same file serves the image and the text tower.
 
 `twinspire build` writes it beside a copy of the bundle. Triton decides which requests form a batch; they become one
-call of `LocalTowers`, which chooses its providers as in any other process.
+call of `LocalTowers`, which chooses its provider as in any other process.
 """
 
 from __future__ import annotations
@@ -18,11 +18,10 @@ import triton_python_backend_utils as pb_utils  # type: ignore[import-not-found]
 from numpy.typing import NDArray
 
 from twinspire.bundle import Bundle, Tower
-from twinspire.contract import EMBEDDING, INPUT_NAMES
+from twinspire.contract import EMBEDDING, INPUT_NAMES, without_padding
 from twinspire.errors import EngineError, InputError, ServerOverloadedError, SpaceMismatchError, TwinspireError
 from twinspire.towers import LocalTowers
 from twinspire.towers.batching import bucket_lengths
-from twinspire.towers.ragged import without_padding
 from twinspire_server.repository.backlog import Backlog, QueuedRequest
 
 Encode: TypeAlias = Callable[[Sequence[NDArray[Any]]], NDArray[np.float32]]
@@ -76,7 +75,7 @@ class TritonPythonModel:
         self._towers = LocalTowers(
             bundle,
             precision=parameters["precision"],
-            providers=parameters["providers"],
+            provider=parameters["provider"],
             threads=None if threads is None else int(threads),
             streams=None if streams is None else int(streams),
             towers=(tower,),

@@ -15,7 +15,7 @@ from twinspire.errors import InputError, SpaceMismatchError
 from twinspire.tensorrt_support import PRECISIONS, PlanFolder, check_precision
 from twinspire.towers import Provider
 from twinspire.towers.auto_selection import AUTO, candidates, parse_precision, unfit
-from twinspire.towers.providers import missing, problem
+from twinspire.towers.providers import unavailable_error, unavailable_reason
 from twinspire_server.repository.engines import open_plans
 from twinspire_server.repository.installation import (
     InstalledModel,
@@ -83,7 +83,7 @@ def build_repository(
         device=device,
         threads=threads,
         streams=streams,
-        providers=_providers(device),
+        provider=_provider(device),
         accelerator=accelerator,
     )
     _check_machine(options)
@@ -113,7 +113,7 @@ def _check_machine(options: ServingOptions) -> None:
     The container may run elsewhere: of its CPU only `threads` is known.
     """
     is_local = options.runtime is RepositoryRuntime.WHEEL
-    if is_local and options.device is Device.GPU and (error := missing(Provider.CUDA)) is not None:
+    if is_local and options.device is Device.GPU and (error := unavailable_error(Provider.CUDA)) is not None:
         raise error
     if options.streams is not None:
         cores = usable_cores()
@@ -126,11 +126,11 @@ def _check_machine(options: ServingOptions) -> None:
             )
 
 
-def _providers(device: Device) -> str:
+def _provider(device: Device) -> str:
     """Return what `LocalTowers` chooses from: `auto` would prefer CUDA where there is a GPU, also for a CPU's model."""
     if device is Device.GPU:
         return Provider.CUDA
-    return Provider.CPU if problem(Provider.CUDA) is None else AUTO
+    return Provider.CPU if unavailable_reason(Provider.CUDA) is None else AUTO
 
 
 def _served(bundle: Bundle, named: Precision | None, options: ServingOptions, plans: PlanFolder | None) -> ServedBundle:

@@ -1,11 +1,11 @@
 """The text tower of a container repository: checks texts and forms batches for its engine, with NumPy alone.
 
-`twinspire build` copies this file to `{bundle}_text/N/model.py`, with twinspire/towers/ragged.py and
-twinspire/contract.py beside it. The engine is the model `{bundle}_engine_text` of Triton's onnxruntime backend. That
-backend cannot refuse one request of a batch: where a run fails, all of its requests fail (ProcessRequests in
-onnxruntime.cc), and one that should fail may give a vector. So this model checks each text, answers a bad one with an
-error of its own request, in the words of the wheel's server, and gives the engine good ones only. The engine forms no
-batches itself, so that clients that call it directly cannot make the requests of others fail.
+`twinspire build` copies this file to `{bundle}_text/N/model.py` and twinspire/contract.py beside it. The engine is the
+model `{bundle}_engine_text` of Triton's onnxruntime backend. That backend cannot refuse one request of a batch: where a
+run fails, all of its requests fail (ProcessRequests in onnxruntime.cc), and one that should fail may give a vector. So
+this model checks each text, answers a bad one with an error of its own request, in the words of the wheel's server, and
+gives the engine good ones only. The engine forms no batches itself, so that clients that call it directly cannot make
+the requests of others fail.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils  # type: ignore[import-not-found] # exists inside Triton only
-from contract import EMBEDDING, INPUT_IDS  # type: ignore[import-not-found] # a copy of twinspire/contract.py
-from numpy.typing import NDArray
-from ragged import (  # type: ignore[import-not-found] # a copy of twinspire/towers/ragged.py
-    fitted,
+from contract import (  # type: ignore[import-not-found] # a copy of twinspire/contract.py
+    EMBEDDING,
+    INPUT_IDS,
+    group_by_length,
     padded,
     sequence_problem,
     without_padding,
 )
+from numpy.typing import NDArray
 
 
 class TritonPythonModel:
@@ -89,7 +90,7 @@ class TritonPythonModel:
             return np.empty((0, 0), np.float32)
         lengths = [self._padded_length(text.size) for text in texts]
         runs = math.ceil(len(texts) / self._batch)
-        batches = fitted(lengths, batch=math.ceil(len(texts) / runs))
+        batches = group_by_length(lengths, batch=math.ceil(len(texts) / runs))
         found = [
             self._run(padded([texts[place] for place in places], self._pad_id, lengths[places[0]]))
             for places in batches

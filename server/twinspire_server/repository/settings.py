@@ -46,14 +46,14 @@ class ServingOptions:
     `threads` is the number of threads that compute a batch on the CPU, None for one a core. `streams` is the number of
     batches, or parts of one, that are computed in parallel; `threads` is divided among them. In the wheel they are
     streams of `LocalTowers`, which chooses their number for None; in the container they are instances of the engine.
-    `providers` is passed to `LocalTowers` (wheel); `accelerator` runs the engine on the container's GPU.
+    `provider` is passed to `LocalTowers` (wheel); `accelerator` runs the engine on the container's GPU.
     """
 
     runtime: RepositoryRuntime = RepositoryRuntime.WHEEL
     device: Device = Device.CPU
     threads: int | None = None
     streams: int | None = None
-    providers: str = "auto"
+    provider: str = "auto"
     accelerator: Accelerator = Accelerator.TENSORRT
 
     def __post_init__(self) -> None:

@@ -12,7 +12,6 @@ from twinspire import contract
 from twinspire.bundle import Bundle, Padding, Precision, Tower
 from twinspire.contract import TensorSpec, embedding_output, image_input, text_input
 from twinspire.tensorrt_support import PlanFolder
-from twinspire.towers import ragged
 from twinspire.towers.batching import bucket_lengths
 from twinspire.towers.local import BATCH, PROCESSOR_BATCH, vocabulary_size
 from twinspire_server.repository.engines import EngineFile, engine_file, gpu_optimization
@@ -43,7 +42,7 @@ class ServedBundle:
 def wheel_towers(served: ServedBundle) -> list[ModelSpec]:
     """Return a Python model for each tower, whose model.py opens the engine through `LocalTowers`."""
     bundle, options = served.bundle, served.options
-    settings = {"providers": options.providers, "threads": options.threads, "streams": options.streams}
+    settings = {"provider": options.provider, "threads": options.threads, "streams": options.streams}
     return [
         replace(
             spec,
@@ -161,7 +160,7 @@ def _text_checks(served: ServedBundle, engine: EngineFile) -> ModelSpec:
         spec,
         files=[
             CopiedFile(MODEL_FILE, _HERE / "container_text.py"),
-            *(CopiedFile(source.name, source) for source in (Path(ragged.__file__), Path(contract.__file__))),
+            CopiedFile("contract.py", Path(contract.__file__)),
         ],
         # Each instance runs a full batch after the other: as many as keep the engine's instances busy. One that cuts
         # its batches for two instances: 296 texts/s, two that do not: 335 (ViT-B/32 int8, two cores, 64 captions in
