@@ -435,9 +435,9 @@ def test_a_bundle_is_no_destination(make_tiny: Callable[..., Any]) -> None:
 def test_two_bundles_of_one_name_are_refused(make_tiny: Callable[..., Any], tmp_path: Path) -> None:
     """Two bundles that would be the same models are an InputError, as are none."""
     paths = [make_tiny(name, seed=seed).bundle.path for seed, name in enumerate("ab")]
-    with pytest.raises(InputError, match=r"bundles named \['tiny'\]"):
+    with pytest.raises(InputError, match="tiny"):
         build_repository(paths, tmp_path / "models")
-    with pytest.raises(InputError, match="expected one or more"):
+    with pytest.raises(InputError, match="no bundle"):
         build_repository([], tmp_path / "models")
     assert not (tmp_path / "models").exists()
 
@@ -445,8 +445,8 @@ def test_two_bundles_of_one_name_are_refused(make_tiny: Callable[..., Any], tmp_
 def test_a_destination_that_cannot_be_is_refused(tiny: Any, tmp_path: Path) -> None:
     """A file where the repository should be is an InputError that names it, in words."""
     (tmp_path / "file").touch()
-    for name, said in (("file", "file is no folder: name one"), ("file/below", "below cannot be written: Not a dir")):
-        with pytest.raises(InputError, match=said) as caught:
+    for name, word in (("file", "not a folder"), ("file/below", "below")):
+        with pytest.raises(InputError, match=word) as caught:
             build_repository([tiny.bundle.path], tmp_path / name, precision="int8")
         assert "Err" not in str(caught.value)
 

@@ -416,7 +416,7 @@ def test_unusable_options_are_refused(place: Any, echo: _Echo, options: dict[str
 
 def test_a_folder_without_models_is_refused(tmp_path: Path) -> None:
     """A missing folder and one without a model are refused; Triton would serve nothing and call it ready."""
-    with pytest.raises(InputError, match="no folder"):
+    with pytest.raises(InputError, match="not a folder"):
         TritonServer(tmp_path / "none")
     (tmp_path / "notes").mkdir()
     with pytest.raises(InputError, match="holds no model"):
@@ -458,5 +458,5 @@ def test_a_tritonserver_on_path_is_taken(place: Any, echo: _Echo, monkeypatch: p
 def test_a_path_with_a_space_is_refused(tmp_path: Path) -> None:
     """Triton's Python backend dies of a space in the repository's path and never becomes ready: an error at once."""
     (tmp_path / "my models").mkdir()
-    with pytest.raises(InputError, match=r"a space in the path .*my models"):
+    with pytest.raises(InputError, match="space"):
         TritonServer(tmp_path / "my models")

@@ -99,14 +99,6 @@ class _Runtime:
     triton_version: str | None = None
     fallback: str | None = None
 
-    def batches(self) -> tuple[int, int]:
-        """Return how many requests and executions the server's image tower has counted; zeros without a server."""
-        towers = self.client.towers
-        if not isinstance(towers, TritonTowers):
-            return 0, 0
-        counted = towers.statistics(Tower.IMAGE)
-        return counted.requests, counted.executions
-
 
 def run_demo(
     out: Path,
@@ -137,13 +129,16 @@ def run_demo(
         client.encode_images([files[0]])  # the first call pays for the engine's start
         reference = reference_to(client.bundle)
         with Index.create(out / "index", space=client.space, dim=client.dim, bundle=reference) as index:
-            images_per_s, mean_batch_size = _index(index, opened, files, progress)
+            images_per_s, mean_batch_size = _index(index, client, files, progress)
             query_image = out / "query.jpg"
             draw_scene(scenes[0].scene, random.Random("the same scene, drawn once more")).save(query_image, quality=90)
             answers = _answer(index, client, [*QUERIES, query_image])
         recall = _recall(client, files, scenes)
     sheet = out / "answers.png"
-    rows = [SheetRow(answer.query, _images(answer.hits), picture=answer.image) for answer in answers]
+    rows = [
+        SheetRow(answer.query, [(Path(hit.uri), hit.score) for hit in answer.hits], picture=answer.image)
+        for answer in answers
+    ]
     unwritable = contact_sheet(rows, sheet)
     return DemoReport(
         runtime=opened.runtime,
@@ -214,7 +209,7 @@ def _claim(out: Path) -> None:
 
 
 def _index(
-    index: Index, opened: _Runtime, files: Sequence[Path], progress: Callable[[str, int, int], None]
+    index: Index, client: Client, files: Sequence[Path], progress: Callable[[str, int, int], None]
 ) -> tuple[float, float | None]:
     """Add the files; return images per second, and the mean batch size of a server."""
     done = 0
@@ -224,14 +219,14 @@ def _index(
         done += more
         progress("indexing", done, len(files))
 
-    requests_before, executions_before = opened.batches()
+    server = client.towers if isinstance(client.towers, TritonTowers) else None
+    before = server.statistics(Tower.IMAGE) if server else None
     started = time.perf_counter()
-    report = add_images(index, opened.client, files, batch=BATCH, on_progress=advance)
+    report = add_images(index, client, files, batch=BATCH, on_progress=advance)
     seconds = time.perf_counter() - started
-    requests, executions = opened.batches()
     assert not report.failed
-    executed = executions - executions_before
-    return len(files) / seconds, (requests - requests_before) / executed if executed else None
+    counted = server.statistics(Tower.IMAGE).since(before) if server and before else None
+    return len(files) / seconds, counted.mean_batch_size if counted else None
 
 
 def _answer(index: Index, client: Client, queries: Sequence[str | Path]) -> list[DemoQuery]:
@@ -254,7 +249,3 @@ def _recall(client: Client, files: Sequence[Path], scenes: Sequence[CaptionedSce
         language: both_ways(images, client.encode_texts([scene.captions[language] for scene in scenes]))
         for language in Language
     }
-
-
-def _images(hits: Sequence[Hit]) -> list[tuple[Path, float]]:
-    return [(Path(hit.uri), hit.score) for hit in hits]

@@ -71,10 +71,12 @@ def build_repository(
     accelerator = as_member(accelerator, Accelerator, "accelerator")
     opened = [Bundle.open(path) for path in require_list(bundles, "bundles")]
     twice = [name for name, count in Counter(bundle.name for bundle in opened).items() if count > 1]
-    if not opened or twice:
-        raise InputError(f"bundles named {twice}: expected one or more, each of its own name", option="bundles")
+    if not opened:
+        raise InputError("no bundle to build: expected one or more", option="bundles")
+    if twice:
+        raise InputError(f"several bundles named {', '.join(twice)}: expected different names", option="bundles")
     if destination.exists() and not destination.is_dir():
-        raise InputError(f"{destination} is no folder: name one with -o, new or with other models", path=destination)
+        raise InputError(f"{destination} is not a folder: name one, new or with models, with -o", path=destination)
     if (destination / MANIFEST_NAME).exists():
         raise InputError(f"{destination} is a bundle: name another folder with -o", path=destination)
     named = parse_precision(precision)
@@ -162,18 +164,16 @@ def _best(bundle: Bundle, options: ServingOptions, plans: PlanFolder | None) -> 
 
 def _placed(specs: Sequence[ModelSpec], destination: Path) -> list[BuiltModel]:
     """Decide each model's version. Raises InputError where two have one name or a folder is not a model of ours."""
-    owners: dict[str, str] = {}
+    owners: dict[str, ModelSpec] = {}
     for spec in specs:
         for name in (spec.name, *spec.replaces):
-            if (owner := owners.setdefault(name, spec.bundle)) != spec.bundle:
+            if name in owners:
                 raise InputError(
-                    f"the bundles {owner!r} and {spec.bundle!r} would both write the model {name}. Build each into a "
-                    "folder of its own with -o",
+                    f"two models named {name}, of the bundles {owners[name].bundle!r} and {spec.bundle!r}: build each "
+                    "into a folder of its own with -o",
                     option="bundles",
                 )
-    named = {spec.name: spec for spec in specs}
-    if len(named) < len(specs):
-        raise InputError(f"models named {[spec.name for spec in specs]}: expected each of its own name")
+            owners[name] = spec
     installed = {name: read_installed(destination / name) for name in owners}
     for spec in specs:
         for name in (spec.name, *spec.replaces):
@@ -189,7 +189,7 @@ def _placed(specs: Sequence[ModelSpec], destination: Path) -> list[BuiltModel]:
         BuiltModel(
             spec=spec,
             folder=destination / spec.name,
-            version=_version(named[spec.called_by] if spec.called_by else spec, installed),
+            version=_version(owners[spec.called_by] if spec.called_by else spec, installed),
         )
         for spec in specs
     ]

@@ -91,8 +91,9 @@ def read_config(model: Path) -> Any:  # noqa: ANN401 - the generated messages ha
     try:
         return text_format.Parse(file.read_text(encoding="utf-8"), model_config_pb2.ModelConfig())
     except (OSError, UnicodeDecodeError, text_format.ParseError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
         raise InputError(
-            f"{file} cannot be read ({error}): expected one that `twinspire build` wrote. Remove the folder or "
+            f"{file} cannot be read ({reason}): expected one that `twinspire build` wrote. Remove the folder or "
             "build into another with -o",
             path=file,
         ) from error
@@ -153,5 +154,5 @@ def _row(file: Path, size: int | None) -> bytes:
         return file.read_bytes()[:size]
     except OSError as error:
         raise InputError(
-            f"the warm-up sample {file} cannot be read: {error}. Build the repository again", path=file
+            f"the warm-up {file} cannot be read: {error.strerror or error}. Build the repository again", path=file
         ) from error

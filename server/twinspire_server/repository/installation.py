@@ -119,15 +119,8 @@ def install_model(staging: Path, model: BuiltModel) -> None:
 
 def _same(one: Path, other: Path) -> bool:
     """Whether two folders hold the same files with the same content."""
-    if not other.is_dir():
-        return False
-    files = {path.relative_to(one) for path in one.rglob("*")}
-    return files == {path.relative_to(other) for path in other.rglob("*")} and all(
-        (one / file).is_dir() == (other / file).is_dir()
-        and ((one / file).is_dir() or (one / file).samefile(other / file) or _equal(one / file, other / file))
-        for file in files
+    ours, theirs = ({path.relative_to(folder): path for path in folder.rglob("*")} for folder in (one, other))
+    return ours.keys() == theirs.keys() and all(
+        path.is_dir() == theirs[name].is_dir() and (path.is_dir() or filecmp.cmp(path, theirs[name], shallow=False))
+        for name, path in ours.items()
     )
-
-
-def _equal(one: Path, other: Path) -> bool:
-    return filecmp.cmp(one, other, shallow=False)

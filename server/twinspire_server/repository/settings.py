@@ -65,8 +65,8 @@ class ServingOptions:
                 as_whole(value, name, minimum=1)
         if self.streams is not None and self.device is Device.GPU:
             raise InputError(
-                f"streams {self.streams} on a GPU, which computes whole batches: expected None. Streams divide a CPU's "
-                "threads",
+                f"streams {self.streams} for a GPU: they divide a CPU's threads, a GPU computes whole batches. Leave "
+                "--streams out",
                 option="streams",
             )
         if self.accelerator is Accelerator.PLAN and not self.is_container_gpu:

@@ -18,11 +18,15 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from twinspire.errors import InputError
-from twinspire_server.repository.config import HttpRequest
 from twinspire_server.triton.ports import LOOPBACK
 from twinspire_server.triton.reaper import model_processes
+
+if TYPE_CHECKING:
+    from twinspire_server.repository.config import HttpRequest
+    from twinspire_server.triton.server import TritonServer
 
 _COMPUTES = 0.1
 """The share of a processor above which a model's processes count as computing; one that hangs uses none."""
@@ -52,15 +56,6 @@ class CanaryOptions:
                 raise InputError(f"{name} {value!r}: expected a positive number of seconds", option=name)
 
 
-@dataclass(frozen=True, kw_only=True)
-class CanaryTarget:
-    """The port of a server's HTTP service, the headers that open its restricted parts, and its process."""
-
-    port: int
-    headers: Mapping[str, str]
-    server_pid: int
-
-
 class Canary:
     """Checks one model of a running server until it hangs or `stop` is called, in a thread of its own.
 
@@ -71,12 +66,13 @@ class Canary:
         self,
         model: str,
         request: HttpRequest,
-        target: CanaryTarget,
+        server: TritonServer,
         options: CanaryOptions,
         *,
         on_failure: Callable[[str], None],
     ) -> None:
-        self._model, self._request, self._target, self._options = model, request, target, options
+        self._model, self._request, self._options = model, request, options
+        self._port, self._headers, self._pid = server.ports.http, server.admin_headers, server.pid
         self._on_failure = on_failure
         self._stopped = threading.Event()
         self._executed: int | None = None
@@ -147,10 +143,9 @@ class Canary:
         self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
     ) -> tuple[int, bytes] | None:
         """Send a request; return status and content, None where there is no answer in time."""
-        target = self._target
         try:
-            with closing(HTTPConnection(LOOPBACK, target.port, timeout=self._options.timeout_s)) as connection:
-                connection.request(method, path, body, {**target.headers, **(headers or {})})
+            with closing(HTTPConnection(LOOPBACK, self._port, timeout=self._options.timeout_s)) as connection:
+                connection.request(method, path, body, {**self._headers, **(headers or {})})
                 answer = connection.getresponse()
                 return answer.status, answer.read()
         except (OSError, HTTPException):
@@ -160,12 +155,10 @@ class Canary:
         """Return the processor time of the model's processes in seconds; that of Triton where it has none."""
         # An instance is named after its model, its group and its number: scenes_image_0_0.
         pids = [
-            process.pid
-            for process in model_processes(self._target.server_pid)
-            if process.instance.rsplit("_", 2)[0] == self._model
+            process.pid for process in model_processes(self._pid) if process.instance.rsplit("_", 2)[0] == self._model
         ]
         ticks = 0
-        for pid in pids or [self._target.server_pid]:
+        for pid in pids or [self._pid]:
             with suppress(OSError, ValueError):
                 fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
                 ticks += sum(map(int, fields.rpartition(")")[2].split()[11:13]))  # utime and stime, proc(5)

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Collection, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO
@@ -49,47 +49,51 @@ class TritonProcess:
         token = secrets.token_hex(4)
         self.name = f"twinspire-{token}"
         self._shm_prefix = f"twinspire_triton_{token}_"
-        try:
-            self._folder = tempfile.mkdtemp(prefix="twinspire-triton-")
-        except OSError as error:
-            raise ServerError(f"cannot make a temporary folder for tritonserver: {error}") from error
-        try:
-            variables = inherited_variables(os.environ, pass_env)
-            environment = prepare(install, Path(self._folder), variables, backend_directory=backend_directory)
-            own = [f"--id={self.name}", f"--backend-config=python,shm-region-prefix-name={self._shm_prefix}"]
-            if environment.backends is not None:
-                own.append(f"--backend-directory={environment.backends}")
-            launch = reaper.Launch(
-                command=[str(install.executable), *arguments, *own],
-                parent=os.getpid(),
-                folder=self._folder,
-                shm_prefix=self._shm_prefix,
-                grace_s=_GRACE_S,
-            )
-            self._reaper = subprocess.Popen(  # noqa: S603
-                [sys.executable, "-I", "-S", reaper.__file__, json.dumps(asdict(launch))],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                env=environment.variables,
-                start_new_session=True,  # Ctrl-C at the terminal is for this process, which passes it on
-            )
-        except OSError as error:
-            reaper.remove_leftovers(self._folder, self._shm_prefix)
-            raise ServerError(f"cannot start tritonserver: {error}") from error
-        except BaseException:
-            reaper.remove_leftovers(self._folder, self._shm_prefix)
-            raise
-        try:
+        with ExitStack() as cleanup:
+            try:
+                self._folder = tempfile.mkdtemp(prefix="twinspire-triton-")
+                cleanup.callback(reaper.remove_leftovers, self._folder, self._shm_prefix)
+                self._reaper = self._started_reaper(install, arguments, log, backend_directory, pass_env)
+            except OSError as error:
+                raise ServerError(f"cannot start tritonserver: {error}") from error
+            cleanup.callback(self.end, kill=True)
             assert self._reaper.stdout is not None
             with self._reaper.stdout as output:
                 report = json.loads(output.readline() or '{"error": "the reaper ended before it reported"}')
             if "error" in report:
                 raise ServerError(f"cannot start tritonserver: {report['error']}")
             self.pid: int = report["pid"]
-        except BaseException:
-            self.end(kill=True)
-            raise
+            cleanup.pop_all()
+
+    def _started_reaper(
+        self,
+        install: TritonInstall,
+        arguments: Sequence[str],
+        log: IO[bytes],
+        backend_directory: Path | None,
+        pass_env: Collection[str],
+    ) -> subprocess.Popen[bytes]:
+        """Start the reaper, which starts the server."""
+        variables = inherited_variables(os.environ, pass_env)
+        environment = prepare(install, Path(self._folder), variables, backend_directory=backend_directory)
+        own = [f"--id={self.name}", f"--backend-config=python,shm-region-prefix-name={self._shm_prefix}"]
+        if environment.backends is not None:
+            own.append(f"--backend-directory={environment.backends}")
+        launch = reaper.Launch(
+            command=[str(install.executable), *arguments, *own],
+            parent=os.getpid(),
+            folder=self._folder,
+            shm_prefix=self._shm_prefix,
+            grace_s=_GRACE_S,
+        )
+        return subprocess.Popen(  # noqa: S603
+            [sys.executable, "-I", "-S", reaper.__file__, json.dumps(asdict(launch))],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            env=environment.variables,
+            start_new_session=True,  # Ctrl-C at the terminal is for this process, which passes it on
+        )
 
     def mask(self, secret: str) -> None:
         """Overwrite `secret` in the command lines that other users of this machine see, once Triton has read them."""

@@ -143,14 +143,14 @@ class TritonServer:
         """List what other machines can do with this server, a sentence each; empty where they cannot reach it."""
         found = []
         if is_open(self.host) and (self.tls is None or self.tls.client_ca is None):
-            read = "read and change what is sent, and " if self.tls is None else ""
+            read = "read and change requests, and " if self.tls is None else ""
             found.append(
-                f"anybody who can reach {self.host} may {read}use the models, or crash a Triton older than 26.04 "
+                f"anybody who can reach {self.host} can {read}use the models, or crash a Triton older than 26.04 "
                 "(SECURITY.md)"
             )
         if is_open(self.metrics_host):
             found.append(
-                f"anybody who can reach {self.metrics_host} may read the metrics, or exhaust the server's memory"
+                f"anybody who can reach {self.metrics_host} can read the metrics, or exhaust the server's memory"
             )
         return found
 
@@ -237,18 +237,18 @@ def _models(repository: Path) -> tuple[str, ...]:
         # The Python backend hands the path to its processes in a command line that it splits at spaces: they die with
         # "stol", and the server waits for them.
         raise InputError(
-            f"there is a space in the path {repository}, which Triton cannot take: rename it or link to it",
+            f"the path {repository} contains a space, which Triton does not support: rename the folder or link to it",
             path=repository,
         )
     if not repository.is_dir():
         raise InputError(
-            f"there is no folder {repository}: expected a model repository, which `twinspire build` makes",
+            f"{repository} is not a folder: expected a model repository, as `twinspire build` writes it",
             path=repository,
         )
     models = tuple(sorted(file.parent.name for file in repository.glob(f"*/{CONFIG}")))
     if not models:
         raise InputError(
-            f"{repository} holds no model: expected a folder with a {CONFIG} per model, which `twinspire build` makes",
+            f"{repository} holds no model: expected a folder with a {CONFIG} per model, as `twinspire build` writes it",
             path=repository,
         )
     return models

@@ -10,7 +10,7 @@ from queue import Empty, SimpleQueue
 
 from twinspire.errors import InputError, ServerError, TwinspireError
 from twinspire_server.repository.config import ready_check
-from twinspire_server.triton.canary import Canary, CanaryOptions, CanaryTarget
+from twinspire_server.triton.canary import Canary, CanaryOptions
 from twinspire_server.triton.server import TritonServer
 
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 30.0
@@ -42,7 +42,7 @@ class Supervisor:
                 option="max_restarts",
             )
         self._server, self._max_restarts, self._report = server, max_restarts, report
-        self._options = canary
+        self._canary = canary
         checks = {} if canary is None else {name: ready_check(server.repository / name) for name in server.models}
         self._ready_checks = {name: request for name, request in checks.items() if request is not None}
         self._stopped = threading.Event()
@@ -82,7 +82,11 @@ class Supervisor:
     def _failure(self) -> ServerError | None:
         """Wait until the server has ended, or end it where a model hangs; return why. None where `stop` was called."""
         hung: SimpleQueue[str] = SimpleQueue()
-        canaries = [self._canary(name, hung) for name in self._ready_checks]
+        canaries = [
+            Canary(name, request, self._server, self._canary, on_failure=hung.put)
+            for name, request in self._ready_checks.items()
+            if self._canary is not None
+        ]
         try:
             while not self._stopped.is_set():
                 with suppress(Empty):
@@ -97,12 +101,3 @@ class Supervisor:
         finally:
             for canary in canaries:
                 canary.stop()
-
-    def _canary(self, model: str, hung: SimpleQueue[str]) -> Canary:
-        assert self._options is not None
-        target = CanaryTarget(
-            port=self._server.ports.http,
-            headers=self._server.admin_headers,
-            server_pid=self._server.pid,
-        )
-        return Canary(model, self._ready_checks[model], target, self._options, on_failure=hung.put)
