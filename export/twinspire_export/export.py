@@ -17,6 +17,7 @@ from twinspire.bundle import (
     Probes,
     Source,
     Tower,
+    TowerSpecs,
     space_id,
 )
 from twinspire.contract import padded
@@ -108,8 +109,7 @@ def _draft(opened: Checkpoint, name: str | None) -> ManifestDraft:
         family=opened.family,
         space=checkpoint_space(opened),
         dim=opened.dim,
-        image=opened.image,
-        text=opened.text,
+        towers=TowerSpecs.of_contract(opened.image, opened.text, dim=opened.dim),
         logit_scale=opened.logit_scale,
         logit_bias=None,
         source=Source(checkpoint=opened.source.name, revision=opened.source.revision, licence=opened.source.licence),

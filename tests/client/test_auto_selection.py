@@ -96,7 +96,7 @@ def test_speed_stays_in_a_certificate(tiny: Any) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("precision", "fp16", "auto is fp16, which the image tower has no engine of"),
+        ("precision", "fp16", "auto is fp16"),
         ("precision", "int4", "expected one of fp32"),
         ("provider", "a b", "provider 'a b'"),
         ("streams", 3, "streams 3 of 2 threads"),
@@ -109,7 +109,6 @@ def test_speed_stays_in_a_certificate(tiny: Any) -> None:
         ("rejected", ["int8"], "rejected int8: expected neither int8 nor fp32"),
         ("rejected", ["fp32"], "rejected fp32"),
         ("measured", "yesterday", "measured 'yesterday'"),
-        ("other", 1, "keys that this version does not know: other"),
     ],
 )
 def test_a_choice_is_read_strictly(chosen: Callable[..., Bundle], key: str, value: object, message: str) -> None:

@@ -16,9 +16,10 @@ import pytest
 from onnx import TensorProto, helper
 from onnxruntime.capi import onnxruntime_pybind11_state
 
-from twinspire.bundle import Padding, Precision, Tower
+from twinspire.bundle import Bundle, OutputForm, Padding, Precision, Tower
+from twinspire.contract import TensorSpec
 from twinspire.errors import BundleError, EngineError, InputError, TwinspireError
-from twinspire.towers import LocalTowers, Provider, Towers, auto_selection, local
+from twinspire.towers import LocalTowers, Provider, Towers, TritonTowers, auto_selection, local
 from twinspire.towers.providers import Sessions
 from twinspire.towers.validation import check_embeddings
 
@@ -432,3 +433,21 @@ def test_every_error_of_onnxruntime_is_mapped(tiny: Any, kind: type[Exception]) 
 def test_onnxruntime_has_errors_to_map() -> None:
     """The list that the test above walks is not empty."""
     assert len(ORT_ERRORS) >= 10
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"output_form": OutputForm.MAX_OF_VECTORS},
+        {"input": TensorSpec("pixel_values", "float32", (3, 16, 16))},
+        {"output": TensorSpec("embedding", "float32", (32, 12))},
+    ],
+)
+def test_towers_of_later_versions_are_refused(tiny: Any, change: dict[str, Any]) -> None:
+    """A bundle can say what no runtime can compute or search yet; opening towers on it is a BundleError."""
+    manifest = tiny.bundle.manifest
+    towers = replace(manifest.towers, image=replace(manifest.towers.image, **change))
+    bundle = Bundle(tiny.bundle.path, replace(manifest, towers=towers))
+    for open_towers in (LocalTowers, lambda bundle: TritonTowers("127.0.0.1:1", bundle)):
+        with pytest.raises(BundleError, match="image tower"):
+            open_towers(bundle)

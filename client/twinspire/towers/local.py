@@ -18,7 +18,7 @@ from twinspire.bundle import Bundle, Precision, Tower
 from twinspire.contract import EMBEDDING, FREE, INPUT_NAMES
 from twinspire.errors import BundleError, EngineError, InputError, ProviderError
 from twinspire.towers.auto_selection import AUTO, Candidate, Runtime, candidates, parse_precision, parse_provider
-from twinspire.towers.batching import TextBatch, fitted_batches, text_batches
+from twinspire.towers.batching import InputBatch, fitted_batches, text_batches
 from twinspire.towers.providers import (
     InferencePrecision,
     OpenVinoOptions,
@@ -29,7 +29,7 @@ from twinspire.towers.providers import (
     require_computing,
 )
 from twinspire.towers.streams import Streams
-from twinspire.towers.validation import check_embeddings, check_images, check_sequences
+from twinspire.towers.validation import check_embeddings, check_images, check_sequences, check_supported
 
 _log = logging.getLogger("twinspire")
 
@@ -72,6 +72,7 @@ class LocalTowers:
         openvino: OpenVinoOptions | None = None,
         towers: Collection[Tower | str] = tuple(Tower),
     ) -> None:
+        check_supported(bundle)
         self._bundle = bundle
         self._towers = _checked_towers(towers)
         self._threads = _checked_threads(threads)
@@ -104,12 +105,12 @@ class LocalTowers:
         return self._bundle.text.context_length
 
     def encode_images(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Encode (N, S, S, 3) uint8 RGB to (N, D) float32, L2-normalised; N may be 0.
+        """Encode (N, H, W, 3) uint8 RGB to (N, D) float32, L2-normalised; N may be 0.
 
         Raises InputError for another dtype or shape, EngineError where the engine fails or gives no unit
         vectors.
         """
-        check_images(images, size=self._bundle.image.size)
+        check_images(images, height=self._bundle.image.height, width=self._bundle.image.width)
         embeddings = np.empty((len(images), self.dim), np.float32)
         with self._streams.call() as is_only_call:
             size = self._streams.part_size(len(images), most=self._most[Tower.IMAGE], is_only_call=is_only_call)
@@ -142,8 +143,8 @@ class LocalTowers:
             batches = list(self._batches(sequences, text, batch=size))
             whole = is_only_call and len(batches) == 1
 
-            def encode(batch: TextBatch) -> None:
-                embeddings[batch.positions] = self._run(Tower.TEXT, batch.input_ids, whole=whole)
+            def encode(batch: InputBatch) -> None:
+                embeddings[batch.positions] = self._run(Tower.TEXT, batch.array, whole=whole)
 
             self._streams.each(encode, batches, is_only_call=is_only_call)
         return embeddings
@@ -227,17 +228,16 @@ class LocalTowers:
 
 
 def _zeros(tower: Tower, bundle: Bundle) -> NDArray[Any]:
-    """Return the smallest input of a tower: (1, S, S, 3) uint8 or (1, context) int32."""
-    if tower is Tower.IMAGE:
-        return np.zeros((1, bundle.image.size, bundle.image.size, 3), np.uint8)
-    return np.zeros((1, bundle.text.context_length), np.int32)
+    """Return the smallest input of a tower: (1, H, W, 3) uint8 or (1, context) int32."""
+    spec = bundle.input_spec(tower)
+    return np.zeros((1, *(bundle.text.context_length if axis == FREE else axis for axis in spec.shape)), spec.dtype)
 
 
 def _contract_violation(session: Session, tower: Tower, bundle: Bundle) -> str | None:
     """Return how an engine's inputs or outputs differ from the contract, None where they do not."""
     for role, nodes, spec in (
         ("input", session.get_inputs(), bundle.input_spec(tower)),
-        ("output", session.get_outputs(), bundle.output_spec),
+        ("output", session.get_outputs(), bundle.output_spec(tower)),
     ):
         found = [(node.name, node.type, tuple(node.shape)) for node in nodes]
         shape = (FREE, *spec.shape)

@@ -25,7 +25,7 @@ class Towers(Protocol):
         """The most token ids that one text may have, start and end included."""
 
     def encode_images(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Encode (N, S, S, 3) uint8 RGB to (N, D) float32, L2-normalised; N may be 0.
+        """Encode (N, H, W, 3) uint8 RGB to (N, D) float32, L2-normalised; N may be 0.
 
         Raises InputError for another dtype or shape, EngineError where the runtime fails, ServerError where a server
         does.

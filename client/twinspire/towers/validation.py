@@ -11,19 +11,26 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from twinspire.bundle import Bundle
 from twinspire.contract import sequence_problem
-from twinspire.errors import EngineError, InputError
+from twinspire.errors import BundleError, EngineError, InputError
 
 # An int8 or bf16 engine normalises in float32; what is further off than this did not normalise at all.
 UNIT_TOLERANCE = 1e-3
 
 
-def check_images(images: NDArray[np.uint8], *, size: int) -> None:
-    """Raise InputError unless `images` is (N, size, size, 3) uint8."""
-    expected = f"(N, {size}, {size}, 3) uint8"
+def check_supported(bundle: Bundle) -> None:
+    """Raise BundleError where a bundle's towers take or give what no runtime of this version does."""
+    if (reason := bundle.manifest.unsupported()) is not None:
+        raise BundleError(f"{bundle.path} cannot be used: {reason}. Install a newer version of twinspire")
+
+
+def check_images(images: NDArray[np.uint8], *, height: int, width: int) -> None:
+    """Raise InputError unless `images` is (N, height, width, 3) uint8."""
+    expected = f"(N, {height}, {width}, 3) uint8"
     if not isinstance(images, np.ndarray):
         raise InputError(f"images is {type(images).__name__}: expected an array {expected}")
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (size, size, 3):
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (height, width, 3):
         raise InputError(
             f"images is {images.shape} {images.dtype}: expected {expected}, as `Client.preprocess` makes it"
         )
