@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import product
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as triton
 
-from twinspire.bundle import Padding, Precision, Tower
+from twinspire.bundle import Bundle, Padding, Precision, Tower
+from twinspire.bundle.manifest import TowerSpecs
 from twinspire.errors import InputError
 from twinspire_server.repository.build import MODEL_SPECS
 from twinspire_server.repository.config import config_pbtxt
@@ -70,6 +73,18 @@ def test_every_config_has_the_contract(tiny: Any, tower: Tower, runtime: Reposit
     expected = {"tower": str(tower), "space": tiny.bundle.space, "precision": "int8", "dim": "12"}
     assert expected.items() <= _parameters(config).items()
     assert config.model_warmup
+
+
+@pytest.mark.parametrize("runtime", RepositoryRuntime)
+def test_images_need_not_be_square(tiny: Any, runtime: RepositoryRuntime) -> None:
+    """Input and warm-up have the height and width of the bundle's images, in this order."""
+    bundle = tiny.bundle
+    image = replace(bundle.image, height=24)
+    towers = TowerSpecs.of_contract(image, bundle.text, dim=bundle.manifest.dim)
+    tall = SimpleNamespace(bundle=Bundle(bundle.path, replace(bundle.manifest, towers=towers)))
+    config = _config(tall, Tower.IMAGE, runtime=runtime)
+    assert list(config.input[0].dims) == [24, 16, 3]
+    assert list(config.model_warmup[0].inputs["image"].dims) == [24, 16, 3]
 
 
 @pytest.mark.parametrize(("tower", "runtime", "device"), [*product(Tower, RepositoryRuntime, Device)])

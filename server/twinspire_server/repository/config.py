@@ -125,11 +125,11 @@ def ready_check(model: Path) -> HttpRequest | None:
     if not config.model_warmup:
         return None
     inputs, content = [], []
-    for name, given in config.model_warmup[0].inputs.items():
-        datatype = model_config_pb2.DataType.Name(given.data_type).removeprefix("TYPE_")
-        size = math.prod(given.dims) * _SIZES[datatype] if datatype in _SIZES else None
-        if given.input_data_file:
-            row = _row(model / WARM_UP_FOLDER / given.input_data_file, size)
+    for name, tensor in config.model_warmup[0].inputs.items():
+        datatype = model_config_pb2.DataType.Name(tensor.data_type).removeprefix("TYPE_")
+        size = math.prod(tensor.dims) * _SIZES[datatype] if datatype in _SIZES else None
+        if tensor.input_data_file:
+            row = _row(model / WARM_UP_FOLDER / tensor.input_data_file, size)
         elif size is not None:
             row = bytes(size)
         else:  # random or empty strings
@@ -139,7 +139,7 @@ def ready_check(model: Path) -> HttpRequest | None:
             {
                 "name": name,
                 "datatype": "BYTES" if datatype == _STRING else datatype,
-                "shape": [*([1] if config.max_batch_size else []), *given.dims],
+                "shape": [*([1] if config.max_batch_size else []), *tensor.dims],
                 "parameters": {"binary_data_size": len(row)},
             }
         )

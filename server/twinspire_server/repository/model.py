@@ -51,7 +51,7 @@ FULL, EXPIRED = "Exceeds maximum queue size", "Request timeout expired"
 class TritonPythonModel:
     """The interface that Triton calls, one call at a time.
 
-    Input `image` uint8 (n, S, S, 3) or `input_ids` int32 (n, context) with any padding right of the end token;
+    Input `image` uint8 (n, H, W, 3) or `input_ids` int32 (n, context) with any padding right of the end token;
     output `embedding` float32 (n, D), L2-normalised. A request that cannot be answered gets an error of its own; the
     other requests of its batch are answered. No exception leaves `execute`: Triton 2.51 does not replace a process
     that one has ended.
@@ -189,7 +189,7 @@ def warm_up_inputs(bundle: Bundle, tower: Tower, max_batch: int) -> Iterator[NDA
     """
     if tower is Tower.IMAGE:
         for count in (1, max_batch):
-            yield np.zeros((count, bundle.image.size, bundle.image.size, 3), np.uint8)
+            yield np.zeros((count, *bundle.input_spec(Tower.IMAGE).shape), np.uint8)
         return
     context = bundle.text.context_length
     for length in bucket_lengths(bundle.text):

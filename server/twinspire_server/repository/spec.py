@@ -1,6 +1,6 @@
 """Models that Triton serves, as data: the entries of their config.pbtxt and the files of a version.
 
-`build_repository` writes whatever specs it is given; `MODEL_SPECS` in build.py lists the functions that make them.
+`build_repository` writes the models that the functions in `MODEL_SPECS` of build.py return.
 """
 
 from __future__ import annotations

@@ -48,8 +48,8 @@ def wheel_towers(served: ServedBundle) -> list[ModelSpec]:
             spec,
             files=[CopiedFile(MODEL_FILE, _HERE / "model.py"), served.copy],
             parameters={**spec.parameters, **{key: str(value) for key, value in settings.items() if value is not None}},
-            # Triton counts warm-ups in its metrics as if somebody had sent them. So it runs a single one, and model.py
-            # runs the rest where Triton does not see it.
+            # Triton counts warm-ups in its metrics like requests of clients. So it runs a single one, and model.py runs
+            # the rest where Triton does not see it.
             warm_ups=_warm_ups(bundle, spec.inputs, batches=[1]),
             replaces=[engine_name(bundle)] if spec.tower is Tower.TEXT else [],
         )
@@ -78,7 +78,7 @@ def engine_name(bundle: Bundle) -> str:
 
 def _python_model(served: ServedBundle, tower: Tower) -> ModelSpec:
     """Return the part of a tower's spec that clients see, with the Python backend and no files yet."""
-    bundle, size, context = served.bundle, served.bundle.image.size, served.bundle.text.context_length
+    bundle, image, context = served.bundle, served.bundle.image, served.bundle.text.context_length
     return ModelSpec(
         name=model_name(bundle, tower),
         bundle=bundle.name,
@@ -87,7 +87,7 @@ def _python_model(served: ServedBundle, tower: Tower) -> ModelSpec:
         precision=served.precision,
         backend="python",
         max_batch=BATCH[tower],
-        inputs=[image_input(size, size) if tower is Tower.IMAGE else text_input(context)],
+        inputs=[image_input(image.height, image.width) if tower is Tower.IMAGE else text_input(context)],
         outputs=[embedding_output(bundle.dim)],
         files=[],
         parameters={"dim": str(bundle.dim), "text_lengths": str(context)},

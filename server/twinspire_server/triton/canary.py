@@ -3,7 +3,7 @@
 Triton 2.51 reports a Python model as ready whose process hangs. So the canary repeats each model's ready check, its
 first warm-up, which the model has answered before it counted as ready. Overload is not mistaken for a hang: a model
 that refuses the request is alive, so is one whose count of executions grows, and one that does not answer in time but
-computes is given longer.
+computes gets more time.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ _LIBPYTHON = re.compile(rb"libpython(3\.\d+)\.so\.1\.0")
 class TritonInstall:
     """A `tritonserver` that can be started.
 
-    `origin` names for messages where it comes from. `backends` is the folder of its backends, None where only Triton
+    `origin` is its path or package, for messages. `backends` is the folder of its backends, None where only Triton
     knows it. `stub` is the program in which the Python backend runs models, None where it is beside that backend.
     `libraries` are folders for LD_LIBRARY_PATH. With `own_python` its Python backend runs the same Python (3.X) as this
     process, so that models can import the packages of this process; `libpython` is then the library that the stub

@@ -70,7 +70,7 @@ class Ports:
                 bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, is_shared)
                 try:
                     bound.bind((hosts[field.name], number))
-                    if not is_shared:  # it would be given connections that are for the other server
+                    if not is_shared:  # it would receive connections for the other server
                         bound.listen()
                 except OSError as error:
                     raise _bind_error(error, field.name, number, hosts[field.name]) from error

@@ -199,7 +199,7 @@ class TritonServer:
 
     @property
     def origin(self) -> str:
-        """Where its `tritonserver` comes from: a path, or the wheel with its version."""
+        """The source of its `tritonserver`: a path, or the wheel with its version."""
         return self._last_start.origin
 
     @property
