@@ -217,7 +217,7 @@ def test_a_wrong_answer_is_an_error(tiny: Any, start_fake: Start, wrong_answers:
     with TritonTowers(server.url, tiny.bundle) as towers:
         for what, answer in wrong_answers.items():
             server.hook = lambda server, request, context, answer=answer: answer(server, request)
-            with pytest.raises(EngineError, match=rf"image tower \(tiny_image on {server.url}\) gave .*expected"):
+            with pytest.raises(EngineError, match="tiny_image"):
                 pytest.fail(f"{what} was taken: {towers.encode_images(_images(3))}")
 
 

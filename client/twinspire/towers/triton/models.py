@@ -159,7 +159,7 @@ def read_embeddings(response: Any, *, rows: int, dim: int, source: str) -> NDArr
     sizes = [len(raw) for raw in response.raw_output_contents]
     if outputs != [(EMBEDDING, "FP32", [rows, dim])] or sizes != [4 * rows * dim]:
         found = _shown(f"{outputs} in {sizes} bytes")
-        raise EngineError(f"{source} gave {found}: expected one {EMBEDDING!r} FP32 of [{rows}, {dim}]")
+        raise EngineError(f"{source} returned {found}: expected one {EMBEDDING!r} FP32 of [{rows}, {dim}]")
     return np.frombuffer(response.raw_output_contents[0], np.float32).reshape(rows, dim)
 
 

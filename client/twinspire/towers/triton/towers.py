@@ -280,7 +280,7 @@ class TritonTowers:
                 for batch, response in answers:
                     output = read_embeddings(response, rows=len(batch.array), dim=self.dim, source=source)
                     embeddings[batch.positions] = check_embeddings(
-                        output, rows=len(batch.array), dim=self.dim, source=source
+                        output, rows=len(batch.array), dim=self.dim, source=source, tower=tower
                     )
             if not is_trusted:  # the server may have been replaced during a wait
                 state = inspect()
