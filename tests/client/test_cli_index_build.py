@@ -57,7 +57,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, st
 
 def test_build_tells_what_it_takes_then_builds(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Memory and time are told first, then what it took; the index has the kind afterwards."""
-    status, out, _ = run(capsys, "build", folder, "--kind", "ivf,pq8x4", "--threads", 1)
+    status, out, _ = run(capsys, "build", folder, "--spec", "ivf,pq8x4", "--threads", 1)
     assert status == 0
     first, second, third = out.splitlines()
     assert "ivf,pq8x4 over 2,000 items: about" in first
@@ -67,7 +67,7 @@ def test_build_tells_what_it_takes_then_builds(folder: Path, capsys: pytest.Capt
     with Index.open(folder) as index:
         snapshot = index.stats().snapshot
     assert snapshot is not None
-    assert snapshot.kind == "ivf,pq8x4"
+    assert snapshot.spec == "ivf,pq8x4"
 
 
 def test_dry_run_builds_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -77,12 +77,12 @@ def test_dry_run_builds_nothing(folder: Path, capsys: pytest.CaptureFixture[str]
         assert index.stats().snapshot is None
     assert status == 0
     document = json.loads(out)
-    assert (document["kind"], document["items"], document["predicted_memory_bytes"]) == ("flat", COUNT, 0)
+    assert (document["spec"], document["items"], document["predicted_memory_bytes"]) == ("flat", COUNT, 0)
 
 
 def test_build_as_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """`--json` prints one document with what was predicted and what it took."""
-    _, out, _ = run(capsys, "build", folder, "--kind", "ivf,sq8", "--json")
+    _, out, _ = run(capsys, "build", folder, "--spec", "ivf,sq8", "--json")
     document = json.loads(out)
     calibration = document["calibration"]
     assert calibration["recall"] == min(group["recall"] for group in calibration["measured"])
@@ -91,7 +91,7 @@ def test_build_as_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None
         snapshot = index.stats().snapshot
     assert snapshot is not None
     assert (snapshot.effort, calibration["effort_name"]) == (calibration["effort"], "nprobe")
-    assert document["kind"] == "ivf,sq8"
+    assert document["spec"] == "ivf,sq8"
     assert document["file_bytes"] == pytest.approx(document["predicted_memory_bytes"], rel=0.2)
 
 
@@ -99,10 +99,10 @@ def test_target_out_of_reach_is_told(tmp_path: Path, capsys: pytest.CaptureFixtu
     """Codes too coarse for the recall are told in the line, with what to do; flat is told to be exact."""
     with Index.create(tmp_path / "index", space=SPACE, dim=DIM) as index:
         index.add(drawn(20_000, 0), [Item(f"/{n}.jpg", ItemKind.IMAGE) for n in range(20_000)], space=SPACE)
-    _, out, _ = run(capsys, "build", tmp_path / "index", "--kind", "ivf,nlist=4,pq1x4")
+    _, out, _ = run(capsys, "build", tmp_path / "index", "--spec", "ivf,nlist=4,pq1x4")
     assert "NOT reached" in out.splitlines()[-1]
     assert "flat" in out.splitlines()[-1]
-    _, out, _ = run(capsys, "build", tmp_path / "index", "--kind", "flat")
+    _, out, _ = run(capsys, "build", tmp_path / "index", "--spec", "flat")
     assert "exact" in out.splitlines()[-1]
 
 
@@ -115,7 +115,7 @@ def test_tune_sets_the_effort(
     np.save(tmp_path / "some.npy", drawn(50, 3))
     (tmp_path / "some.txt").write_text("a beach\n\nein Hund am Strand\n")
     options = {"items": [], "file": ["--queries", tmp_path / "some.npy"], "text": ["--queries", tmp_path / "some.txt"]}
-    run(capsys, "build", folder, "--kind", "ivf")
+    run(capsys, "build", folder, "--spec", "ivf")
     status, out, _ = run(capsys, "tune", folder, "--recall", "0.9", "--json", *options[asked])
     assert status == 0
     document = json.loads(out)
@@ -133,8 +133,8 @@ def test_tune_sets_the_effort(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["build", "INDEX", "--kind", "lsh"], "'lsh' is not known"),
-        (["build", "INDEX", "--kind", "cagra"], "cagra"),
+        (["build", "INDEX", "--spec", "lsh"], "'lsh' is not known"),
+        (["build", "INDEX", "--spec", "cagra"], "cagra"),
         (["build", "nowhere"], "there is no index"),
         (["tune", "INDEX"], "searched exactly"),
         (["tune", "INDEX", "--queries", "no.npy"], "cannot be read"),
@@ -156,7 +156,7 @@ def test_queries_of_another_space_are_refused(
     """Texts encoded by a bundle of another space cannot tune."""
     monkeypatch.setattr(build, "open_client", lambda *_: FakeClient("6" * 64))
     (tmp_path / "some.txt").write_text("a beach\n")
-    run(capsys, "build", folder, "--kind", "ivf")
+    run(capsys, "build", folder, "--spec", "ivf")
     status, _, err = run(capsys, "tune", folder, "--queries", tmp_path / "some.txt")
     assert status == 2
     assert "cannot be compared" in " ".join(err.split())

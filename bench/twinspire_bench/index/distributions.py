@@ -1,4 +1,4 @@
-"""Distributions of synthetic vectors: one that is easy to cut into lists, two that are hard; pinned by their seed.
+"""Distributions of synthetic vectors, pinned by their seed: one that is easy to cut into lists, two that are hard.
 
 D is the number of dimensions, z a draw of independent normal numbers, B a random orthonormal basis, and
 s_i = i^-p / |(1^-p, ..., D^-p)| the standard deviation of direction i, so that a point B(s z) is about 1 long. Items
@@ -30,7 +30,7 @@ Blocks = Iterator[NDArray[np.float32]]
 
 
 class Distribution(StrEnum):
-    """How vectors are distributed; the formulas are in the module's docstring."""
+    """Distribution of vectors; the formulas are in the module's docstring."""
 
     CLUSTERS = "clusters"
     POWER_LAW = "power-law"
@@ -38,7 +38,7 @@ class Distribution(StrEnum):
 
     @property
     def clusters(self) -> int:
-        """How many clusters there are unless another number is given; 0: none."""
+        """Default number of clusters; 0: none."""
         return {Distribution.CLUSTERS: 1_000, Distribution.POWER_LAW: 20_000, Distribution.SPECTRUM: 0}[self]
 
 
@@ -56,8 +56,8 @@ def generated(
     shape = (scales[:, None] * basis.T).astype(np.float32)  # (D, D): the directions, each as long as it matters
     if distribution is Distribution.SPECTRUM:
 
-        def points(some: int) -> NDArray[np.float32]:
-            return _normal(draw, some, shape)
+        def points(count: int) -> NDArray[np.float32]:
+            return _normal(draw, count, shape)
 
         return _blocks(size, points), _blocks(queries, points)
     centres = _normal(draw, clusters, shape)
@@ -69,10 +69,10 @@ def generated(
         shares /= shares.sum()
 
     def shifted(shift: NDArray[np.float32]) -> Callable[[int], NDArray[np.float32]]:
-        def of_clusters(some: int) -> NDArray[np.float32]:
-            chosen = draw.integers(0, clusters, some) if shares is None else draw.choice(clusters, some, p=shares)
+        def of_clusters(count: int) -> NDArray[np.float32]:
+            chosen = draw.integers(0, clusters, count) if shares is None else draw.choice(clusters, count, p=shares)
             found: NDArray[np.float32] = centres[chosen] + shift
-            found += np.float32(SPREAD) * _normal(draw, some, shape)
+            found += np.float32(SPREAD) * _normal(draw, count, shape)
             return found
 
         return of_clusters

@@ -1,4 +1,4 @@
-"""What is searched: vectors, queries and what exact search finds for them; generated from a seed, or read from HDF5.
+"""Inputs of the benchmark: vectors, queries and the scores of exact search; generated from a seed or read from HDF5.
 
 The generators (see `distributions`) are pinned: the same size, seed and version give the same vectors.
 """
@@ -18,13 +18,14 @@ from twinspire.errors import InputError, MissingDependencyError
 from twinspire.index.flat import nearest
 from twinspire_bench.index.distributions import BLOCK, Distribution, generated
 
-TRUTH = 100
+MAXIMUM_K = 100
 _VERSION = 1
+_DESCRIPTION = "vectors.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Drawn:
-    """Vectors to generate: `size` items of `dim` numbers, and `queries`. `clusters` None: the distribution's number."""
+class SyntheticVectors:
+    """Vectors to generate: `size` items of `dim` numbers, and queries. `clusters` None: the distribution's default."""
 
     size: int
     dim: int
@@ -47,22 +48,18 @@ class Drawn:
 
     @property
     def name(self) -> str:
-        """What it is called in records."""
-        kind = "drawn" if self.distribution is Distribution.CLUSTERS else self.distribution.value
-        return f"{kind}-v{_VERSION}-{self.size}x{self.dim}-{self.clusters}-{self.queries}-{self.seed}"
+        """Name in records, and of the folder."""
+        return f"{self.distribution}-v{_VERSION}-{self.size}x{self.dim}-{self.clusters}-{self.queries}-{self.seed}"
 
     @property
     def description(self) -> dict[str, Any]:
-        """What a folder remembers, to be told from other vectors."""
-        found = asdict(self) | {"version": _VERSION}
-        if self.distribution is Distribution.CLUSTERS:
-            del found["distribution"]  # folders that were made before there were others stay valid
-        return found
+        """What the folder's description has to be."""
+        return asdict(self) | {"version": _VERSION}
 
 
 @dataclass(frozen=True)
-class Material:
-    """Files in one folder: `vectors.npy` (N, D) and `queries.npy` (Q, D), float32 of length 1; `truth.npy` (Q, 100)."""
+class VectorSet:
+    """Files in one folder: `vectors.npy` (N, D) and `queries.npy` (Q, D), L2-normalised float32, and `exact.npy`."""
 
     folder: Path
     name: str
@@ -80,42 +77,42 @@ class Material:
         return loaded
 
     @property
-    def truth(self) -> NDArray[np.float32]:
-        """The scores that exact search finds, (Q, 100) or fewer, best first."""
-        loaded: NDArray[np.float32] = np.load(self.folder / "truth.npy")
+    def exact_scores(self) -> NDArray[np.float32]:
+        """Scores of exact search, (Q, 100) or fewer, best first."""
+        loaded: NDArray[np.float32] = np.load(self.folder / "exact.npy")
         return loaded
 
 
-def drawn_material(drawn: Drawn, folder: Path) -> Material:
-    """Generate into `folder`, or take what an earlier call left there. Raises InputError for a folder of others."""
-    if not _is_there(folder, drawn.description):
-        assert drawn.clusters is not None
+def generate(synthetic: SyntheticVectors, folder: Path) -> VectorSet:
+    """Generate into `folder`, or reuse what an earlier call generated there. Raises `InputError` for other vectors."""
+    if not _is_complete(folder, synthetic.description):
+        assert synthetic.clusters is not None
         vectors, queries = generated(
-            drawn.distribution,
-            size=drawn.size,
-            queries=drawn.queries,
-            dim=drawn.dim,
-            clusters=drawn.clusters,
-            seed=drawn.seed,
+            synthetic.distribution,
+            size=synthetic.size,
+            queries=synthetic.queries,
+            dim=synthetic.dim,
+            clusters=synthetic.clusters,
+            seed=synthetic.seed,
         )
-        _store(folder / "vectors.npy", vectors, (drawn.size, drawn.dim))
-        _store(folder / "queries.npy", queries, (drawn.queries, drawn.dim))
-        _finish(folder, drawn.description)
-    return Material(folder, drawn.name)
+        _store(folder / "vectors.npy", vectors, (synthetic.size, synthetic.dim))
+        _store(folder / "queries.npy", queries, (synthetic.queries, synthetic.dim))
+        _finish(folder, synthetic.description)
+    return VectorSet(folder, synthetic.name)
 
 
-def hdf5_material(file: Path, folder: Path, *, queries: int | None = None) -> Material:
-    """Copy `train` and `test` of an ann-benchmarks file into `folder`, at length 1; the truth is searched anew.
+def read_hdf5(file: Path, folder: Path, *, queries: int | None = None) -> VectorSet:
+    """Copy `train` and `test` of an ann-benchmarks file into `folder`, normalised; the exact results are searched anew.
 
-    Raises InputError for a file that is none, and for one whose distance is not angular (of unit vectors the inner
-    product gives the same order): https://github.com/erikbern/ann-benchmarks#data-sets
+    Raises `InputError` for another file, and for a distance that is not angular (of unit vectors the inner product
+    gives the same order): https://github.com/erikbern/ann-benchmarks#data-sets
     """
     try:
         import h5py
     except ModuleNotFoundError as error:
         raise MissingDependencyError("h5py", "peers", "reading HDF5") from error
     found = {"hdf5": file.name, "bytes": file.stat().st_size if file.is_file() else 0, "queries": queries}
-    if not _is_there(folder, found):
+    if not _is_complete(folder, found):
         try:
             with h5py.File(file, "r") as opened:
                 missing = [name for name in ("train", "test") if name not in opened]
@@ -132,7 +129,7 @@ def hdf5_material(file: Path, folder: Path, *, queries: int | None = None) -> Ma
         except OSError as error:
             raise InputError(f"{file} cannot be read as HDF5: {error}") from error
         _finish(folder, found)
-    return Material(folder, file.stem)
+    return VectorSet(folder, file.stem)
 
 
 def _unit(block: NDArray[Any]) -> NDArray[np.float32]:
@@ -143,11 +140,11 @@ def _unit(block: NDArray[Any]) -> NDArray[np.float32]:
     return unit
 
 
-def _is_there(folder: Path, description: dict[str, Any]) -> bool:
-    path = folder / "material.json"
+def _is_complete(folder: Path, description: dict[str, Any]) -> bool:
+    path = folder / _DESCRIPTION
     if path.exists():
         if json.loads(path.read_text()) != description:
-            raise InputError(f"{folder} holds other material: name another folder, or remove it")
+            raise InputError(f"{folder} has other vectors: name another folder, or remove it")
         return True
     folder.mkdir(parents=True, exist_ok=True)
     return False
@@ -162,8 +159,8 @@ def _store(path: Path, blocks: Iterator[NDArray[np.float32]], shape: tuple[int, 
 
 
 def _finish(folder: Path, description: dict[str, Any]) -> None:
-    """Search exactly, then say that all is there."""
-    material = Material(folder, "")
-    scores, _ = nearest(material.vectors, material.queries, TRUTH)
-    np.save(folder / "truth.npy", scores)
-    (folder / "material.json").write_text(json.dumps(description))
+    """Search exactly, then write the description, which says that the folder is complete."""
+    inputs = VectorSet(folder, "")
+    scores, _ = nearest(inputs.vectors, inputs.queries, MAXIMUM_K)
+    np.save(folder / "exact.npy", scores)
+    (folder / _DESCRIPTION).write_text(json.dumps(description))
