@@ -11,8 +11,7 @@ import pytest
 
 from twinspire.cli import main
 from twinspire.errors import InputError
-from twinspire_bench.index.distributions import Distribution
-from twinspire_bench.index.inputs import SyntheticVectors, generate
+from twinspire_bench.index.inputs import Distribution, SyntheticVectors, generate
 from twinspire_bench.index.peers import check_scann
 from twinspire_bench.index.run import IndexRequest, measure_index
 from twinspire_eval.records import Record

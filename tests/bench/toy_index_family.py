@@ -18,7 +18,6 @@ class Toy(IndexFamily):
 
     name = "toy"
     options = {"parts": Option(1, maximum=8)}  # noqa: RUF012 - shared by all, never changed
-    filters = False
     is_tunable = False
     can_add = True
     _vectors: NDArray[np.float32]

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
-    from twinspire_bench.index.distributions import Distribution
+    from twinspire_bench.index.inputs import Distribution
     from twinspire_eval.records import Record
 
 _SPEC_HELP = "Index to measure, such as ivf,pq64 (see `twinspire index build`); may be repeated."
@@ -98,7 +98,7 @@ def index(
 
 
 def _distributions(name: str) -> list[Distribution]:
-    from twinspire_bench.index.distributions import Distribution
+    from twinspire_bench.index.inputs import Distribution
 
     known = [one.value for one in Distribution]
     if name not in [*known, "all"]:

@@ -1,13 +1,27 @@
 """Inputs of the benchmark: vectors, queries and the scores of exact search; generated from a seed or read from HDF5.
 
-The generators (see `distributions`) are pinned: the same size, seed and version give the same vectors.
+The distributions of synthetic vectors, one easy to cut into lists, two hard, are pinned: the same size, seed and
+version give the same vectors.
+
+D is the number of dimensions, z a draw of independent normal numbers, B a random orthonormal basis, and
+s_i = i^-p / |(1^-p, ..., D^-p)| the standard deviation of direction i, so that a point B(s z) is about 1 long. Items
+and queries are brought to length 1.
+
+clusters: an item is c_j + 0.7 B(s z) + g, a query c_j + 0.7 B(s z) - g. p = 0.5 (variances 1, 1/2, 1/3, ..., as
+    embeddings have few directions that matter), j uniform of 1,000 centres c_j = B(s z), and g a random direction of
+    length 0.7: items are shifted one way and queries the other, as two towers shift theirs (Liang et al., Mind the Gap,
+    NeurIPS 2022). Items and queries of one cluster have a cosine of 0.2 to 0.4, as images and captions in CLIP.
+power-law: the same with 20,000 centres, and j drawn with a probability in proportion to 1/j. So a few clusters are cut
+    into many lists, and most lists hold many clusters, which differ in their spread.
+spectrum: an item is B(s z), a query another one. p = 0.4, without clusters or gap: nothing that lists could follow.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +30,29 @@ from numpy.typing import NDArray
 
 from twinspire.errors import InputError, MissingDependencyError
 from twinspire.index.flat import nearest
-from twinspire_bench.index.distributions import BLOCK, Distribution, generated
 
 MAXIMUM_K = 100
 _VERSION = 1
 _DESCRIPTION = "vectors.json"
+SPREAD = 0.7
+GAP = 1.4
+BLOCK = 50_000
+
+Blocks = Iterator[NDArray[np.float32]]
+"""Blocks of unit vectors, (n, D) float32 each."""
+
+
+class Distribution(StrEnum):
+    """Distribution of vectors; the formulas are in the module's docstring."""
+
+    CLUSTERS = "clusters"
+    POWER_LAW = "power-law"
+    SPECTRUM = "spectrum"
+
+    @property
+    def clusters(self) -> int:
+        """Default number of clusters; 0: none."""
+        return {Distribution.CLUSTERS: 1_000, Distribution.POWER_LAW: 20_000, Distribution.SPECTRUM: 0}[self]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,15 +118,7 @@ class VectorSet:
 def generate(synthetic: SyntheticVectors, folder: Path) -> VectorSet:
     """Generate into `folder`, or reuse what an earlier call generated there. Raises `InputError` for other vectors."""
     if not _is_complete(folder, synthetic.description):
-        assert synthetic.clusters is not None
-        vectors, queries = generated(
-            synthetic.distribution,
-            size=synthetic.size,
-            queries=synthetic.queries,
-            dim=synthetic.dim,
-            clusters=synthetic.clusters,
-            seed=synthetic.seed,
-        )
+        vectors, queries = generated(synthetic)
         _store(folder / "vectors.npy", vectors, (synthetic.size, synthetic.dim))
         _store(folder / "queries.npy", queries, (synthetic.queries, synthetic.dim))
         _finish(folder, synthetic.description)
@@ -164,3 +188,50 @@ def _finish(folder: Path, description: dict[str, Any]) -> None:
     scores, _ = nearest(inputs.vectors, inputs.queries, MAXIMUM_K)
     np.save(folder / "exact.npy", scores)
     (folder / _DESCRIPTION).write_text(json.dumps(description))
+
+
+def generated(synthetic: SyntheticVectors) -> tuple[Blocks, Blocks]:
+    """Return the blocks of items and those of queries. Take all items before the first query."""
+    dim, clusters, distribution = synthetic.dim, synthetic.clusters, synthetic.distribution
+    assert clusters is not None
+    draw = np.random.default_rng(synthetic.seed)
+    basis = np.linalg.qr(draw.standard_normal((dim, dim)))[0]
+    scales = np.arange(1, dim + 1) ** (-0.4 if distribution is Distribution.SPECTRUM else -0.5)
+    scales /= np.linalg.norm(scales)
+    shape = (scales[:, None] * basis.T).astype(np.float32)  # (D, D): the directions, each as long as it matters
+    if distribution is Distribution.SPECTRUM:
+
+        def points(count: int) -> NDArray[np.float32]:
+            return _normal(draw, count, shape)
+
+        return _blocks(synthetic.size, points), _blocks(synthetic.queries, points)
+    centres = _normal(draw, clusters, shape)
+    gap = draw.standard_normal(dim, dtype=np.float32)
+    gap *= np.float32(GAP / 2) / np.linalg.norm(gap)
+    shares = None
+    if distribution is Distribution.POWER_LAW:
+        shares = 1 / np.arange(1, clusters + 1)
+        shares /= shares.sum()
+
+    def shifted(shift: NDArray[np.float32]) -> Callable[[int], NDArray[np.float32]]:
+        def of_clusters(count: int) -> NDArray[np.float32]:
+            chosen = draw.integers(0, clusters, count) if shares is None else draw.choice(clusters, count, p=shares)
+            found: NDArray[np.float32] = centres[chosen] + shift
+            found += np.float32(SPREAD) * _normal(draw, count, shape)
+            return found
+
+        return of_clusters
+
+    return _blocks(synthetic.size, shifted(gap)), _blocks(synthetic.queries, shifted(-gap))
+
+
+def _normal(draw: np.random.Generator, count: int, shape: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Draw `count` points whose directions have the lengths of the rows of `shape` (D, D): (count, D)."""
+    return draw.standard_normal((count, len(shape)), dtype=np.float32) @ shape
+
+
+def _blocks(count: int, points: Callable[[int], NDArray[np.float32]]) -> Blocks:
+    for start in range(0, count, BLOCK):
+        found = points(min(BLOCK, count - start))
+        found /= np.linalg.norm(found, axis=1, keepdims=True)
+        yield found

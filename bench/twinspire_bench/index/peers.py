@@ -33,7 +33,6 @@ _SCANN_KMEANS_ROUNDS = 12
 class Peer(IndexFamily):
     """Index that another library builds, searches with its own threads, and stores in files; here a tar archive."""
 
-    filters = False
     package: ClassVar[str]
     _index: Any = None
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from twinspire.index.ann.ann_index import AnnIndex
 from twinspire.index.ann.cost_model import EXACT_BELOW, Prediction, Speed, choose, measured_speed, predict
-from twinspire.index.ann.faiss_families import Flat, Hnsw, Ivf
+from twinspire.index.ann.faiss_families import Ivf
 from twinspire.index.ann.family import (
     Cost,
     IndexFamily,
@@ -18,21 +18,17 @@ from twinspire.index.ann.family import (
     register,
     registered_families,
 )
-from twinspire.index.ann.gpu_families import Cagra, GpuFlat, GpuIvf
+from twinspire.index.ann.gpu_families import OnGpu
 from twinspire.index.ann.spec import IndexSpec, parse_choice
 
 __all__ = [
     "EXACT_BELOW",
     "AnnIndex",
-    "Cagra",
     "Cost",
-    "Flat",
-    "GpuFlat",
-    "GpuIvf",
-    "Hnsw",
     "IndexFamily",
     "IndexSpec",
     "Ivf",
+    "OnGpu",
     "Option",
     "Prediction",
     "SearchParameters",

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from twinspire.index.ann.family import SearchParameters
 from twinspire.index.faiss_support import faiss_library, linear_transform
 from twinspire.index.flat import ScoredRows
 
@@ -59,26 +60,26 @@ class ListRanking:
             return None
         return cls(index, chain)
 
-    def search(self, queries: NDArray[np.float32], candidates: int, nprobe: int, selector: Any) -> ScoredRows:  # noqa: ANN401
-        """Return scores and rows of the best `candidates` in `nprobe` lists for `queries` (Q, D), each (Q, candidates).
-
-        `selector` is FAISS's for the rows that may be returned; None: all.
-        """
+    def search(self, queries: NDArray[np.float32], parameters: SearchParameters) -> ScoredRows:
+        """Return scores and rows of the best candidates in the lists that rank best for `queries` (Q, D)."""
         faiss = faiss_library()
         queries = self._transformed(queries)
-        lists, scores = self._best_lists(queries, nprobe)
-        found = np.empty((len(queries), candidates), np.float32), np.empty((len(queries), candidates), np.int64)
-        chosen = {} if selector is None else {"sel": selector}
+        lists, scores = self._best_lists(queries, parameters.effort)
+        shape = (len(queries), parameters.candidates)
+        found = np.empty(shape, np.float32), np.empty(shape, np.int64)
+        fields = {"nprobe": parameters.effort}
+        if parameters.selection is not None:
+            fields["sel"] = faiss.IDSelectorBitmap(parameters.selection.bits)
         # The method of FAISS's Python layer takes no parameters.
         self._index.search_preassigned_c(
             len(queries),
             faiss.swig_ptr(queries),
-            candidates,
+            parameters.candidates,
             faiss.swig_ptr(lists),
             faiss.swig_ptr(scores),
             *map(faiss.swig_ptr, found),
             False,  # store_pairs
-            faiss.SearchParametersIVF(nprobe=nprobe, **chosen),
+            faiss.SearchParametersIVF(**fields),
         )
         return found
 

@@ -32,7 +32,7 @@ class Code(ABC):
     """Form of its words in spec strings."""
     rescore_factor: ClassVar[int]
     """Default number of candidates that are rescored per result."""
-    keeps_order: ClassVar[bool]
+    keeps_order: ClassVar[bool] = False
     """Whether codes are so fine that they hardly change the order of results."""
 
     @property
@@ -58,9 +58,9 @@ class Code(ABC):
     def bytes_of(self, width: int) -> int:
         """Return the bytes of the code of a vector of `width` numbers."""
 
-    @abstractmethod
-    def cost(self, count: int, sample: int, width: int) -> Cost:
+    def cost(self, count: int, sample: int, width: int) -> Cost:  # noqa: ARG002
         """Predict what codes of `count` vectors, trained on `sample` of them, take."""
+        return Cost(count * self.bytes_of(width))
 
     def transform(self, sample: NDArray[np.float32]) -> Any | None:  # noqa: ANN401, ARG002
         """Return FAISS's transformation to apply to vectors before they are coded, None for none."""
@@ -91,10 +91,6 @@ class Sq8(Code):
         """Return one byte a number."""
         return width
 
-    def cost(self, count: int, sample: int, width: int) -> Cost:  # noqa: ARG002
-        """Predict the bytes of the codes; training takes next to nothing."""
-        return Cost(count * width)
-
     def lists(self, coarse: Any, width: int, count: int) -> Any:  # noqa: ANN401
         """Return an IndexIVFScalarQuantizer."""
         faiss = faiss_library()
@@ -109,9 +105,8 @@ class Pq(Code):
     parts: int
     bits: int = 8
 
-    form = "pqM or pqMx4"
+    form = "pqMx4"
     rescore_factor = 20
-    keeps_order = False
 
     def __post_init__(self) -> None:
         if self.parts < 1 or self.bits not in (4, 8):

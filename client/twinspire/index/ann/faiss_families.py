@@ -27,7 +27,6 @@ from twinspire.index.ann.family import (
     IndexFamily,
     Option,
     SearchParameters,
-    Selection,
     Sink,
     graph_cost,
     register,
@@ -47,10 +46,13 @@ class FaissFamily(IndexFamily):
     """Index of FAISS's: optional transformations of the vectors, then a core that differs by family."""
 
     takes_pca = True
+    filters = True
     splits_queries = True
     can_add = True
-    _index: Any  # FAISS's, with the transformations
-    _core: Any  # without them
+    faiss_parameters: ClassVar[str] = "SearchParameters"
+    """FAISS's class of search parameters; its field for the effort is `effort_name`."""
+    _index: Any  # FAISS's index with the transformations
+    _core: Any  # FAISS's index without them
 
     @classmethod
     def require(cls) -> None:
@@ -81,9 +83,8 @@ class FaissFamily(IndexFamily):
     def adopt(self, index: Any) -> None:  # noqa: ANN401
         """Take an index of FAISS's that was built for this spec."""
         faiss = faiss_library()
-        self._index = self._core = index
-        if isinstance(index, faiss.IndexPreTransform):
-            self._core = faiss.downcast_index(index.index)
+        self._index = index
+        self._core = faiss.downcast_index(index.index) if isinstance(index, faiss.IndexPreTransform) else index
 
     def add(self, vectors: Vectors) -> None:
         """Add block by block."""
@@ -91,10 +92,13 @@ class FaissFamily(IndexFamily):
 
     def search(self, queries: NDArray[np.float32], parameters: SearchParameters) -> ScoredRows:
         """Search with parameters that are passed with the call, never set on the index."""
-        selector = _selector(parameters.selection)
-        options = self._parameters(parameters.effort, {} if selector is None else {"sel": selector})
+        faiss = faiss_library()
+        fields = {self.effort_name: parameters.effort} if self.is_tunable else {}
+        if parameters.selection is not None:
+            fields["sel"] = faiss.IDSelectorBitmap(parameters.selection.bits)  # reads the bits: must not outlive them
+        options = getattr(faiss, self.faiss_parameters)(**fields)
         if self._core is not self._index:
-            options = faiss_library().SearchParametersPreTransform(index_params=options)
+            options = faiss.SearchParametersPreTransform(index_params=options)
         scores, rows = self._index.search(queries, parameters.candidates, params=options)
         return scores, rows
 
@@ -116,10 +120,6 @@ class FaissFamily(IndexFamily):
     @abstractmethod
     def _empty_core(self, width: int, count: int, seed: int) -> Any:  # noqa: ANN401
         """Return FAISS's index of the family for `count` vectors of `width` numbers, not trained yet."""
-
-    def _parameters(self, effort: int, selector: dict[str, Any]) -> Any:  # noqa: ANN401, ARG002
-        """Return FAISS's parameters of a search."""
-        return faiss_library().SearchParameters(**selector)
 
     def _trained(self, vectors: Vectors, seed: int) -> Any:  # noqa: ANN401
         """Return an empty index, trained on a sample of `vectors` (N, D)."""
@@ -162,6 +162,7 @@ class Ivf(FaissFamily):
     options = MappingProxyType({"nlist": Option(None)})
     codes: ClassVar[tuple[type[Code], ...]] = (Sq8, Pq)
     effort_name = "nprobe"
+    faiss_parameters = "SearchParametersIVF"
     _ranking: ListRanking | None
 
     @classmethod
@@ -187,8 +188,7 @@ class Ivf(FaissFamily):
         """Search the lists that rank best."""
         if self._ranking is None:
             return super().search(queries, parameters)
-        selector = _selector(parameters.selection)
-        return self._ranking.search(queries, parameters.candidates, parameters.effort, selector)
+        return self._ranking.search(queries, parameters)
 
     @property
     def lists(self) -> int:
@@ -204,9 +204,6 @@ class Ivf(FaissFamily):
     def maximum_effort(self) -> int:
         """All lists."""
         return self.lists
-
-    def _parameters(self, effort: int, selector: dict[str, Any]) -> Any:  # noqa: ANN401
-        return faiss_library().SearchParametersIVF(nprobe=effort, **selector)
 
     def _empty_core(self, width: int, count: int, seed: int) -> Any:  # noqa: ANN401
         faiss, lists = faiss_library(), self.list_count(self.spec, count)
@@ -235,15 +232,13 @@ class Hnsw(FaissFamily):
     codes: ClassVar[tuple[type[Code], ...]] = (Sq8,)
     is_graph = True
     effort_name = "efSearch"
+    faiss_parameters = "SearchParametersHNSW"
 
     @classmethod
     def cost(cls, spec: IndexSpec, count: int, dim: int) -> Cost:
         """Predict links, and the distances computed along the graph, too."""
         graph = graph_cost(count, spec.option("m"), spec.option("ef_construction"), spec.vector_bytes(dim))
         return super().cost(spec, count, dim) + graph
-
-    def _parameters(self, effort: int, selector: dict[str, Any]) -> Any:  # noqa: ANN401
-        return faiss_library().SearchParametersHNSW(efSearch=effort, **selector)
 
     def _empty_core(self, width: int, count: int, seed: int) -> Any:  # noqa: ANN401, ARG002
         faiss, m = faiss_library(), self.spec.option("m")
@@ -267,11 +262,6 @@ def sampled(vectors: Vectors, count: int, seed: int) -> NDArray[np.float32]:
         return np.ascontiguousarray(vectors, dtype=np.float32)
     rows = np.sort(np.random.default_rng(seed).choice(len(vectors), count, replace=False))
     return np.ascontiguousarray(vectors[rows], dtype=np.float32)
-
-
-def _selector(selection: Selection | None) -> Any:  # noqa: ANN401
-    """Return FAISS's selector, which reads the bits of `selection`: it must not outlive it."""
-    return None if selection is None else faiss_library().IDSelectorBitmap(selection.bits)
 
 
 def _projection(sample: NDArray[np.float32], width: int) -> list[Any]:

@@ -107,7 +107,7 @@ class IndexFamily(ABC):
     codes: ClassVar[tuple[type[Code], ...]] = ()
     """Codes that it can store vectors in."""
     takes_pca: ClassVar[bool] = False
-    needs_gpu: ClassVar[bool] = False
+    """Whether vectors may be projected before they are stored."""
     is_graph: ClassVar[bool] = False
     """Whether a search walks from neighbour to neighbour."""
     is_tunable: ClassVar[bool] = True
@@ -118,13 +118,14 @@ class IndexFamily(ABC):
     """Default number of candidates that are rescored per result; above 1 where its scores are no inner products."""
     rescores_itself: ClassVar[bool] = False
     """Whether `search` rescores the candidates; otherwise `AnnIndex` does, from the vector file."""
-    filters: ClassVar[bool] = True
-    """Whether `search` takes a selection; otherwise more results are asked for and the others dropped."""
+    filters: ClassVar[bool] = False
+    """Whether `search` applies a selection; otherwise more candidates are asked for, and those not selected dropped."""
     splits_queries: ClassVar[bool] = False
     """Whether several threads may search at once, each some of the queries; otherwise `search` gets all of them."""
     can_add: ClassVar[bool] = False
     """Whether vectors can be added to a built index; otherwise it is rebuilt."""
     maximum_results: ClassVar[int | None] = None
+    """Greatest number of candidates of a search, None for no limit."""
     package: ClassVar[str | None] = None
     """Distribution whose version benchmarks record."""
 

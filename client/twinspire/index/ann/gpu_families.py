@@ -38,7 +38,6 @@ class OnGpu(FaissFamily):
 
     codes: ClassVar[tuple[type[Code], ...]] = ()
     takes_pca = False
-    needs_gpu = True
     filters = False
     splits_queries = False
     can_add = False

@@ -34,8 +34,8 @@ class IndexSpec:
             projected = ", ".join(name for name, known in registered_families().items() if known.takes_pca)
             raise InputError(f"pca{self.pca} before {family.name}: expected pcaN, N from 1 up, before {projected}")
         if self.code is not None and not isinstance(self.code, family.codes):
-            able = [f"{name} {code.form}" for name, known in registered_families().items() for code in known.codes]
-            raise InputError(f"{family.name} cannot hold {self.code} codes: expected one of {', '.join(able)}")
+            able = [f"{name},{code.form}" for name, known in registered_families().items() for code in known.codes]
+            raise InputError(f"{family.name} cannot hold {self.code} codes: expected such as {', '.join(able)}")
         for name, value in self.options:
             option = family.options.get(name)
             if option is None:
