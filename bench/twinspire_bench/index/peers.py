@@ -31,7 +31,10 @@ _SCANN_KMEANS_ROUNDS = 12
 
 
 class Peer(IndexFamily):
-    """Index that another library builds, searches with its own threads, and stores in files; here a tar archive."""
+    """Index that another library builds, searches with its own threads and stores in files: here, a tar archive.
+
+    Made for measurements: searches set the effort on the index, so only one thread may call them.
+    """
 
     package: ClassVar[str]
     _index: Any = None

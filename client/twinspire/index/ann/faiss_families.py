@@ -110,9 +110,10 @@ class FaissFamily(IndexFamily):
     def load(self, path: Path) -> None:
         """Read FAISS's format. Raises `IndexStoreError` for a file of something else."""
         try:
-            self.adopt(faiss_library().read_index(str(path)))
+            index = faiss_library().read_index(str(path))
         except RuntimeError as error:
             raise IndexStoreError(f"{path} holds no index {self.spec}: {error}") from error
+        self.adopt(index)
 
     def __len__(self) -> int:
         return int(self._index.ntotal)
