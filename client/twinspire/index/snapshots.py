@@ -123,7 +123,7 @@ class Snapshots:
             state = self._state()
             count, dim = state.vectors.shape
             if spec is None:
-                spec = choose(state.items, dim, memory_bytes=memory_bytes, threads=threads)
+                spec = choose(state.items, dim, memory_bytes=memory_bytes)
             spec.check(dim)
             predicted = predict(spec, count, dim, threads=threads)
             start = time.perf_counter()

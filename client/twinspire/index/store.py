@@ -168,7 +168,7 @@ class Index(OpenedIndex):
         parsed = parse_choice(spec)
         with self._reading("read") as (_, state):
             if parsed is None:
-                parsed = choose(state.items, self._dim, memory_bytes=memory_bytes, threads=threads)
+                parsed = choose(state.items, self._dim, memory_bytes=memory_bytes)
             return str(parsed), predict(parsed, state.commit.rows, self._dim, threads=threads)
 
     def tune(self, queries: NDArray[np.float32] | None, *, space: str, recall: float = 0.95, k: int = 10) -> TuneReport:

@@ -45,8 +45,7 @@ class BatchingThread:
         self.batches = 0
         """Number of batches computed."""
         made: Future[None] = Future()
-        self._thread = threading.Thread(target=self._run, args=(make, made), name="twinspire-index", daemon=True)
-        self._thread.start()
+        threading.Thread(target=self._run, args=(make, made), name="twinspire-index", daemon=True).start()
         made.result()
 
     def search(self, queries: NDArray[np.float32], count: int, effort: int) -> ScoredRows:
@@ -58,18 +57,12 @@ class BatchingThread:
             self._requests.put(request)
         return request.result.result()
 
-    def end(self) -> None:
+    def close(self) -> None:
         """Let the thread compute what was asked for, then end; does not wait for it."""
         with self._lock:
             if not self._closed:
                 self._closed = True
                 self._requests.put(None)
-
-    def close(self) -> None:
-        """Compute what was asked for, then end the thread. Does nothing the second time."""
-        self.end()
-        if threading.current_thread() is not self._thread:
-            self._thread.join()
 
     def _run(self, make: Callable[[], SearchBatch], made: Future[None]) -> None:
         try:

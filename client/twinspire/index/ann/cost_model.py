@@ -66,32 +66,20 @@ def predict(
     return Prediction(int(cost.memory_bytes), seconds)
 
 
-def choose(
-    count: int,
-    dim: int,
-    *,
-    memory_bytes: int | None = None,
-    build_s: float | None = None,
-    threads: int | None = None,
-) -> IndexSpec:
+def choose(count: int, dim: int, *, memory_bytes: int | None = None) -> IndexSpec:
     """Return the spec that `auto` stands for with `count` vectors of `dim` numbers.
 
     Exact below 100,000. Above, lists of PQ codes of 4 bits: the longest, with a quarter, an eighth or a sixteenth as
-    many parts as there are numbers, that fits in `memory_bytes` (default: half of the free memory) and is built in
-    `build_s` (default: no bound); exact where none does. On two cores these have at a recall of 0.95 several times the
-    queries/s of ivf, ivf,sq8 and hnswlib's graphs, in the least memory (bench/LOG.md).
+    many parts as there are numbers, that fits in `memory_bytes` (default: half of the free memory); exact where none
+    does. On two cores these have at a recall of 0.95 several times the queries/s of ivf, ivf,sq8 and hnswlib's graphs,
+    in the least memory (bench/LOG.md).
     """
-    exact = IndexSpec.parse("flat")
-    if count < EXACT_BELOW:
-        return exact
     allowed = _free_bytes() // 2 if memory_bytes is None else memory_bytes
-    speed = measured_speed()
-    for share in (4, 8, 16):
+    for share in (4, 8, 16) if count >= EXACT_BELOW else ():
         spec = IndexSpec.parse(f"ivf,pq{max(1, dim // share)}x4")
-        found = predict(spec, count, dim, threads=threads, speed=speed)
-        if found.memory_bytes <= allowed and (build_s is None or found.build_s <= build_s):
+        if spec.family.cost(spec, count, dim).memory_bytes <= allowed:
             return spec
-    return exact
+    return IndexSpec.parse("flat")
 
 
 def _free_bytes() -> int:

@@ -86,7 +86,7 @@ class OnGpu(FaissFamily):
             return search
 
         self._owner = BatchingThread(load)
-        weakref.finalize(self, self._owner.end)  # when the last search that has it is done
+        weakref.finalize(self, self._owner.close)  # when the last search that has it is done
 
     def search(self, queries: NDArray[np.float32], parameters: SearchParameters) -> ScoredRows:
         """Let the owning thread search, in a batch with the queries of other threads."""

@@ -76,24 +76,6 @@ def without_own(
     return -np.sort(-kept, axis=1)[:, :k]
 
 
-def tuned(
-    ann: AnnIndex,
-    vectors: Vectors,
-    queries: NDArray[np.float32],
-    exact: NDArray[np.float32],
-    recall: float,
-    selection: Selection | None = None,
-) -> Setting:
-    """Return the fastest setting for `queries` (Q, D) that reaches `recall`.
-
-    `exact` (Q, k) are the scores of exact search over the rows that `ann` covers. Raises `InputError`, which names the
-    highest recall, where none reaches it.
-    """
-    found = best_setting(ann, vectors, [QueryGroup(queries, exact, selection)], recall)
-    check_reached(ann, found, recall, exact.shape[1])
-    return found
-
-
 def check_reached(ann: AnnIndex, found: Setting, recall: float, k: int) -> None:
     """Raise `InputError`, which names the highest recall, where `found` stays below `recall`."""
     if found.recall < recall:
