@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from twinspire._cuda_device import CudaDevice
+from twinspire._cuda import CudaDevice
 from twinspire.bundle import Bundle, Padding, Tower
 from twinspire.errors import EngineError, InputError, ProviderError
 from twinspire.tensorrt_support import Profile, prepare_engine

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from twinspire._cuda_device import CudaDevice
+from twinspire._cuda import CudaDevice
 from twinspire.bundle import Bundle, Certificate, Precision, Probes, Tower
 from twinspire.errors import BundleError, EngineError, InputError
 from twinspire.tensorrt_support import PLANS_NAME, PlanManifest, PlanRecord, Profile, check_precision

@@ -20,7 +20,7 @@ pytest.importorskip("torch", reason="the bundle to build from is exported, which
 import onnxruntime as ort
 
 from twinspire import _cuda
-from twinspire._cuda_device import CudaDevice
+from twinspire._cuda import CudaDevice
 from twinspire.bundle import Bundle, Precision, Tower
 from twinspire.cli import app as cli
 from twinspire.errors import BundleError, EngineError, InputError, ProviderError
