@@ -79,14 +79,6 @@ def quantize(
             help="Captions to calibrate and measure on, one a line, or COCO's JSON. By default those of drawn scenes.",
         ),
     ] = None,
-    search_minutes: Annotated[
-        float | None,
-        typer.Option(
-            metavar="MINUTES",
-            help="Search each tower's int8 recipe for so long, on an idle machine. By default the one found for "
-            "ViT-B/32 is taken.",
-        ),
-    ] = None,
 ) -> None:
     """Make a new bundle with engines of another precision beside those of BUNDLE. Needs no torch."""
     bad: list[ImageError] = []
@@ -96,7 +88,6 @@ def quantize(
         from twinspire_export import quantize_bundle
         from twinspire_export.calibration import read_captions
         from twinspire_export.quantization.quantizer import recipes_with
-        from twinspire_export.quantization.search import SearchSettings
 
         made = quantize_bundle(
             bundle,
@@ -105,7 +96,6 @@ def quantize(
             recipes=None if ranges is None else recipes_with(ranges=ranges),
             pictures=None if pictures is None else find_images([pictures]),
             captions=None if captions is None else read_captions(captions),
-            search=None if search_minutes is None else SearchSettings(budget_s=60 * search_minutes),
             on_step=step,
             on_bad_image=bad.append,
         )

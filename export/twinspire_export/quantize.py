@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +20,6 @@ from twinspire_export.engine_check import check_engine
 from twinspire_export.fp16 import nodes_out_of_range, to_half
 from twinspire_export.quantization.quantizer import DEFAULT_RECIPES, quantize_graph
 from twinspire_export.quantization.recipe import Int8Recipe, Variant
-from twinspire_export.quantization.search import SearchSettings, search_recipe
 
 if TYPE_CHECKING:
     import onnx
@@ -53,7 +51,6 @@ def quantize_bundle(
     pictures: Sequence[ImageItem] | NDArray[np.uint8] | None = None,
     captions: Sequence[str] | None = None,
     recipes: Mapping[Tower, Int8Recipe] | None = None,
-    search: SearchSettings | None = None,
     on_step: Callable[[str], None] | None = None,
     on_bad_image: Callable[[ImageError], None] | None = None,
 ) -> Bundle:
@@ -61,9 +58,7 @@ def quantize_bundle(
 
     Measured on `images`, items that a client takes or (N, S, S, 3) uint8, and on `captions`; on drawn scenes where
     none are given. int8 is calibrated on them too: of 20 or more a fifth is kept apart to measure on, and the
-    certificates say so. `recipes` says how a tower is quantized, DEFAULT_RECIPES where it does not; with `search` each
-    tower's is searched on the same samples, which measures speed, so nothing else should run. What was tried is kept in
-    `destination` with `.search` behind its name until the bundle is there: the same call goes on where one was ended.
+    certificates say so. `recipes` says how a tower is quantized, DEFAULT_RECIPES where it does not.
     What does not change is hard-linked. `on_step` is told in a few words what begins; `on_bad_image` of each image
     that is left out, which is an ImageError without it.
 
@@ -72,9 +67,6 @@ def quantize_bundle(
     """
     step = on_step or (lambda _: None)
     wanted = _checked(precision)
-    if search is not None and (wanted is Precision.FP16 or recipes):
-        why = "where one is given" if recipes else f"for {wanted}: int8 is what is made by one"
-        raise InputError(f"a recipe cannot be searched {why}")
     base = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     already = [tower for tower in Tower if wanted in base.precisions(tower)]
     if already:
@@ -82,7 +74,6 @@ def quantize_bundle(
             f"{base.path} has {wanted} engines already ({', '.join(already)}). To make them anew, quantize the bundle "
             "that it was made from"
         )
-    work = Path(destination).with_name(f"{Path(destination).name}.search")
     with BundleWriter(destination, base=base) as writer:
         step("reading what to measure on" if wanted is Precision.FP16 else "reading what to calibrate on")
         samples: dict[Tower, Split[NDArray[Any]]] = {
@@ -93,9 +84,6 @@ def quantize_bundle(
         for tower, chosen in samples.items():
             reference, file = base.engine(tower, Precision.FP32), f"{tower}.{wanted}.onnx"
             recipe = {**DEFAULT_RECIPES, **(recipes or {})}[tower]
-            if search is not None:
-                recipe = _searched(reference, chosen, work / tower, wanted, search, step)
-                step(f"the recipe of the {tower} tower: {recipe}")
             step(f"making the {wanted} {tower} tower on {len(chosen.calibration)} samples")
             made = writer.path(file)
             write_engine(reference, chosen.calibration, made, precision=wanted, recipe=recipe)
@@ -103,34 +91,7 @@ def quantize_bundle(
             step(f"measuring the {tower} tower on {len(chosen.measurement)} samples")
             engines[tower, wanted] = file, _certify(tower, wanted, reference, made, chosen)
         step("writing the bundle")
-        written = writer.commit(base.manifest.draft(), engines)
-    if search is not None:
-        shutil.rmtree(work, ignore_errors=True)
-    return written
-
-
-def _searched(
-    reference: Path,
-    samples: Split[NDArray[Any]],
-    work: Path,
-    precision: Precision,
-    settings: SearchSettings,
-    step: Callable[[str], None],
-) -> Int8Recipe:
-    """Search a tower's recipe. For TensorRT no parts are left out: what that costs there cannot be measured here."""
-    variant = Variant.CPU
-    if precision is Precision.INT8_TENSORRT:
-        variant, settings = Variant.TENSORRT, replace(settings, left_out_steps=0)
-    result = search_recipe(
-        reference,
-        samples.calibration,
-        samples.measurement,
-        work=work,
-        variant=variant,
-        settings=settings,
-        on_step=step,
-    )
-    return (result.chosen if variant is Variant.CPU else result.best).recipe
+        return writer.commit(base.manifest.draft(), engines)
 
 
 def write_engine(

@@ -21,7 +21,6 @@ from twinspire.errors import EngineError, InputError
 from twinspire.graph_edit import Wiring
 from twinspire.tensorrt_support.symmetric import check_symmetric
 from twinspire_export.quantization.dynamic import quantize_dynamically
-from twinspire_export.quantization.float_fallback import leave_out
 from twinspire_export.quantization.graph_passes import (
     absorb_smoothing,
     gather_before_dequantizing,
@@ -369,19 +368,6 @@ def test_gathering_before_dequantizing_is_exact() -> None:
     assert [node.op_type for node in model.graph.node] == ["Gather", "Cast", "Gather", "Mul"]
     assert {tensor.name for tensor in model.graph.initializer} == {"table", "scales_column"}
     np.testing.assert_array_equal(run(model, feed), before)
-
-
-def test_left_out_product_computes_in_float() -> None:
-    """Without its quantizers a product multiplies the activation itself with the dequantized weight."""
-    model = quantized_product()
-    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-    changed = leave_out(model, ["product"])
-    assert [node.op_type for node in changed.graph.node] == ["MatMul"]
-    assert len(model.graph.node) == 4
-    feed = {"x": np.random.default_rng(0).normal(0, 1, (5, 8)).astype(np.float32)}
-    expected = feed["x"] @ (constants["w_int8"] * constants["w_scale"])
-    difference = np.abs(run(changed, feed) - expected).max()
-    assert difference <= 1e-5, f"largest difference {difference}"
 
 
 def test_symmetric_graph_passes() -> None:

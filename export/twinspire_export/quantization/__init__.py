@@ -1,3 +1,3 @@
-"""Int8: recipes, the graphs that NNCF makes by them, and the search for a good one."""
+"""Int8 recipes and the graphs that NNCF makes by them."""
 
 from __future__ import annotations
