@@ -17,7 +17,7 @@ __all__ = ["export_checkpoint", "quantize_bundle"]
 
 def __getattr__(name: str) -> object:
     """Import what is asked for. Raises MissingDependencyError where a package for it is missing."""
-    from twinspire_export.extras import Extra, require
+    from twinspire_export.dependencies import Extra, require
 
     if name == "export_checkpoint":
         require(Extra.EXPORT, "exporting a checkpoint")

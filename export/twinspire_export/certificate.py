@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 
 from twinspire.bundle import Certificate
 from twinspire.errors import EngineError, MissingDependencyError
+from twinspire_export.dependencies import installed_version
 
 
 class EngineRunner:
@@ -72,7 +72,7 @@ def certify(
         min_cosine=float(cosines.min()),
         mean_cosine=float(cosines.mean()),
         recall=None,
-        versions={package: _version(package) for package in packages},
+        versions={package: installed_version(package) for package in packages},
     )
 
 
@@ -86,11 +86,3 @@ def row_cosines(left: NDArray[np.float32], right: NDArray[np.float32]) -> NDArra
         cosines: NDArray[np.float64] = (a * b).sum(1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
     # Rounding may carry a cosine a last place beyond 1, which nobody should have to read in a certificate.
     return np.clip(cosines, -1.0, 1.0)
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        # onnxruntime comes in distributions of several names, one of which brings the module.
-        return version(f"{package}-gpu")

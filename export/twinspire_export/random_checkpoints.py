@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from twinspire.errors import InputError, TwinspireError
 from twinspire_eval.scenes import Split, scene_set
-from twinspire_export.extras import Extra, require
+from twinspire_export.dependencies import Extra, require
 
 if TYPE_CHECKING:
     from transformers import CLIPModel, PreTrainedTokenizerFast

@@ -35,7 +35,7 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
     pickled = sorted(file.name for file in folder.iterdir() if file.suffix in _PICKLED_SUFFIXES)
     if pickled:
         convert = (
-            f"from transformers import CLIPModel; CLIPModel.from_pretrained('{folder}').save_pretrained('NEW_FOLDER', "
+            f"from transformers import AutoModel; AutoModel.from_pretrained('{folder}').save_pretrained('NEW_FOLDER', "
             "safe_serialization=True)"
         )
         raise CheckpointError(

@@ -73,7 +73,8 @@ def test_choice_of_rewrites(checkpoint: Path, tmp_path: Path, capsys: pytest.Cap
     assert "cosine to torch fp32: least 1.000000" in capsys.readouterr().out
     assert twinspire("export", checkpoint, "-o", tmp_path / "bundle", "--rewrites", "qvk") == 2
     said = " ".join(capsys.readouterr().err.split())
-    assert "no rewrite is called 'qvk'; known are: unit-length, mask, end-token, normalisation" in said
+    assert "'qvk'" in said
+    assert "mask, end-token, normalisation" in said
     assert not (tmp_path / "bundle").exists()
 
 

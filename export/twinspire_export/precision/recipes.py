@@ -8,7 +8,7 @@ from pathlib import Path
 
 from twinspire.bundle import Bundle, BundleWriter, Precision, Tower
 from twinspire.images import ImageItem
-from twinspire_export.extras import Extra, require
+from twinspire_export.dependencies import Extra, require
 from twinspire_export.precision.candidates import Variant
 
 MOST = 4

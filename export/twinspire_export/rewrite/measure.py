@@ -28,11 +28,13 @@ from twinspire_eval.machine import usable_cores
 from twinspire_eval.records import Record, series
 from twinspire_eval.statistics import paired_ratio
 from twinspire_eval.tables import figure, figures_console, figures_table, spread
-from twinspire_export.extras import Extra, require
+from twinspire_export.dependencies import Extra, require
 from twinspire_export.random_checkpoints import CONTEXT_LENGTH, SHAPES, VOCABULARY_SIZE, Size, seeded_model
 
 if TYPE_CHECKING:
     from transformers import CLIPModel
+
+    from twinspire_export.towers import TransformerTower
 
 DESCRIPTION = "engines.json"
 UNREWRITTEN = "none"
@@ -109,25 +111,31 @@ def run(
 
 
 def _make(model: CLIPModel, tower: Tower, folder: Path, *, int8: bool, say: Callable[[str], None]) -> list[Step]:
+    import torch
+
     from twinspire.bundle import ImageSettings, Interpolation
     from twinspire_export.certificate import EngineRunner
+    from twinspire_export.families.clip import image_tower, text_tower
     from twinspire_export.onnx_export import export_graph
-    from twinspire_export.rewrite import ALL, REQUIRED, REWRITES, apply_rewrites
-    from twinspire_export.towers import ImageTower, TextTower
+    from twinspire_export.rewrite import ALL, REWRITES, apply_rewrites
 
     size = int(model.config.vision_config.image_size)
     settings = ImageSettings(
         size=size, resize=size, interpolation=Interpolation.BICUBIC, crop=True, mean=_MEAN, std=_STD
     )
-    kind = ImageTower if tower is Tower.IMAGE else TextTower
-    names = [name for name in ALL if kind in REWRITES[name].towers and name not in REQUIRED]
+
+    def plain() -> TransformerTower:
+        return image_tower(model, settings) if tower is Tower.IMAGE else text_tower(model)
+
+    names = [name for name in ALL if isinstance(plain(), REWRITES[name].tower)]
     feed = _images(size, 4) if tower is Tower.IMAGE else _captions(4, 16)
     expected = _reference(model, feed)
     steps = []
     for count, rewrite in enumerate((UNREWRITTEN, *names)):
-        plain = ImageTower(model, settings) if tower is Tower.IMAGE else TextTower(model)
         file = f"{tower}.{count}.{rewrite}.onnx"
-        export_graph(apply_rewrites(plain, names[:count]), folder / file)
+        rewritten = apply_rewrites(plain(), names[:count])
+        name = "image" if tower is Tower.IMAGE else "input_ids"
+        export_graph(rewritten, folder / file, name=name, example=torch.from_numpy(feed[:2]))
         if int8:
             _quantize(folder / file, feed)
         difference = float(np.abs(EngineRunner(folder / file).embed([feed]) - expected).max())
