@@ -2,7 +2,7 @@
 
     client = Client.local(sample_bundle())
     vectors = client.encode_images(["cat.jpg", "dog.jpg"])  # (2, D) float32, L2-normalised
-    query = client.encode_text(["a red cat"])  # (1, D); their inner products are cosines
+    query = client.encode_texts(["a red cat"])  # (1, D); their inner products are cosines
 
 The names below are loaded when they are first used: `import twinspire` alone stays light, and nothing here
 imports torch, faiss or onnxruntime before it needs them.

@@ -62,7 +62,7 @@ class Client:
         bundle: Bundle | str | os.PathLike[str],
         *,
         precision: Precision | str = "auto",
-        providers: Provider | str = "auto",
+        provider: Provider | str = "auto",
         threads: int | None = None,
         streams: int | None = None,
         openvino: OpenVinoOptions | None = None,
@@ -71,12 +71,12 @@ class Client:
         """Run a bundle's engines in this process; see `LocalTowers` for the arguments and what they raise.
 
         `bundle` is one that was opened or the path of one (then BundleError where it is not intact; InputError for
-        anything else). To compute an fp32 engine in bf16: `providers="openvino"` and
+        anything else). To compute an fp32 engine in bf16: `provider="openvino"` and
         `openvino=OpenVinoOptions(inference_precision=InferencePrecision.BF16)`.
         """
         opened = _opened(bundle)
         towers = LocalTowers(
-            opened, precision=precision, providers=providers, threads=threads, streams=streams, openvino=openvino
+            opened, precision=precision, provider=provider, threads=threads, streams=streams, openvino=openvino
         )
         return cls(opened, towers, limits=limits, threads=threads)
 

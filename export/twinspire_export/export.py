@@ -25,12 +25,11 @@ from twinspire.bundle import (
     Tower,
     space_id,
 )
+from twinspire.contract import INPUT_NAMES, padded
 from twinspire.errors import CheckpointError, InputError
 from twinspire.text import Tokenizer
-from twinspire.towers.ragged import padded
-from twinspire_export.certificate import EngineRunner, certify
 from twinspire_export.checkpoint import open_checkpoint
-from twinspire_export.engine_check import check_engine, expected_signature
+from twinspire_export.engine_check import EngineRunner, certify, check_engine
 from twinspire_export.families import Checkpoint
 from twinspire_export.onnx_export import export_graph
 from twinspire_export.rewrite import ALL, apply_rewrites, check_rewrites
@@ -97,9 +96,8 @@ def export_checkpoint(
         for tower in Tower:
             step(f"exporting the {tower} tower")
             file = f"{tower}.{Precision.FP32}.onnx"
-            input_name = expected_signature(tower, dim=opened.dim, size=opened.image.size)[0][0]
             module = apply_rewrites(opened.tower(tower), allowed)
-            export_graph(module, writer.path(file), name=input_name, example=_example(opened, tower))
+            export_graph(module, writer.path(file), name=INPUT_NAMES[tower], example=_example(opened, tower))
             check_engine(writer.folder / file, tower, dim=opened.dim, size=opened.image.size)
             step(f"comparing the {tower} tower with torch")
             engines[tower, Precision.FP32] = (file, _certify(writer.folder / file, tower, probes, opened.text.pad_id))

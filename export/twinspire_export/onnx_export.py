@@ -11,6 +11,7 @@ from optimum.utils import NormalizedConfig
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 
+from twinspire.contract import EMBEDDING
 from twinspire.errors import CheckpointError
 from twinspire_export.dependencies import silenced
 
@@ -38,7 +39,7 @@ class _TowerConfig(OnnxConfig):  # type: ignore[misc]  # optimum ships no types
     @property
     def outputs(self) -> dict[str, dict[int, str]]:
         """The output with its dynamic axis."""
-        return {"embedding": {0: "N"}}
+        return {EMBEDDING: {0: "N"}}
 
     def generate_dummy_inputs(self, **_: object) -> dict[str, Tensor]:
         """Return the input that is traced."""

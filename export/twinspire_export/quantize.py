@@ -15,8 +15,7 @@ from twinspire.errors import BundleError, EngineError, ImageError, InputError
 from twinspire.images import ImageItem
 from twinspire.tensorrt_support.symmetric import check_symmetric
 from twinspire_export.calibration import Split, drawn_captions, drawn_images, image_samples, text_samples
-from twinspire_export.certificate import EngineRunner, certify
-from twinspire_export.engine_check import check_engine
+from twinspire_export.engine_check import EngineRunner, certify, check_engine
 from twinspire_export.fp16 import nodes_out_of_range, to_half
 from twinspire_export.quantization.quantizer import DEFAULT_RECIPES, quantize_graph
 from twinspire_export.quantization.recipe import Int8Recipe, Variant

@@ -19,14 +19,12 @@ from numpy.typing import NDArray
 
 from twinspire._cuda_device import CudaDevice
 from twinspire.bundle import Bundle, Padding, Tower
+from twinspire.contract import EMBEDDING, INPUT_NAMES
 from twinspire.errors import EngineError, InputError, ProviderError
 from twinspire.tensorrt_support import Profile, prepare_engine
 
 SHORT_TEXT = 32
 """Most captions fit it; the container's repository serves texts at this length and at the context's."""
-
-INPUTS = {Tower.IMAGE: "image", Tower.TEXT: "input_ids"}
-OUTPUT = "embedding"
 
 _VERSIONS = (10, 11)
 _FLAG_UNTIL = 10  # in TensorRT 11 every network is strongly typed, and the flag is deprecated
@@ -124,7 +122,7 @@ class PlanRunner:
             raise EngineError(f"TensorRT {tensorrt.__version__} cannot load the plan that it built")
         self._context = self._engine.create_execution_context()
         self._device = device
-        self._input = INPUTS[tower]
+        self._input = INPUT_NAMES[tower]
 
     def embed(self, batch: NDArray[Any], *, profile: int, dim: int) -> NDArray[np.float32]:
         """Encode `batch`, an input of the engine that `profile` admits, to (N, D) float32, L2-normalised."""
@@ -137,7 +135,7 @@ class PlanRunner:
         output = np.empty((len(batch), dim), np.float32)
         there = self._device.reserve(output.nbytes)
         context.set_tensor_address(self._input, self._device.upload(batch))
-        context.set_tensor_address(OUTPUT, there)
+        context.set_tensor_address(EMBEDDING, there)
         if not context.execute_async_v3(stream):
             raise EngineError(f"the plan failed on an input of {batch.shape}: TensorRT's log above says why")
         self._device.download(there, output)

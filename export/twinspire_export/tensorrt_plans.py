@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 
 from twinspire._cuda_device import CudaDevice
 from twinspire.bundle import Bundle, Certificate, Precision, Probes, Tower
+from twinspire.contract import INPUT_NAMES
 from twinspire.errors import BundleError, EngineError, InputError
 from twinspire.tensorrt_support import PLANS_NAME, PlanManifest, PlanRecord, Profile, check_precision
-from twinspire_export.certificate import certify
+from twinspire_export.engine_check import certify
 from twinspire_export.quantize import MIN_MEAN_COSINE
 from twinspire_export.tensorrt_engine import (
-    INPUTS,
     PlanBuilder,
     PlanRunner,
     import_tensorrt,
@@ -69,7 +69,7 @@ def build_plans(
             for tower in Tower:
                 step(f"building the plan of the {tower} tower")
                 name = f"{tower}.{wanted}.{place}.plan"
-                plan = builder.build(engines[tower], INPUTS[tower], shapes[tower])
+                plan = builder.build(engines[tower], INPUT_NAMES[tower], shapes[tower])
                 step(f"running the plan of the {tower} tower")
                 certificate = _certify(tensorrt, plan, device, tower, base, probes, shapes[tower], wanted)
                 (draft / name).write_bytes(plan)

@@ -36,7 +36,7 @@ HUGE = 10**5000  # more digits than Python turns into text
 @pytest.fixture
 def client(tiny: Any) -> Iterator[Client]:
     """Open the tiny bundle in this process."""
-    with Client.local(tiny.bundle, precision="fp32", providers="cpu") as opened:
+    with Client.local(tiny.bundle, precision="fp32", provider="cpu") as opened:
         yield opened
 
 
@@ -119,7 +119,7 @@ def test_names_stand_for_members_of_enums(tmp_path: Path, index: Index, client: 
         assert half.dtype is VectorType.FLOAT16
     assert client.bundle.engine("text", "fp32") == client.bundle.engine(Tower.TEXT, Precision.FP32)
     assert client.bundle.precisions("image") == client.bundle.precisions(Tower.IMAGE)
-    towers = LocalTowers(client.bundle, precision="int8", providers="cpu", towers=["text"])
+    towers = LocalTowers(client.bundle, precision="int8", provider="cpu", towers=["text"])
     assert towers.runtime.precision is Precision.INT8
     towers.close()
     assert TextSettings(context_length=8, pad_id=0, eos_id=1, padding="max_length").padding is Padding.MAX_LENGTH
@@ -137,7 +137,7 @@ def test_an_unknown_name_is_an_error_that_lists_the_choices(tmp_path: Path, inde
             ("fp16", lambda wrong=wrong: client.bundle.engine("text", wrong)),
             ("text", lambda wrong=wrong: client.bundle.precisions(wrong)),
             ("int8", lambda wrong=wrong: LocalTowers(client.bundle, precision=wrong)),
-            ("cuda", lambda wrong=wrong: LocalTowers(client.bundle, providers=wrong)),
+            ("cuda", lambda wrong=wrong: LocalTowers(client.bundle, provider=wrong)),
             ("image", lambda wrong=wrong: LocalTowers(client.bundle, towers=[wrong])),
             ("trim", lambda wrong=wrong: TextSettings(context_length=8, pad_id=0, eos_id=1, padding=wrong)),
             ("bf16", lambda wrong=wrong: OpenVinoOptions(inference_precision=wrong)),

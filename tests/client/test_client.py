@@ -30,7 +30,7 @@ TOLERANCE = 1e-6
 @pytest.fixture
 def client(tiny: Any) -> Iterator[Client]:
     """Open a client on the tiny bundle's reference engines."""
-    with Client.local(tiny.bundle, precision="fp32", providers="cpu", threads=1) as opened:
+    with Client.local(tiny.bundle, precision="fp32", provider="cpu", threads=1) as opened:
         yield opened
 
 

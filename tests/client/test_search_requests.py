@@ -400,7 +400,7 @@ def test_objects_show_what_they_are(index: Index, client: WordClient, tiny: Any)
 
     searcher = Searcher(client, index)
     answer = searcher.search("red car", 3)
-    with Client.local(tiny.bundle, precision="fp32", providers="cpu") as local:
+    with Client.local(tiny.bundle, precision="fp32", provider="cpu") as local:
         classifier = Classifier(local, ["cat", "dog" * 1000])
         shown = {
             "tiny": repr(local),

@@ -34,7 +34,7 @@ def _text(*words: int) -> np.ndarray:
 
 
 def _open_towers(tiny: Any, **options: Any) -> LocalTowers:
-    return LocalTowers(tiny.bundle, **{"precision": "fp32", "providers": "cpu", "threads": 1, **options})
+    return LocalTowers(tiny.bundle, **{"precision": "fp32", "provider": "cpu", "threads": 1, **options})
 
 
 def _assert_close(found: np.ndarray, expected: np.ndarray) -> None:
@@ -254,7 +254,7 @@ def test_auto_finds_something_that_runs(tiny: Any) -> None:
     ("options", "message"),
     [
         ({"precision": "int4"}, "precision: expected auto, fp32, fp16, int8"),
-        ({"providers": "tpu"}, "providers: expected auto, cpu, openvino, cuda"),
+        ({"provider": "tpu"}, "provider: expected auto, cpu, openvino, cuda"),
         ({"threads": 0}, "threads 0: expected a whole number from 1 up"),
         ({"threads": True}, "threads True"),
         ({"threads": 1.5}, "threads 1.5"),
@@ -375,7 +375,7 @@ def test_an_engine_that_is_no_onnx_is_refused(tiny: Any, make_tiny: Callable[...
     broken = make_tiny()
     broken.bundle.engine(Tower.TEXT, Precision.FP32).write_bytes(b"not a model")
     with pytest.raises(EngineError, match=r"text.fp32.onnx cannot be opened on the provider cpu"):
-        _open_towers(broken, providers="auto")
+        _open_towers(broken, provider="auto")
 
 
 # What comes out

@@ -10,9 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from twinspire.bundle import Padding, TextSettings
+from twinspire.contract import RUN_TOKENS
 from twinspire.towers import LocalTowers
 from twinspire.towers.batching import fitted_batches, padded_length, text_batches
-from twinspire.towers.ragged import RUN_TOKENS
 
 PAD, END = 9, 2
 
@@ -104,7 +104,7 @@ def test_as_few_batches_as_padding_is_cheap() -> None:
 def test_together_is_as_one_by_one(tiny: Any, words: list[list[int]]) -> None:
     """Any mix of texts encodes to what each gives alone and unpadded, in the order given, within 1e-6."""
     texts = [np.array([1, *ids, END], np.int32) for ids in words]
-    towers = LocalTowers(tiny.bundle, precision="fp32", providers="cpu", threads=1)
+    towers = LocalTowers(tiny.bundle, precision="fp32", provider="cpu", threads=1)
     together = towers.encode_texts(texts)
     assert together.shape == (len(texts), towers.dim)
     if texts:

@@ -266,11 +266,11 @@ def test_models_off_the_contract_are_refused(
         TritonTowers(server.url, tiny.bundle)
 
 
-@pytest.mark.parametrize("lengths", ["", "8", "8,40", "0,20", "8;20", "all"])
+@pytest.mark.parametrize("lengths", ["", "8", "8,40", "0,20", "8;20", "ragged"])
 def test_unusable_text_lengths_are_refused(tiny: Any, start_fake: Start, lengths: str) -> None:
-    """Text lengths that are neither `ragged` nor end with the bundle's context are a ServerError."""
+    """Text lengths that do not end with the bundle's context are a ServerError."""
     server = start_fake(text_lengths=lengths)
-    with pytest.raises(ServerError, match="expected 'ragged' or lengths such as '32,20'"):
+    with pytest.raises(ServerError, match="text_lengths"):
         TritonTowers(server.url, tiny.bundle)
 
 

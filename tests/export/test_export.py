@@ -20,12 +20,12 @@ from PIL import Image
 from transformers import AutoTokenizer, CLIPImageProcessor, CLIPModel
 
 from twinspire.bundle import Bundle, ImageSettings, Interpolation, Padding, Precision, Tower
+from twinspire.contract import padded
 from twinspire.errors import BundleError, CheckpointError, InputError
 from twinspire.text import Tokenizer
-from twinspire.towers.ragged import padded
 from twinspire_export import export_checkpoint, towers
-from twinspire_export.certificate import EngineRunner
 from twinspire_export.checkpoint import open_checkpoint
+from twinspire_export.engine_check import EngineRunner
 from twinspire_export.export import checkpoint_space
 from twinspire_export.families import clip
 from twinspire_export.rewrite import REWRITES, passes

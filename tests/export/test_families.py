@@ -166,7 +166,7 @@ def test_a_registered_family_is_exported(toy: Path, tmp_path: Path, monkeypatch:
     assert (manifest.logit_scale, manifest.logit_bias) == (20.0, -3.0)
     weights = load_file(toy / "model.safetensors")
     images = np.random.default_rng(0).integers(0, 256, (3, SIZE, SIZE, 3), dtype=np.uint8)
-    with Client.local(bundle, precision=Precision.FP32, providers="cpu") as client:
+    with Client.local(bundle, precision=Precision.FP32, provider="cpu") as client:
         difference = np.abs(client.towers.encode_images(images) - reference_images(weights, images)).max()
         assert difference <= 2e-6, f"images: largest difference {difference}"
         difference = np.abs(client.encode_texts(CAPTIONS) - reference_texts(weights, CAPTIONS)).max()

@@ -24,7 +24,7 @@ from transformers import CLIPModel
 
 from twinspire.bundle import Bundle, Precision, Tower
 from twinspire_export import export_checkpoint, quantize_bundle
-from twinspire_export.certificate import EngineRunner, row_cosines
+from twinspire_export.engine_check import EngineRunner, row_cosines
 from twinspire_export.fp16 import to_half
 
 COSINE = 0.9999

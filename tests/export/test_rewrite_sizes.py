@@ -19,8 +19,7 @@ from torch import Tensor
 from transformers import CLIPModel
 
 from twinspire.bundle import ImageSettings, Interpolation, Tower
-from twinspire_export.certificate import EngineRunner
-from twinspire_export.engine_check import check_engine
+from twinspire_export.engine_check import EngineRunner, check_engine
 from twinspire_export.families.clip import image_tower, text_tower
 from twinspire_export.onnx_export import export_graph
 from twinspire_export.random_checkpoints import CONTEXT_LENGTH, SHAPES, VOCABULARY_SIZE, Size, seeded_model

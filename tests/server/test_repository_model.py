@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 from twinspire.bundle import Tower
+from twinspire.contract import without_padding
 from twinspire.errors import BundleError, EngineError, InputError, SpaceMismatchError
-from twinspire.towers.ragged import without_padding
 from twinspire_server.repository import build_repository
 from twinspire_server.repository.model_folders import MODEL_FILE
 

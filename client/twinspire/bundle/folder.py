@@ -16,7 +16,8 @@ from twinspire.bundle.manifest import (
     ManifestDraft,
 )
 from twinspire.bundle.probes import Probes
-from twinspire.bundle.settings import ImageSettings, Precision, TextSettings, Tower
+from twinspire.bundle.settings import ImageSettings, Padding, Precision, TextSettings, Tower
+from twinspire.contract import FREE, TensorSpec, embedding_output, image_input, text_input
 from twinspire.errors import BundleError
 
 _HOW_TO_MAKE = {
@@ -84,6 +85,17 @@ class Bundle:
     def text(self) -> TextSettings:
         """How texts are prepared."""
         return self.manifest.text
+
+    def input_spec(self, tower: Tower) -> TensorSpec:
+        """Return the input of a tower's engines; texts are of any length where padding may be left out."""
+        if tower is Tower.IMAGE:
+            return image_input(self.image.size, self.image.size)
+        return text_input(FREE if self.text.padding is Padding.TRIM else self.text.context_length)
+
+    @property
+    def output_spec(self) -> TensorSpec:
+        """The output of both towers' engines."""
+        return embedding_output(self.dim)
 
     @property
     def tokenizer_path(self) -> Path:

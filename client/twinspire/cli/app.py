@@ -22,9 +22,10 @@ from rich.text import Text
 from twinspire.cli import classify, index, search
 from twinspire.cli.os_errors import described
 from twinspire.cli.standard_output import StandardOutputError, guarded_standard_output
+from twinspire.error_status import STATUSES, error_status
 from twinspire.errors import TwinspireError
 
-EXIT_ERROR = 2
+EXIT_ERROR = STATUSES[TwinspireError].exit_code
 _EPILOG = (
     "Exit status: 0 done; 1 index verify found damage; 2 error, nothing or not all done; 3 some files failed, the "
     "others were done; 130 Ctrl-C; 143 SIGTERM."
@@ -91,7 +92,7 @@ def main(arguments: list[str] | None = None) -> None:
             application()(arguments, prog_name=_program_name(sys.argv[1:] if arguments is None else arguments))
     except TwinspireError as error:
         stderr.print(Text("error: ", style="bold red") + Text(str(error), style=""))
-        sys.exit(EXIT_ERROR)
+        sys.exit(error_status(error).exit_code)
     except StandardOutputError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python flushes at its end
         if not error.is_broken_pipe:  # whoever read the output has gone: that is no error to tell

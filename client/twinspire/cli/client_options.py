@@ -203,7 +203,7 @@ def open_client(options: ClientOptions, index: Index | None = None) -> Client:
     return Client.local(
         bundle,
         precision=options.precision or "auto",
-        providers=options.provider or "auto",
+        provider=options.provider or "auto",
         threads=options.threads,
         streams=options.streams,
         limits=options.image_limits(),

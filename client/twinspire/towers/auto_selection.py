@@ -13,7 +13,7 @@ from pathlib import Path
 
 from twinspire._arguments import as_member
 from twinspire.bundle import Bundle, Precision, RecommendedRuntime, Tower
-from twinspire.towers.providers import InferencePrecision, Provider, problem
+from twinspire.towers.providers import InferencePrecision, Provider, unavailable_reason
 
 AUTO = "auto"
 
@@ -77,7 +77,7 @@ class Candidate:
 
 def parse_provider(value: str) -> Provider | None:
     """Return the provider of that name, None for `auto`. Raises InputError for another name."""
-    return None if value == AUTO else as_member(value, Provider, "providers", besides=[AUTO])
+    return None if value == AUTO else as_member(value, Provider, "provider", besides=[AUTO])
 
 
 def parse_precision(value: str) -> Precision | None:
@@ -99,7 +99,7 @@ def candidates(bundle: Bundle, provider: Provider | None, precision: Precision |
         against = unfit(choice)
         if against is None:
             measured = _measured(choice, is_named=provider is not None)
-            if provider is None and choice.gpu is None and problem(Provider.CUDA) is None:
+            if provider is None and choice.gpu is None and unavailable_reason(Provider.CUDA) is None:
                 against = "it was measured without a GPU, and here is one"
             else:
                 yield measured
@@ -136,7 +136,7 @@ def unfit(choice: RecommendedRuntime) -> str | None:
     """Say why a measured choice is not for this machine, None where it is."""
     if choice.provider not in tuple(Provider) or choice.inference_precision not in tuple(InferencePrecision):
         return "this twinspire does not know it"
-    cause = problem(Provider(choice.provider))
+    cause = unavailable_reason(Provider(choice.provider))
     if cause is not None:
         return f"{choice.provider} {cause}"
     if choice.provider == Provider.CUDA:
@@ -157,7 +157,7 @@ def _against(provider: Provider, precision: Precision) -> str | None:
             return f"openvino gains nothing at {precision}"
         if _OPENVINO_GAINS not in processor_flags():
             return "openvino gains nothing on a processor without AMX"
-    cause = problem(provider)
+    cause = unavailable_reason(provider)
     return None if cause is None else f"{provider} {cause}"
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twinspire.bundle import Padding, TextSettings
-from twinspire.towers.ragged import fitted, padded
+from twinspire.contract import group_by_length, padded
 
 BUCKETS = (8, 16, 24, 32, 48, 64, 77, 128, 256, 512)
 
@@ -81,7 +81,7 @@ def fitted_batches(
     """
     whole = settings.context_length if settings.padding is Padding.MAX_LENGTH else 0
     lengths = [max(whole, sequence.size) for sequence in sequences]
-    for places in fitted(lengths, batch=batch):
+    for places in group_by_length(lengths, batch=batch):
         yield _text_batch(sequences, places, lengths[places[0]], settings)
 
 

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twinspire._arguments import as_list, as_member
-from twinspire.bundle import Bundle, Padding, Precision, Tower
+from twinspire.bundle import Bundle, Precision, Tower
+from twinspire.contract import EMBEDDING, FREE, INPUT_NAMES
 from twinspire.errors import BundleError, EngineError, InputError, ProviderError
 from twinspire.towers.auto_selection import AUTO, Candidate, Runtime, candidates, parse_precision, parse_provider
 from twinspire.towers.batching import TextBatch, fitted_batches, text_batches
@@ -39,16 +40,11 @@ PROCESSOR_BATCH = {Tower.IMAGE: 8, Tower.TEXT: 16}
 """On a processor, whose caches then hold what goes from operator to operator: ViT-B/32 int8 on 2 EPYC cores, a stream
 each, encodes 80 images/s by 8, 75 by 16; 623 texts/s by 16, 604 by 64."""
 
-_INPUT = {Tower.IMAGE: "image", Tower.TEXT: "input_ids"}
-_INPUT_TYPE = {Tower.IMAGE: "tensor(uint8)", Tower.TEXT: "tensor(int32)"}
-_OUTPUT = "embedding"
-_OUTPUT_TYPE = "tensor(float)"
-
 
 class LocalTowers:
     """The engines of a bundle, run by onnxruntime in this process. May be used from several threads at once.
 
-    `precision` and `providers` name one, or `auto`: that takes what is installed and certified, goes on to the next
+    `precision` and `provider` name one, or `auto`: that takes what is installed and certified, goes on to the next
     where one does not work, and says on the logger `twinspire` what it chose and why; `runtime` says what. A named
     one is used or an error is raised. `threads` is how many a call computes with on the CPU; None is as many as
     this process may use. `streams` is into how many parts a call is cut, which are computed side by side, each with
@@ -70,7 +66,7 @@ class LocalTowers:
         bundle: Bundle,
         *,
         precision: Precision | str = AUTO,
-        providers: Provider | str = AUTO,
+        provider: Provider | str = AUTO,
         threads: int | None = None,
         streams: int | None = None,
         openvino: OpenVinoOptions | None = None,
@@ -83,7 +79,7 @@ class LocalTowers:
         self._named_openvino = openvino
         self._calls = itertools.count()
         self._vocabulary_size = vocabulary_size(bundle.tokenizer_path)
-        self._sessions, self.runtime = self._open(parse_provider(providers), parse_precision(precision))
+        self._sessions, self.runtime = self._open(parse_provider(provider), parse_precision(precision))
         on_processor = self.runtime.provider is Provider.CPU
         self._most = PROCESSOR_BATCH if on_processor else BATCH
         self._batches = fitted_batches if on_processor else text_batches
@@ -165,7 +161,7 @@ class LocalTowers:
         source = f"the {tower} tower ({self.runtime})"
         session = sessions.pick(next(self._calls), whole=whole)
         try:
-            outputs = session.run([_OUTPUT], {_INPUT[tower]: array})
+            outputs = session.run([EMBEDDING], {INPUT_NAMES[tower]: array})
         except Exception as error:  # onnxruntime's exceptions share no base below Exception
             raise EngineError(f"{source} failed on an input of {array.shape}: {error}") from error
         return check_embeddings(outputs[0], rows=len(array), dim=self.dim, source=source)
@@ -219,11 +215,13 @@ class LocalTowers:
                 streams=runtime.streams,
                 openvino=OpenVinoOptions(inference_precision=runtime.inference_precision),
             )
-            problem = _broken_contract(opened.whole, tower, self._bundle)
+            problem = _contract_violation(opened.whole, tower, self._bundle)
             if problem:
                 raise EngineError(f"{engine} is no engine of the {tower} tower: {problem}")
             if runtime.provider is Provider.CUDA:
-                require_computing(opened.whole, {_INPUT[tower]: _zeros(tower, self._bundle)}, engine, runtime.provider)
+                require_computing(
+                    opened.whole, {INPUT_NAMES[tower]: _zeros(tower, self._bundle)}, engine, runtime.provider
+                )
             sessions[tower] = opened
         return sessions
 
@@ -235,28 +233,24 @@ def _zeros(tower: Tower, bundle: Bundle) -> NDArray[Any]:
     return np.zeros((1, bundle.text.context_length), np.int32)
 
 
-def _broken_contract(session: Session, tower: Tower, bundle: Bundle) -> str | None:
-    """Say what of an engine's inputs and outputs is not as the contract has it, None where all is."""
-    size, context = bundle.image.size, bundle.text.context_length
-    length = context if bundle.text.padding is Padding.MAX_LENGTH else None
-    input_shape = (None, size, size, 3) if tower is Tower.IMAGE else (None, length)
-    contract = [
-        ("input", session.get_inputs(), _INPUT[tower], _INPUT_TYPE[tower], input_shape),
-        ("output", session.get_outputs(), _OUTPUT, _OUTPUT_TYPE, (None, bundle.dim)),
-    ]
-    for role, found, name, kind, shape in contract:
-        what = [(node.name, node.type, tuple(node.shape)) for node in found]
-        fits = len(what) == 1 and what[0][:2] == (name, kind) and _shape_fits(what[0][2], shape)
-        if not fits:
-            wanted = ", ".join("any" if n is None else str(n) for n in shape)
-            return f"its {role} is {what}, expected one {name!r} {kind} of shape ({wanted})"
+def _contract_violation(session: Session, tower: Tower, bundle: Bundle) -> str | None:
+    """Return how an engine's inputs or outputs differ from the contract, None where they do not."""
+    for role, nodes, spec in (
+        ("input", session.get_inputs(), bundle.input_spec(tower)),
+        ("output", session.get_outputs(), bundle.output_spec),
+    ):
+        found = [(node.name, node.type, tuple(node.shape)) for node in nodes]
+        shape = (FREE, *spec.shape)
+        if len(found) != 1 or found[0][:2] != (spec.name, spec.onnxruntime_type) or not _accepts(found[0][2], shape):
+            expected = ", ".join("any" if axis == FREE else str(axis) for axis in shape)
+            return f"its {role} is {found}, expected one {spec.name!r} {spec.onnxruntime_type} of shape ({expected})"
     return None
 
 
-def _shape_fits(found: Sequence[int | str | None], wanted: Sequence[int | None]) -> bool:
-    """Whether a graph's shape takes every array of the wanted one; None there must stay free."""
-    return len(found) == len(wanted) and all(
-        not isinstance(there, int) or there == here for there, here in zip(found, wanted, strict=True)
+def _accepts(shape: Sequence[int | str | None], expected: Sequence[int]) -> bool:
+    """Whether a graph's shape accepts every array of the expected one; a free axis must be free in the graph."""
+    return len(shape) == len(expected) and all(
+        not isinstance(axis, int) or axis == needed for axis, needed in zip(shape, expected, strict=True)
     )
 
 

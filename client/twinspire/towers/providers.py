@@ -25,9 +25,16 @@ from twinspire.errors import (
     ProviderError,
     TwinspireError,
 )
-from twinspire.towers.cuda_provider import INSTALL, cuda_problem, failure_cause, library_problem, load_libraries
-from twinspire.towers.cuda_provider import NAME as CUDA_NAME
-from twinspire.towers.onnxruntime_support import ONLY_FATAL, onnxruntime_library
+from twinspire.towers.onnxruntime_support import (
+    CUDA_PROVIDER,
+    INSTALL_GPU,
+    ONLY_FATAL,
+    cuda_library_error,
+    cuda_unavailable_reason,
+    failure_cause,
+    load_cuda_libraries,
+    onnxruntime_library,
+)
 
 
 class Provider(StrEnum):
@@ -83,7 +90,7 @@ class Session(Protocol):
 _NAMES = {
     Provider.CPU: "CPUExecutionProvider",
     Provider.OPENVINO: "OpenVINOExecutionProvider",
-    Provider.CUDA: CUDA_NAME,
+    Provider.CUDA: CUDA_PROVIDER,
 }
 # Operators of which one left on the CPU is a fallback, not a shape computation. Looked for anywhere in the
 # name, since onnxruntime fuses them: FusedMatMul, QLinearConv, MatMulInteger, MultiHeadAttention.
@@ -137,7 +144,7 @@ def open_session(
     `streams` is into how many the OpenVINO provider divides them. Raises MissingDependencyError or ProviderError where
     the provider is not there or does not take the engine, and EngineError where the engine cannot be loaded.
     """
-    absent = missing(provider)
+    absent = unavailable_error(provider)
     if absent is not None:
         raise absent
     onnxruntime = onnxruntime_library()
@@ -178,24 +185,24 @@ def require_computing(session: Session, inputs: Mapping[str, Any], engine: Path,
     except Exception as error:  # onnxruntime's exceptions share no base below Exception
         raise ProviderError(
             f"the provider {provider} opens {engine.name} and cannot compute it: {failure_cause(error)}. CUDA's and "
-            f"cuDNN's libraries come with the extra gpu: {INSTALL}; the driver must be as new as they are"
+            f"cuDNN's libraries come with the extra gpu: {INSTALL_GPU}; the driver must be as new as they are"
         ) from error
 
 
 def available() -> tuple[Provider, ...]:
     """List the providers that are installed and offer a device here. Loads onnxruntime and the plugin."""
-    return tuple(provider for provider in Provider if problem(provider) is None)
+    return tuple(provider for provider in Provider if unavailable_reason(provider) is None)
 
 
-def missing(provider: Provider) -> TwinspireError | None:
+def unavailable_error(provider: Provider) -> TwinspireError | None:
     """Return the error to raise where a provider is not there, None where it is."""
-    cause = problem(provider)
+    cause = unavailable_reason(provider)
     if isinstance(cause, str):
         return ProviderError(f"the provider {provider} {cause}. {_there_is()}")
     return cause
 
 
-def problem(provider: Provider) -> TwinspireError | str | None:
+def unavailable_reason(provider: Provider) -> TwinspireError | str | None:
     """Say why a provider is not there, as the end of a sentence that begins with it; None where it is."""
     try:
         onnxruntime_library()
@@ -203,7 +210,7 @@ def problem(provider: Provider) -> TwinspireError | str | None:
         return error
     if provider is Provider.OPENVINO:
         return _openvino_problem()
-    return cuda_problem() if provider is Provider.CUDA else None
+    return cuda_unavailable_reason() if provider is Provider.CUDA else None
 
 
 def _openvino_problem() -> MissingDependencyError | str | None:
@@ -253,7 +260,7 @@ def _settings(provider: Provider, *, threads: int, streams: int, openvino: OpenV
         }
         return {"load_config": json.dumps({"CPU": cpu})}
     if provider is Provider.CUDA:
-        load_libraries()
+        load_cuda_libraries()
         return {"use_tf32": "0"}
     return {}
 
@@ -262,7 +269,7 @@ def _check_assignment(session: Session, engine: Path, provider: Provider) -> Non
     """Raise ProviderError where the provider was dropped or heavy operators were left to another."""
     name = _NAMES[provider]
     if name not in session.get_providers():
-        cause = library_problem() if provider is Provider.CUDA else "its libraries or its device are missing"
+        cause = cuda_library_error() if provider is Provider.CUDA else "its libraries or its device are missing"
         raise ProviderError(f"onnxruntime dropped the provider {provider} for {engine.name}: {cause}")
     left = Counter(
         node.op_type

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from twinspire.contract import sequence_problem
 from twinspire.errors import EngineError, InputError
-from twinspire.towers.ragged import sequence_problem
 
 # An int8 or bf16 engine normalises in float32; what is further off than this did not normalise at all.
 UNIT_TOLERANCE = 1e-3

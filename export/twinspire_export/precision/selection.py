@@ -13,7 +13,7 @@ from twinspire_eval.datasets import CaptionedImages
 from twinspire_eval.recall import Direction, Estimate, Measure, rank_both_ways
 from twinspire_eval.recall.benchmark import UNDETERMINED, RecallReport
 from twinspire_eval.statistics import Interval
-from twinspire_export.certificate import row_cosines
+from twinspire_export.engine_check import row_cosines
 from twinspire_export.precision.candidates import Candidate, Setting, Variant
 from twinspire_export.precision.measurement import Embedded, Speed
 

@@ -20,6 +20,7 @@ import typer
 from numpy.typing import NDArray
 
 from twinspire.bundle import Precision, Tower
+from twinspire.contract import EMBEDDING, INPUT_NAMES
 from twinspire.errors import InputError, TwinspireError
 from twinspire.towers import OpenVinoOptions, Provider
 from twinspire.towers.providers import open_session
@@ -114,7 +115,7 @@ def _make(model: CLIPModel, tower: Tower, folder: Path, *, int8: bool, say: Call
     import torch
 
     from twinspire.bundle import ImageSettings, Interpolation
-    from twinspire_export.certificate import EngineRunner
+    from twinspire_export.engine_check import EngineRunner
     from twinspire_export.families.clip import image_tower, text_tower
     from twinspire_export.onnx_export import export_graph
     from twinspire_export.rewrite import ALL, REWRITES, apply_rewrites
@@ -134,8 +135,7 @@ def _make(model: CLIPModel, tower: Tower, folder: Path, *, int8: bool, say: Call
     for count, rewrite in enumerate((UNREWRITTEN, *names)):
         file = f"{tower}.{count}.{rewrite}.onnx"
         rewritten = apply_rewrites(plain(), names[:count])
-        name = "image" if tower is Tower.IMAGE else "input_ids"
-        export_graph(rewritten, folder / file, name=name, example=torch.from_numpy(feed[:2]))
+        export_graph(rewritten, folder / file, name=INPUT_NAMES[tower], example=torch.from_numpy(feed[:2]))
         if int8:
             _quantize(folder / file, feed)
         difference = float(np.abs(EngineRunner(folder / file).embed([feed]) - expected).max())
@@ -178,7 +178,7 @@ def _call(engine: Path, feed: NDArray[Any], threads: int) -> Callable[[], float]
 
     def call() -> float:
         start = time.perf_counter()
-        session.run(["embedding"], {name: feed})
+        session.run([EMBEDDING], {name: feed})
         return len(feed) / (time.perf_counter() - start)
 
     return call

@@ -212,12 +212,12 @@ class TritonTowers:
             return embeddings
         policy = self._retry_policy(deadline, max_retries=self._max_retries)
         state = self._trusted(deadline, policy)
-        model = state.models[tower]
+        model, spec = state.models[tower], self._bundle.input_spec(tower)
         source = f"the {tower} tower ({model.name} on {self._address})"
         is_trusted = True
 
         def send(batch: RequestBatch) -> Any:  # noqa: ANN401 - grpc.Future
-            request = infer_request(model.name, tower, batch.array, timeout_s=deadline.left_s)
+            request = infer_request(model.name, spec, batch.array, timeout_s=deadline.left_s)
             return self._channel.send("ModelInfer", request, deadline)
 
         def inspect() -> _ServerState:
