@@ -63,7 +63,7 @@ def test_vit_b_32(tmp_path: Path) -> None:
         expected = torch.nn.functional.normalize(model.get_image_features(**pixels), dim=-1).numpy()
     del model
 
-    bundle = quantize_bundle(base, tmp_path / "int8", pictures=pictures[:16], captions=captions[:16])
+    bundle = quantize_bundle(base, tmp_path / "int8", images=pictures[:16], captions=captions[:16])
     ids = Tokenizer(bundle.tokenizer_path, bundle.text).encode(captions[16:])
     feeds = {Tower.IMAGE: [Preprocessor(bundle.image).many(pictures[16:])], Tower.TEXT: [row[None] for row in ids]}
     for tower, least in ((Tower.IMAGE, 0.99), (Tower.TEXT, 0.98)):

@@ -325,5 +325,6 @@ def test_choice_that_is_none(choice: str) -> None:
 
 def test_rewrite_that_needs_another() -> None:
     """A rewrite without the one that it needs is an InputError that names both."""
-    with pytest.raises(InputError, match=r"'patches'.*'normalisation'"):
+    with pytest.raises(InputError, match="'normalisation'") as caught:
         check_rewrites(["patches"])
+    assert "'patches'" in str(caught.value)

@@ -211,7 +211,7 @@ def make_bundle(make_checkpoint: Callable[..., Path], folder: Path, context_leng
         make_checkpoint(folder / "tiny-clip", context_length=context_length), folder / "fp32", name="tiny"
     )
     pictures = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
-    return quantize_bundle(base, folder / "bundle", precision="fp16", pictures=pictures, captions=["a cat"])
+    return quantize_bundle(base, folder / "bundle", precision="fp16", images=pictures, captions=["a cat"])
 
 
 @pytest.fixture(scope="module")

@@ -1,3 +1,3 @@
-"""Int8 recipes and the graphs that NNCF makes by them."""
+"""Quantization of ONNX graphs to int8, by recipes."""
 
 from __future__ import annotations
