@@ -21,7 +21,7 @@ from twinspire.images import Preprocessor
 from twinspire.text import Tokenizer
 from twinspire_eval.scenes import Language, Split, scene_set
 from twinspire_export import export_checkpoint, quantize_bundle
-from twinspire_export.random_checkpoints import MERGES_NAME, Size, save_seeded, write_clip_tokenizer
+from twinspire_export.random_checkpoints import MERGES_NAME, ModelSize, save_random_checkpoint, write_clip_tokenizer
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 VOCABULARY = SHARED / "vocab"
@@ -52,7 +52,7 @@ def test_openais_files(make_checkpoint: Callable[..., Path], tmp_path: Path) -> 
 @pytest.mark.slow
 def test_vit_b_32(tmp_path: Path) -> None:
     """ViT-B/32 with seeded weights exports to the embeddings of torch, and quantizes to a quarter of the size."""
-    checkpoint = save_seeded(Size.VIT_B_32, tmp_path / "checkpoint")
+    checkpoint = save_random_checkpoint(ModelSize.VIT_B_32, tmp_path / "checkpoint")
     scenes = scene_set(18, seed=5, split=Split.HELDOUT)
     pictures, captions = [scene.draw() for scene in scenes], [scene.captions[Language.ENGLISH] for scene in scenes]
 

@@ -18,7 +18,7 @@ from transformers import CLIPConfig, CLIPModel
 from twinspire.bundle import ImageSettings, Interpolation
 from twinspire.errors import InputError
 from twinspire_export.families.clip import image_tower, text_tower
-from twinspire_export.random_checkpoints import draw_weights
+from twinspire_export.random_checkpoints import randomize_weights
 from twinspire_export.rewrite import ALL, REWRITES, apply_rewrites, check_rewrites, select_rewrites
 from twinspire_export.towers import ImageTower, TextTower, TransformerTower
 from twinspire_export.transformer import Linear
@@ -63,7 +63,7 @@ def clip(seed: int = 0, eos_id: int = END, activation: str = "quick_gelu", layer
         projection_dim=24,
     )
     model = CLIPModel(config).eval()
-    draw_weights(model, seed=seed)
+    randomize_weights(model, seed=seed)
     return model
 
 

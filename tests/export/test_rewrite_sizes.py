@@ -22,7 +22,7 @@ from twinspire.bundle import ImageSettings, Interpolation, Tower
 from twinspire_export.engine_check import EngineRunner, check_engine
 from twinspire_export.families.clip import image_tower, text_tower
 from twinspire_export.onnx_export import export_graph
-from twinspire_export.random_checkpoints import CONTEXT_LENGTH, SHAPES, VOCABULARY_SIZE, Size, seeded_model
+from twinspire_export.random_checkpoints import CONTEXT_LENGTH, SHAPES, VOCABULARY_SIZE, ModelSize, random_model
 from twinspire_export.rewrite import apply_rewrites
 
 TOLERANCE = 1e-5  # of components of unit vectors
@@ -59,10 +59,10 @@ def reference(model: CLIPModel, given: Tensor) -> Tensor:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("size", Size)
-def test_size_through_onnx(size: Size, tmp_path: Path) -> None:
+@pytest.mark.parametrize("size", ModelSize)
+def test_size_through_onnx(size: ModelSize, tmp_path: Path) -> None:
     """At full width and resolution the exported, rewritten engines keep the contract and give what CLIPModel gives."""
-    shape, model = SHAPES[size], seeded_model(size, layers=2)
+    shape, model = SHAPES[size], random_model(size, layers=2)
     towers = {
         Tower.IMAGE: (image_tower(model, settings(shape.image_size)), [pictures(shape.image_size, 2)]),
         Tower.TEXT: (text_tower(model), [captions(3, 5), captions(2, CONTEXT_LENGTH)]),
@@ -82,8 +82,8 @@ def test_size_through_onnx(size: Size, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_deepest_size_whole() -> None:
     """All rewrites of ViT-L/14-336, 24 and 12 blocks deep, leave its embeddings as they are."""
-    size = Size.VIT_L_14_336
-    shape, model = SHAPES[size], seeded_model(size)
+    size = ModelSize.VIT_L_14_336
+    shape, model = SHAPES[size], random_model(size)
     given = (pictures(shape.image_size, 2), captions(3, 16))
     for plain, inputs in zip((image_tower(model, settings(shape.image_size)), text_tower(model)), given, strict=True):
         with torch.inference_mode():
