@@ -30,11 +30,13 @@ def shown(value: object) -> str:
 def require_list(values: Iterable[Value], what: str) -> Iterable[Value]:
     """Return `values`. `what` names the elements: "ids", "paths".
 
-    Raises `InputError` for a str, bytes or a path, which would be taken apart, and for what is not iterable.
+    Raises `InputError` for what is not iterable, and for a str, bytes or a path: they would be read character by
+    character.
     """
     if isinstance(values, _ONE_THING) or not isinstance(values, Iterable):
         raise InputError(
-            f"expected a list of {what}, got one {type(values).__name__}: {shown(values)}. Put it in a list"
+            f"expected a list of {what}, got one {type(values).__name__}: {shown(values)}. Put it in a list",
+            option=what,
         )
     return values
 
@@ -47,25 +49,26 @@ def as_list(values: Iterable[Value], what: str) -> list[Value]:
 def as_member(value: Member | str, members: type[Member], what: str, *, besides: Sequence[str] = ()) -> Member:
     """Return the member of the enum `members` that `value` is or names.
 
-    Raises `InputError` with the choices; `besides` are those that the caller takes himself.
+    Raises `InputError` with the choices; `besides` are further ones, which the caller has handled.
     """
     try:
         return members(value)
     except ValueError:
-        raise InputError(f"{what}: expected {', '.join([*besides, *members])}, got {shown(value)}") from None
+        expected = ", ".join([*besides, *members])
+        raise InputError(f"{what}: expected {expected}, got {shown(value)}", option=what) from None
 
 
 def as_whole(value: int, what: str, *, minimum: int, maximum: int | None = None) -> int:
-    """Return an int, also of NumPy's. Raises `InputError` for what is none (a bool is none) and out of the range."""
+    """Return `value` as an int. Raises `InputError` unless it is a whole number, not a bool, within the range."""
     is_whole = isinstance(value, Integral) and not isinstance(value, bool)
     if not is_whole or value < minimum or (maximum is not None and value > maximum):
         range_ = f"from {minimum} up" if maximum is None else f"from {minimum} to {maximum}"
-        raise InputError(f"{what}: expected a whole number {range_}, got {shown(value)}")
+        raise InputError(f"{what}: expected a whole number {range_}, got {shown(value)}", option=what)
     return int(value)
 
 
 def is_finite(value: object) -> bool:
-    """Whether `value` is a real number (a bool is none) that a float can hold."""
+    """Whether `value` is a real number, not a bool, that a float can hold."""
     try:
         return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
     except OverflowError:  # an int beyond 1.8e308
@@ -73,11 +76,12 @@ def is_finite(value: object) -> bool:
 
 
 def require_text(text: str, what: str) -> str:
-    """Return `text`. Raises `InputError` for what is no str and for a str that UTF-8 cannot hold (lone surrogates)."""
+    """Return `text`. Raises `InputError` unless it is a str that UTF-8 can hold, without lone surrogates."""
     if not isinstance(text, str):
-        raise InputError(f"{what}: expected a str, got {shown(text)}")
+        raise InputError(f"{what}: expected a str, got {shown(text)}", option=what)
     if not is_utf8(text):
-        raise InputError(f"{what}: expected text that UTF-8 can hold, got lone surrogates in {shown(text)}")
+        message = f"{what}: expected text that UTF-8 can hold, got lone surrogates in {shown(text)}"
+        raise InputError(message, option=what)
     return text
 
 

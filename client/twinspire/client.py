@@ -157,7 +157,7 @@ class Client:
     def preprocess(
         self, items: Iterable[ImageItem], *, on_error: OnError = "raise"
     ) -> NDArray[np.uint8] | tuple[NDArray[np.uint8], list[ImageError]]:
-        """Decode N images and cut them to the towers' input, (N, S, S, 3) uint8 RGB, in the order given.
+        """Decode N images and cut them to the towers' input, (N, H, W, 3) uint8 RGB, in the order given.
 
         The first image that cannot be used raises ImageError with its position and cause. With
         `on_error="skip"` the rest is returned, and beside it an ImageError for each that was left out.

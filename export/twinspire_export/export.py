@@ -23,6 +23,7 @@ from twinspire.bundle import (
     Probes,
     Source,
     Tower,
+    TowerSpecs,
     space_id,
 )
 from twinspire.contract import INPUT_NAMES, padded
@@ -146,8 +147,7 @@ def _draft(opened: Checkpoint, name: str | None) -> ManifestDraft:
         family=opened.family.model_type,
         space=checkpoint_space(opened),
         dim=opened.dim,
-        image=opened.image,
-        text=opened.text,
+        towers=TowerSpecs.of_contract(opened.image, opened.text, dim=opened.dim),
         logit_scale=opened.logit_scale,
         logit_bias=opened.logit_bias,
         source=Source(checkpoint=opened.source.name, revision=opened.source.revision, licence=opened.source.licence),

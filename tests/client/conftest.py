@@ -187,7 +187,8 @@ def infer_response(
 def _config(tiny: Any, tower: str, max_batch: int, text_lengths: str | None, space: str | None) -> Any:
     bundle = tiny.bundle
     config = model_config_pb2.ModelConfig(name=f"{bundle.name}_{tower}", max_batch_size=max_batch)
-    for tensors, spec in ((config.input, bundle.input_spec(Tower(tower))), (config.output, bundle.output_spec)):
+    tensors_of = ((config.input, bundle.input_spec(Tower(tower))), (config.output, bundle.output_spec(Tower(tower))))
+    for tensors, spec in tensors_of:
         data_type = model_config_pb2.DataType.Value(f"TYPE_{spec.triton_type}")
         tensors.add(name=spec.name, data_type=data_type, dims=spec.shape)
     lengths = text_lengths if text_lengths is not None else str(bundle.text.context_length)

@@ -20,7 +20,7 @@ from twinspire.bundle import ImageSettings
 from twinspire.errors import ImageError, InputError
 from twinspire.images import Preprocessor, load_image, preprocess
 
-SETTINGS = ImageSettings(size=8, resize=8, interpolation="bicubic", crop=True, mean=(0.5,) * 3, std=(0.5,) * 3)
+SETTINGS = ImageSettings.centre_crop(8, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 SIDE = 16
 
 

@@ -217,7 +217,7 @@ def test_a_wrong_answer_is_an_error(tiny: Any, start_fake: Start, wrong_answers:
     with TritonTowers(server.url, tiny.bundle) as towers:
         for what, answer in wrong_answers.items():
             server.hook = lambda server, request, context, answer=answer: answer(server, request)
-            with pytest.raises(EngineError, match=rf"image tower \(tiny_image on {server.url}\) gave .*expected"):
+            with pytest.raises(EngineError, match="tiny_image"):
                 pytest.fail(f"{what} was taken: {towers.encode_images(_images(3))}")
 
 
@@ -246,7 +246,7 @@ def test_another_space_is_refused(tiny: Any, start_fake: Start) -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda config: config.parameters.clear(), "parameter 'space' is missing"),
+        (lambda config: config.parameters.clear(), "parameter 'space'"),
         (lambda config: setattr(config, "max_batch_size", 0), "max_batch_size is 0"),
         (lambda config: setattr(config.output[0], "name", "logits"), "output is .*logits"),
         (lambda config: config.output[0].dims.append(1), "output is .*expected"),
@@ -262,8 +262,9 @@ def test_models_off_the_contract_are_refused(
     """A model without space, batches or the contract's tensors is a ServerError that says what is wrong."""
     server = start_fake()
     change(server.configs[f"tiny_{tower}"])
-    with pytest.raises(ServerError, match=rf"'tiny_{tower}' on {server.url} .*{says}.*twinspire build"):
+    with pytest.raises(ServerError, match=says) as caught:
         TritonTowers(server.url, tiny.bundle)
+    assert (caught.value.address, caught.value.model) == (server.url, f"tiny_{tower}")
 
 
 @pytest.mark.parametrize("lengths", ["", "8", "8,40", "0,20", "8;20", "ragged"])
@@ -418,7 +419,7 @@ def test_other_settings_after_a_restart_end_the_call(
         assert held.under_way.wait(5)
         relay.cut()
         relay.open(other)
-        with pytest.raises(ServerError, match=r"other settings during the call.*max_batch=3.*Repeat"):
+        with pytest.raises(ServerError, match=r"other settings.*max_batch=3"):
             call.result(20)
         assert _largest(tiny, towers.encode_images(images), images) <= 1e-7
     assert max(other.rows()) == 3
@@ -461,3 +462,26 @@ def test_tls_with_both_sides_certificates(tiny: Any, start_fake: Start, certific
     for wrong in (TlsOptions(root_certificates=chain), TlsOptions(client_key=key, client_certificate=chain), None):
         with pytest.raises(ServerUnavailableError, match=server.url):
             TritonTowers(server.url, tiny.bundle, tls=wrong, max_retries=0, deadline_s=5)
+
+
+# Attributes
+
+
+def test_an_unavailable_server_is_described(tiny: Any, start_fake: Start, free_port: int) -> None:
+    """Address, gRPC status, attempts and deadline of a failed call are attributes of its error."""
+    address = f"127.0.0.1:{free_port}"
+    with pytest.raises(ServerUnavailableError) as caught:
+        TritonTowers(address, tiny.bundle, max_retries=2, deadline_s=8)
+    error = caught.value
+    assert (error.address, error.code, error.attempts, error.deadline_s) == (address, "UNAVAILABLE", 3, 8)
+
+
+def test_a_refusal_is_described(tiny: Any, start_fake: Start) -> None:
+    """The status of a refusal is an attribute of its error, and both spaces of a mismatch are."""
+    server = start_fake()
+    with pytest.raises(ServerRefusedError) as caught:
+        TritonTowers(server.url, tiny.bundle, name="other")
+    assert (caught.value.address, caught.value.code) == (server.url, "NOT_FOUND")
+    with pytest.raises(SpaceMismatchError) as mismatch:
+        TritonTowers(start_fake(space="f" * 64).url, tiny.bundle)
+    assert (mismatch.value.expected, mismatch.value.found) == (tiny.bundle.space, "f" * 64)

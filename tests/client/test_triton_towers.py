@@ -270,8 +270,9 @@ def test_an_address_is_host_and_port(tiny: Any, url: Any) -> None:
 )
 def test_options_out_of_range_are_refused(tiny: Any, options: dict[str, Any]) -> None:
     """An option out of its range is an InputError that names it."""
-    with pytest.raises(InputError, match=f"{next(iter(options))} .*expected"):
+    with pytest.raises(InputError, match="expected") as caught:
         TritonTowers("127.0.0.1:8001", tiny.bundle, **options)
+    assert caught.value.option == next(iter(options))
 
 
 def test_tls_options_are_checked(tiny: Any, tmp_path: Path) -> None:
@@ -279,6 +280,6 @@ def test_tls_options_are_checked(tiny: Any, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="expected both, or neither"):
         TlsOptions(client_key="key.pem")
     (tmp_path / "ca.pem").write_text("no certificate")
-    for name, says in (("none.pem", "cannot be read"), ("ca.pem", "holds no PEM")):
+    for name, says in (("none.pem", "cannot be read"), ("ca.pem", "is not PEM")):
         with pytest.raises(InputError, match=rf"{name} {says}"):
             TritonTowers("127.0.0.1:8001", tiny.bundle, tls=TlsOptions(root_certificates=tmp_path / name))

@@ -19,7 +19,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor, nn
 
 from twinspire import Client
-from twinspire.bundle import Bundle, ImageSettings, Interpolation, Padding, Precision, TextSettings, Tower
+from twinspire.bundle import Bundle, ImageSettings, Padding, Precision, TextSettings, Tower
 from twinspire.errors import CheckpointError
 from twinspire_export import export_checkpoint
 from twinspire_export.families import FAMILIES, Checkpoint, CheckpointSource, ModelFamily
@@ -96,14 +96,7 @@ class ToyFamily(ModelFamily):
             family=self,
             files=files,
             dim=DIM,
-            image=ImageSettings(
-                size=SIZE,
-                resize=SIZE,
-                interpolation=Interpolation.BILINEAR,
-                crop=True,
-                mean=(0.0, 0.0, 0.0),
-                std=(1.0, 1.0, 1.0),
-            ),
+            image=ImageSettings.centre_crop(SIZE, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)),
             text=TextSettings(context_length=CONTEXT, pad_id=PAD, eos_id=END, padding=Padding.TRIM),
             tokenizer_json=tokenizer().to_str(),
             pooling="sum",

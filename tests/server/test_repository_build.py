@@ -136,7 +136,7 @@ def test_the_containers_streams_are_instances(
 
 def test_the_containers_streams_are_the_measured_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the bundle was measured on such a machine, its streams are taken, as `LocalTowers` does."""
-    monkeypatch.setattr(auto_selection, "unfit", lambda *_, **__: None)
+    monkeypatch.setattr(auto_selection, "mismatch_reason", lambda *_, **__: None)
     monkeypatch.setattr("os.sched_getaffinity", lambda _: range(4))
     bundle = Bundle.open(sample_bundle())
     assert bundle.manifest.auto is not None

@@ -7,17 +7,11 @@ import os
 from pathlib import Path
 
 from twinspire._arguments import as_member
-from twinspire.bundle.manifest import (
-    MANIFEST_NAME,
-    PROBES_NAME,
-    TOKENIZER_NAME,
-    FileRecord,
-    Manifest,
-    ManifestDraft,
-)
+from twinspire.bundle.manifest import MANIFEST_NAME, PROBES_NAME, TOKENIZER_NAME, Manifest, ManifestDraft
 from twinspire.bundle.probes import Probes
-from twinspire.bundle.settings import ImageSettings, Padding, Precision, TextSettings, Tower
-from twinspire.contract import FREE, TensorSpec, embedding_output, image_input, text_input
+from twinspire.bundle.records import FileRecord
+from twinspire.bundle.settings import ImageSettings, Precision, TextSettings, Tower
+from twinspire.contract import TensorSpec
 from twinspire.errors import BundleError
 
 _HOW_TO_MAKE = {
@@ -88,14 +82,11 @@ class Bundle:
 
     def input_spec(self, tower: Tower) -> TensorSpec:
         """Return the input of a tower's engines; texts are of any length where padding may be left out."""
-        if tower is Tower.IMAGE:
-            return image_input(self.image.size, self.image.size)
-        return text_input(FREE if self.text.padding is Padding.TRIM else self.text.context_length)
+        return self.manifest.tower(tower).input
 
-    @property
-    def output_spec(self) -> TensorSpec:
-        """The output of both towers' engines."""
-        return embedding_output(self.dim)
+    def output_spec(self, tower: Tower) -> TensorSpec:
+        """Return the output of a tower's engines."""
+        return self.manifest.tower(tower).output
 
     @property
     def tokenizer_path(self) -> Path:
@@ -139,10 +130,10 @@ class Bundle:
 def check_probes(probes: Probes, manifest: ManifestDraft, path: Path) -> None:
     """Raise BundleError unless the probes have the manifest's image size, dimension and context length."""
     longest = max((len(row) for row in probes.input_ids), default=0)
-    found = (probes.image.shape[1], probes.image_embedding.shape[1])
-    expected = (manifest.image.size, manifest.dim)
+    found = (*probes.image.shape[1:3], probes.image_embedding.shape[1])
+    expected = (manifest.image.height, manifest.image.width, manifest.dim)
     if found != expected:
-        raise BundleError(f"{path} is of picture size and dimension {found}, {MANIFEST_NAME} of {expected}")
+        raise BundleError(f"{path} has height, width and dim {found}: expected {MANIFEST_NAME}'s, {expected}")
     if longest > manifest.text.context_length:
         raise BundleError(f"{path} has a text of {longest} tokens: the context is {manifest.text.context_length}")
 

@@ -31,7 +31,7 @@ _UNREADABLE = (
 class Probes:
     """Inputs of both towers and what the fp32 reference makes of them.
 
-    `image` is (N, S, S, 3) uint8 RGB, `image_embedding` (N, D) float32, L2-normalised; `input_ids` are M 1-D
+    `image` is (N, H, W, 3) uint8 RGB, `image_embedding` (N, D) float32, L2-normalised; `input_ids` are M 1-D
     int32 arrays with start and end token and no padding, `text_embedding` (M, D) float32, L2-normalised.
 
     Raises InputError where a shape, dtype or norm differs.
@@ -44,8 +44,8 @@ class Probes:
 
     def __post_init__(self) -> None:
         image, ids = self.image, self.input_ids
-        if image.dtype != np.uint8 or image.ndim != 4 or image.shape[1] != image.shape[2] or image.shape[3] != 3:
-            raise InputError(f"image is {image.dtype} {image.shape}: expected uint8 (N, S, S, 3)")
+        if image.dtype != np.uint8 or image.ndim != 4 or image.shape[3] != 3:
+            raise InputError(f"image is {image.dtype} {image.shape}: expected uint8 (N, H, W, 3)")
         for position, row in enumerate(ids):
             if row.dtype != np.int32 or row.ndim != 1 or not row.size:
                 raise InputError(f"input_ids[{position}] is {row.dtype} {row.shape}: expected int32 (L,)")

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from twinspire.bundle.schema import encode, parse_json
+from twinspire._codec import parse_json
 from twinspire.bundle.settings import ImageSettings
 from twinspire.errors import BundleError, InputError
 
@@ -45,7 +45,7 @@ def space_id(
     return _digest(
         _HEADER,
         _digest(*(digests[name] for name in sorted(digests))),
-        _canonical(encode(image)),
+        _canonical(image.canonical()),
         _canonical(_tokenizer_essence(tokenizer_json)),
         pooling.encode(),
         str(context_length).encode(),
@@ -71,7 +71,10 @@ def _tokenizer_essence(tokenizer_json: str) -> dict[str, Any]:
     Newer versions of tokenizers write a merge as a pair where older ones wrote "a b", and add model options
     at their defaults (null, false or "").
     """
-    document = parse_json(tokenizer_json, "tokenizer.json")
+    try:
+        document = parse_json(tokenizer_json, "tokenizer.json")
+    except InputError as error:
+        raise BundleError(str(error)) from error
     model = document.get("model") if isinstance(document, dict) else None
     if not isinstance(model, dict) or "vocab" not in model:
         raise BundleError("tokenizer.json holds no model with a vocabulary")

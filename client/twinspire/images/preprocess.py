@@ -23,7 +23,7 @@ Pixels = NDArray[np.uint8]
 
 
 class Preprocessor:
-    """Makes the image tower's input of images: (N, S, S, 3) uint8 RGB, resized and cropped, not normalised.
+    """Makes the image tower's input of images: (N, H, W, 3) uint8 RGB, resized and cropped, not normalised.
 
     Paths, bytes and arrays are worked on by `threads` threads (by default one for each usable processor).
     File objects are read, and PIL images that were only opened are loaded, by the calling thread, since those
@@ -40,12 +40,12 @@ class Preprocessor:
         self.threads = threads or len(os.sched_getaffinity(0))
 
     def one(self, item: ImageItem, position: int = 0) -> Pixels:
-        """Prepare one image: (S, S, 3) uint8. Raises ImageError with `position` and the cause."""
+        """Prepare one image: (H, W, 3) uint8. Raises ImageError with `position` and the cause."""
         origin = origin_of(item, position)
         return self._finish(begin(item, self.limits, origin), origin)
 
     def many(self, items: Iterable[ImageItem]) -> Pixels:
-        """Prepare images: (N, S, S, 3) uint8 in the order given; (0, S, S, 3) for none.
+        """Prepare images: (N, H, W, 3) uint8 in the order given; (0, H, W, 3) for none.
 
         Raises ImageError for the first one, in that order, that cannot be used.
         """
@@ -60,7 +60,7 @@ class Preprocessor:
     def many_or_skip(self, items: Iterable[ImageItem]) -> tuple[Pixels, list[ImageError]]:
         """Prepare images and leave out those that cannot be used.
 
-        Gives the N that could be as (N, S, S, 3) uint8 in the order given, and the errors of the others,
+        Gives the N that could be as (N, H, W, 3) uint8 in the order given, and the errors of the others,
         which know their positions.
         """
         given = _as_list(items)
@@ -76,7 +76,7 @@ class Preprocessor:
         """Prepare images batch by batch, decoding the next while the caller works on the last.
 
         Each step takes `batch` items and gives the positions of those that could be used, their pixels as
-        (n, S, S, 3) uint8, n at most `batch`, and the errors of the others. `items` may be endless: at most
+        (n, H, W, 3) uint8, n at most `batch`, and the errors of the others. `items` may be endless: at most
         2 x `batch` + `threads` images are held at a time. Closing the iterator stops the threads.
         """
         if batch < 1:
@@ -123,10 +123,10 @@ class Preprocessor:
             return error
 
     def _finish(self, begun: Pending, origin: Origin) -> Pixels:
-        return np.array(fit(finish(begun, self.limits, origin), self.settings))  # (S, S, 3), writable
+        return np.array(fit(finish(begun, self.limits, origin), self.settings))  # (H, W, 3), writable
 
     def _empty(self, count: int) -> Pixels:
-        return np.empty((count, self.settings.size, self.settings.size, 3), np.uint8)
+        return np.empty((count, self.settings.height, self.settings.width, 3), np.uint8)
 
 
 def _settled(position: int, result: Future[Pixels | ImageError] | ImageError) -> tuple[int, Pixels | ImageError]:

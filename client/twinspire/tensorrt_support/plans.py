@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from twinspire._codec import decode, parse_document, write_document
 from twinspire.bundle import Bundle, Certificate, EngineRecord, FileRecord, Precision, Tower
 from twinspire.bundle.folder import check_file
-from twinspire.bundle.schema import decode, encode, parse_json
 from twinspire.errors import BundleError, InputError, SpaceMismatchError
 
 SCHEMA_VERSION = 1
@@ -79,19 +78,16 @@ class PlanManifest:
 
     def to_json(self) -> str:
         """Return the text of plans.json, with a final newline."""
-        document = {"schema_version": SCHEMA_VERSION, **encode(self)}
-        return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        return write_document(self, SCHEMA_VERSION)
 
     @classmethod
     def from_json(cls, text: str, where: str) -> PlanManifest:
         """Read a plans.json. Raises BundleError for anything but one of this schema version."""
-        document = parse_json(text, where)
-        version = document.pop("schema_version", None) if isinstance(document, dict) else None
-        if type(version) is not int or version != SCHEMA_VERSION:
-            raise BundleError(
-                f"{where} has schema_version {version!r}, this twinspire reads {SCHEMA_VERSION}. {_BUILD_AGAIN}"
-            )
-        return decode(cls, document, where)
+        try:
+            _, document = parse_document(text, where, (SCHEMA_VERSION,), _BUILD_AGAIN)
+            return decode(cls, document, where)
+        except InputError as error:
+            raise BundleError(str(error)) from error
 
 
 @dataclass(frozen=True)

@@ -162,11 +162,10 @@ def image_settings(processor: Any, vision_config: Any, folder: Path) -> ImageSet
                 "three means and three positive standard deviations",
             )
         mean, std = _triple(processor.image_mean), _triple(processor.image_std)
-    return ImageSettings(
-        size=size,
-        resize=int(processor.size["shortest_edge"]),
+    return ImageSettings.centre_crop(
+        size,
+        shortest_side=int(processor.size["shortest_edge"]),
         interpolation=_INTERPOLATIONS[processor.resample],
-        crop=True,
         mean=mean,
         std=std,
     )

@@ -120,16 +120,14 @@ def _make(
 ) -> list[RewriteStep]:
     import torch
 
-    from twinspire.bundle import ImageSettings, Interpolation
+    from twinspire.bundle import ImageSettings
     from twinspire_export.engine_check import EngineRunner
     from twinspire_export.families.clip import image_tower, text_tower
     from twinspire_export.onnx_export import export_graph
     from twinspire_export.rewrite import ALL, REWRITES, apply_rewrites
 
     size = int(model.config.vision_config.image_size)
-    settings = ImageSettings(
-        size=size, resize=size, interpolation=Interpolation.BICUBIC, crop=True, mean=_MEAN, std=_STD
-    )
+    settings = ImageSettings.centre_crop(size, mean=_MEAN, std=_STD)
 
     def plain() -> TransformerTower:
         return image_tower(model, settings) if tower is Tower.IMAGE else text_tower(model)

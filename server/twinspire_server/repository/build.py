@@ -12,7 +12,7 @@ from twinspire.bundle import MANIFEST_NAME, Bundle, Precision, Tower
 from twinspire.errors import InputError, SpaceMismatchError
 from twinspire.tensorrt_support import PRECISIONS, PlanFolder, check_precision
 from twinspire.towers import Provider
-from twinspire.towers.auto_selection import AUTO, candidates, parse_precision, unfit
+from twinspire.towers.auto_selection import AUTO, candidates, mismatch_reason, parse_precision
 from twinspire.towers.providers import unavailable_error, unavailable_reason
 from twinspire_server.repository.config import engine_name, model_name
 from twinspire_server.repository.engine_files import engine_file, open_plans
@@ -146,7 +146,7 @@ def _best(bundle: Bundle, options: ServingOptions, plans: PlanFolder | None) -> 
         # The container computes on the CPU by onnxruntime's own provider alone, the wheel by any that is there.
         is_any = device is Device.CPU and options.runtime is RepositoryRuntime.WHEEL
         serves = choice.provider != Provider.CUDA if is_any else choice.provider == provider
-        if serves and (device is Device.GPU or unfit(choice) is None):
+        if serves and (device is Device.GPU or mismatch_reason(choice) is None):
             return choice.precision
     return next(found.precision for found in candidates(bundle, provider, None) if found.precision in served)
 
