@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from twinspire._atomic import atomic_folder
 from twinspire._cuda_device import CudaDevice
 from twinspire.bundle import Bundle, Certificate, Precision, Probes, Tower
 from twinspire.contract import INPUT_NAMES
@@ -60,9 +59,8 @@ def build_plans(
     shapes = {tower: profiles(base, tower, max_batch=max_batch) for tower in Tower}
     tensorrt = import_tensorrt()
     probes = base.probes()
-    draft = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
     try:
-        with CudaDevice() as device:
+        with atomic_folder(target) as draft, CudaDevice() as device:
             platform = platform_name(gpu=device.name, version=str(tensorrt.__version__))
             builder = PlanBuilder(tensorrt, timing_cache=_read(timing_cache))
             plans: dict[Tower, PlanRecord] = {}
@@ -91,15 +89,11 @@ def build_plans(
                 tensorrt=str(tensorrt.__version__),
                 plans=plans,
             )
-        (draft / PLANS_NAME).write_text(document.to_json(), encoding="utf-8")
-        if timing_cache is not None:
-            timing_cache.write_bytes(builder.timings)
-        draft.chmod(0o755)  # mkdtemp's folders are their owner's alone
-        draft.rename(target)
+            (draft / PLANS_NAME).write_text(document.to_json(), encoding="utf-8")
+            if timing_cache is not None:
+                timing_cache.write_bytes(builder.timings)
     except OSError as error:
         raise BundleError(f"{target} was not written: {error}") from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     return target
 
 

@@ -65,7 +65,7 @@ class CausalMask(nn.Module):
 
 
 class TransformerTower(nn.Module):
-    """What both towers have: blocks, a norm behind them, and the projection into the shared embedding space."""
+    """What both towers have: blocks, a final norm, and the projection into the shared embedding space."""
 
     def __init__(self, *, blocks: Iterable[Block], final_norm: Norm, projection: Linear) -> None:
         super().__init__()

@@ -103,8 +103,8 @@ _ENUMS: Mapping[str, type[StrEnum]] = {
 }
 
 DEFAULT_RECIPE = Int8Recipe(keep_float=(NodeRole.ATTENTION_SCORES, NodeRole.PROJECTION))
-"""Keeps the smallest matrix multiplications in float32. Ranges from minimum to maximum clip nothing, so they also hold
-for images unlike those calibrated on. `twinspire precision` compares it with other recipes."""
+"""Keeps the smallest matrix multiplications in float32. Ranges from minimum to maximum cut nothing off, so they
+also hold for images unlike those calibrated on. `twinspire precision` compares it with other recipes."""
 
 DEFAULT_RECIPES: Mapping[Tower, Int8Recipe] = {Tower.IMAGE: DEFAULT_RECIPE, Tower.TEXT: DEFAULT_RECIPE}
 
