@@ -1,11 +1,11 @@
-"""Search images in words with a two-tower vision-language model.
+"""Search images by text or image with a two-tower vision-language model.
 
     client = Client.local(sample_bundle())
     vectors = client.encode_images(["cat.jpg", "dog.jpg"])  # (2, D) float32, L2-normalised
     query = client.encode_texts(["a red cat"])  # (1, D); their inner products are cosines
 
-The names below are loaded when they are first used: `import twinspire` alone stays light, and nothing here
-imports torch, faiss or onnxruntime before it needs them.
+The names below are loaded at first use: `import twinspire` is light, and torch, faiss and onnxruntime are imported only
+when they are needed.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from twinspire.bundle import Bundle, BundleWriter, Certificate, Precision, Tower
 from twinspire.errors import BundleError, EngineError, ImageError, InputError
 from twinspire.images import ImageItem
-from twinspire.tensorrt_support.symmetric import check_symmetric
+from twinspire.tensorrt_support import check_symmetric
 from twinspire_export.calibration import CalibrationSplit, image_samples, scene_captions, scene_images, text_samples
 from twinspire_export.engine_check import EngineRunner, certify, check_engine
 from twinspire_export.fp16 import nodes_out_of_range, to_fp16

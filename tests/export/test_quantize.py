@@ -23,7 +23,7 @@ from PIL import Image
 
 from twinspire.bundle import Bundle, Precision, Tower
 from twinspire.errors import BundleError, EngineError, ImageError, InputError
-from twinspire.tensorrt_support.symmetric import check_symmetric
+from twinspire.tensorrt_support import check_symmetric
 from twinspire.text import Tokenizer
 from twinspire_export import export_checkpoint, quantize_bundle
 from twinspire_export import quantize as quantize_module

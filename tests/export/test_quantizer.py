@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from twinspire.errors import EngineError, InputError
 from twinspire.graph_edit import Wiring
-from twinspire.tensorrt_support.symmetric import check_symmetric
+from twinspire.tensorrt_support import check_symmetric
 from twinspire_export.quantization.graph_passes import (
     absorb_smoothing,
     gather_before_dequantizing,

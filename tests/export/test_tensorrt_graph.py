@@ -125,7 +125,7 @@ def test_pixels_that_are_computed_with(tmp_path: Path, node: onnx.NodeProto) -> 
         [numpy_helper.from_array(np.float32(1), "scale"), numpy_helper.from_array(np.uint8(0), "zero")],
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), tmp_path / "a.onnx")
-    with pytest.raises(EngineError, match=r"a\.onnx: .*not cast"):
+    with pytest.raises(EngineError, match=r"a\.onnx"):
         prepare_engine(tmp_path / "a.onnx")
 
 

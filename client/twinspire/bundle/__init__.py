@@ -1,4 +1,4 @@
-"""The bundle: one folder with all that is needed to serve or query one model."""
+"""Bundles: folders with everything needed to serve or query one model. Manifest, engines, tokenizer, probes."""
 
 from __future__ import annotations
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import itertools
-import json
 import logging
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +14,7 @@ from twinspire._arguments import as_list, as_member, as_whole
 from twinspire._cores import thread_count
 from twinspire.bundle import Bundle, Precision, Tower
 from twinspire.contract import EMBEDDING, FREE, INPUT_NAMES
-from twinspire.errors import BundleError, EngineError, InputError, ProviderError
+from twinspire.errors import EngineError, InputError, ProviderError
 from twinspire.towers.auto_selection import AUTO, Candidate, Runtime, candidates, parse_precision, parse_provider
 from twinspire.towers.batching import InputBatch, fitted_batches, text_batches
 from twinspire.towers.providers import (
@@ -29,7 +27,7 @@ from twinspire.towers.providers import (
     require_computing,
 )
 from twinspire.towers.streams import Streams
-from twinspire.towers.validation import check_embeddings, check_images, check_sequences, check_supported
+from twinspire.towers.validation import BundleTowers, check_embeddings
 
 _log = logging.getLogger("twinspire")
 
@@ -41,7 +39,7 @@ PROCESSOR_BATCH = {Tower.IMAGE: 8, Tower.TEXT: 16}
 stream each: 80 images/s in batches of 8, 75 of 16; 623 texts/s of 16, 604 of 64."""
 
 
-class LocalTowers:
+class LocalTowers(BundleTowers):
     """The engines of a bundle, run by onnxruntime in this process. Safe to use from several threads.
 
     `precision` and `provider` are used as named, or an error is raised. `auto` tries what is installed and certified,
@@ -71,8 +69,7 @@ class LocalTowers:
         openvino: OpenVinoOptions | None = None,
         towers: Collection[Tower | str] = tuple(Tower),
     ) -> None:
-        check_supported(bundle)
-        self._bundle = bundle
+        super().__init__(bundle)
         self._towers = _checked_towers(towers)
         self._threads = thread_count(threads)
         self._named_streams = streams if streams is None else as_whole(streams, "streams", minimum=1)
@@ -81,7 +78,6 @@ class LocalTowers:
             raise InputError(message, option="streams")
         self._named_openvino = openvino
         self._calls = itertools.count()
-        self._vocabulary_size = vocabulary_size(bundle.tokenizer_path)
         self._sessions, self.runtime = self._open(parse_provider(provider), parse_precision(precision))
         on_processor = self.runtime.provider is Provider.CPU
         self._max_batch = PROCESSOR_BATCH if on_processor else BATCH
@@ -91,28 +87,13 @@ class LocalTowers:
     def __repr__(self) -> str:
         return f"<LocalTowers: {self.runtime}>"
 
-    @property
-    def dim(self) -> int:
-        """The embedding's length D."""
-        return self._bundle.dim
-
-    @property
-    def space(self) -> str:
-        """The id of the embedding space: vectors are comparable within it only."""
-        return self._bundle.space
-
-    @property
-    def context_length(self) -> int:
-        """The most token ids that one text may have, start and end included."""
-        return self._bundle.text.context_length
-
     def encode_images(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Encode (N, H, W, 3) uint8 RGB to (N, D) float32, L2-normalised; N may be 0.
 
         Raises InputError for another dtype or shape, EngineError where the engine fails or gives no unit
         vectors.
         """
-        check_images(images, height=self._bundle.image.height, width=self._bundle.image.width)
+        self._check_images(images)
         embeddings = np.empty((len(images), self.dim), np.float32)
         with self._streams.call() as is_only_call:
             size = self._streams.part_size(len(images), maximum=self._max_batch[Tower.IMAGE], is_only_call=is_only_call)
@@ -132,19 +113,13 @@ class LocalTowers:
         Each holds start and end token and no padding. Raises InputError, with its position, for anything else
         and EngineError where the engine fails or gives no unit vectors.
         """
-        text = self._bundle.text
-        check_sequences(
-            sequences,
-            context_length=text.context_length,
-            vocabulary_size=self._vocabulary_size,
-            eos_id=text.eos_id,
-        )
+        self._check_sequences(sequences)
         embeddings = np.empty((len(sequences), self.dim), np.float32)
         with self._streams.call() as is_only_call:
             size = self._streams.part_size(
                 len(sequences), maximum=self._max_batch[Tower.TEXT], is_only_call=is_only_call
             )
-            batches = list(self._batches(sequences, text, batch=size))
+            batches = list(self._batches(sequences, self._bundle.text, batch=size))
             whole = is_only_call and len(batches) == 1
 
             def encode(batch: InputBatch) -> None:
@@ -269,15 +244,3 @@ def _checked_towers(towers: Collection[Tower | str]) -> tuple[Tower, ...]:
         message = f"towers {', '.join(named) or 'empty'}: expected one or more of {', '.join(Tower)}, each once"
         raise InputError(message, option="towers")
     return chosen
-
-
-def vocabulary_size(tokenizer: Path) -> int:
-    """Return the highest token id plus 1: for ids beyond it some engines return a vector and no error."""
-    try:
-        document = json.loads(tokenizer.read_bytes())
-        vocabulary = document["model"]["vocab"]  # BPE, WordPiece: token to id; Unigram: pairs in the ids' order
-        ids = vocabulary.values() if isinstance(vocabulary, dict) else range(len(vocabulary))
-        added = [token["id"] for token in document.get("added_tokens") or ()]
-        return 1 + max(int(token) for token in (*ids, *added))
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise BundleError(f"{tokenizer} has no vocabulary: {error!r}. Export the bundle again") from error

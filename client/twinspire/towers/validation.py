@@ -6,7 +6,9 @@ the wrong layout.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,10 +21,55 @@ from twinspire.errors import BundleError, EngineError, InputError
 UNIT_TOLERANCE = 1e-3
 
 
-def check_supported(bundle: Bundle) -> None:
-    """Raise BundleError where a bundle's towers take or give what no runtime of this version does."""
-    if (reason := bundle.manifest.unsupported()) is not None:
-        raise BundleError(f"{bundle.path} cannot be used: {reason}. Install a newer version of twinspire")
+class BundleTowers:
+    """The part that every runtime has in common: what a bundle says of its towers, and the checks of their inputs.
+
+    Raises BundleError where the towers have tensors that no runtime of this version supports.
+    """
+
+    def __init__(self, bundle: Bundle) -> None:
+        if (reason := bundle.manifest.unsupported()) is not None:
+            raise BundleError(f"{bundle.path} cannot be used: {reason}. Install a newer version of twinspire")
+        self._bundle = bundle
+        self._vocabulary_size = vocabulary_size(bundle.tokenizer_path)
+
+    @property
+    def dim(self) -> int:
+        """The embedding's length D."""
+        return self._bundle.dim
+
+    @property
+    def space(self) -> str:
+        """The id of the embedding space: vectors are comparable within it only."""
+        return self._bundle.space
+
+    @property
+    def context_length(self) -> int:
+        """The most token ids that one text may have, start and end included."""
+        return self._bundle.text.context_length
+
+    def _check_images(self, images: NDArray[np.uint8]) -> None:
+        check_images(images, height=self._bundle.image.height, width=self._bundle.image.width)
+
+    def _check_sequences(self, sequences: Sequence[NDArray[np.int32]]) -> None:
+        check_sequences(
+            sequences,
+            context_length=self.context_length,
+            vocabulary_size=self._vocabulary_size,
+            eos_id=self._bundle.text.eos_id,
+        )
+
+
+def vocabulary_size(tokenizer: Path) -> int:
+    """Return the highest token id plus 1: for ids beyond it some engines return a vector and no error."""
+    try:
+        document = json.loads(tokenizer.read_bytes())
+        vocabulary = document["model"]["vocab"]  # BPE, WordPiece: token to id; Unigram: pairs in the ids' order
+        ids = vocabulary.values() if isinstance(vocabulary, dict) else range(len(vocabulary))
+        added = [token["id"] for token in document.get("added_tokens") or ()]
+        return 1 + max(int(token) for token in (*ids, *added))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise BundleError(f"{tokenizer} has no vocabulary: {error!r}. Export the bundle again") from error
 
 
 def check_images(images: NDArray[np.uint8], *, height: int, width: int) -> None:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from twinspire.errors import EngineError, MissingDependencyError
 from twinspire.graph_edit import Wiring
-from twinspire.tensorrt_support.symmetric import check_symmetric
+from twinspire.tensorrt_support import check_symmetric
 from twinspire_export.dependencies import silenced
 from twinspire_export.quantization.graph_passes import (
     absorb_smoothing,

@@ -18,9 +18,8 @@ from twinspire._arguments import as_member, as_whole
 from twinspire.bundle import Bundle, Tower
 from twinspire.errors import EngineError, InputError, ServerError, ServerOverloadedError
 from twinspire.towers.batching import InputBatch, image_batches, text_batches
-from twinspire.towers.local import vocabulary_size
 from twinspire.towers.triton.options import LONGEST_DEADLINE_S, TlsOptions, checked_address
-from twinspire.towers.validation import check_embeddings, check_images, check_sequences, check_supported
+from twinspire.towers.validation import BundleTowers, check_embeddings
 
 if TYPE_CHECKING:  # these load grpc and tritonclient, which importing a name must not
     from twinspire.towers.triton.channel import Deadline, TransientServerError
@@ -69,7 +68,7 @@ class ModelStatistics:
         )
 
 
-class TritonTowers:
+class TritonTowers(BundleTowers):
     """A bundle's two models on a Triton Inference Server. Safe to use from several threads.
 
     `url` is host:port of its gRPC service, `name` that of the models `{name}_image` and `{name}_text`, by default
@@ -112,15 +111,13 @@ class TritonTowers:
         from twinspire.towers.triton.channel import Channel
         from twinspire.towers.triton.models import largest_response_bytes
 
+        super().__init__(bundle)
         self._address = checked_address(url)
-        check_supported(bundle)
-        self._bundle = bundle
         self._models = {tower: f"{bundle.name if name is None else name}_{tower}" for tower in Tower}
         self._deadline_s = _checked_seconds(deadline_s)
         self._in_flight = None if in_flight is None else as_whole(in_flight, "in_flight", minimum=1)
         self._max_retries = None if max_retries is None else as_whole(max_retries, "max_retries", minimum=0)
         self._send_images_singly = send_images_singly
-        self._vocabulary_size = vocabulary_size(bundle.tokenizer_path)
         self._process = os.getpid()
         self._state: _ServerState | None = None
         self._channel = Channel(self._address, tls, max_response_bytes=largest_response_bytes(bundle.dim))
@@ -134,21 +131,6 @@ class TritonTowers:
 
     def __repr__(self) -> str:
         return f"<TritonTowers at {self._address}>"
-
-    @property
-    def dim(self) -> int:
-        """The embedding's length D."""
-        return self._bundle.dim
-
-    @property
-    def space(self) -> str:
-        """The id of the embedding space: vectors are comparable within it only."""
-        return self._bundle.space
-
-    @property
-    def context_length(self) -> int:
-        """The most token ids that one text may have, start and end included."""
-        return self._bundle.text.context_length
 
     @property
     def address(self) -> str:
@@ -171,7 +153,7 @@ class TritonTowers:
         Raises InputError for another dtype or shape, ServerError as opening does, EngineError where the response is not
         N unit vectors.
         """
-        check_images(images, height=self._bundle.image.height, width=self._bundle.image.width)
+        self._check_images(images)
 
         def requests(model: ServedModel) -> Iterator[InputBatch]:
             return image_batches(images, batch=1 if self._send_images_singly else model.max_batch)
@@ -184,16 +166,10 @@ class TritonTowers:
         Each holds start and end token and no padding. Raises InputError, with its position, for anything else,
         ServerError as opening does, EngineError where the response is not N unit vectors.
         """
-        text = self._bundle.text
-        check_sequences(
-            sequences,
-            context_length=text.context_length,
-            vocabulary_size=self._vocabulary_size,
-            eos_id=text.eos_id,
-        )
+        self._check_sequences(sequences)
 
         def requests(model: ServedModel) -> Iterator[InputBatch]:
-            return text_batches(sequences, text, batch=model.max_batch, lengths=model.text_lengths)
+            return text_batches(sequences, self._bundle.text, batch=model.max_batch, lengths=model.text_lengths)
 
         return self._encode(Tower.TEXT, len(sequences), requests)
 
