@@ -37,11 +37,14 @@ PUBLIC_PACKAGES = (
     "twinspire.bundle",
     "twinspire.images",
     "twinspire.index",
+    "twinspire.index.ann",
     "twinspire.ingest",
     "twinspire.search",
     "twinspire.stores",
     "twinspire.towers",
     "twinspire_eval.datasets",
+    "twinspire_eval.recall",
+    "twinspire_eval.scenes",
     "twinspire_export",
     "twinspire_export.families",
     "twinspire_server.repository",
@@ -57,7 +60,10 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the page of the commands, and the pages that stand in the repository's root."""
     files.append(File.generated(config, COMMANDS_PAGE, content=commands_page()))
     for source, page in _ROOT_PAGES.items():
-        files.append(File.generated(config, page, content=Path(source).read_text(encoding="utf-8")))
+        text = Path(source).read_text(encoding="utf-8").replace("](docs/", "](")
+        for other, target in _ROOT_PAGES.items():
+            text = text.replace(f"]({other})", f"]({target})")
+        files.append(File.generated(config, page, content=text))
     return files
 
 
