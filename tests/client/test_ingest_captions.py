@@ -98,12 +98,35 @@ FORMS = {
             ],
         }
     ),
+    "rows.json": json.dumps(
+        [
+            {"image": "photos/a.png", "caption_1": "a cat, asleep", "caption_2": "一只猫"},
+            {"image": "below/b.png", "caption": "a dog"},
+        ]
+    ),
+    "cells.csv": 'image,captions\nphotos/a.png,"[""a cat, asleep"", ""一只猫""]"\nbelow/b.png,a dog\n',
+    "dataset_coco.json": json.dumps(
+        {
+            "images": [
+                {
+                    "filename": name,
+                    "filepath": "elsewhere",
+                    "split": "test",
+                    "sentences": [{"raw": caption} for caption in captions],
+                }
+                for name, captions in (("photos/a.png", ["a cat, asleep", "一只猫"]), ("below/b.png", ["a dog"]))
+            ]
+        }
+    ),
+    "results.token": "photos/a.png#0\ta cat, asleep\nphotos/a.png#1\t一只猫\nbelow/b.png#0\ta dog\n",
+    "results.csv": "image_name| comment_number| comment\nphotos/a.png| 0| a cat, asleep\nphotos/a.png| 1| 一只猫\n"
+    "below/b.png| 0| a dog\n",
 }
 
 
 @pytest.mark.parametrize("name", FORMS)
 def test_captions_are_read_from_every_form(photos: Path, name: str) -> None:
-    """CSV, TSV, JSONL and COCO's JSON say the same: two captions of one image, one of another, none of the rest."""
+    """Tables, COCO's, Karpathy's and Flickr30k's files: two captions of one image, one of another, none of the rest."""
     (photos.parent / name).write_text(FORMS[name], encoding="utf-8")
     captions = Captions.read(photos.parent / name)
     said = {path.relative_to(photos).as_posix(): list(captions.of(path)) for path in find_images([photos])}
@@ -141,34 +164,38 @@ def test_sidecars_are_text_files_beside_the_images(photos: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "message"),
+    ("name", "content", "place", "word"),
     [
-        ("a.csv", "picture,caption\na.png\n", "line 2 has another number of cells"),
-        ("a.csv", "photo,words\na.png,x\n", "line 2 has the columns photo, words: expected one of"),
-        ("a.csv", "picture,caption\n", "has no captions in it"),
-        ("a.csv", 'picture,caption\na.png,"x\n', "is no CSV"),
-        ("a.jsonl", '{"image": "a.png"}\n', "line 1 has the columns image: expected one of"),
-        ("a.jsonl", '{"image": 3, "caption": "x"}\n', "got picture 3 and caption 'x': expected texts"),
-        ("a.jsonl", "[1]\n", "expected an object such as"),
-        ("a.jsonl", "nonsense\n", "line 1 is no JSON"),
-        ("a.json", '{"images": []}', "no file of captions in COCO's form"),
-        ("a.json", '{"images": [], "annotations": [{"image_id": 1, "caption": "x"}]}', "COCO's form"),
-        ("a.json", "3", "no file of captions"),
-        ("a.xml", "<a/>", r"expected a name ending in \.json"),
+        ("a.csv", "picture,caption\na.png\n", "line 2", "cells"),
+        ("a.csv", "photo,words\na.png,x\n", "line 1", "photo"),
+        ("a.csv", "picture,caption\n", "a.csv", "captions"),
+        ("a.csv", 'picture,caption\na.png,"x\n', "a.csv", "CSV"),
+        ("a.jsonl", '{"image": "a.png"}\n', "line 1", "columns"),
+        ("a.jsonl", '{"image": 3, "caption": "x"}\n', "line 1", "'image'"),
+        ("a.jsonl", "[1]\n", "a.jsonl", "object"),
+        ("a.jsonl", "nonsense\n", "line 1", "JSON"),
+        ("a.json", '{"images": []}', "a.json", "COCO"),
+        ("a.json", '{"images": [], "annotations": [{"image_id": 1, "caption": "x"}]}', "a.json", "'images'"),
+        ("a.json", "3", "a.json", "objects"),
+        ("a.xml", "<a/>", "a.xml", ".jsonl"),
     ],
 )
-def test_a_file_that_holds_no_captions_is_refused(tmp_path: Path, name: str, content: str, message: str) -> None:
+def test_a_file_that_holds_no_captions_is_refused(
+    tmp_path: Path, name: str, content: str, place: str, word: str
+) -> None:
     """The message names the place and says what is expected."""
     (tmp_path / name).write_text(content)
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError) as caught:
         Captions.read(tmp_path / name)
+    assert place in str(caught.value)
+    assert word in str(caught.value)
 
 
 def test_a_missing_file_of_captions_is_said(tmp_path: Path) -> None:
     """So is a folder and a file that is not UTF-8."""
     (tmp_path / "latin.csv").write_bytes(b"picture,caption\na.png,caf\xe9\n")
-    for path, message in (("no.csv", "there is no file"), (".", "cannot be read"), ("latin.csv", "is not UTF-8")):
-        with pytest.raises(InputError, match=message):
+    for path, word in (("no.csv", r"no\.csv"), (".", "directory"), ("latin.csv", "UTF-8")):
+        with pytest.raises(InputError, match=word):
             Captions.read(tmp_path / path)
 
 

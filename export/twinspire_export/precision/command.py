@@ -42,7 +42,7 @@ def precision(
         bool, typer.Option("--no-baseline", help="Do not measure onnxruntime's quantize_dynamic beside them.")
     ] = False,
     split: Annotated[str | None, typer.Option(help="The part of the data, such as Karpathy's test; or all.")] = None,
-    pictures: Annotated[Path | None, typer.Option(help="The folder of the data's pictures, if not found.")] = None,
+    images: Annotated[Path | None, typer.Option(help="The folder of the data's images, if it is not found.")] = None,
     limit: Annotated[int | None, typer.Option(help="Draw so many of the pictures.")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of a call. By default all cores.")] = None,
     rounds: Annotated[int, typer.Option(help="Rounds in which speed is measured.")] = 10,
@@ -82,7 +82,7 @@ def precision(
         threads=threads,
         rounds=rounds,
     )
-    captioned = open_dataset(data, pictures=pictures, split=split, limit=limit)
+    captioned = open_dataset(data, images=images, split=split, limit=limit)
     with _telling() as (step, progress):
         result = choose_precision(
             bundle, output, captioned, options=options, work=work, on_step=step, on_progress=progress

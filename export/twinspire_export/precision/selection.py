@@ -58,7 +58,7 @@ class Measured:
 
 def rank(data: CaptionedImages, found: Mapping[Setting, Embedded], reference: Setting) -> RecallReport:
     """Rank a data set by the embeddings of each setting."""
-    owners = {language or UNDETERMINED: data.said(language).owners for language in data.languages}
+    owners = {language or UNDETERMINED: data.captions_in(language).owners for language in data.languages}
     rankings = {
         str(setting): {
             language: rank_both_ways(embedded.images, embedded.texts[language], owners[language]) for language in owners

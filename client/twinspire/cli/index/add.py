@@ -90,7 +90,7 @@ def add(
     source = caption_source(captions, sidecars=sidecars, fuse_captions=fuse_captions, on_conflict=on_conflict)
     pictures = find_images(paths, on_error="skip") if paths else []
     lines = count_lines(texts) if texts else 0
-    if isinstance(source, Captions) and not any(source.names(path) for path in pictures):
+    if isinstance(source, Captions) and not any(source.mentions(path) for path in pictures):
         raise InputError(
             f"{captions} says nothing about the {len(pictures):,} pictures, such as {pictures[0].name}: expected their "
             "names, or their paths seen from its folder"
@@ -140,7 +140,7 @@ def caption_source(
             raise InputError("--fuse-captions needs captions: name them with --captions FILE or --sidecars")
     if captions is not None:
         read = Captions.read(captions, on_conflict=on_conflict)
-        if fuse_captions is not None and not read.has_words:
+        if fuse_captions is not None and not read.has_captions:
             raise InputError(f"--fuse-captions needs captions: {captions} has metadata alone")
         return read
     return Sidecars() if sidecars else None
