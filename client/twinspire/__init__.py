@@ -19,9 +19,20 @@ if TYPE_CHECKING:
     from twinspire.index import Index
     from twinspire.sample import sample_bundle
     from twinspire.search import Query, Searcher
+    from twinspire.stores import open_index
     from twinspire.towers import LocalTowers, TritonTowers
 
-__all__ = ["Bundle", "Client", "Index", "LocalTowers", "Query", "Searcher", "TritonTowers", "sample_bundle"]
+__all__ = [
+    "Bundle",
+    "Client",
+    "Index",
+    "LocalTowers",
+    "Query",
+    "Searcher",
+    "TritonTowers",
+    "open_index",
+    "sample_bundle",
+]
 
 _HOMES = {
     "Bundle": "twinspire.bundle",
@@ -31,6 +42,7 @@ _HOMES = {
     "Query": "twinspire.search",
     "Searcher": "twinspire.search",
     "TritonTowers": "twinspire.towers",
+    "open_index": "twinspire.stores",
     "sample_bundle": "twinspire.sample",
 }
 

@@ -15,7 +15,7 @@ import pytest
 from twinspire.cli.csv_cells import csv_cell
 from twinspire.cli.output import CSV_COLUMNS, Results, show
 from twinspire.index import ItemKind
-from twinspire.index.columns import metadata_columns
+from twinspire.stores.items import metadata_columns
 
 
 @dataclass(frozen=True)

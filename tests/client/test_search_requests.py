@@ -283,7 +283,7 @@ def test_a_filter_of_the_wrong_type_is_told(index: Index, client: WordClient) ->
     index.update(59, metadata={"code": 7})
     assert searcher.search("red car", 4, boosts=["code = 7:1"]).notes == ()
     assert searcher.search("red car", boosts=["year = 2001:1"], pins=["id = 1"]).notes == ()
-    assert searcher.search("red car", 1, boosts=[Boost(Filter("code = '007'"), 1)]).notes == ()
+    assert searcher.search("red car", 1, boosts=[Boost(Filter.parse("code = '007'"), 1)]).notes == ()
 
 
 _CONDITIONS = st.one_of(

@@ -196,7 +196,7 @@ def test_pins_stand_first(index: Index, client: FakeClient) -> None:
     """What a pin keeps comes first, however far it ranked, in the order of the pins; filters still hold."""
     searcher = Searcher(client, index)
     far = ids(searcher.search("red car", 44, mode="vector"))[-1]
-    answer = searcher.search("red car", 4, pins=[f"id = {far}", Filter("id in (1, 2)")], mode="vector")
+    answer = searcher.search("red car", 4, pins=[f"id = {far}", Filter.parse("id in (1, 2)")], mode="vector")
     assert ids(answer)[0] == far
     assert set(ids(answer)[1:3]) == {1, 2}
     assert [hit.parts.get("pinned") for hit in answer.hits] == [1, 1, 1, None]

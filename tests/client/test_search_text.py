@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from twinspire.errors import InputError
-from twinspire.index.full_text import indexed_text
+from twinspire.index.full_text import fts5_expression
 from twinspire.search import Query, Synonyms, Templates
 from twinspire.search.text_query import expression, rare, required, wording_of
+from twinspire.stores.text_query import TextQuery, indexed_text
 
 
 def _parts(query: Query) -> list[tuple[float, object]]:
@@ -101,13 +102,15 @@ def test_a_changed_file_is_another_query(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------------------------------- words
 
 
-def _found(match: str | None, captions: list[str]) -> list[int]:
+def _found(query: TextQuery | None, captions: list[str]) -> list[int]:
     """Return which captions FTS5 finds, in their order."""
     with closing(sqlite3.connect(":memory:")) as connection:
         connection.execute('CREATE VIRTUAL TABLE words USING fts5 (text, tokenize = "unicode61 remove_diacritics 2")')
         rows = [(number, indexed_text(caption, f"/{number}.jpg")) for number, caption in enumerate(captions)]
         connection.executemany("INSERT INTO words (rowid, text) VALUES (?, ?)", rows)
-        rowids = connection.execute("SELECT rowid FROM words WHERE words MATCH ? ORDER BY rowid", [match])
+        rowids = connection.execute(
+            "SELECT rowid FROM words WHERE words MATCH ? ORDER BY rowid", [fts5_expression(query)]
+        )
         return [number for (number,) in rowids]
 
 
@@ -199,27 +202,32 @@ def test_a_bad_synonyms_file_is_refused(tmp_path: Path, content: str, says: str)
 
 def test_rare_words_are_names_and_not_chance_pairs() -> None:
     """Rare English words count alone; of Chinese only several rare pairs in a row, or a whole run."""
-    common = {'"red" OR "reds"', '"绿色"', '"色的"', '"鸟儿"'}
+    common = {"red", "绿色", "色的", "鸟儿"}
 
-    def found(text: str) -> str | None:
-        return rare(wording_of(text), lambda match: match not in common)
+    def is_rare(query: TextQuery) -> bool:
+        words = {word for phrase in [*query.phrases, *(p for term in query.should for p in term)] for word in phrase}
+        return not words & common
 
-    assert found("a red Zorblatt") == '"zorblatt" OR "zorblatts"'
+    def found(text: str) -> tuple[tuple[tuple[str, ...], ...], ...] | None:
+        query = rare(wording_of(text), is_rare)
+        return query.must if query is not None else None
+
+    assert found("a red Zorblatt") == ((("zorblatt",), ("zorblatts",)),)
     assert found("red") is None
-    assert found("绿色的鸟儿，佩瑞库") == '"佩瑞 瑞库"'
+    assert found("绿色的鸟儿，佩瑞库") == ((("佩瑞", "瑞库"),),)
     assert found("很绿色") is None
-    assert found("绿色 张三") == '"张三"'
+    assert found("绿色 张三") == ((("张三",),),)
 
 
 def test_common_words_are_left_out_but_not_of_phrases() -> None:
     """What is said to be common counts no more; a phrase stays whatever is in it."""
 
-    def found(text: str) -> str | None:
-        return expression(wording_of(text), is_common=lambda match: "red" in match)
+    def found(text: str) -> TextQuery | None:
+        return expression(wording_of(text), is_common=lambda query: query.should[0][0] == ("red",))
 
-    assert found("red car") == '"car" OR "cars"'
+    assert found("red car") == TextQuery(should=((("car",), ("cars",)),))
     assert found("red") is None
-    assert found('"red"') == '"red"'
+    assert found('"red"') == TextQuery(phrases=(("red",),))
 
 
 def test_templates_fill_and_average() -> None:

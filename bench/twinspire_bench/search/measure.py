@@ -110,7 +110,7 @@ def measure_filters(*, count: int, seed: int) -> list[dict[str, Any]]:
             index.add(vectors[some], items, space=index.space)
         for share in FILTER_SHARES:
             kept = max(1, round(share * count))
-            where = Filter(f"mark < {kept}") if share < 1 else None
+            where = Filter.parse(f"mark < {kept}") if share < 1 else None
             index.search(queries[:1], k=K, space=index.space, where=where)
             took_ms, same = [], []
             for query in queries:

@@ -143,7 +143,7 @@ def _hit_document(rank: int, hit: ShownHit) -> dict[str, Any]:
 
 def _print_csv(results: Results) -> None:
     """Print RFC 4180 with a header, in UTF-8 whatever the terminal's encoding; objects stand in their cells as JSON."""
-    from twinspire.index.columns import metadata_columns
+    from twinspire.stores.items import metadata_columns
 
     columns = metadata_columns((key for hit in results.hits for key in hit.metadata), CSV_COLUMNS)
     table = io.StringIO(newline="")

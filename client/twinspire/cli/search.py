@@ -69,8 +69,8 @@ def search(
     check_output(as_json=as_json, as_csv=as_csv, sheet=sheet)
     query = _query(text, image or [], add or [], minus or [])
     from twinspire.index import Index
-    from twinspire.index.validation import checked_kind
     from twinspire.search import Boost, Filter, Searcher, Synonyms, Templates
+    from twinspire.stores.validation import checked_kind
 
     wanted = checked_kind(kind)
     kept = Filter.parse(where) if where is not None else None

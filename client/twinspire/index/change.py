@@ -13,11 +13,11 @@ from numpy.typing import ArrayLike
 from twinspire.errors import IndexStoreError
 from twinspire.index.digests import MOVED_CHECKSUM, SUM_MODULUS, content_sum, item_checksum, pair_sum, row_checksum
 from twinspire.index.error_mapping import RESTORE
-from twinspire.index.full_text import indexed_text
 from twinspire.index.schema import COMMIT_COLUMNS, HEADER_COLUMNS, ITEM_COLUMNS, SNAPSHOT_COLUMNS
 from twinspire.index.view import Commit, Header, SnapshotRow, View, check_item, is_whole, only_row
 from twinspire.stores.items import Item, ItemKind, encoded_metadata
 from twinspire.stores.reference import BundleReference
+from twinspire.stores.text_query import indexed_text
 
 
 def _assignments(columns: str) -> str:

@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twinspire.errors import MissingDependencyError
-from twinspire.index.columns import metadata_columns
-from twinspire.stores.items import StoredItem
+from twinspire.stores.items import StoredItem, metadata_columns
 
 if TYPE_CHECKING:
     from twinspire.index.export import Selection

@@ -21,11 +21,11 @@ from twinspire.index.lock import WriterLock
 from twinspire.index.recovery import require_nothing_lost
 from twinspire.index.snapshots import Snapshots
 from twinspire.index.state import State, States
-from twinspire.index.validation import check_bundle
 from twinspire.index.vectors import VectorType
 from twinspire.index.view import View
 from twinspire.index.writer import Writer
 from twinspire.stores.reference import BundleReference
+from twinspire.stores.validation import check_bundle
 
 _log = logging.getLogger("twinspire.index")
 _MOST_DIM = 2**31 - 1  # an int of FAISS
@@ -175,6 +175,11 @@ class OpenedIndex:
     def path(self) -> Path:
         """The folder, absolute."""
         return self._path
+
+    @property
+    def uri(self) -> str:
+        """The folder, absolute, as `open_index` takes it."""
+        return str(self._path)
 
     @property
     def space(self) -> str:

@@ -21,18 +21,30 @@ from twinspire.index.ann import Family, IndexSpec, Prediction, choose, predict
 from twinspire.index.ann.reports import BuildReport, TuneReport
 from twinspire.index.connections import repeated
 from twinspire.index.error_mapping import RESTORE
-from twinspire.index.filter_explain import explained
+from twinspire.index.filter_sql import compiled
 from twinspire.index.merged import OpenedIndex
 from twinspire.index.reports import CompactReport, IndexStats, VerifyReport
 from twinspire.index.schema import SCHEMA_VERSION
 from twinspire.index.state import DEAD, State
-from twinspire.index.validation import check_bundle, checked_effort, checked_ids, checked_k, checked_kind, checked_where
-from twinspire.index.vectors import HEADER_BYTES, unit_vectors
+from twinspire.index.vectors import HEADER_BYTES
 from twinspire.index.verify import verify_index
 from twinspire.index.view import View
 from twinspire.index.writer import Writer
+from twinspire.stores.filters.explain import explain
 from twinspire.stores.items import AddReport, Hit, Item, ItemKind, StoredItem
 from twinspire.stores.reference import BundleReference
+from twinspire.stores.text_query import TextQuery
+from twinspire.stores.validation import (
+    check_bundle,
+    checked_effort,
+    checked_ids,
+    checked_k,
+    checked_kind,
+    checked_text_query,
+    checked_where,
+    required_where,
+    unit_vectors,
+)
 
 if TYPE_CHECKING:
     from twinspire.stores.filters.filter import Filter
@@ -89,7 +101,8 @@ class Index(OpenedIndex):
 
     def remove_where(self, where: Filter | str) -> int:
         """Remove the items that `where` keeps and return how many there were."""
-        kept = _required_where(where)
+        kept = required_where(where)
+        compiled(kept)  # raises before anything is locked
         with self._changing("remove from") as writer:
             return writer.remove_where(kept)
 
@@ -256,7 +269,7 @@ class Index(OpenedIndex):
     def matching(self, ids: Iterable[int], where: Filter | str) -> set[int]:
         """Return those of `ids` whose items `where` keeps; an id that no item has is left out."""
         ids = checked_ids(ids)
-        kept = _required_where(where)
+        kept = required_where(where)
         with self._reading("read") as (view, _):
             return view.matching(ids, kept)
 
@@ -303,35 +316,32 @@ class Index(OpenedIndex):
 
     @repeated
     def search_text(
-        self, match: str, *, k: int = 10, kind: ItemKind | str | None = None, where: Filter | str | None = None
+        self, query: TextQuery, *, k: int = 10, kind: ItemKind | str | None = None, where: Filter | str | None = None
     ) -> list[Hit]:
-        """Return the k best items for an FTS5 expression over captions and file names, best first.
+        """Return the k best items for a keyword query over captions and file names, best first, equal scores by id.
 
-        The score is the negated BM25. `words.tokens` says what the words are that can be found. Raises `InputError`
-        for a `match` that is no such expression and a k below 1.
+        The score is the negated BM25 of SQLite's FTS5. Raises `InputError` for a k below 1.
         """
-        match, k, kind, where = _checked_match(match), checked_k(k), checked_kind(kind), checked_where(where)
+        query, k, kind, where = checked_text_query(query), checked_k(k), checked_kind(kind), checked_where(where)
         with self._reading("search") as (view, _):
-            return view.search_text(match, k, kind, where)
+            return view.search_text(query, k, kind, where) if query else []
 
     @repeated
-    def count_words(self, match: str, *, at_most: int) -> int:
-        """Return how many items `search_text` would find, counted up to `at_most`: cheap also for common words.
-
-        Raises `InputError` for a `match` that is no FTS5 expression.
-        """
-        match, at_most = _checked_match(match), checked_k(at_most)
+    def count_text(self, query: TextQuery, *, at_most: int) -> int:
+        """Return how many items `search_text` would find, counted up to `at_most`: cheap also for common words."""
+        query, at_most = checked_text_query(query), checked_k(at_most)
         with self._reading("search") as (view, _):
-            return view.count_words(match, at_most)
+            return view.count_text(query, at_most) if query else 0
 
     @repeated
-    def allowed(
-        self, kind: ItemKind | str | None = None, where: Filter | str | None = None
-    ) -> NDArray[np.bool_] | None:
-        """Return which rows of the vector file a search with this filter may find, (rows,) bool; None: all."""
+    def count(self, *, kind: ItemKind | str | None = None, where: Filter | str | None = None) -> int:
+        """Return how many items of `kind` there are that `where` keeps."""
         kind, where = checked_kind(kind), checked_where(where)
         with self._reading("read") as (view, state):
-            return self._allowed(view, state, kind, where)
+            if kind is None and where is None:
+                return state.items
+            allowed = self._allowed(view, state, kind, where)
+            return len(state.ids) if allowed is None else int(np.count_nonzero(allowed))
 
     @repeated
     def explain_filter(self, where: Filter | str) -> list[str]:
@@ -340,9 +350,9 @@ class Index(OpenedIndex):
         That is a key that no item has, and a comparison with text where all values are numbers, or the like. Reads all
         metadata once for each key: for a filter that keeps nothing.
         """
-        kept = _required_where(where)
+        kept = required_where(where)
         with self._reading("read") as (view, _):
-            return explained(kept, view.value_types)
+            return explain(kept, view.value_types)
 
     @repeated
     def known_hashes(self, hashes: Iterable[str], *, kind: ItemKind | str = ItemKind.IMAGE) -> set[str]:
@@ -397,20 +407,6 @@ class Index(OpenedIndex):
                 raise IndexStoreError(f"the catalogue of the index {self._path} has lost items. {RESTORE}")
             shown = ", ".join(map(str, unknown[:5])) + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
             raise InputError(f"the index {self._path} has no item {shown}")
-
-
-def _required_where(where: Filter | str) -> Filter:
-    kept = checked_where(where)
-    if kept is None:
-        raise InputError("a filter must be a Where or its text, got None")
-    return kept
-
-
-def _checked_match(match: str) -> str:
-    """Return an FTS5 expression. Raises `InputError` for a NUL, at which SQLite would end it, and lone surrogates."""
-    if "\0" in require_text(match, "a full-text expression"):
-        raise InputError(f"a full-text expression must have no NUL character, got {shown(match)}")
-    return match
 
 
 def _hits(view: View, state: State, scores: NDArray[np.float32], rows: NDArray[np.int64]) -> list[list[Hit]]:

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from twinspire.errors import EmbeddingError, IndexStoreError
+from twinspire.errors import IndexStoreError
 from twinspire.index import disk
 from twinspire.index.error_mapping import RESTORE
 
@@ -40,7 +40,6 @@ _MAGIC = b"TWINSPVF"
 _LAYOUT = 1
 _NAME = re.compile(r"vectors-(\d+)\.f(?:32|16)")
 _BLOCK_BYTES = 8 << 20
-_NORM_TOLERANCE = 1e-3
 
 
 class VectorType(StrEnum):
@@ -218,24 +217,3 @@ class VectorFile:
         if len(data) != length:
             raise OSError(errno.EIO, f"{self._path} became shorter while it was read")
         return data
-
-
-def unit_vectors(embeddings: object, dim: int, what: str) -> NDArray[np.float32]:
-    """Return `embeddings` as contiguous (N, D) float32, L2-normalised within 1e-3.
-
-    Raises `EmbeddingError`, which names the position of the first bad vector, where they are anything else.
-    """
-    expected = f"{what} must be a numpy array of shape (N, {dim}), float32, every vector of length 1"
-    if not isinstance(embeddings, np.ndarray):
-        raise EmbeddingError(f"{expected}; got {type(embeddings).__name__}")
-    if embeddings.ndim != 2 or embeddings.shape[1] != dim or embeddings.dtype != np.float32:
-        raise EmbeddingError(f"{expected}; got shape {embeddings.shape}, {embeddings.dtype}")
-    with np.errstate(over="ignore", invalid="ignore"):
-        norms = np.linalg.norm(embeddings, axis=1)
-        bad = np.flatnonzero(~(np.abs(norms - 1) <= _NORM_TOLERANCE))  # so written that NaN is bad
-    if bad.size:
-        position = int(bad[0])
-        finite = bool(np.isfinite(embeddings[position]).all())
-        found = f"has length {norms[position]:.6g}" if finite else "holds a number that is not finite"
-        raise EmbeddingError(f"{expected}; the one at position {position} {found} ({bad.size} of {len(norms)} are bad)")
-    return np.ascontiguousarray(embeddings)

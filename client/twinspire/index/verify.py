@@ -17,11 +17,11 @@ from twinspire.index.commit_record import Acknowledged, read_record
 from twinspire.index.connections import CatalogueChangedError, repeated
 from twinspire.index.digests import pair_sum
 from twinspire.index.error_mapping import store_errors
-from twinspire.index.full_text import indexed_text
 from twinspire.index.reports import VerifyReport
 from twinspire.index.vectors import CHECKSUM_OF_NOTHING, LostVectorFileError, VectorFile, VectorType
 from twinspire.index.view import View
 from twinspire.stores.items import Item
+from twinspire.stores.text_query import indexed_text
 
 _BLOCK_ROWS = 8192
 _SHOWN = 5

@@ -14,16 +14,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from twinspire.errors import IndexStoreError, InputError
+from twinspire.errors import IndexStoreError
 from twinspire.index.digests import content_sum, item_checksum, pair_sum, row_checksum
 from twinspire.index.error_mapping import RESTORE
+from twinspire.index.filter_sql import compiled, json_path
+from twinspire.index.full_text import fts5_expression
 from twinspire.index.schema import COMMIT_COLUMNS, HEADER_COLUMNS, ITEM_COLUMNS, SNAPSHOT_COLUMNS
 from twinspire.stores.items import Hit, Item, ItemKind, StoredItem
 from twinspire.stores.reference import BundleReference
+from twinspire.stores.text_query import TextQuery
 
 if TYPE_CHECKING:
     from twinspire.stores.filters.filter import Filter
 
+_JSON_TYPES = {"integer": "number", "real": "number", "true": "boolean", "false": "boolean", "array": "list"}
 _VARIABLES = 500  # SQLite before 3.32 takes 999 in one statement
 
 
@@ -119,19 +123,25 @@ class View:
 
     def matching(self, ids: Iterable[int], where: Filter) -> set[int]:
         """Return those of `ids` whose items `where` keeps."""
-        condition = where.sql.replace("{", "{{").replace("}", "}}")
+        sql, parameters = compiled(where)
+        condition = sql.replace("{", "{{").replace("}", "}}")
         query = f"SELECT {ITEM_COLUMNS}, ({condition}) FROM items WHERE id IN ({{}})"  # noqa: S608
         found = set()
-        for *row, is_kept in self._select_in(query, ids, first=where.parameters):
+        for *row, is_kept in self._select_in(query, ids, first=parameters):
             check_item(tuple(row))
             if is_kept:
                 found.add(row[0])
         return found
 
-    def value_types(self, path: str) -> dict[str, int]:
-        """Return of how many items the metadata has a value of each type, named by SQLite's `json_type`, at a path."""
+    def value_types(self, keys: tuple[str, ...]) -> dict[str, int]:
+        """Return how many items have a value of each JSON type, as `explain` names them, at a path of keys."""
         query = "SELECT json_type(metadata, ?), count(*) FROM items GROUP BY 1"
-        return {kind: count for kind, count in self._connection.execute(query, (path,)) if kind is not None}
+        counts: dict[str, int] = {}
+        for name, count in self._connection.execute(query, (json_path(keys),)):
+            if name is not None:
+                name = _JSON_TYPES.get(name, name)
+                counts[name] = counts.get(name, 0) + count
+        return counts
 
     def items(self, ids: Iterable[int]) -> dict[int, StoredItem]:
         """Return the items of these ids by id; an id that no item has is left out."""
@@ -186,18 +196,19 @@ class View:
                 )
         return [_hit(items[number], score) for number, score in zip(ids, scores, strict=True)]
 
-    def search_text(self, match: str, k: int, kind: ItemKind | None, where: Filter | None) -> list[Hit]:
-        """Return the k best items for the FTS5 expression `match`, best first, equal scores in the order of ids."""
+    def search_text(self, text: TextQuery, k: int, kind: ItemKind | None, where: Filter | None) -> list[Hit]:
+        """Return the k best items for a keyword query, best first, equal scores in the order of ids."""
         condition, parameters = _condition(kind, where)
         kept = f"AND EXISTS (SELECT 1 FROM items WHERE id = words.rowid AND {condition})" if parameters else ""  # noqa: S608
         query = f"SELECT rowid, -bm25(words) FROM words WHERE words MATCH ? {kept} ORDER BY 2 DESC, 1 LIMIT ?"  # noqa: S608
-        found = self._matched(query, match, *parameters, k)
+        found = self._connection.execute(query, (fts5_expression(text), *parameters, k)).fetchall()
         return self.hits([number for number, _ in found], [score for _, score in found])
 
-    def count_words(self, match: str, at_most: int) -> int:
-        """Return how many items the FTS5 expression `match` finds, counted up to `at_most`."""
+    def count_text(self, text: TextQuery, at_most: int) -> int:
+        """Return how many items match a keyword query, counted up to `at_most`."""
         query = "SELECT count(*) FROM (SELECT 1 FROM words WHERE words MATCH ? LIMIT ?)"
-        return int(self._matched(query, match, at_most)[0][0])
+        (count,) = self._connection.execute(query, (fts5_expression(text), at_most)).fetchone()
+        return int(count)
 
     def bundle(self) -> BundleReference | None:
         """Return the bundle that made the index; None where that is not known."""
@@ -275,14 +286,6 @@ class View:
         images, texts = self.commit.images, self.commit.items - self.commit.images
         return {ItemKind.IMAGE: images, ItemKind.TEXT: texts}
 
-    def _matched(self, query: str, match: str, *parameters: Any) -> list[Any]:  # noqa: ANN401 - what SQLite binds
-        try:
-            return self._connection.execute(query, (match, *parameters)).fetchall()
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode != sqlite3.SQLITE_ERROR:
-                raise
-            raise InputError(f"{match!r} is no expression that SQLite's full text understands: {error}") from error
-
     def _item_rows(self, ids: Iterable[int]) -> Iterator[tuple[Any, ...]]:
         """Yield the rows of `ITEM_COLUMNS` of these ids; an id that no item has is left out."""
         return self._select_in(f"SELECT {ITEM_COLUMNS} FROM items WHERE id IN ({{}})", ids)  # noqa: S608
@@ -331,8 +334,9 @@ def _condition(kind: ItemKind | None, where: Filter | None) -> tuple[str, list[A
         parts.append("+kind = ?")  # the plus keeps SQLite from an index that would fetch half of all items one by one
         parameters.append(kind.value)
     if where is not None:
-        parts.append(f"({where.sql})")
-        parameters += where.parameters
+        sql, bound = compiled(where)
+        parts.append(f"({sql})")
+        parameters += bound
     return " AND ".join(parts) or "1", parameters
 
 

@@ -20,7 +20,7 @@ class Boost:
         if isinstance(self.where, str):
             object.__setattr__(self, "where", Filter.parse(self.where))
         if not isinstance(self.where, Filter):
-            raise InputError(f"a boost needs a filter, a Where or its text, got {shown(self.where)}")
+            raise InputError(f"a boost needs a Filter or its text, got {shown(self.where)}")
         if not is_finite(self.weight) or self.weight == 0:
             raise InputError(f"the weight of a boost is a number other than 0, got {shown(self.weight)}")
 
@@ -47,5 +47,5 @@ class Boost:
 
 def both(*filters: Filter | None) -> Filter | None:
     """Return a filter that keeps what all of these keep."""
-    texts = [each.text for each in filters if each is not None]
-    return Filter(" and ".join(f"({text})" for text in texts)) if texts else None
+    given = [each for each in filters if each is not None]
+    return Filter.all_of(*given) if given else None

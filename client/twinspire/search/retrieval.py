@@ -17,6 +17,7 @@ from twinspire.search.query import Query
 from twinspire.search.response import Mode
 from twinspire.search.text_query import Synonyms, expression, rare, required
 from twinspire.stores.filters.filter import Filter
+from twinspire.stores.text_query import TextQuery
 
 MOST_PHRASE_MATCHES = 10_000
 """Of the items that have a quoted phrase, so many of the best by BM25 are seen by the vectors' side."""
@@ -50,15 +51,15 @@ class FusionWeights:
 
 @dataclass(frozen=True, slots=True)
 class RetrievalPlan:
-    """What either side is asked for: the vector (D,), the FTS5 expressions; None where a side is not asked.
+    """What either side is asked for: the vector (D,), the keyword queries; None where a side is not asked.
 
     `query` is the query's vector (D,), also where only the similarity to it is wanted.
     """
 
     vector: NDArray[np.float32] | None
-    words: str | None
-    required: str | None
-    rare: str | None = None
+    words: TextQuery | None
+    required: TextQuery | None
+    rare: TextQuery | None = None
     phrases: tuple[str, ...] = ()
     query: NDArray[np.float32] | None = None
 
@@ -135,18 +136,18 @@ class Retrieval:
             rare_words = {hit.id: hit.score for hit in hits}
         return self._fused(sides.vector, vector, words, rare_words)
 
-    def _is_common(self, match: str) -> bool:
+    def _is_common(self, query: TextQuery) -> bool:
         most = max(_COMMON_ITEMS, int(_RARE_SHARE * len(self._index)))
-        return self._index.count_words(match, at_most=most + 1) > most
+        return self._index.count_text(query, at_most=most + 1) > most
 
-    def _is_rare(self, match: str) -> bool:
+    def _is_rare(self, query: TextQuery) -> bool:
         most = int(_RARE_SHARE * len(self._index))
-        return 0 < self._index.count_words(match, at_most=most + 1) <= most
+        return 0 < self._index.count_text(query, at_most=most + 1) <= most
 
     def _by_vector(
         self,
         query: NDArray[np.float32],
-        must: str | None,
+        must: TextQuery | None,
         depth: int,
         kind: ItemKind | None,
         where: Filter | None,

@@ -13,7 +13,6 @@ from twinspire._arguments import as_list, as_member, as_whole, require_text, sho
 from twinspire._lru_cache import CacheStats, LruCache
 from twinspire.errors import InputError
 from twinspire.index import Index, ItemKind
-from twinspire.index.validation import checked_effort, checked_k, checked_kind, checked_where
 from twinspire.search.business_rules import Boost
 from twinspire.search.calibration import Calibration
 from twinspire.search.encoding import Encoder, QueryEncoder
@@ -24,6 +23,7 @@ from twinspire.search.retrieval import FusionWeights, Retrieval, RetrievalPlan
 from twinspire.search.templates import Templates
 from twinspire.search.text_query import STOP_WORDS, Synonyms
 from twinspire.stores.filters.filter import Filter
+from twinspire.stores.validation import checked_effort, checked_k, checked_kind, checked_where
 
 _ATTEMPTS = 3
 _LARGEST_OFFSET = 2**40  # more than any index has; what is larger means the same
@@ -175,8 +175,8 @@ class Searcher:
         """Say why there are no hits."""
         if ranked.before:
             return [f"there are {ranked.before:,} hits: none is left after an offset of {wish.offset:,}"]
-        allowed = self._index.allowed(wish.kind, wish.where)
-        if allowed is not None and not allowed.any():
+        is_filtered = wish.kind is not None or wish.where is not None
+        if is_filtered and self._index.count(kind=wish.kind, where=wish.where) == 0:
             if wish.where is None:
                 return [f"there are no items of kind {wish.kind}"]
             return [f"the filter keeps none of the {searched:,} items{self._why(wish.where)}"]
@@ -184,7 +184,7 @@ class Searcher:
             return [
                 f"no hit has a similarity of {wish.min_score:g}: the best has {ranked.best_similarity:.3f}, of -1 to 1"
             ]
-        kept = " that the filter keeps" if allowed is not None else ""
+        kept = " that the filter keeps" if is_filtered else ""
         if sides.phrases:
             said = " and ".join(f'"{phrase}"' for phrase in sides.phrases)
             return [f"no caption or file name{kept} has {said}; without the quotes it need not be there word for word"]
@@ -230,7 +230,7 @@ def _boost(boost: Boost | str) -> Boost:
 def _pin(pin: Filter | str) -> Filter:
     checked = checked_where(pin)
     if checked is None:
-        raise InputError("a pin is a filter, a Where or its text, got None")
+        raise InputError("a pin is a Filter or its text, got None")
     return checked
 
 

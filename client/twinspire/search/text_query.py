@@ -1,4 +1,4 @@
-"""The words of a query as FTS5 takes them: quoted phrases, stop words, synonyms."""
+"""The keyword query of a text: quoted phrases, stop words, synonyms."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 
 from twinspire._arguments import as_list, require_text, shown
 from twinspire.errors import InputError
-from twinspire.index.full_text import tokens
 from twinspire.search.text_files import read_lines
+from twinspire.stores.text_query import TextPhrase, TextQuery, TextTerm, tokens
 
 _QUOTED = re.compile(r"\"([^\"]*)\"|“([^”]*)”|「([^」]*)」|『([^』]*)』|«([^»]*)»")
-_MOST_TERMS = 64  # of a query; FTS5 has its own limit, and what comes later hardly counts
+_MOST_TERMS = 64  # of a query; a store has its own limit, and what comes later hardly counts
 _HAN = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\U00020000-\U0003134f]")
 
 _ENGLISH = """
@@ -97,10 +97,10 @@ class Synonyms:
                     break
 
 
-def required(wording: Wording) -> str | None:
-    """Return the FTS5 expression that all phrases, word for word, are there; None without phrases."""
-    phrases = [_phrase(tokens(phrase)) for phrase in wording.phrases]
-    return " AND ".join(phrase for phrase in phrases if phrase) or None
+def required(wording: Wording) -> TextQuery | None:
+    """Return the query that all phrases, word for word, are there; None without phrases."""
+    phrases = tuple(tuple(words) for phrase in wording.phrases if (words := tokens(phrase)))
+    return TextQuery(phrases=phrases) if phrases else None
 
 
 def expression(
@@ -108,38 +108,34 @@ def expression(
     *,
     synonyms: Synonyms | None = None,
     stop_words: frozenset[str] = STOP_WORDS,
-    is_common: Callable[[str], bool] | None = None,
-) -> str | None:
-    """Return the FTS5 expression of a query: its phrases must be there, any of its other words counts.
+    is_common: Callable[[TextQuery], bool] | None = None,
+) -> TextQuery | None:
+    """Return the keyword query of a text: its phrases must be there, any of its other words counts.
 
-    Stop words are left out unless there is nothing else, and so are words of which `is_common`, given one as an
-    expression, says so. Everything in it is quoted: a query is never syntax. None where there is no word at all.
+    Stop words are left out unless there is nothing else, and so are terms of which `is_common` says so. None where
+    there is no word at all.
     """
     must = required(wording)
     words = tokens(wording.rest)
     telling = [word for word in words if not _is_stop_word(word, stop_words)]
     if not telling and must is None:
         telling = words
-    terms: dict[str, None] = {}
+    terms: dict[TextTerm, None] = {}
     for span in (synonyms or Synonyms()).spans(telling):
-        said = dict.fromkeys(_phrase(form) for alternative in span for form in _forms(alternative))
-        term = " OR ".join(said)
-        if len(terms) < _MOST_TERMS and not (is_common and is_common(term)):
+        term = _term(span)
+        if len(terms) < _MOST_TERMS and not (is_common and is_common(TextQuery(should=(term,)))):
             terms[term] = None
-    any_of = " OR ".join(terms)
-    if must is None or not any_of:
-        return must or any_of or None
-    return f"({must}) AND ({any_of} OR ({must}))"
+    return TextQuery(should=tuple(terms), phrases=must.phrases if must else ()) if terms or must else None
 
 
 def rare(
     wording: Wording,
-    is_rare: Callable[[str], bool],
+    is_rare: Callable[[TextQuery], bool],
     *,
     synonyms: Synonyms | None = None,
     stop_words: frozenset[str] = STOP_WORDS,
-) -> str | None:
-    """Return the FTS5 expression of those words of a query of which `is_rare`, given one as an expression, says so.
+) -> TextQuery | None:
+    """Return the query of those words of a text of which `is_rare` says so: an item must have one of them.
 
     Rare words are names and numbers, what models know least, and what tells items apart best. Of Chinese the index
     holds pairs, many of which are rare only because they stand across two words. So a pair counts where it is a whole
@@ -147,7 +143,7 @@ def rare(
     """
     words = tokens(wording.rest)[:_MOST_TERMS]
     groups = (synonyms or Synonyms()).groups
-    found: dict[str, None] = {}
+    found: dict[TextTerm, None] = {}
     place = 0
     while place < len(words):
         chain = [words[place]]
@@ -155,15 +151,21 @@ def rare(
             chain.append(words[place + len(chain)])
         place += len(chain)
         if _HAN.match(chain[0]) is None or len(chain) == 1:
-            said = [form for alternative in [(chain[0],), *groups.get((chain[0],), ())] for form in _forms(alternative)]
-            expressions = [" OR ".join(dict.fromkeys(map(_phrase, said)))] if chain[0] not in stop_words else []
+            terms = [_term([(chain[0],), *groups.get((chain[0],), ())])] if chain[0] not in stop_words else []
         else:
-            marks = [not _is_stop_word(pair, stop_words) and is_rare(_phrase([pair])) for pair in chain]
-            expressions = [_phrase(some) for some in _in_a_row(chain, marks)]
-        found |= dict.fromkeys(expression for expression in expressions if is_rare(expression))
+            marks = [not _is_stop_word(pair, stop_words) and is_rare(TextQuery(phrases=((pair,),))) for pair in chain]
+            terms = [(tuple(some),) for some in _in_a_row(chain, marks)]
+        found |= dict.fromkeys(term for term in terms if is_rare(TextQuery(should=(term,))))
+    if not found:
+        return None
     must = required(wording)
-    any_of = " OR ".join(found)
-    return f"({must}) AND ({any_of})" if must and any_of else any_of or None
+    alternatives = tuple(phrase for term in found for phrase in term)
+    return TextQuery(must=(alternatives,), phrases=must.phrases if must else ())
+
+
+def _term(alternatives: Sequence[TextPhrase]) -> TextTerm:
+    """Return the alternatives with their singulars and plurals."""
+    return tuple(dict.fromkeys(form for alternative in alternatives for form in _forms(alternative)))
 
 
 def _overlap(pair: str, following: str) -> bool:
@@ -196,15 +198,6 @@ def _forms(words: tuple[str, ...]) -> list[tuple[str, ...]]:
         return [words]
     other = last[:-1] if last.endswith("s") else f"{last}s"
     return [words, (*before, other)]
-
-
-def _phrase(words: Sequence[str]) -> str:
-    if not words:
-        return ""
-    quoted = '"' + " ".join(words).replace('"', '""') + '"'
-    # The index holds Chinese in pairs: a single character is where one begins.
-    single = len(words[-1]) == 1 and _HAN.match(words[-1]) is not None
-    return f"{quoted}*" if single else quoted
 
 
 def _checked_words(words: Sequence[str]) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -109,6 +109,15 @@ def metadata_as_json(metadata: Mapping[str, Any]) -> str:
     if "\\u0000" in text and _has_nul(metadata):  # SQLite's JSON functions end a text at its first NUL
         raise InputError(f"metadata must have no NUL characters in its texts and keys; got {shown(metadata)}")
     return text
+
+
+def metadata_columns(keys: Iterable[str], taken: Collection[str]) -> dict[str, str]:
+    """Return the column that each metadata key gets in a table of items, sorted by key: the key itself, as in filters.
+
+    A key that is named as one of the columns `taken` is `metadata.KEY`, as in filters, and so is one that starts with
+    `metadata.` itself: no two keys share a column.
+    """
+    return {key: f"metadata.{key}" if key in taken or key.startswith("metadata.") else key for key in sorted(set(keys))}
 
 
 def _require_storable(name: str, value: object) -> None:

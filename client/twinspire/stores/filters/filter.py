@@ -1,12 +1,12 @@
-"""Filters: `year >= 2020 and camera = 'X'` over an item's metadata, compiled to SQL in which everything is bound.
+"""Filters: `year >= 2020 and camera = 'X'` over an item's metadata; each store compiles or evaluates their trees.
 
     year >= 2020 and camera.model = 'X100'      a dotted path goes into objects
     kind = 'image' and added_at >= 2026-11-01   built-in columns: kind, uri, caption, id, added_at, changed_at
     modified >= '2026-11-01T09:30+01:00'        a time: ISO 8601, with quotes or without
     camera in ('X', "Y") or not exif exists     exists: the key is there, also with null
-    caption contains '红色' and uri like '%.jpg' both blind to the case of ASCII letters; % and _ as in SQL
-    tags contains 'sea'                         of a list: it has this element
-    `shot date` is not null                     a key that is no plain word stands in backticks
+    caption contains '红色' and uri like '%.jpg' case of ASCII letters aside; % and _ as in SQL
+    tags contains 'sea'                         a list has this element
+    `shot date` is not null                     backticks quote a key that is no plain word
     metadata.kind = 'x'                         a key named as a column is
 
 Truth has three values, as in SQL. A comparison (`=` to `contains`) is *unknown* where the key is missing, where the
@@ -26,60 +26,44 @@ is unknown there for a text that is no date in ISO 8601, and for a number. Texts
 
 from __future__ import annotations
 
-import sqlite3
-from contextlib import closing
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from twinspire.errors import InputError
-from twinspire.stores.filters.literals import Parameter
-
-if TYPE_CHECKING:
-    from twinspire.index.filter_sql import KeyTest
+from twinspire.stores.filters.parser import parse
+from twinspire.stores.filters.tree import And, Condition
 
 __all__ = ["Filter"]
 
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """A filter over the items of an index; the module says what its text may be.
+    """A filter over the items of a store: its text and the tree of conditions that the text says.
 
-    `sql` is an expression over the table `items`, in which every literal and every path into the metadata is one of
-    `parameters`, in order; `tests` are its conditions on keys of the metadata. All come of `text` alone. Raises
-    `InputError`, which shows the place, for a text that is no filter.
+    Filters are equal if their texts are. A store raises `InputError` for one that is too long or nested too deeply for
+    it.
     """
 
     text: str
-    sql: str = field(init=False, compare=False, repr=False)
-    parameters: tuple[Parameter, ...] = field(init=False, compare=False, repr=False)
-    tests: tuple[KeyTest, ...] = field(init=False, compare=False, repr=False)
-
-    def __post_init__(self) -> None:
-        from twinspire.index.filter_sql import compiled
-
-        sql, parameters, tests = compiled(self.text)
-        _require_runnable(sql, parameters)
-        object.__setattr__(self, "sql", sql)
-        object.__setattr__(self, "parameters", parameters)
-        object.__setattr__(self, "tests", tests)
+    condition: Condition = field(compare=False, repr=False)
 
     @classmethod
     def parse(cls, text: str) -> Filter:
-        """Compile a filter: `Filter(text)` by another name."""
-        return cls(text)
+        """Parse a filter; the module says what its text may be. Raises `InputError`, which shows the place."""
+        return cls(text, parse(text))
+
+    @classmethod
+    def all_of(cls, first: Filter, *others: Filter) -> Filter:
+        """Return the filter that keeps the items that all of these keep."""
+        filters = (first, *others)
+        if not all(isinstance(each, Filter) for each in filters):
+            raise InputError(f"Filter.all_of takes filters, got {filters!r}")
+        if not others:
+            return first
+        text = " and ".join(f"({each.text})" for each in filters)
+        parts = [
+            each.condition.conditions if isinstance(each.condition, And) else (each.condition,) for each in filters
+        ]
+        return cls(text, And(tuple(part for some in parts for part in some)))
 
     def __str__(self) -> str:
         return self.text
-
-
-def _require_runnable(sql: str, parameters: tuple[Parameter, ...]) -> None:
-    """Let SQLite read the expression, with room for what it will stand in: its parser has a stack of 100."""
-    from twinspire.index.filter_sql import COLUMNS
-
-    columns = ", ".join([*COLUMNS, "metadata"])
-    with closing(sqlite3.connect(":memory:")) as connection:
-        connection.execute(f"CREATE TABLE items ({columns})")
-        try:
-            connection.execute(f"EXPLAIN SELECT 1 FROM items WHERE {'(' * 20}{sql}{')' * 20}", parameters)  # noqa: S608
-        except sqlite3.OperationalError as error:
-            raise InputError(f"the filter is nested too deeply: {error}. Write it with fewer parentheses") from error

@@ -11,8 +11,8 @@ from twinspire.errors import InputError
 if TYPE_CHECKING:
     from lark import Lark, Token, Tree
 
-MOST_CHARACTERS = 100_000
-_SHOWN = 60  # characters of a long filter before and behind the place
+MAX_CHARACTERS = 100_000
+_SHOWN = 60  # characters of a long filter that a message shows before and behind the place
 
 # Keywords are reserved in any case of letters; a key that is one, or has a space, is written in backticks.
 _GRAMMAR = r"""
@@ -59,8 +59,8 @@ NUMBER: /[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?(?![\w.])/
 _VALUE = "a value: 'text' in quotes, a number, a date such as 2026-11-21, true, false or null"
 _FIELD = "a field such as year or camera.model"
 _RELATION = "one of = != < <= > >=, in (...), like, contains, is null, exists"
-# What people are told they could write, in this order.
-_SAID = {
+# What a message says could be written here, in this order.
+_TERMINALS = {
     "NAME": _FIELD,
     "COMPARE": _RELATION,
     "_NOT": "'not'",
@@ -84,8 +84,8 @@ def syntax_tree(text: str) -> Tree[Token]:
         raise InputError(f"a filter is a str such as \"year >= 2020 and camera = 'X'\", got {text!r}")
     if not text.strip():
         raise InputError("the filter is empty: expected a condition such as year >= 2020")
-    if len(text) > MOST_CHARACTERS:
-        raise InputError(f"the filter has {len(text):,} characters: expected {MOST_CHARACTERS:,} or fewer")
+    if len(text) > MAX_CHARACTERS:
+        raise InputError(f"the filter has {len(text):,} characters: expected {MAX_CHARACTERS:,} or fewer")
     parser: Any = _parser().parse_interactive(text)  # half of its methods have no types
     try:
         parser.exhaust_lexer()
@@ -93,17 +93,17 @@ def syntax_tree(text: str) -> Tree[Token]:
     except UnexpectedCharacters as error:
         expected = _expected(parser.accepts())
         place = error.pos_in_stream or 0
-        raise wrong_at(text, place, 1, _strange(text, place, expected)) from None
+        raise error_at(text, place, 1, _strange(text, place, expected)) from None
     except UnexpectedToken as error:
         token = error.token
         expected = _expected(parser.accepts())
         if token.type == "$END":
-            raise wrong_at(text, len(text.rstrip()), 1, f"the filter ends here: expected {expected}") from None
-        raise wrong_at(text, token.start_pos or 0, len(token), _unexpected(token, expected)) from None
+            raise error_at(text, len(text.rstrip()), 1, f"the filter ends here: expected {expected}") from None
+        raise error_at(text, token.start_pos or 0, len(token), _unexpected(token, expected)) from None
     return tree
 
 
-def wrong_at(text: str, start: int, length: int, reason: str) -> InputError:
+def error_at(text: str, start: int, length: int, reason: str) -> InputError:
     """Make the error that shows `text` with `length` carets under the characters from `start` on."""
     left, right = max(0, start - _SHOWN), min(len(text), start + _SHOWN)
     before = ("…" if left else "") + _on_one_line(text[left:start])
@@ -140,9 +140,9 @@ def _expected(accepted: set[str]) -> str:
         return _RELATION
     if "TEXT" in accepted:
         return _VALUE
-    if "$END" in accepted:  # what lark merged away while it looked
+    if "$END" in accepted:  # lark does not name these two
         accepted = accepted | {"_AND", "_OR"}
-    words = [said for terminal, said in _SAID.items() if terminal in accepted]
+    words = [words for terminal, words in _TERMINALS.items() if terminal in accepted]
     return words[0] if len(words) == 1 else ", ".join(words[:-1]) + " or " + words[-1]
 
 

@@ -1,0 +1,90 @@
+"""Checks of the arguments of a store's methods."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twinspire._arguments import as_list, as_member, as_whole, shown
+from twinspire.errors import EmbeddingError, InputError
+from twinspire.stores.filters.filter import Filter
+from twinspire.stores.items import ItemKind
+from twinspire.stores.reference import BundleReference
+from twinspire.stores.text_query import TextQuery
+
+_LARGEST_ID = 2**63 - 1  # SQLite's
+_NORM_TOLERANCE = 1e-3
+_LARGEST_K = 2**40  # more than any index has; what is larger means the same and would overflow int64 in FAISS
+
+
+def checked_ids(ids: Iterable[int]) -> list[int]:
+    """Return `ids` as a list. Raises `InputError` where they are not whole numbers from 0 to 2**63 - 1."""
+    return [as_whole(number, "an id", minimum=0, maximum=_LARGEST_ID) for number in as_list(ids, "ids")]
+
+
+def checked_k(k: int) -> int:
+    """Return `k`, at most 2**40. Raises `InputError` where it is not a whole number from 1 up."""
+    return min(as_whole(k, "k (the number of hits)", minimum=1), _LARGEST_K)
+
+
+def checked_effort(effort: int | None) -> int | None:
+    """Return `effort`, at most 2**40. Raises `InputError` where it is not None or a whole number from 1 up."""
+    return None if effort is None else min(as_whole(effort, "effort", minimum=1), _LARGEST_K)
+
+
+def checked_kind(kind: ItemKind | str | None) -> ItemKind | None:
+    """Return the kind of item, which may be given by name. Raises `InputError` for what is none."""
+    return None if kind is None else as_member(kind, ItemKind, "a kind of item")
+
+
+def checked_where(where: Filter | str | None) -> Filter | None:
+    """Return the filter, parsed if it is given as text. Raises `InputError` for what is no filter."""
+    if isinstance(where, str):
+        return Filter.parse(where)
+    if where is not None and not isinstance(where, Filter):
+        raise InputError(f"a filter must be a Filter or its text, got {shown(where)}")
+    return where
+
+
+def check_bundle(bundle: BundleReference) -> None:
+    """Raise `InputError` for what is no reference to a bundle."""
+    if not isinstance(bundle, BundleReference):
+        raise InputError(f"a bundle is given as a BundleReference(name, path), got {bundle!r}")
+
+
+def required_where(where: Filter | str) -> Filter:
+    """Return the filter as `checked_where` does. Raises `InputError` for None."""
+    checked = checked_where(where)
+    if checked is None:
+        raise InputError("a filter must be a Filter or its text, got None")
+    return checked
+
+
+def checked_text_query(query: TextQuery) -> TextQuery:
+    """Return the keyword query. Raises `InputError` for what is none."""
+    if not isinstance(query, TextQuery):
+        raise InputError(f"a text query must be a TextQuery, say TextQuery.any_of('red car'), got {shown(query)}")
+    return query
+
+
+def unit_vectors(embeddings: object, dim: int, what: str) -> NDArray[np.float32]:
+    """Return `embeddings` as contiguous (N, D) float32, L2-normalised within 1e-3.
+
+    Raises `EmbeddingError`, which names the position of the first bad vector, where they are anything else.
+    """
+    expected = f"{what} must be a numpy array of shape (N, {dim}), float32, every vector of length 1"
+    if not isinstance(embeddings, np.ndarray):
+        raise EmbeddingError(f"{expected}; got {type(embeddings).__name__}")
+    if embeddings.ndim != 2 or embeddings.shape[1] != dim or embeddings.dtype != np.float32:
+        raise EmbeddingError(f"{expected}; got shape {embeddings.shape}, {embeddings.dtype}")
+    with np.errstate(over="ignore", invalid="ignore"):
+        norms = np.linalg.norm(embeddings, axis=1)
+        bad = np.flatnonzero(~(np.abs(norms - 1) <= _NORM_TOLERANCE))  # so written that NaN is bad
+    if bad.size:
+        position = int(bad[0])
+        finite = bool(np.isfinite(embeddings[position]).all())
+        found = f"has length {norms[position]:.6g}" if finite else "holds a number that is not finite"
+        raise EmbeddingError(f"{expected}; the one at position {position} {found} ({bad.size} of {len(norms)} are bad)")
+    return np.ascontiguousarray(embeddings)
