@@ -103,7 +103,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_
         sys.stdout.flush()
         return Ran(int(ended.value.code or 0), *capfd.readouterr())
 
-    monkeypatch.setattr("twinspire.cli.index.add.open_client", open_client_to_add)
+    monkeypatch.setattr("twinspire.cli.index.shared.open_client", open_client_to_add)
     monkeypatch.setattr("twinspire.cli.search.open_client", open_client)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "80")
@@ -178,13 +178,12 @@ def test_index_add_refuses_what_it_cannot_do(run: Run, photos: Path, tmp_path: P
     """No path, an empty folder, a folder that is no index, a missing parent: status 2, nothing written."""
     (tmp_path / "empty").mkdir()
     before = files(tmp_path)
-    refused(run("index", "add", "idx", "empty"), "empty has no picture in it")
-    refused(run("index", "add", "idx", "nowhere"), "there is no file or folder")
-    refused(run("index", "add", photos, photos), "is a folder of other things and no index")
-    refused(run("index", "add", photos, photos), "Name one that is not there yet, such as ")
-    refused(run("index", "add", photos / "red.png", photos), "is a file: expected the folder of an index")
-    refused(run("index", "add", "a/b", photos), "its folder is missing, make ")
-    refused(run("index", "add", "idx"), "nothing to add came: expected PATH")
+    refused(run("index", "add", "idx", "empty"), "/empty")
+    refused(run("index", "add", "idx", "nowhere"), "/nowhere")
+    refused(run("index", "add", photos, photos), f"{photos.name}.index")
+    refused(run("index", "add", photos / "red.png", photos), "/red.png")
+    refused(run("index", "add", "a/b", photos), str(tmp_path / "a"))
+    refused(run("index", "add", "idx"), "PATH")
     assert files(tmp_path) == before
 
 

@@ -18,7 +18,7 @@ from PIL import Image
 from twinspire.errors import InputError
 from twinspire.images import ImageLimits
 from twinspire.index import Index, ItemKind
-from twinspire.ingest import Captions, Sidecars, add_images, add_texts, find_images, fuse
+from twinspire.ingest import Captions, IngestOptions, Sidecars, add_images, add_texts, find_images, fuse
 
 SPACE = "c" * 64
 DIM = 8
@@ -159,7 +159,7 @@ def test_sidecars_are_text_files_beside_the_images(photos: Path) -> None:
     assert sidecars.of(photos / "a.png") == ["a cat", "asleep"]
     assert sidecars.of(photos / "c.png") == ["this"]
     assert sidecars.of(photos / "b.png") == ()
-    with pytest.raises(InputError, match="is not UTF-8"):
+    with pytest.raises(InputError, match="UTF-8"):
         sidecars.of(photos / "below" / "b.png")
 
 
@@ -202,7 +202,9 @@ def test_a_missing_file_of_captions_is_said(tmp_path: Path) -> None:
 def test_fused_vectors_are_the_formulas(index: Index, client: Any, photos: Path) -> None:
     """A captioned image's vector is the unit of 0.7 image + 0.3 mean caption, another's its own."""
     captions = Captions({"a.png": ["one", "two"], "c.png": ["three"]}, folder=Path("/"))
-    report = add_images(index, client, find_images([photos]), captions=captions, fuse_captions=0.3, batch=3)
+    report = add_images(
+        index, client, find_images([photos]), IngestOptions(captions=captions, caption_weight=0.3, batch=3)
+    )
     assert (report.added, report.captioned) == (4, 2)
     (hits,) = index.search(vector_of("any")[None], k=4, space=SPACE)
     by_name = {Path(hit.uri).relative_to(photos).as_posix(): hit for hit in hits}
@@ -224,20 +226,20 @@ def test_captions_come_to_images_that_are_there(index: Index, client: Any, photo
     """A second run with captions gives them to known images, mixed in where a weight came; a third is idle."""
     add_images(index, client, find_images([photos]))
     captions = Captions({"a.png": ["one"]}, folder=Path("/"))
-    report = add_images(index, client, find_images([photos]), captions=captions, fuse_captions=weight)
+    report = add_images(index, client, find_images([photos]), IngestOptions(captions=captions, caption_weight=weight))
     assert (report.added, report.already, report.changed, report.captioned) == (0, 3, 1, 1)
     (item,) = index.find(uri=str(photos / "a.png"))
     expected = vector_of("colour [0, 10, 10]") + (vector_of("one") if weight else 0)
     np.testing.assert_allclose(index.vectors([item.id])[0], expected / np.linalg.norm(expected), atol=1e-6)
     assert (item.caption, item.metadata.get("fused_captions")) == ("one", weight)
-    report = add_images(index, client, find_images([photos]), captions=captions, fuse_captions=weight)
+    report = add_images(index, client, find_images([photos]), IngestOptions(captions=captions, caption_weight=weight))
     assert (report.already, report.changed) == (4, 0)
 
 
 def test_captions_alone_leave_the_vectors_as_they_are(index: Index, client: Any, photos: Path) -> None:
     """Without a weight nothing is encoded but images."""
     captions = Captions({"a.png": ["one"]}, folder=Path("/"))
-    assert add_images(index, client, [photos / "a.png"], captions=captions).captioned == 1
+    assert add_images(index, client, [photos / "a.png"], IngestOptions(captions=captions)).captioned == 1
     assert client.encoded == []
     (hits,) = index.search(vector_of("colour [0, 10, 10]")[None], k=1, space=SPACE)
     assert (hits[0].caption, hits[0].score) == ("one", pytest.approx(1, abs=1e-6))
@@ -260,20 +262,20 @@ def test_fused_vectors_are_unit_and_between(a: NDArray[np.float32], b: NDArray[n
 @pytest.mark.parametrize("weight", [0, 1, -0.1, 1.5, float("nan"), "0.3", True])
 def test_a_weight_that_is_none_is_refused(index: Index, client: Any, photos: Path, weight: Any) -> None:
     """Before anything is read."""
-    with pytest.raises(InputError, match="must be above 0 and below 1"):
-        add_images(index, client, [photos / "a.png"], captions=Sidecars(), fuse_captions=weight)
+    with pytest.raises(InputError, match=r"\bweight\b"):
+        add_images(index, client, [photos / "a.png"], IngestOptions(captions=Sidecars(), caption_weight=weight))
     assert len(index) == 0
 
 
 def test_fusing_needs_captions(index: Index, client: Any, photos: Path) -> None:
     """A weight without a source is an InputError."""
-    with pytest.raises(InputError, match="where there are captions"):
-        add_images(index, client, [photos / "a.png"], fuse_captions=0.3)
+    with pytest.raises(InputError, match=r"\bcaptions\b"):
+        add_images(index, client, [photos / "a.png"], IngestOptions(caption_weight=0.3))
 
 
 def test_opposite_vectors_have_no_mean() -> None:
     """At a weight of a half they cancel each other out, which is said."""
-    with pytest.raises(InputError, match="cancel each other out"):
+    with pytest.raises(InputError, match="cancel"):
         fuse(np.eye(1, DIM, dtype=np.float32), -np.eye(1, DIM, dtype=np.float32), 0.5)
 
 
@@ -355,15 +357,15 @@ def test_a_text_file_that_cannot_be_used_is_refused(index: Index, client: Any, t
     """Not there, a folder, not UTF-8, empty, none at all, a path for a list."""
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
     (tmp_path / "empty.txt").write_text(" \n\n")
-    for paths, message in (
-        ([tmp_path / "no.txt"], "cannot be read: No such file"),
-        ([tmp_path], "cannot be read: Is a directory"),
-        ([tmp_path / "latin.txt"], "is not UTF-8"),
-        ([tmp_path / "empty.txt"], "has no words in it"),
-        ([], "no path was given"),
-        (tmp_path / "empty.txt", "Put it in a list"),
+    for paths, word in (
+        ([tmp_path / "no.txt"], r"no\.txt"),
+        ([tmp_path], "directory"),
+        ([tmp_path / "latin.txt"], "UTF-8"),
+        ([tmp_path / "empty.txt"], r"empty\.txt"),
+        ([], "path"),
+        (tmp_path / "empty.txt", "list"),
     ):
-        with pytest.raises(InputError, match=message):
+        with pytest.raises(InputError, match=word):
             add_texts(index, client, paths)  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="must be 1 or more, got 0"):
+    with pytest.raises(InputError, match="batch"):
         add_texts(index, client, [tmp_path / "empty.txt"], batch=0)

@@ -13,7 +13,7 @@ import typer
 
 from twinspire.cli.client_options import ClientOptions, open_client, with_client_options
 from twinspire.cli.csv_cells import csv_cell
-from twinspire.cli.index.add import print_skipped
+from twinspire.cli.index.shared import print_skipped
 from twinspire.cli.output import CsvOption
 from twinspire.cli.search import TemplatesOption
 from twinspire.cli.shared import EXIT_SOME_FAILED, JsonOption, print_json, printable, shortened

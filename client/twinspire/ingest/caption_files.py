@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from twinspire.errors import InputError
+from twinspire.ingest.files import read_text
 from twinspire.ingest.tables import (
     JSON_TYPES,
     CaptionRow,
@@ -55,7 +56,7 @@ def read_caption_file(
     With `strict`, tables must have a caption in each row, see `cell_rows`. Raises `InputError` that names the place,
     for what is wrong in a row when that row is read.
     """
-    text = read_text(path)
+    text = read_text(path, "captions file")
     suffix = path.suffix.lower()
     if suffix == ".json" or form in (CaptionForm.COCO, CaptionForm.KARPATHY):
         document = parse_json(text, str(path))
@@ -78,20 +79,6 @@ def read_caption_file(
     if suffix in (".jsonl", ".ndjson"):
         return form, object_rows(json_lines(path, text), strict=strict)
     return form, cell_rows(path, text, strict=strict)
-
-
-def read_text(path: Path) -> str:
-    """Return the text of a file of UTF-8, without its byte order mark. Raises `InputError`."""
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise InputError(f"there is no file {path}: expected a file of captions") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 (byte {error.start}): expected a text file; convert it") from error
-    except OSError as error:
-        raise InputError(f"the captions file {path} cannot be read: {error.strerror or error}") from error
-    except ValueError as error:  # lone surrogates or a NUL in the name
-        raise InputError(f"the captions file {str(path)!r} cannot be read: {error}") from error
 
 
 def _form_of_document(document: object, path: Path) -> CaptionForm:

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from twinspire._arguments import as_list, as_member
 from twinspire.errors import InputError
-from twinspire.ingest.caption_files import read_caption_file, read_text
+from twinspire.ingest.caption_files import read_caption_file
 from twinspire.ingest.discovery import absolute
+from twinspire.ingest.files import read_text
 from twinspire.ingest.metadata import BOOKKEEPING_KEYS, FILE_KEYS, same_value
 from twinspire.stores.items import metadata_as_json
 
@@ -173,7 +174,7 @@ class Sidecars:
                 if sidecar.stat().st_size > _MAX_SIDECAR_BYTES:
                     limit = f"{_MAX_SIDECAR_BYTES // 1024} KiB"
                     raise InputError(f"its captions file {sidecar.name} is larger than {limit}: expected a few lines")
-                return [line.strip() for line in read_text(sidecar).splitlines() if line.strip()]
+                return [line.strip() for line in read_text(sidecar, "captions file").splitlines() if line.strip()]
         return ()
 
     def metadata_of(self, image: Path) -> Mapping[str, Any]:  # noqa: ARG002 - of every source

@@ -19,7 +19,7 @@ from twinspire.cli.index.bundle import reference_to
 from twinspire.contact_sheet import SheetRow, contact_sheet
 from twinspire.errors import InputError
 from twinspire.index import Hit
-from twinspire.ingest import add_images
+from twinspire.ingest import IngestOptions, add_images
 from twinspire_eval.recall import BothWays, both_ways
 from twinspire_eval.scenes import CaptionedScene, Language, Split, draw_dataset, draw_scene
 from twinspire_server.demo.runtime import OpenRuntime, open_runtime
@@ -170,7 +170,7 @@ def _index(
 
     requests_before, executions_before = opened.batches()
     started = time.perf_counter()
-    report = add_images(index, opened.client, files, batch=BATCH, on_progress=advance)
+    report = add_images(index, opened.client, files, IngestOptions(batch=BATCH), on_progress=advance)
     seconds = time.perf_counter() - started
     requests, executions = opened.batches()
     assert not report.failed
