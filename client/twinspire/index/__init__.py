@@ -16,8 +16,7 @@ from twinspire.index.reports import CompactReport, IndexStats, VerifyReport
 from twinspire.index.store import Index
 from twinspire.index.vectors import VectorType
 from twinspire.index.verify import verify_index
-from twinspire.stores.items import AddReport, Hit, Item, ItemKind, StoredItem
-from twinspire.stores.reference import BundleReference
+from twinspire.stores.items import AddReport, BundleReference, Hit, Item, ItemKind, StoredItem
 
 __all__ = [
     "AddReport",

@@ -16,7 +16,7 @@ from twinspire.index.error_mapping import RESTORE
 from twinspire.index.schema import APPLICATION_ID, SCHEMA, SCHEMA_VERSION
 from twinspire.index.vectors import CHECKSUM_OF_NOTHING, VectorType
 from twinspire.index.view import Commit, Header, View, only_row
-from twinspire.stores.reference import BundleReference
+from twinspire.stores.items import BundleReference
 
 __all__ = ["CATALOGUE_NAME", "Catalogue"]
 

@@ -15,8 +15,7 @@ from twinspire.index.digests import MOVED_CHECKSUM, SUM_MODULUS, content_sum, it
 from twinspire.index.error_mapping import RESTORE
 from twinspire.index.schema import COMMIT_COLUMNS, HEADER_COLUMNS, ITEM_COLUMNS, SNAPSHOT_COLUMNS
 from twinspire.index.view import Commit, Header, SnapshotRow, View, check_item, is_whole, only_row
-from twinspire.stores.items import Item, ItemKind, encoded_metadata
-from twinspire.stores.reference import BundleReference
+from twinspire.stores.items import BundleReference, Item, ItemKind, encoded_metadata
 from twinspire.stores.text_query import indexed_text
 
 

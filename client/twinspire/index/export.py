@@ -24,11 +24,11 @@ from twinspire.errors import IndexStoreError, InputError
 from twinspire.index import disk
 from twinspire.index.connections import repeated
 from twinspire.index.error_mapping import RESTORE
-from twinspire.index.merged import OpenedIndex
 from twinspire.stores.items import StoredItem
 
 if TYPE_CHECKING:
     from twinspire.index.state import State
+    from twinspire.index.store import Index
     from twinspire.index.view import View
     from twinspire.stores.filters.filter import Filter
 
@@ -87,7 +87,7 @@ class Writer(Protocol):
 
 
 def export_index(
-    index: OpenedIndex,
+    index: Index,
     destination: str | os.PathLike[str],
     *,
     where: Filter | None = None,
@@ -109,16 +109,14 @@ def export_index(
 
 
 @repeated
-def _exported(
-    index: OpenedIndex, path: Path, where: Filter | None, on_progress: Callable[[int, int], None]
-) -> ExportReport:
+def _exported(index: Index, path: Path, where: Filter | None, on_progress: Callable[[int, int], None]) -> ExportReport:
     parquet = path.suffix.lower() == ".parquet"
     files = [path] if parquet else [path, path.with_name(f"{path.stem}.items.jsonl")]
     # The files take their places last: the end of reading may say that what was read is nothing.
     with (
         _output_errors(path),
         _drafts(files) as drafts,
-        index._reading("export") as (view, state),
+        index._handle.reading("export") as (view, state),
         _output_errors(path),
     ):
         ids = np.array(view.ids(None, where), dtype=np.int64)
@@ -193,7 +191,7 @@ def _document(item: StoredItem) -> dict[str, object]:
     }
 
 
-def _checked_destination(path: Path, index: OpenedIndex) -> Path:
+def _checked_destination(path: Path, index: Index) -> Path:
     if path.suffix.lower() not in SUFFIXES:
         raise InputError(f"cannot export to {path}: expected a name that ends in {' or '.join(SUFFIXES)}")
     full = Path(os.path.abspath(path))  # noqa: PTH100 - Path.absolute keeps "..", resolve follows links

@@ -20,8 +20,7 @@ from twinspire.index.error_mapping import RESTORE
 from twinspire.index.filter_sql import compiled, json_path
 from twinspire.index.full_text import fts5_expression
 from twinspire.index.schema import COMMIT_COLUMNS, HEADER_COLUMNS, ITEM_COLUMNS, SNAPSHOT_COLUMNS
-from twinspire.stores.items import Hit, Item, ItemKind, StoredItem
-from twinspire.stores.reference import BundleReference
+from twinspire.stores.items import BundleReference, Hit, Item, ItemKind, StoredItem
 from twinspire.stores.text_query import TextQuery
 
 if TYPE_CHECKING:

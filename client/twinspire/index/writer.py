@@ -39,8 +39,7 @@ from twinspire.index.vectors import (
     vectors_number,
 )
 from twinspire.index.view import Commit, SnapshotRow
-from twinspire.stores.items import AddReport, Item, StoredItem
-from twinspire.stores.reference import BundleReference
+from twinspire.stores.items import AddReport, BundleReference, Item, StoredItem
 
 if TYPE_CHECKING:
     from twinspire.stores.filters.filter import Filter

@@ -6,9 +6,8 @@ The embedded store is `twinspire.index.Index`. Items, filters and keyword querie
 from __future__ import annotations
 
 from twinspire.stores.filters.filter import Filter
-from twinspire.stores.items import AddReport, Hit, Item, ItemKind, StoredItem
+from twinspire.stores.items import AddReport, BundleReference, Hit, Item, ItemKind, StoredItem
 from twinspire.stores.protocol import VectorStore
-from twinspire.stores.reference import BundleReference
 from twinspire.stores.registry import OpenMode, open_index, register_store
 from twinspire.stores.text_query import TextQuery
 

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from twinspire.stores.items import AddReport, Hit, Item, ItemKind, StoredItem
-from twinspire.stores.reference import BundleReference
+from twinspire.stores.items import AddReport, BundleReference, Hit, Item, ItemKind, StoredItem
 from twinspire.stores.text_query import TextQuery
 
 if TYPE_CHECKING:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from twinspire._arguments import as_list, as_member, as_whole, shown
+from twinspire._arguments import as_list, as_member, as_whole, require_text, shown
 from twinspire.errors import EmbeddingError, InputError
 from twinspire.stores.filters.filter import Filter
-from twinspire.stores.items import ItemKind
-from twinspire.stores.reference import BundleReference
+from twinspire.stores.items import BundleReference, Item, ItemKind
 from twinspire.stores.text_query import TextQuery
 
 _LARGEST_ID = 2**63 - 1  # SQLite's
@@ -67,6 +66,45 @@ def checked_text_query(query: TextQuery) -> TextQuery:
     if not isinstance(query, TextQuery):
         raise InputError(f"a text query must be a TextQuery, say TextQuery.any_of('red car'), got {shown(query)}")
     return query
+
+
+def checked_addition(
+    embeddings: NDArray[np.float32], items: Sequence[Item], dim: int
+) -> tuple[NDArray[np.float32], list[Item]]:
+    """Return the arguments of `add`: unit vectors, (N, D), and as many items. Raises `EmbeddingError`, `InputError`."""
+    vectors = unit_vectors(embeddings, dim, "embeddings to add")
+    items = as_list(items, "items")
+    for position, item in enumerate(items):
+        if not isinstance(item, Item):
+            raise InputError(f"add takes a list of Item; at position {position} is {shown(item)}")
+    if len(items) != len(vectors):
+        raise InputError(f"every item needs one embedding: got {len(items)} items and {len(vectors)} embeddings")
+    return vectors, items
+
+
+def unit_vector(embedding: object, dim: int) -> NDArray[np.float32]:
+    """Return the new embedding of an item, (D,) or (1, D), as (1, D). Raises `EmbeddingError` and `InputError`."""
+    row = embedding[None] if isinstance(embedding, np.ndarray) and embedding.ndim == 1 else embedding
+    vectors = unit_vectors(row, dim, "the new embedding, as a row,")
+    if len(vectors) != 1:
+        raise InputError(f"an item has one embedding, got {len(vectors)}")
+    return vectors
+
+
+def checked_find(uri: str | None, content_hash: str | None, under: str | None) -> tuple[str, str]:
+    """Return the name and the value of the one argument that `find` got. Raises `InputError` for none and several."""
+    given = {"uri": uri, "content_hash": content_hash, "under": under}
+    (name, value), *others = [pair for pair in given.items() if pair[1] is not None] or [("", None)]
+    if value is None or others:
+        raise InputError(f"find takes one of {', '.join(given)}, got {1 + len(others) if value else 'none'}")
+    if not isinstance(value, str):
+        raise InputError(f"find takes {name} as a str, got {shown(value)}")
+    return name, value
+
+
+def checked_hashes(hashes: Iterable[str]) -> list[str]:
+    """Return content hashes as a list. Raises `InputError` for what is no list of text."""
+    return [require_text(text, "a content hash") for text in as_list(hashes, "content hashes")]
 
 
 def unit_vectors(embeddings: object, dim: int, what: str) -> NDArray[np.float32]:
