@@ -48,8 +48,8 @@ def add(
 ) -> None:
     """Add images and lines of text to an index, which is created if it does not exist.
 
-    Files that the index has already are skipped: to finish an interrupted run, run it again. Ends with status 3 where
-    some files failed and the others were added.
+    Files that the index has already are skipped, so an interrupted run is finished by running it again; a file that was
+    moved or changed keeps its item. Ends with status 3 where some files failed and the others were added.
     """
     from twinspire.ingest import Captions, add_images, add_texts, find_images
     from twinspire.ingest.upsert import count_lines

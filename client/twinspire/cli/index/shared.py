@@ -60,15 +60,15 @@ class CaptionOptions:
         typer.Option(
             "--fuse-captions",
             metavar="WEIGHT",
-            help="Mix the captions' vectors into the images' vectors with this weight, above 0 and below 1: 0.3.",
+            help="Mix the captions' vectors into the images' vectors with this weight, between 0 and 1, such as 0.3.",
         ),
     ] = None
     on_conflict: Annotated[
         str,
         typer.Option(
             "--on-conflict",
-            help="Which value to store where a column and the image file have the same key (name, width, year, ...): "
-            "table, file, or prefix, which stores the column as table_KEY too.",
+            help="What to store where a column and the image file have the same key (name, width, year, ...): table "
+            "(the column), file (the file's value) or prefix (both, the column as table_KEY).",
             autocompletion=completing("table", "file", "prefix"),
         ),
     ] = "table"
