@@ -55,7 +55,7 @@ class Progress:
 
 
 @dataclass(slots=True)
-class _Run:
+class _RunState:
     """The state of one run."""
 
     contents: Contents
@@ -78,7 +78,7 @@ class Reconciler:
     ) -> None:
         self._store, self._client, self._options, self._on_event = store, client, options, on_event
         self._deciding = threading.Lock()  # the reading and the writing thread both change items after a look-up
-        self._now = self._new_run()
+        self._state = self._new_state()
 
     def run(
         self,
@@ -95,50 +95,49 @@ class Reconciler:
         to try again: they are being written to, or their item is in flight.
         """
         progress = progress or Progress()
-        now = self._now = self._new_run()
+        state = self._state = self._new_state()
         known: set[Path] = set()
         reported = 0
         for item in items:
             known.add(Path(item.uri))
             self._check(item)
-            if now.already >= reported + _UNCHANGED_STEP:
-                progress.unchanged(now.already - reported)
-                reported = now.already
+            if state.already >= reported + _UNCHANGED_STEP:
+                progress.unchanged(state.already - reported)
+                reported = state.already
         new = [path for path in files if path not in known]
-        for path, file in list(now.changed.items()):
-            if (mover := now.contents.take_loose(file)) is not None:
+        for path, file in list(state.changed.items()):
+            if (mover := state.contents.take_loose(file)) is not None:
                 self._move(mover, file, self._on_event)
-                del now.changed[path]
-        recaptioned = list(now.recaptioned)
-        planned = len(new) + len(now.changed) + len(recaptioned)
+                del state.changed[path]
+        recaptioned = list(state.recaptioned)
+        planned = len(new) + len(state.changed) + len(recaptioned)
         if (rest := len(files) - planned - reported) > 0:
             progress.unchanged(rest)
         progress.planned(planned)
         self._encode(new, progress)
         self._hold_back(in_flight)
-        self._encode([*now.changed, *recaptioned], progress)
+        self._encode([*state.changed, *recaptioned], progress)
         self._remove_loose()
-        return now.already, now.unsettled
+        return state.already, state.unsettled
 
-    def _new_run(self) -> _Run:
-        return _Run(Contents(self._store, self._client.limits))
+    def _new_state(self) -> _RunState:
+        return _RunState(Contents(self._store, self._client.limits))
 
     def _check(self, item: StoredItem) -> None:
         """Determine whether an item's file is unchanged, gone, or has other content."""
-        now, path = self._now, Path(item.uri)
+        state, path = self._state, Path(item.uri)
         if is_gone(path):
-            now.contents.loosen(item)
+            state.contents.loosen(item)
             return
         try:
             if not looks_the_same(item):
                 file = read_file(path, self._client.limits)
                 if file.content_hash != item.content_hash:
-                    now.contents.loosen(item)
+                    state.contents.loosen(item)
                     if not any(other.content_hash == file.content_hash for other in self._images_at(path)):
-                        now.changed[path] = replace(
-                            file, content=path
-                        )  # read again later: thousands of files may have changed
-                        now.own[path] = item
+                        # Not kept in memory, since thousands of files may have changed.
+                        state.changed[path] = replace(file, content=path)
+                        state.own[path] = item
                     return
                 item = self._store.update(item.id, metadata=refreshed(item.metadata, image_metadata(file)))
             changed = self._update_from_source(item)
@@ -147,8 +146,8 @@ class Reconciler:
             return
         if changed is not None:
             self._on_event(changed)
-        elif path not in now.recaptioned:
-            now.already += 1
+        elif path not in state.recaptioned:
+            state.already += 1
 
     def _update_from_source(self, item: StoredItem) -> FolderEvent | None:
         """Update caption and metadata of an item from the source; mark it where its vector has to change with them."""
@@ -158,8 +157,8 @@ class Reconciler:
         caption = "\n".join(source.of(path))
         captioned = bool(caption) and caption != item.caption
         if captioned and self._options.caption_weight is not None:
-            self._now.own[path] = item
-            self._now.recaptioned.add(path)
+            self._state.own[path] = item
+            self._state.recaptioned.add(path)
             return None
         changes: dict[str, Any] = {"caption": caption} if captioned else {}
         if (metadata := with_given(item.metadata, source.metadata_of(path))) is not None:
@@ -173,7 +172,7 @@ class Reconciler:
         """Run files through the pipeline."""
 
         def report(step: Batch) -> None:
-            self._now.already += step.already
+            self._state.already += step.already
             for event in step.events:
                 self._emit(event)
             progress.done(step.files)
@@ -183,37 +182,37 @@ class Reconciler:
 
     def decide(self, file: ReadFile, step: Batch) -> None:
         """Let a file take over the item of its content whose file is gone; else mark it to be decoded or copied."""
-        now = self._now
-        if file.path not in now.recaptioned and now.contents.is_known(file.content_hash):
+        state = self._state
+        if file.path not in state.recaptioned and state.contents.is_known(file.content_hash):
             with self._deciding:
                 if any(item.content_hash == file.content_hash for item in self._images_at(file.path)):
                     step.already += 1
                     return
-                if (mover := now.contents.take(file)) is not None:
+                if (mover := state.contents.take(file)) is not None:
                     self._move(mover, file, step.events.append)
-                    if file.path not in now.recaptioned:
+                    if file.path not in state.recaptioned:
                         return
         candidate = Candidate.of(file, self._options)
         key = vector_key(candidate.item)
-        if now.contents.has(key):
+        if state.contents.has(key):
             step.copies.append(candidate.item)
         else:
-            now.contents.expect(key)
+            state.contents.expect(key)
             step.read.append(candidate)
 
     def write(self, step: Batch) -> Batch:
         """Write the items that were encoded, then those that copy the vector of another item."""
-        now = self._now
-        now.broken |= step.broken
+        state = self._state
+        state.broken |= step.broken
         if step.embeddings is not None:
             self._save(step, step.items, step.embeddings)
         copies: dict[int, list[Item]] = {}
         for item in step.copies:
-            if (number := now.contents.twin(key := vector_key(item))) is not None:
+            if (number := state.contents.twin(key := vector_key(item))) is not None:
                 copies.setdefault(number, []).append(item)
             else:
                 step.fail(
-                    Path(item.uri), now.broken.get(key, "the file it is a copy of changed meanwhile: add it again")
+                    Path(item.uri), state.broken.get(key, "the file it is a copy of changed meanwhile: add it again")
                 )
         if copies:
             vectors = np.repeat(self._store.vectors(copies), [len(items) for items in copies.values()], axis=0)
@@ -227,8 +226,8 @@ class Reconciler:
         with self._deciding:
             for place, item in enumerate(items):
                 path = Path(item.uri)
-                own = self._now.own.get(path)
-                if own is None or (path not in self._now.recaptioned and own.id not in self._now.contents.loose):
+                own = self._state.own.get(path)
+                if own is None or (path not in self._state.recaptioned and own.id not in self._state.contents.loose):
                     new.append(place)  # or its item has moved to another file
                 else:
                     self._replace(step, own, item, embeddings[place])
@@ -239,14 +238,14 @@ class Reconciler:
         skipped = set(report.skipped)
         added = [items[place] for position, place in enumerate(new) if position not in skipped]
         for item, number in zip(added, report.added, strict=True):
-            self._now.contents.note(item, number)
+            self._state.contents.note(item, number)
             captioned = item.caption is not None
             step.events.append(FolderEvent(Happened.ADDED, Path(item.uri), number, captioned=captioned))
 
     def _replace(self, step: Batch, own: StoredItem, item: Item, embedding: NDArray[np.float32]) -> None:
         """Replace an item's content, (D,) vector and caption by those of its file."""
-        now, path = self._now, Path(item.uri)
-        now.contents.forget(own)
+        state, path = self._state, Path(item.uri)
+        state.contents.forget(own)
         self._store.update(
             own.id,
             embedding=embedding,
@@ -255,9 +254,9 @@ class Reconciler:
             metadata=replaced(own.metadata, item.metadata),
             content_hash=item.content_hash,
         )
-        now.contents.keep(own)
-        now.contents.note(item, own.id)
-        happened = Happened.CAPTIONED if path in now.recaptioned else Happened.CHANGED
+        state.contents.keep(own)
+        state.contents.note(item, own.id)
+        happened = Happened.CAPTIONED if path in state.recaptioned else Happened.CHANGED
         step.events.append(FolderEvent(happened, path, own.id, captioned=item.caption is not None))
 
     def _move(self, item: StoredItem, file: ReadFile, emit: Callable[[FolderEvent], None]) -> None:
@@ -274,29 +273,29 @@ class Reconciler:
 
     def _hold_back(self, in_flight: InFlight) -> None:
         """Keep the items that are in flight, and leave their files for a later run."""
-        now = self._now
-        if not now.contents.loose:
+        state = self._state
+        if not state.contents.loose:
             return
-        held = in_flight(list(now.contents.loose.values()))
-        for item in [item for number, item in now.contents.loose.items() if number in held]:
-            now.contents.keep(item)
-            now.changed.pop(Path(item.uri), None)
-            now.unsettled.add(Path(item.uri))
+        held = in_flight(list(state.contents.loose.values()))
+        for item in [item for number, item in state.contents.loose.items() if number in held]:
+            state.contents.keep(item)
+            state.changed.pop(Path(item.uri), None)
+            state.unsettled.add(Path(item.uri))
 
     def _emit(self, event: FolderEvent) -> None:
         """Emit an event. Keep the item of a file that failed; mark a file that is being written to for a later run."""
         if event.happened is Happened.FAILED:
             with self._deciding:
-                if (own := self._now.own.get(event.path)) is not None:
-                    self._now.contents.keep(own)
+                if (own := self._state.own.get(event.path)) is not None:
+                    self._state.contents.keep(own)
                     event = replace(event, id=own.id)
             if event.cause == WRITTEN_TO:
-                self._now.unsettled.add(event.path)
+                self._state.unsettled.add(event.path)
         self._on_event(event)
 
     def _remove_loose(self) -> None:
         """Remove the items that no file has taken over."""
-        loose = self._now.contents.loose
+        loose = self._state.contents.loose
         if loose:
             self._store.remove(list(loose))
         for item in loose.values():

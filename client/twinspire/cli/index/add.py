@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -14,19 +14,12 @@ from twinspire.cli.index.shared import (
     CaptionOptions,
     ProgressBar,
     StoreArgument,
-    counted,
-    end_with_failures,
     open_store_and_client,
-    print_failed,
-    print_skipped,
-    shown_uri,
+    print_ingest,
     with_caption_options,
 )
-from twinspire.cli.shared import JsonOption, print_json, printable
+from twinspire.cli.shared import JsonOption
 from twinspire.errors import InputError
-
-if TYPE_CHECKING:
-    from twinspire.ingest import IngestReport
 
 
 @with_client_options
@@ -51,7 +44,7 @@ def add(
     Files that the index has already are skipped, so an interrupted run is finished by running it again; a file that was
     moved or changed keeps its item. Ends with status 3 where some files failed and the others were added.
     """
-    from twinspire.ingest import Captions, add_images, add_texts, find_images
+    from twinspire.ingest import Captions, IngestReport, add_images, add_texts, find_images
     from twinspire.ingest.upsert import count_lines
 
     if not paths and not texts:
@@ -67,6 +60,7 @@ def add(
             else "--captions needs images: pass images or folders of images (PATH...)"
         )
     reports: list[IngestReport] = []
+    unit = "images" if not texts else "items" if images else "texts"
     with ExitStack() as stack:
         store, client = open_store_and_client(stack, index, options, lazy=True)
         start_s = time.perf_counter()
@@ -77,41 +71,21 @@ def add(
             with ProgressBar("texts") as bar:
                 reports.append(add_texts(store, client, texts, on_progress=bar.adding(lines)))
         items, elapsed_s = len(store), time.perf_counter() - start_s
-    counts = {
-        name: sum(getattr(report, name) for report in reports) for name in ("added", "already", "changed", "captioned")
-    }
-    failed = [failure for report in reports for failure in report.failed]
-    skipped = {suffix: count for report in reports for suffix, count in report.skipped.items()}
-    if as_json:
-        print_json(
-            {
-                "schema_version": 1,
-                "index": shown_uri(index),
-                **counts,
-                "failed": [{"path": printable(path), "cause": cause} for path, cause in failed],
-                "skipped": {printable(suffix): count for suffix, count in skipped.items()},
-                "items": items,
-                "elapsed_s": round(elapsed_s, 3),
-            }
-        )
-    else:
-        unit = "images" if not texts else "items" if images else "texts"
-        typer.echo(_summary(counts, len(failed), elapsed_s, unit))
-        if items:
-            typer.echo(f"{printable(index)} holds {counted(items)}")
-        print_skipped(skipped)
-        for path, cause in failed:
-            print_failed(path, cause)
-    end_with_failures(len(failed), len(failed) + counts["added"] + counts["already"] + counts["changed"])
-
-
-def _summary(counts: dict[str, int], failed: int, elapsed_s: float, unit: str) -> str:
-    added = counts["added"]
-    rate = f" in {elapsed_s:.1f} s ({added / elapsed_s:,.1f} {unit}/s)" if added else ""
+    report = IngestReport(
+        added=sum(report.added for report in reports),
+        already=sum(report.already for report in reports),
+        failed=[failed for report in reports for failed in report.failed],
+        captioned=sum(report.captioned for report in reports),
+        changed=sum(report.changed for report in reports),
+        skipped={suffix: count for report in reports for suffix, count in report.skipped.items()},
+    )
+    counts = {name: getattr(report, name) for name in ("added", "already", "changed", "captioned")}
+    rate = f" in {elapsed_s:.1f} s ({report.added / elapsed_s:,.1f} {unit}/s)" if report.added else ""
     others = {
-        "changed": counts["changed"],
-        "with a caption": counts["captioned"],
-        "there already": counts["already"],
-        "failed": failed,
+        "changed": report.changed,
+        "with a caption": report.captioned,
+        "there already": report.already,
+        "failed": len(report.failed),
     }
-    return ", ".join([f"{added:,} added{rate}", *(f"{count:,} {name}" for name, count in others.items() if count)])
+    parts = [f"{report.added:,} added{rate}", *(f"{count:,} {name}" for name, count in others.items() if count)]
+    print_ingest(index, report, counts, ", ".join(parts), items=items, elapsed_s=elapsed_s, as_json=as_json)

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from twinspire.cli.index.shared import EXIT_DAMAGED, IndexArgument, ProgressBar, StoreArgument, counted, shown_uri
+from twinspire.cli.index.shared import (
+    EXIT_DAMAGED,
+    IndexArgument,
+    ProgressBar,
+    StoreArgument,
+    counted,
+    print_index_json,
+)
 from twinspire.cli.shared import JsonOption, print_json, printable, size_of
 from twinspire.errors import InputError
 
@@ -46,9 +54,7 @@ def remove(
     for note in notes:
         typer.echo(f"note: the filter keeps no item: {printable(note)}", err=True)
     if as_json:
-        print_json(
-            {"schema_version": 1, "index": shown_uri(index), "removed": removed, "dry_run": dry_run, "items": items}
-        )
+        print_index_json(index, {"removed": removed, "dry_run": dry_run, "items": items})
     elif dry_run:
         typer.echo(f"{removed:,} of {counted(items)} would be removed")
     else:
@@ -62,17 +68,7 @@ def compact(index: IndexArgument, as_json: JsonOption = False) -> None:
     with Index.open(index, mode="write") as opened:
         report = opened.compact()
     if as_json:
-        print_json(
-            {
-                "schema_version": 1,
-                "index": printable(index.absolute()),
-                "dropped_rows": report.dropped_rows,
-                "bytes_before": report.bytes_before,
-                "bytes_after": report.bytes_after,
-                "catalogue_bytes_before": report.catalogue_bytes_before,
-                "catalogue_bytes_after": report.catalogue_bytes_after,
-            }
-        )
+        print_index_json(index, dataclasses.asdict(report))
         return
     if report.dropped_rows:
         sizes = f"{size_of(report.bytes_before)} became {size_of(report.bytes_after)}"
@@ -93,15 +89,9 @@ def verify(index: IndexArgument, as_json: JsonOption = False) -> None:
         raise InputError(f"there is no index at {printable(index)}: it has no {CATALOGUE_NAME}")
     report = verify_index(index)
     if as_json:
-        print_json(
-            {
-                "schema_version": 1,
-                "index": printable(report.path),
-                "ok": report.ok,
-                "items": report.items,
-                "rows": report.rows,
-                "problems": report.problems,
-            }
+        print_index_json(
+            report.path,
+            {"ok": report.ok, "items": report.items, "rows": report.rows, "problems": report.problems},
         )
     elif report.ok:
         typer.echo(f"{printable(index)} is intact: {counted(report.items)}, all vectors and full-text entries read")
@@ -114,8 +104,6 @@ def verify(index: IndexArgument, as_json: JsonOption = False) -> None:
 
 def stats(index: IndexArgument, as_json: JsonOption = False) -> None:
     """Show what an index contains: items, space, bundle, sizes and how it is searched."""
-    import dataclasses
-
     from twinspire.index import Index, ItemKind
 
     with Index.open(index) as opened:
@@ -161,8 +149,6 @@ def recover(index: IndexArgument, as_json: JsonOption = False) -> None:
 
     What cannot be restored is saved in a folder of the index, which can be opened for writing afterwards.
     """
-    import dataclasses
-
     from twinspire.index import recover_index
 
     report = recover_index(index)
@@ -211,15 +197,8 @@ def export(
     with Index.open(index) as opened, ProgressBar("items") as bar:
         report = export_index(opened, out, where=kept, on_progress=bar.update)
     if as_json:
-        print_json(
-            {
-                "schema_version": 1,
-                "index": printable(index.absolute()),
-                "items": report.items,
-                "dim": report.dim,
-                "files": [printable(file) for file in report.files],
-            }
-        )
+        files = [printable(file) for file in report.files]
+        print_index_json(index, {"items": report.items, "dim": report.dim, "files": files})
         return
     typer.echo(f"{counted(report.items)} of {report.dim} dimensions written to {printable(out)}")
     for beside in report.files[1:]:

@@ -13,7 +13,7 @@ import typer
 
 from twinspire.cli.client_options import ClientOptions, open_client, with_options
 from twinspire.cli.index.bundle import reference_to, remember_bundle
-from twinspire.cli.shared import EXIT_SOME_FAILED, completing, printable, shortened
+from twinspire.cli.shared import EXIT_SOME_FAILED, completing, print_json, printable, shortened
 from twinspire.errors import InputError
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from twinspire.client import Client
-    from twinspire.ingest import IngestOptions
+    from twinspire.ingest import IngestOptions, IngestReport
     from twinspire.stores import AddReport, Item, ItemKind, StoredItem, VectorStore
 
 EXIT_DAMAGED = 1
@@ -134,11 +134,6 @@ def exists(index: str) -> bool:
     from twinspire.index.connections import CATALOGUE_NAME
 
     return "://" in index or os.path.lexists(Path(index, CATALOGUE_NAME))
-
-
-def shown_uri(index: str) -> str:
-    """Return a path as an absolute one, and a URI as it is, for JSON."""
-    return printable(index if "://" in index else Path(index).absolute())
 
 
 def open_store_and_client(
@@ -262,6 +257,39 @@ class ProgressBar:
 def counted(count: int) -> str:
     """Return "1 item", "2 items"."""
     return f"{count:,} item{'' if count == 1 else 's'}"
+
+
+def print_index_json(index: str | Path, document: Mapping[str, Any]) -> None:
+    """Print a JSON document about an index."""
+    uri = os.fspath(index)
+    print_json({"schema_version": 1, "index": printable(uri if "://" in uri else Path(uri).absolute()), **document})
+
+
+def print_ingest(
+    index: str,
+    report: IngestReport,
+    counts: Mapping[str, Any],
+    summary: str,
+    *,
+    items: int,
+    elapsed_s: float,
+    as_json: bool,
+) -> None:
+    """Print what was added to an index and what failed, then end with the status of that; see `end_with_failures`."""
+    if as_json:
+        failed = [{"path": printable(path), "cause": cause} for path, cause in report.failed]
+        skipped = {printable(suffix): count for suffix, count in report.skipped.items()}
+        rest = {"failed": failed, "skipped": skipped, "items": items, "elapsed_s": round(elapsed_s, 3)}
+        print_index_json(index, {**counts, **rest})
+    else:
+        typer.echo(summary)
+        if items or exists(index):
+            typer.echo(f"{printable(index)} holds {counted(items)}")
+        print_skipped(report.skipped)
+        for path, cause in report.failed:
+            print_failed(path, cause)
+    done = report.added + report.changed + report.removed + report.already
+    end_with_failures(len(report.failed), len(report.failed) + done)
 
 
 def print_skipped(skipped: Mapping[str, int]) -> None:

@@ -16,16 +16,12 @@ from twinspire.cli.index.shared import (
     StoreArgument,
     check_folders,
     check_target,
-    counted,
-    end_with_failures,
     exists,
     open_store_and_client,
-    print_failed,
-    print_skipped,
-    shown_uri,
+    print_ingest,
     with_caption_options,
 )
-from twinspire.cli.shared import JsonOption, print_json, printable
+from twinspire.cli.shared import JsonOption, printable
 from twinspire.errors import InputError
 
 
@@ -71,27 +67,15 @@ def sync(
         "removed": report.removed,
         "unchanged": report.already,
     }
-    if as_json:
-        print_json(
-            {
-                "schema_version": 1,
-                "index": shown_uri(index),
-                "dry_run": dry_run,
-                **counts,
-                "failed": [{"path": printable(path), "cause": cause} for path, cause in report.failed],
-                "skipped": {printable(suffix): count for suffix, count in report.skipped.items()},
-                "items": items,
-                "elapsed_s": round(time.perf_counter() - start_s, 3),
-            }
-        )
-    else:
-        names = {"captioned": "with a caption"}
-        shown = {name: count for name, count in {**counts, "failed": len(report.failed)}.items() if count}
-        summary = ", ".join(f"{count:,} {names.get(name, name)}" for name, count in shown.items()) or "no images"
-        typer.echo(f"{'would be: ' if dry_run else ''}{summary}")
-        typer.echo(f"{printable(index)} holds {counted(items)}")
-        print_skipped(report.skipped)
-        for path, cause in report.failed:
-            print_failed(path, cause)
-    done = report.added + report.changed + report.removed + report.already
-    end_with_failures(len(report.failed), len(report.failed) + done)
+    names = {"captioned": "with a caption"}
+    shown = {**counts, "failed": len(report.failed)}
+    summary = ", ".join(f"{count:,} {names.get(name, name)}" for name, count in shown.items() if count) or "no images"
+    print_ingest(
+        index,
+        report,
+        {"dry_run": dry_run, **counts},
+        f"would be: {summary}" if dry_run else summary,
+        items=items,
+        elapsed_s=time.perf_counter() - start_s,
+        as_json=as_json,
+    )
