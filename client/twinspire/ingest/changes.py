@@ -9,12 +9,12 @@ import select
 import stat
 import struct
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import Protocol, Self
+from typing import Self
 
 from twinspire.errors import InputError
 from twinspire.ingest.reports import FailedImage
@@ -30,25 +30,29 @@ class Changes:
     lost: bool = False
 
 
-class ChangeSource(Protocol):
-    """Reports changes in folders and below from the moment it is created. A context manager."""
+class ChangeSource(ABC):
+    """Reports changes in folders and below from the moment it is created. A context manager.
+
+    `complete` says whether no event can be lost. `failed` lists folders that cannot be watched; the reader empties it.
+    """
 
     complete: bool
-    """Whether no event can be lost."""
 
-    failed: list[FailedImage]
-    """Folders that cannot be watched, and why; the reader empties the list."""
+    def __init__(self) -> None:
+        self.failed: list[FailedImage] = []
 
+    @abstractmethod
     def wait(self, timeout_s: float) -> Changes:
         """Return the changes once there are any, or after `timeout_s`."""
 
-    def __enter__(self) -> Self:
-        """Return the source."""
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:  # noqa: B027 - optional
         """Stop watching."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def signature_of(path: Path) -> Signature:
@@ -76,7 +80,7 @@ _READS = 64  # at most in a row
 _GATHER_S = 0.05  # changes within this time are reported together
 
 
-class Inotify:
+class Inotify(ChangeSource):
     """Changes reported by Linux's inotify. Links to folders are not followed, except for the roots.
 
     A folder that cannot be watched is listed in `failed`. Raises `InputError` where inotify is missing, and where its
@@ -86,8 +90,8 @@ class Inotify:
     complete = False
 
     def __init__(self, roots: Sequence[Path]) -> None:
+        super().__init__()
         self._roots = roots
-        self.failed: list[FailedImage] = []
         self._libc = ctypes.CDLL(None, use_errno=True)
         self._descriptor = -1
         if hasattr(self._libc, "inotify_init1"):
@@ -110,7 +114,7 @@ class Inotify:
         self._started = True
 
     def wait(self, timeout_s: float) -> Changes:
-        """Return the changes once there are any, or after `timeout_s`."""
+        """Return the events that the system reports."""
         changes = Changes()
         if self._poll.poll(1000 * timeout_s):
             time.sleep(min(_GATHER_S, timeout_s))
@@ -207,21 +211,15 @@ class Inotify:
             os.close(self._descriptor)
             self._descriptor = -1
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-class Polling:
+class Polling(ChangeSource):
     """Changes found by comparing the files' inodes, sizes and times every `every_s` seconds, for network drives."""
 
     complete = True
 
     def __init__(self, roots: Sequence[Path], *, every_s: float = 0.5) -> None:
+        super().__init__()
         self._roots, self._every_s = roots, every_s
-        self.failed: list[FailedImage] = []
         self._before = self._seen()
         self._due_s = time.monotonic() + every_s
 
@@ -249,12 +247,6 @@ class Polling:
             for parent, _, names in os.walk(root)
             for path in (Path(parent, name) for name in names)
         }
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
 
 
 def change_source(roots: Sequence[Path], *, poll: bool | None) -> ChangeSource:

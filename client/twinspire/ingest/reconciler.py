@@ -38,20 +38,10 @@ if TYPE_CHECKING:
 InFlight: TypeAlias = Callable[[Sequence[StoredItem]], set[int]]
 """Returns the ids of those items, whose files are gone or changed, that may turn up at another path soon."""
 
+OnDone: TypeAlias = Callable[[int, int], None]
+"""Is called with how many more files are done, and how many the run reads in all: 0 for files that are unchanged."""
+
 _UNCHANGED_STEP = 256  # unchanged files after which progress is reported
-
-
-def _ignore(_: int) -> None:
-    """Do nothing."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Progress:
-    """Callbacks of a run: the number of files to read, and how many more of these and of the unchanged are done."""
-
-    planned: Callable[[int], None] = _ignore
-    done: Callable[[int], None] = _ignore
-    unchanged: Callable[[int], None] = _ignore
 
 
 @dataclass(slots=True)
@@ -86,7 +76,7 @@ class Reconciler:
         items: Iterable[StoredItem],
         *,
         in_flight: InFlight = lambda _: set(),
-        progress: Progress | None = None,
+        on_done: OnDone = lambda _, __: None,
     ) -> tuple[int, set[Path]]:
         """Make the store match `files` and the files of `items`, which may have changed or be gone.
 
@@ -94,7 +84,6 @@ class Reconciler:
         takes over are removed, except those that are `in_flight`. Returns how many files matched their item, and those
         to try again: they are being written to, or their item is in flight.
         """
-        progress = progress or Progress()
         state = self._state = self._new_state()
         known: set[Path] = set()
         reported = 0
@@ -102,7 +91,7 @@ class Reconciler:
             known.add(Path(item.uri))
             self._check(item)
             if state.already >= reported + _UNCHANGED_STEP:
-                progress.unchanged(state.already - reported)
+                on_done(state.already - reported, 0)
                 reported = state.already
         new = [path for path in files if path not in known]
         for path, file in list(state.changed.items()):
@@ -112,11 +101,10 @@ class Reconciler:
         recaptioned = list(state.recaptioned)
         planned = len(new) + len(state.changed) + len(recaptioned)
         if (rest := len(files) - planned - reported) > 0:
-            progress.unchanged(rest)
-        progress.planned(planned)
-        self._encode(new, progress)
+            on_done(rest, 0)
+        self._encode(new, lambda done: on_done(done, planned))
         self._hold_back(in_flight)
-        self._encode([*state.changed, *recaptioned], progress)
+        self._encode([*state.changed, *recaptioned], lambda done: on_done(done, planned))
         self._remove_loose()
         return state.already, state.unsettled
 
@@ -168,14 +156,14 @@ class Reconciler:
         self._store.update(item.id, **changes)
         return FolderEvent(Happened.CAPTIONED if captioned else Happened.CHANGED, path, item.id, captioned=captioned)
 
-    def _encode(self, files: Sequence[Path], progress: Progress) -> None:
+    def _encode(self, files: Sequence[Path], on_done: Callable[[int], None]) -> None:
         """Run files through the pipeline."""
 
         def report(step: Batch) -> None:
             self._state.already += step.already
             for event in step.events:
                 self._emit(event)
-            progress.done(step.files)
+            on_done(step.files)
 
         if files:
             run_pipeline(self, self._client, files, self._options, on_batch=report)

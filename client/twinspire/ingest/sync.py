@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from twinspire.errors import InputError
 from twinspire.ingest.discovery import FoundImages, absolute, describe_skipped, images_below, require_list
 from twinspire.ingest.files import has_vanished, images_of, is_folder
-from twinspire.ingest.reconciler import Progress, Reconciler
+from twinspire.ingest.reconciler import OnDone, Reconciler
 from twinspire.ingest.reports import FolderEvent, Happened, IngestOptions, IngestReport, Tally
 from twinspire.ingest.upsert import skipped_files
 from twinspire.stores import AddReport, Item, StoredItem, VectorStore
@@ -32,7 +32,7 @@ def sync(
     options: IngestOptions | None = None,
     *,
     dry_run: bool = False,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: Callable[[int, int], None] = lambda _, __: None,
 ) -> IngestReport:
     """Make `store` match the images in `folders` and below, once: what `watch` does at its start.
 
@@ -64,7 +64,7 @@ def sync(
     state.require_images()
     for path, cause in state.found.failed:
         emit(FolderEvent(Happened.FAILED, path, cause=cause))
-    already, _ = reconciler.run(state.found, state.items, progress=folder_progress(on_progress))
+    already, _ = reconciler.run(state.found, state.items, on_done=folder_progress(on_progress))
     return tally.report(already=already, skipped=skipped_files(state.found, options))
 
 
@@ -122,22 +122,17 @@ class FoldersState(NamedTuple):
             raise InputError(self.vanished)
 
 
-def folder_progress(on_progress: Callable[[int, int], None] | None) -> Progress:
-    """Return callbacks of a run that call `on_progress` with the number of files that are done, and of all to read."""
-    if on_progress is None:
-        return Progress()
-    done = total = 0
+def folder_progress(on_progress: Callable[[int, int], None]) -> OnDone:
+    """Return a callback of a run that calls `on_progress` with how many of the files to read are done, and of all."""
+    done = 0
 
-    def planned(count: int) -> None:
-        nonlocal total
-        total = count
-
-    def more(count: int) -> None:
+    def report(more: int, planned: int) -> None:
         nonlocal done
-        done += count
-        on_progress(done, total)
+        if planned:
+            done += more
+            on_progress(done, planned)
 
-    return Progress(planned=planned, done=more)
+    return report
 
 
 class _DryRunStore:

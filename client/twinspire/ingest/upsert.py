@@ -19,7 +19,7 @@ from twinspire.ingest.captions import SIDECAR_SUFFIX, Sidecars
 from twinspire.ingest.discovery import FoundImages, absolute, require_list
 from twinspire.ingest.files import images_of, is_gone, is_missing, is_text, read_text
 from twinspire.ingest.pipeline import Flow
-from twinspire.ingest.reconciler import Progress, Reconciler
+from twinspire.ingest.reconciler import Reconciler
 from twinspire.ingest.reports import FolderEvent, Happened, IngestOptions, IngestReport, Tally
 from twinspire.stores import Item, ItemKind, StoredItem, VectorStore
 
@@ -33,7 +33,7 @@ def add_images(
     paths: Iterable[str | os.PathLike[str]],
     options: IngestOptions | None = None,
     *,
-    on_progress: Callable[[int], None] | None = None,
+    on_progress: Callable[[int], None] = lambda _: None,
 ) -> IngestReport:
     """Encode the image files at `paths` and add them to `store`.
 
@@ -62,9 +62,8 @@ def add_images(
             options.on_event(event)
 
     files = list(dict.fromkeys(absolute(path) for path in paths))
-    progress = Progress(done=on_progress, unchanged=on_progress) if on_progress is not None else None
     reconciler = Reconciler(store, client, options, emit)
-    already, _ = reconciler.run(files, _items_at(store, files), progress=progress)
+    already, _ = reconciler.run(files, _items_at(store, files), on_done=lambda more, _: on_progress(more))
     found = paths if isinstance(paths, FoundImages) else FoundImages()
     for path, cause in found.failed:
         emit(FolderEvent(Happened.FAILED, path, cause=cause))
@@ -95,7 +94,7 @@ def add_texts(
     paths: Iterable[str | os.PathLike[str]],
     *,
     batch: int = 256,
-    on_progress: Callable[[int], None] | None = None,
+    on_progress: Callable[[int], None] = lambda _: None,
 ) -> IngestReport:
     """Encode every line of the text files at `paths` and add it to `store` as an item of kind text.
 
@@ -116,7 +115,7 @@ def add_texts(
     store.check_space(client.space)
     writer = _Lines(store, client, lines)
     total = writer.match()
-    if on_progress is not None and total.lines:
+    if total.lines:
         on_progress(total.lines)
     with Flow() as flow:
         read = flow.stage("read", writer.batches(batch))
@@ -124,8 +123,7 @@ def add_texts(
             total.added += done.added
             total.already += done.already
             total.changed += done.changed
-            if on_progress is not None:
-                on_progress(done.lines)
+            on_progress(done.lines)
     return IngestReport(total.added, total.already, [], changed=total.changed, removed=total.removed)
 
 

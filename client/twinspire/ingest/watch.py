@@ -14,7 +14,7 @@ from twinspire.ingest.captions import SIDECAR_SUFFIX, Sidecars, sidecars_of
 from twinspire.ingest.changes import ChangeSource, Signature, change_source, signature_of
 from twinspire.ingest.discovery import images_below, is_image
 from twinspire.ingest.files import WRITTEN_TO, has_vanished, images_of, is_folder, is_gone, is_text, looks_the_same
-from twinspire.ingest.reconciler import InFlight, Progress, Reconciler
+from twinspire.ingest.reconciler import InFlight, OnDone, Reconciler
 from twinspire.ingest.reports import FailedImage, FolderEvent, Happened, IngestOptions
 from twinspire.ingest.sync import FoldersState, checked_folders, folder_progress
 from twinspire.stores import StoredItem, VectorStore
@@ -127,13 +127,13 @@ class _Watcher:
         self._rescan_at_s = time.monotonic() + rescan_s
         self._retry_s, self._retry_at_s = 0.0, 0.0  # the pause after the last attempt, 0 while the server answers
 
-    def catch_up(self, source: ChangeSource, progress: Progress) -> bool:
+    def catch_up(self, source: ChangeSource, on_done: OnDone) -> bool:
         """Compare the folders with the store and reconcile them; False where the server is unavailable."""
         state = FoldersState.of(self._store, self._roots)
         state.require_images()
         self._emit_folders(source.failed)
         self._emit_folders(state.found.failed)
-        return self._reconcile(state.found, state.items, progress=progress)
+        return self._reconcile(state.found, state.items, on_done=on_done)
 
     def follow(self, source: ChangeSource) -> None:
         """Reconcile the paths that have settled."""
@@ -153,10 +153,10 @@ class _Watcher:
         items: Sequence[StoredItem],
         *,
         in_flight: InFlight = lambda _: set(),
-        progress: Progress | None = None,
+        on_done: OnDone = lambda _, __: None,
     ) -> bool:
         try:
-            _, unsettled = self._reconciler.run(files, items, in_flight=in_flight, progress=progress)
+            _, unsettled = self._reconciler.run(files, items, in_flight=in_flight, on_done=on_done)
         except ServerUnavailableError as error:
             if not self._retry_s:
                 self._on_server(error)
