@@ -6,7 +6,6 @@ import hashlib
 import io
 import os
 import shutil
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from twinspire.errors import ImageError, InputError, ServerUnavailableError
+from twinspire.errors import ImageError, InputError
 from twinspire.images import ImageLimits
 from twinspire.index import Index, Item, ItemKind, StoredItem
 from twinspire.ingest import FolderEvent, Happened, IngestOptions, Sidecars, add_images, find_images, watch
@@ -316,63 +315,6 @@ def test_whatever_happens_the_index_holds_what_is_there(
                     colour = image.getpixel((0, 0))
                 np.testing.assert_allclose(index.vectors([item.id])[0], vector_of(colour), atol=1e-6)  # type: ignore[arg-type]
     shutil.rmtree(base)
-
-
-@pytest.mark.parametrize("when", ["catching up", "following"])
-def test_a_watch_waits_for_a_server_that_is_away(
-    index: Index, folder: Path, monkeypatch: pytest.MonkeyPatch, when: str
-) -> None:
-    """It says so once, goes on when the server answers, and misses nothing that happened meanwhile."""
-    monkeypatch.setattr(
-        sys.modules["twinspire.ingest.watch"], "_RETRY_S", 0.1
-    )  # the package has a function of this name
-    client: Any = FakeClient()
-    attempts: list[int] = []
-    server: list[str] = []
-    away = threading.Event()
-
-    def encode(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        if away.is_set():
-            attempts.append(len(pixels))
-            if len(attempts) == 3:
-                draw(folder / "meanwhile.png", 180)
-            if len(attempts) < 4:
-                raise ServerUnavailableError("no answer within 30 s")
-            away.clear()
-        return np.asarray(client.encode(pixels))
-
-    client.towers = SimpleNamespace(encode_images=encode)
-    if when == "catching up":
-        away.set()
-    with Watching(index, client, folder, on_server=lambda error: server.append(type(error).__name__)) as watching:
-        away.set()
-        draw(folder / "new.png", 170)
-        (folder / "b.png").unlink()
-        end = time.monotonic() + 20
-        while {*held(index, folder)} != NAMES_AFTERWARDS and time.monotonic() < end:
-            time.sleep(0.02)
-        assert {*held(index, folder)} == NAMES_AFTERWARDS
-    assert watching.error is None
-    assert server[:2] == ["ServerUnavailableError", "NoneType"]
-    assert len(attempts) >= 4
-    assert [event.path.name for event in watching.events if event.happened is Happened.FAILED] == []
-
-
-NAMES_AFTERWARDS = {"a.png", "below/c.png", "new.png", "meanwhile.png"}
-
-
-def test_a_watch_that_waits_for_a_server_can_be_stopped(index: Index, folder: Path) -> None:
-    """Also before it has caught up: then nothing says that it has."""
-    client: Any = FakeClient()
-    stop, caught_up = threading.Event(), threading.Event()
-
-    def encode(_: NDArray[np.uint8]) -> NDArray[np.float32]:
-        raise ServerUnavailableError("no answer within 30 s")
-
-    client.towers = SimpleNamespace(encode_images=encode)
-    watch(index, client, [folder], stop=stop, on_caught_up=caught_up.set, on_server=lambda _: stop.set())
-    assert not caught_up.is_set()
-    assert len(index) == 0
 
 
 def test_what_is_not_the_folders_is_left_alone(index: Index, folder: Path, tmp_path: Path) -> None:
