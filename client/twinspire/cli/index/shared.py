@@ -100,14 +100,6 @@ class CaptionOptions:
 with_caption_options = with_options(CaptionOptions)
 
 
-def check_folders(folders: Sequence[Path]) -> None:
-    """Refuse what is not a folder before anything is loaded. Raises `InputError`."""
-    for folder in folders:
-        if not os.path.isdir(folder):  # noqa: PTH112 - Path.is_dir raises for a name that is too long
-            found = "is not a folder" if os.path.lexists(folder) else "does not exist"
-            raise InputError(f"{printable(folder)} {found}: expected a folder of images")
-
-
 def check_target(index: str) -> None:
     """Refuse a path that is neither an index nor free for a new one. Raises `InputError`."""
     if exists(index):

@@ -14,7 +14,6 @@ from twinspire.cli.index.shared import (
     FoldersArgument,
     ProgressBar,
     StoreArgument,
-    check_folders,
     check_target,
     exists,
     open_store_and_client,
@@ -45,10 +44,11 @@ def sync(
     failed and the others were brought up to date.
     """
     from twinspire.ingest import sync as sync_folders
+    from twinspire.ingest.sync import checked_folders
 
     if not folders:
         raise InputError("no input: pass folders of images (DIR...)")
-    check_folders(folders)
+    checked_folders(folders)  # before anything is loaded
     ingest = captions.read()
     check_target(index)
     if dry_run and not exists(index):

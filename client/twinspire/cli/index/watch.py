@@ -20,7 +20,6 @@ from twinspire.cli.index.shared import (
     FoldersArgument,
     ProgressBar,
     StoreArgument,
-    check_folders,
     check_target,
     counted,
     open_store_and_client,
@@ -58,12 +57,13 @@ def watch(
     ones keep their ids, deleted ones are removed. With --server, a server that stops answering is waited for.
     """
     from twinspire.ingest import watch as watch_folders
+    from twinspire.ingest.sync import checked_folders
 
     if not folders:
         raise InputError("no input: pass folders of images (DIR...)")
     if not rescan > 0:
         raise InputError(f"--rescan must be a number of seconds above 0, got {rescan:g}")
-    check_folders(folders)
+    checked_folders(folders)  # before anything is loaded
     ingest = captions.read()
     check_target(index)
     with ExitStack() as stack:
