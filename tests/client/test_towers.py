@@ -466,8 +466,8 @@ def test_images_need_not_be_square(tiny: Any, make_tiny: Callable[..., Any]) -> 
     image = replace(made.manifest.towers.image, settings=wide, input=image_input(8, 32))
     bundle = Bundle(made.path, replace(made.manifest, towers=replace(made.manifest.towers, image=image)))
     with Client.local(bundle, precision="fp32", provider="cpu", threads=1) as client:
-        pixels = client.preprocess([_images(1, size=40)[0]] * 2)
+        pixels = client.preprocess([noise_images(1, size=40)[0]] * 2)
         assert pixels.shape == (2, 8, 32, 3)
         _assert_close(client.towers.encode_images(pixels), tiny.model.encode_images(pixels))
         with pytest.raises(InputError, match=r"\(N, 8, 32, 3\)"):
-            client.towers.encode_images(_images(1))
+            client.towers.encode_images(noise_images(1))
