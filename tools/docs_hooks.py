@@ -3,7 +3,8 @@
 mkdocs.yml names this file; `make docs` runs it. A line of a page such as
 
     <!-- generated: errors -->                        becomes one of the texts in `GENERATED`
-    <!-- source: tests/stores/toy.py open_store -->   becomes the code of a class, function or assignment of that file
+    <!-- source: tests/stores/toy.py open_store -->   becomes the code of a class, function or assignment of that file,
+                                                      or all of it where none is named
 
 so that neither can be out of date. `reference/commands.md` is generated as a whole.
 """
@@ -73,7 +74,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     def text(found: re.Match[str]) -> str:
         directive, name, member = found.groups()
         if directive == "source":
-            return f"```python\n{source(Path(name), member)}\n```"
+            code = source(Path(name), member) if member else Path(name).read_text(encoding="utf-8").rstrip()
+            return f"```python\n{code}\n```"
         if name not in GENERATED:
             raise PluginError(f"{page.file.src_uri}: nothing generates {name!r}, only {', '.join(GENERATED)}")
         return GENERATED[name]()
