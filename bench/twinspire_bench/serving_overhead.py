@@ -45,7 +45,7 @@ from twinspire_bench.script_options import (
     progress_lines,
     read_captions,
 )
-from twinspire_eval.flops import engine_work
+from twinspire_eval.flops import count_flops
 from twinspire_eval.load import closed_loop, interleaved
 from twinspire_eval.machine import matrix_peaks, usable_cores
 from twinspire_eval.records import Record, series
@@ -157,8 +157,8 @@ def measure(
         runtime,
     )
     run(*TWINSPIRE, "build", bundle.path, "-o", repository, *options)
-    work_of_image = engine_work(bundle.engine(Tower.IMAGE, PRECISION), (1, bundle.image.size, bundle.image.size, 3))
-    limit_s = work_of_image.shortest_s(matrix_peaks(threads))
+    work_of_image = count_flops(bundle.engine(Tower.IMAGE, PRECISION), (1, bundle.image.size, bundle.image.size, 3))
+    limit_s = work_of_image.minimum_s(matrix_peaks(threads))
     # The container computes on a CPU by onnxruntime's own provider alone.
     providers = "auto" if runtime == WHEEL else Provider.CPU
     local = LocalTowers(bundle, precision=PRECISION, providers=providers, threads=threads, streams=streams)

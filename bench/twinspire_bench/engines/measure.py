@@ -20,7 +20,7 @@ from twinspire_bench.engines.inputs import Material
 from twinspire_bench.engines.task import Task
 from twinspire_bench.engines.worker import Contestant
 from twinspire_eval.datasets import CaptionedImages
-from twinspire_eval.flops import engine_work
+from twinspire_eval.flops import count_flops
 from twinspire_eval.load import interleaved
 from twinspire_eval.machine import matrix_peaks
 from twinspire_eval.records import Record, series
@@ -203,5 +203,5 @@ def cosines(
 def _limit_images_per_s(bundle: Bundle, threads: int) -> float:
     """Images/s at which the int8 engine's products would run at the measured matrix peaks."""
     size = bundle.image.size
-    work = engine_work(bundle.engine(Tower.IMAGE, Precision.INT8), (1, size, size, 3))
-    return 1 / work.shortest_s(matrix_peaks(threads))
+    work = count_flops(bundle.engine(Tower.IMAGE, Precision.INT8), (1, size, size, 3))
+    return 1 / work.minimum_s(matrix_peaks(threads))

@@ -15,7 +15,7 @@ from twinspire.bundle import Precision, Tower
 from twinspire.towers import LocalTowers
 from twinspire_bench.gpu_check.steps import Findings, Scope, SkippedError
 from twinspire_bench.gpu_check.towers import PRECISIONS
-from twinspire_eval.flops import engine_work
+from twinspire_eval.flops import count_flops
 
 _BATCHES = (1, 8, 32, 256)
 _TYPES = {Precision.FP32: "float32", Precision.FP16: "float16"}
@@ -31,7 +31,7 @@ def engines(scope: Scope) -> Findings:
     peaks = _peaks(scope)
     found: dict[str, Any] = {"peak_top_per_s": peaks}
     for precision in PRECISIONS:
-        work = engine_work(scope.bundle.engine(Tower.IMAGE, precision), (1, size, size, 3))
+        work = count_flops(scope.bundle.engine(Tower.IMAGE, precision), (1, size, size, 3))
         with closing(LocalTowers(scope.bundle, precision=precision, providers=scope.provider)) as towers:
             speeds = {}
             for batch in _batches(scope):

@@ -9,7 +9,7 @@ from typing import Any
 from twinspire.bundle import Bundle, Precision, Tower
 from twinspire.towers.batching import padded_length
 from twinspire_bench.latency.measure import CaseResult, LatencySettings
-from twinspire_eval.flops import Work, engine_work
+from twinspire_eval.flops import FlopCount, count_flops
 from twinspire_eval.machine import MatrixPeaks
 from twinspire_eval.records import series
 from twinspire_eval.statistics import Ratio, interval, paired_ratio
@@ -29,7 +29,7 @@ class Limit:
     tower: Tower
     precision: Precision
     length: int | None
-    work: Work
+    work: FlopCount
     items_per_s: float
 
 
@@ -43,14 +43,14 @@ def limits(
             for length in settings.lengths if tower is Tower.TEXT else (None,):
                 size = bundle.image.size
                 shape = (1, size, size, 3) if length is None else (1, padded_length(length, bundle.text))
-                work = engine_work(bundle.engine(tower, precision), shape)
+                work = count_flops(bundle.engine(tower, precision), shape)
                 found.append(
                     Limit(
                         tower=tower,
                         precision=precision,
                         length=length,
                         work=work,
-                        items_per_s=1 / work.shortest_s(peaks),
+                        items_per_s=1 / work.minimum_s(peaks),
                     )
                 )
     return found

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from twinspire.bundle import Precision, Tower
 from twinspire_eval.datasets import CaptionedImages
-from twinspire_eval.recall import Direction, Estimate, Measure, rank_both_ways
+from twinspire_eval.recall import R1, Direction, Estimate, rank_both_ways
 from twinspire_eval.recall.benchmark import UNDETERMINED, RecallReport
 from twinspire_eval.statistics import Interval
 from twinspire_export.certificate import row_cosines
@@ -81,8 +81,8 @@ def recalled(report: RecallReport, setting: Setting, found: Embedded, fp32: Embe
     if str(setting) == report.reference:
         return Recalled(drop=Estimate(0.0, Interval(0.0, 0.0)), worst_drop=0.0, cosines=cosines)
     loss = report.losses[str(setting)]
-    above = loss.pooled[Measure.R1]
-    each = [both[way][Measure.R1].value for both in loss.each.values() for way in Direction]
+    above = loss.pooled[R1]
+    each = [both[way][R1].value for both in loss.by_language.values() for way in Direction]
     # From 0, so that nothing lost is 0.0 and not -0.0.
     drop = Estimate(0 - above.value, Interval(0 - above.interval.high, 0 - above.interval.low))
     return Recalled(drop=drop, worst_drop=0 - min(each), cosines=cosines)
