@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twinspire.index import Index, Item, ItemKind
-from twinspire_bench.gpu_check.steps import Findings, Scope
+from twinspire_bench.gpu_check.steps import Scope, StepResults
 from twinspire_bench.index.distributions import Distribution, generated
 
 GPU_KINDS = ("gpu-flat", "gpu-ivf", "cagra")
@@ -27,17 +27,17 @@ _LIMITS = (1, 2048, 2049, 4096)
 _SPACE = "0" * 64
 
 
-def float32(scope: Scope) -> Findings:
+def float32(scope: Scope) -> StepResults:
     """Check every kind over a vector file of float32."""
     return _kinds(scope, "float32")
 
 
-def float16(scope: Scope) -> Findings:
+def float16(scope: Scope) -> StepResults:
     """Check every kind over a vector file of float16."""
     return _kinds(scope, "float16")
 
 
-def _kinds(scope: Scope, dtype: str) -> Findings:
+def _kinds(scope: Scope, dtype: str) -> StepResults:
     drawn = generated(Distribution.CLUSTERS, size=scope.vectors, queries=_QUERIES, dim=_DIM, clusters=_CLUSTERS, seed=0)
     vectors, queries = (np.concatenate(list(blocks)) for blocks in drawn)
     failures: list[str] = []
