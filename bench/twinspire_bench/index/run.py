@@ -19,6 +19,7 @@ import numpy as np
 
 import twinspire
 import twinspire_bench
+from twinspire._cores import usable_cores
 from twinspire.errors import EngineError, InputError
 from twinspire.index import Index, Item, ItemKind
 from twinspire.index.ann import IndexSpec, measured_speed, predict
@@ -26,7 +27,6 @@ from twinspire_bench.index.inputs import Drawn, Material, drawn_material, hdf5_m
 from twinspire_bench.index.scann_peer import check_interpreter
 from twinspire_bench.index.variants import is_peer, variant
 from twinspire_bench.index.worker import Task, best_at
-from twinspire_eval.machine import usable_cores
 from twinspire_eval.records import Record
 
 ADD_BATCH = 256

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from twinspire import Client
+from twinspire._cores import usable_cores
 from twinspire.bundle import Bundle, BundleWriter, Precision, RecommendedRuntime, Tower
 from twinspire.errors import BundleError, EngineError, InputError, MissingDependencyError, ProviderError
 from twinspire.images import ImageItem
 from twinspire.towers import Provider
 from twinspire.towers.providers import available, missing
 from twinspire_eval.datasets import CaptionedImages
-from twinspire_eval.machine import this_machine, usable_cores
+from twinspire_eval.machine import this_machine
 from twinspire_eval.recall.benchmark import OnProgress, RecallReport
 from twinspire_export.precision.cache import MeasurementCache
 from twinspire_export.precision.candidates import (

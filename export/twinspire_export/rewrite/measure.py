@@ -19,12 +19,12 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
+from twinspire._cores import usable_cores
 from twinspire.bundle import Precision, Tower
 from twinspire.errors import InputError, TwinspireError
 from twinspire.towers import OpenVinoOptions, Provider
 from twinspire.towers.providers import open_session
 from twinspire_eval.load import interleaved
-from twinspire_eval.machine import usable_cores
 from twinspire_eval.records import Record, series
 from twinspire_eval.statistics import paired_ratio
 from twinspire_eval.tables import figure, figures_console, figures_table, spread
