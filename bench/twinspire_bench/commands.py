@@ -63,17 +63,25 @@ def latency(
         list[str] | None, typer.Option("--precision", "-p", help="Precisions of the engines; by default all.")
     ] = None,
     provider: Annotated[
-        list[str] | None, typer.Option(help="Execution providers: cpu, openvino, cuda; by default all.")
+        list[str] | None, typer.Option(help="Execution providers, such as cpu,openvino; by default all.")
     ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of a call; by default one a core.")] = None,
-    streams: Annotated[list[str] | None, typer.Option(help="Parts of a call, run in parallel: 1.")] = None,
-    batch: Annotated[list[str] | None, typer.Option(help="Images or texts a call: 1,8,32; of a server 1.")] = None,
-    lengths: Annotated[list[str] | None, typer.Option(help="Token ids of a text: 8,16 and the context length.")] = None,
+    streams: Annotated[list[str] | None, typer.Option(help="Streams: parallel parts of a call; by default 1.")] = None,
+    batch: Annotated[
+        list[str] | None, typer.Option(help="Images or texts a call; by default 1,8,32, for a server 1.")
+    ] = None,
+    lengths: Annotated[
+        list[str] | None, typer.Option(help="Token ids of a text; by default 8,16 and the context length.")
+    ] = None,
     url: Annotated[str | None, typer.Option(help="Measure a server of the bundle, at HOST:PORT.")] = None,
-    in_flight: Annotated[list[str] | None, typer.Option(help="Calls in flight: 1; of a server 1,16.")] = None,
-    rate: Annotated[list[str] | None, typer.Option(help="Measure open loops too, at these calls a second.")] = None,
+    in_flight: Annotated[
+        list[str] | None, typer.Option(help="Calls in flight; by default 1, for a server 1,16.")
+    ] = None,
+    rate: Annotated[list[str] | None, typer.Option(help="Also measure open loops at this many calls a second.")] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds; each measures every case once.")] = 10,
-    visit: Annotated[float | None, typer.Option(help="Seconds of a case in a round: 0.2; of a server 1.")] = None,
+    visit: Annotated[
+        float | None, typer.Option(help="Seconds of a case in a round; by default 0.2, for a server 1.")
+    ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the record to this file too.")] = None,
     _smoke: Annotated[bool, smoke_option(rounds=1, visit=0.01)] = False,
 ) -> None:

@@ -30,7 +30,6 @@ from twinspire_eval.recall import (
     metrics_of,
     pair_accuracy,
     rank_both_ways,
-    ranks,
     recall,
     register_metric,
 )
@@ -40,15 +39,6 @@ from twinspire_eval.statistics import interval
 def _unit(rng: np.random.Generator, rows: int, dim: int) -> np.ndarray:
     vectors = rng.standard_normal((rows, dim)).astype(np.float32)
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-
-
-@given(st.integers(1, 40), st.integers(0, 2**32 - 1))
-@settings(max_examples=60, deadline=None)
-def test_ranks_are_those_of_a_sort(rows: int, seed: int) -> None:
-    """A rank is the own item's position among the scores sorted from high to low."""
-    scores = np.random.default_rng(seed).standard_normal((rows, rows)).astype(np.float32)
-    expected = [int(np.flatnonzero(np.argsort(-row) == query)[0]) for query, row in enumerate(scores)]
-    assert ranks(scores).tolist() == expected
 
 
 def test_a_model_that_answers_everything_alike_has_no_recall() -> None:

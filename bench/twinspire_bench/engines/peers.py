@@ -33,7 +33,6 @@ class TwinspireImages(Peer):
         self._towers, self._batches = task.towers(), task.image_batches()
 
     def measure(self) -> float:
-        """Return images/s."""
         return _rate(self._towers.encode_images, self._batches)
 
 
@@ -47,7 +46,6 @@ class OnnxRuntimeImages(Peer):
         self._session, self._batches = _session(task, Tower.IMAGE), task.image_batches()
 
     def measure(self) -> float:
-        """Return images/s."""
         return _rate(lambda batch: self._session.run(None, {"image": batch}), self._batches)
 
 
@@ -62,7 +60,6 @@ class OpenVinoImages(Peer):
         self._queue, self._batches = _openvino_queue(task, task.inputs.openvino_int8, {}), task.image_batches()
 
     def measure(self) -> float:
-        """Return images/s."""
         return _queue_rate(self._queue, self._batches)
 
 
@@ -76,7 +73,6 @@ class TwinspireTexts(Peer):
         self._towers, self._sequences = task.towers(), task.tokenizer().encode(task.captions())
 
     def measure(self) -> float:
-        """Return texts/s."""
         return _rate(self._towers.encode_texts, [self._sequences])
 
 
@@ -92,7 +88,6 @@ class OnnxRuntimePaddedTexts(Peer):
         self._batches = batches_of(ids, task.batch)
 
     def measure(self) -> float:
-        """Return texts/s."""
         return _rate(lambda batch: self._session.run(None, {"input_ids": batch}), self._batches)
 
 
@@ -110,7 +105,6 @@ class OpenVinoBf16Texts(Peer):
         self._parts = cycle(batches_of(task.captions(), task.bf16_texts))
 
     def measure(self) -> float:
-        """Return texts/s, without the time of tokenizing."""
         batches = [_padded(self._tokenizer, captions) for captions in batches_of(next(self._parts), self._batch)]
         return _queue_rate(self._queue, batches)
 
@@ -125,7 +119,6 @@ class TwinspireFolder(Peer):
         self._client, self._files = task.client(), task.files()
 
     def measure(self) -> float:
-        """Return images/s."""
         return _rate(self._client.encode_images, [self._files])
 
 
@@ -144,7 +137,6 @@ class FolderLimit(Peer):
         self._preprocessor = Preprocessor(Bundle.open(task.inputs.bundle).image)
 
     def measure(self) -> float:
-        """Return images/s."""
         start = time.perf_counter()
         pixels = np.stack([self._preprocessor.one(file) for file in self._files])  # (N, S, S, 3)
         for batch in batches_of(pixels, self.task.batch):
@@ -164,7 +156,6 @@ class TransformersFolder(Peer):
         self._batches = batches_of(task.files(), task.batch)
 
     def measure(self) -> float:
-        """Return images/s."""
         from PIL import Image
 
         return _rate(
@@ -192,7 +183,6 @@ class FastembedFolder(Peer):
         self._files = [str(file) for file in task.files()]
 
     def measure(self) -> float:
-        """Return images/s."""
         return _rate(lambda files: list(self._model.embed(files, batch_size=self.task.batch)), [self._files])
 
 
@@ -206,7 +196,6 @@ class TwinspireCaption(Peer):
         self._client, self._captions = task.client(), cycle(task.captions())
 
     def measure(self) -> float:
-        """Return captions/s."""
         return _single_rate(lambda caption: self._client.encode_texts([caption]), self._captions)
 
 
@@ -223,7 +212,6 @@ class TransformersPaddedCaption(Peer):
         self._captions = cycle(task.captions())
 
     def measure(self) -> float:
-        """Return captions/s."""
         return _single_rate(lambda caption: self._model.encode_texts([caption], padded=self.padded), self._captions)
 
 

@@ -28,8 +28,7 @@ _TYPES = {Precision.FP32: "float32", Precision.FP16: "float16"}
 def engines(scope: Scope) -> StepResults:
     """Measure images/s of each precision over batches of several sizes, from uint8 in memory to unit vectors.
 
-    `share_of_peak` is what the best of them is of the matrix products that torch computes in that type, None without
-    torch.
+    `share_of_peak` is the best rate as a share of torch's matrix multiplications in that type, None without torch.
     """
     size = scope.bundle.image.size
     peaks = _peaks(scope)
@@ -55,9 +54,9 @@ def engines(scope: Scope) -> StepResults:
 def torch_peers(scope: Scope) -> StepResults:
     """Measure images/s of transformers' model, eager and compiled, fp32 and fp16."""
     if scope.checkpoint is None:
-        raise SkippedError("the checkpoint that the bundle was made of is not here: name it with --checkpoint")
+        raise SkippedError("no checkpoint of the bundle: pass it with --checkpoint")
     if find_spec("torch") is None or find_spec("transformers") is None:
-        raise SkippedError("torch and transformers are not installed here")
+        raise SkippedError("torch and transformers are not installed")
     device = "cpu" if scope.rehearsal else "cuda"
     found: dict[str, Any] = {"images_per_s": {}}
     for dtype in _TYPES.values():
@@ -87,7 +86,7 @@ def _batches(scope: Scope) -> tuple[int, ...]:
 
 
 def _median_s(run: Callable[[], Any], scope: Scope) -> float:
-    """Return the median seconds of runs that take the scope's time together, at least three, after two to warm up."""
+    """Return the median seconds of runs over `scope.seconds`, at least three, after two to warm up."""
     run()
     run()
     taken: list[float] = []

@@ -53,11 +53,6 @@ class Scope:
         """Provider that runs the engines."""
         return Provider.CPU if self.rehearsal else Provider.CUDA
 
-    def require_gpu(self, what: str) -> None:
-        """Raise SkippedError in a rehearsal."""
-        if self.rehearsal:
-            raise SkippedError(f"{what} needs a GPU: this is a rehearsal on the processor")
-
 
 @dataclass(frozen=True)
 class CheckStep:

@@ -18,7 +18,6 @@ from twinspire_eval.recall.metrics import (
     both_ways,
     metrics_of,
     pair_accuracy,
-    ranks,
     recall,
     register_metric,
 )
@@ -45,7 +44,6 @@ __all__ = [
     "metrics_of",
     "pair_accuracy",
     "rank_both_ways",
-    "ranks",
     "recall",
     "register_metric",
 ]

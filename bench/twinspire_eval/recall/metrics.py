@@ -46,7 +46,6 @@ class MeanMetric(Metric):
         """Return the number of each query: (Q,) float64."""
 
     def weighted(self, ranking: Ranking, weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the weighted means: (R,)."""
         return _weighted_means([self], ranking, weights)[:, 0]
 
 
@@ -59,7 +58,6 @@ class RecallAtK(MeanMetric):
         self.k, self.name, self.label = k, f"r{k}", f"R@{k}"
 
     def per_query(self, ranking: Ranking) -> NDArray[np.float64]:
-        """Return 1 for each query whose first own item is among the first `k`, else 0."""
         return (ranking.first_ranks <= self.k).astype(np.float64)
 
 
@@ -87,7 +85,6 @@ class MeanReciprocalRank(MeanMetric):
     name, label = MRR, "MRR"
 
     def per_query(self, ranking: Ranking) -> NDArray[np.float64]:
-        """Return the reciprocal rank of each query."""
         return 1 / ranking.first_ranks
 
 
@@ -97,7 +94,6 @@ class MeanAveragePrecision(MeanMetric):
     name, label = MAP, "mAP"
 
     def per_query(self, ranking: Ranking) -> NDArray[np.float64]:
-        """Return the average precision of each query."""
         return ranking.average_precisions
 
 
@@ -160,17 +156,6 @@ class BothWays:
     def to_json(self) -> dict[str, dict[str, float]]:
         """Return it as JSON data, as it stands in certificates and reports."""
         return asdict(self)
-
-
-def ranks(scores: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Return each query's rank of its own item, from 0: (N,) int64.
-
-    `scores` is (N, N) float32 with query i's own item in column i. An item that scores the same as the own one counts
-    as ahead of it: a model that answers everything alike gets no recall for it.
-    """
-    own = np.diagonal(scores)[:, None]
-    # The own item itself is among those counted.
-    return np.asarray((scores >= own).sum(axis=1) - 1, dtype=np.int64)
 
 
 def recall(queries: NDArray[np.float32], items: NDArray[np.float32]) -> Recall:
