@@ -63,10 +63,10 @@ def recall(
     from twinspire import Bundle, Client, sample_bundle
     from twinspire_eval.datasets import open_dataset
     from twinspire_eval.recall.benchmark import measure_recall
+    from twinspire_eval.records import check_record_path
     from twinspire_eval.tables import figures_console
 
-    if json_file is not None and (json_file.is_dir() or not json_file.absolute().parent.is_dir()):
-        raise InputError(f"the record cannot be written to {json_file}: expected a file in a folder that exists")
+    check_record_path(json_file)
     captioned = open_dataset(data, pictures=pictures, split=split, limit=limit, seed=seed)
     opened = Bundle.open(bundle if bundle is not None else sample_bundle())
     chosen = _precisions(opened, _words(precision))

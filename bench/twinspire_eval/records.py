@@ -140,6 +140,12 @@ class Record:
         return cls(**document | {"hardware": Hardware(**hardware)})
 
 
+def check_record_path(path: Path | None) -> None:
+    """Raise InputError, before anything is measured, where `path` is no file in a folder that exists; None is fine."""
+    if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
+        raise InputError(f"the record cannot be written to {path}: expected a file in a folder that exists")
+
+
 def series(samples: ArrayLike, *names: str) -> dict[str, Any]:
     """Return a series for a record's results: raw samples (N,) and the statistics `names`, some of `STATISTICS`.
 

@@ -25,7 +25,7 @@ from twinspire_bench.latency.report import (
     peaks_line,
 )
 from twinspire_eval.machine import matrix_peaks
-from twinspire_eval.records import Record
+from twinspire_eval.records import Record, check_record_path
 from twinspire_eval.tables import figures_console
 
 _LENGTHS = (8, 16)
@@ -59,9 +59,7 @@ class LatencyRequest:
         given = [name for name in ("precisions", "providers", "threads", "streams") if getattr(self, name) is not None]
         if self.url is not None and given:
             raise InputError(f"{', '.join(given)} cannot be set for a server, which has its own: leave them out")
-        target = self.json_file
-        if target is not None and (target.is_dir() or not target.absolute().parent.is_dir()):
-            raise InputError(f"--json {target} cannot be written: expected a file in a folder that exists")
+        check_record_path(self.json_file)
 
     def settings(self, bundle: Bundle) -> LatencySettings:
         """Return the settings with defaults filled in. Raises InputError for numbers out of range."""
