@@ -29,7 +29,7 @@ from twinspire_bench.engines.measure import (
     show,
     start_worker,
 )
-from twinspire_bench.engines.peer import PEERS, Comparison, PeerTask, peer_tasks, register_peer
+from twinspire_bench.engines.peer import PEERS, EngineComparison, PeerTask, peer_tasks, register_peer
 from twinspire_eval.datasets import open_dataset
 from twinspire_eval.records import Record
 
@@ -101,7 +101,7 @@ def test_the_folder_of_files(inputs: PeerInputs) -> None:
 
     with Image.open(next(inputs.folder.glob("*.jpg"))) as image:
         assert image.size == FOLDER_SIZE
-    tasks = comparisons(inputs, threads=2, streams=1, settings=EngineSettings())[Comparison.FOLDER]
+    tasks = comparisons(inputs, threads=2, streams=1, settings=EngineSettings())[EngineComparison.FOLDER]
     limit_label = "limit of decoding and tower"
     with start_worker(OURS, tasks[OURS]) as ours, start_worker(limit_label, tasks[limit_label]) as limit:
         assert 0 < ours.call() < 1.5 * limit.call()
@@ -110,7 +110,7 @@ def test_the_folder_of_files(inputs: PeerInputs) -> None:
 def test_every_comparison_has_twinspire_and_peers(inputs: PeerInputs) -> None:
     """Each comparison has twinspire first and others after it, and a task comes through JSON unchanged."""
     found = comparisons(inputs, threads=2, streams=2, settings=EngineSettings())
-    assert list(found) == list(Comparison)
+    assert list(found) == list(EngineComparison)
     for tasks in found.values():
         assert next(iter(tasks)) == OURS
         assert len(tasks) > 1
@@ -123,9 +123,9 @@ def test_a_peer_is_added_by_one_class(inputs: PeerInputs, monkeypatch: pytest.Mo
     registered = list(PEERS)
     try:
         toy = importlib.import_module("toy_peer").ToyPeer
-        tasks = peer_tasks(Comparison.ONE_CAPTION, inputs, threads=1, streams=1)
+        tasks = peer_tasks(EngineComparison.ONE_CAPTION, inputs, threads=1, streams=1)
         chosen = {label: tasks[label] for label in (OURS, "toy")}
-        found = run_comparison(Comparison.ONE_CAPTION, chosen, rounds=2, say=print)
+        found = run_comparison(EngineComparison.ONE_CAPTION, chosen, rounds=2, say=print)
         assert found["captions_per_s"]["toy"]["samples"] == [len(CAPTIONS), len(CAPTIONS) + 1]
         assert set(found["times_as_fast_as"]) == {"toy"}
         with pytest.raises(InputError, match="toy"):
@@ -138,7 +138,7 @@ def test_a_peer_is_added_by_one_class(inputs: PeerInputs, monkeypatch: pytest.Mo
 @pytest.mark.slow
 def test_a_peer_that_cannot_run_says_why(inputs: PeerInputs) -> None:
     """The cause reaches the caller, with the peer's label."""
-    tasks = comparisons(inputs, threads=1, streams=1, settings=EngineSettings())[Comparison.FOLDER]
+    tasks = comparisons(inputs, threads=1, streams=1, settings=EngineSettings())[EngineComparison.FOLDER]
     with pytest.raises(EngineError, match="transformers fp32") as caught:
         start_worker("transformers fp32", tasks["transformers fp32"])
     assert str(inputs.checkpoint) in str(caught.value)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from twinspire_bench.engines.peer import Comparison, Peer, PeerTask, register_peer
+from twinspire_bench.engines.peer import EngineComparison, EnginePeer, PeerTask, register_peer
 
 
 @register_peer
-class ToyPeer(Peer):
+class ToyPeer(EnginePeer):
     """Return the number of captions, then one more each time, after two measurements that warm up."""
 
-    comparison, label = Comparison.ONE_CAPTION, "toy"
+    comparison, label = EngineComparison.ONE_CAPTION, "toy"
 
     def __init__(self, task: PeerTask) -> None:
         super().__init__(task)

@@ -17,7 +17,7 @@ from twinspire.errors import InputError
 from twinspire.text import Tokenizer
 from twinspire.towers import LocalTowers
 from twinspire_bench.engines.inputs import PeerInputs
-from twinspire_bench.engines.peer import Comparison, PeerTask, peer_tasks, start_peer
+from twinspire_bench.engines.peer import EngineComparison, PeerTask, peer_tasks, start_peer
 from twinspire_bench.worker import Worker
 from twinspire_eval.datasets import CaptionedImages
 from twinspire_eval.flops import count_flops
@@ -45,14 +45,14 @@ class EngineSettings:
 
 def check_names(only: Collection[str]) -> None:
     """Raise InputError for a name in `only` that is no comparison's."""
-    unknown = sorted(set(only) - set(Comparison))
+    unknown = sorted(set(only) - set(EngineComparison))
     if unknown:
-        raise InputError(f"unknown comparison {', '.join(unknown)}: expected some of {', '.join(Comparison)}")
+        raise InputError(f"unknown comparison {', '.join(unknown)}: expected some of {', '.join(EngineComparison)}")
 
 
 def comparisons(
     inputs: PeerInputs, *, threads: int, streams: int, settings: EngineSettings
-) -> dict[Comparison, dict[str, PeerTask]]:
+) -> dict[EngineComparison, dict[str, PeerTask]]:
     """Return the tasks of the peers of each comparison, by label."""
     return {
         comparison: peer_tasks(
@@ -64,7 +64,7 @@ def comparisons(
             padded_texts=settings.padded_texts,
             bf16_texts=settings.bf16_texts,
         )
-        for comparison in Comparison
+        for comparison in EngineComparison
     }
 
 
@@ -74,7 +74,7 @@ def start_worker(label: str, task: PeerTask) -> Worker:
 
 
 def run_comparison(
-    comparison: Comparison, tasks: Mapping[str, PeerTask], *, rounds: int, say: Callable[[str], None]
+    comparison: EngineComparison, tasks: Mapping[str, PeerTask], *, rounds: int, say: Callable[[str], None]
 ) -> dict[str, Any]:
     """Measure peers in turn: the rates of each, and the speed of twinspire relative to each, paired by round.
 
@@ -176,7 +176,7 @@ def show(record: Record, console: Console) -> None:
             f"({cosine['samples']} of {parameters['data']})"
         )
     for name, comparison in results["comparisons"].items():
-        unit = Comparison(name).unit
+        unit = EngineComparison(name).unit
         table = figures_table(
             ["peer"],
             [unit.replace("_per_s", "/s"), f"{OURS} / peer", "95% interval"],

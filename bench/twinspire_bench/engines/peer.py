@@ -24,7 +24,7 @@ from twinspire_bench.engines.inputs import PeerInputs
 _PURPOSE = "Comparing engines with other libraries"
 
 
-class Comparison(StrEnum):
+class EngineComparison(StrEnum):
     """What the peers of one table compute."""
 
     IMAGE_TOWER = "image_tower"
@@ -35,7 +35,7 @@ class Comparison(StrEnum):
     @property
     def unit(self) -> str:
         """Unit of the peers' results."""
-        return {Comparison.TEXT_TOWER: "texts_per_s", Comparison.ONE_CAPTION: "captions_per_s"}.get(
+        return {EngineComparison.TEXT_TOWER: "texts_per_s", EngineComparison.ONE_CAPTION: "captions_per_s"}.get(
             self, "images_per_s"
         )
 
@@ -93,7 +93,7 @@ class PeerTask:
         return Client.local(self.inputs.bundle, precision=Precision.INT8, threads=self.threads, streams=self.streams)
 
 
-class Peer(ABC):
+class EnginePeer(ABC):
     """Something that computes embeddings, measured in a process of its own. Its constructor loads what it needs.
 
     `comparison` is the one that it takes part in, `label` its name in it. It is measured once with each number of
@@ -101,7 +101,7 @@ class Peer(ABC):
     with its package and twinspire's extra.
     """
 
-    comparison: ClassVar[Comparison]
+    comparison: ClassVar[EngineComparison]
     label: ClassVar[str]
     stream_counts: ClassVar[tuple[int, ...]] = ()
     packages: ClassVar[Mapping[str, tuple[str, str]]] = {}
@@ -114,11 +114,11 @@ class Peer(ABC):
         """Compute once and return the rate, in the comparison's unit."""
 
 
-PEERS: list[type[Peer]] = []
+PEERS: list[type[EnginePeer]] = []
 """Registered peers, in the order of the tables. The first one of each comparison is compared with the others."""
 
 
-def register_peer(peer: type[Peer]) -> type[Peer]:
+def register_peer(peer: type[EnginePeer]) -> type[EnginePeer]:
     """Add a peer to its comparison; a class decorator. Raises InputError where its label is taken there."""
     if any((other.comparison, other.label) == (peer.comparison, peer.label) for other in PEERS):
         raise InputError(f"{peer.label!r} is in the comparison {peer.comparison} already: use another label")
@@ -137,7 +137,7 @@ def require_peers() -> None:
 
 
 def peer_tasks(
-    comparison: Comparison, inputs: PeerInputs, *, threads: int, streams: int, **options: int
+    comparison: EngineComparison, inputs: PeerInputs, *, threads: int, streams: int, **options: int
 ) -> dict[str, PeerTask]:
     """Return the tasks of a comparison's peers by label. `options` are fields of `PeerTask`."""
     return {
@@ -150,7 +150,7 @@ def peer_tasks(
     }
 
 
-def _labels(peer: type[Peer], streams: int) -> Iterator[tuple[str, int]]:
+def _labels(peer: type[EnginePeer], streams: int) -> Iterator[tuple[str, int]]:
     for count in peer.stream_counts:
         yield f"{peer.label}, {count} stream{'s' if count > 1 else ''}", count
     if not peer.stream_counts:
@@ -161,7 +161,7 @@ def start_peer(document: dict[str, Any]) -> Callable[[], float]:
     """Load the peer of a task and warm it up; return its `measure`. Runs in a worker process."""
     task = PeerTask.from_json(document)
     module, _, name = task.peer.partition(":")
-    peer: Peer = getattr(importlib.import_module(module), name)(task)
+    peer: EnginePeer = getattr(importlib.import_module(module), name)(task)
     peer.measure()
     return peer.measure
 

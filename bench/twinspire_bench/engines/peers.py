@@ -17,17 +17,17 @@ from twinspire.bundle import Bundle, Tower
 from twinspire.images import Preprocessor
 from twinspire.text import Tokenizer
 from twinspire.towers.ragged import padded
-from twinspire_bench.engines.peer import Comparison, Peer, PeerTask, batches_of, register_peer
+from twinspire_bench.engines.peer import EngineComparison, EnginePeer, PeerTask, batches_of, register_peer
 
 SINGLE_CAPTIONS = 30
 """Captions that a measurement encodes one by one."""
 
 
 @register_peer
-class TwinspireImages(Peer):
+class TwinspireImages(EnginePeer):
     """The bundle's int8 image tower on whole batches."""
 
-    comparison, label = Comparison.IMAGE_TOWER, "twinspire"
+    comparison, label = EngineComparison.IMAGE_TOWER, "twinspire"
 
     def __init__(self, task: PeerTask) -> None:
         self._towers, self._batches = task.towers(), task.image_batches()
@@ -37,10 +37,10 @@ class TwinspireImages(Peer):
 
 
 @register_peer
-class OnnxRuntimeImages(Peer):
+class OnnxRuntimeImages(EnginePeer):
     """Plain onnxruntime, fp32, on the image tower as exported."""
 
-    comparison, label = Comparison.IMAGE_TOWER, "onnxruntime fp32"
+    comparison, label = EngineComparison.IMAGE_TOWER, "onnxruntime fp32"
 
     def __init__(self, task: PeerTask) -> None:
         self._session, self._batches = _session(task, Tower.IMAGE), task.image_batches()
@@ -50,10 +50,10 @@ class OnnxRuntimeImages(Peer):
 
 
 @register_peer
-class OpenVinoImages(Peer):
+class OpenVinoImages(EnginePeer):
     """OpenVINO on batches, one in flight on each stream. The better number of streams counts."""
 
-    comparison, label, stream_counts = Comparison.IMAGE_TOWER, "OpenVINO int8", (1, 2)
+    comparison, label, stream_counts = EngineComparison.IMAGE_TOWER, "OpenVINO int8", (1, 2)
     packages: ClassVar = {"openvino": ("openvino", "peers")}
 
     def __init__(self, task: PeerTask) -> None:
@@ -64,10 +64,10 @@ class OpenVinoImages(Peer):
 
 
 @register_peer
-class TwinspireTexts(Peer):
+class TwinspireTexts(EnginePeer):
     """The bundle's int8 text tower on all captions in one call, which sorts them and restores their order."""
 
-    comparison, label = Comparison.TEXT_TOWER, "twinspire"
+    comparison, label = EngineComparison.TEXT_TOWER, "twinspire"
 
     def __init__(self, task: PeerTask) -> None:
         self._towers, self._sequences = task.towers(), task.tokenizer().encode(task.captions())
@@ -77,10 +77,10 @@ class TwinspireTexts(Peer):
 
 
 @register_peer
-class OnnxRuntimePaddedTexts(Peer):
+class OnnxRuntimePaddedTexts(EnginePeer):
     """Plain onnxruntime, fp32, on captions padded to the context length, so that any of them take the same time."""
 
-    comparison, label = Comparison.TEXT_TOWER, "onnxruntime fp32, padded to the context"
+    comparison, label = EngineComparison.TEXT_TOWER, "onnxruntime fp32, padded to the context"
 
     def __init__(self, task: PeerTask) -> None:
         self._session, tokenizer = _session(task, Tower.TEXT), task.tokenizer()
@@ -92,10 +92,10 @@ class OnnxRuntimePaddedTexts(Peer):
 
 
 @register_peer
-class OpenVinoBf16Texts(Peer):
+class OpenVinoBf16Texts(EnginePeer):
     """OpenVINO in bf16 on batches in the given order, padded to their longest; each measurement takes the next part."""
 
-    comparison, label, stream_counts = Comparison.TEXT_TOWER, "OpenVINO bf16", (1, 2)
+    comparison, label, stream_counts = EngineComparison.TEXT_TOWER, "OpenVINO bf16", (1, 2)
     packages: ClassVar = {"openvino": ("openvino", "peers")}
 
     def __init__(self, task: PeerTask) -> None:
@@ -110,10 +110,10 @@ class OpenVinoBf16Texts(Peer):
 
 
 @register_peer
-class TwinspireFolder(Peer):
+class TwinspireFolder(EnginePeer):
     """The client on image files: it decodes beside the tower."""
 
-    comparison, label = Comparison.FOLDER, "twinspire"
+    comparison, label = EngineComparison.FOLDER, "twinspire"
 
     def __init__(self, task: PeerTask) -> None:
         self._client, self._files = task.client(), task.files()
@@ -123,13 +123,13 @@ class TwinspireFolder(Peer):
 
 
 @register_peer
-class FolderLimit(Peer):
+class FolderLimit(EnginePeer):
     """Rate of all threads if decoding and tower shared them without loss: threads / core-seconds an image.
 
     Measured on one thread: reading, decoding and resizing the files, and the tower on batches.
     """
 
-    comparison, label = Comparison.FOLDER, "limit of decoding and tower"
+    comparison, label = EngineComparison.FOLDER, "limit of decoding and tower"
 
     def __init__(self, task: PeerTask) -> None:
         super().__init__(task)
@@ -145,10 +145,10 @@ class FolderLimit(Peer):
 
 
 @register_peer
-class TransformersFolder(Peer):
+class TransformersFolder(EnginePeer):
     """transformers, fp32, with its own image processor, batch by batch."""
 
-    comparison, label = Comparison.FOLDER, "transformers fp32"
+    comparison, label = EngineComparison.FOLDER, "transformers fp32"
     packages: ClassVar = {"transformers": ("transformers", "export")}
 
     def __init__(self, task: PeerTask) -> None:
@@ -164,10 +164,10 @@ class TransformersFolder(Peer):
 
 
 @register_peer
-class FastembedFolder(Peer):
+class FastembedFolder(EnginePeer):
     """fastembed, fp32, on the same ONNX model, which lies in a folder as fastembed expects it."""
 
-    comparison, label = Comparison.FOLDER, "fastembed fp32"
+    comparison, label = EngineComparison.FOLDER, "fastembed fp32"
     packages: ClassVar = {"fastembed": ("fastembed", "peers")}
 
     def __init__(self, task: PeerTask) -> None:
@@ -187,10 +187,10 @@ class FastembedFolder(Peer):
 
 
 @register_peer
-class TwinspireCaption(Peer):
+class TwinspireCaption(EnginePeer):
     """The client on one caption at a time, from string to embedding."""
 
-    comparison, label = Comparison.ONE_CAPTION, "twinspire"
+    comparison, label = EngineComparison.ONE_CAPTION, "twinspire"
 
     def __init__(self, task: PeerTask) -> None:
         self._client, self._captions = task.client(), cycle(task.captions())
@@ -200,10 +200,10 @@ class TwinspireCaption(Peer):
 
 
 @register_peer
-class TransformersPaddedCaption(Peer):
+class TransformersPaddedCaption(EnginePeer):
     """transformers, fp32, on one caption at a time, padded to the context length as CLIP was trained."""
 
-    comparison, label = Comparison.ONE_CAPTION, "transformers fp32, padded to the context"
+    comparison, label = EngineComparison.ONE_CAPTION, "transformers fp32, padded to the context"
     packages: ClassVar = {"transformers": ("transformers", "export")}
     padded: ClassVar[bool] = True
 
