@@ -28,6 +28,11 @@ def shown(value: object) -> str:
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
+def _option(what: str) -> str | None:
+    """Return the name of the argument or option that `what` is, None where it only describes one."""
+    return what if what.lstrip("-").replace("-", "_").isidentifier() else None
+
+
 def require_list(values: Iterable[Value], what: str) -> Iterable[Value]:
     """Return `values`. `what` names the elements: "ids", "paths".
 
@@ -37,7 +42,7 @@ def require_list(values: Iterable[Value], what: str) -> Iterable[Value]:
     if isinstance(values, _ONE_THING) or not isinstance(values, Iterable):
         raise InputError(
             f"expected a list of {what}, got one {type(values).__name__}: {shown(values)}. Put it in a list",
-            option=what,
+            option=_option(what),
         )
     return values
 
@@ -56,7 +61,7 @@ def as_member(value: Member | str, members: type[Member], what: str, *, besides:
         return members(value)
     except ValueError:
         expected = ", ".join([*besides, *members])
-        raise InputError(f"{what}: expected {expected}, got {shown(value)}", option=what) from None
+        raise InputError(f"{what}: expected {expected}, got {shown(value)}", option=_option(what)) from None
 
 
 def as_whole(value: int, what: str, *, minimum: int, maximum: int | None = None) -> int:
@@ -64,7 +69,7 @@ def as_whole(value: int, what: str, *, minimum: int, maximum: int | None = None)
     is_whole = isinstance(value, Integral) and not isinstance(value, bool)
     if not is_whole or value < minimum or (maximum is not None and value > maximum):
         range_ = f"from {minimum} up" if maximum is None else f"from {minimum} to {maximum}"
-        raise InputError(f"{what}: expected a whole number {range_}, got {shown(value)}", option=what)
+        raise InputError(f"{what}: expected a whole number {range_}, got {shown(value)}", option=_option(what))
     return int(value)
 
 
@@ -94,10 +99,10 @@ def as_weight(value: object, what: str) -> float:
 def require_text(text: str, what: str) -> str:
     """Return `text`. Raises `InputError` unless it is a str that UTF-8 can hold, without lone surrogates."""
     if not isinstance(text, str):
-        raise InputError(f"{what}: expected a str, got {shown(text)}", option=what)
+        raise InputError(f"{what}: expected a str, got {shown(text)}", option=_option(what))
     if not is_utf8(text):
         message = f"{what}: expected text that UTF-8 can hold, got lone surrogates in {shown(text)}"
-        raise InputError(message, option=what)
+        raise InputError(message, option=_option(what))
     return text
 
 
@@ -116,7 +121,7 @@ def naming(option: str) -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        inner = error.option or ""
+        inner = "" if error.option in (None, option) else error.option
         error.option = f"{option}{'' if not inner or inner.startswith('[') else '.'}{inner}"
         raise
 
