@@ -28,7 +28,6 @@ from twinspire.bundle import (
     BundleWriter,
     Certificate,
     ImageSettings,
-    Interpolation,
     ManifestDraft,
     Padding,
     Precision,
@@ -36,6 +35,7 @@ from twinspire.bundle import (
     Source,
     TextSettings,
     Tower,
+    TowerSpecs,
 )
 
 # FAISS's threads would spin while others wait for a core: on two busy ones some tests then take ten times as long.
@@ -254,15 +254,11 @@ def make_tiny_bundle(
         family="tiny",
         space=f"{seed:064x}",
         dim=dim,
-        image=ImageSettings(
-            size=size,
-            resize=size,
-            interpolation=Interpolation.BICUBIC,
-            crop=True,
-            mean=(0.5, 0.5, 0.5),
-            std=(1.0, 1.0, 1.0),
+        towers=TowerSpecs.of_contract(
+            ImageSettings.centre_crop(size, mean=(0.5, 0.5, 0.5), std=(1.0, 1.0, 1.0)),
+            TextSettings(context_length=context_length, pad_id=PAD, eos_id=END, padding=padding),
+            dim=dim,
         ),
-        text=TextSettings(context_length=context_length, pad_id=PAD, eos_id=END, padding=padding),
         logit_scale=10.0,
         logit_bias=None,
         source=Source(checkpoint="drawn by the tests"),

@@ -76,7 +76,7 @@ def recall(
         ) as bar,
     ):
         clients = {
-            name: stack.enter_context(Client.local(opened, precision=name, providers=provider)) for name in chosen
+            name: stack.enter_context(Client.local(opened, precision=name, provider=provider)) for name in chosen
         }
         tasks = {stage: bar.add_task(stage, total=None) for stage in ("pictures", "captions")}
 

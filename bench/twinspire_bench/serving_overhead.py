@@ -161,7 +161,7 @@ def measure(
     limit_s = work_of_image.shortest_s(matrix_peaks(threads))
     # The container computes on a CPU by onnxruntime's own provider alone.
     providers = "auto" if runtime == WHEEL else Provider.CPU
-    local = LocalTowers(bundle, precision=PRECISION, providers=providers, threads=threads, streams=streams)
+    local = LocalTowers(bundle, precision=PRECISION, provider=providers, threads=threads, streams=streams)
     running = served(repository, backend_directory=backend_directory)
     sequences = Tokenizer(bundle.tokenizer_path, bundle.text).encode(captions[: effort.texts])
     with closing(local), running as server, closing(_connect(server.address, bundle)) as remote:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from twinspire.bundle import Bundle
 from twinspire.errors import InputError
-from twinspire.towers.local import vocabulary_size
+from twinspire.towers.validation import vocabulary_size
 
 Payload = TypeVar("Payload")
 

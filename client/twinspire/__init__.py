@@ -1,11 +1,11 @@
-"""Search images in words with a two-tower vision-language model.
+"""Search images by text or image with a two-tower vision-language model.
 
     client = Client.local(sample_bundle())
     vectors = client.encode_images(["cat.jpg", "dog.jpg"])  # (2, D) float32, L2-normalised
-    query = client.encode_text(["a red cat"])  # (1, D); their inner products are cosines
+    query = client.encode_texts(["a red cat"])  # (1, D); their inner products are cosines
 
-The names below are loaded when they are first used: `import twinspire` alone stays light, and nothing here
-imports torch, faiss or onnxruntime before it needs them.
+The names below are loaded at first use: `import twinspire` is light, and torch, faiss and onnxruntime are imported only
+when they are needed.
 """
 
 from __future__ import annotations
@@ -19,9 +19,20 @@ if TYPE_CHECKING:
     from twinspire.index import Index
     from twinspire.sample import sample_bundle
     from twinspire.search import Query, Searcher
+    from twinspire.stores import open_index
     from twinspire.towers import LocalTowers, TritonTowers
 
-__all__ = ["Bundle", "Client", "Index", "LocalTowers", "Query", "Searcher", "TritonTowers", "sample_bundle"]
+__all__ = [
+    "Bundle",
+    "Client",
+    "Index",
+    "LocalTowers",
+    "Query",
+    "Searcher",
+    "TritonTowers",
+    "open_index",
+    "sample_bundle",
+]
 
 _HOMES = {
     "Bundle": "twinspire.bundle",
@@ -31,6 +42,7 @@ _HOMES = {
     "Query": "twinspire.search",
     "Searcher": "twinspire.search",
     "TritonTowers": "twinspire.towers",
+    "open_index": "twinspire.stores",
     "sample_bundle": "twinspire.sample",
 }
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from enum import StrEnum
 from numbers import Integral, Real
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 from twinspire.errors import InputError
 
@@ -30,11 +31,13 @@ def shown(value: object) -> str:
 def require_list(values: Iterable[Value], what: str) -> Iterable[Value]:
     """Return `values`. `what` names the elements: "ids", "paths".
 
-    Raises `InputError` for a str, bytes or a path, which would be taken apart, and for what is not iterable.
+    Raises `InputError` for what is not iterable, and for a str, bytes or a path: they would be read character by
+    character.
     """
     if isinstance(values, _ONE_THING) or not isinstance(values, Iterable):
         raise InputError(
-            f"expected a list of {what}, got one {type(values).__name__}: {shown(values)}. Put it in a list"
+            f"expected a list of {what}, got one {type(values).__name__}: {shown(values)}. Put it in a list",
+            option=what,
         )
     return values
 
@@ -47,37 +50,54 @@ def as_list(values: Iterable[Value], what: str) -> list[Value]:
 def as_member(value: Member | str, members: type[Member], what: str, *, besides: Sequence[str] = ()) -> Member:
     """Return the member of the enum `members` that `value` is or names.
 
-    Raises `InputError` with the choices; `besides` are those that the caller takes himself.
+    Raises `InputError` with the choices; `besides` are further ones, which the caller has handled.
     """
     try:
         return members(value)
     except ValueError:
-        raise InputError(f"{what}: expected {', '.join([*besides, *members])}, got {shown(value)}") from None
+        expected = ", ".join([*besides, *members])
+        raise InputError(f"{what}: expected {expected}, got {shown(value)}", option=what) from None
 
 
 def as_whole(value: int, what: str, *, minimum: int, maximum: int | None = None) -> int:
-    """Return an int, also of NumPy's. Raises `InputError` for what is none (a bool is none) and out of the range."""
+    """Return `value` as an int. Raises `InputError` unless it is a whole number, not a bool, within the range."""
     is_whole = isinstance(value, Integral) and not isinstance(value, bool)
     if not is_whole or value < minimum or (maximum is not None and value > maximum):
         range_ = f"from {minimum} up" if maximum is None else f"from {minimum} to {maximum}"
-        raise InputError(f"{what}: expected a whole number {range_}, got {shown(value)}")
+        raise InputError(f"{what}: expected a whole number {range_}, got {shown(value)}", option=what)
     return int(value)
 
 
 def is_finite(value: object) -> bool:
-    """Whether `value` is a real number (a bool is none) that a float can hold."""
+    """Whether `value` is a real number, not a bool, that a float can hold."""
     try:
         return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
     except OverflowError:  # an int beyond 1.8e308
         return False
 
 
+def as_finite(value: object, what: str, *, minimum: float = -math.inf, maximum: float = math.inf) -> float:
+    """Return a finite number as a float. Raises `InputError` for anything else and for one out of the range."""
+    if not is_finite(value) or not minimum <= (number := float(cast("float", value))) <= maximum:
+        range_ = "" if minimum == -math.inf else f" from {minimum:g} to {maximum:g}"
+        raise InputError(f"{what}: expected a finite number{range_}, got {shown(value)}")
+    return number
+
+
+def as_weight(value: object, what: str) -> float:
+    """Return a finite number other than 0 as a float. Raises `InputError`."""
+    if not is_finite(value) or value == 0:
+        raise InputError(f"{what}: expected a finite number other than 0, got {shown(value)}")
+    return float(cast("float", value))
+
+
 def require_text(text: str, what: str) -> str:
-    """Return `text`. Raises `InputError` for what is no str and for a str that UTF-8 cannot hold (lone surrogates)."""
+    """Return `text`. Raises `InputError` unless it is a str that UTF-8 can hold, without lone surrogates."""
     if not isinstance(text, str):
-        raise InputError(f"{what}: expected a str, got {shown(text)}")
+        raise InputError(f"{what}: expected a str, got {shown(text)}", option=what)
     if not is_utf8(text):
-        raise InputError(f"{what}: expected text that UTF-8 can hold, got lone surrogates in {shown(text)}")
+        message = f"{what}: expected text that UTF-8 can hold, got lone surrogates in {shown(text)}"
+        raise InputError(message, option=what)
     return text
 
 
@@ -88,3 +108,48 @@ def is_utf8(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+@contextmanager
+def naming(option: str) -> Iterator[None]:
+    """Set `option` of an `InputError` that is raised inside; nested: `boosts[0].weight`."""
+    try:
+        yield
+    except InputError as error:
+        inner = error.option or ""
+        error.option = f"{option}{'' if not inner or inner.startswith('[') else '.'}{inner}"
+        raise
+
+
+def checked_object(
+    document: object, what: str, checks: Mapping[str, Callable[[Any], Any]], *, optional: Collection[str] = ()
+) -> dict[str, Any]:
+    """Return a JSON object whose values went through the check of their key.
+
+    Raises `InputError` for what is no object, for unknown keys, and for missing ones that are not `optional`; its
+    `option` names the key, as it does for what a check raises.
+    """
+    if not isinstance(document, Mapping):
+        raise InputError(f"{what}: expected a JSON object, got {shown(document)}")
+    for key in document:
+        if key not in checks:
+            raise InputError(f"{what}: unknown key {shown(key)}, expected {', '.join(checks)}", option=str(key))
+    values = {}
+    for key, check in checks.items():
+        if key in document:
+            with naming(key):
+                values[key] = check(document[key])
+        elif key not in optional:
+            raise InputError(f"{what}: the key {key!r} is missing", option=key)
+    return values
+
+
+def checked_array(values: object, what: str, check: Callable[[Any], Value]) -> tuple[Value, ...]:
+    """Return what `check` makes of each element of a JSON array. Raises `InputError`; its `option` has the position."""
+    if not isinstance(values, list):
+        raise InputError(f"{what}: expected a JSON array, got {shown(values)}")
+    checked = []
+    for position, value in enumerate(values):
+        with naming(f"[{position}]"):
+            checked.append(check(value))
+    return tuple(checked)

@@ -1,4 +1,4 @@
-"""The client: texts and images in, unit vectors out, whatever runs the towers."""
+"""The client: texts and images to unit vectors, with any runtime of the towers."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from twinspire.towers import LocalTowers, OpenVinoOptions, Provider, TlsOptions,
 OnError: TypeAlias = Literal["raise", "skip"]
 Batch: TypeAlias = tuple[list[int], NDArray[np.uint8], list[ImageError]]
 
-# As many images as the towers take at once: the next ones are decoded while these are encoded.
+# The towers' batch: the next images are decoded while these are encoded.
 IMAGE_BATCH = 32
 
 
 class Client:
-    """A tokenizer, the preprocessing of images and towers, all of one model.
+    """The tokenizer, image preprocessing and towers of one model.
 
-    `Client.local(bundle)` runs the engines in this process, `Client.connect(url, bundle)` asks a server. The
-    constructor takes any `Towers` of the same space; the client then owns them: `close`, or leaving a `with`
-    block, closes them. `limits` bounds what is decoded, `threads` is how many images are decoded at a time, by
-    default one for each usable processor.
+    `Client.local(bundle)` runs the engines in this process, `Client.connect(url, bundle)` on a server. The
+    constructor accepts any `Towers` of the same space and closes them with `close` or at the end of a `with`
+    block. `limits` bounds the images that are decoded, `threads` is the number of images decoded at a time, by
+    default one for each usable core.
 
     An image is a path, encoded bytes, a binary file object, a PIL image or a uint8 array (H, W), (H, W, 1),
-    (H, W, 3) or (H, W, 4). Texts and images always come as a list, also when there is one.
+    (H, W, 3) or (H, W, 4). Texts and images are always passed as a list, also a single one.
 
     Raises SpaceMismatchError where the towers are not of the bundle's space.
     """
@@ -49,7 +49,9 @@ class Client:
         if towers.space != bundle.space:
             raise SpaceMismatchError(
                 f"the towers are of another space than the bundle {bundle.name!r} at {bundle.path}: open both from the "
-                "same bundle"
+                "same bundle",
+                expected=bundle.space,
+                found=towers.space,
             )
         self.bundle = bundle
         self.towers = towers
@@ -62,21 +64,21 @@ class Client:
         bundle: Bundle | str | os.PathLike[str],
         *,
         precision: Precision | str = "auto",
-        providers: Provider | str = "auto",
+        provider: Provider | str = "auto",
         threads: int | None = None,
         streams: int | None = None,
         openvino: OpenVinoOptions | None = None,
         limits: ImageLimits | None = None,
     ) -> Client:
-        """Run a bundle's engines in this process; see `LocalTowers` for the arguments and what they raise.
+        """Run a bundle's engines in this process; see `LocalTowers` for the arguments and their errors.
 
-        `bundle` is one that was opened or the path of one (then BundleError where it is not intact; InputError for
-        anything else). To compute an fp32 engine in bf16: `providers="openvino"` and
+        `bundle` is a `Bundle` or the path of one. Raises BundleError where it is not intact, InputError for
+        anything else. To compute an fp32 engine in bf16: `provider="openvino"` and
         `openvino=OpenVinoOptions(inference_precision=InferencePrecision.BF16)`.
         """
         opened = _opened(bundle)
         towers = LocalTowers(
-            opened, precision=precision, providers=providers, threads=threads, streams=streams, openvino=openvino
+            opened, precision=precision, provider=provider, threads=threads, streams=streams, openvino=openvino
         )
         return cls(opened, towers, limits=limits, threads=threads)
 
@@ -97,9 +99,9 @@ class Client:
     ) -> Client:
         """Run the towers on a Triton Inference Server at `url`, host:port of its gRPC service.
 
-        `bundle` is the one that is served, opened or the path of it (then BundleError where it is not intact):
-        texts and images are prepared here. See `TritonTowers` for the other arguments, what is retried until the
-        deadline, and what is raised; SpaceMismatchError where the server's models are of another space.
+        `bundle`, or its path, is the one that is served: texts and images are prepared here. See `TritonTowers` for
+        the other arguments, the retries and the errors. Raises BundleError where the bundle is not intact,
+        SpaceMismatchError where the server's models are of another space.
         """
         opened = _opened(bundle)
         towers = TritonTowers(
@@ -120,7 +122,7 @@ class Client:
 
     @property
     def limits(self) -> ImageLimits:
-        """How large an image may be that is decoded."""
+        """The largest image that is decoded."""
         return self._preprocessor.limits
 
     @property
@@ -130,14 +132,14 @@ class Client:
 
     @property
     def space(self) -> str:
-        """What names the embeddings that may be compared with these."""
+        """The id of the embedding space: vectors are comparable within it only."""
         return self.towers.space
 
     def tokenize(self, texts: Sequence[str]) -> list[NDArray[np.int32]]:
-        """Turn N texts into N 1-D int32 arrays of token ids, start and end included, without padding.
+        """Return N texts as N 1-D int32 arrays of token ids, start and end included, without padding.
 
-        A text longer than the context is cut, the end token kept; that is said once. Raises InputError for
-        anything but a list of str.
+        A text longer than the context is cut and the end token kept; the first one logs a warning. Raises InputError
+        for anything but a list of str.
         """
         return self._tokenizer.encode(texts)
 
@@ -157,10 +159,10 @@ class Client:
     def preprocess(
         self, items: Iterable[ImageItem], *, on_error: OnError = "raise"
     ) -> NDArray[np.uint8] | tuple[NDArray[np.uint8], list[ImageError]]:
-        """Decode N images and cut them to the towers' input, (N, S, S, 3) uint8 RGB, in the order given.
+        """Decode N images and resize them to the image tower's input, (N, H, W, 3) uint8 RGB, in the order given.
 
         The first image that cannot be used raises ImageError with its position and cause. With
-        `on_error="skip"` the rest is returned, and beside it an ImageError for each that was left out.
+        `on_error="skip"` the others are returned, and a list with an ImageError for each skipped one.
         """
         _check_on_error(on_error)
         if on_error == "skip":
@@ -181,22 +183,22 @@ class Client:
         """Encode N images to (N, D) float32, L2-normalised, in the order given; N may be 0.
 
         The next images are decoded while the last are encoded; only a few batches are in memory at a time,
-        also when `items` is a generator. Errors as `preprocess` has them, and EngineError and
+        also when `items` is a generator. Raises ImageError as `preprocess` does, EngineError and
         ServerError where the towers fail.
         """
         _check_on_error(on_error)
         parts = [np.zeros((0, self.dim), np.float32)]
-        left_out: list[ImageError] = []
-        # Closed by hand: an error's traceback would keep the decoding threads alive.
+        skipped: list[ImageError] = []
+        # Closed explicitly: an error's traceback would keep the decoding threads alive.
         stream = cast("Generator[Batch, None, None]", self._preprocessor.stream(items, batch=IMAGE_BATCH))
         with closing(stream):
-            for _, pictures, errors in stream:
+            for _, pixels, errors in stream:
                 if errors and on_error == "raise":
                     raise errors[0]
-                left_out += errors
-                parts.append(self.towers.encode_images(pictures))
+                skipped += errors
+                parts.append(self.towers.encode_images(pixels))
         embeddings = np.concatenate(parts)
-        return (embeddings, left_out) if on_error == "skip" else embeddings
+        return (embeddings, skipped) if on_error == "skip" else embeddings
 
     def __repr__(self) -> str:
         return f"<Client of {self.bundle.name!r}, dim {self.dim}, space {self.space[:12]}: {self.towers!r}>"
@@ -215,14 +217,15 @@ class Client:
 
 
 def _opened(bundle: Bundle | str | os.PathLike[str]) -> Bundle:
-    """Return the bundle, opened where its path came."""
+    """Return the bundle, or open the one at a path."""
     if isinstance(bundle, Bundle):
         return bundle
     if not isinstance(bundle, str | os.PathLike):
-        raise InputError(f"a bundle must be a Bundle or the path of one, got {bundle!r}. The sample: sample_bundle()")
+        message = f"bundle: expected a Bundle or the path of one, got {bundle!r}. The sample's path: sample_bundle()"
+        raise InputError(message, option="bundle")
     return Bundle.open(bundle)
 
 
 def _check_on_error(on_error: str) -> None:
     if on_error not in ("raise", "skip"):
-        raise InputError(f"on_error {on_error!r}: expected 'raise' or 'skip'")
+        raise InputError(f"on_error {on_error!r}: expected 'raise' or 'skip'", option="on_error")

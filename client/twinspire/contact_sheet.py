@@ -1,9 +1,8 @@
-"""The contact sheet: one PNG that shows queries and their hits as images."""
+"""Contact sheet: one PNG that shows queries and their hits as thumbnails."""
 
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -11,8 +10,9 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageOps
 
+from twinspire._atomic import atomic_file
 from twinspire.errors import ImageError, InputError
-from twinspire.font_fallback import Lettering, legible
+from twinspire.font_fallback import TextRenderer, legible
 from twinspire.images import load_image
 
 # All in pixels.
@@ -28,10 +28,10 @@ _CAPTION = 50
 _LINE_GAP = 20
 _ROW_GAP = 34
 _QUERY_THUMB = 72
-_WORDS_SIZE = 17  # of a hit that is a text
-_WORDS_LINE = 24
-_WORDS_LINES = 8
-_WORDS_MARGIN = 14
+_TEXT_SIZE = 17  # of a text hit
+_TEXT_LINE = 24
+_TEXT_LINES = 8
+_TEXT_MARGIN = 14
 
 _PAGE = "#f7f7f5"
 _CARD = "#e9e9e6"
@@ -40,28 +40,28 @@ _MUTED = "#797d86"
 _ACCENT = "#2f5fd0"
 _LINE = "#dededa"
 
-_SCORE = Lettering(18)
-_NAME = Lettering(14)
+_SCORE = TextRenderer(18)
+_NAME = TextRenderer(14)
 
 
 @dataclass(frozen=True, slots=True)
 class SheetRow:
-    """A query and its hits, best first: the path of an image, or the words of a text, and the score.
+    """A query and its hits, best first: the path of an image or a text, and the score.
 
-    `image` is the query where it is one.
+    `image` is the query image, where there is one.
     """
 
     title: str
     hits: Sequence[tuple[Path | str, float]]
-    picture: Path | None = None
+    image: Path | None = None
 
 
 def contact_sheet(rows: Sequence[SheetRow], destination: str | os.PathLike[str]) -> frozenset[str]:
-    """Draw `rows` below each other and write them to `destination` as PNG, whole or not at all.
+    """Draw `rows` below each other and write them to `destination` as PNG, atomically.
 
-    A hit whose file is gone or can no longer be read is drawn as an empty card that says so. Returns the characters of
-    titles and names that no font has; the sheet says where they are missing. Raises `InputError` for no rows
-    and where `destination` cannot be written.
+    A hit whose file is missing or cannot be opened is drawn as an empty card that says so. Returns the characters of
+    titles and names that no font has; the sheet says where they are missing. Raises `InputError` for no rows and
+    where `destination` cannot be written.
     """
     if not rows:
         raise InputError("a contact sheet needs at least one query with its hits")
@@ -82,25 +82,25 @@ def contact_sheet(rows: Sequence[SheetRow], destination: str | os.PathLike[str])
 
 
 def missing_font_note(characters: frozenset[str]) -> str:
-    """Say which `characters` a contact sheet left out, and what would bring them."""
+    """Return a note on the `characters` that a contact sheet leaves out."""
     return (
         f"note: no installed font has the characters {''.join(sorted(characters))}, so the contact sheet leaves "
-        "them out; a font such as Noto Sans CJK (Debian: fonts-noto-cjk) would bring them"
+        "them out: install a font that has them, such as Noto Sans CJK (Debian: fonts-noto-cjk)"
     )
 
 
 class _Row:
-    """One query, measured when made, drawn when its place is known."""
+    """Layout of one query and its hits: `height` is known at once, `draw` takes the position."""
 
     def __init__(self, row: SheetRow, width: int) -> None:
         self._row = row
         self._columns = (width + _GAP) // (_THUMB + _GAP)
         title, self.missing = legible(row.title)
-        self._indent = _QUERY_THUMB + _GAP if row.picture is not None else 0
-        self._lettering = Lettering(_TITLE_SIZE, like=title)
-        self._title = self._lettering.wrap(title, width - self._indent, lines=3) or ["(no words)"]
+        self._indent = _QUERY_THUMB + _GAP if row.image is not None else 0
+        self._text = TextRenderer(_TITLE_SIZE, like=title)
+        self._title = self._text.wrap(title, width - self._indent, lines=3) or ["(no text)"]
         self._title_height = _TITLE_LINE * len(self._title)
-        if row.picture is not None:
+        if row.image is not None:
             self._title_height = max(self._title_height, _QUERY_THUMB)
         lines = max(1, -(-len(row.hits) // self._columns))
         self.height = self._title_height + _TITLE_GAP + lines * (_THUMB + _CAPTION + _LINE_GAP) - _LINE_GAP
@@ -112,9 +112,9 @@ class _Row:
         text_top = top + (self._title_height - _TITLE_LINE * len(self._title)) // 2
         for number, line in enumerate(self._title):
             baseline = text_top + number * _TITLE_LINE + _TITLE_SIZE
-            self._lettering.draw(draw, (_MARGIN + self._indent, baseline), line, _INK)
-        if self._row.picture is not None:
-            _paste(page, self._row.picture, (_MARGIN, top), _QUERY_THUMB)
+            self._text.draw(draw, (_MARGIN + self._indent, baseline), line, _INK)
+        if self._row.image is not None:
+            _paste(page, self._row.image, (_MARGIN, top), _QUERY_THUMB)
         top += self._title_height + _TITLE_GAP
         if not self._row.hits:
             _NAME.draw(draw, (_MARGIN, top + 14), "no hits", _MUTED)
@@ -128,7 +128,7 @@ class _Row:
         left, top = at
         _SCORE.draw(draw, (left + 2, top + _THUMB + 24), f"{score:.3f}", _ACCENT)
         if isinstance(hit, str):
-            self.missing |= _paste_words(page, hit, at)
+            self.missing |= _paste_text(page, hit, at)
             return
         path = hit
         _paste(page, path, at, _THUMB)
@@ -138,30 +138,30 @@ class _Row:
 
 
 def _paste(page: Image.Image, path: Path, at: tuple[int, int], size: int) -> None:
-    """Put the image of a file, or a card that says why there is none, on the page as a square with round corners."""
+    """Paste the thumbnail of a file, or a card that says why there is none, as a square with round corners."""
     try:
-        picture = load_image(path)
+        image = load_image(path)
         thumb = Image.new("RGB", (size, size), _CARD)
-        fitted = ImageOps.contain(picture, (size, size), Image.Resampling.LANCZOS)
+        fitted = ImageOps.contain(image, (size, size), Image.Resampling.LANCZOS)
         thumb.paste(fitted, ((size - fitted.width) // 2, (size - fitted.height) // 2))
     except ImageError:
-        thumb = _placeholder("the file is gone" if not path.exists() else "cannot be opened", size)
+        thumb = _placeholder("file is missing" if not path.exists() else "cannot be opened", size)
     page.paste(thumb, at, _corners(size))
 
 
-def _paste_words(page: Image.Image, words: str, at: tuple[int, int]) -> frozenset[str]:
-    """Put the words of a text on the page as a card; returns the characters that no font has."""
+def _paste_text(page: Image.Image, text: str, at: tuple[int, int]) -> frozenset[str]:
+    """Paste a text as a card and return its characters that no font has."""
     card = Image.new("RGB", (_THUMB, _THUMB), _CARD)
     draw = ImageDraw.Draw(card)
-    written, missing = legible(words)
-    lettering = Lettering(_WORDS_SIZE, like=written)
-    for number, line in enumerate(lettering.wrap(written, _THUMB - 2 * _WORDS_MARGIN, lines=_WORDS_LINES)):
-        lettering.draw(draw, (_WORDS_MARGIN, _WORDS_MARGIN + _WORDS_SIZE + number * _WORDS_LINE), line, _INK)
+    drawable, missing = legible(text)
+    renderer = TextRenderer(_TEXT_SIZE, like=drawable)
+    for number, line in enumerate(renderer.wrap(drawable, _THUMB - 2 * _TEXT_MARGIN, lines=_TEXT_LINES)):
+        renderer.draw(draw, (_TEXT_MARGIN, _TEXT_MARGIN + _TEXT_SIZE + number * _TEXT_LINE), line, _INK)
     page.paste(card, at, _corners(_THUMB))
     return missing
 
 
-def _placeholder(says: str, size: int) -> Image.Image:
+def _placeholder(message: str, size: int) -> Image.Image:
     card = Image.new("RGB", (size, size), _CARD)
     draw = ImageDraw.Draw(card)
     middle, arm = size / 2, size / 11
@@ -169,13 +169,13 @@ def _placeholder(says: str, size: int) -> Image.Image:
     draw.line([(middle - arm, top - arm), (middle + arm, top + arm)], fill=_MUTED, width=3)
     draw.line([(middle - arm, top + arm), (middle + arm, top - arm)], fill=_MUTED, width=3)
     if size >= _THUMB:
-        _NAME.draw(draw, ((size - _NAME.width(says)) / 2, middle + 2.6 * arm), says, _MUTED)
+        _NAME.draw(draw, ((size - _NAME.width(message)) / 2, middle + 2.6 * arm), message, _MUTED)
     return card
 
 
 @cache
 def _corners(size: int) -> Image.Image:
-    """Return a mask of a square with round corners, drawn larger and reduced to be smooth."""
+    """Return the mask of a square with round corners, drawn larger and scaled down for smooth edges."""
     scale = 4
     mask = Image.new("L", (size * scale, size * scale), 0)
     radius = _RADIUS * scale if size >= _THUMB else _RADIUS * scale // 2
@@ -184,10 +184,10 @@ def _corners(size: int) -> Image.Image:
 
 
 def _write(page: Image.Image, destination: Path) -> None:
-    draft = destination.with_name(f".{destination.name}.{secrets.token_hex(4)}.tmp")
     try:
-        page.save(draft, format="PNG", optimize=True)
-        draft.replace(destination)
+        with atomic_file(destination) as draft:
+            page.save(draft, format="PNG", optimize=True)
     except OSError as error:
-        draft.unlink(missing_ok=True)
-        raise InputError(f"the contact sheet cannot be written to {destination}: {error.strerror or error}") from error
+        raise InputError(
+            f"the contact sheet cannot be written to {destination}: {error.strerror or error}", path=destination
+        ) from error

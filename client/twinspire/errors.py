@@ -1,28 +1,34 @@
 """Every error that twinspire raises on purpose.
 
     TwinspireError
-    ├── InputError               what the caller gave cannot be used
-    │   ├── ImageError           one image: its position, its name, the cause
+    ├── InputError               an argument, option or file cannot be used
+    │   ├── ImageError           one image: its position, name and cause
     │   └── EmbeddingError       a vector of the wrong shape, dtype or norm, or not finite
-    ├── BundleError              the folder is no intact bundle
-    ├── CheckpointError          the checkpoint cannot be turned into a bundle
+    ├── BundleError              the folder is not an intact bundle
+    ├── CheckpointError          the checkpoint cannot be exported
     ├── SpaceMismatchError       embeddings of two spaces would be compared
-    ├── IndexStoreError          the index folder cannot be read or written
+    ├── IndexStoreError          the index cannot be read or written
     │   ├── IndexLockedError     another process is writing to it
-    │   └── IndexUncertainError  a change failed and may be there all the same
-    ├── MissingDependencyError   an optional package is not installed; names the extra that brings it
-    ├── BrokenDependencyError    an optional package is installed and cannot be imported; names the cause
-    ├── ProviderError            a requested execution provider or device is not there, or cannot compute
-    ├── EngineError              an engine could not be loaded or run
+    │   └── IndexUncertainError  a change failed and may have been committed all the same
+    ├── MissingDependencyError   an optional package is not installed
+    ├── BrokenDependencyError    an optional package is installed and cannot be imported
+    ├── ProviderError            a requested execution provider or device is missing or cannot compute
+    ├── EngineError              an engine cannot be loaded or run
     └── ServerError              a server cannot be started, or fails
         ├── ServerUnavailableError   it cannot be reached, or did not answer before the deadline
-        │   └── ServerOverloadedError    it is there, and refused until the deadline: too many requests
+        │   └── ServerOverloadedError    it refused the request until the deadline: its queue is full
         └── ServerRefusedError   it answered with an error
 
-A message says what came, what was expected and what to do. The command line prints it and ends with status 2.
+A message says what failed, on what, what was expected and what to do. What a program may want to act on is an
+attribute as well; one that does not apply is None. `twinspire.error_status` maps each class to an exit code, an HTTP
+status and a gRPC status.
 """
 
 from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
 
 
 def install_command(*extras: str) -> str:
@@ -35,19 +41,38 @@ class TwinspireError(Exception):
 
 
 class InputError(TwinspireError):
-    """What the caller gave cannot be used."""
+    """An argument, option or file cannot be used.
+
+    `option` is the argument, key or command-line option; `path` and `line`, from 1, are the place in a file;
+    `position` is the place in a text or list, from 0.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        option: str | None = None,
+        path: str | os.PathLike[str] | None = None,
+        line: int | None = None,
+        position: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.option = option
+        self.path = _path(path)
+        self.line = line
+        self.position = position
 
 
 class ImageError(InputError):
     """One image cannot be used.
 
-    `position` is its place in the list that was given, counted from 0; `name` is its path where it has one, else its
-    type; `cause` says what is wrong with it.
+    `position` is its place in the list that was given, from 0; `name` is its path where it has one, else its type;
+    `cause` says what is wrong with it.
     """
 
     def __init__(self, position: int, name: str, cause: str) -> None:
-        super().__init__(f"picture {position} ({name}): {cause}")
-        self.position = position
+        super().__init__(f"image {position} ({name}): {cause}", position=position)
+        self.position: int = position
         self.name = name
         self.cause = cause
 
@@ -57,19 +82,24 @@ class EmbeddingError(InputError):
 
 
 class BundleError(TwinspireError):
-    """The folder is no intact bundle."""
+    """The folder is not an intact bundle."""
 
 
 class CheckpointError(TwinspireError):
-    """The checkpoint cannot be turned into a bundle."""
+    """The checkpoint cannot be exported."""
 
 
 class SpaceMismatchError(TwinspireError):
-    """Embeddings of two spaces would be compared."""
+    """Embeddings of two spaces would be compared: `expected` is one space, `found` the other."""
+
+    def __init__(self, message: str, *, expected: str | None = None, found: str | None = None) -> None:
+        super().__init__(message)
+        self.expected = expected
+        self.found = found
 
 
 class IndexStoreError(TwinspireError):
-    """The index folder cannot be read or written."""
+    """The index cannot be read or written."""
 
 
 class IndexLockedError(IndexStoreError):
@@ -77,13 +107,13 @@ class IndexLockedError(IndexStoreError):
 
 
 class IndexUncertainError(IndexStoreError):
-    """A change failed while the disk was to make it last, and could not be undone: it may be there all the same."""
+    """A change failed while it was being made durable, and could not be undone: it may have been committed."""
 
 
 class MissingDependencyError(TwinspireError):
     """An optional package is not installed.
 
-    `package` is its name, `extra` the extra of twinspire that brings it.
+    `package` is its name, `extra` the extra of twinspire that installs it.
     """
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
@@ -98,7 +128,7 @@ class MissingDependencyError(TwinspireError):
 class BrokenDependencyError(TwinspireError):
     """An optional package is installed and cannot be imported.
 
-    `package` is its name and version, `extra` the extra of twinspire that brings it, `cause` what its import raised.
+    `package` is its name and version, `extra` the extra of twinspire that installs it, `cause` what its import raised.
     """
 
     def __init__(self, package: str, extra: str, purpose: str, cause: str) -> None:
@@ -113,15 +143,60 @@ class BrokenDependencyError(TwinspireError):
 
 
 class ProviderError(TwinspireError):
-    """A requested execution provider or device is not there, or cannot compute."""
+    """A requested execution provider or device is missing or cannot compute.
+
+    `provider` is its name, `available` are the providers that could be used instead.
+    """
+
+    def __init__(self, message: str, *, provider: str | None = None, available: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.provider = provider
+        self.available = tuple(available)
 
 
 class EngineError(TwinspireError):
-    """An engine could not be loaded or run."""
+    """An engine cannot be loaded or run.
+
+    `path` is its file, `tower` its tower, `row` the first bad row of the batch.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        path: str | os.PathLike[str] | None = None,
+        tower: str | None = None,
+        row: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.path = _path(path)
+        self.tower = tower
+        self.row = row
 
 
 class ServerError(TwinspireError):
-    """A server cannot be started, or fails."""
+    """A server cannot be started, or fails.
+
+    `address` is its host:port, `model` the model that was asked for, `code` the name of the gRPC status that came back
+    (UNAVAILABLE, ...), `attempts` how often the request was sent, `deadline_s` the time that it had.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        address: str | None = None,
+        model: str | None = None,
+        code: str | None = None,
+        attempts: int | None = None,
+        deadline_s: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.address = address
+        self.model = model
+        self.code = code
+        self.attempts = attempts
+        self.deadline_s = deadline_s
 
 
 class ServerUnavailableError(ServerError):
@@ -129,8 +204,12 @@ class ServerUnavailableError(ServerError):
 
 
 class ServerOverloadedError(ServerUnavailableError):
-    """A server is there and refused the work until the deadline: it has more requests than it can answer."""
+    """A server refused the request until the deadline: its queue is full."""
 
 
 class ServerRefusedError(ServerError):
     """A server answered with an error."""
+
+
+def _path(path: str | os.PathLike[str] | None) -> Path | None:
+    return None if path is None else Path(path)

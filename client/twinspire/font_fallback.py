@@ -1,9 +1,9 @@
-"""Text on images: a font for every character where there is one, and never an empty box.
+"""Drawing text on images with font fallback: the first font that has a character, and never an empty box.
 
 Three sources are tried in this order, so that a text looks the same on every machine where the first two cover it:
 Pillow's own font (Aileron, printable ASCII), the font in `fonts/` (Latin-1, punctuation and the 3,755 level 1
-characters of GB 2312; made by `tools/make_font.py`), then fonts installed in the system's folders. A character that
-none of them has is not drawn: the text then says how many are missing, and the caller is told which.
+characters of GB 2312; made by `tools/make_font.py`), then fonts installed in the system's folders. Characters that no
+font has are replaced by a note with their number, and returned to the caller.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from PIL import ImageDraw, ImageFont
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
-_PILLOW = ""  # stands for Pillow's own font, which has no file
+_PILLOW = ""  # in place of a path: Pillow's own font, which has no file
 _SHIPPED = str(Path(__file__).parent / "fonts" / "TwinspireSansSC-Regular.otf")
 _FOLDERS = (
     "/usr/share/fonts",
@@ -56,13 +56,13 @@ _NAMES = (
     "unifont.otf",
     "unifont.ttf",
 )
-_NO_CHARACTER = "\U0010fffd"  # private use: stands for what a font shows where it has no glyph
+_NO_CHARACTER = "\U0010fffd"  # private use: fonts draw it as a missing glyph
 
 
-class Lettering:
-    """Text of one size in pixels, in the first font that has all of it, else in several.
+class TextRenderer:
+    """Draws text of one size in pixels, in the first font that has all of it, else in several.
 
-    `like` is a longer text that this one is part of: both then are in the same font.
+    `like` is a longer text that the drawn ones are parts of, so that all of them have the same font.
     """
 
     def __init__(self, size: int, *, like: str = "") -> None:
@@ -71,24 +71,24 @@ class Lettering:
         self._first = () if whole is None else (whole,)
 
     def width(self, text: str) -> float:
-        """Return how wide `text` is drawn."""
+        """Return the width of `text` in pixels."""
         return sum(font.getlength(run) for font, run in self._runs(text))
 
     def draw(self, draw: ImageDraw.ImageDraw, at: tuple[float, float], text: str, fill: str) -> None:
-        """Draw `text`, which must be legible, from `at`, the left end of its baseline."""
+        """Draw `text`, as `legible` returns it, from `at`, the left end of its baseline."""
         x, y = at
         for font, run in self._runs(text):
             draw.text((x, y), run, fill=fill, font=font, anchor="ls")
             x += font.getlength(run)
 
     def shorten(self, text: str, width: float) -> str:
-        """Return `text`, its middle left out as far as it must be to fit: the ends of file names tell them apart."""
+        """Return `text`, with its middle left out where it is too wide: the ends of file names tell them apart."""
         if self.width(text) <= width:
             return text
         return _without_middle(text, self._longest(len(text) - 1, width, lambda kept: _without_middle(text, kept)))
 
     def wrap(self, text: str, width: float, lines: int) -> list[str]:
-        """Return `text` in at most so many lines of this width, broken at spaces where there are any."""
+        """Break `text` into at most `lines` lines of this width, at spaces where there are any."""
         wrapped: list[str] = []
         rest = text.strip()
         while rest and len(wrapped) < lines:
@@ -103,7 +103,7 @@ class Lettering:
         return wrapped
 
     def _longest(self, limit: int, width: float, part: Callable[[int], str]) -> int:
-        """Return the largest length up to `limit`, at least 1, at which `part` fits."""
+        """Return the largest length from 1 to `limit` at which `part(length)` fits into `width`."""
         return max(1, bisect_right(range(1, limit + 1), width, key=lambda length: self.width(part(length))))
 
     def _runs(self, text: str) -> list[tuple[Font, str]]:
@@ -115,9 +115,9 @@ class Lettering:
 
 
 def legible(text: str) -> tuple[str, frozenset[str]]:
-    """Return `text` on one line, with a note in place of characters that no font has, and these characters.
+    """Return `text` on one line, with a note in place of characters that no font has, and the set of these.
 
-    Control and format characters, which have no shape, are left out.
+    Control and format characters, which are not visible, are removed.
     """
     text = "".join(character for character in re.sub(r"\s+", " ", text) if unicodedata.category(character)[0] != "C")
     missing = frozenset(character for character in text if _path_for(character) is None)
@@ -135,7 +135,7 @@ def _without_middle(text: str, kept: int) -> str:
 
 
 def _paths() -> Iterator[str]:
-    """Yield the fonts in the order in which they are tried; the system's folders are read only if the others fail."""
+    """Yield the fonts in the order in which they are tried; the system's folders are listed only if needed."""
     yield _PILLOW
     yield _SHIPPED
     yield from _installed()
@@ -143,7 +143,7 @@ def _paths() -> Iterator[str]:
 
 @cache
 def _installed() -> tuple[str, ...]:
-    """Return the files of the known fonts that are installed."""
+    """Return the paths of the known fonts that are installed."""
     found: dict[str, str] = {}
     for folder in _FOLDERS:
         for parent, _, names in os.walk(Path(folder).expanduser()):
@@ -174,7 +174,7 @@ def _glyph(path: str, character: str) -> tuple[tuple[int, int], bytes]:
 
 @cache
 def _plain_font(path: str) -> Font:
-    """Open a font without complex layout, which moves a combining mark's empty box, so that it looks like a glyph."""
+    """Open a font without complex layout, which moves the box of a missing combining mark, as if it were a glyph."""
     font = _font(path, 24)
     return font.font_variant(layout_engine=ImageFont.Layout.BASIC) if isinstance(font, ImageFont.FreeTypeFont) else font
 

@@ -1,4 +1,4 @@
-"""Small tools for changing ONNX graphs in place."""
+"""Helpers for editing ONNX graphs in place."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Wiring:
-    """Who makes and who reads each tensor of a graph, and its constants. Goes stale once nodes are replaced."""
+    """The producer and the consumers of each tensor of a graph, and its constants. Stale once nodes are replaced."""
 
     def __init__(self, graph: onnx.GraphProto) -> None:
         self.graph = graph
@@ -24,11 +24,11 @@ class Wiring:
         self._constants: dict[str, onnx.TensorProto] = {tensor.name: tensor for tensor in graph.initializer}
 
     def is_constant(self, name: str) -> bool:
-        """Whether a tensor is an initializer or made by a Constant node."""
+        """Whether a tensor is an initializer or the output of a Constant node."""
         return self._tensor(name) is not None
 
     def constant(self, name: str) -> NDArray[Any]:
-        """Give the value of a constant tensor."""
+        """Return the value of a constant tensor."""
         from onnx import numpy_helper
 
         tensor = self._tensor(name)
@@ -37,7 +37,7 @@ class Wiring:
         return value
 
     def readers(self, name: str) -> list[onnx.NodeProto]:
-        """List the nodes that read a tensor's values; those that ask for its shape alone do not."""
+        """Return the nodes that read a tensor's values, without those that read its shape only."""
         return [node for node in self.consumers.get(name, []) if node.op_type != "Shape"]
 
     def _tensor(self, name: str) -> onnx.TensorProto | None:
@@ -46,12 +46,12 @@ class Wiring:
         node = self.producers.get(name)
         if node is None or node.op_type != "Constant":
             return None
-        value: onnx.TensorProto | None = next((each.t for each in node.attribute if each.name == "value"), None)
+        value: onnx.TensorProto | None = next((part.t for part in node.attribute if part.name == "value"), None)
         return value
 
 
 def name_nodes(graph: onnx.GraphProto) -> None:
-    """Give every node without a name one, the same for the same graph."""
+    """Name every node that has no name; the same graph gets the same names."""
     taken = {node.name for node in graph.node}
     for position, node in enumerate(graph.node):
         if not node.name:
@@ -60,17 +60,17 @@ def name_nodes(graph: onnx.GraphProto) -> None:
 
 
 def integer(node: onnx.NodeProto, name: str, default: int) -> int:
-    """Give an integer attribute of a node."""
+    """Return an integer attribute of a node."""
     return next((int(attribute.i) for attribute in node.attribute if attribute.name == name), default)
 
 
 def integers(node: onnx.NodeProto, name: str) -> list[int]:
-    """Give an attribute of several integers; an empty list where it is not set."""
+    """Return an attribute of several integers; an empty list where it is not set."""
     return next((list(attribute.ints) for attribute in node.attribute if attribute.name == name), [])
 
 
 def add_constant(graph: onnx.GraphProto, name: str, value: NDArray[Any]) -> str:
-    """Add an initializer, under another name where that one is taken. Returns its name."""
+    """Add an initializer and return its name, which has a number where `name` is taken."""
     from onnx import numpy_helper
 
     taken = {tensor.name for tensor in graph.initializer} | {name for node in graph.node for name in node.output}
@@ -80,7 +80,7 @@ def add_constant(graph: onnx.GraphProto, name: str, value: NDArray[Any]) -> str:
 
 
 def rename_input(graph: onnx.GraphProto, before: str, after: str) -> None:
-    """Let every node that reads the tensor `before` read `after`."""
+    """Replace the input `before` of every node by `after`."""
     for node in graph.node:
         for position, name in enumerate(node.input):
             if name == before:
@@ -88,7 +88,7 @@ def rename_input(graph: onnx.GraphProto, before: str, after: str) -> None:
 
 
 def replace_nodes(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:
-    """Give `graph` these nodes, in an order in which they can be run, and let go of what nothing reads any more."""
+    """Replace the nodes of `graph` by `nodes`, in topological order, without those that no output depends on."""
     wanted = {output.name for output in graph.output}
     kept: list[onnx.NodeProto] = []
     for node in reversed(nodes):
@@ -97,13 +97,13 @@ def replace_nodes(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:
             wanted.update(node.input)
     del graph.node[:]
     graph.node.extend(reversed(kept))
-    for position in reversed(range(len(graph.initializer))):  # one by one: weights are not to be copied
+    for position in reversed(range(len(graph.initializer))):  # one by one, so that weights are not copied
         if graph.initializer[position].name not in wanted:
             del graph.initializer[position]
 
 
 def cut_at(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
-    """Give a model of what makes the tensor `name`, its only output, and nothing else."""
+    """Return the part of a model that computes the tensor `name`, which is its only output."""
     import onnx
 
     needed, nodes = {name}, list[onnx.NodeProto]()

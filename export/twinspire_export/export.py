@@ -17,11 +17,12 @@ from twinspire.bundle import (
     Probes,
     Source,
     Tower,
+    TowerSpecs,
     space_id,
 )
+from twinspire.contract import padded
 from twinspire.errors import CheckpointError, InputError
 from twinspire.text import Tokenizer
-from twinspire.towers.ragged import padded
 from twinspire_export.certificate import EngineRunner, certify
 from twinspire_export.checkpoint import Checkpoint, open_checkpoint
 from twinspire_export.engine_check import check_engine
@@ -108,8 +109,7 @@ def _draft(opened: Checkpoint, name: str | None) -> ManifestDraft:
         family=opened.family,
         space=checkpoint_space(opened),
         dim=opened.dim,
-        image=opened.image,
-        text=opened.text,
+        towers=TowerSpecs.of_contract(opened.image, opened.text, dim=opened.dim),
         logit_scale=opened.logit_scale,
         logit_bias=None,
         source=Source(checkpoint=opened.source.name, revision=opened.source.revision, licence=opened.source.licence),

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from twinspire.bundle import Bundle, BundleWriter, Certificate, Precision, Tower
 from twinspire.errors import BundleError, EngineError, ImageError, InputError
 from twinspire.images import ImageItem
-from twinspire.tensorrt_support.symmetric import check_symmetric
+from twinspire.tensorrt_support import check_symmetric
 from twinspire_export.calibration import Split, drawn_captions, drawn_images, image_samples, text_samples
 from twinspire_export.certificate import EngineRunner, certify
 from twinspire_export.engine_check import check_engine

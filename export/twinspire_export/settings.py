@@ -63,13 +63,8 @@ def image_settings(processor: CLIPImageProcessor, vision_config: CLIPVisionConfi
                 "three means and three positive standard deviations",
             )
         mean, std = _triple(processor.image_mean), _triple(processor.image_std)
-    return ImageSettings(
-        size=size,
-        resize=resize,
-        interpolation=_INTERPOLATIONS[processor.resample],
-        crop=True,
-        mean=mean,
-        std=std,
+    return ImageSettings.centre_crop(
+        size, shortest_side=resize, interpolation=_INTERPOLATIONS[processor.resample], mean=mean, std=std
     )
 
 

@@ -72,7 +72,7 @@ def test_payloads_are_of_the_contract_and_never_repeat(tiny: Any) -> None:
     images, sentences = pictures(bundle, batch=3, seed=1), texts(bundle, batch=2, length=20, seed=(1, 2))
     seen = set()
     for index in range(1000):
-        check_images(images[index], size=bundle.image.size)
+        check_images(images[index], height=bundle.image.height, width=bundle.image.width)
         check_sequences(sentences[index], context_length=20, vocabulary_size=18, eos_id=bundle.text.eos_id)
         assert [len(ids) for ids in sentences[index]] == [20, 20]
         assert all(np.count_nonzero(ids == bundle.text.eos_id) == 1 for ids in sentences[index])

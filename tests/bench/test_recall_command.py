@@ -54,8 +54,8 @@ def _captioned(count: int, *, seed: int = 0) -> CaptionedImages:
 def clients(tiny: Any) -> Iterator[dict[str, Client]]:
     """Open the tiny bundle's engines on the CPU."""
     with (
-        Client.local(tiny.bundle, precision="fp32", providers="cpu") as fp32,
-        Client.local(tiny.bundle, precision="int8", providers="cpu") as int8,
+        Client.local(tiny.bundle, precision="fp32", provider="cpu") as fp32,
+        Client.local(tiny.bundle, precision="int8", provider="cpu") as int8,
     ):
         yield {"fp32": fp32, "int8": int8}
 
@@ -142,7 +142,7 @@ def test_a_broken_image_is_named(clients: dict[str, Client], tmp_path: Path) -> 
 def test_engines_must_be_of_one_model(clients: dict[str, Client], make_tiny: Callable[..., Any]) -> None:
     """Other spaces, no engines and a reference that is not among them are errors."""
     with (
-        Client.local(make_tiny(seed=1).bundle, precision="fp32", providers="cpu") as other,
+        Client.local(make_tiny(seed=1).bundle, precision="fp32", provider="cpu") as other,
         pytest.raises(InputError, match="spaces"),
     ):
         measure_recall({**clients, "other": other}, _captioned(3))
@@ -256,7 +256,7 @@ def test_the_sample_finds_heldout_scenes(capsys: pytest.CaptureFixture[str], tmp
 def test_photographs_are_measured() -> None:
     """Photographs of COCO with all their captions; the sample knows nothing of them, which chance tells."""
     data = open_dataset(PHOTO_CAPTIONS)
-    with Client.local(sample_bundle(), precision="fp32", providers="cpu") as client:
+    with Client.local(sample_bundle(), precision="fp32", provider="cpu") as client:
         report: RecallReport = measure_recall({"fp32": client}, data)
     ranking = report.rankings["fp32"]["und"][Direction.IMAGE_TO_TEXT]
     assert len(ranking) == len(data)

@@ -18,7 +18,7 @@ def test_queries_say_names_that_their_images_have() -> None:
     queries = scene_queries(scenes, seed=3)
     assert len(queries) == 160
     for query in queries:
-        scene = scenes[query.picture]
+        scene = scenes[query.image]
         name = scene.names[query.language]
         assert (name in query.text) is query.named
         assert name in scene.caption + scene.file_name
@@ -28,7 +28,7 @@ def test_queries_say_names_that_their_images_have() -> None:
 
 @pytest.mark.slow
 def test_the_record_has_every_search_and_filter(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """The table and the record come; names are found by words, and filters find what NumPy does."""
+    """The table and the record come; names are found by keyword, and filters find what NumPy does."""
     with pytest.raises(SystemExit) as ended:
         main(["bench", "search", "-n", "24", "--filter-items", "2000", "--json", str(tmp_path / "r.json")])
     sys.stdout.flush()
@@ -36,7 +36,7 @@ def test_the_record_has_every_search_and_filter(tmp_path: Path, capfd: pytest.Ca
     assert "hybrid" in capfd.readouterr().out
     results = Record.load(tmp_path / "r.json").results
     named = {name: found["named"]["en"]["recall"]["r1"]["value"] for name, found in results["searches"].items()}
-    assert named["words"] > named["vectors"]
+    assert named["keyword"] > named["vector"]
     assert all(row["exact"] == 1 for row in results["filters_by_share_kept"].values())
     assert results["filters_by_share_kept"]["0.001"]["kept"] == 2
 

@@ -15,6 +15,9 @@ import numpy as np
 import pytest
 from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 
+from twinspire.bundle import Tower
+from twinspire.contract import EMBEDDING, IMAGE
+
 Hook = Callable[["FakeTriton", Any, Any], Any]
 
 
@@ -32,7 +35,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         *,
         port: int = 0,
         max_batch: int = 4,
-        text_lengths: str = "ragged",
+        text_lengths: str | None = None,
         space: str | None = None,
         credentials: Any = None,
         hook: Hook | None = None,
@@ -113,7 +116,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         array = np.frombuffer(request.raw_input_contents[0], {"UINT8": np.uint8, "INT32": np.int32}[given.datatype])
         array = array.reshape(given.shape)
         model = self.tiny.model
-        rows = model.encode_images(array) if given.name == "image" else model.encode_texts(list(array))
+        rows = model.encode_images(array) if given.name == IMAGE else model.encode_texts(list(array))
         return infer_response(rows.astype(np.float32))
 
 
@@ -172,7 +175,7 @@ def _pump(source: socket.socket, target: socket.socket) -> None:
 
 
 def infer_response(
-    rows: np.ndarray, *, name: str = "embedding", datatype: str = "FP32", shape: Sequence[int] | None = None
+    rows: np.ndarray, *, name: str = EMBEDDING, datatype: str = "FP32", shape: Sequence[int] | None = None
 ) -> Any:
     """Make the answer to an inference."""
     response = service_pb2.ModelInferResponse()
@@ -181,15 +184,15 @@ def infer_response(
     return response
 
 
-def _config(tiny: Any, tower: str, max_batch: int, text_lengths: str, space: str | None) -> Any:
-    size, bundle = tiny.bundle.image.size, tiny.bundle
+def _config(tiny: Any, tower: str, max_batch: int, text_lengths: str | None, space: str | None) -> Any:
+    bundle = tiny.bundle
     config = model_config_pb2.ModelConfig(name=f"{bundle.name}_{tower}", max_batch_size=max_batch)
-    if tower == "image":
-        config.input.add(name="image", data_type=model_config_pb2.TYPE_UINT8, dims=[size, size, 3])
-    else:
-        config.input.add(name="input_ids", data_type=model_config_pb2.TYPE_INT32, dims=[-1])
-    config.output.add(name="embedding", data_type=model_config_pb2.TYPE_FP32, dims=[bundle.dim])
-    parameters = {"space": space or bundle.space, "text_lengths": text_lengths, "precision": "fp32"}
+    tensors_of = ((config.input, bundle.input_spec(Tower(tower))), (config.output, bundle.output_spec(Tower(tower))))
+    for tensors, spec in tensors_of:
+        data_type = model_config_pb2.DataType.Value(f"TYPE_{spec.triton_type}")
+        tensors.add(name=spec.name, data_type=data_type, dims=spec.shape)
+    lengths = text_lengths if text_lengths is not None else str(bundle.text.context_length)
+    parameters = {"space": space or bundle.space, "text_lengths": lengths, "precision": "fp32"}
     for key, value in parameters.items():
         config.parameters[key].string_value = value
     return config

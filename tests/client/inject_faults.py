@@ -100,7 +100,7 @@ def inject(folder: Path, change: Change, at: int, fault: str, *, sticky: bool, w
     finally:
         disarm()
     check_left(folder, copy, allowed, f"{where}: {outcome}")
-    if not index._closed:
+    if "closed" not in repr(index):
         if outcome != "unharmed":
             held = len(index)
             assert held in {len(model) for model in allowed}, where

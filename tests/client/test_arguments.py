@@ -27,6 +27,7 @@ from twinspire.search import (
     Synonyms,
     Templates,
 )
+from twinspire.stores.text_query import TextQuery
 from twinspire.towers import InferencePrecision, LocalTowers, OpenVinoOptions
 
 SURROGATES = ("\ud800", "a\udcff b", "\udfff\ud800")
@@ -36,7 +37,7 @@ HUGE = 10**5000  # more digits than Python turns into text
 @pytest.fixture
 def client(tiny: Any) -> Iterator[Client]:
     """Open the tiny bundle in this process."""
-    with Client.local(tiny.bundle, precision="fp32", providers="cpu") as opened:
+    with Client.local(tiny.bundle, precision="fp32", provider="cpu") as opened:
         yield opened
 
 
@@ -68,7 +69,7 @@ def test_one_thing_is_not_taken_for_a_list(index: Index, client: Client, one: An
         lambda: index.remove(one),
         lambda: index.get(one),
         lambda: index.vectors(one),
-        lambda: index.matching(one, Filter("n = 1")),
+        lambda: index.matching(one, Filter.parse("n = 1")),
         lambda: index.known_hashes(one),
         lambda: searcher.search("cat", boosts=one),
         lambda: searcher.search("cat", pins=one),
@@ -96,11 +97,11 @@ def test_an_item_alone_and_a_filter_alone_are_no_lists(index: Index, client: Cli
     with pytest.raises(InputError, match="list"):
         index.add(client.encode_texts(["a"]), item, space=client.space)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="list"):
-        Searcher(client, index).search("cat", pins=Filter("n = 1"))  # type: ignore[arg-type]
+        Searcher(client, index).search("cat", pins=Filter.parse("n = 1"))  # type: ignore[arg-type]
     with pytest.raises(InputError, match="list"):
         Searcher(client, index).search("cat", boosts=Boost.parse("n = 1:2"))  # type: ignore[arg-type]
     with pytest.raises(InputError, match="boost"):
-        Searcher(client, index).search("cat", boosts=[Filter("n = 1")])  # type: ignore[list-item]
+        Searcher(client, index).search("cat", boosts=[Filter.parse("n = 1")])  # type: ignore[list-item]
 
 
 def test_names_stand_for_members_of_enums(tmp_path: Path, index: Index, client: Client) -> None:
@@ -110,16 +111,16 @@ def test_names_stand_for_members_of_enums(tmp_path: Path, index: Index, client: 
     for kind in ("text", ItemKind.TEXT):
         (hits,) = index.search(query, k=3, space=client.space, kind=kind)
         assert hits[0].id == 0
-        assert len(index.search_text('"cat"', kind=kind)) == 1
+        assert len(index.search_text(TextQuery.any_of("cat"), kind=kind)) == 1
         assert index.known_hashes(["x"], kind=kind) == set()
         answer = Searcher(client, index).search("red cat", kind=kind, mode="hybrid")
         assert answer.mode is Mode.HYBRID
-    assert index.allowed("text", "n = 1") is not None
+    assert index.count(kind="text", where="id exists") == 3
     with Index.create(tmp_path / "half", space=client.space, dim=client.dim, dtype="float16") as half:
         assert half.dtype is VectorType.FLOAT16
     assert client.bundle.engine("text", "fp32") == client.bundle.engine(Tower.TEXT, Precision.FP32)
     assert client.bundle.precisions("image") == client.bundle.precisions(Tower.IMAGE)
-    towers = LocalTowers(client.bundle, precision="int8", providers="cpu", towers=["text"])
+    towers = LocalTowers(client.bundle, precision="int8", provider="cpu", towers=["text"])
     assert towers.runtime.precision is Precision.INT8
     towers.close()
     assert TextSettings(context_length=8, pad_id=0, eos_id=1, padding="max_length").padding is Padding.MAX_LENGTH
@@ -137,7 +138,7 @@ def test_an_unknown_name_is_an_error_that_lists_the_choices(tmp_path: Path, inde
             ("fp16", lambda wrong=wrong: client.bundle.engine("text", wrong)),
             ("text", lambda wrong=wrong: client.bundle.precisions(wrong)),
             ("int8", lambda wrong=wrong: LocalTowers(client.bundle, precision=wrong)),
-            ("cuda", lambda wrong=wrong: LocalTowers(client.bundle, providers=wrong)),
+            ("cuda", lambda wrong=wrong: LocalTowers(client.bundle, provider=wrong)),
             ("image", lambda wrong=wrong: LocalTowers(client.bundle, towers=[wrong])),
             ("trim", lambda wrong=wrong: TextSettings(context_length=8, pad_id=0, eos_id=1, padding=wrong)),
             ("bf16", lambda wrong=wrong: OpenVinoOptions(inference_precision=wrong)),
@@ -169,8 +170,8 @@ def test_lone_surrogates_are_refused_or_found_nowhere(tmp_path: Path, index: Ind
         lambda: searcher.search("cat", mode=text),
         lambda: searcher.search(Query.image(f"/{text}.jpg")),
         lambda: Searcher(client, index, stop_words=frozenset([text])),
-        lambda: index.search_text(text),
-        lambda: index.count_words(text, at_most=3),
+        lambda: index.search_text(TextQuery(phrases=((text,),))),
+        lambda: index.count_text(TextQuery(phrases=((text,),)), at_most=3),
         lambda: index.known_hashes([text]),
         lambda: client.encode_texts([text]),
         lambda: client.encode_images([f"/{text}.jpg"]),
@@ -225,7 +226,7 @@ def test_numbers_of_any_size_are_used_or_refused(index: Index, client: Client, n
         lambda: searcher.search("cat", where=f"n < {number if abs(number) != HUGE else '1' + '0' * 5000}"),
         lambda: searcher.search("cat", number),
         lambda: index.search(client.encode_texts(["cat"]), k=number, space=client.space),
-        lambda: index.search_text('"cat"', k=number),
+        lambda: index.search_text(TextQuery.any_of("cat"), k=number),
         lambda: index.sample_ids(number),
         lambda: index.get([number]),
         lambda: index.remove([number]),
@@ -256,7 +257,7 @@ def test_k_beyond_64_bits_is_everything(index: Index, client: Client) -> None:
     query = client.encode_texts(["a red cat"])
     for k in (3, 2**31, 2**63, HUGE):
         assert len(index.search(query, k=k, space=client.space)[0]) == 3
-        assert len(index.search_text('"cat" OR "dog"', k=k)) == 2
+        assert len(index.search_text(TextQuery.any_of("cat dog"), k=k)) == 2
         assert len(Searcher(client, index).search("cat", k).hits) == 3
         assert index.sample_ids(k) == [0, 1, 2]
 
@@ -271,7 +272,7 @@ def test_nul_is_refused_where_sqlite_would_end_a_text(index: Index, bad: str) ->
         lambda: Item("/x", "text", metadata={"a": [{"b": bad}]}),
         lambda: Item("/x", "text", metadata={bad: 1}),
         lambda: index.update(0, caption=bad),
-        lambda: index.search_text(f'"cat{bad}"'),
+        lambda: index.search_text(TextQuery(phrases=((f"cat{bad}",),))),
     ]
     for call in calls:
         with pytest.raises(InputError, match="NUL"):
@@ -294,7 +295,7 @@ def test_what_is_no_path_of_an_index_is_refused(path: Any) -> None:
 
 def test_a_query_with_nul_is_a_text_like_any_other(index: Index, client: Client) -> None:
     """It separates words."""
-    answer = Searcher(client, index).search("cat\0dog", mode="words")
+    answer = Searcher(client, index).search("cat\0dog", mode="keyword")
     assert sorted(hit.id for hit in answer.hits) == [0, 1]
     assert Searcher(client, index).search("cat\0dog", mode="hybrid", where="n != 'x\0'").hits == ()
 

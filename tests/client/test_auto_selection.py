@@ -109,7 +109,6 @@ def test_speed_stays_in_a_certificate(tiny: Any) -> None:
         ("rejected", ["int8"], "rejected"),
         ("rejected", ["fp32"], "rejected"),
         ("measured", "yesterday", "yesterday"),
-        ("unheard", 1, "unheard"),
     ],
 )
 def test_a_choice_is_read_strictly(chosen: Callable[..., Bundle], key: str, value: object, message: str) -> None:
@@ -167,8 +166,8 @@ def test_a_choice_of_fp32_is_kept(chosen: Callable[..., Bundle]) -> None:
         ({"threads": 1}, "onnxruntime cpu int8, threads: 1"),
         ({"threads": 4}, "onnxruntime cpu int8, threads: 4, streams: 2"),
         ({"precision": "int8"}, "onnxruntime cpu int8, threads: 2, streams: 2"),
-        ({"providers": "cpu"}, "onnxruntime cpu int8, threads: 2, streams: 2"),
-        ({"precision": "int8", "providers": "cpu"}, "onnxruntime cpu int8, threads: 2, streams: 2"),
+        ({"provider": "cpu"}, "onnxruntime cpu int8, threads: 2, streams: 2"),
+        ({"precision": "int8", "provider": "cpu"}, "onnxruntime cpu int8, threads: 2, streams: 2"),
         ({"precision": "fp32"}, "onnxruntime cpu fp32, threads: 2"),
         ({"precision": "fp32", "streams": 2}, "onnxruntime cpu fp32, threads: 2, streams: 2"),
     ],
@@ -182,7 +181,7 @@ def test_what_is_named_is_used_as_named(chosen: Callable[..., Bundle], named: di
     ("flags", "changes", "expected", "reason"),
     [
         (("avx2", "avx_vnni"), {}, "int8", "avx512_vnni"),
-        (("avx2",), {}, "fp32", "VNNI"),
+        (("avx2",), {}, "fp32", "no VNNI"),
         ((), {}, "fp32", "avx512_vnni"),
         (("avx_vnni",), {"precision": Precision.FP32}, "int8", "fp32 on cpu"),
         (
@@ -216,9 +215,11 @@ def test_elsewhere_the_rules_decide(
 
 
 def _no_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
-    there = auto_selection.problem
+    there = auto_selection.unavailable_reason
     monkeypatch.setattr(
-        auto_selection, "problem", lambda name: "is not in this onnxruntime" if name is Provider.CUDA else there(name)
+        auto_selection,
+        "unavailable_reason",
+        lambda name: "is not in this onnxruntime" if name is Provider.CUDA else there(name),
     )
 
 
@@ -226,7 +227,7 @@ def test_a_gpu_that_was_not_measured_is_another_machine(
     chosen: Callable[..., Bundle], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where a GPU is here and none was there `auto` tries it first, then what was measured; by name the CPU is that."""
-    monkeypatch.setattr(auto_selection, "problem", lambda provider: None)
+    monkeypatch.setattr(auto_selection, "unavailable_reason", lambda provider: None)
     bundle = chosen()
     tried = list(auto_selection.candidates(bundle, None, None))
     assert [candidate.provider for candidate in tried[:2]] == [Provider.CUDA, Provider.CPU]
@@ -252,7 +253,7 @@ def test_a_choice_that_does_not_open_is_passed_over(
     assert str(LocalTowers(bundle, threads=2).runtime).endswith("int8, threads: 2")
     assert "broken" in caplog.text
     with pytest.raises(EngineError, match="broken"):
-        LocalTowers(bundle, providers="cpu", threads=2)
+        LocalTowers(bundle, provider="cpu", threads=2)
 
 
 def test_openvinos_arithmetic_is_the_choices(chosen: Callable[..., Bundle], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -264,13 +265,13 @@ def test_openvinos_arithmetic_is_the_choices(chosen: Callable[..., Bundle], monk
         raise EngineError("only looked at")
 
     monkeypatch.setattr(
-        auto_selection, "problem", lambda provider: "is not here" if provider is Provider.CUDA else None
+        auto_selection, "unavailable_reason", lambda provider: "is not here" if provider is Provider.CUDA else None
     )
     monkeypatch.setattr(local, "open_sessions", watch)
     bundle = chosen(provider="openvino", precision=Precision.FP32, inference_precision="bf16")
     for options in ({}, {"openvino": OpenVinoOptions()}):
         with pytest.raises(EngineError):
-            LocalTowers(bundle, threads=2, providers="openvino", **options)
+            LocalTowers(bundle, threads=2, provider="openvino", **options)
     assert seen == [
         (Provider.OPENVINO, InferencePrecision.BF16, 2),
         (Provider.OPENVINO, InferencePrecision.F32, 2),

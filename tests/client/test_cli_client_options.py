@@ -149,7 +149,7 @@ def test_an_overloaded_server_is_an_error(run: Run, start_fake: Callable[..., An
         ("--server h:1 --tls-key key.pem", ["--tls-certificate", "--tls-key"]),
         ("--server h:1 --tls-ca nope.pem", ["nope.pem"]),
         ("--server h:1 --tls-ca labels.txt", ["labels.txt", "PEM"]),
-        ("--server http://h:1", ["http://h:1"]),
+        ("--server http://h:1", ["http://h:1", "host:port"]),
         ("--server h:1 --deadline 0", ["--deadline"]),
         ("--server h:1 --deadline 1e10", ["--deadline", "1e9"]),
         ("--server h:1 --deadline nan", ["--deadline", "nan"]),

@@ -13,7 +13,7 @@ import pytest
 
 from twinspire.cli import app as root
 from twinspire.cli import main
-from twinspire.cli.os_errors import described
+from twinspire.cli.os_errors import describe
 
 FULL = Path("/dev/full")
 
@@ -43,7 +43,7 @@ def test_an_unexpected_error_names_operation_and_file(tmp_path: Path) -> None:
         (lambda: (tmp_path / "a\nb").read_text(), ["open", "a\\nb"]),
     ):
         error = _raised(action)
-        told = described(error)
+        told = describe(error)
         assert all(word in told for word in [*words, error.strerror]), told
         assert "\n" not in told
 
@@ -62,7 +62,7 @@ def test_an_error_without_a_file_name_says_where_it_was_raised() -> None:
             file.write("x")
 
     for action in (fill_and_flush, fill):
-        told = described(_raised(action))
+        told = describe(_raised(action))
         assert "write" in told
         assert action.__name__ in told
         assert Path(__file__).name in told

@@ -6,60 +6,41 @@ import csv
 import io
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from twinspire.cli.output import CSV_COLUMNS, Results, ShownHit, check_output, show
+from twinspire.cli.output import CSV_COLUMNS, Results, check_output, show
 from twinspire.errors import InputError
-from twinspire.index import Hit, Index, Item, ItemKind
+from twinspire.search import Mode, Query, SearchHit, SearchRequest, SearchResponse
+from twinspire.stores import ItemKind
 
-SPACE = "5" * 64
 COLOURS = [(250, 20, 30), (20, 250, 40), (30, 20, 250)]
 
 
-@dataclass(frozen=True)
-class Explained:
-    """A hit with what a search may tell beside it."""
-
-    id: int
-    uri: str
-    score: float
-    kind: ItemKind
-    caption: str | None = None
-    metadata: Mapping[str, Any] = field(default_factory=dict)
-    parts: Mapping[str, float] = field(default_factory=dict)
-    probability: float | None = None
-
-
 @pytest.fixture
-def hits(tmp_path: Path) -> list[Hit]:
-    """Find three images and a text by a search of a real index."""
-    vectors = np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]], np.float32)
-    items = []
-    for number, colour in enumerate(COLOURS):
-        Image.new("RGB", (40, 40), colour).save(tmp_path / f"{number}, a.png")
+def hits(tmp_path: Path) -> list[SearchHit]:
+    """Return three images, of which the last colour is the best, and a text."""
+    found = []
+    for rank, number in enumerate((2, 0, 1), start=1):
+        Image.new("RGB", (40, 40), COLOURS[number]).save(tmp_path / f"{number}, a.png")
         metadata = {"year": 2020 + number, "camera": 'X "1"'}
-        items.append(Item(str(tmp_path / f"{number}, a.png"), ItemKind.IMAGE, caption="one\ntwo", metadata=metadata))
-    items.append(Item(str(tmp_path / "lines.txt#4"), ItemKind.TEXT, caption="a 红 line, with a comma\tand a tab"))
-    query = np.array([[0.5, 0.4, 0.7, 0.33]], np.float32)
-    with Index.create(tmp_path / "index", space=SPACE, dim=4) as index:
-        index.add(vectors, items, space=SPACE)
-        (found,) = index.search(query / np.linalg.norm(query), k=4, space=SPACE)
-    return found
+        uri = str(tmp_path / f"{number}, a.png")
+        found.append(SearchHit(rank, number, uri, 0.7123456789 / rank, ItemKind.IMAGE, "one\ntwo", metadata))
+    text = "a 红 line, with a comma\tand a tab"
+    return [*found, SearchHit(4, 3, str(tmp_path / "lines.txt#4"), 0.1, ItemKind.TEXT, text, {})]
 
 
-def results(hits: list[Any], **more: Any) -> Results:
+def results(hits: list[SearchHit], mode: Mode = Mode.VECTOR) -> Results:
     """Wrap hits as a search's results."""
-    return Results(Path("idx"), "red 红", {"text": "red 红"}, 4, 1234, hits, **more)
+    return Results("/idx", "red 红", SearchRequest(Query.text("red 红"), k=4), SearchResponse(tuple(hits), mode, 1234))
 
 
-def test_every_form_shows_the_same_hits(hits: list[Hit], tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_every_form_shows_the_same_hits(
+    hits: list[SearchHit], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     """Python, lines in a pipe, JSON and CSV agree on uri, order, id, caption, metadata, and scores as printed."""
     shown = results(hits)
     show(shown)
@@ -69,16 +50,17 @@ def test_every_form_shows_the_same_hits(hits: list[Hit], tmp_path: Path, capfd: 
     document = json.loads(capfd.readouterr().out)
     show(shown, as_csv=True)
     rows = list(csv.DictReader(io.StringIO(capfd.readouterr().out, newline="")))
-    for rank, (hit, told, row) in enumerate(zip(hits, document["hits"], rows, strict=True), start=1):
-        expected = (rank, hit.id, hit.uri, hit.kind.value, hit.caption, dict(hit.metadata), round(hit.score, 6))
-        assert tuple(told[name] for name in ("rank", "id", "uri", "kind", "caption", "metadata", "score")) == expected
+    assert SearchResponse.from_dict({key: document[key] for key in shown.response.to_dict()}) == shown.response
+    assert SearchRequest.from_dict(document["request"]) == shown.request
+    for hit, row in zip(hits, rows, strict=True):
+        expected = (hit.rank, hit.id, hit.uri, hit.kind.value, hit.caption, dict(hit.metadata), round(hit.score, 6))
         metadata = {"year": int(row["year"]), "camera": row["camera"]} if row["year"] else {}
         as_read = (int(row["rank"]), int(row["id"]), row["uri"], row["kind"], row["caption"], metadata)
         assert (*as_read, float(row["score"])) == expected
     assert tuple(rows[0]) == (*CSV_COLUMNS, "camera", "year")
 
 
-def test_the_sheet_shows_the_hits_in_their_order(hits: list[Hit], tmp_path: Path) -> None:
+def test_the_sheet_shows_the_hits_in_their_order(hits: list[SearchHit], tmp_path: Path) -> None:
     """From left to right stand the images' colours as the hits have them; a text is a card with ink on it."""
     show(results(hits), sheet=tmp_path / "out.png")
     with Image.open(tmp_path / "out.png") as image:
@@ -93,11 +75,12 @@ def test_the_sheet_shows_the_hits_in_their_order(hits: list[Hit], tmp_path: Path
 
 
 def test_on_a_terminal_a_hit_says_what_is_known_of_it(
-    hits: list[Hit], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    hits: list[SearchHit], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Title and size, the path with its caption's first line, a text by its words, what rules did, probability."""
     monkeypatch.setenv("FORCE_COLOR", "1")
-    explained = Explained(9, "/a/b.png", 0.5, ItemKind.IMAGE, parts={"vector": 0.25, "boost": 0.1}, probability=0.875)
+    parts = {"vector": 0.25, "boost": 0.1}
+    explained = SearchHit(5, 9, "/a/b.png", 0.5, ItemKind.IMAGE, None, {}, parts, probability=0.875)
     show(results([*hits, explained]))
     plain = re.sub(r"\x1b\[[0-9;]*m", "", capfd.readouterr().out).splitlines()
     assert plain[0].startswith("red 红 ")
@@ -111,23 +94,23 @@ def test_on_a_terminal_a_hit_says_what_is_known_of_it(
 
 def test_parts_and_probability_come_in_json_and_csv(capfd: pytest.CaptureFixture[str]) -> None:
     """A hit that has them shows them; what the caller adds stands beside the query."""
-    hit: ShownHit = Explained(1, "a.png", 0.5, ItemKind.IMAGE, parts={"words": 7.5}, probability=0.25)
-    show(results([hit], more={"mode": "hybrid"}), as_json=True)
+    hit = SearchHit(1, 1, "a.png", 0.5, ItemKind.IMAGE, None, {}, {"keyword": 7.5}, probability=0.25)
+    show(results([hit], Mode.HYBRID), as_json=True)
     document = json.loads(capfd.readouterr().out)
-    assert (document["mode"], document["hits"][0]["parts"]) == ("hybrid", {"words": 7.5})
+    assert (document["mode"], document["hits"][0]["parts"]) == ("hybrid", {"keyword": 7.5})
     show(results([hit]), as_csv=True)
     (row,) = csv.DictReader(io.StringIO(capfd.readouterr().out, newline=""))
-    assert (row["probability"], row["parts"]) == ("0.25", '{"words": 7.5}')
+    assert (row["probability"], row["parts"]) == ("0.25", '{"keyword": 7.5}')
 
 
 def test_what_cannot_be_written_is_refused_first(tmp_path: Path) -> None:
     """Two forms for one output, a sheet of another suffix, a missing folder, a folder."""
     (tmp_path / "folder.png").mkdir()
     for options, message in (
-        ({"as_json": True, "as_csv": True}, "--json"),
-        ({"sheet": tmp_path / "a.jpg"}, r"/a\.jpg"),
+        ({"as_json": True, "as_csv": True}, "--csv"),
+        ({"sheet": tmp_path / "a.jpg"}, r"\.png"),
         ({"sheet": tmp_path / "no" / "a.png"}, r"/no/a\.png"),
-        ({"sheet": tmp_path / "folder.png"}, r"/folder\.png"),
+        ({"sheet": tmp_path / "folder.png"}, "folder"),
     ):
         with pytest.raises(InputError, match=message):
             check_output(**options)  # type: ignore[arg-type]

@@ -82,7 +82,7 @@ def test_words_and_phrases_find_captions(run: Run) -> None:
     """A quoted phrase must be there; Chinese captions are found by words of two characters."""
     assert sorted(run('"sunny bay"').names) == ["green.png", "red.png"]
     assert run('"汽车"').names == ["blue.png"]
-    assert run("汽车", "--mode", "words").names == ["blue.png"]
+    assert run("汽车", "--mode", "keyword").names == ["blue.png"]
     ran = run('"zorblatt"')
     assert (ran.status, ran.out) == (0, "")
     assert "zorblatt" in ran.err
@@ -92,7 +92,7 @@ def test_synonyms_and_templates_are_files(run: Run, tmp_path: Path) -> None:
     """Both are read from where they are said to be."""
     (tmp_path / "synonyms.txt").write_text("automobile => 汽车\n", encoding="utf-8")
     (tmp_path / "templates.txt").write_text("blue {}\n")
-    assert run("automobile", "--mode", "words", "--synonyms", "synonyms.txt").names == ["blue.png"]
+    assert run("automobile", "--mode", "keyword", "--synonyms", "synonyms.txt").names == ["blue.png"]
     assert run("thing", "--mode", "vector", "--templates", "templates.txt").names[0] == "blue.png"
 
 
@@ -104,8 +104,8 @@ def test_json_csv_and_lines_show_the_same(run: Run) -> None:
     rows = list(csv.DictReader(io.StringIO(run(*asked, "--csv").out, newline="")))
     assert [Path(hit["uri"]).name for hit in document["hits"]] == names == [Path(row["uri"]).name for row in rows]
     assert document["mode"] == "hybrid"
-    assert document["where"] == "id < 4"
-    texts = [(part.get("text"), part["weight"]) for part in document["query"]["sum"]]
+    assert document["request"]["where"] == "id < 4"
+    texts = [(part.get("text"), part["weight"]) for part in document["request"]["query"]]
     assert texts == [("red thing", 1), (None, 0.5)]
     boosted = next(hit for hit in document["hits"] if hit["metadata"]["year"] > 2020)
     assert boosted["parts"]["boost year > 2020"] == 0.1
@@ -128,9 +128,9 @@ def test_json_csv_and_lines_show_the_same(run: Run) -> None:
         (["red", "--min-score", "nan"], "nan"),
         (["red", "--templates", "nowhere.txt"], "nowhere.txt"),
         (["red", "--synonyms", "red.png"], "UTF-8"),
-        (["-i", "red.png", "--mode", "words"], "mode"),
+        (["-i", "red.png", "--mode", "keyword"], "keyword"),
         (["red", "--json", "--csv"], "--csv"),
-        (["red", "--minus", "red"], "cancel"),
+        (["red", "--minus", "red"], "cancel out"),
     ],
 )
 def test_search_refuses_what_it_cannot_do(run: Run, arguments: list[str], says: str) -> None:
@@ -158,7 +158,7 @@ def test_an_offset_gives_the_next_page(run: Run) -> None:
 
 def test_the_least_score_is_a_similarity_in_every_mode(run: Run) -> None:
     """Of the same items, whatever is searched; a value of another scale is refused."""
-    for mode in ("words", "hybrid", "vector"):
+    for mode in ("keyword", "hybrid", "vector"):
         document = json.loads(run("red thing", "--mode", mode, "--min-score", "0.9", "--json").out)
         assert [Path(hit["uri"]).name for hit in document["hits"]] == ["red.png"]
         ran = run("red thing", "--mode", mode, "--min-score", "3")

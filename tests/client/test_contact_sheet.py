@@ -12,7 +12,7 @@ from PIL import Image
 from twinspire import font_fallback
 from twinspire.contact_sheet import SheetRow, contact_sheet
 from twinspire.errors import InputError
-from twinspire.font_fallback import Lettering, legible
+from twinspire.font_fallback import TextRenderer, legible
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def test_a_hit_whose_file_is_gone_does_not_stop_the_sheet(pictures: list[Path], 
     """Gone and broken files are drawn as cards, the others as images."""
     (tmp_path / "broken.png").write_text("no picture")
     hits = [(tmp_path / "gone.png", 0.9), (pictures[1], 0.8), (tmp_path / "broken.png", 0.7)]
-    contact_sheet([SheetRow("a", hits, picture=tmp_path / "gone.png")], tmp_path / "sheet.png")
+    contact_sheet([SheetRow("a", hits, image=tmp_path / "gone.png")], tmp_path / "sheet.png")
     assert has_colour(drawn(tmp_path / "sheet.png"), (30, 250, 225))
 
 
@@ -94,7 +94,7 @@ def test_what_a_font_has_is_told_from_its_empty_box() -> None:
 
 def test_text_is_wrapped_and_shortened_to_its_width() -> None:
     """Lines fit; words stay whole; the middle of a name goes first; nothing is lost where there is room."""
-    letters = Lettering(20)
+    letters = TextRenderer(20)
     words = "many words that need several lines to be shown in full " * 3
     lines = letters.wrap(words, 300, lines=99)
     assert " ".join(lines) == words.strip()

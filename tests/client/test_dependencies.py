@@ -92,7 +92,7 @@ def test_no_provider_runs_on_a_broken_onnxruntime(tiny: Any, broken: Callable[[s
     assert providers.available() == ()
     for name in ("auto", *Provider):
         with pytest.raises(BrokenDependencyError, match="wrong ELF class"):
-            LocalTowers(tiny.bundle, providers=name)
+            LocalTowers(tiny.bundle, provider=name)
 
 
 @pytest.mark.slow

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 import random
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,17 +18,26 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from support.data import PHOTOS, PREPROCESSED
-from twinspire.bundle import ImageSettings
+from twinspire.bundle import CropRounding, ImageSettings, Interpolation, Resize
 from twinspire.images import Preprocessor
-from twinspire.images.geometry import fit, fit_window, resized_size
+from twinspire.images.geometry import crop_offset, fit, fit_window, scaled_size
 from twinspire_eval.scenes import Split, draw_scene, sample_scenes
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-RESAMPLE = {"bilinear": 2, "bicubic": 3, "lanczos": 1}  # Pillow's numbers, which transformers' configurations use
+RESAMPLE = {
+    "nearest": 0,
+    "bilinear": 2,
+    "bicubic": 3,
+    "lanczos": 1,
+}
+"""Pillow's numbers, which transformers' configurations use."""
 
 
 def _settings(size: int = 224, resize: int | None = None, interpolation: str = "bicubic", crop: bool = True) -> Any:
-    return ImageSettings(size=size, resize=resize or size, interpolation=interpolation, crop=crop, mean=MEAN, std=STD)
+    chosen = ImageSettings.centre_crop(
+        size, shortest_side=resize, interpolation=Interpolation(interpolation), mean=MEAN, std=STD
+    )
+    return chosen if crop else replace(chosen, resize=Resize.STRETCH, shortest_side=None, crop_rounding=None)
 
 
 CLIP = _settings()
@@ -35,9 +48,9 @@ def _reference(image: Image.Image, chosen: ImageSettings) -> NDArray[np.uint8]:
     transformers = pytest.importorskip("transformers")
     square = {"height": chosen.size, "width": chosen.size}
     processor = transformers.CLIPImageProcessor(
-        size={"shortest_edge": chosen.resize} if chosen.crop else square,
+        size={"shortest_edge": chosen.shortest_side} if chosen.shortest_side else square,
         crop_size=square,
-        do_center_crop=chosen.crop,
+        do_center_crop=chosen.shortest_side is not None,
         resample=RESAMPLE[chosen.interpolation],
         do_rescale=False,
         do_normalize=False,
@@ -150,7 +163,7 @@ def test_strips_take_no_memory(size: tuple[int, int], monkeypatch: pytest.Monkey
         return resize(image, target, *rest, **options)
 
     monkeypatch.setattr(Image.Image, "resize", watch)
-    width, height = resized_size(size, 224)
+    width, height = scaled_size(size, CLIP)
     assert fit(Image.new("RGB", size, "red"), CLIP).getpixel((112, 112)) == (255, 0, 0)
     assert max(asked) <= min(width * height, 64 * 10**6)
 
@@ -171,3 +184,41 @@ def test_window_agrees_with_the_whole(size: tuple[int, int], interpolation: str)
             assert difference.mean() < 0.5, f"mean difference {difference.mean():.3f} of 255"
             if lowest > 0:
                 assert difference.max() <= 1, f"largest difference {difference.max()} of 255"
+
+
+def _golden_cases() -> list[dict[str, Any]]:
+    document = json.loads((Path(__file__).parents[1] / "data" / "resized.json").read_text(encoding="utf-8"))
+    cases: list[dict[str, Any]] = document["cases"]
+    return cases
+
+
+@pytest.mark.parametrize("case", _golden_cases(), ids=lambda case: f"{case['resize']}-{case['image']}-{case['height']}")
+def test_resizing_of_torchvision_and_open_clip(case: dict[str, Any]) -> None:
+    """Every kind of resizing, also to other shapes than squares, is bit-equal to the library that defines it."""
+    rounding = CropRounding.ROUND if case["resize"] == "shortest_side" else None
+    chosen = ImageSettings(
+        height=case["height"],
+        width=case["width"],
+        resize=Resize(case["resize"]),
+        shortest_side=case.get("shortest_side"),
+        crop_rounding=rounding,
+        interpolation=Interpolation(case["interpolation"]),
+        mean=MEAN,
+        std=STD,
+    )
+    pixels = Preprocessor(chosen, threads=1).one(_noise(*case["image"], "RGB", case["seed"]))
+    assert pixels.shape == (case["height"], case["width"], 3)
+    assert hashlib.sha256(pixels.tobytes()).hexdigest() == case["sha256"]
+
+
+def test_roundings_differ_by_a_pixel() -> None:
+    """A margin of 147 pixels is halved to 73 by transformers and to 74 by torchvision."""
+    assert crop_offset(371, 224, CropRounding.FLOOR) == 73
+    assert crop_offset(371, 224, CropRounding.ROUND) == 74
+
+
+def test_padding_keeps_a_strip_visible() -> None:
+    """An image so long that its other side would vanish keeps one pixel of it."""
+    padded = replace(CLIP, resize=Resize.PAD, shortest_side=None, crop_rounding=None)
+    pixels = Preprocessor(padded, threads=1).one(Image.new("RGB", (2000, 1), "red"))
+    assert (pixels.any(axis=2).sum(axis=0) == 1).all()

@@ -21,6 +21,7 @@ import pytest
 from twinspire.errors import IndexStoreError, InputError, TwinspireError
 from twinspire.index import Index, Item, ItemKind, verify_index
 from twinspire.stores.filters.filter import Filter
+from twinspire.stores.text_query import TextQuery
 
 SPACE, DIM, COUNT = "5" * 64, 8, 400
 MISSES = ("filter", "words", "count", "find", "known")
@@ -87,9 +88,13 @@ def calls(index: Index) -> Iterator[tuple[str, Callable[[], Any]]]:
         yield "filter", lambda where=where: index.search(queries, k=50, space=SPACE, where=where)
         yield "filter", lambda where=where: sorted(index.matching(ids, where))
     yield "filter", lambda: index.search(queries, k=50, space=SPACE, kind=ItemKind.TEXT)
-    for match in ("car", "红色 AND 色的", "img", '"new caption"', "0033", "tr*", "sea NOT car"):
-        yield "words", lambda match=match: index.search_text(match, k=400)
-        yield "count", lambda match=match: index.count_words(match, at_most=1000)
+    for query in (
+        *map(TextQuery.any_of, ("car", "img", "0033", "猫", "sea car")),
+        TextQuery.all_of("红色的"),
+        TextQuery(phrases=(("new", "caption"),)),
+    ):
+        yield "words", lambda query=query: index.search_text(query, k=400)
+        yield "count", lambda query=query: index.count_text(query, at_most=1000)
     yield "stats", lambda: index.stats().items_by_kind
     yield "bundle", lambda: (index.space, index.dim, index.generation, index.stats().dead_rows, index.sample_ids(9))
 

@@ -17,6 +17,7 @@ from support.arrays import random_vectors
 from twinspire.errors import EmbeddingError, IndexStoreError, InputError, SpaceMismatchError
 from twinspire.index import Index, Item, ItemKind, VectorType, state
 from twinspire.stores.filters.filter import Filter
+from twinspire.stores.text_query import TextQuery
 
 SPACE = "5" * 64
 DIM = 16
@@ -90,8 +91,8 @@ def test_what_is_no_filter_is_refused(index: Index) -> None:
     """Anything but a `Filter`, its text, a kind or its name is an InputError, and so are ids that are none."""
     for call in (
         lambda: index.search(unit(1), space=SPACE, where=3),  # type: ignore[arg-type]
-        lambda: index.search_text("no", where=["n = 1"]),  # type: ignore[arg-type]
-        lambda: index.allowed(where="n ="),
+        lambda: index.search_text(TextQuery.any_of("no"), where=["n = 1"]),  # type: ignore[arg-type]
+        lambda: index.count(where="n ="),
         lambda: index.matching([1], None),  # type: ignore[arg-type]
         lambda: index.remove_where(None),  # type: ignore[arg-type]
         lambda: index.remove_where(""),
@@ -146,14 +147,14 @@ def test_a_kind_alone_is_found(index: Index) -> None:
 
 def test_words_find_captions_and_file_names(index: Index) -> None:
     """The words follow add, update and remove."""
-    assert [hit.id for hit in index.search_text('"no" AND "17"')] == [17]
+    assert [hit.id for hit in index.search_text(TextQuery.all_of("no 17"))] == [17]
     index.update(17, caption="红色的车")
-    assert [hit.id for hit in index.search_text('"红色" AND "17"')] == [17]
-    assert index.search_text('"no" AND "17"') == []
+    assert [hit.id for hit in index.search_text(TextQuery.all_of("红色 17"))] == [17]
+    assert index.search_text(TextQuery.all_of("no 17")) == []
     index.remove([17])
-    assert index.search_text('"红色"') == []
-    with pytest.raises(InputError, match="SQLite"):
-        index.search_text('"')
+    assert index.search_text(TextQuery.all_of("红色")) == []
+    with pytest.raises(InputError, match="TextQuery"):
+        index.search_text("no")  # type: ignore[arg-type]
 
 
 def test_find_takes_a_uri_a_hash_or_a_folder(index: Index) -> None:
@@ -200,11 +201,9 @@ def test_a_filter_finds_the_best_of_what_it_keeps(
                 expected(there, query[None])[:10] for query in asked
             ]
             assert index.matching(range(1000), Filter.parse(text)) == set(there)
-            words = index.search_text("jpg OR no", k=2000, where=Filter.parse(text))
+            words = index.search_text(TextQuery.any_of("jpg no"), k=2000, where=Filter.parse(text))
             assert {hit.id for hit in words} == set(there)
-            mask = index.allowed(where=Filter.parse(text))
-            assert mask is not None
-            assert set(np.flatnonzero(mask).tolist()) == set(there)
+            assert index.count(where=Filter.parse(text)) == len(there)
             gone = set(range(0, 1000, 7))
             index.remove(gone)
 

@@ -12,6 +12,7 @@ from twinspire.errors import IndexStoreError
 from twinspire.index import Index, Item, ItemKind, writer
 from twinspire.index.connections import Connections
 from twinspire.stores.filters.filter import Filter
+from twinspire.stores.text_query import TextQuery
 
 SPACE = "5" * 64
 DIM = 8
@@ -45,7 +46,7 @@ def test_compact_shrinks_the_catalogue_while_a_reader_goes_on(path: Path) -> Non
         assert report.catalogue_bytes_before > before
         assert report.catalogue_bytes_after < before / 3
         assert len(reader) == COUNT // 4
-        assert [hit.id for hit in reader.search_text(f"caption {COUNT - 1}")] == [COUNT - 1]
+        assert [hit.id for hit in reader.search_text(TextQuery.all_of(f"caption {COUNT - 1}"))] == [COUNT - 1]
         assert index.compact().dropped_rows == 0
         assert index.verify().problems == []
 

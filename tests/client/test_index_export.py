@@ -19,7 +19,7 @@ import pytest
 
 from twinspire.cli import main
 from twinspire.errors import InputError, MissingDependencyError
-from twinspire.index import Index, Item, ItemKind, VectorType, export, export_parquet
+from twinspire.index import Index, Item, ItemKind, VectorType, export, export_parquet, parts
 from twinspire.index.connections import CatalogueChangedError
 from twinspire.index.export import export_index
 from twinspire.stores.filters.filter import Filter
@@ -118,7 +118,7 @@ def test_metadata_columns_have_the_type_of_their_values(index: Any, tmp_path: Pa
 
 def test_too_many_keys_become_one_column(index: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Above the most columns the whole object is JSON in `metadata`."""
-    monkeypatch.setattr(export_parquet, "MOST_COLUMNS", 5)
+    monkeypatch.setattr(export_parquet, "MAX_COLUMNS", 5)
     export_index(index, tmp_path / "out.parquet")
     table = pq.read_table(tmp_path / "out.parquet")
     assert "year" not in table.column_names
@@ -198,7 +198,7 @@ def test_a_failure_leaves_what_was_there(
 
 def test_what_was_read_in_vain_is_read_again(index: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the catalogue changed under the reader, no file takes its place before all was read once more."""
-    plain, ends = type(index)._reading, []
+    plain, ends = parts.Handle.reading, []
 
     @contextmanager
     def changing(self: Any, doing: str) -> Iterator[Any]:
@@ -208,7 +208,7 @@ def test_what_was_read_in_vain_is_read_again(index: Any, tmp_path: Path, monkeyp
         if len(ends) == 1:
             raise CatalogueChangedError("the catalogue changed")
 
-    monkeypatch.setattr(type(index), "_reading", changing)
+    monkeypatch.setattr(parts.Handle, "reading", changing)
     assert export_index(index, tmp_path / "out.npy").items == 4
     assert ends == [False, False]
     assert np.load(tmp_path / "out.npy").shape == (4, 6)

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from support.arrays import random_vectors
 from twinspire.errors import IndexStoreError, InputError, SpaceMismatchError
 from twinspire.index import BundleReference, Index, Item, ItemKind, VectorType
+from twinspire.index.filter_sql import compiled
 from twinspire.stores.filters.filter import Filter
 from twinspire.stores.items import metadata_as_json
 
@@ -138,9 +139,9 @@ def kept_of(metadata: list[dict[str, Any]], where: str) -> list[int]:
         connection.execute("CREATE TABLE items (id, metadata)")
         rows = [(number, metadata_as_json(each)) for number, each in enumerate(metadata)]
         connection.executemany("INSERT INTO items VALUES (?, ?)", rows)
-        compiled = Filter(where)
-        query = f"SELECT id FROM items WHERE {compiled.sql} ORDER BY id"
-        return [number for (number,) in connection.execute(query, compiled.parameters)]
+        sql, parameters = compiled(Filter.parse(where))
+        query = f"SELECT id FROM items WHERE {sql} ORDER BY id"
+        return [number for (number,) in connection.execute(query, parameters)]
 
 
 @settings(max_examples=200, deadline=None)
@@ -240,7 +241,9 @@ def test_iteration_gives_all_items_in_order(make: Callable[..., Index]) -> None:
         assert [item.id for item in index.items(batch=batch)] == list(range(30))
     assert list(index) == list(index.items()) == index.get(range(30))
     assert [item.id for item in index.items(kind="text")] == list(range(25, 30))
-    assert [item.id for item in index.items(kind=ItemKind.IMAGE, where=Filter("n >= 20"), batch=2)] == [*range(20, 25)]
+    assert [item.id for item in index.items(kind=ItemKind.IMAGE, where=Filter.parse("n >= 20"), batch=2)] == [
+        *range(20, 25)
+    ]
     assert [item.id for item in index.items(kind="text", where="n > 3")] == [29]
     assert list(index.items(where="n > 99")) == []
     for wrong in ({"batch": 0}, {"kind": "photo"}, {"where": "n >"}, {"where": 3}):

@@ -1,15 +1,16 @@
-"""Which words of an item are indexed, and that FTS5 finds them."""
+"""Which words of an item are indexed, and which keyword queries find them."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from twinspire.errors import InputError
 from twinspire.index import Index, Item, ItemKind
-from twinspire.index.full_text import indexed_text, tokens
+from twinspire.stores.text_query import TextQuery, indexed_text, tokens
 
 
 @pytest.mark.parametrize(
@@ -48,34 +49,53 @@ def test_the_words_of_a_query_are_these(query: str, words: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("match", "found"),
+    ("query", "found"),
     [
-        ('"red"', [0, 1]),
-        ('"cafe"', [1]),
-        ('"redcar"', [0]),
-        ('"色的"', [2]),
-        ('"红色" "车"*', [2]),
-        ('"的"*', [2]),
-        ('"车"*', [2, 3]),
-        ('"红"', []),
-        ('"red" NOT "cafe"', [0]),
+        (TextQuery.any_of("red"), [0, 1]),
+        (TextQuery.any_of("cafe"), [1]),
+        (TextQuery.any_of("redcar"), [0]),
+        (TextQuery.any_of("色的"), [2]),
+        (TextQuery(phrases=(("红色", "色的", "的车", "车"),)), [2]),
+        (TextQuery.any_of("的"), [2]),
+        (TextQuery.any_of("车"), [2, 3]),
+        (TextQuery.any_of("红绿"), []),
+        (TextQuery.all_of("red a"), [1]),
+        (TextQuery.any_of('red" OR "的'), [0, 1, 2]),
+        (TextQuery(phrases=(('red"',), ('"a',))), [1]),
+        (TextQuery(phrases=(("a", "red"),), should=((("车",),),)), [1]),
+        (TextQuery(must=((("cafe",), ("车",)),), phrases=(("车",),)), [2, 3]),
+        (TextQuery(), []),
     ],
 )
-def test_words_are_found_in_captions_and_names(tmp_path: Path, match: str, found: list[int]) -> None:
+def test_words_are_found_in_captions_and_names(tmp_path: Path, query: TextQuery, found: list[int]) -> None:
     """A word of either, with or without accents; a single character wherever it stands, as a prefix."""
     given = [("one", "/redCar.jpg"), ("a red café", "/b"), ("红色的车", "/c"), ("车", "/d")]
     with Index.create(tmp_path / "index", space="s", dim=4) as index:
         items = [Item(uri, ItemKind.IMAGE, caption) for caption, uri in given]
         index.add(np.eye(4, dtype=np.float32), items, space="s")
-        hits = index.search_text(match)
+        hits = index.search_text(query)
+        assert index.count_text(query, at_most=9) == len(found)
         assert sorted(hit.id for hit in hits) == found
         assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
-        assert len(index.search_text(match, k=1)) == min(1, len(found))
-        assert index.search_text(match, kind=ItemKind.TEXT) == []
+        assert len(index.search_text(query, k=1)) == min(1, len(found))
+        assert index.search_text(query, kind=ItemKind.TEXT) == []
 
 
-@pytest.mark.parametrize("match", ['"', "caption : x", "AND", "", "NEAR(a"])
-def test_what_fts5_does_not_understand_is_refused(tmp_path: Path, match: str) -> None:
-    """The error shows what came and what SQLite says."""
-    with Index.create(tmp_path / "index", space="s", dim=4) as index, pytest.raises(InputError, match="SQLite"):
-        index.search_text(match)
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"phrases": ((),)},
+        {"phrases": (("",),)},
+        {"should": ((),)},
+        {"must": (("word",),)},
+        {"phrases": ("word",)},
+        {"phrases": (("a\0b",),)},
+        {"phrases": (("\ud800",),)},
+        {"phrases": ((3,),)},
+        {"must": 3},
+    ],
+)
+def test_what_is_no_text_query_is_refused(arguments: dict[str, Any]) -> None:
+    """Phrases and terms are tuples of words; a word has characters, none of them NUL."""
+    with pytest.raises(InputError, match="text query"):
+        TextQuery(**arguments)

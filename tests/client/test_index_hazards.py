@@ -21,6 +21,7 @@ from support.arrays import random_vectors
 from twinspire.errors import IndexStoreError
 from twinspire.index import Index, Item, ItemKind, connections, disk, verify_index
 from twinspire.stores.filters.filter import Filter
+from twinspire.stores.text_query import TextQuery
 
 SPACE, DIM, COUNT = "5" * 64, 32, 2_000
 unit = partial(random_vectors, dim=DIM)
@@ -44,7 +45,7 @@ READS: dict[str, Callable[[Index], object]] = {
     "filtered": lambda index: index.search(unit(1), space=SPACE, where=Filter.parse("n > 3")),
     "vectors": lambda index: index.vectors(range(COUNT)),
     "get": lambda index: index.get([COUNT - 1]),
-    "words": lambda index: index.search_text("no"),
+    "words": lambda index: index.search_text(TextQuery.any_of("no")),
 }
 
 

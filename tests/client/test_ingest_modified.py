@@ -22,7 +22,7 @@ def test_modified_is_iso_8601(tmp_path: Path, tiny: Any) -> None:
         os.utime(tmp_path / name, (seconds, seconds))
     paths = [tmp_path / name for name in times]
     with (
-        Client.local(tiny.bundle, precision="fp32", providers="cpu") as client,
+        Client.local(tiny.bundle, precision="fp32", provider="cpu") as client,
         Index.create(tmp_path / "index", space=client.space, dim=client.dim) as index,
     ):
         assert add_images(index, client, paths).added == 3
@@ -55,7 +55,7 @@ def test_a_time_that_no_calendar_has_stops_nothing(tmp_path: Path, tiny: Any) ->
     except (OSError, OverflowError):
         pytest.skip("this file system cannot store such a time")
     with (
-        Client.local(tiny.bundle, precision="fp32", providers="cpu") as client,
+        Client.local(tiny.bundle, precision="fp32", provider="cpu") as client,
         Index.create(tmp_path / "index", space=client.space, dim=client.dim) as index,
     ):
         assert add_images(index, client, [path]).added == 1

@@ -12,13 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from twinspire.errors import InputError
-from twinspire.index.full_text import indexed_text
+from twinspire.index.full_text import fts5_expression
 from twinspire.search import Query, Synonyms, Templates
-from twinspire.search.text_query import expression, rare, required, wording_of
+from twinspire.search.text_query import keyword_query, parse_phrases, phrase_query, rare_query
+from twinspire.stores.text_query import TextQuery, indexed_text
 
 
 def _parts(query: Query) -> list[tuple[float, object]]:
-    return [(part.weight, part.text if part.text is not None else part.picture) for part in query.parts]
+    return [(part.weight, part.text if part.text is not None else part.image) for part in query.parts]
 
 
 @pytest.mark.parametrize(
@@ -45,7 +46,7 @@ def _parts(query: Query) -> list[tuple[float, object]]:
 )
 def test_a_query_is_read_as_it_is_meant(text: str, parts: list[tuple[float, object]]) -> None:
     """Texts in quotes and images between + and - make a sum; everything else is one text."""
-    assert _parts(Query.parse(text, files=str)) == parts
+    assert _parts(Query.parse(text, images=str)) == parts
 
 
 @pytest.mark.parametrize(
@@ -82,7 +83,7 @@ def test_queries_are_sums_in_python() -> None:
     assert _parts(query) == [(2, "a beach"), (-1, "photo.jpg"), (-1, "people")]
     assert _parts(beach) == [(1, "a beach")]
     assert str(query) == '2 * "a beach" - photo.jpg - "people"'
-    assert _parts(Query.parse(str(query), files=str)) == _parts(query)
+    assert _parts(Query.parse(str(query), images=str)) == _parts(query)
     with pytest.raises(TypeError):
         beach + "snow"  # type: ignore[operator]
 
@@ -101,13 +102,15 @@ def test_a_changed_file_is_another_query(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------------------------------- words
 
 
-def _found(match: str | None, captions: list[str]) -> list[int]:
+def _found(query: TextQuery | None, captions: list[str]) -> list[int]:
     """Return which captions FTS5 finds, in their order."""
     with closing(sqlite3.connect(":memory:")) as connection:
         connection.execute('CREATE VIRTUAL TABLE words USING fts5 (text, tokenize = "unicode61 remove_diacritics 2")')
         rows = [(number, indexed_text(caption, f"/{number}.jpg")) for number, caption in enumerate(captions)]
         connection.executemany("INSERT INTO words (rowid, text) VALUES (?, ?)", rows)
-        rowids = connection.execute("SELECT rowid FROM words WHERE words MATCH ? ORDER BY rowid", [match])
+        rowids = connection.execute(
+            "SELECT rowid FROM words WHERE words MATCH ? ORDER BY rowid", [fts5_expression(query)]
+        )
         return [number for (number,) in rowids]
 
 
@@ -145,13 +148,13 @@ CAPTIONS = [
 )
 def test_words_find_what_a_person_expects(text: str, found: list[int]) -> None:
     """Any word counts, stop words do not, quoted phrases must be there word for word, and nothing is syntax."""
-    assert _found(expression(wording_of(text)), CAPTIONS) == found
+    assert _found(keyword_query(parse_phrases(text)), CAPTIONS) == found
 
 
 def test_no_words_no_expression() -> None:
     """Punctuation alone asks for nothing."""
-    assert expression(wording_of("?! --")) is None
-    assert required(wording_of('red "!"')) is None
+    assert keyword_query(parse_phrases("?! --")) is None
+    assert phrase_query(parse_phrases('red "!"')) is None
 
 
 @settings(max_examples=200, deadline=None)
@@ -159,7 +162,7 @@ def test_no_words_no_expression() -> None:
 def test_no_text_breaks_the_full_text_search(anything: str, nasty: str) -> None:
     """Whatever is typed, FTS5 understands what is made of it."""
     for text in (anything.replace("\0", ""), nasty):
-        for match in (expression(wording_of(text)), required(wording_of(text))):
+        for match in (keyword_query(parse_phrases(text)), phrase_query(parse_phrases(text))):
             if match is not None:
                 _found(match, CAPTIONS)
 
@@ -174,7 +177,7 @@ def test_synonyms_are_looked_for_too(tmp_path: Path) -> None:
     captions = ["an automobile", "汽车", "the big apple", "an apple", "television", "tv", "new york"]
 
     def found(text: str) -> list[int]:
-        return _found(expression(wording_of(text), synonyms=synonyms), captions)
+        return _found(keyword_query(parse_phrases(text), synonyms=synonyms), captions)
 
     assert found("car") == [0, 1]
     assert found("汽车") == [0, 1]
@@ -199,27 +202,32 @@ def test_a_bad_synonyms_file_is_refused(tmp_path: Path, content: str, says: str)
 
 def test_rare_words_are_names_and_not_chance_pairs() -> None:
     """Rare English words count alone; of Chinese only several rare pairs in a row, or a whole run."""
-    common = {'"red" OR "reds"', '"绿色"', '"色的"', '"鸟儿"'}
+    common = {"red", "绿色", "色的", "鸟儿"}
 
-    def found(text: str) -> str | None:
-        return rare(wording_of(text), lambda match: match not in common)
+    def is_rare(query: TextQuery) -> bool:
+        words = {word for phrase in [*query.phrases, *(p for term in query.should for p in term)] for word in phrase}
+        return not words & common
 
-    assert found("a red Zorblatt") == '"zorblatt" OR "zorblatts"'
+    def found(text: str) -> tuple[tuple[tuple[str, ...], ...], ...] | None:
+        query = rare_query(parse_phrases(text), is_rare)
+        return query.must if query is not None else None
+
+    assert found("a red Zorblatt") == ((("zorblatt",), ("zorblatts",)),)
     assert found("red") is None
-    assert found("绿色的鸟儿，佩瑞库") == '"佩瑞 瑞库"'
+    assert found("绿色的鸟儿，佩瑞库") == ((("佩瑞", "瑞库"),),)
     assert found("很绿色") is None
-    assert found("绿色 张三") == '"张三"'
+    assert found("绿色 张三") == ((("张三",),),)
 
 
 def test_common_words_are_left_out_but_not_of_phrases() -> None:
     """What is said to be common counts no more; a phrase stays whatever is in it."""
 
-    def found(text: str) -> str | None:
-        return expression(wording_of(text), is_common=lambda match: "red" in match)
+    def found(text: str) -> TextQuery | None:
+        return keyword_query(parse_phrases(text), is_common=lambda query: query.should[0][0] == ("red",))
 
-    assert found("red car") == '"car" OR "cars"'
+    assert found("red car") == TextQuery(should=((("car",), ("cars",)),))
     assert found("red") is None
-    assert found('"red"') == '"red"'
+    assert found('"red"') == TextQuery(phrases=(("red",),))
 
 
 def test_templates_fill_and_average() -> None:

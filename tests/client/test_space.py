@@ -13,12 +13,10 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from twinspire.bundle import ImageSettings, space_id
+from twinspire.bundle import CropRounding, ImageSettings, Interpolation, Resize, space_id
 from twinspire.errors import BundleError, InputError
 
-IMAGE = ImageSettings(
-    size=224, resize=224, interpolation="bicubic", crop=True, mean=(0.48, 0.46, 0.41), std=(0.27, 0.26, 0.28)
-)
+IMAGE = ImageSettings.centre_crop(224, mean=(0.48, 0.46, 0.41), std=(0.27, 0.26, 0.28))
 TOKENIZER: dict[str, Any] = {
     "version": "1.0",
     "truncation": None,
@@ -121,10 +119,14 @@ def test_no_ambiguity_by_concatenation(first: list[Tensor], second: list[Tensor]
 @pytest.mark.parametrize(
     "change",
     [
-        {"size": 225},
-        {"resize": 225},
-        {"interpolation": "bilinear"},
-        {"crop": False},
+        {"height": 225, "width": 225},
+        {"height": 225},
+        {"width": 225},
+        {"shortest_side": 225},
+        {"interpolation": Interpolation.BILINEAR},
+        {"resize": Resize.STRETCH, "shortest_side": None, "crop_rounding": None},
+        {"resize": Resize.PAD, "shortest_side": None, "crop_rounding": None},
+        {"crop_rounding": CropRounding.ROUND},
         {"mean": (0.48, 0.46, math.nextafter(0.41, 1))},
         {"std": (0.27, 0.26, 0.29)},
     ],
@@ -132,6 +134,12 @@ def test_no_ambiguity_by_concatenation(first: list[Tensor], second: list[Tensor]
 def test_preprocessing_counts(change: dict[str, Any]) -> None:
     """Every setting of the preprocessing changes the space."""
     assert space(image=dataclasses.replace(IMAGE, **change)) != space()
+
+
+def test_the_schema_of_bundles_does_not_count() -> None:
+    """What the first schema of bundles could express is hashed in its form: `space_id`s of old bundles stay."""
+    stretched = dataclasses.replace(IMAGE, resize=Resize.STRETCH, shortest_side=None, crop_rounding=None)
+    assert space(image=stretched) == "185668055b123c5ffaab313bd53b669a1bd8cb0661ad05cc37ff5b7b626fbc0d"
 
 
 def test_whole_numbers_count_as_floats() -> None:

@@ -17,9 +17,10 @@ from onnx import TensorProto, helper
 from onnxruntime.capi import onnxruntime_pybind11_state
 
 from support.arrays import noise_images
-from twinspire.bundle import Padding, Precision, Tower
+from twinspire.bundle import Bundle, OutputForm, Padding, Precision, Tower
+from twinspire.contract import TensorSpec
 from twinspire.errors import BundleError, EngineError, InputError, TwinspireError
-from twinspire.towers import LocalTowers, Provider, Towers, auto_selection, local
+from twinspire.towers import LocalTowers, Provider, Towers, TritonTowers, auto_selection, validation
 from twinspire.towers.providers import Sessions
 from twinspire.towers.validation import check_embeddings
 
@@ -31,7 +32,7 @@ def _text(*words: int) -> np.ndarray:
 
 
 def _open_towers(tiny: Any, **options: Any) -> LocalTowers:
-    return LocalTowers(tiny.bundle, **{"precision": "fp32", "providers": "cpu", "threads": 1, **options})
+    return LocalTowers(tiny.bundle, **{"precision": "fp32", "provider": "cpu", "threads": 1, **options})
 
 
 def _assert_close(found: np.ndarray, expected: np.ndarray) -> None:
@@ -219,7 +220,7 @@ def test_the_vocabulary_is_known_from_the_tokenizer(tmp_path: Path, model: dict[
     """The highest id counts, of the model's vocabulary, by name or in order, and of the added tokens."""
     document = {"model": model, "added_tokens": [{"id": 7, "content": "<end>"}]}
     (tmp_path / "tokenizer.json").write_text(json.dumps(document))
-    assert local.vocabulary_size(tmp_path / "tokenizer.json") == size
+    assert validation.vocabulary_size(tmp_path / "tokenizer.json") == size
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"model": {"vocab": {}}}', '{"model": {"vocab": {"a": null}}}'])
@@ -227,7 +228,7 @@ def test_a_tokenizer_without_a_vocabulary_is_an_error(tmp_path: Path, content: s
     """A tokenizer.json of another form is a BundleError that names the file."""
     (tmp_path / "tokenizer.json").write_text(content)
     with pytest.raises(BundleError, match=r"tokenizer\.json"):
-        local.vocabulary_size(tmp_path / "tokenizer.json")
+        validation.vocabulary_size(tmp_path / "tokenizer.json")
 
 
 def test_what_was_named_is_not_logged(tiny: Any, caplog: pytest.LogCaptureFixture) -> None:
@@ -251,7 +252,7 @@ def test_auto_finds_something_that_runs(tiny: Any) -> None:
     ("options", "word"),
     [
         ({"precision": "int4"}, "fp16"),
-        ({"providers": "tpu"}, "openvino"),
+        ({"provider": "tpu"}, "openvino"),
         ({"threads": 0}, "threads"),
         ({"threads": True}, "threads"),
         ({"threads": 1.5}, "threads"),
@@ -374,7 +375,7 @@ def test_an_engine_that_is_no_onnx_is_refused(tiny: Any, make_tiny: Callable[...
     broken = make_tiny()
     broken.bundle.engine(Tower.TEXT, Precision.FP32).write_bytes(b"not a model")
     with pytest.raises(EngineError, match=r"text\.fp32\.onnx"):
-        _open_towers(broken, providers="auto")
+        _open_towers(broken, provider="auto")
 
 
 # What comes out
@@ -403,7 +404,7 @@ def test_a_vector_that_is_not_finite_is_an_error(tiny: Any, make_tiny: Callable[
 def test_what_is_no_unit_vector_is_an_error(output: Any, data: list[str]) -> None:
     """Anything but finite float32 rows of norm 1 raises EngineError that says what came."""
     with pytest.raises(EngineError) as caught:
-        check_embeddings(output, rows=3, dim=4, source="an engine")
+        check_embeddings(output, rows=3, dim=4, source="an engine", tower=Tower.IMAGE)
     assert all(datum in str(caught.value) for datum in data)
 
 
@@ -434,3 +435,21 @@ def test_every_error_of_onnxruntime_is_mapped(tiny: Any, kind: type[Exception]) 
 def test_onnxruntime_has_errors_to_map() -> None:
     """The list that the test above walks is not empty."""
     assert len(ORT_ERRORS) >= 10
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"output_form": OutputForm.MAX_OF_VECTORS},
+        {"input": TensorSpec("pixel_values", "float32", (3, 16, 16))},
+        {"output": TensorSpec("embedding", "float32", (32, 12))},
+    ],
+)
+def test_towers_of_later_versions_are_refused(tiny: Any, change: dict[str, Any]) -> None:
+    """A bundle can say what no runtime can compute or search yet; opening towers on it is a BundleError."""
+    manifest = tiny.bundle.manifest
+    towers = replace(manifest.towers, image=replace(manifest.towers.image, **change))
+    bundle = Bundle(tiny.bundle.path, replace(manifest, towers=towers))
+    for open_towers in (LocalTowers, lambda bundle: TritonTowers("127.0.0.1:1", bundle)):
+        with pytest.raises(BundleError, match="image tower"):
+            open_towers(bundle)

@@ -10,9 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from twinspire.bundle import Padding, TextSettings
+from twinspire.contract import RUN_TOKENS
 from twinspire.towers import LocalTowers
 from twinspire.towers.batching import fitted_batches, padded_length, text_batches
-from twinspire.towers.ragged import RUN_TOKENS
 
 PAD, END = 9, 2
 
@@ -57,9 +57,9 @@ def test_batches_hold_every_text_once(lengths: list[int], context: int, batch: i
     asked = _settings(context, padding)
     seen: list[int] = []
     for group in text_batches(texts, asked, batch=batch):
-        assert group.input_ids.dtype == np.int32
-        assert 1 <= len(group.positions) == len(group.input_ids) <= batch
-        for position, row in zip(group.positions, group.input_ids, strict=True):
+        assert group.array.dtype == np.int32
+        assert 1 <= len(group.positions) == len(group.array) <= batch
+        for position, row in zip(group.positions, group.array, strict=True):
             length = lengths[position]
             assert row.size == padded_length(length, asked) <= context
             assert np.array_equal(row[:length], texts[position])
@@ -79,13 +79,13 @@ def test_fitted_batches_waste_little(lengths: list[int], batch: int, padding: Pa
     asked = _settings(70, padding)
     seen: list[int] = []
     for group in fitted_batches(texts, asked, batch=batch):
-        assert group.input_ids.dtype == np.int32
-        assert 1 <= len(group.positions) == len(group.input_ids) <= batch
+        assert group.array.dtype == np.int32
+        assert 1 <= len(group.positions) == len(group.array) <= batch
         own = [lengths[position] for position in group.positions]
-        width = group.input_ids.shape[1]
+        width = group.array.shape[1]
         assert width == (70 if padding is Padding.MAX_LENGTH else max(own))
         assert padding is Padding.MAX_LENGTH or sum(width - length for length in own) <= RUN_TOKENS
-        for position, row in zip(group.positions, group.input_ids, strict=True):
+        for position, row in zip(group.positions, group.array, strict=True):
             assert np.array_equal(row[: lengths[position]], texts[position])
             assert np.all(row[lengths[position] :] == PAD)
         seen += group.positions.tolist()
@@ -95,7 +95,7 @@ def test_fitted_batches_waste_little(lengths: list[int], batch: int, padding: Pa
 def test_as_few_batches_as_padding_is_cheap() -> None:
     """Texts of one length fill whole batches, and one that is a little shorter goes with them."""
     texts = [np.ones(length, np.int32) for length in (12,) * 63 + (11,)]
-    widths = [group.input_ids.shape for group in fitted_batches(texts, _settings(77), batch=32)]
+    widths = [group.array.shape for group in fitted_batches(texts, _settings(77), batch=32)]
     assert widths == [(32, 12), (32, 12)]
 
 
@@ -104,7 +104,7 @@ def test_as_few_batches_as_padding_is_cheap() -> None:
 def test_together_is_as_one_by_one(tiny: Any, words: list[list[int]]) -> None:
     """Any mix of texts encodes to what each gives alone and unpadded, in the order given, within 1e-6."""
     texts = [np.array([1, *ids, END], np.int32) for ids in words]
-    towers = LocalTowers(tiny.bundle, precision="fp32", providers="cpu", threads=1)
+    towers = LocalTowers(tiny.bundle, precision="fp32", provider="cpu", threads=1)
     together = towers.encode_texts(texts)
     assert together.shape == (len(texts), towers.dim)
     if texts:

@@ -17,7 +17,7 @@ import pytest
 from twinspire import _cuda
 from twinspire.errors import EngineError, ProviderError
 from twinspire.towers import LocalTowers, Provider, providers
-from twinspire.towers.cuda_provider import failure_cause
+from twinspire.towers.onnxruntime_support import failure_cause
 
 NAME = "CUDAExecutionProvider"
 IMAGES = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), np.uint8)
@@ -25,7 +25,7 @@ LAZY = "CUDNN failure 1001: CUDNN_STATUS_NOT_INITIALIZED ; GPU=0 ; hostname=vm ;
 
 
 def _open(tiny: Any, provider: str, **options: Any) -> LocalTowers:
-    return LocalTowers(tiny.bundle, **{"precision": "fp32", "threads": 2, "providers": provider, **options})
+    return LocalTowers(tiny.bundle, **{"precision": "fp32", "threads": 2, "provider": provider, **options})
 
 
 @pytest.fixture

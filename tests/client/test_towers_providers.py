@@ -21,7 +21,7 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), np.uint8)
 
 
 def _open(tiny: Any, provider: str, **options: Any) -> LocalTowers:
-    return LocalTowers(tiny.bundle, **{"precision": "fp32", "threads": 1, "providers": provider, **options})
+    return LocalTowers(tiny.bundle, **{"precision": "fp32", "threads": 1, "provider": provider, **options})
 
 
 def _forget(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
@@ -32,7 +32,7 @@ def _forget(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
 @pytest.fixture
 def openvino() -> None:
     """Skip, with the reason, where the OpenVINO provider is not there."""
-    error = providers.missing(Provider.OPENVINO)
+    error = providers.unavailable_error(Provider.OPENVINO)
     if error is not None:
         pytest.skip(str(error))
 
@@ -211,7 +211,7 @@ def test_auto_takes_openvino_where_it_gains(
     """`auto` tries OpenVINO first for int8 engines on a processor with AMX, and the CPU always last."""
     monkeypatch.setattr(auto_selection, "processor_flags", lambda: frozenset(flags))
     monkeypatch.setattr(
-        auto_selection, "problem", lambda provider: "is not there" if provider is Provider.CUDA else None
+        auto_selection, "unavailable_reason", lambda provider: "is not there" if provider is Provider.CUDA else None
     )
     tried = list(auto_selection.candidates(tiny.bundle, None, precision))
     assert [candidate.provider for candidate in tried] == expected

@@ -69,7 +69,7 @@ def test_the_container_answers_as_in_process(
 ) -> None:
     """A row that is alone is bit-equal to `LocalTowers`; in batches the order of additions may differ."""
     served = request.getfixturevalue(precision)
-    local = LocalTowers(sample, precision=precision, providers="cpu", threads=1)
+    local = LocalTowers(sample, precision=precision, provider="cpu", threads=1)
     texts, images = _texts(100), _images(40, sample.image.size)
     with TritonTowers(served.server.grpc_url, sample) as remote:
         for text in texts[:10]:

@@ -76,7 +76,7 @@ def test_the_demo_leaves_a_strangers_folder_alone(tmp_path: Path) -> None:
     [
         (["search", "none", "a cat"], "none"),
         (["search", "demo/index", ""], "empty"),
-        (["search", "demo/index"], "--image"),
+        (["search", "demo/index"], "TEXT"),
         (["search", "demo/index", "a cat", "-k", "0"], "-k"),
         (["search", "demo/index", "a cat", "--bundle", "none"], "none"),
         (["search", "demo/index", "--image", "figures/demo.json"], "demo.json"),

@@ -65,8 +65,7 @@ def test_certificates_tell_the_truth() -> None:
     bundle = Bundle.open(sample_bundle())
     with ExitStack() as stack:
         clients = {
-            name: stack.enter_context(Client.local(bundle, precision=name, providers="cpu"))
-            for name in ("fp32", "int8")
+            name: stack.enter_context(Client.local(bundle, precision=name, provider="cpu")) for name in ("fp32", "int8")
         }
         report = measure_recall(clients, open_dataset(RECORDED_DATA))
     for precision, tower in product((Precision.FP32, Precision.INT8), Tower):

@@ -82,7 +82,7 @@ def test_vectors_are_those_of_the_same_engine_in_process(
     tiny: Any, server: TritonServer, precision: str, singly: bool
 ) -> None:
     """Images and texts of several batches come back as `LocalTowers` encodes them, in order."""
-    local = LocalTowers(tiny.bundle, precision=precision, providers="cpu", threads=1)
+    local = LocalTowers(tiny.bundle, precision=precision, provider="cpu", threads=1)
     with TritonTowers(server.grpc_url, tiny.bundle, send_images_singly=singly) as towers:
         images = _largest(towers.encode_images(noise_images(100)), local.encode_images(noise_images(100)))
         texts = _largest(towers.encode_texts(_texts(200)), local.encode_texts(_texts(200)))
@@ -111,7 +111,7 @@ def test_a_client_of_files_and_words(tiny: Any, server: TritonServer, precision:
     texts, pictures = ["a red cat on the snow", "", "the blue boat"], list(noise_images(40))
     with (
         Client.connect(server.grpc_url, tiny.bundle.path, threads=1) as served,
-        Client.local(tiny.bundle, precision=precision, providers="cpu", threads=1) as local,
+        Client.local(tiny.bundle, precision=precision, provider="cpu", threads=1) as local,
     ):
         assert _largest(served.encode_texts(texts), local.encode_texts(texts)) <= TOLERANCE
         assert _largest(served.encode_images(pictures), local.encode_images(pictures)) <= TOLERANCE
@@ -156,7 +156,7 @@ def test_a_server_that_ends_under_load_gives_errors_and_nothing_wrong(
     """Killed or ended under load: each call gives all its right rows or an error in time; restarted, it works again."""
     server = own_server()
     images, texts = noise_images(300), _texts(300)
-    local = LocalTowers(tiny.bundle, precision="fp32", providers="cpu", threads=1)
+    local = LocalTowers(tiny.bundle, precision="fp32", provider="cpu", threads=1)
     expected = {Tower.IMAGE: local.encode_images(images), Tower.TEXT: local.encode_texts(texts)}
     local.close()
     deadline_s = 5.0
@@ -198,7 +198,7 @@ def test_a_call_outlives_a_restart(tiny: Any, own_server: Callable[..., TritonSe
     """A call during which the server is killed and restarted succeeds."""
     server = own_server()
     images = noise_images(20_000)
-    local = LocalTowers(tiny.bundle, precision="fp32", providers="cpu", threads=1)
+    local = LocalTowers(tiny.bundle, precision="fp32", provider="cpu", threads=1)
     expected = local.encode_images(images)
     local.close()
     with (

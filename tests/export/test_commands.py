@@ -40,6 +40,7 @@ def twinspire(*arguments: str | Path) -> int:
     return int(ended.value.code or 0)
 
 
+@pytest.mark.slow
 def test_export_then_quantize(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The two commands make bundles and report each engine; nothing of torch's or nncf's is shown."""
     assert twinspire("export", checkpoint, "-o", tmp_path / "fp32", "--name", "mine") == 0
@@ -135,6 +136,7 @@ def test_captions_that_cannot_be_read(tmp_path: Path, name: str, content: bytes 
         read_captions(tmp_path / name)
 
 
+@pytest.mark.slow
 def test_drawn_scenes_are_the_default() -> None:
     """Where nothing is given there are 320 drawn images and as many captions, half of them Chinese."""
     captions = drawn_captions()

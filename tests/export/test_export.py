@@ -20,9 +20,9 @@ from PIL import Image
 from transformers import AutoTokenizer, CLIPImageProcessor, CLIPModel
 
 from twinspire.bundle import Bundle, ImageSettings, Interpolation, Padding, Precision, Tower
+from twinspire.contract import padded
 from twinspire.errors import BundleError, CheckpointError, InputError
 from twinspire.text import Tokenizer
-from twinspire.towers.ragged import padded
 from twinspire_export import export as export_module
 from twinspire_export import export_checkpoint, towers
 from twinspire_export.certificate import EngineRunner
@@ -113,7 +113,7 @@ def test_manifest_carries_the_settings_over(exported: tuple[Path, Bundle]) -> No
     manifest = bundle.manifest
     processor, tokenizer = CLIPImageProcessor.from_pretrained(checkpoint), AutoTokenizer.from_pretrained(checkpoint)
     assert (manifest.name, manifest.family, manifest.dim) == ("tiny-clip", "clip", 24)
-    assert (manifest.image.size, manifest.image.resize, manifest.image.crop) == (32, 32, True)
+    assert (manifest.image.size, manifest.image.shortest_side) == (32, 32)
     assert manifest.image.interpolation is Interpolation.BICUBIC
     assert (list(manifest.image.mean), list(manifest.image.std)) == (processor.image_mean, processor.image_std)
     assert (manifest.text.context_length, manifest.text.padding) == (32, Padding.TRIM)

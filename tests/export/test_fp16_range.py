@@ -126,6 +126,7 @@ def _reference(bundle: Bundle, tower: Tower) -> NDArray[np.float32]:
     return EngineRunner(bundle.engine(tower, Precision.FP32)).embed([given])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tower", Tower)
 def test_range_search_keeps_what_fp16_cannot_hold(bundle: Bundle, tower: Tower) -> None:
     """Rounded after every operator, the fp16 engine has finite values and embeddings as in fp32; most of it is fp16."""

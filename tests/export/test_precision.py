@@ -92,8 +92,8 @@ def test_every_candidate_is_measured(chosen: PrecisionResult) -> None:
 def test_the_recall_is_that_of_the_benchmark(chosen: PrecisionResult, tiny: Any) -> None:
     """The drop is what `measure_recall` finds above, turned round, with its interval; in certificates all of it."""
     with (
-        Client.local(tiny.bundle, precision="fp32", providers="cpu", threads=2) as fp32,
-        Client.local(tiny.bundle, precision="int8", providers="cpu", threads=2) as int8,
+        Client.local(tiny.bundle, precision="fp32", provider="cpu", threads=2) as fp32,
+        Client.local(tiny.bundle, precision="int8", provider="cpu", threads=2) as int8,
     ):
         expected = measure_recall({"fp32": fp32, "int8": int8}, _captioned())
     above = expected.losses["int8"].pooled[Measure.R1]
@@ -181,7 +181,7 @@ def _searchable(tiny: Any) -> CaptionedImages:
     rng = np.random.default_rng(1)
     texts = list({" ".join(rng.choice(WORDS, rng.integers(3, 13))): None for _ in range(400)})
     images = rng.integers(0, 256, (400, 16, 16, 3), np.uint8)
-    with Client.local(tiny.bundle, precision="fp32", providers="cpu", threads=1) as client:
+    with Client.local(tiny.bundle, precision="fp32", provider="cpu", threads=1) as client:
         scores = client.towers.encode_images(images) @ client.encode_texts(texts).T
     pairs = [(row, int(best)) for row, best in enumerate(scores.argmax(axis=1)) if scores[:, best].argmax() == row]
     assert len(pairs) >= 3

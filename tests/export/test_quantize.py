@@ -23,7 +23,7 @@ from PIL import Image
 
 from twinspire.bundle import Bundle, Precision, Tower
 from twinspire.errors import BundleError, EngineError, ImageError, InputError
-from twinspire.tensorrt_support.symmetric import check_symmetric
+from twinspire.tensorrt_support import check_symmetric
 from twinspire.text import Tokenizer
 from twinspire_export import export_checkpoint, quantize_bundle
 from twinspire_export import quantize as quantize_module
@@ -69,6 +69,7 @@ def quantized(base: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return quantize_bundle(base, destination, pictures=draw_images(30, 32), captions=write_captions(30))
 
 
+@pytest.mark.slow
 def test_int8_engines_are_near_fp32(base: Bundle, quantized: Bundle) -> None:
     """On images and captions never seen, each int8 embedding has a cosine of at least 0.99 to the fp32 one."""
     pictures = draw_images(50, 32)[-8:]
@@ -168,12 +169,14 @@ def test_new_bundle_is_the_old_one_and_more(base: Bundle, quantized: Bundle) -> 
         assert (again.path / name).samefile(base.path / name)
 
 
+@pytest.mark.slow
 def test_quantizing_is_reproducible(base: Bundle, quantized: Bundle, tmp_path: Path) -> None:
     """The same samples give the same engines, byte by byte."""
     again = quantize_bundle(base, tmp_path / "again", pictures=draw_images(30, 32), captions=write_captions(30))
     assert again.manifest == quantized.manifest
 
 
+@pytest.mark.slow
 def test_image_files_and_few_samples(base: Bundle, tmp_path: Path) -> None:
     """Files are prepared as the client prepares them; under 20 samples none is held apart, and that is said."""
     files = []
@@ -214,6 +217,7 @@ except Exception as error:
 """
 
 
+@pytest.mark.slow
 def test_needs_no_torch_and_says_nothing(base: Bundle, tmp_path: Path) -> None:
     """Without torch, quantizing works and prints nothing, and exporting names the extra that brings torch."""
     roots = [str(Path(__file__).parents[2] / room) for room in ("client", "bench", "export")]
@@ -334,6 +338,7 @@ def test_fp16_engines_are_near_fp32(base: Bundle, half: Bundle) -> None:
         assert weights[1] < 0.55 * weights[0]
 
 
+@pytest.mark.slow
 def test_int8_for_tensorrt(base: Bundle, tmp_path: Path) -> None:
     """The variant for TensorRT has signed pairs alone, fp16 between them, and keeps the token table out of them."""
     made = quantize_bundle(
@@ -369,6 +374,7 @@ def test_int8_for_tensorrt(base: Bundle, tmp_path: Path) -> None:
         assert certificate.mean_cosine >= 0.99
 
 
+@pytest.mark.slow
 def test_precisions_add_up(half: Bundle, tmp_path: Path) -> None:
     """A bundle with one precision can be given another; one that is no precision to quantize to is refused."""
     both = quantize_bundle(half, tmp_path / "both", pictures=draw_images(2, 32), captions=["a"])
@@ -380,6 +386,7 @@ def test_precisions_add_up(half: Bundle, tmp_path: Path) -> None:
         quantize_bundle(half, tmp_path / "again", precision="fp16")
 
 
+@pytest.mark.slow
 def test_recipe_of_a_tower(base: Bundle, tmp_path: Path) -> None:
     """A recipe changes the tower that it is for: what it leaves out has no quantizer."""
     recipes = {Tower.IMAGE: Int8Recipe(left_out=("mlp-down", "mlp-up:0"))}
@@ -399,6 +406,7 @@ def test_recipe_of_a_tower(base: Bundle, tmp_path: Path) -> None:
     assert "projection" not in quantized[Tower.TEXT]
 
 
+@pytest.mark.slow
 def test_bad_images_are_left_out(base: Bundle, tmp_path: Path) -> None:
     """With somebody to tell, a file that is no image is left out; where fewer than 20 stay, that is an InputError."""
     files = []

@@ -19,7 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from twinspire.errors import EngineError, InputError
 from twinspire.graph_edit import Wiring
-from twinspire.tensorrt_support.symmetric import check_symmetric
+from twinspire.tensorrt_support import check_symmetric
 from twinspire_export.quantization.dynamic import quantize_dynamically
 from twinspire_export.quantization.float_fallback import leave_out
 from twinspire_export.quantization.graph_passes import (

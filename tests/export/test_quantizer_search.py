@@ -70,6 +70,7 @@ def embed(path: Path, sample: NDArray[np.uint8]) -> NDArray[np.float32]:
     return result
 
 
+@pytest.mark.slow
 def test_settings_are_tried_by_turns(found: tuple[SearchResult, Path, list[str]]) -> None:
     """Each alpha, estimator and kind of range is tried, the others at their best so far; then parts are left out."""
     result, _, said = found
@@ -88,6 +89,7 @@ def test_settings_are_tried_by_turns(found: tuple[SearchResult, Path, list[str]]
     assert sum(line.startswith("trial") and "fp32" in line for line in said) == len(recipes)
 
 
+@pytest.mark.slow
 def test_trials_tell_what_was_measured(engine: Path, found: tuple[SearchResult, Path, list[str]]) -> None:
     """A trial's cosines are those of its engine to fp32 on the samples chosen evenly; rounds and size are there."""
     result, _, _ = found
@@ -155,6 +157,7 @@ def test_other_samples_are_measured_anew(engine: Path, found: tuple[SearchResult
     assert other.known(recipe) is None
 
 
+@pytest.mark.slow
 def test_budget_ends_the_search(engine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No trial begins after the budget; what is there is given, and that the search did not finish."""
     clock = iter(range(0, 1_000_000, 10))
@@ -166,6 +169,7 @@ def test_budget_ends_the_search(engine: Path, tmp_path: Path, monkeypatch: pytes
         search(engine, tmp_path / "new", budget_s=5.0)
 
 
+@pytest.mark.slow
 def test_variant_for_tensorrt(engine: Path, tmp_path: Path) -> None:
     """For TensorRT asymmetric ranges are not tried, and every recipe is of its variant."""
     result = search_recipe(
@@ -196,6 +200,7 @@ def test_what_is_chosen_is_fast() -> None:
     assert SearchResult(trials, (), finished=True).chosen == trials[1]
 
 
+@pytest.mark.slow
 def test_a_bundle_by_a_search(engine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Quantizing with a search makes each tower by the recipe that its search chose, and goes on where it was ended."""
     base = Bundle.open(engine.parent)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import CLIPConfig, CLIPModel
 
-from twinspire.bundle import ImageSettings, Interpolation
+from twinspire.bundle import ImageSettings
 from twinspire.errors import InputError
 from twinspire_export.random_checkpoints import draw_weights
 from twinspire_export.rewrite import ALL, REQUIRED, REWRITES, apply_rewrites, check_rewrites, select_rewrites
@@ -25,11 +25,8 @@ from twinspire_export.transformer import Linear
 TOLERANCE = 1e-5  # of components of unit vectors
 VOCABULARY, CONTEXT, END = 60, 20, 59
 
-SETTINGS = ImageSettings(
-    size=32,
-    resize=32,
-    interpolation=Interpolation.BICUBIC,
-    crop=True,
+SETTINGS = ImageSettings.centre_crop(
+    32,
     mean=(0.48145466, 0.4578275, 0.40821073),
     std=(0.26862954, 0.26130258, 0.27577711),
 )

@@ -34,6 +34,7 @@ def narrow_model(size: Size, *, seed: int, layers: int | None) -> CLIPModel:
     return model
 
 
+@pytest.mark.slow
 def test_each_rewrite_is_measured_beside_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`make` writes an engine after each rewrite, near to transformers; `run` a table and a record with raw rounds."""
     monkeypatch.setattr(measure, "seeded_model", narrow_model)

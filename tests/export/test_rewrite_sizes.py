@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from transformers import CLIPModel
 
-from twinspire.bundle import ImageSettings, Interpolation, Tower
+from twinspire.bundle import ImageSettings, Tower
 from twinspire_export.certificate import EngineRunner
 from twinspire_export.engine_check import check_engine
 from twinspire_export.onnx_export import export_graph
@@ -32,7 +32,7 @@ MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.2757
 
 def settings(size: int) -> ImageSettings:
     """Give CLIP's preprocessing for images of `size` pixels."""
-    return ImageSettings(size=size, resize=size, interpolation=Interpolation.BICUBIC, crop=True, mean=MEAN, std=STD)
+    return ImageSettings.centre_crop(size, mean=MEAN, std=STD)
 
 
 def pictures(size: int, count: int) -> Tensor:

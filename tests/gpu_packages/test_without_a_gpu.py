@@ -98,8 +98,8 @@ def test_both_libraries_import_in_silence() -> None:
 def test_cudnn_loads_from_its_package() -> None:
     """The library that onnxruntime loads at the first convolution, without which a CUDA session opens and fails."""
     program = (
-        "from twinspire.towers.cuda_provider import load_libraries\n"
-        "load_libraries()\n"
+        "from twinspire.towers.onnxruntime_support import load_cuda_libraries\n"
+        "load_cuda_libraries()\n"
         "print(*{line.split()[-1] for line in open('/proc/self/maps') if 'libcudnn.so' in line})\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)
@@ -168,13 +168,13 @@ def test_cuda_by_name_is_an_error() -> None:
     """`cuda` raises what the driver says."""
     reason = str(_cuda.unavailable_reason())
     with pytest.raises(ProviderError) as caught:
-        LocalTowers(Bundle.open(sample_bundle()), providers="cuda")
+        LocalTowers(Bundle.open(sample_bundle()), provider="cuda")
     assert reason in str(caught.value)
 
 
 def test_the_cause_of_a_library_that_does_not_load_is_named() -> None:
     """Of a provider that onnxruntime drops, the error names what its library is missing."""
-    program = "from twinspire.towers.cuda_provider import library_problem\nprint(library_problem())\n"
+    program = "from twinspire.towers.onnxruntime_support import cuda_library_error\nprint(cuda_library_error())\n"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)
     assert ".so" in done.stdout
     assert "cannot open" in done.stdout

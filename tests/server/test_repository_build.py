@@ -92,7 +92,7 @@ def test_the_containers_models(tiny: Any, tmp_path: Path) -> None:
     assert [model.name for model in models] == ["tiny_image", "tiny_text"]
     files = {name for name in _files(tmp_path) if "warmup" not in name}
     engines = {Tower.IMAGE: "tiny_image/1/model.onnx", Tower.TEXT: "tiny_engine_text/1/model.onnx"}
-    front = {"tiny_text/1/model.py", "tiny_text/1/ragged.py"}
+    front = {"tiny_text/1/model.py", "tiny_text/1/contract.py"}
     assert files == {
         *(f"tiny_{name}/config.pbtxt" for name in ("image", "text", "engine_text")),
         *engines.values(),
@@ -112,7 +112,7 @@ def test_the_containers_text_model_needs_numpy_alone(tiny: Any, tmp_path: Path) 
                 imported |= {name.name.split(".")[0] for name in node.names}
             elif isinstance(node, ast.ImportFrom):
                 imported.add(str(node.module).split(".")[0])
-    assert imported - sys.stdlib_module_names == {"numpy", "ragged", "triton_python_backend_utils"}
+    assert imported - sys.stdlib_module_names == {"numpy", "contract", "triton_python_backend_utils"}
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_the_containers_streams_are_instances(
 
 def test_the_containers_streams_are_the_measured_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the bundle was measured on such a machine, its streams are taken, as `LocalTowers` does."""
-    monkeypatch.setattr(auto_selection, "unfit", lambda *_, **__: None)
+    monkeypatch.setattr(auto_selection, "mismatch_reason", lambda *_, **__: None)
     monkeypatch.setattr("os.sched_getaffinity", lambda _: range(4))
     bundle = Bundle.open(sample_bundle())
     assert bundle.manifest.auto is not None
@@ -328,7 +328,7 @@ def test_auto_is_what_the_towers_would_choose(
     """`auto` is int8 on a CPU that sums it exactly, fp16 on a GPU, where certified; else fp32."""
     monkeypatch.setattr(auto_selection, "processor_flags", lambda: frozenset(flags))
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
-    monkeypatch.setattr(building, "missing", lambda provider: None)
+    monkeypatch.setattr(building, "unavailable_error", lambda provider: None)
     bundle = make_tiny("bundle", **options).bundle
     models = build_repository([bundle.path], tmp_path / "models", device=device)
     assert {model.precision for model in models} == {expected}
@@ -363,7 +363,7 @@ def test_auto_is_what_the_bundle_was_measured_to_be_best_with(
     """A bundle's choice is taken where it is for this device and processor, and goes with the bundle."""
     monkeypatch.setattr(auto_selection, "processor_flags", lambda: frozenset({"avx512_vnni"}))
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
-    monkeypatch.setattr(building, "missing", lambda provider: None)
+    monkeypatch.setattr(building, "unavailable_error", lambda provider: None)
     document = json.loads(tiny.bundle.manifest.to_json())
     document["auto"] = {
         "precision": "int8", "provider": "cpu", "inference_precision": "f32", "streams": 1, "threads": 2, "speed": 2.0,
@@ -384,7 +384,7 @@ def test_the_device_decides_the_providers(
     tiny: Any, tmp_path: Path, fake_cuda_driver: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A GPU's model takes CUDA; the CPU's what `auto` finds, except CUDA where packages and driver have it."""
-    monkeypatch.setattr(building, "missing", lambda provider: None)
+    monkeypatch.setattr(building, "unavailable_error", lambda provider: None)
 
     def providers(name: str, device: Device) -> str:
         models = build_repository([tiny.bundle.path], tmp_path / name, precision="fp32", device=device)

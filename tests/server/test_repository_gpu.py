@@ -14,7 +14,7 @@ import pytest
 from twinspire import sample_bundle
 from twinspire.bundle import Bundle, Precision, Tower
 from twinspire.errors import InputError, ProviderError
-from twinspire.towers.providers import Provider, problem
+from twinspire.towers.providers import Provider, unavailable_reason
 from twinspire_server.repository import Device, RepositoryRuntime, build_repository
 
 CONTAINER_GPU: dict[str, Any] = {"runtime": RepositoryRuntime.CONTAINER, "device": Device.GPU}
@@ -64,7 +64,7 @@ def test_int8_of_processors_is_not_for_tensorrt(tiny: Any, tmp_path: Path) -> No
 # What cannot run on this machine
 
 
-@pytest.mark.skipif(problem(Provider.CUDA) is None, reason="there is a GPU here")
+@pytest.mark.skipif(unavailable_reason(Provider.CUDA) is None, reason="there is a GPU here")
 def test_the_wheels_gpu_must_be_here(tiny: Any, tmp_path: Path) -> None:
     """Without a GPU here, a repository of the wheel for one is refused and nothing written; the container's is not."""
     with pytest.raises(ProviderError, match="cuda"):

@@ -17,8 +17,8 @@ import pytest
 
 from support.arrays import noise_images
 from twinspire.bundle import Tower
+from twinspire.contract import without_padding
 from twinspire.errors import BundleError, EngineError, InputError, SpaceMismatchError
-from twinspire.towers.ragged import without_padding
 from twinspire_server.repository import build_repository
 from twinspire_server.repository.model_folders import MODEL_FILE
 

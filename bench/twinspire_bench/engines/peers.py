@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 
 from twinspire import Client, LocalTowers
 from twinspire.bundle import Bundle, Precision
+from twinspire.contract import padded
 from twinspire.errors import MissingDependencyError
 from twinspire.images import Preprocessor
 from twinspire.text import Tokenizer
-from twinspire.towers.ragged import padded
 from twinspire_bench.engines.task import Task
 
 Measure: TypeAlias = Callable[[], float]

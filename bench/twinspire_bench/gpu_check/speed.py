@@ -32,7 +32,7 @@ def engines(scope: Scope) -> Findings:
     found: dict[str, Any] = {"peak_top_per_s": peaks}
     for precision in PRECISIONS:
         work = engine_work(scope.bundle.engine(Tower.IMAGE, precision), (1, size, size, 3))
-        with closing(LocalTowers(scope.bundle, precision=precision, providers=scope.provider)) as towers:
+        with closing(LocalTowers(scope.bundle, precision=precision, provider=scope.provider)) as towers:
             speeds = {}
             for batch in _batches(scope):
                 images = np.random.default_rng(0).integers(0, 256, (batch, size, size, 3), np.uint8)

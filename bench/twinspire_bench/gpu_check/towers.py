@@ -15,9 +15,13 @@ from twinspire.bundle import Bundle, Precision, Tower
 from twinspire.errors import ProviderError
 from twinspire.text import Tokenizer
 from twinspire.towers import LocalTowers, Provider
-from twinspire.towers.cuda_provider import NAME as CUDA
-from twinspire.towers.cuda_provider import library_problem, load_libraries
-from twinspire.towers.onnxruntime_support import ONLY_FATAL, onnxruntime_library
+from twinspire.towers.onnxruntime_support import (
+    CUDA_PROVIDER,
+    ONLY_FATAL,
+    cuda_library_error,
+    load_cuda_libraries,
+    onnxruntime_library,
+)
 from twinspire.towers.providers import available
 from twinspire_bench.gpu_check.steps import Findings, Scope
 from twinspire_bench.script_options import read_captions
@@ -45,10 +49,10 @@ def providers(scope: Scope) -> Findings:
     images, texts = inputs_of(scope.bundle)
     failures: list[str] = []
     found: dict[str, Any] = {"available": list(available())}
-    with closing(LocalTowers(scope.bundle, precision=Precision.FP32, providers=Provider.CPU)) as reference:
+    with closing(LocalTowers(scope.bundle, precision=Precision.FP32, provider=Provider.CPU)) as reference:
         expected = {Tower.IMAGE: reference.encode_images(images), Tower.TEXT: reference.encode_texts(texts)}
     for precision in PRECISIONS:
-        with closing(LocalTowers(scope.bundle, precision=precision, providers=scope.provider)) as towers:
+        with closing(LocalTowers(scope.bundle, precision=precision, provider=scope.provider)) as towers:
             vectors = {Tower.IMAGE: towers.encode_images(images), Tower.TEXT: towers.encode_texts(texts)}
         for tower, ours in vectors.items():
             cosines = np.einsum("nd,nd->n", ours, expected[tower])
@@ -64,7 +68,7 @@ def threads(scope: Scope) -> Findings:
     failures: list[str] = []
     differences: dict[str, float] = {}
     for precision in PRECISIONS:
-        with closing(LocalTowers(scope.bundle, precision=precision, providers=scope.provider)) as towers:
+        with closing(LocalTowers(scope.bundle, precision=precision, provider=scope.provider)) as towers:
             calls: dict[Tower, Encode] = {
                 Tower.IMAGE: lambda opened: opened.encode_images(images[:16]),
                 Tower.TEXT: lambda opened: opened.encode_texts(texts[:16]),
@@ -128,11 +132,11 @@ def _values(engine: Path, array: NDArray[Any], provider: Provider) -> dict[str, 
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     listed = ["CPUExecutionProvider"]
     if provider is Provider.CUDA:
-        load_libraries()
-        listed.insert(0, CUDA)  # shape computations stay on the processor
+        load_cuda_libraries()
+        listed.insert(0, CUDA_PROVIDER)  # shape computations stay on the processor
     session = onnxruntime.InferenceSession(model.SerializeToString(), sess_options=options, providers=listed)
     if listed[0] not in session.get_providers():
-        raise ProviderError(f"onnxruntime dropped the provider {provider} for {engine.name}: {library_problem()}")
+        raise ProviderError(f"onnxruntime dropped the provider {provider} for {engine.name}: {cuda_library_error()}")
     wanted = [*own, *names]
     return dict(zip(wanted, session.run(wanted, {model.graph.input[0].name: array}), strict=True))
 

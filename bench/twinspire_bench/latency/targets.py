@@ -10,7 +10,7 @@ from itertools import product
 from twinspire.bundle import Bundle, Precision, Tower
 from twinspire.errors import InputError, ProviderError, TwinspireError
 from twinspire.towers import LocalTowers, Provider, TritonTowers
-from twinspire.towers.providers import available, problem
+from twinspire.towers.providers import available, unavailable_reason
 from twinspire_bench.latency.measure import Subject
 
 
@@ -45,7 +45,7 @@ def local_subjects(
         for provider, precision, count in product(providers or _providers(), named, streams):
             try:
                 opened = LocalTowers(
-                    bundle, precision=precision, providers=provider, threads=threads, streams=count, towers=towers
+                    bundle, precision=precision, provider=provider, threads=threads, streams=count, towers=towers
                 )
             except TwinspireError as error:
                 if is_explicit or isinstance(error, InputError):
@@ -81,6 +81,6 @@ def _providers() -> Sequence[Provider]:
     """List the providers that are here. Raises what is missing where there is none."""
     there = available()
     if not there:
-        cause = problem(Provider.CPU)
+        cause = unavailable_reason(Provider.CPU)
         raise cause if isinstance(cause, TwinspireError) else ProviderError(f"there is no provider here: {cause}")
     return there

@@ -1,3 +1,3 @@
-"""What words beside vectors, captions in vectors, templates and filters bring to a search: `twinspire bench search`."""
+"""Recall of vector, keyword and hybrid search, and the cost of filters: `twinspire bench search`."""
 
 from __future__ import annotations

@@ -17,22 +17,22 @@ if TYPE_CHECKING:
     from twinspire_bench.search.measure import Groups
     from twinspire_eval.recall import Estimate, Measure
 
-REFERENCE = "vectors"
-
 
 def search(
     bundle: BundleOption = None,
-    count: Annotated[int, typer.Option("-n", "--count", help="How many scenes, 8 or more.")] = 2_000,
-    seed: Annotated[int, typer.Option(help="What scenes, names and queries are drawn with.")] = 101,
-    filter_items: Annotated[int, typer.Option(min=0, help="How many vectors to filter; 0: none.")] = 50_000,
+    count: Annotated[int, typer.Option("-n", "--count", help="Number of scenes, 8 or more.")] = 2_000,
+    seed: Annotated[int, typer.Option(help="Seed of scenes, names and queries.")] = 101,
+    filter_items: Annotated[
+        int, typer.Option(min=0, help="Number of vectors to search with filters; 0: none.")
+    ] = 50_000,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the record to this file.")] = None,
     _smoke: Annotated[bool, smoke_option(count=24, filter_items=1_000)] = False,
 ) -> None:
-    """Measure what words beside vectors, captions in vectors, templates and filters bring to a search.
+    """Measure the recall of vector, keyword and hybrid search, and the latency of filters.
 
-    Drawn scenes get names that no model can know, in captions or file names. Queries describe an image in other words
-    than its caption, or say the name as well. R@k is the share of queries that find their image among the first k;
-    behind it stands by how much that is above vectors alone, with 95% confidence.
+    Generated scenes have invented names, which no model knows, in captions or file names. Queries describe an image in
+    other words than its caption, with or without the name. R@k is the share of queries that find their image among the
+    first k hits; below it is the difference to vector search, with 95% confidence.
     """
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress
@@ -51,14 +51,14 @@ def search(
     ):
         task = bar.add_task("", total=None)
 
-        def tell(stage: str, done: int, total: int) -> None:
+        def show_progress(stage: str, done: int, total: int) -> None:
             bar.update(task, description=stage, completed=done, total=total)
 
-        rankings, times_ms = measure_search(client, count=count, seed=seed, on_progress=tell)
+        rankings, times_ms = measure_search(client, count=count, seed=seed, on_progress=show_progress)
     filters = measure_filters(count=filter_items, seed=seed) if filter_items else []
     console = figures_console()
-    found = _estimated(rankings)
-    console.print(_recall_table(found, times_ms, count))
+    figures = _estimated(rankings)
+    console.print(_recall_table(figures, times_ms, count))
     if filters:
         console.print(_filter_table(filters, filter_items))
     if json_file is not None:
@@ -66,23 +66,24 @@ def search(
 
         subject = {"bundle": opened.name, "space": opened.space}
         parameters = {"count": count, "seed": seed, "filter_items": filter_items, "k": 10}
-        Record(kind="search", parameters=parameters, results=_results(found, times_ms, filters), subject=subject).save(
-            json_file
-        )
+        Record(
+            kind="search", parameters=parameters, results=_results(figures, times_ms, filters), subject=subject
+        ).save(json_file)
 
 
 Figures = dict[str, dict[tuple[str, str], tuple[dict[Any, Any], dict[Any, Any] | None]]]
-"""By contestant and group: the estimates, and by how much they are above those of vectors alone."""
+"""By setup and group: the estimates, and their differences to those of vector search."""
 
 
 def _estimated(rankings: Mapping[str, Groups]) -> Figures:
+    from twinspire_bench.search.measure import BASELINE
     from twinspire_eval.recall import difference, estimates
 
     return {
         name: {
             group: (
                 estimates(ranking),
-                difference([rankings[REFERENCE][group]], [ranking]) if name != REFERENCE else None,
+                difference([rankings[BASELINE][group]], [ranking]) if name != BASELINE else None,
             )
             for group, ranking in groups.items()
         }
@@ -90,24 +91,25 @@ def _estimated(rankings: Mapping[str, Groups]) -> Figures:
     }
 
 
-def _recall_table(found: Figures, times_ms: Mapping[str, float], count: int) -> Any:  # noqa: ANN401 - rich's table
+def _recall_table(figures: Figures, times_ms: Mapping[str, float], count: int) -> Any:  # noqa: ANN401 - rich's table
+    from twinspire_bench.search.measure import BASELINE
     from twinspire_eval.recall import Measure
     from twinspire_eval.tables import figure, figures_table
 
-    groups = sorted(found[REFERENCE])
-    heads = [f"{kind} {language} R@{k}" for kind, language in groups for k in (1, 10)]
+    groups = sorted(figures[BASELINE])
+    heads = [f"{queries} {language} R@{k}" for queries, language in groups for k in (1, 10)]
     table = figures_table(["search"], [*heads, "ms"], title=f"{count:,} named scenes, R@k in %")
-    for name, by_group in found.items():
+    for name, by_group in figures.items():
         cells = [_cell(measure, *by_group[group]) for group in groups for measure in (Measure.R1, Measure.R10)]
         table.add_row(name, *cells, figure(times_ms[name]))
     return table
 
 
-def _cell(measure: Measure, values: Mapping[Measure, Estimate], above: Mapping[Measure, Estimate] | None) -> str:
+def _cell(measure: Measure, values: Mapping[Measure, Estimate], gains: Mapping[Measure, Estimate] | None) -> str:
     value = f"{100 * values[measure].value:.1f}"
-    if above is None:
+    if gains is None:
         return value
-    interval = above[measure].interval
+    interval = gains[measure].interval
     return f"{value}\n{100 * interval.low:+.1f} {100 * interval.high:+.1f}"
 
 
@@ -116,22 +118,24 @@ def _filter_table(filters: list[dict[str, Any]], count: int) -> Any:  # noqa: AN
 
     from twinspire_eval.tables import figure, figures_table
 
-    table = figures_table(["filter"], ["kept", "p50 ms", "as NumPy"], title=f"{count:,} vectors of 128 numbers")
+    table = figures_table(
+        ["filter"], ["matches", "p50 ms", "equal to NumPy"], title=f"{count:,} vectors of 128 numbers"
+    )
     for row in filters:
-        name = "none" if row["share"] == 1 else f"keeps {100 * row['share']:g}%"
+        name = "none" if row["share"] == 1 else f"matches {100 * row['share']:g}%"
         table.add_row(name, figure(row["kept"]), figure(float(np.median(row["latency_ms"]))), f"{row['exact']:.0%}")
     return table
 
 
-def _results(found: Figures, times_ms: Mapping[str, float], filters: list[dict[str, Any]]) -> dict[str, Any]:
+def _results(figures: Figures, times_ms: Mapping[str, float], filters: list[dict[str, Any]]) -> dict[str, Any]:
     from twinspire_eval.records import series
 
     searches: dict[str, Any] = {}
-    for name, by_group in found.items():
+    for name, by_group in figures.items():
         searches[name] = {"p50_ms": times_ms[name]}
-        for (kind, language), (values, above) in by_group.items():
-            figures = {"recall": _plain(values)} | ({"above_vectors": _plain(above)} if above is not None else {})
-            searches[name].setdefault(kind, {})[language] = figures
+        for (queries, language), (values, gains) in by_group.items():
+            group = {"recall": _plain(values)} | ({"above_baseline": _plain(gains)} if gains is not None else {})
+            searches[name].setdefault(queries, {})[language] = group
     shares = {
         f"{row['share']:g}": {
             "kept": row["kept"],
@@ -143,14 +147,14 @@ def _results(found: Figures, times_ms: Mapping[str, float], filters: list[dict[s
     return {"searches": searches, "filters_by_share_kept": shares}
 
 
-def _plain(found: Mapping[Measure, Estimate]) -> dict[str, Any]:
+def _plain(values: Mapping[Measure, Estimate]) -> dict[str, Any]:
     from twinspire_eval.recall import Measure
 
     return {
         measure.value: {
-            "value": found[measure].value,
-            "low": found[measure].interval.low,
-            "high": found[measure].interval.high,
+            "value": values[measure].value,
+            "low": values[measure].interval.low,
+            "high": values[measure].interval.high,
         }
         for measure in (Measure.R1, Measure.R5, Measure.R10)
     }

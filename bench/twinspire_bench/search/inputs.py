@@ -1,9 +1,9 @@
-"""Scenes with names: images whose captions or file names hold what no model can know, and queries for them.
+"""Generated scenes with invented names in captions or file names, and queries for them.
 
-Each image has a full caption in English and Chinese, and for half of them that caption also names somebody; the other
-half carry the name in the file's name. A name is made of syllables and shared by about four images, so that it alone
-finds no image and a description alone cannot tell its images from others. Queries are worded anew and leave things
-out, as people's do: no query is a caption.
+Each image has a full caption in English and Chinese. For half of the images the caption also has a name, for the other
+half the file name has one. A name is made of random syllables, so that no model knows it, and shared by about four
+images: a name alone does not identify an image, nor does a description. Queries are phrased anew and leave things out,
+as people's do: no query is a caption.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from dataclasses import dataclass
 from twinspire.errors import InputError
 from twinspire_eval.scenes import CaptionedScene, Language, Split, caption, scene_set
 
-IMAGES_A_NAME = 4
+IMAGES_PER_NAME = 4
 _ENGLISH = "bra dor fen gal hul jor kel lim mor nav pel quo rud sil tav vex wol yan zor bri dal fim"
 _CHINESE = "布 多 芬 加 胡 乔 凯 利 莫 纳 佩 库 鲁 西 塔 维 沃 扬 佐 达 菲 姆 雅 瑞"
 
 
 @dataclass(frozen=True)
 class NamedScene:
-    """An image as it goes into the index: its caption and file name, and who is named in one of the two."""
+    """An image to index: its caption, its file name, and the name that one of them has."""
 
     scene: CaptionedScene
     caption: str
@@ -31,20 +31,20 @@ class NamedScene:
 
 @dataclass(frozen=True)
 class SceneQuery:
-    """A query and the image that it is for. `named`: it says the name too."""
+    """A query and the position of the image that it is for; `named` if it includes the name."""
 
     text: str
     language: Language
     named: bool
-    picture: int
+    image: int
 
 
 def named_scenes(count: int, *, seed: int) -> list[NamedScene]:
     """Return `count` held-out scenes with names. Raises `InputError` for fewer than 8."""
-    if count < 2 * IMAGES_A_NAME:
-        raise InputError(f"{count} scenes are too few to measure: expected {2 * IMAGES_A_NAME} or more")
+    if count < 2 * IMAGES_PER_NAME:
+        raise InputError(f"{count} scenes are too few to measure recall: expected {2 * IMAGES_PER_NAME} or more")
     rng = random.Random(f"names/{seed}")
-    people = _people(max(1, count // IMAGES_A_NAME), rng)
+    people = _people(max(1, count // IMAGES_PER_NAME), rng)
     scenes = scene_set(count, seed=seed, split=Split.HELDOUT)
     named = []
     for position, scene in enumerate(scenes):
@@ -61,16 +61,16 @@ def named_scenes(count: int, *, seed: int) -> list[NamedScene]:
 
 
 def scene_queries(scenes: list[NamedScene], *, seed: int) -> list[SceneQuery]:
-    """Return four queries an image: in each language one that describes it, and one that says the name as well."""
+    """Return four queries for each image: in each language a description, and a description with the name."""
     rng = random.Random(f"queries/{seed}")
     queries = []
-    for picture, named in enumerate(scenes):
+    for image, named in enumerate(scenes):
         for language in Language:
-            said = caption(named.scene.scene, language, rng, partial=True)
-            queries.append(SceneQuery(said, language, False, picture))
+            description = caption(named.scene.scene, language, rng, partial=True)
+            queries.append(SceneQuery(description, language, False, image))
             name = named.names[language]
-            text = f"{said} with {name}" if language is Language.ENGLISH else f"{said}，{name}"
-            queries.append(SceneQuery(text, language, True, picture))
+            text = f"{description} with {name}" if language is Language.ENGLISH else f"{description}，{name}"
+            queries.append(SceneQuery(text, language, True, image))
     return queries
 
 

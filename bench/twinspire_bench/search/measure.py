@@ -1,4 +1,4 @@
-"""How often queries find their image, asked in several ways of several indexes; and what filters cost."""
+"""Recall of search setups over generated scenes, and the latency of filtered search."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ _FILTER_DIM = 128
 
 OnProgress: TypeAlias = Callable[[str, int, int], None]
 Groups: TypeAlias = dict[tuple[str, str], Ranking]
-"""By whether queries say the name (described, named) and by language."""
+"""Rankings by group: whether queries include the name (described, named), and the language."""
 
 
 @dataclass(frozen=True)
-class Contestant:
-    """A way to search: over the vectors of images alone or fused with their captions', and how it is asked."""
+class SearchSetup:
+    """A way to search: the mode and its settings, and the weight of captions in the indexed vectors."""
 
     name: str
     mode: Mode
@@ -44,58 +44,59 @@ class Contestant:
     templates: Templates | None = None
 
 
-CONTESTANTS = (
-    Contestant("vectors", Mode.VECTOR),
-    Contestant("words", Mode.WORDS),
-    Contestant("fused ranks, all words as heavy as vectors", Mode.HYBRID, weights=FusionWeights(1, 1, 0)),
-    Contestant("fused ranks, no rare words", Mode.HYBRID, weights=FusionWeights(1, 0.25, 0)),
-    Contestant("hybrid", Mode.HYBRID),
-    Contestant("vectors, 4 templates", Mode.VECTOR, templates=TEMPLATES),
-    *(Contestant(f"vectors with captions {weight:g}", Mode.VECTOR, weight) for weight in CAPTION_WEIGHTS),
-    Contestant("hybrid with captions 0.3", Mode.HYBRID, 0.3),
+BASELINE = "vector"
+SETUPS = (
+    SearchSetup(BASELINE, Mode.VECTOR),
+    SearchSetup("keyword", Mode.KEYWORD),
+    SearchSetup("hybrid, keyword weight 1, no rare words", Mode.HYBRID, weights=FusionWeights(1, 1, 0)),
+    SearchSetup("hybrid, no rare words", Mode.HYBRID, weights=FusionWeights(1, 0.25, 0)),
+    SearchSetup("hybrid", Mode.HYBRID),
+    SearchSetup("vector, 4 templates", Mode.VECTOR, templates=TEMPLATES),
+    *(SearchSetup(f"vector, caption weight {weight:g}", Mode.VECTOR, weight) for weight in CAPTION_WEIGHTS),
+    SearchSetup("hybrid, caption weight 0.3", Mode.HYBRID, 0.3),
 )
 
 
 def measure_search(
     client: Client, *, count: int, seed: int, on_progress: OnProgress
 ) -> tuple[dict[str, Groups], dict[str, float]]:
-    """Ask `count` named scenes all queries in every way.
+    """Run the queries for `count` named scenes with every setup.
 
-    Returns the rankings by contestant, and the median of the milliseconds that a query took, encoding left out. A
-    image that is not among the first 10 has the last rank.
+    Return the rankings by setup, and the median of the milliseconds a query took without encoding. An image that is
+    not among the first 10 hits gets the last rank.
     """
     scenes = named_scenes(count, seed=seed)
     queries = scene_queries(scenes, seed=seed)
-    pictures = _encoded(client, scenes, on_progress)
+    images = _encoded(client, scenes, on_progress)
     captions = encode_captions(client, [scene.caption.split("\n") for scene in scenes])
-    items = [Item(f"/pictures/{scene.file_name}", ItemKind.IMAGE, caption=scene.caption) for scene in scenes]
-    cache = LruCache[NDArray[np.float32]](len(CONTESTANTS) * len(queries))
+    items = [Item(f"/images/{scene.file_name}", ItemKind.IMAGE, caption=scene.caption) for scene in scenes]
+    cache = LruCache[NDArray[np.float32]](len(SETUPS) * len(queries))
     rankings: dict[str, Groups] = {}
     times_ms: dict[str, float] = {}
     with TemporaryDirectory(prefix="twinspire-bench-") as folder:
         for weight in (0.0, *CAPTION_WEIGHTS):
-            vectors = fuse(pictures, captions, weight) if weight else pictures
+            vectors = fuse(images, captions, weight) if weight else images
             with Index.create(Path(folder) / f"{weight:g}", space=client.space, dim=client.dim) as index:
                 index.add(vectors, items, space=client.space)
-                for contestant in CONTESTANTS:
-                    if contestant.caption_weight == weight:
-                        on_progress(contestant.name, len(rankings), len(CONTESTANTS))
-                        found, took_ms = _asked(client, index, contestant, queries, cache)
-                        rankings[contestant.name] = _groups(queries, found, count)
-                        times_ms[contestant.name] = took_ms
-    on_progress("", len(CONTESTANTS), len(CONTESTANTS))
-    return {each.name: rankings[each.name] for each in CONTESTANTS}, times_ms
+                for setup in SETUPS:
+                    if setup.caption_weight == weight:
+                        on_progress(setup.name, len(rankings), len(SETUPS))
+                        ranks, took_ms = _run(client, index, setup, queries, cache)
+                        rankings[setup.name] = _groups(queries, ranks, count)
+                        times_ms[setup.name] = took_ms
+    on_progress("", len(SETUPS), len(SETUPS))
+    return {setup.name: rankings[setup.name] for setup in SETUPS}, times_ms
 
 
 def measure_filters(*, count: int, seed: int) -> list[dict[str, Any]]:
-    """Search `count` random vectors with filters that keep shares of them, and compare with a search by NumPy.
+    """Search `count` random vectors with filters that match shares of them, and compare with a search by NumPy.
 
-    Gives, for each share, the items kept, the milliseconds of each query, and the share of queries with exactly NumPy's
-    ids.
+    Return for each share the number of matching items, the milliseconds of each query, and the share of queries with
+    exactly NumPy's ids.
     """
     generator = np.random.default_rng(seed)
     vectors, queries = (_unit(generator, number) for number in (count, _FILTER_QUERIES))
-    marks = generator.permutation(count)  # a filter `mark < n` keeps n items, spread evenly
+    marks = generator.permutation(count)  # a filter `mark < n` matches n items, spread evenly
     rows = []
     with (
         TemporaryDirectory(prefix="twinspire-bench-") as folder,
@@ -110,7 +111,7 @@ def measure_filters(*, count: int, seed: int) -> list[dict[str, Any]]:
             index.add(vectors[some], items, space=index.space)
         for share in FILTER_SHARES:
             kept = max(1, round(share * count))
-            where = Filter(f"mark < {kept}") if share < 1 else None
+            where = Filter.parse(f"mark < {kept}") if share < 1 else None
             index.search(queries[:1], k=K, space=index.space, where=where)
             took_ms, same = [], []
             for query in queries:
@@ -126,31 +127,31 @@ def measure_filters(*, count: int, seed: int) -> list[dict[str, Any]]:
 def _encoded(client: Client, scenes: Sequence[NamedScene], on_progress: OnProgress) -> NDArray[np.float32]:
     parts = []
     for start in range(0, len(scenes), _CHUNK):
-        on_progress("pictures", start, len(scenes))
+        on_progress("images", start, len(scenes))
         parts.append(client.encode_images([named.scene.draw() for named in scenes[start : start + _CHUNK]]))
-    on_progress("pictures", len(scenes), len(scenes))
+    on_progress("images", len(scenes), len(scenes))
     return np.concatenate(parts)
 
 
-def _asked(
+def _run(
     client: Client,
     index: Index,
-    contestant: Contestant,
+    setup: SearchSetup,
     queries: Sequence[SceneQuery],
     cache: LruCache[NDArray[np.float32]],
 ) -> tuple[list[int], float]:
-    """Return the rank of each query's image, 0 where it is not found, and the median milliseconds."""
-    searcher = Searcher(client, index, weights=contestant.weights, templates=contestant.templates, embeddings=cache)
-    asked = [Query.text(query.text) for query in queries]
-    if contestant.mode is not Mode.WORDS:
-        for query in asked:
-            searcher.search(query, 1, mode=Mode.VECTOR)  # now its vector is known
+    """Return the rank of each query's image, 0 if it was not found, and the median milliseconds."""
+    searcher = Searcher(client, index, weights=setup.weights, templates=setup.templates, embeddings=cache)
+    texts = [Query.text(query.text) for query in queries]
+    if setup.mode is not Mode.KEYWORD:
+        for text in texts:
+            searcher.search(text, 1, mode=Mode.VECTOR)  # caches its vector
     ranks, took_ms = [], []
-    for query, meant in zip(asked, queries, strict=True):
+    for text, query in zip(texts, queries, strict=True):
         start_s = time.perf_counter()
-        answer = searcher.search(query, K, mode=contestant.mode)
+        response = searcher.search(text, K, mode=setup.mode)
         took_ms.append(1e3 * (time.perf_counter() - start_s))
-        ranks.append(next((rank for rank, hit in enumerate(answer.hits, 1) if hit.id == meant.picture), 0))
+        ranks.append(next((hit.rank for hit in response.hits if hit.id == query.image), 0))
     return ranks, float(np.median(took_ms))
 
 
@@ -158,13 +159,13 @@ def _groups(queries: Sequence[SceneQuery], ranks: Sequence[int], count: int) -> 
     members: dict[tuple[str, str], list[tuple[int, int]]] = {}
     for query, rank in zip(queries, ranks, strict=True):
         key = ("named" if query.named else "described", query.language.value)
-        members.setdefault(key, []).append((query.picture, rank or count))
+        members.setdefault(key, []).append((query.image, rank or count))
     return {key: _ranking(some, count) for key, some in members.items()}
 
 
 def _ranking(pairs: Sequence[tuple[int, int]], count: int) -> Ranking:
-    pictures, ranks = (np.array(column, np.int64) for column in zip(*pairs, strict=True))
-    return Ranking(ranks, 1 / ranks, pictures, count)
+    images, ranks = (np.array(column, np.int64) for column in zip(*pairs, strict=True))
+    return Ranking(ranks, 1 / ranks, images, count)
 
 
 def _unit(generator: np.random.Generator, count: int) -> NDArray[np.float32]:

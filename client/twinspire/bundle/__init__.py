@@ -1,4 +1,4 @@
-"""The bundle: one folder with all that is needed to serve or query one model."""
+"""Bundles: folders with everything needed to serve or query one model. Manifest, engines, tokenizer, probes."""
 
 from __future__ import annotations
 
@@ -8,20 +8,23 @@ from twinspire.bundle.manifest import (
     PROBES_NAME,
     SCHEMA_VERSION,
     TOKENIZER_NAME,
-    Certificate,
-    EngineRecord,
-    FileRecord,
+    ImageTowerSpec,
     Manifest,
     ManifestDraft,
-    Source,
+    OutputForm,
+    Reranker,
+    TextTowerSpec,
+    TowerSpecs,
 )
 from twinspire.bundle.probes import Probes
-from twinspire.bundle.recommendation import RecommendedRuntime
+from twinspire.bundle.records import Certificate, EngineRecord, FileRecord, RecommendedRuntime, Source
 from twinspire.bundle.settings import (
+    CropRounding,
     ImageSettings,
     Interpolation,
     Padding,
     Precision,
+    Resize,
     TextSettings,
     Tower,
 )
@@ -36,18 +39,25 @@ __all__ = [
     "Bundle",
     "BundleWriter",
     "Certificate",
+    "CropRounding",
     "EngineRecord",
     "FileRecord",
     "ImageSettings",
+    "ImageTowerSpec",
     "Interpolation",
     "Manifest",
     "ManifestDraft",
+    "OutputForm",
     "Padding",
     "Precision",
     "Probes",
     "RecommendedRuntime",
+    "Reranker",
+    "Resize",
     "Source",
     "TextSettings",
+    "TextTowerSpec",
     "Tower",
+    "TowerSpecs",
     "space_id",
 ]

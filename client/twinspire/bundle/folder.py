@@ -1,4 +1,4 @@
-"""An existing bundle, opened and checked."""
+"""Opening and checking of bundles."""
 
 from __future__ import annotations
 
@@ -7,16 +7,11 @@ import os
 from pathlib import Path
 
 from twinspire._arguments import as_member
-from twinspire.bundle.manifest import (
-    MANIFEST_NAME,
-    PROBES_NAME,
-    TOKENIZER_NAME,
-    FileRecord,
-    Manifest,
-    ManifestDraft,
-)
+from twinspire.bundle.manifest import MANIFEST_NAME, PROBES_NAME, TOKENIZER_NAME, Manifest, ManifestDraft
 from twinspire.bundle.probes import Probes
+from twinspire.bundle.records import FileRecord
 from twinspire.bundle.settings import ImageSettings, Precision, TextSettings, Tower
+from twinspire.contract import TensorSpec
 from twinspire.errors import BundleError
 
 _HOW_TO_MAKE = {
@@ -28,9 +23,9 @@ _HOW_TO_MAKE = {
 
 
 class Bundle:
-    """A folder with one model: manifest, tokenizer, engines and probes. Get one with `Bundle.open`.
+    """A folder with one model: manifest, tokenizer, engines and probes. Open one with `Bundle.open`.
 
-    A bundle is never changed after it was written: quantizing or certifying makes a new one.
+    Bundles are immutable: quantizing or certifying writes a new one.
     """
 
     def __init__(self, path: Path, manifest: Manifest) -> None:
@@ -39,18 +34,18 @@ class Bundle:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Bundle:
-        """Open a bundle: reads every file once and compares its sha256.
+        """Open a bundle: read every file once and compare its sha256.
 
         Raises BundleError that names the file where one is missing, of the wrong size or changed, or where
-        bundle.json is not of this schema. Files that the manifest does not name are left alone.
+        bundle.json violates its schema. Files that the manifest does not list are ignored.
         """
         folder = Path(path)
         try:
             text = (folder / MANIFEST_NAME).read_text(encoding="utf-8")
         except (FileNotFoundError, NotADirectoryError):
-            what = f"has no {MANIFEST_NAME}" if folder.is_dir() else "is no folder"
+            what = f"has no {MANIFEST_NAME}" if folder.is_dir() else "is not a folder"
             raise BundleError(f"{folder} {what}: expected a bundle, a folder with {MANIFEST_NAME}") from None
-        except (OSError, ValueError) as error:  # bytes that are no UTF-8, a NUL or lone surrogates in the name
+        except (OSError, ValueError) as error:  # invalid UTF-8, or a NUL or lone surrogates in the name
             raise BundleError(f"{folder / MANIFEST_NAME} cannot be read: {error}") from error
         try:
             manifest = Manifest.from_json(text)
@@ -67,7 +62,7 @@ class Bundle:
 
     @property
     def space(self) -> str:
-        """What names the embeddings that may be compared with this model's."""
+        """The id of the model's embedding space: vectors are comparable within it only."""
         return self.manifest.space
 
     @property
@@ -85,37 +80,44 @@ class Bundle:
         """How texts are prepared."""
         return self.manifest.text
 
+    def input_spec(self, tower: Tower) -> TensorSpec:
+        """Return the input of a tower's engines; texts have any length where padding may be left out."""
+        return self.manifest.tower(tower).input
+
+    def output_spec(self, tower: Tower) -> TensorSpec:
+        """Return the output of a tower's engines."""
+        return self.manifest.tower(tower).output
+
     @property
     def tokenizer_path(self) -> Path:
-        """The tokenizer.json."""
+        """The path of tokenizer.json."""
         return self.path / TOKENIZER_NAME
 
     def precisions(self, tower: Tower | str) -> tuple[Precision, ...]:
-        """List the precisions that this bundle has for a tower, in the order of `Precision`.
+        """Return the precisions of a tower's engines, in the order of `Precision`.
 
-        Raises InputError for what is no tower.
+        Raises InputError for an unknown tower.
         """
         engines = self.manifest.engines[as_member(tower, Tower, "tower")]
         return tuple(precision for precision in Precision if precision in engines)
 
     def engine(self, tower: Tower | str, precision: Precision | str) -> Path:
-        """Give the ONNX file of a tower at a precision.
+        """Return the path of a tower's ONNX file at a precision.
 
-        Raises BundleError that says what there is, InputError for what is no tower or precision.
+        Raises BundleError with the precisions that exist, InputError for an unknown tower or precision.
         """
         tower, precision = as_member(tower, Tower, "tower"), as_member(precision, Precision, "precision")
         record = self.manifest.engines[tower].get(precision)
         if record is None:
-            there = ", ".join(self.precisions(tower))
-            how = _HOW_TO_MAKE.get(precision)
+            existing = ", ".join(self.precisions(tower))
             raise BundleError(
-                f"{self.path} has no {precision} engine for the {tower} tower, only {there}."
-                + (f" Make one with: {how}" if how else "")
+                f"{self.path} has no {precision} engine for the {tower} tower, only {existing}. "
+                f"Make one with: {_HOW_TO_MAKE[precision]}"
             )
         return self.path / record.file
 
     def probes(self) -> Probes:
-        """Read the probes. Raises BundleError where they do not fit the manifest."""
+        """Read the probes. Raises BundleError where they do not match the manifest."""
         probes = Probes.load(self.path / PROBES_NAME)
         check_probes(probes, self.manifest, self.path / PROBES_NAME)
         return probes
@@ -125,12 +127,12 @@ class Bundle:
 
 
 def check_probes(probes: Probes, manifest: ManifestDraft, path: Path) -> None:
-    """Raise BundleError unless the probes have the manifest's image size, dimension and context length."""
+    """Raise BundleError unless the probes match the manifest's image size, dimension and context length."""
     longest = max((len(row) for row in probes.input_ids), default=0)
-    found = (probes.image.shape[1], probes.image_embedding.shape[1])
-    expected = (manifest.image.size, manifest.dim)
+    found = (*probes.image.shape[1:3], probes.image_embedding.shape[1])
+    expected = (manifest.image.height, manifest.image.width, manifest.dim)
     if found != expected:
-        raise BundleError(f"{path} is of picture size and dimension {found}, {MANIFEST_NAME} of {expected}")
+        raise BundleError(f"{path} has height, width and dim {found}: expected {MANIFEST_NAME}'s, {expected}")
     if longest > manifest.text.context_length:
         raise BundleError(f"{path} has a text of {longest} tokens: the context is {manifest.text.context_length}")
 
@@ -140,7 +142,7 @@ def check_file(
 ) -> None:
     """Raise BundleError that names the file unless its size and sha256 are as recorded."""
     if not path.is_file():
-        raise BundleError(f"{path} is missing; {listed_in} names it. {remedy}")
+        raise BundleError(f"{path} is missing: {listed_in} lists it. {remedy}")
     found = file_record(path)
     if found != record:
         raise BundleError(
@@ -150,7 +152,7 @@ def check_file(
 
 
 def file_record(path: Path) -> FileRecord:
-    """Measure the size and sha256 of a file. Raises BundleError where it cannot be read."""
+    """Return the size and sha256 of a file. Raises BundleError where it cannot be read."""
     try:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,110 +1,97 @@
-"""bundle.json: what a bundle says about itself. Strict both ways; see `schema` for how."""
+"""bundle.json: the model, its towers, engines and files.
+
+Schema 2. Schema 1 is read into the same classes. Keys that this version does not know are ignored, as are towers and
+precisions: what a reader must not ignore gets a new `schema_version`.
+"""
 
 from __future__ import annotations
 
-import json
 import math
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
+from enum import StrEnum
 from typing import Any
 
-from twinspire.bundle.recommendation import RecommendedRuntime
-from twinspire.bundle.schema import OPTIONAL, decode, encode, parse_json
-from twinspire.bundle.settings import ImageSettings, Precision, TextSettings, Tower
+from twinspire._codec import OPTIONAL, decode, encode, parse_document, write_document
+from twinspire.bundle.records import (
+    EngineRecord,
+    FileRecord,
+    RecommendedRuntime,
+    Source,
+    check_plain_name,
+    check_sha256,
+)
+from twinspire.bundle.settings import (
+    ImageSettings,
+    Interpolation,
+    Padding,
+    Precision,
+    Resize,
+    TextSettings,
+    Tower,
+)
+from twinspire.contract import FREE, TensorSpec, embedding_output, image_input, text_input
 from twinspire.errors import BundleError, InputError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST_NAME = "bundle.json"
 TOKENIZER_NAME = "tokenizer.json"
 PROBES_NAME = "probes.npz"
 
-# Plain names only: a manifest must not reach outside its folder, and Triton names models after bundles.
-_PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
-_COSINE_SLACK = 1e-4  # a float32 cosine of equal vectors may come out a little above 1
+
+class OutputForm(StrEnum):
+    """What a tower gives for one item: one vector, or several of which the best scores (maximum of the cosines)."""
+
+    VECTOR = "vector"
+    MAX_OF_VECTORS = "max_of_vectors"
 
 
-def check_plain_name(name: str, what: str) -> None:
-    """Raise InputError unless `name` is letters, digits, dots, dashes and underscores, without a path."""
-    if not _PLAIN_NAME.fullmatch(name):
-        raise InputError(
-            f"{what} {name!r}: expected a plain name of letters, digits, '.', '-' and '_' "
-            "that starts with a letter or digit"
+@dataclass(frozen=True, kw_only=True)
+class ImageTowerSpec:
+    """The image tower: how images are prepared, and the tensors of its engines."""
+
+    settings: ImageSettings
+    input: TensorSpec
+    output: TensorSpec
+    output_form: OutputForm = field(default=OutputForm.VECTOR, metadata=OPTIONAL)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextTowerSpec:
+    """The text tower: how texts are prepared, and the tensors of its engines."""
+
+    settings: TextSettings
+    input: TensorSpec
+    output: TensorSpec
+    output_form: OutputForm = field(default=OutputForm.VECTOR, metadata=OPTIONAL)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TowerSpecs:
+    """The towers by modality. `audio` is reserved for a third."""
+
+    image: ImageTowerSpec
+    text: TextTowerSpec
+
+    @classmethod
+    def of_contract(cls, image: ImageSettings, text: TextSettings, *, dim: int) -> TowerSpecs:
+        """Return towers with the tensors that every runtime of this version takes."""
+        pixels = image_input(image.height, image.width)
+        ids = text_input(FREE if text.padding is Padding.TRIM else text.context_length)
+        output = embedding_output(dim)
+        return cls(
+            image=ImageTowerSpec(settings=image, input=pixels, output=output),
+            text=TextTowerSpec(settings=text, input=ids, output=output),
         )
 
 
-def _check_sha256(value: str, what: str) -> None:
-    if not _SHA256.fullmatch(value):
-        raise InputError(f"{what} {value!r}: expected 64 lower-case hexadecimal digits")
-
-
 @dataclass(frozen=True, kw_only=True)
-class Source:
-    """Where the weights came from: a hub id or folder name, its revision and its licence where known."""
+class Reranker:
+    """A model that scores pairs of an image and a text: its tensors, and its engine file at each precision."""
 
-    checkpoint: str
-    revision: str | None = None
-    licence: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Certificate:
-    """What was measured when an engine was made, against what and on what.
-
-    `reference` is what it was compared with ("torch fp32" or "fp32 engine"), `data` and `samples` on what.
-    The cosines are between the engine's embeddings and the reference's, in [-1, 1]. `recall` holds both
-    directions where it was evaluated, else None. `speed` holds, where it was measured, how many items a second the
-    engine encoded in each runtime (`twinspire precision` writes it), else None. `versions` are of the packages that
-    took part.
-    """
-
-    reference: str
-    data: str
-    samples: int
-    min_cosine: float
-    mean_cosine: float
-    recall: Mapping[str, Any] | None
-    versions: Mapping[str, str]
-    speed: Mapping[str, Any] | None = field(default=None, metadata=OPTIONAL)
-
-    def __post_init__(self) -> None:
-        if self.samples < 1:
-            raise InputError(f"samples {self.samples}: expected at least 1")
-        for cosine in (self.min_cosine, self.mean_cosine):
-            if not -1 - _COSINE_SLACK <= cosine <= 1 + _COSINE_SLACK:
-                raise InputError(f"cosine {cosine}: expected a number from -1 to 1")
-        if self.min_cosine > self.mean_cosine + _COSINE_SLACK:
-            raise InputError(f"min_cosine {self.min_cosine} is above mean_cosine {self.mean_cosine}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class FileRecord:
-    """The fingerprint of one file of the bundle."""
-
-    sha256: str
-    size_bytes: int
-
-    def __post_init__(self) -> None:
-        _check_sha256(self.sha256, "sha256")
-        if self.size_bytes < 0:
-            raise InputError(f"size_bytes {self.size_bytes}: expected at least 0")
-
-
-@dataclass(frozen=True, kw_only=True)
-class EngineRecord:
-    """One tower at one precision: its file, the file's fingerprint and what was measured of it."""
-
-    file: str
-    sha256: str
-    size_bytes: int
-    certificate: Certificate | None
-
-    def __post_init__(self) -> None:
-        check_plain_name(self.file, "engine file")
-        _check_sha256(self.sha256, "sha256")
-        if self.size_bytes < 0:
-            raise InputError(f"size_bytes {self.size_bytes}: expected at least 0")
+    inputs: tuple[TensorSpec, ...]
+    output: TensorSpec
+    engines: Mapping[Precision, str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +100,8 @@ class ManifestDraft:
 
     `space` is what `space_id` gave. `logit_scale` is the factor that the cosine is multiplied with (for a
     Hugging Face checkpoint the exponential of its parameter), `logit_bias` what is added after it (SigLIP),
-    else None.
+    else None. `dims` are the lengths that embeddings may be cut to and normalised again (Matryoshka), ascending, `dim`
+    the last; None where they may not. `rerankers` are by name.
 
     Raises InputError where a value is out of range.
     """
@@ -122,30 +110,61 @@ class ManifestDraft:
     family: str
     space: str
     dim: int
-    image: ImageSettings
-    text: TextSettings
+    towers: TowerSpecs
     logit_scale: float
     logit_bias: float | None
     source: Source
+    dims: tuple[int, ...] | None = field(default=None, metadata=OPTIONAL)
+    rerankers: Mapping[str, Reranker] | None = field(default=None, metadata=OPTIONAL)
 
     def __post_init__(self) -> None:
         check_plain_name(self.name, "bundle name")
-        _check_sha256(self.space, "space")
+        check_sha256(self.space, "space")
         if not self.family:
             raise InputError("family is empty: expected a word such as 'clip'")
         if self.dim < 1:
             raise InputError(f"dim {self.dim}: expected at least 1")
+        if self.dims is not None and (self.dims != tuple(sorted({*self.dims, self.dim})) or self.dims[0] < 1):
+            raise InputError(f"dims {list(self.dims)}: expected ascending lengths that end with dim, {self.dim}")
         if not (math.isfinite(self.logit_scale) and self.logit_scale > 0):
             raise InputError(f"logit_scale {self.logit_scale}: expected a positive number")
         if self.logit_bias is not None and not math.isfinite(self.logit_bias):
             raise InputError(f"logit_bias {self.logit_bias}: expected a finite number or null")
 
+    @property
+    def image(self) -> ImageSettings:
+        """How images are prepared."""
+        return self.towers.image.settings
+
+    @property
+    def text(self) -> TextSettings:
+        """How texts are prepared."""
+        return self.towers.text.settings
+
+    def tower(self, tower: Tower) -> ImageTowerSpec | TextTowerSpec:
+        """Return one tower's tensors and settings."""
+        return self.towers.image if tower is Tower.IMAGE else self.towers.text
+
+    def unsupported(self) -> str | None:
+        """Return what of the towers no runtime of this version can compute or search, None where nothing is."""
+        contract = TowerSpecs.of_contract(self.image, self.text, dim=self.dim)
+        for tower, expected in ((Tower.IMAGE, contract.image), (Tower.TEXT, contract.text)):
+            found = self.tower(tower)
+            if found.output_form is not OutputForm.VECTOR:
+                return f"the {tower} tower gives several vectors for an item ({found.output_form}): expected one"
+            if (found.input, found.output) != (expected.input, expected.output):
+                return (
+                    f"the {tower} tower takes {found.input} and gives {found.output}: expected {expected.input} "
+                    f"and {expected.output}"
+                )
+        return None
+
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest(ManifestDraft):
-    """The whole of bundle.json. `files` holds every file that is no engine, the manifest itself left out.
+    """The whole of bundle.json. `files` holds every file that is not an engine, except the manifest itself.
 
-    `auto` is what was found best by measuring; None where nobody has.
+    `auto` is the runtime that was measured to be best; None where nobody measured.
     """
 
     engines: Mapping[Tower, Mapping[Precision, EngineRecord]]
@@ -158,10 +177,11 @@ class Manifest(ManifestDraft):
             if not self.engines.get(tower):
                 raise InputError(f"no engine for the {tower} tower: expected at least one for each")
             if self.auto is not None and self.auto.precision not in self.engines[tower]:
-                raise InputError(f"auto is {self.auto.precision}, which the {tower} tower has no engine of")
-        for name in (TOKENIZER_NAME, PROBES_NAME):
+                raise InputError(f"auto is {self.auto.precision}: the {tower} tower has no engine of that precision")
+        rerankers = [file for reranker in (self.rerankers or {}).values() for file in reranker.engines.values()]
+        for name in (TOKENIZER_NAME, PROBES_NAME, *rerankers):
             if name not in self.files:
-                raise InputError(f"files lack {name}")
+                raise InputError(f"files has no {name}")
         seen = {MANIFEST_NAME}
         for name in [*self.files, *(record.file for record in self._records())]:
             check_plain_name(name, "file")
@@ -173,29 +193,55 @@ class Manifest(ManifestDraft):
         return [record for precisions in self.engines.values() for record in precisions.values()]
 
     def draft(self) -> ManifestDraft:
-        """Take what a further bundle of the same model keeps: everything but the files."""
-        return ManifestDraft(**{each.name: getattr(self, each.name) for each in fields(ManifestDraft)})
+        """Return what a further bundle of the same model keeps: everything but the files."""
+        return ManifestDraft(**{known.name: getattr(self, known.name) for known in fields(ManifestDraft)})
 
     def all_files(self) -> dict[str, FileRecord]:
-        """Every file by name, engines included, bundle.json left out."""
+        """Return every file by name, engines included, except bundle.json."""
         engines = {r.file: FileRecord(sha256=r.sha256, size_bytes=r.size_bytes) for r in self._records()}
         return {**self.files, **engines}
 
     def to_json(self) -> str:
-        """Write as bundle.json: UTF-8 text with a final newline."""
-        document = {"schema_version": SCHEMA_VERSION, **encode(self)}
-        return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        """Return the text of bundle.json, with a final newline."""
+        return write_document(self, SCHEMA_VERSION)
 
     @classmethod
     def from_json(cls, text: str) -> Manifest:
-        """Read a bundle.json. Raises BundleError for anything but a manifest of this schema version."""
-        document = parse_json(text, MANIFEST_NAME)
-        if not isinstance(document, dict):
-            raise BundleError(f"{MANIFEST_NAME} holds no object")
-        version = document.pop("schema_version", None)
-        if type(version) is not int or version != SCHEMA_VERSION:
-            raise BundleError(
-                f"{MANIFEST_NAME} has schema_version {version!r}, this twinspire reads {SCHEMA_VERSION}. "
-                "Install the version that wrote it, or export the bundle again"
-            )
-        return decode(cls, document, MANIFEST_NAME)
+        """Read a bundle.json. Raises BundleError for anything but a manifest of a known schema version."""
+        try:
+            remedy = "Install the version of twinspire that wrote it, or export the bundle again"
+            version, document = parse_document(text, MANIFEST_NAME, (1, SCHEMA_VERSION), remedy)
+            if version == 1:
+                document.setdefault("towers", _towers_of_schema_1(document))
+            return decode(cls, document, MANIFEST_NAME, ignore_unknown=version > 1)
+        except InputError as error:
+            raise BundleError(str(error)) from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ImageSettings1:
+    """Schema 1's image settings: `resize` is the length of the shorter side before the crop, else the size."""
+
+    size: int
+    resize: int
+    interpolation: Interpolation
+    crop: bool
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def upgraded(self) -> ImageSettings:
+        """Return the settings in today's form."""
+        if not self.crop and self.resize != self.size:
+            raise InputError(f"resize {self.resize} without crop: expected the size, {self.size}")
+        crop = ImageSettings.centre_crop(
+            self.size, shortest_side=self.resize, interpolation=self.interpolation, mean=self.mean, std=self.std
+        )
+        return crop if self.crop else replace(crop, resize=Resize.STRETCH, shortest_side=None, crop_rounding=None)
+
+
+def _towers_of_schema_1(document: dict[str, Any]) -> Any:  # noqa: ANN401 - parsed JSON
+    """Take schema 1's image and text settings out of a document; return its `towers` in today's form."""
+    image = decode(_ImageSettings1, document.pop("image", None), f"{MANIFEST_NAME}.image")
+    text = decode(TextSettings, document.pop("text", None), f"{MANIFEST_NAME}.text")
+    dim = document.get("dim")  # checked with the rest
+    return encode(TowerSpecs.of_contract(image.upgraded(), text, dim=dim if type(dim) is int else 0))

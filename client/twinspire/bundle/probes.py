@@ -1,4 +1,4 @@
-"""Probes: a few inputs with their reference embeddings, to see a runtime work before it serves."""
+"""Probes: a few inputs with reference embeddings, to check a runtime before it serves."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from twinspire.errors import BundleError, InputError
 
 _UNIT_TOLERANCE = 1e-3
-# What NumPy raises for files that are no .npz or not of these arrays.
+# What NumPy raises for files that are not .npz or hold other arrays.
 _UNREADABLE = (
     InputError,
     OSError,
@@ -29,9 +29,9 @@ _UNREADABLE = (
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Probes:
-    """Inputs of both towers and what the fp32 reference makes of them.
+    """Inputs of both towers and their embeddings by the fp32 reference.
 
-    `image` is (N, S, S, 3) uint8 RGB, `image_embedding` (N, D) float32, L2-normalised; `input_ids` are M 1-D
+    `image` is (N, H, W, 3) uint8 RGB, `image_embedding` (N, D) float32, L2-normalised; `input_ids` are M 1-D
     int32 arrays with start and end token and no padding, `text_embedding` (M, D) float32, L2-normalised.
 
     Raises InputError where a shape, dtype or norm differs.
@@ -44,8 +44,8 @@ class Probes:
 
     def __post_init__(self) -> None:
         image, ids = self.image, self.input_ids
-        if image.dtype != np.uint8 or image.ndim != 4 or image.shape[1] != image.shape[2] or image.shape[3] != 3:
-            raise InputError(f"image is {image.dtype} {image.shape}: expected uint8 (N, S, S, 3)")
+        if image.dtype != np.uint8 or image.ndim != 4 or image.shape[3] != 3:
+            raise InputError(f"image is {image.dtype} {image.shape}: expected uint8 (N, H, W, 3)")
         for position, row in enumerate(ids):
             if row.dtype != np.int32 or row.ndim != 1 or not row.size:
                 raise InputError(f"input_ids[{position}] is {row.dtype} {row.shape}: expected int32 (L,)")
@@ -58,7 +58,7 @@ class Probes:
             )
 
     def save(self, path: Path) -> None:
-        """Write as an .npz without pickled objects; the ragged ids stand end to end, with their lengths."""
+        """Write an .npz without pickled objects; the token ids are concatenated, with their lengths beside them."""
         with path.open("wb") as file:
             np.savez_compressed(
                 file,
@@ -71,7 +71,7 @@ class Probes:
 
     @classmethod
     def load(cls, path: Path) -> Probes:
-        """Read what `save` wrote. Raises BundleError that names the file."""
+        """Read a file of `save`. Raises BundleError that names the file."""
         try:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
                 ids, lengths = stored["ids"], stored["lengths"]

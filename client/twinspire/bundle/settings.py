@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 from twinspire._arguments import as_member
+from twinspire._codec import OPTIONAL, encode
 from twinspire.errors import InputError
 
 
@@ -37,44 +40,116 @@ class Padding(StrEnum):
 
 
 class Interpolation(StrEnum):
-    """Pillow's filters that `ImageSettings.interpolation` may name."""
+    """Pillow's filters that images may be resized with."""
 
+    NEAREST = "nearest"
     BILINEAR = "bilinear"
     BICUBIC = "bicubic"
     LANCZOS = "lanczos"
 
 
+class Resize(StrEnum):
+    """How an image of any size becomes one of the tower's size.
+
+    `shortest_side`: scale until the shorter side has a given length, then cut the centre out. `stretch`: scale both
+    sides, whatever the aspect ratio. `pad`: scale until the whole image fits, then pad it with black on both sides.
+    """
+
+    SHORTEST_SIDE = "shortest_side"
+    STRETCH = "stretch"
+    PAD = "pad"
+
+
+class CropRounding(StrEnum):
+    """Where a centre crop of C of W pixels begins if (W - C) / 2 is not whole.
+
+    `floor`: transformers. `round`: to the even neighbour, torchvision, and so OpenAI's and OpenCLIP's own code.
+    """
+
+    FLOOR = "floor"
+    ROUND = "round"
+
+
 @dataclass(frozen=True, kw_only=True)
 class ImageSettings:
-    """How an image becomes the image tower's input of (S, S, 3) uint8.
+    """How an image becomes the image tower's input of (`height`, `width`, 3) uint8.
 
-    `size` is S. With `crop`, the shorter side is brought to `resize` pixels, the aspect ratio kept, and the
-    centre cut out (black where the image is smaller than S). Without it the image is stretched to (S, S),
-    and `resize` must equal `size`. `mean` and `std` are of RGB in [0, 1]; they are applied inside the graph,
-    never here.
+    With `resize` `shortest_side`, `shortest_side` is the length in pixels that the shorter side is scaled to and
+    `crop_rounding` where the centre crop begins; what is smaller than the crop is padded with black. The other kinds
+    of resizing have neither. `mean` and `std` are of RGB in [0, 1]; they are applied inside the graph, never here.
 
     Raises InputError where a value is out of range.
     """
 
-    size: int
-    resize: int
-    interpolation: str
-    crop: bool
+    height: int
+    width: int
+    resize: Resize
+    shortest_side: int | None = field(default=None, metadata=OPTIONAL)
+    crop_rounding: CropRounding | None = field(default=None, metadata=OPTIONAL)
+    interpolation: Interpolation
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
     def __post_init__(self) -> None:
         for name in ("mean", "std"):  # 0 and 0.0 would be equal, but not in JSON, of which the space is made
             object.__setattr__(self, name, tuple(float(value) for value in getattr(self, name)))
-        if self.size < 1 or self.resize < 1:
-            raise InputError(f"size {self.size} and resize {self.resize}: expected at least 1 pixel")
+        if self.height < 1 or self.width < 1:
+            raise InputError(f"height {self.height} and width {self.width}: expected at least 1 pixel")
         as_member(self.interpolation, Interpolation, "interpolation")
-        if not self.crop and self.resize != self.size:
-            raise InputError(f"resize {self.resize} without crop: expected the size, {self.size}")
+        if as_member(self.resize, Resize, "resize") is Resize.SHORTEST_SIDE:
+            if self.shortest_side is None or self.shortest_side < 1:
+                raise InputError(f"shortest_side {self.shortest_side}: expected at least 1 pixel")
+            if self.crop_rounding is None:
+                raise InputError(f"no crop_rounding: expected {' or '.join(CropRounding)}")
+            as_member(self.crop_rounding, CropRounding, "crop_rounding")
+        elif self.shortest_side is not None or self.crop_rounding is not None:
+            raise InputError(f"resize {self.resize} has no shortest_side and no crop_rounding: leave them out")
         if not all(math.isfinite(value) for value in self.mean):
             raise InputError(f"mean {self.mean}: expected finite numbers")
         if not all(math.isfinite(value) and value > 0 for value in self.std):
             raise InputError(f"std {self.std}: expected positive numbers")
+
+    @classmethod
+    def centre_crop(
+        cls,
+        size: int,
+        *,
+        mean: tuple[float, float, float],
+        std: tuple[float, float, float],
+        shortest_side: int | None = None,
+        rounding: CropRounding = CropRounding.FLOOR,
+        interpolation: Interpolation = Interpolation.BICUBIC,
+    ) -> ImageSettings:
+        """Return the settings of a square crop, as CLIP has them. `shortest_side` None is `size`."""
+        return cls(
+            height=size,
+            width=size,
+            resize=Resize.SHORTEST_SIDE,
+            shortest_side=size if shortest_side is None else shortest_side,
+            crop_rounding=rounding,
+            interpolation=interpolation,
+            mean=mean,
+            std=std,
+        )
+
+    @property
+    def size(self) -> int:
+        """The side of a square input. Raises InputError where it is not square."""
+        if self.height != self.width:
+            raise InputError(f"the image tower takes {self.height} x {self.width} pixels: expected a square")
+        return self.height
+
+    def canonical(self) -> Mapping[str, Any]:
+        """Return the settings as `space_id` hashes them.
+
+        What the first schema of bundles could express is hashed as it was then: spaces do not change with the schema.
+        """
+        plain: dict[str, Any] = encode(self)
+        if self.height != self.width or self.resize is Resize.PAD or self.crop_rounding is CropRounding.ROUND:
+            return plain
+        crop = self.resize is Resize.SHORTEST_SIDE
+        kept = {name: plain[name] for name in ("interpolation", "mean", "std")}
+        return {"size": self.size, "resize": self.shortest_side if crop else self.size, "crop": crop, **kept}
 
 
 @dataclass(frozen=True, kw_only=True)

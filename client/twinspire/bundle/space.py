@@ -1,4 +1,4 @@
-"""`space`: the name of the set of embeddings that may be compared with each other."""
+"""`space_id`: the id of an embedding space, the set of vectors that may be compared with each other."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from twinspire.bundle.schema import encode, parse_json
+from twinspire._codec import parse_json
 from twinspire.bundle.settings import ImageSettings
 from twinspire.errors import BundleError, InputError
 
@@ -24,28 +24,28 @@ def space_id(
     pooling: str,
     context_length: int,
 ) -> str:
-    """Name the space of a checkpoint: 64 hexadecimal digits.
+    """Return the id of a checkpoint's embedding space: 64 hexadecimal digits.
 
-    `tensors` are the checkpoint's own (name, dtype, shape, bytes), in any order, one in memory at a time. The
-    rest is the preprocessing, the tokenizer (its vocabulary, merges and everything else that decides the
-    ids), the pooling and the context length. Never ONNX files: a rewritten, quantized or re-exported engine
+    `tensors` are the checkpoint's own (name, dtype, shape, bytes), in any order, one in memory at a time. Also hashed
+    are the preprocessing, the tokenizer (its vocabulary, merges and everything else that decides the
+    ids), the pooling and the context length; never ONNX files: a rewritten, quantized or re-exported engine
     keeps its space.
 
-    Every field is hashed with its length in front, so that no two inputs give the same byte string. Raises
-    InputError for a name that comes twice or for no tensors at all, BundleError where `tokenizer_json` is no
+    Every field is hashed with its length in front, so that different inputs give different byte strings. Raises
+    InputError for a repeated name or no tensors, BundleError where `tokenizer_json` is not a
     tokenizer.
     """
     digests: dict[str, bytes] = {}
     for name, dtype, shape, data in tensors:
         if name in digests:
-            raise InputError(f"the tensor {name!r} comes twice")
+            raise InputError(f"the tensor {name!r} occurs twice")
         digests[name] = _digest(name.encode(), dtype.encode(), json.dumps([int(n) for n in shape]).encode(), data)
     if not digests:
-        raise InputError("no tensors: a space is named after a checkpoint's weights")
+        raise InputError("no tensors: a space is identified by a checkpoint's weights")
     return _digest(
         _HEADER,
         _digest(*(digests[name] for name in sorted(digests))),
-        _canonical(encode(image)),
+        _canonical(image.canonical()),
         _canonical(_tokenizer_essence(tokenizer_json)),
         pooling.encode(),
         str(context_length).encode(),
@@ -66,15 +66,18 @@ def _canonical(value: object) -> bytes:
 
 
 def _tokenizer_essence(tokenizer_json: str) -> dict[str, Any]:
-    """Take what decides the ids, in a form that does not depend on the library's version.
+    """Return what decides the ids, in a form that does not depend on the library's version.
 
     Newer versions of tokenizers write a merge as a pair where older ones wrote "a b", and add model options
     at their defaults (null, false or "").
     """
-    document = parse_json(tokenizer_json, "tokenizer.json")
+    try:
+        document = parse_json(tokenizer_json, "tokenizer.json")
+    except InputError as error:
+        raise BundleError(str(error)) from error
     model = document.get("model") if isinstance(document, dict) else None
     if not isinstance(model, dict) or "vocab" not in model:
-        raise BundleError("tokenizer.json holds no model with a vocabulary")
+        raise BundleError("tokenizer.json has no model with a vocabulary")
     essence = {name: document.get(name) for name in _TOKENIZER_PARTS}
     essence["model"] = {name: value for name, value in model.items() if name != "merges" and not _is_default(value)}
     merges = model.get("merges") or []

@@ -1,9 +1,8 @@
-"""Writing a bundle: whole or not at all."""
+"""Writing a bundle: whole or not at all, with hard links or shared blocks for what it has in common with another."""
 
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 from collections.abc import Mapping
 from dataclasses import fields
@@ -12,23 +11,15 @@ from types import TracebackType
 from typing import Self
 
 from twinspire._arguments import as_member
+from twinspire._atomic import atomic_folder
 from twinspire.bundle.folder import Bundle, check_probes, file_record
-from twinspire.bundle.hardlinks import copy_file
-from twinspire.bundle.manifest import (
-    MANIFEST_NAME,
-    PROBES_NAME,
-    TOKENIZER_NAME,
-    Certificate,
-    EngineRecord,
-    FileRecord,
-    Manifest,
-    ManifestDraft,
-    check_plain_name,
-)
+from twinspire.bundle.manifest import MANIFEST_NAME, PROBES_NAME, TOKENIZER_NAME, Manifest, ManifestDraft
 from twinspire.bundle.probes import Probes
-from twinspire.bundle.recommendation import RecommendedRuntime
+from twinspire.bundle.records import Certificate, EngineRecord, FileRecord, RecommendedRuntime, check_plain_name
 from twinspire.bundle.settings import Precision, Tower
 from twinspire.errors import BundleError, InputError
+
+_COPIED_AT_ONCE_BYTES = 1 << 30
 
 
 class BundleWriter:
@@ -36,15 +27,16 @@ class BundleWriter:
 
     Used with `with`: leaving without `commit`, by an error or not, removes the folder. A killed process
     leaves a folder with a leading dot, never one with the destination's name. With `base`, the new bundle
-    starts as that one's files and engines, hard-linked where the file system can, so that what is equal takes
-    no space; with `links` False they are copied, for where they may be written to.
+    starts with that one's files and engines, as hard links where the file system has them, so that equal files take
+    no space; with `links` False they are copied, for folders that others may write to.
 
     Entering raises BundleError, before any work, where the destination exists or its parent does not.
     """
 
     def __init__(self, destination: str | os.PathLike[str], *, base: Bundle | None = None, links: bool = True) -> None:
         self.destination = Path(os.path.abspath(destination))  # noqa: PTH100 - resolve() would follow a link
-        self.folder = self.destination.parent / f".{self.destination.name}.{secrets.token_hex(6)}.tmp"
+        self.folder = self.destination  # until it is entered
+        self._draft = atomic_folder(self.destination)
         self._base = base
         self._links = links
         self._linked: dict[str, FileRecord] = {}
@@ -53,14 +45,14 @@ class BundleWriter:
     def __enter__(self) -> Self:
         self._check_destination()
         try:
-            self.folder.mkdir()
+            self.folder = self._draft.__enter__()
         except OSError as error:
             raise BundleError(f"{self.destination} cannot be written: {error}") from error
         try:
             if self._base is not None:
                 self._take_over(self._base)
-        except BaseException:
-            self._discard()
+        except BaseException as error:
+            self._discard(error)
             raise
         return self
 
@@ -68,10 +60,10 @@ class BundleWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if not self._committed:
-            self._discard()
+            self._discard(error or BundleError(f"{self.destination} was not committed"))
 
     def path(self, name: str) -> Path:
-        """Say where to write the file `name`. The base's file of that name, where there is one, is let go."""
+        """Return where to write the file `name`, after removing a file that the base has of that name."""
         try:
             check_plain_name(name, "file")
         except InputError as error:
@@ -99,25 +91,21 @@ class BundleWriter:
         *,
         auto: RecommendedRuntime | None = None,
     ) -> Bundle:
-        """Hash the files, write bundle.json, bring all to the disk and rename the folder to the destination.
+        """Hash the files, write bundle.json, sync everything to the disk and rename the folder to the destination.
 
         `engines` names the file and certificate of each tower and precision; those of the base that it does
-        not name are taken over. Every other file in the folder becomes one of the bundle's. tokenizer.json
-        and probes.npz must be there. `auto` is what was measured to be best; None takes the base's over, where the
-        engines that it was measured with are still the same. Raises BundleError and leaves nothing where something is
-        missing or does not fit together.
+        not name are kept. Every other file in the folder becomes one of the bundle's. tokenizer.json
+        and probes.npz are required. `auto` is the runtime that was measured to be best; None keeps the base's where the
+        engines that it was measured with are unchanged. Raises BundleError and leaves nothing where something is
+        missing or inconsistent.
         """
         try:
             manifest = self._manifest(draft, engines, auto)
             check_probes(Probes.load(self.folder / PROBES_NAME), manifest, Path(PROBES_NAME))
             (self.folder / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
-            for path in self.folder.iterdir():
-                _fsync(path)
-            _fsync(self.folder)
             self._check_destination()
-            self.folder.rename(self.destination)  # fails where a folder with content came in between
+            self._draft.__exit__(None, None, None)  # fails where a folder with content came in between
             self._committed = True
-            _fsync(self.destination.parent)
         except (InputError, OSError) as error:
             raise BundleError(f"{self.destination} was not written: {error}") from error
         return Bundle(self.destination, manifest)
@@ -132,7 +120,7 @@ class BundleWriter:
         names = {file for file, _ in chosen.values()}
         replaced = {file for file, _ in self._base_engines().values()} - names
         for name in replaced & self._linked.keys():
-            self.path(name)  # lets it go
+            self.path(name)  # removes it
         for name in {TOKENIZER_NAME, PROBES_NAME, *names}:
             if not (self.folder / name).is_file():
                 raise BundleError(f"{self.destination} was not written: the file {name} is missing")
@@ -166,7 +154,7 @@ class BundleWriter:
         }
 
     def _base_choice(self, engines: Mapping[Tower, Mapping[Precision, EngineRecord]]) -> RecommendedRuntime | None:
-        """Give the base's choice where the engines that were compared, its own and fp32's, are still there."""
+        """Return the base's recommendation where the engines that were compared, its own and fp32's, are unchanged."""
         choice = None if self._base is None else self._base.manifest.auto
         if choice is None or self._base is None:
             return None
@@ -183,8 +171,34 @@ class BundleWriter:
         if not self.destination.parent.is_dir():
             raise BundleError(f"{self.destination.parent} is no folder: make it first")
 
-    def _discard(self) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
+    def _discard(self, error: BaseException) -> None:
+        self._draft.__exit__(type(error), error, None)
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copy the content of `source` to the new file `target`; writing into one leaves the other as it is.
+
+    btrfs and XFS share the blocks of both until one is written to. Raises OSError.
+    """
+    if not _copy_in_kernel(source, target):
+        shutil.copyfile(source, target)
+
+
+def _copy_in_kernel(source: Path, target: Path) -> bool:
+    """Let the kernel copy, which then may share blocks; False where it cannot between these files."""
+    if not hasattr(os, "copy_file_range"):
+        return False
+    with source.open("rb") as file, target.open("wb") as copy:
+        left = os.fstat(file.fileno()).st_size
+        while left > 0:
+            try:
+                copied = os.copy_file_range(file.fileno(), copy.fileno(), min(left, _COPIED_AT_ONCE_BYTES))
+            except OSError:
+                return False
+            if copied == 0:  # some file systems take the call and do nothing
+                return False
+            left -= copied
+    return True
 
 
 def _take(source: Path, target: Path, *, links: bool) -> None:
@@ -201,11 +215,3 @@ def _linked(source: Path, target: Path) -> bool:
     except OSError:  # another file system, or one without hard links
         return False
     return True
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,4 +1,4 @@
-"""The root of the command line: gathers the commands and turns errors into messages."""
+"""Root of the command line: collects the commands, and turns errors into messages and exit codes."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ from rich.console import Console
 from rich.text import Text
 
 from twinspire.cli import classify, index, search
-from twinspire.cli.os_errors import described
-from twinspire.cli.standard_output import StandardOutputError, guarded_standard_output
+from twinspire.cli.os_errors import StandardOutputError, describe, guarded_standard_output
+from twinspire.error_status import STATUSES, error_status
 from twinspire.errors import TwinspireError
 
-EXIT_ERROR = 2
+EXIT_ERROR = STATUSES[TwinspireError].exit_code
 _EPILOG = (
-    "Exit status: 0 done; 1 index verify found damage; 2 error, nothing or not all done; 3 some files failed, the "
-    "others were done; 130 Ctrl-C; 143 SIGTERM."
+    "Exit status: 0 success; 1 `index verify` found damage; 2 error; 3 some files failed and the others succeeded; 130 "
+    "Ctrl-C; 143 SIGTERM."
 )
 _COMPLETION = ("--install-completion", "--show-completion")
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 128 + signal.SIGTERM
-_SAID = {EXIT_INTERRUPTED: "interrupted", EXIT_TERMINATED: "terminated"}
+_ENDINGS = {EXIT_INTERRUPTED: "interrupted", EXIT_TERMINATED: "terminated"}
 
 
 def application() -> typer.Typer:
-    """Build the command line application with every installed package's commands."""
+    """Build the command-line application, with the commands of every installed package."""
     app = typer.Typer(
         name="twinspire",
-        help="Search pictures in words: export, serve, index and query two-tower models.",
+        help="Search images by text: export, serve and query two-tower models such as CLIP.",
         no_args_is_help=True,
         pretty_exceptions_enable=False,
         epilog=_EPILOG,
@@ -63,7 +63,7 @@ def application() -> typer.Typer:
 
 
 def _unwrap_help(app: typer.Typer) -> None:
-    """Join the lines of each paragraph of the docstrings, which the terminal wraps: typer joins the first alone."""
+    """Join the lines of each paragraph of a docstring, so that the terminal wraps them: typer joins the first only."""
     for command in app.registered_commands:
         text = command.help or inspect.getdoc(command.callback) or ""
         command.help = re.sub(r"(?<=\S)\n(?=[^\s*-])", " ", inspect.cleandoc(text))
@@ -81,38 +81,38 @@ def _print_version(wanted: bool) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Run `twinspire` and end the process.
 
-    Exit status: 0 on success, 1 where `index verify` found damage, 2 on an error, 3 where some files failed and others
-    worked, 130 on Ctrl-C, 143 on SIGTERM.
+    Exit status: 0 on success, 1 if `index verify` found damage, 2 on an error, 3 if some files failed and the others
+    succeeded, 130 on Ctrl-C, 143 on SIGTERM.
     """
     stderr = Console(stderr=True, soft_wrap=True)
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # else each failed TLS handshake is a line beside the error
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # else gRPC logs each failed TLS handshake
     try:
         with _sigterm_unwinds(), guarded_standard_output():
             application()(arguments, prog_name=_program_name(sys.argv[1:] if arguments is None else arguments))
     except TwinspireError as error:
         stderr.print(Text("error: ", style="bold red") + Text(str(error), style=""))
-        sys.exit(EXIT_ERROR)
+        sys.exit(error_status(error).exit_code)
     except StandardOutputError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python flushes at its end
-        if not error.is_broken_pipe:  # whoever read the output has gone: that is no error to tell
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at Python's exit
+        if not error.is_broken_pipe:  # as for `twinspire ... | head`
             stderr.print(Text("error: ", style="bold red") + Text(str(error)))
         sys.exit(EXIT_ERROR)
-    except OSError as error:  # one that no command expected
-        stderr.print(Text("error: ", style="bold red") + Text(described(error)))
+    except OSError as error:  # one that no command handles
+        stderr.print(Text("error: ", style="bold red") + Text(describe(error)))
         sys.exit(EXIT_ERROR)
-    except KeyboardInterrupt:  # before typer is at work
+    except KeyboardInterrupt:  # before typer handles it
         stderr.print("interrupted")
         sys.exit(EXIT_INTERRUPTED)
-    except SystemExit as ended:  # typer's way out, of an interruption too
-        if ended.code in _SAID:
-            stderr.print(_SAID[ended.code])
+    except SystemExit as ended:  # how typer ends, also when interrupted
+        if ended.code in _ENDINGS:
+            stderr.print(_ENDINGS[ended.code])
         raise
 
 
 def _program_name(arguments: list[str]) -> str | None:
-    """Return what usage lines call the program; None is how it was started, such as `python -m twinspire`.
+    """Return the program's name for usage lines; None: as it was started, such as `python -m twinspire`.
 
-    A shell completes for a command's name: completion is always for `twinspire`.
+    Shell completion is by a command's name, so that it is always for `twinspire`.
     """
     asks_for_completion = bool(arguments) and arguments[0].split("=")[0] in _COMPLETION
     return "twinspire" if asks_for_completion else None
@@ -120,9 +120,9 @@ def _program_name(arguments: list[str]) -> str | None:
 
 @contextmanager
 def _sigterm_unwinds() -> Iterator[None]:
-    """Let SIGTERM unwind the program as Ctrl-C does: by default it would end on the spot, half-written folders left.
+    """Let SIGTERM unwind the program as Ctrl-C does: by default it ends at once and leaves half-written folders.
 
-    A second one is ignored, so that tidying up comes to its end. A command may have handlers of its own.
+    A second SIGTERM is ignored, so that the clean-up can finish. A command may set handlers of its own.
     """
     is_default = signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     if not is_default or threading.current_thread() is not threading.main_thread():

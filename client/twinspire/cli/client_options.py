@@ -1,7 +1,7 @@
-"""The options of every command that encodes: which bundle, and whether a server or this process runs it.
+"""Options of every command that encodes: the bundle, and whether a server or this process runs its engines.
 
-A command takes them all as one parameter, `options: ClientOptions`, under `@with_client_options`, and opens its
-client with `open_client(options, index)`. Imports nothing heavy: `twinspire --help` is to come at once.
+A command takes them as one parameter, `options: ClientOptions`, under `@with_client_options`, and opens its client with
+`open_client(options, index)`. Imports nothing heavy, to keep `twinspire --help` fast.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from twinspire.errors import InputError
 if TYPE_CHECKING:
     from twinspire.client import Client
     from twinspire.images import ImageLimits
-    from twinspire.index import Index
+    from twinspire.stores import VectorStore
     from twinspire.towers import TlsOptions
 
 DEADLINE_S = 30.0
@@ -37,15 +37,15 @@ def _option(*names: str, help: str, **more: Any) -> Any:  # noqa: A002, ANN401 -
 
 BundleOption = Annotated[
     Path | None,
-    _option("--bundle", "-b", help="The bundle that encodes; default: the index's own, else the sample."),
+    _option("--bundle", "-b", help="Bundle of the model; default: that of the index, else the sample."),
 ]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClientOptions:
-    """Where texts and images are encoded. None is what was not given.
+    """Where texts and images are encoded. None stands for an option that was not given.
 
-    Raises `InputError` for options that exclude each other and values that no client takes, before anything is loaded.
+    Raises `InputError` for options that exclude each other and for bad values, before anything is loaded.
     """
 
     bundle: BundleOption = None
@@ -57,14 +57,12 @@ class ClientOptions:
         _option(
             "--deadline",
             metavar="SECONDS",
-            help=f"Time for a call to the server, with its retries; default {DEADLINE_S:g}.",
+            help=f"Deadline of a call to the server, retries included; default {DEADLINE_S:g}.",
         ),
     ] = None
-    tls: Annotated[bool, _option("--tls", help="Encrypt; check the server against gRPC's own root certificates.")] = (
-        False
-    )
+    tls: Annotated[bool, _option("--tls", help="Use TLS; verify the server by gRPC's root certificates.")] = False
     tls_ca: Annotated[
-        Path | None, _option("--tls-ca", metavar="PEM", help="Encrypt; check the server against these certificates.")
+        Path | None, _option("--tls-ca", metavar="PEM", help="Use TLS; verify the server by these certificates.")
     ] = None
     tls_certificate: Annotated[
         Path | None, _option("--tls-certificate", metavar="PEM", help="Client certificate, with --tls-key.")
@@ -76,7 +74,7 @@ class ClientOptions:
         str | None,
         _option(
             "--precision",
-            help="Engine to run here: auto, fp32, fp16 or int8; default auto.",
+            help="Precision of the engines run here: auto, fp32, fp16 or int8; default auto.",
             autocompletion=completing("auto", "fp32", "fp16", "int8"),
         ),
     ] = None
@@ -84,18 +82,19 @@ class ClientOptions:
         str | None,
         _option(
             "--provider",
-            help="What runs it here: auto, cpu, openvino or cuda; default auto.",
+            help="Provider that runs them here: auto, cpu, openvino or cuda; default auto.",
             autocompletion=completing("auto", "cpu", "openvino", "cuda"),
         ),
     ] = None
     threads: Annotated[
-        int | None, _option("--threads", help="Threads that decode images and compute here; default: all cores.")
+        int | None, _option("--threads", help="Threads for decoding images and for inference here; default: all cores.")
     ] = None
     streams: Annotated[
-        int | None, _option("--streams", help="Parts of a batch in parallel on a processor; they divide the threads.")
+        int | None,
+        _option("--streams", help="Parts of a batch run in parallel on a CPU; the threads are divided among them."),
     ] = None
     max_megapixels: Annotated[
-        float | None, _option("--max-megapixels", help="Refuse larger images, by their header; default 64.")
+        float | None, _option("--max-megapixels", help="Reject larger images, by their header; default 64.")
     ] = None
 
     def __post_init__(self) -> None:
@@ -103,25 +102,23 @@ class ClientOptions:
         if self.server is not None:
             for name in _LOCAL:
                 if name in given:
-                    raise InputError(
-                        f"--server and {_flag(name)} both came: the server decides what runs its engines. Leave one out"
-                    )
+                    raise _error(name, "excludes --server, which decides what runs its engines: leave one out")
         elif remote := [name for name in given if name not in _LOCAL]:
-            raise InputError(f"{_flag(remote[0])} is for a connection: name the server with --server HOST:PORT")
+            raise _error(remote[0], "is for a connection: add --server HOST:PORT")
         if (self.tls_key is None) != (self.tls_certificate is None):
-            raise InputError("--tls-certificate and --tls-key belong together: expected both or neither")
+            raise _error("tls_key", "and --tls-certificate belong together: expected both or neither")
         if self.deadline is not None and not 0 < self.deadline <= 1e9:
-            raise InputError(f"--deadline is a positive number of seconds, at most 1e9, got {self.deadline:g}")
+            raise _error("deadline", f"{self.deadline:g}: expected a number of seconds above 0, at most 1e9")
         for name in ("threads", "streams"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise InputError(f"{_flag(name)} is a number from 1 up, got {value}")
+                raise _error(name, f"{value}: expected 1 or more")
         if self.max_megapixels is not None and not 1e-6 <= self.max_megapixels <= 1e6:
-            raise InputError(f"--max-megapixels is a number of million pixels above 0, got {self.max_megapixels:g}")
+            raise _error("max_megapixels", f"{self.max_megapixels:g}: expected millions of pixels, above 0")
         self._check_values()
 
     def image_limits(self) -> ImageLimits | None:
-        """Return how large an image may be that is decoded, None where nothing was given."""
+        """Return the limits of images to decode, None without --max-megapixels."""
         if self.max_megapixels is None:
             return None
         from twinspire.images import ImageLimits
@@ -129,7 +126,7 @@ class ClientOptions:
         return ImageLimits(max_pixels=round(self.max_megapixels * 1e6))
 
     def tls_options(self) -> TlsOptions | None:
-        """Return how to encrypt the connection, None where no TLS option was given."""
+        """Return the TLS options of the connection, None without any."""
         if not any(getattr(self, name) for name in _TLS):
             return None
         from twinspire.towers import TlsOptions
@@ -148,15 +145,15 @@ class ClientOptions:
         if self.precision is not None:
             from twinspire.bundle import Precision
 
-            _require_one_of("--precision", self.precision, ["auto", *Precision])
+            _require_one_of("precision", self.precision, ["auto", *Precision])
         if self.provider is not None:
             from twinspire.towers import Provider
 
-            _require_one_of("--provider", self.provider, ["auto", *Provider])
+            _require_one_of("provider", self.provider, ["auto", *Provider])
 
 
 def with_client_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options of `ClientOptions` in place of its parameter `options: ClientOptions`."""
+    """Replace a command's parameter `options: ClientOptions` by the options of `ClientOptions`."""
     hints = get_type_hints(ClientOptions, include_extras=True)
     fields = dataclasses.fields(ClientOptions)
     signature = inspect.signature(command)
@@ -181,10 +178,10 @@ def with_client_options(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def open_client(options: ClientOptions, index: Index | None = None) -> Client:
-    """Open the bundle that was given, the one that made `index`, or the sample, on the server or in this process.
+def open_client(options: ClientOptions, index: VectorStore | None = None) -> Client:
+    """Open a client of --bundle, else of the bundle that made `index`, else of the sample; on --server or in process.
 
-    Raises `BundleError` where the index's own bundle is gone, `SpaceMismatchError` for a bundle of another space.
+    Raises `BundleError` where the bundle of the index is missing, `SpaceMismatchError` for a bundle of another space.
     """
     from twinspire.cli.index.bundle import open_bundle
     from twinspire.client import Client
@@ -203,17 +200,18 @@ def open_client(options: ClientOptions, index: Index | None = None) -> Client:
     return Client.local(
         bundle,
         precision=options.precision or "auto",
-        providers=options.provider or "auto",
+        provider=options.provider or "auto",
         threads=options.threads,
         streams=options.streams,
         limits=options.image_limits(),
     )
 
 
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
+def _error(name: str, problem: str) -> InputError:
+    option = "--" + name.replace("_", "-")
+    return InputError(f"{option} {problem}", option=option)
 
 
-def _require_one_of(flag: str, value: str, expected: list[str]) -> None:
+def _require_one_of(name: str, value: str, expected: list[str]) -> None:
     if value not in expected:
-        raise InputError(f"{flag} {value!r}: expected one of {', '.join(expected)}")
+        raise _error(name, f"{value!r}: expected one of {', '.join(expected)}")

@@ -1,15 +1,23 @@
-"""What an `OSError` that no command expected says to the user: the operation, the file and the cause."""
+"""Failures of the operating system: messages for an unexpected `OSError`, and failures of standard output."""
 
 from __future__ import annotations
 
 import ast
 import errno
+import io
 import linecache
 import os
+import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from twinspire.cli.shared import printable
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 _VERBS = {
     "open": "open",
@@ -39,17 +47,18 @@ _VERBS = {
     "symlink": "link",
     "mmap": "map",
 }
-_OF_WRITES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+_WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
-def described(error: OSError) -> str:
-    """Return which operation failed on which file and why; without a file name, where in the program it failed."""
-    called, place = _failed_call(error)
+def describe(error: OSError) -> str:
+    """Return which operation failed on which file and why; if the file is unknown, where in the program."""
+    called, source = _failed_call(error)
     names = [printable(os.fsdecode(name)) for name in (error.filename, error.filename2) if _is_path(name)]
     if not names:
-        if called == "open" or error.errno in _OF_WRITES:  # opening names its file: this is its end, which writes
+        # An error of opening names its file: this one is of the end of `with open(...)`, which writes.
+        if called == "open" or error.errno in _WRITE_ERRORS:
             called = "write"
-        names = [f"a file ({place})"]
+        names = [f"a file ({source})"]
     verb = _VERBS.get(called, f"use (by {called})" if called else "use")
     return f"cannot {verb} {' as '.join(names)}: {error.strerror or str(error) or type(error).__name__}"
 
@@ -59,16 +68,16 @@ def _is_path(name: object) -> bool:
 
 
 def _failed_call(error: OSError) -> tuple[str, str]:
-    """Return the name of the function that raised, "" where it is not known, and the place that called it."""
+    """Return the name of the function that raised, "" if unknown, and the line of code that called it."""
     frames = traceback.extract_tb(error.__traceback__)
     if not frames:
-        return "", "at an unknown place"
+        return "", "unknown line"
     frame = frames[-1]
     return _name_of_call(_source_of(frame)), f"in {frame.name}, {Path(frame.filename).name}, line {frame.lineno}"
 
 
 def _source_of(frame: traceback.FrameSummary) -> str:
-    """Return the text of the expression that a frame was at."""
+    """Return the source of the expression that a frame was evaluating."""
     first, last, start, end = frame.lineno, frame.end_lineno, frame.colno, frame.end_colno
     if first is None or last is None or start is None or end is None:
         return ""
@@ -85,3 +94,50 @@ def _name_of_call(source: str) -> str:
         return ""
     function = expression.func if isinstance(expression, ast.Call) else None
     return function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+
+
+class StandardOutputError(Exception):
+    """Standard output cannot be written. `is_broken_pipe` says that its reader has closed it.
+
+    Not an `OSError` itself: typer and rich would end the program at a broken pipe.
+    """
+
+    def __init__(self, cause: OSError) -> None:
+        super().__init__(f"cannot write to standard output: {cause.strerror or cause}")
+        self.is_broken_pipe = isinstance(cause, BrokenPipeError)
+
+
+class _StandardOutput(io.FileIO):
+    def write(self, data: ReadableBuffer, /) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            raise StandardOutputError(error) from error
+
+
+@contextmanager
+def guarded_standard_output() -> Iterator[None]:
+    """Raise `StandardOutputError` where a write to the process's standard output fails inside the block.
+
+    Does nothing where `sys.stdout` was replaced, as in a test that captures it, or is closed.
+    """
+    plain = sys.stdout
+    if plain is not sys.__stdout__ or plain is None or plain.closed:
+        yield
+        return
+    plain.flush()
+    raw = _StandardOutput(plain.fileno(), "wb", closefd=False)
+    sys.stdout = io.TextIOWrapper(
+        io.BufferedWriter(raw),
+        encoding=plain.encoding,
+        errors=plain.errors,
+        line_buffering=plain.line_buffering,
+        write_through=True,
+    )
+    try:
+        yield
+    finally:
+        try:
+            sys.stdout.flush()
+        finally:
+            sys.stdout = plain

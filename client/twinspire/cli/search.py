@@ -1,8 +1,8 @@
-"""`twinspire search`: words and images find images and texts."""
+"""`twinspire search`: find images and texts by text and image."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,44 +14,59 @@ from twinspire.cli.shared import JsonOption, completing, printable
 from twinspire.errors import InputError
 
 if TYPE_CHECKING:
-    from twinspire.search import Query, SearchHit, SearchResponse
+    from twinspire.search import Query
 
 TemplatesOption = Annotated[
-    Path | None, typer.Option("--templates", help="A file of sentences such as: a photo of {}, averaged.")
+    Path | None,
+    typer.Option(
+        "--templates", help="A file with prompt templates, such as: a photo of {}; their vectors are averaged."
+    ),
 ]
 
 
 @with_client_options
 def search(
-    index: Annotated[Path, typer.Argument(metavar="INDEX", help="The folder of the index.", show_default=False)],
-    text: Annotated[str | None, typer.Argument(metavar="TEXT", help="What to look for.", show_default=False)] = None,
-    image: Annotated[list[Path] | None, typer.Option("--image", "-i", help="Look for what is like this one.")] = None,
-    add: Annotated[
-        list[str] | None, typer.Option(help="Also look for a text or picture: 'snow', '0.5 * a.jpg'.")
+    index: Annotated[
+        str, typer.Argument(metavar="INDEX", help="Folder of the index, or URI of another store.", show_default=False)
+    ],
+    text: Annotated[
+        str | None, typer.Argument(metavar="TEXT", help="The query: a text or a sum.", show_default=False)
     ] = None,
-    minus: Annotated[list[str] | None, typer.Option(help="Look away from a text or picture.")] = None,
-    k: Annotated[int, typer.Option("-k", help="How many hits.")] = 10,
-    offset: Annotated[int, typer.Option(help="How many hits before these to leave out: the next page.")] = 0,
-    where: Annotated[str | None, typer.Option(help="Only what this keeps: \"year >= 2020 and camera = 'X'\".")] = None,
+    image: Annotated[list[Path] | None, typer.Option("--image", "-i", help="Search by this image.")] = None,
+    add: Annotated[
+        list[str] | None, typer.Option(help="Add a text or image to the query: 'snow', '0.5 * a.jpg'.")
+    ] = None,
+    minus: Annotated[list[str] | None, typer.Option(help="Subtract a text or image from the query.")] = None,
+    k: Annotated[int, typer.Option("-k", help="Number of hits.")] = 10,
+    offset: Annotated[int, typer.Option(help="Number of best hits to skip, for the next page.")] = 0,
+    where: Annotated[
+        str | None, typer.Option(help="Only items that match this filter: \"year >= 2020 and camera = 'X'\".")
+    ] = None,
     kind: Annotated[
-        str | None, typer.Option(help="Only image or text.", autocompletion=completing("image", "text"))
+        str | None,
+        typer.Option(help="Only items of this kind: image or text.", autocompletion=completing("image", "text")),
     ] = None,
     mode: Annotated[
         str,
         typer.Option(
-            help="vector, words, hybrid, or auto: by the query.",
-            autocompletion=completing("auto", "vector", "words", "hybrid"),
+            help="vector, keyword (BM25), hybrid, or auto: by the query.",
+            autocompletion=completing("auto", "vector", "keyword", "hybrid"),
         ),
     ] = "auto",
-    boost: Annotated[list[str] | None, typer.Option(help='Add to a score: "in_stock = true:0.1".')] = None,
-    pin: Annotated[list[str] | None, typer.Option(help="Put what this filter keeps first.")] = None,
-    diversify: Annotated[float | None, typer.Option(help="0 to 1: trade relevance for unlike hits.")] = None,
+    boost: Annotated[
+        list[str] | None, typer.Option(help='Add to the scores of items that match: "in_stock = true:0.1".')
+    ] = None,
+    pin: Annotated[list[str] | None, typer.Option(help="Put the items that match this filter first.")] = None,
+    diversify: Annotated[
+        float | None, typer.Option(help="0 to 1: trade relevance for hits unlike each other (MMR).")
+    ] = None,
     min_score: Annotated[
-        float | None, typer.Option(help="Leave out less similar hits: -1 to 1 in every mode, `vector` in --json.")
+        float | None,
+        typer.Option(help="Minimum similarity of a hit, -1 to 1, in every mode; the part `vector` in --json."),
     ] = None,
     templates: TemplatesOption = None,
     synonyms: Annotated[
-        Path | None, typer.Option(help="A file of words for one another: car, automobile; tv => television.")
+        Path | None, typer.Option(help="A file with synonyms for keyword search: car, automobile; tv => television.")
     ] = None,
     *,
     options: ClientOptions,
@@ -59,64 +74,58 @@ def search(
     as_csv: CsvOption = False,
     sheet: SheetOption = None,
 ) -> None:
-    """Find images and texts by TEXT, by --image, or by a sum: '"a beach" + photo.jpg - "people"'.
+    """Search by TEXT, by --image, or by a sum: '"a beach" + photo.jpg - "people"'.
 
-    Words also look in captions and file names; a "quoted phrase" must be there. Filters, boosts and pins are over
-    metadata and kind, uri, caption, id, added_at, changed_at; a time is written as 2026-05-01 or 2026-05-01T10:00Z. On
-    a terminal the hits come as a list to read, in a pipe as lines of score, tab, path.
+    Texts also search captions and file names by keyword; a "quoted phrase" must occur there. Filters, boosts and pins
+    are over metadata and kind, uri, caption, id, added_at, changed_at; a time is 2026-05-01 or 2026-05-01T10:00Z. On a
+    terminal the hits are a list to read, in a pipe lines of score, tab, path.
     """
-    _check_number(k, offset)
+    for option, number, minimum in (("-k", k, 1), ("--offset", offset, 0)):
+        if number < minimum:
+            raise InputError(f"{option} {number}: expected {minimum} or more hits", option=option)
     check_output(as_json=as_json, as_csv=as_csv, sheet=sheet)
     query = _query(text, image or [], add or [], minus or [])
-    from twinspire.index import Index
-    from twinspire.index.validation import checked_kind
-    from twinspire.search import Boost, Filter, Searcher, Synonyms, Templates
+    from twinspire.search import Searcher, SearchRequest, Synonyms, Templates
+    from twinspire.stores import open_index
 
-    wanted = checked_kind(kind)
-    kept = Filter.parse(where) if where is not None else None
-    boosts = [Boost.parse(each) for each in boost or []]
-    pins = [Filter.parse(each) for each in pin or []]
-    said = Templates.read(templates) if templates is not None else None
-    alike = Synonyms.read(synonyms) if synonyms is not None else None
-    with Index.open(index) as opened:
-        if len(opened) == 0:
-            raise InputError(f"the index {printable(index)} is empty: add pictures with `twinspire index add`")
-        with open_client(options, opened) as client:
-            searcher = Searcher(client, opened, templates=said, synonyms=alike, cache=False)
-            answer = searcher.search(
-                query,
-                k,
-                offset=offset,
-                kind=wanted,
-                where=kept,
-                mode=mode,
-                boosts=boosts,
-                pins=pins,
-                diversify=diversify,
-                min_score=min_score,
-            )
-    for note in answer.notes:
+    make_request: Callable[..., SearchRequest] = SearchRequest  # which parses filters and names
+    request = make_request(
+        query,
+        k=k,
+        offset=offset,
+        kind=kind,
+        where=where,
+        mode=mode,
+        boosts=boost or (),
+        pins=pin or (),
+        diversify=diversify,
+        min_score=min_score,
+    )
+    prompts = Templates.read(templates) if templates is not None else None
+    alternatives = Synonyms.read(synonyms) if synonyms is not None else None
+    with open_index(index) as store:
+        uri = store.uri
+        if len(store) == 0:
+            raise InputError(f"the index {printable(index)} is empty: add images with `twinspire index add`")
+        with open_client(options, store) as client:
+            searcher = Searcher(client, store, templates=prompts, synonyms=alternatives, cache=False)
+            response = searcher.run(request)
+    for note in response.notes:
         typer.echo(f"note: {printable(note)}", err=True)
-    show(_results(index, query, k, where, answer), as_json=as_json, as_csv=as_csv, sheet=sheet)
-
-
-def _check_number(k: int, offset: int) -> None:
-    if k < 1:
-        raise InputError(f"-k is the number of hits, 1 or more, got {k}")
-    if offset < 0:
-        raise InputError(f"--offset is a number of hits, 0 or more, got {offset}")
+    results = Results(uri, _title(query), request, response, image=next(iter(_image_paths(query)), None))
+    show(results, as_json=as_json, as_csv=as_csv, sheet=sheet)
 
 
 def _query(text: str | None, images: Sequence[Path], add: Sequence[str], minus: Sequence[str]) -> Query:
-    """Make one sum of what came. Refuses what cannot work before anything is loaded."""
+    """Return the sum of all arguments. Raises `InputError` for what cannot work, before anything is loaded."""
     from twinspire.search import Query
 
     if text is None and not images and not add:
-        raise InputError("a search needs something to look for: TEXT, --image FILE or --add, none came")
-    terms = [Query.parse(text, files=_image_file)] if text is not None else []
+        raise InputError("no query: pass TEXT, --image FILE or --add")
+    terms = [Query.parse(text, images=_image_file)] if text is not None else []
     terms += [Query.image(_image_file(path)) for path in images]
-    terms += [Query.term(each, files=_image_file) for each in add]
-    terms += [-Query.term(each, files=_image_file) for each in minus]
+    terms += [Query.term(term, images=_image_file) for term in add]
+    terms += [-Query.term(term, images=_image_file) for term in minus]
     query = terms[0]
     for term in terms[1:]:
         query = query + term
@@ -124,50 +133,20 @@ def _query(text: str | None, images: Sequence[Path], add: Sequence[str], minus: 
 
 
 def _image_file(name: str | Path) -> Path:
-    """Return the path of an image: whoever types a command may read any file of theirs."""
+    """Return the path of an image: whoever types a command may read any of their files."""
     path = Path(name)
     if not path.is_file():
-        raise InputError(f"there is no picture file {printable(path)}")
-    return path
+        raise InputError(f"there is no image file {printable(path)}", path=path)
+    return path.absolute()
 
 
-def _results(index: Path, query: Query, k: int, where: str | None, answer: SearchResponse) -> Results:
-    more: dict[str, object] = {"mode": answer.mode.value, "offset": answer.offset}
-    if where is not None:
-        more["where"] = where
-    if answer.notes:
-        more["notes"] = list(answer.notes)
-    pictures = [Path(part.picture) for part in query.parts if isinstance(part.picture, str | Path)]
-    hits = [_shown(hit) for hit in answer.hits]
-    picture = next(iter(pictures), None)
-    return Results(
-        index, _title(query), _document(query), k, answer.searched, hits, picture, more, offset=answer.offset
-    )
-
-
-def _shown(hit: SearchHit) -> SearchHit:
-    """Leave out the part that is the score itself."""
-    from dataclasses import replace
-
-    return replace(hit, parts={name: value for name, value in hit.parts.items() if value != hit.score})
+def _image_paths(query: Query) -> list[Path]:
+    return [part.image for part in query.parts if isinstance(part.image, Path)]
 
 
 def _title(query: Query) -> str:
-    """Return the query in words, images by their file's name."""
+    """Return the query as text, images by the names of their files."""
     from dataclasses import replace
 
-    parts = [
-        replace(part, picture=Path(part.picture).name) if isinstance(part.picture, str | Path) else part
-        for part in query.parts
-    ]
+    parts = [replace(part, image=part.image.name) if isinstance(part.image, Path) else part for part in query.parts]
     return printable(str(type(query)(tuple(parts))))
-
-
-def _document(query: Query) -> dict[str, object]:
-    parts: list[dict[str, object]] = [
-        {"text": part.text} if part.text is not None else {"image": printable(Path(str(part.picture)).absolute())}
-        for part in query.parts
-    ]
-    if len(parts) == 1 and query.parts[0].weight == 1:
-        return parts[0]
-    return {"sum": [each | {"weight": part.weight} for each, part in zip(parts, query.parts, strict=True)]}

@@ -1,4 +1,4 @@
-"""What several commands share. Imports nothing heavy: `twinspire --help` is to come at once."""
+"""Options, checks and formats that several commands share. Imports nothing heavy, to keep `twinspire --help` fast."""
 
 from __future__ import annotations
 
@@ -11,56 +11,62 @@ from typing import Annotated, Any
 
 import typer
 
-from twinspire._printable import printable as printable  # every command finds it here
+from twinspire._printable import printable as printable  # re-exported for all commands
 from twinspire.errors import InputError
 
 BundleOption = Annotated[
     Path | None,
-    typer.Option("--bundle", "-b", help="The bundle that encodes; the sample that comes with twinspire if not given."),
+    typer.Option("--bundle", "-b", help="Bundle of the model; default: the sample that comes with twinspire."),
 ]
 EXIT_SOME_FAILED = 3
-"""Exit status of a command that worked for some files and failed for others."""
+"""Exit status of a command that failed for some files and succeeded for the others."""
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")]
 
 
 def completing(*values: str) -> Callable[[], list[str]]:
-    """Return what typer's `autocompletion` takes to complete one of `values`."""
+    """Return a function for typer's `autocompletion` that completes one of `values`."""
     return lambda: list(values)
 
 
 def check_destination(path: Path, what: str, *, suffix: str | None = None) -> None:
-    """Refuse a file that cannot be written: a folder is there, its own folder is not, or its name ends otherwise.
+    """Raise `InputError` for a path that is a folder, is in a missing folder, or has another suffix.
 
-    Folders are never made on the way: a slip in a path would leave them behind. Raises `InputError`.
+    Folders are never created: a slip in a path would leave them behind.
     """
     if suffix is not None and path.suffix.lower() != suffix:
-        kind = suffix.removeprefix(".").upper()
-        raise InputError(f"{what} is a {kind}: expected a name that ends in {suffix}, got {printable(path)}")
+        file_format = suffix.removeprefix(".").upper()
+        raise InputError(
+            f"{what} is a {file_format} file: expected a name that ends in {suffix}, got {printable(path)}", path=path
+        )
     if path.is_dir():
-        raise InputError(f"{what} cannot be written to {printable(path)}: it is a folder. Name a file in it")
+        raise InputError(f"{what} cannot be written to {printable(path)}: it is a folder, name a file in it", path=path)
     parent = path.absolute().parent
     if not parent.is_dir():
         raise InputError(
-            f"{what} cannot be written to {printable(path)}: its folder is missing, make {printable(parent)} first"
+            f"{what} cannot be written to {printable(path)}: its folder is missing, create {printable(parent)} first",
+            path=path,
         )
 
 
 def print_json(document: dict[str, Any]) -> None:
-    """Print a JSON document to standard output, in UTF-8 whatever the terminal's encoding: JSON knows no other."""
+    """Print a JSON document to standard output, in UTF-8 whatever the terminal's encoding: JSON knows no other.
+
+    Lone surrogates, as in file names that are not UTF-8, come out as JSON's own escapes.
+    """
     text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
     sys.stdout.flush()
-    typer.echo(text.encode(), nl=False)
+    typer.echo(text.encode(errors="backslashreplace"), nl=False)
 
 
 def shortened(path: str) -> str:
-    """Return a path below the working directory relative to it, any other as it is."""
+    """Return a path below the working directory as a relative one, any other unchanged."""
     below = os.path.relpath(path) if path.startswith(os.path.join(Path.cwd(), "")) else path  # noqa: PTH118
     return printable(below)
 
 
 def size_of(size_bytes: int) -> str:
-    """Return a size for people to read."""
+    """Format a size for people."""
     unit, size = next(
         ((unit, size) for unit, size in (("GiB", 2**30), ("MiB", 2**20)) if size_bytes >= size), ("KiB", 2**10)
     )

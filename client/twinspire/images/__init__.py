@@ -1,4 +1,4 @@
-"""Images in, uint8 arrays of the image tower's size out. Knows files and Pillow, no models."""
+"""Loading and preprocessing of images: files and arrays in, uint8 arrays of the image tower's size out."""
 
 from __future__ import annotations
 

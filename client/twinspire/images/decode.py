@@ -1,4 +1,4 @@
-"""Encoded image to upright RGB. Formats are an allow-list: some of Pillow's readers start other programs."""
+"""Images of any form to upright RGB. Formats are an allow-list: some of Pillow's readers start other programs."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import IO, Any, TypeAlias
 
 import numpy as np
-from PIL import Image, ImageFile
+from PIL import ExifTags, Image, ImageCms, ImageFile
 
 from twinspire.errors import ImageError, MissingDependencyError
-from twinspire.images.colour import to_rgb, upright
 from twinspire.images.formats import FORMATS, PREFIX_BYTES, is_heif, open_heif
 from twinspire.images.items import (
     ImageItem,
@@ -29,10 +28,19 @@ from twinspire.images.pillow_warnings import quiet_pillow
 
 _EXPECTED = f"expected {', '.join(FORMATS)} or, with the extra 'heif', HEIC"
 DEFAULT_LIMITS = ImageLimits()
+_TURN = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 _Factory: TypeAlias = Callable[[IO[bytes], str | bytes], ImageFile.ImageFile]
 
 Pending = Image.Image | bytes | Path
-"""An image that any thread may finish: pixels in memory, an encoded file, or the path of one."""
+"""An image that any thread may finish loading: pixels in memory, an encoded file, or the path of one."""
 
 
 def load_image(item: ImageItem, *, position: int = 0, limits: ImageLimits = DEFAULT_LIMITS) -> Image.Image:
@@ -42,16 +50,16 @@ def load_image(item: ImageItem, *, position: int = 0, limits: ImageLimits = DEFA
     bit by value / 257, rounded; colour profiles are not applied), and of an animation the first frame taken.
     A PIL image that was given is not changed; where it was opened but not loaded yet, it is loaded.
 
-    Raises ImageError, with `position` and the cause, for anything that is no whole image within the limits.
+    Raises ImageError, with `position` and the cause, for anything but a whole image within the limits.
     """
     origin = origin_of(item, position)
     return finish(begin(item, limits, origin), limits, origin)
 
 
 def begin(item: ImageItem, limits: ImageLimits, origin: Origin) -> Pending:
-    """Do what must be done in the caller's thread: read file objects and load PIL images.
+    """Do the part of loading that must run in the caller's thread: read file objects, load PIL images.
 
-    Neither may be touched by two threads at once, and one may stand in a list twice. Raises ImageError.
+    Neither is safe to use from two threads, and one may be in a list twice. Raises ImageError.
     """
     value: Any = item
     if isinstance(value, (str, os.PathLike)):
@@ -74,13 +82,13 @@ def begin(item: ImageItem, limits: ImageLimits, origin: Origin) -> Pending:
 
 
 def finish(pending: Pending, limits: ImageLimits, origin: Origin) -> Image.Image:
-    """Do the rest, in any thread: read and decode, turn upright, convert to RGB. Raises ImageError."""
+    """Finish loading, in any thread: read and decode, turn upright, convert to RGB. Raises ImageError."""
     if isinstance(pending, Path):
         pending = read_path(pending, limits, origin)
     image = pending if isinstance(pending, Image.Image) else _decode(pending, limits, origin)
     try:
         with quiet_pillow():
-            return to_rgb(upright(image), origin)
+            return _to_rgb(_upright(image), origin)
     except (ImageError, MemoryError):
         raise
     except Exception as error:
@@ -98,8 +106,8 @@ def _decode(data: bytes, limits: ImageLimits, origin: Origin) -> Image.Image:
 def _open(data: bytes, origin: Origin) -> ImageFile.ImageFile:
     """Read the header.
 
-    This is the heart of `Image.open` without its check for decompression bombs, whose limit is one for the
-    process and which warns instead of refusing up to twice that.
+    This is the core of `Image.open` without its check for decompression bombs, whose limit is global to the
+    process, and which only warns up to twice that.
     """
     for name, factory in _readers(data, origin):
         try:
@@ -110,13 +118,13 @@ def _open(data: bytes, origin: Origin) -> ImageFile.ImageFile:
             raise origin.error(str(error)) from error
         except Image.DecompressionBombError as error:
             raise _bomb(error, origin) from error
-        except Exception as error:  # readers raise whatever their parsing stumbles over
+        except Exception as error:  # readers raise any exception on damaged files
             raise origin.error(f"is a damaged {name}: {error}") from error
-    raise origin.error(f"is no picture that can be read: {_EXPECTED}")
+    raise origin.error(f"is not an image of a known format: {_EXPECTED}")
 
 
 def _readers(data: bytes, origin: Origin) -> Iterator[tuple[str, _Factory]]:
-    """Give the formats that a file may be of by its first bytes, and what reads their headers."""
+    """Yield the formats that a file's first bytes match, and the readers of their headers."""
     if is_heif(data[:PREFIX_BYTES]):
         yield "HEIF", open_heif
     prefix = data[:16]
@@ -139,11 +147,59 @@ def _load(image: Image.Image, origin: Origin) -> None:
         raise
     except Image.DecompressionBombError as error:
         raise _bomb(error, origin) from error
-    except Exception as error:  # decoders raise whatever the damage leads to
-        kind = getattr(image, "format", None) or "picture"
-        raise origin.error(f"is a truncated or damaged {kind}: {error}") from error
+    except Exception as error:  # decoders raise any exception on damaged files
+        name = getattr(image, "format", None) or "image"
+        raise origin.error(f"is a truncated or damaged {name}: {error}") from error
 
 
 def _bomb(error: Image.DecompressionBombError, origin: Origin) -> ImageError:
-    """Some readers keep Pillow's own limit, whatever ours is."""
-    return origin.error(f"was not decoded, it is too large by its header: {error}")
+    """Return the error where a reader applies Pillow's own limit, whatever ours is."""
+    return origin.error(f"is too large by its header and was not decoded: {error}")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turn a loaded image by its EXIF orientation. Damaged EXIF data is ignored.
+
+    The image must be loaded first: reading a PNG's EXIF data loads it, and ignoring an error there would
+    accept a truncated file.
+    """
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # the parser raises any exception; the pixels are whole
+        return image
+    turn = _TURN.get(orientation) if isinstance(orientation, int) else None
+    return image.transpose(turn) if turn is not None else image
+
+
+def _to_rgb(image: Image.Image, origin: Origin) -> Image.Image:
+    """Convert a loaded image of any mode by value, transparency on white. Raises ImageError where that fails."""
+    if image.mode.startswith("I"):
+        return _from_16_bit(image, origin)
+    if image.mode == "F":
+        raise origin.error("has floating-point pixels, whose range is not known: convert it to 8 bits first")
+    if image.mode == "LAB":
+        lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        transform = ImageCms.buildTransform(lab, srgb, "LAB", "RGB")
+        converted = ImageCms.applyTransform(image, transform)
+        assert converted is not None  # only in-place conversion gives None
+        return converted
+    if image.has_transparency_data:
+        if image.mode == "La":  # Pillow cannot convert it to RGBA directly
+            image = image.convert("LA")
+        opaque = Image.new("RGBA", image.size, "white")
+        opaque.alpha_composite(image.convert("RGBA"))
+        return opaque.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _from_16_bit(image: Image.Image, origin: Origin) -> Image.Image:
+    """Map 0..65535 to 0..255 by value / 257, rounded; Pillow's own conversion of mode I clips at 255."""
+    values = np.asarray(image).astype(np.int64)  # (H, W); big-endian modes come out right
+    low, high = int(values.min()), int(values.max())
+    if low < 0 or high > 65535:
+        raise origin.error(f"has integer pixels from {low} to {high}: expected 0 to 65535")
+    grey = ((values + 128) // 257).astype(np.uint8)
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int):
+        grey[values == transparent] = 255
+    return Image.fromarray(grey).convert("RGB")

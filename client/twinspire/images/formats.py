@@ -1,4 +1,4 @@
-"""Which formats are decoded, told apart by their first bytes. HEIF needs a package of its own, pillow-heif."""
+"""The formats that are decoded, recognised by their first bytes. HEIF needs the package pillow-heif."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from twinspire.errors import MissingDependencyError
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "PPM", "AVIF", "JPEG2000")  # JPEG reads MPO too
 HEIF_SUFFIXES = frozenset([".heic", ".heif", ".hif"])
 PREFIX_BYTES = 64
-"""How much of a file's start `is_heif` looks at."""
+"""How many of a file's first bytes `is_heif` needs."""
 
 # Brands of ISO/IEC 23008-12, annex B.4: images and sequences coded in HEVC, of one layer and of several.
 _HEVC_BRANDS = frozenset([b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"])
@@ -31,7 +31,7 @@ def has_heif() -> bool:
 
 
 def is_heif(prefix: bytes) -> bool:
-    """Whether a file that starts so is a HEIF image, and not AVIF, which has the same container."""
+    """Whether a file with these first bytes is HEIF, and not AVIF, which has the same container."""
     if prefix[4:8] != b"ftyp":
         return False
     end = min(int.from_bytes(prefix[:4], "big"), len(prefix))
@@ -42,19 +42,19 @@ def is_heif(prefix: bytes) -> bool:
 
 
 def open_heif(source: IO[bytes] | Path, filename: str | bytes = "") -> ImageFile.ImageFile:
-    """Read the header of a HEIF image, without adding its reader to those of the process.
+    """Read the header of a HEIF image, without registering its reader in Pillow.
 
-    Raises `MissingDependencyError` without pillow-heif, else what its reader stumbles over.
+    Raises `MissingDependencyError` without pillow-heif, and any exception of its reader.
     """
     if not has_heif():
-        raise MissingDependencyError("pillow-heif", "heif", "reading HEIC and HEIF pictures")
+        raise MissingDependencyError("pillow-heif", "heif", "Reading HEIC and HEIF images")
     reader: Any = importlib.import_module("pillow_heif").HeifImageFile
     image: ImageFile.ImageFile = reader(source, filename)
     return image
 
 
 def open_header(source: io.BytesIO | Path) -> Image.Image:
-    """Read the header of an image of any format that is decoded. Raises what a reader stumbles over."""
+    """Read the header of an image of any known format. Raises any exception of its reader."""
     if isinstance(source, Path):
         with source.open("rb") as file:
             prefix = file.read(PREFIX_BYTES)

@@ -1,4 +1,4 @@
-"""From RGB of any size to the image tower's square, bit-equal to transformers' CLIPImageProcessor."""
+"""From RGB of any size to the image tower's size, bit-equal to the code that the models were trained with."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from twinspire.bundle import ImageSettings, Interpolation
+from twinspire.bundle import CropRounding, ImageSettings, Interpolation, Resize
 
 _FILTERS = {
-    Interpolation.BILINEAR: (Image.Resampling.BILINEAR, 1.0),  # Pillow's filter and its support in pixels
+    Interpolation.NEAREST: (Image.Resampling.NEAREST, 0.5),  # Pillow's filter and its support in pixels
+    Interpolation.BILINEAR: (Image.Resampling.BILINEAR, 1.0),
     Interpolation.BICUBIC: (Image.Resampling.BICUBIC, 2.0),
     Interpolation.LANCZOS: (Image.Resampling.LANCZOS, 3.0),
 }
@@ -20,51 +21,82 @@ _WHOLE_PIXELS = 64 * 10**6
 
 
 def fit(image: Image.Image, settings: ImageSettings) -> Image.Image:
-    """Resize and crop an RGB image to (S, S).
+    """Resize an RGB image to the settings' height and width.
 
-    Bit-equal to the slow CLIPImageProcessor, and to OpenAI's own preprocessing, unless the resized image would have
-    more than 64 million pixels (an aspect ratio above 1 : 1,275 at 224 pixels); see `fit_window` for those.
+    `shortest_side` with `floor` and `stretch` are bit-equal to transformers' slow image processors, `shortest_side`
+    with `round` to torchvision's Resize and CenterCrop on PIL images, `pad` to OpenCLIP's resize mode "longest" (where
+    a side of 0 pixels, which that fails on, is 1).
+
+    Exception: where the image scaled by its shorter side would have more than 64 million pixels (an aspect ratio above
+    1 : 1,275 at 224 pixels) see `fit_window`.
     """
-    size = settings.size
     resample, _ = _FILTERS[Interpolation(settings.interpolation)]
-    if not settings.crop:
-        return image.resize((size, size), resample)
-    width, height = resized_size(image.size, settings.resize)
+    if settings.resize is Resize.STRETCH:
+        return image.resize((settings.width, settings.height), resample)
+    if settings.resize is Resize.PAD:
+        return _padded(image, settings, resample)
+    width, height = scaled_size(image.size, settings)
     if width * height > _WHOLE_PIXELS:
         return fit_window(image, settings)
-    left, top = (width - size) // 2, (height - size) // 2  # negative where it is smaller: black around it
-    return image.resize((width, height), resample).crop((left, top, left + size, top + size))
+    left = crop_offset(width, settings.width, settings.crop_rounding)
+    top = crop_offset(height, settings.height, settings.crop_rounding)
+    return image.resize((width, height), resample).crop((left, top, left + settings.width, top + settings.height))
 
 
-def resized_size(size: tuple[int, int], shorter: int) -> tuple[int, int]:
-    """Bring the shorter side of (width, height) to `shorter`; the longer is rounded down, as transformers does."""
+def scaled_size(size: tuple[int, int], settings: ImageSettings) -> tuple[int, int]:
+    """Scale (width, height) until its shorter side is `shortest_side`; the longer is rounded down.
+
+    transformers and torchvision both round down.
+    """
+    assert settings.shortest_side is not None
     width, height = size
-    longer = int(shorter * max(width, height) / min(width, height))
-    return (shorter, longer) if width <= height else (longer, shorter)
+    longer = int(settings.shortest_side * max(width, height) / min(width, height))
+    return (settings.shortest_side, longer) if width <= height else (longer, settings.shortest_side)
+
+
+def crop_offset(length: int, crop: int, rounding: CropRounding | None) -> int:
+    """Return where a centre crop of an axis begins, negative where the axis is shorter: black goes before it.
+
+    torchvision rounds half to even in images that are larger, and the padding before smaller ones down.
+    """
+    if rounding is CropRounding.FLOOR:
+        return (length - crop) // 2
+    return -((crop - length) // 2) if length < crop else round((length - crop) / 2)
+
+
+def _padded(image: Image.Image, settings: ImageSettings, resample: Image.Resampling) -> Image.Image:
+    """Scale an image until it just fits and put it in the middle of a black one, odd pixels right and below."""
+    ratio = max(image.width / settings.width, image.height / settings.height)
+    scaled = image.resize((max(1, round(image.width / ratio)), max(1, round(image.height / ratio))), resample)
+    canvas = Image.new("RGB", (settings.width, settings.height))
+    canvas.paste(scaled, ((settings.width - scaled.width) // 2, (settings.height - scaled.height) // 2))
+    return canvas
 
 
 def fit_window(image: Image.Image, settings: ImageSettings) -> Image.Image:
-    """Do what `fit` does by computing only the pixels that are cut out.
+    """Return what `fit` does with `shortest_side`, but compute only the pixels that are cut out.
 
     Within 1 of 255 of it, more where the filter overshoots black or white: Pillow takes the window's edges as float32,
     rounds and clips between its two passes, and chooses their order by the sizes.
     """
     resample, support = _FILTERS[Interpolation(settings.interpolation)]
     x, y = (
-        _Span.cut(source, target, settings.size, support)
-        for source, target in zip(image.size, resized_size(image.size, settings.resize), strict=True)
+        _Span.cut(source, target, crop, support, settings.crop_rounding)
+        for source, target, crop in zip(
+            image.size, scaled_size(image.size, settings), (settings.width, settings.height), strict=True
+        )
     )
     part = image.crop((x.part_begin, y.part_begin, x.part_end, y.part_end))
     window = part.resize((x.length, y.length), resample, box=(x.begin, y.begin, x.end, y.end))
-    return window.crop((x.offset, y.offset, x.offset + settings.size, y.offset + settings.size))
+    return window.crop((x.offset, y.offset, x.offset + settings.width, y.offset + settings.height))
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Span:
     """One axis of a window.
 
-    The source pixels [part_begin, part_end) hold all that the filter reaches; within them, [begin, end) becomes
-    `length` pixels, of which the square starts at `offset`, negative where black goes before them.
+    The source pixels [part_begin, part_end) hold all that the filter reads; within them, [begin, end) becomes
+    `length` pixels, in which the crop starts at `offset`, negative where black goes before them.
     """
 
     part_begin: int
@@ -75,10 +107,10 @@ class _Span:
     offset: int
 
     @classmethod
-    def cut(cls, source: int, target: int, size: int, support: float) -> _Span:
-        """Cut the middle `size` of an axis that is resized from `source` to `target` pixels."""
-        scale, offset = source / target, (target - size) // 2
-        first, last = max(0, offset), min(target, offset + size)  # in pixels of the target
+    def cut(cls, source: int, target: int, crop: int, support: float, rounding: CropRounding | None) -> _Span:
+        """Cut the middle `crop` pixels of an axis that is resized from `source` to `target` pixels."""
+        scale, offset = source / target, crop_offset(target, crop, rounding)
+        first, last = max(0, offset), min(target, offset + crop)  # in pixels of the target
         margin = math.ceil(support * max(1.0, scale)) + 1
         part_begin = max(0, math.floor(first * scale) - margin)
         return cls(

@@ -25,7 +25,7 @@ _ARRAY_SHAPES = "uint8 of shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)"
 
 @dataclass(frozen=True, kw_only=True)
 class ImageLimits:
-    """How large an image may be: its pixels, by its header, and its encoded bytes. Both are seen before decoding."""
+    """The largest image that is decoded: pixels, by its header, and encoded bytes. Both are checked before decoding."""
 
     max_pixels: int = 64 * 10**6
     max_bytes: int = 64 * 2**20
@@ -37,18 +37,18 @@ class ImageLimits:
 
 @dataclass(frozen=True)
 class Origin:
-    """Where an image stands in the caller's list and what it is called, for messages."""
+    """An image's position in the caller's list, and its name, for error messages."""
 
     position: int
     name: str
 
     def error(self, cause: str) -> ImageError:
-        """Make the error that says what is wrong with this image."""
+        """Return the error for this image."""
         return ImageError(self.position, self.name, cause)
 
 
 def origin_of(item: Any, position: int) -> Origin:  # noqa: ANN401 - whatever the caller gave
-    """Name an item: its path or file name where it has one, else its type."""
+    """Return an item's position and name: its path or file name where it has one, else its type."""
     if isinstance(item, (str, os.PathLike)):
         printable = os.fsdecode(item).encode(errors="backslashreplace").decode()  # names need not be UTF-8
         return Origin(position, printable)
@@ -60,11 +60,11 @@ def check_pixels(size: tuple[int, int], limits: ImageLimits, origin: Origin) -> 
     """Raise ImageError for an empty image or one above the limit of pixels."""
     width, height = size
     if width < 1 or height < 1:
-        raise origin.error(f"{width} x {height} pixels: expected at least one")
+        raise origin.error(f"is {width} x {height} pixels: expected at least one")
     if width * height > limits.max_pixels:
         raise origin.error(
-            f"{width} x {height} pixels are {width * height / 1e6:.1f} megapixels, above the limit of "
-            f"{limits.max_pixels / 1e6:g}. If the file is trusted raise the limit: --max-megapixels on the command "
+            f"has {width * height / 1e6:.1f} megapixels ({width} x {height}), above the limit of "
+            f"{limits.max_pixels / 1e6:g}. If you trust the file, raise the limit: --max-megapixels on the command "
             "line, ImageLimits(max_pixels=...) in Python"
         )
 
@@ -74,23 +74,23 @@ def read_path(path: Path, limits: ImageLimits, origin: Origin) -> bytes:
     try:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
-            raise origin.error("is a folder: expected a picture file")
+            raise origin.error("is a folder: expected an image file")
         if not stat.S_ISREG(status.st_mode):
-            raise origin.error("is no regular file: expected a picture file")
+            raise origin.error("is not a regular file: expected an image file")
         _check_bytes(status.st_size, limits, origin)
         with path.open("rb") as file:
             data = file.read(limits.max_bytes + 1)
     except FileNotFoundError:
-        raise origin.error("there is no such file") from None
+        raise origin.error("no such file") from None
     except OSError as error:
         raise origin.error(f"cannot be read: {error.strerror or error}") from error
     except ValueError as error:  # a NUL in the name
-        raise origin.error(f"is no usable path: {error}") from error
+        raise origin.error(f"is not a usable path: {error}") from error
     return _whole(data, limits, origin)
 
 
 def read_file_object(file: Any, limits: ImageLimits, origin: Origin) -> bytes:  # noqa: ANN401 - duck-typed
-    """Read a binary file object from where it stands to its end, at most `max_bytes`. Raises ImageError."""
+    """Read a binary file object from its current position to its end, at most `max_bytes`. Raises ImageError."""
     parts: list[bytes] = []
     size_bytes = 0
     while size_bytes <= limits.max_bytes:
@@ -99,7 +99,7 @@ def read_file_object(file: Any, limits: ImageLimits, origin: Origin) -> bytes:  
         except (OSError, ValueError) as error:
             raise origin.error(f"cannot be read: {error}") from error
         if not isinstance(part, bytes):
-            raise origin.error(f"gives {type(part).__name__} when read: expected bytes, open it in mode 'rb'")
+            raise origin.error(f"returns {type(part).__name__} when read: expected bytes, open it in mode 'rb'")
         if not part:
             break
         parts.append(part)
@@ -108,33 +108,33 @@ def read_file_object(file: Any, limits: ImageLimits, origin: Origin) -> bytes:  
 
 
 def take_bytes(data: bytes | bytearray | memoryview, limits: ImageLimits, origin: Origin) -> bytes:
-    """Check the size of an encoded image that is in memory already. Raises ImageError."""
+    """Return an encoded image that is in memory. Raises ImageError where it is empty or too large."""
     _check_bytes(memoryview(data).nbytes, limits, origin)
     return _whole(bytes(data), limits, origin)
 
 
 def image_of_array(array: NDArray[Any], limits: ImageLimits, origin: Origin) -> Image.Image:
-    """Make a PIL image of mode L, RGB or RGBA from uint8 pixels. Raises ImageError for any other array."""
-    came = f"an array of {array.dtype} {array.shape}"
+    """Return uint8 pixels as a PIL image of mode L, RGB or RGBA. Raises ImageError for any other array."""
+    found = f"an array of {array.dtype} {array.shape}"
     if array.dtype != np.uint8:
-        raise origin.error(f"{came}: expected {_ARRAY_SHAPES}. Scale the values to 0..255 and convert them")
+        raise origin.error(f"is {found}: expected {_ARRAY_SHAPES}. Scale the values to 0..255 and convert them")
     channels = array.shape[2] if array.ndim == 3 else 1
     if array.ndim not in (2, 3) or channels not in (1, 3, 4):
         first = array.ndim == 3 and array.shape[0] in (1, 3, 4)
-        hint = ". The channels stand first: give array.transpose(1, 2, 0)" if first else ""
-        raise origin.error(f"{came}: expected {_ARRAY_SHAPES}{hint}")
+        hint = ". The channels come first: pass array.transpose(1, 2, 0)" if first else ""
+        raise origin.error(f"is {found}: expected {_ARRAY_SHAPES}{hint}")
     check_pixels((array.shape[1], array.shape[0]), limits, origin)
     pixels = array[:, :, 0] if array.ndim == 3 and channels == 1 else array
     return Image.fromarray(np.ascontiguousarray(pixels))
 
 
 def size_refusal(size_bytes: int, limits: ImageLimits) -> str | None:
-    """Return why an encoded image of this size is refused; None where it is within the limit."""
+    """Return why an encoded image of this size is refused, None where it is within the limit."""
     if size_bytes <= limits.max_bytes:
         return None
     return (
-        f"{size_bytes / 2**20:.1f} MiB are above the limit of {limits.max_bytes / 2**20:g}. "
-        "Raise it with ImageLimits(max_bytes=...) if the file is trusted"
+        f"has {size_bytes / 2**20:.1f} MiB, above the limit of {limits.max_bytes / 2**20:g}. "
+        "If you trust the file, raise the limit with ImageLimits(max_bytes=...)"
     )
 
 
@@ -146,5 +146,5 @@ def _check_bytes(size_bytes: int, limits: ImageLimits, origin: Origin) -> None:
 def _whole(data: bytes, limits: ImageLimits, origin: Origin) -> bytes:
     _check_bytes(len(data), limits, origin)
     if not data:
-        raise origin.error("is empty: expected an encoded picture")
+        raise origin.error("is empty: expected an encoded image")
     return data

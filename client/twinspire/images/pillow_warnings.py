@@ -1,4 +1,4 @@
-"""Keeping Pillow's warnings about odd files from the caller, in one thread and nowhere else."""
+"""A way to ignore Pillow's warnings about odd files in one thread only."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _decoding = threading.local()
 
 
 class _PillowWhileDecoding:
-    """Stands where a filter's module pattern does; matches Pillow's modules while this thread decodes."""
+    """A warning filter's module pattern that matches Pillow's modules while this thread decodes."""
 
     def match(self, module: str) -> bool:
         return getattr(_decoding, "depth", 0) > 0 and module.partition(".")[0] == "PIL"
@@ -24,12 +24,12 @@ _FILTER = ("ignore", None, Warning, _PillowWhileDecoding(), 0)
 
 @contextmanager
 def quiet_pillow() -> Iterator[None]:
-    """Ignore the warnings that Pillow's own modules give in this thread.
+    """Ignore the warnings of Pillow's own modules in this thread.
 
-    `warnings.catch_warnings` replaces the process's filters and puts them back, which two threads do in the
+    `warnings.catch_warnings` replaces the process's filters and restores them, which two threads can do in the
     wrong order (https://docs.python.org/3.11/library/warnings.html#available-context-managers). Here one
-    filter is put in front and stays: outside of this block, and in every other thread, it matches nothing.
-    Whoever decodes puts it in front again, since others may have changed the filters since.
+    filter is inserted first and stays: outside of this block, and in every other thread, it matches nothing.
+    Every block inserts it again, since others may have changed the filters in between.
     """
     _put_in_front()
     _decoding.depth = getattr(_decoding, "depth", 0) + 1

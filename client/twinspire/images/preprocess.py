@@ -1,8 +1,7 @@
-"""Many images to one array: a pool of threads decodes ahead while the caller does something else."""
+"""Preprocessing of many images: a pool of threads decodes ahead while the caller does something else."""
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from twinspire._arguments import require_list
+from twinspire._cores import thread_count
 from twinspire.bundle import ImageSettings
 from twinspire.errors import ImageError, InputError
 from twinspire.images.decode import DEFAULT_LIMITS, Pending, begin, finish
@@ -23,64 +23,62 @@ Pixels = NDArray[np.uint8]
 
 
 class Preprocessor:
-    """Makes the image tower's input of images: (N, S, S, 3) uint8 RGB, resized and cropped, not normalised.
+    """Turns images into the image tower's input: (N, H, W, 3) uint8 RGB, resized and cropped, not normalised.
 
-    Paths, bytes and arrays are worked on by `threads` threads (by default one for each usable processor).
-    File objects are read, and PIL images that were only opened are loaded, by the calling thread, since those
-    are not thread-safe. What is done to an image stands at `load_image` and `fit`.
+    Paths, bytes and arrays are processed by `threads` threads (by default one for each usable core).
+    File objects are read, and PIL images that were only opened are loaded, by the calling thread, since they
+    are not thread-safe. See `load_image` and `fit` for what is done to an image.
     """
 
     def __init__(
         self, settings: ImageSettings, *, limits: ImageLimits = DEFAULT_LIMITS, threads: int | None = None
     ) -> None:
-        if threads is not None and threads < 1:
-            raise InputError(f"threads {threads}: expected at least 1, or None for one a processor")
         self.settings = settings
         self.limits = limits
-        self.threads = threads or len(os.sched_getaffinity(0))
+        self.threads = thread_count(threads)
 
     def one(self, item: ImageItem, position: int = 0) -> Pixels:
-        """Prepare one image: (S, S, 3) uint8. Raises ImageError with `position` and the cause."""
+        """Prepare one image: (H, W, 3) uint8. Raises ImageError with `position` and the cause."""
         origin = origin_of(item, position)
         return self._finish(begin(item, self.limits, origin), origin)
 
     def many(self, items: Iterable[ImageItem]) -> Pixels:
-        """Prepare images: (N, S, S, 3) uint8 in the order given; (0, S, S, 3) for none.
+        """Prepare images: (N, H, W, 3) uint8 in the order given; (0, H, W, 3) for none.
 
         Raises ImageError for the first one, in that order, that cannot be used.
         """
-        given = _as_list(items)
-        pixels = self._empty(len(given))
-        for position, result in self._ordered(given, look_ahead=4 * self.threads):
+        listed = list(_check_iterable(items))
+        pixels = self._empty(len(listed))
+        for position, result in self._ordered(listed, look_ahead=4 * self.threads):
             if isinstance(result, ImageError):
                 raise result
             pixels[position] = result
         return pixels
 
     def many_or_skip(self, items: Iterable[ImageItem]) -> tuple[Pixels, list[ImageError]]:
-        """Prepare images and leave out those that cannot be used.
+        """Prepare images and skip those that cannot be used.
 
-        Gives the N that could be as (N, S, S, 3) uint8 in the order given, and the errors of the others,
-        which know their positions.
+        Returns the N others as (N, H, W, 3) uint8 in the order given, and the errors of the skipped ones, with their
+        positions.
         """
-        given = _as_list(items)
-        pixels, errors = self._empty(len(given)), list[ImageError]()
-        for position, result in self._ordered(given, look_ahead=4 * self.threads):
+        listed = list(_check_iterable(items))
+        pixels, errors = self._empty(len(listed)), list[ImageError]()
+        for position, result in self._ordered(listed, look_ahead=4 * self.threads):
             if isinstance(result, ImageError):
                 errors.append(result)
             else:
                 pixels[position - len(errors)] = result
-        return pixels[: len(given) - len(errors)], errors
+        return pixels[: len(listed) - len(errors)], errors
 
     def stream(self, items: Iterable[ImageItem], *, batch: int) -> Iterator[tuple[list[int], Pixels, list[ImageError]]]:
-        """Prepare images batch by batch, decoding the next while the caller works on the last.
+        """Prepare images batch by batch, decoding the next while the caller uses the last.
 
-        Each step takes `batch` items and gives the positions of those that could be used, their pixels as
-        (n, S, S, 3) uint8, n at most `batch`, and the errors of the others. `items` may be endless: at most
-        2 x `batch` + `threads` images are held at a time. Closing the iterator stops the threads.
+        Each step takes `batch` items and yields the positions of those that could be used, their pixels as
+        (n, H, W, 3) uint8, n at most `batch`, and the errors of the others. `items` may be endless: at most
+        2 x `batch` + `threads` images are in memory at a time. Closing the iterator stops the threads.
         """
         if batch < 1:
-            raise InputError(f"batch {batch}: expected at least 1")
+            raise InputError(f"batch {batch}: expected at least 1", option="batch")
         return self._batches(_check_iterable(items), batch)
 
     def _batches(self, items: Iterable[ImageItem], batch: int) -> Iterator[tuple[list[int], Pixels, list[ImageError]]]:
@@ -98,7 +96,7 @@ class Preprocessor:
             yield positions, np.stack(rows) if rows else self._empty(0), errors
 
     def _ordered(self, items: Iterable[ImageItem], *, look_ahead: int) -> Iterator[tuple[int, Pixels | ImageError]]:
-        """Give every image's pixels or error in order, with at most `look_ahead` begun beyond the last given."""
+        """Yield every image's pixels or error in order, with at most `look_ahead` images decoded ahead."""
         pending: deque[tuple[int, Future[Pixels | ImageError] | ImageError]] = deque()
         pool = ThreadPoolExecutor(self.threads, thread_name_prefix="twinspire-images")
         try:
@@ -123,10 +121,10 @@ class Preprocessor:
             return error
 
     def _finish(self, begun: Pending, origin: Origin) -> Pixels:
-        return np.array(fit(finish(begun, self.limits, origin), self.settings))  # (S, S, 3), writable
+        return np.array(fit(finish(begun, self.limits, origin), self.settings))  # (H, W, 3), writable
 
     def _empty(self, count: int) -> Pixels:
-        return np.empty((count, self.settings.size, self.settings.size, 3), np.uint8)
+        return np.empty((count, self.settings.height, self.settings.width, 3), np.uint8)
 
 
 def _settled(position: int, result: Future[Pixels | ImageError] | ImageError) -> tuple[int, Pixels | ImageError]:
@@ -134,12 +132,10 @@ def _settled(position: int, result: Future[Pixels | ImageError] | ImageError) ->
 
 
 def _check_iterable(items: Any) -> Iterable[ImageItem]:  # noqa: ANN401 - whatever the caller gave
-    """Refuse one image where many are due: a path would be read letter by letter, an array row by row."""
+    """Return `items`. Raises InputError for a single image, which would be read letter by letter or row by row."""
     one_array = isinstance(items, np.ndarray) and items.ndim < 4
     if one_array or isinstance(items, Image.Image) or hasattr(items, "read"):
-        raise InputError(f"expected a list of pictures, got one {type(items).__name__}. Put it in a list")
-    return require_list(items, "pictures")
-
-
-def _as_list(items: Iterable[ImageItem]) -> list[ImageItem]:
-    return list(_check_iterable(items))
+        raise InputError(
+            f"expected a list of images, got one {type(items).__name__}. Put it in a list", option="images"
+        )
+    return require_list(items, "images")

@@ -1,12 +1,12 @@
-"""The index: unit vectors and what they stand for, on disk, and search over them.
+"""The embedded vector store: L2-normalised vectors and their items in a folder on disk, and search over them.
 
-It knows no models and no images. What it promises: a change (`add`, `remove`, `update`, `compact`) that returned is
-there after any crash, whole and with the exact vectors; one that did not return is there whole or not at all.
+It knows no models and no images. Durability: a change (`add`, `remove`, `update`, `compact`) that returned survives any
+crash, whole and with the exact vectors; one that did not return is committed whole or not at all.
 
-What a damaged disk does: vectors are checked when the index is opened, items whenever they are read, and which vector
-is whose with every new state, so that no answer has another caption, path, metadata, id or vector than was stored:
-`IndexStoreError` instead. What remains until `verify` are items that a filter, keyword search, `find` or `known_hashes`
-misses, and keyword hits that do not match or are ranked wrongly, because another part of the catalogue is damaged.
+Damage: vectors are checked when the index is opened, items whenever they are read, and the assignment of vectors to
+items with every new state. So no answer has another caption, path, metadata, id or vector than was stored; it is an
+`IndexStoreError` instead. Damage elsewhere in the catalogue may hide items from filters, keyword search, `find` and
+`known_hashes`, and make keyword hits wrong or badly ranked, until `verify` finds it.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ from twinspire.index.reports import CompactReport, IndexStats, VerifyReport
 from twinspire.index.store import Index
 from twinspire.index.vectors import VectorType
 from twinspire.index.verify import verify_index
-from twinspire.stores.items import AddReport, Hit, Item, ItemKind, StoredItem
-from twinspire.stores.reference import BundleReference
+from twinspire.stores.items import AddReport, BundleReference, Hit, Item, ItemKind, StoredItem
 
 __all__ = [
     "AddReport",

@@ -1,4 +1,4 @@
-"""The catalogue: a SQLite file that holds the items and says which vector file counts, and how much of it."""
+"""The catalogue: a SQLite file with the items, the name of the current vector file and its committed length."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from twinspire.index.error_mapping import RESTORE
 from twinspire.index.schema import APPLICATION_ID, SCHEMA, SCHEMA_VERSION
 from twinspire.index.vectors import CHECKSUM_OF_NOTHING, VectorType
 from twinspire.index.view import Commit, Header, View, only_row
-from twinspire.stores.reference import BundleReference
+from twinspire.stores.items import BundleReference
 
 __all__ = ["CATALOGUE_NAME", "Catalogue"]
 
 
 class Catalogue:
-    """An open catalogue, usable from any thread: many read it at once, each one state; one changes it.
+    """An open catalogue, for use from any thread: many read it at once, each one state; one changes it.
 
-    Raises `sqlite3.Error`, and `IndexStoreError` for a file that is no catalogue or a damaged one.
+    Raises `sqlite3.Error`, and `IndexStoreError` if the file is no catalogue or damaged.
     """
 
     def __init__(self, folder: Path, *, writable: bool) -> None:
         self._path = folder / CATALOGUE_NAME
         if not self._path.is_file():
             raise IndexStoreError(f"{folder} is no index: it has no {CATALOGUE_NAME}")
-        self._connections = Connections(folder, writable=writable)
+        self.connections = Connections(folder, writable=writable)
         try:
-            with self._connections.reading() as connection:
+            with self.connections.reading() as connection:
                 header = self._header(connection)
                 self.identity, self.space, self.dim = header.identity, header.space, header.dim
                 self.dtype = VectorType(header.dtype)
@@ -50,7 +50,7 @@ class Catalogue:
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
             if mode != "wal":
-                raise IndexStoreError(f"{folder}: this file system cannot hold SQLite's write-ahead log")
+                raise IndexStoreError(f"{folder}: SQLite's write-ahead log needs a local file system")
             connection.executescript(f"BEGIN; {SCHEMA} COMMIT;")
             header = Header(
                 schema_version=SCHEMA_VERSION,
@@ -79,57 +79,41 @@ class Catalogue:
 
     @contextmanager
     def view(self) -> Iterator[View]:
-        """Give the last committed state, of whichever process; within the block it stays the same."""
-        with self._connections.reading() as connection:
+        """Give the last committed state of any process; it stays the same within the block."""
+        with self.connections.reading() as connection:
             view = View(connection)
             self._check_identity(view)
             yield view
 
     @contextmanager
     def change(self) -> Iterator[Change]:
-        """Give a change that is durable when the block has ended, and undone where it raises."""
-        with self._connections.writing() as connection:
-            self._connections.check_place()
+        """Give a change that is durable when the block has ended, and undone if the block raises."""
+        with self.connections.writing() as connection:
+            self.connections.check_place()
             change = Change(connection)
             self._check_identity(change)
             yield change
 
     def recover(self) -> tuple[Commit, int]:
-        """Commit a change that says nothing; return how far the index is committed, and how often it was settled.
+        """Commit an empty change; return the last commit and the count of such recoveries.
 
-        After a commit that failed while it was written out, its pages may still lie behind the end of
-        SQLite's log, and a crash could bring it back to life, by then over other vectors. Any later commit
-        takes their place, so one is made before a vector file is touched.
+        If a commit fails while it is written out, its pages may remain behind the end of SQLite's log, and a crash
+        could make them valid, by then over other vectors. Any later commit overwrites them, so one is made before a
+        vector file is touched.
         """
         with self.change() as change:
             change.touch()
             writers = change.header.writers
         return change.commit, writers
 
-    def copy(self, path: Path) -> None:
-        """Write what is committed into a new catalogue at `path`."""
-        self._connections.copy(path)
-
-    def replace(self, path: Path) -> None:
-        """Go over to the catalogue at `path`, at once for all who have this one open."""
-        self._connections.replace(path)
-
-    def checkpoint(self, *, larger_than_bytes: int = 0) -> None:
-        """Empty SQLite's log into the catalogue where it is larger, as far as readers let it."""
-        self._connections.checkpoint(larger_than_bytes=larger_than_bytes)
-
     def shrink(self) -> None:
-        """Give the space of what was removed back to the file system."""
-        self._connections.vacuum()
-        self._connections.checkpoint()
-
-    def size_bytes(self) -> int:
-        """Return the size of the catalogue with SQLite's log."""
-        return self._connections.size_bytes()
+        """Return the space of removed items to the file system."""
+        self.connections.vacuum()
+        self.connections.checkpoint()
 
     def close(self) -> None:
-        """Close the connections; waits for a change that is under way."""
-        self._connections.close()
+        """Close the connections; waits for a change in progress."""
+        self.connections.close()
 
     def _check_identity(self, view: View) -> None:
         if view.header.identity != self.identity:
@@ -138,15 +122,15 @@ class Catalogue:
     def _header(self, connection: sqlite3.Connection) -> Header:
         application_id = connection.execute("PRAGMA application_id").fetchone()[0]
         if application_id != APPLICATION_ID:
-            raise IndexStoreError(f"{self._path} is no catalogue of an index but some other SQLite file")
+            raise IndexStoreError(f"{self._path} is no catalogue of an index but another SQLite file")
         # The version alone first: other versions may have other columns.
         (version,) = only_row(connection, "SELECT schema_version FROM catalogue")
         if version != SCHEMA_VERSION:
             raise IndexStoreError(
                 f"{self._path} has schema version {version}, this twinspire reads version {SCHEMA_VERSION}: "
-                "open it with the twinspire that wrote it, or make the index anew"
+                "open it with the version of twinspire that wrote it, or build the index again"
             )
         header = View(connection).header
         if header.tables != tables_checksum(connection):
-            raise IndexStoreError(f"{self._path} is damaged: its tables are not defined as they were. {RESTORE}")
+            raise IndexStoreError(f"{self._path} is damaged: the definitions of its tables changed. {RESTORE}")
         return header

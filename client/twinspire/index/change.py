@@ -1,4 +1,4 @@
-"""The catalogue changed: what one transaction does to it."""
+"""Changes of the catalogue in one transaction."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ from numpy.typing import ArrayLike
 from twinspire.errors import IndexStoreError
 from twinspire.index.digests import MOVED_CHECKSUM, SUM_MODULUS, content_sum, item_checksum, pair_sum, row_checksum
 from twinspire.index.error_mapping import RESTORE
-from twinspire.index.full_text import indexed_text
 from twinspire.index.schema import COMMIT_COLUMNS, HEADER_COLUMNS, ITEM_COLUMNS, SNAPSHOT_COLUMNS
 from twinspire.index.view import Commit, Header, SnapshotRow, View, check_item, is_whole, only_row
-from twinspire.stores.items import Item, ItemKind, encoded_metadata
-from twinspire.stores.reference import BundleReference
+from twinspire.stores.items import BundleReference, Item, ItemKind, encoded_metadata
+from twinspire.stores.text_query import indexed_text
 
 
 def _assignments(columns: str) -> str:
@@ -31,17 +30,17 @@ _UPDATE_ROW = f"UPDATE catalogue SET {_assignments(f'{HEADER_COLUMNS}, {COMMIT_C
 
 
 class Change(View):
-    """Reads and changes the catalogue; takes effect when the block that gave it ends, or not at all.
+    """Reads and changes the catalogue; committed when the block that gave it ends, or not at all.
 
-    `commit` tells how far the index will be committed. Each method counts as one change of the generation.
+    `commit` is what will be committed. All changes of a transaction have one generation.
     """
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         super().__init__(connection)
-        self._generation = self.commit.generation + 1  # of what is changed here
+        self._generation = self.commit.generation + 1  # of the changes made here
 
     def insert(self, items: Sequence[Item], checksum: int, now: float) -> list[int]:
-        """Add `items` at the rows that follow; `checksum` is that of the vector file with them. Return their ids."""
+        """Add `items` at the next rows; `checksum` is that of the vector file with them. Return their ids."""
         row, first = self.commit.rows, self.commit.next_id
         ids = list(range(first, first + len(items)))
         rows = range(row, row + len(items))
@@ -54,9 +53,9 @@ class Change(View):
         return ids
 
     def remove(self, ids: Iterable[int], *, even_damaged: bool = False) -> int:
-        """Remove the items of these ids; their rows are dead. Return how many there were; none: nothing changes.
+        """Remove the items of these ids and return how many there were; their rows become dead.
 
-        `even_damaged`: the way to get rid of a damaged item. Raises `IndexStoreError` where that would lose others.
+        Raises `IndexStoreError` for a damaged item, unless `even_damaged`; then only if that would lose others.
         """
         ids = list(dict.fromkeys(ids))
         taken = list(self._item_rows(ids))
@@ -66,8 +65,8 @@ class Change(View):
         if damaged and not even_damaged:
             check_item(damaged[0])
         if any(not isinstance(row[_ROW], int) for row in damaged):
-            raise IndexStoreError(f"the catalogue no longer says which vector is which item's. {RESTORE}")
-        # What a damaged item was in the other sums is not known: these are counted anew.
+            raise IndexStoreError(f"the catalogue is damaged: its items are not those of the vectors. {RESTORE}")
+        # What a damaged item added to the contents and the images is unknown: `_recount` computes both anew.
         self._count([row if is_whole(row) else (*row[:-1], 0) for row in taken], -1)
         self._bury([row[_ROW] for row in taken])
         for table, column in (("words", "rowid"), ("items", "id")):
@@ -81,7 +80,7 @@ class Change(View):
         return len(taken)
 
     def update(self, number: int, item: Item, checksum: int | None, now: float) -> None:
-        """Give the item `number` the fields of `item` and, with a checksum, the row that follows; the old one is dead.
+        """Give the item `number` the fields of `item` and, with a checksum, the next row; the old one becomes dead.
 
         `checksum` is that of the vector file with the new row.
         """
@@ -104,11 +103,11 @@ class Change(View):
         self._move(self.commit)
 
     def compact(self, ids: Sequence[int], vectors_file: str, checksum: int) -> None:
-        """Give the items of `ids`, all there are, the rows from 0 up of another vector file; no row is dead then.
+        """Give the items of `ids`, all of the index, the rows from 0 up of another vector file, without dead rows.
 
-        The snapshot is to be built anew: it counts rows of the old file.
+        The snapshot must be rebuilt then: its rows are those of the old file.
         """
-        # In two steps, for in between no two items may have the same row.
+        # In two steps: two items must never have the same row.
         self._connection.execute(
             f"UPDATE items SET checksum = {MOVED_CHECKSUM.format(to='(-1 - id)')}, row = -1 - id"  # noqa: S608
         )
@@ -133,7 +132,7 @@ class Change(View):
         )
 
     def put_snapshot(self, row: SnapshotRow | None) -> None:
-        """Make `row` what is said of the snapshot. Does not count as a change: searches find the same items."""
+        """Record `row` as the snapshot. Keeps the generation: searches find the same items."""
         self._connection.execute("DELETE FROM snapshots")
         if row is not None:
             values = astuple(row)
@@ -143,27 +142,27 @@ class Change(View):
             )
 
     def put_bundle(self, bundle: BundleReference) -> None:
-        """Make `bundle` the one that made the index. Does not count as a change: searches find the same items."""
+        """Record `bundle` as the one that made the embeddings. Keeps the generation: searches find the same items."""
         self.header = replace(self.header, bundle_name=bundle.name, bundle_path=bundle.path)
         self._put_row()
 
-    def merge_words(self) -> None:
-        """Merge the segments of the full text into one, which drops what is kept of removed items."""
+    def optimize_full_text(self) -> None:
+        """Merge the segments of the full text into one, which drops the words of removed items."""
         self._connection.execute("INSERT INTO words (words) VALUES ('optimize')")
 
     def touch(self) -> None:
-        """Change what says nothing, so that there is something to commit."""
+        """Increase the count of recoveries, so that there is something to commit."""
         self.header = replace(self.header, writers=self.header.writers + 1)
         self._put_row()
 
     def _put_items(self, rows: Sequence[tuple[Any, ...]]) -> None:
-        """Write the rows of new items, which have no checksum yet."""
+        """Insert rows of new items, given without their checksums."""
         signed = [(*row, item_checksum(row)) for row in rows]
         self._connection.executemany(_INSERT_ITEM, signed)
         self._count(signed, 1)
 
     def _count(self, rows: Sequence[tuple[Any, ...]], sign: int) -> None:
-        """Add rows of items to the sums, or subtract them."""
+        """Add rows of items to the sums (`sign` 1) or subtract them (-1)."""
         numbers, places = [row[0] for row in rows], [row[1] for row in rows]
         contents = content_sum(np.array(places, np.int64), np.array([row[-1] for row in rows], np.int64))
         self.commit = replace(
@@ -175,13 +174,13 @@ class Change(View):
         )
 
     def _recount(self) -> None:
-        """Take the sums from the items that are left after damaged ones were removed.
+        """Compute the sums from the items that are left after damaged ones were removed.
 
-        Raises `IndexStoreError` where the rest is not what it should be: then more is damaged than these items.
+        Raises `IndexStoreError` if more than these items is damaged.
         """
         placed = self.placed()
         if len(placed) != self.commit.items or pair_sum(placed[:, 0], placed[:, 1]) != self.commit.placed:
-            raise IndexStoreError(f"the catalogue no longer says which vector is which item's. {RESTORE}")
+            raise IndexStoreError(f"the catalogue is damaged: its items are not those of the vectors. {RESTORE}")
         (images,) = only_row(self._connection, "SELECT count(*) FROM items WHERE kind = 'image'")
         self.commit = replace(self.commit, contents=self.contents_sum(), images=images)
 
@@ -200,7 +199,7 @@ class Change(View):
 
 
 def insert_first_row(connection: sqlite3.Connection, header: Header, commit: Commit) -> None:
-    """Write the only row of the table `catalogue` of an empty index."""
+    """Insert the only row of the table `catalogue` of an empty index."""
     values = astuple(header) + astuple(commit)
     connection.execute(f"INSERT INTO catalogue VALUES (1{', ?' * len(values)}, ?)", (*values, row_checksum(values)))  # noqa: S608
 

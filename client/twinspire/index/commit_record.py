@@ -1,8 +1,8 @@
-"""A record beside the catalogue of the last change that was acknowledged.
+"""File beside the catalogue that records the last acknowledged change.
 
-SQLite drops a damaged commit of its log, and all behind it, without a word: after a crash the catalogue is then at an
+SQLite silently drops a damaged commit of its log and all commits after it: after a crash the catalogue is then at an
 earlier generation than this file says. It is written after each commit and not synced, so that it costs microseconds: a
-process that is killed leaves it exact, a power cut may leave an older one. The kernel's boot id tells which.
+process that is killed leaves it exact, a power cut may leave an older one. The kernel's boot id tells the two apart.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _UNKNOWN_BOOT = bytes(16)
 
 @dataclass(frozen=True, slots=True)
 class Acknowledged:
-    """The last change known to be acknowledged; `exact` where none can have been since."""
+    """The last change known to be acknowledged; `exact` if there cannot have been another since."""
 
     generation: int
     rows: int
@@ -39,7 +39,7 @@ class CommitRecord:
         self._fd = os.open(folder / RECORD_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o666)
 
     def write(self, generation: int, rows: int) -> None:
-        """Say that this is acknowledged."""
+        """Record that the change to this generation and this number of rows is acknowledged."""
         disk.write_at(self._fd, packed(generation, rows, self._boot), 0)
 
     def close(self) -> None:
@@ -56,7 +56,7 @@ def packed(generation: int, rows: int, boot: bytes = _UNKNOWN_BOOT) -> bytes:
 
 
 def boot_id() -> bytes:
-    """Return the 16 bytes that the kernel draws when it starts, zeros where it has none."""
+    """Return the 16 random bytes by which the kernel identifies a boot, zeros if it has none."""
     with suppress(OSError, ValueError):
         boot = bytes.fromhex(Path("/proc/sys/kernel/random/boot_id").read_text().strip().replace("-", ""))
         if len(boot) == len(_UNKNOWN_BOOT):
@@ -65,7 +65,7 @@ def boot_id() -> bytes:
 
 
 def read_record(folder: Path) -> Acknowledged | None:
-    """Return the record of an index; None where no intact one is there."""
+    """Return the record of an index, None if it has no intact one."""
     try:
         fd = os.open(folder / RECORD_NAME, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:

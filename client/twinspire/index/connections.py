@@ -1,4 +1,4 @@
-"""Connections to a catalogue: one that writes, and as many that read as there are threads reading at once."""
+"""Connections to a catalogue: one that writes, and one for each thread that reads at the same time."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _R = TypeVar("_R")
 
 
 class CatalogueChangedError(IndexStoreError):
-    """The catalogue was changed while it was read without SQLite's locks: what was read is nothing, read again."""
+    """The catalogue was changed while it was read without SQLite's locks: discard the result and read again."""
 
 
 def repeated(call: Callable[_P, _R]) -> Callable[_P, _R]:
-    """Return a function that calls `call` again, a few times, where the catalogue changed while it was read."""
+    """Return `call` with retries: it is called again, a few times, if the catalogue changed while it was read."""
 
     @wraps(call)
     def repeating(*args: _P.args, **kwargs: _P.kwargs) -> _R:
@@ -40,13 +40,13 @@ def repeated(call: Callable[_P, _R]) -> Callable[_P, _R]:
 
 
 class Connections:
-    """The connections of one open index, usable from any thread.
+    """The connections of one open index, for use from any thread.
 
-    All raise `sqlite3.Error`, and `IndexStoreError` where another file took the catalogue's place.
+    All methods raise `sqlite3.Error`, and `IndexStoreError` if the catalogue was replaced by another file.
 
-    A reader that cannot write to the folder has to open the file as immutable while no writer is at work, for
-    SQLite could not make its shared memory file there; it opens it anew when the file has changed. SQLite takes no
-    lock then, so a transaction that ran beside a writer raises `CatalogueChangedError` at its end.
+    A reader without write access to the folder cannot make SQLite's shared memory file there. While no writer is at
+    work it opens the file as immutable, and opens it again when the file has changed. SQLite takes no lock then, so a
+    transaction that ran beside a writer raises `CatalogueChangedError` at its end.
     """
 
     def __init__(self, folder: Path, *, writable: bool) -> None:
@@ -54,10 +54,10 @@ class Connections:
         self._log = folder / (CATALOGUE_NAME + "-wal")
         self._place = self._placed()
         self._writable = writable
-        self._lock = threading.Lock()  # of the fields below, held for moments
+        self._lock = threading.Lock()  # of the fields below, held briefly
         self._idle: list[sqlite3.Connection] = []
-        self._age = 0  # connections of an earlier age are closed when they come back
-        self._seen: tuple[int, int, int] | None = None  # of the file, where it was opened as immutable
+        self._age = 0  # connections of an earlier age are closed when they are returned
+        self._seen: tuple[int, int, int] | None = None  # signature of the file, if it was opened as immutable
         self._closed = False
         self._writing = threading.Lock()  # held for a transaction
         self._writer: sqlite3.Connection | None = None
@@ -86,7 +86,7 @@ class Connections:
         finally:
             try:
                 if connection.in_transaction:
-                    connection.execute("ROLLBACK")  # it only read; ends in any state of the connection
+                    connection.execute("ROLLBACK")  # works in any state of the connection; it only read
             finally:
                 with self._lock:
                     if self._closed or age != self._age:
@@ -95,18 +95,18 @@ class Connections:
                         self._idle.append(connection)
 
     def copy(self, path: Path) -> None:
-        """Write what is committed into a new SQLite file."""
+        """Write the committed state to a new SQLite file."""
         with self.reading() as connection, closing(sqlite3.connect(path)) as other:
             connection.backup(other)
 
     def replace(self, path: Path) -> None:
-        """Make what the SQLite file at `path` holds what is committed, in one transaction."""
+        """Commit the content of the SQLite file at `path` in place of the current one, in one transaction."""
         with self._writing, closing(sqlite3.connect(path)) as other:
             other.backup(self._writing_connection())
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
-        """Give the writing connection in a transaction, committed when the block ends, rolled back where it raises."""
+        """Give the writing connection in a transaction: committed when the block ends, rolled back if it raises."""
         with self._writing:
             connection = self._writing_connection()
             connection.execute("BEGIN IMMEDIATE")
@@ -119,7 +119,7 @@ class Connections:
                 raise
 
     def check_place(self) -> None:
-        """Raise `IndexStoreError` where the catalogue is another file than the one that was opened, or is gone."""
+        """Raise `IndexStoreError` if the catalogue is gone or another file than the one that was opened."""
         try:
             now = self._placed()
         except FileNotFoundError:
@@ -129,9 +129,9 @@ class Connections:
             raise IndexStoreError(f"the index {self._path.parent} {what} since it was opened: open it again")
 
     def checkpoint(self, *, larger_than_bytes: int = 0) -> None:
-        """Copy SQLite's log into the catalogue and empty it where it is larger, as far as readers let it; no waiting.
+        """Copy SQLite's log into the catalogue and empty it if it is larger, as far as readers allow, without waiting.
 
-        SQLite copies by itself, but never makes the file shorter again while the index is open.
+        SQLite copies it too, but never shortens the file while the index is open.
         """
         with self._writing:
             if self._writer is None or _size(self._log) <= larger_than_bytes:
@@ -143,9 +143,9 @@ class Connections:
                 self._writer.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_S * 1000:.0f}")
 
     def vacuum(self) -> None:
-        """Write the catalogue anew without its free pages, where they are a tenth of it or more; readers go on.
+        """Rewrite the catalogue without its free pages, if they are a tenth of it or more; readers go on.
 
-        Needs room for two further copies meanwhile.
+        Needs room for two more copies meanwhile.
         """
         with self._writing:
             assert self._writer is not None
@@ -160,7 +160,7 @@ class Connections:
         return _size(self._path) + _size(self._log)
 
     def close(self) -> None:
-        """Close the connections; one that is reading is closed when it is done, a writing one is waited for."""
+        """Close the connections: readers' when they are done, the writer's after its transaction."""
         with self._lock:
             self._closed = True
             self._drop_idle()
@@ -171,7 +171,7 @@ class Connections:
     def _writing_connection(self) -> sqlite3.Connection:
         if self._writer is None:
             self._writer = self._open("mode=rw")
-            self._writer.execute("PRAGMA synchronous = FULL")  # of this connection; the file is not touched
+            self._writer.execute("PRAGMA synchronous = FULL")  # a setting of the connection, not of the file
         return self._writer
 
     def _drop_idle(self) -> None:
@@ -180,7 +180,7 @@ class Connections:
             self._idle.pop().close()
 
     def _connect(self) -> sqlite3.Connection:
-        for suffix in ("-wal", "-shm", "-journal"):  # SQLite would wait for ever for a pipe to be written to
+        for suffix in ("-wal", "-shm", "-journal"):  # opening a pipe would block for ever
             with suppress(FileNotFoundError):
                 file = self._path.with_name(self._path.name + suffix)
                 disk.require_regular(file, file.stat())
@@ -196,7 +196,7 @@ class Connections:
         connection = sqlite3.connect(
             f"{self._path.absolute().as_uri()}?{options}",
             uri=True,
-            isolation_level=None,  # transactions are begun and ended here, in plain sight
+            isolation_level=None,  # transactions begin and end explicitly
             check_same_thread=False,
             timeout=_BUSY_TIMEOUT_S,
             factory=GuardedConnection,
@@ -214,8 +214,8 @@ class Connections:
 
     def _change(self) -> CatalogueChangedError:
         return CatalogueChangedError(
-            f"the index {self._path.parent} was changed while it was read, and its folder cannot be written to, which "
-            "SQLite needs to read beside a writer: try again, or make the folder writable"
+            f"the index {self._path.parent} was changed while it was read, and SQLite needs write access to its folder "
+            "to read beside a writer: try again, or make the folder writable"
         )
 
     def _signature(self) -> tuple[int, int, int]:

@@ -1,14 +1,14 @@
-"""Checksums of the catalogue: SQLite has none of its own, so a flipped bit in a page would be an answer.
+"""Checksums of the catalogue: SQLite has none of its own, so a flipped bit in a page would become an answer.
 
 Three kinds, which cover each other's gaps:
 
-- Each item's row carries the CRC-32 of all its columns, checked whenever the item is read. The place of its vector
-  (`row`) enters by a multiplication, so that a compaction moves items without reading their texts: a damaged item
-  stays damaged and is not signed anew.
-- The rows of `catalogue` and `snapshots` carry the CRC-32 of their columns, checked by each transaction.
-- Sums over all rows, kept in `catalogue`, find rows that are missing, double or another's: of which item each vector
-  is (checked with each new state), of the items' contents and of the dead rows (checked by `verify`). A sum does not
-  depend on the order and is brought up to date from what changed alone.
+- Each item's row has the CRC-32 of its columns, checked whenever the item is read. The place of its vector (`row`)
+  enters by a multiplication, so that a compaction moves items without reading their texts, and a damaged item stays
+  damaged instead of getting a valid checksum.
+- The rows of `catalogue` and `snapshots` have the CRC-32 of their columns, checked by each transaction.
+- Sums over all rows, kept in `catalogue`, find rows that are missing, doubled or swapped: of the items' rows and ids
+  (checked with each new state), of the items' contents and of the dead rows (checked by `verify`). A sum does not
+  depend on the order and is updated from the changed rows alone.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-SUM_MODULUS = 2**63  # what a column of SQLite holds
+SUM_MODULUS = 2**63  # the range of an INTEGER column of SQLite
 _MASK = 0xFFFF_FFFF
 _ODD = 0x9E37_79B1  # odd, so that another row always gives another checksum
 _NUMBERS = struct.Struct("<qdd4i").pack
 
 MOVED_CHECKSUM = f"(checksum + ({{to}} - row) * {_ODD}) & {_MASK}"
-"""The checksum of an item's row in SQL once its vector is at the row `to`."""
+"""SQL for the checksum of an item after its vector has moved to the row `to`."""
 
 
 def item_checksum(row: tuple[Any, ...]) -> int | None:
     """Return the checksum of an item's row, in the order of `schema.ITEM_COLUMNS` without the checksum itself.
 
-    None where a column has a type that no item's has.
+    None if a column has a type that no item's has.
     """
     number, place, kind, uri, caption, metadata, content_hash, added_at, changed_at = row
     try:
@@ -54,7 +54,7 @@ def item_checksum(row: tuple[Any, ...]) -> int | None:
 
 
 def content_sum(rows: NDArray[np.int64], checksums: NDArray[np.int64]) -> int:
-    """Return the sum over items, of which row and checksum are given, (n,), of what does not depend on the row."""
+    """Return the sum over items, given by row and checksum, (n,) each, of the part that does not depend on the row."""
     contents = checksums.astype(np.uint64) - rows.astype(np.uint64) * np.uint64(_ODD)  # modulo 2**64
     return int((contents & np.uint64(_MASK)).sum(dtype=np.uint64)) % SUM_MODULUS
 
@@ -69,7 +69,7 @@ def pair_sum(first: NDArray[np.int64], second: NDArray[np.int64]) -> int:
 
 
 def row_checksum(values: tuple[Any, ...]) -> int:
-    """Return the checksum of the values of a row of `catalogue` or `snapshots`; -1 for values that none can have."""
+    """Return the checksum of the values of a row of `catalogue` or `snapshots`; -1 for values that no such row has."""
     try:
         return zlib.crc32(json.dumps(values).encode())
     except TypeError:  # a blob
@@ -79,7 +79,7 @@ def row_checksum(values: tuple[Any, ...]) -> int:
 def tables_checksum(connection: sqlite3.Connection) -> int:
     """Return the checksum of the definitions of all tables and indexes, which never change."""
     query = "SELECT type, name, tbl_name, sql FROM sqlite_schema WHERE name NOT GLOB 'sqlite_stat*' ORDER BY name"
-    found = connection.execute(query).fetchall()  # the statistics of ANALYZE are of no consequence
+    found = connection.execute(query).fetchall()  # without the statistics of ANALYZE, which may change
     return row_checksum(tuple(found))
 
 

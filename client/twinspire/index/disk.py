@@ -1,10 +1,10 @@
-"""The file layer: whatever the index writes, syncs, renames or removes by itself goes through here.
+"""The file layer: all that the index itself writes, syncs, renames or removes goes through these functions.
 
-Only SQLite writes besides, into its own files. So a test can stand in for these functions, forget what was not
-synced, and look at what a power cut would leave. They are called through the module (`disk.sync(...)`).
+Only SQLite writes besides, into its own files. So tests can replace these functions to inject faults, and to drop
+unsynced data as a power cut does. They are called through the module (`disk.sync(...)`).
 
-What the order of calls has to make sure of: the bytes of a file count once `sync` returned, a name in a folder
-once `sync_folder` returned, a transaction once `commit` returned. All raise `OSError`; `commit` `sqlite3.Error`.
+The bytes of a file are durable once `sync` returned, a name in a folder once `sync_folder` returned, a transaction once
+`commit` returned. All raise `OSError`; `commit` `sqlite3.Error`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 
 
 def open_file(path: Path, *, writable: bool = False) -> int:
-    """Open a file that is there; return its descriptor. Refuses a pipe or device, which could wait for ever."""
+    """Open an existing file and return its descriptor. Refuse pipes and devices, which could block for ever."""
     require_regular(path, path.stat())
     fd = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
@@ -29,14 +29,14 @@ def open_file(path: Path, *, writable: bool = False) -> int:
 
 
 def require_regular(path: Path, status: os.stat_result) -> None:
-    """Raise `OSError` where `path`, which has this status, is something else than a file."""
+    """Raise `OSError` if `path`, which has this status, is not a regular file."""
     if not stat.S_ISREG(status.st_mode):
         what = "folder" if stat.S_ISDIR(status.st_mode) else "pipe, socket or device"
-        raise OSError(errno.EINVAL, f"{path} is a {what}, expected a file: see what put it there, and remove it")
+        raise OSError(errno.EINVAL, f"{path} is a {what}, expected a file: remove it, and find out what made it")
 
 
 def create(path: Path) -> int:
-    """Make an empty file, in the place of one that may be there; return its descriptor, for reading and writing."""
+    """Create or empty a file and return its descriptor, for reading and writing."""
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
 
 
@@ -49,7 +49,7 @@ def write_at(fd: int, data: memoryview | bytes, offset: int) -> None:
 
 
 def truncate(fd: int, length: int) -> None:
-    """Cut a file off behind `length` bytes."""
+    """Truncate a file to `length` bytes."""
     os.ftruncate(fd, length)
 
 
@@ -59,7 +59,7 @@ def sync(fd: int) -> None:
 
 
 def sync_file(path: Path) -> None:
-    """Do the same for a closed file, one that a library wrote."""
+    """Sync a closed file, one that a library wrote."""
     fd = open_file(path)
     try:
         sync(fd)
@@ -77,15 +77,15 @@ def sync_folder(path: Path) -> None:
 
 
 def rename(old: Path, new: Path) -> None:
-    """Give a file or folder another name; an empty folder of that name gives way."""
+    """Rename a file or folder; replaces an empty folder of the new name."""
     old.rename(new)
 
 
 def remove(path: Path) -> None:
-    """Remove a file; one that is gone already is fine."""
+    """Remove a file if it exists."""
     path.unlink(missing_ok=True)
 
 
 def commit(connection: sqlite3.Connection) -> None:
-    """End a transaction: with `synchronous = FULL` it is on the disk when this returns."""
+    """Commit a transaction: with `synchronous = FULL` it is on the disk when this returns."""
     connection.execute("COMMIT")

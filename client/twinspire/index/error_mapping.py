@@ -1,4 +1,4 @@
-"""Turns what SQLite and the operating system raise into `IndexStoreError`."""
+"""Errors of SQLite and the operating system, mapped to `IndexStoreError`."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pathlib import Path
 from twinspire.errors import IndexStoreError, IndexUncertainError
 
 RESTORE = "Nothing was changed. Restore the folder from a copy, or make the index anew with `twinspire index add`."
-_MAKE_ROOM = "Make room and try again: whatever was added before is safe."
+_MAKE_ROOM = "Make room and try again: earlier changes are safe."
 _UNCERTAIN = (
-    "The change could not be undone either, so it may be there all the same: check that the disk is neither full nor "
-    "failing, open the index again and look. What was added before is safe."
+    "The change could not be undone either, so it may be committed all the same: check that the disk is neither full "
+    "nor failing, open the index again and look. Earlier changes are safe."
 )
-_PERMISSIONS = "Check who owns the folder and its files, and whether it is mounted read-only."
+_PERMISSIONS = "Check the owner and the permissions of the folder and its files, and that it is not mounted read-only."
 
 _ADVICE_BY_ERRNO = {
     errno.ENOSPC: _MAKE_ROOM,
@@ -28,12 +28,12 @@ _ADVICE_BY_ERRNO = {
 }
 _ADVICE_BY_SQLITE = {
     sqlite3.SQLITE_FULL: _MAKE_ROOM,
-    sqlite3.SQLITE_IOERR: "Check that the disk is neither full nor failing; what was added before is safe.",
+    sqlite3.SQLITE_IOERR: "Check that the disk is neither full nor failing; earlier changes are safe.",
     sqlite3.SQLITE_CANTOPEN: _PERMISSIONS,
     sqlite3.SQLITE_PERM: _PERMISSIONS,
     sqlite3.SQLITE_READONLY: _PERMISSIONS,
-    sqlite3.SQLITE_BUSY: "Another process holds the catalogue; try again.",
-    sqlite3.SQLITE_LOCKED: "Another process holds the catalogue; try again.",
+    sqlite3.SQLITE_BUSY: "Another process has locked the catalogue; try again.",
+    sqlite3.SQLITE_LOCKED: "Another process has locked the catalogue; try again.",
     sqlite3.SQLITE_NOTADB: RESTORE,
     sqlite3.SQLITE_CORRUPT: RESTORE,
 }
@@ -59,7 +59,7 @@ def store_errors(path: Path, doing: str) -> Iterator[None]:
         # Extended result codes carry the primary one in their lowest byte: https://sqlite.org/rescode.html
         code = getattr(error, "sqlite_errorcode", -1) & 0xFF
         raise _failure(path, doing, f"its catalogue: {error}", _ADVICE_BY_SQLITE.get(code)) from error
-    except UnicodeDecodeError as error:  # the sqlite3 module decodes SQLite's messages, which quote damaged names
+    except UnicodeDecodeError as error:  # from the sqlite3 module: SQLite's messages quote damaged names
         raise _failure(path, doing, f"its catalogue holds text that is not UTF-8: {error}", RESTORE) from error
     except OSError as error:
         advice = _ADVICE_BY_ERRNO.get(error.errno or -1)

@@ -1,8 +1,8 @@
-"""An index as files that other tools read: Parquet, or NumPy's .npy beside JSON lines.
+"""Export of an index to files that other tools read: Parquet, or NumPy's .npy with JSON lines.
 
-Both hold one committed state, items in the order of ids, and are written whole or not at all. Embeddings are float32
-whatever the index stores. Metadata keys are columns of their own in Parquet, as clip-retrieval's metadata files have
-them; the column `embedding` is what embedding-reader and autofaiss read.
+Both hold one committed state, items in the order of ids, and are written whole or not at all. Embeddings are float32,
+also of a float16 index. In Parquet metadata keys are columns of their own, as in clip-retrieval's metadata files;
+embedding-reader and autofaiss read the column `embedding`.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ import secrets
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from twinspire._times import iso_utc
 from twinspire.errors import IndexStoreError, InputError
 from twinspire.index import disk
 from twinspire.index.connections import repeated
 from twinspire.index.error_mapping import RESTORE
-from twinspire.index.merged import OpenedIndex
 from twinspire.stores.items import StoredItem
 
 if TYPE_CHECKING:
     from twinspire.index.state import State
+    from twinspire.index.store import Index
     from twinspire.index.view import View
     from twinspire.stores.filters.filter import Filter
 
@@ -39,7 +39,7 @@ _PAGE_ITEMS = 10_000
 
 @dataclass(frozen=True, slots=True)
 class ExportReport:
-    """What was written: how many items, of how many numbers each, and the files."""
+    """Result of an export: the number of items, D of their embeddings, and the files."""
 
     items: int
     dim: int
@@ -47,7 +47,7 @@ class ExportReport:
 
 
 @dataclass(frozen=True)
-class Selection:
+class ItemPages:
     """The items to export, of one committed state; valid within the block that gave it."""
 
     ids: NDArray[np.int64]  # (N,), in order
@@ -57,7 +57,7 @@ class Selection:
     state: State
 
     def items(self) -> Iterator[list[StoredItem]]:
-        """Yield the items, some at a time."""
+        """Yield the items in pages."""
         step = max(1, min(_PAGE_ITEMS, _PAGE_BYTES // (4 * self.dim)))
         for start in range(0, len(self.ids), step):
             ids = self.ids[start : start + step].tolist()
@@ -67,7 +67,7 @@ class Selection:
             yield [found[number] for number in ids]
 
     def pages(self) -> Iterator[tuple[list[StoredItem], NDArray[np.float32]]]:
-        """Yield the items with their embeddings, (n, D) float32, some at a time."""
+        """Yield the items with their embeddings, (n, D) float32, in pages."""
         for items in self.items():
             ids = np.array([item.id for item in items], np.int64)
             rows = self.view.rows(ids.tolist())
@@ -76,8 +76,8 @@ class Selection:
             yield items, np.array(self.state.vectors[places], dtype=np.float32)
 
 
-class Writer(Protocol):
-    """Writes pages into files that are given when it is made."""
+class PageWriter(Protocol):
+    """Writes pages to files, which its constructor opens."""
 
     def write(self, items: list[StoredItem], embeddings: NDArray[np.float32]) -> None:
         """Write a page; `embeddings` is (n, D) float32."""
@@ -87,17 +87,17 @@ class Writer(Protocol):
 
 
 def export_index(
-    index: OpenedIndex,
+    index: Index,
     destination: str | os.PathLike[str],
     *,
     where: Filter | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> ExportReport:
-    """Write the items that `where` keeps, all by default, to `destination`, a .parquet or .npy file.
+    """Write the items that `where` keeps, by default all, to `destination`, a .parquet or .npy file.
 
-    A .npy holds the (N, D) float32 matrix; beside it, named NAME.items.jsonl, come the items as JSON lines in the same
-    order. Files that are there are replaced. `on_progress` is called with the items done and the items in all. Memory
-    does not grow with the embeddings. Raises `InputError` for a destination that cannot be written,
+    The .npy file holds the (N, D) float32 matrix; NAME.items.jsonl beside it has the items as JSON lines in the same
+    order. Existing files are replaced. `on_progress` is called with the number of written items and of all. Memory
+    does not grow with the number of embeddings. Raises `InputError` for a destination that cannot be written,
     `MissingDependencyError` without pyarrow (extra `parquet`), `IndexStoreError` for a damaged index.
     """
     path = _checked_destination(Path(destination), index)
@@ -105,49 +105,43 @@ def export_index(
         from twinspire.index.export_parquet import require_pyarrow
 
         require_pyarrow()
-    return _exported(index, path, where, on_progress or _tell_nobody)
+    return _exported(index, path, where, on_progress or (lambda _done, _total: None))
 
 
 @repeated
-def _exported(
-    index: OpenedIndex, path: Path, where: Filter | None, on_progress: Callable[[int, int], None]
-) -> ExportReport:
+def _exported(index: Index, path: Path, where: Filter | None, on_progress: Callable[[int, int], None]) -> ExportReport:
     parquet = path.suffix.lower() == ".parquet"
     files = [path] if parquet else [path, path.with_name(f"{path.stem}.items.jsonl")]
-    # The files take their places last: the end of reading may say that what was read is nothing.
+    # The files are renamed last: the end of the read transaction may find that its result is invalid.
     with (
         _output_errors(path),
         _drafts(files) as drafts,
-        index._reading("export") as (view, state),
+        index._handle.reading("export") as (view, state),
         _output_errors(path),
     ):
         ids = np.array(view.ids(None, where), dtype=np.int64)
         if where is None and len(ids) != state.items:
-            raise IndexStoreError(f"the catalogue has {len(ids)} items, {state.items} vectors have one. {RESTORE}")
-        selection = Selection(ids, index.dim, index.space, view, state)
+            raise IndexStoreError(f"the catalogue is damaged: {len(ids)} items for {state.items} vectors. {RESTORE}")
+        pages = ItemPages(ids, index.dim, index.space, view, state)
         done = 0
-        with closing(_writer(drafts, selection)) as writer:
-            for items, embeddings in selection.pages():
+        with closing(_writer(drafts, pages)) as writer:
+            for items, embeddings in pages.pages():
                 writer.write(items, embeddings)
                 done += len(items)
                 on_progress(done, len(ids))
     return ExportReport(done, index.dim, files)
 
 
-def _writer(drafts: list[Path], selection: Selection) -> Writer:
+def _writer(drafts: list[Path], pages: ItemPages) -> PageWriter:
     if len(drafts) == 2:
-        return NpyWriter(drafts[0], drafts[1], selection.dim)
+        return NpyWriter(drafts[0], drafts[1], pages.dim)
     from twinspire.index.export_parquet import ParquetWriter
 
-    return ParquetWriter(drafts[0], selection)
-
-
-def _tell_nobody(_done: int, _total: int) -> None:
-    pass
+    return ParquetWriter(drafts[0], pages)
 
 
 class NpyWriter:
-    """Writes the embeddings as one .npy and the items as JSON lines."""
+    """Writes the embeddings to one .npy file and the items to JSON lines."""
 
     def __init__(self, matrix: Path, lines: Path, dim: int) -> None:
         self._dim = dim
@@ -163,7 +157,7 @@ class NpyWriter:
         self._rows += len(items)
 
     def close(self) -> None:
-        """Put the number of rows into the header: NumPy leaves room for it to grow."""
+        """Write the number of rows into the header, in which NumPy leaves room for it."""
         with self._matrix, self._lines:
             end = self._matrix.tell()
             self._matrix.seek(0)
@@ -175,11 +169,6 @@ class NpyWriter:
         np.lib.format.write_array_header_1_0(self._matrix, header)  # type: ignore[no-untyped-call]
 
 
-def iso_time(seconds: float) -> str:
-    """Return Unix time as ISO 8601 in UTC, with microseconds."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-
-
 def _document(item: StoredItem) -> dict[str, object]:
     return {
         "id": item.id,
@@ -188,19 +177,19 @@ def _document(item: StoredItem) -> dict[str, object]:
         "caption": item.caption,
         "metadata": dict(item.metadata),
         "content_hash": item.content_hash,
-        "added_at": iso_time(item.added_at),
-        "changed_at": iso_time(item.changed_at),
+        "added_at": iso_utc(item.added_at),
+        "changed_at": iso_utc(item.changed_at),
     }
 
 
-def _checked_destination(path: Path, index: OpenedIndex) -> Path:
+def _checked_destination(path: Path, index: Index) -> Path:
     if path.suffix.lower() not in SUFFIXES:
-        raise InputError(f"cannot export to {path}: expected a name that ends in {' or '.join(SUFFIXES)}")
+        raise InputError(f"cannot export to {path}: expected a name ending in {' or '.join(SUFFIXES)}")
     full = Path(os.path.abspath(path))  # noqa: PTH100 - Path.absolute keeps "..", resolve follows links
     if full.is_dir():
         raise InputError(f"cannot export to {path}: it is a folder. Name a file in it")
     if not full.parent.is_dir():
-        raise InputError(f"cannot export to {path}: its folder is missing, make {full.parent} first")
+        raise InputError(f"cannot export to {path}: there is no folder {full.parent}, make it first")
     if full.parent.resolve() == index.path.resolve():
         raise InputError(f"cannot export to {path}: that is the folder of the index itself. Name another folder")
     return full
@@ -208,7 +197,7 @@ def _checked_destination(path: Path, index: OpenedIndex) -> Path:
 
 @contextmanager
 def _output_errors(path: Path) -> Iterator[None]:
-    """Raise `InputError` for an `OSError` inside: where the index is read, it raises errors of its own."""
+    """Raise `InputError` for an `OSError` inside; reading the index raises errors of its own."""
     try:
         yield
     except OSError as error:
@@ -217,7 +206,7 @@ def _output_errors(path: Path) -> Iterator[None]:
 
 @contextmanager
 def _drafts(files: list[Path]) -> Iterator[list[Path]]:
-    """Give a temporary name for each file, which takes the file's place when the block ends; nothing stays else."""
+    """Give a temporary file for each file, renamed to it when the block ends, and removed if the block raises."""
     drafts = [file.with_name(f".{file.name}.{secrets.token_hex(4)}.tmp") for file in files]
     try:
         yield drafts

@@ -1,4 +1,4 @@
-"""Items and embeddings as one Parquet file, written a row group at a time."""
+"""Export of items and embeddings to one Parquet file, a row group at a time."""
 
 from __future__ import annotations
 
@@ -13,24 +13,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twinspire.errors import MissingDependencyError
-from twinspire.index.columns import metadata_columns
-from twinspire.stores.items import StoredItem
+from twinspire.stores.items import StoredItem, metadata_columns
 
 if TYPE_CHECKING:
-    from twinspire.index.export import Selection
+    from twinspire.index.export import ItemPages
 
 FIXED = ("id", "uri", "kind", "caption", "metadata", "content_hash", "added_at", "changed_at", "embedding")
-"""Columns that no metadata key takes; `metadata` is written where there are too many keys for columns."""
-MOST_COLUMNS = 1_000
+"""Columns whose names no metadata key gets; `metadata` is written if there are too many keys for columns."""
+MAX_COLUMNS = 1_000
 _EXACT = 2**53  # whole numbers up to here are floats without loss
 _INT64 = 2**63
 
 
-class Type(Enum):
-    """What a metadata column holds."""
+class ColumnType(Enum):
+    """ColumnType of a metadata column."""
 
-    TRUTH = auto()
-    WHOLE = auto()
+    BOOLEAN = auto()
+    INTEGER = auto()
     LARGE = auto()  # a whole number that no float has exactly
     NUMBER = auto()
     TEXT = auto()
@@ -41,17 +40,17 @@ class ParquetWriter:
     """Writes one Parquet file: fixed columns, a column for each metadata key, and `embedding`, (D,) float32.
 
     Reads the metadata of all items once, to know the columns' types. A key whose values are of one type is a column of
-    that type, any other holds its values as JSON. Above `MOST_COLUMNS` keys one column `metadata` holds the object.
+    that type, any other holds its values as JSON. Above `MAX_COLUMNS` keys one column `metadata` holds the object.
     """
 
-    def __init__(self, path: Path, selection: Selection) -> None:
+    def __init__(self, path: Path, pages: ItemPages) -> None:
         import pyarrow
         import pyarrow.parquet
 
         self._arrow = pyarrow
-        self._types = _metadata_types(selection.items())
+        self._types = _metadata_types(pages.items())
         self._columns = None if self._types is None else metadata_columns(self._types, FIXED)
-        self._schema = self._schema_of(selection)
+        self._schema = self._schema_of(pages)
         scalar = [name for name in self._schema.names if name != "embedding"]
         self._writer = pyarrow.parquet.ParquetWriter(path, self._schema, compression="zstd", use_dictionary=scalar)
 
@@ -68,7 +67,7 @@ class ParquetWriter:
             columns.append([_json(dict(item.metadata)) for item in items])
         else:
             for key in self._columns or ():
-                as_json = self._types[key] is Type.JSON
+                as_json = self._types[key] is ColumnType.JSON
                 values = (item.metadata.get(key) for item in items)
                 columns.append([_json(value) if as_json else value for value in values])
         columns.append([item.content_hash for item in items])
@@ -82,7 +81,7 @@ class ParquetWriter:
         """Write the footer."""
         self._writer.close()
 
-    def _schema_of(self, selection: Selection) -> Any:  # noqa: ANN401 - pyarrow.Schema
+    def _schema_of(self, pages: ItemPages) -> Any:  # noqa: ANN401 - pyarrow.Schema
         arrow = self._arrow
         text, time = arrow.string(), arrow.timestamp("us", tz="UTC")
         own = [arrow.field("id", arrow.int64(), nullable=False)]
@@ -93,8 +92,8 @@ class ParquetWriter:
             own += [_field(arrow, self._columns[key], self._types[key]) for key in self._columns]
         own.append(arrow.field("content_hash", text))
         own += [arrow.field(name, time, nullable=False) for name in _TIMES]
-        own.append(arrow.field("embedding", arrow.list_(arrow.float32(), selection.dim), nullable=False))
-        return arrow.schema(own, metadata={"twinspire.space": selection.space})
+        own.append(arrow.field("embedding", arrow.list_(arrow.float32(), pages.dim), nullable=False))
+        return arrow.schema(own, metadata={"twinspire.space": pages.space})
 
 
 _TIMES = ("added_at", "changed_at")
@@ -108,52 +107,52 @@ def require_pyarrow() -> None:
         raise MissingDependencyError("pyarrow", "parquet", "writing Parquet") from error
 
 
-def _metadata_types(pages: Iterator[list[StoredItem]]) -> Mapping[str, Type] | None:
+def _metadata_types(pages: Iterator[list[StoredItem]]) -> Mapping[str, ColumnType] | None:
     """Return the type of each metadata key over all items, None where there are too many keys."""
-    found: dict[str, set[Type]] = {}
+    found: dict[str, set[ColumnType]] = {}
     for items in pages:
         for item in items:
             for key, value in item.metadata.items():
                 types = found.setdefault(key, set())
                 if value is not None:
                     types.add(_type_of(value))
-        if len(found) > MOST_COLUMNS:
+        if len(found) > MAX_COLUMNS:
             return None
     return {key: _common(types) for key, types in found.items()}
 
 
-def _type_of(value: object) -> Type:
+def _type_of(value: object) -> ColumnType:
     if isinstance(value, bool):
-        return Type.TRUTH
+        return ColumnType.BOOLEAN
     if isinstance(value, int):
         if abs(value) <= _EXACT:
-            return Type.WHOLE
-        return Type.LARGE if -_INT64 <= value < _INT64 else Type.JSON
+            return ColumnType.INTEGER
+        return ColumnType.LARGE if -_INT64 <= value < _INT64 else ColumnType.JSON
     if isinstance(value, float):
-        return Type.NUMBER
-    return Type.TEXT if isinstance(value, str) else Type.JSON
+        return ColumnType.NUMBER
+    return ColumnType.TEXT if isinstance(value, str) else ColumnType.JSON
 
 
-def _common(types: set[Type]) -> Type:
-    if types <= {Type.WHOLE, Type.LARGE} and types:
-        return Type.WHOLE
-    if types == {Type.WHOLE, Type.NUMBER}:
-        return Type.NUMBER
+def _common(types: set[ColumnType]) -> ColumnType:
+    if types <= {ColumnType.INTEGER, ColumnType.LARGE} and types:
+        return ColumnType.INTEGER
+    if types == {ColumnType.INTEGER, ColumnType.NUMBER}:
+        return ColumnType.NUMBER
     if not types:  # null in every item
-        return Type.TEXT
-    return next(iter(types)) if len(types) == 1 else Type.JSON
+        return ColumnType.TEXT
+    return next(iter(types)) if len(types) == 1 else ColumnType.JSON
 
 
-def _field(arrow: Any, name: str, kind: Type) -> Any:  # noqa: ANN401 - pyarrow's module and Field
-    if kind is Type.JSON:
+def _field(arrow: Any, name: str, column_type: ColumnType) -> Any:  # noqa: ANN401 - pyarrow's module and Field
+    if column_type is ColumnType.JSON:
         return _json_field(arrow, name)
     types = {
-        Type.TRUTH: arrow.bool_(),
-        Type.WHOLE: arrow.int64(),
-        Type.NUMBER: arrow.float64(),
-        Type.TEXT: arrow.string(),
+        ColumnType.BOOLEAN: arrow.bool_(),
+        ColumnType.INTEGER: arrow.int64(),
+        ColumnType.NUMBER: arrow.float64(),
+        ColumnType.TEXT: arrow.string(),
     }
-    return arrow.field(name, types[kind])
+    return arrow.field(name, types[column_type])
 
 
 def _json_field(arrow: Any, name: str) -> Any:  # noqa: ANN401 - pyarrow's module and Field

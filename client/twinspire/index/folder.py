@@ -1,27 +1,76 @@
-"""Makes the folder of an empty index, whole or not at all."""
+"""The folder of an index: its path, whether it is one, and how an empty one is made, whole or not at all."""
 
 from __future__ import annotations
 
 import errno
+import os
 import secrets
 import shutil
 from pathlib import Path
 
-from twinspire.errors import IndexStoreError
+from twinspire._arguments import as_member, as_whole, require_text, shown
+from twinspire.errors import IndexStoreError, InputError
 from twinspire.index import disk
 from twinspire.index.catalogue import Catalogue
 from twinspire.index.commit_record import RECORD_NAME, packed
 from twinspire.index.connections import CATALOGUE_NAME
+from twinspire.index.error_mapping import store_errors
 from twinspire.index.lock import LOCK_NAME
 from twinspire.index.vectors import VectorType, create_vector_file, vectors_name
-from twinspire.stores.reference import BundleReference
+from twinspire.stores.items import BundleReference
+from twinspire.stores.validation import check_bundle
+
+_MAX_DIM = 2**31 - 1  # an int of FAISS
 
 
-def make_folder(folder: Path, *, space: str, dim: int, dtype: VectorType, bundle: BundleReference | None) -> None:
-    """Write an empty index beside `folder`, wait until the disk has it, then give it that name.
+def absolute_folder(path: str | os.PathLike[str]) -> Path:
+    """Return the absolute path of an index. Raises `InputError` for what no path can be."""
+    try:
+        if not os.fspath(path) or b"\0" in os.fsencode(path):
+            raise ValueError
+    except (TypeError, ValueError):  # lone surrogates are a ValueError
+        raise InputError(f"the path of an index: expected that of a folder, got {shown(path)}") from None
+    return Path(os.fsdecode(path)).absolute()
 
-    `folder` may be there if it is empty, its parent must be. Raises `IndexStoreError` where another process put
-    something there meanwhile, `OSError` and `sqlite3.Error`; leaves nothing then.
+
+def require_index(folder: Path) -> None:
+    """Raise `IndexStoreError` where no index is in `folder`."""
+    if not folder.is_dir():
+        found = "it is no folder" if os.path.lexists(folder) else "there is nothing"
+        raise IndexStoreError(f"no index at {folder}: {found}. `twinspire index add` makes one")
+    if not (folder / CATALOGUE_NAME).is_file():
+        raise IndexStoreError(f"{folder} is no index: it has no {CATALOGUE_NAME}. `twinspire index add` makes one")
+
+
+def is_free(folder: Path) -> bool:
+    """Return whether an index can be made at `folder`: it does not exist or is an empty folder."""
+    return not os.path.lexists(folder) or (folder.is_dir() and not folder.is_symlink() and not any(folder.iterdir()))
+
+
+def create_folder(
+    folder: Path, *, space: str, dim: int, dtype: VectorType | str, bundle: BundleReference | None
+) -> None:
+    """Check the arguments of `Index.create`, which says what is raised, and make an empty index."""
+    if not isinstance(space, str) or not space.strip():
+        raise InputError(f"an index's space must be a non-empty str, got {shown(space)}")
+    require_text(space, "an index's space")
+    dim = as_whole(dim, "an index's dim", minimum=1, maximum=_MAX_DIM)
+    dtype = as_member(dtype, VectorType, "an index's dtype")
+    if bundle is not None:
+        check_bundle(bundle)
+    with store_errors(folder, "create"):
+        if not is_free(folder):
+            raise IndexStoreError(f"cannot make an index at {folder}: it exists already. Open it, or name another")
+        if not folder.parent.is_dir():
+            raise IndexStoreError(f"cannot make an index at {folder}: there is no folder {folder.parent}")
+        _write_folder(folder, space=space, dim=dim, dtype=dtype, bundle=bundle)
+
+
+def _write_folder(folder: Path, *, space: str, dim: int, dtype: VectorType, bundle: BundleReference | None) -> None:
+    """Write an empty index beside `folder`, wait until the disk has it, then rename it.
+
+    `folder` may exist if it is empty, its parent must. Raises `IndexStoreError` where another process put something
+    there meanwhile, `OSError` and `sqlite3.Error`; leaves nothing then.
     """
     draft = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
     draft.mkdir()
@@ -41,12 +90,12 @@ def make_folder(folder: Path, *, space: str, dim: int, dtype: VectorType, bundle
         shutil.rmtree(draft, ignore_errors=True)
         if isinstance(error, OSError) and error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
             raise IndexStoreError(
-                f"cannot make an index at {folder}: another process put something there meanwhile. If it is an "
+                f"cannot make an index at {folder}: another process wrote something there meanwhile. If it is an "
                 "index, open it: one process at a time can write to it"
             ) from error
         if isinstance(error, OSError) and error.errno == errno.EBUSY:
             raise IndexStoreError(
-                f"cannot make an index at {folder}: it is a mount point. Name a folder in it that is not there yet"
+                f"cannot make an index at {folder}: it is a mount point. Name a new folder inside it"
             ) from error
         raise
     disk.sync_folder(folder.parent)

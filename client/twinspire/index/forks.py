@@ -1,4 +1,4 @@
-"""Make an index that was open when a process forked harmless in the child.
+"""Protection of an open index against `os.fork`: a child leaves its parent's connections and locks alone.
 
 A child shares its parent's files. SQLite's connections may be neither used nor closed there (section 2.6 of
 https://sqlite.org/howtocorrupt.html), and a descriptor left open would keep the flock of a parent that has died.
@@ -26,18 +26,18 @@ class HeldFiles:
         _files.add(self)
 
     def add(self, fd: int) -> int:
-        """Take over the descriptor `fd` and return it."""
+        """Take ownership of the descriptor `fd` and return it."""
         self._fds.append(fd)
         return fd
 
     def close(self) -> None:
-        """Close all; does nothing the second time."""
+        """Close all descriptors; does nothing the second time."""
         while self._fds:
             os.close(self._fds.pop())
 
 
 def guard(connection: GuardedConnection) -> None:
-    """Leave `connection` alone in every child forked from now on."""
+    """Keep `connection` from being closed in every child forked from now on."""
     _register()
     _connections.add(connection)
 
@@ -48,12 +48,12 @@ _files: WeakSet[HeldFiles] = WeakSet()
 
 @cache
 def _register() -> None:
-    os.register_at_fork(after_in_child=_let_go)
+    os.register_at_fork(after_in_child=_release_in_child)
 
 
-def _let_go() -> None:
+def _release_in_child() -> None:
     for connection in list(_connections):
-        # One reference that nobody gives back, so that the connection outlives even the interpreter.
+        # A reference that is never released, so that the connection outlives even the interpreter.
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
     _connections.clear()
     for files in list(_files):

@@ -1,62 +1,24 @@
-"""What the full text of an item is: its caption and its file name, as words that SQLite's FTS5 can find.
-
-FTS5's own tokenizers miss a Chinese word of two characters (`unicode61` takes a whole run for one word, `trigram`
-wants three), so runs of Chinese, Japanese and Korean characters are written as overlapping pairs: 红色的车 becomes
-"红色 色的 的车 车". The last character stands alone too, so that the prefix query `"车"*` finds a single
-character wherever it stands.
-"""
+"""Keyword queries compiled to expressions of SQLite's FTS5 (https://sqlite.org/fts5.html#full_text_query_syntax)."""
 
 from __future__ import annotations
 
-import re
-import unicodedata
-from collections.abc import Iterator
-from pathlib import PurePosixPath
-from urllib.parse import unquote, urlsplit
-
-# Hiragana, katakana, Chinese (with extension A and compatibility forms), Hangul, Chinese of the higher planes.
-_CJK = (
-    "\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uac00-\ud7af\U00020000-\U0003134f\u3005-\u3007"
-)
-_WORD = re.compile(rf"(?P<run>[{_CJK}]+)|[^\W_{_CJK}]+")
-_CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+from twinspire.stores.text_query import TextPhrase, TextQuery, TextTerm, is_prefix
 
 
-def tokens(text: str) -> list[str]:
-    """Return the words of a query: lower case; a run of Chinese, Japanese or Korean as its pairs.
-
-    A run of one character is that character, to be asked for as a prefix (`"猫"*`).
-    """
-    return [token for word, is_run in _words(text) for token in (_pairs(word) if is_run else [word])]
-
-
-def indexed_text(caption: str | None, uri: str) -> str:
-    """Return the text that is indexed for an item: its caption's and its file name's words, separated by spaces.
-
-    The file name is split at punctuation and, beside the whole, at camelCase: "redCar_02.jpg" gives
-    "redcar 02 red car 02".
-    """
-    name = _stem(uri)
-    split = _CAMEL.sub(" ", name)
-    texts = [caption or "", name] + ([split] if split != name else [])
-    return " ".join(
-        token
-        for text in texts
-        for word, is_run in _words(text)
-        for token in ([*_pairs(word), word[-1]] if is_run and len(word) > 1 else [word])
-    )
+def fts5_expression(query: TextQuery) -> str:
+    """Return the FTS5 expression of a query that is not empty. Everything in it is quoted: a word is never syntax."""
+    required = " AND ".join([*map(_phrase, query.phrases), *(f"({_any_of(term)})" for term in query.must)])
+    optional = " OR ".join(map(_any_of, query.should))
+    if not required or not optional:
+        return required or optional
+    # An item without any of the optional words matches too; BM25 counts all phrases of an expression.
+    return f"({required}) AND ({optional} OR ({required}))"
 
 
-def _words(text: str) -> Iterator[tuple[str, bool]]:
-    """Yield words and whether each is a run of Chinese, Japanese or Korean."""
-    normal = unicodedata.normalize("NFKC", text).lower()
-    yield from ((match[0], match["run"] is not None) for match in _WORD.finditer(normal))
+def _any_of(term: TextTerm) -> str:
+    return " OR ".join(map(_phrase, term))
 
 
-def _pairs(run: str) -> list[str]:
-    return [run[start : start + 2] for start in range(max(1, len(run) - 1))]
-
-
-def _stem(uri: str) -> str:
-    path = unquote(urlsplit(uri).path) if "://" in uri else uri
-    return PurePosixPath(path).stem
+def _phrase(words: TextPhrase) -> str:
+    quoted = '"' + " ".join(words).replace('"', '""') + '"'
+    return f"{quoted}*" if is_prefix(words[-1]) else quoted

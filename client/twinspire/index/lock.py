@@ -1,7 +1,7 @@
-"""One writer: an exclusive flock on the index folder itself and on a file in it.
+"""Writer lock: an exclusive flock on the index folder itself and on a file in it.
 
-The folder's lock holds even where somebody deletes the file as "stale"; the file tells, for the message alone, which
-process writes. The kernel lets go of both when the process ends, however it ends, so a crash leaves no stale lock.
+The folder's lock holds even if somebody deletes the file as "stale"; the file names the writing process, for the error
+message alone. The kernel releases both when the process ends, however it ends, so a crash leaves no stale lock.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ LOCK_NAME = "writer.lock"
 
 
 class WriterLock:
-    """Holds the right to write from construction until `release`.
+    """The lock of the one writer, held from construction until `release`.
 
-    Raises `IndexLockedError` at once where another process, or another `Index` of this one, holds it;
-    `OSError` where the folder or the lock file cannot be opened.
+    Raises `IndexLockedError` at once if another process, or another `Index` of this one, holds it, and `OSError` if the
+    folder or the lock file cannot be opened.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -45,7 +45,7 @@ class WriterLock:
             raise
 
     def check(self) -> None:
-        """Raise `IndexStoreError` where the lock is not there any more: after a fork, or when a file was replaced."""
+        """Raise `IndexStoreError` if the lock is lost: after a fork, or when a file was replaced."""
         if os.getpid() != self._pid:
             raise IndexStoreError(
                 f"the index {self._folder} was opened for writing by process {self._pid}, from which this one was "
@@ -63,10 +63,10 @@ class WriterLock:
                 )
 
     def release(self) -> None:
-        """Let go of the lock; does nothing the second time."""
+        """Release the lock; does nothing the second time."""
         if os.getpid() == self._pid:
             for fd in self._paths.values():
-                fcntl.flock(fd, fcntl.LOCK_UN)  # closing alone would leave it to a copy in a forked child
+                fcntl.flock(fd, fcntl.LOCK_UN)  # closing alone leaves it to a copy in a forked child
         self._paths = {}
         self._held.close()
 

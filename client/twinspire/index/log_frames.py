@@ -1,13 +1,13 @@
-"""The frames of SQLite's write-ahead log: which SQLite takes after a crash, and which intact ones it drops.
+"""Frames of SQLite's write-ahead log: those that SQLite reads after a crash, and the intact ones that it drops.
 
 A log is a header of 32 bytes and frames: 24 bytes of header and one page. Each frame has a running checksum over the
-page, the first 8 bytes of its header and the checksum before it; SQLite takes what lies before the first wrong one
-(https://sqlite.org/fileformat.html#walformat). To check a frame, the stored checksum of the one before is enough, so
-frames behind a damaged one can still be told intact from torn.
+page, the first 8 bytes of its header and the checksum before it; SQLite reads the frames before the first wrong one
+(https://sqlite.org/fileformat.html#walformat). A frame can be checked with the stored checksum of the one before, so
+intact frames behind a damaged one can be recognised.
 
-The checksum is a linear function of the words modulo 2**32. So a wrong one names the bits whose flip explains it, if
-there are any: for the lower 22 bits of a word it is one; for a high bit h there are up to 342 in a page, because only
-32 - h bits of the coefficients count, which repeat then.
+The checksum is a linear function of the words modulo 2**32. So a wrong one determines the bits whose flip explains it,
+if there are any: for the lower 22 bits of a word there is one; for a high bit h there are up to 342 in a page, because
+only 32 - h bits of the coefficients count, which then repeat.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _HEADER = struct.Struct(">8I")  # magic, version, page size, checkpoint number, two salts, two checksums
-_MAGIC = 0x377F0682  # of a log whose sums are of little-endian words, as on all processors that twinspire runs on
+_MAGIC = 0x377F0682  # of a log with checksums of little-endian words, as on all processors that twinspire runs on
 _VERSION = 3007000
 _HEADER_BYTES, _FRAME_HEADER_BYTES = 32, 24
 _WORD = (1 << 32) - 1
@@ -30,12 +30,11 @@ _Sum = tuple[int, int]
 
 @dataclass(frozen=True)
 class LostFrames:
-    """What SQLite drops of a log, up to the last intact commit.
+    """The frames that SQLite drops of a log, up to the last intact commit.
 
-    `pages` are page numbers and contents in the order in which they were written, `size` the number of pages of the
-    database after the last. `repaired` frames had one flipped bit, which is put right, but for those in `ambiguous`: by
-    place in `pages`, the (word, bit) one of which is to be flipped in the page. `damaged` frames had more, and are left
-    out.
+    `pages` are page numbers and contents in the order of writing, `size` is the number of pages of the database after
+    the last one. `repaired` frames had one flipped bit, which is corrected, except in `ambiguous`: by place in `pages`,
+    the candidates (word, bit) one of which was flipped. `damaged` frames had more flipped bits and are left out.
     """
 
     pages: list[tuple[int, bytes]]
@@ -54,7 +53,7 @@ def flipped(page: bytes, word: int, bit: int) -> bytes:
 
 
 def lost_frames(log: bytes) -> LostFrames | None:
-    """Return what SQLite drops of `log`; None where it drops no whole commit."""
+    """Return the frames that SQLite drops of `log`, None if it drops no whole commit."""
     opened = _opened(log)
     if opened is None:
         return None
@@ -110,7 +109,7 @@ def lost_frames(log: bytes) -> LostFrames | None:
 
 
 def _opened(log: bytes) -> tuple[int, _Sum, _Sum, bool] | None:
-    """Return page size, salts and checksum of a log, and whether a bit of its header was put right."""
+    """Return page size, salts and checksum of a log, and whether a bit of its header was corrected."""
     if len(log) < _HEADER_BYTES:
         return None
     for flip in (None, *range(_HEADER_BYTES * 8)):
@@ -128,7 +127,7 @@ def _opened(log: bytes) -> tuple[int, _Sum, _Sum, bool] | None:
 
 @cache
 def _factors(words: int) -> tuple[NDArray[np.uint32], tuple[_Sum, _Sum]]:
-    """Return what each of so many words adds to the checksum, (words, 2), and the matrix that the one before takes.
+    """Return the coefficients of that many words in the checksum, (words, 2), and the matrix of the checksum before.
 
     Two words x, y turn the checksum s, t into s + t + x, then t + y + (s + t + x).
     """
@@ -146,13 +145,13 @@ def _step(row: _Sum, before: _Sum) -> int:
 
 
 def _flips(words: NDArray[np.uint32], wrong: _Sum) -> list[tuple[int, int]]:
-    """Return the words and bits any of whose flips would add `wrong` to the checksum.
+    """Return the words and bits whose flip adds `wrong` to the checksum.
 
-    The first two words are page numbers: flips that leave one out of bounds are none.
+    The first two words are page numbers: flips to one out of bounds are left out.
     """
     factors, _ = _factors(len(words))
     bits = np.uint32(1) << np.arange(32, dtype=np.uint32)
-    change = np.where(words[:, None] & bits, np.uint32(0) - bits, bits)  # (words, 32), what the flip adds to a word
+    change = np.where(words[:, None] & bits, np.uint32(0) - bits, bits)  # (words, 32), the change of a word by a flip
     found = (change * factors[:, :1] == wrong[0]) & (change * factors[:, 1:] == wrong[1])
     flips = []
     for word, bit in np.argwhere(found).tolist():

@@ -1,8 +1,8 @@
-"""Acknowledged changes that are missing after a crash: noticed, never destroyed, and brought back.
+"""Detection and recovery of acknowledged changes that are missing after a crash.
 
-SQLite drops a damaged commit of its log and all behind it without a word, and the vectors behind the committed length
-would be cut off next. So whoever opens an index to write first looks for signs of such a loss, and refuses to write.
-`recover_index` saves the log, puts it right where single bits flipped, verifies the result and goes over to it.
+SQLite silently drops a damaged commit of its log and all commits after it, and the next writer would truncate the
+vectors behind the committed length. So opening an index for writing first looks for signs of such a loss, and refuses
+to write. `recover_index` saves the log, repairs single flipped bits, verifies the result and commits it.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ _TRIES = 400
 
 @dataclass(frozen=True, slots=True)
 class RecoverReport:
-    """What `recover_index` found and did.
+    """Result of `recover_index`.
 
-    `saved_in` holds SQLite's log as it was found and, where changes could not be brought back, the vectors behind the
-    committed length (`vectors_saved` of them, a vector file); None: nothing was missing. `acknowledged` is the
-    generation up to which changes are known to have returned.
+    `saved_in` is a folder with SQLite's log as it was found and, if changes could not be recovered, a vector file of
+    the `vectors_saved` vectors behind the committed length; None: nothing was missing. `acknowledged` is the generation
+    up to which changes are known to have returned.
     """
 
     path: Path
@@ -54,16 +54,15 @@ class RecoverReport:
 
     @property
     def complete(self) -> bool:
-        """Whether no change that is known to have returned is missing."""
+        """Whether no acknowledged change is missing."""
         return self.generation_after >= (self.acknowledged or 0) and self.vectors_saved == 0
 
 
 def require_nothing_lost(folder: Path) -> None:
-    """Raise `IndexStoreError` where acknowledged changes are missing, and leave everything as it is.
+    """Raise `IndexStoreError` if acknowledged changes are missing, and leave everything as it is.
 
-    Without a record of what was acknowledged, vectors behind the committed length are saved, and a warning says where.
-    To be called by the only writer, before SQLite opens the catalogue to write: that connection removes the log when it
-    is closed.
+    Without a commit record, vectors behind the committed length are saved, and a warning says where. Call it as the
+    only writer, before SQLite opens the catalogue for writing: closing that connection removes the log.
     """
     with closing(Catalogue(folder, writable=False)) as catalogue:
         _require_nothing_lost(folder, catalogue)
@@ -74,38 +73,38 @@ def _require_nothing_lost(folder: Path, catalogue: Catalogue) -> None:
         commit = view.commit
     record = read_record(folder)
     vectors_behind = _rows_behind(folder, commit, catalogue)
-    if not _missing(folder, catalogue, lost_frames(_read_log(folder)), commit.generation):
+    if not _changes_missing(folder, catalogue, lost_frames(_read_log(folder)), commit.generation):
         if record is None and vectors_behind:
             saved_in = _new_folder(folder)
             _save_vectors(folder, commit, catalogue, saved_in)
             _log.warning(
-                "%s has %d vectors behind the committed length, and nothing tells whether they were ever acknowledged: "
-                "they are saved in %s",
+                "%s has %d vectors behind the committed length and no record of the last acknowledged change: they are "
+                "saved in %s",
                 folder,
                 vectors_behind,
                 saved_in,
             )
         return
     raise IndexStoreError(
-        f"changes of the index {folder} are missing that were acknowledged: SQLite's log is damaged or gone. The "
-        f"catalogue is at generation {commit.generation} with {commit.rows} vectors"
-        + (f", the record of what was acknowledged at {record.generation} with {record.rows}" if record else "")
-        + f"; {vectors_behind} vectors lie behind. Nothing was changed. `twinspire index recover {folder}` brings back "
-        "what it can and saves the rest; searches see the earlier state until then"
+        f"acknowledged changes of the index {folder} are missing: SQLite's log is damaged or gone. The catalogue is at "
+        f"generation {commit.generation} with {commit.rows} vectors"
+        + (f", the last acknowledged change at {record.generation} with {record.rows}" if record else "")
+        + f"; the vector file has {vectors_behind} more. Nothing was changed. `twinspire index recover {folder}` "
+        "restores what it can and saves the rest; until then searches see the earlier state"
     )
 
 
 def recover_index(path: str | os.PathLike[str]) -> RecoverReport:
-    """Bring back changes that are missing from the index at `path` after a crash; do nothing where none are.
+    """Recover acknowledged changes that the index at `path` lost in a crash, if there are any.
 
-    What is brought back is verified as a whole first. What cannot be is saved in a folder `recovered-N` of the index,
-    which then goes on without. Raises `IndexLockedError` beside a writer, `IndexStoreError` where the index cannot be
-    read or its disk fails.
+    The recovered state is verified as a whole before it is committed. Changes that cannot be recovered are saved in a
+    folder `recovered-N` of the index and dropped. Raises `IndexLockedError` beside a writer, `IndexStoreError` if the
+    index cannot be read or its disk fails.
     """
     folder = Path(path).absolute()
     with store_errors(folder, "recover"), ExitStack() as stack:
         if not (folder / CATALOGUE_NAME).is_file():
-            raise IndexStoreError(f"there is no index at {folder}: it has no {CATALOGUE_NAME}")
+            raise IndexStoreError(f"no index at {folder}: it has no {CATALOGUE_NAME}")
         stack.callback(WriterLock(folder).release)
         catalogue = stack.enter_context(closing(Catalogue(folder, writable=False)))
         log = _read_log(folder)
@@ -114,7 +113,7 @@ def recover_index(path: str | os.PathLike[str]) -> RecoverReport:
         record = read_record(folder)
         acknowledged = record.generation if record is not None else None
         lost = lost_frames(log)
-        if not _missing(folder, catalogue, lost, before.generation):
+        if not _changes_missing(folder, catalogue, lost, before.generation):
             return RecoverReport(
                 folder, None, before.generation, before.generation, acknowledged, items_before, items_before, 0
             )
@@ -124,11 +123,11 @@ def recover_index(path: str | os.PathLike[str]) -> RecoverReport:
         disk.sync_folder(saved_in)
         disk.sync_folder(folder)
         vectors_saved = 0
-        if lost is None or not _brought_back(folder, catalogue, lost):
+        if lost is None or not _restored(folder, catalogue, lost):
             vectors_saved = _save_vectors(folder, before, catalogue, saved_in)
         with closing(Catalogue(folder, writable=True)) as live:
-            live.recover()  # in place of the frames that were lost
-            live.checkpoint()
+            live.recover()  # overwrites the lost frames
+            live.connections.checkpoint()
         with catalogue.view() as view:
             after, items_after = view.commit, view.commit.items
         with closing(CommitRecord(folder)) as new:
@@ -146,21 +145,19 @@ def recover_index(path: str | os.PathLike[str]) -> RecoverReport:
 
 
 def _read_log(folder: Path) -> bytes:
-    """Return SQLite's log as it is, empty where there is none."""
+    """Return the bytes of SQLite's log, empty if there is none."""
     try:
         return (folder / _LOG_NAME).read_bytes()
     except FileNotFoundError:
         return b""
 
 
-def _missing(folder: Path, catalogue: Catalogue, lost: LostFrames | None, generation: int) -> bool:
-    """Return whether changes that were acknowledged are missing; `lost` is what SQLite dropped of its log.
+def _changes_missing(folder: Path, catalogue: Catalogue, lost: LostFrames | None, generation: int) -> bool:
+    """Return whether a catalogue at `generation` misses acknowledged changes; `lost` are SQLite's lost frames.
 
-    The catalogue is at `generation`.
-
-    Where the record is exact it alone decides: a commit that failed may have left whole frames. Else a single commit
-    that cannot be repaired was none, for that is what a power cut leaves of one under way, nor were those of before
-    the catalogue was settled last.
+    If the commit record is exact it alone decides: a failed commit may have left whole frames. Otherwise two kinds of
+    lost frames are no acknowledged change: a single commit that cannot be repaired, for a power cut leaves one in
+    progress like that, and commits of before the last recovery of the catalogue.
     """
     record = read_record(folder)
     if record is not None and (record.exact or record.generation > generation):
@@ -174,13 +171,13 @@ def _missing(folder: Path, catalogue: Catalogue, lost: LostFrames | None, genera
 
 
 def _is_later(path: Path, other: Path) -> bool:
-    """Return whether the catalogue at `path` can be read and is at a later generation, not settled since then."""
+    """Return whether the catalogue at `path` can be read, has a later generation and no fewer recoveries."""
     one, two = _progress(path), _progress(other)
     return one is not None and two is not None and one[0] > two[0] and one[1] >= two[1]
 
 
 def _progress(path: Path) -> tuple[int, int] | None:
-    """Return generation of a catalogue and how often it was settled; None where it cannot be read."""
+    """Return the generation of a catalogue and its count of recoveries, None if it cannot be read."""
     try:
         with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
             generation, writers = connection.execute("SELECT generation, writers FROM catalogue").fetchone()
@@ -190,8 +187,8 @@ def _progress(path: Path) -> tuple[int, int] | None:
 
 
 def _rebuild(catalogue: Catalogue, lost: LostFrames, path: Path) -> None:
-    """Write the catalogue with the pages of `lost` to `path`."""
-    catalogue.copy(path)
+    """Write the catalogue with the lost pages to `path`."""
+    catalogue.connections.copy(path)
     with path.open("r+b") as file:
         for page, data in lost.pages:
             file.seek((page - 1) * len(data))
@@ -199,8 +196,8 @@ def _rebuild(catalogue: Catalogue, lost: LostFrames, path: Path) -> None:
         file.truncate(lost.size * len(lost.pages[0][1]))
 
 
-def _brought_back(folder: Path, catalogue: Catalogue, lost: LostFrames) -> bool:
-    """Go over to the catalogue with the pages of `lost`, where that is whole; return whether it is."""
+def _restored(folder: Path, catalogue: Catalogue, lost: LostFrames) -> bool:
+    """Commit the catalogue with the lost pages, if it passes verification; return whether it does."""
     last = {page: place for place, (page, _) in enumerate(lost.pages)}
     unsure = [place for place in lost.ambiguous if last[lost.pages[place][0]] == place]
     with tempfile.TemporaryDirectory(prefix=".recovery-", dir=folder) as scratch:
@@ -217,13 +214,13 @@ def _brought_back(folder: Path, catalogue: Catalogue, lost: LostFrames) -> bool:
                     written.write(flipped(data, word, bit))
             if _is_later(rebuilt, folder / CATALOGUE_NAME) and verify_index(rebuilt.parent).ok:
                 with closing(Catalogue(folder, writable=True)) as live:
-                    live.replace(rebuilt)
+                    live.connections.replace(rebuilt)
                 return True
     return False
 
 
 def _rows_behind(folder: Path, commit: Commit, catalogue: Catalogue) -> int:
-    """Return how many whole vectors lie behind the committed length."""
+    """Return the number of whole vectors behind the committed length."""
     row_bytes = catalogue.dim * catalogue.dtype.numpy.itemsize
     try:
         size = (folder / commit.vectors_file).stat().st_size
@@ -233,7 +230,7 @@ def _rows_behind(folder: Path, commit: Commit, catalogue: Catalogue) -> int:
 
 
 def _save_vectors(folder: Path, commit: Commit, catalogue: Catalogue, saved_in: Path) -> int:
-    """Copy the vectors behind the committed length into a vector file of their own; return how many."""
+    """Copy the vectors behind the committed length to a vector file in `saved_in`; return their number."""
     rows = _rows_behind(folder, commit, catalogue)
     if rows:
         offset = HEADER_BYTES + commit.rows * catalogue.dim * catalogue.dtype.numpy.itemsize

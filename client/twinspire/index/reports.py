@@ -1,4 +1,4 @@
-"""What the index says about itself and about what it did."""
+"""Reports of an index: statistics, verification and compaction."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from twinspire.stores.items import ItemKind
 
 @dataclass(frozen=True, slots=True)
 class CompactReport:
-    """What `compact` did: how many rows without an item it dropped, and sizes before and after.
+    """Result of `compact`: the number of dropped rows, which had no item, and file sizes.
 
     `bytes_before` and `bytes_after` are of the vector file, the others of the catalogue with SQLite's log.
     """
@@ -27,7 +27,7 @@ class CompactReport:
 
 @dataclass(frozen=True, slots=True)
 class VerifyReport:
-    """What `verify` read and found wrong; `problems` is empty where all is well."""
+    """Result of `verify`: what was read, and the problems that were found."""
 
     path: Path
     items: int
@@ -36,15 +36,15 @@ class VerifyReport:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing is wrong."""
+        """Whether there are no problems."""
         return not self.problems
 
 
 @dataclass(frozen=True, slots=True)
 class IndexStats:
-    """What an index holds and how large it is on disk. `dead_rows` are rows that `compact` would drop.
+    """Content of an index and its size on disk. `compact` would drop `dead_rows`.
 
-    `snapshot` is None where it is searched exactly.
+    `snapshot` is None if the index is searched exactly.
     """
 
     path: Path

@@ -14,54 +14,54 @@ SCHEMA = """
 CREATE TABLE catalogue (
     one            INTEGER PRIMARY KEY CHECK (one = 1),
     schema_version INTEGER NOT NULL,
-    identity       INTEGER NOT NULL, -- random, of this index alone: tells it from another in the same place
+    identity       INTEGER NOT NULL, -- random: tells the index from another one in the same folder
     tables         INTEGER NOT NULL, -- CRC-32 of the definitions of all tables
     space          TEXT    NOT NULL,
     dim            INTEGER NOT NULL,
     dtype          TEXT    NOT NULL, -- of the vectors: float32 or float16
-    bundle_name    TEXT,             -- the bundle that made the embeddings; NULL: not known
+    bundle_name    TEXT,             -- the bundle that made the embeddings; NULL: unknown
     bundle_path    TEXT,             -- its folder, absolute; NULL: the sample that comes with the package
-    writers        INTEGER NOT NULL, -- how often the index was opened for writing, see `Catalogue.settle`
+    writers        INTEGER NOT NULL, -- how often the index was opened for writing, see `Catalogue.recover`
     generation     INTEGER NOT NULL, -- counts the changes: add, remove, update, compact
-    vectors_file   TEXT    NOT NULL, -- the name of the vector file that counts; any other is left over
-    committed      INTEGER NOT NULL, -- rows of it that count; the rest is a torn tail
+    vectors_file   TEXT    NOT NULL, -- name of the current vector file; any other is stale
+    committed      INTEGER NOT NULL, -- number of its committed rows; the rest is a torn tail
     checksum       INTEGER NOT NULL, -- running CRC-32 of their bytes
-    next_id        INTEGER NOT NULL, -- ids below are, or were, an item's
+    next_id        INTEGER NOT NULL, -- ids below it have been given to items
     placed         INTEGER NOT NULL, -- sum over all items of row and id, see `digests`
     contents       INTEGER NOT NULL, -- sum over all items of their contents
     dead           INTEGER NOT NULL, -- sum over all rows of `dead`
-    items          INTEGER NOT NULL, -- how many there are
-    images         INTEGER NOT NULL, -- how many of these are of kind image
-    row_checksum   INTEGER NOT NULL  -- CRC-32 of the columns before, without the first
+    items          INTEGER NOT NULL, -- number of items
+    images         INTEGER NOT NULL, -- number of items of kind image
+    row_checksum   INTEGER NOT NULL  -- CRC-32 of the columns above, without the first
 );
 CREATE TABLE items (
-    id           INTEGER PRIMARY KEY,     -- for ever
-    row          INTEGER NOT NULL UNIQUE, -- the place of its vector in the vector file, from 0; changes
+    id           INTEGER PRIMARY KEY,     -- never reused
+    row          INTEGER NOT NULL UNIQUE, -- the row of its vector in the vector file, from 0; changes
     kind         TEXT NOT NULL CHECK (kind IN ('image', 'text')),
     uri          TEXT NOT NULL,
     caption      TEXT,
     metadata     TEXT NOT NULL,           -- a JSON object
-    content_hash TEXT,                    -- NULL: never taken for a duplicate
+    content_hash TEXT,                    -- NULL: never a duplicate
     added_at     REAL NOT NULL,           -- Unix time, seconds
     changed_at   REAL NOT NULL,
-    checksum     INTEGER NOT NULL         -- of the columns before, see `digests`
+    checksum     INTEGER NOT NULL         -- of the columns above, see `digests`
 );
 CREATE INDEX items_by_uri ON items (uri);
 CREATE INDEX items_by_content ON items (content_hash, kind);
 CREATE TABLE dead (
-    row        INTEGER PRIMARY KEY, -- of the vector file, no item's any more
-    generation INTEGER NOT NULL     -- the change after which it was dead
+    row        INTEGER PRIMARY KEY, -- of the vector file, without an item
+    generation INTEGER NOT NULL     -- of the change that made it dead
 );
 CREATE INDEX dead_by_generation ON dead (generation);
 CREATE VIRTUAL TABLE words USING fts5 (text, tokenize = "unicode61 remove_diacritics 2"); -- rowid: the item's id
 CREATE TABLE snapshots (
     one          INTEGER PRIMARY KEY CHECK (one = 1),
-    name         TEXT    NOT NULL, -- of the file; empty: to be built anew
+    name         TEXT    NOT NULL, -- of the file; empty: to be rebuilt
     kind         TEXT    NOT NULL,
-    rows         INTEGER NOT NULL, -- of the vector file, from the first, that it covers
+    rows         INTEGER NOT NULL, -- first rows of the vector file that it covers
     checksum     INTEGER NOT NULL, -- CRC-32 of the file
-    effort       INTEGER,          -- of a search: lists looked at, or breadth in a graph; NULL: the usual
-    reach        INTEGER,          -- candidates scored again for each result; NULL: the usual
-    row_checksum INTEGER NOT NULL  -- CRC-32 of the columns before, without the first
+    effort       INTEGER,          -- of a search: nprobe or efSearch; NULL: the default
+    reach        INTEGER,          -- rescore_factor of a search; NULL: the default
+    row_checksum INTEGER NOT NULL  -- CRC-32 of the columns above, without the first
 );
 """

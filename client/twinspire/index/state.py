@@ -1,9 +1,8 @@
-"""What is committed at one moment, as searches need it: the vectors, and which row is whose."""
+"""Committed states as searches need them: the vectors, and which row belongs to which item."""
 
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,11 +12,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from twinspire._lru_cache import LruCache
 from twinspire.errors import IndexStoreError
 from twinspire.index.catalogue import Catalogue
 from twinspire.index.digests import SUM_MODULUS, pair_sum
 from twinspire.index.error_mapping import RESTORE
-from twinspire.index.vectors import CHECKSUM_OF_NOTHING, LostVectorFileError, Mapping, VectorFile, Vectors
+from twinspire.index.vectors import CHECKSUM_OF_NOTHING, LostVectorFileError, VectorFile, VectorMapping, Vectors
 from twinspire.index.view import Commit, View
 from twinspire.stores.items import ItemKind
 
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from twinspire.stores.filters.filter import Filter
 
 DEAD = -1
-"""Stands for an id where a row is no item's any more."""
+"""In place of an id: the row has no item any more."""
 _UNKNOWN = -2
-_MASKS = 8  # filters remembered, a byte a row each
+_MASKS = 8  # cached filters, a byte a row each
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,45 +35,45 @@ class State:
     """One committed state. Never changes, so a search needs no lock."""
 
     commit: Commit
-    mapping: Mapping  # of the vector file
-    ids: NDArray[np.int64]  # (N,), the item of each row, `DEAD` where there is none
-    items: int  # how many rows have one
-    placed: int  # the sum over these of row and id, as the catalogue has it
+    mapping: VectorMapping  # of the vector file
+    ids: NDArray[np.int64]  # (N,), the item of each row, or `DEAD`
+    items: int  # number of rows with an item
+    placed: int  # sum over these of row and id, as in the catalogue
 
     @property
     def vectors(self) -> Vectors:
-        """(N, D), in memory that is the vector file."""
+        """(N, D), a mapping of the vector file."""
         return self.mapping.vectors
 
     def check_rows(self, rows: NDArray[np.int64], ids: NDArray[np.int64]) -> None:
-        """Raise `IndexStoreError` where `rows`, (n,), which the table of items gave, are not those of the items `ids`.
+        """Raise `IndexStoreError` unless `rows`, (n,), read from the table of items, are those of the items `ids`.
 
         The ids of a state come from an index of the table and were checked; the table itself may be damaged.
         """
         if rows.size and not (0 <= rows.min() <= rows.max() < len(self.ids) and (self.ids[rows] == ids).all()):
-            raise IndexStoreError(f"the catalogue contradicts itself on which vector is which item's. {RESTORE}")
+            raise IndexStoreError(f"the catalogue is damaged: it assigns a vector to two items. {RESTORE}")
 
 
 class States:
-    """Keeps the newest state of an open index and brings it up to date, reading only what is new."""
+    """The latest state of an open index, updated by reading only what is new."""
 
     def __init__(self, folder: Path, catalogue: Catalogue) -> None:
         self._folder = folder
         self._catalogue = catalogue
         self.trusting = False
-        """Whether this process alone writes: what it wrote needs no check."""
+        """Whether only this process writes, so that what it wrote needs no check."""
         self._lock = threading.Lock()
         self._file: VectorFile | None = None
         self._state: State | None = None
-        self._ids = np.empty(0, np.int64)  # room for more rows than there are, which states share
-        self._masks: OrderedDict[tuple[object, ...], NDArray[np.bool_]] = OrderedDict()
+        self._ids = np.empty(0, np.int64)  # shared by states, with room for further rows
+        self._masks = LruCache[NDArray[np.bool_]](_MASKS)
 
     @contextmanager
     def current(self) -> Iterator[tuple[View, State]]:
-        """Give what is committed now, in any process: within the block, view and state are of one generation.
+        """Give the last commit of any process: within the block, view and state are of one generation.
 
-        Checks what is new against the checksum, and before and behind the block that the vector file still has its
-        length. Raises `IndexStoreError` for damage.
+        Checks new vectors against the checksum, and before and after the block the length of the vector file. Raises
+        `IndexStoreError` for damage.
         """
         lost, stale = "", -1
         while True:
@@ -87,11 +87,11 @@ class States:
                     lost = view.commit.vectors_file
                     continue
                 if state is None:
-                    # Another thread went on to a later state: so does this one.
+                    # Another thread has read a later state: read again.
                     if view.commit.generation <= stale:
                         raise IndexStoreError(
-                            f"the index {self._folder} went back to an earlier state: the folder was replaced. "
-                            "Open it again"
+                            f"the index {self._folder} is at an earlier generation than before: the folder was "
+                            "replaced. Open it again"
                         )
                     stale = view.commit.generation
                     continue
@@ -103,15 +103,13 @@ class States:
     def allowed(
         self, view: View, state: State, kind: ItemKind | None, where: Filter | None
     ) -> NDArray[np.bool_] | None:
-        """Return which rows a search may find, (N,) bool; None: all. Filters are remembered for a generation."""
+        """Return which rows a search may find, (N,) bool; None: all. Masks are cached for one generation."""
         if kind is None and where is None and state.items == state.commit.rows:
             return None
-        key = (state.commit.generation, kind, where.text if where is not None else None)
-        with self._lock:
-            mask = self._masks.get(key)
-            if mask is not None:
-                self._masks.move_to_end(key)
-                return mask
+        key = (state.commit.generation, kind, where)
+        mask = self._masks.get(key)
+        if mask is not None:
+            return mask
         if kind is None and where is None:
             mask = state.ids != DEAD
         else:
@@ -120,12 +118,7 @@ class States:
             state.check_rows(kept[:, 0], kept[:, 1])
             mask[kept[:, 0]] = True
         mask.setflags(write=False)
-        with self._lock:
-            for old in [key for key in self._masks if key[0] != state.commit.generation]:
-                del self._masks[old]
-            self._masks[key] = mask
-            while len(self._masks) > _MASKS:
-                self._masks.popitem(last=False)
+        self._masks.put(key, mask)
         return mask
 
     def close(self) -> None:
@@ -137,7 +130,7 @@ class States:
                 self._file = None
 
     def _at(self, view: View) -> State | None:
-        """Return the state of this view; None where a later one is known already."""
+        """Return the state of this view; None if a later one is known already."""
         with self._lock:
             now, old = view.commit, self._state
             if old is not None and old.commit.generation > now.generation:
@@ -171,7 +164,7 @@ class States:
         return state
 
     def _placed(self, view: View, old: State | None) -> tuple[NDArray[np.int64], int, int]:
-        """Return the id of each row, how many rows have one, and the sum over these, after checking it."""
+        """Return the id of each row, the number of rows with one, and the sum over these, after checking it."""
         rows = view.commit.rows
         before, generation, items = (old.commit.rows, old.commit.generation, old.items) if old else (0, -1, 0)
         dead = view.dead_rows(generation)
@@ -179,13 +172,13 @@ class States:
         for found in (dead, placed[:, 0]):
             if found.size and not 0 <= found.min() <= found.max() < rows:
                 raise IndexStoreError(
-                    f"the catalogue has a row {found.min()} or {found.max()}, of {rows} vectors. {RESTORE}"
+                    f"the catalogue is damaged: it has a row {found.min()} or {found.max()} of {rows}. {RESTORE}"
                 )
         newly_dead = dead[dead < before]
         gone = pair_sum(newly_dead, self._ids[newly_dead])  # before they are marked
         if old is None or newly_dead.size or len(self._ids) < rows:
             room = np.empty(rows + rows // 2 if old else rows, np.int64)
-            room[:before] = self._ids[:before]  # a copy: older states keep what they have
+            room[:before] = self._ids[:before]  # a copy: older states keep the old array
             self._ids = room
         self._ids[before:rows] = _UNKNOWN
         self._ids[placed[:, 0]] = placed[:, 1]
@@ -198,5 +191,5 @@ class States:
         ids.setflags(write=False)
         sum_placed = ((old.placed if old else 0) - gone + pair_sum(placed[:, 0], placed[:, 1])) % SUM_MODULUS
         if sum_placed != view.commit.placed:
-            raise IndexStoreError(f"the catalogue no longer says which vector is which item's. {RESTORE}")
+            raise IndexStoreError(f"the catalogue is damaged: its items are not those of the vectors. {RESTORE}")
         return ids, items + len(placed) - len(newly_dead), sum_placed

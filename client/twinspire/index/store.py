@@ -1,96 +1,263 @@
-"""The index: what it offers, over a folder in which catalogue and vector file are kept in step.
+"""The embedded store: a folder with a SQLite catalogue and a vector file, committed together.
 
-One `add` appends the vectors, waits until the disk has them, and only then commits the items together with
-the new length in one SQLite transaction. A crash before that leaves a tail behind the committed length, which
-readers ignore and the next writer cuts off; a crash after it leaves a finished add. Needs a local file system
-(SQLite's log and flock do).
+One `add` appends the vectors, syncs them to the disk, and only then commits the items and the new length in one SQLite
+transaction. A crash before that leaves a tail behind the committed length, which readers ignore and the next writer
+truncates; a crash after it leaves a finished add. Needs a local file system, for SQLite's log and for flock.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from types import EllipsisType
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from types import EllipsisType, TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from twinspire._arguments import as_list, as_member, as_whole, is_utf8, require_text, shown
-from twinspire.errors import IndexStoreError, InputError
+from twinspire._arguments import as_member, as_whole, is_utf8, shown
+from twinspire.errors import IndexStoreError, InputError, SpaceMismatchError, TwinspireError
 from twinspire.index.ann import Family, IndexSpec, Prediction, choose, predict
 from twinspire.index.ann.reports import BuildReport, TuneReport
-from twinspire.index.connections import repeated
-from twinspire.index.error_mapping import RESTORE
-from twinspire.index.filter_explain import explained
-from twinspire.index.merged import OpenedIndex
+from twinspire.index.connections import CATALOGUE_NAME, repeated
+from twinspire.index.error_mapping import RESTORE, store_errors
+from twinspire.index.filter_sql import compiled
+from twinspire.index.folder import absolute_folder, create_folder, is_free, require_index
+from twinspire.index.parts import Handle
 from twinspire.index.reports import CompactReport, IndexStats, VerifyReport
 from twinspire.index.schema import SCHEMA_VERSION
 from twinspire.index.state import DEAD, State
-from twinspire.index.validation import check_bundle, checked_effort, checked_ids, checked_k, checked_kind, checked_where
-from twinspire.index.vectors import HEADER_BYTES, unit_vectors
+from twinspire.index.vectors import HEADER_BYTES, VectorType
 from twinspire.index.verify import verify_index
 from twinspire.index.view import View
-from twinspire.index.writer import Writer
-from twinspire.stores.items import AddReport, Hit, Item, ItemKind, StoredItem
-from twinspire.stores.reference import BundleReference
+from twinspire.stores.filters.explain import explain
+from twinspire.stores.items import AddReport, BundleReference, Hit, Item, ItemKind, StoredItem
+from twinspire.stores.text_query import TextQuery
+from twinspire.stores.validation import (
+    check_bundle,
+    checked_addition,
+    checked_effort,
+    checked_find,
+    checked_hashes,
+    checked_ids,
+    checked_k,
+    checked_kind,
+    checked_text_query,
+    checked_where,
+    required_where,
+    unit_vector,
+    unit_vectors,
+)
 
 if TYPE_CHECKING:
     from twinspire.stores.filters.filter import Filter
+    from twinspire.stores.protocol import VectorStore
 
 
 _LARGEST_BATCH = 100_000
 
 
-class Index(OpenedIndex):
-    """An open index; made by `Index.create` and `Index.open`, a context manager.
+class Index:
+    """An open index, a context manager; made by `Index.create` and `Index.open`.
 
-    One `Index` at a time may be open for writing, in one process; any number for reading, in any process. A
-    reader sees what was changed since at its next call. All methods may be called from several threads at once:
-    searches run side by side, changes one after the other; what one call returns comes from one committed state.
-    Not to be carried across `os.fork`: in the child every call raises, so open it there; searching and building then
-    work whatever the parent did.
+    One `Index` at a time may be open for writing, in one process; any number for reading, in any process. A reader sees
+    the latest commit at its next call. All methods may be called from several threads at once: searches run in
+    parallel, changes one after the other; what one call returns comes from one committed state. An open index does not
+    survive `os.fork`: in the child every call raises, so open it there.
 
-    An item's id is its own for ever, also through `update` and `compact`, and is never given to another. Every
-    change is durable when its method returns; where it raises, nothing is changed, unless it raises
-    `IndexUncertainError`: then the disk failed such that it may be there all the same. Every method raises
-    `IndexStoreError` where the disk fails or the index is damaged or closed, and those that change something also
-    where it was opened for reading.
+    An id is never reused: an item keeps its own through `update` and `compact`. Every change is durable when its method
+    returns. If it raises, nothing is changed; only after an `IndexUncertainError`, where undoing failed too, the change
+    may be committed all the same. Every method raises `IndexStoreError` if the disk fails or the index is damaged or
+    closed; methods that change the index also if it was opened for reading.
     """
+
+    def __init__(self, path: Path, *, writable: bool) -> None:
+        self._path = path
+        self._handle = Handle(path, writable=writable)
+        catalogue = self._handle.parts().catalogue
+        self._space, self._dim, self._dtype = catalogue.space, catalogue.dim, catalogue.dtype
+
+    @classmethod
+    def create(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        space: str,
+        dim: int,
+        dtype: VectorType | str = VectorType.FLOAT32,
+        bundle: BundleReference | None = None,
+    ) -> Self:
+        """Make an empty index for embeddings of `space` with `dim` numbers and open it for writing.
+
+        `dtype` is how vectors are stored; `bundle` is the bundle that makes the embeddings, recorded for
+        `Client.local`. The folder appears whole or not at all; it may exist if it is empty. Raises `InputError` for an
+        empty space, a dim below 1, an unknown dtype and no bundle reference, `IndexStoreError` if `path` exists with
+        content or cannot be written.
+        """
+        folder = absolute_folder(path)
+        create_folder(folder, space=space, dim=dim, dtype=dtype, bundle=bundle)
+        return cls(folder, writable=True)
+
+    @classmethod
+    @repeated
+    def open(cls, path: str | os.PathLike[str], *, mode: Literal["read", "write"] = "read") -> Self:
+        """Open the index at `path`, after checking all of it against its checksum.
+
+        `write` also clears away what an interrupted change left behind; `read` changes nothing. Raises
+        `IndexStoreError` if there is no index, or one that is damaged or of another schema version, and
+        `IndexLockedError` for a second writer.
+        """
+        if mode not in ("read", "write"):
+            raise InputError(f"an index is opened with mode 'read' or 'write', got {shown(mode)}")
+        folder = absolute_folder(path)
+        require_index(folder)  # before a lock file is written into another folder
+        return cls(folder, writable=mode == "write")
+
+    @classmethod
+    def open_or_create(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        space: str,
+        dim: int,
+        dtype: VectorType | str | None = None,
+        bundle: BundleReference | None = None,
+    ) -> Self:
+        """Open the index at `path` for writing, or make it as `create` does if there is none.
+
+        An existing index keeps the bundle that it records: `set_bundle` changes it. Raises what `open` and `create`
+        raise, `SpaceMismatchError` if it is of another space and `InputError` if it has another dim or dtype.
+        """
+        wanted = None if dtype is None else as_member(dtype, VectorType, "an index's dtype")
+        folder = absolute_folder(path)
+        with store_errors(folder, "open"):
+            may_create = is_free(folder)
+        if may_create:
+            try:
+                return cls.create(folder, space=space, dim=dim, dtype=wanted or VectorType.FLOAT32, bundle=bundle)
+            except IndexStoreError:
+                if not (folder / CATALOGUE_NAME).is_file():
+                    raise
+                # another process made one first
+        opened = cls.open(folder, mode="write")
+        try:
+            opened.check_space(space)
+            if opened.dim != dim or wanted not in (None, opened.dtype):
+                raise InputError(
+                    f"the index {folder} is of dim {opened.dim} and {opened.dtype}, not of dim {shown(dim)} and "
+                    f"{wanted or 'any dtype'}: name another folder, or ask for what the index has"
+                )
+        except BaseException:
+            opened.close()
+            raise
+        return opened
+
+    @property
+    def path(self) -> Path:
+        """The folder, absolute."""
+        return self._path
+
+    @property
+    def uri(self) -> str:
+        """The folder, absolute, as `open_index` takes it."""
+        return str(self._path)
+
+    @property
+    def space(self) -> str:
+        """The space of its embeddings: others can neither be added nor searched with."""
+        return self._space
+
+    @property
+    def dim(self) -> int:
+        """D, the numbers of an embedding."""
+        return self._dim
+
+    @property
+    def dtype(self) -> VectorType:
+        """How vectors are stored."""
+        return self._dtype
+
+    @property
+    @repeated
+    def bundle(self) -> BundleReference | None:
+        """The bundle that made the embeddings, None if it is not known."""
+        with self._handle.reading("read") as (view, _):
+            return view.bundle()
+
+    @property
+    @repeated
+    def generation(self) -> int:
+        """A number that every add, remove, update and compact increases, in any process."""
+        with self._handle.reading("read") as (view, _):
+            return view.commit.generation
+
+    @repeated
+    def __len__(self) -> int:
+        """Return the number of committed items."""
+        with self._handle.reading("read") as (_, state):
+            return state.items
+
+    def check_space(self, space: str) -> None:
+        """Raise `SpaceMismatchError` unless `space` is the index's."""
+        if space != self._space:
+            raise SpaceMismatchError(
+                f"the index {self._path} was made with {self.bundle or 'a bundle that it does not record'}: these "
+                "embeddings are of another space and cannot be compared with its own. Use the bundle that made it, "
+                "or one quantized from that, or make another index"
+            )
+
+    def __repr__(self) -> str:
+        if self._handle.is_closed:
+            return f"<Index {str(self._path)!r}, closed>"
+        try:
+            items = f"{len(self):,} items"
+        except TwinspireError as error:
+            items = f"not readable: {error}"
+        access = "write" if self._handle.writable else "read"
+        kind = f"dim {self._dim}, {self._dtype}, space {self._space[:12]}"
+        return f"<Index {str(self._path)!r}: {items}, {kind}, open to {access}>"
+
+    def close(self) -> None:
+        """Close the files and release the writer's lock. Does nothing the second time, and in a forked child."""
+        self._handle.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, error_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
     def add(self, embeddings: NDArray[np.float32], items: Sequence[Item], *, space: str) -> AddReport:
         """Add `items` with their `embeddings`, (N, D) float32, L2-normalised: durable when it returns.
 
-        An item whose kind, uri and content hash the index has already, or an earlier item of the same call has, is
-        skipped and reported; the same content under another uri is another item. All of them are added or, where it
-        raises, none. Raises `SpaceMismatchError`, `EmbeddingError`, and `InputError` for what is no item and where
-        items and embeddings differ in number.
+        An item is skipped and reported if the index, or this call before it, has its kind, uri and content hash
+        already; the same content under another uri is another item. Either all are added or, if it raises, none. Raises
+        `SpaceMismatchError`, `EmbeddingError`, and `InputError` for no items or another number than embeddings.
         """
         self.check_space(space)
-        vectors = unit_vectors(embeddings, self._dim, "embeddings to add")  # (N, D)
-        items = as_list(items, "items")
-        for position, item in enumerate(items):
-            if not isinstance(item, Item):
-                raise InputError(f"what is added must be a list of Item; at position {position} is {shown(item)}")
-        if len(items) != len(vectors):
-            raise InputError(f"every item needs one embedding: got {len(items)} items and {len(vectors)} embeddings")
-        with self._changing("add to") as writer:
+        vectors, items = checked_addition(embeddings, items, self._dim)
+        with self._handle.changing("add to") as (writer, snapshots):
             report = writer.add(vectors, items)
-        self._keep_up(writer)
+        snapshots.refresh(writer)
         return report
 
     def remove(self, ids: Iterable[int]) -> int:
         """Remove the items of these ids and return how many there were.
 
-        An id that no item has is passed over, one that comes twice counts once. A damaged item can be removed too.
+        An id that no item has is ignored, and one that is given twice counts once. Removes damaged items too.
         """
         ids = dict.fromkeys(checked_ids(ids))
-        with self._changing("remove from") as writer:
+        with self._handle.changing("remove from") as (writer, _):
             return writer.remove(ids)
 
     def remove_where(self, where: Filter | str) -> int:
         """Remove the items that `where` keeps and return how many there were."""
-        kept = _required_where(where)
-        with self._changing("remove from") as writer:
+        kept = required_where(where)
+        compiled(kept)  # raises before anything is locked
+        with self._handle.changing("remove from") as (writer, _):
             return writer.remove_where(kept)
 
     def update(
@@ -104,45 +271,41 @@ class Index(OpenedIndex):
         metadata: Mapping[str, Any] | EllipsisType = ...,
         content_hash: str | EllipsisType | None = ...,
     ) -> StoredItem:
-        """Change what is given of one item, keep the rest, and return it as it is then.
+        """Change the given fields of an item, keep the others, and return the item.
 
         `embedding` is (D,) float32, L2-normalised, and needs its `space`. Raises `InputError` for an unknown id, for
-        what no item may have and for the kind, uri and content hash of another item, `SpaceMismatchError`,
+        values that no item may have and for the kind, uri and content hash of another item, `SpaceMismatchError`,
         `EmbeddingError`.
         """
         (number,) = checked_ids([id])
         vectors = None
         if embedding is not None:
             if space is None:
-                raise InputError("a new embedding needs the space it is of: update(id, embedding=..., space=...)")
+                raise InputError("a new embedding needs the space it belongs to: update(id, embedding=..., space=...)")
             self.check_space(space)
-            row = embedding[None] if isinstance(embedding, np.ndarray) and embedding.ndim == 1 else embedding
-            vectors = unit_vectors(row, self._dim, "the new embedding, as a row,")
-            if len(vectors) != 1:
-                raise InputError(f"an item has one embedding, got {len(vectors)}")
+            vectors = unit_vector(embedding, self._dim)
         given = {"uri": uri, "caption": caption, "metadata": metadata, "content_hash": content_hash}
         fields = {name: value for name, value in given.items() if value is not ...}
-        with self._changing("update") as writer:
+        with self._handle.changing("update") as (writer, _):
             return writer.update(number, vectors, fields)
 
     def set_bundle(self, bundle: BundleReference) -> None:
-        """Remember `bundle` as the one that made the embeddings, say because its folder moved.
+        """Record `bundle` as the one that made the embeddings, say because its folder moved.
 
-        Does not check that it is of the index's space. Raises `InputError` for what is no bundle reference.
+        Does not check its space. Raises `InputError` for what is no bundle reference.
         """
         check_bundle(bundle)
-        with self._changing("change") as writer:
+        with self._handle.changing("change") as (writer, _):
             writer.put_bundle(bundle)
 
     def compact(self) -> CompactReport:
-        """Write the vector file anew without the rows of removed and replaced vectors.
+        """Rewrite the vector file without the rows of removed and replaced vectors, if there are any.
 
-        Needs room for a second file meanwhile. Searches go on, also in other processes. Does nothing where there
-        is nothing to drop.
+        Needs room for a second file meanwhile. Searches go on, also in other processes.
         """
-        with self._changing("compact") as writer:
+        with self._handle.changing("compact") as (writer, snapshots):
             report = writer.compact()
-        self._keep_up(writer)
+        snapshots.refresh(writer)
         return report
 
     def build(self, kind: str = "auto", *, threads: int | None = None, memory_bytes: int | None = None) -> BuildReport:
@@ -156,9 +319,8 @@ class Index(OpenedIndex):
         `ProviderError` for a GPU's without one.
         """
         parsed = IndexSpec.parse(kind)
-        with self._changing("build") as writer:
-            assert self._snapshots is not None
-            return self._snapshots.build(writer, parsed, threads=threads, memory_bytes=memory_bytes)
+        with self._handle.changing("build") as (writer, snapshots):
+            return snapshots.build(writer, parsed, threads=threads, memory_bytes=memory_bytes)
 
     @repeated
     def predict(
@@ -166,7 +328,7 @@ class Index(OpenedIndex):
     ) -> tuple[str, Prediction]:
         """Return which kind `build` would build now, and what it is expected to take."""
         parsed = IndexSpec.parse(kind)
-        with self._reading("read") as (_, state):
+        with self._handle.reading("read") as (_, state):
             if parsed.family is Family.AUTO:
                 parsed = choose(state.items, self._dim, memory_bytes=memory_bytes, threads=threads)
             return str(parsed), predict(parsed, state.commit.rows, self._dim, threads=threads)
@@ -186,15 +348,14 @@ class Index(OpenedIndex):
         if not 0 < recall <= 1 or (vectors is not None and len(vectors) == 0):
             count = "held-out" if vectors is None else len(vectors)
             raise InputError(f"tuning needs queries and a recall above 0, at most 1; got {count} and {recall!r}")
-        with self._changing("tune") as writer:
-            assert self._snapshots is not None
-            return self._snapshots.tune(writer, vectors, recall=recall, k=k)
+        with self._handle.changing("tune") as (writer, snapshots):
+            return snapshots.tune(writer, vectors, recall=recall, k=k)
 
     @repeated
     def get(self, ids: Iterable[int]) -> list[StoredItem]:
         """Return the items of these ids, in this order. Raises `InputError` for an id that no item has."""
         ids = checked_ids(ids)
-        with self._reading("read") as (view, state):
+        with self._handle.reading("read") as (view, state):
             items = view.items(set(ids))
             self._require_known(ids, items, state)
         return [items[number] for number in ids]
@@ -203,68 +364,63 @@ class Index(OpenedIndex):
     def find(
         self, *, uri: str | None = None, content_hash: str | None = None, under: str | None = None
     ) -> list[StoredItem]:
-        """Return the items of this uri, of this content hash, or under this folder, in the order of ids.
+        """Return the items of one uri, of one content hash, or below the folder `under`, in the order of ids.
 
-        `under` takes the items whose uri starts with it and a slash. Raises `InputError` unless one of them is given.
+        An item is below `under` if its uri starts with it and a slash. Raises `InputError` unless one of the three is
+        given.
         """
-        given = {"uri": uri, "content_hash": content_hash, "under": under}
-        (name, value), *others = [pair for pair in given.items() if pair[1] is not None] or [("", None)]
-        if value is None or others:
-            raise InputError(f"find takes one of {', '.join(given)}, got {1 + len(others) if value else 'none'}")
-        if not isinstance(value, str):
-            raise InputError(f"find takes {name} as a str, got {shown(value)}")
+        name, value = checked_find(uri, content_hash, under)
         if not is_utf8(value):  # no item can have it
             return []
-        with self._reading("read") as (view, _):
+        with self._handle.reading("read") as (view, _):
             return view.under(value) if name == "under" else view.find(name, value)
 
     @repeated
     def sample_ids(self, count: int, *, seed: int = 0) -> list[int]:
-        """Return the ids of `count` items drawn by `seed`, all of them where there are fewer, in order."""
+        """Return the ids of `count` random items, all of them if there are fewer, in order."""
         count, seed = as_whole(count, "the number of ids", minimum=0), as_whole(seed, "the seed", minimum=0)
-        with self._reading("read") as (_, state):
+        with self._handle.reading("read") as (_, state):
             ids = state.ids[state.ids != DEAD]
-        if count >= len(ids):
-            return sorted(ids.tolist())
-        return sorted(np.random.default_rng(seed).choice(ids, count, replace=False).tolist())
+        sample = ids if count >= len(ids) else np.random.default_rng(seed).choice(ids, count, replace=False)
+        return sorted(sample.tolist())
 
     def items(
         self, *, kind: ItemKind | str | None = None, where: Filter | str | None = None, batch: int = 1000
     ) -> Iterator[StoredItem]:
-        """Give all items of `kind` that `where` keeps, in the order of ids, as one committed state has them.
+        """Iterate over the items of `kind` that `where` keeps, in the order of ids, in one committed state.
 
-        What is added, changed and removed meanwhile, by this process too, is not seen. `batch` items are read at a
-        time, however many there are. The state is held until the iterator is exhausted or closed, and SQLite's log
-        grows with every change until then. Raises `InputError` at once, `IndexStoreError` while it goes on.
+        Later changes are not seen, not even of this process. `batch` items are read at a time. The state is held until
+        the iterator is exhausted or closed, and SQLite's log grows with every change until then. Raises `InputError`
+        at once, `IndexStoreError` while it iterates.
         """
         batch = min(as_whole(batch, "batch (items read at a time)", minimum=1), _LARGEST_BATCH)
-        self._parts()
+        self._handle.parts()
         return self._items(checked_kind(kind), checked_where(where), batch)
 
     def _items(self, kind: ItemKind | None, where: Filter | None, batch: int) -> Iterator[StoredItem]:
         last = -1
-        with self._reading("read") as (view, _):
+        with self._handle.reading("read") as (view, _):
             while items := view.items_after(last, kind, where, batch):
                 yield from items
                 last = items[-1].id
-                self._parts()  # closed meanwhile?
+                self._handle.parts()  # closed meanwhile?
 
     def __iter__(self) -> Iterator[StoredItem]:
         return self.items()
 
     @repeated
     def matching(self, ids: Iterable[int], where: Filter | str) -> set[int]:
-        """Return those of `ids` whose items `where` keeps; an id that no item has is left out."""
+        """Return those of `ids` whose items `where` keeps; ids without an item are left out."""
         ids = checked_ids(ids)
-        kept = _required_where(where)
-        with self._reading("read") as (view, _):
+        kept = required_where(where)
+        with self._handle.reading("read") as (view, _):
             return view.matching(ids, kept)
 
     @repeated
     def vectors(self, ids: Iterable[int]) -> NDArray[np.float32]:
         """Return the vectors of these ids, (N, D) float32, as stored. Raises `InputError` as `get` does."""
         ids = checked_ids(ids)
-        with self._reading("read") as (view, state):
+        with self._handle.reading("read") as (view, state):
             rows = view.rows(ids)
             self._require_known(ids, rows, state)
             places = np.array([rows[number] for number in ids], np.int64)
@@ -284,80 +440,72 @@ class Index(OpenedIndex):
     ) -> list[list[Hit]]:
         """Return the k best hits of each query, best first, equal scores in the order of ids.
 
-        `queries` is (Q, D) float32, L2-normalised. Only items of `kind` and items that `where` keeps are found. The
-        search is exact unless another kind was built; what was added since is searched exactly. `effort` is how many
-        lists are looked at, or how broad a graph is searched; by default what `build` measured, or `tune`. A query gets
-        fewer than k hits where fewer are there. Raises `SpaceMismatchError`, `EmbeddingError`, `InputError` for a k
-        below 1, and `MissingDependencyError` without FAISS (extra `cpu`).
+        `queries` is (Q, D) float32, L2-normalised. Hits are of `kind` and kept by `where`; there are fewer than k if
+        the index has fewer such items. The search is exact unless `build` made an approximate index; items added since
+        then are searched exactly. `effort` is nprobe of inverted lists or efSearch of a graph, by default as `build`
+        or `tune` measured it. Raises `SpaceMismatchError`, `EmbeddingError`, `InputError` for a k below 1, and
+        `MissingDependencyError` without FAISS (extra `cpu`).
         """
         self.check_space(space)
         vectors = unit_vectors(queries, self._dim, "queries")  # (Q, D)
         k, effort, kind, where = checked_k(k), checked_effort(effort), checked_kind(kind), checked_where(where)
-        with self._reading("search") as (view, state):
+        with self._handle.reading("search") as (view, state):
             if state.items == 0 or len(vectors) == 0:
                 return [[] for _ in vectors]
-            allowed = self._allowed(view, state, kind, where)
-            assert self._snapshots is not None
-            scores, rows = self._snapshots.nearest(view, state, vectors, min(k, state.items), allowed, effort, kind)
+            parts = self._handle.parts()
+            allowed = parts.states.allowed(view, state, kind, where)
+            scores, rows = parts.snapshots.nearest(view, state, vectors, min(k, state.items), allowed, effort, kind)
             return _hits(view, state, scores, rows)
 
     @repeated
     def search_text(
-        self, match: str, *, k: int = 10, kind: ItemKind | str | None = None, where: Filter | str | None = None
+        self, query: TextQuery, *, k: int = 10, kind: ItemKind | str | None = None, where: Filter | str | None = None
     ) -> list[Hit]:
-        """Return the k best items for an FTS5 expression over captions and file names, best first.
+        """Return the k best items for a keyword query over captions and file names, best first, equal scores by id.
 
-        The score is the negated BM25. `words.tokens` says what the words are that can be found. Raises `InputError`
-        for a `match` that is no such expression and a k below 1.
+        The score is the negated BM25 of SQLite's FTS5. Raises `InputError` for a k below 1.
         """
-        match, k, kind, where = _checked_match(match), checked_k(k), checked_kind(kind), checked_where(where)
-        with self._reading("search") as (view, _):
-            return view.search_text(match, k, kind, where)
+        query, k, kind, where = checked_text_query(query), checked_k(k), checked_kind(kind), checked_where(where)
+        with self._handle.reading("search") as (view, _):
+            return view.search_text(query, k, kind, where) if query else []
 
     @repeated
-    def count_words(self, match: str, *, at_most: int) -> int:
-        """Return how many items `search_text` would find, counted up to `at_most`: cheap also for common words.
-
-        Raises `InputError` for a `match` that is no FTS5 expression.
-        """
-        match, at_most = _checked_match(match), checked_k(at_most)
-        with self._reading("search") as (view, _):
-            return view.count_words(match, at_most)
+    def count_text(self, query: TextQuery, *, at_most: int) -> int:
+        """Return the number of items that `search_text` would find, counted up to `at_most`."""
+        query, at_most = checked_text_query(query), checked_k(at_most)
+        with self._handle.reading("search") as (view, _):
+            return view.count_text(query, at_most) if query else 0
 
     @repeated
-    def allowed(
-        self, kind: ItemKind | str | None = None, where: Filter | str | None = None
-    ) -> NDArray[np.bool_] | None:
-        """Return which rows of the vector file a search with this filter may find, (rows,) bool; None: all."""
+    def count(self, *, kind: ItemKind | str | None = None, where: Filter | str | None = None) -> int:
+        """Return the number of items of `kind` that `where` keeps."""
         kind, where = checked_kind(kind), checked_where(where)
-        with self._reading("read") as (view, state):
-            return self._allowed(view, state, kind, where)
+        with self._handle.reading("read") as (view, state):
+            allowed = self._handle.parts().states.allowed(view, state, kind, where)
+            return state.items if allowed is None else int(np.count_nonzero(allowed))
 
     @repeated
     def explain_filter(self, where: Filter | str) -> list[str]:
-        """Return what in a filter is true of no item, whatever the rest of it says.
+        """Return why a filter may keep nothing: keys that no item has, and comparisons with values of another type.
 
-        That is a key that no item has, and a comparison with text where all values are numbers, or the like. Reads all
-        metadata once for each key: for a filter that keeps nothing.
+        Reads the metadata of all items once for each key.
         """
-        kept = _required_where(where)
-        with self._reading("read") as (view, _):
-            return explained(kept, view.value_types)
+        kept = required_where(where)
+        with self._handle.reading("read") as (view, _):
+            return explain(kept, view.value_types)
 
     @repeated
     def known_hashes(self, hashes: Iterable[str], *, kind: ItemKind | str = ItemKind.IMAGE) -> set[str]:
-        """Return those of `hashes` that belong to an item of this kind, whatever its uri."""
-        wanted = [require_text(each, "a content hash") for each in as_list(hashes, "content hashes")]
-        kind = as_member(kind, ItemKind, "a kind of item")
-        with self._reading("read") as (view, _):
+        """Return those of `hashes` that are the content hash of an item of this kind."""
+        wanted, kind = checked_hashes(hashes), as_member(kind, ItemKind, "a kind of item")
+        with self._handle.reading("read") as (view, _):
             return view.known_hashes(wanted, kind)
 
     @repeated
     def stats(self) -> IndexStats:
-        """Return what the index holds now and how large it is."""
-        with self._reading("read") as (view, state):
-            assert self._catalogue is not None
-            assert self._snapshots is not None
+        """Return what the index holds and its sizes."""
+        with self._handle.reading("read") as (view, state):
+            parts = self._handle.parts()
             return IndexStats(
                 path=self._path,
                 space=self._space,
@@ -370,25 +518,14 @@ class Index(OpenedIndex):
                 generation=state.commit.generation,
                 schema_version=SCHEMA_VERSION,
                 vectors_bytes=HEADER_BYTES + state.commit.rows * self._dim * self._dtype.numpy.itemsize,
-                catalogue_bytes=self._catalogue.size_bytes(),
-                snapshot=self._snapshots.stats(view),
+                catalogue_bytes=parts.catalogue.connections.size_bytes(),
+                snapshot=parts.snapshots.stats(view),
             )
 
     def verify(self) -> VerifyReport:
-        """Read everything and tell what is wrong with it; changes nothing. See `verify_index`."""
-        self._parts()
+        """Read everything and report what is damaged, as `verify_index` does; changes nothing."""
+        self._handle.parts()
         return verify_index(self._path)
-
-    def _keep_up(self, writer: Writer) -> None:
-        """Let the snapshot follow what has changed."""
-        assert self._snapshots is not None
-        self._snapshots.refresh(writer)
-
-    def _allowed(
-        self, view: View, state: State, kind: ItemKind | None, where: Filter | None
-    ) -> NDArray[np.bool_] | None:
-        assert self._states is not None
-        return self._states.allowed(view, state, kind, where)
 
     def _require_known(self, ids: Sequence[int], known: Mapping[int, object], state: State) -> None:
         unknown = [number for number in ids if number not in known]
@@ -399,23 +536,13 @@ class Index(OpenedIndex):
             raise InputError(f"the index {self._path} has no item {shown}")
 
 
-def _required_where(where: Filter | str) -> Filter:
-    kept = checked_where(where)
-    if kept is None:
-        raise InputError("a filter must be a Where or its text, got None")
-    return kept
-
-
-def _checked_match(match: str) -> str:
-    """Return an FTS5 expression. Raises `InputError` for a NUL, at which SQLite would end it, and lone surrogates."""
-    if "\0" in require_text(match, "a full-text expression"):
-        raise InputError(f"a full-text expression must have no NUL character, got {shown(match)}")
-    return match
-
-
 def _hits(view: View, state: State, scores: NDArray[np.float32], rows: NDArray[np.int64]) -> list[list[Hit]]:
     """Return the items at `rows` with their `scores`, (Q, n) each; a row of -1 is none."""
-    there = rows >= 0
-    found = view.hits(state.ids[rows[there]].tolist(), scores[there].tolist(), rows[there].tolist())
-    ends = np.cumsum(there.sum(axis=1)).tolist()
+    is_hit = rows >= 0
+    found = view.hits(state.ids[rows[is_hit]].tolist(), scores[is_hit].tolist(), rows[is_hit].tolist())
+    ends = np.cumsum(is_hit.sum(axis=1)).tolist()
     return [found[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+
+
+if TYPE_CHECKING:
+    _implements: type[VectorStore] = Index

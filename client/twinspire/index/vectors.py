@@ -1,15 +1,14 @@
-"""The vector file: a header of 64 bytes, then vectors of float32 or float16 one after the other, by row.
+"""The vector file: a header of 64 bytes, then vectors of float32 or float16, row by row.
 
-The file is append-only up to the committed number of rows, which the catalogue holds together with a checksum;
-what lies behind it is the tail of a change that never finished, and means nothing. `compact` writes a new file,
-of the next number, without the rows that no item has any more.
+The file is append-only up to the committed number of rows, which the catalogue holds together with a checksum; bytes
+behind them are the tail of an unfinished change and ignored. `compact` writes a new file, of the next number, without
+the rows that have no item any more.
 
-The checksum is CRC-32 of all committed bytes behind the header. It is a running one: from its value and the
-appended bytes alone comes the next value, so an `add` reads nothing back and a reader that already checked n
-vectors checks only the new ones. (The state of a cryptographic hash cannot be stored that way, and nobody is
-kept out here: what has to be found is a flipped bit, a lost page, a mixed-up file.) It finds every burst of
-up to 32 bits, and misses one other damage in 4 billion; zlib's runs at 3.2 GB/s, so 1 million vectors of 256
-numbers are checked in a third of a second.
+The checksum is the CRC-32 of all committed bytes behind the header, a running one: its value and the appended bytes
+give the next value, so an `add` reads nothing back and a reader that has checked n vectors checks only the new ones.
+(The state of a cryptographic hash cannot be stored that way. It would keep out attackers; here a flipped bit, a lost
+page or a swapped file has to be found.) It finds every burst of up to 32 bits, and misses one in 4 billion of other
+damages; zlib computes it at 3.2 GB/s, so 1 million vectors of 256 numbers are checked in a third of a second.
 """
 
 from __future__ import annotations
@@ -27,24 +26,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from twinspire.errors import EmbeddingError, IndexStoreError
+from twinspire.errors import IndexStoreError
 from twinspire.index import disk
 from twinspire.index.error_mapping import RESTORE
 
 CHECKSUM_OF_NOTHING = 0
-HEADER_BYTES = 64  # a cache line, so that vectors lie aligned in a mapping
+HEADER_BYTES = 64  # a cache line, so that vectors are aligned in a mapping
 Vectors = NDArray[np.floating[Any]]
-"""(N, D) float32 or float16, as they lie in the file."""
+"""(N, D) float32 or float16, as in the file."""
 _HEADER = struct.Struct("<8sII8s")  # magic, version of the layout, dim, dtype as numpy writes it
 _MAGIC = b"TWINSPVF"
 _LAYOUT = 1
 _NAME = re.compile(r"vectors-(\d+)\.f(?:32|16)")
 _BLOCK_BYTES = 8 << 20
-_NORM_TOLERANCE = 1e-3
 
 
 class VectorType(StrEnum):
-    """How the numbers of a vector are stored. float16 takes half the room and rounds to 11 bits."""
+    """Type of the stored numbers. float16 takes half the room and rounds to 11 bits."""
 
     FLOAT32 = "float32"
     FLOAT16 = "float16"
@@ -56,7 +54,7 @@ class VectorType(StrEnum):
 
 
 class LostVectorFileError(IndexStoreError):
-    """The vector file that the catalogue names is not there."""
+    """The vector file that the catalogue names does not exist."""
 
 
 def vectors_name(number: int, dtype: VectorType) -> str:
@@ -65,28 +63,28 @@ def vectors_name(number: int, dtype: VectorType) -> str:
 
 
 def vectors_number(name: str) -> int | None:
-    """Return the number of the vector file of this name, None for the name of another file."""
+    """Return the number in the name of a vector file, None for another name."""
     match = _NAME.fullmatch(name)
     return int(match[1]) if match else None
 
 
 def header(dim: int, dtype: VectorType = VectorType.FLOAT32) -> bytes:
-    """Return the 64 bytes that start a file of vectors of `dim` numbers."""
+    """Return the 64 bytes at the start of a file of vectors of `dim` numbers."""
     return _HEADER.pack(_MAGIC, _LAYOUT, dim, dtype.numpy.str.encode()).ljust(HEADER_BYTES, b"\0")
 
 
 def as_stored(vectors: Vectors, dtype: VectorType = VectorType.FLOAT32) -> memoryview:
-    """Return `vectors` (N, D) as the bytes that the file holds for them."""
+    """Return `vectors` (N, D) as bytes of the file."""
     return np.ascontiguousarray(vectors, dtype=dtype.numpy).reshape(-1).view(np.uint8).data
 
 
 def checksum_of(data: memoryview | bytes, before: int = CHECKSUM_OF_NOTHING) -> int:
-    """Return the running checksum after `data`, given the one before it."""
+    """Return the running checksum after `data`, from the one before it."""
     return zlib.crc32(data, before)
 
 
 def create_vector_file(path: Path, dim: int, dtype: VectorType) -> None:
-    """Write the file of no vectors and wait until the disk has it; its name in the folder is not synced."""
+    """Write and sync a file without vectors; the folder is not synced."""
     fd = disk.create(path)
     try:
         disk.write_at(fd, header(dim, dtype), 0)
@@ -95,12 +93,12 @@ def create_vector_file(path: Path, dim: int, dtype: VectorType) -> None:
         os.close(fd)
 
 
-class Mapping:
-    """The first vectors of a vector file as memory, which stays valid when the file is closed or removed.
+class VectorMapping:
+    """Memory mapping of the first vectors of a vector file, valid also when the file is closed or removed.
 
-    Where the file is truncated, the kernel ends the process at the next access (SIGBUS), so `check` goes before each
-    use. It cannot help where another process truncates the file in the middle of one; behind the use it tells zeros,
-    which the rest of the last page would give, from vectors.
+    If the file is truncated, the kernel kills the process at the next access (SIGBUS), so call `check` before each use.
+    That does not help if another process truncates the file during the use. Call it after the use too: the rest of the
+    last page reads as zeros, which are no vectors.
     """
 
     def __init__(self, fd: int, path: Path, dtype: np.dtype[Any], count: int, dim: int) -> None:
@@ -114,14 +112,14 @@ class Mapping:
         self.vectors: Vectors = values.reshape(count, dim)
 
     def check(self) -> None:
-        """Raise `IndexStoreError` where the file is shorter than the mapping by now."""
+        """Raise `IndexStoreError` if the file has become shorter than the mapping."""
         size = self._memory.size()
         if size < self._bytes:
             raise self._truncated(size)
 
     def _truncated(self, size: int) -> IndexStoreError:
         return IndexStoreError(
-            f"{self._path} was truncated: {self._bytes} bytes of it are committed, it has {size}. {RESTORE}"
+            f"{self._path} was truncated to {size} bytes: {self._bytes} bytes are committed. {RESTORE}"
         )
 
 
@@ -142,8 +140,8 @@ class VectorFile:
         try:
             if os.pread(self._fd, HEADER_BYTES, 0) != header(dim, dtype):
                 raise IndexStoreError(
-                    f"{self._path} does not start as a file of {dim}-dimensional {dtype} vectors does: "
-                    f"it is damaged or belongs to another index. {RESTORE}"
+                    f"{self._path} has another header than a file of {dim}-dimensional {dtype} vectors: it is "
+                    f"damaged or belongs to another index. {RESTORE}"
                 )
         except BaseException:
             self.close()
@@ -151,20 +149,20 @@ class VectorFile:
 
     @property
     def name(self) -> str:
-        """Its name in the folder."""
+        """The name of the file."""
         return self._path.name
 
     def verify(self, start: int, before: int, end: int, after: int) -> None:
-        """Check that rows `start` to `end` are there and turn checksum `before` into `after`."""
+        """Check that the file has the rows from `start` to `end`, and that they turn checksum `before` into `after`."""
         first, last = self._offset(start), self._offset(end)
         size = os.fstat(self._fd).st_size
         if size < last:
             raise IndexStoreError(
-                f"{self._path} is too short: the catalogue counts {end} vectors, which take {last} bytes; "
-                f"the file has {size}. {RESTORE}"
+                f"{self._path} is too short: {end} vectors are committed, which take {last} bytes, and the file has "
+                f"{size}. {RESTORE}"
             )
         checksum = before
-        # Read, not mapped: a failing disk then is an OSError and not the signal SIGBUS.
+        # Read, not mapped: a failing disk then raises OSError instead of SIGBUS.
         for offset in range(first, last, _BLOCK_BYTES):
             checksum = checksum_of(self._read(min(_BLOCK_BYTES, last - offset), offset), checksum)
         if checksum != after:
@@ -173,30 +171,30 @@ class VectorFile:
                 f"the catalogue says {after:08x}. {RESTORE}"
             )
 
-    def mapped(self, count: int) -> Mapping:
+    def mapped(self, count: int) -> VectorMapping:
         """Return a read-only mapping of the first `count` vectors, (count, D), float32 or float16."""
-        return Mapping(self._fd, self._path, self._dtype, count, self._dim)
+        return VectorMapping(self._fd, self._path, self._dtype, count, self._dim)
 
     def append(self, count: int, data: memoryview) -> None:
-        """Write `data`, made by `as_stored`, behind the first `count` vectors; wait until the disk has it."""
+        """Write and sync `data`, made by `as_stored`, behind the first `count` vectors."""
         size = os.fstat(self._fd).st_size
         if size < self._offset(count):
             raise IndexStoreError(
-                f"{self._path} was truncated: {self._offset(count)} bytes of it are committed, it has {size}. {RESTORE}"
+                f"{self._path} was truncated to {size} bytes: {self._offset(count)} bytes are committed. {RESTORE}"
             )
         self.write(count, data)
         self.sync()
 
     def write(self, count: int, data: memoryview) -> None:
-        """Write `data`, made by `as_stored`, behind the first `count` vectors; no waiting."""
+        """Write `data`, made by `as_stored`, behind the first `count` vectors, without a sync."""
         disk.write_at(self._fd, data, self._offset(count))
 
     def sync(self) -> None:
-        """Wait until the disk has what was written."""
+        """Wait until the disk has the written data."""
         disk.sync(self._fd)
 
     def truncate(self, count: int) -> None:
-        """Cut off whatever lies behind the first `count` vectors."""
+        """Truncate the file behind the first `count` vectors."""
         if os.fstat(self._fd).st_size > self._offset(count):
             disk.truncate(self._fd, self._offset(count))
 
@@ -218,24 +216,3 @@ class VectorFile:
         if len(data) != length:
             raise OSError(errno.EIO, f"{self._path} became shorter while it was read")
         return data
-
-
-def unit_vectors(embeddings: object, dim: int, what: str) -> NDArray[np.float32]:
-    """Return `embeddings` as contiguous (N, D) float32, L2-normalised within 1e-3.
-
-    Raises `EmbeddingError`, which names the position of the first bad vector, where they are anything else.
-    """
-    expected = f"{what} must be a numpy array of shape (N, {dim}), float32, every vector of length 1"
-    if not isinstance(embeddings, np.ndarray):
-        raise EmbeddingError(f"{expected}; got {type(embeddings).__name__}")
-    if embeddings.ndim != 2 or embeddings.shape[1] != dim or embeddings.dtype != np.float32:
-        raise EmbeddingError(f"{expected}; got shape {embeddings.shape}, {embeddings.dtype}")
-    with np.errstate(over="ignore", invalid="ignore"):
-        norms = np.linalg.norm(embeddings, axis=1)
-        bad = np.flatnonzero(~(np.abs(norms - 1) <= _NORM_TOLERANCE))  # so written that NaN is bad
-    if bad.size:
-        position = int(bad[0])
-        finite = bool(np.isfinite(embeddings[position]).all())
-        found = f"has length {norms[position]:.6g}" if finite else "holds a number that is not finite"
-        raise EmbeddingError(f"{expected}; the one at position {position} {found} ({bad.size} of {len(norms)} are bad)")
-    return np.ascontiguousarray(embeddings)

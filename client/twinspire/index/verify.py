@@ -1,4 +1,4 @@
-"""Reads a whole index and tells what is wrong with it."""
+"""Verification of a whole index."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from twinspire.index.commit_record import Acknowledged, read_record
 from twinspire.index.connections import CatalogueChangedError, repeated
 from twinspire.index.digests import pair_sum
 from twinspire.index.error_mapping import store_errors
-from twinspire.index.full_text import indexed_text
 from twinspire.index.reports import VerifyReport
 from twinspire.index.vectors import CHECKSUM_OF_NOTHING, LostVectorFileError, VectorFile, VectorType
 from twinspire.index.view import View
 from twinspire.stores.items import Item
+from twinspire.stores.text_query import indexed_text
 
 _BLOCK_ROWS = 8192
 _SHOWN = 5
@@ -31,12 +31,12 @@ _TOLERANCE = {VectorType.FLOAT32: 1.1e-3, VectorType.FLOAT16: 1.6e-3}
 
 @repeated
 def verify_index(path: str | os.PathLike[str]) -> VerifyReport:
-    """Read everything of the index at `path`, as it is committed now, and name what is wrong; changes nothing.
+    """Read all of the last commit of the index at `path` and report what is damaged; change nothing.
 
-    Checked are SQLite's file, every item, its words and their index, the checksums and sums over all rows, that each
-    row of the vector file is one item's or dead, the checksums of the vector file and the snapshot, and that every
-    item's vector is finite and of length 1. Needs room for a copy of the catalogue in the temporary folder.
-    Raises nothing for damage: that is what the report is for.
+    Checks SQLite's file, every item, its words and their full-text index, the checksums and sums over all rows, that
+    each row of the vector file has one item or is dead, the checksums of the vector file and the snapshot, and that
+    every item's vector is finite and of length 1. Needs room for a copy of the catalogue in the temporary folder.
+    Damage is reported, not raised.
     """
     folder = Path(path).absolute()
     try:
@@ -62,8 +62,8 @@ def _verified(folder: Path, catalogue: Catalogue, view: View, record: Acknowledg
     problems = list[str]()
     if record is not None and record.generation > view.commit.generation:
         problems.append(
-            f"changes from generation {view.commit.generation + 1} to {record.generation} are missing, which were "
-            "acknowledged; `twinspire index recover` brings back what it can"
+            f"acknowledged changes from generation {view.commit.generation + 1} to {record.generation} are missing; "
+            "`twinspire index recover` restores what it can"
         )
     problems += _found(folder, lambda: _vector_problems(folder, catalogue, view))
     for check in (_catalogue_problems, _row_problems, _item_problems, View.full_text_problems):
@@ -73,7 +73,7 @@ def _verified(folder: Path, catalogue: Catalogue, view: View, record: Acknowledg
 
 
 def _found(folder: Path, check: Callable[[], Iterable[str]]) -> list[str]:
-    """Return what a check finds; what makes it fail is a finding."""
+    """Return the problems that a check finds, with the error that ended it."""
     found: list[str] = []
     try:
         with store_errors(folder, "read"):
@@ -90,17 +90,17 @@ def _catalogue_problems(view: View) -> Iterator[str]:
 
 
 def _row_problems(view: View) -> Iterator[str]:
-    """Tell where rows and items are not one to one, and ids not below the next."""
+    """Yield where rows and items are not one to one, and ids that were not given yet."""
     commit = view.commit
     placed, dead = view.placed(), view.dead_rows()
     taken = np.concatenate([placed[:, 0], dead])
     rows, counts = np.unique(taken, return_counts=True)
-    yield from _listed("rows of vectors that are not there", rows[(rows < 0) | (rows >= commit.rows)].tolist())
-    yield from _listed("rows that are taken twice", rows[counts > 1].tolist())
+    yield from _listed("rows beyond the committed vectors", rows[(rows < 0) | (rows >= commit.rows)].tolist())
+    yield from _listed("rows that are used twice, by two items or by one although dead", rows[counts > 1].tolist())
     yield from _listed("rows without an item that are not dead", np.setdiff1d(np.arange(commit.rows), rows).tolist())
     yield from _listed("ids that were not given yet", placed[placed[:, 1] >= commit.next_id, 1].tolist())
     if len(placed) != commit.items:
-        yield f"the catalogue has {len(placed)} items, {commit.items} were added and not removed"
+        yield f"the catalogue has {len(placed)} items instead of {commit.items}"
     if pair_sum(placed[:, 0], placed[:, 1]) != commit.placed:
         yield "the sum over the items' rows and ids is wrong: the catalogue lost items or has others"
     if view.contents_sum() != commit.contents:
@@ -110,7 +110,7 @@ def _row_problems(view: View) -> Iterator[str]:
 
 
 def _item_problems(view: View) -> Iterator[str]:
-    """Tell of items that could not have been added as they are, and whose words are not theirs."""
+    """Yield items that could not have been added as they are, and items with the words of others."""
     damaged: list[int] = []
     wordless: list[int] = []
     for number, stored, text in view.every_item():
@@ -124,9 +124,9 @@ def _item_problems(view: View) -> Iterator[str]:
             continue
         if text != indexed_text(stored.caption, stored.uri):
             wordless.append(number)
-    yield from _listed("items that are no longer what an item can be", damaged)
-    yield from _listed("items whose words are not those of their captions and names", wordless)
-    yield from _listed("words of items that are not there", view.words_without_item())
+    yield from _listed("items that are no longer valid", damaged)
+    yield from _listed("items whose indexed words are not those of their captions and names", wordless)
+    yield from _listed("items that do not exist but have indexed words", view.words_without_item())
 
 
 def _vector_problems(folder: Path, catalogue: Catalogue, view: View) -> Iterator[str]:
@@ -155,7 +155,7 @@ def _snapshot_problems(folder: Path, catalogue: Catalogue, view: View) -> Iterat
     with catalogue.view() as now:
         replaced = now.snapshot() != row  # and the file removed, since this view began
     if problem is not None and not replaced:
-        yield f"{problem}; no item is lost, it is built anew when the index is next opened to write"
+        yield f"{problem}; no item is lost, it is rebuilt when the index is next opened for writing"
 
 
 def _listed(what: str, found: list[int]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""The catalogue read: one committed state of it, seen through one transaction."""
+"""Reading the catalogue: one committed state, seen through one transaction."""
 
 from __future__ import annotations
 
@@ -14,22 +14,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from twinspire.errors import IndexStoreError, InputError
+from twinspire.errors import IndexStoreError
 from twinspire.index.digests import content_sum, item_checksum, pair_sum, row_checksum
 from twinspire.index.error_mapping import RESTORE
+from twinspire.index.filter_sql import compiled, json_path
+from twinspire.index.full_text import fts5_expression
 from twinspire.index.schema import COMMIT_COLUMNS, HEADER_COLUMNS, ITEM_COLUMNS, SNAPSHOT_COLUMNS
-from twinspire.stores.items import Hit, Item, ItemKind, StoredItem
-from twinspire.stores.reference import BundleReference
+from twinspire.stores.items import BundleReference, Hit, Item, ItemKind, StoredItem
+from twinspire.stores.text_query import TextQuery
 
 if TYPE_CHECKING:
     from twinspire.stores.filters.filter import Filter
 
+_JSON_TYPES = {"integer": "number", "real": "number", "true": "boolean", "false": "boolean", "array": "list"}
 _VARIABLES = 500  # SQLite before 3.32 takes 999 in one statement
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What the catalogue says of the index as a whole; the schema explains the fields."""
+    """Properties of the index as a whole; `schema` explains the fields."""
 
     schema_version: int
     identity: int
@@ -44,7 +47,7 @@ class Header:
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """How far the index is committed; the schema explains the fields."""
+    """The last commit; `schema` explains the fields."""
 
     generation: int
     vectors_file: str
@@ -77,14 +80,14 @@ _ROW, _URI = ITEM_COLUMNS.split(", ").index("row"), ITEM_COLUMNS.split(", ").ind
 
 @lru_cache(maxsize=16)  # most reads see the same row as the one before
 def _checked(values: tuple[Any, ...]) -> tuple[Header, Commit]:
-    """Return what the row of the table `catalogue` says. Raises `IndexStoreError` where it is damaged."""
+    """Return header and commit of the row of `catalogue`. Raises `IndexStoreError` if it is damaged."""
     if row_checksum(values[:-1]) != values[-1]:
         raise IndexStoreError(f"the catalogue's first row is damaged. {RESTORE}")
     return Header(*values[:_HEADER_SIZE]), Commit(*values[_HEADER_SIZE:-1])
 
 
 class View:
-    """Reads one state. Valid within the block that gave it; raises `sqlite3.Error`, `IndexStoreError` for damage."""
+    """One committed state, valid within its block. Raises `sqlite3.Error`, and `IndexStoreError` for damage."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
@@ -96,7 +99,7 @@ class View:
         return _whole_numbers(pairs, 2)
 
     def dead_rows(self, since: int = -1) -> NDArray[np.int64]:
-        """Return the rows without an item that died after generation `since`, (n,)."""
+        """Return the rows that lost their item after generation `since`, (n,)."""
         rows = self._connection.execute("SELECT row FROM dead WHERE generation > ? ORDER BY row", (since,)).fetchall()
         return _whole_numbers(rows, 1)[:, 0]
 
@@ -119,22 +122,28 @@ class View:
 
     def matching(self, ids: Iterable[int], where: Filter) -> set[int]:
         """Return those of `ids` whose items `where` keeps."""
-        condition = where.sql.replace("{", "{{").replace("}", "}}")
+        sql, parameters = compiled(where)
+        condition = sql.replace("{", "{{").replace("}", "}}")
         query = f"SELECT {ITEM_COLUMNS}, ({condition}) FROM items WHERE id IN ({{}})"  # noqa: S608
         found = set()
-        for *row, is_kept in self._select_in(query, ids, first=where.parameters):
+        for *row, is_kept in self._select_in(query, ids, first=parameters):
             check_item(tuple(row))
             if is_kept:
                 found.add(row[0])
         return found
 
-    def value_types(self, path: str) -> dict[str, int]:
-        """Return of how many items the metadata has a value of each type, named by SQLite's `json_type`, at a path."""
+    def value_types(self, keys: tuple[str, ...]) -> dict[str, int]:
+        """Return how many items have a value of each JSON type, as `explain` names them, at a path of keys."""
         query = "SELECT json_type(metadata, ?), count(*) FROM items GROUP BY 1"
-        return {kind: count for kind, count in self._connection.execute(query, (path,)) if kind is not None}
+        counts: dict[str, int] = {}
+        for name, count in self._connection.execute(query, (json_path(keys),)):
+            if name is not None:
+                name = _JSON_TYPES.get(name, name)
+                counts[name] = counts.get(name, 0) + count
+        return counts
 
     def items(self, ids: Iterable[int]) -> dict[int, StoredItem]:
-        """Return the items of these ids by id; an id that no item has is left out."""
+        """Return the items of these ids by id; ids without an item are left out."""
         return {row[0]: _stored(row) for row in self._item_rows(ids)}
 
     def items_after(self, last: int, kind: ItemKind | None, where: Filter | None, count: int) -> list[StoredItem]:
@@ -144,7 +153,7 @@ class View:
         return [_stored(row) for row in self._connection.execute(query, (last, *parameters, count))]
 
     def rows(self, ids: Iterable[int]) -> dict[int, int]:
-        """Return the rows of these ids by id; an id that no item has is left out."""
+        """Return the rows of these ids by id; ids without an item are left out."""
         pairs = _whole_numbers(list(self._select_in("SELECT id, row FROM items WHERE id IN ({})", ids)), 2)
         return dict(pairs.tolist())
 
@@ -163,7 +172,7 @@ class View:
 
     def known(self, items: Iterable[Item]) -> set[tuple[str, str, str | None]]:
         """Return kind, uri and content hash of all items that have the uri of one of `items`."""
-        # By uri, which few items share; thousands may be copies of the same content.
+        # By uri, which few items share; thousands of items may have the same content.
         query = "SELECT kind, uri, content_hash FROM items WHERE uri IN ({})"
         return set(self._select_in(query, {item.uri for item in items}))
 
@@ -173,7 +182,7 @@ class View:
         return {found for (found,) in self._select_in(query, hashes, first=(kind.value,))}
 
     def hits(self, ids: Sequence[int], scores: Sequence[float], rows: Sequence[int] | None = None) -> list[Hit]:
-        """Return the items of these ids with these scores, in this order; `rows` are those that the items must have."""
+        """Return the items of these ids as hits, in this order; `rows` are the rows that they must have."""
         found = {row[0]: row for row in self._item_rows(dict.fromkeys(ids))}
         items = {number: _stored(row) for number, row in found.items()}
         for number, row in zip(ids, rows if rows is not None else [None] * len(ids), strict=True):
@@ -181,31 +190,32 @@ class View:
                 raise IndexStoreError(f"the catalogue has lost the item {number}. {RESTORE}")
             if row is not None and found[number][_ROW] != row:
                 raise IndexStoreError(
-                    f"the catalogue's item {number} is damaged: it is at the vector {found[number][_ROW]}, "
-                    f"a search found it at {row}. {RESTORE}"
+                    f"the catalogue's item {number} is damaged: it has the vector {found[number][_ROW]}, a search "
+                    f"found it at {row}. {RESTORE}"
                 )
         return [_hit(items[number], score) for number, score in zip(ids, scores, strict=True)]
 
-    def search_text(self, match: str, k: int, kind: ItemKind | None, where: Filter | None) -> list[Hit]:
-        """Return the k best items for the FTS5 expression `match`, best first, equal scores in the order of ids."""
+    def search_text(self, text: TextQuery, k: int, kind: ItemKind | None, where: Filter | None) -> list[Hit]:
+        """Return the k best items for a keyword query, best first, equal scores in the order of ids."""
         condition, parameters = _condition(kind, where)
         kept = f"AND EXISTS (SELECT 1 FROM items WHERE id = words.rowid AND {condition})" if parameters else ""  # noqa: S608
         query = f"SELECT rowid, -bm25(words) FROM words WHERE words MATCH ? {kept} ORDER BY 2 DESC, 1 LIMIT ?"  # noqa: S608
-        found = self._matched(query, match, *parameters, k)
+        found = self._connection.execute(query, (fts5_expression(text), *parameters, k)).fetchall()
         return self.hits([number for number, _ in found], [score for _, score in found])
 
-    def count_words(self, match: str, at_most: int) -> int:
-        """Return how many items the FTS5 expression `match` finds, counted up to `at_most`."""
+    def count_text(self, text: TextQuery, at_most: int) -> int:
+        """Return how many items match a keyword query, counted up to `at_most`."""
         query = "SELECT count(*) FROM (SELECT 1 FROM words WHERE words MATCH ? LIMIT ?)"
-        return int(self._matched(query, match, at_most)[0][0])
+        (count,) = self._connection.execute(query, (fts5_expression(text), at_most)).fetchone()
+        return int(count)
 
     def bundle(self) -> BundleReference | None:
-        """Return the bundle that made the index; None where that is not known."""
+        """Return the bundle that made the embeddings, None if it is unknown."""
         name, path = self.header.bundle_name, self.header.bundle_path
         return BundleReference(name, path) if name is not None else None
 
     def snapshot(self) -> SnapshotRow | None:
-        """Return what is said of the snapshot; None: the index is searched exactly."""
+        """Return the row of the snapshot, None if the index is searched exactly."""
         query = f"SELECT {SNAPSHOT_COLUMNS}, row_checksum FROM snapshots"  # noqa: S608
         row = self._connection.execute(query).fetchone()
         if row is None:
@@ -215,8 +225,8 @@ class View:
         return SnapshotRow(*row[:-1])
 
     def every_item(self) -> Iterator[tuple[int, StoredItem | IndexStoreError, str | None]]:
-        """Yield id, item and indexed words of every item, in the order of ids; for a damaged item what is wrong."""
-        # The words are read beside the items, for a join would look each of them up.
+        """Yield id, item and indexed words of every item, in the order of ids; for a damaged item its error."""
+        # Two cursors in parallel: a join would look up the words of each item.
         words = self._connection.execute("SELECT rowid, text FROM words ORDER BY rowid")
         number, text = next(words, (None, None))
         for row in self._connection.execute(f"SELECT {ITEM_COLUMNS} FROM items ORDER BY id"):  # noqa: S608
@@ -230,12 +240,12 @@ class View:
             yield row[0], item, text if number == row[0] else None
 
     def words_without_item(self) -> list[int]:
-        """Return the ids whose words are indexed though no item has them."""
+        """Return the ids of indexed words without an item."""
         query = "SELECT rowid FROM words WHERE rowid NOT IN (SELECT id FROM items)"
         return [number for (number,) in self._connection.execute(query)]
 
     def integrity_problems(self) -> list[str]:
-        """Read all pages of SQLite's file, its indexes and the full text, and return what SQLite says of them."""
+        """Read all pages of SQLite's file, its indexes and the full text, and return the problems that it reports."""
         found = [text for (text,) in self._connection.execute("PRAGMA integrity_check")]
         # SQLite before 3.44 leaves the full text out; listing all its words reads it.
         self._connection.execute(
@@ -245,9 +255,9 @@ class View:
         return [] if found == ["ok"] else found
 
     def full_text_problems(self) -> list[str]:
-        """Compare the full text with the texts that it is of, and return what SQLite says of it.
+        """Compare the full-text index with the indexed texts, and return the problems that SQLite reports.
 
-        FTS5 does that in a catalogue that it may write to only, so this copies the catalogue into a temporary file.
+        FTS5 does that only in a catalogue that it may write to, so the catalogue is copied to a temporary file.
         """
         with closing(sqlite3.connect("", isolation_level=None)) as copy:
             try:
@@ -256,8 +266,8 @@ class View:
                 if error.sqlite_errorcode not in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN):
                     raise
                 return [
-                    "the full text was not checked: SQLite cannot copy the catalogue into its temporary folder: "
-                    f"{error}. Name one with room in the environment variable SQLITE_TMPDIR"
+                    "the full text was not checked: SQLite cannot copy the catalogue to its temporary folder: "
+                    f"{error}. Set the environment variable SQLITE_TMPDIR to one with room"
                 ]
             try:
                 copy.execute("INSERT INTO words (words) VALUES ('integrity-check')")
@@ -271,31 +281,23 @@ class View:
         return content_sum(pairs[:, 0], pairs[:, 1])
 
     def count_by_kind(self) -> dict[ItemKind, int]:
-        """Return how many items there are of each kind."""
+        """Return the number of items of each kind."""
         images, texts = self.commit.images, self.commit.items - self.commit.images
         return {ItemKind.IMAGE: images, ItemKind.TEXT: texts}
 
-    def _matched(self, query: str, match: str, *parameters: Any) -> list[Any]:  # noqa: ANN401 - what SQLite binds
-        try:
-            return self._connection.execute(query, (match, *parameters)).fetchall()
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode != sqlite3.SQLITE_ERROR:
-                raise
-            raise InputError(f"{match!r} is no expression that SQLite's full text understands: {error}") from error
-
     def _item_rows(self, ids: Iterable[int]) -> Iterator[tuple[Any, ...]]:
-        """Yield the rows of `ITEM_COLUMNS` of these ids; an id that no item has is left out."""
+        """Yield the rows of `ITEM_COLUMNS` of these ids; ids without an item are left out."""
         return self._select_in(f"SELECT {ITEM_COLUMNS} FROM items WHERE id IN ({{}})", ids)  # noqa: S608
 
     def _stored_where(
         self, query: str, parameters: Sequence[Any], holds: Callable[[tuple[Any, ...]], bool]
     ) -> list[StoredItem]:
-        """Return the items that an index found, after checking that `holds` is true: the index may be damaged."""
+        """Return the items that an index of SQLite found, after checking that `holds` is true of their rows."""
         found = []
         for row in self._connection.execute(query, parameters):
             item = _stored(row)
             if not holds(row):
-                raise IndexStoreError(f"the catalogue's item {item.id} is not what its index says. {RESTORE}")
+                raise IndexStoreError(f"the catalogue is damaged: an index names the wrong item {item.id}. {RESTORE}")
             found.append(item)
         return found
 
@@ -309,16 +311,16 @@ class View:
 
 
 def _whole_numbers(rows: list[tuple[Any, ...]], columns: int) -> NDArray[np.int64]:
-    """Return rows of whole numbers as an array, (n, columns). Raises `IndexStoreError` where one is something else."""
+    """Return rows of integers as an array, (n, columns). Raises `IndexStoreError` for anything else."""
     try:
         found = np.array(rows, dtype=np.int64).reshape(-1, columns)
     except (TypeError, ValueError, OverflowError) as error:
-        raise IndexStoreError(f"the catalogue is damaged: a row or an id is no whole number. {RESTORE}") from error
+        raise IndexStoreError(f"the catalogue is damaged: a row or an id is no integer. {RESTORE}") from error
     return found
 
 
 def only_row(connection: sqlite3.Connection, query: str) -> tuple[Any, ...]:
-    """Return the first row of what `query` gives. Raises `IndexStoreError` where there is none."""
+    """Return the first row of `query`. Raises `IndexStoreError` if there is none."""
     row: tuple[Any, ...] | None = connection.execute(query).fetchone()
     if row is None:
         raise IndexStoreError(f"the catalogue has lost its first row. {RESTORE}")
@@ -328,21 +330,22 @@ def only_row(connection: sqlite3.Connection, query: str) -> tuple[Any, ...]:
 def _condition(kind: ItemKind | None, where: Filter | None) -> tuple[str, list[Any]]:
     parts, parameters = list[str](), list[Any]()
     if kind is not None:
-        parts.append("+kind = ?")  # the plus keeps SQLite from an index that would fetch half of all items one by one
+        parts.append("+kind = ?")  # the plus disables an index that would fetch half of all items one by one
         parameters.append(kind.value)
     if where is not None:
-        parts.append(f"({where.sql})")
-        parameters += where.parameters
+        sql, bound = compiled(where)
+        parts.append(f"({sql})")
+        parameters += bound
     return " AND ".join(parts) or "1", parameters
 
 
 def is_whole(row: tuple[Any, ...]) -> bool:
-    """Whether a row of `ITEM_COLUMNS` is as it was written."""
+    """Return whether the checksum of a row of `ITEM_COLUMNS` is right."""
     return bool(item_checksum(row[:-1]) == row[-1])
 
 
 def check_item(row: tuple[Any, ...]) -> None:
-    """Raise `IndexStoreError` where a row of `ITEM_COLUMNS` is not as it was written."""
+    """Raise `IndexStoreError` if the checksum of a row of `ITEM_COLUMNS` is wrong."""
     if not is_whole(row):
         raise IndexStoreError(
             f"the catalogue's item {row[0]} is damaged: its checksum is wrong. Remove it by its id "
@@ -351,7 +354,7 @@ def check_item(row: tuple[Any, ...]) -> None:
 
 
 def _stored(row: tuple[Any, ...]) -> StoredItem:
-    """Return the item of a row of `ITEM_COLUMNS`. Raises `IndexStoreError` where it is damaged."""
+    """Return the item of a row of `ITEM_COLUMNS`. Raises `IndexStoreError` if it is damaged."""
     check_item(row)
     number, _, kind, uri, caption, metadata, content_hash, added_at, changed_at, _ = row
     try:

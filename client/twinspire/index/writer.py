@@ -1,8 +1,8 @@
-"""What changes an index: in one transaction, vectors are appended and synced first, then committed with their items.
+"""Changes of an index: vectors are appended and synced first, then committed with their items in one transaction.
 
-The transaction is begun before the vector file is touched and compares what is committed with what this writer left:
-where both differ somebody else has written, and nothing is changed. So two writers cannot undo each other's changes,
-not even where something defeats the lock.
+The transaction begins before the vector file is touched and compares the committed state with the one that this writer
+left: if they differ, another process has written, and nothing is changed. So two writers cannot undo each other's
+changes, not even if the lock fails.
 """
 
 from __future__ import annotations
@@ -39,8 +39,7 @@ from twinspire.index.vectors import (
     vectors_number,
 )
 from twinspire.index.view import Commit, SnapshotRow
-from twinspire.stores.items import AddReport, Item, StoredItem
-from twinspire.stores.reference import BundleReference
+from twinspire.stores.items import AddReport, BundleReference, Item, StoredItem
 
 if TYPE_CHECKING:
     from twinspire.stores.filters.filter import Filter
@@ -48,16 +47,15 @@ if TYPE_CHECKING:
 _log = logging.getLogger("twinspire.index")
 _BLOCK_ROWS = 4096
 _LOG_BYTES = 8 << 20
-"""SQLite's log is cut after a change that left more; twice what SQLite lets gather before it copies."""
+"""SQLite's log is truncated after a change that left more, twice the size at which SQLite copies it."""
 
 
 class Writer:
     """Makes changes one after the other, each durable when its method returns.
 
-    Raises `OSError` and `sqlite3.Error` where nothing is changed, `UncertainCommit` where that is not known, and
-    `IndexStoreError` where the lock is lost or somebody else has written. It is usable after that: the next change
-    recovers first. That commits an empty change, truncates the vector file to the committed length and removes
-    files that are left over.
+    Raises `OSError` and `sqlite3.Error` if nothing is changed, `UncertainCommit` if the change may be committed, and
+    `IndexStoreError` if the lock is lost or somebody else has written. After an error the next change recovers first:
+    it commits an empty transaction, truncates the vector file to the committed length and removes stale files.
     """
 
     def __init__(self, folder: Path, catalogue: Catalogue, states: States, writer_lock: WriterLock) -> None:
@@ -67,19 +65,19 @@ class Writer:
         self._writer_lock = writer_lock
         self._lock = threading.RLock()
         self._file: VectorFile | None = None
-        self._commit: Commit | None = None  # None: to be settled
+        self._commit: Commit | None = None  # None: to be recovered
         self._record = CommitRecord(folder)
-        self._writers = 0  # how often the index was settled, by this writer last
+        self._writers = 0  # count of recoveries of the index, this writer's last one included
         try:
-            self._settled()
+            self._recovered()
         except BaseException:
             self.close()
             raise
 
     def add(self, vectors: NDArray[np.float32], items: Sequence[Item]) -> AddReport:
-        """Add `items` with `vectors`, (N, D), but for those that are there."""
+        """Add `items` with `vectors`, (N, D), except those that the index has."""
         with self._lock:
-            self._settled()
+            self._recovered()
             new = self._new_positions(items)
             skipped = sorted(set(range(len(items))) - set(new))
             if not new:
@@ -90,23 +88,19 @@ class Writer:
             return AddReport(ids, skipped)
 
     def remove(self, ids: Iterable[int]) -> int:
-        """Remove the items of these ids, of which some may be gone already."""
-        with self._lock:
-            self._settled()
-            with self._changing() as change:
-                return change.remove(ids, even_damaged=True)
+        """Remove the items of these ids, damaged ones too, and return how many there were."""
+        with self._next_change() as change:
+            return change.remove(ids, even_damaged=True)
 
     def remove_where(self, where: Filter) -> int:
-        """Remove the items that `where` keeps."""
-        with self._lock:
-            self._settled()
-            with self._changing() as change:
-                return change.remove(change.ids(None, where))
+        """Remove the items that `where` keeps and return how many there were."""
+        with self._next_change() as change:
+            return change.remove(change.ids(None, where))
 
     def update(self, number: int, vectors: NDArray[np.float32] | None, fields: Mapping[str, Any]) -> StoredItem:
         """Change `fields` of the item `number` and, where `vectors` (1, D) is given, its vector."""
         with self._lock:
-            self._settled()
+            self._recovered()
             item = self._updated(number, fields)
             with self._changing() as change:
                 checksum = self._append(change, vectors) if vectors is not None else None
@@ -114,28 +108,28 @@ class Writer:
                 return change.items([number])[number]
 
     def compact(self) -> CompactReport:
-        """Write the vectors of the items into a new file, in the order of ids, go over to it, shrink the catalogue."""
+        """Rewrite the vector file, in the order of ids, without dead rows, and shrink the catalogue."""
         with self._lock:
-            self._settled()
-            self._catalogue.checkpoint()
-            catalogue_before = self._catalogue.size_bytes()
+            self._recovered()
+            self._catalogue.connections.checkpoint()
+            catalogue_before = self._catalogue.connections.size_bytes()
             dropped, before, after = self._drop_rows()
             try:
                 if dropped:
                     with self._changing() as change:
-                        change.merge_words()
+                        change.optimize_full_text()
                 self._catalogue.shrink()
             except (sqlite3.Error, OSError, UncertainCommit) as error:
                 if not dropped:
                     raise
-                _log.warning("the catalogue of the index %s keeps its size: %s", self._folder, error)
-            return CompactReport(dropped, before, after, catalogue_before, self._catalogue.size_bytes())
+                _log.warning("cannot shrink the catalogue of the index %s: %s", self._folder, error)
+            return CompactReport(dropped, before, after, catalogue_before, self._catalogue.connections.size_bytes())
 
     def _drop_rows(self) -> tuple[int, int, int]:
         """Rewrite the vector file; return how many rows it dropped and its sizes before and after."""
-        file, before = self._settled()
+        file, before = self._recovered()
         with self._states.current() as (_, state):
-            pass  # it stays as it is: nobody else writes
+            pass  # valid after the block: nobody else writes
         size = file.size_bytes()
         rows = np.flatnonzero(state.ids != DEAD)
         rows = rows[np.argsort(state.ids[rows])]
@@ -143,7 +137,7 @@ class Writer:
             return 0, size, size
         number = vectors_number(before.vectors_file)
         assert number is not None
-        self._commit = None  # so that a file that is left over is removed
+        self._commit = None  # so that the next change recovers, which removes a stale file
         new = self._open(vectors_name(number + 1, self._catalogue.dtype), create=True)
         try:
             checksum = CHECKSUM_OF_NOTHING
@@ -160,45 +154,49 @@ class Writer:
             new.close()
             raise
         self._file = new
-        with suppress(OSError):  # it does not count any more; the next writer tries again
+        with suppress(OSError):  # it is stale; the next writer tries again
             file.close()
             disk.remove(self._folder / file.name)
         return before.rows - len(rows), size, new.size_bytes()
 
     @contextmanager
     def exclusive(self) -> Iterator[Commit]:
-        """Give how far the index is committed; nothing else changes it until the block ends."""
+        """Give the last commit; nothing else changes the index until the block ends."""
         with self._lock:
-            yield self._settled()[1]
+            yield self._recovered()[1]
 
     def put_snapshot(self, row: SnapshotRow | None) -> None:
-        """Make `row` what the catalogue says of the snapshot, None: that there is none."""
-        with self._lock:
-            self._settled()
-            with self._changing() as change:
-                change.put_snapshot(row)
+        """Record `row` as the snapshot; None: there is none."""
+        with self._next_change() as change:
+            change.put_snapshot(row)
 
     def put_bundle(self, bundle: BundleReference) -> None:
-        """Make `bundle` the one that the catalogue remembers."""
-        with self._lock:
-            self._settled()
-            with self._changing() as change:
-                change.put_bundle(bundle)
+        """Record `bundle` as the one that made the embeddings."""
+        with self._next_change() as change:
+            change.put_bundle(bundle)
 
     def close(self) -> None:
-        """Close the file; waits for a change that is under way."""
+        """Close the files; waits for a change in progress."""
         with self._lock:
             self._record.close()
             if self._file is not None:
                 self._file.close()
                 self._file = None
 
-    def _settled(self) -> tuple[VectorFile, Commit]:
-        """Return the vector file and how far it is committed, for good."""
+    @contextmanager
+    def _next_change(self) -> Iterator[Change]:
+        """Give a change, as `_changing` does, after recovering from one that failed."""
+        with self._lock:
+            self._recovered()
+            with self._changing() as change:
+                yield change
+
+    def _recovered(self) -> tuple[VectorFile, Commit]:
+        """Return the vector file and the last commit, after recovering from a change that failed or was interrupted."""
         self._writer_lock.check()
         if self._commit is None:
             commit, self._writers = self._catalogue.recover()
-            with self._transaction(commit):  # keeps whoever else writes away from the files
+            with self._transaction(commit):  # keeps other writers away from the files
                 if self._file is None or self._file.name != commit.vectors_file:
                     file = self._open(commit.vectors_file)
                     if self._file is not None:
@@ -215,13 +213,13 @@ class Writer:
 
     @contextmanager
     def _changing(self, expected: Commit | None = None) -> Iterator[Change]:
-        """Give a change, durable when the block has ended; where it or the block raises, it is undone for good.
+        """Give a change, durable when the block has ended; if it or the block raises, it is undone for good.
 
-        `expected` is what must be committed before, by default what the last change left.
+        `expected` is the commit that it must follow, by default that of the last change.
         """
         before = expected or self._commit
         assert before is not None
-        self._commit = None  # until it has worked
+        self._commit = None  # until the change has succeeded
         committing = False
         try:
             with self._transaction(before) as change:
@@ -232,35 +230,35 @@ class Writer:
                 self._undo(error)
             raise
         self._commit = change.commit
-        try:  # The change is made: what fails from here on is made up for by the next one.
+        try:  # The change is committed: the next one repeats what fails from here on.
             self._record.write(change.commit.generation, change.commit.rows)
-            self._catalogue.checkpoint(larger_than_bytes=_LOG_BYTES)
+            self._catalogue.connections.checkpoint(larger_than_bytes=_LOG_BYTES)
         except (sqlite3.Error, OSError) as error:
-            _log.warning("the index %s is not tidied up after a change: %s", self._folder, error)
+            _log.warning("cannot clean up the index %s after a change: %s", self._folder, error)
 
     @contextmanager
     def _transaction(self, expected: Commit) -> Iterator[Change]:
-        """Give a change. Raises `IndexStoreError` where something else than `expected` is committed."""
+        """Give a change. Raises `IndexStoreError` if another commit than `expected` is the last."""
         with self._catalogue.change() as change:
             self._writer_lock.check()
             if change.commit != expected or change.header.writers != self._writers:
                 raise IndexStoreError(
-                    f"somebody else has written to the index {self._folder} while it was open for writing (it is at "
-                    f"generation {change.commit.generation}, this writer left it at {expected.generation}), though "
-                    "only one may. Nothing was changed. Close the index, see that one process writes, open it again"
+                    f"another process has written to the index {self._folder} while it was open for writing: it is at "
+                    f"generation {change.commit.generation}, this writer left it at {expected.generation}. Nothing was "
+                    "changed. Close the index, make sure that only one process writes, and open it again"
                 )
             yield change
 
     def _undo(self, error: Exception) -> None:
-        """Make sure that a commit that failed does not come back: see `Catalogue.recover`."""
+        """Make sure that a failed commit does not come back: see `Catalogue.recover`."""
         try:
             _, self._writers = self._catalogue.recover()
         except (sqlite3.Error, OSError) as second:
-            _log.warning("a failed change of the index %s could not be undone: %s", self._folder, second)
+            _log.warning("cannot undo a failed change of the index %s: %s", self._folder, second)
             raise UncertainCommit(str(error)) from error
 
     def _append(self, change: Change, vectors: NDArray[np.float32]) -> int:
-        """Append vectors, (N, D), and wait until the disk has them; return the checksum with them."""
+        """Append and sync vectors, (N, D); return the checksum of the vector file with them."""
         assert self._file is not None
         data = as_stored(vectors, self._catalogue.dtype)
         self._file.append(change.commit.rows, data)
@@ -273,7 +271,7 @@ class Writer:
         return VectorFile(path, dim, dtype, writable=True)
 
     def _updated(self, number: int, fields: Mapping[str, Any]) -> Item:
-        """Return the item `number` with other `fields`."""
+        """Return the item `number` with new `fields`. Raises `InputError` if there is none, or another is the same."""
         with self._catalogue.view() as view:
             stored = view.items([number]).get(number)
             if stored is None:
@@ -291,7 +289,7 @@ class Writer:
         return after
 
     def _new_positions(self, items: Sequence[Item]) -> list[int]:
-        """Return the positions of items whose kind, uri and content hash no other item has, nor an earlier of these."""
+        """Return the positions of items whose kind, uri and content hash neither the index nor an earlier one has."""
         with self._catalogue.view() as view:
             seen = view.known(items)
         new = []

@@ -1,4 +1,4 @@
-"""The sample model that comes with the package: small, and really trained."""
+"""The sample model in the package: small, and trained."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _FOLDER = Path(__file__).parent / "scenes"
 
 
 def sample_bundle() -> Path:
-    """Give the folder of the bundle `scenes`. Raises BundleError where the installation lacks it."""
+    """Return the folder of the bundle `scenes`. Raises BundleError where the installation has none."""
     if not _FOLDER.is_dir():
         raise BundleError(f"{_FOLDER} is missing: this installation has no sample bundle. Install twinspire again")
     return _FOLDER

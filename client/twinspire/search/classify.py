@@ -1,4 +1,4 @@
-"""Zero-shot classification: images sorted into labels that are only words, and moderation by thresholds."""
+"""Zero-shot classification of images by labels in plain words, and moderation by thresholds."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ from twinspire.bundle import Bundle
 from twinspire.errors import ImageError, InputError
 from twinspire.images import ImageItem
 from twinspire.search.calibration import Calibration
-from twinspire.search.templates import Templates
+from twinspire.search.encoding import Templates
 from twinspire.search.text_files import read_lines
 
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """What an image may be; with a `threshold` it is judged by itself: the score from which on an image is it."""
+    """A label in words; with a `threshold`, an image is flagged from that score on, whatever the other labels are."""
 
     text: str
     threshold: float | None = None
 
     def __post_init__(self) -> None:
         if not require_text(self.text, "a label").strip():
-            raise InputError(f"a label: expected words, got {shown(self.text)}")
+            raise InputError(f"a label: expected a text with words, got {shown(self.text)}")
         if self.threshold is not None and not (is_finite(self.threshold) and -1 <= self.threshold <= 1):
             raise InputError(
-                f"the threshold of {shown(self.text)} is {shown(self.threshold)}: scores are inner products, expected "
-                "-1 to 1"
+                f"the threshold of the label {shown(self.text)} is {shown(self.threshold)}: expected -1 to 1, since "
+                "scores are inner products"
             )
 
 
 @dataclass(frozen=True, slots=True)
 class LabelScore:
-    """One label and an image: the inner product, a probability where the model gives one, whether it is flagged.
+    """The score of one label for an image: an inner product, and a probability where the model gives one.
 
-    `flagged` is None for a label without a threshold.
+    `flagged` says whether the score reaches the label's threshold, None without a threshold.
     """
 
     label: str
@@ -51,29 +51,29 @@ class LabelScore:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Classification:
-    """All labels of one image, the largest score first."""
+    """The scores of all labels for one image, best first."""
 
-    judged: tuple[LabelScore, ...]
+    scores: tuple[LabelScore, ...]
 
     def __repr__(self) -> str:
         flagged = f", {len(self.flagged)} flagged" if self.flagged else ""
         return (
-            f"<Classification: {shown(self.best.label)} {self.best.score:.4f}, of {len(self.judged)} labels{flagged}>"
+            f"<Classification: {shown(self.best.label)} {self.best.score:.4f}, of {len(self.scores)} labels{flagged}>"
         )
 
     @property
     def best(self) -> LabelScore:
         """The label with the largest score."""
-        return self.judged[0]
+        return self.scores[0]
 
     @property
     def flagged(self) -> tuple[LabelScore, ...]:
-        """The labels whose threshold the image reaches."""
-        return tuple(each for each in self.judged if each.flagged)
+        """The labels whose threshold the score reaches."""
+        return tuple(score for score in self.scores if score.flagged)
 
 
-class ClassifyingClient(Protocol):
-    """What classifying needs of a client; `twinspire.Client` is one."""
+class ClassifierEncoder(Protocol):
+    """What a classifier needs of a client; `twinspire.Client` is one."""
 
     bundle: Bundle
 
@@ -91,24 +91,24 @@ class ClassifyingClient(Protocol):
 
 
 class Classifier:
-    """Sorts images into labels, encoded once when it is made.
+    """Scores images by labels, which are encoded once, when it is made.
 
-    A probability is that of a bundle's logit scale and bias for each label by itself; of a bundle without a bias it is
-    the softmax over the labels, which takes for granted that one of them fits. Of a single label there is none then.
-    Raises `InputError` for no labels and for one that comes twice.
+    With a bundle that has a logit bias the probability is that of each label by itself. Without one it is the softmax
+    over the labels, which assumes that one of them fits; for a single label there is none then. Raises `InputError` for
+    no labels and for repeated ones.
     """
 
     def __init__(
-        self, client: ClassifyingClient, labels: Sequence[Label | str], *, templates: Templates | None = None
+        self, client: ClassifierEncoder, labels: Sequence[Label | str], *, templates: Templates | None = None
     ) -> None:
         listed = as_list(labels, "labels")
-        self.labels = tuple(each if isinstance(each, Label) else Label(each) for each in listed)
+        self.labels = tuple(label if isinstance(label, Label) else Label(label) for label in listed)
         if not self.labels:
-            raise InputError("no labels came: expected at least one")
+            raise InputError("no labels: expected at least one")
         texts = [label.text for label in self.labels]
-        twice = next((text for place, text in enumerate(texts) if text in texts[:place]), None)
-        if twice is not None:
-            raise InputError(f"the label {twice!r} comes twice: expected every label once")
+        repeated = next((text for position, text in enumerate(texts) if text in texts[:position]), None)
+        if repeated is not None:
+            raise InputError(f"the label {repeated!r} is repeated: expected every label once")
         self._client = client
         manifest = client.bundle.manifest
         self._scale = manifest.logit_scale
@@ -120,21 +120,21 @@ class Classifier:
     def __repr__(self) -> str:
         return f"<Classifier of {len(self.labels)} labels: {shown([label.text for label in self.labels])}>"
 
-    def classify(self, pictures: Iterable[ImageItem]) -> list[Classification]:
-        """Judge each image. Raises `ImageError` for the first that cannot be used, `EngineError`, `ServerError`."""
-        return self._judge(self._client.encode_images(require_list(pictures, "pictures")))
+    def classify(self, images: Iterable[ImageItem]) -> list[Classification]:
+        """Score each image. Raises `ImageError` for the first that cannot be used, `EngineError`, `ServerError`."""
+        return self._classified(self._client.encode_images(require_list(images, "images")))
 
-    def classify_or_skip(self, pictures: Iterable[ImageItem]) -> tuple[list[Classification], list[ImageError]]:
-        """Judge the images that can be used, in order; beside them an error for each of the others."""
-        embeddings, errors = self._client.encode_images(require_list(pictures, "pictures"), on_error="skip")
-        return self._judge(embeddings), errors
+    def classify_or_skip(self, images: Iterable[ImageItem]) -> tuple[list[Classification], list[ImageError]]:
+        """Score the images that can be used, in order, and return an error for each of the others."""
+        embeddings, errors = self._client.encode_images(require_list(images, "images"), on_error="skip")
+        return self._classified(embeddings), errors
 
-    def _judge(self, embeddings: NDArray[np.float32]) -> list[Classification]:
-        return [self._of(row) for row in embeddings @ self._vectors.T]  # rows (L,)
+    def _classified(self, embeddings: NDArray[np.float32]) -> list[Classification]:
+        return [self._classification(scores) for scores in embeddings @ self._vectors.T]  # (L,)
 
-    def _of(self, scores: NDArray[np.float32]) -> Classification:
+    def _classification(self, scores: NDArray[np.float32]) -> Classification:
         probabilities = self._probabilities(scores.astype(np.float64))
-        judged = [
+        by_label = [
             LabelScore(
                 label.text,
                 float(score),
@@ -143,7 +143,7 @@ class Classifier:
             )
             for label, score, probability in zip(self.labels, scores, probabilities, strict=True)
         ]
-        return Classification(tuple(sorted(judged, key=lambda each: -each.score)))
+        return Classification(tuple(sorted(by_label, key=lambda score: -score.score)))
 
     def _probabilities(self, scores: NDArray[np.float64]) -> Sequence[float | None]:
         if self._calibration is not None:
@@ -155,22 +155,23 @@ class Classifier:
 
 
 def read_labels(path: str | Path) -> list[Label]:
-    """Read a file with a label a line; for moderation with a threshold behind a bar: `a knife | 0.25`.
+    """Read a file with a label a line, for moderation with a threshold after a bar: `a knife | 0.25`.
 
-    Empty lines and what follows a # are passed over. Raises `InputError` with the line.
+    Empty lines and what follows a # are ignored. Raises `InputError` with the line.
     """
     labels: list[Label] = []
     for number, line in read_lines(path, "the labels"):
         text, bar, threshold = (part.strip() for part in line.rpartition("|"))
         try:
             label = Label(text, float(threshold)) if bar else Label(line)
+            if any(label.text == other.text for other in labels):
+                raise InputError(f"the label {label.text!r} is repeated: expected every label once")
         except ValueError:
-            raise InputError(
-                f"{path}, line {number}: {threshold!r} is no threshold: expected a number, as in: a knife | 0.25"
-            ) from None
+            problem = f"{threshold!r} is not a threshold: expected a number, as in: a knife | 0.25"
         except InputError as error:
-            raise InputError(f"{path}, line {number}: {error}") from None
-        if any(label.text == other.text for other in labels):
-            raise InputError(f"{path}, line {number}: the label {label.text!r} comes twice: expected every label once")
-        labels.append(label)
+            problem = str(error)
+        else:
+            labels.append(label)
+            continue
+        raise InputError(f"{path}, line {number}: {problem}", path=path, line=number)
     return labels

@@ -1,20 +1,24 @@
-"""Queries to unit vectors, each text encoded once."""
+"""Encoding of queries to unit vectors: prompt templates, weighted sums, and a cache of embeddings."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from twinspire._arguments import as_list, require_text, shown
 from twinspire._lru_cache import LruCache
 from twinspire.errors import InputError
 from twinspire.images import ImageItem
-from twinspire.search.query import Part, Query
-from twinspire.search.templates import Templates
+from twinspire.search.query import Query, QueryPart
+from twinspire.search.text_files import read_lines
 
-_SHORTEST = 1e-4  # of a sum of unit vectors; rounding alone leaves some 1e-7
+# Of a sum of unit vectors, relative to its weights: rounding alone leaves some 1e-7.
+_MIN_NORM = 1e-4
 
 
 class Encoder(Protocol):
@@ -22,7 +26,7 @@ class Encoder(Protocol):
 
     @property
     def space(self) -> str:
-        """What names the embeddings that may be compared with these."""
+        """The space of the embeddings."""
 
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Encode N texts to (N, D) float32, L2-normalised."""
@@ -31,10 +35,58 @@ class Encoder(Protocol):
         """Encode N images to (N, D) float32, L2-normalised."""
 
 
-class QueryEncoder:
-    """Encodes queries with one client. Texts, and images that are files, are kept in `cache`.
+@dataclass(frozen=True, slots=True)
+class Templates:
+    """Prompt templates, such as `a photo of {}`: a text is put into each, and the vectors are averaged.
 
-    Entries are told apart by space, engine and templates, so that several encoders may share one cache.
+    Radford et al., Learning Transferable Visual Models From Natural Language Supervision, 2021, section 3.1.4. Raises
+    `InputError` for a template that does not have {} exactly once.
+    """
+
+    sentences: tuple[str, ...] = ("{}",)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sentences", tuple(as_list(self.sentences, "templates")))
+        if not self.sentences:
+            raise InputError("no templates: expected at least one, such as: a photo of {}")
+        for sentence in self.sentences:
+            if require_text(sentence, "a template").count("{}") != 1:
+                raise InputError(
+                    f"the template {shown(sentence)}: expected {{}} exactly once, in place of the text, as in: "
+                    "a photo of {}"
+                )
+
+    @classmethod
+    def read(cls, path: str | Path) -> Templates:
+        """Read a file with one template a line. Raises `InputError` with the line."""
+        sentences: list[str] = []
+        for number, line in read_lines(path, "the templates"):
+            try:
+                sentences += cls((line,)).sentences
+            except InputError as error:
+                raise InputError(f"{path}, line {number}: {error}", path=path, line=number) from None
+        return cls(tuple(sentences))
+
+    def filled(self, text: str) -> list[str]:
+        """Return the sentences with `text` in them."""
+        return [sentence.replace("{}", text) for sentence in self.sentences]
+
+    def averaged(self, embeddings: NDArray[np.float32], texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return the mean of each text's vectors, (N, D) float32, L2-normalised, of (N * sentences, D).
+
+        Raises `InputError` where the vectors of a text cancel out.
+        """
+        mean = embeddings.reshape(len(texts), len(self.sentences), -1).mean(axis=1)  # (N, D)
+        norms = np.linalg.norm(mean, axis=1, keepdims=True)
+        if (norms < 1e-6).any():
+            raise InputError("the templates cancel out: the vectors of their sentences add up to zero")
+        return np.asarray(mean / norms, np.float32)
+
+
+class QueryEncoder:
+    """Encodes queries with one client. Embeddings of texts, and of images in files, are kept in `cache`.
+
+    Cache keys have the space, the engine and the templates, so that several encoders may share one cache.
     """
 
     def __init__(
@@ -51,77 +103,72 @@ class QueryEncoder:
         return self._client.space
 
     def vector(self, query: Query) -> NDArray[np.float32]:
-        """Return the query as (D,) float32 of length 1.
+        """Return the vector of a query, (D,) float32, L2-normalised.
 
-        Of a text with quoted phrases the rest counts; the phrases where there is nothing else. Raises `InputError`
-        where the parts cancel out, `ImageError` for an image that cannot be used, `EngineError`, `ServerError`.
+        Quoted phrases in a text are left out, unless there is nothing else. Raises `InputError` where the parts
+        cancel out, `ImageError` for an image that cannot be used, `EngineError`, `ServerError`.
         """
-        vectors = [self._known(part) for part in query.parts]
-        for is_text in (True, False):
-            missing = [
-                place
-                for place, part in enumerate(query.parts)
-                if vectors[place] is None and (part.text is not None) is is_text
-            ]
-            if missing:
-                encoded = self._encode([query.parts[place] for place in missing], is_text)
-                for place, row in zip(missing, encoded, strict=True):
-                    vectors[place] = row
-                    self._keep(query.parts[place], row)
-        total = np.zeros(0)
-        for part, vector in zip(query.parts, vectors, strict=True):
-            assert vector is not None
-            weighted = part.weight * vector.astype(np.float64)
-            total = weighted if total.size == 0 else total + weighted
-        length = float(np.linalg.norm(total))
-        if not length > _SHORTEST * sum(abs(part.weight) for part in query.parts):
-            raise InputError(f"the parts of the query {query} cancel out: nothing is left to look for")
-        return (total / length).astype(np.float32)
+        vectors = self._embeddings(query.parts)  # (P, D)
+        weights = np.array([part.weight for part in query.parts])
+        total = weights @ vectors.astype(np.float64)  # (D,)
+        norm = float(np.linalg.norm(total))
+        if not norm > _MIN_NORM * np.abs(weights).sum():
+            raise InputError(f"the parts of the query {query} cancel out: their vectors add up to zero")
+        return (total / norm).astype(np.float32)
 
-    def _encode(self, parts: Sequence[Part], is_text: bool) -> NDArray[np.float32]:
-        if not is_text:
-            return self._client.encode_images([part.picture for part in parts if part.picture is not None])
-        texts = [_said(part) for part in parts]
+    def _embeddings(self, parts: Sequence[QueryPart]) -> NDArray[np.float32]:
+        keys = [self._key(part) for part in parts]
+        vectors = [self._cache.get(key) if key is not None else None for key in keys]
+        for is_text in (True, False):  # one call of the client for all texts, one for all images
+            missing = [
+                position
+                for position, part in enumerate(parts)
+                if vectors[position] is None and (part.text is not None) is is_text
+            ]
+            if not missing:
+                continue
+            encoded = (self._texts if is_text else self._images)([parts[position] for position in missing])
+            for position, row in zip(missing, encoded, strict=True):
+                vectors[position] = row
+                if (key := keys[position]) is not None:
+                    kept = row.copy()  # not a view of the whole batch
+                    kept.flags.writeable = False
+                    self._cache.put(key, kept)
+        return np.stack([vector for vector in vectors if vector is not None])
+
+    def _texts(self, parts: Sequence[QueryPart]) -> NDArray[np.float32]:
+        texts = [_encoded_text(part) for part in parts]
         sentences = [sentence for text in texts for sentence in self._templates.filled(text)]
         return self._templates.averaged(self._client.encode_texts(sentences), texts)
 
-    def _key(self, part: Part) -> Hashable | None:
+    def _images(self, parts: Sequence[QueryPart]) -> NDArray[np.float32]:
+        return self._client.encode_images([part.image for part in parts if part.image is not None])
+
+    def _key(self, part: QueryPart) -> Hashable | None:
         if part.text is not None:
-            return (self._client.space, self._engine, self._templates, _said(part))
+            return (self._client.space, self._engine, self._templates, _encoded_text(part))
         return (self._client.space, self._engine, part.key) if part.key is not None else None
 
-    def _known(self, part: Part) -> NDArray[np.float32] | None:
-        key = self._key(part)
-        return self._cache.get(key) if key is not None else None
 
-    def _keep(self, part: Part, vector: NDArray[np.float32]) -> None:
-        key = self._key(part)
-        if key is not None:
-            kept = vector.copy()  # not a view of the whole batch
-            kept.flags.writeable = False
-            self._cache.put(key, kept)
-
-
-def _said(part: Part) -> str:
-    wording = part.wording
-    return wording.rest or " ".join(wording.phrases) or part.text or ""
+def _encoded_text(part: QueryPart) -> str:
+    return part.parsed.rest or " ".join(part.parsed.phrases) or part.text or ""
 
 
 def _engine(client: Any) -> Hashable:  # noqa: ANN401 - any client has an engine of its own kind
-    """Return what names the engine: how it runs in this process, or the towers themselves."""
+    """Return a key for the engine: how it runs in this process, or the towers object itself."""
     towers = getattr(client, "towers", client)
     runtime = getattr(towers, "runtime", None)
-    return str(runtime) if runtime is not None else id_of(towers)
+    return str(runtime) if runtime is not None else _Identity(towers)
 
 
-class id_of:  # noqa: N801 - reads as what it gives
-    """Equal for one and the same object alone, which it keeps alive so that no other takes its place."""
+class _Identity:
+    """Key that is equal for the same object only, and keeps it alive so that its id is not used again."""
 
     def __init__(self, thing: object) -> None:
         self._thing = thing
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, id_of) and self._thing is other._thing
+        return isinstance(other, _Identity) and self._thing is other._thing
 
     def __hash__(self) -> int:
         return id(self._thing)

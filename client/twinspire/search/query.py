@@ -1,4 +1,4 @@
-"""What is looked for: texts and images with weights, added up and taken away."""
+"""`Query`: a weighted sum of texts and images, and the syntax of sums."""
 
 from __future__ import annotations
 
@@ -8,32 +8,18 @@ from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, replace
 from numbers import Real
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
-from twinspire._arguments import is_finite, require_text, shown
+from twinspire._arguments import as_weight, checked_array, checked_object, is_finite, naming, require_text, shown
 from twinspire.errors import InputError
 from twinspire.images import ImageItem
-from twinspire.search.text_query import Wording, wording_of
+from twinspire.search.text_query import ParsedText, parse_phrases
 
-FileResolver: TypeAlias = Callable[[str], ImageItem]
-"""Turns the name of an image in a query into the image, for `Query.parse`; raises `InputError` for one that the
-asker may not use or that is not there."""
+ImageResolver: TypeAlias = Callable[[str], ImageItem]
+"""Turns the name of an image in a query into the image; raises `InputError` for a name that the caller may not use or
+that does not exist. A command passes one that opens any file, a server one that refuses or restricts them."""
 
-_SUFFIXES = (
-    ".jpg",
-    ".jpeg",
-    ".jfif",
-    ".png",
-    ".webp",
-    ".gif",
-    ".tif",
-    ".tiff",
-    ".bmp",
-    ".ppm",
-    ".pgm",
-    ".avif",
-    ".jp2",
-)
+_IMAGE_NAME = re.compile(r".*\.(jpe?g|jfif|png|webp|gif|tiff?|bmp|p[gp]m|avif|jp2)", re.DOTALL | re.IGNORECASE)
 _NUMBER = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*\*\s*(.+)", re.DOTALL)
 _SHOWN = 60
 _QUOTES = {'"': '"', "'": "'", "“": "”", "「": "」", "『": "』"}
@@ -41,83 +27,125 @@ _EDGES = frozenset([*_QUOTES, *_QUOTES.values()])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Part:
-    """A text or an image and its weight, below 0 where it is taken away."""
+class QueryPart:
+    """A text or an image and its weight; a weight below 0 subtracts it.
+
+    Parts are equal where weight, text and image are: images by path or by encoded bytes, other images (a PIL image, an
+    array, a file object) only where they are the same object.
+    """
 
     weight: float
     text: str | None = None
-    picture: ImageItem | None = None
+    image: ImageItem | None = None
 
     def __post_init__(self) -> None:
-        if not is_finite(self.weight) or self.weight == 0:
-            raise InputError(f"the weight of a query's part is a number other than 0, got {shown(self.weight)}")
+        with naming("weight"):
+            object.__setattr__(self, "weight", as_weight(self.weight, "the weight of a query's part"))
         if self.text is not None:
-            if not require_text(self.text, "the text of a query").strip():
-                raise InputError(f"the query is empty: expected words to look for, got {shown(self.text)}")
-        elif self.picture is None:
-            raise InputError("a query's part is a text or a picture, got neither")
+            if self.image is not None:
+                raise InputError("a part of a query is a text or an image: expected one of them, got both")
+            with naming("text"):
+                if not require_text(self.text, "the text of a query").strip():
+                    raise InputError(f"the query is empty: expected a text to search for, got {shown(self.text)}")
+        elif self.image is None:
+            raise InputError("a part of a query is a text or an image: expected one of them, got neither")
+
+    def __eq__(self, other: object) -> bool:
+        return self._identity() == other._identity() if isinstance(other, QueryPart) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._identity())
+
+    def _identity(self) -> Hashable:
+        by_value = self.image is None or isinstance(self.image, str | bytes | Path)
+        return self.weight, self.text, self.image if by_value else (type(self.image), id(self.image))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the part as JSON. Raises `InputError` for an image that is not given by its path."""
+        if self.text is not None:
+            return {"text": self.text, "weight": self.weight}
+        if not isinstance(self.image, str | os.PathLike):
+            raise InputError(
+                f"an image in memory ({type(self.image).__name__}) cannot be written as JSON: give it by its path"
+            )
+        return {"image": os.fsdecode(self.image), "weight": self.weight}
+
+    @classmethod
+    def from_dict(cls, document: object, *, images: ImageResolver | None = None) -> QueryPart:
+        """Read what `to_dict` writes; the weight may be left out. `images` is as of `Query.parse`."""
+
+        def image(name: str) -> ImageItem:
+            return _resolved(require_text(name, "the name of an image"), images)
+
+        checks: dict[str, Callable[[Any], Any]] = {
+            "weight": lambda weight: as_weight(weight, "a weight"),
+            "text": lambda text: require_text(text, "the text of a query"),
+            "image": image,
+        }
+        return cls(**{"weight": 1.0} | checked_object(document, "a part of a query", checks, optional=checks))
 
     @property
-    def wording(self) -> Wording:
-        """The words of a text, quoted phrases apart."""
-        return wording_of(self.text or "")
+    def parsed(self) -> ParsedText:
+        """The text with its quoted phrases set apart."""
+        return parse_phrases(self.text or "")
 
     @property
     def key(self) -> Hashable | None:
-        """What tells this part from others: equal for equal content. None: unknown, as for pixels in memory."""
+        """A cache key: equal for equal content; None where that cannot be told, as for pixels in memory."""
         if self.text is not None:
             return ("text", self.text)
-        if isinstance(self.picture, str | os.PathLike):
+        if isinstance(self.image, str | os.PathLike):
             try:
-                status = Path(self.picture).stat()
+                status = Path(self.image).stat()
             except (OSError, ValueError):
                 return None
-            return ("file", str(Path(self.picture).absolute()), status.st_mtime_ns, status.st_size, status.st_ino)
-        return ("bytes", self.picture) if isinstance(self.picture, bytes) else None
+            return ("file", str(Path(self.image).absolute()), status.st_mtime_ns, status.st_size, status.st_ino)
+        return ("bytes", self.image) if isinstance(self.image, bytes) else None
 
     def __str__(self) -> str:
         if self.text is not None:
             return f"'{self.text}'" if '"' in self.text else f'"{self.text}"'
-        if isinstance(self.picture, str | os.PathLike):
-            return os.fsdecode(self.picture).encode(errors="backslashreplace").decode()
-        return f"<{type(self.picture).__name__}>"
+        if isinstance(self.image, str | os.PathLike):
+            return os.fsdecode(self.image).encode(errors="backslashreplace").decode()
+        return f"<{type(self.image).__name__}>"
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@dataclass(frozen=True, slots=True, repr=False)
 class Query:
-    """A sum of texts and images: `Query.text("a beach") + 0.5 * Query.image("photo.jpg") - Query.text("people")`.
+    """A weighted sum of texts and images: `Query.text("a beach") + 0.5 * Query.image("a.jpg") - Query.text("people")`.
 
-    Each part's unit vector counts by its weight, and the sum is brought to length 1. Phrases in double quotes inside a
-    text, as in `Query.text('red car "Sunny Bay"')`, are for captions and file names: they must be there word for word.
-    A query does not change. Raises `InputError` for empty texts and for weights that are 0 or not finite.
+    The query's vector is the weighted sum of its parts' unit vectors, normalised. A phrase in double quotes inside a
+    text, as in `Query.text('red car "Sunny Bay"')`, must occur word for word in the caption or file name of a hit.
+    Immutable. Raises `InputError` for empty texts and for weights that are 0 or not finite.
     """
 
-    parts: tuple[Part, ...]
+    parts: tuple[QueryPart, ...]
 
     def __post_init__(self) -> None:
         if not self.parts:
-            raise InputError("the query is empty: expected texts or pictures")
+            raise InputError("the query is empty: expected texts or images")
 
     @classmethod
     def text(cls, text: str, weight: float = 1.0) -> Query:
-        """Look for what a text says."""
-        return cls((Part(weight, text=text),))
+        """Make a query of one text, which is never parsed as a sum."""
+        return cls((QueryPart(weight, text=text),))
 
     @classmethod
-    def image(cls, picture: ImageItem, weight: float = 1.0) -> Query:
-        """Look for what is like an image: a path, encoded bytes, a PIL image or an array, as a client takes them."""
-        return cls((Part(weight, picture=picture),))
+    def image(cls, image: ImageItem, weight: float = 1.0) -> Query:
+        """Make a query of one image: a path, encoded bytes, a PIL image or an array, as `Client` takes them."""
+        return cls((QueryPart(weight, image=image),))
 
     @classmethod
-    def parse(cls, text: str, *, files: FileResolver | None = None) -> Query:
-        """Read a query in the syntax of sums.
+    def parse(cls, text: str, *, images: ImageResolver | None = None) -> Query:
+        """Parse a sum such as `"a beach" + photo.jpg - 0.5 * "people"`.
 
-        `"a beach" + photo.jpg - 0.5 * "people"` is a sum: texts in quotes and names of images, with + and - between
-        them, spaces around. Everything else is one text, `salt + pepper` and `red car "Sunny Bay"` too.
+        A sum has quoted texts and names of image files, with + and - between spaces. Any other text is a query of one
+        text: `salt + pepper` and `red car "Sunny Bay"` too.
 
-        `files` turns the name of an image into the image, such as a path below a folder that the asker may see.
-        Without it no file is opened or looked for, and a sum that names one is an error. Raises `InputError` for a sum
-        of which some parts are neither a text in quotes nor the name of an image, and what `files` raises.
+        `images` turns the name of an image into the image, such as a path below a folder that the caller may read.
+        Without it no file is looked up or opened, and a sum that names an image raises `InputError`. Raises
+        `InputError` for a sum with a part that is neither a quoted text nor the name of an image, and what `images`
+        raises.
         """
         terms = list(_terms(require_text(text, "a query")))
         is_one = len(terms) == 1 and not text.lstrip().startswith("-") and not _NUMBER.match(text)
@@ -125,31 +153,47 @@ class Query:
             return cls.text(text)
         for _, term in terms:
             if not _is_operand(term):
-                found = "ends with + or -" if not term else f"has the part {_shortened(term)}"
+                problem = "ends with + or -" if not term else f"has the part {_shortened(term)}"
                 raise InputError(
-                    f"the query {found}: expected a text in quotes or the name of a picture between + and -, as in "
+                    f"the query {problem}: expected quoted texts and names of images between + and -, as in "
                     '"a beach" + photo.jpg - "people"'
                 )
-        return cls(tuple(_operand(sign, term, files) for sign, term in terms))
+        return cls(tuple(_operand(sign, term, images) for sign, term in terms))
 
     @classmethod
-    def term(cls, text: str, *, files: FileResolver | None = None) -> Query:
-        """Read one part: a text, in quotes or not, or the name of an image, with a factor or not: `0.5 * a.jpg`.
+    def term(cls, text: str, *, images: ImageResolver | None = None) -> Query:
+        """Parse one part of a sum, a text (quotes are optional) or the name of an image: `snow`, `0.5 * a.jpg`.
 
-        `files` and what is raised are as of `parse`.
+        `images` and what is raised are as of `parse`.
         """
         weight, bare = _factored(require_text(text, "a query").strip())
-        return cls((_operand(1, text.strip(), files),)) if _is_operand(text.strip()) else cls.text(bare, weight)
+        return cls((_operand(1, text.strip(), images),)) if _is_operand(text.strip()) else cls.text(bare, weight)
+
+    def to_list(self) -> list[dict[str, Any]]:
+        """Return the parts as JSON. Raises `InputError` for an image that is not given by its path."""
+        return [part.to_dict() for part in self.parts]
+
+    @classmethod
+    def from_list(cls, document: object, *, images: ImageResolver | None = None) -> Query:
+        """Read what `to_list` writes, or a str as plain text.
+
+        `images` is as of `parse`. Raises `InputError` for anything else; its `option` names the part and the key.
+        """
+        if isinstance(document, str):
+            return cls.text(document)
+        return cls(checked_array(document, "a query", lambda part: QueryPart.from_dict(part, images=images)))
 
     @property
-    def wording(self) -> Wording:
-        """The words and phrases that captions and file names are searched for: of texts that are not taken away."""
-        some = [part.wording for part in self.parts if part.text is not None and part.weight > 0]
-        return Wording(" ".join(each.rest for each in some), tuple(phrase for each in some for phrase in each.phrases))
+    def parsed(self) -> ParsedText:
+        """The words and phrases for keyword search: those of texts with a weight above 0."""
+        texts = [part.parsed for part in self.parts if part.text is not None and part.weight > 0]
+        return ParsedText(
+            " ".join(text.rest for text in texts), tuple(phrase for text in texts for phrase in text.phrases)
+        )
 
     @property
     def key(self) -> Hashable | None:
-        """What tells this query from others, None where a part has no such key."""
+        """A cache key: equal for equal content; None where a part has none."""
         keys = tuple((part.weight, part.key) for part in self.parts)
         return None if any(key is None for _, key in keys) else keys
 
@@ -163,7 +207,7 @@ class Query:
         if not isinstance(factor, Real):
             return NotImplemented
         if not is_finite(factor):
-            raise InputError(f"the factor of a query is a finite number, got {shown(factor)}")
+            raise InputError(f"the factor of a query: expected a finite number, got {shown(factor)}")
         return Query(tuple(replace(part, weight=part.weight * factor) for part in self.parts))
 
     __rmul__ = __mul__
@@ -177,16 +221,16 @@ class Query:
     def __str__(self) -> str:
         if len(self.parts) == 1 and self.parts[0].weight == 1:
             return self.parts[0].text or str(self.parts[0])
-        shown = ""
+        text = ""
         for part in self.parts:
             sign = "-" if part.weight < 0 else "+"
             factor = "" if abs(part.weight) == 1 else f"{abs(part.weight):g} * "
-            shown += f" {sign} {factor}{part}" if shown else f"{'-' if sign == '-' else ''}{factor}{part}"
-        return shown
+            text += f" {sign} {factor}{part}" if text else f"{'-' if sign == '-' else ''}{factor}{part}"
+        return text
 
 
 def _terms(text: str) -> Iterator[tuple[int, str]]:
-    """Split at + and - that stand between spaces, quotes or ends, outside of quotes: signs and terms."""
+    """Split at the + and - that stand outside of quotes, between spaces, quotes or ends; yield signs and terms."""
     sign, start, quote = 1, 0, ""
     for place, character in enumerate(text):
         if quote:
@@ -207,7 +251,7 @@ def _terms(text: str) -> Iterator[tuple[int, str]]:
 
 
 def _bare(before: str) -> str:
-    """Return what stands of a term before a quote, but for a factor."""
+    """Return what precedes a quote in its term, without the factor."""
     return re.sub(r"^\s*[0-9.]+\s*\*", "", before).strip()
 
 
@@ -215,17 +259,21 @@ def _is_edge(character: str) -> bool:
     return not character or character.isspace() or character in _EDGES
 
 
-def _operand(sign: int, term: str, files: FileResolver | None) -> Part:
-    """Return the part that a text in quotes or the name of an image is."""
+def _operand(sign: int, term: str, images: ImageResolver | None) -> QueryPart:
+    """Return the part for a term that is a quoted text or the name of an image."""
     weight, bare = _factored(term)
     if _is_quoted(bare):
-        return Part(sign * weight, text=bare[1:-1])
-    if files is None:
+        return QueryPart(sign * weight, text=bare[1:-1])
+    return QueryPart(sign * weight, image=_resolved(bare, images))
+
+
+def _resolved(name: str, images: ImageResolver | None) -> ImageItem:
+    if images is None:
         raise InputError(
-            f"the query names the picture {_shortened(bare)}, but files cannot be used here: expected texts in quotes "
-            "between + and -. A program allows files with Query.parse(text, files=...)"
+            f"the query names the image {_shortened(name)}, but image files are not allowed here: use texts only. A "
+            "program allows images by the argument images=, which turns names into images"
         )
-    return Part(sign * weight, picture=files(bare))
+    return images(name)
 
 
 def _is_operand(term: str) -> bool:
@@ -244,7 +292,7 @@ def _is_quoted(bare: str) -> bool:
 
 
 def _is_image_name(bare: str) -> bool:
-    return bare.lower().endswith(_SUFFIXES) and '"' not in bare
+    return _IMAGE_NAME.fullmatch(bare) is not None and '"' not in bare
 
 
 def _shortened(text: str) -> str:

@@ -1,61 +1,28 @@
-"""From candidates to the hits that are shown: rules, the least score, variety, what stands first."""
+"""From candidates to ranked hits: boosts, pins, the minimum similarity and diversification."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from twinspire._arguments import is_finite, shown
-from twinspire.errors import InputError
-from twinspire.index import Index, ItemKind
-from twinspire.search.business_rules import Boost, both
-from twinspire.search.fusion import diversified
+from twinspire.search.request import Boost, SearchRequest
 from twinspire.search.response import Mode
-from twinspire.search.retrieval import MOST_PHRASE_MATCHES, Retrieval, RetrievalPlan
-from twinspire.stores.filters.filter import Filter
+from twinspire.search.retrieval import MAX_PHRASE_MATCHES, Retrieval, RetrievalPlan
+from twinspire.stores import Filter, VectorStore
 
-_LEAST_DEPTH = 100
+_MIN_DEPTH = 100
 _DEPTH_FACTOR = 4
-
-
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """What is asked of a search beside the query; `Searcher.search` says what each means. Raises `InputError`."""
-
-    k: int
-    offset: int
-    kind: ItemKind | None
-    where: Filter | None
-    mode: Mode
-    boosts: tuple[Boost, ...]
-    pins: tuple[Filter, ...]
-    diversify: float | None
-    min_score: float | None
-    effort: int | None
-
-    def __post_init__(self) -> None:
-        if self.diversify is not None and not (is_finite(self.diversify) and 0 <= self.diversify <= 1):
-            raise InputError(f"diversify {shown(self.diversify)}: expected 0, as they come, to 1, only unlike ones")
-        if self.min_score is not None and not (is_finite(self.min_score) and -1 <= self.min_score <= 1):
-            raise InputError(
-                f"min_score {shown(self.min_score)}: expected -1 to 1, in every mode: the minimum similarity, which is "
-                "the inner product of the query's and the item's vector"
-            )
-
-    @property
-    def wanted(self) -> int:
-        """How many hits there must be to give `k` from `offset` on."""
-        return self.offset + self.k
 
 
 @dataclass(frozen=True)
 class Ranked:
-    """Ids in the order in which they are shown, their scores and what these are made of.
+    """The ids of a page of hits in order, and the scores and score parts of all candidates.
 
-    `before` is how many stand before these, at most the offset. `best_similarity` is that of all candidates, where a
-    minimum was asked for.
+    `before` is the number of hits before the page, at most the offset. `best_similarity` is the best of all
+    candidates, where a minimum was asked for.
     """
 
     mode: Mode
@@ -66,66 +33,93 @@ class Ranked:
     best_similarity: float | None = None
 
 
-def rank(retrieval: Retrieval, index: Index, sides: RetrievalPlan, wish: Wish) -> Ranked:
-    """Retrieve, and order by the wish."""
-    depth = min(_depth(sides, wish), max(1, len(index)))
-    found = retrieval.candidates(sides, depth, kind=wish.kind, where=wish.where, effort=wish.effort)
-    scores, parts = dict(found.scores), {number: dict(some) for number, some in found.parts.items()}
+def rank(retrieval: Retrieval, index: VectorStore, plan: RetrievalPlan, request: SearchRequest) -> Ranked:
+    """Retrieve candidates and order them as the request asks."""
+    depth = min(_depth(plan, request), max(1, len(index)))
+    kind, effort = request.kind, request.effort
+    candidates = retrieval.candidates(plan, depth, kind=kind, where=request.where, effort=effort)
+    scores = dict(candidates.scores)
+    parts = {id_: dict(own) for id_, own in candidates.parts.items()}
     pinned: dict[int, None] = {}
-    for pin in wish.pins:
-        more = retrieval.candidates(sides, depth, kind=wish.kind, where=both(wish.where, pin), effort=wish.effort)
-        for number, score in more.scores.items():
-            pinned[number] = None
-            # Scores of two kinds do not compare: one that was fused stands beside none that was not.
-            scores.setdefault(number, score if more.mode is found.mode else 0.0)
-            parts.setdefault(number, dict(more.parts[number]))["pinned"] = 1.0
+    for pin in request.pins:
+        where_and_pin = pin if request.where is None else Filter.all_of(request.where, pin)
+        more = retrieval.candidates(plan, depth, kind=kind, where=where_and_pin, effort=effort)
+        for id_, score in more.scores.items():
+            pinned[id_] = None
+            # Scores of different modes do not compare, such as a fused one and a similarity.
+            scores.setdefault(id_, score if more.mode is candidates.mode else 0.0)
+            parts.setdefault(id_, dict(more.parts[id_]))["pinned"] = 1.0
     best_similarity = None
-    if wish.min_score is not None:
-        assert sides.query is not None
-        _add_similarity(index, sides.query, parts)
-        best_similarity = max((some["vector"] for some in parts.values()), default=None)
-    _boost(index, wish.boosts, scores, parts)
-    rest = [
-        number
-        for number in sorted(scores, key=lambda number: (-scores[number], number))
-        if number not in pinned and (wish.min_score is None or parts[number]["vector"] >= wish.min_score)
+    if request.min_score is not None:
+        assert plan.query is not None
+        _add_similarity(index, plan.query, parts)
+        best_similarity = max((own["vector"] for own in parts.values()), default=None)
+    _boost(index, request.boosts, scores, parts)
+    others = [
+        id_
+        for id_ in sorted(scores, key=lambda id_: (-scores[id_], id_))
+        if id_ not in pinned and (request.min_score is None or parts[id_]["vector"] >= request.min_score)
     ]
-    first = list(pinned)[: wish.wanted]
-    room = wish.wanted - len(first)
-    if wish.diversify and room and rest:
-        rest = diversified({number: scores[number] for number in rest}, index.vectors(rest), wish.diversify, room)
-    ordered = first + rest[:room]
-    return Ranked(found.mode, ordered[wish.offset :], scores, parts, min(wish.offset, len(ordered)), best_similarity)
+    first = list(pinned)[: request.depth]
+    room = request.depth - len(first)
+    if request.diversify and room and others:
+        others = diversified({id_: scores[id_] for id_ in others}, index.vectors(others), request.diversify, room)
+    ordered = first + others[:room]
+    page = ordered[request.offset :]
+    return Ranked(candidates.mode, page, scores, parts, min(request.offset, len(ordered)), best_similarity)
 
 
-def _depth(sides: RetrievalPlan, wish: Wish) -> int:
-    """Return how many candidates are retrieved from each side.
+def diversified(scores: Mapping[int, float], vectors: NDArray[np.float32], diversity: float, count: int) -> list[int]:
+    """Choose `count` ids one after the other by maximal marginal relevance (MMR).
 
-    Where the order depends on it, in a fusion and with rules, it is the same for all pages of one size as long as they
-    lie within it: they are then slices of one ranking.
+    Each next one has the largest (1 - diversity) * relevance - diversity * (largest inner product with those chosen);
+    relevance is the score, scaled to 0 to 1. `vectors` is (N, D) float32, L2-normalised, in the order of `scores`.
+    Carbonell and Goldstein, The Use of MMR, 1998.
     """
-    if sides.vector is None and wish.min_score is not None:
-        return max(MOST_PHRASE_MATCHES, wish.wanted)
-    if not (wish.boosts or wish.diversify) and (sides.words is None or sides.vector is None):
-        return wish.wanted
-    depth = max(_LEAST_DEPTH, _DEPTH_FACTOR * wish.k)
-    while depth < wish.wanted:
+    ids = list(scores)
+    relevance = np.array([scores[id_] for id_ in ids])
+    spread = relevance.max() - relevance.min()
+    relevance = (relevance - relevance.min()) / spread if spread > 0 else np.ones(len(ids))
+    nearest = np.full(len(ids), -1.0)  # the largest inner product with a chosen one
+    chosen: list[int] = []
+    is_left = np.ones(len(ids), dtype=bool)
+    for _ in range(min(count, len(ids))):
+        value = relevance if not chosen else (1 - diversity) * relevance - diversity * nearest
+        best = int(np.argmax(np.where(is_left, value, -np.inf)))
+        chosen.append(ids[best])
+        is_left[best] = False
+        nearest = np.maximum(nearest, vectors @ vectors[best])
+    return chosen
+
+
+def _depth(plan: RetrievalPlan, request: SearchRequest) -> int:
+    """Return how many candidates to retrieve from each ranking.
+
+    Where the order of hits depends on it, in a fusion and with boosts or diversification, all pages of one size that
+    lie within it get the same depth: they are then slices of one ranking.
+    """
+    if plan.vector is None and request.min_score is not None:
+        return max(MAX_PHRASE_MATCHES, request.depth)
+    if not (request.boosts or request.diversify) and (plan.keyword is None or plan.vector is None):
+        return request.depth
+    depth = max(_MIN_DEPTH, _DEPTH_FACTOR * request.k)
+    while depth < request.depth:
         depth *= _DEPTH_FACTOR
     return depth
 
 
-def _add_similarity(index: Index, query: NDArray[np.float32], parts: dict[int, dict[str, float]]) -> None:
-    """Put the inner product with the query, (D,), to the parts of candidates that were found by words alone."""
-    missing = [number for number, some in parts.items() if "vector" not in some]
+def _add_similarity(index: VectorStore, query: NDArray[np.float32], parts: dict[int, dict[str, float]]) -> None:
+    """Add the inner product with the query (D,) to the parts of candidates that keyword search alone found."""
+    missing = [id_ for id_, own in parts.items() if "vector" not in own]
     if missing:
-        for number, product in zip(missing, index.vectors(missing) @ query, strict=True):
-            parts[number]["vector"] = float(product)
+        for id_, product in zip(missing, index.vectors(missing) @ query, strict=True):
+            parts[id_]["vector"] = float(product)
 
 
 def _boost(
-    index: Index, boosts: tuple[Boost, ...], scores: dict[int, float], parts: dict[int, dict[str, float]]
+    index: VectorStore, boosts: tuple[Boost, ...], scores: dict[int, float], parts: dict[int, dict[str, float]]
 ) -> None:
     for boost in boosts:
-        for number in index.matching(list(scores), boost.where):
-            scores[number] += boost.weight
-            parts[number][boost.name] = parts[number].get(boost.name, 0.0) + boost.weight
+        for id_ in index.matching(list(scores), boost.where):
+            scores[id_] += boost.weight
+            parts[id_][boost.name] = parts[id_].get(boost.name, 0.0) + boost.weight

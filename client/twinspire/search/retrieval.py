@@ -1,4 +1,4 @@
-"""The two sides of a search: what vectors find, what words find, and both as one list."""
+"""Candidates of a search: by vector, by keyword, or both, fused by their ranks."""
 
 from __future__ import annotations
 
@@ -10,62 +10,63 @@ from numpy.typing import NDArray
 
 from twinspire._arguments import is_finite, shown
 from twinspire.errors import InputError
-from twinspire.index import Index, ItemKind
 from twinspire.search.encoding import QueryEncoder
-from twinspire.search.fusion import reciprocal_ranks
 from twinspire.search.query import Query
 from twinspire.search.response import Mode
-from twinspire.search.text_query import Synonyms, expression, rare, required
-from twinspire.stores.filters.filter import Filter
+from twinspire.search.text_query import Synonyms, keyword_query, phrase_query, rare_query
+from twinspire.stores import Filter, Hit, ItemKind, TextQuery, VectorStore
 
-MOST_PHRASE_MATCHES = 10_000
-"""Of the items that have a quoted phrase, so many of the best by BM25 are seen by the vectors' side."""
+MAX_PHRASE_MATCHES = 10_000
+"""Number of items with a quoted phrase, the best by BM25, that vector search ranks."""
+RANK_CONSTANT = 60
+"""Constant of reciprocal rank fusion, as its authors chose it."""
 _RARE_SHARE = 0.01
-# BM25 is computed of every item that has a word, some 600,000 a second. What more items have than this tells little.
+# BM25 is computed for every item that has a word, some 600,000 a second. Words in more items than this tell little.
 _COMMON_ITEMS = 10_000
 # Among a few hundred captions most words are rare by chance: with them 64 scenes lost 23 points of R@1.
-_LEAST_ITEMS_FOR_RARE = 500
+_MIN_ITEMS_FOR_RARE = 500
 
 
 @dataclass(frozen=True, slots=True)
 class FusionWeights:
-    """What each ranking counts in a fusion: by vectors, by all words of the query, and by its rare words alone.
+    """Weights of the rankings in a hybrid search: by vector, by all words of the query, by its rare words alone.
 
     Rare words are those in at most 1% of the items, where there are 500 items or more. The defaults were measured by
-    `twinspire bench search`: with all words as heavy as vectors, queries that only describe lose by it; without the
-    rare ones names gain less.
+    `twinspire bench search`: with `keyword` as high as `vector`, queries that only describe lose; without `rare`,
+    queries with names gain less.
     """
 
     vector: float = 1.0
-    words: float = 0.25
+    keyword: float = 0.25
     rare: float = 1.0
 
     def __post_init__(self) -> None:
-        for weight in (self.vector, self.words, self.rare):
+        for weight in (self.vector, self.keyword, self.rare):
             if not (is_finite(weight) and weight >= 0):
                 raise InputError(f"the weights of a fusion: expected finite numbers of 0 or more, got {shown(weight)}")
-        if self.vector + self.words == 0:
-            raise InputError(f"{self}: expected a weight above 0 for vectors or words")
+        if self.vector + self.keyword == 0:
+            raise InputError(f"{self}: expected a weight above 0 for vector or keyword")
 
 
 @dataclass(frozen=True, slots=True)
 class RetrievalPlan:
-    """What either side is asked for: the vector (D,), the FTS5 expressions; None where a side is not asked.
+    """What is searched for: `vector` (D,) by vector search, `keyword` by keyword search; None leaves that out.
 
-    `query` is the query's vector (D,), also where only the similarity to it is wanted.
+    `required` are the quoted phrases, which a hit of vector search must have too, `phrases` the same as text; `rare`
+    are the rare words of the query. `query` is the query's vector (D,), also where it only serves for similarities.
     """
 
     vector: NDArray[np.float32] | None
-    words: str | None
-    required: str | None
-    rare: str | None = None
+    keyword: TextQuery | None
+    required: TextQuery | None
+    rare: TextQuery | None = None
     phrases: tuple[str, ...] = ()
     query: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """What was retrieved: scores by id, best first, what they were made of, and the side that was asked."""
+    """What was retrieved: scores by id, best first, the parts that they are made of, and the mode that was used."""
 
     mode: Mode
     scores: dict[int, float]
@@ -73,12 +74,12 @@ class Candidates:
 
 
 class Retrieval:
-    """Asks one index."""
+    """Plans searches of one store and retrieves candidates."""
 
     def __init__(
         self,
         encoder: QueryEncoder,
-        index: Index,
+        index: VectorStore,
         synonyms: Synonyms | None,
         stop_words: frozenset[str],
         weights: FusionWeights,
@@ -89,103 +90,123 @@ class Retrieval:
         self._stop_words = stop_words
         self._weights = weights
 
-    def sides(self, query: Query, mode: Mode, *, similarity: bool = False) -> RetrievalPlan:
-        """Route a query: decide which sides are asked, and encode it where that, or `similarity`, takes a vector."""
-        wording = query.wording
-        may_be_common = mode is not Mode.WORDS and len(self._index) > _COMMON_ITEMS
-        words = expression(
-            wording,
+    def plan(self, query: Query, mode: Mode, *, similarity: bool = False) -> RetrievalPlan:
+        """Choose vector search, keyword search or both; encode the query where that, or `similarity`, needs it."""
+        text = query.parsed
+        may_be_common = mode is not Mode.KEYWORD and len(self._index) > _COMMON_ITEMS
+        keyword = keyword_query(
+            text,
             synonyms=self._synonyms,
             stop_words=self._stop_words,
             is_common=self._is_common if may_be_common else None,
         )
-        if mode is Mode.WORDS and words is None:
-            raise InputError("the mode words looks for words in captions and file names: the query has none")
-        says_more = any(part.text is None or part.wording.rest for part in query.parts)
-        by_words = words is not None and mode is not Mode.VECTOR
-        by_vector = mode in (Mode.VECTOR, Mode.HYBRID) or (mode is Mode.AUTO and (says_more or not by_words))
-        both = by_words and by_vector and self._weights.rare > 0 and len(self._index) >= _LEAST_ITEMS_FOR_RARE
-        encoded = self._encoder.vector(query) if by_vector or similarity else None
+        if mode is Mode.KEYWORD and keyword is None:
+            raise InputError(
+                "keyword search looks for words in captions and file names: the query has none", option="mode"
+            )
+        has_more = any(part.text is None or part.parsed.rest for part in query.parts)
+        by_keyword = keyword is not None and mode is not Mode.VECTOR
+        by_vector = mode in (Mode.VECTOR, Mode.HYBRID) or (mode is Mode.AUTO and (has_more or not by_keyword))
+        fuses_rare = by_keyword and by_vector and self._weights.rare > 0 and len(self._index) >= _MIN_ITEMS_FOR_RARE
+        vector = self._encoder.vector(query) if by_vector or similarity else None
         return RetrievalPlan(
-            encoded if by_vector else None,
-            words if by_words else None,
-            required(wording) if by_words else None,
-            rare(wording, self._is_rare, synonyms=self._synonyms, stop_words=self._stop_words) if both else None,
-            wording.phrases if by_words else (),
-            encoded,
+            vector=vector if by_vector else None,
+            keyword=keyword if by_keyword else None,
+            required=phrase_query(text) if by_keyword else None,
+            rare=(
+                rare_query(text, self._is_rare, synonyms=self._synonyms, stop_words=self._stop_words)
+                if fuses_rare
+                else None
+            ),
+            phrases=text.phrases if by_keyword else (),
+            query=vector,
         )
 
     def candidates(
-        self, sides: RetrievalPlan, depth: int, *, kind: ItemKind | None, where: Filter | None, effort: int | None
+        self, plan: RetrievalPlan, depth: int, *, kind: ItemKind | None, where: Filter | None, effort: int | None
     ) -> Candidates:
-        """Return the first `depth` of what the sides find, fused where both find something."""
-        words: dict[int, float] = {}
-        if sides.words is not None:
-            hits = self._index.search_text(sides.words, k=depth, kind=kind, where=where)
-            words = {hit.id: hit.score for hit in hits}
-            if sides.vector is None:
-                return Candidates(Mode.WORDS, words, {number: {"words": score} for number, score in words.items()})
-        assert sides.vector is not None
-        vector = self._by_vector(sides.vector, sides.required, depth, kind, where, effort)
-        if not words:
-            return Candidates(Mode.VECTOR, vector, {number: {"vector": score} for number, score in vector.items()})
-        rare_words: dict[int, float] = {}
-        if sides.rare is not None:
-            hits = self._index.search_text(sides.rare, k=depth, kind=kind, where=where)
-            rare_words = {hit.id: hit.score for hit in hits}
-        return self._fused(sides.vector, vector, words, rare_words)
+        """Return the best `depth` of each ranking, fused where vector search and keyword search both find items."""
+        keyword: dict[int, float] = {}
+        if plan.keyword is not None:
+            keyword = _scores(self._index.search_text(plan.keyword, k=depth, kind=kind, where=where))
+            if plan.vector is None:
+                return Candidates(Mode.KEYWORD, keyword, {id_: {"keyword": score} for id_, score in keyword.items()})
+        assert plan.vector is not None
+        vector = self._by_vector(plan.vector, plan.required, depth, kind, where, effort)
+        if not keyword:
+            return Candidates(Mode.VECTOR, vector, {id_: {"vector": score} for id_, score in vector.items()})
+        rare: dict[int, float] = {}
+        if plan.rare is not None:
+            rare = _scores(self._index.search_text(plan.rare, k=depth, kind=kind, where=where))
+        return self._fused(plan.vector, vector, keyword, rare)
 
-    def _is_common(self, match: str) -> bool:
-        most = max(_COMMON_ITEMS, int(_RARE_SHARE * len(self._index)))
-        return self._index.count_words(match, at_most=most + 1) > most
+    def _is_common(self, query: TextQuery) -> bool:
+        limit = max(_COMMON_ITEMS, int(_RARE_SHARE * len(self._index)))
+        return self._index.count_text(query, at_most=limit + 1) > limit
 
-    def _is_rare(self, match: str) -> bool:
-        most = int(_RARE_SHARE * len(self._index))
-        return 0 < self._index.count_words(match, at_most=most + 1) <= most
+    def _is_rare(self, query: TextQuery) -> bool:
+        limit = int(_RARE_SHARE * len(self._index))
+        return 0 < self._index.count_text(query, at_most=limit + 1) <= limit
 
     def _by_vector(
         self,
         query: NDArray[np.float32],
-        must: str | None,
+        required: TextQuery | None,
         depth: int,
         kind: ItemKind | None,
         where: Filter | None,
         effort: int | None,
     ) -> dict[int, float]:
-        if must is None:
+        if required is None:
             (hits,) = self._index.search(
                 query[None], k=depth, space=self._encoder.space, kind=kind, where=where, effort=effort
             )
-            return {hit.id: hit.score for hit in hits}
-        found = self._index.search_text(must, k=MOST_PHRASE_MATCHES, kind=kind, where=where)
-        scores = self._inner_products(query, [hit.id for hit in found])
-        best = sorted(scores.items(), key=lambda pair: (-pair[1], pair[0]))
-        return dict(best[:depth])
+            return _scores(hits)
+        matches = self._index.search_text(required, k=MAX_PHRASE_MATCHES, kind=kind, where=where)
+        scores = self._inner_products(query, [hit.id for hit in matches])
+        return dict(sorted(scores.items(), key=lambda pair: (-pair[1], pair[0]))[:depth])
 
     def _fused(
-        self, query: NDArray[np.float32], vector: dict[int, float], words: dict[int, float], rare: dict[int, float]
+        self, query: NDArray[np.float32], vector: dict[int, float], keyword: dict[int, float], rare: dict[int, float]
     ) -> Candidates:
         weights = self._weights
-        rankings = {"vector rank": (vector, weights.vector), "words rank": (words, weights.words)}
+        rankings = {"vector_rank": (vector, weights.vector), "keyword_rank": (keyword, weights.keyword)}
         if rare:
-            rankings["rare words rank"] = (rare, weights.rare)
+            rankings["rare_rank"] = (rare, weights.rare)
         fused = reciprocal_ranks(
             [list(ids) for ids, _ in rankings.values()], [weight for _, weight in rankings.values()]
         )
         ordered = dict(sorted(fused.items(), key=lambda pair: (-pair[1], pair[0])))
-        inner = vector | self._inner_products(query, [number for number in ordered if number not in vector])
+        similarities = vector | self._inner_products(query, [id_ for id_ in ordered if id_ not in vector])
         parts: dict[int, dict[str, float]] = {
-            number: {"fused": score, "vector": inner[number]} for number, score in ordered.items()
+            id_: {"fused": score, "vector": similarities[id_]} for id_, score in ordered.items()
         }
-        for number, score in words.items():
-            parts[number]["words"] = score
+        for id_, score in keyword.items():
+            parts[id_]["keyword"] = score
         for name, (ids, _) in rankings.items():
-            for rank, number in enumerate(ids, start=1):
-                parts[number][name] = rank
+            for rank, id_ in enumerate(ids, start=1):
+                parts[id_][name] = rank
         return Candidates(Mode.HYBRID, ordered, parts)
 
     def _inner_products(self, query: NDArray[np.float32], ids: Sequence[int]) -> dict[int, float]:
         if not ids:
             return {}
-        products = self._index.vectors(ids) @ query  # (N,)
-        return dict(zip(ids, map(float, products), strict=True))
+        return dict(zip(ids, map(float, self._index.vectors(ids) @ query), strict=True))
+
+
+def reciprocal_ranks(rankings: Sequence[Sequence[int]], weights: Sequence[float]) -> dict[int, float]:
+    """Fuse rankings of ids, best first: the weighted sum of 1 / (60 + rank), scaled so that 1 is first in all of them.
+
+    Cormack, Clarke and Büttcher, Reciprocal Rank Fusion Outperforms Condorcet and Individual Rank Learning Methods,
+    2009.
+    """
+    best = sum(weights) / (RANK_CONSTANT + 1)
+    fused: dict[int, float] = {}
+    for ranking, weight in zip(rankings, weights, strict=True):
+        for rank, id_ in enumerate(ranking, start=1):
+            fused[id_] = fused.get(id_, 0.0) + weight / (RANK_CONSTANT + rank) / best
+    return fused
+
+
+def _scores(hits: Sequence[Hit]) -> dict[int, float]:
+    return {hit.id: hit.score for hit in hits}

@@ -1,59 +1,53 @@
-"""Searching an index with a model: vectors and words, filters, rules, variety, and what is kept of it."""
+"""`Searcher`: runs searches of a store with a client, and caches their responses."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from twinspire._arguments import as_list, as_member, as_whole, require_text, shown
+from twinspire._arguments import as_list, require_text
 from twinspire._lru_cache import CacheStats, LruCache
 from twinspire.errors import InputError
-from twinspire.index import Index, ItemKind
-from twinspire.index.validation import checked_effort, checked_k, checked_kind, checked_where
-from twinspire.search.business_rules import Boost
 from twinspire.search.calibration import Calibration
-from twinspire.search.encoding import Encoder, QueryEncoder
+from twinspire.search.encoding import Encoder, QueryEncoder, Templates
 from twinspire.search.query import Query
-from twinspire.search.ranking import Ranked, Wish, rank
+from twinspire.search.ranking import Ranked, rank
+from twinspire.search.request import Boost, SearchRequest
 from twinspire.search.response import Mode, SearchHit, SearchResponse
 from twinspire.search.retrieval import FusionWeights, Retrieval, RetrievalPlan
-from twinspire.search.templates import Templates
 from twinspire.search.text_query import STOP_WORDS, Synonyms
-from twinspire.stores.filters.filter import Filter
+from twinspire.stores import Filter, ItemKind, StoredItem, VectorStore
 
+CACHED_EMBEDDINGS = 10_000
+CACHED_RESPONSES = 1_000
+_CACHED_RULES = 1_000
 _ATTEMPTS = 3
-_LARGEST_OFFSET = 2**40  # more than any index has; what is larger means the same
-EMBEDDINGS_KEPT = 10_000
-ANSWERS_KEPT = 1_000
-_RULES_KEPT = 1_000
 
 
 @dataclass(frozen=True, slots=True)
 class SearcherStats:
-    """How often the embeddings of queries' parts, and whole answers, were known."""
+    """Counts of the cache of embeddings of query parts, and of the cache of responses."""
 
     embeddings: CacheStats
-    answers: CacheStats
+    responses: CacheStats
 
 
 class Searcher:
-    """Answers queries over one index with one client; neither is closed here. May be used from several threads.
+    """Searches one store with one client, neither of which it closes. May be used from several threads.
 
-    `templates` say a text in several ways for the model, `synonyms` add words for captions and file names,
-    `stop_words` are not looked for there. `weights` are what the sides count in a fusion. `calibration` gives
-    probabilities; without one the bundle's is used where it has a bias. `cache=False` keeps nothing;
-    `embeddings` is a cache to share with other searchers. Raises `SpaceMismatchError` where client and index are of
-    different spaces.
+    `templates` are prompt templates for texts; `synonyms` and `stop_words` are for keyword search; `weights` are those
+    of the rankings in a hybrid search. `calibration` turns similarities into probabilities; by default it is the
+    bundle's, if that has a bias. `cache=False` caches nothing; `embeddings` is a cache to share with other searchers.
+    Raises `SpaceMismatchError` where client and store are of different spaces.
     """
 
     def __init__(
         self,
         client: Encoder,
-        index: Index,
+        index: VectorStore,
         *,
         templates: Templates | None = None,
         synonyms: Synonyms | None = None,
@@ -66,12 +60,12 @@ class Searcher:
         index.check_space(client.space)
         self._index = index
         self._client = client
-        self._embeddings = embeddings or LruCache[NDArray[np.float32]](EMBEDDINGS_KEPT if cache else 0)
-        self._rules: LruCache[str] = LruCache(_RULES_KEPT)
-        self._answers: LruCache[SearchResponse] = LruCache(ANSWERS_KEPT if cache else 0)
+        self._embeddings = embeddings or LruCache[NDArray[np.float32]](CACHED_EMBEDDINGS if cache else 0)
+        self._rules: LruCache[str] = LruCache(_CACHED_RULES)
+        self._responses: LruCache[SearchResponse] = LruCache(CACHED_RESPONSES if cache else 0)
         encoder = QueryEncoder(client, templates=templates, cache=self._embeddings)
-        left_out = frozenset(require_text(word, "a stop word") for word in as_list(stop_words, "stop words"))
-        self._retrieval = Retrieval(encoder, index, synonyms, left_out, weights or FusionWeights())
+        ignored = frozenset(require_text(word, "a stop word") for word in as_list(stop_words, "stop words"))
+        self._retrieval = Retrieval(encoder, index, synonyms, ignored, weights or FusionWeights())
         self._calibration = calibration or _calibration_of(client)
 
     def search(
@@ -91,118 +85,141 @@ class Searcher:
     ) -> SearchResponse:
         """Return the k best hits after the first `offset`.
 
-        A `query` that is a str is plain text, as `Query.text` takes it: no file that it names is opened. `auto`:
-        keyword search for quoted phrases, hybrid for other text, vectors only for images and where no item has a word
-        of the query. Items must have the quoted phrases in every mode but `vector`.
+        A `query` that is a str is plain text, as `Query.text` takes it: no file that it names is opened. `kind` and
+        `where` restrict the items. `mode` `auto` is keyword search for quoted phrases, hybrid for other text, vectors
+        only for images and where no item has a word of the query. Hits have the quoted phrases in every mode but
+        `vector`.
 
-        `boosts` add to the score of the items that they keep, after retrieval, among the first hits (4 k, at least
+        `boosts` add to the score of the items that they match, after retrieval, among the first hits (4 k, at least
         100). `pins` are filters whose items come first, wherever they ranked. `diversify` from 0 to 1 trades relevance
         for unlike hits (MMR). `min_score` drops hits of less similarity, which in every mode is the inner product of
         the query's and the item's vector, -1 to 1, without boosts; it is the part `vector` of a hit. A keyword search
-        then considers the best 10,000 by BM25.
+        then considers the best 10,000 by BM25. `effort` is how thoroughly an approximate index is searched.
 
         Pages of one `k` are slices of one ranking while the index does not change. In a hybrid search, and with
         `boosts` or `diversify`, that holds for the first hits (4 k, at least 100); beyond them a hit may come again.
 
-        Raises `InputError` for what cannot be meant, `ImageError`, `EngineError`, `ServerError`, `IndexStoreError`.
+        Raises `InputError` as `SearchRequest` does, `ImageError`, `EngineError`, `ServerError`, `IndexStoreError`.
         """
-        asked = Query.text(query) if isinstance(query, str) else query
-        if not isinstance(asked, Query):
-            raise InputError(f"a query is a Query or a str, got {shown(query)}")
-        wish = Wish(
-            k=checked_k(k),
-            offset=min(as_whole(offset, "offset", minimum=0), _LARGEST_OFFSET),
-            kind=checked_kind(kind),
-            where=checked_where(where),
-            mode=as_member(mode, Mode, "mode"),
-            boosts=tuple(_boost(each) for each in as_list(boosts, "boosts")),
-            pins=tuple(_pin(each) for each in as_list(pins, "filters to pin")),
-            diversify=diversify,
-            min_score=min_score,
-            effort=checked_effort(effort),
+        request: Callable[..., SearchRequest] = SearchRequest  # which converts names of members and texts of filters
+        return self.run(
+            request(
+                query,
+                k=k,
+                offset=offset,
+                kind=kind,
+                where=where,
+                mode=mode,
+                boosts=boosts,
+                pins=pins,
+                diversify=diversify,
+                min_score=min_score,
+                effort=effort,
+            )
         )
+
+    def run(self, request: SearchRequest) -> SearchResponse:
+        """Return the response to a request; see `search`, which makes one of its arguments."""
         generation = self._index.generation
-        key = (asked.key, generation, wish) if asked.key is not None else None
-        known = self._answers.get(key) if key is not None else None
+        content = request.query.key  # files may change while their names stay
+        key = (content, generation, request) if content is not None else None
+        known = self._responses.get(key) if key is not None else None
         if known is not None:
             return replace(known, cached=True)
-        answer = self._fresh(asked, wish)
+        response = self._uncached(request)
         if key is not None and self._index.generation == generation:
-            self._answers.put(key, answer)
-        return answer
+            self._responses.put(key, response)
+        return response
 
     def __repr__(self) -> str:
         return f"<Searcher of {self._index!r} with {self._client!r}>"
 
     def stats(self) -> SearcherStats:
-        """Return how often what was asked was known already."""
-        return SearcherStats(self._embeddings.stats(), self._answers.stats())
+        """Return the counts of both caches."""
+        return SearcherStats(self._embeddings.stats(), self._responses.stats())
 
-    def _fresh(self, query: Query, wish: Wish) -> SearchResponse:
+    def _uncached(self, request: SearchRequest) -> SearchResponse:
         searched = len(self._index)
         if searched == 0:
-            return SearchResponse((), wish.mode, 0, notes=("the index is empty",), offset=wish.offset)
-        sides = self._retrieval.sides(query, wish.mode, similarity=wish.min_score is not None)
-        ranked = self._ranked(sides, wish)
-        notes = self._notes_of_rules(ranked, wish)
+            return SearchResponse((), request.mode, 0, notes=("the index is empty",), offset=request.offset)
+        plan = self._retrieval.plan(request.query, request.mode, similarity=request.min_score is not None)
+        ranked = self._ranked(plan, request)
+        notes = self._notes_on_rules(ranked, request)
         if not ranked.ids:
-            notes += self._notes(sides, wish, ranked, searched)
+            notes += self._notes_on_no_hits(plan, request, ranked, searched)
         items = {item.id: item for item in self._index.get(ranked.ids)}
-        hits = tuple(self._found(items[number], ranked) for number in ranked.ids)
-        return SearchResponse(hits, ranked.mode, searched, notes=tuple(notes), offset=wish.offset)
+        hits = tuple(
+            self._hit(position, items[id_], ranked) for position, id_ in enumerate(ranked.ids, start=request.offset + 1)
+        )
+        return SearchResponse(hits, ranked.mode, searched, notes=tuple(notes), offset=request.offset)
 
-    def _ranked(self, sides: RetrievalPlan, wish: Wish) -> Ranked:
+    def _ranked(self, plan: RetrievalPlan, request: SearchRequest) -> Ranked:
         for attempt in range(_ATTEMPTS):
             generation = self._index.generation
             try:
-                return rank(self._retrieval, self._index, sides, wish)
+                return rank(self._retrieval, self._index, plan, request)
             except InputError:
-                # An item that was found may be gone when its vector is asked for.
+                # A candidate may have been removed before its vector was read.
                 if attempt == _ATTEMPTS - 1 or self._index.generation == generation:
                     raise
         raise AssertionError("unreachable")
 
-    def _found(self, item: Any, ranked: Ranked) -> SearchHit:  # noqa: ANN401 - a StoredItem
+    def _hit(self, position: int, item: StoredItem, ranked: Ranked) -> SearchHit:
         parts = ranked.parts[item.id]
         probability = None
         if self._calibration is not None and "vector" in parts:
             probability = self._calibration.probability(parts["vector"])
         return SearchHit(
-            item.id, item.uri, ranked.scores[item.id], item.kind, item.caption, item.metadata, parts, probability
+            rank=position,
+            id=item.id,
+            uri=item.uri,
+            score=ranked.scores[item.id],
+            kind=item.kind,
+            caption=item.caption,
+            metadata=item.metadata,
+            parts=parts,
+            probability=probability,
         )
 
-    def _notes(self, sides: RetrievalPlan, wish: Wish, ranked: Ranked, searched: int) -> list[str]:
-        """Say why there are no hits."""
+    def _notes_on_no_hits(
+        self, plan: RetrievalPlan, request: SearchRequest, ranked: Ranked, searched: int
+    ) -> list[str]:
+        """Return why there are no hits."""
         if ranked.before:
-            return [f"there are {ranked.before:,} hits: none is left after an offset of {wish.offset:,}"]
-        allowed = self._index.allowed(wish.kind, wish.where)
-        if allowed is not None and not allowed.any():
-            if wish.where is None:
-                return [f"there are no items of kind {wish.kind}"]
-            return [f"the filter keeps none of the {searched:,} items{self._why(wish.where)}"]
+            return [f"there are {ranked.before:,} hits, none after an offset of {request.offset:,}"]
+        kind, where = request.kind, request.where
+        is_filtered = kind is not None or where is not None
+        if is_filtered and self._index.count(kind=kind, where=where) == 0:
+            if where is None:
+                return [f"there are no items of kind {kind}"]
+            return [f"the filter matches none of the {searched:,} items{self._reasons(where)}"]
         if ranked.best_similarity is not None:
             return [
-                f"no hit has a similarity of {wish.min_score:g}: the best has {ranked.best_similarity:.3f}, of -1 to 1"
+                f"no hit has a similarity of {request.min_score:g}: the best has {ranked.best_similarity:.3f}, of -1 "
+                "to 1"
             ]
-        kept = " that the filter keeps" if allowed is not None else ""
-        if sides.phrases:
-            said = " and ".join(f'"{phrase}"' for phrase in sides.phrases)
-            return [f"no caption or file name{kept} has {said}; without the quotes it need not be there word for word"]
-        if sides.vector is None:
-            return [f"no caption or file name{kept} has a word of the query"]
+        among = " of the items that the filter matches" if is_filtered else ""
+        if plan.phrases:
+            phrases = " and ".join(f'"{phrase}"' for phrase in plan.phrases)
+            return [f"no caption or file name{among} has {phrases}; without quotes the words need not be adjacent"]
+        if plan.vector is None:
+            return [f"no caption or file name{among} has a word of the query"]
         return []
 
-    def _notes_of_rules(self, ranked: Ranked, wish: Wish) -> list[str]:
-        """Say which boosts and pins are of no item."""
-        used = {name for some in ranked.parts.values() for name in some}
-        rules = [("boost", boost.where) for boost in wish.boosts if boost.name not in used]
+    def _notes_on_rules(self, ranked: Ranked, request: SearchRequest) -> list[str]:
+        """Return which boosts and pins match no item, and why."""
+        used = {name for own in ranked.parts.values() for name in own}
+        rules = [("boost", boost.where) for boost in request.boosts if boost.name not in used]
         if "pinned" not in used:
-            rules += [("pin", pin) for pin in wish.pins]
-        notes = [(rule, where, self._problem(where)) for rule, where in rules]
-        return [f"the {rule} {where.text.strip()} {problem}" for rule, where, problem in notes if problem]
+            rules += [("pin", pin) for pin in request.pins]
+        problems = [(rule, where, self._problem(where)) for rule, where in rules]
+        return [f"the {rule} {str(where).strip()} {problem}" for rule, where, problem in problems if problem]
 
     def _problem(self, where: Filter) -> str:
-        """Say why a rule keeps nothing; "" for one that keeps something, which is remembered: a rule is asked often."""
+        """Return why a rule matches no item, "" where it matches some.
+
+        Cached, since the same rules come with every request: a match for good, no match until the index changes.
+        """
         generation = self._index.generation
         for key in (where, (where, generation)):
             if (known := self._rules.get(key)) is not None:
@@ -210,28 +227,13 @@ class Searcher:
         if next(self._index.items(where=where, batch=1), None) is not None:
             self._rules.put(where, "")
             return ""
-        problem = f"keeps none of the items{self._why(where)}"
+        problem = f"matches none of the items{self._reasons(where)}"
         self._rules.put((where, generation), problem)
         return problem
 
-    def _why(self, where: Filter) -> str:
+    def _reasons(self, where: Filter) -> str:
         reasons = self._index.explain_filter(where)
         return f": {'; '.join(reasons)}" if reasons else ""
-
-
-def _boost(boost: Boost | str) -> Boost:
-    if isinstance(boost, str):
-        return Boost.parse(boost)
-    if not isinstance(boost, Boost):
-        raise InputError(f"a boost is a Boost or a str such as 'in_stock = true:0.1', got {shown(boost)}")
-    return boost
-
-
-def _pin(pin: Filter | str) -> Filter:
-    checked = checked_where(pin)
-    if checked is None:
-        raise InputError("a pin is a filter, a Where or its text, got None")
-    return checked
 
 
 def _calibration_of(client: object) -> Calibration | None:

@@ -1,4 +1,4 @@
-"""The words of a query as FTS5 takes them: quoted phrases, stop words, synonyms."""
+"""The keyword query of a text: quoted phrases, stop words, synonyms."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 
 from twinspire._arguments import as_list, require_text, shown
 from twinspire.errors import InputError
-from twinspire.index.full_text import tokens
 from twinspire.search.text_files import read_lines
+from twinspire.stores.text_query import TextPhrase, TextQuery, TextTerm, tokens
 
 _QUOTED = re.compile(r"\"([^\"]*)\"|“([^”]*)”|「([^」]*)」|『([^』]*)』|«([^»]*)»")
-_MOST_TERMS = 64  # of a query; FTS5 has its own limit, and what comes later hardly counts
+_MAX_TERMS = 64  # of a query: a store has its own limit, and later words hardly matter
 _HAN = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\U00020000-\U0003134f]")
 
 _ENGLISH = """
@@ -21,7 +21,8 @@ a about above all an and any are as at be been but by can could do does for from
 images in into is it its me my near no not of on or our photo photos picture pictures she show so some that the their
 them there these they this those to under up was we were what when where which who will with you your
 """
-# Words of two characters are dropped as pairs; of the single ones only what is hardly ever part of a word.
+# Stop words of two characters are compared with pairs; a single character is one only if it is hardly ever part of a
+# longer word.
 _CHINESE = """
 的 了 吗 呢 吧 啊 一个 一只 一张 一些 一幅 这个 那个 这些 那些 我们 你们 他们 什么 怎么 没有 以及 还有 图片 照片 图像
 有个 里有 是一 有一 在一
@@ -32,31 +33,31 @@ STOP_WORDS = ENGLISH_STOP_WORDS | CHINESE_STOP_WORDS
 
 
 @dataclass(frozen=True, slots=True)
-class Wording:
-    """A text taken apart: `phrases` stood in double quotes, `rest` is what is left."""
+class ParsedText:
+    """A text with its quoted phrases set apart: `phrases` were in quotes, `rest` is what is left."""
 
     rest: str
     phrases: tuple[str, ...]
 
 
-def wording_of(text: str) -> Wording:
-    """Take the phrases in " ", “ ”, 「 」, 『 』 or « » out of a text. A quote without another is a character."""
-    phrases = tuple(next(group for group in found.groups() if group is not None) for found in _QUOTED.finditer(text))
-    return Wording(" ".join(_QUOTED.sub(" ", text).split()), tuple(phrase for phrase in phrases if phrase.strip()))
+def parse_phrases(text: str) -> ParsedText:
+    """Set the phrases in " ", “ ”, 「 」, 『 』 or « » apart. A quote without a closing one is a character."""
+    phrases = tuple(next(group for group in match.groups() if group is not None) for match in _QUOTED.finditer(text))
+    return ParsedText(" ".join(_QUOTED.sub(" ", text).split()), tuple(phrase for phrase in phrases if phrase.strip()))
 
 
 @dataclass(frozen=True)
 class Synonyms:
-    """Words that stand for others: by the tokens of a word or phrase, those of what is looked for beside it.
+    """Synonyms for keyword search: the tokens of a word or phrase, and those of the alternatives to search for as well.
 
-    Raises `InputError` for words that are no str or have lone surrogates, and for one where a list is expected.
+    Raises `InputError` for anything but lists of words.
     """
 
     groups: Mapping[tuple[str, ...], tuple[tuple[str, ...], ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not isinstance(self.groups, Mapping):
-            raise InputError(f"synonyms are a mapping of words to lists of words, got {shown(self.groups)}")
+            raise InputError(f"synonyms: expected a mapping of words to lists of words, got {shown(self.groups)}")
         checked = {
             _checked_words(source): tuple(_checked_words(target) for target in as_list(targets, "synonyms"))
             for source, targets in self.groups.items()
@@ -65,114 +66,118 @@ class Synonyms:
 
     @classmethod
     def read(cls, path: str | Path) -> Synonyms:
-        """Read a file of groups, one a line: `car, automobile, 汽车` for each other, `tv => television` one way.
+        """Read a file with a group a line: `car, automobile, 汽车`, each for the others; `tv => television` one way.
 
-        Empty lines and what follows a # are passed over. Raises `InputError`, with the line, for what is no group.
+        Empty lines and what follows a # are ignored. Raises `InputError` with the line.
         """
-        found: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
+        groups: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
         for number, line in read_lines(path, "the synonyms"):
             left, arrow, right = line.partition("=>")
             sources = _entries(left)
             targets = _entries(right) if arrow else sources
             if not all([*sources, *targets]) or len({*sources, *targets}) < 2:
                 raise InputError(
-                    f"{path}, line {number}: {line!r} is no group of synonyms: expected words with commas between "
-                    "them, such as car, automobile; or one way: tv => television"
+                    f"{path}, line {number}: {line!r} is not a group of synonyms: expected words separated by commas, "
+                    "such as: car, automobile; or one way: tv => television",
+                    path=path,
+                    line=number,
                 )
             for source in sources:
-                known = found.setdefault(source, [])
+                known = groups.setdefault(source, [])
                 known += [target for target in targets if target != source and target not in known]
-        return cls({source: tuple(targets) for source, targets in found.items()})
+        return cls({source: tuple(targets) for source, targets in groups.items()})
 
     def spans(self, words: Sequence[str]) -> Iterator[tuple[tuple[str, ...], ...]]:
-        """Give, for each word or known phrase of several, its tokens and those of its synonyms; the longest counts."""
+        """Split `words` into single words and the longest known phrases; yield each with its synonyms."""
         longest = max(map(len, self.groups), default=1)
-        place = 0
-        while place < len(words):
-            for length in range(min(longest, len(words) - place), 0, -1):
-                span = tuple(words[place : place + length])
+        start = 0
+        while start < len(words):
+            for length in range(min(longest, len(words) - start), 0, -1):
+                span = tuple(words[start : start + length])
                 if span in self.groups or length == 1:
                     yield span, *self.groups.get(span, ())
-                    place += length
+                    start += length
                     break
 
 
-def required(wording: Wording) -> str | None:
-    """Return the FTS5 expression that all phrases, word for word, are there; None without phrases."""
-    phrases = [_phrase(tokens(phrase)) for phrase in wording.phrases]
-    return " AND ".join(phrase for phrase in phrases if phrase) or None
+def phrase_query(text: ParsedText) -> TextQuery | None:
+    """Return the query for items that have all quoted phrases; None without phrases."""
+    phrases = tuple(tuple(words) for phrase in text.phrases if (words := tokens(phrase)))
+    return TextQuery(phrases=phrases) if phrases else None
 
 
-def expression(
-    wording: Wording,
+def keyword_query(
+    text: ParsedText,
     *,
     synonyms: Synonyms | None = None,
     stop_words: frozenset[str] = STOP_WORDS,
-    is_common: Callable[[str], bool] | None = None,
-) -> str | None:
-    """Return the FTS5 expression of a query: its phrases must be there, any of its other words counts.
+    is_common: Callable[[TextQuery], bool] | None = None,
+) -> TextQuery | None:
+    """Return the keyword query of a text: items must have its phrases, and any of its other words adds to the score.
 
-    Stop words are left out unless there is nothing else, and so are words of which `is_common`, given one as an
-    expression, says so. Everything in it is quoted: a query is never syntax. None where there is no word at all.
+    Terms that `is_common` returns true of are left out, and stop words unless there is nothing else. None where the
+    text has no word.
     """
-    must = required(wording)
-    words = tokens(wording.rest)
-    telling = [word for word in words if not _is_stop_word(word, stop_words)]
-    if not telling and must is None:
-        telling = words
-    terms: dict[str, None] = {}
-    for span in (synonyms or Synonyms()).spans(telling):
-        said = dict.fromkeys(_phrase(form) for alternative in span for form in _forms(alternative))
-        term = " OR ".join(said)
-        if len(terms) < _MOST_TERMS and not (is_common and is_common(term)):
+    must = phrase_query(text)
+    words = tokens(text.rest)
+    kept = [word for word in words if not _is_stop_word(word, stop_words)]
+    if not kept and must is None:
+        kept = words
+    terms: dict[TextTerm, None] = {}
+    for span in (synonyms or Synonyms()).spans(kept):
+        term = _term(span)
+        if len(terms) < _MAX_TERMS and not (is_common and is_common(TextQuery(should=(term,)))):
             terms[term] = None
-    any_of = " OR ".join(terms)
-    if must is None or not any_of:
-        return must or any_of or None
-    return f"({must}) AND ({any_of} OR ({must}))"
+    return TextQuery(should=tuple(terms), phrases=must.phrases if must else ()) if terms or must else None
 
 
-def rare(
-    wording: Wording,
-    is_rare: Callable[[str], bool],
+def rare_query(
+    text: ParsedText,
+    is_rare: Callable[[TextQuery], bool],
     *,
     synonyms: Synonyms | None = None,
     stop_words: frozenset[str] = STOP_WORDS,
-) -> str | None:
-    """Return the FTS5 expression of those words of a query of which `is_rare`, given one as an expression, says so.
+) -> TextQuery | None:
+    """Return the query for items with any of the rare words of a text, those that `is_rare` returns true of.
 
-    Rare words are names and numbers, what models know least, and what tells items apart best. Of Chinese the index
-    holds pairs, many of which are rare only because they stand across two words. So a pair counts where it is a whole
-    run, and otherwise only several in a row do, as one phrase. None where no word is rare.
+    Rare words are names and numbers, which models know least and which tell items apart best. Chinese is indexed in
+    pairs of characters, many of which are rare only because they span two words: a pair counts on its own where it is
+    a whole run of Chinese, else only several rare pairs in a row do, as one phrase. None where no word is rare.
     """
-    words = tokens(wording.rest)[:_MOST_TERMS]
+    words = tokens(text.rest)[:_MAX_TERMS]
     groups = (synonyms or Synonyms()).groups
-    found: dict[str, None] = {}
-    place = 0
-    while place < len(words):
-        chain = [words[place]]
-        while place + len(chain) < len(words) and _overlap(chain[-1], words[place + len(chain)]):
-            chain.append(words[place + len(chain)])
-        place += len(chain)
-        if _HAN.match(chain[0]) is None or len(chain) == 1:
-            said = [form for alternative in [(chain[0],), *groups.get((chain[0],), ())] for form in _forms(alternative)]
-            expressions = [" OR ".join(dict.fromkeys(map(_phrase, said)))] if chain[0] not in stop_words else []
+    rare: dict[TextTerm, None] = {}
+    start = 0
+    while start < len(words):
+        run = [words[start]]
+        while start + len(run) < len(words) and _overlap(run[-1], words[start + len(run)]):
+            run.append(words[start + len(run)])
+        start += len(run)
+        if _HAN.match(run[0]) is None or len(run) == 1:
+            terms = [_term([(run[0],), *groups.get((run[0],), ())])] if run[0] not in stop_words else []
         else:
-            marks = [not _is_stop_word(pair, stop_words) and is_rare(_phrase([pair])) for pair in chain]
-            expressions = [_phrase(some) for some in _in_a_row(chain, marks)]
-        found |= dict.fromkeys(expression for expression in expressions if is_rare(expression))
-    must = required(wording)
-    any_of = " OR ".join(found)
-    return f"({must}) AND ({any_of})" if must and any_of else any_of or None
+            marks = [not _is_stop_word(pair, stop_words) and is_rare(TextQuery(phrases=((pair,),))) for pair in run]
+            terms = [(tuple(pairs),) for pairs in _marked_rows(run, marks)]
+        rare |= dict.fromkeys(term for term in terms if is_rare(TextQuery(should=(term,))))
+    if not rare:
+        return None
+    must = phrase_query(text)
+    alternatives = tuple(phrase for term in rare for phrase in term)
+    return TextQuery(must=(alternatives,), phrases=must.phrases if must else ())
+
+
+def _term(alternatives: Sequence[TextPhrase]) -> TextTerm:
+    """Return the term of these alternatives, each in singular and plural."""
+    return tuple(dict.fromkeys(form for alternative in alternatives for form in _forms(alternative)))
 
 
 def _overlap(pair: str, following: str) -> bool:
-    """Tell whether two pairs are of one run of Chinese."""
+    """Return whether two pairs of characters follow each other in one run of Chinese."""
     return len(pair) == len(following) == 2 and pair[1] == following[0] and _HAN.match(pair) is not None
 
 
-def _in_a_row(pairs: Sequence[str], marks: Sequence[bool]) -> list[list[str]]:
-    """Return the marked pairs that stand beside another one, as they stand together."""
+def _marked_rows(pairs: Sequence[str], marks: Sequence[bool]) -> list[list[str]]:
+    """Return the rows of two marked pairs or more that follow each other."""
     rows: list[list[str]] = [[]]
     for pair, mark in zip(pairs, marks, strict=True):
         if mark:
@@ -185,26 +190,17 @@ def _in_a_row(pairs: Sequence[str], marks: Sequence[bool]) -> list[list[str]]:
 def _is_stop_word(word: str, stop_words: frozenset[str]) -> bool:
     if word in stop_words:
         return True
-    # A pair with a particle in it is no word: 色的, 的车.
+    # A pair that has a particle in it is not a word: 色的, 的车.
     return _HAN.match(word) is not None and any(character in stop_words for character in word)
 
 
 def _forms(words: tuple[str, ...]) -> list[tuple[str, ...]]:
-    """Return a word of English letters in singular and plural, anything else as it is."""
+    """Return a phrase whose last word is English in singular and plural, any other as it is."""
     (*before, last) = words
     if not (last.isascii() and last.isalpha()) or len(last) < 3 or last.endswith(("ss", "us", "is")):
         return [words]
     other = last[:-1] if last.endswith("s") else f"{last}s"
     return [words, (*before, other)]
-
-
-def _phrase(words: Sequence[str]) -> str:
-    if not words:
-        return ""
-    quoted = '"' + " ".join(words).replace('"', '""') + '"'
-    # The index holds Chinese in pairs: a single character is where one begins.
-    single = len(words[-1]) == 1 and _HAN.match(words[-1]) is not None
-    return f"{quoted}*" if single else quoted
 
 
 def _checked_words(words: Sequence[str]) -> tuple[str, ...]:

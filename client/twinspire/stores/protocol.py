@@ -1,7 +1,8 @@
-"""`VectorStore`: what a store of embeddings and their items offers, whatever holds them.
+"""`VectorStore`: the interface of a store of embeddings and their items.
 
-`twinspire.index.Index`, the embedded store, is one. `twinspire.search`, `twinspire.ingest` and the commands know this
-interface only; another store has to pass the same tests (`tests/stores`).
+`twinspire.index.Index`, the embedded store, implements it. `twinspire.search`, `twinspire.ingest` and the commands use
+this interface only; another store has to pass the same tests (`tests/stores/conformance.py`) and is opened by
+`open_index` once it is registered.
 """
 
 from __future__ import annotations
@@ -13,8 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from twinspire.stores.items import AddReport, Hit, Item, ItemKind, StoredItem
-from twinspire.stores.reference import BundleReference
+from twinspire.stores.items import AddReport, BundleReference, Hit, Item, ItemKind, StoredItem
 from twinspire.stores.text_query import TextQuery
 
 if TYPE_CHECKING:
@@ -23,16 +23,18 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class VectorStore(Protocol):
-    """Items with their embeddings, found by vector, by keyword and by filter; used from several threads at once.
+    """Items with their embeddings, found by vector, by keyword and by filter; safe to use from several threads.
 
     Embeddings are float32, L2-normalised, all of one `space`; a method that takes some raises `SpaceMismatchError` for
-    another space and `EmbeddingError` for a wrong shape, dtype or norm. Every method raises `InputError` for arguments
-    that cannot be meant and `IndexStoreError` where the store itself fails. An item's id is its own for ever.
+    another space and `EmbeddingError` for a wrong shape, dtype or norm. Every method raises `InputError` for invalid
+    arguments, and `IndexStoreError` if the store fails or is closed; a method that changes the store raises it too if
+    the store was opened for reading. `twinspire.stores.validation` has the checks of arguments. Ids count from 0 and
+    are never reused. `where` is a filter or its text, `kind` a kind of item or its name.
     """
 
     @property
     def uri(self) -> str:
-        """Where the store is, as `open_index` takes it: a path, or `scheme://...`."""
+        """The URI with which `open_index` opens the store: a path, or `scheme://...`."""
 
     @property
     def space(self) -> str:
@@ -44,11 +46,11 @@ class VectorStore(Protocol):
 
     @property
     def bundle(self) -> BundleReference | None:
-        """The bundle that made the embeddings, where it is known."""
+        """The bundle that made the embeddings, None if it is unknown."""
 
     @property
     def generation(self) -> int:
-        """A number that grows with every committed change: equal numbers mean equal content."""
+        """A number that grows with every committed change of items: equal numbers mean equal items."""
 
     def __len__(self) -> int:
         """Return the number of items."""
@@ -57,9 +59,10 @@ class VectorStore(Protocol):
         """Raise `SpaceMismatchError` unless `space` is the store's."""
 
     def add(self, embeddings: NDArray[np.float32], items: Sequence[Item], *, space: str) -> AddReport:
-        """Add items with their embeddings, (N, D): all of them or, where it raises, none; durable when it returns.
+        """Add items with their embeddings, (N, D): all of them or, if it raises, none; durable when it returns.
 
-        An item whose kind, uri and content hash the store has already is skipped and reported.
+        An item is skipped and reported if the store, or this call before it, has its kind, uri and content hash
+        already; an item without a content hash is always added.
         """
 
     def update(
@@ -73,16 +76,20 @@ class VectorStore(Protocol):
         metadata: Mapping[str, Any] | EllipsisType = ...,
         content_hash: str | EllipsisType | None = ...,
     ) -> StoredItem:
-        """Change what is given of one item, keep the rest, and return it. `embedding`, (D,), needs its `space`."""
+        """Change the given fields of an item, keep the others, and return the item.
+
+        `embedding` is (D,) and needs its `space`. Raises `InputError` for an unknown id, for values that no item may
+        have, and for the kind, uri and content hash of another item.
+        """
 
     def remove(self, ids: Iterable[int]) -> int:
-        """Remove the items of these ids and return how many there were."""
+        """Remove the items of these ids and return how many there were; ids without an item are ignored."""
 
     def remove_where(self, where: Filter | str) -> int:
         """Remove the items that `where` keeps and return how many there were."""
 
     def set_bundle(self, bundle: BundleReference) -> None:
-        """Remember `bundle` as the one that made the embeddings."""
+        """Record `bundle` as the one that made the embeddings. Keeps the generation."""
 
     def get(self, ids: Iterable[int]) -> list[StoredItem]:
         """Return the items of these ids, in this order. Raises `InputError` for an id that no item has."""
@@ -93,24 +100,30 @@ class VectorStore(Protocol):
     def find(
         self, *, uri: str | None = None, content_hash: str | None = None, under: str | None = None
     ) -> list[StoredItem]:
-        """Return the items of one uri, of one content hash, or of all uris below the folder `under`, by id."""
+        """Return the items of one uri, of one content hash, or with uris below the folder `under`, by id.
+
+        Raises `InputError` unless exactly one of the three is given.
+        """
 
     def known_hashes(self, hashes: Iterable[str], *, kind: ItemKind | str = ItemKind.IMAGE) -> set[str]:
-        """Return those of `hashes` that an item of this kind has."""
+        """Return those of `hashes` that are the content hash of an item of this kind."""
 
     def items(
         self, *, kind: ItemKind | str | None = None, where: Filter | str | None = None, batch: int = 1000
     ) -> Iterator[StoredItem]:
-        """Give all items of `kind` that `where` keeps, in the order of ids, as one committed state has them."""
+        """Iterate over the items of `kind` that `where` keeps, in the order of ids, in one committed state.
+
+        `batch` items are read at a time. Raises `InputError` at once.
+        """
 
     def count(self, *, kind: ItemKind | str | None = None, where: Filter | str | None = None) -> int:
-        """Return how many items of `kind` there are that `where` keeps."""
+        """Return the number of items of `kind` that `where` keeps."""
 
     def matching(self, ids: Iterable[int], where: Filter | str) -> set[int]:
-        """Return those of `ids` whose items `where` keeps; an id that no item has is left out."""
+        """Return those of `ids` whose items `where` keeps; ids without an item are left out."""
 
     def explain_filter(self, where: Filter | str) -> list[str]:
-        """Return what in a filter is true of no item: a key that none has, a value of another type."""
+        """Return why a filter may keep nothing: keys that no item has, comparisons with values of another type."""
 
     def search(
         self,
@@ -122,7 +135,10 @@ class VectorStore(Protocol):
         where: Filter | str | None = None,
         effort: int | None = None,
     ) -> list[list[Hit]]:
-        """Return the k best hits of each query, (Q, D), by inner product, best first, equal scores by id."""
+        """Return the k best hits of each query, (Q, D), by inner product, best first, equal scores by id.
+
+        `effort` is the store's own setting of an approximate search, at least 1; None: its default.
+        """
 
     def search_text(
         self,
@@ -132,18 +148,21 @@ class VectorStore(Protocol):
         kind: ItemKind | str | None = None,
         where: Filter | str | None = None,
     ) -> list[Hit]:
-        """Return the k best items for a keyword query over captions and file names, best first; scores are BM25."""
+        """Return the k best items for a keyword query over captions and file names, best first, equal scores by id.
+
+        Scores are BM25. `text_query.indexed_text` gives the words of an item. An empty query finds nothing.
+        """
 
     def count_text(self, query: TextQuery, *, at_most: int) -> int:
-        """Return how many items match a keyword query, counted up to `at_most`."""
+        """Return the number of items that match a keyword query, counted up to `at_most`."""
 
     def close(self) -> None:
-        """Let the store go; every later call raises `IndexStoreError`."""
+        """Close the store: every later call but `close` raises `IndexStoreError`."""
 
     def __enter__(self) -> Self:
         """Return the store."""
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, error_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Close it."""

@@ -1,11 +1,11 @@
-"""What the export and the server agree on about TensorRT: the graphs that it takes, and the folder of its plans.
+"""TensorRT for the export and the server: checks of ONNX graphs, and the folder of plans.
 
-Imports neither TensorRT nor, before it is needed, onnx.
+Does not import TensorRT; onnx is imported at first use.
 """
 
 from __future__ import annotations
 
-from twinspire.tensorrt_support.graph import PRECISIONS, check_graph, check_precision, prepare_engine
+from twinspire.tensorrt_support.graph import PRECISIONS, check_graph, check_precision, check_symmetric, prepare_engine
 from twinspire.tensorrt_support.plans import PLANS_NAME, PlanFolder, PlanManifest, PlanRecord, Profile
 
 __all__ = [
@@ -17,5 +17,6 @@ __all__ = [
     "Profile",
     "check_graph",
     "check_precision",
+    "check_symmetric",
     "prepare_engine",
 ]

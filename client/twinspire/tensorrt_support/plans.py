@@ -1,15 +1,14 @@
-"""plans.json: the TensorRT plans of one bundle, which `twinspire tensorrt` writes and `twinspire build` reads."""
+"""plans.json: the TensorRT plans of one bundle. `twinspire tensorrt` writes it, `twinspire build` reads it."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from twinspire._codec import decode, parse_document, write_document
 from twinspire.bundle import Bundle, Certificate, EngineRecord, FileRecord, Precision, Tower
 from twinspire.bundle.folder import check_file
-from twinspire.bundle.schema import decode, encode, parse_json
 from twinspire.errors import BundleError, InputError, SpaceMismatchError
 
 SCHEMA_VERSION = 1
@@ -20,7 +19,7 @@ _BUILD_AGAIN = "Build the plans of this bundle with: twinspire tensorrt BUNDLE"
 
 @dataclass(frozen=True)
 class Profile:
-    """The shapes that one optimization profile of a plan's input admits, and the one that it is tuned for.
+    """The range of input shapes of one optimization profile of a plan, and the shape that it is tuned for.
 
     The first dimension is the batch. Raises InputError unless minimum, optimum and maximum ascend.
     """
@@ -33,9 +32,7 @@ class Profile:
         ranks = {len(self.minimum), len(self.optimum), len(self.maximum)}
         bounds = zip(self.minimum, self.optimum, self.maximum, strict=False)
         if len(ranks) != 1 or not all(1 <= low <= best <= high for low, best, high in bounds):
-            raise InputError(
-                f"a profile from {self.minimum} by {self.optimum} to {self.maximum}: expected them to ascend"
-            )
+            raise InputError(f"profile {self.minimum}, {self.optimum}, {self.maximum}: expected shapes that ascend")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,18 +45,18 @@ class PlanRecord(EngineRecord):
 
     @property
     def max_batch(self) -> int:
-        """The largest batch that every profile admits."""
+        """The largest batch that every profile accepts."""
         return min(profile.maximum[0] for profile in self.profiles)
 
     @property
     def text_lengths(self) -> tuple[int, ...]:
-        """The lengths of the text tower's profiles, ascending; each profile admits no other."""
+        """The lengths of the text tower's profiles, ascending; each profile accepts one."""
         return tuple(sorted(profile.maximum[1] for profile in self.profiles))
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlanManifest:
-    """What plans.json says. A plan runs on GPUs like `gpu` and in the release `tensorrt` of TensorRT alone."""
+    """The content of plans.json. Plans run only on GPUs of the kind `gpu` and with TensorRT's version `tensorrt`."""
 
     bundle: str
     space: str
@@ -79,19 +76,16 @@ class PlanManifest:
 
     def to_json(self) -> str:
         """Return the text of plans.json, with a final newline."""
-        document = {"schema_version": SCHEMA_VERSION, **encode(self)}
-        return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        return write_document(self, SCHEMA_VERSION)
 
     @classmethod
     def from_json(cls, text: str, where: str) -> PlanManifest:
         """Read a plans.json. Raises BundleError for anything but one of this schema version."""
-        document = parse_json(text, where)
-        version = document.pop("schema_version", None) if isinstance(document, dict) else None
-        if type(version) is not int or version != SCHEMA_VERSION:
-            raise BundleError(
-                f"{where} has schema_version {version!r}, this twinspire reads {SCHEMA_VERSION}. {_BUILD_AGAIN}"
-            )
-        return decode(cls, document, where)
+        try:
+            _, document = parse_document(text, where, (SCHEMA_VERSION,), _BUILD_AGAIN)
+            return decode(cls, document, where)
+        except InputError as error:
+            raise BundleError(str(error)) from error
 
 
 @dataclass(frozen=True)
@@ -103,7 +97,7 @@ class PlanFolder:
 
     @classmethod
     def open(cls, path: Path) -> PlanFolder:
-        """Read a folder's plans.json, not yet the plans. Raises BundleError where it is missing or broken."""
+        """Read a folder's plans.json, but not the plans. Raises BundleError where it is missing or damaged."""
         file = path / PLANS_NAME
         try:
             text = file.read_text(encoding="utf-8")
@@ -114,7 +108,7 @@ class PlanFolder:
         return cls(path, PlanManifest.from_json(text, str(file)))
 
     def check(self, bundle: Bundle) -> None:
-        """Check that the plans were built from the engines of `bundle` and are as plans.json records them.
+        """Check that the plans were built from the engines of `bundle` and match plans.json.
 
         Reads every plan once. Raises SpaceMismatchError for plans of another space, BundleError for plans of another
         bundle or other engines, and for a file that is missing or damaged.
@@ -122,7 +116,9 @@ class PlanFolder:
         manifest = self.manifest
         if manifest.space != bundle.space:
             raise SpaceMismatchError(
-                f"the plans in {self.path} are of another space than {bundle.path}. {_BUILD_AGAIN}"
+                f"the plans in {self.path} are of another space than {bundle.path}. {_BUILD_AGAIN}",
+                expected=bundle.space,
+                found=manifest.space,
             )
         if manifest.bundle != bundle.name:
             raise BundleError(
@@ -145,9 +141,8 @@ class PlanFolder:
 
 
 def _check_shapes(tower: Tower, record: PlanRecord, bundle: Bundle, folder: Path) -> None:
-    """Raise BundleError unless the profiles admit what the bundle's clients send."""
-    size = bundle.image.size
-    expected = (size, size, 3) if tower is Tower.IMAGE else (bundle.text.context_length,)
+    """Raise BundleError unless the profiles accept the bundle's inputs."""
+    expected = bundle.input_spec(tower).shape if tower is Tower.IMAGE else (bundle.text.context_length,)
     longest = max(profile.maximum[1:] for profile in record.profiles)
     if longest != expected:
         raise BundleError(

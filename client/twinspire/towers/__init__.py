@@ -1,6 +1,6 @@
-"""The towers: from uint8 images and token ids to unit vectors, whatever runs the engines.
+"""Runtimes of the towers: uint8 images and token ids to unit vectors, in this process or on a server.
 
-Nothing here knows files of images or texts; `twinspire.client` does.
+Image files and texts are prepared by `twinspire.client`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What `auto` stands for: the provider, the precision and the settings, with the reason for each.
+"""The choice of `auto`: provider, precision and settings, with the reason.
 
-A bundle that was measured says itself what is best (`RecommendedRuntime`), for machines such as the one it was
-measured on. Elsewhere, and for other bundles, the rules here decide.
+A bundle that was measured recommends a runtime (`RecommendedRuntime`) for machines such as the one it was measured on.
+On other machines, and for other bundles, the rules here decide.
 """
 
 from __future__ import annotations
@@ -13,12 +13,11 @@ from pathlib import Path
 
 from twinspire._arguments import as_member
 from twinspire.bundle import Bundle, Precision, RecommendedRuntime, Tower
-from twinspire.towers.providers import InferencePrecision, Provider, problem
+from twinspire.towers.providers import InferencePrecision, Provider, unavailable_reason
 
 AUTO = "auto"
 
 _PREFERRED = (Provider.CUDA, Provider.OPENVINO, Provider.CPU)
-# Those that matrix products are computed with, in Linux's words: with others a measured choice says nothing.
 INSTRUCTION_SETS = (
     "avx2",
     "avx_vnni",
@@ -30,17 +29,18 @@ INSTRUCTION_SETS = (
     "amx_bf16",
     "amx_fp16",
 )
+"""Instruction sets for matrix multiplications, by Linux's names: a measurement holds for processors with the same."""
 # ViT-B/32, images/s, openvino against cpu: 180 and 112-116 for int8 on a Xeon with AMX; 23 and 24 for int8,
-# 9.9 and 9.8 for fp32 on a processor with VNNI alone, where it only took 2 s longer to load.
-_OPENVINO_GAINS = "amx_int8"
-# Without one of these an x86 processor adds products of uint8 and int8 in 16 bits, which may saturate:
+# 9.9 and 9.8 for fp32 on a processor with VNNI but no AMX, where it only took 2 s longer to load.
+_FASTER_WITH_OPENVINO = "amx_int8"
+# Without one of these an x86 processor sums uint8 x int8 products in 16 bits, which may saturate:
 # https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html, "U8S8 saturation".
 _EXACT_INT8 = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Runtime:
-    """What runs both towers. `threads` is how many a call computes with on the CPU, in `streams` parts side by side."""
+    """How both towers run: a call is computed by `threads` threads on the CPU, in `streams` parts in parallel."""
 
     provider: Provider
     precision: Precision
@@ -49,16 +49,16 @@ class Runtime:
     inference_precision: InferencePrecision = InferencePrecision.F32
 
     def __str__(self) -> str:
-        computed = "" if self.inference_precision is InferencePrecision.F32 else f" in {self.inference_precision}"
+        arithmetic = "" if self.inference_precision is InferencePrecision.F32 else f" in {self.inference_precision}"
         streams = "" if self.streams == 1 else f", streams: {self.streams}"
-        return f"onnxruntime {self.provider} {self.precision}{computed}, threads: {self.threads}{streams}"
+        return f"onnxruntime {self.provider} {self.precision}{arithmetic}, threads: {self.threads}{streams}"
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A provider and a precision to try, and why; after the last one nothing is left to try.
+    """A provider and a precision to try, and the reason.
 
-    `streams` and `inference_precision` are what to take where the caller names none.
+    `streams` and `inference_precision` apply where the caller names none.
     """
 
     provider: Provider
@@ -70,14 +70,14 @@ class Candidate:
 
     @property
     def may_overflow(self) -> bool:
-        """Whether the engines may give here what their certificates do not say: it was asked for by name."""
+        """Whether the engines may be less accurate here than certified: int8 that the caller named."""
         on_this_processor = self.provider is not Provider.CUDA
         return self.precision is Precision.INT8 and on_this_processor and not sums_int8_exactly()
 
 
 def parse_provider(value: str) -> Provider | None:
     """Return the provider of that name, None for `auto`. Raises InputError for another name."""
-    return None if value == AUTO else as_member(value, Provider, "providers", besides=[AUTO])
+    return None if value == AUTO else as_member(value, Provider, "provider", besides=[AUTO])
 
 
 def parse_precision(value: str) -> Precision | None:
@@ -86,42 +86,42 @@ def parse_precision(value: str) -> Precision | None:
 
 
 def candidates(bundle: Bundle, provider: Provider | None, precision: Precision | None) -> Iterator[Candidate]:
-    """Yield what to try, best first; a named provider or precision (not None) is taken as it is.
+    """Yield what to try, best first; a named provider or precision (not None) is used as it is.
 
-    First the bundle's measured choice, where it has one for this machine and nothing else was named, then what the
-    rules say; a choice that was measured without a GPU comes after the GPU, where there is one. The reason says what
-    was passed over and why. For a named provider there is one candidate by the rules, for `auto` the CPU is the last.
+    First the bundle's recommendation, where it is for this machine and agrees with what was named, then the choice of
+    the rules. A recommendation that was measured without a GPU comes after the GPU of this machine. The reason includes
+    what was skipped and why. For a named provider the rules give one candidate, for `auto` the CPU is the last.
     """
-    passed: list[str] = []
-    measured = None
+    skipped: list[str] = []
+    recommended = None
     choice = bundle.manifest.auto
     if choice is not None and provider in (None, choice.provider) and precision in (None, choice.precision):
-        against = unfit(choice)
-        if against is None:
-            measured = _measured(choice, is_named=provider is not None)
-            if provider is None and choice.gpu is None and problem(Provider.CUDA) is None:
-                against = "it was measured without a GPU, and here is one"
+        reason = mismatch_reason(choice)
+        if reason is None:
+            recommended = _recommended(choice, is_named=provider is not None)
+            if provider is None and choice.gpu is None and unavailable_reason(Provider.CUDA) is None:
+                reason = "it was measured without a GPU, and this machine has one"
             else:
-                yield measured
-                measured = None
-        if against is not None:
-            passed.append(f"the bundle's measured choice, {choice}, is passed over: {against}")
+                yield recommended
+                recommended = None
+        if reason is not None:
+            skipped.append(f"the bundle's recommendation, {choice}, is skipped: {reason}")
     for name in _PREFERRED if provider is None else (provider,):
-        chosen, why = (precision, "asked for") if precision is not None else _best_precision(bundle, name)
-        against = _against(name, chosen) if provider is None else None
-        if against is not None:
-            passed.append(against)
+        chosen, why = (precision, "requested") if precision is not None else _best_precision(bundle, name)
+        reason = _skip_reason(name, chosen) if provider is None else None
+        if reason is not None:
+            skipped.append(reason)
             continue
-        reasons = [f"{chosen}: {why}", f"{name}: {'asked for' if provider is not None else 'the best here'}"]
+        reasons = [f"{chosen}: {why}", f"{name}: {'requested' if provider is not None else 'the best here'}"]
         is_last = provider is not None or name is _PREFERRED[-1]
-        yield Candidate(name, chosen, "; ".join([*reasons, *passed]), is_last)
-        if measured is not None:  # the GPU, which is the first, could not be used
-            yield measured
-            measured = None
+        yield Candidate(name, chosen, "; ".join([*reasons, *skipped]), is_last)
+        if recommended is not None:  # the GPU, which is tried first, could not be used
+            yield recommended
+            recommended = None
 
 
-def _measured(choice: RecommendedRuntime, *, is_named: bool) -> Candidate:
-    """Return a bundle's measured choice as a candidate. `is_named`: its provider was asked for."""
+def _recommended(choice: RecommendedRuntime, *, is_named: bool) -> Candidate:
+    """Return a bundle's recommendation as a candidate. `is_named`: the caller named its provider."""
     return Candidate(
         Provider(choice.provider),
         choice.precision,
@@ -132,32 +132,32 @@ def _measured(choice: RecommendedRuntime, *, is_named: bool) -> Candidate:
     )
 
 
-def unfit(choice: RecommendedRuntime) -> str | None:
-    """Say why a measured choice is not for this machine, None where it is."""
+def mismatch_reason(choice: RecommendedRuntime) -> str | None:
+    """Return why a bundle's recommendation is not for this machine, None where it is."""
     if choice.provider not in tuple(Provider) or choice.inference_precision not in tuple(InferencePrecision):
-        return "this twinspire does not know it"
-    cause = problem(Provider(choice.provider))
+        return "this version of twinspire does not know that runtime"
+    cause = unavailable_reason(Provider(choice.provider))
     if cause is not None:
         return f"{choice.provider} {cause}"
     if choice.provider == Provider.CUDA:
         return None
-    here = instruction_sets()
-    if set(choice.instruction_sets) != set(here):
-        measured = " ".join(choice.instruction_sets) or "nothing known"
-        return f"it was measured on a processor with {measured}, this one has {' '.join(here) or 'nothing known'}"
+    own = instruction_sets()
+    if set(choice.instruction_sets) != set(own):
+        measured = " ".join(choice.instruction_sets) or "no known instruction sets"
+        return f"it was measured on a processor with {measured}, this one has {' '.join(own) or 'none of them'}"
     return None
 
 
-def _against(provider: Provider, precision: Precision) -> str | None:
-    """Say why `auto` should not take a provider, None where it should."""
+def _skip_reason(provider: Provider, precision: Precision) -> str | None:
+    """Return why `auto` should not try a provider, None where it should."""
     if provider is Provider.CPU:
-        return None  # what is wrong with it, opening it says
+        return None  # if it fails, opening it raises the cause
     if provider is Provider.OPENVINO:
         if precision is not Precision.INT8:
-            return f"openvino gains nothing at {precision}"
-        if _OPENVINO_GAINS not in processor_flags():
-            return "openvino gains nothing on a processor without AMX"
-    cause = problem(provider)
+            return f"openvino is not faster at {precision}"
+        if _FASTER_WITH_OPENVINO not in processor_flags():
+            return "openvino is not faster on a processor without AMX"
+    cause = unavailable_reason(provider)
     return None if cause is None else f"{provider} {cause}"
 
 
@@ -178,19 +178,19 @@ def _best_precision(bundle: Bundle, provider: Provider) -> tuple[Precision, str]
 
 
 def sums_int8_exactly() -> bool:
-    """Whether this processor adds products of uint8 and int8 without overflow; no where it cannot be seen."""
+    """Whether this processor sums uint8 x int8 products without overflow; False where it is unknown."""
     is_x86 = platform.machine() in ("x86_64", "AMD64")
     return not is_x86 or not _EXACT_INT8.isdisjoint(processor_flags())
 
 
 def instruction_sets() -> tuple[str, ...]:
-    """List those of `INSTRUCTION_SETS` that this processor has."""
+    """Return those of `INSTRUCTION_SETS` that this processor has."""
     flags = processor_flags()
     return tuple(name for name in INSTRUCTION_SETS if name in flags)
 
 
 def processor_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
-    """List what the processor can do, in Linux's words; none where it does not say."""
+    """Return the processor's features by Linux's names; none where the system does not list them."""
     try:
         lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

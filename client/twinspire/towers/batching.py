@@ -1,6 +1,6 @@
-"""Grouping texts of many lengths into batches that are padded little.
+"""Batches of inputs: images in order, texts grouped by length so that little of a batch is padding.
 
-COCO captions in batches of 32 are padded to 25.7 tokens on average as they come, to 16.7 once sorted and cut at the
+COCO captions in batches of 32 are padded to 25.7 tokens on average as they come, to 16.7 once sorted and padded to
 buckets, and to 13.5, their own length, once sorted alone. Runtimes that plan memory and choose kernels for each shape
 want few shapes: `text_batches` keeps to buckets. onnxruntime on processors does not care: `fitted_batches`.
 """
@@ -10,22 +10,23 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from twinspire.bundle import Padding, TextSettings
-from twinspire.towers.ragged import fitted, padded
+from twinspire.contract import group_by_length, padded
 
 BUCKETS = (8, 16, 24, 32, 48, 64, 77, 128, 256, 512)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class TextBatch:
-    """Texts of one length: `input_ids` (n, L) int32, padded; `positions` (n,), their places in the input."""
+class InputBatch:
+    """A tower's input for some items of a call: `array` (n, ...) and `positions` (n,), their places in the call."""
 
     positions: NDArray[np.intp]
-    input_ids: NDArray[np.int32]
+    array: NDArray[Any]
 
 
 def bucket_lengths(settings: TextSettings) -> tuple[int, ...]:
@@ -37,60 +38,54 @@ def bucket_lengths(settings: TextSettings) -> tuple[int, ...]:
 
 
 def padded_length(length: int, settings: TextSettings) -> int:
-    """Return what a text of `length` ids is padded to: the next bucket, at most the context.
+    """Return the length that a text of `length` ids is padded to: the shortest bucket that holds it."""
+    return next((bucket for bucket in bucket_lengths(settings) if bucket >= length), settings.context_length)
 
-    With `max_length` it is always the context.
-    """
-    if settings.padding is Padding.MAX_LENGTH:
-        return settings.context_length
-    return min(
-        (bucket for bucket in BUCKETS if length <= bucket < settings.context_length),
-        default=settings.context_length,
-    )
+
+def image_batches(images: NDArray[np.uint8], *, batch: int) -> Iterator[InputBatch]:
+    """Split (N, H, W, 3) uint8 into batches of at most `batch` images, in order."""
+    for start in range(0, len(images), batch):
+        part = images[start : start + batch]
+        yield InputBatch(np.arange(start, start + len(part)), part)
 
 
 def text_batches(
     sequences: Sequence[NDArray[np.int32]], settings: TextSettings, *, batch: int, lengths: Sequence[int] | None = None
-) -> Iterator[TextBatch]:
-    """Sort by length, cut into batches of at most `batch` texts of one bucket and pad them on the right.
+) -> Iterator[InputBatch]:
+    """Group texts by length into batches of at most `batch`, padded on the right to the shortest length that fits.
 
-    `sequences` are 1-D int32, none longer than the context. `lengths` stand in the buckets' place, ascending and
-    the context among them. Every place comes exactly once; the longest texts come first, so that a lack of memory
-    shows at once.
+    `sequences` are 1-D int32, none longer than the context. `lengths` are those to pad to, ascending, the context the
+    last; None is the buckets. Every text is in one batch; the longest come first, so that a lack of memory shows at
+    once.
     """
+    allowed = bucket_lengths(settings) if lengths is None else lengths
 
-    def bucket(position: int) -> int:
-        size = sequences[position].size
-        if lengths is None:
-            return padded_length(size, settings)
-        return next(length for length in lengths if length >= size)
+    def target(position: int) -> int:
+        return next(length for length in allowed if length >= sequences[position].size)
 
-    for length, group in groupby(_longest_first(sequences), key=bucket):
-        places = list(group)
-        for start in range(0, len(places), batch):
-            yield _text_batch(sequences, places[start : start + batch], length, settings)
+    longest_first = sorted(range(len(sequences)), key=lambda position: sequences[position].size, reverse=True)
+    for length, group in groupby(longest_first, key=target):
+        positions = list(group)
+        for start in range(0, len(positions), batch):
+            yield _text_batch(sequences, positions[start : start + batch], length, settings)
 
 
 def fitted_batches(
     sequences: Sequence[NDArray[np.int32]], settings: TextSettings, *, batch: int
-) -> Iterator[TextBatch]:
-    """Sort by length, cut into batches of at most `batch` texts and pad each to its longest.
+) -> Iterator[InputBatch]:
+    """Group texts by length into batches of at most `batch`, each padded to its longest.
 
-    A batch ends early where padding costs more than another run would (RUN_TOKENS). With `max_length` the longest is
-    the context. Otherwise as `text_batches`.
+    A batch ends early where padding costs more than another run would. With `max_length` every text is padded to the
+    context. Otherwise as `text_batches`.
     """
-    whole = settings.context_length if settings.padding is Padding.MAX_LENGTH else 0
-    lengths = [max(whole, sequence.size) for sequence in sequences]
-    for places in fitted(lengths, batch=batch):
-        yield _text_batch(sequences, places, lengths[places[0]], settings)
-
-
-def _longest_first(sequences: Sequence[NDArray[np.int32]]) -> list[int]:
-    return sorted(range(len(sequences)), key=lambda place: sequences[place].size, reverse=True)
+    minimum = settings.context_length if settings.padding is Padding.MAX_LENGTH else 0
+    lengths = [max(minimum, sequence.size) for sequence in sequences]
+    for positions in group_by_length(lengths, batch=batch):
+        yield _text_batch(sequences, positions, lengths[positions[0]], settings)
 
 
 def _text_batch(
-    sequences: Sequence[NDArray[np.int32]], places: Sequence[int], length: int, settings: TextSettings
-) -> TextBatch:
-    input_ids = padded([sequences[place] for place in places], settings.pad_id, length)
-    return TextBatch(np.array(places, np.intp), input_ids)
+    sequences: Sequence[NDArray[np.int32]], positions: Sequence[int], length: int, settings: TextSettings
+) -> InputBatch:
+    array = padded([sequences[position] for position in positions], settings.pad_id, length)
+    return InputBatch(np.array(positions, np.intp), array)

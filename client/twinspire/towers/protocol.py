@@ -1,4 +1,4 @@
-"""What every runtime offers: the interface between the client and whatever runs the engines."""
+"""The interface between the client and a runtime of the engines."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 
 class Towers(Protocol):
-    """Both towers of one model. Embeddings come in the order of the inputs, comparable within `space`."""
+    """Both towers of one model. Embeddings are in the order of the inputs, and comparable within `space`."""
 
     @property
     def dim(self) -> int:
@@ -18,14 +18,14 @@ class Towers(Protocol):
 
     @property
     def space(self) -> str:
-        """What names the embeddings that may be compared with these."""
+        """The id of the embedding space: vectors are comparable within it only."""
 
     @property
     def context_length(self) -> int:
         """The most token ids that one text may have, start and end included."""
 
     def encode_images(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Encode (N, S, S, 3) uint8 RGB to (N, D) float32, L2-normalised; N may be 0.
+        """Encode (N, H, W, 3) uint8 RGB to (N, D) float32, L2-normalised; N may be 0.
 
         Raises InputError for another dtype or shape, EngineError where the runtime fails, ServerError where a server
         does.
@@ -34,9 +34,9 @@ class Towers(Protocol):
     def encode_texts(self, sequences: Sequence[NDArray[np.int32]]) -> NDArray[np.float32]:
         """Encode N 1-D int32 arrays of token ids to (N, D) float32, L2-normalised; N may be 0.
 
-        Each holds start and end token and no padding: the runtime pads as it likes best. Raises InputError
+        Each holds start and end token and no padding: the runtime pads. Raises InputError
         for anything else, EngineError where the runtime fails, ServerError where a server does.
         """
 
     def close(self) -> None:
-        """Let go of engines and connections. Encoding then raises EngineError; closing twice does nothing."""
+        """Release engines and connections. Encoding then raises EngineError; closing twice does nothing."""

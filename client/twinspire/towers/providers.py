@@ -1,4 +1,4 @@
-"""onnxruntime's execution providers: which are there, and a session on exactly the one that was asked for.
+"""onnxruntime's execution providers: which are available, and sessions on exactly the one that was requested.
 
 onnxruntime falls back to its CPU provider in five ways: a provider it does not know is dropped with a
 warning; one whose libraries do not load is dropped with a line in the log; a plugin provider passed by name
@@ -25,13 +25,20 @@ from twinspire.errors import (
     ProviderError,
     TwinspireError,
 )
-from twinspire.towers.cuda_provider import INSTALL, cuda_problem, failure_cause, library_problem, load_libraries
-from twinspire.towers.cuda_provider import NAME as CUDA_NAME
-from twinspire.towers.onnxruntime_support import ONLY_FATAL, onnxruntime_library
+from twinspire.towers.onnxruntime_support import (
+    CUDA_PROVIDER,
+    INSTALL_GPU,
+    ONLY_FATAL,
+    cuda_library_error,
+    cuda_unavailable_reason,
+    failure_cause,
+    load_cuda_libraries,
+    onnxruntime_library,
+)
 
 
 class Provider(StrEnum):
-    """What runs an engine inside onnxruntime."""
+    """An execution provider of onnxruntime."""
 
     CPU = "cpu"
     OPENVINO = "openvino"
@@ -39,7 +46,7 @@ class Provider(StrEnum):
 
 
 class InferencePrecision(StrEnum):
-    """What OpenVINO computes in where the engine says float32."""
+    """The arithmetic of OpenVINO for float32 operators."""
 
     F32 = "f32"
     BF16 = "bf16"
@@ -47,11 +54,11 @@ class InferencePrecision(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class OpenVinoOptions:
-    """Settings of the OpenVINO provider; the others take none.
+    """Options of the OpenVINO provider; the others have none.
 
-    `inference_precision` is what float32 operators are computed in. Left to itself OpenVINO takes bf16 where
-    the processor has it, which moves an embedding's components by up to 4e-4: here that must be asked for. It may be
-    given by name: "bf16". Raises InputError for another.
+    `inference_precision` is the arithmetic of float32 operators, or its name: "bf16". OpenVINO's own default is bf16
+    where the processor has it, which moves an embedding's components by up to 4e-4: here it must be requested. Raises
+    InputError for an unknown name.
     """
 
     inference_precision: InferencePrecision = InferencePrecision.F32
@@ -62,30 +69,30 @@ class OpenVinoOptions:
 
 
 class Session(Protocol):
-    """What is used of onnxruntime's InferenceSession. `run` may be called from several threads at once."""
+    """The part of onnxruntime's InferenceSession that is used. `run` may be called from several threads at once."""
 
     def run(self, output_names: Sequence[str] | None, input_feed: Mapping[str, Any]) -> list[Any]:
-        """Compute the named outputs, all where None."""
+        """Return the named outputs, all where None."""
 
     def get_inputs(self) -> Sequence[Any]:
-        """Give name, type and shape of each input."""
+        """Return name, type and shape of each input."""
 
     def get_outputs(self) -> Sequence[Any]:
-        """Give name, type and shape of each output."""
+        """Return name, type and shape of each output."""
 
     def get_providers(self) -> Sequence[str]:
-        """List the providers by onnxruntime's names, the first one preferred."""
+        """Return the providers by onnxruntime's names, the preferred one first."""
 
     def get_provider_graph_assignment_info(self) -> Sequence[Any]:
-        """Tell which operators went to which provider."""
+        """Return which operators were assigned to which provider."""
 
 
 _NAMES = {
     Provider.CPU: "CPUExecutionProvider",
     Provider.OPENVINO: "OpenVINOExecutionProvider",
-    Provider.CUDA: CUDA_NAME,
+    Provider.CUDA: CUDA_PROVIDER,
 }
-# Operators of which one left on the CPU is a fallback, not a shape computation. Looked for anywhere in the
+# Operators that mean a fallback where they are left to the CPU; others compute shapes. Found anywhere in the
 # name, since onnxruntime fuses them: FusedMatMul, QLinearConv, MatMulInteger, MultiHeadAttention.
 _HEAVY = ("MatMul", "Gemm", "Conv", "Attention")
 _registering = threading.Lock()
@@ -93,28 +100,31 @@ _registering = threading.Lock()
 
 @dataclass(frozen=True)
 class Sessions:
-    """One engine, opened to be computed as a whole, with all threads, or in parts side by side that share them."""
+    """The sessions of one engine: `whole` computes with all threads, `parts` in parallel with a share of them each."""
 
     whole: Session
     parts: tuple[Session, ...]
 
     def pick(self, turn: int, *, whole: bool) -> Session:
-        """Return what computes a call as a whole, or else the part of that number."""
+        """Return the session for a call as a whole, or for a part: the sessions take turns."""
         return self.whole if whole else self.parts[turn % len(self.parts)]
 
 
 def open_sessions(
     engine: Path, provider: Provider, *, threads: int, streams: int, openvino: OpenVinoOptions
 ) -> Sessions:
-    """Open an engine on one provider for calls that are cut into `streams` parts, if they can be.
+    """Open an engine on one provider for calls that may be split into `streams` parts.
 
-    With several streams the engine is in memory twice or more: threads that divide a single image among them are no
-    use to parts side by side. Raises what `open_session` raises, and ProviderError where the provider has no streams.
+    With several streams the engine is in memory twice or more: a session whose threads share one image cannot
+    also compute parts in parallel. Raises what `open_session` raises, and ProviderError where the provider has no
+    streams.
     """
     if streams > 1 and provider is Provider.CUDA:
         raise ProviderError(
-            f"the provider {provider} computes in one stream, {streams} were asked for: streams divide a processor's "
-            "threads. Leave them out, or name another provider"
+            f"the provider {provider} computes in one stream, {streams} were requested: streams divide a processor's "
+            "threads. Leave streams out, or name another provider",
+            provider=provider,
+            available=(Provider.CPU, Provider.OPENVINO),
         )
     whole = open_session(engine, provider, threads=threads, openvino=openvino)
     if streams == 1:
@@ -122,7 +132,7 @@ def open_sessions(
     if provider is Provider.OPENVINO:
         return Sessions(whole, (open_session(engine, provider, threads=threads, streams=streams, openvino=openvino),))
     share = threads // streams
-    # Callers of one session share its threads and wait for each other; the thread of a session of one is its caller's.
+    # Callers of one session share its threads and wait for each other; a session of one thread uses its caller's.
     needed = 1 if share == 1 else streams
     return Sessions(
         whole, tuple(open_session(engine, provider, threads=share, openvino=openvino) for _ in range(needed))
@@ -132,22 +142,22 @@ def open_sessions(
 def open_session(
     engine: Path, provider: Provider, *, threads: int, openvino: OpenVinoOptions, streams: int = 1
 ) -> Session:
-    """Open an engine on one provider. `threads` is how many a call computes with on the CPU.
+    """Open an engine on one provider. `threads` is the number of threads of a call on the CPU.
 
-    `streams` is into how many the OpenVINO provider divides them. Raises MissingDependencyError or ProviderError where
-    the provider is not there or does not take the engine, and EngineError where the engine cannot be loaded.
+    `streams` is the number of the OpenVINO provider's streams, which divide them. Raises MissingDependencyError or
+    ProviderError where the provider is unavailable or does not support the engine, and EngineError where the engine
+    cannot be loaded.
     """
-    absent = missing(provider)
-    if absent is not None:
-        raise absent
+    if (unavailable := unavailable_error(provider)) is not None:
+        raise unavailable
     onnxruntime = onnxruntime_library()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = ONLY_FATAL
     options.inter_op_num_threads = 1
-    # The others compute outside onnxruntime's own threads.
+    # The other providers do not compute in onnxruntime's own threads.
     options.intra_op_num_threads = threads if provider is Provider.CPU else 1
-    # Threads that spin between operators take the processors from those that decode the next images: 76 photographs,
-    # ViT-B/32 int8, two busy cores, took 5.4 to 7.9 s with and 3.6 to 5.9 s without; one image 67 ms and 59 ms.
+    # Threads that spin between operators compete with those that decode the next images: 76 photographs,
+    # ViT-B/32 int8, two busy cores, took 5.4 to 7.9 s with spinning, 3.6 to 5.9 s without; one image 67 ms and 59 ms.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     try:
@@ -162,7 +172,8 @@ def open_session(
             enable_fallback=0,
         )
     except Exception as error:  # onnxruntime's exceptions share no base below Exception
-        raise EngineError(f"{engine} cannot be opened on the provider {provider}: {failure_cause(error)}") from error
+        message = f"{engine} cannot be opened on the provider {provider}: {failure_cause(error)}"
+        raise EngineError(message, path=engine) from error
     _check_assignment(session, engine, provider)
     return session
 
@@ -170,43 +181,47 @@ def open_session(
 def require_computing(session: Session, inputs: Mapping[str, Any], engine: Path, provider: Provider) -> None:
     """Run a session once. Raises ProviderError, with the cause, where it cannot compute.
 
-    onnxruntime opens a CUDA session without cuDNN, which it loads for the first convolution
-    (https://github.com/microsoft/onnxruntime/pull/29252), and on a GPU that its kernels were not compiled for.
+    onnxruntime opens CUDA sessions without cuDNN, which it loads at the first convolution
+    (https://github.com/microsoft/onnxruntime/pull/29252), and on GPUs that its kernels were not compiled for.
     """
     try:
         session.run(None, inputs)
     except Exception as error:  # onnxruntime's exceptions share no base below Exception
         raise ProviderError(
             f"the provider {provider} opens {engine.name} and cannot compute it: {failure_cause(error)}. CUDA's and "
-            f"cuDNN's libraries come with the extra gpu: {INSTALL}; the driver must be as new as they are"
+            f"cuDNN's libraries come with the extra gpu: {INSTALL_GPU}; the driver must be as new as they are",
+            provider=provider,
         ) from error
 
 
 def available() -> tuple[Provider, ...]:
-    """List the providers that are installed and offer a device here. Loads onnxruntime and the plugin."""
-    return tuple(provider for provider in Provider if problem(provider) is None)
+    """Return the providers that are installed and have a device here. Loads onnxruntime and the plugin."""
+    return tuple(provider for provider in Provider if unavailable_reason(provider) is None)
 
 
-def missing(provider: Provider) -> TwinspireError | None:
-    """Return the error to raise where a provider is not there, None where it is."""
-    cause = problem(provider)
-    if isinstance(cause, str):
-        return ProviderError(f"the provider {provider} {cause}. {_there_is()}")
-    return cause
+def unavailable_error(provider: Provider) -> TwinspireError | None:
+    """Return the error to raise where a provider is unavailable, None where it is available."""
+    reason = unavailable_reason(provider)
+    if isinstance(reason, str):
+        return _provider_error(f"the provider {provider} {reason}", provider)
+    return reason
 
 
-def problem(provider: Provider) -> TwinspireError | str | None:
-    """Say why a provider is not there, as the end of a sentence that begins with it; None where it is."""
+def unavailable_reason(provider: Provider) -> TwinspireError | str | None:
+    """Return why a provider is unavailable, as the end of "the provider cuda ..."; None where it is available.
+
+    Where its package is missing or broken, that is the error.
+    """
     try:
         onnxruntime_library()
     except (MissingDependencyError, BrokenDependencyError) as error:
         return error
     if provider is Provider.OPENVINO:
-        return _openvino_problem()
-    return cuda_problem() if provider is Provider.CUDA else None
+        return _openvino_unavailable_reason()
+    return cuda_unavailable_reason() if provider is Provider.CUDA else None
 
 
-def _openvino_problem() -> MissingDependencyError | str | None:
+def _openvino_unavailable_reason() -> MissingDependencyError | str | None:
     try:
         import onnxruntime_ep_openvino  # noqa: F401
     except ImportError:
@@ -216,11 +231,11 @@ def _openvino_problem() -> MissingDependencyError | str | None:
         devices = _devices(Provider.OPENVINO)
     except Exception as error:  # a library that does not load, or one made for another onnxruntime
         return f"cannot be loaded ({error})"
-    return None if devices else "is installed but offers no processor here: its plugin serves Intel's alone"
+    return None if devices else "is installed but has no device here: its plugin supports Intel processors only"
 
 
 def _register_openvino() -> None:
-    """Register the plugin in this process, where nobody has yet."""
+    """Register the plugin in this process, if it is not registered yet."""
     import onnxruntime_ep_openvino as plugin
 
     onnxruntime = onnxruntime_library()
@@ -228,13 +243,13 @@ def _register_openvino() -> None:
         try:
             onnxruntime.register_execution_provider_library(plugin.get_ep_name(), plugin.get_library_path())
         except Exception as error:
-            # The library gives no way to ask, and one that offers no device here is not listed either.
+            # onnxruntime has no way to ask, and does not list a plugin without devices.
             if "already registered" not in str(error):
                 raise
 
 
 def _devices(provider: Provider) -> list[Any]:
-    """List the devices that a plugin provider offers; none for one that is built in."""
+    """Return the devices of a plugin provider; none for one that is built in."""
     onnxruntime = onnxruntime_library()
     found = [device for device in onnxruntime.get_ep_devices() if device.ep_name == _NAMES[provider]]
     if provider is Provider.OPENVINO:
@@ -244,7 +259,7 @@ def _devices(provider: Provider) -> list[Any]:
 
 
 def _settings(provider: Provider, *, threads: int, streams: int, openvino: OpenVinoOptions) -> dict[str, str]:
-    """Return the provider's own options. float32 is computed as float32 unless the caller said otherwise."""
+    """Return the provider's own options. float32 is computed as float32 unless the caller requested otherwise."""
     if provider is Provider.OPENVINO:
         cpu = {
             "INFERENCE_PRECISION_HINT": str(openvino.inference_precision),
@@ -253,31 +268,35 @@ def _settings(provider: Provider, *, threads: int, streams: int, openvino: OpenV
         }
         return {"load_config": json.dumps({"CPU": cpu})}
     if provider is Provider.CUDA:
-        load_libraries()
+        load_cuda_libraries()
         return {"use_tf32": "0"}
     return {}
 
 
 def _check_assignment(session: Session, engine: Path, provider: Provider) -> None:
-    """Raise ProviderError where the provider was dropped or heavy operators were left to another."""
+    """Raise ProviderError where onnxruntime dropped the provider or assigned heavy operators to another."""
     name = _NAMES[provider]
     if name not in session.get_providers():
-        cause = library_problem() if provider is Provider.CUDA else "its libraries or its device are missing"
-        raise ProviderError(f"onnxruntime dropped the provider {provider} for {engine.name}: {cause}")
+        cause = cuda_library_error() if provider is Provider.CUDA else "its libraries or its device are missing"
+        raise ProviderError(
+            f"onnxruntime dropped the provider {provider} for {engine.name}: {cause}", provider=provider
+        )
     left = Counter(
         node.op_type
         for part in session.get_provider_graph_assignment_info()
         if part.ep_name != name
         for node in part.get_nodes()
     )
-    heavy = {kind: count for kind, count in left.items() if any(word in kind for word in _HEAVY)}
+    heavy = {operator: count for operator, count in left.items() if any(part in operator for part in _HEAVY)}
     if heavy:
-        counts = ", ".join(f"{count} {kind}" for kind, count in heavy.items())
-        raise ProviderError(
-            f"the provider {provider} does not take {counts} of {engine.name}, which would run on the CPU. "
-            f"Choose another precision or provider. {_there_is()}"
+        counts = ", ".join(f"{count} {operator}" for operator, count in heavy.items())
+        raise _provider_error(
+            f"the provider {provider} does not support {counts} of {engine.name}, which would run on the CPU. "
+            "Choose another precision or provider",
+            provider,
         )
 
 
-def _there_is() -> str:
-    return f"Available here: {', '.join(available())}"
+def _provider_error(text: str, provider: Provider) -> ProviderError:
+    usable = available()
+    return ProviderError(f"{text}. Available here: {', '.join(usable)}", provider=provider, available=usable)

@@ -1,65 +1,124 @@
-"""What goes into an engine and what comes out of it, checked on this side of it.
+"""Checks of the inputs and outputs of engines.
 
-Engines do not do this: some runtimes answer an id beyond the vocabulary or an image in the wrong layout with
-a vector that looks like any other.
+Engines do not check them: some runtimes return a normal-looking vector for an id beyond the vocabulary or an image in
+the wrong layout.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from twinspire.errors import EngineError, InputError
-from twinspire.towers.ragged import sequence_problem
+from twinspire.bundle import Bundle, Tower
+from twinspire.contract import sequence_problem
+from twinspire.errors import BundleError, EngineError, InputError
 
-# An int8 or bf16 engine normalises in float32; what is further off than this did not normalise at all.
+# int8 and bf16 engines too normalise in float32: a norm that is further off was not normalised at all.
 UNIT_TOLERANCE = 1e-3
 
 
-def check_images(images: NDArray[np.uint8], *, size: int) -> None:
-    """Raise InputError unless `images` is (N, size, size, 3) uint8."""
-    expected = f"(N, {size}, {size}, 3) uint8"
+class BundleTowers:
+    """The part that every runtime has in common: what a bundle says of its towers, and the checks of their inputs.
+
+    Raises BundleError where the towers have tensors that no runtime of this version supports.
+    """
+
+    def __init__(self, bundle: Bundle) -> None:
+        if (reason := bundle.manifest.unsupported()) is not None:
+            raise BundleError(f"{bundle.path} cannot be used: {reason}. Install a newer version of twinspire")
+        self._bundle = bundle
+        self._vocabulary_size = vocabulary_size(bundle.tokenizer_path)
+
+    @property
+    def dim(self) -> int:
+        """The embedding's length D."""
+        return self._bundle.dim
+
+    @property
+    def space(self) -> str:
+        """The id of the embedding space: vectors are comparable within it only."""
+        return self._bundle.space
+
+    @property
+    def context_length(self) -> int:
+        """The most token ids that one text may have, start and end included."""
+        return self._bundle.text.context_length
+
+    def _check_images(self, images: NDArray[np.uint8]) -> None:
+        check_images(images, height=self._bundle.image.height, width=self._bundle.image.width)
+
+    def _check_sequences(self, sequences: Sequence[NDArray[np.int32]]) -> None:
+        check_sequences(
+            sequences,
+            context_length=self.context_length,
+            vocabulary_size=self._vocabulary_size,
+            eos_id=self._bundle.text.eos_id,
+        )
+
+
+def vocabulary_size(tokenizer: Path) -> int:
+    """Return the highest token id plus 1: for ids beyond it some engines return a vector and no error."""
+    try:
+        document = json.loads(tokenizer.read_bytes())
+        vocabulary = document["model"]["vocab"]  # BPE, WordPiece: token to id; Unigram: pairs in the ids' order
+        ids = vocabulary.values() if isinstance(vocabulary, dict) else range(len(vocabulary))
+        added = [token["id"] for token in document.get("added_tokens") or ()]
+        return 1 + max(int(token) for token in (*ids, *added))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise BundleError(f"{tokenizer} has no vocabulary: {error!r}. Export the bundle again") from error
+
+
+def check_images(images: NDArray[np.uint8], *, height: int, width: int) -> None:
+    """Raise InputError unless `images` is (N, height, width, 3) uint8."""
+    expected = f"(N, {height}, {width}, 3) uint8"
     if not isinstance(images, np.ndarray):
-        raise InputError(f"images is {type(images).__name__}: expected an array {expected}")
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (size, size, 3):
+        raise InputError(f"images is {type(images).__name__}: expected an array {expected}", option="images")
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (height, width, 3):
         raise InputError(
-            f"images is {images.shape} {images.dtype}: expected {expected}, as `Client.preprocess` makes it"
+            f"images is {images.shape} {images.dtype}: expected {expected}, as `Client.preprocess` returns",
+            option="images",
         )
 
 
 def check_sequences(
     sequences: Sequence[NDArray[np.int32]], *, context_length: int, vocabulary_size: int, eos_id: int
 ) -> None:
-    """Raise InputError, with its position, for the first sequence that is not of the contract.
+    """Raise InputError, with its position, for the first sequence that violates the contract.
 
     The contract: 1-D int32, at most `context_length` ids, each in [0, `vocabulary_size`), `eos_id` the last.
     """
     if isinstance(sequences, np.ndarray) or not isinstance(sequences, Sequence):
         raise InputError(
-            f"sequences is {type(sequences).__name__}: expected a list of 1-D int32 arrays, one a text, without padding"
+            f"sequences is {type(sequences).__name__}: expected a list of 1-D int32 arrays, one per text, unpadded",
+            option="sequences",
         )
     for position, ids in enumerate(sequences):
         if not isinstance(ids, np.ndarray) or ids.dtype != np.int32 or ids.ndim != 1:
-            what = f"{ids.ndim}-D {ids.dtype}" if isinstance(ids, np.ndarray) else type(ids).__name__
-            raise InputError(f"text {position} is {what}: expected a 1-D int32 array of token ids")
+            found = f"{ids.ndim}-D {ids.dtype}" if isinstance(ids, np.ndarray) else type(ids).__name__
+            message = f"text {position} is {found}: expected a 1-D int32 array of token ids"
+            raise InputError(message, position=position)
         problem = sequence_problem(ids, context_length=context_length, vocabulary_size=vocabulary_size, eos_id=eos_id)
         if problem is not None:
-            raise InputError(f"text {position} {problem}")
+            raise InputError(f"text {position} {problem}", position=position)
 
 
-def check_embeddings(output: object, *, rows: int, dim: int, source: str) -> NDArray[np.float32]:
-    """Return an engine's output. Raises EngineError unless it is (rows, dim) float32, each row of norm 1."""
+def check_embeddings(output: object, *, rows: int, dim: int, source: str, tower: Tower) -> NDArray[np.float32]:
+    """Return an engine's output. Raises EngineError unless it is (rows, dim) float32 and every row has norm 1."""
     if not isinstance(output, np.ndarray) or output.dtype != np.float32 or output.shape != (rows, dim):
-        what = f"{output.shape} {output.dtype}" if isinstance(output, np.ndarray) else type(output).__name__
-        raise EngineError(f"{source} gave {what}: expected ({rows}, {dim}) float32")
-    with np.errstate(over="ignore", invalid="ignore"):  # such rows are told below
+        found = f"{output.shape} {output.dtype}" if isinstance(output, np.ndarray) else type(output).__name__
+        raise EngineError(f"{source} returned {found}: expected ({rows}, {dim}) float32", tower=tower)
+    with np.errstate(over="ignore", invalid="ignore"):  # such rows are found below
         norms = np.linalg.norm(output, axis=1)  # (rows,), not finite where a value or its square is not
     wrong = np.flatnonzero(~(np.abs(norms - 1.0) <= UNIT_TOLERANCE))
     if wrong.size:
         raise EngineError(
-            f"{source} gave a vector of norm {norms[wrong[0]]:.6g} at row {wrong[0]} ({wrong.size} of {rows} "
-            "are wrong): expected 1. Export the bundle again or choose another provider"
+            f"{source} returned a vector of norm {norms[wrong[0]]:.6g} at row {wrong[0]} ({wrong.size} of {rows} "
+            "are wrong): expected 1. Export the bundle again or choose another provider",
+            tower=tower,
+            row=int(wrong[0]),
         )
     return output

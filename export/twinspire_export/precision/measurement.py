@@ -95,7 +95,7 @@ def open_towers(candidate: Candidate, *, threads: int) -> LocalTowers:
     return LocalTowers(
         setting.variant.bundle,
         precision=setting.variant.precision,
-        providers=setting.provider,
+        provider=setting.provider,
         threads=threads,
         streams=candidate.streams,
         openvino=OpenVinoOptions(inference_precision=setting.inference_precision),

@@ -16,7 +16,7 @@ from twinspire.bundle import Bundle, BundleWriter, Precision, RecommendedRuntime
 from twinspire.errors import BundleError, EngineError, InputError, MissingDependencyError, ProviderError
 from twinspire.images import ImageItem
 from twinspire.towers import Provider
-from twinspire.towers.providers import available, missing
+from twinspire.towers.providers import available, unavailable_error
 from twinspire_eval.datasets import CaptionedImages
 from twinspire_eval.machine import this_machine, usable_cores
 from twinspire_eval.recall.benchmark import OnProgress, RecallReport
@@ -160,7 +160,7 @@ class _Run:
         self.reference = Candidate(Setting(fp32, Provider.CPU), 1)
 
     def choose(self, destination: Path) -> PrecisionResult:
-        cause = missing(Provider.CPU)
+        cause = unavailable_error(Provider.CPU)
         if cause is not None:
             raise cause
         found = self._embedded(self._settings())

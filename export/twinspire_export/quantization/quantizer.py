@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from twinspire.bundle import Tower
 from twinspire.errors import EngineError, MissingDependencyError
 from twinspire.graph_edit import Wiring
-from twinspire.tensorrt_support.symmetric import check_symmetric
+from twinspire.tensorrt_support import check_symmetric
 from twinspire_export.quantization.graph_passes import (
     absorb_smoothing,
     gather_before_dequantizing,

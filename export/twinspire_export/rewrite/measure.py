@@ -109,16 +109,14 @@ def run(
 
 
 def _make(model: CLIPModel, tower: Tower, folder: Path, *, int8: bool, say: Callable[[str], None]) -> list[Step]:
-    from twinspire.bundle import ImageSettings, Interpolation
+    from twinspire.bundle import ImageSettings
     from twinspire_export.certificate import EngineRunner
     from twinspire_export.onnx_export import export_graph
     from twinspire_export.rewrite import ALL, REQUIRED, REWRITES, apply_rewrites
     from twinspire_export.towers import ImageTower, TextTower
 
     size = int(model.config.vision_config.image_size)
-    settings = ImageSettings(
-        size=size, resize=size, interpolation=Interpolation.BICUBIC, crop=True, mean=_MEAN, std=_STD
-    )
+    settings = ImageSettings.centre_crop(size, mean=_MEAN, std=_STD)
     kind = ImageTower if tower is Tower.IMAGE else TextTower
     names = [name for name in ALL if kind in REWRITES[name].towers and name not in REQUIRED]
     feed = _images(size, 4) if tower is Tower.IMAGE else _captions(4, 16)

@@ -43,7 +43,7 @@ def measure(bundle: Bundle, precision: Precision) -> Figures:
     """Draw held-out scenes and pairs into a temporary folder and measure the engines of one precision."""
     with (
         tempfile.TemporaryDirectory() as temporary,
-        Client.local(bundle, precision=precision, providers="cpu") as client,
+        Client.local(bundle, precision=precision, provider="cpu") as client,
     ):
         folder = Path(temporary)
         entries = draw_dataset(folder / "scenes", SCENES, seed=SEED, split=Split.HELDOUT)

@@ -12,11 +12,8 @@ PAD, START, UNKNOWN, END = "<|pad|>", "<|startoftext|>", "<|unknown|>", "<|endof
 # In this order from 0. CLIPModel treats an end id of 2 as a legacy case, so the end token is not the third.
 SPECIAL_TOKENS = (PAD, START, UNKNOWN, END)
 
-IMAGE_SETTINGS = ImageSettings(
-    size=112,
-    resize=112,
-    interpolation="bicubic",
-    crop=True,
+IMAGE_SETTINGS = ImageSettings.centre_crop(
+    112,
     mean=(0.48145466, 0.4578275, 0.40821073),
     std=(0.26862954, 0.26130258, 0.27577711),
 )

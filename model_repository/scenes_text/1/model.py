@@ -18,10 +18,10 @@ import triton_python_backend_utils as pb_utils  # type: ignore[import-not-found]
 from numpy.typing import NDArray
 
 from twinspire.bundle import Bundle, Tower
+from twinspire.contract import without_padding
 from twinspire.errors import EngineError, InputError, ServerOverloadedError, SpaceMismatchError, TwinspireError
 from twinspire.towers import LocalTowers
 from twinspire.towers.batching import bucket_lengths
-from twinspire.towers.ragged import without_padding
 from twinspire_server.repository.backlog import Backlog, Waiting
 
 Encode: TypeAlias = Callable[[Sequence[NDArray[Any]]], NDArray[np.float32]]
@@ -30,19 +30,19 @@ INPUT = {Tower.IMAGE: "image", Tower.TEXT: "input_ids"}
 OUTPUT = "embedding"
 
 # Triton gathers what is queued the moment `execute` returns, and those just answered have not asked again by then: 16
-# callers of one picture settle at batches of 8. A pause of a small part of the batch's own time, in which their answers
+# callers of one image settle at batches of 8. A pause of a small part of the batch's own time, in which their answers
 # go out, lets them. ViT-B/32 int8, two cores: 92% of the images/s in process with a pause of 2%, 94% with one of 4%.
 # A lone caller is never made to wait, nor is anybody while more is queued than fits one batch.
 PAUSE = 0.04
 PAUSE_AT_MOST_S = 0.01
 
 QUEUED_BATCHES = 8
-"""How many of the largest batches wait at most: 256 pictures, 39 MB at 224 pixels, a few seconds of computing."""
+"""How many of the largest batches wait at most: 256 images, 39 MB at 224 pixels, a few seconds of computing."""
 QUEUE_TIMEOUT_S = 30.0
 """How long a request waits that names no timeout: the deadline of twinspire's clients."""
 GATHER_S = 0.005
 """While a batch is computed, how long requests gather in Triton before they are taken: a call of `execute` for each
-would cost more than the engine where pictures are small."""
+would cost more than the engine where images are small."""
 HUNG_S = 300.0
 """A batch that takes longer never ends. While one is computed Triton counts what waits behind it as executed, so that
 from outside only this process can tell."""
@@ -75,7 +75,7 @@ class TritonPythonModel:
         self._towers = LocalTowers(
             bundle,
             precision=parameters["precision"],
-            providers=parameters["providers"],
+            provider=parameters["providers"],
             threads=None if threads is None else int(threads),
             streams=None if streams is None else int(streams),
             towers=(tower,),

@@ -122,7 +122,7 @@ def run_demo(
             answers = _answer(index, client, [*QUERIES, again])
         recall = _recall(client, files, scenes)
     sheet = out / "answers.png"
-    rows = [SheetRow(answer.query, _images(answer.hits), picture=answer.picture) for answer in answers]
+    rows = [SheetRow(answer.query, _images(answer.hits), image=answer.picture) for answer in answers]
     unwritable = contact_sheet(rows, sheet)
     return DemoReport(
         runtime=opened.runtime,

@@ -12,8 +12,8 @@ from twinspire.bundle import MANIFEST_NAME, Bundle, Precision, Tower
 from twinspire.errors import InputError, SpaceMismatchError
 from twinspire.tensorrt_support import PRECISIONS, PlanFolder, check_precision
 from twinspire.towers import Provider
-from twinspire.towers.auto_selection import AUTO, candidates, parse_precision, unfit
-from twinspire.towers.providers import missing, problem
+from twinspire.towers.auto_selection import AUTO, candidates, mismatch_reason, parse_precision
+from twinspire.towers.providers import unavailable_error, unavailable_reason
 from twinspire_server.repository.config import engine_name, model_name
 from twinspire_server.repository.engine_files import engine_file, open_plans
 from twinspire_server.repository.installed import read_existing
@@ -118,7 +118,7 @@ def _check_machine(options: ServingOptions) -> None:
     The container may run elsewhere: of its CPU only `threads` is known.
     """
     is_here = options.runtime is RepositoryRuntime.WHEEL
-    if is_here and options.device is Device.GPU and (error := missing(Provider.CUDA)) is not None:
+    if is_here and options.device is Device.GPU and (error := unavailable_error(Provider.CUDA)) is not None:
         raise error
     if options.streams is not None:
         cores = len(os.sched_getaffinity(0))
@@ -134,7 +134,7 @@ def _providers(device: Device) -> str:
     """Say what `LocalTowers` is to choose from: `auto` prefers CUDA where a GPU is, which only a GPU's is to take."""
     if device is Device.GPU:
         return Provider.CUDA
-    return Provider.CPU if problem(Provider.CUDA) is None else AUTO
+    return Provider.CPU if unavailable_reason(Provider.CUDA) is None else AUTO
 
 
 def _best(bundle: Bundle, options: ServingOptions, plans: PlanFolder | None) -> Precision:
@@ -146,7 +146,7 @@ def _best(bundle: Bundle, options: ServingOptions, plans: PlanFolder | None) -> 
         # The container computes on the CPU by onnxruntime's own provider alone, the wheel by any that is there.
         is_any = device is Device.CPU and options.runtime is RepositoryRuntime.WHEEL
         serves = choice.provider != Provider.CUDA if is_any else choice.provider == provider
-        if serves and (device is Device.GPU or unfit(choice) is None):
+        if serves and (device is Device.GPU or mismatch_reason(choice) is None):
             return choice.precision
     return next(found.precision for found in candidates(bundle, provider, None) if found.precision in served)
 

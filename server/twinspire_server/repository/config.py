@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from twinspire.bundle import Bundle, Padding, Precision, Tower
 from twinspire.tensorrt_support import PlanRecord
 from twinspire.towers.batching import bucket_lengths
-from twinspire.towers.local import BATCH, PROCESSOR_BATCH, vocabulary_size
+from twinspire.towers.local import BATCH, PROCESSOR_BATCH
+from twinspire.towers.validation import vocabulary_size
 from twinspire_server.repository.gpu_config import optimization, plan_backend, profiles
 from twinspire_server.repository.settings import Device, RepositoryRuntime, ServingOptions
 

@@ -1,6 +1,6 @@
 """The text tower of a container repository: checks texts and forms batches for its engine, with NumPy alone.
 
-`twinspire build` copies this file to `{bundle}_text/N/model.py`, with twinspire/towers/ragged.py beside it. The engine
+`twinspire build` copies this file to `{bundle}_text/N/model.py`, with twinspire/contract.py beside it. The engine
 is the model `{bundle}_engine_text` of Triton's onnxruntime backend, which cannot refuse one request of a batch: where a
 run fails, all of its requests do (ProcessRequests in onnxruntime.cc), and one that should fail may give a vector. Here
 a text that cannot be encoded is an error of its own request, in the words of the wheel's server, and the engine is
@@ -16,13 +16,15 @@ from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils  # type: ignore[import-not-found] # exists inside Triton only
-from numpy.typing import NDArray
-from ragged import (  # type: ignore[import-not-found] # a copy of twinspire/towers/ragged.py
-    fitted,
+from contract import (  # type: ignore[import-not-found] # a copy of twinspire/contract.py
+    EMBEDDING,
+    INPUT_IDS,
+    group_by_length,
     padded,
     sequence_problem,
     without_padding,
 )
+from numpy.typing import NDArray
 
 
 class TritonPythonModel:
@@ -66,7 +68,7 @@ class TritonPythonModel:
     def _read(self, request: Any) -> Any:  # noqa: ANN401 - a list of texts, or Triton's error
         """Return a request's texts without padding, or the error to answer it with."""
         try:
-            rows = pb_utils.get_input_tensor_by_name(request, "input_ids").as_numpy()
+            rows = pb_utils.get_input_tensor_by_name(request, INPUT_IDS).as_numpy()
             texts = [without_padding(row, pad_id=self._pad_id, eos_id=self._eos_id) for row in rows]
         except Exception as error:  # shapes that Triton should have refused
             return pb_utils.TritonError(f"input_ids cannot be read: {error}", pb_utils.TritonError.INVALID_ARG)
@@ -87,7 +89,7 @@ class TritonPythonModel:
             return np.empty((0, 0), np.float32)
         lengths = [self._padded_length(text.size) for text in texts]
         runs = math.ceil(len(texts) / self._batch)
-        batches = fitted(lengths, batch=math.ceil(len(texts) / runs))
+        batches = group_by_length(lengths, batch=math.ceil(len(texts) / runs))
         found = [
             self._run(padded([texts[place] for place in places], self._pad_id, lengths[places[0]]))
             for places in batches
@@ -104,18 +106,18 @@ class TritonPythonModel:
         request = pb_utils.InferenceRequest(
             model_name=self._engine,
             model_version=self._version,
-            requested_output_names=["embedding"],
-            inputs=[pb_utils.Tensor("input_ids", input_ids)],
+            requested_output_names=[EMBEDDING],
+            inputs=[pb_utils.Tensor(INPUT_IDS, input_ids)],
             preferred_memory=pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0),
         )
         response = request.exec()
         if response.has_error():
             raise pb_utils.TritonModelException(response.error().message())
-        embeddings: NDArray[np.float32] = pb_utils.get_output_tensor_by_name(response, "embedding").as_numpy()
+        embeddings: NDArray[np.float32] = pb_utils.get_output_tensor_by_name(response, EMBEDDING).as_numpy()
         return embeddings
 
 
 def _response(answer: Any) -> Any:  # noqa: ANN401 - an array or Triton's error; Triton's response
     if isinstance(answer, np.ndarray):
-        return pb_utils.InferenceResponse([pb_utils.Tensor("embedding", answer)])
+        return pb_utils.InferenceResponse([pb_utils.Tensor(EMBEDDING, answer)])
     return pb_utils.InferenceResponse(error=answer)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from twinspire.bundle import Bundle, Precision, Tower
-from twinspire.bundle.hardlinks import copy_file
+from twinspire.bundle.writer import copy_file
 from twinspire.errors import InputError
 from twinspire.tensorrt_support import PlanFolder, prepare_engine
 from twinspire_server.repository.installed import ENGINE, PLAN

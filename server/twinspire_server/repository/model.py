@@ -18,10 +18,10 @@ import triton_python_backend_utils as pb_utils  # type: ignore[import-not-found]
 from numpy.typing import NDArray
 
 from twinspire.bundle import Bundle, Tower
+from twinspire.contract import without_padding
 from twinspire.errors import EngineError, InputError, ServerOverloadedError, SpaceMismatchError, TwinspireError
 from twinspire.towers import LocalTowers
 from twinspire.towers.batching import bucket_lengths
-from twinspire.towers.ragged import without_padding
 from twinspire_server.repository.backlog import Backlog, Waiting
 
 Encode: TypeAlias = Callable[[Sequence[NDArray[Any]]], NDArray[np.float32]]
@@ -75,7 +75,7 @@ class TritonPythonModel:
         self._towers = LocalTowers(
             bundle,
             precision=parameters["precision"],
-            providers=parameters["providers"],
+            provider=parameters["providers"],
             threads=None if threads is None else int(threads),
             streams=None if streams is None else int(streams),
             towers=(tower,),

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
+from twinspire import contract
 from twinspire.bundle import Bundle, BundleWriter, Precision, Tower
 from twinspire.tensorrt_support import PlanRecord
-from twinspire.towers import Provider, ragged
+from twinspire.towers import Provider
 from twinspire.towers.auto_selection import candidates
 from twinspire_server.repository.config import (
     WarmUp,
@@ -31,7 +32,7 @@ from twinspire_server.repository.settings import Device, RepositoryRuntime, Serv
 
 MODEL_FILE = Path(__file__).with_name("model.py")
 CONTAINER_TEXT_FILE = Path(__file__).with_name("container_text.py")
-RAGGED_FILE = Path(ragged.__file__)
+CONTRACT_FILE = Path(contract.__file__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +92,7 @@ def write_model(staging: Path, task: ModelTask, options: ServingOptions, copies:
         config = container_text_config_pbtxt(bundle, model.precision, options, task.plan)
         version = _write_folder(staging / model.name, model.version, config, ())
         shutil.copyfile(CONTAINER_TEXT_FILE, version / MODEL_FILE.name)
-        shutil.copyfile(RAGGED_FILE, version / RAGGED_FILE.name)
+        shutil.copyfile(CONTRACT_FILE, version / CONTRACT_FILE.name)
 
 
 def install_model(staging: Path, task: ModelTask, destination: Path) -> None:

@@ -5,12 +5,12 @@ Triton 2.51 has no TLS for HTTP.
 
 from __future__ import annotations
 
-import os
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
 
 from twinspire.errors import InputError
+from twinspire.towers.triton.options import read_pem
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,7 @@ class ServerTls:
         for name in ("certificate", "key", "client_ca"):
             path = getattr(self, name)
             if path is not None:
-                _check_pem(path)
+                read_pem(path)
                 object.__setattr__(self, name, path.absolute())
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         try:
@@ -56,12 +56,3 @@ class ServerTls:
         if self.client_ca is not None:
             flags += ["--grpc-use-ssl-mutual=true", f"--grpc-root-cert={self.client_ca}"]
         return flags
-
-
-def _check_pem(path: str | os.PathLike[str]) -> None:
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise InputError(f"the TLS file {os.fspath(path)} cannot be read: {error.strerror or error}") from error
-    if b"-----BEGIN " not in data:
-        raise InputError(f"the TLS file {os.fspath(path)} holds no PEM: expected -----BEGIN and a type")

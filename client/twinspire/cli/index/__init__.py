@@ -197,8 +197,7 @@ def _take_out(index: Index, chosen: set[int] | Filter, *, dry_run: bool) -> int:
         return len(chosen) if dry_run else index.remove(chosen)
     if not dry_run:
         return index.remove_where(chosen)
-    allowed = index.allowed(where=chosen)  # (rows,) bool
-    return len(index) if allowed is None else int(allowed.sum())
+    return index.count(where=chosen)
 
 
 def _items(count: int) -> str:

@@ -12,9 +12,10 @@ from twinspire.errors import BundleError, InputError, SpaceMismatchError
 if TYPE_CHECKING:
     from twinspire.bundle import Bundle
     from twinspire.index import BundleReference, Index
+    from twinspire.stores import VectorStore
 
 
-def open_bundle(given: Path | None, index: Index | None = None) -> Bundle:
+def open_bundle(given: Path | None, index: VectorStore | None = None) -> Bundle:
     """Open the bundle that was given, else the one that made the index, else the sample.
 
     Raises `BundleError` where the index's own is not there any more, `SpaceMismatchError` where the bundle is not of
@@ -32,7 +33,7 @@ def open_bundle(given: Path | None, index: Index | None = None) -> Bundle:
         bundle = Bundle.open(_folder(remembered))
     else:
         raise BundleError(
-            f"the index {printable(index.path)} was made with {printable(str(remembered))}, which is not there: "
+            f"the index {printable(index.uri)} was made with {printable(str(remembered))}, which is not there: "
             "pass --bundle with the folder it is in now"
         )
     if index is not None and bundle.space != index.space:
@@ -61,7 +62,7 @@ def remember_bundle(index: Index, bundle: Bundle) -> None:
     index.set_bundle(reference)
 
 
-def _mismatch(index: Index, remembered: BundleReference | None, bundle: Bundle, *, was_given: bool) -> str:
+def _mismatch(index: VectorStore, remembered: BundleReference | None, bundle: Bundle, *, was_given: bool) -> str:
     own = printable(str(remembered or "a bundle that it does not remember"))
     found = f"{bundle.name} at {printable(bundle.path)}"
     if was_given:
@@ -72,7 +73,7 @@ def _mismatch(index: Index, remembered: BundleReference | None, bundle: Bundle, 
     else:
         advice, found = "Pass --bundle with the one that made it", f"the sample {bundle.name}"
     return (
-        f"the index {printable(index.path)} was made with {own}; {found} is of another space, their embeddings cannot "
+        f"the index {printable(index.uri)} was made with {own}; {found} is of another space, their embeddings cannot "
         f"be compared. {advice}"
     )
 

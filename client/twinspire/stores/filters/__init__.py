@@ -1,1 +1,1 @@
-"""Filters: a condition over an item's metadata, parsed, compiled to SQL and explained."""
+"""Filters over the metadata of items: grammar, syntax tree and explanations, without any store's query language."""

@@ -1,9 +1,8 @@
-"""Both towers on a Triton Inference Server. Importing this loads no gRPC; opening towers does."""
+"""Both towers on a Triton Inference Server. gRPC is loaded when towers are opened."""
 
 from __future__ import annotations
 
 from twinspire.towers.triton.options import TlsOptions
-from twinspire.towers.triton.statistics import ModelStatistics
-from twinspire.towers.triton.towers import TritonTowers
+from twinspire.towers.triton.towers import ModelStatistics, TritonTowers
 
 __all__ = ["ModelStatistics", "TlsOptions", "TritonTowers"]

@@ -1,4 +1,4 @@
-"""The messages of the protocol: requests, and what a server answers, checked against the contract.
+"""The protocol's messages: requests, and responses checked against the contract.
 
 https://github.com/kserve/open-inference-protocol/blob/main/specification/protocol/inference_grpc.md and Triton's
 extensions of it.
@@ -17,81 +17,88 @@ from tritonclient.grpc import model_config_pb2, service_pb2
 
 from twinspire._printable import printable
 from twinspire.bundle import Bundle, Tower
+from twinspire.contract import EMBEDDING, FREE, TensorSpec, text_input
 from twinspire.errors import EngineError, ServerError, SpaceMismatchError
-from twinspire.towers.triton.statistics import ModelStatistics
+from twinspire.towers.triton.towers import ModelStatistics
 
-INPUT = {Tower.IMAGE: "image", Tower.TEXT: "input_ids"}
-INPUT_TYPE = {Tower.IMAGE: "UINT8", Tower.TEXT: "INT32"}
-OUTPUT = "embedding"
-OUTPUT_TYPE = "FP32"
-RAGGED = "ragged"
 LARGEST_BATCH = 1024
-"""The most rows of a request, whatever the server says that it takes: it bounds what an answer may be."""
+"""The most rows of a request, whatever the server accepts: it bounds the size of a response."""
 
 _SHOWN_CHARACTERS = 200
 
-_BUILD = "Build its repository from this bundle with `twinspire build` and start it again"
+_BUILD = "Build its repository from this bundle with `twinspire build` and restart it"
 
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """One tower on a server: its model's name, the most rows of a request, the lengths it takes.
+    """One tower on a server: its model's name, the most rows of a request, its precision.
 
-    `text_lengths` are ascending, None where a text may have any; the image tower's is None.
+    `text_lengths` are the lengths that texts are padded to, ascending, the context the last; the image tower has none.
     """
 
     name: str
     max_batch: int
-    text_lengths: tuple[int, ...] | None
+    text_lengths: tuple[int, ...]
     precision: str
 
 
-def largest_answer_bytes(dim: int) -> int:
-    """Return how large the largest answer of a server is: the embeddings of a batch, or a model's configuration."""
+def largest_response_bytes(dim: int) -> int:
+    """Return the size of a server's largest response: the embeddings of a batch, or a model's configuration."""
     return LARGEST_BATCH * dim * 4 + 2**20
 
 
 def read_model(config: Any, name: str, tower: Tower, bundle: Bundle, *, address: str) -> ServedModel:
     """Read the `ModelConfig` message of the model `name`.
 
-    Raises SpaceMismatchError where the model's embeddings may not be compared with the bundle's, ServerError
-    where its tensors, batches or parameters are not of the contract.
+    Raises SpaceMismatchError where the model is of another space than the bundle, ServerError where its tensors,
+    batches or parameters violate the contract.
     """
     where = f"the model {name!r} on {address}"
+
+    def failed(text: str) -> ServerError:
+        return ServerError(f"{where} {text}", address=address, model=name)
+
     parameters = {key: value.string_value for key, value in config.parameters.items()}
     space = parameters.get("space")
     if not space:
-        raise ServerError(f"{where} names no space: its parameter 'space' is missing. {_BUILD}")
+        raise failed(f"has no parameter 'space', which names its embeddings' space. {_BUILD}")
     if space != bundle.space:
         raise SpaceMismatchError(
             f"{where} is of another space than the bundle {bundle.name!r} at {bundle.path}: it serves another bundle. "
-            f"{_BUILD}, or open the bundle that it serves"
+            f"{_BUILD}, or open the bundle that it serves",
+            expected=bundle.space,
+            found=printable(space, limit=_SHOWN_CHARACTERS),
         )
-    problem = _broken_contract(config, tower, bundle)
+    problem = _contract_violation(config, tower, bundle)
     if problem:
-        raise ServerError(f"{where} is not the {tower} tower of the bundle {bundle.name!r}: {problem}. {_BUILD}")
-    lengths = None
+        raise failed(f"is not the {tower} tower of the bundle {bundle.name!r}: {problem}. {_BUILD}")
+    lengths: tuple[int, ...] = ()
     if tower is Tower.TEXT:
-        lengths = _text_lengths(parameters.get("text_lengths", ""), bundle.text.context_length, where)
+        value, context_length = parameters.get("text_lengths", ""), bundle.text.context_length
+        lengths = _text_lengths(value)
+        if not lengths or lengths[0] < 1 or lengths[-1] != context_length:
+            raise failed(
+                f"has the parameter text_lengths '{_shown(value)}': expected lengths that end with the bundle's "
+                f"context, such as '32,{context_length}'. {_BUILD}"
+            )
     precision = _shown(parameters.get("precision", "unknown"))
     return ServedModel(name, min(config.max_batch_size, LARGEST_BATCH), lengths, precision)
 
 
-def _broken_contract(config: Any, tower: Tower, bundle: Bundle) -> str | None:
-    """Return what of a model's batching, inputs and outputs is not of the contract, None where all is."""
+def _contract_violation(config: Any, tower: Tower, bundle: Bundle) -> str | None:
+    """Return how a model's batching, inputs or outputs differ from the contract, None where they do not."""
     if config.max_batch_size < 1:
         return f"its max_batch_size is {config.max_batch_size}, expected at least 1"
-    size = bundle.image.size
-    shapes = [[size, size, 3]] if tower is Tower.IMAGE else [[-1], [bundle.text.context_length]]
-    contract = [
-        ("input", config.input, INPUT[tower], INPUT_TYPE[tower], shapes),
-        ("output", config.output, OUTPUT, OUTPUT_TYPE, [[bundle.dim]]),
-    ]
-    for role, tensors, name, kind, allowed in contract:
-        found = [(tensor.name, _type_name(tensor.data_type), list(tensor.dims)) for tensor in tensors]
-        if found not in [[(name, kind, shape)] for shape in allowed]:
-            wanted = " or ".join(map(str, allowed))
-            return f"its {role} is {_shown(str(found))}, expected one {name!r} {kind} of {wanted}"
+    inputs = [bundle.input_spec(tower)]
+    if tower is Tower.TEXT:  # a server that pads itself takes one length only
+        inputs = [text_input(FREE), text_input(bundle.text.context_length)]
+    outputs = [bundle.output_spec(tower)]
+    for role, tensors, specs in (("input", config.input, inputs), ("output", config.output, outputs)):
+        found = [(tensor.name, _type_name(tensor.data_type), tuple(tensor.dims)) for tensor in tensors]
+        if found not in [[(spec.name, spec.triton_type, spec.shape)] for spec in specs]:
+            expected = " or ".join(f"{spec.name!r} {spec.triton_type} of {list(spec.shape)}" for spec in specs)
+            got = ", ".join(f"{name!r} {type_name} of {list(shape)}" for name, type_name, shape in found)
+            return f"its {role} is {_shown(got)}, expected one {expected}"
     return None
 
 
@@ -101,39 +108,31 @@ def _type_name(data_type: int) -> str:
     return name.removeprefix("TYPE_")
 
 
-def _text_lengths(value: str, context_length: int, where: str) -> tuple[int, ...] | None:
-    """Parse the parameter `text_lengths`: None for `ragged`, else ascending lengths up to the context."""
-    if value == RAGGED:
-        return None
+def _text_lengths(value: str) -> tuple[int, ...]:
+    """Parse the parameter `text_lengths`: ascending, empty where it holds no numbers."""
     try:
-        lengths = tuple(sorted({int(part) for part in value.split(",")}))
+        return tuple(sorted({int(part) for part in value.split(",")}))
     except ValueError:
-        lengths = ()
-    if not lengths or lengths[0] < 1 or lengths[-1] != context_length:
-        raise ServerError(
-            f"{where} has the parameter text_lengths '{_shown(value)}': expected {RAGGED!r} or lengths such as "
-            f"'32,{context_length}', the longest the bundle's context of {context_length}. {_BUILD}"
-        )
-    return lengths
+        return ()
 
 
 def _shown(text: str) -> str:
-    """Return a server's text on one line, cut where it is long."""
+    """Return a server's text on one line, shortened."""
     return printable(text, limit=_SHOWN_CHARACTERS)
 
 
 def server_request() -> Any:
-    """Ask for the server's version: `ServerMetadata`."""
+    """Return a request for the server's version: `ServerMetadata`."""
     return service_pb2.ServerMetadataRequest()
 
 
 def config_request(name: str) -> Any:
-    """Ask for a model's configuration: `ModelConfig`."""
+    """Return a request for a model's configuration: `ModelConfig`."""
     return service_pb2.ModelConfigRequest(name=name)
 
 
 def statistics_request(name: str) -> Any:
-    """Ask for a model's counters: `ModelStatistics`."""
+    """Return a request for a model's counters: `ModelStatistics`."""
     return service_pb2.ModelStatisticsRequest(name=name)
 
 
@@ -142,27 +141,26 @@ def read_version(response: Any) -> str:
     return printable(response.version, limit=32)
 
 
-def infer_request(name: str, tower: Tower, array: NDArray[Any], *, timeout_s: float) -> Any:
-    """Ask for the embeddings of an array (n, ...) of the tower's dtype: `ModelInfer`.
+def infer_request(name: str, spec: TensorSpec, array: NDArray[Any], *, timeout_s: float) -> Any:
+    """Return a request for the embeddings of an array (n, ...) of the tower's input `spec`: `ModelInfer`.
 
-    A server with a bounded queue drops the request after `timeout_s` in it: nobody waits for the answer any more. It
-    must be the rest of the call's deadline.
+    `timeout_s` is the time left in the call: a server with a bounded queue drops the request after it.
     """
     request = service_pb2.ModelInferRequest(model_name=name)
-    request.inputs.add(name=INPUT[tower], datatype=INPUT_TYPE[tower], shape=array.shape)
-    request.outputs.add(name=OUTPUT)
+    request.inputs.add(name=spec.name, datatype=spec.triton_type, shape=array.shape)
+    request.outputs.add(name=EMBEDDING)
     request.raw_input_contents.append(array.tobytes())
     request.parameters["timeout"].int64_param = max(1, int(timeout_s * 1e6))
     return request
 
 
 def read_embeddings(response: Any, *, rows: int, dim: int, source: str) -> NDArray[np.float32]:
-    """Read the one output. Raises EngineError unless it is (rows, dim) float32."""
+    """Return the only output. Raises EngineError unless it is (rows, dim) float32."""
     outputs = [(output.name, output.datatype, list(output.shape)) for output in response.outputs]
     sizes = [len(raw) for raw in response.raw_output_contents]
-    if outputs != [(OUTPUT, OUTPUT_TYPE, [rows, dim])] or sizes != [4 * rows * dim]:
+    if outputs != [(EMBEDDING, "FP32", [rows, dim])] or sizes != [4 * rows * dim]:
         found = _shown(f"{outputs} in {sizes} bytes")
-        raise EngineError(f"{source} gave {found}: expected one {OUTPUT!r} {OUTPUT_TYPE} of [{rows}, {dim}]")
+        raise EngineError(f"{source} returned {found}: expected one {EMBEDDING!r} FP32 of [{rows}, {dim}]")
     return np.frombuffer(response.raw_output_contents[0], np.float32).reshape(rows, dim)
 
 

@@ -1,4 +1,4 @@
-"""How a server is reached: its address, deadlines and TLS."""
+"""Connection options of a server: its address, the longest deadline, TLS."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from pathlib import Path
 from twinspire.errors import InputError
 
 LONGEST_DEADLINE_S = 1e9
-"""30 years: gRPC takes what overflows its clock for a deadline that has passed."""
+"""30 years: gRPC treats a deadline that overflows its clock as one that has passed."""
 
 _ADDRESS = re.compile(r"(?P<host>[^\s/:\[\]]+|\[[0-9a-fA-F:.%\w]+\]):(?P<port>[0-9]{1,5})")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TlsOptions:
-    """Encrypt the connection. Each is the path of a PEM file.
+    """TLS of the connection. Each option is the path of a PEM file.
 
-    `root_certificates` are those that the server's certificate is checked against, None is gRPC's own list.
-    `client_key` and `client_certificate` are shown to a server that asks who calls: both or neither.
+    The server's certificate is checked against `root_certificates`; None is gRPC's own list. `client_key` and
+    `client_certificate`, both or neither, identify the client to a server that requires it.
 
     Raises InputError where only one of these two is given.
     """
@@ -31,31 +31,37 @@ class TlsOptions:
 
     def __post_init__(self) -> None:
         if (self.client_key is None) != (self.client_certificate is None):
-            raise InputError("TLS with one of client_key and client_certificate: expected both, or neither")
+            message = "TLS with one of client_key and client_certificate: expected both, or neither"
+            raise InputError(message, option="client_certificate" if self.client_key else "client_key")
 
     def read(self) -> tuple[bytes | None, bytes | None, bytes | None]:
-        """Read the files: root certificates, key, certificate. Raises InputError that names what is unreadable."""
-        return _pem(self.root_certificates), _pem(self.client_key), _pem(self.client_certificate)
+        """Read the files: root certificates, key, certificate. Raises InputError with the path of an unusable one."""
+        root_certificates, key, certificate = (
+            None if path is None else read_pem(path)
+            for path in (self.root_certificates, self.client_key, self.client_certificate)
+        )
+        return root_certificates, key, certificate
 
 
 def checked_address(url: str) -> str:
-    """Return `url` if it is `host:port`. Raises InputError otherwise, which says what to write."""
+    """Return `url`. Raises InputError unless it is `host:port`."""
     match = _ADDRESS.fullmatch(url) if isinstance(url, str) else None
     if match is None or not 1 <= int(match["port"]) <= 65535:
         raise InputError(
             f"the server's address {url!r}: expected host:port of its gRPC service without a scheme, such as "
-            "127.0.0.1:8001 or [::1]:8001"
+            "127.0.0.1:8001 or [::1]:8001",
+            option="url",
         )
     return url
 
 
-def _pem(path: str | os.PathLike[str] | None) -> bytes | None:
-    if path is None:
-        return None
+def read_pem(path: str | os.PathLike[str]) -> bytes:
+    """Read a PEM file. Raises InputError with its path where it cannot be read or is not PEM."""
     try:
         data = Path(path).read_bytes()
     except OSError as error:
-        raise InputError(f"the TLS file {os.fspath(path)} cannot be read: {error}") from error
-    if b"-----BEGIN " not in data:  # gRPC would only log it and fail every call with another reason
-        raise InputError(f"the TLS file {os.fspath(path)} holds no PEM: expected -----BEGIN and a type")
+        message = f"the TLS file {os.fspath(path)} cannot be read: {error.strerror or error}"
+        raise InputError(message, path=path) from error
+    if b"-----BEGIN " not in data:  # gRPC would only log it and fail every call for another reason
+        raise InputError(f"the TLS file {os.fspath(path)} is not PEM: expected -----BEGIN and a type", path=path)
     return data

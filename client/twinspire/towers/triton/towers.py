@@ -14,64 +14,86 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from twinspire._arguments import as_member
+from twinspire._arguments import as_member, as_whole
 from twinspire.bundle import Bundle, Tower
 from twinspire.errors import EngineError, InputError, ServerError, ServerOverloadedError
-from twinspire.towers.local import vocabulary_size
-from twinspire.towers.triton.batches import RequestBatch, Window, image_requests, text_requests
+from twinspire.towers.batching import InputBatch, image_batches, text_batches
 from twinspire.towers.triton.options import LONGEST_DEADLINE_S, TlsOptions, checked_address
-from twinspire.towers.triton.statistics import ModelStatistics
-from twinspire.towers.validation import check_embeddings, check_images, check_sequences
+from twinspire.towers.validation import BundleTowers, check_embeddings
 
 if TYPE_CHECKING:  # these load grpc and tritonclient, which importing a name must not
     from twinspire.towers.triton.channel import Deadline, TransientServerError
+    from twinspire.towers.triton.exchange import RetryPolicy
     from twinspire.towers.triton.models import ServedModel
-    from twinspire.towers.triton.retries import RetryPolicy
 
-# A server whose models were inspected is trusted so long after its last answer. None is exchanged for another in less:
-# the smallest bundle's takes 0.6 s to start. One that is exchanged while requests are in flight breaks these, and
-# is inspected again for that.
+# How long after its last response an inspected server is trusted. No server is replaced faster: the smallest bundle's
+# takes 0.6 s to start. Replacing it while requests are in flight breaks them, which leads to another inspection.
 _TRUSTED_S = 0.25
 
-# How long opening waits for a server at most: one that is restarted is back by then, and an address where nobody
-# listens is a mistake.
+# The longest wait for a server at opening: one that restarts is back by then, otherwise the address is probably wrong.
 _OPENING_S = 10.0
 
 
 @dataclass
 class _ServerState:
-    """An inspected server: its models fit the bundle. `heard_at` is when it last answered."""
+    """An inspected server, whose models match the bundle. `heard_at` is the time of its last response."""
 
     models: Mapping[Tower, ServedModel]
     server_version: str
     heard_at: float
 
 
-class TritonTowers:
-    """A bundle's two models on a Triton Inference Server. May be used from several threads at once.
+@dataclass(frozen=True)
+class ModelStatistics:
+    """A server's counters of one tower since it was started, over all clients.
+
+    `requests` counts answered requests, `inferences` the images or texts in them, `executions` the batches that
+    were computed. The repository's warm-up is counted: compare with an earlier reading (`since`). Requests that Triton
+    itself refuses are not; errors and refusals of the models of `twinspire serve` are counted as answers.
+    """
+
+    requests: int
+    inferences: int
+    executions: int
+
+    @property
+    def mean_batch_size(self) -> float | None:
+        """Inferences per execution; None where nothing was executed."""
+        return self.inferences / self.executions if self.executions else None
+
+    def since(self, before: ModelStatistics) -> ModelStatistics:
+        """Return what was counted after `before`, on a server that was not restarted in between."""
+        return ModelStatistics(
+            self.requests - before.requests, self.inferences - before.inferences, self.executions - before.executions
+        )
+
+
+class TritonTowers(BundleTowers):
+    """A bundle's two models on a Triton Inference Server. Safe to use from several threads.
 
     `url` is host:port of its gRPC service, `name` that of the models `{name}_image` and `{name}_text`, by default
-    the bundle's. The bundle says what goes in and which space must come out; its engines are not opened. What
-    exceeds the server's largest batch is split. `in_flight` is how many requests of a call are in flight at a
+    the bundle's. The bundle defines the inputs and the space; its engines are not opened. Calls larger than the
+    server's largest batch are split. `in_flight` is the number of requests of a call in flight at a
     time; None is four, or as many as fill two of the server's largest batches. With `send_images_singly` every
-    image is a request of its own and the server does the batching.
+    image is a request of its own and the server forms the batches.
 
-    Every call ends `deadline_s` seconds after it began, with the whole answer or an error. Until then, requests that
-    failed for the moment are sent again after exponentially growing waits: the server is not there or is being stopped,
-    the process of its model died, or it refused because its queue is full. Encoding changes nothing on the server, so
-    that this is safe, and what was answered is not asked for again. A server that comes back is inspected again before
-    its answers are used; the servers behind one address must be equal. `max_retries` bounds how often a call is
-    retried without an answer in between; None does not.
+    Every call ends within `deadline_s` seconds, with the whole result or an error. Until then, requests that
+    failed for a transient reason are sent again with exponential backoff: the server is unreachable or stopping,
+    a model's process died, or the queue was full. Encoding changes nothing on the server, so this is safe; answered
+    requests are not repeated. After a reconnect the models are inspected again before results
+    are used; all servers behind one address must be equal. `max_retries` bounds the retries
+    without an answer in between; None does not.
 
-    Opening is such a call too, but gives up after 10 seconds: a server that is restarted is back by then, and where
-    nobody listens for longer the address is probably wrong.
+    Opening is such a call too, but gives up after 10 seconds: a server that restarts is back by then, otherwise the
+    address is probably wrong.
 
-    Open it after a fork, not before: gRPC's threads do not live on in the child, where encoding raises EngineError.
+    Open it after a fork, not before: gRPC's threads do not survive in the child, where encoding raises EngineError.
 
-    Raises InputError for an unusable argument, SpaceMismatchError where a model is of another space than the bundle,
-    ServerUnavailableError where the server does not answer, ServerOverloadedError where it refuses until the deadline
-    because it has too many requests, ServerRefusedError where it has no such models, ServerError where they are not of
-    the contract, EngineError where it answers with what is no message of Triton's protocol.
+    Raises InputError for an unusable argument, BundleError for a bundle that needs a later version,
+    SpaceMismatchError where a model is of another space than the bundle,
+    ServerUnavailableError where the server does not answer, ServerOverloadedError where its queue is full until the
+    deadline, ServerRefusedError where it has no such models, ServerError where they violate
+    the contract, EngineError where a response is not a message of Triton's protocol.
     """
 
     def __init__(
@@ -87,19 +109,18 @@ class TritonTowers:
         send_images_singly: bool = False,
     ) -> None:
         from twinspire.towers.triton.channel import Channel
-        from twinspire.towers.triton.models import largest_answer_bytes
+        from twinspire.towers.triton.models import largest_response_bytes
 
+        super().__init__(bundle)
         self._address = checked_address(url)
-        self._bundle = bundle
         self._models = {tower: f"{bundle.name if name is None else name}_{tower}" for tower in Tower}
         self._deadline_s = _checked_seconds(deadline_s)
-        self._in_flight = None if in_flight is None else _checked_count("in_flight", in_flight, minimum=1)
-        self._max_retries = None if max_retries is None else _checked_count("max_retries", max_retries, minimum=0)
+        self._in_flight = None if in_flight is None else as_whole(in_flight, "in_flight", minimum=1)
+        self._max_retries = None if max_retries is None else as_whole(max_retries, "max_retries", minimum=0)
         self._send_images_singly = send_images_singly
-        self._vocabulary_size = vocabulary_size(bundle.tokenizer_path)
         self._process = os.getpid()
         self._state: _ServerState | None = None
-        self._channel = Channel(self._address, tls, max_answer_bytes=largest_answer_bytes(bundle.dim))
+        self._channel = Channel(self._address, tls, max_response_bytes=largest_response_bytes(bundle.dim))
         try:
             deadline = self._begin(limit_s=_OPENING_S)
             policy = self._retry_policy(deadline, max_retries=max_retries)
@@ -112,45 +133,30 @@ class TritonTowers:
         return f"<TritonTowers at {self._address}>"
 
     @property
-    def dim(self) -> int:
-        """The embedding's length D."""
-        return self._bundle.dim
-
-    @property
-    def space(self) -> str:
-        """What names the embeddings that may be compared with these."""
-        return self._bundle.space
-
-    @property
-    def context_length(self) -> int:
-        """The most token ids that one text may have, start and end included."""
-        return self._bundle.text.context_length
-
-    @property
     def address(self) -> str:
-        """The host:port that was given."""
+        """The server's host:port."""
         return self._address
 
     @property
     def server_version(self) -> str:
-        """Triton's version, as the server last reported it."""
+        """Triton's version, from the last inspection."""
         return self._server_version
 
     @property
     def runtime(self) -> str:
-        """What runs the towers, in words."""
+        """The server, for people to read."""
         return f"Triton {self._server_version} at {self._address}"
 
     def encode_images(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Encode (N, S, S, 3) uint8 RGB to (N, D) float32, L2-normalised; N may be 0.
+        """Encode (N, H, W, 3) uint8 RGB to (N, D) float32, L2-normalised; N may be 0.
 
-        Raises InputError for another dtype or shape, ServerError as the class has it, EngineError where the
-        server answers with anything but N unit vectors.
+        Raises InputError for another dtype or shape, ServerError as opening does, EngineError where the response is not
+        N unit vectors.
         """
-        check_images(images, size=self._bundle.image.size)
+        self._check_images(images)
 
-        def requests(model: ServedModel) -> Iterator[RequestBatch]:
-            return image_requests(images, batch=1 if self._send_images_singly else model.max_batch)
+        def requests(model: ServedModel) -> Iterator[InputBatch]:
+            return image_batches(images, batch=1 if self._send_images_singly else model.max_batch)
 
         return self._encode(Tower.IMAGE, len(images), requests)
 
@@ -158,25 +164,19 @@ class TritonTowers:
         """Encode N 1-D int32 arrays of token ids to (N, D) float32, L2-normalised; N may be 0.
 
         Each holds start and end token and no padding. Raises InputError, with its position, for anything else,
-        ServerError as the class has it, EngineError where the server answers with anything but N unit vectors.
+        ServerError as opening does, EngineError where the response is not N unit vectors.
         """
-        text = self._bundle.text
-        check_sequences(
-            sequences,
-            context_length=text.context_length,
-            vocabulary_size=self._vocabulary_size,
-            eos_id=text.eos_id,
-        )
+        self._check_sequences(sequences)
 
-        def requests(model: ServedModel) -> Iterator[RequestBatch]:
-            return text_requests(sequences, lengths=model.text_lengths, settings=text, batch=model.max_batch)
+        def requests(model: ServedModel) -> Iterator[InputBatch]:
+            return text_batches(sequences, self._bundle.text, batch=model.max_batch, lengths=model.text_lengths)
 
         return self._encode(Tower.TEXT, len(sequences), requests)
 
     def statistics(self, tower: Tower | str) -> ModelStatistics:
-        """Ask what the server counted of a tower so far. Raises ServerError as the class has it.
+        """Return the server's counters of a tower. Raises ServerError as opening does.
 
-        The server counts a batch when it is done with it, some milliseconds after its answers went out.
+        The server counts a batch some milliseconds after its responses went out.
         """
         from twinspire.towers.triton.models import read_statistics, statistics_request
 
@@ -200,10 +200,10 @@ class TritonTowers:
         self.close()
 
     def _encode(
-        self, tower: Tower, count: int, requests: Callable[[ServedModel], Iterator[RequestBatch]]
+        self, tower: Tower, count: int, requests: Callable[[ServedModel], Iterator[InputBatch]]
     ) -> NDArray[np.float32]:
-        """Encode `count` rows, cut into `requests`, within one deadline."""
-        from twinspire.towers.triton.exchange import exchange
+        """Encode `count` rows, split into `requests`, within one deadline."""
+        from twinspire.towers.triton.exchange import Window, exchange
         from twinspire.towers.triton.models import infer_request, read_embeddings
 
         deadline = self._begin()
@@ -211,27 +211,29 @@ class TritonTowers:
         if count == 0:
             return embeddings
         policy = self._retry_policy(deadline, max_retries=self._max_retries)
-        state = self._trusted(deadline, policy)
-        model = state.models[tower]
+        state = self._current_state(deadline, policy)
+        model, spec = state.models[tower], self._bundle.input_spec(tower)
         source = f"the {tower} tower ({model.name} on {self._address})"
         is_trusted = True
 
-        def send(batch: RequestBatch) -> Any:  # noqa: ANN401 - grpc.Future
-            request = infer_request(model.name, tower, batch.array, timeout_s=deadline.left_s)
+        def send(batch: InputBatch) -> Any:  # noqa: ANN401 - grpc.Future
+            request = infer_request(model.name, spec, batch.array, timeout_s=deadline.left_s)
             return self._channel.send("ModelInfer", request, deadline)
 
         def inspect() -> _ServerState:
             inspected = self._inspect(deadline, policy)
             if inspected.models[tower] != model:
                 raise ServerError(
-                    f"{source} was exchanged for one with other settings during the call: {inspected.models[tower]} "
-                    f"instead of {model}. Repeat the call"
+                    f"{source} was replaced during the call by one with other settings: {inspected.models[tower]} "
+                    f"instead of {model}. Repeat the call",
+                    address=self._address,
+                    model=model.name,
                 )
             return inspected
 
         def recover(failure: TransientServerError) -> None:
             nonlocal state, is_trusted
-            if failure.is_overload:  # inspecting it at each retry would be three requests more for it
+            if failure.is_overload:  # inspecting at each retry would send three more requests
                 policy.wait(failure)
                 is_trusted = False
                 return
@@ -254,14 +256,14 @@ class TritonTowers:
                 for batch, response in answers:
                     output = read_embeddings(response, rows=len(batch.array), dim=self.dim, source=source)
                     embeddings[batch.positions] = check_embeddings(
-                        output, rows=len(batch.array), dim=self.dim, source=source
+                        output, rows=len(batch.array), dim=self.dim, source=source, tower=tower
                     )
-            if not is_trusted:  # nothing was heard during a wait: it may have been exchanged meanwhile
+            if not is_trusted:  # the server may have been replaced during a wait
                 state = inspect()
         except ServerOverloadedError:
             raise
         except ServerError:
-            self._state = None  # it may be another one when the next call comes
+            self._state = None  # at the next call it may be another server
             raise
         state.heard_at = time.monotonic()
         return embeddings
@@ -269,7 +271,7 @@ class TritonTowers:
     def _begin(self, *, limit_s: float = math.inf) -> Deadline:
         """Begin a call, of at most `limit_s`.
 
-        Raises EngineError where these towers are closed or came through a fork.
+        Raises EngineError where these towers are closed or were opened before a fork.
         """
         from twinspire.towers.triton.channel import Deadline
 
@@ -277,17 +279,17 @@ class TritonTowers:
         if os.getpid() != self._process:
             raise EngineError(
                 f"these towers were opened in process {self._process} and are used in {os.getpid()}, after a fork, "
-                "which a connection does not outlive: open them in the process that uses them"
+                "which connections do not survive: open them in the process that uses them"
             )
         return Deadline.after(min(self._deadline_s, limit_s))
 
     def _retry_policy(self, deadline: Deadline, *, max_retries: int | None) -> RetryPolicy:
-        from twinspire.towers.triton.retries import RetryPolicy
+        from twinspire.towers.triton.exchange import RetryPolicy
 
         return RetryPolicy(self._channel, deadline, max_retries=max_retries)
 
-    def _trusted(self, deadline: Deadline, policy: RetryPolicy) -> _ServerState:
-        """Return the server's state; inspect it again where it was lost or was silent for a while."""
+    def _current_state(self, deadline: Deadline, policy: RetryPolicy) -> _ServerState:
+        """Return the server's state, after another inspection where it is unknown or its last response is old."""
         state = self._state
         if state is not None and time.monotonic() - state.heard_at < _TRUSTED_S:
             return state
@@ -317,11 +319,8 @@ class TritonTowers:
 
 def _checked_seconds(value: float) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= LONGEST_DEADLINE_S:
-        raise InputError(f"deadline_s {value!r}: expected a number of seconds above 0, at most {LONGEST_DEADLINE_S:g}")
+        raise InputError(
+            f"deadline_s {value!r}: expected a number of seconds above 0, at most {LONGEST_DEADLINE_S:g}",
+            option="deadline_s",
+        )
     return float(value)
-
-
-def _checked_count(name: str, value: int, *, minimum: int) -> int:
-    if type(value) is not int or value < minimum:
-        raise InputError(f"{name} {value!r}: expected a whole number from {minimum} up")
-    return value
