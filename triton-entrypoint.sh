@@ -1,8 +1,8 @@
 #!/bin/sh
-# Start tritonserver with the flags of `twinspire serve`; what follows the image's name in `docker run` is added.
-# Each start draws a key of its own for what is closed to others (SECURITY.md) and tells it to nobody.
-# gRPC and metrics listen on all the container's addresses, and its host decides who reaches them. HTTP does not: it
-# answers the health check.
+# Start tritonserver with the flags of `twinspire serve`, and the arguments after the image's name in `docker run`.
+# Each start generates a random key for the restricted parts of the API (SECURITY.md), which is given to nobody.
+# gRPC and metrics listen on all addresses of the container; its host decides who can reach them. HTTP listens within
+# the container, for the health check.
 set -eu
 key=$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')
 exec tritonserver \

@@ -85,13 +85,14 @@ def seeded_model(size: str, work: Path, *, vocabulary: Path | None = None) -> Se
 
 @contextmanager
 def served(repository: Path, *, backend_directory: Path | None = None) -> Iterator[RunningServer]:
-    """Serve a repository with `twinspire serve` on free ports; it is stopped at the end.
+    """Serve a repository with `twinspire serve` on free ports, without its canary; it is stopped at the end.
 
     `backend_directory` holds backends to use beside Triton's own. Raises ServerError where it does not start; the
     command's own reason is on standard error.
     """
     command = [*TWINSPIRE, "serve", str(repository), "--json"]
     command += [f"--{name}-port=0" for name in ("http", "grpc", "metrics")]
+    command += ["--canary-interval=0"]  # Triton's statistics would count its inferences as requests
     if backend_directory is not None:
         command += ["--backend-directory", str(backend_directory)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, encoding="utf-8") as process:  # noqa: S603

@@ -34,12 +34,12 @@ RUN_TOKENS = 16
 
 _ONNX = {"uint8": "UINT8", "int32": "INT32", "float32": "FLOAT"}
 _ONNXRUNTIME = {"uint8": "tensor(uint8)", "int32": "tensor(int32)", "float32": "tensor(float)"}
-_TRITON = {"uint8": "UINT8", "int32": "INT32", "float32": "FP32"}
+_TRITON = {"uint8": "UINT8", "int32": "INT32", "float32": "FP32", "object": "BYTES"}
 
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """One input or output of a tower.
+    """One input or output of a tower, or of another model on Triton.
 
     `dtype` is NumPy's name of the element type, `shape` that of one row, without the batch axis; FREE is an axis of
     any length.
@@ -61,7 +61,7 @@ class TensorSpec:
 
     @property
     def triton_type(self) -> str:
-        """The element type in Triton's requests: UINT8, INT32, FP32; config.pbtxt puts TYPE_ before it."""
+        """The element type in Triton's requests: UINT8, INT32, FP32; BYTES, of strings, is NumPy's object."""
         return _TRITON[self.dtype]
 
 

@@ -1,16 +1,79 @@
-"""The commands that this package adds to `twinspire`."""
+"""The commands that this package adds to `twinspire`: `build` here, `serve` and `demo` in their packages."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated
+
 import typer
 
-from twinspire_server.demo import commands as demo
-from twinspire_server.repository import commands as repository
-from twinspire_server.triton import commands as triton
+from twinspire_server.demo.commands import demo
+from twinspire_server.repository.settings import Accelerator, Device, RepositoryRuntime
+from twinspire_server.triton.commands import serve
 
 
 def register(app: typer.Typer) -> None:
-    """Add this package's commands to `app`."""
-    demo.register(app)
-    repository.register(app)
-    triton.register(app)
+    """Add the commands to `app`."""
+    for command in (demo, build, serve):
+        app.command()(command)
+
+
+def build(
+    bundles: Annotated[list[Path], typer.Argument(metavar="BUNDLE", help="Bundles to serve.")],
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", metavar="DIR", help="Folder of the repository; other models in it stay."),
+    ],
+    precision: Annotated[
+        str,
+        typer.Option(help="fp32, fp16, int8, int8-tensorrt, or auto: the fastest certified for this machine."),
+    ] = "auto",
+    runtime: Annotated[
+        RepositoryRuntime,
+        typer.Option(help="Triton that will serve: the one in the wheel nvidia-pytriton, or NVIDIA's container."),
+    ] = RepositoryRuntime.WHEEL,
+    device: Annotated[Device, typer.Option(help="Device that engines compute on.")] = Device.CPU,
+    threads: Annotated[
+        int | None,
+        typer.Option(help="Threads on the CPU. Default: one for each core; for the container, for each core here."),
+    ] = None,
+    streams: Annotated[
+        int | None,
+        typer.Option(
+            help="Number of batches, or parts of one, computed in parallel on the CPU; the threads are divided among "
+            "them. More streams raise throughput, not latency. Default: what the bundle was measured best with."
+        ),
+    ] = None,
+    accelerator: Annotated[
+        Accelerator,
+        typer.Option(
+            help="What runs engines on the container's GPU: ONNX Runtime with TensorRT or CUDA, or TensorRT with plans "
+            "that `twinspire tensorrt` built."
+        ),
+    ] = Accelerator.TENSORRT,
+    plans: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="DIR", help="Folder of a bundle's TensorRT plans; repeatable. Default: BUNDLE.plans."),
+    ] = None,
+) -> None:
+    """Write a model repository, the folder that Triton loads: a model for each tower of a bundle.
+
+    For NVIDIA's container the text tower has two: NAME_text, which clients call, checks texts and forms batches for
+    NAME_engine_text, which computes them.
+    """
+    from twinspire_server.repository.build import build_repository
+
+    models = build_repository(
+        bundles,
+        output,
+        precision=precision,
+        runtime=runtime,
+        device=device,
+        threads=threads,
+        streams=streams,
+        accelerator=accelerator,
+        plans=plans or (),
+    )
+    for model in models:
+        facts = [f"version {model.version}", model.spec.precision, f"space {model.spec.space[:12]}"]
+        typer.echo(f"{model.folder}: {', '.join(fact for fact in facts if fact)}")

@@ -204,7 +204,7 @@ def test_a_repository_for_the_processor_leaves_the_choice_open(place: Path) -> N
     """Without a GPU the models choose among all providers, as with the packages of the processor."""
     assert _twinspire(place, "build", str(sample_bundle()), "-o", "models").returncode == 0
     config = (place / "models" / "scenes_image" / "config.pbtxt").read_text()
-    assert '"providers"' in config
+    assert '"provider"' in config
     assert '"auto"' in config
 
 

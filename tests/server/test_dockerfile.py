@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from twinspire_server.repository.gpu_config import CACHE_FOLDER, MIN_RELEASE
+from twinspire_server.repository.engines import CACHE_FOLDER, MIN_RELEASE
 from twinspire_server.triton import find_triton, flags
 
 ROOT = Path(__file__).parents[2]

@@ -24,11 +24,12 @@ from twinspire.cli.app import application
 from twinspire.errors import BundleError, InputError, SpaceMismatchError
 from twinspire.towers import auto_selection
 from twinspire_server import repository
-from twinspire_server.repository import Device, RepositoryRuntime, build_repository, model_folders
+from twinspire_server.repository import Device, RepositoryRuntime, build_repository
 from twinspire_server.repository import build as building
 
 CHECKOUT = Path(__file__).parents[2]
 COMMITTED = CHECKOUT / "model_repository"
+MODEL_FILE = Path(repository.__file__).with_name("model.py")
 
 
 def _files(folder: Path) -> set[str]:
@@ -46,7 +47,14 @@ def _parameters(model: Path) -> dict[str, str]:
 
 def test_the_public_names_are_exactly_these() -> None:
     """The package exports these names, each of which resolves; another is an AttributeError."""
-    assert repository.__all__ == ["Accelerator", "Device", "RepositoryRuntime", "ServedModel", "build_repository"]
+    assert repository.__all__ == [
+        "Accelerator",
+        "BuiltModel",
+        "Device",
+        "ModelSpec",
+        "RepositoryRuntime",
+        "build_repository",
+    ]
     assert all(getattr(repository, name).__name__ == name for name in repository.__all__)
     with pytest.raises(AttributeError, match="ServedModels"):
         _ = repository.ServedModels
@@ -55,13 +63,13 @@ def test_the_public_names_are_exactly_these() -> None:
 def test_the_wheels_models(tiny: Any, tmp_path: Path) -> None:
     """Each tower is a folder with config, model.py and the whole bundle; the report says what is there."""
     models = build_repository([tiny.bundle.path], tmp_path / "models", precision="int8")
-    assert [(model.name, model.version, model.precision) for model in models] == [
+    assert [(model.name, model.version, model.spec.precision) for model in models] == [
         ("tiny_image", 1, Precision.INT8),
         ("tiny_text", 1, Precision.INT8),
     ]
     for model in models:
-        assert model.folder == tmp_path / "models" / f"tiny_{model.tower}"
-        assert (model.folder / "1" / "model.py").read_bytes() == model_folders.MODEL_FILE.read_bytes()
+        assert model.folder == tmp_path / "models" / f"tiny_{model.spec.tower}"
+        assert (model.folder / "1" / "model.py").read_bytes() == MODEL_FILE.read_bytes()
         copied = Bundle.open(model.folder / "1" / "bundle")
         assert copied.manifest == tiny.bundle.manifest
     assert sorted(path.name for path in tmp_path.iterdir()) == ["models"]
@@ -89,7 +97,7 @@ def test_the_two_models_share_a_copy(tiny: Any, tmp_path: Path) -> None:
 def test_the_containers_models(tiny: Any, tmp_path: Path) -> None:
     """Each tower is a config and the engine of the precision; in front of the text engine stands another model."""
     models = build_repository([tiny.bundle.path], tmp_path, precision="fp32", runtime=RepositoryRuntime.CONTAINER)
-    assert [model.name for model in models] == ["tiny_image", "tiny_text"]
+    assert [model.name for model in models] == ["tiny_image", "tiny_engine_text", "tiny_text"]
     files = {name for name in _files(tmp_path) if "warmup" not in name}
     engines = {Tower.IMAGE: "tiny_image/1/model.onnx", Tower.TEXT: "tiny_engine_text/1/model.onnx"}
     front = {"tiny_text/1/model.py", "tiny_text/1/contract.py"}
@@ -247,7 +255,7 @@ def test_the_containers_text_model_and_its_engine_keep_one_version(tiny: Any, tm
     build_repository([tiny.bundle.path], tmp_path, precision="fp32", **options)
     assert _content(tmp_path) == before
     further = build_repository([tiny.bundle.path], tmp_path, precision="int8", **options)
-    assert [model.version for model in further] == [2, 2]
+    assert [model.version for model in further] == [2, 2, 2]
     assert {"tiny_text/2/model.py", "tiny_engine_text/2/model.onnx"} <= _files(tmp_path)
 
 
@@ -276,8 +284,9 @@ def test_another_space_is_refused(make_tiny: Callable[..., Any], tmp_path: Path)
     """A model that serves one space is not given another; nothing changes."""
     build_repository([make_tiny("one", seed=1).bundle.path], tmp_path / "models", precision="int8")
     before = _content(tmp_path / "models")
-    with pytest.raises(SpaceMismatchError, match="tiny_image"):
+    with pytest.raises(SpaceMismatchError, match="tiny_image") as caught:
         build_repository([make_tiny("two", seed=2).bundle.path], tmp_path / "models", precision="fp32")
+    assert (caught.value.expected, caught.value.found) == (f"{1:064x}", f"{2:064x}")
     assert _content(tmp_path / "models") == before
 
 
@@ -331,7 +340,7 @@ def test_auto_is_what_the_towers_would_choose(
     monkeypatch.setattr(building, "unavailable_error", lambda provider: None)
     bundle = make_tiny("bundle", **options).bundle
     models = build_repository([bundle.path], tmp_path / "models", device=device)
-    assert {model.precision for model in models} == {expected}
+    assert {model.spec.precision for model in models} == {expected}
     assert {_parameters(model.folder)["precision"] for model in models} == {str(expected)}
 
 
@@ -374,7 +383,7 @@ def test_auto_is_what_the_bundle_was_measured_to_be_best_with(
     shutil.copytree(tiny.bundle.path, tmp_path / "bundle")
     (tmp_path / "bundle" / "bundle.json").write_text(json.dumps(document))
     models = build_repository([tmp_path / "bundle"], tmp_path / "models", **options)
-    assert {model.precision for model in models} == {expected}
+    assert {model.spec.precision for model in models} == {expected}
     if options.get("runtime") is not RepositoryRuntime.CONTAINER:
         copied = Bundle.open(models[0].folder / "1" / "bundle")
         assert copied.manifest.auto == Bundle.open(tmp_path / "bundle").manifest.auto
@@ -388,7 +397,7 @@ def test_the_device_decides_the_providers(
 
     def providers(name: str, device: Device) -> str:
         models = build_repository([tiny.bundle.path], tmp_path / name, precision="fp32", device=device)
-        return _parameters(models[0].folder)["providers"]
+        return _parameters(models[0].folder)["provider"]
 
     assert providers("gpu", Device.GPU) == "cuda"
     assert providers("cpu", Device.CPU) == "auto"
@@ -426,9 +435,9 @@ def test_a_bundle_is_no_destination(make_tiny: Callable[..., Any]) -> None:
 def test_two_bundles_of_one_name_are_refused(make_tiny: Callable[..., Any], tmp_path: Path) -> None:
     """Two bundles that would be the same models are an InputError, as are none."""
     paths = [make_tiny(name, seed=seed).bundle.path for seed, name in enumerate("ab")]
-    with pytest.raises(InputError, match="'tiny'"):
+    with pytest.raises(InputError, match="tiny"):
         build_repository(paths, tmp_path / "models")
-    with pytest.raises(InputError, match="bundles"):
+    with pytest.raises(InputError, match="no bundle"):
         build_repository([], tmp_path / "models")
     assert not (tmp_path / "models").exists()
 
@@ -448,7 +457,7 @@ def test_a_failure_leaves_nothing(tiny: Any, tmp_path: Path, monkeypatch: pytest
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("twinspire_server.repository.engine_files.copy_file", full)
+    monkeypatch.setattr("twinspire_server.repository.engines.copy_file", full)
     with pytest.raises(InputError, match="space"):
         build_repository([tiny.bundle.path], tmp_path / "models", runtime=RepositoryRuntime.CONTAINER)
     assert list((tmp_path / "models").iterdir()) == []
@@ -474,7 +483,7 @@ def test_the_command_builds_and_says_what(tiny: Any, tmp_path: Path) -> None:
         (["{bundle}", "-o", "models", "--precision", "int4"], "'int4'"),
         (["{bundle}", "-o", "models", "--precision", "fp16"], "fp16"),
         (["{bundle}", "-o", "models", "--threads", "0"], "threads"),
-        (["{bundle}", "-o", "models", "--streams", "99"], "streams"),
+        (["{bundle}", "-o", "models", "--streams", "99"], "streams 99"),
         (["{bundle}", "-o", "models", "--runtime", "docker"], "docker"),
         (["{bundle}"], "--output"),
     ],

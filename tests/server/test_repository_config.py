@@ -3,30 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import product
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as triton
 
-from twinspire.bundle import Padding, Precision, Tower
+from twinspire.bundle import Bundle, Padding, Precision, Tower
+from twinspire.bundle.manifest import TowerSpecs
 from twinspire.errors import InputError
-from twinspire_server.repository.config import config_pbtxt, container_text_config_pbtxt
+from twinspire_server.repository.build import MODEL_SPECS
+from twinspire_server.repository.config import config_pbtxt
 from twinspire_server.repository.settings import Accelerator, Device, RepositoryRuntime, ServingOptions
+from twinspire_server.repository.spec import BundleCopy
+from twinspire_server.repository.towers import ServedBundle
 
 CPU, GPU = triton.ModelInstanceGroup.KIND_CPU, triton.ModelInstanceGroup.KIND_GPU
 WHEEL, CONTAINER = RepositoryRuntime
 
 
 def _config(tiny: Any, tower: Tower, **options: Any) -> Any:
-    text = config_pbtxt(tiny.bundle, tower, Precision.INT8, ServingOptions(**options))
-    return text_format.Parse(text, triton.ModelConfig())
+    """The config of the model that runs a tower's engine."""
+    configs = _configs(tiny, **options)
+    return configs.get(f"tiny_engine_{tower}") or configs[f"tiny_{tower}"]
 
 
 def _container_text(tiny: Any, **options: Any) -> Any:
-    text = container_text_config_pbtxt(tiny.bundle, Precision.INT8, ServingOptions(runtime=CONTAINER, **options))
-    return text_format.Parse(text, triton.ModelConfig())
+    return _configs(tiny, runtime=CONTAINER, **options)["tiny_text"]
+
+
+def _configs(tiny: Any, **options: Any) -> dict[str, Any]:
+    served = ServedBundle(
+        bundle=tiny.bundle,
+        precision=Precision.INT8,
+        options=ServingOptions(**options),
+        copy=BundleCopy(tiny.bundle),
+    )
+    specs = [spec for make in MODEL_SPECS[served.options.runtime] for spec in make(served)]
+    return {spec.name: text_format.Parse(config_pbtxt(spec), triton.ModelConfig()) for spec in specs}
 
 
 def _parameters(config: Any) -> dict[str, str]:
@@ -56,6 +73,18 @@ def test_every_config_has_the_contract(tiny: Any, tower: Tower, runtime: Reposit
     expected = {"tower": str(tower), "space": tiny.bundle.space, "precision": "int8", "dim": "12"}
     assert expected.items() <= _parameters(config).items()
     assert config.model_warmup
+
+
+@pytest.mark.parametrize("runtime", RepositoryRuntime)
+def test_images_need_not_be_square(tiny: Any, runtime: RepositoryRuntime) -> None:
+    """Input and warm-up have the height and width of the bundle's images, in this order."""
+    bundle = tiny.bundle
+    image = replace(bundle.image, height=24)
+    towers = TowerSpecs.of_contract(image, bundle.text, dim=bundle.manifest.dim)
+    tall = SimpleNamespace(bundle=Bundle(bundle.path, replace(bundle.manifest, towers=towers)))
+    config = _config(tall, Tower.IMAGE, runtime=runtime)
+    assert list(config.input[0].dims) == [24, 16, 3]
+    assert list(config.model_warmup[0].inputs["image"].dims) == [24, 16, 3]
 
 
 @pytest.mark.parametrize(("tower", "runtime", "device"), [*product(Tower, RepositoryRuntime, Device)])
@@ -172,8 +201,8 @@ def test_texts_are_warmed_up_in_every_shape(
 
 def test_the_engine_is_opened_as_the_options_say(tiny: Any) -> None:
     """The wheel's model reads threads and providers, the container's backend its own name for threads."""
-    wheel = _parameters(_config(tiny, Tower.IMAGE, threads=3, streams=2, providers="openvino"))
-    assert (wheel["threads"], wheel["streams"], wheel["providers"]) == ("3", "2", "openvino")
+    wheel = _parameters(_config(tiny, Tower.IMAGE, threads=3, streams=2, provider="openvino"))
+    assert (wheel["threads"], wheel["streams"], wheel["provider"]) == ("3", "2", "openvino")
     assert not {"threads", "streams"} & set(_parameters(_config(tiny, Tower.IMAGE)))
     assert _parameters(_config(tiny, Tower.IMAGE, runtime=CONTAINER, threads=3))["intra_op_thread_count"] == "3"
 

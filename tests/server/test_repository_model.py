@@ -19,9 +19,10 @@ from support.arrays import noise_images
 from twinspire.bundle import Tower
 from twinspire.contract import without_padding
 from twinspire.errors import BundleError, EngineError, InputError, SpaceMismatchError
+from twinspire_server import repository
 from twinspire_server.repository import build_repository
-from twinspire_server.repository.model_folders import MODEL_FILE
 
+MODEL_FILE = Path(repository.__file__).with_name("model.py")
 START, END, PAD = 1, 2, 0
 FINAL = 1
 MAX_BATCH = 32
@@ -94,7 +95,7 @@ def open_model(module: ModuleType, tiny: Any, tmp_path: Path) -> Iterator[Callab
 
     def open_model(tower: Tower, **changes: str) -> Any:
         folder = tmp_path / "models" / f"tiny_{tower}"
-        facts = {"tower": tower, "space": tiny.bundle.space, "precision": "fp32", "providers": "cpu", "threads": "1"}
+        facts = {"tower": tower, "space": tiny.bundle.space, "precision": "fp32", "provider": "cpu", "threads": "1"}
         config: dict[str, Any] = {
             "max_batch_size": MAX_BATCH,
             "parameters": {name: {"string_value": value} for name, value in {**facts, **changes}.items()},

@@ -27,7 +27,7 @@ from twinspire.cli.app import application
 from twinspire.errors import BundleError, InputError, SpaceMismatchError
 from twinspire.tensorrt_support import PlanFolder, PlanManifest, PlanRecord, Profile
 from twinspire.towers.triton.models import read_model
-from twinspire_server.repository import Accelerator, Device, RepositoryRuntime, ServedModel, build_repository
+from twinspire_server.repository import Accelerator, Device, RepositoryRuntime, build_repository
 from twinspire_server.triton import find_triton
 
 CONTAINER_GPU: dict[str, Any] = {"runtime": RepositoryRuntime.CONTAINER, "device": Device.GPU}
@@ -91,38 +91,35 @@ def planned(make_tiny: Callable[..., Any], tmp_path: Path) -> Bundle:
     return bundle
 
 
-def _engine(model: ServedModel) -> Path:
-    """Return the folder of the model that runs a tower's engine, which another one stands before for texts."""
-    name = model.name if model.tower is Tower.IMAGE else model.name.removesuffix("text") + "engine_text"
-    return model.folder.with_name(name)
-
-
 def test_plans_are_served_by_the_tensorrt_backend(planned: Bundle, tmp_path: Path) -> None:
     """Each tower is a tensorrt_plan with its plan, the profiles, and what a client reads of the contract."""
     models = build_repository([planned.path], tmp_path / "models", **PLAN)
-    assert [(model.precision, model.version) for model in models] == [(Precision.FP32, 1)] * 2
-    for model, profiles in zip(models, (["0"], ["0", "1"]), strict=True):
-        plan = next((tmp_path / "tiny.plans").glob(f"{model.tower}.*.plan"))
-        assert (_engine(model) / "1" / "model.plan").read_bytes() == plan.read_bytes()
-        config = _config(_engine(model))
-        assert f"# {plan.name} " in (_engine(model) / "config.pbtxt").read_text()
+    assert [(model.spec.precision, model.version) for model in models] == [(Precision.FP32, 1)] * 3
+    image, engine, text = models
+    for model, runs, profiles in ((image, image, ["0"]), (text, engine, ["0", "1"])):
+        tower = model.spec.tower
+        assert tower is not None
+        plan = next((tmp_path / "tiny.plans").glob(f"{tower}.*.plan"))
+        assert (runs.folder / "1" / "model.plan").read_bytes() == plan.read_bytes()
+        config = _config(runs.folder)
+        assert f"# {plan.name} " in (runs.folder / "config.pbtxt").read_text()
         assert (config.platform, config.backend, config.max_batch_size) == ("tensorrt_plan", "tensorrt", 48)
         (group,) = config.instance_group
         assert (group.kind, list(group.profile)) == (triton.ModelInstanceGroup.KIND_GPU, profiles)
         assert not config.HasField("optimization")
-        served = read_model(_config(model.folder), model.name, model.tower, planned, address="here")
-        assert (served.max_batch, served.precision) == (48 if model.tower is Tower.IMAGE else 64, "fp32")
-        assert served.text_lengths == (() if model.tower is Tower.IMAGE else (40,))
+        served = read_model(_config(model.folder), model.name, tower, planned, address="here")
+        assert (served.max_batch, served.precision) == (48 if tower is Tower.IMAGE else 64, "fp32")
+        assert served.text_lengths == (() if tower is Tower.IMAGE else (40,))
         assert {(sample.batch_size, *sample.inputs.popitem()[1].dims) for sample in config.model_warmup} == (
             {(1, 16, 16, 3), (48, 16, 16, 3)}
-            if model.tower is Tower.IMAGE
+            if tower is Tower.IMAGE
             else {(batch, length) for batch in (1, 48) for length in (32, 40)}
         )
 
 
 def test_texts_are_given_to_a_plan_as_its_profiles_are(planned: Bundle, tmp_path: Path) -> None:
     """The model in front of the text plan is told the plan's batch and lengths."""
-    _, text = build_repository([planned.path], tmp_path / "models", **PLAN)
+    *_, text = build_repository([planned.path], tmp_path / "models", **PLAN)
     parameters = {name: value.string_value for name, value in _config(text.folder).parameters.items()}
     assert (parameters["engine_batch"], parameters["engine_lengths"]) == ("48", "32,40")
 
@@ -131,7 +128,7 @@ def test_plans_of_one_length(make_tiny: Callable[..., Any], tmp_path: Path) -> N
     """A plan of the context alone is served at that length."""
     bundle = make_tiny(context_length=64, padding=Padding.MAX_LENGTH).bundle
     write_plans(bundle, tmp_path / "plans", lengths=(64,))
-    _, text = build_repository([bundle.path], tmp_path / "models", plans=[tmp_path / "plans"], **PLAN)
+    *_, text = build_repository([bundle.path], tmp_path / "models", plans=[tmp_path / "plans"], **PLAN)
     assert read_model(_config(text.folder), text.name, Tower.TEXT, bundle, address="here").text_lengths == (64,)
 
 
@@ -146,9 +143,9 @@ def test_another_plan_is_a_further_version(planned: Bundle, tmp_path: Path) -> N
         (folder / record["file"]).write_bytes(b"another")
         record.update(sha256=hashlib.sha256(b"another").hexdigest(), size_bytes=7)
     (folder / "plans.json").write_text(json.dumps(document))
-    image, text = build_repository([planned.path], tmp_path / "models", **PLAN)
-    assert (image.version, text.version) == (2, 2)
-    assert (_engine(text) / "1" / "model.plan").exists()
+    models = build_repository([planned.path], tmp_path / "models", **PLAN)
+    assert [model.version for model in models] == [2, 2, 2]
+    assert (models[1].folder / "1" / "model.plan").exists()
 
 
 @pytest.mark.parametrize(
@@ -244,12 +241,13 @@ def test_the_real_server_accepts_the_configs(needs_triton: None, planned: Bundle
     models = build_repository([planned.path], tmp_path / "models", **PLAN)
     models += build_repository([sample_bundle()], tmp_path / "models", precision="fp32", **CONTAINER_GPU)
     for model in models:
-        if model.tower is Tower.TEXT:
-            shutil.rmtree(model.folder)  # of the Python backend, which is no stub
-        config = (_engine(model) / "config.pbtxt").read_text()
+        if model.spec.backend == "python":
+            shutil.rmtree(model.folder)  # there is no stub of that backend
+            continue
+        config = (model.folder / "config.pbtxt").read_text()
         # A server without a GPU refuses KIND_GPU, and the stubs cannot run what warms a model up.
         config = config[: config.index("model_warmup")].replace("KIND_GPU", "KIND_CPU")
-        (_engine(model) / "config.pbtxt").write_text(config)
+        (model.folder / "config.pbtxt").write_text(config)
     install = find_triton()
     with socket.socket() as reserved:
         reserved.bind(("127.0.0.1", 0))
@@ -272,7 +270,7 @@ def test_the_real_server_accepts_the_configs(needs_triton: None, planned: Bundle
             with grpc.InferenceServerClient(f"127.0.0.1:{port}") as channel:
                 _wait_until_ready(channel, server, log)
                 for model in models[:2]:
-                    config = channel.get_model_config(_engine(model).name).config
+                    config = channel.get_model_config(model.name).config
                     assert config.default_model_filename == "model.plan"
         finally:
             server.terminate()

@@ -12,7 +12,7 @@ import tritonclient.grpc as grpc
 from twinspire.errors import InputError, ServerError
 from twinspire_server.repository import RepositoryRuntime, build_repository
 from twinspire_server.triton import TritonInstall, TritonServer, find_triton
-from twinspire_server.triton.backends import available_backends, check_backends
+from twinspire_server.triton.environment import available_backends, check_backends
 
 
 @pytest.fixture

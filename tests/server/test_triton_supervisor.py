@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import os
 import signal
 import subprocess
@@ -21,9 +22,9 @@ import pytest
 import tritonclient.grpc as grpc
 
 from twinspire.errors import InputError, ServerError
+from twinspire_server.repository.config import ready_check
 from twinspire_server.triton import CanaryOptions, Supervisor, TritonServer, process, supervisor
 from twinspire_server.triton.reaper import model_processes
-from twinspire_server.triton.warm_up import first_sample
 
 _WARM_UP = """model_warmup [ { name: "zeros" batch_size: 1 inputs {
   key: "x" value { data_type: TYPE_INT32 dims: [ 3 ] zero_data: true } } } ]
@@ -221,24 +222,31 @@ def test_a_start_that_lost_a_race_is_tried_again(place: Any) -> None:
     place.assert_nothing_left([])
 
 
-def test_a_sample_is_what_the_config_says(place: Any) -> None:
-    """The first warm-up sample is read with its datatype, one row of its shape and its file's bytes."""
+def _ready_check(model: Path) -> tuple[dict[str, Any], bytes]:
+    """The one input of a model's ready check, and its bytes."""
+    request = ready_check(model)
+    assert request is not None
+    length = int(request.headers["Inference-Header-Content-Length"])
+    (found,) = json.loads(request.body[:length])["inputs"]
+    assert found["parameters"] == {"binary_data_size": len(request.body) - length}
+    return found, request.body[length:]
+
+
+def test_a_ready_check_is_the_first_warm_up(place: Any) -> None:
+    """The first warm-up is read with its datatype, one row of its shape and its file's bytes."""
     model = place.add_echo()
-    assert first_sample(model) is None
+    assert ready_check(model) is None
     _with_warm_up(model)
-    sample = first_sample(model)
-    assert sample is not None
-    assert (sample.inputs["x"].datatype, sample.inputs["x"].shape) == ("INT32", (1, 3))
-    assert sample.inputs["x"].data == bytes(12)
+    found, content = _ready_check(model)
+    assert (found["name"], found["datatype"], found["shape"], content) == ("x", "INT32", [1, 3], bytes(12))
     config = (model / "config.pbtxt").read_text().replace("zero_data: true", 'input_data_file: "ids"')
     (model / "config.pbtxt").write_text(config)
-    with pytest.raises(InputError, match="ids"):
-        first_sample(model)
+    with pytest.raises(InputError) as caught:
+        ready_check(model)
+    assert caught.value.path == model / "warmup" / "ids"
     (model / "warmup").mkdir()
     np.arange(6, dtype=np.int32).tofile(model / "warmup" / "ids")
-    sample = first_sample(model)
-    assert sample is not None
-    assert sample.inputs["x"].data == np.arange(3, dtype=np.int32).tobytes()
+    assert _ready_check(model)[1] == np.arange(3, dtype=np.int32).tobytes()
 
 
 @pytest.mark.parametrize("options", [{"interval_s": 0}, {"timeout_s": -1}, {"busy_timeout_s": float("nan")}])

@@ -1,7 +1,7 @@
 """One tower under Triton's Python backend; the same file serves the image and the text tower.
 
-`twinspire build` puts it beside a copy of the bundle. Triton decides which requests form a batch; here they
-become one call of `LocalTowers`, with the providers and choices that it has in any other process.
+`twinspire build` writes it beside a copy of the bundle. Triton decides which requests form a batch; they become one
+call of `LocalTowers`, which chooses its provider as in any other process.
 """
 
 from __future__ import annotations
@@ -18,56 +18,56 @@ import triton_python_backend_utils as pb_utils  # type: ignore[import-not-found]
 from numpy.typing import NDArray
 
 from twinspire.bundle import Bundle, Tower
-from twinspire.contract import without_padding
+from twinspire.contract import EMBEDDING, INPUT_NAMES, without_padding
 from twinspire.errors import EngineError, InputError, ServerOverloadedError, SpaceMismatchError, TwinspireError
 from twinspire.towers import LocalTowers
 from twinspire.towers.batching import bucket_lengths
-from twinspire_server.repository.backlog import Backlog, Waiting
+from twinspire_server.repository.backlog import Backlog, QueuedRequest
 
 Encode: TypeAlias = Callable[[Sequence[NDArray[Any]]], NDArray[np.float32]]
 
-INPUT = {Tower.IMAGE: "image", Tower.TEXT: "input_ids"}
-OUTPUT = "embedding"
-
-# Triton gathers what is queued the moment `execute` returns, and those just answered have not asked again by then: 16
-# callers of one image settle at batches of 8. A pause of a small part of the batch's own time, in which their answers
-# go out, lets them. ViT-B/32 int8, two cores: 92% of the images/s in process with a pause of 2%, 94% with one of 4%.
-# A lone caller is never made to wait, nor is anybody while more is queued than fits one batch.
+# Triton forms the next batch of what is queued the moment `execute` returns. The callers that were just answered have
+# not sent their next request by then: 16 callers of one image settle at batches of 8. During a pause of a small part
+# of the batch's own time their answers arrive and they send it. ViT-B/32 int8, two cores: 92% of the images/s in
+# process with a pause of 2%, 94% with one of 4%. There is no pause for a lone caller, nor while more is queued than
+# fits one batch.
 PAUSE = 0.04
 PAUSE_AT_MOST_S = 0.01
 
 QUEUED_BATCHES = 8
-"""How many of the largest batches wait at most: 256 images, 39 MB at 224 pixels, a few seconds of computing."""
+"""How many full batches wait at most: 256 images, 39 MB at 224 pixels, a few seconds of computing."""
 QUEUE_TIMEOUT_S = 30.0
-"""How long a request waits that names no timeout: the deadline of twinspire's clients."""
+"""How long a request without a timeout waits: the deadline of twinspire's clients."""
 GATHER_S = 0.005
-"""While a batch is computed, how long requests gather in Triton before they are taken: a call of `execute` for each
+"""How long requests gather in Triton while a batch is computed, before they are taken: a call of `execute` for each
 would cost more than the engine where images are small."""
 HUNG_S = 300.0
-"""A batch that takes longer never ends. While one is computed Triton counts what waits behind it as executed, so that
-from outside only this process can tell."""
+"""A batch that takes longer is taken for hung. Triton counts requests that wait behind it as executed, so that only
+this process can notice."""
 FULL, EXPIRED = "Exceeds maximum queue size", "Request timeout expired"
-"""What Triton's own queue policy says, which clients know."""
+"""The messages of Triton's own queue policy, which clients know."""
 
 
 class TritonPythonModel:
-    """What Triton calls, one call at a time.
+    """The interface that Triton calls, one call at a time.
 
-    Input `image` uint8 (n, S, S, 3) or `input_ids` int32 (n, context) with any padding right of the end token;
-    output `embedding` float32 (n, D), L2-normalised. A request that cannot be answered gets an error of its
-    own; those that came with it are answered, and so is the next one: Triton 2.51 does not replace a process that
-    an exception has ended.
+    Input `image` uint8 (n, H, W, 3) or `input_ids` int32 (n, context) with any padding right of the end token;
+    output `embedding` float32 (n, D), L2-normalised. A request that cannot be answered gets an error of its own; the
+    other requests of its batch are answered. No exception leaves `execute`: Triton 2.51 does not replace a process
+    that one has ended.
     """
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Open the engine and warm it up. Raises what `Bundle.open` and `LocalTowers` raise: it then does not load."""
+        """Open the engine and warm it up. Raises what `Bundle.open` and `LocalTowers` raise: loading then fails."""
         config = json.loads(args["model_config"])
         parameters = {name: value["string_value"] for name, value in config["parameters"].items()}
         bundle = Bundle.open(Path(args["model_repository"]) / args["model_version"] / "bundle")
         if bundle.space != parameters["space"]:
             raise SpaceMismatchError(
-                f"{bundle.path} is of the space {bundle.space}, its config.pbtxt of {parameters['space']}: "
-                "build the repository again"
+                f"{bundle.path} has the space {bundle.space}, its config.pbtxt {parameters['space']}: build the "
+                "repository again",
+                expected=parameters["space"],
+                found=bundle.space,
             )
         tower = Tower(parameters["tower"])
         threads = parameters.get("threads")
@@ -75,79 +75,80 @@ class TritonPythonModel:
         self._towers = LocalTowers(
             bundle,
             precision=parameters["precision"],
-            provider=parameters["providers"],
+            provider=parameters["provider"],
             threads=None if threads is None else int(threads),
             streams=None if streams is None else int(streams),
             towers=(tower,),
         )
         self._max_batch = int(config["max_batch_size"])
-        self._input = INPUT[tower]
+        self._input = INPUT_NAMES[tower]
         self._encode: Encode = self._images if tower is Tower.IMAGE else self._texts
         self._text = bundle.text
-        for shape in warm_up_inputs(bundle, tower, self._max_batch):
-            self._encode([shape])
+        for rows in warm_up_inputs(bundle, tower, self._max_batch):
+            self._encode([rows])
         self._backlog = Backlog(self._answer, max_batch=self._max_batch, max_rows=QUEUED_BATCHES * self._max_batch)
         pb_utils.Logger.log_info(f"{args['model_name']}: {self._towers.runtime}")
 
     def execute(self, requests: Sequence[Any]) -> None:
-        """Answer each request of a batch, in order; then give the callers of several a moment to ask again.
+        """Answer each request of a batch, in order; after several, pause so that their callers can send the next ones.
 
-        A full batch, and what comes while one is computed, is queued, so that Triton hands over what else it has.
+        A full batch, and requests that arrive while one is computed, are queued, so that Triton hands over further
+        ones.
         """
         started_s = time.perf_counter()
-        read = [waiting for waiting in map(self._read, requests) if waiting is not None]
-        rows = sum(len(waiting.rows) for waiting in read)
+        batch = [queued for queued in map(self._read, requests) if queued is not None]
+        rows = sum(len(queued.rows) for queued in batch)
         if self._backlog.computing_s > HUNG_S:
-            pb_utils.Logger.log_error(f"the engine has computed one batch for {HUNG_S:.0f} s: ending the process")
+            pb_utils.Logger.log_error(f"the engine has been computing one batch for {HUNG_S:.0f} s: ending the process")
             os._exit(1)  # `twinspire serve` starts the server again
         if rows >= self._max_batch or not self._backlog.is_idle:
-            for waiting in self._backlog.submit(read):
-                self._send(waiting.request, ServerOverloadedError(FULL))
+            for refused in self._backlog.submit(batch):
+                self._send(refused.request, ServerOverloadedError(FULL))
             if rows < self._max_batch:
                 self._backlog.wait_until_idle(GATHER_S)
             return
-        computed_s = self._answer(read)
+        computed_s = self._answer(batch)
         if len(requests) > 1:
             pause_s = min(PAUSE * (computed_s - started_s), PAUSE_AT_MOST_S)
             time.sleep(max(0.0, computed_s + pause_s - time.perf_counter()))
 
     def finalize(self) -> None:
-        """Let go of the engine."""
+        """Close the engine, after the queued requests are answered."""
         self._backlog.close()
         self._towers.close()
 
-    def _read(self, request: Any) -> Waiting | None:  # noqa: ANN401 - Triton's own class
-        """Read the input of a request; one that cannot be read is answered with an error."""
+    def _read(self, request: Any) -> QueuedRequest | None:  # noqa: ANN401 - Triton's own class
+        """Read the input of a request. Where that fails, answer it with an error and return None."""
         try:
             rows: NDArray[Any] = pb_utils.get_input_tensor_by_name(request, self._input).as_numpy()
             timeout_s = request.timeout() / 1e6 or QUEUE_TIMEOUT_S
         except Exception as error:  # numpy's, pybind11's, for shapes that Triton did not expect
             self._send(request, InputError(f"the input {self._input} cannot be read: {error}"))
             return None
-        return Waiting(request, rows, time.monotonic() + timeout_s)
+        return QueuedRequest(request, rows, time.monotonic() + timeout_s)
 
-    def _answer(self, batch: Sequence[Waiting]) -> float:
+    def _answer(self, batch: Sequence[QueuedRequest]) -> float:
         """Answer requests in one call of the engine; return when it ended, on the clock `time.perf_counter`.
 
-        Not computed are those that nobody waits for any more.
+        Requests that have expired or whose caller has gone are not computed.
         """
-        wanted = []
-        for waiting in batch:
-            if waiting.request.is_cancelled() or time.monotonic() > waiting.expires_s:
-                self._send(waiting.request, ServerOverloadedError(EXPIRED))
+        due = []
+        for queued in batch:
+            if queued.request.is_cancelled() or time.monotonic() > queued.expires_s:
+                self._send(queued.request, ServerOverloadedError(EXPIRED))
             else:
-                wanted.append(waiting)
-        answers = encode_together(self._encode, [waiting.rows for waiting in wanted])
+                due.append(queued)
+        answers = encode_together(self._encode, [queued.rows for queued in due])
         computed_s = time.perf_counter()
-        for waiting, answer in zip(wanted, answers, strict=True):
-            self._send(waiting.request, answer)
+        for queued, answer in zip(due, answers, strict=True):
+            self._send(queued.request, answer)
         return computed_s
 
     def _send(self, request: Any, answer: NDArray[np.float32] | TwinspireError) -> None:  # noqa: ANN401
         try:
             request.get_response_sender().send(_response(answer), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
-        except Exception as error:  # one caller that cannot be answered any more is no others' loss
-            pb_utils.Logger.log_error(f"a response could not be sent: {error}")
+        except Exception as error:  # the other callers of the batch still get their answers
+            pb_utils.Logger.log_error(f"cannot send a response: {error}")
 
     def _images(self, inputs: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
         return self._towers.encode_images(inputs[0] if len(inputs) == 1 else np.concatenate(inputs))
@@ -159,16 +160,16 @@ class TritonPythonModel:
 
 
 def encode_together(encode: Encode, inputs: Sequence[NDArray[Any]]) -> list[NDArray[np.float32] | TwinspireError]:
-    """Encode the inputs of several requests in one call; give (n, D) for each, or its error.
+    """Encode the inputs of several requests in one call; return (n, D) for each, or its error.
 
-    Where that raises, each half is tried alone: what is at fault is found in a few calls, the rest is still
-    encoded in large batches.
+    Where that raises, encode each half alone: this finds the bad request in a few calls and still encodes the others in
+    large batches.
     """
     if not inputs:
         return []
     try:
         embeddings = encode(inputs)
-    except Exception as error:  # a lack of memory too is the error of what asked for so much
+    except Exception as error:  # MemoryError too: a smaller part may fit
         if len(inputs) == 1:
             return [error if isinstance(error, TwinspireError) else EngineError(f"{type(error).__name__}: {error}")]
         half = len(inputs) // 2
@@ -182,13 +183,13 @@ def encode_together(encode: Encode, inputs: Sequence[NDArray[Any]]) -> list[NDAr
 
 
 def warm_up_inputs(bundle: Bundle, tower: Tower, max_batch: int) -> Iterator[NDArray[Any]]:
-    """Yield an input of every shape that the engine will see, the largest as a full batch too.
+    """Yield an input of every shape that the engine will be given, the largest as a full batch too.
 
     The first call of a shape pays for planning its memory, the first full batch for having it.
     """
     if tower is Tower.IMAGE:
         for count in (1, max_batch):
-            yield np.zeros((count, bundle.image.size, bundle.image.size, 3), np.uint8)
+            yield np.zeros((count, *bundle.input_spec(Tower.IMAGE).shape), np.uint8)
         return
     context = bundle.text.context_length
     for length in bucket_lengths(bundle.text):
@@ -199,7 +200,7 @@ def warm_up_inputs(bundle: Bundle, tower: Tower, max_batch: int) -> Iterator[NDA
 def _response(answer: NDArray[np.float32] | TwinspireError) -> Any:  # noqa: ANN401 - Triton's own class
     if isinstance(answer, TwinspireError):
         return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(answer), _status(answer)))
-    return pb_utils.InferenceResponse([pb_utils.Tensor(OUTPUT, answer)])
+    return pb_utils.InferenceResponse([pb_utils.Tensor(EMBEDDING, answer)])
 
 
 def _status(error: TwinspireError) -> Any:  # noqa: ANN401 - Triton's own enum

@@ -1,24 +1,31 @@
-"""The demo: images drawn, indexed through a server, found in words, and measured.
+"""The demo: generate images, index them through a server, search them with texts, and measure recall and speed.
 
-The names below are loaded when they are first used: the command line is to come at once.
+The names below are loaded when they are first used, so that the command line starts quickly.
 """
 
 from __future__ import annotations
 
+from enum import StrEnum
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from twinspire_server.demo.run import QUERIES, DemoReport, run_demo
-    from twinspire_server.demo.settings import DemoRuntime
 
 __all__ = ["QUERIES", "DemoReport", "DemoRuntime", "run_demo"]
 
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the name stands for (PEP 562)
+class DemoRuntime(StrEnum):
+    """Where the towers run: `auto` is Triton where it can be started, else this process."""
+
+    AUTO = "auto"
+    TRITON = "triton"
+    LOCAL = "local"
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - the type depends on the name (PEP 562)
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    home = "settings" if name == "DemoRuntime" else "run"
-    value = getattr(import_module(f"{__name__}.{home}"), name)
+    value = getattr(import_module(f"{__name__}.run"), name)
     globals()[name] = value
     return value

@@ -10,7 +10,7 @@ import typer
 
 from twinspire.errors import InputError
 from twinspire_eval.smoke import smoke_option
-from twinspire_server.demo.settings import DemoRuntime
+from twinspire_server.demo import DemoRuntime
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,28 +18,24 @@ if TYPE_CHECKING:
     from twinspire_server.demo import DemoReport
 
 SHOWN = 3
-"""How many hits a query gets on the terminal; the contact sheet and the JSON have more."""
-
-
-def register(app: typer.Typer) -> None:
-    """Add `demo` to `app`."""
-    app.command()(demo)
+"""How many hits of a query are printed; the contact sheet and the JSON have more."""
 
 
 def demo(
     out: Annotated[
-        Path, typer.Option("-o", "--out", help="The demo's folder: new, empty or an earlier demo's.")
+        Path, typer.Option("-o", "--out", help="Folder of the demo: new, empty or of an earlier demo.")
     ] = Path("demo"),
     json_file: Annotated[
-        Path | None, typer.Option("--json", help="Also write the figures as one JSON document.")
+        Path | None, typer.Option("--json", help="Also write the results to this file, as one JSON document.")
     ] = None,
     runtime: Annotated[
-        DemoRuntime, typer.Option(help="A Triton server, this process, or whichever can be started.")
+        DemoRuntime,
+        typer.Option(help="Encode in a Triton server or in this process; auto prefers Triton."),
     ] = DemoRuntime.AUTO,
-    images: Annotated[int, typer.Option(min=1, help="How many pictures are drawn.")] = 500,
+    images: Annotated[int, typer.Option(min=1, help="Number of images to generate.")] = 500,
     _smoke: Annotated[bool, smoke_option(images=40)] = False,
 ) -> None:
-    """Draw images, index them, find them in words, and measure how well."""
+    """Generate images, index them, search them with texts, and measure recall and speed."""
     from rich.console import Console
     from rich.progress import Progress
 
@@ -47,16 +43,16 @@ def demo(
     from twinspire_server.demo.run import run_demo
 
     if json_file is not None and json_file.is_dir():
-        raise InputError(f"--json {json_file} is a folder: expected the name of a file to write")
+        raise InputError(f"--json {json_file} is a folder: expected the name of a file to write", path=json_file)
     tasks = {}
     with Progress(console=Console(stderr=True), transient=True) as progress:
 
-        def tell(stage: str, done: int, total: int) -> None:
+        def show(stage: str, done: int, total: int) -> None:
             if stage not in tasks:
                 tasks[stage] = progress.add_task(stage, total=total)
             progress.update(tasks[stage], completed=done)
 
-        report = run_demo(out, bundle=sample_bundle(), images=images, runtime=runtime, on_progress=tell)
+        report = run_demo(out, bundle=sample_bundle(), images=images, runtime=runtime, on_progress=show)
     _print(report, Console())
     if json_file is not None:
         document = json.dumps(report.to_json(), ensure_ascii=False, indent=2) + "\n"
@@ -64,7 +60,7 @@ def demo(
             json_file.parent.mkdir(parents=True, exist_ok=True)
             json_file.write_text(document, encoding="utf-8")
         except OSError as error:
-            raise InputError(f"cannot write {json_file}: {error.strerror or error}") from error
+            raise InputError(f"cannot write {json_file}: {error.strerror or error}", path=json_file) from error
 
 
 def _print(report: DemoReport, console: Console) -> None:
@@ -91,11 +87,11 @@ def _print(report: DemoReport, console: Console) -> None:
     console.print(figures)
     console.print()
     if report.mean_batch_size is not None:
-        console.print(f"the server made batches of {report.mean_batch_size:.1f} of single pictures", soft_wrap=True)
+        console.print(f"mean batch size on the server, of single images: {report.mean_batch_size:.1f}", soft_wrap=True)
     if report.fallback is not None:
-        console.print(f"in this process, since no Triton could be started: {report.fallback}", soft_wrap=True)
+        console.print(f"encoded in this process, since Triton could not be started: {report.fallback}", soft_wrap=True)
     console.print(
-        f"{report.images} pictures indexed at {report.images_per_s:.0f} images/s, file to durable index, "
+        f"{report.images} images indexed at {report.images_per_s:.0f} images/s, file to durable index, "
         f"with {report.engine}",
         soft_wrap=True,
     )

@@ -1,29 +1,27 @@
-"""The demo: draw images, index them, find them in words, measure how well.
-
-What a user of the library would write, with a stop watch.
-"""
+"""A run of the demo: generate images, index them, search them with texts, measure recall and speed."""
 
 from __future__ import annotations
 
 import random
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from twinspire import Bundle, Client, Index
+from twinspire import Bundle, Client, Index, LocalTowers, TritonTowers
 from twinspire._arguments import as_member
+from twinspire.bundle import Tower
 from twinspire.cli.index.bundle import reference_to
 from twinspire.contact_sheet import SheetRow, contact_sheet
-from twinspire.errors import InputError
+from twinspire.errors import InputError, MissingDependencyError, ServerError
 from twinspire.index import Hit
 from twinspire.ingest import add_images
 from twinspire_eval.recall import BothWays, both_ways
 from twinspire_eval.scenes import CaptionedScene, Language, Split, draw_dataset, draw_scene
-from twinspire_server.demo.runtime import OpenRuntime, open_runtime
-from twinspire_server.demo.settings import DemoRuntime
+from twinspire_server.demo import DemoRuntime
 
 QUERIES = (
     "two red mushrooms at night",
@@ -36,28 +34,28 @@ QUERIES = (
 SEED = 7
 HITS = 5
 BATCH = 64
-"""How many images are prepared together, and on their way to a server at once."""
+"""How many images are prepared together and sent to a server at once."""
 _MARKER = ".twinspire-demo"
 _OWN = ("scenes", "models", "index", "query.jpg", "answers.png", "triton.log")
 
 
 @dataclass(frozen=True)
 class DemoQuery:
-    """A query and its hits, best first. `image` is the query where it is one."""
+    """A query and its hits, best first. `image` is the file of an image query."""
 
     query: str
     hits: list[Hit]
-    picture: Path | None = None
+    image: Path | None = None
 
 
 @dataclass(frozen=True)
 class DemoReport:
-    """What the demo found and measured.
+    """Results of the demo.
 
-    `engine` says what encoded. `images_per_s` counts from files to a durable index: reading, decoding, encoding and
-    writing. With a server, `mean_batch_size` is the image tower's requests over its executions meanwhile; without one
-    it and `triton_version` are None, and `fallback` says why, where one was wanted. `unwritable` holds the characters
-    of the queries that no installed font has: the contact sheet leaves them out.
+    `engine` describes what encoded. `images_per_s` counts from files to a durable index: reading, decoding, encoding
+    and writing. With a server, `mean_batch_size` is the image tower's requests divided by its executions; without one
+    it and `triton_version` are None, and `fallback` is the reason where `auto` could not start one. `unwritable` holds
+    the characters of the queries that no installed font has, which the contact sheet leaves out.
     """
 
     runtime: DemoRuntime
@@ -91,6 +89,17 @@ class DemoReport:
         }
 
 
+@dataclass(frozen=True)
+class _Runtime:
+    """A client and the runtime that encodes for it. `fallback` is the reason why `auto` did not take Triton."""
+
+    client: Client
+    runtime: DemoRuntime
+    engine: str
+    triton_version: str | None = None
+    fallback: str | None = None
+
+
 def run_demo(
     out: Path,
     *,
@@ -99,30 +108,37 @@ def run_demo(
     runtime: DemoRuntime | str = DemoRuntime.AUTO,
     on_progress: Callable[[str, int, int], None] | None = None,
 ) -> DemoReport:
-    """Draw `images` held-out scenes below `out`, index them and answer the demo's queries.
+    """Generate `images` held-out scenes below `out`, index them and answer the demo's queries.
 
     `out` becomes the demo's own folder: new, empty, or an earlier demo's, which is replaced; anything else is an
-    `InputError`. `on_progress` is told the stage, what is done of it, and its total.
+    `InputError`. `on_progress` is called with the stage, the number of images done and their total.
     """
     runtime = as_member(runtime, DemoRuntime, "runtime")
-    tell = on_progress or _say_nothing
+    progress = on_progress or _ignore_progress
     _claim(out)
     scenes = draw_dataset(
-        out / "scenes", images, seed=SEED, split=Split.HELDOUT, on_progress=lambda done: tell("drawing", done, images)
+        out / "scenes",
+        images,
+        seed=SEED,
+        split=Split.HELDOUT,
+        on_progress=lambda done: progress("drawing", done, images),
     )
     files = sorted((out / "scenes").glob("*.jpg"))
-    with open_runtime(Bundle.open(bundle), runtime, out) as opened:
+    with _open_runtime(Bundle.open(bundle), runtime, out) as opened:
         client = opened.client
         client.encode_images([files[0]])  # the first call pays for the engine's start
         reference = reference_to(client.bundle)
         with Index.create(out / "index", space=client.space, dim=client.dim, bundle=reference) as index:
-            images_per_s, mean_batch_size = _index(index, opened, files, tell)
-            again = out / "query.jpg"
-            draw_scene(scenes[0].scene, random.Random("the same scene, drawn once more")).save(again, quality=90)
-            answers = _answer(index, client, [*QUERIES, again])
+            images_per_s, mean_batch_size = _index(index, client, files, progress)
+            query_image = out / "query.jpg"
+            draw_scene(scenes[0].scene, random.Random("the same scene, drawn once more")).save(query_image, quality=90)
+            answers = _answer(index, client, [*QUERIES, query_image])
         recall = _recall(client, files, scenes)
     sheet = out / "answers.png"
-    rows = [SheetRow(answer.query, _images(answer.hits), image=answer.picture) for answer in answers]
+    rows = [
+        SheetRow(answer.query, [(Path(hit.uri), hit.score) for hit in answer.hits], image=answer.image)
+        for answer in answers
+    ]
     unwritable = contact_sheet(rows, sheet)
     return DemoReport(
         runtime=opened.runtime,
@@ -139,8 +155,41 @@ def run_demo(
     )
 
 
-def _say_nothing(stage: str, done: int, total: int) -> None:
-    """Report no progress."""
+def _ignore_progress(stage: str, done: int, total: int) -> None:
+    """Do nothing."""
+
+
+@contextmanager
+def _open_runtime(bundle: Bundle, runtime: DemoRuntime, folder: Path) -> Iterator[_Runtime]:
+    """Open the towers of `bundle`; a server's repository and log are written to `folder`.
+
+    Each image is sent to the server in a request of its own, many at once: the server forms the batches. Raises what
+    `TritonServer.start` raises where the runtime is Triton and it does not start.
+    """
+    fallback: str | None = None
+    if runtime is not DemoRuntime.LOCAL:
+        from twinspire_server.repository import build_repository
+        from twinspire_server.triton import TritonServer
+
+        models = build_repository([bundle.path], folder / "models")
+        server = TritonServer(folder / "models", log_file=folder / "triton.log")
+        try:
+            server.start()
+        except (MissingDependencyError, ServerError) as error:
+            if runtime is DemoRuntime.TRITON:
+                raise
+            fallback = str(error)
+        else:
+            try:
+                with Client.connect(server.grpc_url, bundle, send_images_singly=True) as client:
+                    engine = f"Triton {server.version}, {models[0].spec.precision}"
+                    yield _Runtime(client, DemoRuntime.TRITON, engine, server.version)
+            finally:
+                server.stop()
+            return
+    towers = LocalTowers(bundle)
+    with Client(bundle, towers) as client:
+        yield _Runtime(client, DemoRuntime.LOCAL, str(towers.runtime), fallback=fallback)
 
 
 def _claim(out: Path) -> None:
@@ -148,57 +197,55 @@ def _claim(out: Path) -> None:
     try:
         if out.exists() and any(out.iterdir()):
             if not (out / _MARKER).exists():
-                raise InputError(f"{out} is not empty and no earlier demo's folder; name a new one with -o")
+                raise InputError(
+                    f"{out} is not empty and not the folder of an earlier demo: name a new one with -o", path=out
+                )
             for name in _OWN:
                 shutil.rmtree(out / name) if (out / name).is_dir() else (out / name).unlink(missing_ok=True)
         out.mkdir(parents=True, exist_ok=True)
         (out / _MARKER).touch()
     except OSError as error:
-        raise InputError(f"cannot write the demo to {out}: {error.strerror or error}") from error
+        raise InputError(f"cannot write the demo to {out}: {error.strerror or error}", path=out) from error
 
 
 def _index(
-    index: Index, opened: OpenRuntime, files: Sequence[Path], tell: Callable[[str, int, int], None]
+    index: Index, client: Client, files: Sequence[Path], progress: Callable[[str, int, int], None]
 ) -> tuple[float, float | None]:
-    """Add the files; return how many a second, and the mean batch size of a server."""
+    """Add the files; return images per second, and the mean batch size of a server."""
     done = 0
 
     def advance(more: int) -> None:
         nonlocal done
         done += more
-        tell("indexing", done, len(files))
+        progress("indexing", done, len(files))
 
-    requests_before, executions_before = opened.batches()
+    server = client.towers if isinstance(client.towers, TritonTowers) else None
+    before = server.statistics(Tower.IMAGE) if server else None
     started = time.perf_counter()
-    report = add_images(index, opened.client, files, batch=BATCH, on_progress=advance)
+    report = add_images(index, client, files, batch=BATCH, on_progress=advance)
     seconds = time.perf_counter() - started
-    requests, executions = opened.batches()
     assert not report.failed
-    executed = executions - executions_before
-    return len(files) / seconds, (requests - requests_before) / executed if executed else None
+    counted = server.statistics(Tower.IMAGE).since(before) if server and before else None
+    return len(files) / seconds, counted.mean_batch_size if counted else None
 
 
 def _answer(index: Index, client: Client, queries: Sequence[str | Path]) -> list[DemoQuery]:
-    """Search for each query: a text, or an image's path."""
+    """Search for each query: a text, or the path of an image."""
     answers = []
     for query in queries:
         if isinstance(query, str):
-            vector, title, picture = client.encode_texts([query]), query, None  # (1, D)
+            vector, title, image = client.encode_texts([query]), query, None  # (1, D)
         else:
-            vector, title, picture = client.encode_images([query]), query.name, query
+            vector, title, image = client.encode_images([query]), query.name, query
         (hits,) = index.search(vector, k=HITS, space=client.space)
-        answers.append(DemoQuery(title, hits, picture))
+        answers.append(DemoQuery(title, hits, image))
     return answers
 
 
 def _recall(client: Client, files: Sequence[Path], scenes: Sequence[CaptionedScene]) -> dict[Language, BothWays]:
-    """Recall between each image and its caption, both ways, in each language."""
+    """Measure recall between each image and its caption, both ways, in each language."""
     images = client.encode_images(files)  # (N, D)
     return {
         language: both_ways(images, client.encode_texts([scene.captions[language] for scene in scenes]))
         for language in Language
     }
-
-
-def _images(hits: Sequence[Hit]) -> list[tuple[Path, float]]:
-    return [(Path(hit.uri), hit.score) for hit in hits]

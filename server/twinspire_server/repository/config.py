@@ -1,217 +1,158 @@
-"""config.pbtxt: what Triton is told of a tower."""
+"""config.pbtxt: a model's configuration for Triton, written from its spec and read back."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from twinspire.bundle import Bundle, Padding, Precision, Tower
-from twinspire.tensorrt_support import PlanRecord
-from twinspire.towers.batching import bucket_lengths
-from twinspire.towers.local import BATCH, PROCESSOR_BATCH
-from twinspire.towers.validation import vocabulary_size
-from twinspire_server.repository.gpu_config import optimization, plan_backend, profiles
-from twinspire_server.repository.settings import Device, RepositoryRuntime, ServingOptions
+from twinspire.contract import TensorSpec
+from twinspire.errors import InputError
+from twinspire_server.repository.spec import InstanceGroup, ModelSpec, WarmUp
 
-SHORT_LENGTH = 32
-"""90% of COCO's captions fit 16 tokens: what a runtime of few fixed shapes is given beside the context."""
+CONFIG = "config.pbtxt"
+WARM_UP_FOLDER = "warmup"
+"""Where Triton looks for the data of warm-ups, in the model's folder."""
+
+_BATCHING = "# What waits is gathered into a batch; nothing waits for others to come.\ndynamic_batching { }"
+_STRING = "STRING"
+"""Triton's name in configurations of what requests call BYTES."""
+_SIZES = {
+    "BOOL": 1, "UINT8": 1, "UINT16": 2, "UINT32": 4, "UINT64": 8, "INT8": 1, "INT16": 2, "INT32": 4, "INT64": 8,
+    "FP16": 2, "FP32": 4, "FP64": 8, "BF16": 2,
+}  # fmt: skip
+
+
+def config_pbtxt(spec: ModelSpec) -> str:
+    """Return the text of a model's config.pbtxt."""
+    named = {"tower": spec.tower, "space": spec.space, "precision": spec.precision}
+    parts = [
+        f"# Written by `twinspire build` from the bundle {spec.bundle}; the next build writes it again.",
+        f'name: "{spec.name}"',
+        spec.note,
+        f'platform: "{spec.platform}"' if spec.platform else None,
+        f'backend: "{spec.backend}"',
+        f"max_batch_size: {spec.max_batch}",
+        _tensors("input", spec.inputs),
+        _tensors("output", spec.outputs),
+        _BATCHING if spec.dynamic_batching else None,
+        _instances(spec.instances),
+        *(_parameter(name, str(value)) for name, value in named.items() if value is not None),
+        *(_parameter(name, value) for name, value in spec.parameters.items()),
+        spec.further_config,
+        *map(_warm_up, spec.warm_ups),
+    ]
+    return "\n".join(part for part in parts if part) + "\n"
+
+
+def _tensors(role: str, tensors: Iterable[TensorSpec]) -> str:
+    listed = ", ".join(f'{{ name: "{tensor.name}" {_type_and_dims(tensor)} }}' for tensor in tensors)
+    return f"{role} [ {listed} ]"
+
+
+def _type_and_dims(tensor: TensorSpec) -> str:
+    name = _STRING if tensor.triton_type == "BYTES" else tensor.triton_type
+    return f"data_type: TYPE_{name} dims: [ {', '.join(map(str, tensor.shape))} ]"
+
+
+def _instances(group: InstanceGroup) -> str:
+    names = ", ".join(f'"{index}"' for index in range(group.profiles))
+    # An instance takes the profile nearest to a batch's shape; where none is named, the first one alone:
+    # `GetMostOptimizedProfile` in
+    # https://github.com/triton-inference-server/tensorrt_backend/blob/main/src/instance_state.cc
+    profiles = f" profile: [ {names} ]" if names else ""
+    return f"instance_group [ {{ kind: {group.kind} count: {group.count}{profiles} }} ]"
+
+
+def _parameter(name: str, value: str) -> str:
+    return f'parameters {{ key: "{name}" value: {{ string_value: "{value}" }} }}'
+
+
+def _warm_up(warm_up: WarmUp) -> str:
+    files = {name: file for name, file, _ in warm_up.files()}
+    inputs = " ".join(
+        f'inputs {{ key: "{tensor.name}" value {{ {_type_and_dims(tensor)} '
+        + (f'input_data_file: "{files[tensor.name]}"' if tensor.name in files else "zero_data: true")
+        + " } }"
+        for tensor in warm_up.inputs
+    )
+    return f'model_warmup [ {{ name: "{warm_up.name}" batch_size: {warm_up.batch} {inputs} }} ]'
+
+
+def read_config(model: Path) -> Any:  # noqa: ANN401 - the generated messages have no types
+    """Read the `ModelConfig` message of a model's folder. Raises InputError where it cannot be read."""
+    from google.protobuf import text_format  # type: ignore[import-untyped] # ships no type information
+    from tritonclient.grpc import model_config_pb2
+
+    file = model / CONFIG
+    try:
+        return text_format.Parse(file.read_text(encoding="utf-8"), model_config_pb2.ModelConfig())
+    except (OSError, UnicodeDecodeError, text_format.ParseError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InputError(
+            f"{file} cannot be read ({reason}): expected one that `twinspire build` wrote. Remove the folder or "
+            "build into another with -o",
+            path=file,
+        ) from error
 
 
 @dataclass(frozen=True)
-class WarmUp:
-    """Requests that run before the model counts as ready: `batch` of one shape.
+class HttpRequest:
+    """Body and headers of an inference by Triton's HTTP protocol, with tensors as bytes.
 
-    `ids` are the token ids of one text; None stands for zeros, which are a black image.
+    https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_binary_data.md
     """
 
-    name: str
-    batch: int
-    dims: tuple[int, ...]
-    ids: tuple[int, ...] | None = None
+    body: bytes
+    headers: Mapping[str, str]
 
 
-def model_name(bundle: Bundle, tower: Tower) -> str:
-    """Name the model as Triton serves it."""
-    return f"{bundle.name}_{tower}"
+def ready_check(model: Path) -> HttpRequest | None:
+    """Return the ready check of a model's folder: its first warm-up, as an inference of one row.
 
-
-def engine_name(bundle: Bundle) -> str:
-    """Name the model that holds the container's text engine.
-
-    Triton begins to load models in the order of their names: it comes before the one that calls it.
+    None where it has no warm-up, or a config that only Triton can read. Raises InputError where the warm-up's data
+    cannot be read.
     """
-    return f"{bundle.name}_engine_text"
+    from tritonclient.grpc import model_config_pb2
+
+    try:
+        config = read_config(model)
+    except InputError:
+        return None
+    if not config.model_warmup:
+        return None
+    inputs, content = [], []
+    for name, tensor in config.model_warmup[0].inputs.items():
+        datatype = model_config_pb2.DataType.Name(tensor.data_type).removeprefix("TYPE_")
+        size = math.prod(tensor.dims) * _SIZES[datatype] if datatype in _SIZES else None
+        if tensor.input_data_file:
+            row = _row(model / WARM_UP_FOLDER / tensor.input_data_file, size)
+        elif size is not None:
+            row = bytes(size)
+        else:  # random or empty strings
+            return None
+        content.append(row)
+        inputs.append(
+            {
+                "name": name,
+                "datatype": "BYTES" if datatype == _STRING else datatype,
+                "shape": [*([1] if config.max_batch_size else []), *tensor.dims],
+                "parameters": {"binary_data_size": len(row)},
+            }
+        )
+    header = json.dumps({"inputs": inputs, "parameters": {"binary_data_output": True}}).encode()
+    headers = {"Inference-Header-Content-Length": str(len(header)), "Content-Type": "application/octet-stream"}
+    return HttpRequest(b"".join([header, *content]), headers)
 
 
-def max_batch(tower: Tower, options: ServingOptions, plan: PlanRecord | None) -> int:
-    """Return how many rows a run of the engine takes at most."""
-    if plan is not None:
-        return plan.max_batch
-    in_container = options.runtime is RepositoryRuntime.CONTAINER
-    return (PROCESSOR_BATCH if in_container and options.device is Device.CPU else BATCH)[tower]
-
-
-def engine_lengths(bundle: Bundle, options: ServingOptions, plan: PlanRecord | None) -> tuple[int, ...]:
-    """List the lengths that the container's engine has texts padded to; none where each batch is padded to its longest.
-
-    On a GPU TensorRT is told all shapes beforehand, so there are two. onnxruntime on a CPU takes any: with two lengths
-    every caption was 32 tokens long, which cost more than half of the texts/s. A plan's are in its profiles.
-    """
-    if plan is not None:
-        return plan.text_lengths
-    context = bundle.text.context_length
-    if options.device is Device.CPU:
-        return (context,) if bundle.text.padding is Padding.MAX_LENGTH else ()
-    if bundle.text.padding is Padding.MAX_LENGTH or context <= SHORT_LENGTH:
-        return (context,)
-    return (SHORT_LENGTH, context)
-
-
-def warm_ups(bundle: Bundle, tower: Tower, options: ServingOptions, plan: PlanRecord | None = None) -> list[WarmUp]:
-    """List what Triton runs in an engine before serving: every shape once alone and as a full batch.
-
-    The first call of a shape pays for planning its memory, the first full batch for having it. Triton counts these
-    requests in its metrics as if somebody had sent them. For the wheel it therefore runs a single one, and model.py
-    runs the rest where Triton does not see it.
-    """
-    in_wheel = options.runtime is RepositoryRuntime.WHEEL
-    batches = (1,) if in_wheel else (1, max_batch(tower, options, plan))
-    if tower is Tower.IMAGE:
-        dims = (bundle.image.size, bundle.image.size, 3)
-        return [WarmUp(f"{batch}_images", batch, dims) for batch in batches]
-    context = bundle.text.context_length
-    # Where each batch is padded to its longest, buckets stand for all lengths.
-    lengths = (context,) if in_wheel else engine_lengths(bundle, options, plan) or bucket_lengths(bundle.text)
-    return [_text(bundle, length, batch) for batch in batches for length in lengths]
-
-
-def config_pbtxt(
-    bundle: Bundle, tower: Tower, precision: Precision, options: ServingOptions, plan: PlanRecord | None = None
-) -> str:
-    """Write the config.pbtxt of the model that runs a tower's engine, or its TensorRT plan where one is served."""
-    in_wheel = options.runtime is RepositoryRuntime.WHEEL
-    is_behind = not in_wheel and tower is Tower.TEXT  # container_text.py forms its batches
-    backend = f'backend: "{"python" if in_wheel else "onnxruntime"}"'
-    parts = [
-        *_head(bundle, engine_name(bundle) if is_behind else model_name(bundle, tower)),
-        backend if plan is None else plan_backend(plan),
-        f"max_batch_size: {max_batch(tower, options, plan)}",
-        _tensors(bundle, tower, options.runtime),
-        *(() if is_behind else _BATCHING),
-        _instances(
-            "KIND_GPU" if options.is_container_gpu else "KIND_CPU",
-            1 if in_wheel else options.streams or 1,
-            "" if plan is None else profiles(plan),
-        ),
-        _parameters(_facts(bundle, tower, precision, options)),
-    ]
-    if options.is_container_gpu and plan is None:
-        lengths = engine_lengths(bundle, options, plan)
-        parts.append(optimization(bundle, tower, precision, options.accelerator, lengths))
-    parts += [_warm_up(warm_up, tower) for warm_up in warm_ups(bundle, tower, options, plan)]
-    return "\n".join(parts) + "\n"
-
-
-def container_text_config_pbtxt(
-    bundle: Bundle, precision: Precision, options: ServingOptions, plan: PlanRecord | None = None
-) -> str:
-    """Write the config.pbtxt of the model in front of the container's text engine; to clients it is like the wheel's.
-
-    It has no warm-up: tritonserver 2.51 crashes where a model calls another one during it. The engine has its own.
-    """
-    facts = {
-        **_contract_facts(bundle, Tower.TEXT, precision),
-        "engine": engine_name(bundle),
-        "engine_batch": str(max_batch(Tower.TEXT, options, plan)),
-        "engine_lengths": ",".join(map(str, engine_lengths(bundle, options, plan))),
-        "context_length": str(bundle.text.context_length),
-        "vocabulary_size": str(vocabulary_size(bundle.tokenizer_path)),
-        "pad_id": str(bundle.text.pad_id),
-        "eos_id": str(bundle.text.eos_id),
-    }
-    parts = [
-        *_head(bundle, model_name(bundle, Tower.TEXT)),
-        'backend: "python"',
-        f"max_batch_size: {BATCH[Tower.TEXT]}",
-        _tensors(bundle, Tower.TEXT, RepositoryRuntime.WHEEL),
-        *_BATCHING,
-        # Each runs a full batch after the other: as many as keep the engine's instances busy. One that cuts its batches
-        # for two instances: 296 texts/s, two that do not: 335 (ViT-B/32 int8, two cores, 64 captions in flight).
-        _instances("KIND_CPU", max(2, options.streams or 1)),
-        _parameters(facts),
-    ]
-    return "\n".join(parts) + "\n"
-
-
-_BATCHING = ("# What waits is gathered into a batch; nothing waits for others to come.", "dynamic_batching { }")
-
-
-def _head(bundle: Bundle, name: str) -> list[str]:
-    return [
-        f"# Written by `twinspire build` from the bundle {bundle.name}; the next build writes it again.",
-        f'name: "{name}"',
-    ]
-
-
-def _instances(kind: str, count: int, settings: str = "") -> str:
-    return f"instance_group [ {{ kind: {kind} count: {count}{settings} }} ]"
-
-
-def _text(bundle: Bundle, length: int, batch: int) -> WarmUp:
-    ids = (*[0] * (length - 1), bundle.text.eos_id)
-    return WarmUp(f"{batch}_of_{length}_tokens", batch, (length,), ids)
-
-
-def _tensors(bundle: Bundle, tower: Tower, runtime: RepositoryRuntime) -> str:
-    size = bundle.image.size
-    if tower is Tower.IMAGE:
-        given = f'name: "image" data_type: TYPE_UINT8 dims: [ {size}, {size}, 3 ]'
-    else:
-        # Triton 2.51 lets shapes through whose size in bytes overflows to 0, [1, 2^62], where a dimension is free. The
-        # Python backend dies of them: https://github.com/triton-inference-server/server/pull/8182
-        length = bundle.text.context_length if runtime is RepositoryRuntime.WHEEL else -1
-        given = f'name: "input_ids" data_type: TYPE_INT32 dims: [ {length} ]'
-    return f'input [ {{ {given} }} ]\noutput [ {{ name: "embedding" data_type: TYPE_FP32 dims: [ {bundle.dim} ] }} ]'
-
-
-def _contract_facts(bundle: Bundle, tower: Tower, precision: Precision) -> dict[str, str]:
-    """Collect what the client reads."""
-    return {
-        "tower": str(tower),
-        "space": bundle.space,
-        "precision": str(precision),
-        "dim": str(bundle.dim),
-        "text_lengths": str(bundle.text.context_length),
-    }
-
-
-def _facts(bundle: Bundle, tower: Tower, precision: Precision, options: ServingOptions) -> dict[str, str]:
-    """Collect what the client reads and what the backend does."""
-    facts = _contract_facts(bundle, tower, precision)
-    if options.runtime is RepositoryRuntime.WHEEL:
-        facts["providers"] = options.providers
-        if options.threads is not None:
-            facts["threads"] = str(options.threads)
-        if options.streams is not None:
-            facts["streams"] = str(options.streams)
-    elif options.device is Device.CPU and options.threads is not None:
-        # The backend cannot keep onnxruntime's threads from spinning (onnxruntime.cc reads no session entries), but an
-        # instance of one thread has none beside the caller's.
-        facts["intra_op_thread_count"] = str(options.threads // (options.streams or 1))
-    return facts
-
-
-def _parameters(facts: Mapping[str, str]) -> str:
-    return "\n".join(
-        f'parameters {{ key: "{name}" value: {{ string_value: "{value}" }} }}' for name, value in facts.items()
-    )
-
-
-def _warm_up(warm_up: WarmUp, tower: Tower) -> str:
-    name, kind = ("image", "TYPE_UINT8") if tower is Tower.IMAGE else ("input_ids", "TYPE_INT32")
-    data = "zero_data: true" if warm_up.ids is None else f'input_data_file: "{warm_up.name}"'
-    dims = ", ".join(map(str, warm_up.dims))
-    return (
-        f'model_warmup [ {{ name: "{warm_up.name}" batch_size: {warm_up.batch} '
-        f'inputs {{ key: "{name}" value {{ data_type: {kind} dims: [ {dims} ] {data} }} }} }} ]'
-    )
+def _row(file: Path, size: int | None) -> bytes:
+    """Return the first `size` bytes of a warm-up's data, which holds a row after the other; None: all of it."""
+    try:
+        return file.read_bytes()[:size]
+    except OSError as error:
+        raise InputError(
+            f"the warm-up {file} cannot be read: {error.strerror or error}. Build the repository again", path=file
+        ) from error

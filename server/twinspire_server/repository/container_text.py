@@ -1,10 +1,11 @@
 """The text tower of a container repository: checks texts and forms batches for its engine, with NumPy alone.
 
-`twinspire build` copies this file to `{bundle}_text/N/model.py`, with twinspire/contract.py beside it. The engine
-is the model `{bundle}_engine_text` of Triton's onnxruntime backend, which cannot refuse one request of a batch: where a
-run fails, all of its requests do (ProcessRequests in onnxruntime.cc), and one that should fail may give a vector. Here
-a text that cannot be encoded is an error of its own request, in the words of the wheel's server, and the engine is
-given good ones only. It forms no batches itself, so that whoever calls it directly harms nobody else.
+`twinspire build` copies this file to `{bundle}_text/N/model.py` and twinspire/contract.py beside it. The engine is the
+model `{bundle}_engine_text` of Triton's onnxruntime backend. That backend cannot refuse one request of a batch: where a
+run fails, all of its requests fail (ProcessRequests in onnxruntime.cc), and one that should fail may give a vector. So
+this model checks each text, answers a bad one with an error of its own request, in the words of the wheel's server, and
+gives the engine good ones only. The engine forms no batches itself, so that clients that call it directly cannot make
+the requests of others fail.
 """
 
 from __future__ import annotations
@@ -28,10 +29,10 @@ from numpy.typing import NDArray
 
 
 class TritonPythonModel:
-    """What Triton calls, one call at a time in each instance.
+    """The interface that Triton calls, one call at a time in each instance.
 
     Input `input_ids` int32 (n, L) with any padding right of the end token; output `embedding` float32 (n, D),
-    L2-normalised. A request that cannot be answered gets an error of its own; those that came with it are answered.
+    L2-normalised. A request that cannot be answered gets an error of its own; the others of its batch are answered.
     """
 
     def initialize(self, args: dict[str, str]) -> None:
@@ -42,27 +43,27 @@ class TritonPythonModel:
         self._pad_id, self._eos_id = int(parameters["pad_id"]), int(parameters["eos_id"])
         self._context_length = int(parameters["context_length"])
         self._vocabulary_size = int(parameters["vocabulary_size"])
-        # What the engine's texts are padded to; without any, each batch to its longest.
+        # The lengths that texts are padded to; without any, each batch to its longest.
         self._lengths = [int(length) for length in parameters["engine_lengths"].split(",") if length]
         self._batch = int(parameters["engine_batch"])
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
-        """Answer each request of a batch, in order. Nothing is raised: Triton 2.51 would not call again."""
+        """Answer each request of a batch, in order. Raises nothing: Triton 2.51 would not call again."""
         inputs = [self._read(request) for request in requests]
-        texts = [text for given in inputs if isinstance(given, list) for text in given]
+        texts = [text for item in inputs if isinstance(item, list) for text in item]
         try:
             embeddings = self._encode(texts)
-        except Exception as error:  # the engine's, numpy's for a lack of memory, Triton's for one of shared memory
+        except Exception as error:  # the engine's, NumPy's MemoryError, Triton's for a lack of shared memory
             failed = pb_utils.TritonError(f"the engine {self._engine} failed: {error}", pb_utils.TritonError.INTERNAL)
-            return [_response(failed if isinstance(given, list) else given) for given in inputs]
+            return [_response(failed if isinstance(item, list) else item) for item in inputs]
         answers = []
         start = 0
-        for given in inputs:
-            if isinstance(given, list):
-                answers.append(_response(embeddings[start : start + len(given)]))
-                start += len(given)
+        for item in inputs:
+            if isinstance(item, list):
+                answers.append(_response(embeddings[start : start + len(item)]))
+                start += len(item)
             else:
-                answers.append(_response(given))
+                answers.append(_response(item))
         return answers
 
     def _read(self, request: Any) -> Any:  # noqa: ANN401 - a list of texts, or Triton's error
@@ -70,8 +71,8 @@ class TritonPythonModel:
         try:
             rows = pb_utils.get_input_tensor_by_name(request, INPUT_IDS).as_numpy()
             texts = [without_padding(row, pad_id=self._pad_id, eos_id=self._eos_id) for row in rows]
-        except Exception as error:  # shapes that Triton should have refused
-            return pb_utils.TritonError(f"input_ids cannot be read: {error}", pb_utils.TritonError.INVALID_ARG)
+        except Exception as error:  # a shape that Triton should have refused
+            return pb_utils.TritonError(f"{INPUT_IDS} cannot be read: {error}", pb_utils.TritonError.INVALID_ARG)
         for position, text in enumerate(texts):
             problem = sequence_problem(
                 text,

@@ -1,18 +1,18 @@
-"""How a repository is to serve. Imports nothing heavy: the command line names these."""
+"""Options of a repository: the Triton that will serve it, and how. Imports nothing heavy, for the command line."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
 
-from twinspire._arguments import as_member
+from twinspire._arguments import as_member, as_whole
 from twinspire.errors import InputError
 
 
 class RepositoryRuntime(StrEnum):
-    """Which Triton a repository is for.
+    """The Triton that a repository is for.
 
-    `wheel` is the one of nvidia-pytriton, whose Python backend opens the engines through twinspire;
+    `wheel` is the one in nvidia-pytriton, whose Python backend opens the engines through twinspire;
     `container` is NVIDIA's image with its own onnxruntime backend.
     """
 
@@ -21,17 +21,17 @@ class RepositoryRuntime(StrEnum):
 
 
 class Device(StrEnum):
-    """What computes."""
+    """The device that engines compute on."""
 
     CPU = "cpu"
     GPU = "gpu"
 
 
 class Accelerator(StrEnum):
-    """What runs an engine on a GPU in the container.
+    """The software that runs an engine on a GPU in the container.
 
-    `tensorrt` and `cuda` are providers of the onnxruntime backend; what TensorRT does not take goes to CUDA. `plan` is
-    the tensorrt backend with plans that `twinspire tensorrt` built on such a GPU.
+    `tensorrt` and `cuda` are providers of the onnxruntime backend; operators that TensorRT does not support run on
+    CUDA. `plan` is the tensorrt backend with plans that `twinspire tensorrt` built on such a GPU.
     """
 
     TENSORRT = "tensorrt"
@@ -41,19 +41,19 @@ class Accelerator(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class ServingOptions:
-    """How a repository is to serve. `threads` is how many a batch is computed with on the CPU; None is all.
+    """How a repository serves.
 
-    `streams` is how many batches or parts of one are computed in parallel, with the threads divided among them: streams
-    of `LocalTowers` in the wheel, which None leaves it to, instances of the engine in the container. `providers` is
-    handed to `LocalTowers` (wheel); `accelerator` is what the container's GPU runs: the onnxruntime backend with
-    TensorRT or CUDA, or TensorRT plans.
+    `threads` is the number of threads that compute a batch on the CPU, None for one a core. `streams` is the number of
+    batches, or parts of one, that are computed in parallel; `threads` is divided among them. In the wheel they are
+    streams of `LocalTowers`, which chooses their number for None; in the container they are instances of the engine.
+    `provider` is passed to `LocalTowers` (wheel); `accelerator` runs the engine on the container's GPU.
     """
 
     runtime: RepositoryRuntime = RepositoryRuntime.WHEEL
     device: Device = Device.CPU
     threads: int | None = None
     streams: int | None = None
-    providers: str = "auto"
+    provider: str = "auto"
     accelerator: Accelerator = Accelerator.TENSORRT
 
     def __post_init__(self) -> None:
@@ -61,14 +61,19 @@ class ServingOptions:
         object.__setattr__(self, "device", as_member(self.device, Device, "device"))
         object.__setattr__(self, "accelerator", as_member(self.accelerator, Accelerator, "accelerator"))
         for name, value in (("threads", self.threads), ("streams", self.streams)):
-            if value is not None and (type(value) is not int or value < 1):
-                raise InputError(f"{name} {value!r}: expected a whole number from 1 up, or None")
+            if value is not None:
+                as_whole(value, name, minimum=1)
         if self.streams is not None and self.device is Device.GPU:
-            raise InputError(f"streams {self.streams}: they divide the threads of a CPU; a GPU is given whole batches")
+            raise InputError(
+                f"streams {self.streams} for a GPU: they divide a CPU's threads, a GPU computes whole batches. Leave "
+                "--streams out",
+                option="streams",
+            )
         if self.accelerator is Accelerator.PLAN and not self.is_container_gpu:
             raise InputError(
-                f"accelerator {Accelerator.PLAN}: plans are served by the container on a GPU. Add --runtime container "
-                "--device gpu"
+                f"accelerator {Accelerator.PLAN}: only the container on a GPU serves plans. Add --runtime container "
+                "--device gpu",
+                option="accelerator",
             )
 
     @property

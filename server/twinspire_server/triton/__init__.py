@@ -1,4 +1,4 @@
-"""A real Triton Inference Server: finding it, running it, ending it.
+"""A Triton Inference Server on this machine: finding, starting, supervising and stopping it.
 
 The names below are loaded when they are first used, so that the command line starts quickly.
 """
@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from twinspire_server.triton.canary import CanaryOptions
-    from twinspire_server.triton.launch import TritonServer
     from twinspire_server.triton.locate import TritonInstall, find_triton
-    from twinspire_server.triton.options import flags
+    from twinspire_server.triton.options import ServerTls, flags
     from twinspire_server.triton.ports import Ports
+    from twinspire_server.triton.server import TritonServer
     from twinspire_server.triton.supervisor import Supervisor
-    from twinspire_server.triton.tls import ServerTls
 
 __all__ = [
     "CanaryOptions",
@@ -32,15 +31,15 @@ _HOMES = {
     "CanaryOptions": "canary",
     "Supervisor": "supervisor",
     "Ports": "ports",
-    "ServerTls": "tls",
+    "ServerTls": "options",
     "TritonInstall": "locate",
-    "TritonServer": "launch",
+    "TritonServer": "server",
     "find_triton": "locate",
     "flags": "options",
 }
 
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the name stands for (PEP 562)
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - the type depends on the name (PEP 562)
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

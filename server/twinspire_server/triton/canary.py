@@ -1,8 +1,9 @@
-"""A small inference for each model, now and then: whether what says that it is ready still answers.
+"""The canary: a small inference for each model at intervals, to notice models that hang.
 
-Triton 2.51 calls a Python model ready whose process hangs. So each model is asked for its first warm-up sample, which
-it has answered before it counted as ready. Overload is not mistaken for a hang: a model that refuses lives, one whose
-count of executions grows too, and one that does not answer in time but computes is given longer.
+Triton 2.51 reports a Python model as ready whose process hangs. So the canary repeats each model's ready check, its
+first warm-up, which the model has answered before it counted as ready. Overload is not mistaken for a hang: a model
+that refuses the request is alive, so is one whose count of executions grows, and one that does not answer in time but
+computes gets more time.
 """
 
 from __future__ import annotations
@@ -17,28 +18,32 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from twinspire.errors import InputError
-from twinspire_server.triton.addresses import LOOPBACK
+from twinspire_server.triton.ports import LOOPBACK
 from twinspire_server.triton.reaper import model_processes
-from twinspire_server.triton.warm_up import Sample
+
+if TYPE_CHECKING:
+    from twinspire_server.repository.config import HttpRequest
+    from twinspire_server.triton.server import TritonServer
 
 _COMPUTES = 0.1
-"""The share of a processor that a model's processes use at least where they compute; one that hangs uses none."""
+"""The share of a processor above which a model's processes count as computing; one that hangs uses none."""
 _ERRORS_IN_A_ROW = 2
 _AFTER_ERROR_S = 1.0
-"""How soon a model that gave an error is asked again, at most."""
+"""The longest wait before a model that gave an error is checked again."""
 _ERROR_CHARACTERS = 500
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True, kw_only=True)
 class CanaryOptions:
-    """How often models are asked, and how long they may take.
+    """How often models are checked, and how long they may take.
 
-    Every `interval_s` a model is asked for one inference. It is taken for hung where it has neither answered nor
-    executed anything for `timeout_s` while its processes are idle, or for `busy_timeout_s`
-    while they compute, and where it fails twice in a row. Raises InputError for numbers that are not positive.
+    Every `interval_s` a model gets one inference. It counts as hung where it has neither answered nor executed anything
+    for `timeout_s` while its processes are idle, or for `busy_timeout_s` while they compute, and where it fails twice
+    in a row. Raises InputError for numbers that are not positive.
     """
 
     interval_s: float = 5.0
@@ -48,34 +53,26 @@ class CanaryOptions:
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             if not value > 0:
-                raise InputError(f"{name} {value!r}: expected a positive number of seconds")
-
-
-@dataclass(frozen=True, kw_only=True)
-class CanaryTarget:
-    """The port of a server's HTTP service, the headers that open its restricted parts, and its process."""
-
-    port: int
-    headers: Mapping[str, str]
-    server_pid: int
+                raise InputError(f"{name} {value!r}: expected a positive number of seconds", option=name)
 
 
 class Canary:
-    """Asks one model of a running server until it fails or `stop` is called, in a thread of its own.
+    """Checks one model of a running server until it hangs or `stop` is called, in a thread of its own.
 
-    `on_failure` is called once, with why the model is taken for hung.
+    `request` is the model's ready check. `on_failure` is called once, with the reason why the model counts as hung.
     """
 
     def __init__(
         self,
         model: str,
-        sample: Sample,
-        target: CanaryTarget,
+        request: HttpRequest,
+        server: TritonServer,
         options: CanaryOptions,
         *,
         on_failure: Callable[[str], None],
     ) -> None:
-        self._model, self._sample, self._target, self._options = model, sample, target, options
+        self._model, self._request, self._options = model, request, options
+        self._port, self._headers, self._pid = server.ports.http, server.admin_headers, server.pid
         self._on_failure = on_failure
         self._stopped = threading.Event()
         self._executed: int | None = None
@@ -84,29 +81,32 @@ class Canary:
         threading.Thread(target=self._run, name=f"canary-{model}", daemon=True).start()
 
     def stop(self) -> None:
-        """Ask no more. An inference under way is not waited for."""
+        """Stop checking. Does not wait for the current inference."""
         self._stopped.set()
 
     def _run(self) -> None:
         self._executed = self._executions()
-        self._lives()
+        self._note_life()
         reason: str | None = None
         while reason is None:
             wait_s = min(self._options.interval_s, _AFTER_ERROR_S) if self._errors else self._options.interval_s
             if self._stopped.wait(wait_s):
                 return
-            reason = self._why_hung()
+            reason = self._hang_reason()
         if not self._stopped.is_set():
             self._on_failure(reason)
 
-    def _why_hung(self) -> str | None:
-        """Ask for one inference. Return why the model is taken for hung, None where it lives or may be busy."""
-        answer = self._ask()
+    def _hang_reason(self) -> str | None:
+        """Send one inference. Return why the model counts as hung, None where it is alive or may be busy."""
+        answer = self._infer()
         before, executed = self._executed, self._executions()
         if executed is not None:
             self._executed = executed
-        if answer is not None and answer[0] in (HTTPStatus.OK, HTTPStatus.SERVICE_UNAVAILABLE):  # or is too busy for it
-            self._lives()
+        if answer is not None and answer[0] in (
+            HTTPStatus.OK,
+            HTTPStatus.SERVICE_UNAVAILABLE,
+        ):  # or too busy
+            self._note_life()
             return None
         if answer is not None:
             self._errors += 1
@@ -114,25 +114,24 @@ class Canary:
                 return None
             return f"the model {self._model} fails on its own warm-up sample: {_error_text(answer[1])}"
         if executed not in (None, before):
-            self._lives()
+            self._note_life()
             return None
         silent_s = time.monotonic() - self._alive_s
         computes = self._processor_s() - self._computed_s > _COMPUTES * silent_s
         if silent_s < (self._options.busy_timeout_s if computes else self._options.timeout_s):
             return None
-        what = "compute without end" if computes else "do not compute"
-        return f"the model {self._model} has answered nothing for {silent_s:.0f} s, and its processes {what}"
+        state = "compute without end" if computes else "do not compute"
+        return f"the model {self._model} has answered nothing for {silent_s:.0f} s, and its processes {state}"
 
-    def _lives(self) -> None:
+    def _note_life(self) -> None:
         self._alive_s, self._computed_s, self._errors = time.monotonic(), self._processor_s(), 0
 
-    def _ask(self) -> tuple[int, bytes] | None:
-        """Ask for one inference; return status and content, None where nothing came in time."""
-        body, headers = self._sample.http_request()
-        return self._http("POST", f"/v2/models/{self._model}/infer", body, headers)
+    def _infer(self) -> tuple[int, bytes] | None:
+        request = self._request
+        return self._http("POST", f"/v2/models/{self._model}/infer", request.body, request.headers)
 
     def _executions(self) -> int | None:
-        """Return how many batches the model has executed, None where the server does not say."""
+        """Return how many batches the model has executed, None where the server does not answer."""
         answer = self._http("GET", f"/v2/models/{self._model}/stats")
         if answer is None or answer[0] != HTTPStatus.OK:
             return None
@@ -143,26 +142,23 @@ class Canary:
     def _http(
         self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
     ) -> tuple[int, bytes] | None:
-        """Send a request; return status and content, None where nothing came in time."""
-        target = self._target
+        """Send a request; return status and content, None where there is no answer in time."""
         try:
-            with closing(HTTPConnection(LOOPBACK, target.port, timeout=self._options.timeout_s)) as connection:
-                connection.request(method, path, body, {**target.headers, **(headers or {})})
+            with closing(HTTPConnection(LOOPBACK, self._port, timeout=self._options.timeout_s)) as connection:
+                connection.request(method, path, body, {**self._headers, **(headers or {})})
                 answer = connection.getresponse()
                 return answer.status, answer.read()
         except (OSError, HTTPException):
             return None
 
     def _processor_s(self) -> float:
-        """Return the processor time that the model's processes have used, in seconds; without any, Triton's own."""
-        # An instance is called by its model, its group and its number: scenes_image_0_0.
+        """Return the processor time of the model's processes in seconds; that of Triton where it has none."""
+        # An instance is named after its model, its group and its number: scenes_image_0_0.
         pids = [
-            process.pid
-            for process in model_processes(self._target.server_pid)
-            if process.instance.rsplit("_", 2)[0] == self._model
+            process.pid for process in model_processes(self._pid) if process.instance.rsplit("_", 2)[0] == self._model
         ]
         ticks = 0
-        for pid in pids or [self._target.server_pid]:
+        for pid in pids or [self._pid]:
             with suppress(OSError, ValueError):
                 fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
                 ticks += sum(map(int, fields.rpartition(")")[2].split()[11:13]))  # utime and stime, proc(5)

@@ -1,4 +1,4 @@
-"""`twinspire serve`: a model repository on a real Triton."""
+"""`twinspire serve`: serve a model repository with Triton."""
 
 from __future__ import annotations
 
@@ -20,81 +20,78 @@ if TYPE_CHECKING:
 
 _EXIT_TERMINATED = 128 + signal.SIGTERM
 
-RepositoryArgument = Annotated[
-    Path, typer.Argument(metavar="DIR", help="The model repository, as `twinspire build` makes it.")
-]
-
-
-def register(app: typer.Typer) -> None:
-    """Add `serve` to `app`."""
-    app.command()(serve)
-
 
 def serve(
-    repository: RepositoryArgument = Path("model_repository"),
+    repository: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Model repository, as `twinspire build` writes it.")
+    ] = Path("model_repository"),
     host: Annotated[
         str,
         typer.Option(
             metavar="ADDRESS",
-            help="The IPv4 address for gRPC; 0.0.0.0 for every network, IPv6 too, with TLS or --insecure.",
+            help="IPv4 address on which gRPC listens. 0.0.0.0: all networks, IPv6 too; needs TLS or --insecure.",
         ),
     ] = "127.0.0.1",
     metrics_host: Annotated[
-        str, typer.Option(metavar="ADDRESS", help="The IPv4 address for the metrics. HTTP is for this machine alone.")
+        str,
+        typer.Option(metavar="ADDRESS", help="IPv4 address for the metrics. HTTP always listens on 127.0.0.1."),
     ] = "127.0.0.1",
-    http_port: Annotated[int, typer.Option(help="0 picks a free one.")] = 8000,
-    grpc_port: Annotated[int, typer.Option(help="0 picks a free one.")] = 8001,
-    metrics_port: Annotated[int, typer.Option(help="0 picks a free one.")] = 8002,
+    http_port: Annotated[int, typer.Option(help="Port of HTTP; 0 picks a free one.")] = 8000,
+    grpc_port: Annotated[int, typer.Option(help="Port of gRPC; 0 picks a free one.")] = 8001,
+    metrics_port: Annotated[int, typer.Option(help="Port of the metrics; 0 picks a free one.")] = 8002,
     tls_certificate: Annotated[
-        Path | None, typer.Option(metavar="PEM", help="Encrypt gRPC with this server certificate and --tls-key.")
+        Path | None, typer.Option(metavar="PEM", help="Encrypt gRPC with this server certificate; needs --tls-key.")
     ] = None,
     tls_key: Annotated[Path | None, typer.Option(metavar="PEM", help="Private key of the server certificate.")] = None,
     tls_ca: Annotated[
-        Path | None, typer.Option(metavar="PEM", help="Let in only clients whose certificate one of these has signed.")
+        Path | None,
+        typer.Option(metavar="PEM", help="Admit only clients with a certificate signed by one of these."),
     ] = None,
     insecure: Annotated[
-        bool, typer.Option("--insecure", help="Let other machines connect without TLS; any of them may use the models.")
+        bool,
+        typer.Option("--insecure", help="Let other machines connect without TLS and use the models."),
     ] = False,
     reuse_grpc_port: Annotated[
         bool,
         typer.Option(
             "--reuse-grpc-port",
-            help="Listen on the port of a running server of the same models, which has this flag too, to replace it.",
+            help="Share the gRPC port with a running server of the same models that has this flag too, to replace it.",
         ),
     ] = False,
     log_file: Annotated[
         Path | None,
-        typer.Option(help="Append the server's log to it; without, a temporary one is kept if the server fails."),
+        typer.Option(help="Append the server's log to this file. Default: a temporary file, kept if the server fails."),
     ] = None,
     backend_directory: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="A folder of further Triton backends, such as onnxruntime/, for the server."),
+        typer.Option(metavar="DIR", help="Folder of further Triton backends, such as onnxruntime/."),
     ] = None,
-    ready_timeout: Annotated[float, typer.Option(min=1, help="Seconds that the models may take to load.")] = 120,
+    ready_timeout: Annotated[float, typer.Option(min=1, help="Seconds to wait for the models to load.")] = 120,
     max_restarts: Annotated[
         int,
         typer.Option(
             min=0,
-            help="How often a server that dies or hangs is started again without 10 minutes of serving in between.",
+            help="Maximum number of restarts of a server that dies or hangs, counted anew after 10 minutes of serving.",
         ),
     ] = 10,
     canary_interval: Annotated[
-        float, typer.Option(min=0, help="Seconds between the inferences that look for hung models; 0 for none.")
+        float,
+        typer.Option(min=0, help="Seconds between test inferences, which detect hung models; 0: none."),
     ] = CanaryOptions.interval_s,
     triton_flag: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=VALUE", help="A further flag for tritonserver, such as log-verbose=1; repeatable."),
+        typer.Option(metavar="NAME=VALUE", help="Further flag for tritonserver, such as log-verbose=1; repeatable."),
     ] = None,
     pass_env: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="A further environment variable that the models may see; repeatable."),
+        typer.Option(metavar="NAME", help="Further environment variable that the models may see; repeatable."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Serve a model repository with Triton until Ctrl-C or SIGTERM.
 
-    A server that dies, loses the process of a model or hangs is started again, on the same ports. Once it serves,
-    Ctrl-C and SIGTERM end it with status 0.
+    A server that dies, loses the process of a model or hangs is restarted on the same ports. Once all models are
+    loaded, Ctrl-C and SIGTERM stop it with exit status 0.
 
     Uses the tritonserver on PATH or the one in the wheel nvidia-pytriton, whichever is newer.
     """
@@ -146,12 +143,14 @@ def _tls(certificate: Path | None, key: Path | None, client_ca: Path | None) -> 
     if certificate is None and key is None and client_ca is None:
         return None
     if certificate is None or key is None:
-        raise InputError("TLS needs the server's --tls-certificate and its --tls-key: expected both")
+        raise InputError(
+            "TLS needs the server's --tls-certificate and its --tls-key: expected both", option="tls_certificate"
+        )
     return ServerTls(certificate=certificate, key=key, client_ca=client_ca)
 
 
 def _announce(server: TritonServer, *, as_json: bool) -> None:
-    """Say where the server is."""
+    """Print the server's addresses."""
     if as_json:
         print_json(
             {
@@ -167,33 +166,33 @@ def _announce(server: TritonServer, *, as_json: bool) -> None:
         )
         return
     typer.echo(f"Triton {server.version} ({server.origin}) serves {', '.join(server.models)}")
-    for name, where in (
-        ("gRPC", f"{server.grpc_url}{_openness(server)}"),
+    for name, address in (
+        ("gRPC", f"{server.grpc_url}{_access(server)}"),
         ("HTTP", server.http_url),
         ("metrics", server.metrics_url),
         ("log", printable(server.log_file)),
     ):
-        typer.echo(f"{name:<8} {where}")
-    typer.echo("Ctrl-C ends it", err=True)
+        typer.echo(f"{name:<8} {address}")
+    typer.echo("stop it with Ctrl-C", err=True)
 
 
-def _openness(server: TritonServer) -> str:
-    """Say who reaches the gRPC service, and how, where that is not this machine in the clear."""
+def _access(server: TritonServer) -> str:
+    """Describe who can reach the gRPC service, and how, unless it is this machine alone without TLS."""
     found = ["every network of this machine"] if server.host == "0.0.0.0" else []  # noqa: S104 - compared only
     if server.tls is not None:
-        found.append("TLS" if server.tls.client_ca is None else "TLS, known clients alone")
+        found.append("TLS" if server.tls.client_ca is None else "TLS, only known clients")
     return f" ({', '.join(found)})" if found else ""
 
 
 class _Terminated(BaseException):
-    """SIGTERM came; no `Exception`, so that nothing on the way takes it for a failure."""
+    """SIGTERM was received. Not an `Exception`, so that no handler of failures catches it."""
 
 
 @contextmanager
 def _signals_raise() -> Iterator[None]:
-    """Let SIGTERM and SIGINT unwind the program.
+    """Raise an exception on SIGTERM and SIGINT, so that the program cleans up.
 
-    Python's default for SIGTERM would end it on the spot, and a background job of a shell script ignores SIGINT.
+    Python's default for SIGTERM ends it at once, and a background job of a shell script ignores SIGINT.
     """
 
     def unwind(_number: int, _frame: FrameType | None) -> None:

@@ -1,12 +1,11 @@
-"""Where a `tritonserver` is: on PATH, or in the wheel `nvidia-pytriton`; what it needs beside it, and what is missing.
+"""Finding a `tritonserver`, on PATH or in the wheel `nvidia-pytriton`, and the libraries that it needs.
 
-Of two the newer one is taken: older releases have more known vulnerabilities (SECURITY.md). The wheel is looked into,
-never imported: `import pytriton` sets up logging and reads the environment.
+Of two the newer one is taken: older releases have more known vulnerabilities (SECURITY.md). The wheel is never
+imported: `import pytriton` sets up logging and reads the environment.
 """
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
 import os
 import platform
@@ -18,12 +17,13 @@ from ctypes.util import find_library
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from twinspire._dependencies import package_version
 from twinspire.errors import MissingDependencyError, ServerError
 
 _WHEEL = "nvidia-pytriton"
 _MODULE = "pytriton"
 _WHEEL_VERSION = (2, 51)
-"""The Triton in nvidia-pytriton 0.7.0, of 24.10, which is the last release; its files do not say."""
+"""The Triton in nvidia-pytriton 0.7.0, the last release, is that of 24.10; its files do not name it."""
 _VERSION_FILE = "TRITON_VERSION"
 _STUB = "triton_python_backend_stub"
 _FIRST_WITHOUT_NUMPY_1 = (3, 13)
@@ -34,11 +34,11 @@ _LIBPYTHON = re.compile(rb"libpython(3\.\d+)\.so\.1\.0")
 class TritonInstall:
     """A `tritonserver` that can be started.
 
-    `origin` tells people where it comes from. `backends` is the folder of its backends, None where only Triton knows.
-    `stub` is the program in which the Python backend runs models, where it lies elsewhere than beside that backend.
-    `libraries` are folders for LD_LIBRARY_PATH. `own_python` says that its Python backend runs this very Python
-    (3.X), so that models may import what is installed here; `libpython` is then the library which the stub loads, None
-    where the system's loader finds it.
+    `origin` is its path or package, for messages. `backends` is the folder of its backends, None where only Triton
+    knows it. `stub` is the program in which the Python backend runs models, None where it is beside that backend.
+    `libraries` are folders for LD_LIBRARY_PATH. With `own_python` its Python backend runs the same Python (3.X) as this
+    process, so that models can import the packages of this process; `libpython` is then the library that the stub
+    loads, None where the system's loader finds it.
     """
 
     executable: Path
@@ -53,9 +53,9 @@ class TritonInstall:
 def find_triton() -> TritonInstall:
     """Find the `tritonserver` on PATH or the one in the wheel `nvidia-pytriton`.
 
-    The one on PATH is taken, unless it is known to be older and the wheel's is there. Raises `MissingDependencyError`
-    where there is neither, and `ServerError` where the wheel has nothing for this machine or Python, is damaged, is
-    installed beside NumPy 2, or libpython is missing.
+    The one on PATH is taken, unless it is known to be older than an installed wheel's. Raises `MissingDependencyError`
+    where neither is found, and `ServerError` where there is no wheel for this machine or Python, where it is damaged or
+    installed beside NumPy 2, or where libpython is missing.
     """
     on_path = shutil.which("tritonserver")
     if on_path is None:
@@ -68,7 +68,7 @@ def find_triton() -> TritonInstall:
 
 
 def _version_of(executable: Path) -> tuple[int, ...] | None:
-    """Read the version of an installed Triton from the file that NVIDIA puts beside `bin`; None where there is none."""
+    """Read the version of an installed Triton from NVIDIA's file beside `bin`; None where it is missing."""
     try:
         text = (executable.resolve().parent.parent / _VERSION_FILE).read_text(encoding="ascii", errors="replace")
     except OSError:
@@ -78,7 +78,7 @@ def _version_of(executable: Path) -> tuple[int, ...] | None:
 
 
 def _installed(executable: Path) -> TritonInstall:
-    """Describe a Triton that somebody installed, as NVIDIA's container has it: `bin` beside `backends`."""
+    """Describe an installed Triton with the layout of NVIDIA's container: `bin` beside `backends`."""
     backends = executable.resolve().parent.parent / "backends"
     stub = backends / "python" / _STUB
     own_python = stub.is_file() and _python_of(stub) == _version()
@@ -98,20 +98,20 @@ def _wheel() -> TritonInstall:
         if sys.version_info >= _FIRST_WITHOUT_NUMPY_1:
             raise ServerError(
                 f"no Triton for Python {_version()}: the wheel {_WHEEL} needs NumPy below 2, which has no release for "
-                f"it. Use Python 3.11 or 3.12 for the server, put a tritonserver on PATH, or use NVIDIA's container. "
-                f"Clients run on any Python and NumPy"
+                "it. Use Python 3.11 or 3.12 for the server, put a tritonserver on PATH, or use NVIDIA's container. "
+                "Clients run on any Python and NumPy"
             )
         if (sys.platform, platform.machine()) != ("linux", "x86_64"):
             raise ServerError(
                 f"no Triton for {sys.platform} on {platform.machine()}: the wheel {_WHEEL} has it for Linux on x86_64 "
-                f"only. Put a tritonserver on PATH, or use NVIDIA's container"
+                "only. Put a tritonserver on PATH, or use NVIDIA's container"
             )
         raise MissingDependencyError(_WHEEL, "server", "running Triton without a tritonserver on PATH")
     _check_numpy()
     root = package / "tritonserver"
     install = TritonInstall(
         executable=root / "bin" / "tritonserver",
-        origin=f"{_WHEEL} {_wheel_version()}",
+        origin=f"{_WHEEL} {package_version(_WHEEL) or 'of unknown version'}",
         backends=root / "backends",
         stub=root / "python_backend_stubs" / _version() / _STUB,
         libraries=(package.parent / "nvidia_pytriton.libs",),
@@ -124,10 +124,10 @@ def _wheel() -> TritonInstall:
             )
     assert install.stub is not None
     if not install.stub.is_file():
-        held = sorted((folder.name for folder in (root / "python_backend_stubs").glob("3.*")), key=_minor)
+        versions = sorted((folder.name for folder in (root / "python_backend_stubs").glob("3.*")), key=_minor)
         raise ServerError(
-            f"{install.origin} has no Python backend for Python {_version()}, only for {', '.join(held) or 'none'}: "
-            f"run twinspire with one of those"
+            f"{install.origin} has no Python backend for Python {_version()}, only for "
+            f"{', '.join(versions) or 'none'}: run twinspire with one of those"
         )
     return replace(install, libpython=find_libpython())
 
@@ -139,19 +139,19 @@ def _wheel_package() -> Path | None:
 
 
 def _check_numpy() -> None:
-    """Refuse NumPy 2: with it, inputs come as empty arrays from the wheel's Python backend, built against NumPy 1."""
-    numpy = importlib.metadata.version("numpy")
-    if int(numpy.split(".")[0]) >= 2:
+    """Raise ServerError for NumPy 2: the wheel's Python backend, built against NumPy 1, then passes empty arrays."""
+    numpy = package_version("numpy")
+    if numpy is not None and int(numpy.split(".")[0]) >= 2:
         raise ServerError(
-            f"the Triton in {_WHEEL} {_wheel_version()} cannot pass inputs to Python models under NumPy {numpy}, only "
+            f"the Triton in {_WHEEL} cannot pass inputs to Python models under NumPy {numpy}, only "
             f'below 2. In the environment of the server run: pip install "numpy<2". Clients run on any NumPy'
         )
 
 
 def find_libpython() -> Path | None:
-    """Find the running Python's shared library, which Triton's Python backend loads; None: the loader knows it.
+    """Find the running Python's shared library, which Triton's Python backend loads; None: the system's loader has it.
 
-    Raises `ServerError` where there is none, and says how to get it.
+    Raises `ServerError` where there is none, with how to install it.
     """
     name = f"libpython{_version()}.so.1.0"
     for folder in _library_folders():
@@ -164,26 +164,19 @@ def find_libpython() -> Path | None:
         f"looks), which Triton's Python backend needs to run models under Python {platform.python_version()}. "
         f"Debian and Ubuntu: apt-get install libpython{_version()}. pyenv: "
         f"PYTHON_CONFIGURE_OPTS=--enable-shared pyenv install --force {platform.python_version()}. "
-        f"conda's and uv's Pythons bring it"
+        "conda's and uv's Pythons include it"
     )
 
 
 def _library_folders() -> list[Path]:
-    """List where this Python's library may lie, likeliest first; a Python that was moved has it below its prefix."""
+    """List the folders that may hold this Python's library, likeliest first; below its prefix if it was moved."""
     prefixes = [Path(sys.base_exec_prefix) / "lib", Path(sys.base_prefix) / "lib", Path(sys.base_prefix) / "lib64"]
-    told = [sysconfig.get_config_var(name) for name in ("LIBDIR", "LIBPL")]
+    configured = [sysconfig.get_config_var(name) for name in ("LIBDIR", "LIBPL")]
     multiarch = sysconfig.get_config_var("MULTIARCH")
-    folders = [*map(Path, filter(None, told)), *prefixes]
+    folders = [*map(Path, filter(None, configured)), *prefixes]
     if multiarch:
         folders += [folder / multiarch for folder in folders[:1]]
     return list(dict.fromkeys(folders))
-
-
-def _wheel_version() -> str:
-    try:
-        return importlib.metadata.version(_WHEEL)
-    except importlib.metadata.PackageNotFoundError:
-        return "of unknown version"
 
 
 def _python_of(stub: Path) -> str | None:

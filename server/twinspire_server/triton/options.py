@@ -1,24 +1,38 @@
-"""The flags with which twinspire starts `tritonserver`, here and in the container."""
+"""The flags with which twinspire starts `tritonserver`, here and in the container, and the key and TLS they set."""
 
 from __future__ import annotations
 
 import re
+import secrets
+import ssl
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from twinspire.errors import InputError
-from twinspire_server.triton.addresses import LOOPBACK
-from twinspire_server.triton.admin import admin_flags
+from twinspire.towers.triton.options import read_pem
+from twinspire_server.triton.ports import LOOPBACK
 
 EXIT_TIMEOUT_S = 10
 """How long requests in flight may take to finish when the server is told to end."""
+
+ADMIN_HEADER = "twinspire-admin"
+"""The header with the key that opens the restricted parts of a server's API.
+
+Triton 2.51 can be crashed by a request to any HTTP endpoint that reads a body, lets anybody register shared memory of
+other processes, and lets anybody change its logging and tracing (SECURITY.md). All of that needs the key.
+"""
+_RESTRICTED_GRPC = ("shared-memory", "logging", "trace", "model-repository")
+_RESTRICTED_HTTP = (*_RESTRICTED_GRPC, "inference", "statistics", "model-config")
+"""Over gRPC, inference and what clients ask about models stay open; over HTTP only health and names."""
+
 _FLAG = re.compile(r"(?:--)?(?P<name>[a-z][a-z0-9-]*)(?P<value>=.*)?", re.DOTALL)
 _TLS = "the TLS of gRPC is set by --tls-certificate, --tls-key and --tls-ca"
 _SERVICES = "twinspire asks all three services whether the server is ready"
-_RESTRICTED = "twinspire keeps these parts of the API for itself: SECURITY.md"
+_RESTRICTED = "twinspire restricts these parts of the API: SECURITY.md"
 _LOADED = "twinspire loads every model at the start and none later"
 _OWN = {
-    "id": "twinspire tells its own server from others by it",
+    "id": "twinspire recognises its server by it",
     "model-repository": "the repository is the command's argument",
     "model-store": "the repository is the command's argument",
     "model-control-mode": _LOADED,
@@ -46,12 +60,65 @@ _OWN = {
     "grpc-server-key": _TLS,
     "grpc-root-cert": _TLS,
     "log-file": "the log is set by --log-file",
-    "log-error": "the reason why a server fails is read from its log",
-    "backend-directory": "twinspire lays the backends out: see --backend-directory of `twinspire serve`",
+    "log-error": "twinspire reads from the log why a server fails",
+    "backend-directory": "it is set by --backend-directory of `twinspire serve`",
     "allow-sagemaker": "it opens another HTTP service: SECURITY.md",
     "allow-vertex-ai": "it opens another HTTP service: SECURITY.md",
 }
 """The flags that are not passed on, and why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerTls:
+    """TLS of a server's gRPC service; Triton 2.51 has none for HTTP. Each is the path of a PEM file.
+
+    `certificate` and `key` are the server's own. With `client_ca`, clients must show a certificate that one of these
+    has signed. Raises InputError for files that cannot be read and for a key of another certificate.
+    """
+
+    certificate: Path
+    key: Path
+    client_ca: Path | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("certificate", "key", "client_ca"):
+            path = getattr(self, name)
+            if path is not None:
+                read_pem(path)
+                object.__setattr__(self, name, path.absolute())
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        try:
+            # Without a password OpenSSL would ask for one on the terminal.
+            context.load_cert_chain(self.certificate, self.key, password="")
+        except (ssl.SSLError, ValueError) as error:
+            raise InputError(
+                f"the TLS certificate {self.certificate} and the key {self.key} cannot be used together: {error}. "
+                "Expected a certificate in PEM and its private key without a password",
+                path=self.key,
+            ) from error
+        try:
+            if self.client_ca is not None:
+                context.load_verify_locations(self.client_ca)
+        except ssl.SSLError as error:
+            raise InputError(
+                f"the TLS file {self.client_ca} holds no certificate: {error}", path=self.client_ca
+            ) from error
+
+    def flags(self) -> list[str]:
+        """List Triton's flags."""
+        flags = [
+            "--grpc-use-ssl=true",
+            f"--grpc-server-cert={self.certificate}",
+            f"--grpc-server-key={self.key}",
+        ]
+        if self.client_ca is not None:
+            flags += ["--grpc-use-ssl-mutual=true", f"--grpc-root-cert={self.client_ca}"]
+        return flags
+
+
+def new_key() -> str:
+    """Return a random key for the restricted parts of the API."""
+    return secrets.token_hex(16)
 
 
 def flags(
@@ -67,11 +134,11 @@ def flags(
     """List the flags of a server for `repository`; `host` is for gRPC, `key` opens what is restricted.
 
     HTTP listens on this machine alone: a body of many small chunks takes 170 times its size in memory (2.51), on any
-    endpoint, before anything asks for the key.
+    endpoint, before the key is checked.
 
     All models are loaded at the start and none later; one that fails ends the server; ready means that all of them
-    are. Nothing is guessed about a model: without `--disable-auto-complete-config` Triton starts each Python model once
-    more just to ask it for its config, 1.2 s each.
+    are. Without `--disable-auto-complete-config` Triton would start each Python model once more to ask it for its
+    config, 1.2 s each.
     """
     return [
         f"--model-repository={repository}",
@@ -86,32 +153,32 @@ def flags(
         f"--grpc-port={grpc_port}",
         f"--metrics-address={metrics_host}",
         f"--metrics-port={metrics_port}",
-        *admin_flags(key),
+        f"--http-restricted-api={','.join(_RESTRICTED_HTTP)}:{ADMIN_HEADER}={key}",
+        f"--grpc-restricted-protocol={','.join(_RESTRICTED_GRPC)}:{ADMIN_HEADER}={key}",
     ]
 
 
-def local_flags(*, server_id: str, backends: Path | None, shm_prefix: str) -> list[str]:
-    """List what a server that this process watches gets on top: its name, its backends, its shared memory's name."""
-    found = [f"--backend-directory={backends}"] if backends is not None else []
-    return [*found, f"--id={server_id}", f"--backend-config=python,shm-region-prefix-name={shm_prefix}"]
+def further_flags(values: Sequence[str]) -> list[str]:
+    """Return a user's flags, `NAME` or `NAME=VALUE`, with the dashes that Triton expects.
 
-
-def further_flags(given: Sequence[str]) -> list[str]:
-    """Return flags that a user wants passed on, `NAME` or `NAME=VALUE`, with the dashes that Triton expects.
-
-    Raises InputError for one that twinspire sets itself, and says why.
+    Raises InputError for one that twinspire sets itself, with the reason.
     """
     found = []
-    for flag in given:
+    for flag in values:
         match = _FLAG.fullmatch(flag)
         if match is None:
-            raise InputError(f"Triton flag {flag!r}: expected NAME or NAME=VALUE, such as log-verbose=1")
+            raise InputError(
+                f"Triton flag {flag!r}: expected NAME or NAME=VALUE, such as log-verbose=1", option="triton_flags"
+            )
         for name, reason in _OWN.items():
-            if name.startswith(match["name"]):  # Triton takes unambiguous beginnings for the whole
-                raise InputError(f"the Triton flag {flag!r}, --{name}, cannot be passed on: {reason}")
+            if name.startswith(match["name"]):  # Triton accepts unambiguous abbreviations
+                raise InputError(
+                    f"the Triton flag {flag!r}, --{name}, cannot be passed on: {reason}", option="triton_flags"
+                )
         if "shm-region-prefix-name" in (match["value"] or ""):
             raise InputError(
-                f"the Triton flag {flag!r} cannot be passed on: twinspire removes shared memory by its prefix"
+                f"the Triton flag {flag!r} cannot be passed on: twinspire removes shared memory by its prefix",
+                option="triton_flags",
             )
         found.append(f"--{match['name']}{match['value'] or ''}")
     return found

@@ -1,14 +1,35 @@
-"""The three ports of a server: free ones picked, given ones checked before anything is loaded."""
+"""Addresses and ports of a server's three services: checked before anything is loaded, free ones picked."""
 
 from __future__ import annotations
 
 import errno
+import ipaddress
 import socket
 from contextlib import ExitStack
 from dataclasses import dataclass, fields
 
 from twinspire.errors import InputError, ServerError
-from twinspire_server.triton.addresses import LOOPBACK
+
+LOOPBACK = "127.0.0.1"
+_ALL = "0.0.0.0"  # noqa: S104
+
+
+def checked_address(host: str) -> str:
+    """Return an IPv4 address. A host name is an InputError: each of Triton's services would resolve it differently."""
+    try:
+        return str(ipaddress.IPv4Address(LOOPBACK if host == "localhost" else host))
+    except ValueError:
+        raise InputError(f"cannot listen on {host!r}: expected an IPv4 address, such as {LOOPBACK} or {_ALL}") from None
+
+
+def is_open(host: str) -> bool:
+    """Whether other machines can reach a service that listens on an address."""
+    return not ipaddress.IPv4Address(host).is_loopback
+
+
+def local_address(host: str) -> str:
+    """Return the address at which this machine reaches a service that listens on `host`."""
+    return LOOPBACK if host == _ALL else host
 
 
 @dataclass(frozen=True)
@@ -20,56 +41,59 @@ class Ports:
     metrics: int
 
     def __post_init__(self) -> None:
-        given = {field.name: getattr(self, field.name) for field in fields(self)}
-        for name, number in given.items():
+        named = {field.name: getattr(self, field.name) for field in fields(self)}
+        for name, number in named.items():
             if not 0 <= number <= 65535:
-                raise InputError(f"{name} port {number}: expected 0 to 65535, where 0 picks a free one")
-        numbers = [number for number in given.values() if number]
+                raise InputError(
+                    f"{name} port {number}: expected 0 to 65535, where 0 picks a free one", option=f"{name}_port"
+                )
+        numbers = [number for number in named.values() if number]
         if len(set(numbers)) < len(numbers):
-            told = ", ".join(f"{name} {number}" for name, number in given.items())
-            raise InputError(f"the same port was given twice ({told}): expected three different ones, or 0")
+            listed = ", ".join(f"{name} {number}" for name, number in named.items())
+            raise InputError(f"two services have the same port ({listed}): expected three different ones, or 0")
 
     def claim(self, host: str, metrics_host: str = LOOPBACK, *, reuse_grpc: bool = False) -> Ports:
         """Return these ports with free ones in place of 0; `host` is where gRPC listens, HTTP does on loopback.
 
-        With `reuse_grpc` the gRPC port may be that of another server which shares it. Nothing holds them afterwards:
-        another program may still take one. Raises `ServerError` where a given one is taken or not allowed, and
-        `InputError` where an address is no IPv4 address of this machine.
+        With `reuse_grpc` the gRPC port may be that of another server which shares it. Nothing reserves them afterwards:
+        another program may still take one. Raises `ServerError` where a port is taken or not allowed, and `InputError`
+        where an address is no IPv4 address of this machine.
         """
         hosts = {"http": LOOPBACK, "grpc": host, "metrics": metrics_host}
         picked = {}
         with ExitStack() as held:  # all at once, so that they differ
             for field in sorted(fields(self), key=lambda field: getattr(self, field.name) == 0):
-                wanted = getattr(self, field.name)
+                number = getattr(self, field.name)
                 bound = held.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
                 bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as Triton does: closed connections linger
                 is_shared = field.name == "grpc" and reuse_grpc
                 bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, is_shared)
                 try:
-                    bound.bind((hosts[field.name], wanted))
-                    if not is_shared:  # it would be given connections that are for the other server
+                    bound.bind((hosts[field.name], number))
+                    if not is_shared:  # it would receive connections for the other server
                         bound.listen()
                 except OSError as error:
-                    raise _refusal(error, field.name, wanted, hosts[field.name]) from error
+                    raise _bind_error(error, field.name, number, hosts[field.name]) from error
                 picked[field.name] = bound.getsockname()[1]
         return Ports(**picked)
 
 
-def taken(name: str, number: int, host: str) -> ServerError:
-    """Build the error for a port that another program listens on."""
+def port_taken_error(name: str, number: int, host: str) -> ServerError:
+    """Return the error for a port that another program listens on."""
     share = ", or start both with --reuse-grpc-port" if name == "grpc" else ""
     return ServerError(
         f"the {name} port {number} on {host} is taken by another program, perhaps another server: stop that one, "
-        f"choose another port with --{name}-port, where 0 picks a free one{share}"
+        f"choose another port with --{name}-port, where 0 picks a free one{share}",
+        address=f"{host}:{number}",
     )
 
 
-def _refusal(error: OSError, name: str, number: int, host: str) -> ServerError | InputError:
+def _bind_error(error: OSError, name: str, number: int, host: str) -> ServerError | InputError:
     if error.errno == errno.EADDRINUSE:
-        return taken(name, number, host)
+        return port_taken_error(name, number, host)
     if error.errno in (errno.EACCES, errno.EPERM):
         return ServerError(f"the {name} port {number} needs rights that this user lacks: choose one of 1024 or above")
     return InputError(
-        f"cannot listen on {host}: {error.strerror or error}. Expected an IPv4 address of this machine: 127.0.0.1 for "
-        f"this machine alone, 0.0.0.0 for every network it is on"
+        f"cannot listen on {host}: {error.strerror or error}. Expected an IPv4 address of this machine: {LOOPBACK} for "
+        f"this machine alone, {_ALL} for every network it is on"
     )

@@ -1,4 +1,4 @@
-"""A `tritonserver` process with its reaper, its temporary folder and its shared memory, which go together."""
+"""A `tritonserver` process, and what is removed with it: its reaper, temporary folder and shared memory."""
 
 from __future__ import annotations
 
@@ -10,30 +10,31 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Collection, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO
 
 from twinspire.errors import ServerError
 from twinspire_server.triton import reaper
-from twinspire_server.triton.admin import mask_argument
-from twinspire_server.triton.environment import passed_on, prepare
+from twinspire_server.triton.environment import inherited_variables, prepare
 from twinspire_server.triton.locate import TritonInstall
-from twinspire_server.triton.options import EXIT_TIMEOUT_S, local_flags
+from twinspire_server.triton.options import EXIT_TIMEOUT_S
 
 _GRACE_S = EXIT_TIMEOUT_S + 5.0
-"""Until the server is killed: Triton's own time for requests in flight, and what unloading the models takes."""
+"""The time before the server is killed: Triton's own for requests in flight, and that for unloading the models."""
 _REAPER_S = 10.0
-"""What the reaper gets on top of that to clear away."""
+"""The further time for the reaper to clean up."""
+_ARG_START, _ARG_END = 47, 48
+"""The fields of /proc/PID/stat with the addresses of a process's arguments, counted from 0: proc(5)."""
 
 
 class TritonProcess:
-    """A started `tritonserver`; it does not outlive this process. Knows nothing of when it is ready.
+    """A started `tritonserver`, ready or not. It does not outlive this process.
 
-    `arguments` are flags; `name` is what the server says it is called. Its output and its models' goes to `log`.
-    `backend_directory` holds backends to use beside Triton's own, `pass_env` names environment variables that it gets
-    beside the usual ones. Raises `ServerError` where it cannot be executed.
+    `arguments` are flags; `name` is the name that the server reports. Its output and its models' is written to `log`.
+    `backend_directory` holds backends to use beside Triton's own, `pass_env` names environment variables to pass beside
+    the usual ones. Raises `ServerError` where it cannot be executed.
     """
 
     def __init__(
@@ -48,57 +49,63 @@ class TritonProcess:
         token = secrets.token_hex(4)
         self.name = f"twinspire-{token}"
         self._shm_prefix = f"twinspire_triton_{token}_"
-        try:
-            self._folder = tempfile.mkdtemp(prefix="twinspire-triton-")
-        except OSError as error:
-            raise ServerError(f"no temporary folder for tritonserver could be made: {error}") from error
-        try:
-            variables = passed_on(os.environ, pass_env)
-            around = prepare(install, Path(self._folder), variables, backend_directory=backend_directory)
-            own = local_flags(server_id=self.name, backends=around.backends, shm_prefix=self._shm_prefix)
-            spec = reaper.Spec(
-                command=[str(install.executable), *arguments, *own],
-                parent=os.getpid(),
-                folder=self._folder,
-                shm_prefix=self._shm_prefix,
-                grace_s=_GRACE_S,
-            )
-            self._reaper = subprocess.Popen(  # noqa: S603
-                [sys.executable, "-I", "-S", reaper.__file__, json.dumps(asdict(spec))],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                env=around.environment,
-                start_new_session=True,  # Ctrl-C at the terminal is for this process, which passes it on
-            )
-        except OSError as error:
-            reaper.remove_leftovers(self._folder, self._shm_prefix)
-            raise ServerError(f"tritonserver could not be started: {error}") from error
-        except BaseException:
-            reaper.remove_leftovers(self._folder, self._shm_prefix)
-            raise
-        try:
+        with ExitStack() as cleanup:
+            try:
+                self._folder = tempfile.mkdtemp(prefix="twinspire-triton-")
+                cleanup.callback(reaper.remove_leftovers, self._folder, self._shm_prefix)
+                self._reaper = self._started_reaper(install, arguments, log, backend_directory, pass_env)
+            except OSError as error:
+                raise ServerError(f"cannot start tritonserver: {error}") from error
+            cleanup.callback(self.end, kill=True)
             assert self._reaper.stdout is not None
             with self._reaper.stdout as output:
                 report = json.loads(output.readline() or '{"error": "the reaper ended before it reported"}')
             if "error" in report:
-                raise ServerError(f"tritonserver could not be started: {report['error']}")
+                raise ServerError(f"cannot start tritonserver: {report['error']}")
             self.pid: int = report["pid"]
-        except BaseException:
-            self.end(kill=True)
-            raise
+            cleanup.pop_all()
+
+    def _started_reaper(
+        self,
+        install: TritonInstall,
+        arguments: Sequence[str],
+        log: IO[bytes],
+        backend_directory: Path | None,
+        pass_env: Collection[str],
+    ) -> subprocess.Popen[bytes]:
+        """Start the reaper, which starts the server."""
+        variables = inherited_variables(os.environ, pass_env)
+        environment = prepare(install, Path(self._folder), variables, backend_directory=backend_directory)
+        own = [f"--id={self.name}", f"--backend-config=python,shm-region-prefix-name={self._shm_prefix}"]
+        if environment.backends is not None:
+            own.append(f"--backend-directory={environment.backends}")
+        launch = reaper.Launch(
+            command=[str(install.executable), *arguments, *own],
+            parent=os.getpid(),
+            folder=self._folder,
+            shm_prefix=self._shm_prefix,
+            grace_s=_GRACE_S,
+        )
+        return subprocess.Popen(  # noqa: S603
+            [sys.executable, "-I", "-S", reaper.__file__, json.dumps(asdict(launch))],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            env=environment.variables,
+            start_new_session=True,  # Ctrl-C at the terminal is for this process, which passes it on
+        )
 
     def mask(self, secret: str) -> None:
-        """Overwrite `secret` in the command lines that other users of this machine see. It has been read by then."""
+        """Overwrite `secret` in the command lines that other users of this machine see, once Triton has read them."""
         for pid in (self.pid, self._reaper.pid):
-            mask_argument(pid, secret)
+            _mask_argument(pid, secret)
 
     def poll(self) -> int | None:
         """Return None while the server runs, then its exit status, or 128 plus the signal that ended it."""
         return self._reaper.poll()
 
     def wait(self, timeout_s: float | None = None) -> int:
-        """Wait for its end and return what `poll` then gives. Raises `TimeoutError`."""
+        """Wait until the server has ended and return its status as `poll` does. Raises `TimeoutError`."""
         try:
             return self._reaper.wait(timeout_s)
         except subprocess.TimeoutExpired:
@@ -110,20 +117,20 @@ class TritonProcess:
             self._reaper.send_signal(reaper.MODELS_LOADED)
 
     def end(self, *, kill: bool = False) -> None:
-        """End the server, at once with `kill`, and return when nothing of it is left. Does nothing twice.
+        """End the server, at once with `kill`, and return when nothing of it is left. Does nothing when called again.
 
-        Interrupted, it kills the server, waits for that and raises the interruption.
+        When interrupted, kill the server, wait for that and raise the interruption.
         """
         try:
-            self._tell(2 if kill else 1)
+            self._signal(2 if kill else 1)
             self._await()
         except BaseException:
-            self._tell(2)
+            self._signal(2)
             self._await()
             raise
 
-    def _tell(self, times: int) -> None:
-        """Ask the reaper to end the server; asked a second time it kills."""
+    def _signal(self, times: int) -> None:
+        """Signal the reaper to end the server; the second signal makes it kill."""
         for number in (signal.SIGTERM, signal.SIGINT)[:times]:  # two different ones: two alike would become one
             if self._reaper.poll() is None:
                 self._reaper.send_signal(number)
@@ -134,4 +141,34 @@ class TritonProcess:
         if self._reaper.poll() is None:  # stopped or stuck: the kernel ends the server with it
             self._reaper.kill()
             self._reaper.wait()
-        reaper.remove_leftovers(self._folder, self._shm_prefix)  # there still where the reaper was killed
+        reaper.remove_leftovers(self._folder, self._shm_prefix)  # where the reaper was killed before it did
+
+
+def _mask_argument(pid: int, secret: str) -> None:
+    """Overwrite `secret` in the arguments of a process started by this one, where /proc/PID/cmdline shows them to all.
+
+    Triton takes the key as an argument alone and has its own copy as soon as it prints anything. Does nothing where the
+    process has ended or the kernel does not allow it (Yama's ptrace_scope 2 and 3).
+    """
+    with suppress(OSError, ValueError, IndexError):
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        fields = ["", "", *stat.rpartition(")")[2].split()]  # the name before may hold spaces
+        start, end = int(fields[_ARG_START]), int(fields[_ARG_END])
+        with Path(f"/proc/{pid}/mem").open("r+b", buffering=0) as memory:
+            memory.seek(start)
+            arguments = memory.read(end - start)
+            position = arguments.find(secret.encode())
+            while position >= 0:
+                memory.seek(start + position)
+                memory.write(b"*" * len(secret))
+                position = arguments.find(secret.encode(), position + len(secret))
+
+
+def describe_status(status: int) -> str:
+    """Describe how a server ended: with a status, or by a signal where it is 128 plus its number."""
+    try:
+        name = signal.Signals(status - 128).name
+    except ValueError:
+        return f"status {status}"
+    memory = ", as the kernel does when memory runs out" if name == "SIGKILL" else ""
+    return f"status {status}: killed by {name}{memory}"

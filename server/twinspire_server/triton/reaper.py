@@ -1,15 +1,15 @@
-"""The process between twinspire and `tritonserver`: whatever ends either of them, nothing of the server is left.
+"""The process between twinspire and `tritonserver`: however either of them ends, it removes what is left of the server.
 
-Run as a script, with the standard library alone: `python -I -S reaper.py SPEC`, where SPEC is JSON of `Spec`. It writes
-to standard output, in one line of JSON, the server's process id or why it could not be started. Standard error is the
-log, the server's too.
+Run as a script, with the standard library alone: `python -I -S reaper.py LAUNCH`, where LAUNCH is JSON of `Launch`. It
+writes to standard output, in one line of JSON, the server's process id or why it could not be started. Standard error
+is the log, also the server's.
 
 - SIGINT and SIGTERM are passed on; after `grace_s`, or at the second one, the server is killed.
-- From SIGUSR1 on, which says that all models are loaded, the processes of Python models are watched. Triton 2.51 does
-  not replace one that is gone and still says that it is ready: the server is killed with it.
-- The process that started the reaper is watched: when it is gone, killed too, the server is told to end.
-- When the server is gone, killed too, what it started goes (the reaper is the subreaper of all of it), then
-  its temporary folder and its shared memory.
+- From SIGUSR1 on, the signal that all models are loaded, the processes of Python models are watched. Triton 2.51 does
+  not replace one that has ended and still reports that it is ready: the server is killed.
+- The process that started the reaper is watched: when it has ended or was killed, the server is told to end.
+- When the server has ended or was killed, its child processes are killed (the reaper is the subreaper of all of them),
+  then its temporary folder and its shared memory are removed.
 - Where the reaper itself is killed the kernel kills the server, and Triton's Python models notice within a second.
 """
 
@@ -33,18 +33,18 @@ _PR_SET_CHILD_SUBREAPER = 36
 MODELS_LOADED = signal.SIGUSR1
 _WATCHED = {signal.SIGINT, signal.SIGTERM, signal.SIGCHLD, MODELS_LOADED}
 _POLL_S = 0.2
-"""How often the reaper looks whether its parent and the models' processes are still there."""
+"""How often the reaper checks that its parent and the models' processes still run."""
 _STUB = "triton_python_backend_stub"[:15]
-"""What the kernel calls the process of a Python model, in 15 characters: proc(5), comm."""
+"""The kernel's name, of at most 15 characters, for the process of a Python model: proc(5), comm."""
 _INSTANCE = 8
-"""Which argument of a stub is the model's instance: pb_stub.cc of Triton's Python backend."""
+"""The index of the argument of a stub with the model's instance: pb_stub.cc of Triton's Python backend."""
 _EXIT_CODE = -1
-"""The last field of /proc/PID/stat: how a process that is not waited for yet has ended, proc(5)."""
+"""The last field of /proc/PID/stat: the status of a process that has ended and is not waited for yet, proc(5)."""
 
 
 @dataclass(frozen=True)
-class Spec:
-    """The server's command, the process that wants it, and what is to be removed at the end."""
+class Launch:
+    """The server's command, the process that started the reaper, and what to remove at the end."""
 
     command: list[str]
     parent: int
@@ -63,39 +63,39 @@ class ModelProcess:
 
 def main() -> int:
     """Run the server until it ends; return its exit status, or 128 plus the signal that ended it."""
-    spec = Spec(**json.loads(sys.argv[1]))
+    launch = Launch(**json.loads(sys.argv[1]))
     signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
     libc = ctypes.CDLL(None)
     libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     try:
         try:
             server = subprocess.Popen(  # noqa: S603
-                spec.command,
-                cwd=spec.folder,
+                launch.command,
+                cwd=launch.folder,
                 stdin=subprocess.DEVNULL,
                 stdout=sys.stderr,
                 process_group=0,
                 preexec_fn=lambda: _become_server(libc),  # this process has one thread
             )
         except OSError as error:
-            _report({"error": f"{spec.command[0]}: {error.strerror or error}"})
+            _report({"error": f"{launch.command[0]}: {error.strerror or error}"})
             return 1
         _report({"pid": server.pid})
-        _watch(server.pid, spec)
+        _watch(server.pid, launch)
         return _bury(server)
     finally:
-        remove_leftovers(spec.folder, spec.shm_prefix)
+        remove_leftovers(launch.folder, launch.shm_prefix)
 
 
 def remove_leftovers(folder: str, shm_prefix: str) -> None:
-    """Remove a server's temporary folder and shared memory. The server must be gone."""
+    """Remove a server's temporary folder and shared memory. The server must have ended."""
     for region in Path("/dev/shm").glob(f"{shm_prefix}*"):  # noqa: S108
         region.unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
 
 
 def _become_server(libc: ctypes.CDLL) -> None:
-    """Between fork and exec: die with the reaper, and take signals as any program does."""
+    """Prepare the server between fork and exec: let it die with the reaper, and reset the signals."""
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     for number in (signal.SIGINT, signal.SIGTERM):  # a background job of a shell script ignores SIGINT
         signal.signal(number, signal.SIG_DFL)
@@ -103,41 +103,42 @@ def _become_server(libc: ctypes.CDLL) -> None:
 
 
 def _report(document: dict[str, object]) -> None:
-    with suppress(OSError):  # nobody may be left to read it
+    with suppress(OSError):  # the process that reads it may have ended
         os.write(1, json.dumps(document).encode() + b"\n")
         os.close(1)
 
 
-def _watch(server: int, spec: Spec) -> None:
-    """Return when the server has ended, which is left to be waited for."""
+def _watch(server: int, launch: Launch) -> None:
+    """Return when the server has ended, without waiting for it."""
     kill_at_s: float | None = None
-    models: dict[int, ModelProcess] = {}  # by a descriptor that becomes readable when the process has ended
+    models: dict[int, ModelProcess] = {}  # by a descriptor that becomes readable when the process ends
     while os.waitid(os.P_PID, server, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
-        got = signal.sigtimedwait(_WATCHED, _POLL_S)
-        number = got.si_signo if got is not None else None
+        received = signal.sigtimedwait(_WATCHED, _POLL_S)
+        number = received.si_signo if received is not None else None
         if number == MODELS_LOADED:
             models = _watched(server)
-        wanted = number if number in (signal.SIGINT, signal.SIGTERM) else None
+        end_signal = number if number in (signal.SIGINT, signal.SIGTERM) else None
         if kill_at_s is not None:
-            if wanted is not None or time.monotonic() >= kill_at_s:
+            if end_signal is not None or time.monotonic() >= kill_at_s:
                 os.kill(server, signal.SIGKILL)
             continue
-        gone = _ended(models)
-        if gone is not None:
+        ended = _ended(models)
+        if ended is not None:
             print(
-                f"twinspire: the process {gone.pid} of the Python model {gone.instance or '?'} {how_ended(gone.pid)}. "
-                "Triton does not replace it and would answer none of its requests: ending the server",
+                f"twinspire: the process {ended.pid} of the Python model {ended.instance or '?'} "
+                f"{how_ended(ended.pid)}. Triton does not replace it and would answer none of its requests: ending the "
+                "server",
                 file=sys.stderr,
                 flush=True,
             )
             os.kill(server, signal.SIGKILL)
             models = {}
             continue
-        if wanted is None and os.getppid() != spec.parent:
-            wanted = signal.SIGTERM
-        if wanted is not None:
-            os.kill(server, wanted)
-            kill_at_s = time.monotonic() + spec.grace_s
+        if end_signal is None and os.getppid() != launch.parent:
+            end_signal = signal.SIGTERM
+        if end_signal is not None:
+            os.kill(server, end_signal)
+            kill_at_s = time.monotonic() + launch.grace_s
 
 
 def model_processes(server: int) -> list[ModelProcess]:
@@ -157,7 +158,7 @@ def model_processes(server: int) -> list[ModelProcess]:
 
 
 def _watched(server: int) -> dict[int, ModelProcess]:
-    """Return the processes of a server's models by descriptors that become readable when one has ended."""
+    """Return the processes of a server's models by descriptors that become readable when one ends."""
     found = {}
     for model in model_processes(server):
         with suppress(OSError):  # one that Triton has waited for, or a kernel without pidfd: the canary remains
@@ -166,7 +167,7 @@ def _watched(server: int) -> dict[int, ModelProcess]:
 
 
 def how_ended(pid: int) -> str:
-    """Say how a process has ended that its parent has not waited for; it is this user's own."""
+    """Describe how a process of this user has ended that its parent has not waited for yet."""
     try:
         status = int(Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").split()[_EXIT_CODE])
     except (OSError, ValueError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from twinspire_server.triton.log_parsing import last_lines, reasons, taken_service
+from twinspire_server.triton.logs import last_lines, reasons, taken_service
 
 _NOISE = """W1121 03:44:09.904187 25336 pinned_memory_manager.cc:273] "Unable to allocate pinned system memory"
 E1121 03:44:09.904331 25336 server.cc:241] "CudaDriverHelper has not been initialized."

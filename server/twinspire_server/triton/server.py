@@ -1,0 +1,254 @@
+"""A Triton Inference Server on this machine: started, stopped and restarted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from twinspire._arguments import as_list
+from twinspire.errors import InputError, ServerError
+from twinspire_server.repository.config import CONFIG
+from twinspire_server.triton.launch import LaunchOptions, ReadyServer, launch
+from twinspire_server.triton.logs import ServerLog
+from twinspire_server.triton.options import ADMIN_HEADER, ServerTls, further_flags
+from twinspire_server.triton.ports import LOOPBACK, Ports, checked_address, is_open, local_address
+from twinspire_server.triton.process import TritonProcess, describe_status
+
+
+class TritonServer:
+    """A Triton Inference Server on this machine that serves one model repository; a context manager.
+
+    `repository` is a folder of models; ports of 0 pick free ones. `host` is the IPv4 address that gRPC listens on and
+    `metrics_host` that of the metrics; HTTP is for this machine alone. `tls` encrypts gRPC; an address that other
+    machines reach needs it, or `insecure`. With `reuse_grpc_port` servers may share the gRPC port, so that one takes
+    over from another without a break. `log_file` is appended to; without one the log is a temporary file that is
+    removed at the end, unless the server failed. `triton_flags` are passed on (`log-verbose=1`), as are the environment
+    variables that `pass_env` names. `backend_directory` is a folder of further Triton backends, used beside its own.
+    The server does not outlive this process, however it ends. `start` may be called again after `stop`, and after the
+    server died. Raises `InputError` for a repository without models, impossible ports, an open address without TLS, and
+    flags that twinspire sets itself.
+    """
+
+    def __init__(
+        self,
+        repository: Path,
+        *,
+        http_port: int = 0,
+        grpc_port: int = 0,
+        metrics_port: int = 0,
+        host: str = LOOPBACK,
+        metrics_host: str = LOOPBACK,
+        tls: ServerTls | None = None,
+        insecure: bool = False,
+        reuse_grpc_port: bool = False,
+        log_file: Path | None = None,
+        backend_directory: Path | None = None,
+        ready_timeout_s: float = 120,
+        triton_flags: Sequence[str] = (),
+        pass_env: Sequence[str] = (),
+    ) -> None:
+        self.repository = repository.absolute()
+        self.models = _models(self.repository)
+        self.host = checked_address(host)
+        self.metrics_host = checked_address(metrics_host)
+        self.tls = tls
+        if is_open(self.host) and tls is None and not insecure:
+            raise InputError(
+                f"other machines can reach {self.host}, and connections would be neither encrypted nor authenticated: "
+                "set up TLS (--tls-certificate, --tls-key, and --tls-ca to admit only known clients), or pass "
+                "--insecure. SECURITY.md lists what strangers could do",
+                option="insecure",
+            )
+        variables = as_list(pass_env, "environment variables")
+        for name in variables:
+            if "=" in name:
+                raise InputError(
+                    f"the environment variable {name!r}: expected a name alone, whose value is passed on",
+                    option="pass_env",
+                )
+        self._options = LaunchOptions(
+            repository=self.repository,
+            models=self.models,
+            host=self.host,
+            metrics_host=self.metrics_host,
+            tls=tls,
+            reuse_grpc_port=reuse_grpc_port,
+            further_flags=tuple(further_flags(as_list(triton_flags, "Triton flags"))),
+            pass_env=tuple(variables),
+            backend_directory=backend_directory.absolute() if backend_directory is not None else None,
+            ready_timeout_s=ready_timeout_s,
+        )
+        self._requested = Ports(http=http_port, grpc=grpc_port, metrics=metrics_port)
+        self._log = ServerLog(log_file.absolute() if log_file is not None else None)
+        self._process: TritonProcess | None = None
+        self._ready: ReadyServer | None = None  # the last start that succeeded
+
+    def start(self) -> Self:
+        """Start the server and wait until all its models are ready.
+
+        Raises `MissingDependencyError` or `ServerError` where no Triton is installed or it does not start, with
+        Triton's own reason and the log's path; `ServerUnavailableError` where it is not ready in time; `InputError` for
+        a host or log file that cannot be used. In all these cases no process is left.
+        """
+        if self.running:
+            raise ServerError(
+                f"the server of {self.repository} is running already, at {self.grpc_url}: stop it first",
+                address=self.grpc_url,
+            )
+        self.stop()  # what is left of one that died
+        self._log.keep(False)
+        self._start(self._requested)
+        return self
+
+    def restart(self) -> None:
+        """Start the server again on its ports and with the same log; one that still runs is killed first.
+
+        Raises what `start` raises.
+        """
+        self.kill()
+        self._log.keep()
+        self._start(self.ports)
+
+    def kill(self) -> None:
+        """End the server at once, without finishing its requests. Does nothing where it does not run."""
+        if self._process is not None:
+            self._process.end(kill=True)
+
+    def stop(self) -> None:
+        """End the server: requests in flight get 10 s to finish, then it is killed. Does nothing when called again."""
+        if self._process is None:
+            return
+        process, self._process = self._process, None
+        has_died = process.poll() is not None
+        try:
+            process.end()
+        finally:
+            if not has_died:
+                self._log.discard()
+
+    def wait(self, timeout_s: float | None = None) -> int:
+        """Wait until the server has ended by itself; return its exit status, or 128 plus the signal that ended it.
+
+        Raises `TimeoutError` where it still runs after `timeout_s`.
+        """
+        return self._started.wait(timeout_s)
+
+    def ended_error(self, status: int) -> ServerError:
+        """Return the error for a server that ended by itself with `status`, as `wait` returns it."""
+        return ServerError(self._log.explain(f"Triton ended by itself ({describe_status(status)}):"))
+
+    def warnings(self) -> list[str]:
+        """List what other machines can do with this server, a sentence each; empty where they cannot reach it."""
+        found = []
+        if is_open(self.host) and (self.tls is None or self.tls.client_ca is None):
+            read = "read and change requests, and " if self.tls is None else ""
+            found.append(
+                f"anybody who can reach {self.host} can {read}use the models, or crash a Triton older than 26.04 "
+                "(SECURITY.md)"
+            )
+        if is_open(self.metrics_host):
+            found.append(
+                f"anybody who can reach {self.metrics_host} can read the metrics, or exhaust the server's memory"
+            )
+        return found
+
+    @property
+    def running(self) -> bool:
+        """Whether the server's process runs."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        """The process id of `tritonserver`."""
+        return self._started.pid
+
+    @property
+    def ports(self) -> Ports:
+        """The ports that it listens on."""
+        return self._requested if self._ready is None else self._ready.ports
+
+    @property
+    def grpc_url(self) -> str:
+        """The address of the gRPC service, as tritonclient expects it: `127.0.0.1:8001`."""
+        return f"{local_address(self.host)}:{self.ports.grpc}"
+
+    @property
+    def http_url(self) -> str:
+        """The address of the HTTP service, for this machine alone: `http://127.0.0.1:8000`."""
+        return f"http://{LOOPBACK}:{self.ports.http}"
+
+    @property
+    def metrics_url(self) -> str:
+        """The address of the metrics, in Prometheus' format: `http://127.0.0.1:8002/metrics`."""
+        return f"http://{local_address(self.metrics_host)}:{self.ports.metrics}/metrics"
+
+    @property
+    def admin_headers(self) -> dict[str, str]:
+        """The HTTP header that opens the restricted API: inference, statistics, configs and more.
+
+        Every start has a key of its own.
+        """
+        return {ADMIN_HEADER: self._last_start.key}
+
+    @property
+    def version(self) -> str:
+        """The version that Triton reports: `2.51.0`."""
+        return self._last_start.version
+
+    @property
+    def origin(self) -> str:
+        """The source of its `tritonserver`: a path, or the wheel with its version."""
+        return self._last_start.origin
+
+    @property
+    def log_file(self) -> Path:
+        """The file with the output of the server and its Python models."""
+        return self._log.path
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    @property
+    def _started(self) -> TritonProcess:
+        assert self._process is not None, "start the server first"
+        return self._process
+
+    @property
+    def _last_start(self) -> ReadyServer:
+        assert self._ready is not None, "start the server first"
+        return self._ready
+
+    def _start(self, ports: Ports) -> None:
+        self._process = None
+        self._ready = launch(self._options, ports, self._log)
+        self._process = self._ready.process
+
+
+def _models(repository: Path) -> tuple[str, ...]:
+    """List the models of a repository, by name."""
+    if any(character.isspace() for character in str(repository)):
+        # The Python backend hands the path to its processes in a command line that it splits at spaces: they die with
+        # "stol", and the server waits for them.
+        raise InputError(
+            f"the path {repository} contains a space, which Triton does not support: rename the folder or link to it",
+            path=repository,
+        )
+    if not repository.is_dir():
+        raise InputError(
+            f"{repository} is not a folder: expected a model repository, as `twinspire build` writes it",
+            path=repository,
+        )
+    models = tuple(sorted(file.parent.name for file in repository.glob(f"*/{CONFIG}")))
+    if not models:
+        raise InputError(
+            f"{repository} holds no model: expected a folder with a {CONFIG} per model, as `twinspire build` writes it",
+            path=repository,
+        )
+    return models
