@@ -1,20 +1,26 @@
-"""NVIDIA's driver, asked through ctypes: whether a GPU can be used here, and if not, why.
+"""NVIDIA's driver, called through ctypes: whether a GPU can be used here, if not why, and memory on it.
 
 GPU builds of onnxruntime and FAISS import on machines without a GPU, and onnxruntime lists its CUDA provider there all
-the same: only the driver knows. No CUDA package is needed to ask it. The calls are those of
-https://docs.nvidia.com/cuda/cuda-driver-api/.
+the same: only the driver knows. ctypes needs no CUDA package; cuda-bindings would be 31 MB to ask whether there is a
+GPU, and raises an error of its own where there is no driver. The calls are those of
+https://docs.nvidia.com/cuda/cuda-driver-api/. `CudaDevice` has never run on a GPU.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
 
 from twinspire.errors import EngineError, ProviderError
 
 LIBRARY = "libcuda.so.1"
 _NO_DEVICE = 100  # CUDA_ERROR_NO_DEVICE
+_NAME_BYTES = 256
 
 
 def load_driver() -> Any:  # noqa: ANN401 - a ctypes library
@@ -31,9 +37,9 @@ def load_driver() -> Any:  # noqa: ANN401 - a ctypes library
     except AttributeError as error:
         raise ProviderError(f"no NVIDIA driver ({LIBRARY} is another library: {error})") from error
     if status == _NO_DEVICE:
-        raise ProviderError(f"the driver reports no device (cuInit: {_described(library, status)}){_hidden()}")
+        raise ProviderError(f"the driver reports no device (cuInit: {_describe(library, status)}){_visible_devices()}")
     if status != 0:
-        raise ProviderError(f"the driver cannot be used (cuInit: {_described(library, status)}){_hidden()}")
+        raise ProviderError(f"the driver cannot be used (cuInit: {_describe(library, status)}){_visible_devices()}")
     return library
 
 
@@ -45,7 +51,7 @@ def device_count() -> int:
     except EngineError as error:
         raise ProviderError(f"the driver cannot be used ({error})") from error
     if count.value < 1:
-        raise ProviderError(f"the driver reports no device (cuDeviceGetCount: {count.value}){_hidden()}")
+        raise ProviderError(f"the driver reports no device (cuDeviceGetCount: {count.value}){_visible_devices()}")
     return count.value
 
 
@@ -65,11 +71,11 @@ def call(library: Any, function: str, *arguments: Any) -> None:  # noqa: ANN401 
     except AttributeError as error:
         raise EngineError(f"{LIBRARY} has no function {function}: the driver is too old") from error
     if status != 0:
-        raise EngineError(f"CUDA's {function} failed with {_described(library, status)}")
+        raise EngineError(f"CUDA's {function} failed with {_describe(library, status)}")
 
 
-def _described(library: Any, status: int) -> str:  # noqa: ANN401
-    """Return a status code with the driver's own words for it, where it has any."""
+def _describe(library: Any, status: int) -> str:  # noqa: ANN401
+    """Return a status code with the driver's own message for it, where it has one."""
     text = ctypes.c_char_p()
     try:
         library.cuGetErrorString(status, ctypes.byref(text))
@@ -78,7 +84,74 @@ def _described(library: Any, status: int) -> str:  # noqa: ANN401
     return f"status {status}, {text.value.decode()}" if text.value else f"status {status}"
 
 
-def _hidden() -> str:
-    """Name the variable that hides GPUs from a process, where it is set."""
+def _visible_devices() -> str:
+    """Return the variable that hides GPUs from a process, where it is set, for a message."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     return "" if visible is None else f" with CUDA_VISIBLE_DEVICES={visible!r}"
+
+
+class CudaDevice:
+    """GPU that the calling thread uses while the context is entered, to copy memory and to run TensorRT plans.
+
+    Raises ProviderError where there is no driver or no such GPU, EngineError where a call fails.
+    """
+
+    def __init__(self, ordinal: int = 0) -> None:
+        self._held: list[ctypes.c_uint64] = []
+        self._device = ctypes.c_int()
+        try:
+            self._library = load_driver()
+            self._call("cuDeviceGet", ctypes.byref(self._device), ordinal)
+            name = ctypes.create_string_buffer(_NAME_BYTES)
+            self._call("cuDeviceGetName", name, _NAME_BYTES, self._device)
+        except (EngineError, ProviderError) as error:
+            raise ProviderError(
+                f"there is no GPU {ordinal} here: {error}. A container sees GPUs with --gpus all"
+            ) from error
+        self.name = name.value.decode()
+
+    def __enter__(self) -> Self:
+        context = ctypes.c_void_p()
+        self._call("cuDevicePrimaryCtxRetain", ctypes.byref(context), self._device)
+        self._call("cuCtxSetCurrent", context)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for pointer in self._held:
+            self._library.cuMemFree_v2(pointer)
+        self._held.clear()
+        self._library.cuDevicePrimaryCtxRelease_v2(self._device)
+
+    def upload(self, array: NDArray[Any]) -> int:
+        """Copy an array to the GPU. Return its address there, valid until the context is left."""
+        contiguous = np.ascontiguousarray(array)
+        address = self.reserve(contiguous.nbytes)
+        self._call(
+            "cuMemcpyHtoD_v2",
+            ctypes.c_uint64(address),
+            contiguous.ctypes.data_as(ctypes.c_void_p),
+            ctypes.c_size_t(contiguous.nbytes),
+        )
+        return address
+
+    def reserve(self, size_bytes: int) -> int:
+        """Reserve memory on the GPU. Return its address there, valid until the context is left."""
+        pointer = ctypes.c_uint64()
+        self._call("cuMemAlloc_v2", ctypes.byref(pointer), ctypes.c_size_t(size_bytes))
+        self._held.append(pointer)
+        return int(pointer.value)
+
+    def download(self, address: int, array: NDArray[Any]) -> None:
+        """Wait for the GPU, then copy memory from `address` to `array`, which must be contiguous."""
+        self._call("cuCtxSynchronize")
+        self._call(
+            "cuMemcpyDtoH_v2",
+            array.ctypes.data_as(ctypes.c_void_p),
+            ctypes.c_uint64(address),
+            ctypes.c_size_t(array.nbytes),
+        )
+
+    def _call(self, function: str, *arguments: Any) -> None:  # noqa: ANN401 - what ctypes takes
+        call(self._library, function, *arguments)

@@ -1,7 +1,7 @@
-"""Checkpoint to bundle, bundle to further precisions. The only package that knows torch.
+"""Export of checkpoints to bundles, and of bundles to further precisions. The only package that uses torch.
 
-`export_checkpoint` needs the extra `export`, `quantize_bundle` the extra `quantize` and no torch; importing
-this package needs neither.
+`export_checkpoint` needs the extra `export`, `quantize_bundle` the extra `quantize` and no torch; importing this
+package needs neither.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ __all__ = ["export_checkpoint", "quantize_bundle"]
 
 
 def __getattr__(name: str) -> object:
-    """Import what is asked for. Raises MissingDependencyError where a package for it is missing."""
-    from twinspire_export.extras import Extra, require
+    """Import a public name at first use. Raises MissingDependencyError where a package that it needs is missing."""
+    from twinspire_export.dependencies import Extra, require
 
     if name == "export_checkpoint":
         require(Extra.EXPORT, "exporting a checkpoint")

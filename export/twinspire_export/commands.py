@@ -10,33 +10,37 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from twinspire.cli.shared import printable
-from twinspire_export.precision.command import precision as precision_command
+from twinspire.errors import InputError
 
 if TYPE_CHECKING:
     from twinspire.bundle import Bundle
     from twinspire.errors import ImageError
 
-_SHOWN_BAD = 5
+_MAX_LISTED = 5
+
+_DATA_HELP = (
+    "The data set to measure recall on: scenes:COUNT:SEED, or a captions file or its folder in the format of COCO, "
+    "Karpathy or Flickr30k, or CSV, TSV or JSONL; the prefix coco:, karpathy:, flickr30k: or table: names the format."
+)
 
 _Output = Annotated[
-    Path, typer.Option("--output", "-o", metavar="BUNDLE", help="The bundle's folder; must not exist yet.")
+    Path, typer.Option("--output", "-o", metavar="NEW", help="Folder of the new bundle; must not exist yet.")
 ]
 
 
 def register(app: typer.Typer) -> None:
     """Add this package's commands to `app`."""
-    app.command("export")(export)
-    app.command("quantize")(quantize)
-    app.command("precision")(precision_command)
-    app.command("tensorrt")(tensorrt)
+    for command in (export, quantize, precision, tensorrt):
+        app.command(command.__name__)(command)
 
 
 def export(
     checkpoint: Annotated[
-        str, typer.Argument(metavar="CHECKPOINT", help="Folder or Hugging Face hub id of a CLIP model.")
+        str,
+        typer.Argument(metavar="CHECKPOINT", help="Folder or Hugging Face hub id of a model in transformers' format."),
     ],
     output: _Output,
-    name: Annotated[str | None, typer.Option(help="The bundle's name. By default the checkpoint's.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the bundle. By default the checkpoint's.")] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")] = None,
     rewrites: Annotated[
         str,
@@ -45,93 +49,172 @@ def export(
         ),
     ] = "all",
 ) -> None:
-    """Turn a checkpoint into a bundle with fp32 engines, measured against torch."""
-    with _progress("export") as step:
-        step("loading torch")
+    """Export a checkpoint to a bundle with fp32 engines, and compare them with torch."""
+    with _progress() as (step, _):
+        step("export: loading torch")
         from twinspire_export import export_checkpoint
         from twinspire_export.rewrite import select_rewrites
 
         chosen = select_rewrites(rewrites)
-        bundle = export_checkpoint(checkpoint, output, name=name, revision=revision, rewrites=chosen, on_step=step)
-    _report(bundle)
+        bundle = export_checkpoint(
+            checkpoint,
+            output,
+            name=name,
+            revision=revision,
+            rewrites=chosen,
+            on_step=lambda message: step(f"export: {message}"),
+        )
+    _print_bundle(bundle)
 
 
 def quantize(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle with fp32 engines.")],
     output: _Output,
     precision: Annotated[
-        str, typer.Option(help="int8 for processors, fp16 for GPUs, int8-tensorrt for GPUs with TensorRT.")
+        str, typer.Option(help="int8 for CPUs, fp16 for GPUs, int8-tensorrt for GPUs with TensorRT.")
     ] = "int8",
     ranges: Annotated[
         str | None, typer.Option(help="symmetric or asymmetric ranges of int8 activations. By default symmetric.")
     ] = None,
-    pictures: Annotated[
+    images: Annotated[
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Pictures to calibrate and measure on; what cannot be used is left out. By default drawn scenes.",
+            help="Images to calibrate and measure on; unreadable ones are skipped. By default synthetic scenes.",
         ),
     ] = None,
     captions: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Captions to calibrate and measure on, one a line, or COCO's JSON. By default those of drawn scenes.",
-        ),
-    ] = None,
-    search_minutes: Annotated[
-        float | None,
-        typer.Option(
-            metavar="MINUTES",
-            help="Search each tower's int8 recipe for so long, on an idle machine. By default the one found for "
-            "ViT-B/32 is taken.",
+            help="Captions to calibrate and measure on, one a line, or COCO's JSON. By default those of the scenes.",
         ),
     ] = None,
 ) -> None:
-    """Make a new bundle with engines of another precision beside those of BUNDLE. Needs no torch."""
+    """Add engines of another precision to BUNDLE, as a new bundle. Needs no torch."""
     bad: list[ImageError] = []
-    with _progress("quantize") as step:
-        step("loading nncf")
+    with _progress() as (step, _):
+        step("quantize: loading nncf")
         from twinspire.ingest import find_images
         from twinspire_export import quantize_bundle
         from twinspire_export.calibration import read_captions
-        from twinspire_export.quantization.quantizer import recipes_with
-        from twinspire_export.quantization.search import SearchSettings
+        from twinspire_export.quantization.recipe import recipes_with
 
-        made = quantize_bundle(
+        quantized = quantize_bundle(
             bundle,
             output,
             precision=precision,
             recipes=None if ranges is None else recipes_with(ranges=ranges),
-            pictures=None if pictures is None else find_images([pictures]),
+            images=None if images is None else find_images([images]),
             captions=None if captions is None else read_captions(captions),
-            search=None if search_minutes is None else SearchSettings(budget_s=60 * search_minutes),
-            on_step=step,
+            on_step=lambda message: step(f"quantize: {message}"),
             on_bad_image=bad.append,
         )
     if bad:
-        typer.echo(f"left out {len(bad)} pictures that cannot be used:", err=True)
-        for error in bad[:_SHOWN_BAD]:
+        typer.echo(f"skipped {len(bad)} images that cannot be read:", err=True)
+        for error in bad[:_MAX_LISTED]:
             typer.echo(f"  {printable(error.name)}: {error.cause}", err=True)
-        if len(bad) > _SHOWN_BAD:
-            typer.echo(f"  and {len(bad) - _SHOWN_BAD} more", err=True)
-    _report(made)
+        if len(bad) > _MAX_LISTED:
+            typer.echo(f"  and {len(bad) - _MAX_LISTED} more", err=True)
+    _print_bundle(quantized)
+
+
+def precision(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle with fp32 engines and optionally others.")],
+    output: _Output,
+    data: Annotated[str, typer.Option("--data", "-d", help=_DATA_HELP, show_default=False)],
+    max_recall_drop: Annotated[
+        float, typer.Option(help="How much of fp32's R@1 may be lost, on average: 0.005 is half a point.")
+    ] = 0.005,
+    recipes: Annotated[
+        int | None,
+        typer.Option(help="Number of int8 recipes to try as well, 0 to 4. By default 1 if BUNDLE has fp32 only."),
+    ] = None,
+    calibrate_images: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Images to calibrate the recipes on. By default synthetic scenes."),
+    ] = None,
+    calibrate_captions: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Captions to calibrate the recipes on. By default those of the scenes."),
+    ] = None,
+    no_baseline: Annotated[
+        bool, typer.Option("--no-baseline", help="Do not measure onnxruntime's quantize_dynamic for comparison.")
+    ] = False,
+    split: Annotated[str | None, typer.Option(help="Split of the data set, such as Karpathy's test; or all.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder of the data set's images, if not found.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Use a random sample of this many images.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads of a call. By default all cores.")] = None,
+    rounds: Annotated[int, typer.Option(help="Rounds in which speed is measured.")] = 10,
+    work: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the measurements, for resuming. By default NEW.work, removed at the end."),
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the record to this file.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="PNG file of the plot. By default NEW.png.")] = None,
+    no_plot: Annotated[bool, typer.Option("--no-plot", help="Write no plot.")] = False,
+) -> None:
+    """Measure every engine and runtime here, and write a bundle whose `auto` is the fastest that keeps recall.
+
+    fp32 stays `auto` where nothing else keeps recall. Run nothing else meanwhile: speed is measured.
+    """
+    from twinspire.ingest import find_images
+    from twinspire_eval.datasets import open_dataset
+    from twinspire_eval.tables import figures_console
+    from twinspire_export.calibration import read_captions
+    from twinspire_export.precision import PrecisionOptions, choose_precision
+    from twinspire_export.precision.plot import check_plot, save_plot
+    from twinspire_export.precision.report import record, sentences, table
+
+    if json_file is not None and (json_file.is_dir() or not json_file.absolute().parent.is_dir()):
+        raise InputError(f"the record cannot be written to {json_file}: it is a folder, or its folder is missing")
+    if plot is not None and no_plot:
+        raise InputError(f"--plot {plot} and --no-plot: expected only one of them")
+    plot_file = None if no_plot else plot or output.with_name(f"{output.name}.png")
+    if plot_file is not None:
+        check_plot(plot_file, is_named=plot is not None)
+    options = PrecisionOptions(
+        max_recall_drop=max_recall_drop,
+        recipes=recipes,
+        images=None if calibrate_images is None else find_images([calibrate_images]),
+        captions=None if calibrate_captions is None else read_captions(calibrate_captions),
+        baseline=not no_baseline,
+        threads=threads,
+        rounds=rounds,
+    )
+    captioned = open_dataset(data, pictures=images, split=split, limit=limit)
+    with _progress(keep=True) as (step, progress):
+        result = choose_precision(
+            bundle, output, captioned, options=options, work=work, on_step=step, on_progress=progress
+        )
+    console = figures_console()
+    console.print(table(result))
+    for line in sentences(result):
+        console.print(line, soft_wrap=True)
+    if plot_file is not None:
+        save_plot(result, plot_file)
+    if json_file is not None:
+        record(result, data_spec=data).save(json_file)
+    console.print(f"{result.bundle.path}: bundle {result.bundle.name!r}", soft_wrap=True)
 
 
 def tensorrt(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle with engines of the precision.")],
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="DIR", help="A folder for the plans; must not exist. Or BUNDLE.plans."),
+        typer.Option("--output", "-o", metavar="DIR", help="Folder for the plans; must not exist. Or BUNDLE.plans."),
     ] = None,
-    precision: Annotated[str, typer.Option(help="fp16, int8-tensorrt or fp32, as `quantize` made them.")] = "fp16",
-    max_batch: Annotated[int, typer.Option(help="The largest batch that the plans take, and are tuned for.")] = 64,
+    precision: Annotated[str, typer.Option(help="fp16, int8-tensorrt or fp32.")] = "fp16",
+    max_batch: Annotated[int, typer.Option(help="Largest batch of the plans, for which they are tuned.")] = 64,
     timing_cache: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Timings of an earlier build: read where there, and written.")
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="TensorRT's timing cache: read if it exists, and written, for faster builds."
+        ),
     ] = None,
 ) -> None:
-    """Build TensorRT plans of BUNDLE for this machine's GPU. To be run inside NVIDIA's container."""
-    with _progress("tensorrt") as step:
+    """Build TensorRT plans of BUNDLE for this machine's GPU. Run it inside NVIDIA's container."""
+    with _progress() as (step, _):
         from twinspire_export.tensorrt_plans import build_plans
 
         folder = build_plans(
@@ -140,27 +223,42 @@ def tensorrt(
             precision=precision,
             max_batch=max_batch,
             timing_cache=timing_cache,
-            on_step=step,
+            on_step=lambda message: step(f"tensorrt: {message}"),
         )
     for file in sorted(folder.iterdir()):
         typer.echo(f"{file}  {file.stat().st_size / 2**20:.1f} MiB")
 
 
 @contextmanager
-def _progress(command: str) -> Iterator[Callable[[str], None]]:
-    """Show on stderr what is being done: on a terminal one line, gone when done, elsewhere a line for each step."""
+def _progress(*, keep: bool = False) -> Iterator[tuple[Callable[[str], None], Callable[[str, int, int], None]]]:
+    """Yield functions that show on stderr that a step begins, and the progress of it.
+
+    A terminal shows the current step in one line, and with `keep` also those before it; elsewhere each is a line.
+    """
     from rich.console import Console
 
-    console = Console(stderr=True)
+    console = Console(stderr=True, highlight=False, markup=False)
     if not console.is_terminal:
-        yield lambda step: typer.echo(f"{command}: {step}", err=True)
+        yield lambda message: console.print(message, soft_wrap=True), lambda *_: None
         return
-    with console.status(f"{command} ...") as status:
-        yield lambda step: status.update(f"{command}: {step} ...")
+    current = ""
+    with console.status("starting") as status:
+
+        def step(message: str) -> None:
+            nonlocal current
+            current = message
+            if keep:
+                console.print(message, soft_wrap=True)
+            status.update(f"{message} ...")
+
+        def progress(stage: str, done: int, total: int) -> None:
+            status.update(f"{current}: {stage} {done:,} of {total:,}")
+
+        yield step, progress
 
 
-def _report(bundle: Bundle) -> None:
-    """Print what was made: a line for the bundle, and one for each engine with its size and certificate."""
+def _print_bundle(bundle: Bundle) -> None:
+    """Print a line about the bundle, and one about each engine with its size and certificate."""
     typer.echo(f"{bundle.path}: bundle {bundle.name!r}, {bundle.dim} dimensions, space {bundle.space[:12]}")
     width = max(len(precision) for engines in bundle.manifest.engines.values() for precision in engines)
     for tower, engines in bundle.manifest.engines.items():
@@ -168,7 +266,7 @@ def _report(bundle: Bundle) -> None:
             line = f"  {tower:<5} {precision:<{width}} {record.size_bytes / 2**20:8.1f} MiB"
             if (certificate := record.certificate) is not None:
                 line += (
-                    f"   cosine to {certificate.reference}: least {certificate.min_cosine:.6f}, mean "
+                    f"   cosine to {certificate.reference}: minimum {certificate.min_cosine:.6f}, mean "
                     f"{certificate.mean_cosine:.6f} ({certificate.data})"
                 )
             typer.echo(line)

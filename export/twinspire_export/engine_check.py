@@ -1,63 +1,54 @@
-"""Checks that an ONNX file is an engine: valid, of standard operators, with the contract's tensors.
+"""Checks of an engine: whether it keeps the tensor contract, and how near its embeddings come to a reference.
 
-Knows no torch: exported and quantized engines are checked alike.
+Needs no torch: exported and quantized engines are checked alike.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from twinspire.bundle import Tower
-from twinspire.errors import EngineError
+import numpy as np
+from numpy.typing import NDArray
+
+from twinspire.bundle import Certificate, Tower
+from twinspire.contract import EMBEDDING, FREE, TensorSpec, embedding_output, image_input, text_input
+from twinspire.errors import EngineError, MissingDependencyError
+from twinspire_export.dependencies import installed_version
 
 if TYPE_CHECKING:
     import onnx
+    import onnxruntime
 
 STANDARD_DOMAINS = frozenset({"", "ai.onnx"})
 
-Signature = tuple[str, str, tuple[int | str, ...]]
-"""Name, element type, shape; a dynamic axis by its name."""
-
-
-def expected_signature(tower: Tower, *, dim: int, size: int) -> tuple[Signature, Signature]:
-    """Give the input and output of a `tower` engine with `dim` dimensions and images of `size` pixels."""
-    output: Signature = ("embedding", "FLOAT", ("N", dim))
-    if tower is Tower.IMAGE:
-        return ("image", "UINT8", ("N", size, size, 3)), output
-    return ("input_ids", "INT32", ("N", "L")), output
-
 
 def check_engine(path: Path, tower: Tower, *, dim: int, size: int) -> None:
-    """Check the ONNX file `path` against the contract of `tower`.
+    """Check the ONNX file `path` against the contract: `dim` dimensions, images of `size` pixels a side.
 
-    Does not run it. Raises EngineError where the file is invalid, has operators beyond the ONNX standard, or
-    other inputs, outputs, types or axes than the contract names.
+    Does not run it. Raises EngineError where the file is invalid, has operators beyond the ONNX standard, or other
+    inputs, outputs, types or axes.
     """
     import onnx
 
     try:
-        # The full check infers every shape strictly, so a stale one inside the graph fails here and not in a
-        # runtime.
+        # The full check infers all shapes strictly, so a stale one inside the graph fails here and not in a runtime.
         onnx.checker.check_model(path, full_check=True)
         model = onnx.load(path, load_external_data=False)
     except Exception as exc:  # onnx's checker, shape inference and protobuf share no base class
-        raise EngineError(f"{path.name} is no valid ONNX file: {exc}") from exc
-    foreign = sorted({f"{node.domain}::{node.op_type}" for node in _nodes(model.graph) if _is_foreign(node)})
+        raise EngineError(f"{path.name} is not a valid ONNX file: {exc}") from exc
+    foreign = {f"{node.domain}::{node.op_type}" for node in _nodes(model.graph) if node.domain not in STANDARD_DOMAINS}
     if foreign:
-        raise EngineError(f"{path.name} has operators beyond the ONNX standard: {', '.join(foreign)}")
-    expected = expected_signature(tower, dim=dim, size=size)
-    found = (
-        [_signature(value) for value in model.graph.input],
-        [_signature(value) for value in model.graph.output],
-    )
-    if found != ([expected[0]], [expected[1]]):
-        raise EngineError(f"{path.name} takes and gives {found}; a {tower} engine has {expected}")
-
-
-def _is_foreign(node: onnx.NodeProto) -> bool:
-    return node.domain not in STANDARD_DOMAINS
+        raise EngineError(f"{path.name} has operators beyond the ONNX standard: {', '.join(sorted(foreign))}")
+    spec = image_input(size, size) if tower is Tower.IMAGE else text_input()
+    expected = [_expected(spec), _expected(embedding_output(dim))]
+    found = [_found(value) for value in (*model.graph.input, *model.graph.output)]
+    if found != expected:
+        raise EngineError(
+            f"{path.name} has the inputs and outputs {', '.join(found)}; expected of the {tower} tower: "
+            f"{' and '.join(expected)}"
+        )
 
 
 def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
@@ -70,9 +61,100 @@ def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
                 yield from _nodes(subgraph)
 
 
-def _signature(value: onnx.ValueInfoProto) -> Signature:
+def _expected(spec: TensorSpec) -> str:
+    axes = ["N", *("L" if length == FREE else str(length) for length in spec.shape)]
+    return f"{spec.name} {spec.onnx_type} ({', '.join(axes)})"
+
+
+def _found(value: onnx.ValueInfoProto) -> str:
     import onnx
 
     tensor = value.type.tensor_type
-    shape = tuple(axis.dim_param or axis.dim_value for axis in tensor.shape.dim)
-    return value.name, onnx.TensorProto.DataType.Name(tensor.elem_type), shape
+    axes = [str(axis.dim_param or axis.dim_value) for axis in tensor.shape.dim]
+    return f"{value.name} {onnx.TensorProto.DataType.Name(tensor.elem_type)} ({', '.join(axes)})"
+
+
+def open_engine(engine: Path | bytes, name: str) -> onnxruntime.InferenceSession:
+    """Open an ONNX file, or the bytes of one, on onnxruntime's CPU provider; `name` is for the error.
+
+    Raises EngineError where onnxruntime cannot load it.
+    """
+    try:
+        import onnxruntime as ort
+    except ImportError as exc:
+        raise MissingDependencyError("onnxruntime", "cpu", "measuring an engine") from exc
+    options = ort.SessionOptions()
+    options.log_severity_level = 3  # errors only
+    try:
+        return ort.InferenceSession(engine, options, providers=["CPUExecutionProvider"])
+    except Exception as exc:  # onnxruntime's errors share no base class
+        raise EngineError(f"onnxruntime cannot load {name}: {exc}") from exc
+
+
+def run_engine(
+    session: onnxruntime.InferenceSession, outputs: Sequence[str], feed: dict[str, NDArray[Any]], name: str
+) -> list[NDArray[Any]]:
+    """Run a session once. Raises EngineError, with `name`, where onnxruntime cannot."""
+    try:
+        values: list[NDArray[Any]] = session.run(list(outputs), feed)
+    except Exception as exc:  # onnxruntime's errors share no base class
+        raise EngineError(f"onnxruntime cannot run {name}: {exc}") from exc
+    return values
+
+
+class EngineRunner:
+    """An engine on onnxruntime's CPU provider, in which certificates are measured; not the way to serve.
+
+    Raises EngineError where the engine cannot be loaded or run.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._name, self._session = path.name, open_engine(path, path.name)
+        self._input = self._session.get_inputs()[0].name
+
+    def embed(self, batches: Iterable[NDArray[np.uint8] | NDArray[np.int32]]) -> NDArray[np.float32]:
+        """Encode `batches`, each an input of the engine, to (N, D) float32, L2-normalised."""
+        return np.concatenate(
+            [run_engine(self._session, [EMBEDDING], {self._input: batch}, self._name)[0] for batch in batches]
+        )
+
+
+def certify(
+    measured: NDArray[np.float32],
+    expected: NDArray[np.float32],
+    *,
+    reference: str,
+    data: str,
+    packages: Sequence[str],
+) -> Certificate:
+    """Compare `measured` (N, D) with `expected` (N, D) row by row; the versions of `packages` are noted.
+
+    Applies no bound: the caller knows it. Raises EngineError where an embedding is not finite.
+    """
+    cosines = row_cosines(measured, expected)
+    if not np.isfinite(cosines).all():
+        raise EngineError(
+            f"{int((~np.isfinite(cosines)).sum())} of {len(cosines)} embeddings are not finite; the weights hold NaN, "
+            "infinities or zeros, or the precision is too small for them"
+        )
+    return Certificate(
+        reference=reference,
+        data=data,
+        samples=len(cosines),
+        min_cosine=float(cosines.min()),
+        mean_cosine=float(cosines.mean()),
+        recall=None,
+        versions={package: installed_version(package) for package in packages},
+    )
+
+
+def row_cosines(left: NDArray[np.float32], right: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return the cosine of each row of `left` (N, D) with the same row of `right`: (N,) float64, -1 to 1.
+
+    NaN where a row is zero or not finite.
+    """
+    a, b = left.astype(np.float64), right.astype(np.float64)
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        cosines: NDArray[np.float64] = (a * b).sum(1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
+    # Rounding may carry a cosine slightly beyond 1, which would puzzle readers of a certificate.
+    return np.clip(cosines, -1.0, 1.0)

@@ -1,8 +1,7 @@
-"""An fp32 graph to fp16, for GPUs: weights and activations in half precision, inputs and outputs as they were.
+"""Conversion of an fp32 graph to fp16, for GPUs: weights and activations are float16, inputs and outputs unchanged.
 
-Not done by onnxruntime's own converter (`onnxruntime.transformers.float16`): that one cuts what does not fit float16
-off without a word, and rounds to float16 between any two operators that are to stay in float32, so the norm of an
-embedding too.
+onnxruntime's own converter (`onnxruntime.transformers.float16`) is not used: it silently clamps values that do not fit
+float16, and rounds to float16 between any two operators that stay in float32, including those of the L2 norm.
 """
 
 from __future__ import annotations
@@ -13,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from twinspire.errors import EngineError, MissingDependencyError
+from twinspire.errors import EngineError
 from twinspire.graph_edit import Wiring, name_nodes
-from twinspire_export.quantization.node_roles import PRODUCTS
+from twinspire_export.engine_check import open_engine, run_engine
+from twinspire_export.quantization.node_roles import MATMULS
 
 if TYPE_CHECKING:
     import onnx
@@ -24,20 +24,20 @@ LARGEST = float(np.finfo(np.float16).max)
 """65,504; the next float16 is infinity."""
 
 RANGE_LIMIT = LARGEST / 4
-"""An activation that reached this on the samples may reach LARGEST on an input that was not among them."""
+"""An activation that reaches this on the samples may reach LARGEST on other inputs."""
 
 _SMALLEST = np.float16(2**-24)
 _QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
-_HALF_QUANTIZERS_SINCE = 19  # opset
+_FP16_QUANTIZERS_SINCE = 19  # opset
 
 
-def to_half(model: onnx.ModelProto, *, keep: Collection[str] = ()) -> onnx.ModelProto:
-    """Convert `model` to float16. `model` is not to be used afterwards.
+def to_fp16(model: onnx.ModelProto, *, keep: Collection[str] = ()) -> onnx.ModelProto:
+    """Convert `model` to float16. `model` must not be used afterwards.
 
-    What comes behind the last matrix product, the L2 norm, stays in float32, and so do the nodes named in `keep`, each
-    with the quantizers in front of it. A LayerNormalization or softmax needs that only where its values do not fit:
-    runtimes add up in float32 inside them. Inputs and outputs keep their types. Raises EngineError where a weight does
-    not fit float16.
+    The nodes after the last matrix multiplication, the L2 norm, stay in float32, as do the nodes named in `keep`, each
+    with the quantizers before it. A LayerNormalization or softmax needs that only where its values do not fit: runtimes
+    accumulate in float32 inside them. Inputs and outputs keep their types. Raises EngineError where a weight does not
+    fit float16.
     """
     import onnx
 
@@ -47,23 +47,19 @@ def to_half(model: onnx.ModelProto, *, keep: Collection[str] = ()) -> onnx.Model
         types = _float_tensors(onnx.shape_inference.infer_shapes(model, strict_mode=True))
     except Exception as exc:  # onnx's errors share no base class
         raise EngineError(f"the types inside the engine cannot be inferred: {exc}") from exc
-    opset = max(each.version for each in model.opset_import if each.domain in ("", "ai.onnx"))
-    single = {*keep, *_quantizers_before(model.graph, keep), *_behind_products(model.graph)}
-    if opset < _HALF_QUANTIZERS_SINCE:
-        single.update(node.name for node in model.graph.node if node.op_type in _QUANTIZERS)
-    _Conversion(model.graph, types, single).run()
+    opset = max(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    fp32 = {*keep, *_quantizers_before(model.graph, keep), *_after_matmuls(model.graph)}
+    if opset < _FP16_QUANTIZERS_SINCE:
+        fp32.update(node.name for node in model.graph.node if node.op_type in _QUANTIZERS)
+    _Conversion(model.graph, types, fp32).run()
     return model
 
 
 def nodes_out_of_range(model: onnx.ModelProto, feeds: Sequence[Mapping[str, NDArray[Any]]]) -> list[str]:
-    """List the nodes whose values come near what float16 can hold, on any of `feeds`; for `keep` of `to_half`.
+    """List the nodes with values near the limit of float16 on any of `feeds`; for `keep` of `to_fp16`.
 
     Runs `model` in float32 with all its tensors as outputs. Raises EngineError where a value is not finite.
     """
-    try:
-        import onnxruntime as ort
-    except ImportError as exc:
-        raise MissingDependencyError("onnxruntime", "cpu", "measuring an engine") from exc
     import onnx
 
     name_nodes(model.graph)
@@ -74,35 +70,30 @@ def nodes_out_of_range(model: onnx.ModelProto, feeds: Sequence[Mapping[str, NDAr
     already = {output.name for output in probe.graph.output}
     names = [name for node in probe.graph.node for name in node.output if name in floats]
     probe.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in names if name not in already)
-    options = ort.SessionOptions()
-    options.log_severity_level = 3  # errors only
-    try:
-        session = ort.InferenceSession(probe.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        largest = dict.fromkeys(names, 0.0)
-        for feed in feeds:
-            for name, value in zip(names, session.run(names, dict(feed)), strict=True):
-                # numpy's maximum keeps a NaN, Python's drops it.
-                largest[name] = float(np.maximum(largest[name], np.abs(value).max(initial=0.0)))
-    except Exception as exc:  # onnxruntime's errors share no base class
-        raise EngineError(f"onnxruntime cannot run the engine: {exc}") from exc
+    session = open_engine(probe.SerializeToString(), "the engine")
+    largest = dict.fromkeys(names, 0.0)
+    for feed in feeds:
+        for name, value in zip(names, run_engine(session, names, dict(feed), "the engine"), strict=True):
+            # numpy's maximum keeps a NaN, Python's drops it.
+            largest[name] = float(np.maximum(largest[name], np.abs(value).max(initial=0.0)))
     broken = [name for name, value in largest.items() if not np.isfinite(value)]
     if broken:
-        raise EngineError(f"the engine's tensor {broken[0]!r} is not finite in float32 already: its weights are broken")
+        raise EngineError(f"the engine's tensor {broken[0]!r} is not finite even in float32: its weights are broken")
     far = {name for name, value in largest.items() if value > RANGE_LIMIT}
     return [node.name for node in probe.graph.node if far.intersection((*node.input, *node.output))]
 
 
 class _Conversion:
-    """One walk through a graph, from inputs to outputs, that keeps track of who is float16 by now."""
+    """One pass over a graph, from inputs to outputs, that tracks which tensors are float16 already."""
 
-    def __init__(self, graph: onnx.GraphProto, floats: frozenset[str], single: Collection[str]) -> None:
+    def __init__(self, graph: onnx.GraphProto, floats: frozenset[str], fp32: Collection[str]) -> None:
         self._graph = graph
         self._floats = floats
-        self._single = single
+        self._fp32 = fp32
         self._constants: dict[str, onnx.TensorProto] = {tensor.name: tensor for tensor in graph.initializer}
         self._nodes: list[onnx.NodeProto] = []
-        self._halved: set[str] = set()  # tensors that are float16 under their own name
-        self._made: dict[tuple[str, bool], str] = {}  # (tensor, whether float16) to its name in that type
+        self._converted: set[str] = set()  # tensors that are float16 under their own name
+        self._copies: dict[tuple[str, bool], str] = {}  # (tensor, whether float16) to its name in that type
         self._outputs = {output.name for output in graph.output}
 
     def run(self) -> None:
@@ -110,21 +101,21 @@ class _Conversion:
 
         for node in list(self._graph.node):
             if any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute):
-                raise EngineError(f"{node.op_type} {node.name!r} has a graph inside, which cannot be made fp16")
+                raise EngineError(f"{node.op_type} {node.name!r} has a graph inside, which cannot be converted to fp16")
             if node.op_type == "Constant" and node.output[0] in self._floats and node.attribute[0].HasField("t"):
                 self._constants[node.output[0]] = _named(node.attribute[0].t, node.output[0])
                 continue
-            half = node.name not in self._single and not self._outputs.intersection(node.output)
+            is_fp16 = node.name not in self._fp32 and not self._outputs.intersection(node.output)
             for position, name in enumerate(node.input):
                 if name in self._floats:
-                    node.input[position] = self._in_type(name, half=half, reader=node)
-            if half:
-                self._halved.update(name for name in node.output if name in self._floats)
+                    node.input[position] = self._in_type(name, is_fp16=is_fp16, reader=node)
+            if is_fp16:
+                self._converted.update(name for name in node.output if name in self._floats)
                 for attribute in node.attribute:
                     if node.op_type == "Cast" and attribute.name == "to" and attribute.i == TensorProto.FLOAT:
                         attribute.i = TensorProto.FLOAT16
                     elif node.op_type == "ConstantOfShape" and attribute.t.data_type == TensorProto.FLOAT:
-                        attribute.t.CopyFrom(_half(attribute.t, node))
+                        attribute.t.CopyFrom(_constant_as_fp16(attribute.t, node))
             self._nodes.append(node)
         del self._graph.node[:]
         self._graph.node.extend(self._nodes)
@@ -132,48 +123,48 @@ class _Conversion:
         del self._graph.initializer[:]
         self._graph.initializer.extend(tensor for name, tensor in self._constants.items() if name in used)
 
-    def _in_type(self, name: str, *, half: bool, reader: onnx.NodeProto) -> str:
-        """Give the name under which the tensor `name` can be had in float16, or in float32."""
+    def _in_type(self, name: str, *, is_fp16: bool, reader: onnx.NodeProto) -> str:
+        """Return the name of the tensor `name` in float16, or in float32, after inserting a Cast where needed."""
         from onnx import TensorProto, helper
 
-        if (name in self._halved) == half and name not in self._constants:
+        if (name in self._converted) == is_fp16 and name not in self._constants:
             return name
-        made = self._made.get((name, half))
-        if made is not None:
-            return made
+        copy = self._copies.get((name, is_fp16))
+        if copy is not None:
+            return copy
         if name in self._constants:
-            made = name
-            if half:
-                made = f"{name}_fp16"
-                self._constants[made] = _named(_half(self._constants[name], reader), made)
+            copy = name
+            if is_fp16:
+                copy = f"{name}_fp16"
+                self._constants[copy] = _named(_constant_as_fp16(self._constants[name], reader), copy)
         else:
-            made = f"{name}_fp16" if half else f"{name}_fp32"
-            kind = TensorProto.FLOAT16 if half else TensorProto.FLOAT
-            self._nodes.append(helper.make_node("Cast", [name], [made], f"{made}_cast", to=kind))
-        self._made[name, half] = made
-        return made
+            copy = f"{name}_fp16" if is_fp16 else f"{name}_fp32"
+            to = TensorProto.FLOAT16 if is_fp16 else TensorProto.FLOAT
+            self._nodes.append(helper.make_node("Cast", [name], [copy], f"{copy}_cast", to=to))
+        self._copies[name, is_fp16] = copy
+        return copy
 
 
-def _half(tensor: onnx.TensorProto, reader: onnx.NodeProto) -> onnx.TensorProto:
+def _constant_as_fp16(tensor: onnx.TensorProto, reader: onnx.NodeProto) -> onnx.TensorProto:
     from onnx import numpy_helper
 
     value = numpy_helper.to_array(tensor)
     if not np.isfinite(value).all():
         raise EngineError(
-            f"{tensor.name!r}, which {reader.op_type} {reader.name!r} reads, holds infinities or NaN; fp16 needs "
+            f"{tensor.name!r}, an input of {reader.op_type} {reader.name!r}, holds infinities or NaN; fp16 needs "
             "finite weights and a finite mask, such as -10000. Export the checkpoint again"
         )
     largest = float(np.abs(value).max(initial=0.0))
     if largest > LARGEST:
         raise EngineError(
-            f"{tensor.name!r}, which {reader.op_type} {reader.name!r} reads, does not fit fp16: its largest value is "
-            f"{largest:g}, fp16 ends at {LARGEST:,.0f}. Stay with fp32 or take int8"
+            f"{tensor.name!r}, an input of {reader.op_type} {reader.name!r}, does not fit fp16: its largest value is "
+            f"{largest:g}, the maximum of fp16 is {LARGEST:,.0f}. Stay with fp32 or use int8"
         )
-    halved = value.astype(np.float16)
+    rounded = value.astype(np.float16)
     if reader.op_type in _QUANTIZERS:
-        # The scale of a channel that is all but 0: as 0 it would be divided by.
-        halved = np.where((halved == 0) & (value != 0), _SMALLEST, halved)
-    return numpy_helper.from_array(halved)
+        # The scale of a channel that is nearly 0 must not become 0: values are divided by it.
+        rounded = np.where((rounded == 0) & (value != 0), _SMALLEST, rounded)
+    return numpy_helper.from_array(rounded)
 
 
 def _named(tensor: onnx.TensorProto, name: str) -> onnx.TensorProto:
@@ -182,42 +173,40 @@ def _named(tensor: onnx.TensorProto, name: str) -> onnx.TensorProto:
 
 
 def _float_tensors(inferred: onnx.ModelProto) -> frozenset[str]:
-    """Name the float32 tensors of a graph whose types were inferred."""
+    """Return the names of the float32 tensors of a graph with inferred types."""
     from onnx import TensorProto
 
     graph = inferred.graph
-    values = [value.name for value in (*graph.input, *graph.value_info, *graph.output) if _is_float(value)]
+    values = [
+        value.name
+        for value in (*graph.input, *graph.value_info, *graph.output)
+        if value.type.tensor_type.elem_type == TensorProto.FLOAT
+    ]
     return frozenset([*values, *(t.name for t in graph.initializer if t.data_type == TensorProto.FLOAT)])
 
 
-def _is_float(value: onnx.ValueInfoProto) -> bool:
-    from onnx import TensorProto
-
-    kind: int = value.type.tensor_type.elem_type
-    return kind == TensorProto.FLOAT
-
-
 def _quantizers_before(graph: onnx.GraphProto, keep: Collection[str]) -> set[str]:
-    """Name the quantizers whose values the nodes `keep` read.
+    """Return the names of the quantizers whose values the nodes `keep` read.
 
-    In float16 they would not hold those values, and TensorRT wants nothing between a weight and its product, no cast.
+    In float16 they would not hold those values, and TensorRT requires that no cast comes between a weight and its
+    matrix multiplication.
     """
     wiring = Wiring(graph)
     found: set[str] = set()
-    for kind, readers in (("DequantizeLinear", frozenset(keep)), ("QuantizeLinear", found)):
+    for op_type, readers in (("DequantizeLinear", frozenset(keep)), ("QuantizeLinear", found)):
         for node in graph.node:
-            if node.op_type == kind and any(reader.name in readers for reader in wiring.readers(node.output[0])):
+            if node.op_type == op_type and any(reader.name in readers for reader in wiring.readers(node.output[0])):
                 found.add(node.name)
     return found
 
 
-def _behind_products(graph: onnx.GraphProto) -> set[str]:
-    """Name the nodes from which no matrix product is reached, but which one reaches."""
-    leads: set[str] = set()  # tensors from which a product is reached
-    ahead: set[str] = set()
+def _after_matmuls(graph: onnx.GraphProto) -> set[str]:
+    """Return the names of the nodes that no matrix multiplication depends on."""
+    before: set[str] = set()  # tensors that a matrix multiplication depends on
+    after: set[str] = set()
     for node in reversed(graph.node):
-        if node.op_type in PRODUCTS or leads.intersection(node.output):
-            leads.update(node.input)
+        if node.op_type in MATMULS or before.intersection(node.output):
+            before.update(node.input)
         else:
-            ahead.add(node.name)
-    return ahead
+            after.add(node.name)
+    return after

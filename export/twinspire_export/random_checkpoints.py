@@ -1,9 +1,9 @@
 """CLIP checkpoints of the published sizes with random weights: `python -m twinspire_export.random_checkpoints`.
 
-For tests and benchmarks where no trained weights can be had. transformers' own initialisation is meant for training:
+For tests and benchmarks where no trained weights are available. transformers' own initialisation is meant for training:
 its attention is nearly uniform, its norms are ones and zeros, and the embeddings of different images have a cosine of
-0.999. What is drawn here is as varied as in a trained model (cosines of 0.4 to 0.9 between photographs), yet random:
-such a tower has speed and rounding errors, but no recall.
+0.999. The weights here are random but vary as in a trained model (cosines of 0.4 to 0.9 between photographs): such a
+tower has the speed and the rounding errors of a trained one, but no recall.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from twinspire.errors import InputError, TwinspireError
 from twinspire_eval.scenes import Split, scene_set
-from twinspire_export.extras import Extra, require
+from twinspire_export.dependencies import Extra, require
 
 if TYPE_CHECKING:
     from transformers import CLIPModel, PreTrainedTokenizerFast
@@ -51,8 +51,8 @@ _CAPTIONS = (
 )
 
 
-class Size(StrEnum):
-    """OpenAI's vision transformers, and one that is small enough to try a benchmark with."""
+class ModelSize(StrEnum):
+    """OpenAI's vision transformers, and one that is small enough for trying a benchmark."""
 
     TINY = "tiny"
     VIT_B_32 = "vit-b-32"
@@ -62,8 +62,8 @@ class Size(StrEnum):
 
 
 @dataclass(frozen=True)
-class Shape:
-    """The figures in which the sizes differ; everything else follows from them."""
+class ModelShape:
+    """The dimensions in which the sizes differ; all others follow from them."""
 
     image_size: int
     patch_size: int
@@ -75,24 +75,24 @@ class Shape:
 
 
 SHAPES = {
-    Size.TINY: Shape(64, 16, 64, 2, 64, 2, 64),
-    Size.VIT_B_32: Shape(224, 32, 768, 12, 512, 12, 512),
-    Size.VIT_B_16: Shape(224, 16, 768, 12, 512, 12, 512),
-    Size.VIT_L_14: Shape(224, 14, 1024, 24, 768, 12, 768),
-    Size.VIT_L_14_336: Shape(336, 14, 1024, 24, 768, 12, 768),
+    ModelSize.TINY: ModelShape(64, 16, 64, 2, 64, 2, 64),
+    ModelSize.VIT_B_32: ModelShape(224, 32, 768, 12, 512, 12, 512),
+    ModelSize.VIT_B_16: ModelShape(224, 16, 768, 12, 512, 12, 512),
+    ModelSize.VIT_L_14: ModelShape(224, 14, 1024, 24, 768, 12, 768),
+    ModelSize.VIT_L_14_336: ModelShape(336, 14, 1024, 24, 768, 12, 768),
 }
 """As in the config.json of OpenAI's repositories, `tiny` aside; heads are 64 wide, MLPs four times the width."""
 
 
-def seeded_model(
-    size: Size, *, seed: int = 0, layers: int | None = None, end_id: int = VOCABULARY_SIZE - 1
+def random_model(
+    size: ModelSize, *, seed: int = 0, layers: int | None = None, end_id: int = VOCABULARY_SIZE - 1
 ) -> CLIPModel:
-    """Make a `CLIPModel` of `size` in float32 whose weights are a function of their names and `seed` alone.
+    """Return a `CLIPModel` of `size` in float32 whose weights depend only on their names and `seed`.
 
-    `layers` is the depth of both towers, by default the published one; `end_id` is the token that the text tower is
-    pooled at, or 2 for the older configs.
+    `layers` is the depth of both towers, by default the published one; `end_id` is the token at which the text tower is
+    pooled, or 2 as in older configs.
     """
-    require(Extra.EXPORT, "making a seeded model")
+    require(Extra.EXPORT, "making a random model")
     from transformers import CLIPConfig, CLIPModel
     from transformers.modeling_utils import no_init_weights
 
@@ -115,28 +115,28 @@ def seeded_model(
     )
     with no_init_weights():
         model = CLIPModel(config).eval()
-    draw_weights(model, seed=seed)
+    randomize_weights(model, seed=seed)
     return model
 
 
-def draw_weights(model: CLIPModel, *, seed: int = 0) -> None:
-    """Overwrite every parameter of `model`, in float32 and of whatever size, by one drawn from its name and `seed`."""
+def randomize_weights(model: CLIPModel, *, seed: int = 0) -> None:
+    """Overwrite every parameter of `model`, in float32, by random values that depend only on its name and `seed`."""
     for name, parameter in model.named_parameters():
-        _draw(name, parameter.detach().numpy(), seed)
+        _randomize(name, parameter.detach().numpy(), seed)
 
 
-def save_seeded(size: Size, folder: Path, *, seed: int = 0, vocabulary: Path | None = None) -> Path:
+def save_random_checkpoint(size: ModelSize, folder: Path, *, seed: int = 0, vocabulary: Path | None = None) -> Path:
     """Write a checkpoint of `size` as transformers would: safetensors, config, tokenizer and preprocessing.
 
     `vocabulary` is a folder that holds `bpe_simple_vocab_16e6.txt.gz`; without it the tokenizer is a small stand-in
-    that knows the words of drawn scenes, so that their captions have about as many tokens as with OpenAI's.
+    trained on the captions of synthetic scenes, which gives them about as many tokens as OpenAI's does.
     Raises InputError where `folder` exists and is not empty, or `vocabulary` has no such file.
     """
-    require(Extra.EXPORT, "making a seeded checkpoint")
+    require(Extra.EXPORT, "making a random checkpoint")
     from transformers import CLIPImageProcessor
 
     if folder.exists() and any(folder.iterdir()):
-        raise InputError(f"{folder} is not empty; a checkpoint is written to a new folder. Choose another one")
+        raise InputError(f"{folder} is not empty; a checkpoint is written to a new folder: name another one")
     folder.mkdir(parents=True, exist_ok=True)
     if vocabulary is not None:
         write_clip_tokenizer(vocabulary, folder)
@@ -149,7 +149,7 @@ def save_seeded(size: Size, folder: Path, *, seed: int = 0, vocabulary: Path | N
     CLIPImageProcessor(size={"shortest_edge": pixels}, crop_size={"height": pixels, "width": pixels}).save_pretrained(
         folder
     )
-    seeded_model(size, seed=seed, end_id=end_id).save_pretrained(folder, safe_serialization=True)
+    random_model(size, seed=seed, end_id=end_id).save_pretrained(folder, safe_serialization=True)
     return folder
 
 
@@ -162,7 +162,7 @@ def write_clip_tokenizer(vocabulary: Path, folder: Path) -> None:
 
     file = vocabulary / MERGES_NAME
     if not file.is_file():
-        raise InputError(f"the vocabulary folder {vocabulary} has no {MERGES_NAME}; OpenAI's CLIP repository has it")
+        raise InputError(f"the vocabulary folder {vocabulary} has no {MERGES_NAME}: OpenAI's CLIP repository has it")
     lines = gzip.decompress(file.read_bytes()).decode("utf-8").split("\n")
     merges = lines[1 : VOCABULARY_SIZE - 2 * 256 - 2 + 1]  # the file is longer than what CLIP uses of it
     characters = list(bytes_to_unicode().values())
@@ -218,50 +218,49 @@ def _tower(width: int, layers: int) -> dict[str, Any]:
     }
 
 
-def _draw(name: str, values: NDArray[np.float32], seed: int) -> None:
-    """Draw one parameter into `values`. numpy's generator, since torch's differs with the processor's instructions."""
+def _randomize(name: str, values: NDArray[np.float32], seed: int) -> None:
+    """Fill `values`, one parameter. By numpy's generator: torch's depends on the processor's instruction set."""
     if name == "logit_scale":
         values.fill(_LOGIT_SCALE)
         return
     np.random.default_rng([seed, zlib.crc32(name.encode())]).standard_normal(out=values, dtype=np.float32)
-    owner, kind = name.rsplit(".", maxsplit=2)[-2:]
+    owner, role = name.rsplit(".", maxsplit=2)[-2:]
     if "norm" not in owner and "layrnorm" not in owner:  # the latter is how transformers spells one
-        values *= np.float32(_spread(owner, kind, values.shape))
-    elif kind == "weight":
+        values *= np.float32(_spread(owner, role, values.shape))
+    elif role == "weight":
         # Trained norms differ from channel to channel: log-normal scales, the largest about three times the median.
         np.exp(values * np.float32(0.35), out=values)
     else:
         values *= np.float32(0.2)
 
 
-def _spread(owner: str, kind: str, shape: tuple[int, ...]) -> float:
-    """The standard deviation of a parameter that belongs to no norm.
+def _spread(owner: str, role: str, shape: tuple[int, ...]) -> float:
+    """Return the standard deviation of a parameter that is not a norm's.
 
-    A matrix keeps the variance of what comes in; queries and keys are larger, so that attention looks at some tokens
-    and not at others.
+    A matrix keeps the variance of its input; queries and keys are larger, so that attention is not uniform.
     """
-    if kind == "class_embedding" or owner == "position_embedding":
+    if role == "class_embedding" or owner == "position_embedding":
         return 0.3
     if owner == "token_embedding":
         return 1.0
-    if kind == "bias":
+    if role == "bias":
         return 0.1
     gain = 1.5 if owner in ("q_proj", "k_proj") else 1.0
     return gain / math.sqrt(math.prod(shape[1:]))
 
 
 def main(
-    size: Annotated[Size, typer.Argument(help="The published size.")],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="The checkpoint's folder.")],
-    seed: Annotated[int, typer.Option(min=0, help="What the weights are drawn from.")] = 0,
+    size: Annotated[ModelSize, typer.Argument(help="Published size of the model.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder of the new checkpoint.")],
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the random weights.")] = 0,
     vocabulary: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help=f"Holds OpenAI's {MERGES_NAME}. By default a small stand-in tokenizer."),
+        typer.Option(metavar="FOLDER", help=f"Has OpenAI's {MERGES_NAME}. By default a small stand-in tokenizer."),
     ] = None,
 ) -> None:
-    """Write a checkpoint of a published size with seeded weights."""
+    """Write a checkpoint of a published size with random weights."""
     try:
-        typer.echo(save_seeded(size, output, seed=seed, vocabulary=vocabulary))
+        typer.echo(save_random_checkpoint(size, output, seed=seed, vocabulary=vocabulary))
     except TwinspireError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None

@@ -1,8 +1,8 @@
-"""An ONNX engine to a TensorRT plan: for one kind of GPU and one version of TensorRT, shapes and types fixed.
+"""Build of a TensorRT plan from an ONNX engine: for one GPU model and one version of TensorRT, with fixed shapes.
 
-Run inside NVIDIA's container. Every call is checked against the Python bindings of TensorRT 10 and 11, and the results
-with a stand-in that runs the ONNX file; never run on a GPU. The network is strongly typed: TensorRT takes the
-precisions from the ONNX file, and no builder flag for fp16 or int8 exists or is needed.
+For NVIDIA's container. Tests check every call against the Python bindings of TensorRT 10 and 11, and the results with a
+stand-in that runs the ONNX file. The network is strongly typed: TensorRT takes precisions from the ONNX file, and has
+no builder flags for fp16 or int8.
 """
 
 from __future__ import annotations
@@ -17,23 +17,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from twinspire._cuda_device import CudaDevice
+from twinspire._cuda import CudaDevice
 from twinspire.bundle import Bundle, Padding, Tower
+from twinspire.contract import EMBEDDING, INPUT_NAMES
 from twinspire.errors import EngineError, InputError, ProviderError
 from twinspire.tensorrt_support import Profile, prepare_engine
 
 SHORT_TEXT = 32
-"""Most captions fit it; the container's repository serves texts at this length and at the context's."""
-
-INPUTS = {Tower.IMAGE: "image", Tower.TEXT: "input_ids"}
-OUTPUT = "embedding"
+"""A length that most captions fit; the container's repository serves texts at this length and at the context's."""
 
 _VERSIONS = (10, 11)
 _FLAG_UNTIL = 10  # in TensorRT 11 every network is strongly typed, and the flag is deprecated
 
 
 def profiles(bundle: Bundle, tower: Tower, *, max_batch: int) -> tuple[Profile, ...]:
-    """List the profiles of a tower: one for images; for texts one of 32 tokens and one of the context's length.
+    """Return the profiles of a tower: one for images; for texts one of 32 tokens and one of the context's length.
 
     All are tuned for the full batch. Raises InputError where `max_batch` is below 1.
     """
@@ -49,21 +47,21 @@ def profiles(bundle: Bundle, tower: Tower, *, max_batch: int) -> tuple[Profile, 
     return tuple(Profile((1, *shape), (max_batch, *shape), (max_batch, *shape)) for shape in shapes)
 
 
-def place_name(*, gpu: str, version: str) -> str:
-    """Name what plans run on, for the names of files: `nvidia-h200.trt-11.4.0`."""
+def platform_name(*, gpu: str, version: str) -> str:
+    """Return the GPU and TensorRT version that plans are for, as in file names: `nvidia-h200.trt-11.4.0`."""
     slug = re.sub(r"[^a-z0-9]+", "-", gpu.lower()).strip("-")
     return f"{slug or 'gpu'}.trt-{re.sub(r'[^0-9A-Za-z.]+', '-', version)}"
 
 
 def import_tensorrt() -> ModuleType:
-    """Import TensorRT. Raises ProviderError where it is not there or of another version than 10 or 11."""
+    """Import TensorRT. Raises ProviderError where it is missing or of another version than 10 or 11."""
     try:
-        # Not by an import statement: the package cannot be had where types are checked.
+        # Not by an import statement: the package is not installed where types are checked.
         module = importlib.import_module("tensorrt")
     except ImportError as error:
         raise ProviderError(
             f"TensorRT is not installed here ({error}): run this inside NVIDIA's container, nvcr.io/nvidia/tensorrt of "
-            "the release whose tritonserver is to load the plans"
+            "the release whose tritonserver will load the plans"
         ) from error
     version = str(module.__version__)
     if _major(version) not in _VERSIONS:
@@ -72,9 +70,9 @@ def import_tensorrt() -> ModuleType:
 
 
 class PlanBuilder:
-    """Builds plans on this machine's GPU, the second one faster than the first: what was timed is remembered.
+    """Builder of plans for this machine's GPU, which reuses timings of kernels from one plan to the next.
 
-    `timing_cache` is what an earlier builder gave as `timings`. Raises EngineError where TensorRT refuses it.
+    `timing_cache` is the `timings` of an earlier builder. Raises EngineError where TensorRT rejects it.
     """
 
     def __init__(self, tensorrt: ModuleType, *, timing_cache: bytes = b"") -> None:
@@ -83,7 +81,7 @@ class PlanBuilder:
         self.timings = timing_cache
 
     def build(self, engine: Path, input_name: str, shapes: Sequence[Profile]) -> bytes:
-        """Build the plan of an ONNX file. Takes minutes. Raises EngineError with what TensorRT says."""
+        """Build the plan of an ONNX file, which takes minutes. Raises EngineError with TensorRT's message."""
         trt = self._tensorrt
         builder = trt.Builder(self._logger)
         flags = 0
@@ -95,12 +93,12 @@ class PlanBuilder:
             errors = "; ".join(str(parser.get_error(index)) for index in range(parser.num_errors))
             raise EngineError(f"TensorRT {trt.__version__} cannot read {engine.name}: {errors}")
         config = builder.create_builder_config()
-        # On by default, and rounds what an engine computes in fp32, also what an fp16 engine keeps in it, to 10 bits.
+        # TF32 is on by default and rounds fp32 computation to 10 bits, also where an fp16 engine keeps fp32.
         config.clear_flag(trt.BuilderFlag.TF32)
         cache = config.create_timing_cache(self.timings)
         if not config.set_timing_cache(cache, False):
             raise EngineError(
-                "the timing cache is of another GPU or TensorRT: give the file that was written here, or none"
+                "the timing cache is of another GPU or TensorRT version: pass one that was written here, or none"
             )
         for shape in shapes:
             profile = builder.create_optimization_profile()
@@ -108,13 +106,13 @@ class PlanBuilder:
             config.add_optimization_profile(profile)
         plan = builder.build_serialized_network(network, config)
         if plan is None:
-            raise EngineError(f"TensorRT {trt.__version__} cannot build {engine.name}: its log above says why")
+            raise EngineError(f"TensorRT {trt.__version__} cannot build {engine.name}: see its log above")
         self.timings = bytes(config.get_timing_cache().serialize())
         return bytes(plan)
 
 
 class PlanRunner:
-    """Runs a plan once in a while, to measure it; not the way to serve. `device` must be entered."""
+    """Runner of a plan, to measure its embeddings; not the way to serve. `device` must be entered."""
 
     def __init__(self, tensorrt: ModuleType, plan: bytes, device: CudaDevice, *, tower: Tower) -> None:
         self._logger = tensorrt.Logger(tensorrt.Logger.WARNING)
@@ -124,23 +122,23 @@ class PlanRunner:
             raise EngineError(f"TensorRT {tensorrt.__version__} cannot load the plan that it built")
         self._context = self._engine.create_execution_context()
         self._device = device
-        self._input = INPUTS[tower]
+        self._input = INPUT_NAMES[tower]
 
     def embed(self, batch: NDArray[Any], *, profile: int, dim: int) -> NDArray[np.float32]:
-        """Encode `batch`, an input of the engine that `profile` admits, to (N, D) float32, L2-normalised."""
+        """Encode `batch`, an input that `profile` allows, to (N, D) float32, L2-normalised."""
         stream = 0  # the default one
         context = self._context
         if not context.set_optimization_profile_async(profile, stream) or not context.set_input_shape(
             self._input, batch.shape
         ):
-            raise EngineError(f"the plan refuses inputs of {batch.shape} in its profile {profile}")
+            raise EngineError(f"the plan refuses inputs of the shape {batch.shape} in its profile {profile}")
         output = np.empty((len(batch), dim), np.float32)
-        there = self._device.reserve(output.nbytes)
+        address = self._device.reserve(output.nbytes)
         context.set_tensor_address(self._input, self._device.upload(batch))
-        context.set_tensor_address(OUTPUT, there)
+        context.set_tensor_address(EMBEDDING, address)
         if not context.execute_async_v3(stream):
-            raise EngineError(f"the plan failed on an input of {batch.shape}: TensorRT's log above says why")
-        self._device.download(there, output)
+            raise EngineError(f"the plan failed on an input of the shape {batch.shape}: see TensorRT's log above")
+        self._device.download(address, output)
         return output
 
 

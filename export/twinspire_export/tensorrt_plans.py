@@ -1,11 +1,9 @@
-"""Bundle to plans: a folder with a TensorRT plan for each tower, measured on this GPU."""
+"""Bundle to a folder with a TensorRT plan for each tower, measured on this GPU."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,18 +13,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from twinspire._cuda_device import CudaDevice
+from twinspire._atomic import atomic_folder
+from twinspire._cuda import CudaDevice
 from twinspire.bundle import Bundle, Certificate, Precision, Probes, Tower
+from twinspire.contract import INPUT_NAMES
 from twinspire.errors import BundleError, EngineError, InputError
 from twinspire.tensorrt_support import PLANS_NAME, PlanManifest, PlanRecord, Profile, check_precision
-from twinspire_export.certificate import certify
+from twinspire_export.engine_check import certify
 from twinspire_export.quantize import MIN_MEAN_COSINE
 from twinspire_export.tensorrt_engine import (
-    INPUTS,
     PlanBuilder,
     PlanRunner,
     import_tensorrt,
-    place_name,
+    platform_name,
     profiles,
 )
 
@@ -40,66 +39,61 @@ def build_plans(
     timing_cache: Path | None = None,
     on_step: Callable[[str], None] | None = None,
 ) -> Path:
-    """Build a plan for each tower of `bundle` in the new folder `destination`; takes minutes.
+    """Build a plan for each tower of `bundle` in the new folder `destination`, which takes minutes.
 
-    Beside the plans lie plans.json, which names bundle, space, GPU, TensorRT, profiles and certificates, and the
-    timings, with which another build goes faster. `timing_cache` is such a file: it is read where it is there, and
-    written. Each plan is run on the bundle's probes, in each of its profiles, and compared with torch.
+    The folder also holds plans.json, with bundle, space, GPU, TensorRT, profiles and certificates, and the timing cache
+    that makes another build faster. `timing_cache` is such a file: it is read if it exists, and written. Each plan is
+    run on the bundle's probes, in each of its profiles, and compared with torch.
 
-    Nothing is left where it fails: BundleError where the bundle has no such engines or `destination` exists,
-    InputError for other arguments, ProviderError where TensorRT or a GPU is not there, EngineError where TensorRT
-    refuses an engine and where its embeddings are not the bundle's.
+    Leaves nothing behind where it raises: BundleError where the bundle has no such engines or `destination` exists,
+    InputError for other arguments, ProviderError where TensorRT or a GPU is missing, EngineError where TensorRT rejects
+    an engine and where its embeddings differ from the bundle's.
     """
     step = on_step or (lambda _: None)
-    wanted = check_precision(precision)
+    checked = check_precision(precision)
     base = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     target = Path(os.path.abspath(destination))  # noqa: PTH100 - resolve() would follow a link
     if os.path.lexists(target) or not target.parent.is_dir():
-        raise BundleError(f"{target} exists, or the folder that it is to lie in does not: give another name")
-    engines = {tower: base.engine(tower, wanted) for tower in Tower}
+        raise BundleError(f"{target} exists, or its folder does not: name another one")
+    engines = {tower: base.engine(tower, checked) for tower in Tower}
     shapes = {tower: profiles(base, tower, max_batch=max_batch) for tower in Tower}
     tensorrt = import_tensorrt()
     probes = base.probes()
-    draft = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
     try:
-        with CudaDevice() as device:
-            place = place_name(gpu=device.name, version=str(tensorrt.__version__))
+        with atomic_folder(target) as draft, CudaDevice() as device:
+            platform = platform_name(gpu=device.name, version=str(tensorrt.__version__))
             builder = PlanBuilder(tensorrt, timing_cache=_read(timing_cache))
             plans: dict[Tower, PlanRecord] = {}
             for tower in Tower:
                 step(f"building the plan of the {tower} tower")
-                name = f"{tower}.{wanted}.{place}.plan"
-                plan = builder.build(engines[tower], INPUTS[tower], shapes[tower])
+                name = f"{tower}.{checked}.{platform}.plan"
+                plan = builder.build(engines[tower], INPUT_NAMES[tower], shapes[tower])
                 step(f"running the plan of the {tower} tower")
-                certificate = _certify(tensorrt, plan, device, tower, base, probes, shapes[tower], wanted)
+                certificate = _certify(tensorrt, plan, device, tower, base, probes, shapes[tower], checked)
                 (draft / name).write_bytes(plan)
                 plans[tower] = PlanRecord(
                     file=name,
                     sha256=hashlib.sha256(plan).hexdigest(),
                     size_bytes=len(plan),
-                    engine_sha256=base.manifest.engines[tower][wanted].sha256,
+                    engine_sha256=base.manifest.engines[tower][checked].sha256,
                     profiles=shapes[tower],
                     certificate=certificate,
                 )
-            (draft / f"timings.{place}.cache").write_bytes(builder.timings)
+            (draft / f"timings.{platform}.cache").write_bytes(builder.timings)
             document = PlanManifest(
                 bundle=base.name,
                 space=base.space,
-                precision=wanted,
+                precision=checked,
                 max_batch=max_batch,
                 gpu=device.name,
                 tensorrt=str(tensorrt.__version__),
                 plans=plans,
             )
-        (draft / PLANS_NAME).write_text(document.to_json(), encoding="utf-8")
-        if timing_cache is not None:
-            timing_cache.write_bytes(builder.timings)
-        draft.chmod(0o755)  # mkdtemp's folders are their owner's alone
-        draft.rename(target)
+            (draft / PLANS_NAME).write_text(document.to_json(), encoding="utf-8")
+            if timing_cache is not None:
+                timing_cache.write_bytes(builder.timings)
     except OSError as error:
         raise BundleError(f"{target} was not written: {error}") from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     return target
 
 
@@ -113,20 +107,20 @@ def _certify(
     shapes: tuple[Profile, ...],
     precision: Precision,
 ) -> Certificate:
-    """Run a plan on the probes, one by one, in each profile that admits them."""
+    """Run a plan on the probes, one by one, in each profile that allows them."""
     runner = PlanRunner(tensorrt, plan, device, tower=tower)
     measured: list[NDArray[np.float32]] = []
     expected: list[NDArray[np.float32]] = []
     references = probes.image_embedding if tower is Tower.IMAGE else probes.text_embedding
     inputs: list[NDArray[Any]] = list(probes.image) if tower is Tower.IMAGE else list(probes.input_ids)
     for index, shape in enumerate(shapes):
-        for given, reference in zip(inputs, references, strict=True):
-            if tower is Tower.TEXT and len(given) > shape.maximum[1]:
+        for probe, reference in zip(inputs, references, strict=True):
+            if tower is Tower.TEXT and len(probe) > shape.maximum[1]:
                 continue
-            batch = given[None]
+            batch = probe[None]
             if tower is Tower.TEXT:
                 batch = np.full((1, shape.maximum[1]), bundle.text.pad_id, np.int32)
-                batch[0, : len(given)] = given
+                batch[0, : len(probe)] = probe
             measured.append(runner.embed(batch, profile=index, dim=bundle.dim))
             expected.append(reference[None])
     measured_by = certify(
@@ -137,11 +131,11 @@ def _certify(
         packages=(),
     )
     certificate = replace(measured_by, versions={"tensorrt": str(tensorrt.__version__)})
-    least = MIN_MEAN_COSINE.get(precision, MIN_MEAN_COSINE[Precision.FP16])
-    if certificate.mean_cosine < least:
+    minimum = MIN_MEAN_COSINE.get(precision, MIN_MEAN_COSINE[Precision.FP16])
+    if certificate.mean_cosine < minimum:
         raise EngineError(
             f"the plan of the {tower} tower is not usable: its mean cosine to torch is {certificate.mean_cosine:.4f} "
-            f"on the probes, at least {least} is required. The ONNX engine's certificate says whether it was so before"
+            f"on the probes, at least {minimum} is required. Compare with the ONNX engine's certificate"
         )
     return certificate
 

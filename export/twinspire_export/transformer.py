@@ -1,29 +1,26 @@
-"""The transformer that both of CLIP's towers are made of, in plain modules with explicit weights.
+"""A pre-norm transformer in plain modules with explicit weights.
 
-A block is that of ViT and CLIP (https://arxiv.org/abs/2010.11929, https://arxiv.org/abs/2103.00020): norms stand before
-attention and MLP, sums behind them. Weights are shared with the checkpoint's modules and never written to: a rewrite
-(`twinspire_export.rewrite`) gives a module new ones.
+A block is that of ViT (https://arxiv.org/abs/2010.11929): norms come before attention and MLP, residual sums after
+them. Weights are shared with the checkpoint's modules and never written to: a rewrite (`twinspire_export.rewrite`)
+replaces them.
 
-Lengths are given as arguments. A number becomes a constant of the graph; what a tracer reads off a shape is no number,
-though it is typed as one, and stays variable.
+Lengths are passed as arguments: an int becomes a constant of the traced graph, while a length that the tracer reads
+from a shape is a traced value, though typed as int, and stays dynamic.
 
-Everything stays of rank 3, one pooled token too. onnxruntime makes a `Gemm` of a product of rank 2 and its bias, and of
-a quantized graph runs `MatMul` in int8 but such a `Gemm` in float32.
+Everything keeps rank 3, even a single pooled token. onnxruntime fuses a matrix multiplication of rank 2 and its bias to
+a `Gemm`, and in a quantized graph it runs `MatMul` in int8 but such a `Gemm` in float32.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import Any
 
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from transformers.models.clip.modeling_clip import CLIPAttention, CLIPEncoderLayer
-
 
 def frozen(tensor: Tensor) -> nn.Parameter:
-    """Make a parameter of `tensor`, its storage shared."""
+    """Return a parameter that shares the storage of `tensor`."""
     return nn.Parameter(tensor.detach(), requires_grad=False)
 
 
@@ -39,15 +36,15 @@ class Linear(nn.Module):
 
     @classmethod
     def of(cls, linear: nn.Linear) -> Linear:
-        """Share the weights of torch's module."""
+        """Return a module that shares the weights of torch's."""
         return cls(linear.weight, linear.bias)
 
     def set(self, weight: Tensor, bias: Tensor | None) -> None:
-        """Take other weights; the former ones stay as they are."""
+        """Replace the weights without writing to the old ones."""
         self.weight, self.bias = frozen(weight), None if bias is None else frozen(bias)
 
     def rows(self, start: int, stop: int) -> Linear:
-        """Give the part that makes outputs `start` to `stop`."""
+        """Return the part that computes outputs `start` to `stop`."""
         return Linear(self.weight[start:stop], None if self.bias is None else self.bias[start:stop])
 
     def forward(self, hidden: Tensor) -> Tensor:
@@ -56,7 +53,7 @@ class Linear(nn.Module):
 
 
 class Norm(nn.Module):
-    """LayerNorm over the last axis; `weight` and `bias` (W,) are None once they are folded into what follows."""
+    """LayerNorm over the last axis; `weight` and `bias` (W,) are None once folded into the next layer."""
 
     weight: nn.Parameter | None
     bias: nn.Parameter | None
@@ -72,43 +69,43 @@ class Norm(nn.Module):
 
 
 class Projection(nn.Module):
-    """Several projections of the same tokens: `(N, L, W) -> parts x (N, L, W)`.
+    """Several projections of the same tokens: `(N, L, W) -> count x (N, L, W)`.
 
-    `linears` are one for each part, or a single one with the parts' weights one above the other.
+    `linears` has one layer for each projection, or a single one with their weights stacked.
     """
 
     def __init__(self, linears: Iterable[Linear], width: int) -> None:
         super().__init__()
         self.width = width
         self.set(linears)
-        self.parts = sum(len(linear.weight) for linear in self.linears) // width
+        self.count = sum(len(linear.weight) for linear in self.linears) // width
 
     def set(self, linears: Iterable[Linear]) -> None:
-        """Take other products that make the same parts."""
+        """Replace the layers by others that compute the same projections."""
         self.linears: Sequence[Linear] = nn.ModuleList(linears)  # type: ignore[assignment]  # is not generic
 
     def forward(self, hidden: Tensor) -> tuple[Tensor, ...]:
         """Project (N, L, W)."""
-        products = [linear(hidden) for linear in self.linears]
-        if len(products) == self.parts:
-            return tuple(products)
-        parts: tuple[Tensor, ...] = products[0].split([self.width] * self.parts, dim=-1)
-        return parts
+        projected = [linear(hidden) for linear in self.linears]
+        if len(projected) == self.count:
+            return tuple(projected)
+        split: tuple[Tensor, ...] = projected[0].split([self.width] * self.count, dim=-1)
+        return split
 
 
 class Heads(nn.Module):
-    """Where tokens meet: softmax attention of `count` heads, without any projection."""
+    """Softmax attention of `count` heads, without its projections."""
 
     def __init__(self, count: int, width: int, scale: float) -> None:
         super().__init__()
         self.count, self.width = count, width
         self.scale: float | None = scale
-        """What multiplies the logits; None once it is folded into the queries."""
+        """Factor of the logits; None once it is folded into the queries."""
 
     def forward(
         self, query: Tensor, key: Tensor, value: Tensor, *, queries: int, keys: int, mask: Tensor | None
     ) -> Tensor:
-        """Mix `value` (N, K, W) by how well each `query` (N, Q, W) fits each `key` (N, K, W): (N, Q, W).
+        """Attend with `query` (N, Q, W) over `key` and `value` (N, K, W): (N, Q, W).
 
         `queries` and `keys` are Q and K; `mask` is added to the logits (N, heads, Q, K).
         """
@@ -121,24 +118,22 @@ class Heads(nn.Module):
         mixed = logits.softmax(dim=-1) @ value  # (N, H, Q, D)
         return mixed.transpose(1, 2).reshape(-1, queries, self.width)
 
-    def _split(self, part: Tensor, length: int) -> Tensor:
+    def _split(self, hidden: Tensor, length: int) -> Tensor:
         """(N, L, W) to (N, H, L, D)."""
-        return part.reshape(-1, length, self.count, self.width // self.count).transpose(1, 2)
+        return hidden.reshape(-1, length, self.count, self.width // self.count).transpose(1, 2)
 
 
 class Attention(nn.Module):
-    """Each token looks at all: `(N, L, W) -> (N, L, W)`."""
+    """Self-attention of all tokens: `(N, L, W) -> (N, L, W)`."""
 
-    def __init__(self, attention: CLIPAttention) -> None:
+    def __init__(self, query: Linear, key: Linear, value: Linear, output: Linear, *, heads: int, scale: float) -> None:
         super().__init__()
-        width = int(attention.embed_dim)
-        parts = (attention.q_proj, attention.k_proj, attention.v_proj)
-        self.project = Projection((Linear.of(part) for part in parts), width)
-        self.heads = Heads(int(attention.num_heads), width, float(attention.scale))
-        self.output = Linear.of(attention.out_proj)
+        width = len(query.weight)
+        self.project = Projection((query, key, value), width)
+        self.heads, self.output = Heads(heads, width, scale), output
 
-    def readers(self) -> list[Linear]:
-        """List what reads the tokens; the queries come first."""
+    def input_layers(self) -> list[Linear]:
+        """List the layers that read the tokens, the queries' first."""
         return list(self.project.linears)
 
     def forward(self, hidden: Tensor, length: int, mask: Tensor | None) -> Tensor:
@@ -149,7 +144,7 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """`(N, L, W) -> (N, L, W)` by way of a greater width."""
+    """`(N, L, W) -> (N, L, W)` through a larger width."""
 
     def __init__(self, up: Linear, activation: nn.Module, down: Linear) -> None:
         super().__init__()
@@ -157,28 +152,38 @@ class Mlp(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Transform each token of (N, L, W)."""
-        changed: Tensor = self.down(self.activation(self.up(hidden)))
-        return changed
+        output: Tensor = self.down(self.activation(self.up(hidden)))
+        return output
 
 
 class Block(nn.Module):
-    """Attention and MLP, each behind a norm and added to what came in: `(N, L, W) -> (N, L, W)`."""
+    """Attention and MLP, each with a norm before it and a residual sum after it: `(N, L, W) -> (N, L, W)`."""
 
-    def __init__(self, layer: CLIPEncoderLayer) -> None:
+    def __init__(self, attention_norm: Norm, attention: Attention, mlp_norm: Norm, mlp: Mlp) -> None:
         super().__init__()
-        self.attention_norm, self.attention = Norm(layer.layer_norm1), Attention(layer.self_attn)
-        self.mlp_norm = Norm(layer.layer_norm2)
-        self.mlp = Mlp(Linear.of(layer.mlp.fc1), layer.mlp.activation_fn, Linear.of(layer.mlp.fc2))
+        self.attention_norm, self.attention, self.mlp_norm, self.mlp = attention_norm, attention, mlp_norm, mlp
+
+    @classmethod
+    def of(cls, layer: Any) -> Block:  # noqa: ANN401 - several classes, with the same names for their parts
+        """Return a block that shares the weights of an encoder layer of transformers' two-tower models."""
+        attention = layer.self_attn
+        linears = (attention.q_proj, attention.k_proj, attention.v_proj, attention.out_proj)
+        return cls(
+            Norm(layer.layer_norm1),
+            Attention(*map(Linear.of, linears), heads=int(attention.num_heads), scale=float(attention.scale)),
+            Norm(layer.layer_norm2),
+            Mlp(Linear.of(layer.mlp.fc1), layer.mlp.activation_fn, Linear.of(layer.mlp.fc2)),
+        )
 
     def forward(self, hidden: Tensor, length: int, mask: Tensor | None) -> Tensor:
         """Transform (N, L, W); `mask` (L, L) is added to the attention's logits."""
         hidden = hidden + self.attention(self.attention_norm(hidden), length, mask)
-        changed: Tensor = hidden + self.mlp(self.mlp_norm(hidden))
-        return changed
+        output: Tensor = hidden + self.mlp(self.mlp_norm(hidden))
+        return output
 
 
 class PooledAttention(nn.Module):
-    """One token looks at all: `(N, 1, W), (N, L, W) -> (N, 1, W)`."""
+    """Attention of one token over all: `(N, 1, W), (N, L, W) -> (N, 1, W)`."""
 
     def __init__(self, attention: Attention) -> None:
         super().__init__()
@@ -190,19 +195,19 @@ class PooledAttention(nn.Module):
         self.project = Projection(rest, width)
         self.heads, self.output = attention.heads, attention.output
 
-    def readers(self) -> list[Linear]:
-        """List what reads the tokens; the queries come first."""
+    def input_layers(self) -> list[Linear]:
+        """List the layers that read the tokens, the queries' first."""
         return [self.query, *self.project.linears]
 
     def forward(self, token: Tensor, hidden: Tensor, length: int, mask: Tensor | None) -> Tensor:
-        """Let `token` (N, 1, W) look at `hidden` (N, L, W); `mask` (N, 1, 1, L) is added to the logits."""
+        """Attend with `token` (N, 1, W) over `hidden` (N, L, W); `mask` (N, 1, 1, L) is added to the logits."""
         key, value = self.project(hidden)
         mixed: Tensor = self.output(self.heads(self.query(token), key, value, queries=1, keys=length, mask=mask))
         return mixed
 
 
 class PooledBlock(nn.Module):
-    """The last block for one token only, whose output is all that is pooled: `(N, 1, W), (N, L, W) -> (N, 1, W)`."""
+    """A last block that computes only the pooled token: `(N, 1, W), (N, L, W) -> (N, 1, W)`."""
 
     def __init__(self, block: Block) -> None:
         super().__init__()
@@ -213,5 +218,5 @@ class PooledBlock(nn.Module):
         """Transform `token` (N, 1, W), one of `hidden` (N, L, W); `mask` (N, 1, 1, L) is its row of the causal one."""
         norm = self.attention_norm
         token = token + self.attention(norm(token), norm(hidden), length, mask)
-        changed: Tensor = token + self.mlp(self.mlp_norm(token))
-        return changed
+        output: Tensor = token + self.mlp(self.mlp_norm(token))
+        return output

@@ -23,10 +23,10 @@ StoredTensor = tuple[str, str, tuple[int, ...], memoryview]
 
 
 def weight_files(folder: Path) -> tuple[Path, ...]:
-    """List the safetensors files that hold the checkpoint in `folder`: one, or the shards its index names.
+    """List the safetensors files of the checkpoint in `folder`: one, or the shards that its index names.
 
-    Raises CheckpointError where there are none (saying so if the weights are pickled), where the index is
-    malformed, and where a shard it names is missing or is no safetensors file.
+    Raises CheckpointError where there are none (saying so if the weights are pickled), where the index is malformed,
+    and where a shard that it names is missing or not a safetensors file.
     """
     if (folder / WEIGHTS_FILE).is_file():
         return (folder / WEIGHTS_FILE,)
@@ -35,7 +35,7 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
     pickled = sorted(file.name for file in folder.iterdir() if file.suffix in _PICKLED_SUFFIXES)
     if pickled:
         convert = (
-            f"from transformers import CLIPModel; CLIPModel.from_pretrained('{folder}').save_pretrained('NEW_FOLDER', "
+            f"from transformers import AutoModel; AutoModel.from_pretrained('{folder}').save_pretrained('NEW_FOLDER', "
             "safe_serialization=True)"
         )
         raise CheckpointError(
@@ -56,9 +56,9 @@ def stored_shapes(files: tuple[Path, ...]) -> dict[str, tuple[int, ...]]:
 
 
 def stored_tensors(files: tuple[Path, ...]) -> Iterator[StoredTensor]:
-    """Yield every tensor of `files` as stored; nothing is converted, so bfloat16 needs no torch.
+    """Yield every tensor of `files` as stored, without conversion, so that bfloat16 needs no torch.
 
-    The bytes are views into the mapped file: they are valid until the next tensor is asked for.
+    The bytes are views of the mapped file, valid until the next tensor is yielded.
     Raises CheckpointError where a file is damaged.
     """
     for file in files:
@@ -75,16 +75,16 @@ def stored_tensors(files: tuple[Path, ...]) -> Iterator[StoredTensor]:
 
 
 def _header(file: Path) -> tuple[dict[str, Any], int]:
-    """Read the header of a safetensors file, checked by that library, and where its data starts."""
+    """Return the header of a safetensors file, checked by that library, and the offset of its data."""
     from safetensors import SafetensorError, safe_open
 
     try:
-        # Checks the header against the file: offsets without gaps, sizes that fit dtype and shape, nothing cut off.
+        # Checks the header against the file: offsets without gaps, sizes that fit dtype and shape, no truncation.
         with safe_open(file, framework="np"):
             pass
     except (SafetensorError, OSError) as exc:
         raise CheckpointError(
-            f"{file} is no intact safetensors file ({exc}). Copy or download the checkpoint again"
+            f"{file} is not an intact safetensors file ({exc}). Copy or download the checkpoint again"
         ) from exc
     with file.open("rb") as stream:
         size = int.from_bytes(stream.read(8), "little")
@@ -99,7 +99,7 @@ def _shard_names(index: Path) -> list[str]:
         names = sorted({str(name) for name in weight_map.values()})
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
         raise CheckpointError(
-            f"{index} is no index of shards: expected JSON with a 'weight_map' from tensor to file name ({exc})"
+            f"{index} is not an index of shards: expected JSON with a 'weight_map' from tensor to file name ({exc})"
         ) from exc
     if not names:
         raise CheckpointError(f"{index} names no shards: its 'weight_map' is empty")
@@ -113,6 +113,6 @@ def _shard(folder: Path, name: str) -> Path:
         )
     if not (folder / name).is_file():
         raise CheckpointError(
-            f"{folder / INDEX_FILE} names the shard {name!r}, which is not there. Copy or download the checkpoint again"
+            f"{folder / INDEX_FILE} names the shard {name!r}, which is missing. Copy or download the checkpoint again"
         )
     return folder / name

@@ -31,10 +31,10 @@ def test_drawn_captions_fit_the_context_of_a_seeded_checkpoint(tmp_path: Path) -
     from transformers import AutoTokenizer
 
     from twinspire_bench.engines.reference import Reference
-    from twinspire_export.random_checkpoints import Size, save_seeded
+    from twinspire_export.random_checkpoints import ModelSize, save_random_checkpoint
 
     captions = read_captions(None, 200)
-    checkpoint = save_seeded(Size.TINY, tmp_path / "checkpoint")
+    checkpoint = save_random_checkpoint(ModelSize.TINY, tmp_path / "checkpoint")
     reference = Reference(checkpoint, threads=1)
     padded, trimmed = (reference.texts(captions[:8], padded=padded) for padded in (True, False))
     difference = float((padded - trimmed).abs().max())
@@ -94,7 +94,7 @@ def test_a_wrong_vocabulary_is_told_without_a_traceback(tmp_path: Path, capfd: p
     """The command that makes the checkpoint says what its folder lacks."""
     pytest.importorskip("torch", reason="making a checkpoint needs torch")
     with pytest.raises(typer.Exit) as ended:
-        random_checkpoints.main(random_checkpoints.Size.TINY, tmp_path / "checkpoint", vocabulary=tmp_path)
+        random_checkpoints.main(random_checkpoints.ModelSize.TINY, tmp_path / "checkpoint", vocabulary=tmp_path)
     assert ended.value.exit_code == 2
     assert random_checkpoints.MERGES_NAME in capfd.readouterr().err
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,10 @@ import pytest
 
 from twinspire.cli import main
 from twinspire.errors import EngineError, InputError
-from twinspire_bench.index import run as run_module
-from twinspire_bench.index.inputs import Drawn, drawn_material, hdf5_material
+from twinspire_bench.index.inputs import SyntheticVectors, generate, read_hdf5
+from twinspire_bench.index.measurement import IndexTask, best_at, building, recall_of
 from twinspire_bench.index.run import IndexRequest, measure_index
-from twinspire_bench.index.variants import variant
-from twinspire_bench.index.worker import Task, best_at, recall_of
+from twinspire_bench.worker import Worker
 from twinspire_eval.records import Record
 
 PINNED = [0.057714, 0.368628, 0.927784]
@@ -22,30 +22,30 @@ PINNED = [0.057714, 0.368628, 0.927784]
 
 def test_material_is_pinned(tmp_path: Path) -> None:
     """The same seed draws the same unit vectors, queries lie as far as a modality gap shifts them."""
-    drawn = Drawn(size=3_000, dim=64, queries=40, clusters=20, seed=3)
-    once, again = drawn_material(drawn, tmp_path / "a"), drawn_material(drawn, tmp_path / "b")
+    drawn = SyntheticVectors(size=3_000, dim=64, queries=40, clusters=20, seed=3)
+    once, again = generate(drawn, tmp_path / "a"), generate(drawn, tmp_path / "b")
     np.testing.assert_array_equal(once.vectors, again.vectors)
     np.testing.assert_array_equal(once.queries, again.queries)
     np.testing.assert_allclose(np.linalg.norm(once.vectors, axis=1), 1, atol=1e-6)
     exact = np.sort(once.queries.astype(np.float64) @ once.vectors.T.astype(np.float64), axis=1)[:, ::-1]
-    assert np.abs(once.truth - exact[:, : once.truth.shape[1]]).max() < 1e-6
-    assert 0.1 < once.truth[:, 0].mean() < 0.5  # among themselves, items of a cluster have 0.7
+    assert np.abs(once.exact_scores - exact[:, : once.exact_scores.shape[1]]).max() < 1e-6
+    assert 0.1 < once.exact_scores[:, 0].mean() < 0.5  # among themselves, items of a cluster have 0.7
     assert float(once.vectors[0] @ once.vectors.mean(axis=0)) > float(once.queries[0] @ once.vectors.mean(axis=0))
 
 
 def test_figures_of_the_generator_stay(tmp_path: Path) -> None:
     """Records of different days are compared: the first numbers of the smallest material are these."""
-    made = drawn_material(Drawn(size=4, dim=3, queries=2, clusters=2), tmp_path)
-    again = drawn_material(Drawn(size=4, dim=3, queries=2, clusters=2), tmp_path)  # what is there is taken
+    made = generate(SyntheticVectors(size=4, dim=3, queries=2, clusters=2), tmp_path)
+    again = generate(SyntheticVectors(size=4, dim=3, queries=2, clusters=2), tmp_path)  # what is there is taken
     np.testing.assert_array_equal(made.vectors, again.vectors)
     np.testing.assert_allclose(made.vectors[0], PINNED, atol=1e-6)
 
 
 def test_folder_of_other_material_is_refused(tmp_path: Path) -> None:
     """What another call drew there is not overwritten."""
-    drawn_material(Drawn(size=4, dim=3, queries=2), tmp_path)
+    generate(SyntheticVectors(size=4, dim=3, queries=2), tmp_path)
     with pytest.raises(InputError, match=tmp_path.name):
-        drawn_material(Drawn(size=5, dim=3, queries=2), tmp_path)
+        generate(SyntheticVectors(size=5, dim=3, queries=2), tmp_path)
 
 
 def test_hdf5_of_ann_benchmarks_is_read(tmp_path: Path) -> None:
@@ -56,11 +56,11 @@ def test_hdf5_of_ann_benchmarks_is_read(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "some-8-angular.hdf5", "w") as file:
         file["train"], file["test"] = train, test
         file.attrs["distance"] = "angular"
-    made = hdf5_material(tmp_path / "some-8-angular.hdf5", tmp_path / "work", queries=5)
+    made = read_hdf5(tmp_path / "some-8-angular.hdf5", tmp_path / "work", queries=5)
     np.testing.assert_allclose(made.vectors, train / np.linalg.norm(train, axis=1, keepdims=True), atol=1e-6)
     assert made.queries.shape == (5, 8)
     cosines = (test[:5] / np.linalg.norm(test[:5], axis=1, keepdims=True)) @ made.vectors.T
-    np.testing.assert_allclose(made.truth[:, 0], cosines.max(axis=1), atol=1e-6)
+    np.testing.assert_allclose(made.exact_scores[:, 0], cosines.max(axis=1), atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -73,10 +73,10 @@ def test_other_hdf5_is_refused(distance: str, name: str, message: str, tmp_path:
         file[name] = file["test"] = np.ones((3, 2), np.float32)
         file.attrs["distance"] = distance
     with pytest.raises(InputError, match=message):
-        hdf5_material(tmp_path / "some.hdf5", tmp_path / "work")
+        read_hdf5(tmp_path / "some.hdf5", tmp_path / "work")
     (tmp_path / "torn.hdf5").write_bytes(b"nothing")
     with pytest.raises(InputError, match=r"torn\.hdf5"):
-        hdf5_material(tmp_path / "torn.hdf5", tmp_path / "torn")
+        read_hdf5(tmp_path / "torn.hdf5", tmp_path / "torn")
 
 
 def test_recall_counts_each_row_once() -> None:
@@ -95,18 +95,24 @@ def test_best_point_is_the_fastest_that_reaches() -> None:
     assert best_at(points, 0.99) is None
 
 
-@pytest.mark.parametrize("name", ["hnswlib,ef=3", "usearch,m=x", "annoy"])
-def test_unknown_variant_is_an_error(name: str) -> None:
-    """What is neither a kind nor a peer with its options is refused."""
-    with pytest.raises(InputError, match=name):
-        variant(name, 1)
+@pytest.mark.parametrize("name", ["hnswlib,ef=3", "usearch,m=x", "annoy", "scann,m=16"])
+def test_unknown_index_is_an_error(name: str, tmp_path: Path) -> None:
+    """What is neither an index of ours nor a peer with its options is refused, and nothing is built."""
+    with pytest.raises(InputError, match=name.split(",")[0]):
+        measure_index(IndexRequest(synthetic=[SyntheticVectors(size=50, dim=8)], peers=[name], work=tmp_path))
+    assert not list(tmp_path.iterdir())
 
 
 def test_process_that_fails_says_why(tmp_path: Path) -> None:
-    """The last words of a process that failed are in the error."""
-    task = Task(name="ivf", threads=1, material=str(tmp_path), file="f", answer="a", k=10, recall=0.95)
-    with pytest.raises(EngineError, match=r"vectors\.npy"):
-        run_module._run("build", task, IndexRequest(drawn=[Drawn(size=10, dim=4)]))
+    """The error of a process that failed names what it did and the cause."""
+    task = IndexTask(
+        spec="ivf", module="twinspire.index.ann", threads=1, vectors=str(tmp_path), file="f", k=10, recall=0.95
+    )
+    with (
+        pytest.raises(EngineError, match=r"vectors\.npy"),
+        Worker(building, asdict(task), label="building ivf") as worker,
+    ):
+        worker.call()
 
 
 @pytest.mark.slow
@@ -130,7 +136,7 @@ def test_20000_vectors_are_measured(tmp_path: Path, capsys: pytest.CaptureFixtur
     ]
     names = ["flat", "ivf,pq16x4", "hnswlib,m=8,ef_construction=32", "usearch,m=8,ef_construction=32"]
     for name in names:
-        options += ["--peer" if name.startswith(("hnswlib", "usearch")) else "--kind", name]
+        options += ["--peer" if name.startswith(("hnswlib", "usearch")) else "--spec", name]
     work, record = ["--work", str(tmp_path / "work")], ["--json", str(tmp_path / "record.json")]
     for more in (["--build-only"], record):
         with pytest.raises(SystemExit) as ended:
@@ -159,12 +165,13 @@ def test_request_needs_one_material() -> None:
     """Neither or both of what is drawn and what is read are errors, as is a recall above 1."""
     with pytest.raises(InputError, match="--hdf5"):
         IndexRequest()
-    with pytest.raises(InputError, match=r"1\.1"):
-        IndexRequest(drawn=[Drawn(size=10, dim=4)], recall=1.1)
+    with pytest.raises(InputError, match="recall"):
+        IndexRequest(synthetic=[SyntheticVectors(size=10, dim=4)], recall=1.1)
 
 
-def test_kind_is_checked_before_anything_is_measured(tmp_path: Path) -> None:
-    """An unknown kind is an error at once, and nothing was built."""
+def test_spec_is_checked_before_anything_is_measured(tmp_path: Path) -> None:
+    """An unknown spec is an error at once, and nothing was built."""
+    vectors = SyntheticVectors(size=50, dim=8, queries=2)
     with pytest.raises(InputError, match="lsh"):
-        measure_index(IndexRequest(drawn=[Drawn(size=50, dim=8, queries=2)], kinds=["flat", "lsh"], work=tmp_path))
+        measure_index(IndexRequest(synthetic=[vectors], specs=["flat", "lsh"], work=tmp_path))
     assert not list(tmp_path.rglob("*.index"))

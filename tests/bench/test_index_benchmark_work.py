@@ -10,7 +10,7 @@ import pytest
 from twinspire.cli import main
 from twinspire_eval.records import Record
 
-TINY = ["--size", "300", "--dim", "8", "--queries", "7", "--threads", "1", "--adds", "32", "--kind", "flat"]
+TINY = ["--size", "300", "--dim", "8", "--queries", "7", "--threads", "1", "--adds", "32", "--spec", "flat"]
 
 
 def test_a_temporary_folder_lasts_until_the_record_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

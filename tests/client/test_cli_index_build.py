@@ -41,7 +41,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, st
 
 def test_build_tells_what_it_takes_then_builds(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Memory and time are told first, then what it took; the index has the kind afterwards."""
-    status, out, _ = run(capsys, "build", folder, "--kind", "ivf,pq8x4", "--threads", 1)
+    status, out, _ = run(capsys, "build", folder, "--spec", "ivf,pq8x4", "--threads", 1)
     assert status == 0
     first, second, third = out.splitlines()
     assert "ivf,pq8x4" in first
@@ -51,7 +51,7 @@ def test_build_tells_what_it_takes_then_builds(folder: Path, capsys: pytest.Capt
     with Index.open(folder) as index:
         snapshot = index.stats().snapshot
     assert snapshot is not None
-    assert snapshot.kind == "ivf,pq8x4"
+    assert snapshot.spec == "ivf,pq8x4"
 
 
 def test_dry_run_builds_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -61,12 +61,12 @@ def test_dry_run_builds_nothing(folder: Path, capsys: pytest.CaptureFixture[str]
         assert index.stats().snapshot is None
     assert status == 0
     document = json.loads(out)
-    assert (document["kind"], document["items"], document["predicted_memory_bytes"]) == ("flat", COUNT, 0)
+    assert (document["spec"], document["items"], document["predicted_memory_bytes"]) == ("flat", COUNT, 0)
 
 
 def test_build_as_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """`--json` prints one document with what was predicted and what it took."""
-    _, out, _ = run(capsys, "build", folder, "--kind", "ivf,sq8", "--json")
+    _, out, _ = run(capsys, "build", folder, "--spec", "ivf,sq8", "--json")
     document = json.loads(out)
     calibration = document["calibration"]
     assert calibration["recall"] == min(group["recall"] for group in calibration["measured"])
@@ -75,7 +75,7 @@ def test_build_as_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None
         snapshot = index.stats().snapshot
     assert snapshot is not None
     assert (snapshot.effort, calibration["effort_name"]) == (calibration["effort"], "nprobe")
-    assert document["kind"] == "ivf,sq8"
+    assert document["spec"] == "ivf,sq8"
     assert document["file_bytes"] == pytest.approx(document["predicted_memory_bytes"], rel=0.2)
 
 
@@ -84,10 +84,10 @@ def test_target_out_of_reach_is_told(tmp_path: Path, capsys: pytest.CaptureFixtu
     vectors = random_vectors(20_000, dim=DIM)
     with Index.create(tmp_path / "index", space=SPACE, dim=DIM) as index:
         index.add(vectors, [Item(f"/{n}.jpg", ItemKind.IMAGE) for n in range(20_000)], space=SPACE)
-    _, out, _ = run(capsys, "build", tmp_path / "index", "--kind", "ivf,nlist=4,pq1x4")
+    _, out, _ = run(capsys, "build", tmp_path / "index", "--spec", "ivf,nlist=4,pq1x4")
     assert "reached" in out.splitlines()[-1]
     assert "flat" in out.splitlines()[-1]
-    _, out, _ = run(capsys, "build", tmp_path / "index", "--kind", "flat")
+    _, out, _ = run(capsys, "build", tmp_path / "index", "--spec", "flat")
     assert "exact" in out.splitlines()[-1]
 
 
@@ -100,7 +100,7 @@ def test_tune_sets_the_effort(
     np.save(tmp_path / "some.npy", random_vectors(50, 3, dim=DIM))
     (tmp_path / "some.txt").write_text("a beach\n\nein Hund am Strand\n")
     options = {"items": [], "file": ["--queries", tmp_path / "some.npy"], "text": ["--queries", tmp_path / "some.txt"]}
-    run(capsys, "build", folder, "--kind", "ivf")
+    run(capsys, "build", folder, "--spec", "ivf")
     status, out, _ = run(capsys, "tune", folder, "--recall", "0.9", "--json", *options[asked])
     assert status == 0
     document = json.loads(out)
@@ -118,10 +118,10 @@ def test_tune_sets_the_effort(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["build", "INDEX", "--kind", "lsh"], "lsh"),
-        (["build", "INDEX", "--kind", "cagra"], "cagra"),
+        (["build", "INDEX", "--spec", "lsh"], "lsh"),
+        (["build", "INDEX", "--spec", "cagra"], "cagra"),
         (["build", "nowhere"], "nowhere"),
-        (["tune", "INDEX"], "exactly"),
+        (["tune", "INDEX"], "searched exactly"),
         (["tune", "INDEX", "--queries", "no.npy"], "no.npy"),
         (["tune", "INDEX", "--queries", "no.txt"], "no.txt"),
     ],
@@ -141,7 +141,7 @@ def test_queries_of_another_space_are_refused(
     """Texts encoded by a bundle of another space cannot tune."""
     monkeypatch.setattr(build, "open_client", lambda *_: length_client("6" * 64))
     (tmp_path / "some.txt").write_text("a beach\n")
-    run(capsys, "build", folder, "--kind", "ivf")
+    run(capsys, "build", folder, "--spec", "ivf")
     status, _, err = run(capsys, "tune", folder, "--queries", tmp_path / "some.txt")
     assert status == 2
     assert "compared" in " ".join(err.split())

@@ -72,7 +72,7 @@ def test_commands_and_values_are_completed() -> None:
     assert _completed("twinspire search idx --kind ") == {"image", "text"}
     assert _completed("twinspire search idx --provider o") == {"openvino"}
     assert _completed("twinspire classify x --precision f") == {"fp32", "fp16"}
-    assert "ivf,sq8" in _completed("twinspire index build idx --kind i")
+    assert "ivf,sq8" in _completed("twinspire index build idx --spec i")
 
 
 def test_paragraphs_of_help_are_wrapped_by_the_terminal() -> None:

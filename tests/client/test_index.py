@@ -106,7 +106,7 @@ def test_search_agrees_with_numpy(
     allowed = None if keep is None else chance.random(count) < keep
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(flat, "_BLOCK_BYTES", block_bytes)
-        patch.setattr(flat, "_BLOCK_ROWS_A_HIT", 1)
+        patch.setattr(flat, "_MINIMUM_ROWS_PER_RESULT", 1)
         scores, rows = flat.nearest(vectors, asked, k, allowed=allowed, order=order, start=start)
     exact = asked.astype(np.float64) @ vectors.astype(np.float64).T
     exact[:, :start] = -np.inf

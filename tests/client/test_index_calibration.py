@@ -125,7 +125,7 @@ def test_report_says_what_was_measured(tmp_path: Path) -> None:
     assert found is not None
     assert stats is not None
     assert (found.k, found.target, found.effort_name, found.lists) == (10, 0.95, "nprobe", 64)
-    assert (stats.effort, stats.reach) == (found.effort, found.rescore_factor)
+    assert (stats.effort, stats.rescore_factor) == (found.effort, found.rescore_factor)
     assert found.rescored_candidates == 10 * found.rescore_factor
     assert sum(group.count for group in found.measured) >= 200
     assert found.recall == min(group.recall for group in found.measured)
@@ -154,7 +154,7 @@ def test_codes_too_coarse_are_reported(tmp_path: Path) -> None:
     assert not found.reached
     assert 0 < found.recall < 0.95
     assert len(found.measured) == 2
-    assert (stats.effort, stats.reach) == (found.effort, found.rescore_factor)
+    assert (stats.effort, stats.rescore_factor) == (found.effort, found.rescore_factor)
 
 
 def test_calibrated_share_is_kept_when_it_is_built_anew(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from twinspire.index.ann import AnnIndex, IndexSpec, Selection
-from twinspire.index.ann.factory import _allocated
+from twinspire.index.ann import AnnIndex, IndexSpec, Ivf, SearchParameters, Selection
+from twinspire.index.ann.codes import allocated
 from twinspire.index.ann.tuning import recall_by_score
 from twinspire.index.flat import nearest
 
@@ -49,12 +49,19 @@ def spherical(vectors: NDArray[np.float32]) -> Any:
     return index
 
 
+def adopted(spec: str, index: Any) -> AnnIndex:
+    """Search an index of FAISS's as one of ours."""
+    family = Ivf(IndexSpec.parse(spec), threads=1)
+    family.adopt(index)
+    return AnnIndex(family)
+
+
 def test_same_number_of_lists_finds_more(data: tuple[NDArray[np.float32], NDArray[np.float32]]) -> None:
     """In 6 of 128 lists lies 2% more of what is best for queries of another modality than in FAISS's first 6."""
     vectors, queries = data
     exact, _ = nearest(vectors, queries, K)
     ours = AnnIndex.build(IndexSpec.parse(f"ivf,nlist={LISTS}"), vectors, threads=2)
-    theirs = AnnIndex(IndexSpec.parse(f"ivf,nlist={LISTS}"), spherical(vectors))
+    theirs = adopted(f"ivf,nlist={LISTS}", spherical(vectors))
     found = recall_by_score(ours.search(queries, K, vectors, effort=6)[0], exact)
     by_centroids = recall_by_score(theirs.search(queries, K, vectors, effort=6)[0], exact)
     print(f"recall@10: {found:.3f}, {by_centroids:.3f} by spherical centroids")
@@ -67,7 +74,7 @@ def test_index_of_spherical_centroids_is_searched_as_before(
     """An index file of an earlier version, whose centroids have length 1, finds what FAISS finds in it."""
     vectors, queries = data
     index = spherical(vectors)
-    scores, rows = AnnIndex(IndexSpec.parse("ivf"), index).search(queries, K, vectors, effort=5)
+    scores, rows = adopted("ivf", index).search(queries, K, vectors, effort=5)
     index.nprobe = 5
     expected_scores, expected_rows = index.search(queries, K)
     np.testing.assert_allclose(scores, expected_scores, atol=1e-6)
@@ -83,7 +90,7 @@ def test_all_lists_find_all_that_a_filter_keeps(
     mask = np.arange(COUNT) % 3 == 0
     exact, _ = nearest(vectors, queries, K, allowed=mask)
     ann = AnnIndex.build(IndexSpec.parse(f"{name},nlist={LISTS}"), vectors, threads=2)
-    scores, rows = ann.search(queries, K, vectors, selection=Selection.of(mask), effort=LISTS, reach=100)
+    scores, rows = ann.search(queries, K, vectors, selection=Selection.of(mask), effort=LISTS, rescore_factor=100)
     assert mask[rows].all()
     assert recall_by_score(scores, exact) > 0.99
 
@@ -93,11 +100,11 @@ def test_residuals_are_coded(data: tuple[NDArray[np.float32], NDArray[np.float32
     vectors, queries = data
     ann = AnnIndex.build(IndexSpec.parse(f"ivf,pq16x4,nlist={LISTS}"), vectors, threads=2)
     exact, _ = nearest(vectors, queries, K)
-    scores, _ = ann.search(queries, K, vectors, effort=LISTS, reach=4)
+    scores, _ = ann.search(queries, K, vectors, effort=LISTS, rescore_factor=4)
     plain = faiss.index_factory(DIM, f"IVF{LISTS},PQ16x4fs", faiss.METRIC_INNER_PRODUCT)
     plain.train(vectors)
     plain.add(vectors)
-    before, _ = AnnIndex(IndexSpec.parse("ivf,pq16x4"), plain).search(queries, K, vectors, effort=LISTS, reach=4)
+    before, _ = adopted("ivf,pq16x4", plain).search(queries, K, vectors, effort=LISTS, rescore_factor=4)
     assert recall_by_score(scores, exact) > recall_by_score(before, exact)
 
 
@@ -108,7 +115,7 @@ def test_scaled_directions_keep_inner_products(
     """Items are coded with their directions scaled, queries with the inverse: estimates lie about the exact scores."""
     vectors, queries = data
     ann = AnnIndex.build(IndexSpec.parse(f"{name},nlist={LISTS}"), vectors, threads=2)
-    estimates, rows = ann._candidates(queries, 50, None, LISTS)
+    estimates, rows = ann.index.search(queries, SearchParameters(50, 50, LISTS))
     exact = np.einsum("qd,qkd->qk", queries, vectors[rows])
     errors = estimates - exact
     print(f"{name}: errors of mean {errors.mean():.4f}, deviation {errors.std():.4f}")
@@ -119,6 +126,6 @@ def test_scaled_directions_keep_inner_products(
 def test_directions_are_spread_over_the_parts() -> None:
     """Each part gets as many directions, great variances go with small ones, and the smallest are left out."""
     variances = 2.0 ** -np.arange(8)
-    order = _allocated(variances, 3, 6)
+    order = allocated(variances, 3, 6)
     assert sorted(order.tolist()) == [0, 1, 2, 3, 4, 5]
     assert sorted(order.reshape(3, 2).sum(axis=1).tolist()) == [5, 5, 5]

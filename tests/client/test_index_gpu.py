@@ -6,7 +6,9 @@ keeps pointers and fails as FAISS 1.15.1 does (faiss/gpu/GpuIndexIVF.cu, impl/Cu
 
 from __future__ import annotations
 
+import gc
 import sys
+import threading
 import weakref
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +22,7 @@ from numpy.typing import NDArray
 from twinspire import _cuda
 from twinspire.errors import InputError, MissingDependencyError, ProviderError
 from twinspire.index.ann import AnnIndex, IndexSpec, Selection
-from twinspire.index.ann.gpu import MOST_RESULTS
+from twinspire.index.ann.gpu_families import MAXIMUM_RESULTS
 
 COUNT, DIM, K = 3_000, 16, 10
 GPU_KINDS = ["cagra", "gpu-flat", "gpu-ivf"]
@@ -62,7 +64,7 @@ class _Cagra:
     def search(self, queries: NDArray[np.float32], k: int, *, params: Any) -> tuple[Any, Any]:
         self._fake.fail("search")
         _require_limit(k, use_cuvs=self._config.use_cuvs)
-        assert k <= params.itopk_size <= MOST_RESULTS
+        assert k <= params.itopk_size <= MAXIMUM_RESULTS
         copy = self._read_from()
         assert copy is not None, "the copy that the vectors are read from was freed"
         distances = 2 - 2 * queries @ copy.vectors.T
@@ -179,14 +181,14 @@ def test_gpu_kinds_find_the_best(name: str, dtype: Any) -> None:
 @pytest.mark.parametrize("name", GPU_KINDS)
 def test_requests_stay_within_the_limits_of_faiss(name: str) -> None:
     """More results, candidates or lists than FAISS gives are cut to 16,384: what is missing comes as none."""
-    count = MOST_RESULTS + 600
+    count = MAXIMUM_RESULTS + 600
     vectors, queries = _unit(count, dim=4), _unit(2, dim=4, seed=2)
-    kind = f"{name},nlist={MOST_RESULTS + 100}" if name == "gpu-ivf" else name
+    kind = f"{name},nlist={MAXIMUM_RESULTS + 100}" if name == "gpu-ivf" else name
     ann = AnnIndex.build(IndexSpec.parse(kind), vectors)
-    assert ann.most_effort == MOST_RESULTS
-    _, rows = ann.search(queries, count, vectors, effort=count, reach=3)
-    assert ((rows >= 0).sum(axis=1) == MOST_RESULTS).all()
-    assert [len(set(found[found >= 0].tolist())) for found in rows] == [MOST_RESULTS] * 2
+    assert ann.index.maximum_effort == MAXIMUM_RESULTS
+    _, rows = ann.search(queries, count, vectors, effort=count, rescore_factor=3)
+    assert ((rows >= 0).sum(axis=1) == MAXIMUM_RESULTS).all()
+    assert [len(set(found[found >= 0].tolist())) for found in rows] == [MAXIMUM_RESULTS] * 2
     _, rows = ann.search(queries, 3_000, vectors, effort=count)
     assert (rows >= 0).all()
 
@@ -234,6 +236,18 @@ def test_failures_on_the_gpu_are_ours(gpu: _GpuFaiss, name: str, doing: str, cau
 
 
 @pytest.mark.usefixtures("gpu")
+def test_the_thread_of_an_index_ends_with_it() -> None:
+    """The thread that owns a GPU's index ends when the index is collected."""
+    before = set(threading.enumerate())
+    ann = AnnIndex.build(IndexSpec.parse("gpu-flat"), _unit(40))
+    (owner,) = set(threading.enumerate()) - before
+    del ann
+    gc.collect()
+    owner.join(10)
+    assert not owner.is_alive()
+
+
+@pytest.mark.usefixtures("gpu")
 def test_too_few_vectors_for_the_lists_are_an_error() -> None:
     """Fewer vectors than lists are an InputError, before the GPU is asked."""
     with pytest.raises(InputError, match="500"):
@@ -249,7 +263,7 @@ def test_degrees_that_crash_cagra_are_refused(m: int) -> None:
 
 def test_degrees_that_cagra_takes() -> None:
     """From 4 to 224."""
-    assert [IndexSpec.parse(f"cagra,m={m}").neighbours() for m in (4, 32, 224)] == [4, 32, 224]
+    assert [IndexSpec.parse(f"cagra,m={m}").option("m") for m in (4, 32, 224)] == [4, 32, 224]
 
 
 # Without a GPU

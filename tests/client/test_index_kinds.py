@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,10 +15,23 @@ from numpy.typing import NDArray
 
 from support.arrays import unit
 from twinspire.errors import IndexStoreError, InputError
-from twinspire.index.ann import AnnIndex, Code, Family, IndexSpec, Scheme, Selection, Speed, ann_index, choose, predict
-from twinspire.index.ann.batching import GatheringThread, Searching
-from twinspire.index.ann.tuning import recall_by_score, tuned
-from twinspire.index.flat import Found
+from twinspire.index.ann import (
+    AnnIndex,
+    IndexFamily,
+    IndexSpec,
+    Ivf,
+    SearchParameters,
+    Selection,
+    Speed,
+    choose,
+    parse_choice,
+    predict,
+    registered_families,
+)
+from twinspire.index.ann.batching import BatchingThread, SearchBatch
+from twinspire.index.ann.codes import Code, Pq, Sq8
+from twinspire.index.ann.tuning import QueryGroup, Setting, best_setting, check_reached, recall_by_score
+from twinspire.index.flat import ScoredRows
 
 COUNT, DIM, K = 6_000, 64, 10
 KINDS = [
@@ -74,7 +86,7 @@ def recall(rows: NDArray[np.int64], exact: NDArray[np.int64]) -> float:
 
 @pytest.mark.parametrize(
     "text",
-    [*KINDS, "flat", "auto", "cagra", "gpu-flat", "gpu-ivf", "hnsw,m=32,ef_construction=200", "ivf,sq8,nlist=7"],
+    [*KINDS, "flat", "cagra", "gpu-flat", "gpu-ivf", "hnsw,m=32,ef_construction=200", "ivf,sq8,nlist=7"],
 )
 def test_kind_is_written_as_it_is_read(text: str) -> None:
     """A kind's text is the one that it was parsed from."""
@@ -82,24 +94,31 @@ def test_kind_is_written_as_it_is_read(text: str) -> None:
 
 
 @given(
-    family=st.sampled_from(list(Family)),
+    family=st.sampled_from(list(registered_families().values())),
     pca=st.none() | st.integers(-1, 600),
-    scheme=st.none() | st.sampled_from(list(Scheme)),
+    scheme=st.sampled_from([None, Sq8, Pq]),
     parts=st.integers(0, 300),
     bits=st.sampled_from([4, 8]),
     nlist=st.none() | st.integers(0, 5000),
     m=st.none() | st.integers(0, 64),
 )
 def test_every_kind_that_can_be_made_reads_back(
-    family: Family, pca: int | None, scheme: Scheme | None, parts: int, bits: int, nlist: int | None, m: int | None
+    family: type[IndexFamily],
+    pca: int | None,
+    scheme: type[Code] | None,
+    parts: int,
+    bits: int,
+    nlist: int | None,
+    m: int | None,
 ) -> None:
     """What `IndexSpec` takes, its text gives back; what it does not take is an InputError."""
     try:
-        code = Code(scheme, parts if scheme is Scheme.PQ else 0, bits if scheme is Scheme.PQ else 8) if scheme else None
-        kind = IndexSpec(family=family, pca=pca, code=code, nlist=nlist, m=m)
+        code = Pq(parts, bits) if scheme is Pq else Sq8() if scheme is Sq8 else None
+        options = tuple((name, value) for name, value in (("nlist", nlist), ("m", m)) if value is not None)
+        spec = IndexSpec(family=family, pca=pca, code=code, options=options)
     except InputError:
         return
-    assert IndexSpec.parse(str(kind)) == kind
+    assert IndexSpec.parse(str(spec)) == spec
 
 
 @pytest.mark.parametrize(
@@ -152,7 +171,7 @@ def test_candidates_are_found_and_scored_exactly(
 ) -> None:
     """With all lists or a broad search every kind finds 98% of numpy's ten best, with numpy's scores."""
     vectors, queries = data
-    scores, rows = built[name].search(queries, K, vectors, effort=500, reach=30)
+    scores, rows = built[name].search(queries, K, vectors, effort=500, rescore_factor=30)
     exact_scores, exact_rows = exactly(vectors, queries, K)
     assert recall(rows, exact_rows) >= 0.98
     of_rows = np.einsum("qd,qkd->qk", queries.astype(np.float64), vectors[rows].astype(np.float64))
@@ -169,7 +188,7 @@ def test_only_selected_rows_are_found(
     """A selection of 90%, 30% and 5% of the rows gives 95% of numpy's ten best among these, and no other row."""
     vectors, queries = data
     mask = np.random.default_rng(3).random(COUNT) < share
-    _, rows = built[name].search(queries, K, vectors, selection=Selection.of(mask), effort=200, reach=30)
+    _, rows = built[name].search(queries, K, vectors, selection=Selection.of(mask), effort=200, rescore_factor=30)
     assert mask[rows[rows >= 0]].all()
     assert recall(rows, exactly(vectors, queries, K, mask)[1]) >= 0.95
 
@@ -186,7 +205,7 @@ def test_many_threads_find_what_one_does(
     def search(number: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         mask = masks[number % 3]
         selection = Selection.of(mask) if mask is not None else None
-        return ann.search(queries, K, vectors, selection=selection, effort=1 + 20 * (number % 5), reach=5)
+        return ann.search(queries, K, vectors, selection=selection, effort=1 + 20 * (number % 5), rescore_factor=5)
 
     alone = [search(number) for number in range(15)]
     with ThreadPoolExecutor(8) as threads:
@@ -204,7 +223,7 @@ def test_file_gives_back_the_same_index(
     vectors, queries = data
     path = tmp_path / "some.faiss"
     with path.open("wb") as file:
-        built[name].write(file.write)
+        built[name].save(file)
     again = AnnIndex.read(path, IndexSpec.parse(name))
     assert len(again) == COUNT
     np.testing.assert_array_equal(again.search(queries, K, vectors)[1], built[name].search(queries, K, vectors)[1])
@@ -226,7 +245,7 @@ def test_added_vectors_are_found(name: str, data: tuple[NDArray[np.float32], NDA
     vectors, queries = data
     ann = AnnIndex.build(IndexSpec.parse(name), vectors[:4000])
     ann.add(vectors[4000:])
-    _, rows = ann.search(queries, K, vectors, effort=500, reach=30)
+    _, rows = ann.search(queries, K, vectors, effort=500, rescore_factor=30)
     assert recall(rows, exactly(vectors, queries, K)[1]) >= 0.97
     assert (rows >= 4000).any()
 
@@ -237,7 +256,7 @@ def test_float16_vectors_give_scores_of_what_is_stored(
     """Candidates among float16 vectors get the inner products of those, within 1e-6."""
     vectors, queries = data[0].astype(np.float16), data[1]
     ann = AnnIndex.build(IndexSpec.parse("ivf,pq32x4"), vectors)
-    scores, rows = ann.search(queries, K, vectors, effort=64, reach=30)
+    scores, rows = ann.search(queries, K, vectors, effort=64, rescore_factor=30)
     exact = np.einsum("qd,qkd->qk", queries.astype(np.float64), vectors[rows].astype(np.float64))
     assert np.abs(scores - exact).max() < 1e-6
     assert recall(rows, exactly(vectors.astype(np.float32), queries, K)[1]) >= 0.97
@@ -265,6 +284,15 @@ def test_equal_seeds_give_equal_indexes(data: tuple[NDArray[np.float32], NDArray
     assert (found[0] != found[2]).any()
 
 
+def tuned(
+    ann: AnnIndex, vectors: NDArray[np.float32], queries: NDArray[np.float32], exact: NDArray[np.float64], recall: float
+) -> Setting:
+    """Return the fastest setting that reaches `recall`; an error where none does."""
+    found = best_setting(ann, vectors, [QueryGroup(queries, exact.astype(np.float32))], recall)
+    check_reached(ann, found, recall, exact.shape[1])
+    return found
+
+
 def test_tuning_finds_the_least_effort(
     built: dict[str, AnnIndex], data: tuple[NDArray[np.float32], NDArray[np.float32]]
 ) -> None:
@@ -272,10 +300,10 @@ def test_tuning_finds_the_least_effort(
     vectors, queries = data
     exact_scores, exact_rows = exactly(vectors, queries, K)
     for name in ("ivf", "ivf,pq32x4", "hnsw"):
-        found = tuned(built[name], vectors, queries, exact_scores.astype(np.float32), 0.95)
-        _, rows = built[name].search(queries, K, vectors, effort=found.effort, reach=found.reach)
+        found = tuned(built[name], vectors, queries, exact_scores, 0.95)
+        _, rows = built[name].search(queries, K, vectors, effort=found.effort, rescore_factor=found.rescore_factor)
         assert recall(rows, exact_rows) >= 0.95
-        assert found.effort < built[name].most_effort
+        assert found.effort < built[name].index.maximum_effort
 
 
 def test_recall_out_of_reach_is_an_error(data: tuple[NDArray[np.float32], NDArray[np.float32]]) -> None:
@@ -283,7 +311,7 @@ def test_recall_out_of_reach_is_an_error(data: tuple[NDArray[np.float32], NDArra
     vectors, queries = data
     ann = AnnIndex.build(IndexSpec.parse("ivf,pq1x4"), vectors)
     with pytest.raises(InputError, match=r"\b0\.\d{4}\b"):
-        tuned(ann, vectors, queries, exactly(vectors, queries, K)[0].astype(np.float32), 0.999)
+        tuned(ann, vectors, queries, exactly(vectors, queries, K)[0], 0.999)
 
 
 def test_recall_counts_what_has_the_score_of_the_last() -> None:
@@ -304,17 +332,17 @@ def test_prediction_grows_with_codes_and_vectors() -> None:
     assert of("ivf,pq64", 2_000_000)[0] == pytest.approx(2 * of("ivf,pq64")[0], rel=0.1)
     assert of("ivf")[1] < of("hnsw")[1]
     assert of("flat") == (0, 0.0)
-    with pytest.raises(InputError, match="auto"):
-        of("auto")
 
 
 def test_auto_is_exact_when_small_and_by_memory_when_large() -> None:
-    """Exact below 100,000; above the longest codes that fit; exact again where nothing fits."""
+    """Exact below 100,000; above the longest codes that fit; exact again where nothing fits. It is no spec."""
+    assert parse_choice(" Auto ") is None
+    with pytest.raises(InputError, match="auto"):
+        IndexSpec.parse("auto")
     assert str(choose(99_999, 512)) == "flat"
     assert str(choose(1_000_000, 512, memory_bytes=2**30)) == "ivf,pq128x4"
     assert str(choose(1_000_000, 512, memory_bytes=50 * 2**20)) == "ivf,pq64x4"
     assert str(choose(1_000_000, 512, memory_bytes=2**20)) == "flat"
-    assert str(choose(1_000_000, 512, memory_bytes=2**30, build_s=0)) == "flat"
 
 
 def test_gathering_thread_answers_each_with_its_own(
@@ -325,15 +353,15 @@ def test_gathering_thread_answers_each_with_its_own(
     ann = built["ivf"]
     threads_seen, hold = set(), threading.Event()
 
-    def make() -> Searching:
-        def search(some: NDArray[np.float32], wanted: int, effort: int) -> Found:
+    def make() -> SearchBatch:
+        def search(some: NDArray[np.float32], wanted: int, effort: int) -> ScoredRows:
             hold.wait(10)
             threads_seen.add(threading.get_ident())
             return ann.search(some, wanted, vectors, effort=effort)
 
         return search
 
-    gathering = GatheringThread(make)
+    gathering = BatchingThread(make)
 
     def ask(number: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         return gathering.search(queries[number : number + 2], 3 + number % 4, 8 if number % 2 else 4)
@@ -356,51 +384,59 @@ def test_gathering_thread_answers_each_with_its_own(
         gathering.search(queries, 3, 4)
 
 
-def test_gpu_kind_is_searched_by_one_thread_alone(
-    built: dict[str, AnnIndex], data: tuple[NDArray[np.float32], NDArray[np.float32]], monkeypatch: pytest.MonkeyPatch
+def test_an_index_that_one_thread_owns_is_searched_by_it_alone(
+    built: dict[str, AnnIndex], data: tuple[NDArray[np.float32], NDArray[np.float32]]
 ) -> None:
-    """A GPU's index, here the processor's in its place, gives all threads what it gives one, and keeps selections."""
+    """A family without filters and with a thread of its own gives all threads the same, of a selection too."""
     vectors, queries = data
-    seen, owners = set(), []
+    seen = set()
 
-    def on_the_processor(kind: IndexSpec, index: Any) -> GatheringThread:
-        def make() -> Searching:
-            def search(some: NDArray[np.float32], wanted: int, effort: int) -> Found:
-                seen.add(threading.get_ident())
-                scores, rows = index.search(some, wanted, params=faiss.SearchParametersIVF(nprobe=effort))
-                return scores, rows
+    class Owned(Ivf):
+        """Lists of the processor that are searched as a GPU's are."""
 
-            return search
+        name = "owned"
+        filters = False
+        splits_queries = False
 
-        owners.append(GatheringThread(make))
-        return owners[-1]
+        def adopt(self, index: Any) -> None:
+            super().adopt(index)
+            search_lists = super().search
 
-    faiss = pytest.importorskip("faiss")
-    monkeypatch.setattr(ann_index, "gpu_searcher", on_the_processor)
-    alone = [AnnIndex(IndexSpec.parse("gpu-ivf"), built["ivf"]._index)]
+            def make() -> SearchBatch:
+                def search(queries: NDArray[np.float32], candidates: int, effort: int) -> ScoredRows:
+                    seen.add(threading.get_ident())
+                    return search_lists(queries, SearchParameters(candidates, candidates, effort))
+
+                return search
+
+            self.owner = BatchingThread(make)
+
+        def search(self, queries: NDArray[np.float32], parameters: SearchParameters) -> ScoredRows:
+            return self.owner.search(queries, parameters.candidates, parameters.effort)
+
+    family = Owned(IndexSpec(family=Owned), threads=1)
+    family.adopt(built["ivf"].index._index)  # type: ignore[attr-defined]
+    ann = AnnIndex(family)
     mask = np.arange(COUNT) % 3 == 0
     with ThreadPoolExecutor(8) as pool:
-        plain = list(pool.map(lambda _: alone[0].search(queries, K, vectors, effort=64)[1], range(20)))
+        plain = list(pool.map(lambda _: ann.search(queries, K, vectors, effort=64)[1], range(20)))
         selection = Selection.of(mask)
-        kept = list(pool.map(lambda _: alone[0].search(queries, K, vectors, selection=selection)[1], range(20)))
+        kept = list(pool.map(lambda _: ann.search(queries, K, vectors, selection=selection)[1], range(20)))
     for rows in plain:
         np.testing.assert_array_equal(rows, built["ivf"].search(queries, K, vectors, effort=64)[1])
     for rows in kept:
         assert mask[rows[rows >= 0]].all()
         assert recall(rows, exactly(vectors, queries, K, mask)[1]) >= 0.95
     assert len(seen) == 1
-    alone.clear()
-    gc.collect()
-    owners[0]._thread.join(10)
-    assert not owners[0]._thread.is_alive()  # it ends with the index
+    family.owner.close()
 
 
 def test_gathering_thread_hands_errors_on(data: tuple[NDArray[np.float32], NDArray[np.float32]]) -> None:
     """An error of the index goes to who asked, the thread lives on; one while it is made goes to who made it."""
     calls = []
 
-    def make() -> Searching:
-        def search(some: NDArray[np.float32], wanted: int, effort: int) -> Found:
+    def make() -> SearchBatch:
+        def search(some: NDArray[np.float32], wanted: int, effort: int) -> ScoredRows:
             calls.append(len(some))
             if len(calls) == 1:
                 raise RuntimeError("out of memory")
@@ -408,14 +444,14 @@ def test_gathering_thread_hands_errors_on(data: tuple[NDArray[np.float32], NDArr
 
         return search
 
-    gathering = GatheringThread(make)
+    gathering = BatchingThread(make)
     with pytest.raises(RuntimeError, match="out of memory"):
         gathering.search(data[1], 2, 1)
     assert gathering.search(data[1], 2, 1)[1].shape == (50, 2)
     gathering.close()
 
-    def fail() -> Searching:
+    def fail() -> SearchBatch:
         raise InputError("no such device")
 
     with pytest.raises(InputError, match="no such device"):
-        GatheringThread(fail)
+        BatchingThread(fail)

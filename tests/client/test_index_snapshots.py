@@ -88,13 +88,13 @@ def test_built_kind_answers_as_exact_search_does(kind: str, dtype: VectorType, t
     """With the greatest effort a built kind finds 95% of numpy's ten best, and a reader the same hits as the writer."""
     with made(tmp_path / "index", dtype) as index:
         report = index.build(kind, threads=2)
-        assert (report.kind, report.rows) == (kind, COUNT)
+        assert (report.spec, report.rows) == (kind, COUNT)
         assert recall(found(index), exact(VECTORS)) >= 0.95
         with Index.open(tmp_path / "index") as reader:
             assert found(reader) == found(index)
             stats = reader.stats().snapshot
     assert stats is not None
-    assert (stats.kind, stats.rows, stats.damage) == (kind, COUNT, None)
+    assert (stats.spec, stats.rows, stats.damage) == (kind, COUNT, None)
     assert stats.file_bytes == report.file_bytes > 0
 
 
@@ -135,7 +135,7 @@ def test_long_tail_is_caught_up(tmp_path: Path) -> None:
         after = index.stats().snapshot
         assert before is not None
         assert after is not None
-        assert (after.rows, after.kind, after.effort) == (COUNT + 800, before.kind, before.effort)
+        assert (after.rows, after.spec, after.effort) == (COUNT + 800, before.spec, before.effort)
         assert recall(found(index), exact(np.concatenate([VECTORS, more]))) >= 0.85
     assert [path.name for path in (tmp_path / "index").glob("ann-*")] == ["ann-2.faiss"]
 
@@ -171,7 +171,7 @@ def test_removed_items_are_never_found(kind: str, tmp_path: Path) -> None:
         index.compact()
         stats = index.stats().snapshot
         assert stats is not None
-        assert (stats.kind, stats.rows, stats.damage) == (kind, COUNT - len(gone), None)
+        assert (stats.spec, stats.rows, stats.damage) == (kind, COUNT - len(gone), None)
         assert stats.effort == effort
         assert recall(found(index), exact(VECTORS, alive)) >= 0.85
         number = exact(VECTORS, alive)[0][0]
@@ -231,7 +231,7 @@ def test_damaged_snapshot_is_rebuilt_and_said(wound: object, tmp_path: Path, cap
         assert found(reader, effort=1) == exact(VECTORS)
         assert len(caplog.records) == 1
         assert [file.name in problem for problem in reader.verify().problems] == [True]
-        assert "exactly" in caplog.text
+        assert "exact" in caplog.text
         stats = reader.stats().snapshot
         assert stats is not None
         assert "missing" in str(stats.damage) or "damaged" in str(stats.damage)
@@ -241,8 +241,8 @@ def test_damaged_snapshot_is_rebuilt_and_said(wound: object, tmp_path: Path, cap
             stats = writer.stats().snapshot
             assert expected is not None
             assert stats is not None
-            assert (stats.kind, stats.rows, stats.damage) == (expected.kind, expected.rows, None)
-            assert (stats.effort, stats.reach) == (expected.effort, expected.reach)
+            assert (stats.spec, stats.rows, stats.damage) == (expected.spec, expected.rows, None)
+            assert (stats.effort, stats.rescore_factor) == (expected.effort, expected.rescore_factor)
             assert recall(found(writer), exact(VECTORS)) >= 0.85
         assert recall(found(reader), exact(VECTORS)) >= 0.85
         assert reader.stats().snapshot == stats
@@ -255,7 +255,7 @@ def test_going_back_to_flat_takes_the_snapshot_away(tmp_path: Path) -> None:
         for kind in ("flat", "auto"):
             index.build("ivf")
             assert index.stats().snapshot is not None
-            assert index.build(kind).kind == "flat"
+            assert index.build(kind).spec == "flat"
             assert index.stats().snapshot is None
             assert found(index) == exact(VECTORS)
             assert not list((tmp_path / "index").glob("ann-*"))
@@ -271,7 +271,7 @@ def test_tuned_effort_holds_for_all_searches(tmp_path: Path) -> None:
             report = index.tune(QUERIES, space=SPACE, recall=wanted, k=K)
             stats = reader.stats().snapshot
             assert stats is not None
-            assert (stats.effort, stats.reach) == (report.effort, report.reach)
+            assert (stats.effort, stats.rescore_factor) == (report.effort, report.rescore_factor)
             hits = reader.search(QUERIES, k=K, space=SPACE)
             reached = recall([[hit.id for hit in row] for row in hits], exact(VECTORS))
             assert reached >= report.recall - 1e-6  # more where lists hold fewer than K, which are searched exactly
@@ -374,7 +374,7 @@ def test_writer_killed_between_file_and_catalogue_loses_nothing(tmp_path: Path) 
     with Index.open(path, mode="write") as index:
         stats = index.stats().snapshot
         assert stats is not None
-        assert stats.kind == "ivf"
+        assert stats.spec == "ivf"
         assert recall(found(index), exact(VECTORS)) >= 0.99
     assert len(list(path.glob("ann-*"))) == 1
 
@@ -391,7 +391,7 @@ def test_compact_cut_short_builds_anew_at_the_next_open(tmp_path: Path, monkeypa
     with Index.open(tmp_path / "index", mode="write") as index:
         stats = index.stats().snapshot
         assert stats is not None
-        assert (stats.kind, stats.rows, stats.damage) == ("hnsw", COUNT - 100, None)
+        assert (stats.spec, stats.rows, stats.damage) == ("hnsw", COUNT - 100, None)
 
 
 def test_too_few_items_after_compact_are_searched_exactly(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -431,7 +431,7 @@ def test_snapshot_of_an_unknown_kind_is_an_error(tmp_path: Path) -> None:
     with closing(catalogue), catalogue.change() as change:
         row = change.snapshot()
         assert row is not None
-        change.put_snapshot(replace(row, kind="lsh"))
+        change.put_snapshot(replace(row, spec="lsh"))
     with Index.open(tmp_path / "index") as reader, pytest.raises(InputError, match="lsh"):
         reader.search(QUERIES, space=SPACE)
 

@@ -15,8 +15,7 @@ import pytest
 from support.arrays import random_vectors
 from twinspire.index import Index, Item, ItemKind, flat
 from twinspire.index.ann import AnnIndex, IndexSpec
-from twinspire.index.faiss_support import computing_with, faiss_library
-from twinspire.index.parallel import search_threads, shared
+from twinspire.index.faiss_support import faiss_library, openmp_threads, search_threads, share_tasks
 
 DIM = 32
 drawn = partial(random_vectors, dim=DIM)
@@ -40,7 +39,7 @@ def test_exact_search_opens_no_parallel_region(queries: int, monkeypatch: pytest
     """Each block is searched with one OpenMP thread; what is found is what numpy finds."""
     seen = recorded_threads(monkeypatch)
     vectors = drawn(20_000)
-    with computing_with(2):
+    with openmp_threads(2):
         scores, rows = flat.nearest(vectors, vectors[:queries], 5)
     assert set(seen) == {1}
     exact = vectors[:queries].astype(np.float64) @ vectors.T.astype(np.float64)
@@ -55,7 +54,7 @@ def test_the_callers_openmp_setting_is_kept(threads: int, kind: str) -> None:
     vectors = drawn(3_000)
     ann = None if kind == "flat" else AnnIndex.build(IndexSpec.parse(kind), vectors, threads=2)
     faiss = faiss_library()
-    with computing_with(threads):
+    with openmp_threads(threads):
         if ann is None:
             flat.nearest(vectors, vectors[:300], 5)
         else:
@@ -65,9 +64,9 @@ def test_the_callers_openmp_setting_is_kept(threads: int, kind: str) -> None:
 
 def test_threads_are_those_of_openmp_up_to_the_cores() -> None:
     """A setting of one thread is obeyed; one above the number of cores is not."""
-    with computing_with(1):
+    with openmp_threads(1):
         assert search_threads() == 1
-    with computing_with(10_000):
+    with openmp_threads(10_000):
         assert 1 <= search_threads() < 10_000
 
 
@@ -76,9 +75,9 @@ def test_several_threads_find_what_one_does(kind: str) -> None:
     """However the queries are shared among threads, each gets what it gets in one thread."""
     vectors = drawn(6_000)
     ann = AnnIndex.build(IndexSpec.parse(kind), vectors, threads=2)
-    with computing_with(1):
+    with openmp_threads(1):
         expected = ann.search(vectors[:301], 5, vectors, effort=32)
-    with computing_with(2):
+    with openmp_threads(2):
         found = ann.search(vectors[:301], 5, vectors, effort=32)
     np.testing.assert_array_equal(found[1], expected[1])
     np.testing.assert_allclose(found[0], expected[0], atol=1e-6)
@@ -93,7 +92,7 @@ def test_every_task_is_done_once_and_by_several_threads() -> None:
         meeting.wait()  # both have one
         return first + list(tasks)
 
-    parts = shared(range(100), work, 2)
+    parts = share_tasks(range(100), work, 2)
     assert len(parts) == 2
     assert sorted(parts[0] + parts[1]) == list(range(100))
 
@@ -111,8 +110,8 @@ def test_an_error_of_any_thread_is_raised(by_caller: bool) -> None:
         return sum(1 for _ in tasks)
 
     with pytest.raises(ValueError, match="broken"):
-        shared(range(100), work, 2)
-    assert sum(shared(range(100), lambda tasks: sum(1 for _ in tasks), 2)) == 100
+        share_tasks(range(100), work, 2)
+    assert sum(share_tasks(range(100), lambda tasks: sum(1 for _ in tasks), 2)) == 100
 
 
 FORKING = """

@@ -19,7 +19,7 @@ from twinspire_eval.recall import Measure
 from twinspire_eval.recall.benchmark import measure_recall
 from twinspire_eval.records import Record
 from twinspire_eval.scenes import Contrast, Language
-from twinspire_export.sample.figures import Figures, measure
+from twinspire_export.sample.figures import SampleFigures, measure
 
 MAX_BUNDLE_BYTES = 16_000_000
 # How far a machine's arithmetic may move a recall over 1,000 queries.
@@ -37,7 +37,7 @@ def _figures() -> dict[str, Any]:
 
 
 @cache
-def _measured(precision: Precision) -> Figures:
+def _measured(precision: Precision) -> SampleFigures:
     return measure(Bundle.open(sample_bundle()), precision)
 
 
@@ -109,7 +109,7 @@ def test_the_sample_is_the_winner() -> None:
         assert engine.certificate is not None
         assert engine.certificate.min_cosine == chosen["cosine_to_fp32"][tower]["min"]
         assert engine.certificate.recall is not None
-        recall = recorded.results["recall"]["engines"][chosen["setting"]]
+        recall = recorded.results["recall"]["engines"][chosen["config"]]
         for language, both in recall.items():
             for way, found in both.items():
                 assert engine.certificate.recall[language][way]["r1"] == found["r1"]["value"]

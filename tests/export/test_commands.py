@@ -17,7 +17,7 @@ import twinspire_export
 from twinspire.bundle import Bundle, Precision, Tower
 from twinspire.cli import app as cli
 from twinspire.errors import InputError
-from twinspire_export.calibration import MAX_SAMPLES, drawn_captions, drawn_images, read_captions
+from twinspire_export.calibration import MAX_SAMPLES, read_captions, scene_captions, scene_images
 from twinspire_export.commands import register
 
 
@@ -58,7 +58,7 @@ def test_export_then_quantize(checkpoint: Path, tmp_path: Path, capsys: pytest.C
     (pictures / "notes.txt").write_text("no picture")
     captions.write_text("a red car\n\n  一只猫  \n", encoding="utf-8")
     arguments = ("quantize", tmp_path / "fp32", "-o", tmp_path / "int8")
-    assert twinspire(*arguments, "--pictures", pictures, "--captions", captions) == 0
+    assert twinspire(*arguments, "--images", pictures, "--captions", captions) == 0
     said = capsys.readouterr()
     assert [line.partition(" ")[0] for line in said.err.splitlines()] == ["quantize:"] * 7
     reported = said.out.splitlines()
@@ -105,7 +105,7 @@ def test_folder_without_images(
     if not missing:
         folder.mkdir()
         (folder / "notes.txt").touch()
-    assert twinspire("quantize", tmp_path / "fp32", "-o", tmp_path / "int8", "--pictures", folder) == 2
+    assert twinspire("quantize", tmp_path / "fp32", "-o", tmp_path / "int8", "--images", folder) == 2
     assert str(folder) in capsys.readouterr().err
     assert not (tmp_path / "int8").exists()
 
@@ -139,8 +139,8 @@ def test_captions_that_cannot_be_read(tmp_path: Path, name: str, content: bytes 
 @pytest.mark.slow
 def test_drawn_scenes_are_the_default() -> None:
     """Where nothing is given there are 320 drawn images and as many captions, half of them Chinese."""
-    captions = drawn_captions()
-    assert len(drawn_images()) == len(captions) == MAX_SAMPLES
+    captions = scene_captions()
+    assert len(scene_images()) == len(captions) == MAX_SAMPLES
     assert sum(any("\u4e00" <= character <= "\u9fff" for character in text) for text in captions) == MAX_SAMPLES // 2
 
 

@@ -23,13 +23,12 @@ from twinspire.bundle import Bundle, ImageSettings, Interpolation, Padding, Prec
 from twinspire.contract import padded
 from twinspire.errors import BundleError, CheckpointError, InputError
 from twinspire.text import Tokenizer
-from twinspire_export import export as export_module
 from twinspire_export import export_checkpoint, towers
-from twinspire_export.certificate import EngineRunner
 from twinspire_export.checkpoint import open_checkpoint
+from twinspire_export.engine_check import EngineRunner
 from twinspire_export.export import checkpoint_space
-from twinspire_export.rewrite import REWRITES
-from twinspire_export.rewrite import text as rewrite_text
+from twinspire_export.families import clip
+from twinspire_export.rewrite import REWRITES, passes
 
 TEXTS = ["a cat", "two boats on the sea at night", "", "一只猫", "a red car to the left of a green tree"]
 TOLERANCE = 2e-6  # of components of unit vectors; float32 sums in another order
@@ -267,22 +266,24 @@ def test_engine_that_differs_from_torch_is_refused(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mistake: str
 ) -> None:
     """An engine that computes something else fails its certificate, and nothing is left."""
+    image_tower, text_tower = clip.image_tower, clip.text_tower
 
     def without_mean(model: CLIPModel, settings: ImageSettings) -> towers.ImageTower:
-        return towers.ImageTower(model, replace(settings, mean=(0.4, 0.4, 0.4)))
+        return image_tower(model, replace(settings, mean=(0.4, 0.4, 0.4)))
 
     def pooled_at_the_start(model: CLIPModel) -> towers.TextTower:
-        tower = towers.TextTower(model)
+        tower = text_tower(model)
+        assert tower.end_id is not None
         tower.end_id.fill_(AutoTokenizer.from_pretrained(checkpoint).bos_token_id)
         return tower
 
     match mistake:
         case "no causal mask":
-            monkeypatch.setattr(rewrite_text, "MASKED", 0.0)
+            monkeypatch.setattr(passes, "MASKED", 0.0)
         case "wrong mean":
-            monkeypatch.setattr(export_module, "ImageTower", without_mean)
+            monkeypatch.setattr(clip, "image_tower", without_mean)
         case _:
-            monkeypatch.setattr(export_module, "TextTower", pooled_at_the_start)
+            monkeypatch.setattr(clip, "text_tower", pooled_at_the_start)
     with pytest.raises(CheckpointError, match="differs"):
         export_checkpoint(checkpoint, tmp_path / "bundle")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["tiny-clip"]

@@ -16,7 +16,7 @@ import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
 from twinspire.errors import EngineError
-from twinspire_export.fp16 import LARGEST, RANGE_LIMIT, nodes_out_of_range, to_half
+from twinspire_export.fp16 import LARGEST, RANGE_LIMIT, nodes_out_of_range, to_fp16
 
 
 def make(nodes: Sequence[onnx.NodeProto], constants: dict[str, NDArray[Any]], *, opset: int = 17) -> onnx.ModelProto:
@@ -76,7 +76,7 @@ def test_result_is_near_and_of_unit_length() -> None:
     """The fp16 graph gives nearly the same rows, whose length is 1 to float32's precision."""
     model = tower()
     expected = run(model, INPUT)
-    made = run(to_half(model), INPUT)
+    made = run(to_fp16(model), INPUT)
     assert made.dtype == np.float32
     difference = np.abs(made - expected).max()
     assert 0 < difference <= 2e-3, f"largest difference {difference}"
@@ -86,7 +86,7 @@ def test_result_is_near_and_of_unit_length() -> None:
 
 def test_what_stays_in_float32() -> None:
     """Weights and activations are fp16; the L2 norm and the output are float32, the input is uint8."""
-    made = to_half(tower())
+    made = to_fp16(tower())
     kinds = types(made)
     assert {kinds[name] for name in ("f", "n", "p", "b", "s", "e")} == {TensorProto.FLOAT16}
     assert {kinds[name] for name in ("length", "y")} == {TensorProto.FLOAT}
@@ -97,7 +97,7 @@ def test_what_stays_in_float32() -> None:
 
 def test_nodes_kept_share_their_float32() -> None:
     """Between two kept nodes nothing is rounded to fp16: casts stand at the ends alone."""
-    kinds = types(to_half(tower(), keep=["add", "softmax"]))
+    kinds = types(to_fp16(tower(), keep=["add", "softmax"]))
     assert {kinds[name] for name in ("b", "s")} == {TensorProto.FLOAT}
     assert {kinds[name] for name in ("n", "p", "e")} == {TensorProto.FLOAT16}
 
@@ -109,7 +109,7 @@ def test_nodes_out_of_range_are_found() -> None:
     found = nodes_out_of_range(model, [{"x": INPUT}])
     assert found == ["product", "add", "softmax"]
     expected = run(model, INPUT)
-    difference = np.abs(run(to_half(model, keep=found), INPUT) - expected).max()
+    difference = np.abs(run(to_fp16(model, keep=found), INPUT) - expected).max()
     assert difference <= 2e-2, f"largest difference {difference}"
 
 
@@ -135,7 +135,7 @@ def test_weights_that_do_not_fit(value: float, said: str) -> None:
     changed[0, 0] = value
     weight.CopyFrom(numpy_helper.from_array(changed, "w"))
     with pytest.raises(EngineError, match=said):
-        to_half(model)
+        to_fp16(model)
 
 
 def test_weights_of_kept_nodes_may_be_large() -> None:
@@ -143,7 +143,7 @@ def test_weights_of_kept_nodes_may_be_large() -> None:
     model = tower()
     weight = next(tensor for tensor in model.graph.initializer if tensor.name == "w")
     weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * np.float32(1e6), "w"))
-    kept = {tensor.name: tensor.data_type for tensor in to_half(model, keep=["product", "add"]).graph.initializer}
+    kept = {tensor.name: tensor.data_type for tensor in to_fp16(model, keep=["product", "add"]).graph.initializer}
     assert kept["w"] == TensorProto.FLOAT
     assert TensorProto.FLOAT16 in kept.values()
 
@@ -179,7 +179,7 @@ def test_quantizers_follow_the_opset(opset: int, kind: int) -> None:
     }
     model = make(nodes, constants, opset=opset)
     expected = run(model, INPUT)
-    made = to_half(model)
+    made = to_fp16(model)
     made_types = types(made)
     assert made_types["d"] == made_types["w"] == kind
     assert not any(

@@ -24,8 +24,8 @@ from transformers import CLIPModel
 
 from twinspire.bundle import Bundle, Precision, Tower
 from twinspire_export import export_checkpoint, quantize_bundle
-from twinspire_export.certificate import EngineRunner, row_cosines
-from twinspire_export.fp16 import to_half
+from twinspire_export.engine_check import EngineRunner, row_cosines
+from twinspire_export.fp16 import to_fp16
 
 COSINE = 0.9999
 """What fp16 engines must reach to fp32; with the range search they reach 0.9999999."""
@@ -105,7 +105,7 @@ def bundle(make_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPa
     images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
     for precision in (Precision.FP16, Precision.INT8_TENSORRT):
         bundle = quantize_bundle(
-            bundle, folder / precision, precision=precision, pictures=images, captions=["a cat", "two boats at night"]
+            bundle, folder / precision, precision=precision, images=images, captions=["a cat", "two boats at night"]
         )
     return bundle
 
@@ -143,7 +143,7 @@ def test_range_search_keeps_what_fp16_cannot_hold(bundle: Bundle, tower: Tower) 
 @pytest.mark.parametrize("tower", Tower)
 def test_without_the_range_search_values_overflow(bundle: Bundle, tower: Tower) -> None:
     """Converted without a search, the same towers have values that are not finite: the test above can fail."""
-    model = to_half(onnx.load(bundle.engine(tower, Precision.FP32)))
+    model = to_fp16(onnx.load(bundle.engine(tower, Precision.FP32)))
     embedding, broken = emulate(model, _feed(bundle, tower))
     assert len(broken) > 10
     assert not np.isfinite(embedding).all()

@@ -22,7 +22,7 @@ from twinspire.images import Preprocessor
 from twinspire.text import Tokenizer
 from twinspire_eval.scenes import Language, Split, scene_set
 from twinspire_export import export_checkpoint, quantize_bundle
-from twinspire_export.random_checkpoints import Size, save_seeded, write_clip_tokenizer
+from twinspire_export.random_checkpoints import ModelSize, save_random_checkpoint, write_clip_tokenizer
 
 
 def test_openais_files(make_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
@@ -47,7 +47,7 @@ def test_openais_files(make_checkpoint: Callable[..., Path], tmp_path: Path) -> 
 @pytest.mark.slow
 def test_vit_b_32(tmp_path: Path) -> None:
     """ViT-B/32 with seeded weights exports to the embeddings of torch, and quantizes to a quarter of the size."""
-    checkpoint = save_seeded(Size.VIT_B_32, tmp_path / "checkpoint")
+    checkpoint = save_random_checkpoint(ModelSize.VIT_B_32, tmp_path / "checkpoint")
     scenes = scene_set(18, seed=5, split=Split.HELDOUT)
     pictures, captions = [scene.draw() for scene in scenes], [scene.captions[Language.ENGLISH] for scene in scenes]
 
@@ -58,7 +58,7 @@ def test_vit_b_32(tmp_path: Path) -> None:
         expected = torch.nn.functional.normalize(model.get_image_features(**pixels), dim=-1).numpy()
     del model
 
-    bundle = quantize_bundle(base, tmp_path / "int8", pictures=pictures[:16], captions=captions[:16])
+    bundle = quantize_bundle(base, tmp_path / "int8", images=pictures[:16], captions=captions[:16])
     ids = Tokenizer(bundle.tokenizer_path, bundle.text).encode(captions[16:])
     feeds = {Tower.IMAGE: [Preprocessor(bundle.image).many(pictures[16:])], Tower.TEXT: [row[None] for row in ids]}
     for tower, least in ((Tower.IMAGE, 0.99), (Tower.TEXT, 0.98)):

@@ -25,10 +25,25 @@ from twinspire_eval.records import Record
 from twinspire_eval.statistics import Interval
 from twinspire_export.precision import PrecisionOptions, PrecisionResult, choose_precision, measurement, run
 from twinspire_export.precision import candidates as listing
-from twinspire_export.precision.candidates import Candidate, Setting, Variant, candidates_of, settings_of, variants_of
-from twinspire_export.precision.measurement import Speed
+from twinspire_export.precision.candidates import (
+    EnginePair,
+    PrecisionCandidate,
+    RuntimeConfig,
+    candidates_of,
+    configs_of,
+    engine_pairs,
+)
+from twinspire_export.precision.measurement import Throughput
 from twinspire_export.precision.report import record, sentences, table
-from twinspire_export.precision.selection import Cosines, Measured, Recalled, best_of, best_variants, front, rejected
+from twinspire_export.precision.selection import (
+    Accuracy,
+    CandidateResult,
+    Cosines,
+    best_engines,
+    best_of,
+    pareto_front,
+    rejected,
+)
 
 WORDS = ("a", "the", "red", "blue", "green", "large", "cat", "dog", "house", "boat", "left", "of", "on", "snow")
 QUICK = PrecisionOptions(threads=2, rounds=2, visit_s=0.0, max_recall_drop=0.5, baseline=False)
@@ -56,8 +71,8 @@ def only_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def _slowed(monkeypatch: pytest.MonkeyPatch, items_per_s: Callable[[LocalTowers], float]) -> None:
     """Let visits say what speed they saw: what the towers' runtime decides, for images and texts alike."""
 
-    def visit(encode: Any, towers: LocalTowers, work: Any, visit_s: float) -> Callable[[], float]:
-        assert encode(towers, work) in (measurement.IMAGES, measurement.TEXTS)
+    def visit(encode: Any, towers: LocalTowers, inputs: Any, visit_s: float) -> Callable[[], float]:
+        assert encode(towers, inputs) in (measurement.IMAGES, measurement.TEXTS)
         return lambda: items_per_s(towers)
 
     monkeypatch.setattr(measurement, "_visit", visit)
@@ -80,7 +95,7 @@ def chosen(tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Precis
 
 def test_every_candidate_is_measured(chosen: PrecisionResult) -> None:
     """Each precision in one stream and in as many as threads, with its speed over fp32's."""
-    speeds = {str(each.candidate): each.speed.overall.value for each in chosen.measured}
+    speeds = {str(each.candidate): each.speed.overall.value for each in chosen.results}
     assert speeds == {
         "fp32 on cpu": 1.0,
         "fp32 on cpu, 2 streams": pytest.approx(1.5),
@@ -97,7 +112,7 @@ def test_the_recall_is_that_of_the_benchmark(chosen: PrecisionResult, tiny: Any)
     ):
         expected = measure_recall({"fp32": fp32, "int8": int8}, _captioned())
     above = expected.losses["int8"].pooled[Measure.R1]
-    drop = chosen.best.recalled.drop
+    drop = chosen.best.accuracy.recall_drop
     assert drop.value == pytest.approx(-above.value)
     assert drop.interval == pytest.approx(Interval(-above.interval.high, -above.interval.low)) or (
         (drop.interval.low, drop.interval.high) == pytest.approx((-above.interval.high, -above.interval.low))
@@ -127,8 +142,8 @@ def test_the_new_bundle_says_what_won(chosen: PrecisionResult, tiny: Any) -> Non
     assert choice is not None
     assert (choice.precision, choice.provider, choice.streams, choice.threads) == (Precision.INT8, "cpu", 2, 2)
     assert choice.speed == pytest.approx(3.0)
-    assert (choice.max_recall_drop, choice.recall_drop) == (0.5, chosen.best.recalled.drop.value)
-    assert choice.recall_drop_high == chosen.best.recalled.drop.interval.high
+    assert (choice.max_recall_drop, choice.recall_drop) == (0.5, chosen.best.accuracy.recall_drop.value)
+    assert choice.recall_drop_high == chosen.best.accuracy.recall_drop.interval.high
     assert (choice.data, choice.rejected) == ("30 of noise", ())
     assert str(LocalTowers(written, threads=2).runtime) == "onnxruntime cpu int8, threads: 2, streams: 2"
     assert not (chosen.bundle.path.parent / "new.work").exists()
@@ -140,7 +155,7 @@ def test_certificates_hold_cosine_and_speed(chosen: PrecisionResult, tiny: Any) 
     cosines = (tiny.model.encode_images(images) * tiny.int8.encode_images(images)).sum(axis=1)
     certificate = chosen.bundle.manifest.engines[Tower.IMAGE][Precision.INT8].certificate
     assert certificate is not None
-    assert (certificate.samples, certificate.data) == (30, "30 pictures of 30 of noise")
+    assert (certificate.samples, certificate.data) == (30, "30 images of 30 of noise")
     assert certificate.min_cosine == pytest.approx(cosines.min(), abs=1e-6)
     assert certificate.mean_cosine == pytest.approx(cosines.mean(), abs=1e-6)
     assert certificate.speed is not None
@@ -163,10 +178,8 @@ def test_fp32_stays_where_no_other_keeps_recall(tiny: Any, tmp_path: Path, monke
     assert result.choice.rejected == (Precision.INT8,)
     assert result.choice.recall_drop == 0.0
     (said,) = sentences(result)
-    assert said == (
-        "auto stays fp32: every other precision loses more than 0.5 points of R@1. It runs best as "
-        "fp32 on cpu, 2 streams"
-    )
+    assert "every other precision loses more than 0.5 points" in said
+    assert "fp32 on cpu, 2 streams" in said
     assert LocalTowers(result.bundle, threads=1).runtime.precision is Precision.FP32
     assert LocalTowers(result.bundle, threads=1, precision="int8").runtime.precision is Precision.INT8
 
@@ -209,11 +222,11 @@ def test_an_interrupted_run_goes_on(tiny: Any, tmp_path: Path, monkeypatch: pyte
     measured: list[str] = []
     embed, speed = run.embed, run.measure_speed
 
-    def embedding(setting: Setting, *arguments: Any, **options: Any) -> Any:
+    def embedding(setting: RuntimeConfig, *arguments: Any, **options: Any) -> Any:
         measured.append(f"recall {setting}")
         return embed(setting, *arguments, **options)
 
-    def speeding(candidate: Candidate, *arguments: Any, **options: Any) -> Any:
+    def speeding(candidate: PrecisionCandidate, *arguments: Any, **options: Any) -> Any:
         if len(measured) == 4:
             raise KeyboardInterrupt
         measured.append(f"speed {candidate}")
@@ -260,15 +273,15 @@ def test_what_does_not_run_is_left_out(tiny: Any, tmp_path: Path, monkeypatch: p
     embed = run.embed
     broken: list[Precision] = [Precision.INT8]
 
-    def failing(setting: Setting, *arguments: Any, **options: Any) -> Any:
-        if setting.variant.precision in broken:
+    def failing(setting: RuntimeConfig, *arguments: Any, **options: Any) -> Any:
+        if setting.engines.precision in broken:
             raise EngineError("no kernel")
         return embed(setting, *arguments, **options)
 
     monkeypatch.setattr(run, "embed", failing)
     result = choose_precision(tiny.bundle, tmp_path / "new", _captioned(), options=QUICK)
     assert result.skipped == {"int8 on cpu": "no kernel"}
-    assert {each.candidate.setting.variant.precision for each in result.measured} == {Precision.FP32}
+    assert {each.candidate.config.engines.precision for each in result.results} == {Precision.FP32}
     assert "no kernel" in sentences(result)[0]
     assert "fp32" in sentences(result)[1]
     int8 = result.bundle.manifest.engines[Tower.IMAGE][Precision.INT8]
@@ -302,7 +315,7 @@ def test_recipes_are_made_on_the_way(tiny: Any, tmp_path: Path, monkeypatch: pyt
         )
         assert [recipe.ranges for recipe in made] == ["symmetric", "asymmetric"]
     # The first recipe gives what the bundle has already, the second what loses nothing.
-    names = {str(each.candidate.setting.variant) for each in result.measured}
+    names = {str(each.candidate.config.engines) for each in result.results}
     assert names == {"fp32", "int8", "int8 (asymmetric ranges)"}
     assert str(result.best.candidate) == "int8 (asymmetric ranges) on cpu, 2 streams"
     written = Bundle.open(tmp_path / "two")
@@ -332,7 +345,7 @@ def test_int8_is_made_where_there_is_fp32_alone(
     monkeypatch.setattr("twinspire_export.precision.recipes.require", missing)
     result = choose_precision(base, tmp_path / "newer", _captioned(), options=QUICK)
     assert "quantize" in result.skipped["int8"]
-    assert {each.candidate.setting.variant.precision for each in result.measured} == {Precision.FP32}
+    assert {each.candidate.config.engines.precision for each in result.results} == {Precision.FP32}
     with pytest.raises(MissingDependencyError, match="nncf"):
         choose_precision(base, tmp_path / "newest", _captioned(), options=dataclasses.replace(QUICK, recipes=1))
 
@@ -342,16 +355,16 @@ def test_the_baseline_is_measured_and_never_chosen(tiny: Any, tmp_path: Path, mo
     _slowed(monkeypatch, _int8_is_faster)
     options = dataclasses.replace(QUICK, baseline=True)
     result = choose_precision(tiny.bundle, tmp_path / "new", _captioned(), options=options, work=tmp_path / "work")
-    assert "int8 (quantize_dynamic) on cpu, 2 streams" in {str(each.candidate) for each in result.measured}
-    (baseline,) = {each.candidate.setting.variant for each in result.measured if "dynamic" in str(each.candidate)}
+    assert "int8 (quantize_dynamic) on cpu, 2 streams" in {str(each.candidate) for each in result.results}
+    (baseline,) = {each.candidate.config.engines for each in result.results if "dynamic" in str(each.candidate)}
     for tower in Tower:
         made = onnx.load(baseline.bundle.engine(tower, Precision.INT8))
         assert "MatMulInteger" in {node.op_type for node in made.graph.node}
         used = result.bundle.engine(tower, Precision.INT8)
         assert used.read_bytes() == tiny.bundle.engine(tower, Precision.INT8).read_bytes()
-    ranked = [*result.measured, _measured(9.0, -0.1, variant=baseline)]
+    ranked = [*result.results, _measured(9.0, -0.1, variant=baseline)]
     assert best_of(ranked, 0.5) is result.best
-    assert baseline not in {each.candidate.setting.variant for each in front(ranked)}
+    assert baseline not in {each.candidate.config.engines for each in pareto_front(ranked)}
     rows = list(zip(*(column.cells for column in table(result).columns), strict=True))
     assert {row[-1] for row in rows if "dynamic" in str(row[0])} == {"baseline"}
     found = record(result, data_spec="noise").results["candidates"]["int8 (quantize_dynamic) on cpu"]
@@ -369,11 +382,11 @@ def test_without_onnx_the_baseline_is_left_out(tiny: Any, tmp_path: Path, monkey
     def fail(*_: object) -> None:
         raise EngineError("no such operator")
 
-    monkeypatch.setattr("twinspire_export.quantization.dynamic.quantize_dynamically", fail)
+    monkeypatch.setattr("twinspire_export.quantization.quantizer.quantize_dynamically", fail)
     options = dataclasses.replace(QUICK, baseline=True)
     result = choose_precision(tiny.bundle, tmp_path / "new", _captioned(), options=options)
     assert result.skipped == {"quantize_dynamic": "no such operator"}
-    assert len(result.measured) == 4
+    assert len(result.results) == 4
 
 
 # The choice
@@ -381,21 +394,21 @@ def test_without_onnx_the_baseline_is_left_out(tiny: Any, tmp_path: Path, monkey
 
 def _measured(
     speed: float, drop: float, *, precision: Precision = Precision.INT8, streams: int = 1, variant: Any = None
-) -> Measured:
-    variant = variant or Variant(precision, None)  # type: ignore[arg-type]
+) -> CandidateResult:
+    variant = variant or EnginePair(precision, None)  # type: ignore[arg-type]
     rounds = (100.0, 100.0)
-    return Measured(
-        candidate=Candidate(Setting(variant, Provider.CPU), streams),
-        speed=Speed(
+    return CandidateResult(
+        candidate=PrecisionCandidate(RuntimeConfig(variant, Provider.CPU), streams),
+        speed=Throughput(
             images_per_s=(100 * speed,) * 2,
             texts_per_s=(100 * speed,) * 2,
             fp32_images_per_s=rounds,
             fp32_texts_per_s=rounds,
         ),
-        recalled=Recalled(
-            drop=Estimate(drop, Interval(drop - 0.001, drop + 0.001)),
-            worst_drop=drop,
-            cosines={tower: Cosines(samples=1, least=1.0, mean=1.0) for tower in Tower},
+        accuracy=Accuracy(
+            recall_drop=Estimate(drop, Interval(drop - 0.001, drop + 0.001)),
+            worst_recall_drop=drop,
+            cosines={tower: Cosines(samples=1, minimum=1.0, mean=1.0) for tower in Tower},
         ),
     )
 
@@ -420,7 +433,7 @@ def test_streams_must_gain_something() -> None:
 
 def test_speed_weighs_images_and_texts_alike() -> None:
     """Four times the images at the same texts is twice as fast; ratios are taken round by round."""
-    speed = Speed(
+    speed = Throughput(
         images_per_s=(40.0, 80.0),
         texts_per_s=(10.0, 20.0),
         fp32_images_per_s=(10.0, 20.0),
@@ -434,14 +447,14 @@ def test_speed_weighs_images_and_texts_alike() -> None:
 def test_the_front_is_what_nothing_beats() -> None:
     """The fastest first, each further one slower and better."""
     a, b, c, d = _measured(3, 0.02), _measured(2, 0.01), _measured(1.5, 0.015), _measured(1, 0.0)
-    assert front([d, c, b, a]) == [a, b, d]
+    assert pareto_front([d, c, b, a]) == [a, b, d]
 
 
 def test_engines_that_were_made_take_the_place_of_the_bundles_where_they_win() -> None:
     """The best int8 engines that keep recall; where none does, the bundle's own, and the precision is rejected."""
     fp32 = _measured(1.0, 0.0, precision=Precision.FP32)
-    own = Variant(Precision.INT8, None)  # type: ignore[arg-type]
-    made = Variant(Precision.INT8, None, "made")  # type: ignore[arg-type]
+    own = EnginePair(Precision.INT8, None)  # type: ignore[arg-type]
+    made = EnginePair(Precision.INT8, None, "made")  # type: ignore[arg-type]
     for own_drop, made_drop, expected, thrown_out in (
         (0.0, 0.0, made, []),
         (0.0, 0.1, own, []),
@@ -449,19 +462,19 @@ def test_engines_that_were_made_take_the_place_of_the_bundles_where_they_win() -
         (0.1, 0.0, made, []),
     ):
         measured = [fp32, _measured(2.0, own_drop, variant=own), _measured(3.0, made_drop, variant=made)]
-        chosen = best_variants(measured, 0.005)
+        chosen = best_engines(measured, 0.005)
         assert chosen[Precision.INT8] is expected
         assert rejected(measured, chosen, 0.005) == thrown_out
-    chosen = best_variants([fp32, _measured(3.0, 0.1, variant=made)], 0.005)
+    chosen = best_engines([fp32, _measured(3.0, 0.1, variant=made)], 0.005)
     assert list(chosen) == [Precision.FP32]
 
 
 def test_what_is_tried_depends_on_the_machine(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """bf16 where the processor has it, on OpenVINO; one stream on CUDA, else as many as threads, four at most."""
-    variants = variants_of(tiny.bundle)
+    variants = engine_pairs(tiny.bundle)
     for sets, count in ((("amx_bf16",), 4), (("avx2",), 2)):
         monkeypatch.setattr(listing, "instruction_sets", lambda sets=sets: sets)
-        found = list(settings_of(variants, [Provider.OPENVINO]))
+        found = list(configs_of(variants, [Provider.OPENVINO]))
         assert len(found) == count
     assert {each.inference_precision for each in found} == {InferencePrecision.F32}
     for provider, threads, expected in (
@@ -470,9 +483,9 @@ def test_what_is_tried_depends_on_the_machine(tiny: Any, monkeypatch: pytest.Mon
         (Provider.OPENVINO, 16, [1, 4]),
         (Provider.CUDA, 16, [1]),
     ):
-        assert [each.streams for each in candidates_of(Setting(variants[0], provider), threads)] == expected
-    assert str(Setting(variants[1], Provider.OPENVINO, InferencePrecision.BF16)) == "int8 on openvino in bf16"
-    tensorrt = Setting(Variant(Precision.INT8_TENSORRT, tiny.bundle), Provider.CPU)
+        assert [each.streams for each in candidates_of(RuntimeConfig(variants[0], provider), threads)] == expected
+    assert str(RuntimeConfig(variants[1], Provider.OPENVINO, InferencePrecision.BF16)) == "int8 on openvino in bf16"
+    tensorrt = RuntimeConfig(EnginePair(Precision.INT8_TENSORRT, tiny.bundle), Provider.CPU)
     assert "TensorRT" in str(listing.skip_reason(tensorrt))
 
 
@@ -499,8 +512,8 @@ def test_it_says_how_sure_the_choice_is(chosen: PrecisionResult) -> None:
     """Whether the interval's upper end is below what is allowed."""
     assert "below" in sentences(chosen)[0]
     strict = dataclasses.replace(chosen, options=dataclasses.replace(QUICK, max_recall_drop=0.0))
-    recalled = dataclasses.replace(chosen.best.recalled, drop=Estimate(0.0, Interval(-0.01, 0.01)))
-    said = sentences(dataclasses.replace(strict, best=dataclasses.replace(chosen.best, recalled=recalled)))
+    recalled = dataclasses.replace(chosen.best.accuracy, recall_drop=Estimate(0.0, Interval(-0.01, 0.01)))
+    said = sentences(dataclasses.replace(strict, best=dataclasses.replace(chosen.best, accuracy=recalled)))
     assert "above" in said[0]
     assert "more" in said[1]
 
@@ -566,10 +579,10 @@ def test_the_command(
         ({"bundle": "nowhere"}, BundleError, "nowhere"),
         ({"bundle": "int8"}, BundleError, "fp32"),
         ({"--max-recall-drop": "-0.01"}, InputError, "max_recall_drop"),
-        ({"--max-recall-drop": "nan"}, InputError, "nan"),
-        ({"--max-recall-drop": "5"}, InputError, "max_recall_drop"),
-        ({"--rounds": "0"}, InputError, "rounds"),
-        ({"--threads": "0"}, InputError, "threads"),
+        ({"--max-recall-drop": "nan"}, InputError, "max_recall_drop nan"),
+        ({"--max-recall-drop": "5"}, InputError, "max_recall_drop 5"),
+        ({"--rounds": "0"}, InputError, "rounds 0"),
+        ({"--threads": "0"}, InputError, "threads 0"),
         ({"--recipes": "-1"}, InputError, "recipes"),
         ({"--json": "none/record.json"}, InputError, "none/record.json"),
         ({"--plot": "none/plot.png"}, InputError, "none/plot.png"),

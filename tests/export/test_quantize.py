@@ -27,9 +27,9 @@ from twinspire.tensorrt_support import check_symmetric
 from twinspire.text import Tokenizer
 from twinspire_export import export_checkpoint, quantize_bundle
 from twinspire_export import quantize as quantize_module
-from twinspire_export.calibration import MAX_SAMPLES, split, thin_out
+from twinspire_export.calibration import MAX_SAMPLES, split, subsample
 from twinspire_export.engine_check import check_engine
-from twinspire_export.quantization.node_roles import parts_of
+from twinspire_export.quantization.node_roles import roles_of
 from twinspire_export.quantization.recipe import Int8Recipe
 
 WORDS = ("a", "red", "car", "boats", "on", "the", "sea", "at", "night", "一辆", "红色的", "汽车", "猫")
@@ -66,7 +66,7 @@ def base(make_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPath
 def quantized(base: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """Give that bundle with int8 engines, calibrated on 30 images and captions."""
     destination = tmp_path_factory.mktemp("quantized") / "bundle"
-    return quantize_bundle(base, destination, pictures=draw_images(30, 32), captions=write_captions(30))
+    return quantize_bundle(base, destination, images=draw_images(30, 32), captions=write_captions(30))
 
 
 @pytest.mark.slow
@@ -172,7 +172,7 @@ def test_new_bundle_is_the_old_one_and_more(base: Bundle, quantized: Bundle) -> 
 @pytest.mark.slow
 def test_quantizing_is_reproducible(base: Bundle, quantized: Bundle, tmp_path: Path) -> None:
     """The same samples give the same engines, byte by byte."""
-    again = quantize_bundle(base, tmp_path / "again", pictures=draw_images(30, 32), captions=write_captions(30))
+    again = quantize_bundle(base, tmp_path / "again", images=draw_images(30, 32), captions=write_captions(30))
     assert again.manifest == quantized.manifest
 
 
@@ -183,12 +183,12 @@ def test_image_files_and_few_samples(base: Bundle, tmp_path: Path) -> None:
     for position, picture in enumerate(draw_images(4, 60)):
         files.append(tmp_path / f"{position}.png")
         Image.fromarray(picture).save(files[-1])
-    bundle = quantize_bundle(base, tmp_path / "bundle", pictures=files, captions=["a red car", "两艘小船"])
+    bundle = quantize_bundle(base, tmp_path / "bundle", images=files, captions=["a red car", "两艘小船"])
     image = bundle.manifest.engines[Tower.IMAGE][Precision.INT8].certificate
     text = bundle.manifest.engines[Tower.TEXT][Precision.INT8].certificate
     assert image is not None
     assert text is not None
-    assert (image.data, image.samples) == ("the 4 pictures calibrated on", 4)
+    assert (image.data, image.samples) == ("the 4 images calibrated on", 4)
     assert (text.data, text.samples) == ("the 2 captions calibrated on", 2)
 
 
@@ -208,7 +208,7 @@ sys.path[:0] = sys.argv[3:]
 import numpy as np
 from twinspire_export import quantize_bundle
 pictures = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
-bundle = quantize_bundle(sys.argv[1], sys.argv[2], pictures=pictures, captions=["a cat", "一只猫"])
+bundle = quantize_bundle(sys.argv[1], sys.argv[2], images=pictures, captions=["a cat", "一只猫"])
 assert "torch" not in sys.modules
 try:
     from twinspire_export import export_checkpoint
@@ -238,14 +238,14 @@ def test_needs_no_torch_and_says_nothing(base: Bundle, tmp_path: Path) -> None:
 def test_bundle_with_int8_engines(quantized: Bundle, tmp_path: Path) -> None:
     """A bundle that has int8 engines is refused."""
     with pytest.raises(BundleError, match="already"):
-        quantize_bundle(quantized, tmp_path / "again", pictures=draw_images(2, 32), captions=["a"])
+        quantize_bundle(quantized, tmp_path / "again", images=draw_images(2, 32), captions=["a"])
     assert list(tmp_path.iterdir()) == []
 
 
 def test_existing_destination(base: Bundle, tmp_path: Path) -> None:
     """A destination that exists is refused."""
     with pytest.raises(BundleError, match="exists"):
-        quantize_bundle(base, tmp_path, pictures=draw_images(2, 32), captions=["a"])
+        quantize_bundle(base, tmp_path, images=draw_images(2, 32), captions=["a"])
 
 
 @pytest.mark.parametrize(
@@ -260,7 +260,7 @@ def test_existing_destination(base: Bundle, tmp_path: Path) -> None:
 def test_bad_images(base: Bundle, tmp_path: Path, pictures: NDArray[np.uint8], said: str) -> None:
     """No images, or arrays of another shape or dtype, are an InputError, and nothing is left."""
     with pytest.raises(InputError, match=said):
-        quantize_bundle(base, tmp_path / "bundle", pictures=pictures, captions=["a"])
+        quantize_bundle(base, tmp_path / "bundle", images=pictures, captions=["a"])
     assert list(tmp_path.iterdir()) == []
 
 
@@ -270,7 +270,7 @@ def test_file_that_is_no_image(base: Bundle, tmp_path: Path) -> None:
     Image.fromarray(draw_images(1, 40)[0]).save(files[0])
     files[1].write_bytes(b"no picture")
     with pytest.raises(ImageError, match=r"bad\.png") as caught:
-        quantize_bundle(base, tmp_path / "bundle", pictures=files, captions=["a"])
+        quantize_bundle(base, tmp_path / "bundle", images=files, captions=["a"])
     assert (caught.value.position, caught.value.name) == (1, str(files[1]))
     assert sorted(tmp_path.iterdir()) == sorted(files)
 
@@ -278,7 +278,7 @@ def test_file_that_is_no_image(base: Bundle, tmp_path: Path) -> None:
 def test_no_captions(base: Bundle, tmp_path: Path) -> None:
     """No captions are an InputError, and nothing is left."""
     with pytest.raises(InputError, match="captions"):
-        quantize_bundle(base, tmp_path / "bundle", pictures=draw_images(2, 32), captions=[])
+        quantize_bundle(base, tmp_path / "bundle", images=draw_images(2, 32), captions=[])
     assert list(tmp_path.iterdir()) == []
 
 
@@ -297,29 +297,27 @@ def test_engine_that_lost_its_meaning(base: Bundle, tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr(quantize_module, "write_engine", write_other)
     with pytest.raises(EngineError, match="usable"):
-        quantize_bundle(base, tmp_path / "bundle", pictures=draw_images(2, 32), captions=["a"])
+        quantize_bundle(base, tmp_path / "bundle", images=draw_images(2, 32), captions=["a"])
     assert list(tmp_path.iterdir()) == []
 
 
 def test_samples_are_split_evenly() -> None:
     """At most 320 samples are taken, evenly; a fifth is kept apart where there are 20, none where there are fewer."""
-    taken = thin_out(range(1000))
+    taken = subsample(range(1000))
     assert len(taken) == len(set(taken)) == MAX_SAMPLES
     assert (taken[0], max(np.diff(taken))) == (0, 4)
     parts = split(taken)
-    assert (len(parts.measurement), len(parts.calibration), parts.held_apart) == (64, 256, True)
+    assert (len(parts.measurement), len(parts.calibration), parts.held_out) == (64, 256, True)
     assert not set(parts.measurement) & set(parts.calibration)
     few = split(list("abcdefghijklmnopqrs"))
-    assert (few.calibration, few.held_apart) == (few.measurement, False)
+    assert (few.calibration, few.held_out) == (few.measurement, False)
 
 
 @pytest.fixture(scope="module")
 def half(base: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """Give that bundle with fp16 engines."""
     destination = tmp_path_factory.mktemp("half") / "bundle"
-    return quantize_bundle(
-        base, destination, precision="fp16", pictures=draw_images(30, 32), captions=write_captions(30)
-    )
+    return quantize_bundle(base, destination, precision="fp16", images=draw_images(30, 32), captions=write_captions(30))
 
 
 def test_fp16_engines_are_near_fp32(base: Bundle, half: Bundle) -> None:
@@ -345,7 +343,7 @@ def test_int8_for_tensorrt(base: Bundle, tmp_path: Path) -> None:
         base,
         tmp_path / "bundle",
         precision=Precision.INT8_TENSORRT,
-        pictures=draw_images(30, 32),
+        images=draw_images(30, 32),
         captions=write_captions(30),
     )
     for tower in Tower:
@@ -377,7 +375,7 @@ def test_int8_for_tensorrt(base: Bundle, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_precisions_add_up(half: Bundle, tmp_path: Path) -> None:
     """A bundle with one precision can be given another; one that is no precision to quantize to is refused."""
-    both = quantize_bundle(half, tmp_path / "both", pictures=draw_images(2, 32), captions=["a"])
+    both = quantize_bundle(half, tmp_path / "both", images=draw_images(2, 32), captions=["a"])
     assert both.precisions(Tower.IMAGE) == (Precision.FP32, Precision.FP16, Precision.INT8)
     for precision in ("fp32", "int4"):
         with pytest.raises(InputError, match="int8-tensorrt"):
@@ -389,13 +387,13 @@ def test_precisions_add_up(half: Bundle, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_recipe_of_a_tower(base: Bundle, tmp_path: Path) -> None:
     """A recipe changes the tower that it is for: what it leaves out has no quantizer."""
-    recipes = {Tower.IMAGE: Int8Recipe(left_out=("mlp-down", "mlp-up:0"))}
-    made = quantize_bundle(base, tmp_path / "bundle", pictures=draw_images(2, 32), captions=["a"], recipes=recipes)
+    recipes = {Tower.IMAGE: Int8Recipe(keep_float=("mlp-down", "mlp-up:0"))}
+    made = quantize_bundle(base, tmp_path / "bundle", images=draw_images(2, 32), captions=["a"], recipes=recipes)
     quantized = {}
     for tower in Tower:
         model = onnx.load(made.engine(tower, Precision.INT8))
         sources = {node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
-        parts = parts_of(onnx.load(base.engine(tower, Precision.FP32)))
+        parts = roles_of(onnx.load(base.engine(tower, Precision.FP32)))
         quantized[tower] = {
             parts[node.name].labels[-1] for node in model.graph.node if node.name in parts and node.input[1] in sources
         }
@@ -415,14 +413,14 @@ def test_bad_images_are_left_out(base: Bundle, tmp_path: Path) -> None:
         Image.fromarray(picture).save(files[-1])
     files[3].write_bytes(b"no picture")
     bad: list[ImageError] = []
-    bundle = quantize_bundle(base, tmp_path / "bundle", pictures=files, captions=["a"], on_bad_image=bad.append)
+    bundle = quantize_bundle(base, tmp_path / "bundle", images=files, captions=["a"], on_bad_image=bad.append)
     certificate = bundle.manifest.engines[Tower.IMAGE][Precision.INT8].certificate
     assert certificate is not None
     assert [error.position for error in bad] == [3]
     assert re.findall(r"\d+", certificate.data) == ["4", "16"]
     files[5].write_bytes(b"no picture either")
     with pytest.raises(InputError, match=r"\b3\.png"):
-        quantize_bundle(base, tmp_path / "again", pictures=files, captions=["a"], on_bad_image=bad.append)
+        quantize_bundle(base, tmp_path / "again", images=files, captions=["a"], on_bad_image=bad.append)
     assert not (tmp_path / "again").exists()
 
 
@@ -441,5 +439,5 @@ def test_fp16_engine_that_overflows(base: Bundle, tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr(onnx, "load", load_large)
     with pytest.raises(EngineError, match=r"1e\+06"):
-        quantize_bundle(base, tmp_path / "b", precision="fp16", pictures=draw_images(2, 32), captions=["a"])
+        quantize_bundle(base, tmp_path / "b", precision="fp16", images=draw_images(2, 32), captions=["a"])
     assert list(tmp_path.iterdir()) == []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,20 +19,18 @@ from onnx import TensorProto, helper, numpy_helper
 from twinspire.errors import EngineError, InputError
 from twinspire.graph_edit import Wiring
 from twinspire.tensorrt_support import check_symmetric
-from twinspire_export.quantization.dynamic import quantize_dynamically
-from twinspire_export.quantization.float_fallback import leave_out
 from twinspire_export.quantization.graph_passes import (
     absorb_smoothing,
     gather_before_dequantizing,
     share_as_uint8,
     sign_activations,
 )
-from twinspire_export.quantization.node_roles import nodes_labelled, parts_of
+from twinspire_export.quantization.node_roles import nodes_labelled, roles_of
 from twinspire_export.quantization.patches import multiplies_pixels, multiply_bytes
-from twinspire_export.quantization.recipe import BiasCorrection, Int8Recipe, RangeEstimator, Ranges, Variant
+from twinspire_export.quantization.quantizer import quantize_dynamically
+from twinspire_export.quantization.recipe import Int8Recipe, QuantizationTarget, Ranges
 
 Feed = dict[str, NDArray[Any]]
-RECIPE = Int8Recipe().to_json()
 
 
 def make(
@@ -101,28 +98,12 @@ def quantized_product(zero: NDArray[Any] = np.array(0, np.int8)) -> onnx.ModelPr
     return make(nodes, constants)
 
 
-def test_recipe_survives_json() -> None:
-    """A recipe written as JSON and read again is equal, and so is its digest."""
-    recipe = Int8Recipe(
-        smooth_alpha=None,
-        ranges=Ranges.ASYMMETRIC,
-        estimator=RangeEstimator.MEAN_QUANTILE,
-        bias_correction=BiasCorrection.NONE,
-        per_channel=False,
-        left_out=("projection", "attention-scores", "projection"),
-    )
-    again = Int8Recipe.from_json(json.loads(json.dumps(recipe.to_json())))
-    assert again == recipe
-    assert again.digest() == recipe.digest() != Int8Recipe().digest()
-    assert recipe.left_out == ("attention-scores", "projection")
-    assert "attention-scores" in str(recipe)
-
-
 def test_digest_does_not_depend_on_order() -> None:
-    """Two recipes that leave the same parts out, found in another order, are the same recipe."""
-    one, other = Int8Recipe(left_out=("a", "b")), Int8Recipe(left_out=("b", "a"))
+    """Two recipes that keep the same nodes in float32, named in another order, are the same recipe."""
+    one, other = Int8Recipe(keep_float=("a", "b")), Int8Recipe(keep_float=("b", "a"))
     assert one == other
-    assert one.digest() == other.digest()
+    assert one.digest() == other.digest() != Int8Recipe().digest()
+    assert Int8Recipe(keep_float=("b", "a", "b")).keep_float == ("a", "b")
 
 
 @pytest.mark.parametrize(
@@ -131,23 +112,14 @@ def test_digest_does_not_depend_on_order() -> None:
         ({"smooth_alpha": 1.5}, "smooth_alpha"),
         ({"ranges": "lopsided"}, "'lopsided'"),
         ({"estimator": "guess"}, "'guess'"),
-        ({"left_out": "mlp-down"}, "'mlp-down'"),
-        ({"variant": Variant.TENSORRT, "ranges": Ranges.ASYMMETRIC}, "TensorRT"),
+        ({"keep_float": "mlp-down"}, "'mlp-down'"),
+        ({"target": QuantizationTarget.TENSORRT, "ranges": Ranges.ASYMMETRIC}, "TensorRT"),
     ],
 )
 def test_bad_recipes(fields: dict[str, Any], said: str) -> None:
     """A recipe out of range is an InputError that says what came."""
     with pytest.raises(InputError, match=said):
         Int8Recipe(**fields)
-
-
-@pytest.mark.parametrize(
-    "document", [{}, {**Int8Recipe().to_json(), "more": 1}, {**Int8Recipe().to_json(), "left_out": 3}]
-)
-def test_json_that_is_no_recipe(document: dict[str, Any]) -> None:
-    """JSON with other fields is an InputError."""
-    with pytest.raises(InputError):
-        Int8Recipe.from_json(document)
 
 
 def small_tower(*, hidden: int = 8) -> onnx.ModelProto:
@@ -185,7 +157,7 @@ def small_tower(*, hidden: int = 8) -> onnx.ModelProto:
 
 def test_parts_of_a_tower() -> None:
     """Each product is told apart by where it stands: in the patches, a block's attention or MLP, or the projection."""
-    parts = {name: part.labels[-1] for name, part in parts_of(small_tower()).items()}
+    parts = {name: part.labels[-1] for name, part in roles_of(small_tower()).items()}
     expected = {"embed": "patches", "project": "projection"}
     for block in range(2):
         expected |= {f"{name}{block}_product": f"attention-in:{block}" for name in "qkv"}
@@ -214,7 +186,7 @@ def test_nodes_without_names_are_named() -> None:
     model = small_tower()
     for node in model.graph.node:
         node.name = ""
-    assert len(parts_of(model)) == 18
+    assert len(roles_of(model)) == 18
     assert len({node.name for node in model.graph.node}) == len(model.graph.node)
 
 
@@ -369,19 +341,6 @@ def test_gathering_before_dequantizing_is_exact() -> None:
     assert [node.op_type for node in model.graph.node] == ["Gather", "Cast", "Gather", "Mul"]
     assert {tensor.name for tensor in model.graph.initializer} == {"table", "scales_column"}
     np.testing.assert_array_equal(run(model, feed), before)
-
-
-def test_left_out_product_computes_in_float() -> None:
-    """Without its quantizers a product multiplies the activation itself with the dequantized weight."""
-    model = quantized_product()
-    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-    changed = leave_out(model, ["product"])
-    assert [node.op_type for node in changed.graph.node] == ["MatMul"]
-    assert len(model.graph.node) == 4
-    feed = {"x": np.random.default_rng(0).normal(0, 1, (5, 8)).astype(np.float32)}
-    expected = feed["x"] @ (constants["w_int8"] * constants["w_scale"])
-    difference = np.abs(run(changed, feed) - expected).max()
-    assert difference <= 1e-5, f"largest difference {difference}"
 
 
 def test_symmetric_graph_passes() -> None:

@@ -18,9 +18,9 @@ from twinspire.errors import InputError
 from twinspire_export.random_checkpoints import (
     MERGES_NAME,
     SHAPES,
-    Size,
-    draw_weights,
-    seeded_model,
+    ModelSize,
+    random_model,
+    randomize_weights,
     stand_in_tokenizer,
     write_clip_tokenizer,
 )
@@ -35,7 +35,7 @@ def cosines(vectors: Tensor) -> Tensor:
 @pytest.fixture(scope="module")
 def shallow() -> CLIPModel:
     """Give ViT-B/32 at full width with two layers."""
-    return seeded_model(Size.VIT_B_32, layers=2)
+    return random_model(ModelSize.VIT_B_32, layers=2)
 
 
 @torch.inference_mode()
@@ -60,18 +60,18 @@ def test_weights_follow_the_seed(make_checkpoint: Callable[..., Path], tmp_path:
     """The same seed gives the same weights, whatever was there before; another gives others."""
     one = CLIPModel.from_pretrained(make_checkpoint(tmp_path / "one", seed=1))
     two = CLIPModel.from_pretrained(make_checkpoint(tmp_path / "two", seed=2))
-    draw_weights(one, seed=3)
-    draw_weights(two, seed=3)
+    randomize_weights(one, seed=3)
+    randomize_weights(two, seed=3)
     expected = dict(one.named_parameters())
     assert all(torch.equal(parameter, expected[name]) for name, parameter in two.named_parameters())
-    draw_weights(two, seed=4)
+    randomize_weights(two, seed=4)
     drawn = [(name, parameter) for name, parameter in two.named_parameters() if name != "logit_scale"]
     assert not any(torch.equal(parameter, expected[name]) for name, parameter in drawn)
 
 
 def test_every_size_has_a_shape() -> None:
     """Each size has its figures; images divide into patches and widths into heads of 64."""
-    assert set(SHAPES) == set(Size)
+    assert set(SHAPES) == set(ModelSize)
     for shape in SHAPES.values():
         assert shape.image_size % shape.patch_size == shape.image_width % 64 == shape.text_width % 64 == 0
 

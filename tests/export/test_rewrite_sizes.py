@@ -19,12 +19,11 @@ from torch import Tensor
 from transformers import CLIPModel
 
 from twinspire.bundle import ImageSettings, Tower
-from twinspire_export.certificate import EngineRunner
-from twinspire_export.engine_check import check_engine
+from twinspire_export.engine_check import EngineRunner, check_engine
+from twinspire_export.families.clip import image_tower, text_tower
 from twinspire_export.onnx_export import export_graph
-from twinspire_export.random_checkpoints import CONTEXT_LENGTH, SHAPES, VOCABULARY_SIZE, Size, seeded_model
+from twinspire_export.random_checkpoints import CONTEXT_LENGTH, SHAPES, VOCABULARY_SIZE, ModelSize, random_model
 from twinspire_export.rewrite import apply_rewrites
-from twinspire_export.towers import ImageTower, TextTower
 
 TOLERANCE = 1e-5  # of components of unit vectors
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -60,17 +59,18 @@ def reference(model: CLIPModel, given: Tensor) -> Tensor:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("size", Size)
-def test_size_through_onnx(size: Size, tmp_path: Path) -> None:
+@pytest.mark.parametrize("size", ModelSize)
+def test_size_through_onnx(size: ModelSize, tmp_path: Path) -> None:
     """At full width and resolution the exported, rewritten engines keep the contract and give what CLIPModel gives."""
-    shape, model = SHAPES[size], seeded_model(size, layers=2)
+    shape, model = SHAPES[size], random_model(size, layers=2)
     towers = {
-        Tower.IMAGE: (ImageTower(model, settings(shape.image_size)), [pictures(shape.image_size, 2)]),
-        Tower.TEXT: (TextTower(model), [captions(3, 5), captions(2, CONTEXT_LENGTH)]),
+        Tower.IMAGE: (image_tower(model, settings(shape.image_size)), [pictures(shape.image_size, 2)]),
+        Tower.TEXT: (text_tower(model), [captions(3, 5), captions(2, CONTEXT_LENGTH)]),
     }
     for tower, (plain, inputs) in towers.items():
         file = tmp_path / f"{tower}.onnx"
-        export_graph(apply_rewrites(plain), file)
+        name = "image" if tower is Tower.IMAGE else "input_ids"
+        export_graph(apply_rewrites(plain), file, name=name, example=inputs[0])
         check_engine(file, tower, dim=shape.dim, size=shape.image_size)
         runner = EngineRunner(file)
         for given in inputs:
@@ -82,10 +82,10 @@ def test_size_through_onnx(size: Size, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_deepest_size_whole() -> None:
     """All rewrites of ViT-L/14-336, 24 and 12 blocks deep, leave its embeddings as they are."""
-    size = Size.VIT_L_14_336
-    shape, model = SHAPES[size], seeded_model(size)
+    size = ModelSize.VIT_L_14_336
+    shape, model = SHAPES[size], random_model(size)
     given = (pictures(shape.image_size, 2), captions(3, 16))
-    for plain, inputs in zip((ImageTower(model, settings(shape.image_size)), TextTower(model)), given, strict=True):
+    for plain, inputs in zip((image_tower(model, settings(shape.image_size)), text_tower(model)), given, strict=True):
         with torch.inference_mode():
             difference = (apply_rewrites(plain)(inputs) - reference(model, inputs)).abs().max().item()
         print(f"{type(plain).__name__}: largest difference {difference:.1e}")

@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 
 from twinspire_eval.scenes import Language, Split, sample_scenes
-from twinspire_export.sample.data import load_training_set, training_captions, training_scenes
+from twinspire_export.sample.data import load_training_set, train_tokenizer, training_captions, training_scenes
 from twinspire_export.sample.settings import CONTEXT_LENGTH, END, SPECIAL_TOKENS, START, TrainingSettings
-from twinspire_export.sample.tokenizer import train_tokenizer
 from twinspire_export.sample.train import learning_rate, train
 
 TINY = TrainingSettings(scenes=24, steps=3, batch=8, warmup_steps=1)

@@ -20,14 +20,14 @@ pytest.importorskip("torch", reason="the bundle to build from is exported, which
 import onnxruntime as ort
 
 from twinspire import _cuda
-from twinspire._cuda_device import CudaDevice
+from twinspire._cuda import CudaDevice
 from twinspire.bundle import Bundle, Precision, Tower
 from twinspire.cli import app as cli
 from twinspire.errors import BundleError, EngineError, InputError, ProviderError
 from twinspire.tensorrt_support import Profile
 from twinspire_export import export_checkpoint, quantize_bundle, tensorrt_plans
 from twinspire_export.commands import register
-from twinspire_export.tensorrt_engine import import_tensorrt, place_name, profiles
+from twinspire_export.tensorrt_engine import import_tensorrt, platform_name, profiles
 from twinspire_export.tensorrt_plans import build_plans
 
 GPU = "NVIDIA H200"
@@ -211,7 +211,7 @@ def make_bundle(make_checkpoint: Callable[..., Path], folder: Path, context_leng
         make_checkpoint(folder / "tiny-clip", context_length=context_length), folder / "fp32", name="tiny"
     )
     pictures = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
-    return quantize_bundle(base, folder / "bundle", precision="fp16", pictures=pictures, captions=["a cat"])
+    return quantize_bundle(base, folder / "bundle", precision="fp16", images=pictures, captions=["a cat"])
 
 
 @pytest.fixture(scope="module")
@@ -235,10 +235,10 @@ def test_profiles(bundle: Bundle, make_checkpoint: Callable[..., Path], tmp_path
 
 def test_names() -> None:
     """Files are named after GPU and TensorRT, in letters that any file system takes."""
-    assert place_name(gpu="NVIDIA GeForce RTX 4090 (24 GB)", version="10.13.2.6") == (
+    assert platform_name(gpu="NVIDIA GeForce RTX 4090 (24 GB)", version="10.13.2.6") == (
         "nvidia-geforce-rtx-4090-24-gb.trt-10.13.2.6"
     )
-    assert place_name(gpu="", version="11.4.0+cuda 13") == "gpu.trt-11.4.0-cuda-13"
+    assert platform_name(gpu="", version="11.4.0+cuda 13") == "gpu.trt-11.4.0-cuda-13"
 
 
 @pytest.mark.parametrize(("version", "flags"), [("10.16.1.11", 2), ("11.4.0.106", 0)])

@@ -35,10 +35,10 @@ def bundles(make_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempP
     images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
     for precision in (Precision.FP16, Precision.INT8_TENSORRT):
         rewritten = quantize_bundle(
-            rewritten, folder / precision, precision=precision, pictures=images, captions=["a cat", "two dogs"]
+            rewritten, folder / precision, precision=precision, images=images, captions=["a cat", "two dogs"]
         )
     plain = export_checkpoint(checkpoint, folder / "plain", rewrites=())
-    plain = quantize_bundle(plain, folder / "plain-fp16", precision="fp16", pictures=images, captions=["a cat"])
+    plain = quantize_bundle(plain, folder / "plain-fp16", precision="fp16", images=images, captions=["a cat"])
     return {"rewritten": rewritten, "plain": plain, "sample": Bundle.open(sample_bundle())}
 
 

@@ -48,7 +48,7 @@ def test_a_bundle_half_made_is_removed(
         text=True,
     )
     try:
-        wait_until(lambda: [*tmp_path.glob(".int8.*.tmp")], process)
+        wait_until(lambda: [*tmp_path.glob(".int8.*")], process)
         process.send_signal(number)
         out, err = process.communicate(timeout=30)
     finally:

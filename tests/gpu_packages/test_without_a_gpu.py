@@ -189,7 +189,7 @@ def test_the_cause_of_a_library_that_does_not_load_is_named() -> None:
         ["search", "pictures.index", "a red circle"],
         ["classify", "pictures/red.png", "--labels", "labels.txt"],
         ["classify", "pictures/red.png", "--labels", "labels.txt", "--streams", "2", "--threads", "2"],
-        ["index", "build", "pictures.index", "--kind", "auto"],
+        ["index", "build", "pictures.index", "--spec", "auto"],
         ["build", str(sample_bundle()), "-o", "models"],
     ],
 )
@@ -213,7 +213,7 @@ def test_a_repository_for_the_processor_leaves_the_choice_open(place: Path) -> N
     [
         ["search", "pictures.index", "a red circle", "--provider", "cuda"],
         ["classify", "pictures/red.png", "--labels", "labels.txt", "--provider", "cuda"],
-        *(["index", "build", "pictures.index", "--kind", kind] for kind in ("cagra", "gpu-flat", "gpu-ivf")),
+        *(["index", "build", "pictures.index", "--spec", kind] for kind in ("cagra", "gpu-flat", "gpu-ivf")),
     ],
 )
 def test_a_gpu_by_name_fails_in_one_line(place: Path, arguments: list[str]) -> None:
@@ -241,6 +241,6 @@ def test_a_driver_that_is_too_old(place: Path, fake_cuda_driver: Path) -> None:
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "CUDA failure 35" in done.stderr
-    done = _twinspire(place, "index", "build", "pictures.index", "--kind", "cagra", **driver)
+    done = _twinspire(place, "index", "build", "pictures.index", "--spec", "cagra", **driver)
     assert done.returncode == 2
     assert "older" in done.stderr

@@ -17,8 +17,9 @@ from twinspire.errors import InputError
 from twinspire.text import Tokenizer
 from twinspire.towers import LocalTowers
 from twinspire_bench.engines.inputs import Material
+from twinspire_bench.engines.peers import contestant
 from twinspire_bench.engines.task import Task
-from twinspire_bench.engines.worker import Contestant
+from twinspire_bench.worker import Worker
 from twinspire_eval.datasets import CaptionedImages
 from twinspire_eval.flops import engine_work
 from twinspire_eval.load import interleaved
@@ -125,7 +126,7 @@ def run_race(race: Race, *, rounds: int, say: Callable[[str], None]) -> dict[str
         measures = {}
         for name, task in race.tasks.items():
             say(f"starting {name}")
-            measures[name] = stack.enter_context(Contestant(task)).measure
+            measures[name] = stack.enter_context(Worker(contestant, task.to_json(), label=task.name)).call
         figures = interleaved(measures, rounds=rounds, on_round=say)
     return {
         race.unit: {name: series(found, "median") for name, found in figures.items()},

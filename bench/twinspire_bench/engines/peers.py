@@ -297,3 +297,11 @@ CONTESTANTS: Mapping[str, Callable[[Task], Measure]] = MappingProxyType(
         )
     }
 )
+
+
+def contestant(document: dict[str, Any]) -> Measure:
+    """Return what measures the task in `document`, warmed up; a target of `twinspire_bench.worker.Worker`."""
+    task = Task.from_json(document)
+    measure = CONTESTANTS[task.name](task)
+    measure()
+    return measure

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from twinspire import _cuda
-from twinspire._cuda_device import CudaDevice
 from twinspire_bench.gpu_check.steps import Findings, Scope, SkippedError
 
 _BYTES = 1 << 26
@@ -21,7 +20,7 @@ def driver_round_trip(scope: Scope) -> Findings:
         raise SkippedError(f"no GPU here: {reason}")
     sent = np.random.default_rng(0).integers(0, 256, _BYTES, np.uint8)
     back = np.zeros_like(sent)
-    with CudaDevice() as device:
+    with _cuda.CudaDevice() as device:
         start_s = time.perf_counter()
         address = device.upload(sent)
         there_s = time.perf_counter() - start_s

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from twinspire.index import Index, Item, ItemKind
 from twinspire_bench.gpu_check.steps import Findings, Scope
-from twinspire_bench.index.distributions import Distribution, generated
+from twinspire_bench.index.inputs import SyntheticVectors, generated
 
 GPU_KINDS = ("gpu-flat", "gpu-ivf", "cagra")
 REHEARSED_KINDS = ("flat", "ivf", "hnsw")
@@ -38,7 +38,7 @@ def float16(scope: Scope) -> Findings:
 
 
 def _kinds(scope: Scope, dtype: str) -> Findings:
-    drawn = generated(Distribution.CLUSTERS, size=scope.vectors, queries=_QUERIES, dim=_DIM, clusters=_CLUSTERS, seed=0)
+    drawn = generated(SyntheticVectors(size=scope.vectors, queries=_QUERIES, dim=_DIM, clusters=_CLUSTERS))
     vectors, queries = (np.concatenate(list(blocks)) for blocks in drawn)
     failures: list[str] = []
     found: dict[str, Any] = {"vectors": scope.vectors, "dim": _DIM}

@@ -1,1 +1,1 @@
-"""How fast and how well kinds of index find, beside other libraries, each in a process of its own."""
+"""Benchmark of indexes, ours and those of other libraries: recall against queries/s, build time and memory."""

@@ -15,68 +15,72 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
-    from twinspire_bench.index.distributions import Distribution
+    from twinspire_bench.index.inputs import Distribution
     from twinspire_eval.records import Record
 
-_KIND_HELP = "A kind to measure, such as ivf,pq64; may be repeated."
+_SPEC_HELP = "Index to measure, such as ivf,pq64 (see `twinspire index build`); may be repeated."
 _PEER_HELP = (
-    "hnswlib or usearch, also with m=16,ef_construction=128, or scann (with --scann-python); may be repeated; "
-    "none: no other library."
+    "Index of another library: hnswlib or usearch, also as hnswlib,m=16,ef_construction=128, or scann (with "
+    "--scann-python); may be repeated; none: no other library."
 )
 _DISTRIBUTION_HELP = (
-    "clusters: 1,000 equal clusters; power-law: 20,000 of power-law size; spectrum: none, many directions that matter; "
-    "all: each in turn."
+    "clusters: 1,000 clusters of equal size; power-law: 20,000 of power-law size; spectrum: no clusters, many "
+    "directions that matter; all: each in turn."
 )
-_SCANN_HELP = "The Python interpreter of an environment with ScaNN, which is then one of the peers."
+_SCANN_HELP = "Python interpreter of an environment with ScaNN, which is then one of the default peers."
 
 
 def index(
     distribution: Annotated[str, typer.Option(help=_DISTRIBUTION_HELP)] = "all",
-    size: Annotated[int | None, typer.Option(help="Generate so many vectors; 20,000 without --hdf5.")] = None,
-    dim: Annotated[int, typer.Option(help="Numbers of a generated vector.")] = 512,
-    queries: Annotated[int, typer.Option(help="How many queries.")] = 1_000,
+    size: Annotated[int | None, typer.Option(help="Number of vectors to generate; 20,000 without --hdf5.")] = None,
+    dim: Annotated[int, typer.Option(help="Dimensions of the generated vectors.")] = 512,
+    queries: Annotated[int, typer.Option(help="Number of queries.")] = 1_000,
     seed: Annotated[int, typer.Option(help="Seed of the generator.")] = 0,
-    hdf5: Annotated[Path | None, typer.Option(help="An ann-benchmarks file of angular distance instead.")] = None,
-    kind: Annotated[list[str] | None, typer.Option("--kind", help=_KIND_HELP)] = None,
+    hdf5: Annotated[Path | None, typer.Option(help="File of ann-benchmarks (angular) to read instead.")] = None,
+    spec: Annotated[list[str] | None, typer.Option("--spec", help=_SPEC_HELP)] = None,
     peer: Annotated[list[str] | None, typer.Option("--peer", help=_PEER_HELP)] = None,
     scann_python: Annotated[Path | None, typer.Option("--scann-python", help=_SCANN_HELP)] = None,
-    threads: Annotated[int | None, typer.Option(help="Threads of each; as many as there are cores.")] = None,
-    k: Annotated[int, typer.Option(help="Results of a query.")] = 10,
-    recall: Annotated[float, typer.Option(help="The recall at which speed is compared.")] = 0.95,
-    adds: Annotated[int, typer.Option(help="Vectors that the durable add is measured with; 0: not.")] = 20_000,
-    work: Annotated[Path | None, typer.Option(help="Keep what is generated and built in this folder.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads of each index; default: one a core.")] = None,
+    k: Annotated[int, typer.Option(help="Results per query.")] = 10,
+    recall: Annotated[float, typer.Option(help="Recall@k at which speed is compared.")] = 0.95,
+    adds: Annotated[int, typer.Option(help="Vectors to measure the durable add with; 0: do not measure it.")] = 20_000,
+    work: Annotated[Path | None, typer.Option(help="Folder that keeps the vectors and the built indexes.")] = None,
     build_only: Annotated[bool, typer.Option("--build-only", help="Build into --work; search in a later run.")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the record to this file.")] = None,
     _smoke: Annotated[bool, smoke_option(size=500, dim=32, queries=20, adds=256)] = False,
 ) -> None:
-    """Measure recall against queries/s of kinds of index, the time to build them, and the memory that they hold.
+    """Measure recall against queries/s of indexes, the time to build them, and the memory that they hold.
 
-    Each is built and searched in a process of its own, all queries in one call, with the same threads. The first line
-    says the limit: what exact search costs.
+    Each is built and searched in a process of its own, all queries in one call, with the same number of threads. The
+    memory of all vectors, above the table, is what exact search takes.
     """
     from rich.console import Console
 
-    from twinspire_bench.index.inputs import Drawn
+    from twinspire_bench.index.inputs import SyntheticVectors
+    from twinspire_bench.index.peers import SCANN_INSTALLATION
     from twinspire_bench.index.run import IndexRequest, measure_index
-    from twinspire_bench.index.scann_peer import HOW
 
     if build_only and work is None:
-        raise InputError("--build-only needs --work, the folder that keeps what is built")
+        raise InputError("--build-only needs --work FOLDER, which keeps the built indexes")
     stderr = Console(stderr=True)
     peers = [name for name in peer if name != "none"] if peer else ["hnswlib", "usearch"]
     if not peer and scann_python is not None:
         peers.append("scann")
     elif not peer:
-        stderr.print(f"ScaNN is not measured: {HOW}", highlight=False, markup=False, soft_wrap=True)
-    chosen = _distributions(distribution)
+        stderr.print(f"ScaNN is not measured: {SCANN_INSTALLATION}", highlight=False, markup=False, soft_wrap=True)
+    distributions = _distributions(distribution)
+    if size is None and hdf5 is None:
+        size = 20_000
+    synthetic = []
+    if size is not None:
+        synthetic = [
+            SyntheticVectors(size=size, dim=dim, queries=queries, seed=seed, distribution=one) for one in distributions
+        ]
     record = measure_index(
         IndexRequest(
-            drawn=[
-                Drawn(size=20_000 if size is None else size, dim=dim, queries=queries, seed=seed, distribution=one)
-                for one in (chosen if hdf5 is None or size is not None else [])
-            ],
+            synthetic=synthetic,
             hdf5=hdf5,
-            kinds=kind,
+            specs=spec,
             peers=peers,
             scann_python=scann_python,
             threads=threads,
@@ -86,7 +90,7 @@ def index(
             work=work,
             build_only=build_only,
         ),
-        tell=lambda stage: stderr.print(stage, style="dim", highlight=False) if stderr.is_terminal else None,
+        progress=lambda stage: stderr.print(stage, style="dim", highlight=False) if stderr.is_terminal else None,
     )
     show(record)
     if json_file is not None:
@@ -94,7 +98,7 @@ def index(
 
 
 def _distributions(name: str) -> list[Distribution]:
-    from twinspire_bench.index.distributions import Distribution
+    from twinspire_bench.index.inputs import Distribution
 
     known = [one.value for one in Distribution]
     if name not in [*known, "all"]:
@@ -111,7 +115,7 @@ def show(record: Record) -> None:
         console.print(
             f"{name}: {found['vectors']:,} vectors of {found['dim']} numbers, {found['queries']:,} queries, "
             f"{record.parameters['threads']} threads; all vectors take {found['flat_memory_bytes'] / 2**20:,.0f} MiB "
-            f"({found['material']})",
+            f"({found['data']})",
             soft_wrap=True,
         )
         console.print(_table(found, f"recall@{record.parameters['k']} {record.parameters['recall']}"))
@@ -121,11 +125,11 @@ def show(record: Record) -> None:
 
 
 def _table(found: Mapping[str, Any], at: str) -> Table:
-    """Return the figures of all variants on one distribution."""
+    """Return the figures of all indexes on one distribution."""
     from twinspire_eval.tables import figure, figures_table
 
-    figures = ["build s", "of CPU", "predicted", "memory MiB", "of all", f"queries/s at {at}", "of scann's", "recall"]
-    table = figures_table(["variant"], [*figures, "effort", "reach", "one query ms"])
+    figures = ["build s", "CPU s", "predicted s", "memory MiB", "of all vectors", f"queries/s at {at}", "times scann"]
+    table = figures_table(["index"], [*figures, "recall", "effort", "rescore factor", "one query ms"])
     scann = found["variants"].get("scann", {}).get("queries_per_s")
     for name, one in found["variants"].items():
         memory, best = one.get("memory_bytes"), one.get("at_recall") or {}
@@ -141,7 +145,7 @@ def _table(found: Mapping[str, Any], at: str) -> Table:
             figure(speed / scann if speed and scann else None),
             figure(best.get("recall")),
             figure(best.get("effort")),
-            figure(best.get("reach")),
+            figure(best.get("rescore_factor")),
             figure(one.get("single_query_ms")),
         )
     return table

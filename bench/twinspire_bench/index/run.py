@@ -1,50 +1,44 @@
-"""Measures variants one after the other, each in processes of its own, on one material, with one number of threads."""
+"""Runs of the benchmark: every index in processes of its own, on the same vectors, with the same number of threads."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-import twinspire
-import twinspire_bench
-from twinspire.errors import EngineError, InputError
+from twinspire._cores import usable_cores
+from twinspire.errors import InputError
 from twinspire.index import Index, Item, ItemKind
 from twinspire.index.ann import IndexSpec, measured_speed, predict
-from twinspire_bench.index.inputs import Drawn, Material, drawn_material, hdf5_material
-from twinspire_bench.index.scann_peer import check_interpreter
-from twinspire_bench.index.variants import is_peer, variant
-from twinspire_bench.index.worker import Task, best_at
-from twinspire_eval.machine import usable_cores
+from twinspire_bench.index.inputs import SyntheticVectors, VectorSet, generate, read_hdf5
+from twinspire_bench.index.measurement import IndexTask, best_at, building, searching
+from twinspire_bench.index.peers import Scann, check_scann
+from twinspire_bench.worker import Target, Worker
 from twinspire_eval.records import Record
 
 ADD_BATCH = 256
 _SPACE = "bench"
-_PACKAGES = (str(twinspire.__file__), str(twinspire_bench.__file__))
 
 
 @dataclass(frozen=True, kw_only=True)
 class IndexRequest:
-    """What to measure, on each of `drawn` or on `hdf5`. `work` keeps vectors and built indexes; None: nothing is kept.
+    """What to measure: `specs` (None: `default_specs`) and `peers`, on each of `synthetic` and on `hdf5`.
 
-    `adds` is how many vectors the durable add is measured with. `build_only` leaves searching to a later run.
-    `scann_python` is the interpreter that ScaNN is measured with.
+    `work` keeps vectors and built indexes, None: nothing is kept. `adds` is the number of vectors that the durable add
+    is measured with. `build_only` leaves searching to a later run. `scann_python` is the interpreter that has ScaNN.
     """
 
-    drawn: Sequence[Drawn] = ()
+    synthetic: Sequence[SyntheticVectors] = ()
     hdf5: Path | None = None
-    kinds: Sequence[str] | None = None
+    specs: Sequence[str] | None = None
     peers: Sequence[str] = ("hnswlib", "usearch")
     scann_python: Path | None = None
     threads: int | None = None
@@ -55,8 +49,8 @@ class IndexRequest:
     build_only: bool = False
 
     def __post_init__(self) -> None:
-        if bool(self.drawn) == (self.hdf5 is not None):
-            raise InputError("what is searched is either drawn or read from a file: give one of --size and --hdf5")
+        if bool(self.synthetic) == (self.hdf5 is not None):
+            raise InputError("vectors are either generated or read from a file: give one of --size and --hdf5")
         if not 0 < self.recall <= 1 or self.k < 1 or self.adds < 0 or (self.threads is not None and self.threads < 1):
             raise InputError(
                 f"k {self.k}, recall {self.recall}, adds {self.adds}, threads {self.threads}: expected k and threads "
@@ -64,32 +58,34 @@ class IndexRequest:
             )
 
 
-def usual_kinds(dim: int) -> list[str]:
-    """Return the kinds that are measured if none are named."""
+def default_specs(dim: int) -> list[str]:
+    """Return the specs to measure if none are given."""
     return ["flat", f"ivf,pq{max(1, dim // 4)}x4", f"ivf,pq{max(1, dim // 8)}", "ivf,sq8", "hnsw"]
 
 
-def measure_index(request: IndexRequest, *, tell: Callable[[str], None] = lambda _: None) -> Record:
+def measure_index(request: IndexRequest, *, progress: Callable[[str], None] = lambda _: None) -> Record:
     """Build what is not built yet, then search, and return the record.
 
-    Raises InputError for what is not known, MissingDependencyError, EngineError where a process fails.
+    Raises `InputError` for unknown specs, `MissingDependencyError`, `EngineError` where a process fails.
     """
     threads = request.threads or usable_cores()
-    for name in [*(request.kinds or ()), *request.peers]:
-        if name == "scann":
-            check_interpreter(request.scann_python)
-        variant(name, threads)  # unknown ones are an error before anything is measured
+    for name in [*(request.specs or ()), *request.peers]:  # before anything is generated
+        family = IndexSpec.parse(name).family
+        if family is Scann:
+            check_scann(request.scann_python)
+        else:
+            family.require()
     with ExitStack() as stack:
         work = request.work or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="twinspire-index-")))
         found: dict[str, Any] = {}
-        material = None
-        for name, material in _materials(request, work, tell):
-            found[name] = _measured(name, material, threads, request, tell)
-        assert material is not None
+        inputs = None
+        for label, inputs in _inputs(request, work, progress):
+            found[label] = _measured(label, inputs, threads, request, progress)
+        assert inputs is not None
         added = None
         if request.adds and not request.build_only:
-            tell("adding")
-            added = add_rate(material, request.adds, work)
+            progress("adding")
+            added = add_rate(inputs, request.adds, work)
         return Record(
             kind="index",
             parameters={
@@ -102,58 +98,53 @@ def measure_index(request: IndexRequest, *, tell: Callable[[str], None] = lambda
         )
 
 
-def _materials(request: IndexRequest, work: Path, tell: Callable[[str], None]) -> Iterator[tuple[str, Material]]:
-    """Yield what is searched, each under its name."""
-    for drawn in request.drawn:
-        tell(f"{drawn.distribution}: generating {drawn.size} x {drawn.dim}")
-        yield drawn.distribution.value, drawn_material(drawn, work / drawn.name)
+def _inputs(request: IndexRequest, work: Path, progress: Callable[[str], None]) -> Iterator[tuple[str, VectorSet]]:
+    """Generate or read the vectors to search, and yield each set with its label."""
+    for synthetic in request.synthetic:
+        progress(f"{synthetic.distribution}: generating {synthetic.size} x {synthetic.dim}")
+        yield synthetic.distribution.value, generate(synthetic, work / synthetic.name)
     if request.hdf5 is not None:
-        tell(f"reading {request.hdf5}")
-        yield request.hdf5.stem, hdf5_material(request.hdf5, work / re.sub(r"\W", "-", request.hdf5.stem))
+        progress(f"reading {request.hdf5}")
+        yield request.hdf5.stem, read_hdf5(request.hdf5, work / re.sub(r"\W", "-", request.hdf5.stem))
 
 
 def _measured(
-    label: str, material: Material, threads: int, request: IndexRequest, tell: Callable[[str], None]
+    label: str, inputs: VectorSet, threads: int, request: IndexRequest, progress: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Build and search each variant on `material`."""
-    count, dim = material.vectors.shape
-    names = list(dict.fromkeys([*(request.kinds or usual_kinds(dim)), *request.peers]))
-    for name in names:
-        if not is_peer(name):
-            IndexSpec.parse(name).check(dim)
+    """Build and search every index over `inputs`."""
+    count, dim = inputs.vectors.shape
+    names = list(dict.fromkeys([*(request.specs or default_specs(dim)), *request.peers]))
+    specs = {name: IndexSpec.parse(name) for name in names}
+    for spec in specs.values():
+        spec.check(dim)
     results: dict[str, Any] = {}
     speed = measured_speed()
-    for name in names:
-        tell(f"{label}: building {name}")
-        results[name] = _built(name, material, threads, request)
-        if not is_peer(name):
-            predicted = predict(IndexSpec.parse(name), count, dim, threads=threads, speed=speed)
-            results[name]["predicted_build_s"] = predicted.build_s
-            results[name]["predicted_memory_bytes"] = predicted.memory_bytes
-    for name in names if not request.build_only else []:
-        tell(f"{label}: searching {name}")
-        found = _run("search", _task(name, material, threads, request), request)
-        points = found.pop("points")
-        best = best_at(points, request.recall)
-        results[name] |= found | {
-            "queries_per_s": None if best is None else best["queries_per_s"],
-            "at_recall": best,
-            "points": points,
+    for name, spec in specs.items():
+        progress(f"{label}: building {name}")
+        predicted = predict(spec, count, dim, threads=threads, speed=speed)
+        results[name] = _built(spec, inputs, threads, request) | {
+            "predicted_build_s": predicted.build_s,
+            "predicted_memory_bytes": predicted.memory_bytes,
         }
+    for name, spec in specs.items() if not request.build_only else ():
+        progress(f"{label}: searching {name}")
+        found = _run(searching, spec, _task(spec, inputs, threads, request), request)
+        best = best_at(found["points"], request.recall)
+        results[name] |= found | {"queries_per_s": None if best is None else best["queries_per_s"], "at_recall": best}
     return {
-        "material": material.name,
+        "data": inputs.name,
         "vectors": count,
         "dim": dim,
-        "queries": len(material.queries),
+        "queries": len(inputs.queries),
         "flat_memory_bytes": 4 * count * dim,
         "variants": results,
     }
 
 
-def add_rate(material: Material, count: int, work: Path) -> float:
+def add_rate(inputs: VectorSet, count: int, work: Path) -> float:
     """Return how many vectors a second `Index.add` makes durable, in batches of 256, on the disk of `work`."""
-    vectors = np.array(material.vectors[:count])
-    items = [Item(f"/pictures/{n:08}.jpg", ItemKind.IMAGE, content_hash=f"{n:064x}") for n in range(len(vectors))]
+    vectors = np.array(inputs.vectors[:count])
+    items = [Item(f"/images/{n:08}.jpg", ItemKind.IMAGE, content_hash=f"{n:064x}") for n in range(len(vectors))]
     with (
         tempfile.TemporaryDirectory(dir=work) as folder,
         Index.create(Path(folder, "index"), space=_SPACE, dim=vectors.shape[1]) as index,
@@ -165,42 +156,33 @@ def add_rate(material: Material, count: int, work: Path) -> float:
     return len(vectors) / taken
 
 
-def _task(name: str, material: Material, threads: int, request: IndexRequest) -> Task:
-    base = material.folder / f"{re.sub(r'[^a-z0-9]+', '-', name)}-{threads}"
-    return Task(
-        name=name,
+def _task(spec: IndexSpec, inputs: VectorSet, threads: int, request: IndexRequest) -> IndexTask:
+    return IndexTask(
+        spec=str(spec),
+        module=spec.family.__module__,
         threads=threads,
-        material=str(material.folder),
-        file=f"{base}.index",
-        answer=f"{base}.json",
+        vectors=str(inputs.folder),
+        file=f"{inputs.folder / re.sub(r'[^a-z0-9]+', '-', str(spec))}-{threads}.index",
         k=request.k,
         recall=request.recall,
     )
 
 
-def _built(name: str, material: Material, threads: int, request: IndexRequest) -> dict[str, Any]:
+def _built(spec: IndexSpec, inputs: VectorSet, threads: int, request: IndexRequest) -> dict[str, Any]:
     """Build, or take what an earlier run in this folder built, with the time that it took then."""
-    task = _task(name, material, threads, request)
+    task = _task(spec, inputs, threads, request)
     known = Path(task.file).with_suffix(".built.json")
     if not known.exists():
-        known.write_text(json.dumps(_run("build", task, request)))
+        known.write_text(json.dumps(_run(building, spec, task, request)))
     found: dict[str, Any] = json.loads(known.read_text())
     return found
 
 
-def _run(stage: str, task: Task, request: IndexRequest) -> dict[str, Any]:
-    python, environment = sys.executable, dict(os.environ)
-    if task.name == "scann":
-        python = str(request.scann_python)
-        environment["PYTHONPATH"] = os.pathsep.join(str(Path(file).parents[1]) for file in _PACKAGES)
-    command = [python, "-m", "twinspire_bench.index.worker", stage, task.to_json()]
-    done = subprocess.run(  # noqa: S603
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False, env=environment
-    )
-    if done.returncode != 0:
-        words = done.stderr.strip().splitlines()
-        raise EngineError(f"{task.name}: the process to {stage} it failed: {words[-1] if words else done.returncode}")
-    answer = Path(task.answer)
-    found: dict[str, Any] = json.loads(answer.read_text())
-    answer.unlink()
+def _run(target: Target, spec: IndexSpec, task: IndexTask, request: IndexRequest) -> dict[str, Any]:
+    """Return what `target` measures, in a process of its own."""
+    python = request.scann_python if spec.family is Scann else None
+    environment = {"OMP_NUM_THREADS": str(task.threads)}  # FAISS and BLAS obey it
+    label = f"{target.__name__} {spec}"
+    with Worker(target, asdict(task), label=label, python=python, environment=environment) as worker:
+        found: dict[str, Any] = worker.call()
     return found

@@ -1,8 +1,8 @@
-"""The snapshot of an open index: an index of some kind over the first rows, kept on disk, read when first needed.
+"""Snapshot of an open index: an index built over the first rows, kept on disk and read when first needed.
 
-The vector file is the truth: a snapshot that is damaged or gone is built anew by whoever writes, and said; until then
-all is searched exactly. Rows behind the snapshot, the tail, are searched exactly; when they are many, whoever writes
-adds them.
+The vector file is authoritative: a snapshot that is damaged or missing is rebuilt by the next writer, with a warning;
+until then search is exact. Rows behind the snapshot, the tail, are searched exactly; a writer adds them to it when they
+are many.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from numpy.typing import NDArray
 
 from twinspire.errors import IndexStoreError, InputError
 from twinspire.index import disk
-from twinspire.index.ann import AnnIndex, Family, IndexSpec, Selection, choose, predict
+from twinspire.index.ann import AnnIndex, IndexSpec, Selection, choose, predict
 from twinspire.index.ann.calibration import MARGIN, K, calibrated, group_recalls, held_out
 from twinspire.index.ann.files import read_snapshot, snapshot_name, snapshot_number, snapshot_problem, write_snapshot
 from twinspire.index.ann.reports import BuildReport, Calibration, SnapshotStats, TuneReport
 from twinspire.index.ann.tuning import QueryGroup, best_setting, check_reached
 from twinspire.index.catalogue import Catalogue
 from twinspire.index.error_mapping import UncertainCommit
-from twinspire.index.flat import Found, merge, nearest
+from twinspire.index.flat import ScoredRows, merge, nearest
 from twinspire.index.state import DEAD, State, States
 from twinspire.index.view import SnapshotRow, View
 from twinspire.index.writer import Writer
@@ -36,13 +36,13 @@ from twinspire.stores.items import ItemKind
 
 _log = logging.getLogger("twinspire.index")
 EXACT_KEPT = 20_000
-"""A filter that keeps no more rows is searched exactly over these, which finds all. Chosen, not measured."""
+"""Number of rows up to which what a filter keeps is searched exactly. Chosen, not measured."""
 TAIL_SHARE = 0.1
 TAIL_ROWS = 20_000
 
 
 class Snapshots:
-    """Answers searches with the snapshot, and looks after it where the index is open for writing."""
+    """Searches with the snapshot, and its upkeep where the index is open for writing."""
 
     def __init__(self, folder: Path, catalogue: Catalogue, states: States) -> None:
         self._folder = folder
@@ -62,17 +62,17 @@ class Snapshots:
         allowed: NDArray[np.bool_] | None,
         effort: int | None,
         kind: ItemKind | None = None,
-    ) -> Found:
-        """Return scores and rows of the k best, (Q, n) each; exact where there is no snapshot that can be used.
+    ) -> ScoredRows:
+        """Return scores and rows of the k best, (Q, n) each; exact where no snapshot can be used.
 
-        `kind` says of what kind all items are that `allowed` keeps. A graph has images and texts in parts that are
-        hardly connected, so what is asked across them is searched exactly: with 90,000 images and 22,500 texts a
-        broad search (efSearch 4,096) found 0.47 of the ten best, in several times the time.
+        `kind` is the kind of all items that `allowed` keeps, None for several. Images and texts are hardly connected
+        in a graph, so a search that is restricted to one of them is exact: with 90,000 images and 22,500 texts a search
+        with efSearch 4,096 found 0.47 of the ten best, in several times the time.
         """
         row = view.snapshot()
         kept = None if allowed is None else self._selection(allowed)
         ann = None if row is None or (kept is not None and kept.kept <= EXACT_KEPT) else self._opened(row)
-        if ann is not None and kind is not None and ann.kind.family.is_graph:
+        if ann is not None and kind is not None and ann.spec.family.is_graph:
             of_kind = self._states.allowed(view, state, kind, None)
             if of_kind is not None and int(np.count_nonzero(of_kind)) < state.items:
                 ann = None
@@ -81,65 +81,72 @@ class Snapshots:
         covered = len(ann)
         if covered < len(state.vectors) and kept is not None:
             kept = Selection.of(kept.mask[:covered])
-        found = ann.search(queries, k, state.vectors, selection=kept, effort=effort or row.effort, reach=row.reach)
+        found = ann.search(
+            queries, k, state.vectors, selection=kept, effort=effort or row.effort, rescore_factor=row.rescore_factor
+        )
         if covered < len(state.vectors):
             tail = nearest(state.vectors, queries, k, allowed=allowed, order=state.ids, start=covered)
             found = merge([found, tail], k, state.ids)
         else:
             found = merge([found], k, state.ids)
-        there = len(state.vectors) if allowed is None else int(np.count_nonzero(allowed))
-        short = np.flatnonzero((found[1] >= 0).sum(axis=1) < min(k, there))
-        if short.size:  # lists and graphs may not lead to enough of the rows that are kept
+        available = len(state.vectors) if allowed is None else int(np.count_nonzero(allowed))
+        short = np.flatnonzero((found[1] >= 0).sum(axis=1) < min(k, available))
+        if short.size:  # lists and graphs may lead to too few of the rows that are kept
             scores, rows = nearest(state.vectors, queries[short], k, allowed=allowed, order=state.ids)
             width = scores.shape[1]
             found[0][short, :width], found[1][short, :width] = scores, rows
         return found
 
     def stats(self, view: View) -> SnapshotStats | None:
-        """Return what there is, None where the index is searched exactly. Checks the file if no search has."""
+        """Describe the snapshot; None where search is exact. Checks the file unless a search has."""
         row = view.snapshot()
         if row is None:
             return None
         path, now = self._folder / row.name, self._open
         if not row.name:
-            damage: str | None = "it is to be built anew, by whoever opens the index to write"
+            damage: str | None = "it is rebuilt by the next process that opens the index for writing"
         elif now is not None and now[:2] == (row.name, row.checksum):
             damage = None
         else:
             damage = snapshot_problem(path, row.checksum)
         size = path.stat().st_size if row.name and path.is_file() else 0
-        return SnapshotStats(row.kind, row.rows, row.effort, row.reach, size, damage)
+        return SnapshotStats(row.spec, row.rows, row.effort, row.rescore_factor, size, damage)
 
-    def build(self, writer: Writer, kind: IndexSpec, *, threads: int | None, memory_bytes: int | None) -> BuildReport:
-        """Build a snapshot of `kind` over all rows and go over to it; exact kinds take away the one that is there."""
+    def build(
+        self, writer: Writer, spec: IndexSpec | None, *, threads: int | None, memory_bytes: int | None
+    ) -> BuildReport:
+        """Build a snapshot over all rows and search with it from then on; for exact search, remove the one there is.
+
+        `spec` None: as `choose` has it.
+        """
         with writer.exclusive():
             state = self._state()
             count, dim = state.vectors.shape
-            if kind.family is Family.AUTO:
-                kind = choose(state.items, dim, memory_bytes=memory_bytes, threads=threads)
-            kind.check(dim)
-            predicted = predict(kind, count, dim, threads=threads)
+            if spec is None:
+                spec = choose(state.items, dim, memory_bytes=memory_bytes)
+            spec.check(dim)
+            predicted = predict(spec, count, dim, threads=threads)
             start = time.perf_counter()
-            if kind.is_exact:
+            if spec.is_exact:
                 self._put(writer, None)
-                return BuildReport(str(kind), count, predicted, 0.0, 0)
+                return BuildReport(str(spec), count, predicted, 0.0, 0)
             if state.items == 0:
-                raise InputError(f"the index {self._folder} is empty: add items, then build {kind}")
-            ann = AnnIndex.build(kind, state.vectors, threads=threads)
+                raise InputError(f"the index {self._folder} is empty: add items, then build {spec}")
+            ann = AnnIndex.build(spec, state.vectors, threads=threads)
             taken = time.perf_counter() - start
             found = self._calibrated(ann, state)
             calibration_s = time.perf_counter() - start - taken
             state.mapping.check()
-            row = SnapshotRow("", str(kind), count, 0)
+            row = SnapshotRow("", str(spec), count, 0)
             if found is not None:
-                row = replace(row, effort=found.effort, reach=found.rescore_factor or None)
+                row = replace(row, effort=found.effort, rescore_factor=found.rescore_factor or None)
             row = self._save(writer, ann, row)
             size = (self._folder / row.name).stat().st_size
-            return BuildReport(str(kind), count, predicted, taken, size, found, calibration_s)
+            return BuildReport(str(spec), count, predicted, taken, size, found, calibration_s)
 
     def _calibrated(self, ann: AnnIndex, state: State) -> Calibration | None:
-        """Choose effort and candidates for `ann`, which covers `state`; None where there is nothing to choose."""
-        if not (ann.kind.is_tunable or ann.kind.is_lossy):
+        """Choose effort and rescore factor for `ann`, which covers `state`; None where there is nothing to choose."""
+        if not (ann.spec.family.is_tunable or ann.spec.is_lossy):
             return None
         groups = self._held_out(ann, state, K)
         return calibrated(ann, state.vectors, groups) if groups else None
@@ -149,23 +156,23 @@ class Snapshots:
         with self._states.current() as (view, now):
             masks = {f"{kind}s": self._states.allowed(view, now, kind, None) for kind in ItemKind}
         rows = {name: mask[: len(ann)] for name, mask in masks.items() if mask is not None}
-        graph = ann.kind.family.is_graph  # searched exactly where a filter names one of two kinds
+        graph = ann.spec.family.is_graph  # searched exactly where a filter names one of two kinds of item
         return held_out(state.vectors[: len(ann)], rows, k, len(ann) if graph else EXACT_KEPT)
 
     def tune(self, writer: Writer, queries: NDArray[np.float32] | None, *, recall: float, k: int) -> TuneReport:
-        """Find and store the setting that reaches `recall` for `queries` (Q, D) in the least time.
+        """Find and store the fastest setting that reaches `recall` for `queries` (Q, D).
 
-        None: for the held-out queries that a build is calibrated with, and with its margin.
+        None: for the held-out queries that a build is calibrated with, with its margin.
         """
         with writer.exclusive():
             state = self._state()
             with self._catalogue.view() as view:
                 row = view.snapshot()
             ann = self._opened(row) if row is not None else None
-            if row is None or ann is None or not ann.kind.is_tunable:
+            if row is None or ann is None or not ann.spec.family.is_tunable:
                 raise InputError(
-                    f"the index {self._folder} is searched exactly, there is nothing to tune. "
-                    "Build a kind first: `twinspire index build INDEX --kind ivf,pq64`"
+                    f"the index {self._folder} is searched exactly: there is nothing to tune. "
+                    "Build an approximate index first: `twinspire index build INDEX --spec ivf,pq64`"
                 )
             start = time.perf_counter()
             if queries is None:
@@ -174,27 +181,29 @@ class Snapshots:
                 groups, aim = [_group_of(queries, state, len(ann), k)], recall
             exact_s = time.perf_counter() - start
             if not groups or groups[0].exact.shape[1] == 0:
-                raise InputError(f"the index {self._folder} has too few items: there is nothing to tune for")
+                raise InputError(
+                    f"the index {self._folder} has too few items to measure recall with: add items, or pass queries"
+                )
             found = best_setting(ann, state.vectors, groups, aim)
             check_reached(ann, found, recall, k)
-            writer.put_snapshot(replace(row, effort=found.effort, reach=found.reach))
+            writer.put_snapshot(replace(row, effort=found.effort, rescore_factor=found.rescore_factor))
             count = sum(len(group.queries) for group in groups)
-            each_ms = 1000 / count
+            ms_per_query = 1000 / count
             return TuneReport(
                 effort=found.effort,
-                reach=found.reach,
+                rescore_factor=found.rescore_factor,
                 recall=found.recall,
-                query_ms=found.seconds * each_ms,
-                exact_query_ms=exact_s * each_ms,
+                query_ms=found.seconds * ms_per_query,
+                exact_query_ms=exact_s * ms_per_query,
                 queries=count,
                 k=k,
                 measured=group_recalls(groups, found),
             )
 
     def refresh(self, writer: Writer, *, check: bool = False) -> None:
-        """Build the snapshot anew where it has to be, or add the tail where that is long.
+        """Rebuild the snapshot where it has to be, or add the tail where that is long.
 
-        `check` reads the file. What goes wrong is logged: items are safe without it, and all are found.
+        `check` reads the file to find damage. Errors are logged, not raised: search is right without a snapshot.
         """
         try:
             with writer.exclusive() as commit:
@@ -202,49 +211,49 @@ class Snapshots:
                     row = view.snapshot()
                 if row is None:
                     return
-                whole = bool(row.name) and not (check and self._is_damaged(row))
-                if not whole or commit.rows - row.rows > max(TAIL_ROWS, TAIL_SHARE * row.rows):
+                usable = bool(row.name) and not (check and self._is_damaged(row))
+                if not usable or commit.rows - row.rows > max(TAIL_ROWS, TAIL_SHARE * row.rows):
                     self._renew(writer, row)
         except Exception as error:
-            _log.warning("the snapshot of the index %s is left behind: %s", self._folder, error)
+            _log.warning("the snapshot of the index %s could not be brought up to date: %s", self._folder, error)
 
     def close(self) -> None:
-        """Let go of the snapshot."""
+        """Release the snapshot."""
         with self._lock:
             self._open = None
 
     def remove_stale(self, writer: Writer) -> None:
-        """Remove snapshot files that are left over."""
+        """Remove snapshot files that the catalogue does not name."""
         with writer.exclusive(), self._catalogue.view() as view:
             row = view.snapshot()
             for path in self._folder.iterdir():
                 if snapshot_number(path.name) is not None and (row is None or path.name != row.name):
-                    with suppress(OSError):  # does no harm, say a folder of that name
+                    with suppress(OSError):  # a folder of that name, say, does no harm
                         disk.remove(path)
 
     def _renew(self, writer: Writer, row: SnapshotRow) -> None:
         state = self._state()
         count = len(state.vectors)
-        kind = IndexSpec.parse(row.kind)
+        spec = IndexSpec.parse(row.spec)
         ann = None
-        if row.name and not kind.family.needs_gpu:  # a GPU's is built anew
-            with suppress(IndexStoreError):  # damaged: said when it was found
-                # Read once more: searches go on in the one that is open.
-                ann = read_snapshot(self._folder / row.name, kind, row.rows, row.checksum)
-        if ann is not None and not ann.outgrown(count):
+        if row.name and spec.family.can_add:
+            with suppress(IndexStoreError):  # damaged: logged when it was found
+                # Read it again: searches go on with the open one.
+                ann = read_snapshot(self._folder / row.name, spec, row.rows, row.checksum)
+        if ann is not None and not ann.is_outgrown(count):
             ann.add(state.vectors[len(ann) :])
         else:
             if state.items == 0:
                 return
             try:
-                ann = AnnIndex.build(kind, state.vectors)
+                ann = AnnIndex.build(spec, state.vectors)
             except InputError as error:
                 _log.warning("the index %s is searched exactly from now on: %s", self._folder, error)
                 self._put(writer, None)
                 return
-            lists = ann.lists
-            if row.effort is not None and lists is not None:  # the same share of the lists
-                effort = math.ceil(row.effort * lists / max(1, kind.lists(row.rows)))
+            lists, before = ann.index.lists, spec.family.list_count(spec, row.rows)
+            if row.effort is not None and lists is not None and before is not None:  # keep the share of the lists
+                effort = math.ceil(row.effort * lists / before)
                 row = replace(row, effort=min(effort, lists))
         state.mapping.check()
         self._save(writer, ann, replace(row, rows=count))
@@ -252,7 +261,7 @@ class Snapshots:
     def _save(self, writer: Writer, ann: AnnIndex, row: SnapshotRow) -> SnapshotRow:
         with self._catalogue.view() as view:
             now = view.snapshot()
-        # Never the name of one that is there or was just lost: readers know that one as damaged.
+        # Never reuse the name of a file that exists or was just lost: readers remember it as damaged.
         taken = [path.name for path in self._folder.iterdir()] + ([now.name] if now is not None else [])
         name = snapshot_name(1 + max(snapshot_number(name) or 0 for name in taken))
         checksum = write_snapshot(ann, self._folder / name)
@@ -270,19 +279,17 @@ class Snapshots:
                 with suppress(OSError):
                     disk.remove(self._folder / row.name)
             raise
-        with suppress(
-            OSError, sqlite3.Error, IndexStoreError
-        ):  # a file left over does no harm; tidied at the next open
+        with suppress(OSError, sqlite3.Error, IndexStoreError):  # stale files do no harm; the next open removes them
             self.remove_stale(writer)
 
     def _is_damaged(self, row: SnapshotRow) -> bool:
         problem = snapshot_problem(self._folder / row.name, row.checksum)
         if problem is not None:
-            _log.warning("%s: it is built anew from the vectors", problem)
+            _log.warning("%s: it is rebuilt from the vectors", problem)
         return problem is not None
 
     def _opened(self, row: SnapshotRow) -> AnnIndex | None:
-        """Return the snapshot, None where it cannot be used, which is logged once."""
+        """Return the snapshot; None where it cannot be used, which is logged once."""
         with self._lock:
             now = self._open
             if now is not None and now[:2] == (row.name, row.checksum):
@@ -290,19 +297,21 @@ class Snapshots:
             if not row.name or (self._damage is not None and self._damage[:2] == (row.name, row.checksum)):
                 return None
             try:
-                ann = read_snapshot(self._folder / row.name, IndexSpec.parse(row.kind), row.rows, row.checksum)
+                ann = read_snapshot(self._folder / row.name, IndexSpec.parse(row.spec), row.rows, row.checksum)
             except IndexStoreError as error:
                 with self._catalogue.view() as view:
                     if view.snapshot() != row:
-                        return None  # another has taken its place since the search began
+                        return None  # replaced since the search began
                 self._damage = (row.name, row.checksum, str(error))
-                _log.warning("%s: all is searched exactly until it is built anew, by whoever opens to write", error)
+                _log.warning(
+                    "%s: searches are exact until the next process that opens the index for writing rebuilds it", error
+                )
                 return None
             self._open = (row.name, row.checksum, ann)
             return ann
 
     def _selection(self, allowed: NDArray[np.bool_]) -> Selection:
-        selected = self._selected  # filters come again: the state gives the same array then
+        selected = self._selected  # for a repeated filter, `allowed` is the same array
         if selected is None or selected.mask is not allowed:
             self._selected = selected = Selection.of(allowed)
         return selected
@@ -313,7 +322,7 @@ class Snapshots:
 
 
 def _group_of(queries: NDArray[np.float32], state: State, covered: int, k: int) -> QueryGroup:
-    """Return `queries` (Q, D) with what exact search finds for them in the first `covered` rows."""
+    """Return `queries` (Q, D) with the scores of exact search for them in the first `covered` rows."""
     ids = state.ids[:covered]
     living = None if (ids != DEAD).all() else ids != DEAD
     exact, _ = nearest(state.vectors[:covered], queries, k, allowed=living, order=ids)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from twinspire._arguments import as_member, as_whole, is_utf8, shown
 from twinspire.errors import IndexStoreError, InputError, SpaceMismatchError, TwinspireError
-from twinspire.index.ann import Family, IndexSpec, Prediction, choose, predict
+from twinspire.index.ann import Prediction, choose, parse_choice, predict
 from twinspire.index.ann.reports import BuildReport, TuneReport
 from twinspire.index.connections import CATALOGUE_NAME, repeated
 from twinspire.index.error_mapping import RESTORE, store_errors
@@ -308,29 +308,29 @@ class Index:
         snapshots.refresh(writer)
         return report
 
-    def build(self, kind: str = "auto", *, threads: int | None = None, memory_bytes: int | None = None) -> BuildReport:
-        """Build an index of `kind` that searches use from then on: `ann.IndexSpec.parse` says which there are.
+    def build(self, spec: str = "auto", *, threads: int | None = None, memory_bytes: int | None = None) -> BuildReport:
+        """Build an index that searches use from then on; `ann.IndexSpec.parse` says what a spec is.
 
-        `auto` is exact below 100,000 items, above the fastest that fits in `memory_bytes` (half of what is free).
-        `flat` goes back to exact search. Then effort and candidates are calibrated, so that searches that say nothing
-        have a recall@10 of 0.95: the report says what was measured on what, and where the kind cannot reach it.
-        Takes minutes for millions; searches go on meanwhile, changes wait. Raises
-        `InputError` for an unknown kind and one that does not suit the vectors, `MissingDependencyError` and
-        `ProviderError` for a GPU's without one.
+        `auto` is exact below 100,000 items, above the fastest that fits in `memory_bytes` (default: half of the free
+        memory). `flat` goes back to exact search. Effort and rescore factor are then calibrated, so that searches
+        without options of their own have a recall@10 of 0.95: the report says what was measured on what, and where it
+        was not reached. Takes minutes for millions; searches go on meanwhile, changes wait. Raises `InputError` for an
+        unknown spec and one that does not suit the vectors, `MissingDependencyError` and `ProviderError` for a GPU's
+        without one.
         """
-        parsed = IndexSpec.parse(kind)
+        parsed = parse_choice(spec)
         with self._handle.changing("build") as (writer, snapshots):
             return snapshots.build(writer, parsed, threads=threads, memory_bytes=memory_bytes)
 
     @repeated
     def predict(
-        self, kind: str = "auto", *, threads: int | None = None, memory_bytes: int | None = None
+        self, spec: str = "auto", *, threads: int | None = None, memory_bytes: int | None = None
     ) -> tuple[str, Prediction]:
-        """Return which kind `build` would build now, and what it is expected to take."""
-        parsed = IndexSpec.parse(kind)
+        """Return the spec that `build` would build now, and what it is expected to take."""
+        parsed = parse_choice(spec)
         with self._handle.reading("read") as (_, state):
-            if parsed.family is Family.AUTO:
-                parsed = choose(state.items, self._dim, memory_bytes=memory_bytes, threads=threads)
+            if parsed is None:
+                parsed = choose(state.items, self._dim, memory_bytes=memory_bytes)
             return str(parsed), predict(parsed, state.commit.rows, self._dim, threads=threads)
 
     def tune(self, queries: NDArray[np.float32] | None, *, space: str, recall: float = 0.95, k: int = 10) -> TuneReport:

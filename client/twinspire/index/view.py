@@ -63,14 +63,17 @@ class Commit:
 
 @dataclass(frozen=True, slots=True)
 class SnapshotRow:
-    """What the catalogue says of the snapshot: its file (empty: to be built anew), kind, rows covered, and settings."""
+    """The catalogue's row of the snapshot, in the order of its columns; an empty name: it has to be rebuilt.
+
+    `spec` and `rescore_factor` are the columns `kind` and `reach`.
+    """
 
     name: str
-    kind: str
+    spec: str
     rows: int
     checksum: int
     effort: int | None = None
-    reach: int | None = None
+    rescore_factor: int | None = None
 
 
 _CATALOGUE_ROW = f"SELECT {HEADER_COLUMNS}, {COMMIT_COLUMNS}, row_checksum FROM catalogue"  # noqa: S608

@@ -1,6 +1,6 @@
-"""The precision of a bundle, chosen by measuring: the fastest engine and runtime that keep recall become `auto`.
+"""Choice of a precision by measurement: the fastest engines and runtime that keep recall become a bundle's `auto`.
 
-Needs no torch. Engines are measured on the machine that this runs on, through `LocalTowers`, as they are served.
+Needs no torch. Engines are measured on this machine, through `LocalTowers`, as they are served.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ __all__ = ["PrecisionOptions", "PrecisionResult", "choose_precision"]
 
 
 def __getattr__(name: str) -> object:
-    """Import what is asked for: the command line imports this package before it is known what is wanted."""
+    """Import a public name at first use: the command line imports this package for every command."""
     if name in __all__:
         from twinspire_export.precision import run
 

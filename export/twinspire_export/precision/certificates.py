@@ -1,4 +1,4 @@
-"""What was measured as a bundle keeps it: certificates with recall and speed, and the choice of `auto`."""
+"""The measurements in a bundle's form: certificates with recall and speed, and the recommended runtime."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from twinspire_eval.recall import Direction, Estimate, Measure
 from twinspire_eval.recall.benchmark import RecallReport
 from twinspire_eval.records import series
 from twinspire_eval.statistics import CONFIDENCE, Ratio
-from twinspire_export.precision.selection import Measured
+from twinspire_export.precision.selection import CandidateResult
 
 _RECALL = (Measure.R1, Measure.R5, Measure.R10)
 
@@ -20,26 +20,26 @@ _RECALL = (Measure.R1, Measure.R5, Measure.R10)
 def certificate(
     before: Certificate | None,
     tower: Tower,
-    best: Measured,
-    runtimes: Sequence[Measured],
+    best: CandidateResult,
+    results: Sequence[CandidateResult],
     report: RecallReport,
     *,
     hardware: Hardware,
     threads: int,
     versions: Mapping[str, str],
 ) -> Certificate:
-    """Write the certificate of a tower's engine: recall and cosine of its `best` runtime, the speed of all.
+    """Return the certificate of a tower's engine: recall and cosine of its `best` runtime, the speed of all `results`.
 
-    A certificate against another reference than the fp32 engine, as fp32's own is, keeps its cosines.
+    A certificate against another reference than the fp32 engine, such as fp32's own, keeps its cosines.
     """
-    cosines = best.recalled.cosines[tower]
-    what = "pictures" if tower is Tower.IMAGE else "captions"
+    cosines = best.accuracy.cosines[tower]
+    noun = "images" if tower is Tower.IMAGE else "captions"
     against_fp32 = before is None or before.reference == "fp32 engine"
     return Certificate(
         reference="fp32 engine" if before is None else before.reference,
-        data=f"{cosines.samples:,} {what} of {report.data.name}" if before is None or against_fp32 else before.data,
+        data=f"{cosines.samples:,} {noun} of {report.data.name}" if before is None or against_fp32 else before.data,
         samples=cosines.samples if before is None or against_fp32 else before.samples,
-        min_cosine=cosines.least if before is None or against_fp32 else before.min_cosine,
+        min_cosine=cosines.minimum if before is None or against_fp32 else before.min_cosine,
         mean_cosine=cosines.mean if before is None or against_fp32 else before.mean_cosine,
         recall=recall_of(report, best),
         versions={**({} if before is None else before.versions), **versions},
@@ -47,29 +47,29 @@ def certificate(
             "cpu_model": hardware.cpu_model,
             "gpu": hardware.gpu,
             "threads": threads,
-            "runtimes": [_runtime(each, tower) for each in runtimes],
+            "runtimes": [_runtime(result, tower) for result in results],
         },
     )
 
 
-def recall_of(report: RecallReport, best: Measured) -> dict[str, Any]:
-    """Write R@1, R@5 and R@10 of a setting by language and direction, each with its interval, and what it loses."""
-    setting = best.candidate.setting
+def recall_of(report: RecallReport, best: CandidateResult) -> dict[str, Any]:
+    """Return R@1, R@5 and R@10 of a result by language and direction, with intervals, and the R@1 it loses."""
+    config = best.candidate.config
     document: dict[str, Any] = {
         "data": report.data.name,
         "data_sha256": report.data.sha256,
-        "provider": setting.provider.value,
-        "inference_precision": setting.inference_precision.value,
+        "provider": config.provider.value,
+        "inference_precision": config.inference_precision.value,
         "confidence": CONFIDENCE,
-        "r1_drop": None if str(setting) == report.reference else _estimate(best.recalled.drop),
+        "r1_drop": None if str(config) == report.reference else _estimate(best.accuracy.recall_drop),
     }
-    for language, both in report.figures[str(setting)].items():
-        document[language] = {way.value: _figures(both[way]) for way in Direction}
+    for language, both in report.figures[str(config)].items():
+        document[language] = {direction.value: _figures(both[direction]) for direction in Direction}
     return document
 
 
-def auto_choice(
-    best: Measured,
+def recommended_runtime(
+    best: CandidateResult,
     *,
     rejected: Sequence[Precision],
     report: RecallReport,
@@ -77,12 +77,12 @@ def auto_choice(
     hardware: Hardware,
     threads: int,
 ) -> RecommendedRuntime:
-    """Write what `auto` is to be."""
-    candidate, drop = best.candidate, best.recalled.drop
+    """Return what `auto` is in the new bundle."""
+    candidate, drop = best.candidate, best.accuracy.recall_drop
     return RecommendedRuntime(
-        precision=candidate.setting.variant.precision,
-        provider=candidate.setting.provider.value,
-        inference_precision=candidate.setting.inference_precision.value,
+        precision=candidate.config.engines.precision,
+        provider=candidate.config.provider.value,
+        inference_precision=candidate.config.inference_precision.value,
         streams=candidate.streams,
         threads=threads,
         speed=round(best.speed.overall.value, 4),
@@ -98,14 +98,14 @@ def auto_choice(
     )
 
 
-def _runtime(measured: Measured, tower: Tower) -> dict[str, Any]:
-    """Write how fast a tower is in one runtime; the median of the rounds."""
-    candidate, speed = measured.candidate, measured.speed
+def _runtime(result: CandidateResult, tower: Tower) -> dict[str, Any]:
+    """Return the speed of a tower in one runtime: the median of the rounds."""
+    candidate, speed = result.candidate, result.speed
     rounds = speed.images_per_s if tower is Tower.IMAGE else speed.texts_per_s
     ratio: Ratio = speed.images if tower is Tower.IMAGE else speed.texts
     return {
-        "provider": candidate.setting.provider.value,
-        "inference_precision": candidate.setting.inference_precision.value,
+        "provider": candidate.config.provider.value,
+        "inference_precision": candidate.config.inference_precision.value,
         "streams": candidate.streams,
         f"{tower}s_per_s": round(series(rounds, "p50")["p50"], 2),
         "times_fp32": {"value": ratio.value, "low": ratio.interval.low, "high": ratio.interval.high},
@@ -113,9 +113,8 @@ def _runtime(measured: Measured, tower: Tower) -> dict[str, Any]:
 
 
 def _figures(found: Mapping[Measure, Estimate]) -> dict[str, Any]:
-    values: dict[str, Any] = {measure.value: found[measure].value for measure in _RECALL}
     intervals = {m.value: [found[m].interval.low, found[m].interval.high] for m in _RECALL}
-    return {**values, "intervals": intervals}
+    return {**{m.value: found[m].value for m in _RECALL}, "intervals": intervals}
 
 
 def _estimate(found: Estimate) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Measuring a candidate on this machine: its embeddings of a data set, and its speed beside fp32's."""
+"""Measurement of a candidate on this machine: its embeddings of a data set, and its speed in turn with fp32's."""
 
 from __future__ import annotations
 
@@ -16,35 +16,35 @@ from twinspire_eval.datasets import CaptionedImages
 from twinspire_eval.load import interleaved
 from twinspire_eval.recall.benchmark import UNDETERMINED, OnProgress, measure_recall
 from twinspire_eval.statistics import Ratio, paired_ratio
-from twinspire_export.precision.candidates import Candidate, Setting
+from twinspire_export.precision.candidates import PrecisionCandidate, RuntimeConfig
 
 IMAGES = 64
-"""A call's images, two full batches, so that every stream has work."""
+"""Images per call: two full batches, so that every stream has work."""
 TEXTS = 256
-"""A call's captions, of the data set's own lengths."""
+"""Captions per call, of the data set's own lengths."""
 
 
 @dataclass(frozen=True, eq=False)
-class Embedded:
+class DatasetEmbeddings:
     """A data set's embeddings: `images` (N, D) float32, and by language `texts` (T, D) float32, L2-normalised."""
 
     images: NDArray[np.float32]
     texts: Mapping[str, NDArray[np.float32]]
 
     def to_arrays(self) -> dict[str, NDArray[np.float32]]:
-        """Give them all by name; the inverse of `from_arrays`."""
+        """Return all arrays by name; the inverse of `from_arrays`."""
         return {"images": self.images, **{f"texts_{language}": rows for language, rows in self.texts.items()}}
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Embedded:
-        """Take them from what `to_arrays` gave."""
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> DatasetEmbeddings:
+        """Read the arrays of `to_arrays`."""
         texts = {name.removeprefix("texts_"): rows for name, rows in arrays.items() if name != "images"}
         return cls(arrays["images"], texts)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Speed:
-    """Items a second in each round, and fp32's beside them: on the CPU provider, in one stream, in the same rounds."""
+class Throughput:
+    """Items per second in each round, and those of fp32 on the CPU provider with one stream in the same rounds."""
 
     images_per_s: tuple[float, ...]
     texts_per_s: tuple[float, ...]
@@ -53,17 +53,17 @@ class Speed:
 
     @property
     def images(self) -> Ratio:
-        """How many times as many images a second."""
+        """Images per second relative to fp32."""
         return paired_ratio(self.images_per_s, self.fp32_images_per_s)
 
     @property
     def texts(self) -> Ratio:
-        """How many times as many texts a second."""
+        """Texts per second relative to fp32."""
         return paired_ratio(self.texts_per_s, self.fp32_texts_per_s)
 
     @property
     def overall(self) -> Ratio:
-        """The geometric mean of both, round by round: twice the images weigh as much as twice the texts."""
+        """The geometric mean of both, round by round: twice the images counts as much as twice the texts."""
         return paired_ratio(
             np.sqrt(np.multiply(self.images_per_s, self.texts_per_s)),
             np.sqrt(np.multiply(self.fp32_images_per_s, self.fp32_texts_per_s)),
@@ -71,59 +71,65 @@ class Speed:
 
 
 @dataclass(frozen=True, eq=False)
-class Work:
-    """What speed is measured on: images (n, S, S, 3) uint8, and token ids of captions."""
+class SpeedInputs:
+    """The inputs that speed is measured on: images (n, S, S, 3) uint8, and token ids of captions."""
 
-    pictures: NDArray[np.uint8]
+    images: NDArray[np.uint8]
     texts: Sequence[NDArray[np.int32]]
 
     @classmethod
-    def of(cls, data: CaptionedImages, client: Client) -> Work:
-        """Take the first of a data set's, again from the first where there are not enough."""
+    def of(cls, data: CaptionedImages, client: Client) -> SpeedInputs:
+        """Take the first of a data set, repeated where there are not enough."""
         first = list(next(iter(data.chunks(IMAGES))))
         prepared = client.preprocess(first)
-        said = client.tokenize([caption.text for captions in data.captions[:TEXTS] for caption in captions][:TEXTS])
+        ids = client.tokenize([caption.text for captions in data.captions[:TEXTS] for caption in captions][:TEXTS])
         return cls(
             prepared[np.arange(IMAGES) % len(prepared)],
-            [said[place % len(said)] for place in range(TEXTS)],
+            [ids[position % len(ids)] for position in range(TEXTS)],
         )
 
 
-def open_towers(candidate: Candidate, *, threads: int) -> LocalTowers:
-    """Open a candidate's engines, everything named. Raises what `LocalTowers` raises."""
-    setting = candidate.setting
+def open_towers(candidate: PrecisionCandidate, *, threads: int) -> LocalTowers:
+    """Open a candidate's engines with nothing left to `auto`. Raises what `LocalTowers` raises."""
+    config = candidate.config
     return LocalTowers(
-        setting.variant.bundle,
-        precision=setting.variant.precision,
-        provider=setting.provider,
+        config.engines.bundle,
+        precision=config.engines.precision,
+        provider=config.provider,
         threads=threads,
         streams=candidate.streams,
-        openvino=OpenVinoOptions(inference_precision=setting.inference_precision),
+        openvino=OpenVinoOptions(inference_precision=config.inference_precision),
     )
 
 
-def embed(setting: Setting, data: CaptionedImages, *, threads: int, on_progress: OnProgress) -> Embedded:
-    """Encode a data set. Raises what opening and encoding raise, ImageError for an image that cannot be used."""
-    recorder = _Recorder(open_towers(Candidate(setting, 1), threads=threads))
-    with Client(setting.variant.bundle, recorder, threads=threads) as client:
-        measure_recall({str(setting): client}, data, on_progress=on_progress)
+def embed(config: RuntimeConfig, data: CaptionedImages, *, threads: int, on_progress: OnProgress) -> DatasetEmbeddings:
+    """Encode a data set. Raises what opening and encoding raise, ImageError for an image that cannot be read."""
+    recorder = _Recorder(open_towers(PrecisionCandidate(config, 1), threads=threads))
+    with Client(config.engines.bundle, recorder, threads=threads) as client:
+        measure_recall({str(config): client}, data, on_progress=on_progress)
     languages = [language or UNDETERMINED for language in data.languages]
-    return Embedded(np.concatenate(recorder.images), dict(zip(languages, recorder.texts, strict=True)))
+    return DatasetEmbeddings(np.concatenate(recorder.images), dict(zip(languages, recorder.texts, strict=True)))
 
 
 def measure_speed(
-    candidate: Candidate, reference: Candidate, work: Work, *, threads: int, rounds: int, visit_s: float
-) -> Speed:
-    """Measure a candidate and fp32 in turn, `visit_s` seconds at least a visit and tower, in `rounds` rounds."""
+    candidate: PrecisionCandidate,
+    reference: PrecisionCandidate,
+    inputs: SpeedInputs,
+    *,
+    threads: int,
+    rounds: int,
+    visit_s: float,
+) -> Throughput:
+    """Measure a candidate and fp32 in turn, in `rounds` rounds, each for at least `visit_s` seconds for each tower."""
     this = open_towers(candidate, threads=threads)
-    # The same engines twice would be opened twice; what is compared with itself is equal.
+    # The reference compared with itself is opened once: its ratios are 1.
     other = this if candidate == reference else open_towers(reference, threads=threads)
     try:
         figures = {}
         for tower, encode in (("images", _encode_images), ("texts", _encode_texts)):
             figures[tower] = interleaved(
                 {
-                    name: _visit(encode, towers, work, visit_s)
+                    name: _visit(encode, towers, inputs, visit_s)
                     for name, towers in ({"this": this} | ({} if other is this else {"fp32": other})).items()
                 },
                 rounds=rounds,
@@ -132,7 +138,7 @@ def measure_speed(
         this.close()
         other.close()
     beside = "this" if other is this else "fp32"
-    return Speed(
+    return Throughput(
         images_per_s=tuple(figures["images"]["this"].tolist()),
         texts_per_s=tuple(figures["texts"]["this"].tolist()),
         fp32_images_per_s=tuple(figures["images"][beside].tolist()),
@@ -140,26 +146,28 @@ def measure_speed(
     )
 
 
-def _encode_images(towers: Towers, work: Work) -> int:
-    return len(towers.encode_images(work.pictures))
+def _encode_images(towers: Towers, inputs: SpeedInputs) -> int:
+    return len(towers.encode_images(inputs.images))
 
 
-def _encode_texts(towers: Towers, work: Work) -> int:
-    return len(towers.encode_texts(work.texts))
+def _encode_texts(towers: Towers, inputs: SpeedInputs) -> int:
+    return len(towers.encode_texts(inputs.texts))
 
 
-def _visit(encode: Callable[[Towers, Work], int], towers: Towers, work: Work, visit_s: float) -> Callable[[], float]:
+def _visit(
+    encode: Callable[[Towers, SpeedInputs], int], towers: Towers, inputs: SpeedInputs, visit_s: float
+) -> Callable[[], float]:
     def items_per_s() -> float:
         began, done = time.perf_counter(), 0
         while (passed := time.perf_counter() - began) < visit_s or not done:
-            done += encode(towers, work)
+            done += encode(towers, inputs)
         return done / passed
 
     return items_per_s
 
 
 class _Recorder:
-    """Towers that remember what they gave, call by call."""
+    """Towers that record the embeddings they return, call by call."""
 
     def __init__(self, towers: LocalTowers) -> None:
         self._towers = towers

@@ -1,4 +1,4 @@
-"""The Pareto plot: how fast each candidate is, and what recall it costs."""
+"""The Pareto plot: speed and lost recall of each candidate."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from typing import TYPE_CHECKING
 
 from twinspire.errors import InputError, MissingDependencyError
 from twinspire_export.precision.run import PrecisionResult
-from twinspire_export.precision.selection import Measured, front
+from twinspire_export.precision.selection import CandidateResult, pareto_front
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Told apart without colour vision too (Okabe and Ito, 2008).
+# Distinguishable without colour vision too (Okabe and Ito, 2008).
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _GREY = "#6b6b6b"
-_LEAST_SPAN = 0.2
+_MIN_SPAN = 0.2
 
 
 def check_plot(file: Path, *, is_named: bool) -> None:
-    """Raise what would keep a plot from being written, before anything is measured.
+    """Check that a plot can be written, before anything is measured.
 
-    The folder of one that nobody named is the new bundle's, which is looked at with it.
+    The folder of the default file is the new bundle's, which is checked with it.
     """
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
-        raise MissingDependencyError("matplotlib", "bench", "The plot") from error
+        raise MissingDependencyError("matplotlib", "bench", "plotting") from error
     if file.is_dir() or (is_named and not file.absolute().parent.is_dir()):
         raise InputError(f"the plot cannot be written to {file}: it is a folder, or its folder is missing")
 
@@ -51,15 +51,15 @@ def save_plot(result: PrecisionResult, file: Path) -> None:
 
 def _draw(axes: Axes, result: PrecisionResult) -> None:
     most = 100 * result.options.max_recall_drop
-    settings = dict.fromkeys(each.candidate.setting for each in result.measured)
-    colours = {setting: _COLOURS[place % len(_COLOURS)] for place, setting in enumerate(settings)}
+    configs = dict.fromkeys(measured.candidate.config for measured in result.results)
+    colours = {config: _COLOURS[position % len(_COLOURS)] for position, config in enumerate(configs)}
     edges = [most, 0.0]
-    for each in result.measured:
-        drop = each.recalled.drop
+    for measured in result.results:
+        drop = measured.accuracy.recall_drop
         edges += [100 * drop.interval.low, 100 * drop.interval.high, 100 * drop.value]
-    span = max(max(edges) - min(edges), _LEAST_SPAN)
-    axes.set_ylim(max(edges) + 0.2 * span, min(edges) - 0.25 * span)  # what loses less stands above
-    speeds = [each.speed.overall for each in result.measured]
+    span = max(max(edges) - min(edges), _MIN_SPAN)
+    axes.set_ylim(max(edges) + 0.2 * span, min(edges) - 0.25 * span)  # less loss is higher
+    speeds = [measured.speed.overall for measured in result.results]
     fastest = max(speed.interval.high for speed in speeds)
     slowest = min(speed.interval.low for speed in speeds)
     axes.set_xlim(max(0.0, slowest - 0.12 * (fastest - slowest + 0.1)), fastest + 0.12 * (fastest - slowest + 0.1))
@@ -71,23 +71,23 @@ def _draw(axes: Axes, result: PrecisionResult) -> None:
     axes.annotate(
         f" allowed loss: {most:g} points", (left, most), (2, 4), textcoords="offset points", color="#A84300", fontsize=9
     )
-    best_of_all = front(result.measured)
+    front = pareto_front(result.results)
     axes.plot(
-        [each.speed.overall.value for each in best_of_all],
-        [100 * each.recalled.drop.value for each in best_of_all],
+        [measured.speed.overall.value for measured in front],
+        [100 * measured.accuracy.recall_drop.value for measured in front],
         color="#9a9a9a",
         linewidth=1.2,
         zorder=1,
     )
-    for each in result.measured:
-        _point(axes, each, colours[each.candidate.setting], result)
+    for measured in result.results:
+        _point(axes, measured, colours[measured.candidate.config], result)
     axes.set_xlabel(
-        f"times as fast as {result.reference} (geometric mean of images/s and texts/s, {result.threads} threads)"
+        f"speed relative to {result.reference} (geometric mean of images/s and texts/s, {result.threads} threads)"
     )
     axes.set_ylabel("R@1 lost, points (95% interval; up is better)")
     hardware = result.choice.cpu_model if result.choice.provider != "cuda" else result.choice.gpu
     axes.set_title(
-        f"{result.bundle.name}: what speed costs, over {result.report.data.name}\n{hardware}",
+        f"{result.bundle.name}: speed and recall, over {result.report.data.name}\n{hardware}",
         loc="left",
         fontsize=10.5,
     )
@@ -97,8 +97,8 @@ def _draw(axes: Axes, result: PrecisionResult) -> None:
         axes.spines[side].set_visible(False)
 
 
-def _point(axes: Axes, measured: Measured, colour: str, result: PrecisionResult) -> None:
-    speed, drop = measured.speed.overall, measured.recalled.drop
+def _point(axes: Axes, measured: CandidateResult, colour: str, result: PrecisionResult) -> None:
+    speed, drop = measured.speed.overall, measured.accuracy.recall_drop
     x, y = speed.value, 100 * drop.value
     axes.errorbar(
         [x],

@@ -1,4 +1,4 @@
-"""Int8 engines made on the way, by recipes that lose less one after the other."""
+"""Int8 engines made for the comparison: by recipes of decreasing loss, and by onnxruntime's dynamic quantization."""
 
 from __future__ import annotations
 
@@ -8,48 +8,46 @@ from pathlib import Path
 
 from twinspire.bundle import Bundle, BundleWriter, Precision, Tower
 from twinspire.images import ImageItem
-from twinspire_export.extras import Extra, require
-from twinspire_export.precision.candidates import Variant
+from twinspire_export.dependencies import Extra, require
+from twinspire_export.precision.candidates import EnginePair
 
-MOST = 4
-"""How many recipes there are."""
+MAX_RECIPES = 4
 
 DYNAMIC = "quantize_dynamic"
 
 
-def made_by_recipes(
+def recipe_engines(
     bundle: Bundle,
     count: int,
     work: Path,
     *,
-    pictures: Sequence[ImageItem] | None,
+    images: Sequence[ImageItem] | None,
     captions: Sequence[str] | None,
     on_step: Callable[[str], None],
-) -> Iterator[Variant]:
-    """Yield int8 engines of the bundle's fp32 ones by the first `count` recipes; those made before are in `work`.
+) -> Iterator[EnginePair]:
+    """Yield int8 engines of the bundle's fp32 ones by the first `count` recipes, reusing those in `work`.
 
-    The default recipe comes first; then one with ranges of their own on both sides of 0, and two that leave the
-    products of the MLPs in float32, which are slower and lose less. Raises what `quantize_bundle` raises, and
-    MissingDependencyError where a package is missing.
+    The default recipe comes first, then asymmetric ranges, then two that keep matrix multiplications of the MLPs in
+    float32, which are slower and lose less. Raises what `quantize_bundle` raises, and MissingDependencyError where a
+    package is missing.
     """
     if count == 0:
         return
     require(Extra.QUANTIZE, "making int8 engines")
-    from twinspire_export.quantization.quantizer import DEFAULT_RECIPES
-    from twinspire_export.quantization.recipe import Int8Recipe, Ranges
+    from twinspire_export.quantization.recipe import DEFAULT_RECIPES, Int8Recipe, Ranges
     from twinspire_export.quantize import quantize_bundle
 
-    fp32 = _fp32_alone(bundle, work)
-    parts = {tower: _kinds(fp32.engine(tower, Precision.FP32)) for tower in Tower}
+    fp32 = _fp32_only(bundle, work)
+    present = {tower: _roles(fp32.engine(tower, Precision.FP32)) for tower in Tower}
 
-    def without(kinds: Sequence[str], tower: Tower, recipe: Int8Recipe) -> Int8Recipe:
-        return replace(recipe, left_out=(*recipe.left_out, *(kind for kind in kinds if kind in parts[tower])))
+    def keeping(roles: Sequence[str], tower: Tower, recipe: Int8Recipe) -> Int8Recipe:
+        return replace(recipe, keep_float=(*recipe.keep_float, *(role for role in roles if role in present[tower])))
 
     changes: list[tuple[str, Callable[[Tower, Int8Recipe], Int8Recipe]]] = [
         ("default recipe", lambda _, recipe: recipe),
         ("asymmetric ranges", lambda _, recipe: replace(recipe, ranges=Ranges.ASYMMETRIC)),
-        ("without mlp-down", lambda tower, recipe: without(["mlp-down"], tower, recipe)),
-        ("without mlp-down, mlp-up", lambda tower, recipe: without(["mlp-down", "mlp-up"], tower, recipe)),
+        ("mlp-down in fp32", lambda tower, recipe: keeping(["mlp-down"], tower, recipe)),
+        ("MLPs in fp32", lambda tower, recipe: keeping(["mlp-down", "mlp-up"], tower, recipe)),
     ]
     for name, change in changes[:count]:
         recipes = {tower: change(tower, DEFAULT_RECIPES[tower]) for tower in Tower}
@@ -61,25 +59,25 @@ def made_by_recipes(
             made = quantize_bundle(
                 fp32,
                 folder,
-                pictures=pictures,
+                images=images,
                 captions=captions,
                 recipes=recipes,
                 on_step=lambda step, name=name: on_step(f"{name}: {step}"),  # type: ignore[misc]
             )
-        yield Variant(Precision.INT8, made, name)
+        yield EnginePair(Precision.INT8, made, name)
 
 
-def made_dynamically(bundle: Bundle, work: Path, *, on_step: Callable[[str], None]) -> Variant:
-    """Give the baseline: the bundle's fp32 engines quantized by onnxruntime as they run; one made before is in `work`.
+def dynamic_engines(bundle: Bundle, work: Path, *, on_step: Callable[[str], None]) -> EnginePair:
+    """Return the baseline, the bundle's fp32 engines quantized dynamically by onnxruntime, reusing one in `work`.
 
-    Raises EngineError where onnxruntime cannot do it, MissingDependencyError where a package is missing.
+    Raises EngineError where onnxruntime fails, MissingDependencyError where a package is missing.
     """
-    from twinspire_export.quantization.dynamic import quantize_dynamically
+    from twinspire_export.quantization.quantizer import quantize_dynamically
 
-    fp32 = _fp32_alone(bundle, work)
+    fp32 = _fp32_only(bundle, work)
     folder = work / f"dynamic-{fp32.manifest.engines[Tower.IMAGE][Precision.FP32].sha256[:16]}"
     if folder.exists():
-        return Variant(Precision.INT8, Bundle.open(folder), DYNAMIC, is_baseline=True)
+        return EnginePair(Precision.INT8, Bundle.open(folder), DYNAMIC, is_baseline=True)
     engines = {}
     with BundleWriter(folder, base=fp32) as writer:
         for tower in Tower:
@@ -88,11 +86,11 @@ def made_dynamically(bundle: Bundle, work: Path, *, on_step: Callable[[str], Non
             quantize_dynamically(fp32.engine(tower, Precision.FP32), writer.path(file))
             engines[tower, Precision.INT8] = (file, None)
         made = writer.commit(fp32.manifest.draft(), engines)
-    return Variant(Precision.INT8, made, DYNAMIC, is_baseline=True)
+    return EnginePair(Precision.INT8, made, DYNAMIC, is_baseline=True)
 
 
-def _fp32_alone(bundle: Bundle, work: Path) -> Bundle:
-    """Make the bundle without its other engines: a bundle is quantized once to each precision."""
+def _fp32_only(bundle: Bundle, work: Path) -> Bundle:
+    """Return a copy of the bundle with only fp32 engines: a bundle takes one engine of each precision."""
     folder = work / f"fp32-{bundle.manifest.engines[Tower.IMAGE][Precision.FP32].sha256[:16]}"
     if folder.exists():
         return Bundle.open(folder)
@@ -107,9 +105,9 @@ def _fp32_alone(bundle: Bundle, work: Path) -> Bundle:
         )
 
 
-def _kinds(engine: Path) -> frozenset[str]:
+def _roles(engine: Path) -> frozenset[str]:
     import onnx
 
-    from twinspire_export.quantization.node_roles import parts_of
+    from twinspire_export.quantization.node_roles import roles_of
 
-    return frozenset(str(part.kind) for part in parts_of(onnx.load(engine)).values())
+    return frozenset(str(found.role) for found in roles_of(onnx.load(engine)).values())

@@ -1,4 +1,4 @@
-"""What was measured and chosen, as a table for people and as a record."""
+"""The results and the choice as a table, in sentences, and as a record."""
 
 from __future__ import annotations
 
@@ -12,87 +12,80 @@ from twinspire_eval.statistics import Ratio
 from twinspire_eval.tables import figure, figures_table
 from twinspire_export.precision.measurement import IMAGES, TEXTS
 from twinspire_export.precision.run import PrecisionResult
-from twinspire_export.precision.selection import Measured
+from twinspire_export.precision.selection import CandidateResult
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-KIND = "precision"
-
 
 def table(result: PrecisionResult) -> Table:
-    """Draw a row for each candidate, the fastest first."""
-    made = figures_table(
+    """Return a table with a row for each candidate, the fastest first."""
+    rows = figures_table(
         ["candidate"],
-        ["images/s", "texts/s", "times fp32", "MB", "least, mean cosine", "R@1 lost", "95%", "at most", ""],
+        ["images/s", "texts/s", "vs. fp32", "MB", "cosine min, mean", "R@1 lost", "95%", "worst", ""],
     )
-    for each in sorted(result.measured, key=lambda each: -each.speed.overall.value):
-        drop, cosines = each.recalled.drop, each.recalled.cosines
-        # A direction may lose while another gains.
-        made.add_row(
-            str(each.candidate),
-            figure(series(each.speed.images_per_s, "p50")["p50"]),
-            figure(series(each.speed.texts_per_s, "p50")["p50"]),
-            f"{each.speed.overall.value:.2f}",
-            f"{each.candidate.setting.variant.size_bytes / 1e6:.1f}",
-            ", ".join(
-                (
-                    f"{min(cosines[tower].least for tower in Tower):.4f}",
-                    f"{min(cosines[tower].mean for tower in Tower):.4f}",
-                )
-            ),
+    for measured in sorted(result.results, key=lambda r: -r.speed.overall.value):
+        drop, cosines = measured.accuracy.recall_drop, measured.accuracy.cosines
+        smallest = min(cosines[tower].minimum for tower in Tower), min(cosines[tower].mean for tower in Tower)
+        rows.add_row(
+            str(measured.candidate),
+            figure(series(measured.speed.images_per_s, "p50")["p50"]),
+            figure(series(measured.speed.texts_per_s, "p50")["p50"]),
+            f"{measured.speed.overall.value:.2f}",
+            f"{measured.engines.size_bytes / 1e6:.1f}",
+            ", ".join(f"{cosine:.4f}" for cosine in smallest),
             f"{100 * drop.value:+.2f}",
             f"{100 * drop.interval.low:+.2f} to {100 * drop.interval.high:+.2f}",
-            f"{100 * each.recalled.worst_drop:+.2f}",
-            _remark(each, result),
+            f"{100 * measured.accuracy.worst_recall_drop:+.2f}",
+            _remark(measured, result),
         )
-    return made
+    return rows
 
 
-def _remark(measured: Measured, result: PrecisionResult) -> str:
+def _remark(measured: CandidateResult, result: PrecisionResult) -> str:
     if measured is result.best:
         return "auto"
-    said = ["baseline"] if measured.candidate.setting.variant.is_baseline else []
-    return ", ".join(said if measured.meets_recall(result.options.max_recall_drop) else [*said, "loses too much"])
+    remarks = ["baseline"] if measured.engines.is_baseline else []
+    if not measured.meets_recall(result.options.max_recall_drop):
+        remarks.append("loses too much")
+    return ", ".join(remarks)
 
 
 def sentences(result: PrecisionResult) -> list[str]:
-    """Say what was chosen, and how sure that is."""
-    drop, most = result.best.recalled.drop, result.options.max_recall_drop
-    said = [f"left out: {name}: {reason}" for name, reason in result.skipped.items()]
-    allowed = f"{100 * most:g} points of R@1"
-    if result.best.candidate.setting == result.reference.setting or result.choice.precision == "fp32":
-        variants = ((each, each.candidate.setting.variant) for each in result.measured)
-        others = [each for each, variant in variants if variant.precision != "fp32" and not variant.is_baseline]
-        why = "there is nothing else"
-        if any(each.meets_recall(most) for each in others):
-            why = "what else keeps recall is not faster"
+    """Return what was skipped, what was chosen, and how certain the choice is."""
+    best, drop, most = result.best, result.best.accuracy.recall_drop, result.options.max_recall_drop
+    lines = [f"skipped {name}: {reason}" for name, reason in result.skipped.items()]
+    if best.candidate.config == result.reference.config or result.choice.precision == "fp32":
+        others = [r for r in result.results if r.engines.precision != "fp32" and not r.engines.is_baseline]
+        reason = "there are no other engines"
+        if any(other.meets_recall(most) for other in others):
+            reason = "no other precision that keeps recall is faster"
         elif others:
-            why = f"every other precision loses more than {allowed}"
-        return [*said, f"auto stays fp32: {why}. It runs best as {result.best.candidate}"]
-    surely = "below" if drop.interval.high <= most else "above"
-    said.append(
-        f"auto is {result.best.candidate}: {result.choice.speed:.2f} times as fast as fp32, {100 * drop.value:+.2f} "
-        f"points of R@1 lost; the interval's upper end, {100 * drop.interval.high:+.2f}, is {surely} the "
+            reason = f"every other precision loses more than {100 * most:g} points of R@1"
+        return [*lines, f"auto stays fp32: {reason}. It is fastest as {best.candidate}"]
+    side = "below" if drop.interval.high <= most else "above"
+    lines.append(
+        f"auto is {best.candidate}: {result.choice.speed:.2f} times as fast as fp32, {100 * drop.value:+.2f} "
+        f"points of R@1 lost; the upper end of the 95% interval, {100 * drop.interval.high:+.2f}, is {side} the "
         f"{100 * most:g} allowed"
     )
     if drop.interval.high > most:
-        said.append("Measure on more pictures to be sure of it")
-    return said
+        lines.append("Measure on more images to be certain")
+    return lines
 
 
 def record(result: PrecisionResult, *, data_spec: str) -> Record:
-    """Write all that was measured, raw rounds included; not each query's rank."""
+    """Return the record: all measurements with their raw rounds, without the rank of each query."""
     options, report, written = result.options, result.report, result.bundle
     return Record(
-        kind=KIND,
+        kind="precision",
         parameters={
             **report.parameters(),
             "rounds": options.rounds,
             "visit_s": options.visit_s,
             "threads": result.threads,
-            "pictures_a_call": IMAGES,
-            "texts_a_call": TEXTS,
+            "images_per_call": IMAGES,
+            "texts_per_call": TEXTS,
         },
         subject={
             "bundle": written.name,
@@ -105,27 +98,27 @@ def record(result: PrecisionResult, *, data_spec: str) -> Record:
         results={
             "reference": str(result.reference),
             "auto": str(result.best.candidate),
-            "auto_upper_end_is_allowed": result.best.recalled.drop.interval.high <= options.max_recall_drop,
-            "candidates": {str(each.candidate): _candidate(each, result) for each in result.measured},
+            "auto_upper_end_within_limit": result.best.accuracy.recall_drop.interval.high <= options.max_recall_drop,
+            "candidates": {str(measured.candidate): _candidate(measured, result) for measured in result.results},
             "recall": report.results(with_ranks=False),
-            "left_out": dict(result.skipped),
+            "skipped": dict(result.skipped),
         },
     )
 
 
-def _candidate(measured: Measured, result: PrecisionResult) -> Mapping[str, Any]:
-    candidate, speed, found = measured.candidate, measured.speed, measured.recalled
-    variant = candidate.setting.variant
+def _candidate(measured: CandidateResult, result: PrecisionResult) -> Mapping[str, Any]:
+    candidate, speed, accuracy = measured.candidate, measured.speed, measured.accuracy
+    engines = measured.engines
     return {
-        "setting": str(candidate.setting),
-        "precision": variant.precision,
-        "recipe": variant.recipe,
-        "is_baseline": variant.is_baseline,
-        "engines_sha256": dict(zip(Tower, variant.engines_sha256, strict=True)),
-        "provider": candidate.setting.provider,
-        "inference_precision": candidate.setting.inference_precision,
+        "config": str(candidate.config),
+        "precision": engines.precision,
+        "recipe": engines.recipe,
+        "is_baseline": engines.is_baseline,
+        "engines_sha256": dict(zip(Tower, engines.engines_sha256, strict=True)),
+        "provider": candidate.config.provider,
+        "inference_precision": candidate.config.inference_precision,
         "streams": candidate.streams,
-        "size_bytes": variant.size_bytes,
+        "size_bytes": engines.size_bytes,
         "images_per_s": series(speed.images_per_s, "p50"),
         "texts_per_s": series(speed.texts_per_s, "p50"),
         "fp32_images_per_s": series(speed.fp32_images_per_s, "p50"),
@@ -136,12 +129,12 @@ def _candidate(measured: Measured, result: PrecisionResult) -> Mapping[str, Any]
             "overall": _interval(speed.overall),
         },
         "cosine_to_fp32": {
-            tower: {"samples": each.samples, "min": each.least, "mean": each.mean}
-            for tower, each in found.cosines.items()
+            tower: {"samples": cosines.samples, "min": cosines.minimum, "mean": cosines.mean}
+            for tower, cosines in accuracy.cosines.items()
         },
-        "r1_drop": _interval(found.drop),
-        "worst_r1_drop": found.worst_drop,
-        "keeps_recall": measured.meets_recall(result.options.max_recall_drop),
+        "r1_drop": _interval(accuracy.recall_drop),
+        "worst_r1_drop": accuracy.worst_recall_drop,
+        "meets_recall": measured.meets_recall(result.options.max_recall_drop),
     }
 
 

@@ -1,4 +1,4 @@
-"""From a bundle to one that says what `auto` is: candidates, measurements, the choice, the new bundle."""
+"""The measurement of a bundle's candidates, the choice among them, and the bundle that records it."""
 
 from __future__ import annotations
 
@@ -7,51 +7,50 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from twinspire import Client
+from twinspire._cores import usable_cores
 from twinspire.bundle import Bundle, BundleWriter, Precision, RecommendedRuntime, Tower
 from twinspire.errors import BundleError, EngineError, InputError, MissingDependencyError, ProviderError
 from twinspire.images import ImageItem
 from twinspire.towers import Provider
 from twinspire.towers.providers import available, unavailable_error
 from twinspire_eval.datasets import CaptionedImages
-from twinspire_eval.machine import this_machine, usable_cores
+from twinspire_eval.machine import this_machine
 from twinspire_eval.recall.benchmark import OnProgress, RecallReport
+from twinspire_export.dependencies import installed_version
 from twinspire_export.precision.cache import MeasurementCache
 from twinspire_export.precision.candidates import (
-    Candidate,
-    Setting,
+    PrecisionCandidate,
+    RuntimeConfig,
     candidates_of,
-    settings_of,
+    configs_of,
+    distinct,
+    engine_pairs,
     skip_reason,
-    variants_of,
-    without_repeats,
 )
-from twinspire_export.precision.certificates import auto_choice, certificate
+from twinspire_export.precision.certificates import certificate, recommended_runtime
 from twinspire_export.precision.measurement import (
     IMAGES,
     TEXTS,
-    Embedded,
-    Speed,
-    Work,
+    DatasetEmbeddings,
+    SpeedInputs,
+    Throughput,
     embed,
     measure_speed,
     open_towers,
 )
-from twinspire_export.precision.recipes import DYNAMIC, MOST, made_by_recipes, made_dynamically
+from twinspire_export.precision.recipes import DYNAMIC, MAX_RECIPES, dynamic_engines, recipe_engines
 from twinspire_export.precision.selection import (
-    Measured,
+    CandidateResult,
+    accuracy_of,
+    best_engines,
     best_of,
-    best_variants,
     rank,
-    recalled,
     rejected,
 )
-
-_RUNTIMES = {Provider.OPENVINO: "onnxruntime-ep-openvino"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,17 +58,17 @@ class PrecisionOptions:
     """How a precision is chosen.
 
     `max_recall_drop` is how much of fp32's R@1 may be lost, pooled over languages and directions: 0.005 is half a
-    point. `recipes` is how many int8 engines are made on the way, calibrated on `images` and `captions` (drawn
-    scenes where None); None is one where the bundle has fp32 alone, else none. `baseline` also measures what
-    onnxruntime's `quantize_dynamic` makes, which is never chosen. `threads` is how many a call computes with, None is
-    all cores. Speed is measured in `rounds` rounds of at least `visit_s` seconds for each tower and engine.
+    point. `recipes` is the number of int8 recipes that are tried as well, calibrated on `images` and `captions`
+    (synthetic scenes where None); None is one where the bundle has fp32 only, else none. `baseline` also measures
+    onnxruntime's `quantize_dynamic`, which is never chosen. `threads` is the number of threads of a call; None is all
+    cores. Speed is measured in `rounds` rounds of at least `visit_s` seconds for each tower and engine.
 
     Raises InputError where a value is out of range.
     """
 
     max_recall_drop: float = 0.005
     recipes: int | None = None
-    pictures: Sequence[ImageItem] | None = None
+    images: Sequence[ImageItem] | None = None
     captions: Sequence[str] | None = None
     baseline: bool = True
     threads: int | None = None
@@ -79,27 +78,27 @@ class PrecisionOptions:
     def __post_init__(self) -> None:
         if not 0 <= self.max_recall_drop < 1:
             raise InputError(
-                f"max_recall_drop {self.max_recall_drop:g}: expected a share of R@1 from 0 up to 1, such as 0.005 for "
-                "half a point"
+                f"max_recall_drop {self.max_recall_drop:g}: expected a share of R@1 from 0 to below 1, such as 0.005 "
+                "for half a point"
             )
-        if self.recipes is not None and not 0 <= self.recipes <= MOST:
-            raise InputError(f"recipes {self.recipes}: expected 0 to {MOST}")
+        if self.recipes is not None and not 0 <= self.recipes <= MAX_RECIPES:
+            raise InputError(f"recipes {self.recipes}: expected 0 to {MAX_RECIPES}")
         if self.rounds < 1 or not self.visit_s >= 0 or (self.threads is not None and self.threads < 1):
             raise InputError(
-                f"rounds {self.rounds}, visit_s {self.visit_s}, threads {self.threads}: expected 1 round and thread or "
-                "more"
+                f"rounds {self.rounds}, visit_s {self.visit_s}, threads {self.threads}: expected rounds and threads of "
+                "at least 1 and visit_s of at least 0"
             )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PrecisionResult:
-    """What was measured and chosen. `skipped` says of what could not be measured why."""
+    """All results and the choice. `skipped` maps what could not be measured to the reason."""
 
     bundle: Bundle
     choice: RecommendedRuntime
-    best: Measured
-    reference: Candidate
-    measured: Sequence[Measured]
+    best: CandidateResult
+    reference: PrecisionCandidate
+    results: Sequence[CandidateResult]
     skipped: Mapping[str, str]
     report: RecallReport
     options: PrecisionOptions
@@ -119,14 +118,14 @@ def choose_precision(
 ) -> PrecisionResult:
     """Measure every engine of `bundle` on every provider here, and write `destination`, whose `auto` is the best.
 
-    The best is the fastest that loses no more recall than allowed, fast in images and texts alike (the geometric
-    mean of both, against fp32 on the CPU in one stream); fp32 where no other does. The new bundle's certificates say
-    what was measured. `work` is a folder where each measurement is kept as it is made, so that a run that was ended
-    goes on there; None is `destination` with `.work` behind its name, which is removed in the end. Nothing else should
-    run meanwhile. `on_step` is told in a few words what begins, `on_progress` how far the data set is encoded.
+    The best is the fastest that loses no more recall than allowed, by the geometric mean of its speeds of images and
+    texts relative to fp32 on the CPU with one stream; fp32 where no other does. The new bundle's certificates hold the
+    measurements. `work` is a folder that caches each measurement, so that an interrupted run can resume; None is
+    `destination` with `.work` appended, which is removed at the end. Nothing else should run meanwhile. `on_step` is
+    called with a description of each step as it begins, `on_progress` as the data set is encoded.
 
-    Raises BundleError where the bundle is not intact or has no fp32 engines, or `destination` exists, InputError and
-    ImageError for what is given, ProviderError and EngineError where fp32 cannot be run.
+    Raises BundleError where the bundle is damaged or has no fp32 engines, or `destination` exists, InputError and
+    ImageError for the arguments, ProviderError and EngineError where fp32 cannot be run.
     """
     chosen = options or PrecisionOptions()
     base = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
@@ -152,36 +151,36 @@ class _Run:
 
     def __post_init__(self) -> None:
         self.threads = usable_cores() if self.options.threads is None else self.options.threads
-        is_alone = len(variants_of(self.base)) == 1
-        self.recipes = int(is_alone) if self.options.recipes is None else self.options.recipes
+        has_fp32_only = len(engine_pairs(self.base)) == 1
+        self.recipes = int(has_fp32_only) if self.options.recipes is None else self.options.recipes
         self.hardware = this_machine()
-        self.kept = MeasurementCache(self.work / "measured", self.hardware)
-        fp32 = next(variant for variant in variants_of(self.base) if variant.precision is Precision.FP32)
-        self.reference = Candidate(Setting(fp32, Provider.CPU), 1)
+        self.cache = MeasurementCache(self.work / "measured", self.hardware)
+        fp32 = next(engines for engines in engine_pairs(self.base) if engines.precision is Precision.FP32)
+        self.reference = PrecisionCandidate(RuntimeConfig(fp32, Provider.CPU), 1)
 
     def choose(self, destination: Path) -> PrecisionResult:
-        cause = unavailable_error(Provider.CPU)
-        if cause is not None:
-            raise cause
-        found = self._embedded(self._settings())
-        report = self._ranked(found)
-        fp32 = found[self.reference.setting]
-        recalls = {setting: recalled(report, setting, embedded, fp32) for setting, embedded in found.items()}
-        speeds = self._speeds(list(found))
-        measured = [
-            Measured(candidate=candidate, speed=speed, recalled=recalls[candidate.setting])
-            for candidate, speed in speeds.items()
+        error = unavailable_error(Provider.CPU)
+        if error is not None:
+            raise error
+        found = self._embeddings(self._configs())
+        self.step(f"ranking {len(self.data):,} images")
+        report = rank(self.data, found, self.reference.config)
+        fp32 = found[self.reference.config]
+        accuracies = {config: accuracy_of(report, config, embedded, fp32) for config, embedded in found.items()}
+        results = [
+            CandidateResult(candidate=candidate, speed=speed, accuracy=accuracies[candidate.config])
+            for candidate, speed in self._speeds(list(found)).items()
         ]
-        best = best_of(measured, self.options.max_recall_drop)
+        best = best_of(results, self.options.max_recall_drop)
         self.step(f"writing {destination}")
-        written = self._write(destination, measured, best, report)
+        written = self._write(destination, results, best, report)
         assert written.manifest.auto is not None
         return PrecisionResult(
             bundle=written,
             choice=written.manifest.auto,
             best=best,
             reference=self.reference,
-            measured=measured,
+            results=results,
             skipped=self.skipped,
             report=report,
             options=self.options,
@@ -189,17 +188,17 @@ class _Run:
             threads=self.threads,
         )
 
-    def _settings(self) -> list[Setting]:
-        """List what can be opened here; the reference comes first and must be."""
-        variants = [self.reference.setting.variant]
-        variants += [each for each in variants_of(self.base) if each.precision is not Precision.FP32]
+    def _configs(self) -> list[RuntimeConfig]:
+        """List the configurations that can be measured here, the reference first."""
+        pairs = [self.reference.config.engines]
+        pairs += [engines for engines in engine_pairs(self.base) if engines.precision is not Precision.FP32]
         options = self.options
         try:
-            variants += made_by_recipes(
+            pairs += recipe_engines(
                 self.base,
                 self.recipes,
                 self.work,
-                pictures=options.pictures,
+                images=options.images,
                 captions=options.captions,
                 on_step=self.step,
             )
@@ -209,118 +208,122 @@ class _Run:
             self.skipped[Precision.INT8] = str(error)
         if options.baseline:
             try:
-                variants.append(made_dynamically(self.base, self.work, on_step=self.step))
+                pairs.append(dynamic_engines(self.base, self.work, on_step=self.step))
             except (EngineError, MissingDependencyError) as error:
                 self.skipped[DYNAMIC] = str(error)
-        settings = [self.reference.setting]
-        for setting in settings_of(without_repeats(variants), available()):
-            if setting == self.reference.setting:
+        configs = [self.reference.config]
+        for config in configs_of(distinct(pairs), available()):
+            if config == self.reference.config:
                 continue
-            reason = skip_reason(setting)
+            reason = skip_reason(config)
             if reason is None:
-                settings.append(setting)
+                configs.append(config)
             else:
-                self.skipped[str(setting)] = reason
-        return settings
+                self.skipped[str(config)] = reason
+        return configs
 
-    def _embedded(self, settings: Sequence[Setting]) -> dict[Setting, Embedded]:
-        found: dict[Setting, Embedded] = {}
-        for place, setting in enumerate(settings, start=1):
-            of = self._of(setting)
-            arrays = self.kept.arrays(of)
+    def _embeddings(self, configs: Sequence[RuntimeConfig]) -> dict[RuntimeConfig, DatasetEmbeddings]:
+        found: dict[RuntimeConfig, DatasetEmbeddings] = {}
+        for number, config in enumerate(configs, start=1):
+            key, title = self._key(config), f"recall {number} of {len(configs)}: {config}"
+            arrays = self.cache.get_arrays(key)
             if arrays is not None:
-                self.step(f"recall {place} of {len(settings)}: {setting}: measured before")
-                found[setting] = Embedded.from_arrays(arrays)
+                self.step(f"{title}: measured before")
+                found[config] = DatasetEmbeddings.from_arrays(arrays)
                 continue
-            self.step(f"recall {place} of {len(settings)}: {setting}")
-            with self._skipping(setting):
-                embedded = embed(setting, self.data, threads=self.threads, on_progress=self.progress)
-                self.kept.keep_arrays(of, embedded.to_arrays())
-                found[setting] = embedded
+            self.step(title)
+            with self._skipping(config):
+                embedded = embed(config, self.data, threads=self.threads, on_progress=self.progress)
+                self.cache.put_arrays(key, embedded.to_arrays())
+                found[config] = embedded
         return found
 
-    def _ranked(self, found: Mapping[Setting, Embedded]) -> RecallReport:
-        self.step(f"ranking {len(self.data):,} pictures")
-        return rank(self.data, found, self.reference.setting)
-
-    def _speeds(self, settings: Sequence[Setting]) -> dict[Candidate, Speed]:
-        candidates = [each for setting in settings for each in candidates_of(setting, self.threads)]
-        speeds: dict[Candidate, Speed] = {}
-        work: Work | None = None
-        for place, candidate in enumerate(candidates, start=1):
-            of = {
-                **self._of(candidate.setting),
+    def _speeds(self, configs: Sequence[RuntimeConfig]) -> dict[PrecisionCandidate, Throughput]:
+        candidates = [candidate for config in configs for candidate in candidates_of(config, self.threads)]
+        speeds: dict[PrecisionCandidate, Throughput] = {}
+        inputs: SpeedInputs | None = None
+        for number, candidate in enumerate(candidates, start=1):
+            key = {
+                **self._key(candidate.config),
                 "streams": candidate.streams,
-                "fp32": self.reference.setting.variant.engines_sha256,
+                "fp32": self.reference.config.engines.engines_sha256,
                 "rounds": self.options.rounds,
                 "visit_s": self.options.visit_s,
-                "pictures": IMAGES,
+                "images": IMAGES,
                 "texts": TEXTS,
             }
-            known = self.kept.numbers(of)
-            if known is not None:
-                self.step(f"speed {place} of {len(candidates)}: {candidate}: measured before")
-                speeds[candidate] = Speed(**{name: tuple(rounds) for name, rounds in known.items()})
+            title = f"speed {number} of {len(candidates)}: {candidate}"
+            cached = self.cache.get_json(key)
+            if cached is not None:
+                self.step(f"{title}: measured before")
+                speeds[candidate] = Throughput(**{name: tuple(rounds) for name, rounds in cached.items()})
                 continue
-            self.step(f"speed {place} of {len(candidates)}: {candidate}")
-            if work is None:
-                work = self._work_of_speed()
+            self.step(title)
+            if inputs is None:
+                inputs = self._speed_inputs()
             with self._skipping(candidate):
                 speed = measure_speed(
                     candidate,
                     self.reference,
-                    work,
+                    inputs,
                     threads=self.threads,
                     rounds=self.options.rounds,
                     visit_s=self.options.visit_s,
                 )
-                self.kept.keep_numbers(of, {name: list(rounds) for name, rounds in vars(speed).items()})
+                self.cache.put_json(key, {name: list(rounds) for name, rounds in vars(speed).items()})
                 speeds[candidate] = speed
         return speeds
 
-    def _work_of_speed(self) -> Work:
+    def _speed_inputs(self) -> SpeedInputs:
         with Client(self.base, open_towers(self.reference, threads=self.threads), threads=self.threads) as client:
-            return Work.of(self.data, client)
+            return SpeedInputs.of(self.data, client)
 
-    def _of(self, setting: Setting) -> dict[str, Any]:
-        """Say all that a measurement depends on, beside the machine."""
+    def _key(self, config: RuntimeConfig) -> dict[str, Any]:
+        """Return all that a measurement depends on besides the machine."""
         return {
-            "engines": setting.variant.engines_sha256,
-            "files": {name: record.sha256 for name, record in setting.variant.bundle.manifest.files.items()},
-            "provider": setting.provider,
-            "inference_precision": setting.inference_precision,
+            "engines": config.engines.engines_sha256,
+            "files": {name: record.sha256 for name, record in config.engines.bundle.manifest.files.items()},
+            "provider": config.provider,
+            "inference_precision": config.inference_precision,
             "threads": self.threads,
             "data": self.data.sha256,
             "data_name": self.data.name,
         }
 
     @contextmanager
-    def _skipping(self, what: Setting | Candidate) -> Iterator[None]:
-        """Note why something cannot be measured, and go on; without the reference there is nothing to go on with."""
+    def _skipping(self, measured: RuntimeConfig | PrecisionCandidate) -> Iterator[None]:
+        """Record why something cannot be measured, and continue; the reference is required."""
         try:
             yield
         except (EngineError, ProviderError) as error:
-            if what in (self.reference, self.reference.setting):
+            if measured in (self.reference, self.reference.config):
                 raise
-            self.step(f"{what} is left out: {error}")
-            self.skipped[str(what)] = str(error)
+            self.step(f"skipped {measured}: {error}")
+            self.skipped[str(measured)] = str(error)
 
-    def _write(self, destination: Path, measured: Sequence[Measured], best: Measured, report: RecallReport) -> Bundle:
-        most = self.options.max_recall_drop
-        variants = best_variants(measured, most)
-        variants[best.candidate.setting.variant.precision] = best.candidate.setting.variant
+    def _write(
+        self, destination: Path, results: Sequence[CandidateResult], best: CandidateResult, report: RecallReport
+    ) -> Bundle:
+        max_drop = self.options.max_recall_drop
+        chosen = best_engines(results, max_drop)
+        chosen[best.engines.precision] = best.engines
         engines = {}
         with BundleWriter(destination, base=self.base) as writer:
-            for precision, variant in variants.items():
-                own = [each for each in measured if each.candidate.setting.variant is variant]
-                kept = [each for each in own if each.meets_recall(most)]
-                shown = best if best in own else best_of(kept, most) if kept else _fastest(own)
+            for precision, pair in chosen.items():
+                own = [result for result in results if result.engines is pair]
+                eligible = [result for result in own if result.meets_recall(max_drop)]
+                if best in own:
+                    shown = best
+                elif eligible:
+                    shown = best_of(eligible, max_drop)
+                else:
+                    shown = max(own, key=lambda result: result.speed.overall.value)
                 for tower in Tower:
-                    record = variant.bundle.manifest.engines[tower][precision]
+                    record = pair.bundle.manifest.engines[tower][precision]
                     file = record.file
-                    if variant.bundle is not self.base:
+                    if pair.bundle is not self.base:
                         file = f"{tower}.{precision}.onnx"
-                        writer.put_file(file, variant.bundle.path / record.file)
+                        writer.put_file(file, pair.bundle.path / record.file)
                     engines[tower, precision] = (
                         file,
                         certificate(
@@ -331,45 +334,34 @@ class _Run:
                             report,
                             hardware=self.hardware,
                             threads=self.threads,
-                            versions=_versions(shown.candidate.setting.provider),
+                            versions=_versions(shown.candidate.config.provider),
                         ),
                     )
-            choice = auto_choice(
+            choice = recommended_runtime(
                 best,
-                rejected=rejected(measured, variants, most),
+                rejected=rejected(results, chosen, max_drop),
                 report=report,
-                max_recall_drop=most,
+                max_recall_drop=max_drop,
                 hardware=self.hardware,
                 threads=self.threads,
             )
             return writer.commit(self.base.manifest.draft(), engines, auto=choice)
 
 
-def _fastest(measured: Sequence[Measured]) -> Measured:
-    return max(measured, key=lambda each: each.speed.overall.value)
-
-
 def _versions(provider: Provider) -> dict[str, str]:
-    """Name the packages that ran the engine."""
-    found: dict[str, str] = {}
-    for package in ("onnxruntime", _RUNTIMES.get(provider)):
-        if package is None:
-            continue
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:  # onnxruntime comes in distributions of several names
-            found[package] = version(f"{package}-gpu")
-    return found
+    """Return the versions of the packages that ran an engine."""
+    packages = ("onnxruntime", "onnxruntime-ep-openvino") if provider is Provider.OPENVINO else ("onnxruntime",)
+    return {package: installed_version(package) for package in packages}
 
 
 def _check(base: Bundle, destination: Path) -> None:
     lacking = [tower for tower in Tower if Precision.FP32 not in base.precisions(tower)]
     if lacking:
         raise BundleError(
-            f"{base.path} has no fp32 engine for the {' and the '.join(lacking)} tower, which the others are compared "
-            "with. Take the bundle that `twinspire export` made, or one made of it"
+            f"{base.path} has no fp32 engine for the {' and the '.join(lacking)} tower, the reference of all others. "
+            "Use the bundle that `twinspire export` made, or one made from it"
         )
     if os.path.lexists(destination):
         raise BundleError(f"{destination} exists: a bundle is never changed. Give another name or remove it")
     if not destination.absolute().parent.is_dir():
-        raise BundleError(f"{destination.absolute().parent} is no folder: make it first")
+        raise BundleError(f"{destination.absolute().parent} is not a folder: make it first")

@@ -1,4 +1,4 @@
-"""What was measured of each candidate, and which of them is best."""
+"""The results of all candidates, and the choice of the best."""
 
 from __future__ import annotations
 
@@ -13,63 +13,72 @@ from twinspire_eval.datasets import CaptionedImages
 from twinspire_eval.recall import Direction, Estimate, Measure, rank_both_ways
 from twinspire_eval.recall.benchmark import UNDETERMINED, RecallReport
 from twinspire_eval.statistics import Interval
-from twinspire_export.certificate import row_cosines
-from twinspire_export.precision.candidates import Candidate, Setting, Variant
-from twinspire_export.precision.measurement import Embedded, Speed
+from twinspire_export.engine_check import row_cosines
+from twinspire_export.precision.candidates import EnginePair, PrecisionCandidate, RuntimeConfig
+from twinspire_export.precision.measurement import DatasetEmbeddings, Throughput
 
 AS_FAST = 0.02
-"""Speeds that differ by less than this share, which rounds of some seconds do not tell apart for sure, are as good."""
+"""Speeds that differ by less than this share count as equal: rounds of some seconds do not separate them reliably."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cosines:
-    """How near a tower's embeddings are to fp32's over a data set: over `samples` rows, -1 to 1."""
+    """Cosines of a tower's embeddings to fp32's over the `samples` of a data set, -1 to 1."""
 
     samples: int
-    least: float
+    minimum: float
     mean: float
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recalled:
-    """What a setting finds.
+class Accuracy:
+    """How accurate a configuration is.
 
-    `drop` is what it loses of fp32's R@1, pooled over languages and directions, and `worst_drop` what it loses in the
-    one of them in which that is most; below 0 it finds more.
+    `recall_drop` is how much of fp32's R@1 it loses, pooled over languages and directions, `worst_recall_drop` how much
+    it loses in the worst of them; below 0 it finds more.
     """
 
-    drop: Estimate
-    worst_drop: float
+    recall_drop: Estimate
+    worst_recall_drop: float
     cosines: Mapping[Tower, Cosines]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured:
+class CandidateResult:
     """A candidate with all that was measured of it."""
 
-    candidate: Candidate
-    speed: Speed
-    recalled: Recalled
+    candidate: PrecisionCandidate
+    speed: Throughput
+    accuracy: Accuracy
+
+    @property
+    def engines(self) -> EnginePair:
+        """The candidate's engines."""
+        return self.candidate.config.engines
 
     def meets_recall(self, max_recall_drop: float) -> bool:
         """Whether it loses no more than that, by the point estimate."""
-        return self.recalled.drop.value <= max_recall_drop
+        return self.accuracy.recall_drop.value <= max_recall_drop
 
 
-def rank(data: CaptionedImages, found: Mapping[Setting, Embedded], reference: Setting) -> RecallReport:
-    """Rank a data set by the embeddings of each setting."""
+def rank(
+    data: CaptionedImages, found: Mapping[RuntimeConfig, DatasetEmbeddings], reference: RuntimeConfig
+) -> RecallReport:
+    """Rank a data set by the embeddings of each configuration."""
     owners = {language or UNDETERMINED: data.said(language).owners for language in data.languages}
     rankings = {
-        str(setting): {
+        str(config): {
             language: rank_both_ways(embedded.images, embedded.texts[language], owners[language]) for language in owners
         }
-        for setting, embedded in found.items()
+        for config, embedded in found.items()
     }
     return RecallReport.of(data, rankings, reference=str(reference))
 
 
-def recalled(report: RecallReport, setting: Setting, found: Embedded, fp32: Embedded) -> Recalled:
-    """Draw what matters for the choice from a report."""
+def accuracy_of(
+    report: RecallReport, config: RuntimeConfig, found: DatasetEmbeddings, fp32: DatasetEmbeddings
+) -> Accuracy:
+    """Extract what the choice depends on from a report."""
     languages = list(fp32.texts)
     cosines = {
         Tower.IMAGE: _cosines(found.images, fp32.images),
@@ -78,69 +87,62 @@ def recalled(report: RecallReport, setting: Setting, found: Embedded, fp32: Embe
             np.concatenate([fp32.texts[language] for language in languages]),
         ),
     }
-    if str(setting) == report.reference:
-        return Recalled(drop=Estimate(0.0, Interval(0.0, 0.0)), worst_drop=0.0, cosines=cosines)
-    loss = report.losses[str(setting)]
+    if str(config) == report.reference:
+        return Accuracy(recall_drop=Estimate(0.0, Interval(0.0, 0.0)), worst_recall_drop=0.0, cosines=cosines)
+    loss = report.losses[str(config)]
     above = loss.pooled[Measure.R1]
-    each = [both[way][Measure.R1].value for both in loss.each.values() for way in Direction]
-    # From 0, so that nothing lost is 0.0 and not -0.0.
+    gains = [both[direction][Measure.R1].value for both in loss.each.values() for direction in Direction]
+    # Subtracted from 0, so that no loss is 0.0 and not -0.0.
     drop = Estimate(0 - above.value, Interval(0 - above.interval.high, 0 - above.interval.low))
-    return Recalled(drop=drop, worst_drop=0 - min(each), cosines=cosines)
+    return Accuracy(recall_drop=drop, worst_recall_drop=0 - min(gains), cosines=cosines)
 
 
 def _cosines(rows: NDArray[np.float32], expected: NDArray[np.float32]) -> Cosines:
     found = row_cosines(rows, expected)
-    return Cosines(samples=len(found), least=float(found.min()), mean=float(found.mean()))
+    return Cosines(samples=len(found), minimum=float(found.min()), mean=float(found.mean()))
 
 
-def best_of(measured: Sequence[Measured], max_recall_drop: float) -> Measured:
-    """Choose the fastest that keeps recall and is no baseline.
+def best_of(results: Sequence[CandidateResult], max_recall_drop: float) -> CandidateResult:
+    """Return the fastest that meets recall and is not a baseline.
 
-    Of those as fast within `AS_FAST` the one with the fewest streams, which cost memory, then the one that loses least.
+    Of those as fast within `AS_FAST` the one with the fewest streams, which cost memory, then the most accurate.
     """
-    kept = [
-        each
-        for each in measured
-        if each.meets_recall(max_recall_drop) and not each.candidate.setting.variant.is_baseline
-    ]
-    fastest = max(kept, key=lambda each: each.speed.overall.value)
-    enough = (1 - AS_FAST) * fastest.speed.overall.value
-    near = [each for each in kept if each.speed.overall.value >= enough]
-    return min(near, key=lambda each: (each.candidate.streams, each.recalled.drop.value))
+    eligible = [r for r in results if r.meets_recall(max_recall_drop) and not r.engines.is_baseline]
+    enough = (1 - AS_FAST) * max(result.speed.overall.value for result in eligible)
+    near = [result for result in eligible if result.speed.overall.value >= enough]
+    return min(near, key=lambda result: (result.candidate.streams, result.accuracy.recall_drop.value))
 
 
-def front(measured: Sequence[Measured]) -> list[Measured]:
-    """List those that no other one beats in both speed and recall, the fastest first; no baselines."""
-    found: list[Measured] = []
-    own = [each for each in measured if not each.candidate.setting.variant.is_baseline]
-    by_speed = sorted(own, key=lambda each: (-each.speed.overall.value, each.recalled.drop.value))
-    for each in by_speed:
-        if not found or each.recalled.drop.value < found[-1].recalled.drop.value:
-            found.append(each)
-    return found
+def pareto_front(results: Sequence[CandidateResult]) -> list[CandidateResult]:
+    """List those that no other one beats in both speed and recall, the fastest first; without baselines."""
+    front: list[CandidateResult] = []
+    own = [result for result in results if not result.engines.is_baseline]
+    for result in sorted(own, key=lambda r: (-r.speed.overall.value, r.accuracy.recall_drop.value)):
+        if not front or result.accuracy.recall_drop.value < front[-1].accuracy.recall_drop.value:
+            front.append(result)
+    return front
 
 
-def best_variants(measured: Sequence[Measured], max_recall_drop: float) -> dict[Precision, Variant]:
-    """Choose the engines that the new bundle has of each precision: those of the fastest candidate that keeps recall.
+def best_engines(results: Sequence[CandidateResult], max_recall_drop: float) -> dict[Precision, EnginePair]:
+    """Choose the new bundle's engines of each precision: those of the fastest candidate that meets recall.
 
-    Where none does, the bundle's own stay, and those that were made here are left out.
+    Where none does, the bundle's own stay, and those made by recipes are left out.
     """
-    chosen: dict[Precision, Variant] = {}
-    measured = [each for each in measured if not each.candidate.setting.variant.is_baseline]
-    for precision in dict.fromkeys(each.candidate.setting.variant.precision for each in measured):
-        own = [each for each in measured if each.candidate.setting.variant.precision is precision]
-        kept = [each for each in own if each.meets_recall(max_recall_drop)]
-        if kept:
-            chosen[precision] = best_of(kept, max_recall_drop).candidate.setting.variant
+    chosen: dict[Precision, EnginePair] = {}
+    results = [result for result in results if not result.engines.is_baseline]
+    for precision in dict.fromkeys(result.engines.precision for result in results):
+        own = [result for result in results if result.engines.precision is precision]
+        eligible = [result for result in own if result.meets_recall(max_recall_drop)]
+        if eligible:
+            chosen[precision] = best_of(eligible, max_recall_drop).engines
         else:
-            variants = [each.candidate.setting.variant for each in own]
-            chosen.update((precision, variant) for variant in variants if variant.recipe is None)
+            chosen.update((precision, result.engines) for result in own if result.engines.recipe is None)
     return chosen
 
 
 def rejected(
-    measured: Sequence[Measured], chosen: Mapping[Precision, Variant], max_recall_drop: float
+    results: Sequence[CandidateResult], chosen: Mapping[Precision, EnginePair], max_recall_drop: float
 ) -> list[Precision]:
     """List the precisions whose engines in the new bundle lose too much in every runtime."""
-    keeping = {each.candidate.setting.variant for each in measured if each.meets_recall(max_recall_drop)}
-    return [precision for precision, variant in chosen.items() if variant not in keeping]
+    accepted = {result.engines for result in results if result.meets_recall(max_recall_drop)}
+    return [precision for precision, engines in chosen.items() if engines not in accepted]

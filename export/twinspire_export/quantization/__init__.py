@@ -1,3 +1,3 @@
-"""Int8: recipes, the graphs that NNCF makes by them, and the search for a good one."""
+"""Quantization of ONNX graphs to int8, by recipes."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is done to NNCF's graphs so that runtimes find their fast kernels; none changes what a graph computes."""
+"""Passes over NNCF's graphs that let runtimes use their fast kernels, without changing what the graph computes."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
 
 def absorb_smoothing(model: onnx.ModelProto) -> int:
-    """Fold the factors of SmoothQuant into what stands before or behind them.
+    """Fold the factors of SmoothQuant into the node before or after them. Returns how many were folded.
 
-    NNCF multiplies an activation by a vector, channel by channel, in front of the product whose weights it divided:
-    a pass over the activations at every run. Behind a LayerNormalization that nothing else reads, the vector goes into
-    its weight and bias; in front of a product that stays in float32, it goes back into the weights. Equal but for
-    rounding. Returns how many were folded.
+    NNCF multiplies an activation by a vector, channel by channel, before the matrix multiplication whose weights it
+    divided: a pass over the activations at every run. After a LayerNormalization that nothing else reads, the vector is
+    folded into its weight and bias; before a multiplication that stays in float32, back into the weights. Equal up to
+    rounding.
     """
     graph = model.graph
     wiring = Wiring(graph)
@@ -35,7 +35,7 @@ def absorb_smoothing(model: onnx.ModelProto) -> int:
                 if position > 0:  # weight, and bias where there is one; other norms may share them
                     scaled = (wiring.constant(name) * factors.reshape(-1)).astype(np.float32)
                     source.input[position] = add_constant(graph, f"{name}_smoothed", scaled)
-        elif readers and all(_is_float_product_of(reader, node.output[0], wiring) for reader in readers):
+        elif readers and all(_is_float_matmul_of(reader, node.output[0], wiring) for reader in readers):
             for reader in readers:
                 weight = (wiring.constant(reader.input[1]) * factors.reshape(-1, 1)).astype(np.float32)
                 reader.input[1] = add_constant(graph, f"{reader.input[1]}_smoothed", weight)
@@ -57,7 +57,7 @@ def _is_norm_of(source: onnx.NodeProto, node: onnx.NodeProto, wiring: Wiring) ->
     )
 
 
-def _is_float_product_of(node: onnx.NodeProto, name: str, wiring: Wiring) -> bool:
+def _is_float_matmul_of(node: onnx.NodeProto, name: str, wiring: Wiring) -> bool:
     return (
         node.op_type == "MatMul"
         and node.input[0] == name
@@ -67,12 +67,11 @@ def _is_float_product_of(node: onnx.NodeProto, name: str, wiring: Wiring) -> boo
 
 
 def gather_before_dequantizing(model: onnx.ModelProto) -> int:
-    """Look rows of int8 tables up before they are dequantized.
+    """Look rows of int8 tables up before they are dequantized. Returns the number of tables.
 
-    NNCF leaves `DequantizeLinear(table, scales) -> Gather(rows)`; runtimes keep that order, so that all of
-    CLIP's 49,408 token embeddings would become float32 for a text of ten tokens. Written instead are two Gathers, of
-    int8 rows and of their scales, and a product. The result is equal bit by bit. Returns how many tables
-    there were.
+    NNCF leaves `DequantizeLinear(table, scales) -> Gather(rows)`; runtimes keep that order and convert a whole
+    vocabulary of token embeddings, 49,408 rows, to float32 for a text of ten tokens. This gathers the int8 rows and
+    their scales, then multiplies them: equal bit for bit.
     """
     import onnx
     from onnx import helper, numpy_helper
@@ -91,7 +90,7 @@ def gather_before_dequantizing(model: onnx.ModelProto) -> int:
         quantized, scale = table.input[0], table.input[1]
         name, rows, output = node.name or node.output[0], node.input[1], node.output[0]
         column = f"{scale}_column"
-        if column not in constants:  # (rows,) to (rows, 1), so that a row's scale meets all of its values
+        if column not in constants:  # (rows,) to (rows, 1), so that a row's scale applies to all of its values
             values = numpy_helper.to_array(constants[scale])[:, None]
             constants[column] = numpy_helper.from_array(values, column)
             graph.initializer.append(constants[column])
@@ -119,12 +118,12 @@ def _is_table(node: onnx.NodeProto, wiring: Wiring) -> bool:
 
 
 def share_as_uint8(model: onnx.ModelProto) -> int:
-    """Let the quantized activations that several nodes read be uint8 instead of int8, their zero points 128 higher.
+    """Store quantized activations that several nodes read as uint8 instead of int8, with zero points 128 higher.
 
-    The values stay the same. onnxruntime's kernels for x86 take activations as uint8. It turns int8 ones into them
-    where one node reads them, and computes in float32 where several do, as Q, K and V read one activation: ViT-B/32
-    with three products there, 31 images/s as int8, 47 as uint8 (2 cores with AVX512-VNNI). The others stay int8, which
-    OpenVINO runs 5% faster. Returns how many were changed.
+    Returns how many were changed; the values stay the same. onnxruntime's x86 kernels take uint8 activations. It
+    converts int8 ones where one node reads them, but computes in float32 where several do, as Q, K and V read one
+    activation: ViT-B/32 with separate Q, K and V, 31 images/s as int8, 47 as uint8 (2 cores with AVX512-VNNI). The
+    others stay int8, which OpenVINO runs 5% faster.
     """
     graph = model.graph
     wiring = Wiring(graph)
@@ -133,23 +132,23 @@ def share_as_uint8(model: onnx.ModelProto) -> int:
         if node.op_type != "QuantizeLinear" or len(node.input) < 3:
             continue
         zero = wiring.constant(node.input[2])
-        takers = wiring.consumers.get(node.output[0], [])
-        readers = [reader for taker in takers for reader in wiring.readers(taker.output[0])]
-        if zero.dtype != np.int8 or len(readers) < 2 or any(taker.op_type != "DequantizeLinear" for taker in takers):
+        users = wiring.consumers.get(node.output[0], [])
+        readers = [reader for user in users for reader in wiring.readers(user.output[0])]
+        if zero.dtype != np.int8 or len(readers) < 2 or any(user.op_type != "DequantizeLinear" for user in users):
             continue
         moved = add_constant(graph, f"{node.input[2]}_uint8", (zero.astype(np.int16) + 128).astype(np.uint8))
-        for each in (node, *takers):
-            each.input[2] = moved
+        for quantizer in (node, *users):
+            quantizer.input[2] = moved
         changed += 1
     replace_nodes(graph, list(graph.node))
     return changed
 
 
 def sign_activations(model: onnx.ModelProto) -> int:
-    """Let quantized activations that are uint8 with zero point 0 be int8, over the same range and half as finely.
+    """Store quantized activations that are uint8 with zero point 0 as int8, over the same range at half the resolution.
 
-    NNCF takes uint8 for what is never negative, behind a ReLU say, even where symmetric ranges were asked for. Unlike
-    the other changes this one costs precision; TensorRT knows no uint8. Returns how many were changed.
+    Returns how many were changed. NNCF uses uint8 for values that are never negative, after a ReLU for example, even
+    with symmetric ranges. Unlike the other passes this one costs precision; TensorRT has no uint8.
     """
     graph = model.graph
     wiring = Wiring(graph)
@@ -163,8 +162,8 @@ def sign_activations(model: onnx.ModelProto) -> int:
         scale = (wiring.constant(node.input[1]).astype(np.float64) * 255 / 127).astype(np.float32)
         new_scale = add_constant(graph, f"{node.input[1]}_int8", scale)
         new_zero = add_constant(graph, f"{node.input[2]}_int8", zero.astype(np.int8))
-        for each in (node, *wiring.consumers.get(node.output[0], [])):
-            each.input[1], each.input[2] = new_scale, new_zero
+        for quantizer in (node, *wiring.consumers.get(node.output[0], [])):
+            quantizer.input[1], quantizer.input[2] = new_scale, new_zero
         changed += 1
     replace_nodes(graph, list(graph.node))
     return changed

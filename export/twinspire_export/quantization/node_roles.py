@@ -1,4 +1,4 @@
-"""What the matrix products of a tower's graph are: read from its structure, so that any export of it will do."""
+"""The roles of the matrix multiplications in a tower's graph, read from its structure, whoever exported it."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from twinspire_export.quantization.patches import multiplies_pixels
 if TYPE_CHECKING:
     import onnx
 
-PRODUCTS = frozenset({"MatMul", "Gemm", "Conv"})
+MATMULS = frozenset({"MatMul", "Gemm", "Conv"})
 
 
-class Kind(StrEnum):
-    """The places of a matrix product, or of a table, in a transformer."""
+class NodeRole(StrEnum):
+    """Roles of a matrix multiplication, or of a lookup in a table, in a transformer."""
 
     PATCHES = "patches"
     TOKENS = "tokens"
@@ -35,79 +35,82 @@ class Kind(StrEnum):
 
 
 @dataclass(frozen=True)
-class Part:
-    """What one node is. `block` counts from 0; None for what stands outside the blocks."""
+class RoleInBlock:
+    """The role of one node; `block` counts from 0 and is None outside the blocks."""
 
-    kind: Kind
+    role: NodeRole
     block: int | None
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The names that `left_out` of a recipe may call it by: of its kind, and of it alone."""
-        return (str(self.kind),) if self.block is None else (str(self.kind), f"{self.kind}:{self.block}")
+        """The labels by which a recipe's `keep_float` can name it: of all nodes of its role, and of its block's."""
+        return (str(self.role),) if self.block is None else (str(self.role), f"{self.role}:{self.block}")
 
 
-def parts_of(model: onnx.ModelProto) -> dict[str, Part]:
-    """Tell what each matrix product and token table of `model` is, by the node's name.
+def roles_of(model: onnx.ModelProto) -> dict[str, RoleInBlock]:
+    """Return the role of each matrix multiplication and token lookup of `model`, by the node's name.
 
-    Between two softmaxes stand, in the order in which they depend on each other, the values of one block, its output,
-    its two MLP products, and what the next block's attention begins with. Nodes without a name are given one.
+    Between two softmaxes come, in order of dependency, the attention values of a block, its attention output, its two
+    MLP layers, and the attention inputs and scores of the next block. Names the nodes that have no name.
     """
     graph = model.graph
     name_nodes(graph)
     wiring = Wiring(graph)
     softmaxes = sum(node.op_type == "Softmax" for node in graph.node)
-    parts: dict[str, Part] = {}
-    block, since = -1, 0  # the last softmax passed, and the weights' products since then
+    roles: dict[str, RoleInBlock] = {}
+    block, since = -1, 0  # the last softmax passed, and the multiplications by weights since then
     for node in graph.node:
         if node.op_type == "Softmax":
             block, since = block + 1, 0
-        elif node.op_type == "Gather" and _is_table(node, wiring):
-            parts[node.name] = Part(Kind.TOKENS, None)
-        elif node.op_type == "Conv" or (node.op_type in PRODUCTS and multiplies_pixels(node, wiring)):
-            parts[node.name] = Part(Kind.PATCHES, None)
-        elif node.op_type in PRODUCTS:
+        elif node.op_type == "Gather" and _is_lookup(node, wiring):
+            roles[node.name] = RoleInBlock(NodeRole.TOKENS, None)
+        elif node.op_type == "Conv" or (node.op_type in MATMULS and multiplies_pixels(node, wiring)):
+            roles[node.name] = RoleInBlock(NodeRole.PATCHES, None)
+        elif node.op_type in MATMULS:
             if any(wiring.is_constant(name) for name in node.input[:2]):
-                parts[node.name] = _of_weight(block, since, softmaxes)
+                roles[node.name] = _role_of_weight(block, since, softmaxes)
                 since += 1
             elif since == 0 and block >= 0:
-                parts[node.name] = Part(Kind.ATTENTION_VALUES, block)
+                roles[node.name] = RoleInBlock(NodeRole.ATTENTION_VALUES, block)
             else:
-                parts[node.name] = Part(Kind.ATTENTION_SCORES, block + 1)
-    return parts
+                roles[node.name] = RoleInBlock(NodeRole.ATTENTION_SCORES, block + 1)
+    return roles
 
 
 def nodes_labelled(model: onnx.ModelProto, labels: Iterable[str]) -> tuple[str, ...]:
-    """List the names of the nodes that the labels mean; a kind may mean none. Raises InputError for other words."""
-    parts = parts_of(model)
+    """List the names of the nodes that `labels` match: roles, which may match none, or names of nodes.
+
+    Raises InputError for any other label.
+    """
+    roles = roles_of(model)
     names = {node.name for node in model.graph.node}
     found: dict[str, None] = {}
     for label in labels:
-        meant = [name for name, part in parts.items() if label in part.labels] or [label] * (label in names)
-        if not meant and label not in tuple(Kind):
-            there = ", ".join(sorted({str(part.kind) for part in parts.values()}))
-            raise InputError(f"{label!r} is no part or node of this graph: it has {there}")
-        found.update(dict.fromkeys(meant))
+        matching = [name for name, role in roles.items() if label in role.labels] or [label] * (label in names)
+        if not matching and label not in tuple(NodeRole):
+            present = ", ".join(sorted({str(role.role) for role in roles.values()}))
+            raise InputError(f"{label!r} is neither a role nor a node of this graph, which has the roles {present}")
+        found.update(dict.fromkeys(matching))
     return tuple(found)
 
 
-def _is_table(node: onnx.NodeProto, wiring: Wiring) -> bool:
-    """Whether a Gather looks up rows of a matrix of floats by what is not constant."""
+def _is_lookup(node: onnx.NodeProto, wiring: Wiring) -> bool:
+    """Whether a Gather reads rows of a constant float matrix by dynamic indices."""
     if not wiring.is_constant(node.input[0]) or wiring.is_constant(node.input[1]):
         return False
     table = wiring.constant(node.input[0])
     return table.ndim == 2 and table.dtype == np.float32
 
 
-_AFTER_SOFTMAX = (Kind.ATTENTION_OUT, Kind.MLP_UP, Kind.MLP_DOWN)
+_AFTER_SOFTMAX = (NodeRole.ATTENTION_OUT, NodeRole.MLP_UP, NodeRole.MLP_DOWN)
 
 
-def _of_weight(block: int, since: int, softmaxes: int) -> Part:
-    """Tell what the product with a weight is that comes after `since` others since the softmax of `block`."""
+def _role_of_weight(block: int, since: int, softmaxes: int) -> RoleInBlock:
+    """Return the role of a multiplication by a weight that follows `since` others after the softmax of `block`."""
     if softmaxes == 0:
-        return Part(Kind.OTHER, None)
+        return RoleInBlock(NodeRole.OTHER, None)
     if block >= 0 and since < len(_AFTER_SOFTMAX):
-        return Part(_AFTER_SOFTMAX[since], block)
+        return RoleInBlock(_AFTER_SOFTMAX[since], block)
     if block + 1 < softmaxes:
-        return Part(Kind.ATTENTION_IN, block + 1)
-    return Part(Kind.PROJECTION, None)
+        return RoleInBlock(NodeRole.ATTENTION_IN, block + 1)
+    return RoleInBlock(NodeRole.PROJECTION, None)

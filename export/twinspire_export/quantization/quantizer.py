@@ -1,80 +1,78 @@
-"""An fp32 graph to an int8 one, by NNCF's post-training quantization. Knows no torch and no bundle.
+"""Post-training quantization of an fp32 graph to int8: static by NNCF, and onnxruntime's dynamic one as a baseline.
 
-Made are Q/DQ pairs (https://github.com/openvinotoolkit/nncf), then tidied so that runtimes find in them what they have
-kernels for. Weights are stored as int8.
+NNCF inserts pairs of QuantizeLinear and DequantizeLinear (https://github.com/openvinotoolkit/nncf); `graph_passes` then
+adapts the graph to the runtimes' kernels. Weights are stored as int8. Needs no torch.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
-import logging
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
-from twinspire.bundle import Tower
 from twinspire.errors import EngineError, MissingDependencyError
 from twinspire.graph_edit import Wiring
 from twinspire.tensorrt_support import check_symmetric
+from twinspire_export.dependencies import silenced
 from twinspire_export.quantization.graph_passes import (
     absorb_smoothing,
     gather_before_dequantizing,
     share_as_uint8,
     sign_activations,
 )
-from twinspire_export.quantization.node_roles import Kind, nodes_labelled, parts_of
+from twinspire_export.quantization.node_roles import NodeRole, nodes_labelled, roles_of
 from twinspire_export.quantization.patches import multiplies_pixels, multiply_bytes
-from twinspire_export.quantization.recipe import BiasCorrection, Int8Recipe, RangeEstimator, Ranges, Variant
+from twinspire_export.quantization.recipe import (
+    DEFAULT_RECIPE,
+    BiasCorrection,
+    Int8Recipe,
+    QuantizationTarget,
+    RangeEstimator,
+    Ranges,
+)
 
 if TYPE_CHECKING:
     import onnx
 
 Feed = Mapping[str, NDArray[Any]]
-"""An engine's inputs by name, one sample."""
+"""An engine's inputs by name: one sample."""
 
-DEFAULT_RECIPE = Int8Recipe(left_out=(Kind.ATTENTION_SCORES, Kind.PROJECTION))
-"""What a search on ViT-B/32 with seeded weights gave, whose trials were not kept (bench/LOG.md). What it leaves out are
-the smallest products; ranges without clipping also hold for images of another kind than those calibrated on."""
-
-DEFAULT_RECIPES: Mapping[Tower, Int8Recipe] = {Tower.IMAGE: DEFAULT_RECIPE, Tower.TEXT: DEFAULT_RECIPE}
-
-
-def recipes_with(*, ranges: str) -> dict[Tower, Int8Recipe]:
-    """Return the default recipes with other ranges. Raises InputError for what is none."""
-    return {
-        tower: Int8Recipe.from_json({**recipe.to_json(), "ranges": ranges}) for tower, recipe in DEFAULT_RECIPES.items()
-    }
+# TensorRT takes int8 only as an operand of a matrix multiplication, not as a table to look rows up in; and pixels from
+# 0 to 255 would use half of its range.
+_FLOAT_FOR_TENSORRT = (NodeRole.TOKENS, NodeRole.PATCHES)
 
 
 def quantize_graph(
     model: onnx.ModelProto, feeds: Sequence[Feed], recipe: Int8Recipe = DEFAULT_RECIPE
 ) -> onnx.ModelProto:
-    """Quantize `model` by `recipe`, with the ranges that `feeds` show. `model` is not to be used afterwards.
+    """Quantize `model` by `recipe`, with ranges estimated on `feeds`. `model` must not be used afterwards.
 
-    Raises InputError where the recipe names what is not in the graph, EngineError where NNCF cannot do it.
+    Raises InputError where the recipe names what is not in the graph, EngineError where NNCF fails.
     """
-    # Shapes that the exporter wrote down go stale as nodes come in between; runtimes infer them anew.
+    # Shapes that the exporter stored go stale as nodes are inserted; runtimes infer them again.
     model.graph.ClearField("value_info")
-    for_cpu = recipe.variant is Variant.CPU
-    parts, wiring = parts_of(model), Wiring(model.graph)
-    left_out = nodes_labelled(model, recipe.left_out)
+    for_cpu = recipe.target is QuantizationTarget.CPU
+    roles, wiring = roles_of(model), Wiring(model.graph)
+    float_nodes = nodes_labelled(model, recipe.keep_float)
     if for_cpu:
-        # Products of pixels are quantized here: NNCF would give uint8 pixels a range.
-        apart = [node.name for node in model.graph.node if multiplies_pixels(node, wiring)]
+        # Multiplications of pixels are quantized here: NNCF would estimate a range for the uint8 pixels.
+        excluded = [node.name for node in model.graph.node if multiplies_pixels(node, wiring)]
     else:
-        apart = [name for name, part in parts.items() if part.kind in _NOT_FOR_TENSORRT]
-    quantized = _run_nncf(model, feeds, recipe, ignored=sorted({*left_out, *apart}))
+        excluded = [name for name, found in roles.items() if found.role in _FLOAT_FOR_TENSORRT]
+    quantized = _run_nncf(model, feeds, recipe, ignored=sorted({*float_nodes, *excluded}))
     absorb_smoothing(quantized)
     gather_before_dequantizing(quantized)
     if for_cpu:
-        for name in apart:
-            if name not in left_out:
+        for name in excluded:
+            if name not in float_nodes:
                 multiply_bytes(quantized, name, feeds)
         share_as_uint8(quantized)
     else:
@@ -86,9 +84,33 @@ def quantize_graph(
     return quantized
 
 
-# TensorRT knows int8 as an operand of products alone, not as a table to look rows up in; and pixels from 0 to 255 would
-# use half of its range.
-_NOT_FOR_TENSORRT = (Kind.TOKENS, Kind.PATCHES)
+def quantize_dynamically(engine: Path, destination: Path) -> None:
+    """Write `engine`, fp32, to `destination` with int8 weights and activations quantized at run time, by onnxruntime.
+
+    A baseline that needs no samples. No bundle is made of it: its activations are scaled by the range of the whole
+    batch, so that an embedding depends on the other items of its batch, and a server that batches dynamically would
+    return another vector each time. Its MatMulInteger is fast on onnxruntime's CPU provider and slow on OpenVINO.
+    Raises EngineError where onnxruntime fails.
+    """
+    try:
+        import onnx
+        from onnxruntime.quantization import QuantType, quantize_dynamic
+    except ImportError as exc:
+        raise MissingDependencyError("onnxruntime", "cpu", "quantizing an engine") from exc
+    with tempfile.TemporaryDirectory() as folder:
+        model = onnx.load(engine)
+        # The quantizer fails on shapes that the exporter stored and that no longer hold.
+        model.graph.ClearField("value_info")
+        clean = Path(folder) / "engine.onnx"
+        onnx.save(model, clean)
+        del model
+        try:
+            with silenced(""):  # the root logger recommends a preparation that is for graphs with subgraphs
+                quantize_dynamic(
+                    clean, destination, op_types_to_quantize=["MatMul"], per_channel=True, weight_type=QuantType.QInt8
+                )
+        except Exception as exc:  # onnxruntime's errors share no base class
+            raise EngineError(f"onnxruntime cannot quantize {engine.name}: {exc}") from exc
 
 
 def _run_nncf(
@@ -96,7 +118,7 @@ def _run_nncf(
 ) -> onnx.ModelProto:
     nncf = _import_nncf()
     try:
-        with _silenced():
+        with silenced("nncf"), contextlib.redirect_stdout(io.StringIO()):  # progress bars go to stdout
             quantized: onnx.ModelProto = nncf.quantize(
                 model,
                 nncf.Dataset(list(feeds)),
@@ -125,8 +147,8 @@ def _advanced(recipe: Int8Recipe) -> Any:  # noqa: ANN401 - nncf ships no types
 
     return AdvancedQuantizationParameters(
         disable_bias_correction=recipe.bias_correction is BiasCorrection.NONE,
-        # By default a layer is left as it is where the shift is twice the bias in any one channel: in every layer of a
-        # CLIP, since some of a thousand biases always lie near 0.
+        # By default a layer is not corrected where the shift is twice the bias in any one channel: true of every wide
+        # layer, since some of a thousand biases always are near 0.
         bias_correction_params=AdvancedBiasCorrectionParameters(threshold=math.inf),
         weights_quantization_params=QuantizationParameters(
             mode=QuantizationScheme.SYMMETRIC, per_channel=recipe.per_channel
@@ -145,7 +167,7 @@ def _estimator(estimator: RangeEstimator) -> Any:  # noqa: ANN401 - nncf ships n
 
 
 def _import_nncf() -> ModuleType:
-    # NNCF reports its use to Google Analytics unless this is set when it is first imported.
+    # Disable NNCF's telemetry to Google Analytics: it reads this variable when it is first imported.
     variable = "NNCF_CI"
     before = os.environ.get(variable)
     os.environ[variable] = "1"
@@ -160,16 +182,3 @@ def _import_nncf() -> ModuleType:
             os.environ[variable] = before
     module: ModuleType = nncf
     return module
-
-
-@contextmanager
-def _silenced() -> Iterator[None]:
-    """Keep NNCF's log and progress bars from stdout."""
-    logger = logging.getLogger("nncf")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        logger.setLevel(level)

@@ -1,22 +1,24 @@
-"""A recipe: everything that decides how an fp32 graph becomes an int8 one, as a value that can be named and kept."""
+"""Int8 recipes: all that decides how an fp32 graph becomes an int8 one, as a value with a digest."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
-from typing import Any
 
+from twinspire._arguments import as_member
+from twinspire.bundle import Tower
 from twinspire.errors import InputError
+from twinspire_export.quantization.node_roles import NodeRole
 
 
-class Variant(StrEnum):
-    """For whom an int8 graph is made.
+class QuantizationTarget(StrEnum):
+    """The runtimes that an int8 graph is made for.
 
-    The processors' runtimes take activations as uint8 of any zero point. TensorRT takes int8 with zero point 0 alone,
-    for weights and activations: https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/work-quantized-types.html
+    Runtimes on processors accept uint8 activations of any zero point. TensorRT accepts only int8 with zero point 0, for
+    weights and activations: https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/work-quantized-types.html
     """
 
     CPU = "cpu"
@@ -24,18 +26,18 @@ class Variant(StrEnum):
 
 
 class Ranges(StrEnum):
-    """Whether the ranges of activations lie symmetrically around 0. Those of weights always do."""
+    """Whether the ranges of activations are symmetric around 0. Those of weights always are."""
 
     SYMMETRIC = "symmetric"
     ASYMMETRIC = "asymmetric"
 
 
 class RangeEstimator(StrEnum):
-    """How the range of an activation is found in what the samples show; NNCF's sets of that name.
+    """How the range of an activation is estimated from the samples; NNCF's sets of that name.
 
-    `minmax`: the least and the greatest value of all; `mean_minmax`, `median_minmax`, `mean_no_outliers_minmax`: those
-    of each sample, averaged; `mean_quantile`: quantiles 0.0001 and 0.9999 of each sample, averaged; `histogram`: the
-    range with the least squared error of quantization.
+    `minmax`: minimum and maximum of all samples; `mean_minmax`, `median_minmax`, `mean_no_outliers_minmax`: those of
+    each sample, averaged; `mean_quantile`: quantiles 0.0001 and 0.9999 of each sample, averaged; `histogram`: the range
+    with the smallest squared quantization error.
     """
 
     MINMAX = "minmax"
@@ -47,7 +49,7 @@ class RangeEstimator(StrEnum):
 
 
 class BiasCorrection(StrEnum):
-    """Whether biases make up for the mean error of quantization; measured layer by layer (fast) or in the graph."""
+    """Whether biases compensate the mean quantization error; measured layer by layer (fast) or in the graph."""
 
     NONE = "none"
     FAST = "fast"
@@ -59,11 +61,11 @@ class Int8Recipe:
     """How a graph is quantized to int8.
 
     `smooth_alpha` is SmoothQuant's share of the activations' range that moves into the weights (0 to 1,
-    https://arxiv.org/abs/2211.10438), None where nothing is moved. `left_out` names what stays in float32: labels of
-    `parts.Part` (`mlp-down`, `mlp-down:11`), or nodes. `per_channel` gives each output channel of a weight a scale of
+    https://arxiv.org/abs/2211.10438), None for no smoothing. `keep_float` names what stays in float32: labels of
+    `RoleInBlock` (`mlp-down`, `mlp-down:11`), or nodes. `per_channel` gives each output channel of a weight a scale of
     its own.
 
-    Raises InputError where a value is out of range or does not go with the variant.
+    Raises InputError where a value is out of range or impossible for the target.
     """
 
     smooth_alpha: float | None = 0.5
@@ -71,55 +73,43 @@ class Int8Recipe:
     estimator: RangeEstimator = RangeEstimator.MINMAX
     bias_correction: BiasCorrection = BiasCorrection.FAST
     per_channel: bool = True
-    left_out: tuple[str, ...] = ()
-    variant: Variant = Variant.CPU
+    keep_float: tuple[str, ...] = ()
+    target: QuantizationTarget = QuantizationTarget.CPU
 
     def __post_init__(self) -> None:
         if self.smooth_alpha is not None and not 0 <= self.smooth_alpha <= 1:
             raise InputError(f"smooth_alpha {self.smooth_alpha}: expected a number from 0 to 1, or None")
-        for name, kind in _ENUMS.items():
-            if getattr(self, name) not in tuple(kind):
-                raise InputError(f"{name} {getattr(self, name)!r}: expected one of {', '.join(kind)}")
-            object.__setattr__(self, name, kind(getattr(self, name)))
-        if isinstance(self.left_out, str) or not all(isinstance(label, str) and label for label in self.left_out):
-            raise InputError(f"left_out {self.left_out!r}: expected labels or names of nodes")
-        # Equal recipes are to have equal digests, whatever the order in which their parts were found.
-        object.__setattr__(self, "left_out", tuple(sorted({str(label) for label in self.left_out})))
-        if self.variant is Variant.TENSORRT and self.ranges is not Ranges.SYMMETRIC:
-            raise InputError("TensorRT refuses the zero points of asymmetric ranges: take symmetric ones")
-
-    def to_json(self) -> dict[str, Any]:
-        """Give plain JSON data; the inverse of `from_json`."""
-        return {**asdict(self), "left_out": list(self.left_out)}
-
-    @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> Int8Recipe:
-        """Make a recipe of JSON data, whose every field must be there. Raises InputError where it is no recipe."""
-        names = {field.name for field in fields(cls)}
-        if not isinstance(document, Mapping) or document.keys() != names:
-            raise InputError(f"a recipe has the fields {', '.join(sorted(names))}; this one has {document!r:.200}")
-        try:
-            return cls(**{**document, "left_out": tuple(document["left_out"])})
-        except TypeError as error:
-            raise InputError(f"{document!r:.200} is no recipe: {error}") from error
+        for name, members in _ENUMS.items():
+            if getattr(self, name) not in tuple(members):
+                raise InputError(f"{name} {getattr(self, name)!r}: expected one of {', '.join(members)}")
+            object.__setattr__(self, name, members(getattr(self, name)))
+        if isinstance(self.keep_float, str) or not all(isinstance(label, str) and label for label in self.keep_float):
+            raise InputError(f"keep_float {self.keep_float!r}: expected a list of labels or names of nodes")
+        # Sorted, so that the digest does not depend on the order.
+        object.__setattr__(self, "keep_float", tuple(sorted({str(label) for label in self.keep_float})))
+        if self.target is QuantizationTarget.TENSORRT and self.ranges is not Ranges.SYMMETRIC:
+            raise InputError("ranges asymmetric: TensorRT accepts no zero points but 0. Use symmetric ranges")
 
     def digest(self) -> str:
-        """Name the recipe: 64 hexadecimal digits, equal for equal recipes."""
-        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
-
-    def __str__(self) -> str:
-        smooth = "no smoothing" if self.smooth_alpha is None else f"alpha {self.smooth_alpha:g}"
-        parts = [smooth, self.ranges, self.estimator, f"bias correction {self.bias_correction}"]
-        if not self.per_channel:
-            parts.append("weights per tensor")
-        if self.left_out:
-            parts.append(f"without {', '.join(self.left_out)}")
-        return ", ".join(parts) + ("" if self.variant is Variant.CPU else f" ({self.variant})")
+        """Return 64 hexadecimal digits, equal for equal recipes."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
 
 _ENUMS: Mapping[str, type[StrEnum]] = {
     "ranges": Ranges,
     "estimator": RangeEstimator,
     "bias_correction": BiasCorrection,
-    "variant": Variant,
+    "target": QuantizationTarget,
 }
+
+DEFAULT_RECIPE = Int8Recipe(keep_float=(NodeRole.ATTENTION_SCORES, NodeRole.PROJECTION))
+"""Keeps the smallest matrix multiplications in float32. Ranges from minimum to maximum cut nothing off, so they
+also hold for images unlike those calibrated on. `twinspire precision` compares it with other recipes."""
+
+DEFAULT_RECIPES: Mapping[Tower, Int8Recipe] = {Tower.IMAGE: DEFAULT_RECIPE, Tower.TEXT: DEFAULT_RECIPE}
+
+
+def recipes_with(*, ranges: str) -> dict[Tower, Int8Recipe]:
+    """Return the default recipes with other ranges. Raises InputError for unknown ones."""
+    chosen = as_member(ranges, Ranges, "ranges")
+    return {tower: replace(recipe, ranges=chosen) for tower, recipe in DEFAULT_RECIPES.items()}

@@ -1,6 +1,6 @@
 """Checkpoint to sample bundle: `python -m twinspire_export.sample.build runs/sample -o runs/bundle`.
 
-Exports and quantizes as anyone would, measures both precisions and writes the figures into the certificates.
+Exports and quantizes with the public functions, measures both precisions and writes their recall to certificates.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import typer
 from twinspire.bundle import Bundle, BundleWriter, Precision, Tower
 from twinspire_export.export import export_checkpoint
 from twinspire_export.quantize import quantize_bundle
-from twinspire_export.sample.figures import DATA, Figures, measure, plot_training
+from twinspire_export.sample.figures import DATA, SampleFigures, measure, plot_training
 
 NAME = "scenes"
 
 
-def build(checkpoint: Path, destination: Path) -> dict[Precision, Figures]:
+def build(checkpoint: Path, destination: Path) -> dict[Precision, SampleFigures]:
     """Make the sample bundle `destination` from a trained checkpoint and return its figures."""
     with tempfile.TemporaryDirectory(dir=destination.parent) as folder:
         exported = export_checkpoint(checkpoint, Path(folder) / "fp32", name=NAME, on_step=typer.echo)
@@ -34,7 +34,7 @@ def build(checkpoint: Path, destination: Path) -> dict[Precision, Figures]:
     return figures
 
 
-def _certify(bundle: Bundle, figures: dict[Precision, Figures], destination: Path) -> None:
+def _certify(bundle: Bundle, figures: dict[Precision, SampleFigures], destination: Path) -> None:
     """Write `bundle` again with the measured recall in its certificates."""
     engines = {}
     for tower in Tower:
@@ -50,7 +50,7 @@ def _certify(bundle: Bundle, figures: dict[Precision, Figures], destination: Pat
 
 
 def main(
-    checkpoint: Annotated[Path, typer.Argument(help="What twinspire_export.sample.train wrote.")],
+    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint of twinspire_export.sample.train.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="The bundle to make.")],
 ) -> None:
     """Make the sample bundle; figures.json and training.png are written into the checkpoint's folder."""

@@ -1,10 +1,10 @@
-"""The training pictures: drawn once, passed through JPEG and the client's own preprocessing, kept as uint8."""
+"""The training data: scenes drawn once, encoded as JPEG and preprocessed by the client, and their tokenizer."""
 
 from __future__ import annotations
 
 import io
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -12,18 +12,28 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from twinspire.images import Preprocessor
 from twinspire_eval.scenes.captions import caption
 from twinspire_eval.scenes.description import Scene, Split, Swap, other_kinds, sample_scenes, swapped
 from twinspire_eval.scenes.drawing import draw_scene
 from twinspire_eval.scenes.vocabulary import Language
-from twinspire_export.sample.settings import IMAGE_SETTINGS, JPEG_QUALITY, TrainingSettings
+from twinspire_export.sample.settings import (
+    END,
+    IMAGE_SETTINGS,
+    JPEG_QUALITY,
+    SPECIAL_TOKENS,
+    START,
+    UNKNOWN,
+    VOCABULARY_SIZE,
+    TrainingSettings,
+)
 
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """Scenes in units: a unit is a scene and its siblings, and stays together in a batch.
+    """Training images in units: a scene and its siblings, which stay together in a batch.
 
     `images` is (N, S, S, 3) uint8, in the order of `scenes`; `units` holds the positions.
     """
@@ -33,7 +43,7 @@ class TrainingSet:
     units: list[tuple[int, ...]]
 
     def batches(self, batch: int, rng: random.Random) -> Iterator[list[int]]:
-        """Yield positions of `batch` scenes at a time, for ever, every scene once an epoch."""
+        """Yield the positions of `batch` scenes at a time, endlessly, every scene once an epoch."""
         pending: list[int] = []
         while True:
             for unit in rng.sample(self.units, len(self.units)):
@@ -56,9 +66,9 @@ def training_scenes(settings: TrainingSettings) -> tuple[list[Scene], list[tuple
 
 
 def _siblings(scene: Scene, rng: random.Random) -> list[Scene]:
-    """A scene and three that are hard to tell from it: each differs in one respect, which the loss must then learn.
+    """Return a scene and three hard negatives, each of which differs in one respect, so that the loss must learn it.
 
-    Random scenes alone teach colours, sides and backgrounds, and leave out what the objects are: those suffice.
+    Random scenes alone teach only colours, sides and backgrounds, which suffice to distinguish them, not the objects.
     """
     if len(scene.groups) == 1:
         siblings = [other_kinds(scene, rng) for _ in range(3)]
@@ -69,7 +79,7 @@ def _siblings(scene: Scene, rng: random.Random) -> list[Scene]:
 
 
 def load_training_set(settings: TrainingSettings, cache: Path, *, processes: int) -> TrainingSet:
-    """Draw the training pictures, or read them from `cache` where they were drawn before."""
+    """Draw the training images, or read them from `cache` where they were drawn before."""
     scenes, units = training_scenes(settings)
     size = IMAGE_SETTINGS.size
     file = cache / f"scenes-{settings.seed}-{settings.scenes}-{size}.npy"
@@ -81,24 +91,61 @@ def load_training_set(settings: TrainingSettings, cache: Path, *, processes: int
         )
         with get_context("spawn").Pool(processes) as pool:
             jobs = ((scene, settings.seed, position) for position, scene in enumerate(scenes))
-            for position, image in enumerate(pool.imap(_drawn, jobs, chunksize=64)):
+            for position, image in enumerate(pool.imap(_draw, jobs, chunksize=64)):
                 images[position] = image
         images.flush()
         part.rename(file)
     return TrainingSet(scenes, np.load(file, mmap_mode="r"), units)
 
 
-def _drawn(job: tuple[Scene, int, int]) -> npt.NDArray[np.uint8]:
-    """One picture as the image tower will see it, (S, S, 3) uint8."""
+def _draw(job: tuple[Scene, int, int]) -> npt.NDArray[np.uint8]:
+    """Draw one image as the image tower will see it, (S, S, 3) uint8."""
     scene, seed, position = job
     encoded = io.BytesIO()
-    picture = draw_scene(scene, random.Random(f"picture/train/{seed}/{position}"))
-    picture.save(encoded, "JPEG", quality=JPEG_QUALITY)
+    drawn = draw_scene(scene, random.Random(f"picture/train/{seed}/{position}"))
+    drawn.save(encoded, "JPEG", quality=JPEG_QUALITY)
     return Preprocessor(IMAGE_SETTINGS, threads=1).one(encoded.getvalue())
 
 
 def training_captions(scenes: list[Scene], rng: random.Random, *, partial: float) -> Iterator[str]:
-    """Yield one caption a scene and language, for the tokenizer."""
+    """Yield one caption per scene and language, for the tokenizer."""
     for scene in scenes:
         for language in Language:
             yield caption(scene, language, rng, partial=rng.random() < partial)
+
+
+def train_tokenizer(captions: Iterable[str]) -> Tokenizer:
+    """Train a byte-level BPE tokenizer on captions of both languages.
+
+    Every text has tokens: unknown words fall back to bytes. Case and full-width forms do not matter.
+    """
+    tokenizer = Tokenizer(models.BPE(unk_token=UNKNOWN))
+    tokenizer.normalizer = normalizers.Sequence(
+        [
+            normalizers.NFKC(),
+            normalizers.Lowercase(),
+            normalizers.Strip(),
+            normalizers.Replace(Regex(r"\s+"), " "),
+            normalizers.Prepend(" "),
+        ]
+    )
+    # Words in English; single characters in Chinese, which does not separate words, so that any mix of them is known.
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(r"\p{Han}"), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY_SIZE,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(captions, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{START} $A {END}",
+        special_tokens=[(token, tokenizer.token_to_id(token)) for token in (START, END)],
+    )
+    return tokenizer

@@ -1,4 +1,4 @@
-"""What the sample model is worth: recall and pairs told apart, from JPEG file to hit, and the curve of its training."""
+"""Recall and pair accuracy of the sample model, from JPEG file to hit, and the plot of its training."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ DATA = f"{SCENES} held-out scenes, seed {SEED}, one caption a language, JPEG fil
 
 
 @dataclass(frozen=True)
-class PairsToldApart:
+class PairAccuracy:
     """Share of pairs whose members both find their own partner; chance is 0.25."""
 
     by_caption: float
-    by_picture: float
+    by_image: float
 
 
 @dataclass(frozen=True)
-class Figures:
-    """Figures of one precision, each language: recall, and pairs told apart by what alone differs in them."""
+class SampleFigures:
+    """Figures of one precision by language: recall, and the accuracy on pairs that differ in one respect."""
 
     recall: dict[Language, BothWays]
-    pairs: dict[Contrast, dict[Language, PairsToldApart]]
+    pairs: dict[Contrast, dict[Language, PairAccuracy]]
 
     def to_json(self) -> dict[str, Any]:
         """Return plain numbers."""
         return asdict(self)
 
 
-def measure(bundle: Bundle, precision: Precision) -> Figures:
-    """Draw held-out scenes and pairs into a temporary folder and measure the engines of one precision."""
+def measure(bundle: Bundle, precision: Precision) -> SampleFigures:
+    """Measure the engines of one precision on held-out scenes and pairs, drawn to a temporary folder."""
     with (
         tempfile.TemporaryDirectory() as temporary,
         Client.local(bundle, precision=precision, provider="cpu") as client,
@@ -48,22 +48,24 @@ def measure(bundle: Bundle, precision: Precision) -> Figures:
         folder = Path(temporary)
         entries = draw_dataset(folder / "scenes", SCENES, seed=SEED, split=Split.HELDOUT)
         images = client.encode_images(sorted((folder / "scenes").glob("*.jpg")))  # (N, D)
-        recall = {language: both_ways(images, client.encode_texts(_said(entries, language))) for language in Language}
-        pairs = {contrast: _told_apart(client, contrast, folder / contrast) for contrast in Contrast}
-    return Figures(recall, pairs)
+        recall = {
+            language: both_ways(images, client.encode_texts(_captions(entries, language))) for language in Language
+        }
+        pairs = {contrast: _pair_accuracy(client, contrast, folder / contrast) for contrast in Contrast}
+    return SampleFigures(recall, pairs)
 
 
-def _told_apart(client: Client, contrast: Contrast, folder: Path) -> dict[Language, PairsToldApart]:
+def _pair_accuracy(client: Client, contrast: Contrast, folder: Path) -> dict[Language, PairAccuracy]:
     entries = draw_pairs(folder, PAIRS, contrast, seed=SEED, split=Split.HELDOUT)
     images = client.encode_images(sorted(folder.glob("*.jpg")))  # (2P, D)
     return {
-        language: PairsToldApart(*pair_accuracy(images, client.encode_texts(_said(entries, language))))
+        language: PairAccuracy(*pair_accuracy(images, client.encode_texts(_captions(entries, language))))
         for language in Language
     }
 
 
 def plot_training(log: Path, destination: Path) -> None:
-    """Draw the loss over the steps of a `training.jsonl` as a PNG."""
+    """Plot the loss over the steps of a `training.jsonl` as a PNG."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -85,5 +87,5 @@ def plot_training(log: Path, destination: Path) -> None:
     pyplot.close(figure)
 
 
-def _said(entries: list[CaptionedScene], language: Language) -> list[str]:
+def _captions(entries: list[CaptionedScene], language: Language) -> list[str]:
     return [entry.captions[language] for entry in entries]

@@ -1,4 +1,4 @@
-"""Every choice that makes the sample model, in one place."""
+"""All settings of the sample model and its training."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ LANGUAGES = tuple(Language)
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """What a training run does.
+    """Settings of a training run.
 
-    `scenes` descriptions are drawn, each with three siblings that differ in one respect: other kinds, or exchanged
-    colours, sides or kinds. They are put into the same batch: telling them apart is what teaches kinds and binding.
+    `scenes` descriptions are sampled, each with three siblings that differ in one respect: other kinds, or exchanged
+    colours, sides or kinds. They are hard negatives in the same batch, which teaches kinds and binding.
     """
 
     scenes: int = 15_000

@@ -1,15 +1,14 @@
 """Train the sample model: `python -m twinspire_export.sample.train -o runs/sample`.
 
-A `CLIPModel` of two small towers learns from drawn scenes with InfoNCE (CLIP, Radford et al. 2021, arXiv:2103.00020)
+A `CLIPModel` of two small towers learns synthetic scenes by InfoNCE (CLIP, Radford et al. 2021, arXiv:2103.00020)
 and a learned temperature. Hidden weight matrices are trained with Muon (Jordan et al. 2024), the rest with AdamW.
-Writes a Hugging Face checkpoint folder and `training.jsonl`, one line a report.
+Writes a Hugging Face checkpoint folder and `training.jsonl`, one line per report.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import os
 import random
 import time
 from collections.abc import Iterator
@@ -25,9 +24,16 @@ from tokenizers import Tokenizer
 from torch.nn import functional
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, PreTrainedTokenizerFast
 
+from twinspire._cores import usable_cores
 from twinspire_eval.scenes.captions import caption
 from twinspire_eval.scenes.vocabulary import Language
-from twinspire_export.sample.data import TrainingSet, load_training_set, training_captions, training_scenes
+from twinspire_export.sample.data import (
+    TrainingSet,
+    load_training_set,
+    train_tokenizer,
+    training_captions,
+    training_scenes,
+)
 from twinspire_export.sample.settings import (
     CONTEXT_LENGTH,
     END,
@@ -38,17 +44,16 @@ from twinspire_export.sample.settings import (
     TrainingSettings,
     clip_config,
 )
-from twinspire_export.sample.tokenizer import train_tokenizer
 
 MAX_LOGIT_SCALE = 100.0
 LENGTH_STEP = 16
 """Token sequences are padded to a multiple of this, so that few shapes are compiled."""
 SHIFT = 3
-"""Training pictures are shifted by up to this many pixels."""
+"""Training images are shifted by up to this many pixels."""
 
 
 def build_model(vocabulary: int, seed: int) -> CLIPModel:
-    """Build the untrained model."""
+    """Return the untrained model."""
     torch.manual_seed(seed)
     config = CLIPConfig(**clip_config(vocabulary), projection_dim=128, logit_scale_init_value=math.log(1 / 0.07))
     # Plain attention: for sequences this short it compiles to faster code than the fused operator.
@@ -57,7 +62,7 @@ def build_model(vocabulary: int, seed: int) -> CLIPModel:
 
 
 def build_optimizers(model: CLIPModel, settings: TrainingSettings) -> list[torch.optim.Optimizer]:
-    """Muon for the layers' matrices; AdamW for embeddings, norms, biases, projections and the temperature."""
+    """Return Muon for the layers' matrices, and AdamW for embeddings, norms, biases, projections and temperature."""
     matrices: list[torch.nn.Parameter] = []
     decayed: list[torch.nn.Parameter] = []
     rest: list[torch.nn.Parameter] = []
@@ -86,7 +91,7 @@ def build_optimizers(model: CLIPModel, settings: TrainingSettings) -> list[torch
 
 
 def info_nce(model: CLIPModel, image: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
-    """The symmetric InfoNCE loss of matching rows; `image` and `text` are (N, D), not normalised."""
+    """Return the symmetric InfoNCE loss of matching rows; `image` and `text` are (N, D), not normalised."""
     image, text = functional.normalize(image.float()), functional.normalize(text.float())
     logits = image @ text.T * model.logit_scale.exp()
     target = torch.arange(len(logits), device=logits.device)
@@ -94,7 +99,7 @@ def info_nce(model: CLIPModel, image: torch.Tensor, text: torch.Tensor) -> torch
 
 
 class Batches:
-    """Turns scenes into tensors: pictures shifted a little, captions said anew each time in one of the languages."""
+    """Batches of tensors: images shifted a little, captions generated anew each time in a random language."""
 
     def __init__(self, data: TrainingSet, tokenizer: Tokenizer, settings: TrainingSettings) -> None:
         self._data = data
@@ -102,13 +107,13 @@ class Batches:
         self._partial = settings.partial_captions
         self._rng = random.Random(f"batches/{settings.seed}")
         self._positions = data.batches(settings.batch, self._rng)
-        # Pictures reach the model as (uint8 / 255 - mean) / std, here as one multiply and one add.
+        # Images reach the model as (uint8 / 255 - mean) / std, here as one multiply and one add.
         std = torch.tensor(IMAGE_SETTINGS.std).view(1, 3, 1, 1)
         self._scale = 1 / (255 * std)
         self._offset = -torch.tensor(IMAGE_SETTINGS.mean).view(1, 3, 1, 1) / std
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Yield pixel values (N, 3, S, S) float32 and token ids (N, L) int64, for ever."""
+        """Yield pixel values (N, 3, S, S) float32 and token ids (N, L) int64, endlessly."""
         for positions in self._positions:
             images = self._data.images[np.asarray(positions)]
             down, across = (self._rng.randint(-SHIFT, SHIFT) for _ in range(2))
@@ -127,14 +132,14 @@ class Batches:
 
 
 def _shifted(images: npt.NDArray[np.uint8], down: int, across: int) -> npt.NDArray[np.uint8]:
-    """Shift pictures, (N, S, S, 3), by some pixels, repeating the edge."""
+    """Shift images, (N, S, S, 3), by some pixels, repeating the edge."""
     padded = np.pad(images, ((0, 0), (SHIFT, SHIFT), (SHIFT, SHIFT), (0, 0)), mode="edge")
     side = images.shape[1]
     return np.ascontiguousarray(padded[:, SHIFT + down : SHIFT + down + side, SHIFT + across : SHIFT + across + side])
 
 
 def learning_rate(step: int, settings: TrainingSettings) -> float:
-    """Share of the full rate at a step: a linear rise, then a linear fall to zero."""
+    """Return the share of the full rate at a step: a linear rise, then a linear fall to zero."""
     rise = (step + 1) / settings.warmup_steps
     fall = (settings.steps - step) / (settings.steps - settings.warmup_steps)
     return max(0.0, min(1.0, rise, fall))
@@ -143,7 +148,7 @@ def learning_rate(step: int, settings: TrainingSettings) -> float:
 def train(
     settings: TrainingSettings, out: Path, cache: Path, *, threads: int, compiled: bool = True, report_every: int = 25
 ) -> None:
-    """Train and write the checkpoint to `out`; a checkpoint so far stands in `out` after each 500 steps.
+    """Train, and write the checkpoint to `out`, also after every 500 steps.
 
     `compiled` towers are three times as fast, after a minute of compiling.
     """
@@ -209,7 +214,7 @@ def train(
 
 
 def save_checkpoint(model: CLIPModel, tokenizer: Tokenizer, folder: Path) -> None:
-    """Write what `twinspire export` reads: weights as safetensors, config, tokenizer, preprocessing."""
+    """Write a checkpoint that `twinspire export` reads: safetensors, config, tokenizer, preprocessing."""
     model.save_pretrained(folder, safe_serialization=True)
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
@@ -236,13 +241,13 @@ def _report(log: TextIO, record: dict[str, Any]) -> None:
 
 def main(
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the checkpoint and the log.")],
-    cache: Annotated[Path, typer.Option(help="Folder for the drawn training pictures.")] = Path("runs/cache"),
+    cache: Annotated[Path, typer.Option(help="Folder that caches the training images.")] = Path("runs/cache"),
     steps: Annotated[int, typer.Option(min=1)] = TrainingSettings.steps,
     scenes: Annotated[int, typer.Option(min=1)] = TrainingSettings.scenes,
 ) -> None:
-    """Draw the training scenes and train the sample model on them."""
+    """Generate the training scenes and train the sample model on them."""
     settings = TrainingSettings(steps=steps, scenes=scenes)
-    train(settings, out, cache, threads=len(os.sched_getaffinity(0)))
+    train(settings, out, cache, threads=usable_cores())
 
 
 if __name__ == "__main__":

@@ -156,7 +156,7 @@ def stats(index: IndexArgument, as_json: JsonOption = False) -> None:
         return
     snapshot = document.pop("snapshot")
     document["bundle"] = printable(str(bundle).removeprefix("the bundle ")) if bundle is not None else None
-    document["search"] = "exact (flat)" if snapshot is None else str(snapshot.pop("kind"))
+    document["search"] = "exact (flat)" if snapshot is None else str(snapshot.pop("spec"))
     for name, value in (snapshot or {}).items():
         document[f"  {name}"] = value
     for name, value in document.items():

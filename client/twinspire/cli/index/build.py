@@ -1,4 +1,4 @@
-"""`twinspire index build` and `tune`: which kind of index answers, and with how much effort."""
+"""`twinspire index build` and `twinspire index tune`."""
 
 from __future__ import annotations
 
@@ -18,40 +18,43 @@ if TYPE_CHECKING:
     from twinspire.index import Index
     from twinspire.index.ann.reports import BuildReport, Calibration
 
-_KIND_HELP = (
-    "flat, ivf, ivf,sq8, ivf,pq64, ivf,pq128x4, hnsw, hnsw,sq8, pca256 in front of any; cagra, gpu-flat, gpu-ivf on a "
-    "GPU; auto: exact below 100,000 items."
+_SPEC_HELP = (
+    "What to build. Families: flat (exact), ivf (lists), hnsw (graph); on a GPU cagra, gpu-flat, gpu-ivf. Behind the "
+    "family may stand a code (ivf,sq8 hnsw,sq8 ivf,pq64 ivf,pq128x4) and options (nlist=1024, m=32), before it a "
+    "projection (pca256,hnsw). auto: flat below 100,000 items, above ivf with the longest codes that fit --memory."
 )
-_COMPLETED_KINDS = completing("auto", "flat", "ivf", "ivf,sq8", "ivf,pq64", "hnsw", "hnsw,sq8")
+_COMPLETED_SPECS = completing("auto", "flat", "ivf", "ivf,sq8", "ivf,pq64", "hnsw", "hnsw,sq8")
+_MEMORY_HELP = "Memory that auto may use, in MiB; default: half of the free memory."
 _QUERIES_HELP = (
-    "What people ask: a text file with a query a line, encoded with the bundle, or an .npy file of embeddings, "
-    "(N, D) float32. Without it, held-out items of the index are asked with."
+    "Queries to tune for: a text file with one a line, encoded with the bundle, or an .npy file of embeddings, (N, D) "
+    "float32. Default: held-out items of the index."
 )
 IndexArgument = Annotated[Path, typer.Argument(metavar="INDEX", help="The folder of the index.", show_default=False)]
 
 
 def build(
     index: IndexArgument,
-    kind: Annotated[str, typer.Option("--kind", "-k", help=_KIND_HELP, autocompletion=_COMPLETED_KINDS)] = "auto",
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads to build with; all cores if not given.")] = None,
-    memory: Annotated[int | None, typer.Option(min=1, help="What auto may take, in MiB; half of what is free.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be built and what it takes.")] = False,
+    spec: Annotated[str, typer.Option("--spec", "-s", help=_SPEC_HELP, autocompletion=_COMPLETED_SPECS)] = "auto",
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads to build with; default: one a core.")] = None,
+    memory: Annotated[int | None, typer.Option(min=1, help=_MEMORY_HELP)] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Predict memory and time only; build nothing.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Build a kind of index that searches use from then on; memory and time are told before.
+    """Build an approximate index that searches use from then on; its predicted memory and time are printed first.
 
-    Scores stay exact: coded kinds find candidates, and rescore them from the vectors. What is added later is found
-    at once. flat goes back to exact search. Searches are calibrated to a recall@10 of at least 0.95 on held-out items,
-    across modalities where images and texts are there; `tune` does it for another recall or for queries of your own.
+    Scores stay exact: a coded index finds candidates, which are rescored from the vectors. Items that are added later
+    are found at once. --spec flat goes back to exact search. Searches are calibrated to a recall@10 of at least 0.95 on
+    held-out items, across modalities where the index has images and texts; `tune` calibrates for another recall, or for
+    your own queries.
     """
     from twinspire.index import Index
 
     memory_bytes = None if memory is None else memory << 20
     with Index.open(index, mode="read" if dry_run else "write") as opened:
-        chosen, predicted = opened.predict(kind, threads=threads, memory_bytes=memory_bytes)
+        chosen, predicted = opened.predict(spec, threads=threads, memory_bytes=memory_bytes)
         document = {
             "path": printable(opened.path),
-            "kind": chosen,
+            "spec": chosen,
             "items": len(opened),
             "predicted_memory_bytes": predicted.memory_bytes,
             "predicted_build_s": round(predicted.build_s, 2),
@@ -75,13 +78,13 @@ def build(
 
 def tune(
     index: IndexArgument,
-    recall: Annotated[float, typer.Option(help="The share of the best hits to be found.")] = 0.95,
-    k: Annotated[int, typer.Option("-k", help="How many hits are best.")] = 10,
+    recall: Annotated[float, typer.Option(help="Share of the exact results that searches have to find.")] = 0.95,
+    k: Annotated[int, typer.Option("-k", help="Number of results that the recall is measured on.")] = 10,
     queries: Annotated[Path | None, typer.Option(help=_QUERIES_HELP)] = None,
     bundle: BundleOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Set the least effort with which searches find this share of what exact search finds."""
+    """Set the fastest effort and rescore factor with which searches reach this recall@k."""
     from twinspire.index import Index
 
     with Index.open(index, mode="write") as opened:
@@ -92,9 +95,9 @@ def tune(
     if as_json:
         print_json(
             {
-                "kind": stats.kind,
+                "spec": stats.spec,
                 "effort": report.effort,
-                "reach": report.reach,
+                "rescore_factor": report.rescore_factor,
                 "recall": round(report.recall, 5),
                 "k": report.k,
                 "queries": report.queries,
@@ -104,16 +107,17 @@ def tune(
         )
         return
     typer.echo(
-        f"{stats.kind}: effort {report.effort}, {report.reach} candidates a hit: recall@{report.k} {report.recall:.3f} "
-        f"on {report.queries:,} queries, {report.query_ms:.3f} ms a query (exact: {report.exact_query_ms:.3f} ms)"
+        f"{stats.spec}: effort {report.effort}, rescore factor {report.rescore_factor}: recall@{report.k} "
+        f"{report.recall:.3f} on {report.queries:,} queries, {report.query_ms:.3f} ms a query "
+        f"(exact: {report.exact_query_ms:.3f} ms)"
     )
     if queries is None:
         measured = ", ".join(f"{group.recall:.3f} on {group.count} {group.queries}" for group in report.measured)
-        typer.echo(f"Measured {measured}. What people ask may lie farther away: give --queries to be sure.")
+        typer.echo(f"Measured {measured}. Queries of your users may need more effort: give --queries to be sure.")
 
 
 def _vectors(index: Index, queries: Path | None, bundle: Path | None) -> NDArray[np.float32] | None:
-    """Return what to ask with, (N, D) float32; None: held-out items."""
+    """Return the queries, (N, D) float32; None: held-out items."""
     import numpy as np
 
     if queries is None:
@@ -130,14 +134,14 @@ def _vectors(index: Index, queries: Path | None, bundle: Path | None) -> NDArray
         raise InputError(f"{queries} cannot be read as a text file of queries: {error}") from error
     texts = [line for line in lines if line]
     if not texts:
-        raise InputError(f"{queries} holds no query: expected one a line")
+        raise InputError(f"{queries} has no query: expected one a line")
     with open_client(ClientOptions(bundle=bundle), index) as client:
         index.check_space(client.space)
         return client.encode_texts(texts)
 
 
 def _calibration_line(report: BuildReport) -> str:
-    """Return what searches reach from now on, measured on what."""
+    """Return the line that says what recall searches reach from now on, and on which queries it was measured."""
     found = report.calibration
     if found is None:
         return "searches are exact" if report.file_bytes == 0 else "searches were not calibrated: too few items"
@@ -147,13 +151,13 @@ def _calibration_line(report: BuildReport) -> str:
     reached = (
         f"recall@{found.k} of at least {found.target:g}"
         if found.reached
-        else f"recall@{found.k} of {found.target:g} NOT reached, {found.recall:.3f} is the best that was measured"
+        else f"recall@{found.k} of {found.target:g} NOT reached, the highest measured is {found.recall:.3f}"
     )
     line = (
         f"{reached}: {measured}; {effort}{rescored}, "
         f"{found.query_ms:.3f} ms a query, calibrated in {report.calibration_s:.1f} s"
     )
-    return line if found.reached else f"{line}. Build a kind with longer codes, or flat, which is exact"
+    return line if found.reached else f"{line}. Build one with longer codes, or flat, which is exact"
 
 
 def _calibration_document(found: Calibration | None) -> dict[str, object] | None:

@@ -1,26 +1,44 @@
-"""Indexes that find about the best without looking at all: kinds, what they cost, and how they are made and searched.
+"""Approximate nearest-neighbour indexes over arrays: families, specs, predicted cost, building and searching.
 
-Works on arrays alone. What is on disk, and which row is whose, is the store's.
+Which row of a vector file belongs to which item, and what is stored on disk, is not known here.
 """
 
 from __future__ import annotations
 
 from twinspire.index.ann.ann_index import AnnIndex
-from twinspire.index.ann.cost_model import Prediction, Speed, choose, measured_speed, predict
-from twinspire.index.ann.selection import Selection
-from twinspire.index.ann.spec import EXACT_BELOW, Code, Family, IndexSpec, Scheme
+from twinspire.index.ann.cost_model import EXACT_BELOW, Prediction, Speed, choose, measured_speed, predict
+from twinspire.index.ann.faiss_families import Ivf
+from twinspire.index.ann.family import (
+    Cost,
+    IndexFamily,
+    Option,
+    SearchParameters,
+    Selection,
+    Sink,
+    register,
+    registered_families,
+)
+from twinspire.index.ann.gpu_families import OnGpu
+from twinspire.index.ann.spec import IndexSpec, parse_choice
 
 __all__ = [
     "EXACT_BELOW",
     "AnnIndex",
-    "Code",
-    "Family",
+    "Cost",
+    "IndexFamily",
     "IndexSpec",
+    "Ivf",
+    "OnGpu",
+    "Option",
     "Prediction",
-    "Scheme",
+    "SearchParameters",
     "Selection",
+    "Sink",
     "Speed",
     "choose",
     "measured_speed",
+    "parse_choice",
     "predict",
+    "register",
+    "registered_families",
 ]

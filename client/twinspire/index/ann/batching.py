@@ -1,7 +1,7 @@
-"""One thread that owns an index and answers the searches of all others, several at once.
+"""Thread that owns an index and computes the searches of all other threads, in batches.
 
-FAISS's GPU indexes may not be used by two threads at a time, not even for reading. And a GPU takes one batch of many
-queries in about the time of one query: what waits while a batch is computed makes up the next.
+FAISS's GPU indexes must not be used by two threads at a time, not even for reading. And a GPU takes one batch of many
+queries in about the time of one query: requests that arrive while a batch is computed make up the next.
 """
 
 from __future__ import annotations
@@ -16,73 +16,66 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twinspire.errors import IndexStoreError
-from twinspire.index.flat import Found
+from twinspire.index.flat import ScoredRows
 
-Searching = Callable[[NDArray[np.float32], int, int], Found]
-"""Takes queries (Q, D), how many results each wants, and the effort."""
-_MOST_QUERIES = 4096
+SearchBatch = Callable[[NDArray[np.float32], int, int], ScoredRows]
+"""Takes queries (Q, D), the number of results for each, and the effort."""
+_MAXIMUM_QUERIES = 4096
 
 
 @dataclass(slots=True)
 class _Request:
     queries: NDArray[np.float32]
-    wanted: int
+    count: int
     effort: int
-    answer: Future[Found] = field(default_factory=Future)
+    result: Future[ScoredRows] = field(default_factory=Future)
 
 
-class GatheringThread:
-    """Runs `search` in a thread of its own, which also makes it by `make`, and gathers what comes meanwhile.
+class BatchingThread:
+    """Thread that calls `make`, then the search that it returns, with the requests of all threads in batches.
 
-    Requests of one effort go together, up to 4,096 queries. An error goes to those whose batch it was. Ends with
-    `close`, at the latest with the process.
+    A batch has one effort and up to 4,096 queries. An error is raised by every request of its batch. The thread ends
+    with `close`, at the latest with the process.
     """
 
-    def __init__(self, make: Callable[[], Searching]) -> None:
-        self._waiting: SimpleQueue[_Request | None] = SimpleQueue()
-        self._closing = threading.Lock()
+    def __init__(self, make: Callable[[], SearchBatch]) -> None:
+        self._requests: SimpleQueue[_Request | None] = SimpleQueue()
+        self._lock = threading.Lock()
         self._closed = False
         self.batches = 0
-        """How many batches were computed."""
+        """Number of batches computed."""
         made: Future[None] = Future()
-        self._thread = threading.Thread(target=self._run, args=(make, made), name="twinspire-index", daemon=True)
-        self._thread.start()
+        threading.Thread(target=self._run, args=(make, made), name="twinspire-index", daemon=True).start()
         made.result()
 
-    def search(self, queries: NDArray[np.float32], wanted: int, effort: int) -> Found:
-        """Return scores and rows of the `wanted` best for `queries` (Q, D); waits for its turn."""
-        request = _Request(queries, wanted, effort)
-        with self._closing:
+    def search(self, queries: NDArray[np.float32], count: int, effort: int) -> ScoredRows:
+        """Return scores and rows of the `count` best for `queries` (Q, D); waits for their batch."""
+        request = _Request(queries, count, effort)
+        with self._lock:
             if self._closed:
                 raise IndexStoreError("the index is closed: open it again")
-            self._waiting.put(request)
-        return request.answer.result()
-
-    def end(self) -> None:
-        """Let the thread answer what waits and end; does not wait for it."""
-        with self._closing:
-            if not self._closed:
-                self._closed = True
-                self._waiting.put(None)
+            self._requests.put(request)
+        return request.result.result()
 
     def close(self) -> None:
-        """Answer what waits, then end the thread. Does nothing the second time."""
-        self.end()
-        if threading.current_thread() is not self._thread:
-            self._thread.join()
+        """Let the thread compute what was asked for, then end; does not wait for it."""
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                self._requests.put(None)
 
-    def _run(self, make: Callable[[], Searching], made: Future[None]) -> None:
+    def _run(self, make: Callable[[], SearchBatch], made: Future[None]) -> None:
         try:
             search = make()
-        except BaseException as error:  # whoever waits gets it
+        except BaseException as error:  # raised by the thread that waits
             made.set_exception(error)
             return
         made.set_result(None)
         pending: list[_Request] = []
         ended = False
         while pending or not ended:
-            while not ended and (not pending or not self._waiting.empty()):
-                request = self._waiting.get()
+            while not ended and (not pending or not self._requests.empty()):
+                request = self._requests.get()
                 if request is None:
                     ended = True
                 else:
@@ -90,28 +83,28 @@ class GatheringThread:
             batch, rest, queries = list[_Request](), list[_Request](), 0
             for request in pending:
                 if request.effort == pending[0].effort and (
-                    not batch or queries + len(request.queries) <= _MOST_QUERIES
+                    not batch or queries + len(request.queries) <= _MAXIMUM_QUERIES
                 ):
                     batch.append(request)
                     queries += len(request.queries)
                 else:
                     rest.append(request)
             if batch:
-                self._answer(search, batch)
+                self._compute(search, batch)
             pending = rest
-            batch = []  # nobody's queries and answers are kept while it waits
+            batch = []  # keep no queries and results while it waits
 
-    def _answer(self, search: Searching, batch: list[_Request]) -> None:
+    def _compute(self, search: SearchBatch, batch: list[_Request]) -> None:
         self.batches += 1
         try:
             queries = np.concatenate([request.queries for request in batch])
-            scores, rows = search(queries, max(request.wanted for request in batch), batch[0].effort)
+            scores, rows = search(queries, max(request.count for request in batch), batch[0].effort)
         except BaseException as error:
             for request in batch:
-                request.answer.set_exception(error)
+                request.result.set_exception(error)
             return
         start = 0
         for request in batch:
             end = start + len(request.queries)
-            request.answer.set_result((scores[start:end, : request.wanted], rows[start:end, : request.wanted]))
+            request.result.set_result((scores[start:end, : request.count], rows[start:end, : request.count]))
             start = end

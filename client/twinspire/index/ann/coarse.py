@@ -1,4 +1,4 @@
-"""How queries go through an IVF index: which lists they look at first, and how they are transformed.
+"""Ranking of the lists of an IVF index, and the transformation of its queries.
 
 FAISS takes the lists whose centroids have the greatest inner product with the query. That ranks badly where lists
 differ in spread and queries come from another modality than the items: the best items of a wide list lie far from its
@@ -13,8 +13,8 @@ On 300,000 x 512 in 20,000 clusters of power-law size with a modality gap, 512 l
 items looked at with FAISS's ranking, 46,000 with means instead of spherical centroids, 21,000 with the spread added
 (23,000 with 0.3, 22,000 with 0.6). Without clusters (spectrum i^-0.4) it is 43,000 with each.
 
-In front of product quantization items are turned and scaled by a matrix W (see `recipes`). Queries are multiplied with
-the transposed inverse, which keeps inner products: (W x).(W^-T q) = x.q. Where W is a rotation that is W itself.
+In front of product quantization items are rotated and scaled by a matrix W (see `codes`). Queries are multiplied with
+the transposed inverse, which keeps inner products: (W x).(W^-T q) = x.q. A rotation is its own transposed inverse.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from twinspire.index.ann.factory import linear_transform
-from twinspire.index.faiss_support import faiss_library
-from twinspire.index.flat import Found
+from twinspire.index.ann.family import SearchParameters
+from twinspire.index.faiss_support import faiss_library, linear_transform
+from twinspire.index.flat import ScoredRows
 
 _SPREAD = 0.4
 
 
 class ListRanking:
-    """Searches the lists of an IVF index whose quantizer holds means: one of METRIC_L2, which an item is nearest to."""
+    """Search of an IVF index whose quantizer, of METRIC_L2, holds the means of its lists."""
 
     def __init__(self, index: Any, chain: list[Any]) -> None:  # noqa: ANN401
         self._index = index
@@ -48,7 +48,7 @@ class ListRanking:
 
     @classmethod
     def of(cls, index: Any) -> ListRanking | None:  # noqa: ANN401
-        """Return the ranking of `index`, None for one without lists or with another kind of centroids."""
+        """Return the ranking of `index`, None for one without lists or with other centroids."""
         faiss = faiss_library()
         chain = []
         if isinstance(index, faiss.IndexPreTransform):
@@ -60,26 +60,26 @@ class ListRanking:
             return None
         return cls(index, chain)
 
-    def search(self, queries: NDArray[np.float32], wanted: int, nprobe: int, selector: Any) -> Found:  # noqa: ANN401
-        """Return scores and rows of about the `wanted` best in `nprobe` lists for `queries` (Q, D), each (Q, wanted).
-
-        `selector` is FAISS's for the rows that may be found; None: all.
-        """
+    def search(self, queries: NDArray[np.float32], parameters: SearchParameters) -> ScoredRows:
+        """Return scores and rows of the best candidates in the lists that rank best for `queries` (Q, D)."""
         faiss = faiss_library()
         queries = self._transformed(queries)
-        lists, scores = self._best_lists(queries, nprobe)
-        found = np.empty((len(queries), wanted), np.float32), np.empty((len(queries), wanted), np.int64)
-        chosen = {} if selector is None else {"sel": selector}
+        lists, scores = self._best_lists(queries, parameters.effort)
+        shape = (len(queries), parameters.candidates)
+        found = np.empty(shape, np.float32), np.empty(shape, np.int64)
+        fields = {"nprobe": parameters.effort}
+        if parameters.selection is not None:
+            fields["sel"] = faiss.IDSelectorBitmap(parameters.selection.bits)
         # The method of FAISS's Python layer takes no parameters.
         self._index.search_preassigned_c(
             len(queries),
             faiss.swig_ptr(queries),
-            wanted,
+            parameters.candidates,
             faiss.swig_ptr(lists),
             faiss.swig_ptr(scores),
             *map(faiss.swig_ptr, found),
             False,  # store_pairs
-            faiss.SearchParametersIVF(nprobe=nprobe, **chosen),
+            faiss.SearchParametersIVF(**fields),
         )
         return found
 
@@ -90,7 +90,7 @@ class ListRanking:
         return np.ascontiguousarray(queries)
 
     def _best_lists(self, queries: NDArray[np.float32], nprobe: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Return which lists to look at, (Q, nprobe), and the inner products with their means."""
+        """Return the lists that rank best, (Q, nprobe), and the inner products with their means."""
         extended = np.column_stack([queries, np.ones(len(queries), np.float32)])
         faiss = faiss_library()
         scores, lists = faiss.knn(extended, self._means, nprobe, metric=faiss.METRIC_INNER_PRODUCT)
@@ -98,7 +98,7 @@ class ListRanking:
 
 
 def _inverse(step: Any) -> NDArray[np.float32] | None:  # noqa: ANN401
-    """Return the matrix (to, from) that queries need where items go through the linear `step`; None for others."""
+    """Return the matrix (to, from) for queries where items go through the linear `step`, None for another step."""
     faiss = faiss_library()
     if not isinstance(step, faiss.LinearTransform):
         return None

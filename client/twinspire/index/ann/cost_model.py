@@ -1,7 +1,7 @@
-"""What an index of a kind will take in memory and time, before it is built; and which kind `auto` is.
+"""Predicted memory and build time of an index, and the choice of the spec that `auto` stands for.
 
-Memory is what a process holds for itself; the vector file, which every kind reads too, is shared through the page
-cache. Time is counted in operations of matrix products and in distances along a graph, at the speed of this machine.
+Memory is what a process holds for itself; the vector file, which every index reads too, is shared through the page
+cache. Time is counted in operations of matrix products and in bytes read along a graph, at the speed of this machine.
 """
 
 from __future__ import annotations
@@ -13,15 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
-from twinspire.errors import InputError
-from twinspire.index.ann.faiss_support import checked_threads
-from twinspire.index.ann.spec import EXACT_BELOW, Family, IndexSpec, Scheme
+from twinspire._cores import thread_count, usable_cores
+from twinspire.index.ann.spec import IndexSpec
 
-_ID_BYTES = 8
-_KMEANS_ROUNDS = 8
-_ALLOCATION_OPERATIONS = 4 * 2.0 * 16_384 * 256  # k-means of `recipes`, for each number of a vector
-_BUSY = 0.35  # of the products' speed that is reached between them
-_GRAPH_DISTANCES = 22  # for each candidate that is kept while a vector is added to a graph
+EXACT_BELOW = 100_000
+"""Number of items below which `auto` is exact search."""
+_UTILISATION = 0.35  # share of the matrix products' speed that a build reaches
 _MEMORY_BYTES_PER_S = 8e9  # of one thread, at random places
 
 
@@ -41,7 +38,7 @@ class Speed:
 
 
 def measured_speed() -> Speed:
-    """Measure a matrix product for some 50 ms."""
+    """Measure a matrix product for about 50 ms."""
     a = np.ones((768, 768), np.float32)
     a @ a
     taken = []
@@ -49,73 +46,40 @@ def measured_speed() -> Speed:
         start = time.perf_counter()
         a @ a
         taken.append(time.perf_counter() - start)
-    return Speed(2 * 768**3 / min(taken) / len(os.sched_getaffinity(0)))
+    return Speed(2 * 768**3 / min(taken) / usable_cores())
 
 
 def predict(
-    kind: IndexSpec, count: int, dim: int, *, threads: int | None = None, speed: Speed | None = None
+    spec: IndexSpec, count: int, dim: int, *, threads: int | None = None, speed: Speed | None = None
 ) -> Prediction:
-    """Return what `kind` over `count` vectors of `dim` numbers will take, built by so many threads (all cores).
+    """Return what an index of `count` vectors of `dim` numbers will take, built by `threads` threads (one a core).
 
-    Memory comes within some percent; time within a factor of two or so, on a machine that does nothing else.
+    Memory is right within some percent, time within a factor of about two on an otherwise idle machine.
     """
-    kind.check(dim)
-    if kind.family is Family.AUTO:
-        raise InputError("auto is no kind by itself: choose one with `choose`, then predict it")
-    if kind.is_exact:
+    spec.check(dim)
+    if spec.is_exact:
         return Prediction(0, 0.0)
-    threads = checked_threads(threads)
-    per_s = (speed or measured_speed()).op_per_s * threads * _BUSY
-    width = kind.width(dim)
-    code_bytes = kind.code.bytes_of(width) if kind.code is not None else 4 * width
-    memory, operations, distances = float(count * code_bytes), 0.0, 0.0
-    sample = kind.sample(count)
-    if kind.pca is not None:
-        memory += 4 * dim * width
-        operations += 2.0 * sample * dim * dim + 2.0 * count * dim * width
-    if kind.code is not None and kind.code.scheme is Scheme.PQ:
-        levels = 1 << kind.code.bits
-        memory += 4 * width * (width + levels)
-        operations += _ALLOCATION_OPERATIONS * width + 2.0 * count * width * (width + levels)
-        operations += _KMEANS_ROUNDS * 2.0 * min(sample, 512 * levels) * width * levels
-    if kind.family in (Family.IVF, Family.GPU_IVF):
-        lists = kind.lists(count)
-        memory += count * _ID_BYTES + 4 * lists * width
-        operations += 2.0 * lists * width * (_KMEANS_ROUNDS * min(sample, 64 * lists) + count)
-    elif kind.family in (Family.HNSW, Family.CAGRA):
-        neighbours = kind.neighbours()
-        memory += count * (4 * 2 * neighbours + 4 * neighbours / (neighbours - 1) + 12)
-        distances = float(count * kind.breadth() * _GRAPH_DISTANCES)
-    seconds = operations / per_s + distances * code_bytes / (_MEMORY_BYTES_PER_S * threads)
-    return Prediction(int(memory), seconds)
+    threads = thread_count(threads)
+    cost = spec.family.cost(spec, count, dim)
+    op_per_s = (speed or measured_speed()).op_per_s * threads * _UTILISATION
+    seconds = cost.operations / op_per_s + cost.random_bytes / (_MEMORY_BYTES_PER_S * threads)
+    return Prediction(int(cost.memory_bytes), seconds)
 
 
-def choose(
-    count: int,
-    dim: int,
-    *,
-    memory_bytes: int | None = None,
-    build_s: float | None = None,
-    threads: int | None = None,
-) -> IndexSpec:
-    """Return what `auto` is for `count` vectors of `dim` numbers.
+def choose(count: int, dim: int, *, memory_bytes: int | None = None) -> IndexSpec:
+    """Return the spec that `auto` stands for with `count` vectors of `dim` numbers.
 
-    Exact below 100,000. Above, lists of PQ codes of 4 bits: the longest with a quarter, an eighth or a sixteenth as
-    many parts as there are numbers that fits in `memory_bytes` (by default half of what is free) and is built in
-    `build_s` (no bound); exact where none does. On two cores these have at a recall of 0.95 several times the
-    queries/s of ivf, ivf,sq8 and hnswlib's graphs, in the least memory (bench/LOG.md).
+    Exact below 100,000. Above, lists of PQ codes of 4 bits: the longest, with a quarter, an eighth or a sixteenth as
+    many parts as there are numbers, that fits in `memory_bytes` (default: half of the free memory); exact where none
+    does. On two cores these have at a recall of 0.95 several times the queries/s of ivf, ivf,sq8 and hnswlib's graphs,
+    in the least memory (bench/LOG.md).
     """
-    exact = IndexSpec(family=Family.FLAT)
-    if count < EXACT_BELOW:
-        return exact
     allowed = _free_bytes() // 2 if memory_bytes is None else memory_bytes
-    speed = measured_speed()
-    for share in (4, 8, 16):
-        kind = IndexSpec.parse(f"ivf,pq{max(1, dim // share)}x4")
-        found = predict(kind, count, dim, threads=threads, speed=speed)
-        if found.memory_bytes <= allowed and (build_s is None or found.build_s <= build_s):
-            return kind
-    return exact
+    for share in (4, 8, 16) if count >= EXACT_BELOW else ():
+        spec = IndexSpec.parse(f"ivf,pq{max(1, dim // share)}x4")
+        if spec.family.cost(spec, count, dim).memory_bytes <= allowed:
+            return spec
+    return IndexSpec.parse("flat")
 
 
 def _free_bytes() -> int:

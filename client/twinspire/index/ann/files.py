@@ -27,14 +27,14 @@ def snapshot_number(name: str) -> int | None:
 
 
 def write_snapshot(ann: AnnIndex, path: Path) -> int:
-    """Write `ann` to a new file, wait until the disk has it and its name, and return its CRC-32.
+    """Write `ann` to a new file, sync the file and its folder, and return the file's CRC-32.
 
     Raises `OSError`, and leaves no file then.
     """
     fd = disk.create(path)
     try:
-        sink = _Sink(fd)
-        ann.write(sink)
+        sink = _ChecksummedFile(fd)
+        ann.save(sink)
         sink.flush()
         disk.sync(fd)
         disk.sync_folder(path.parent)
@@ -46,17 +46,17 @@ def write_snapshot(ann: AnnIndex, path: Path) -> int:
     return sink.checksum
 
 
-def read_snapshot(path: Path, kind: IndexSpec, rows: int, checksum: int) -> AnnIndex:
-    """Read a snapshot of `kind` over `rows` rows, after checking the file.
+def read_snapshot(path: Path, spec: IndexSpec, rows: int, checksum: int) -> AnnIndex:
+    """Check a snapshot file of `rows` rows, then read it.
 
-    Raises `IndexStoreError` that says what is wrong where it is missing or damaged; what GPU kinds raise without one.
+    Raises `IndexStoreError` where it is missing or damaged, and what `IndexFamily.require` raises.
     """
     problem = snapshot_problem(path, checksum)
     if problem is not None:
         raise IndexStoreError(problem)
-    ann = AnnIndex.read(path, kind)
+    ann = AnnIndex.read(path, spec)
     if len(ann) != rows:
-        raise IndexStoreError(f"{path} covers {len(ann)} rows, the catalogue says {rows}")
+        raise IndexStoreError(f"{path} covers {len(ann)} rows: expected {rows}, as the catalogue says")
     return ann
 
 
@@ -72,30 +72,32 @@ def snapshot_problem(path: Path, checksum: int) -> str | None:
     except OSError as error:
         return f"{path} cannot be read: {error.strerror or error}"
     if found != checksum:
-        return f"{path} is damaged: its checksum is {found:08x}, the catalogue says {checksum:08x}"
+        return f"{path} is damaged: its checksum is {found:08x}, expected {checksum:08x}"
     return None
 
 
-class _Sink:
-    """Takes what FAISS writes, piece by piece."""
+class _ChecksummedFile:
+    """File that is written in blocks, with the CRC-32 of its content."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
         self._offset = 0
         self._pieces: list[bytes] = []
-        self._waiting = 0
+        self._pending_bytes = 0
         self.checksum = 0
 
-    def __call__(self, piece: bytes) -> int:
+    def write(self, piece: bytes, /) -> int:
+        """Take a piece, and write what has come together where it is a block or more."""
         self._pieces.append(bytes(piece))
-        self._waiting += len(piece)
-        if self._waiting >= _BLOCK_BYTES:
+        self._pending_bytes += len(piece)
+        if self._pending_bytes >= _BLOCK_BYTES:
             self.flush()
         return len(piece)
 
     def flush(self) -> None:
+        """Write the rest."""
         data = b"".join(self._pieces)
         disk.write_at(self._fd, data, self._offset)
         self.checksum = zlib.crc32(data, self.checksum)
         self._offset += len(data)
-        self._pieces, self._waiting = [], 0
+        self._pieces, self._pending_bytes = [], 0

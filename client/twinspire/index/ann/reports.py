@@ -1,4 +1,4 @@
-"""What building and tuning did, and what there is."""
+"""Reports of building and tuning an index, and the description of its snapshot."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from twinspire.index.ann.cost_model import Prediction
 
 @dataclass(frozen=True, slots=True)
 class GroupRecall:
-    """The recall@k of one group of queries, and the time of a query in a batch of all of them."""
+    """Recall@k of one group of queries, and the time of a query in a batch of all of them."""
 
     queries: str
     count: int
@@ -19,10 +19,10 @@ class GroupRecall:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """The setting that a build chose for searches, and what it was measured on.
+    """Setting that a build chose for searches, and what it was measured on.
 
-    `effort` is nprobe of so many `lists`, or efSearch of a graph, as `effort_name` says. `rescore_factor` is how
-    many candidates are rescored for each result, 0 for kinds that keep the vectors themselves.
+    `effort` is nprobe of `lists`, or efSearch of a graph, as `effort_name` says. `rescore_factor` is the number of
+    candidates rescored per result, 0 for an index that holds the vectors themselves.
     """
 
     target: float
@@ -35,35 +35,35 @@ class Calibration:
 
     @property
     def recall(self) -> float:
-        """The lowest recall@k of the groups."""
+        """Lowest recall@k of the groups."""
         return min(group.recall for group in self.measured)
 
     @property
     def reached(self) -> bool:
-        """Whether each group has the target; else the setting is the best that was measured."""
+        """Whether each group reaches the target; otherwise the setting is the best that was measured."""
         return self.recall >= self.target
 
     @property
     def rescored_candidates(self) -> int:
-        """How many candidates are rescored for k results."""
+        """Number of candidates rescored for k results."""
         return self.k * self.rescore_factor
 
     @property
     def query_ms(self) -> float:
-        """The time of a query in a batch, over all groups."""
+        """Time of a query in a batch, over all groups."""
         queries = sum(group.count for group in self.measured)
         return sum(group.count * group.query_ms for group in self.measured) / queries
 
 
 @dataclass(frozen=True, slots=True)
 class BuildReport:
-    """What `build` built: the kind, over how many rows, what was predicted and what it took.
+    """What `build` built: the spec, the number of rows, what was predicted and what it took.
 
-    `calibration` is None where the kind is exact, or there are too few items to measure on; `calibration_s` is the time
-    that it took, which `build_s` does not hold.
+    `calibration` is None where search is exact and where there are too few items to measure on; `calibration_s` is the
+    time that it took, which is not part of `build_s`.
     """
 
-    kind: str
+    spec: str
     rows: int
     predicted: Prediction
     build_s: float
@@ -74,10 +74,10 @@ class BuildReport:
 
 @dataclass(frozen=True, slots=True)
 class TuneReport:
-    """What `tune` set, the recall@k that it gives on the queries, and the time of a query in a batch of all."""
+    """Setting that `tune` stored, its recall@k on the queries, and the time of a query in a batch of all."""
 
     effort: int
-    reach: int
+    rescore_factor: int
     recall: float
     query_ms: float
     exact_query_ms: float
@@ -88,14 +88,15 @@ class TuneReport:
 
 @dataclass(frozen=True, slots=True)
 class SnapshotStats:
-    """What answers approximately: kind, rows covered (those behind are searched exactly), settings, size, damage.
+    """The snapshot: its spec, the rows it covers (those behind are searched exactly), settings, size and damage.
 
-    `effort` and `reach` are None where the usual ones are taken. `damage` says why it cannot be used, if so.
+    `effort` and `rescore_factor` are None for the defaults. `damage` is the reason why it cannot be used, None for
+    none.
     """
 
-    kind: str
+    spec: str
     rows: int
     effort: int | None
-    reach: int | None
+    rescore_factor: int | None
     file_bytes: int
     damage: str | None

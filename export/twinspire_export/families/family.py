@@ -1,0 +1,85 @@
+"""The interface between the export and a model family."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from twinspire.bundle import ImageSettings, TextSettings, Tower
+
+
+@dataclass(frozen=True)
+class CheckpointSource:
+    """Where a checkpoint comes from.
+
+    `folder` holds its files on this machine. `name` is the hub id or the folder's name (never its path), `revision` the
+    hub's commit, `licence` what the model card says.
+    """
+
+    folder: Path
+    name: str
+    revision: str | None
+    licence: str | None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Checkpoint(ABC):
+    """An opened two-tower checkpoint: its settings as a bundle states them, its towers, and reference embeddings.
+
+    `files` hold its weights, `tokenizer_json` is in the format of the tokenizers library, without padding and
+    truncation. `pooling` names how a tower pools its tokens: models that differ in it alone are different spaces.
+    `logit_scale` multiplies cosines and `logit_bias` is added to them to give the logits the model was trained on.
+    """
+
+    source: CheckpointSource
+    family: ModelFamily
+    files: tuple[Path, ...]
+    dim: int
+    image: ImageSettings
+    text: TextSettings
+    tokenizer_json: str
+    pooling: str
+    logit_scale: float
+    logit_bias: float | None = None
+
+    @abstractmethod
+    def tower(self, tower: Tower) -> nn.Module:
+        """Return a new module of a tower, which shares the checkpoint's weights and never writes to them.
+
+        Its `forward` takes the tower's tensor by the name in the contract and returns L2-normalised embeddings:
+        `forward(image)` uint8 (N, S, S, 3), or `forward(input_ids)` int32 (N, L), to float32 (N, D).
+        """
+
+    @abstractmethod
+    def embed_images(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Encode `images` (N, S, S, 3), resized and cropped, by the original code: (N, D), L2-normalised."""
+
+    @abstractmethod
+    def embed_texts(self, captions: Sequence[str]) -> NDArray[np.float32]:
+        """Encode `captions` by the original tokenizer and code: (N, D), L2-normalised."""
+
+
+class ModelFamily(ABC):
+    """One kind of two-tower checkpoint."""
+
+    model_type: ClassVar[str]
+    """`model_type` in config.json, by which the registry finds the family; `family` in the bundle's manifest."""
+    architecture: ClassVar[str]
+    """The class in `architectures` of config.json that has both towers."""
+    rewrites: ClassVar[tuple[str, ...]] = ()
+    """The lossless rewrites that its towers allow, names in `twinspire_export.rewrite.REWRITES`."""
+
+    @abstractmethod
+    def open(self, source: CheckpointSource, files: tuple[Path, ...]) -> Checkpoint:
+        """Open the checkpoint in `source.folder` with the weights `files`, in float32, running no code of its own.
+
+        Raises CheckpointError where it lacks tensors or files or has preprocessing that a bundle cannot express;
+        InputError, TypeError, ValueError and KeyError count as malformed settings.
+        """

@@ -1,0 +1,197 @@
+"""Checkpoints in the format of transformers: loading them, and their preprocessing as a bundle states it.
+
+Shared by the families whose reference implementation is a class of transformers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from twinspire.bundle import ImageSettings, Interpolation
+from twinspire.errors import CheckpointError
+from twinspire_export.families.family import Checkpoint
+from twinspire_export.weights import stored_shapes
+
+if TYPE_CHECKING:
+    from transformers import BaseImageProcessor, PreTrainedModel
+
+_INTERPOLATIONS = {1: Interpolation.LANCZOS, 2: Interpolation.BILINEAR, 3: Interpolation.BICUBIC}
+"""By the numbers of `PIL.Image.Resampling`, which `resample` holds."""
+_MAX_LISTED = 8
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class HuggingFaceCheckpoint(Checkpoint):
+    """A checkpoint whose reference embeddings are those of transformers' own model, tokenizer and image processor."""
+
+    model: Any  # a PreTrainedModel with get_image_features and get_text_features
+    tokenizer: PreTrainedTokenizerFast
+    processor: BaseImageProcessor
+
+    def embed_images(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Encode `images` (N, S, S, 3), resized and cropped: (N, D), L2-normalised."""
+        inputs = self.processor(list(images), do_resize=False, do_center_crop=False, return_tensors="pt")
+        with torch.inference_mode():
+            return unit_rows(self.model.get_image_features(**inputs))
+
+    def embed_texts(self, captions: Sequence[str]) -> NDArray[np.float32]:
+        """Encode `captions` one at a time, so that nothing is padded: (N, D), L2-normalised."""
+        rows = []
+        for caption in captions:
+            ids = self.tokenizer(caption, truncation=True, max_length=self.text.context_length, return_tensors="pt")
+            with torch.inference_mode():
+                rows.append(unit_rows(self.model.get_text_features(input_ids=ids["input_ids"])))
+        return np.concatenate(rows)
+
+
+def unit_rows(vectors: torch.Tensor) -> NDArray[np.float32]:
+    """Return (N, D) as float32 with rows of length 1."""
+    unit: NDArray[np.float32] = torch.nn.functional.normalize(vectors.float(), dim=-1).numpy()
+    return unit
+
+
+def load_model(model_class: type[PreTrainedModel], folder: Path, files: tuple[Path, ...]) -> Any:  # noqa: ANN401
+    """Load the weights in float32. Raises CheckpointError where tensors are missing or of another shape."""
+    stored = stored_shapes(files)
+    try:
+        model, report = model_class.from_pretrained(
+            folder,
+            use_safetensors=True,
+            local_files_only=True,
+            dtype=torch.float32,
+            # Plain matrix multiplications and a softmax, which runtimes and quantizers recognise in a graph.
+            attn_implementation="eager",
+            # transformers would initialise missing and misshapen tensors at random with a warning; checked here.
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+        )
+    except Exception as exc:  # transformers promises no set of errors for a config or weights that it cannot use
+        raise CheckpointError(f"transformers cannot load the checkpoint {folder}: {exc}") from exc
+    if report["missing_keys"]:
+        raise CheckpointError(
+            f"the checkpoint {folder} is missing {_listing(sorted(report['missing_keys']))}. Copy or download it "
+            "again, or convert it from the original weights again"
+        )
+    expected = model.state_dict()
+    misshapen = [
+        f"{name} (stored {stored[name]}, config.json asks for {tuple(expected[name].shape)})"
+        for name in sorted(stored.keys() & expected.keys())
+        if stored[name] != tuple(expected[name].shape)
+    ]
+    if misshapen:
+        raise CheckpointError(f"the checkpoint {folder} does not fit its config.json: {_listing(misshapen)}")
+    return model.eval()
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """Load the tokenizer. Raises CheckpointError where its files are missing or malformed."""
+    if not (folder / "tokenizer.json").is_file() and not all(
+        (folder / name).is_file() for name in ("vocab.json", "merges.txt")
+    ):
+        raise CheckpointError(
+            f"the checkpoint {folder} has no tokenizer: expected tokenizer.json, or vocab.json and merges.txt. Copy "
+            "them from the model's repository"
+        )
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, use_fast=True, trust_remote_code=False)
+    except Exception as exc:  # the tokenizers library raises bare Exception for a file that it cannot read
+        raise CheckpointError(f"transformers cannot load the tokenizer of the checkpoint {folder}: {exc}") from exc
+
+
+def load_processor(processor_class: type[BaseImageProcessor], folder: Path) -> Any:  # noqa: ANN401
+    """Load the image processor. Raises CheckpointError where its file is missing or malformed."""
+    file = folder / "preprocessor_config.json"
+    if not file.is_file():
+        raise CheckpointError(
+            f"the checkpoint {folder} has no {file.name}, which says how images are resized and normalised. Copy it "
+            "from the model's repository"
+        )
+    try:
+        return processor_class.from_pretrained(folder, local_files_only=True)
+    except Exception as exc:  # transformers promises no set of errors for settings that it cannot use
+        raise CheckpointError(f"transformers cannot read {file}: {exc}") from exc
+
+
+def image_settings(processor: Any, vision_config: Any, folder: Path) -> ImageSettings:  # noqa: ANN401
+    """Translate an image processor that resizes the shorter side, crops the centre and rescales by 1/255.
+
+    `vision_config` has the model's `image_size` and `num_channels`. Raises CheckpointError where the processor does
+    anything else, or its crop is not of the model's size.
+    """
+
+    def unsupported(found: str, expected: str) -> CheckpointError:
+        return CheckpointError(f"{folder / 'preprocessor_config.json'}: {found}; a bundle supports only {expected}")
+
+    if not processor.do_resize or "shortest_edge" not in processor.size:
+        resizing = f"'size' is {dict(processor.size)}" if processor.do_resize else "'do_resize' is false"
+        raise unsupported(resizing, "resizing the shorter side ('shortest_edge')")
+    if processor.resample not in _INTERPOLATIONS:
+        raise unsupported(f"'resample' is {processor.resample!r}", "3 (bicubic), 2 (bilinear) or 1 (lanczos)")
+    crop = dict(processor.crop_size)
+    if not processor.do_center_crop or crop.get("height") != crop.get("width"):
+        cropping = f"'crop_size' is {crop}" if processor.do_center_crop else "'do_center_crop' is false"
+        raise unsupported(cropping, "cropping a square out of the centre")
+    size, model_size = int(crop["height"]), int(vision_config.image_size)
+    if vision_config.num_channels != 3:
+        raise CheckpointError(
+            f"{folder}: the model of config.json takes {vision_config.num_channels} channels; expected 3, for RGB"
+        )
+    if size != model_size:
+        raise CheckpointError(
+            f"{folder}: preprocessor_config.json crops to {size} pixels, but the model of config.json takes "
+            f"{model_size} ('image_size'); they must be equal"
+        )
+    if not processor.do_rescale or not math.isclose(processor.rescale_factor, 1 / 255, rel_tol=1e-6):
+        factor = f"'rescale_factor' is {processor.rescale_factor}" if processor.do_rescale else "'do_rescale' is false"
+        raise unsupported(factor, "rescaling by 1/255")
+    mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    if processor.do_normalize:
+        if len(processor.image_mean) != 3 or len(processor.image_std) != 3 or min(processor.image_std) <= 0:
+            raise unsupported(
+                f"'image_mean' is {processor.image_mean} and 'image_std' {processor.image_std}",
+                "three means and three positive standard deviations",
+            )
+        mean, std = _triple(processor.image_mean), _triple(processor.image_std)
+    return ImageSettings.centre_crop(
+        size,
+        shortest_side=int(processor.size["shortest_edge"]),
+        interpolation=_INTERPOLATIONS[processor.resample],
+        mean=mean,
+        std=std,
+    )
+
+
+def tokenizer_json(tokenizer: PreTrainedTokenizerFast, folder: Path) -> str:
+    """Serialise a tokenizer in the tokenizers format, without padding and truncation, which the client does itself.
+
+    Raises CheckpointError where it has no such form.
+    """
+    if not tokenizer.is_fast:
+        raise CheckpointError(
+            f"the tokenizer of the checkpoint {folder}, {type(tokenizer).__name__}, cannot be written as tokenizer.json"
+        )
+    plain = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    plain.no_padding()
+    plain.no_truncation()
+    return str(plain.to_str())
+
+
+def _triple(values: Sequence[float]) -> tuple[float, float, float]:
+    red, green, blue = (float(value) for value in values)
+    return red, green, blue
+
+
+def _listing(names: list[str]) -> str:
+    shown = ", ".join(names[:_MAX_LISTED])
+    rest = f", and {len(names) - _MAX_LISTED} more" if len(names) > _MAX_LISTED else ""
+    return f"{len(names)} tensor{'s' if len(names) > 1 else ''}: {shown}{rest}"
