@@ -44,7 +44,7 @@ def recall(
         typer.Option("--language", "-l", help="Languages to ask in, such as en,zh; all if not given."),
     ] = None,
     split: Annotated[str | None, typer.Option(help="The part of the data, such as Karpathy's test; or all.")] = None,
-    pictures: Annotated[Path | None, typer.Option(help="The folder of the pictures, if it is not found.")] = None,
+    images: Annotated[Path | None, typer.Option(help="The folder of the images, if it is not found.")] = None,
     limit: Annotated[int | None, typer.Option(help="Draw so many of the pictures.")] = None,
     seed: Annotated[int, typer.Option(help="What --limit draws with.")] = 0,
     provider: Annotated[str, typer.Option(help="What runs the engines: auto, cpu, openvino or cuda.")] = "auto",
@@ -66,7 +66,7 @@ def recall(
 
     if json_file is not None and (json_file.is_dir() or not json_file.absolute().parent.is_dir()):
         raise InputError(f"the record cannot be written to {json_file}: it is a folder, or its folder is missing")
-    captioned = open_dataset(data, pictures=pictures, split=split, limit=limit, seed=seed)
+    captioned = open_dataset(data, images=images, split=split, limit=limit, seed=seed)
     opened = Bundle.open(bundle if bundle is not None else sample_bundle())
     chosen = _precisions(opened, _words(precision))
     with (

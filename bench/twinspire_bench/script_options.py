@@ -12,8 +12,8 @@ import typer
 from rich.console import Console
 
 from twinspire.errors import InputError, TwinspireError
-from twinspire_eval.datasets.coco import read_coco
-from twinspire_eval.datasets.listing import read_json
+from twinspire.ingest.caption_files import CaptionForm
+from twinspire_eval.datasets.caption_files import list_images
 from twinspire_eval.scenes import Language, Split, scene_set
 
 SizeOption: TypeAlias = Annotated[str, typer.Option(help="vit-b-32, vit-b-16, vit-l-14 or vit-l-14-336; tiny to try.")]
@@ -54,7 +54,7 @@ def read_captions(file: Path | None, count: int) -> list[str]:
     """
     if file is None:
         return [scene.captions[Language.ENGLISH] for scene in scene_set(count, seed=0, split=Split.HELDOUT)]
-    listed = read_coco(file, read_json(file))
+    _, listed = list_images(file, CaptionForm.COCO)
     most = max(len(picture.captions) for picture in listed)
     texts = [p.captions[turn].text for turn in range(most) for p in listed if turn < len(p.captions)]
     if len(texts) < count:

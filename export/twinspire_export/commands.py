@@ -182,7 +182,7 @@ def precision(
         threads=threads,
         rounds=rounds,
     )
-    captioned = open_dataset(data, pictures=images, split=split, limit=limit)
+    captioned = open_dataset(data, images=images, split=split, limit=limit)
     with _progress(keep=True) as (step, progress):
         result = choose_precision(
             bundle, output, captioned, options=options, work=work, on_step=step, on_progress=progress

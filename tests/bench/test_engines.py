@@ -34,7 +34,7 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Material:
     """The sample, whose fp32 engines stand for those of foreign runtimes; no checkpoint."""
     work = tmp_path_factory.mktemp("engines")
     bundle = Bundle.open(sample_bundle())
-    np.save(work / "pictures.npy", Preprocessor(bundle.image).many(DATA.pictures))
+    np.save(work / "pictures.npy", Preprocessor(bundle.image).many(DATA.images))
     (work / "captions.json").write_text(json.dumps(CAPTIONS), encoding="utf-8")
     write_folder(DATA, work / "folder")
     return Material(

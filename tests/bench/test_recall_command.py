@@ -70,7 +70,7 @@ def _expected_ranks(
             if caption.language == language:
                 texts.append(np.array(tokenizer.encode(caption.text).ids, np.int32))
                 owners.append(position)
-    scores = model.encode_texts(texts) @ model.encode_images(np.stack(list(data.pictures))).T  # (T, N)
+    scores = model.encode_texts(texts) @ model.encode_images(np.stack(list(data.images))).T  # (T, N)
     by_caption = [list(np.argsort(-row)).index(owner) + 1 for row, owner in zip(scores, owners, strict=True)]
     by_image = []
     for position in sorted(set(owners)):
@@ -132,7 +132,7 @@ def test_a_broken_image_is_named(clients: dict[str, Client], tmp_path: Path) -> 
     """Its position in the whole data set, its id and its file."""
     good = _captioned(300)
     (tmp_path / "bad.jpg").write_bytes(b"no picture")
-    pictures = [*good.pictures[:270], tmp_path / "bad.jpg", *good.pictures[271:]]
+    pictures = [*good.images[:270], tmp_path / "bad.jpg", *good.images[271:]]
     with pytest.raises(ImageError, match=r"bad\.jpg") as caught:
         measure_recall(clients, CaptionedImages("bad", good.ids, pictures, good.captions))
     assert caught.value.position == 270
@@ -231,7 +231,7 @@ def test_one_precision_has_nothing_to_be_compared_with(
         (["--limit", "0"], "limit"),
         (["--provider", "tpu"], "tpu"),
         (["--split", "test"], "'test'"),
-        (["--pictures", "nowhere"], "nowhere"),
+        (["--images", "nowhere"], "nowhere"),
         (["--json", "nowhere/record.json"], "nowhere/record.json"),
         (["--bundle", "nowhere"], "bundle.json"),
     ],

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -66,9 +70,28 @@ def test_unknown_schema_version(document: dict[str, Any], version: object) -> No
 def test_schema_1_is_read_as_schema_2() -> None:
     """The sample's manifest in schema 1 gives the same manifest as in schema 2, and so the same space."""
     old = Manifest.from_json(SCHEMA_1.read_text(encoding="utf-8"))
-    new = Manifest.from_json((sample_bundle() / "bundle.json").read_text(encoding="utf-8"))
-    assert old == new
-    assert json.loads(old.to_json())["schema_version"] == 2
+    committed = (sample_bundle() / "bundle.json").read_text(encoding="utf-8")
+    assert old == Manifest.from_json(committed)
+    assert old.to_json() == committed
+    assert json.loads(committed)["schema_version"] == 2
+
+
+def test_a_schema_1_bundle_is_upgraded_by_the_tool(tiny: Any, tmp_path: Path) -> None:
+    """tools/upgrade_bundle.py writes a bundle of schema 1 again in schema 2, its other files equal."""
+    old = Path(shutil.copytree(tiny.bundle.path, tmp_path / "old"))
+    document = json.loads((old / "bundle.json").read_text(encoding="utf-8"))
+    towers = document.pop("towers")
+    settings = towers["image"]["settings"]
+    size = settings["height"]
+    kept = {name: settings[name] for name in ("interpolation", "mean", "std")}
+    document |= {"schema_version": 1, "image": {"size": size, "resize": size, "crop": True, **kept}}
+    document["text"] = towers["text"]["settings"]
+    (old / "bundle.json").write_text(json.dumps(document), encoding="utf-8")
+    tool = Path(__file__).parents[2] / "tools" / "upgrade_bundle.py"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "client")}
+    subprocess.run([sys.executable, tool, old, tmp_path / "new"], env=environment, check=True)
+    for path in tiny.bundle.path.iterdir():
+        assert (tmp_path / "new" / path.name).read_bytes() == path.read_bytes(), path.name
 
 
 def test_schema_1_without_crop_stretches() -> None:

@@ -33,7 +33,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_
     def run_main(*arguments: object) -> Ran:
         return run_twinspire(capfd, *arguments)
 
-    monkeypatch.setattr("twinspire.cli.index.add.open_client", open_client)
+    monkeypatch.setattr("twinspire.cli.index.shared.open_client", open_client)
     monkeypatch.setattr("twinspire.cli.search.open_client", open_client)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "80")

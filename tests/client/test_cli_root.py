@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from twinspire.cli.index import export
+from twinspire.cli.index import maintenance
 
 MODULE = [sys.executable, "-m", "twinspire"]
 SCRIPT = [sys.executable, "-c", "import sys; sys.argv[0] = 'twinspire'; from twinspire.cli import main; main()"]
@@ -79,7 +79,7 @@ def test_paragraphs_of_help_are_wrapped_by_the_terminal() -> None:
     """Where it is wide enough, each paragraph of a docstring is one line."""
     told = _run(MODULE, "index", "export", "--help", COLUMNS="2000").stdout
     lines = [line.strip() for line in told.splitlines()]
-    paragraphs = (export.export.__doc__ or "").strip().split("\n\n")
+    paragraphs = (maintenance.export.__doc__ or "").strip().split("\n\n")
     assert len(paragraphs) > 2
     for paragraph in paragraphs:
         assert " ".join(paragraph.split()) in lines

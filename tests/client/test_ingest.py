@@ -19,7 +19,7 @@ from support.data import hash_of
 from support.fakes import FakeClient
 from twinspire.errors import EngineError, InputError, SpaceMismatchError
 from twinspire.index import Index
-from twinspire.ingest import FailedImage, add_images, find_images
+from twinspire.ingest import FailedImage, IngestOptions, add_images, find_images
 
 SPACE = "a" * 64
 
@@ -82,7 +82,7 @@ def test_a_path_without_images_is_an_error_that_names_it(photos: Path, tmp_path:
 def test_every_image_is_added_and_found(index: Index, client: Any, photos: Path) -> None:
     """Files end up in the order given, under their absolute paths, whatever the batch; the progress adds up."""
     files, steps = find_images([photos]), []
-    report = add_images(index, client, files, batch=3, on_progress=steps.append)
+    report = add_images(index, client, files, IngestOptions(batch=3), on_progress=steps.append)
     assert (report.added, report.already, report.failed) == (20, 0, [])
     assert steps == [3] * 6 + [2]
     pixels, _ = client.preprocess(list(files), on_error="skip")
@@ -99,7 +99,7 @@ def test_known_content_is_not_decoded_again(index: Index, client: Any, photos: P
     assert (report.added, report.already, client.decoded) == (1, 20, [])
     Image.new("RGB", (9, 9)).save(photos / "10.png")
     before = index.find(uri=str(photos / "10.png"))[0]
-    report = add_images(index, client, find_images([photos]), batch=4)
+    report = add_images(index, client, find_images([photos]), IngestOptions(batch=4))
     assert (report.changed, report.already, client.decoded) == (1, 19, [(photos / "10.png").read_bytes()])
     (after,) = index.find(uri=str(photos / "10.png"))
     assert (after.id, after.metadata["width"]) == (before.id, 9)
@@ -116,7 +116,7 @@ def test_items_follow_files_that_were_moved_swapped_and_overwritten(index: Index
         (photos / old).rename(photos / new)
     (photos / "06.png").replace(photos / "08.png")  # what 08 was is nowhere any more
     Image.new("RGB", (7, 7)).save(photos / "06.png")
-    report = add_images(index, client, find_images([photos]), batch=4)
+    report = add_images(index, client, find_images([photos]), IngestOptions(batch=4))
     assert (report.added, report.changed, len(client.decoded)) == (1, 4, 1)
     items = index.find(under=str(photos))
     assert {item.content_hash for item in items} == {hash_of(path) for path in find_images([photos])}
@@ -130,7 +130,7 @@ def test_the_same_content_within_a_run_is_encoded_once(index: Index, client: Any
     """Copies in one batch or in different ones are items of their own with the vector of the first."""
     for number in range(5):
         shutil.copy(photos / "00.png", photos / f"copy{number}.png")
-    report = add_images(index, client, find_images([photos]), batch=batch)
+    report = add_images(index, client, find_images([photos]), IngestOptions(batch=batch))
     assert (report.added, report.already, len(client.decoded)) == (25, 0, 20)
     items = index.find(content_hash=hash_of(photos / "00.png"))
     assert sorted(Path(item.uri).name for item in items) == ["00.png", *(f"copy{number}.png" for number in range(5))]
@@ -147,15 +147,15 @@ def test_files_that_fail_are_listed_and_do_not_stop_the_rest(index: Index, clien
     odd = Path(os.fsdecode(os.fsencode(photos) + b"/\xff.png"))
     shutil.copy(photos / "00.png", odd)
     files = find_images([photos])
-    report = add_images(index, client, [*files, photos / "below"], batch=4)
+    report = add_images(index, client, [*files, photos / "below"], IngestOptions(batch=4))
     assert report.added == 20
     assert sorted(report.failed) == sorted(
         [
             FailedImage(photos / "bad1.png", "is no picture"),
             FailedImage(photos / "bad2.png", "is no picture"),
-            FailedImage(photos / "below", "is no regular file"),
+            FailedImage(photos / "below", "is not a regular file"),
             FailedImage(photos / "gone.png", "cannot be read: No such file or directory"),
-            FailedImage(photos / "pipe.png", "is no regular file"),
+            FailedImage(photos / "pipe.png", "is not a regular file"),
             FailedImage(odd, "its name is not UTF-8: rename it"),
         ]
     )
@@ -182,12 +182,12 @@ def test_an_error_of_the_towers_stops_the_run_and_its_thread(index: Index, clien
     client.towers.encode_images = fail
     before = threading.active_count()
     with pytest.raises(EngineError, match="broken"):
-        add_images(index, client, find_images([photos]), batch=2)
+        add_images(index, client, find_images([photos]), IngestOptions(batch=2))
     assert threading.active_count() == before
     assert len(index) == 6
     assert len(client.decoded) <= 6 + 2 * 3, "decoded far ahead"
     client.towers.encode_images = client.encode_pixels
-    report = add_images(index, client, find_images([photos]), batch=2)
+    report = add_images(index, client, find_images([photos]), IngestOptions(batch=2))
     assert (report.added, report.already) == (14, 6)
 
 
@@ -248,7 +248,7 @@ class Rendezvous(Watched):
 def test_the_four_stages_work_at_the_same_time(index: Index, client: Any, photos: Path) -> None:
     """The 4th file is read while the 3rd is decoded, the 2nd encoded and the 1st written: each waits for the others."""
     both: Any = Rendezvous(index, client)
-    report = add_images(both, both, find_images([photos])[:8], batch=1)
+    report = add_images(both, both, find_images([photos])[:8], IngestOptions(batch=1))
     assert (report.added, sorted(both.met)) == (8, ["decode", "encode", "read", "write"])
 
 
@@ -270,7 +270,7 @@ def test_a_slow_index_holds_everything_before_it_back(index: Index, client: Any,
         return index.add(*arguments, **options)
 
     slow: Any = Watched(index, add=add)
-    assert add_images(slow, client, files, batch=1).added == 40
+    assert add_images(slow, client, files, IngestOptions(batch=1)).added == 40
     decoded, encoded = seen[-1]
     assert encoded <= 3
     assert decoded <= 5
@@ -284,11 +284,11 @@ def test_ctrl_c_ends_every_thread_and_keeps_what_was_written(index: Index, clien
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        add_images(index, client, find_images([photos]), batch=2, on_progress=interrupt)
+        add_images(index, client, find_images([photos]), IngestOptions(batch=2), on_progress=interrupt)
     assert threading.active_count() == before
     kept = len(index)
     assert 2 <= kept < 20
-    report = add_images(index, client, find_images([photos]), batch=2)
+    report = add_images(index, client, find_images([photos]), IngestOptions(batch=2))
     assert (report.added, report.already) == (20 - kept, kept)
 
 
@@ -318,7 +318,7 @@ def test_an_error_of_any_stage_reaches_the_caller_and_ends_the_rest(
         setattr(target, name, failing(getattr(index, name)))
     before = threading.active_count()
     with pytest.raises(EngineError, match="broken"):
-        add_images(target, client, find_images([photos]), batch=1)
+        add_images(target, client, find_images([photos]), IngestOptions(batch=1))
     assert threading.active_count() == before
     assert len(index) == 3
 
@@ -326,4 +326,4 @@ def test_an_error_of_any_stage_reaches_the_caller_and_ends_the_rest(
 def test_a_batch_holds_a_file_at_least(index: Index, client: Any) -> None:
     """A batch of none is an InputError."""
     with pytest.raises(InputError, match="batch"):
-        add_images(index, client, [], batch=0)
+        add_images(index, client, [], IngestOptions(batch=0))

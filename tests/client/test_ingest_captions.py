@@ -18,7 +18,7 @@ from support.arrays import random_vectors, unit
 from support.fakes import FakeClient
 from twinspire.errors import InputError
 from twinspire.index import Index, ItemKind
-from twinspire.ingest import Captions, Sidecars, add_images, add_texts, find_images, fuse
+from twinspire.ingest import Captions, IngestOptions, Sidecars, add_images, add_texts, find_images, fuse
 
 SPACE = "c" * 64
 DIM = 8
@@ -68,12 +68,35 @@ FORMS = {
             ],
         }
     ),
+    "rows.json": json.dumps(
+        [
+            {"image": "photos/a.png", "caption_1": "a cat, asleep", "caption_2": "一只猫"},
+            {"image": "below/b.png", "caption": "a dog"},
+        ]
+    ),
+    "cells.csv": 'image,captions\nphotos/a.png,"[""a cat, asleep"", ""一只猫""]"\nbelow/b.png,a dog\n',
+    "dataset_coco.json": json.dumps(
+        {
+            "images": [
+                {
+                    "filename": name,
+                    "filepath": "elsewhere",
+                    "split": "test",
+                    "sentences": [{"raw": caption} for caption in captions],
+                }
+                for name, captions in (("photos/a.png", ["a cat, asleep", "一只猫"]), ("below/b.png", ["a dog"]))
+            ]
+        }
+    ),
+    "results.token": "photos/a.png#0\ta cat, asleep\nphotos/a.png#1\t一只猫\nbelow/b.png#0\ta dog\n",
+    "results.csv": "image_name| comment_number| comment\nphotos/a.png| 0| a cat, asleep\nphotos/a.png| 1| 一只猫\n"
+    "below/b.png| 0| a dog\n",
 }
 
 
 @pytest.mark.parametrize("name", FORMS)
 def test_captions_are_read_from_every_form(photos: Path, name: str) -> None:
-    """CSV, TSV, JSONL and COCO's JSON say the same: two captions of one image, one of another, none of the rest."""
+    """Tables, COCO's, Karpathy's and Flickr30k's files: two captions of one image, one of another, none of the rest."""
     (photos.parent / name).write_text(FORMS[name], encoding="utf-8")
     captions = Captions.read(photos.parent / name)
     said = {path.relative_to(photos).as_posix(): list(captions.of(path)) for path in find_images([photos])}
@@ -114,15 +137,15 @@ def test_sidecars_are_text_files_beside_the_images(photos: Path) -> None:
     ("name", "content", "place", "word"),
     [
         ("a.csv", "picture,caption\na.png\n", "line 2", "cells"),
-        ("a.csv", "photo,words\na.png,x\n", "line 2", "photo"),
+        ("a.csv", "photo,words\na.png,x\n", "line 1", "photo"),
         ("a.csv", "picture,caption\n", "a.csv", "captions"),
         ("a.csv", 'picture,caption\na.png,"x\n', "a.csv", "CSV"),
         ("a.jsonl", '{"image": "a.png"}\n', "line 1", "columns"),
-        ("a.jsonl", '{"image": 3, "caption": "x"}\n', "a.jsonl", "'x'"),
+        ("a.jsonl", '{"image": 3, "caption": "x"}\n', "line 1", "'image'"),
         ("a.jsonl", "[1]\n", "a.jsonl", "object"),
         ("a.jsonl", "nonsense\n", "line 1", "JSON"),
         ("a.json", '{"images": []}', "a.json", "COCO"),
-        ("a.json", '{"images": [], "annotations": [{"image_id": 1, "caption": "x"}]}', "a.json", "COCO"),
+        ("a.json", '{"images": [], "annotations": [{"image_id": 1, "caption": "x"}]}', "a.json", "'images'"),
         ("a.json", "3", "a.json", "objects"),
         ("a.xml", "<a/>", "a.xml", ".jsonl"),
     ],
@@ -149,7 +172,9 @@ def test_a_missing_file_of_captions_is_said(tmp_path: Path) -> None:
 def test_fused_vectors_are_the_formulas(index: Index, client: Any, photos: Path) -> None:
     """A captioned image's vector is the unit of 0.7 image + 0.3 mean caption, another's its own."""
     captions = Captions({"a.png": ["one", "two"], "c.png": ["three"]}, folder=Path("/"))
-    report = add_images(index, client, find_images([photos]), captions=captions, fuse_captions=0.3, batch=3)
+    report = add_images(
+        index, client, find_images([photos]), IngestOptions(captions=captions, caption_weight=0.3, batch=3)
+    )
     assert (report.added, report.captioned) == (4, 2)
     (hits,) = index.search(vector_of("any")[None], k=4, space=SPACE)
     by_name = {Path(hit.uri).relative_to(photos).as_posix(): hit for hit in hits}
@@ -171,20 +196,20 @@ def test_captions_come_to_images_that_are_there(index: Index, client: Any, photo
     """A second run with captions gives them to known images, mixed in where a weight came; a third is idle."""
     add_images(index, client, find_images([photos]))
     captions = Captions({"a.png": ["one"]}, folder=Path("/"))
-    report = add_images(index, client, find_images([photos]), captions=captions, fuse_captions=weight)
+    report = add_images(index, client, find_images([photos]), IngestOptions(captions=captions, caption_weight=weight))
     assert (report.added, report.already, report.changed, report.captioned) == (0, 3, 1, 1)
     (item,) = index.find(uri=str(photos / "a.png"))
     expected = vector_of("colour [0, 10, 10]") + (vector_of("one") if weight else 0)
     np.testing.assert_allclose(index.vectors([item.id])[0], expected / np.linalg.norm(expected), atol=1e-6)
     assert (item.caption, item.metadata.get("fused_captions")) == ("one", weight)
-    report = add_images(index, client, find_images([photos]), captions=captions, fuse_captions=weight)
+    report = add_images(index, client, find_images([photos]), IngestOptions(captions=captions, caption_weight=weight))
     assert (report.already, report.changed) == (4, 0)
 
 
 def test_captions_alone_leave_the_vectors_as_they_are(index: Index, client: Any, photos: Path) -> None:
     """Without a weight nothing is encoded but images."""
     captions = Captions({"a.png": ["one"]}, folder=Path("/"))
-    assert add_images(index, client, [photos / "a.png"], captions=captions).captioned == 1
+    assert add_images(index, client, [photos / "a.png"], IngestOptions(captions=captions)).captioned == 1
     assert client.encoded_texts == []
     (hits,) = index.search(vector_of("colour [0, 10, 10]")[None], k=1, space=SPACE)
     assert (hits[0].caption, hits[0].score) == ("one", pytest.approx(1, abs=1e-6))
@@ -208,14 +233,14 @@ def test_fused_vectors_are_unit_and_between(a: NDArray[np.float32], b: NDArray[n
 def test_a_weight_that_is_none_is_refused(index: Index, client: Any, photos: Path, weight: Any) -> None:
     """Before anything is read."""
     with pytest.raises(InputError, match=r"\bweight\b"):
-        add_images(index, client, [photos / "a.png"], captions=Sidecars(), fuse_captions=weight)
+        add_images(index, client, [photos / "a.png"], IngestOptions(captions=Sidecars(), caption_weight=weight))
     assert len(index) == 0
 
 
 def test_fusing_needs_captions(index: Index, client: Any, photos: Path) -> None:
     """A weight without a source is an InputError."""
     with pytest.raises(InputError, match=r"\bcaptions\b"):
-        add_images(index, client, [photos / "a.png"], fuse_captions=0.3)
+        add_images(index, client, [photos / "a.png"], IngestOptions(caption_weight=0.3))
 
 
 def test_opposite_vectors_have_no_mean() -> None:

@@ -18,7 +18,7 @@ from PIL import Image
 from support.fakes import FakeClient
 from twinspire.cli import main
 from twinspire.index import Index, StoredItem, VectorType
-from twinspire.ingest import Captions, FolderEvent, Sidecars, add_images, find_images, sync, watch
+from twinspire.ingest import Captions, FolderEvent, IngestOptions, Sidecars, add_images, find_images, sync, watch
 
 SPACE = "e" * 64
 DIM = 6
@@ -68,7 +68,7 @@ def test_each_copy_has_its_own_caption_and_metadata(index: Index, client: Any, p
     """What a table says of the second file is not lost, and its image is decoded once."""
     (photos / "shop.csv").write_text("path,caption,price\na/summer.jpg,a beach,10\nb/winter.jpg,snow,20\n")
     said = Captions.read(photos / "shop.csv")
-    report = add_images(index, client, find_images([photos]), captions=said)
+    report = add_images(index, client, find_images([photos]), IngestOptions(captions=said))
     assert (report.added, report.already, report.captioned, len(client.decoded)) == (2, 0, 2, 1)
     found = {path.name: item_at(index, path) for path in find_images([photos])}
     assert {name: (item.caption, item.metadata["price"]) for name, item in found.items()} == {
@@ -77,7 +77,7 @@ def test_each_copy_has_its_own_caption_and_metadata(index: Index, client: Any, p
     }
     np.testing.assert_array_equal(*index.vectors([item.id for item in found.values()]))
     generation = index.generation
-    report = add_images(index, client, find_images([photos]), captions=said)
+    report = add_images(index, client, find_images([photos]), IngestOptions(captions=said))
     assert (report.added, report.already, index.generation) == (0, 2, generation)
 
 
@@ -99,7 +99,7 @@ def test_copies_with_captions_mixed_in_have_vectors_of_their_own(index: Index, c
     third = photos / "c.jpg"
     shutil.copy(first, third)
     said = Captions({"summer.jpg": ["warm"], "winter.jpg": ["cold"], "c.jpg": ["warm"]}, folder=Path("/"))
-    report = add_images(index, client, [first, second, third], captions=said, fuse_captions=0.5)
+    report = add_images(index, client, [first, second, third], IngestOptions(captions=said, caption_weight=0.5))
     assert (report.added, len(client.decoded)) == (3, 2)
     vectors = index.vectors([item_at(index, path).id for path in (first, second, third)])
     np.testing.assert_array_equal(vectors[0], vectors[2])
@@ -117,7 +117,7 @@ def test_sidecars_caption_each_copy(index: Index, client: Any, photos: Path) -> 
     """Text files beside two copies are two captions."""
     for name, text in (("a/summer.txt", "warm"), ("b/winter.txt", "cold")):
         (photos / name).write_text(text)
-    assert add_images(index, client, find_images([photos]), captions=Sidecars()).captioned == 2
+    assert add_images(index, client, find_images([photos]), IngestOptions(captions=Sidecars())).captioned == 2
     assert [item_at(index, path).caption for path in find_images([photos])] == ["warm", "cold"]
 
 
@@ -128,7 +128,7 @@ def test_copies_that_cannot_be_decoded_all_fail(index: Index, client: Any, photo
         path.write_text("no picture")
     for batch in (1, 8):
         before = len(client.decoded)
-        report = add_images(index, client, files, batch=batch)
+        report = add_images(index, client, files, IngestOptions(batch=batch))
         assert sorted(report.failed) == sorted((path, "is no picture") for path in files)
         assert (report.added, len(client.decoded) - before) == (0, 1)
 
@@ -168,7 +168,14 @@ def test_removing_one_copy_removes_only_its_item(index: Index, client: Any, phot
 def test_a_watch_tells_copies_as_added(index: Index, client: Any, photos: Path) -> None:
     """When it catches up and later."""
     stop, events = threading.Event(), list[FolderEvent]()
-    watch(index, client, [photos], stop=stop, on_caught_up=stop.set, on_event=events.append, captions=Sidecars())
+    watch(
+        index,
+        client,
+        [photos],
+        IngestOptions(on_event=events.append, captions=Sidecars()),
+        stop=stop,
+        on_caught_up=stop.set,
+    )
     assert sorted(f"{event.happened} {event.path.name}" for event in events) == ["added summer.jpg", "added winter.jpg"]
     assert len(client.decoded) == 1
 
@@ -188,7 +195,7 @@ def test_many_copies_cost_one_look_up_each(index: Index, client: Any, photos: Pa
         return find(**given)
 
     index.find = counted  # type: ignore[method-assign]
-    assert add_images(index, client, copies, batch=8).added == 200
+    assert add_images(index, client, copies, IngestOptions(batch=8)).added == 200
     assert sum("content_hash" in given for given in asked) == 1
     assert len(client.decoded) == 1
     assert {item.content_hash for item in find(under=str(photos))} == {hashlib.sha256(source.read_bytes()).hexdigest()}

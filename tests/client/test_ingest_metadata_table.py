@@ -19,7 +19,7 @@ from support.fakes import FakeClient
 from twinspire.cli import main
 from twinspire.errors import InputError
 from twinspire.index import Index
-from twinspire.ingest import Captions, FolderEvent, OnConflict, add_images, find_images, watch
+from twinspire.ingest import Captions, FolderEvent, IngestOptions, OnConflict, add_images, find_images, watch
 
 SPACE = "d" * 64
 
@@ -158,7 +158,7 @@ def test_cocos_fields_are_no_metadata(photos: Path) -> None:
         ("t.jsonl", '{"path": "a", "x": [NaN]}', "line 1", "JSON"),
         ("t.jsonl", '{"path": "a", "x": "\\ud800"}', "line 1", "JSON"),
         ("t.csv", "path,price, price\na.png,3,4\n", "line 1", "'price'"),
-        ("t.csv", "path\na.png\n", "line 2", "columns"),
+        ("t.csv", "path\na.png\n", "line 1", "columns"),
         ("t.csv", "path,price\na.png,\n", "t.csv", "captions"),
     ],
 )
@@ -191,9 +191,9 @@ def test_a_column_that_the_file_has_too_counts_as_is_asked_for(
     """By default the table's value counts; the keys by which changes are seen are the file's and prefixed at least."""
     (photos / "t.csv").write_text("path,name,width,bytes,price\na.png,Sunset,999,7,3\n")
     said = Captions.read(photos / "t.csv", on_conflict=on_conflict)
-    assert add_images(index, client, [photos / "a.png"], captions=said).added == 1
+    assert add_images(index, client, [photos / "a.png"], IngestOptions(captions=said)).added == 1
     assert conflicting(index, photos / "a.png") == CONFLICTS[on_conflict]
-    report = add_images(index, client, [photos / "a.png"], captions=said)
+    report = add_images(index, client, [photos / "a.png"], IngestOptions(captions=said))
     assert (report.already, report.changed) == (1, 0)
 
 
@@ -202,7 +202,7 @@ def test_the_tables_value_stays_when_the_file_changes_or_moves(index: Index, cli
     path, moved = photos / "a.png", photos / "z.png"
     add_images(index, client, [path])
     said = table(photos, "path,name,year\na.png,Sunset,1999\n")
-    assert add_images(index, client, [path], captions=said).changed == 1
+    assert add_images(index, client, [path], IngestOptions(captions=said)).changed == 1
     path.rename(moved)
     assert add_images(index, client, [moved]).changed == 1
     assert (conflicting(index, moved)["name"], conflicting(index, moved)["width"]) == ("Sunset", 4)
@@ -228,24 +228,27 @@ def test_adding_again_changes_metadata_and_encodes_nothing(index: Index, client:
     """New values come, values of which nothing is said stay, so do others' keys; the same again is idle."""
     pictures = find_images([photos])
     first = table(photos, "image,price,in_stock\na.png,3,true\nb.png,4,true\n")
-    assert add_images(index, client, pictures, captions=first).added == 3
+    assert add_images(index, client, pictures, IngestOptions(captions=first)).added == 3
     (item,) = index.find(uri=str(photos / "a.png"))
     index.update(item.id, metadata={**item.metadata, "tags": ["mine"]})
     again = table(photos, "image,price,in_stock,caption\na.png,5,,\nb.png,4,false,a dog\n")
-    report = add_images(index, client, pictures, captions=again)
+    report = add_images(index, client, pictures, IngestOptions(captions=again))
     assert (report.added, report.changed, report.captioned, report.already) == (0, 2, 1, 1)
     assert own(index, photos / "a.png") == {"price": 5, "in_stock": True, "tags": ["mine"]}
     assert own(index, photos / "b.png") == {"price": 4, "in_stock": False}
     assert index.find(uri=str(photos / "b.png"))[0].caption == "a dog"
-    report = add_images(index, client, pictures, captions=again)
+    report = add_images(index, client, pictures, IngestOptions(captions=again))
     assert (report.changed, report.already, client.encoded_images) == (0, 3, 3)
 
 
 def test_a_moved_image_takes_the_metadata_of_its_new_name(index: Index, client: Any, photos: Path) -> None:
     """It follows its file and what is said there, both in one run."""
-    add_images(index, client, [photos / "a.png"], captions=table(photos, "image,price\na.png,3\n"))
+    options = IngestOptions(captions=table(photos, "image,price\na.png,3\n"))
+    add_images(index, client, [photos / "a.png"], options)
     (photos / "a.png").rename(photos / "z.png")
-    report = add_images(index, client, [photos / "z.png"], captions=table(photos, "image,price\nz.png,8\n"))
+    report = add_images(
+        index, client, [photos / "z.png"], IngestOptions(captions=table(photos, "image,price\nz.png,8\n"))
+    )
     assert (report.changed, client.encoded_images, own(index, photos / "z.png")) == (1, 1, {"price": 8})
     assert index.find(uri=str(photos / "z.png"))[0].metadata["name"] == "z.png"
 
@@ -254,7 +257,7 @@ def test_a_new_caption_that_is_mixed_in_brings_its_metadata(index: Index, client
     """With a weight the image is encoded again and its metadata changes with it."""
     add_images(index, client, [photos / "a.png"])
     said = table(photos, "image,caption,price\na.png,a cat,3\n")
-    report = add_images(index, client, [photos / "a.png"], captions=said, fuse_captions=0.5)
+    report = add_images(index, client, [photos / "a.png"], IngestOptions(captions=said, caption_weight=0.5))
     assert (report.changed, report.captioned, own(index, photos / "a.png")) == (1, 1, {"price": 3})
 
 
@@ -264,7 +267,13 @@ def test_a_watch_takes_over_metadata_at_its_start(index: Index, client: Any, pho
     def catch_up(said: Captions) -> list[str]:
         stop, events = threading.Event(), list[FolderEvent]()
         watch(
-            index, client, [photos], captions=said, stop=stop, on_caught_up=stop.set, on_event=events.append, poll=True
+            index,
+            client,
+            [photos],
+            IngestOptions(captions=said, on_event=events.append),
+            stop=stop,
+            on_caught_up=stop.set,
+            poll=True,
         )
         return sorted(f"{event.happened} {event.path.name}" for event in events)
 

@@ -20,7 +20,17 @@ from support.data import hash_of
 from support.fakes import FakeClient
 from twinspire.errors import InputError
 from twinspire.index import Index, StoredItem
-from twinspire.ingest import FolderEvent, Happened, Sidecars, add_images, changes, find_images, sync, watch
+from twinspire.ingest import (
+    FolderEvent,
+    Happened,
+    IngestOptions,
+    Sidecars,
+    add_images,
+    changes,
+    find_images,
+    sync,
+    watch,
+)
 
 SPACE = "f" * 64
 DIM = 3
@@ -65,15 +75,18 @@ class Watching:
         self._stop, caught_up = threading.Event(), threading.Event()
         options = {"settle_s": 0.1, "gone_s": 0.4, **options}
 
+        names = [name for name in ("captions", "caption_weight") if name in options]
+        ingest = IngestOptions(on_event=self.events.append, **{name: options.pop(name) for name in names})
+
         def run() -> None:
             try:
                 watch(
                     index,
                     client,
                     [folder],
+                    ingest,
                     stop=self._stop,
                     on_caught_up=caught_up.set,
-                    on_event=self.events.append,
                     **options,
                 )
             except BaseException as error:
@@ -267,7 +280,7 @@ def test_a_image_moved_out_of_the_way_keeps_its_id(index: Index, client: Any, fo
 def lose_events(monkeypatch: pytest.MonkeyPatch, *, lost: bool) -> None:
     """Let watches know of nothing that happens."""
     module = sys.modules["twinspire.ingest.watch"]  # the package has a function of this name
-    monkeypatch.setattr(module, "watched", lambda roots, *, poll: LossySource(lost=lost))
+    monkeypatch.setattr(module, "change_source", lambda roots, *, poll: LossySource(lost=lost))
 
 
 class LossySource:
@@ -323,7 +336,7 @@ def test_a_folder_found_empty_while_watching_removes_nothing(
     """Nobody told that its files were deleted: a disk that is not mounted any more looks the same."""
     draw(folder / "a.ppm", 1)
     monkeypatch.setattr(
-        sys.modules["twinspire.ingest.watch"], "watched", lambda roots, *, poll: LossySource(lost=False)
+        sys.modules["twinspire.ingest.watch"], "change_source", lambda roots, *, poll: LossySource(lost=False)
     )
     with Watching(index, client, folder, rescan_s=0.2) as watching:
         (folder / "a.ppm").unlink()
@@ -453,7 +466,7 @@ def test_files_that_are_skipped_are_counted_by_suffix(index: Index, client: Any,
     assert find_images([folder]).skipped == expected
     assert add_images(index, client, find_images([folder])).skipped == expected
     assert sync(index, client, [folder]).skipped == expected
-    assert sync(index, client, [folder], captions=Sidecars()).skipped == {".mp4": 2, "": 1}
+    assert sync(index, client, [folder], IngestOptions(captions=Sidecars())).skipped == {".mp4": 2, "": 1}
 
 
 @pytest.mark.parametrize("has_reader", [True, False])
@@ -484,7 +497,7 @@ def test_a_dry_run_says_what_would_be_done(index: Index, client: Any, folder: Pa
     draw(folder / "new.ppm", 21)
     generation, encoded = index.generation, client.encoded_images
     events: list[FolderEvent] = []
-    planned = sync(index, client, [folder], dry_run=True, on_event=events.append)
+    planned = sync(index, client, [folder], IngestOptions(on_event=events.append), dry_run=True)
     assert (index.generation, client.encoded_images) == (generation, encoded)
     assert all(event.id is None for event in events if event.happened is Happened.ADDED)
     assert sync(index, client, [folder]) == planned

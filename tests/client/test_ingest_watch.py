@@ -22,7 +22,7 @@ from support.data import hash_of
 from support.fakes import FakeClient
 from twinspire.errors import InputError
 from twinspire.index import Index, Item, ItemKind, StoredItem
-from twinspire.ingest import FolderEvent, Happened, Sidecars, add_images, find_images, watch
+from twinspire.ingest import FolderEvent, Happened, IngestOptions, Sidecars, add_images, find_images, watch
 
 SPACE = "d" * 64
 DIM = 3
@@ -60,7 +60,7 @@ def held(index: Index, folder: Path) -> dict[str, StoredItem]:
 def catch_up(index: Index, client: Any, folder: Path, **options: Any) -> list[FolderEvent]:
     """Watch until the index has caught up, and no longer."""
     stop, events = threading.Event(), list[FolderEvent]()
-    watch(index, client, [folder], stop=stop, on_caught_up=stop.set, on_event=events.append, **options)
+    watch(index, client, [folder], IngestOptions(on_event=events.append), stop=stop, on_caught_up=stop.set, **options)
     return events
 
 
@@ -72,17 +72,20 @@ class Watching:
         self.error: BaseException | None = None
         self._stop, caught_up = threading.Event(), threading.Event()
 
+        names = [name for name in ("captions", "caption_weight") if name in options]
+        ingest = IngestOptions(on_event=self.events.append, **{name: options.pop(name) for name in names})
+
         def run() -> None:
             try:
                 watch(
                     index,
                     client,
                     [folder],
+                    ingest,
                     stop=self._stop,
                     settle_s=settle_s,
                     gone_s=0.4,
                     on_caught_up=caught_up.set,
-                    on_event=self.events.append,
                     **options,
                 )
             except BaseException as error:
@@ -359,7 +362,7 @@ def test_a_file_that_may_not_be_looked_at_is_not_gone(
 def test_a_sidecar_gives_and_changes_a_caption(index: Index, folder: Path) -> None:
     """A text file beside an image is seen when it is written; with a weight the vector follows."""
     client: Any = FakeClient(SPACE)
-    with Watching(index, client, folder, captions=Sidecars(), fuse_captions=0.5) as watching:
+    with Watching(index, client, folder, captions=Sidecars(), caption_weight=0.5) as watching:
         watching.wait_for("added a.png", "added b.png", "added c.png")
         (folder / "a.txt").write_text("a white thing")
         watching.wait_for("captioned a.png")

@@ -17,8 +17,9 @@ from onnx import TensorProto, helper
 from onnxruntime.capi import onnxruntime_pybind11_state
 
 from support.arrays import noise_images
-from twinspire.bundle import Bundle, OutputForm, Padding, Precision, Tower
-from twinspire.contract import TensorSpec
+from twinspire import Client
+from twinspire.bundle import Bundle, OutputForm, Padding, Precision, Resize, Tower
+from twinspire.contract import TensorSpec, image_input
 from twinspire.errors import BundleError, EngineError, InputError, TwinspireError
 from twinspire.towers import LocalTowers, Provider, Towers, TritonTowers, auto_selection, validation
 from twinspire.towers.providers import Sessions
@@ -453,3 +454,20 @@ def test_towers_of_later_versions_are_refused(tiny: Any, change: dict[str, Any])
     for open_towers in (LocalTowers, lambda bundle: TritonTowers("127.0.0.1:1", bundle)):
         with pytest.raises(BundleError, match="image tower"):
             open_towers(bundle)
+
+
+def test_images_need_not_be_square(tiny: Any, make_tiny: Callable[..., Any]) -> None:
+    """A tower of 8 x 32 pixels gets images of that shape, from files to vectors; others are refused."""
+    graph = tiny.model.image_graph()
+    for axis, pixels in ((1, 8), (2, 32)):  # as many as the tiny tower's 16 x 16
+        graph.graph.input[0].type.tensor_type.shape.dim[axis].dim_value = pixels
+    made = make_tiny(graphs={Tower.IMAGE: graph}).bundle
+    wide = replace(made.image, height=8, width=32, resize=Resize.STRETCH, shortest_side=None, crop_rounding=None)
+    image = replace(made.manifest.towers.image, settings=wide, input=image_input(8, 32))
+    bundle = Bundle(made.path, replace(made.manifest, towers=replace(made.manifest.towers, image=image)))
+    with Client.local(bundle, precision="fp32", provider="cpu", threads=1) as client:
+        pixels = client.preprocess([noise_images(1, size=40)[0]] * 2)
+        assert pixels.shape == (2, 8, 32, 3)
+        _assert_close(client.towers.encode_images(pixels), tiny.model.encode_images(pixels))
+        with pytest.raises(InputError, match=r"\(N, 8, 32, 3\)"):
+            client.towers.encode_images(noise_images(1))

@@ -17,7 +17,7 @@ from PIL import Image
 from support.arrays import noise_images
 from twinspire import Client, Index, TritonTowers
 from twinspire.errors import ServerOverloadedError, ServerUnavailableError, SpaceMismatchError, TwinspireError
-from twinspire.ingest import add_images
+from twinspire.ingest import IngestOptions, add_images
 
 Start = Callable[..., Any]
 
@@ -207,8 +207,8 @@ def test_images_added_before_an_overload_stay(tiny: Any, start_fake: Start, tmp_
         Index.create(tmp_path / "index", dim=client.dim, space=client.space) as index,
     ):
         with pytest.raises(ServerOverloadedError):
-            add_images(index, client, files, batch=4)
+            add_images(index, client, files, IngestOptions(batch=4))
         assert 0 < len(index) <= 12
         server.hook = None
-        add_images(index, client, files, batch=4)
+        add_images(index, client, files, IngestOptions(batch=4))
         assert len(index) == 20

@@ -16,7 +16,14 @@ from PIL import Image
 
 from support.data import PHOTO_CAPTIONS, PHOTOS, VAL2017_CAPTIONS
 from twinspire.errors import InputError
-from twinspire_eval.datasets import FORMS, Caption, CaptionedImages, Form, open_dataset
+from twinspire_eval.datasets import (
+    DATASETS,
+    Caption,
+    CaptionedImages,
+    DatasetOptions,
+    open_dataset,
+    register_dataset,
+)
 from twinspire_eval.scenes import Split, draw_dataset, scene_set
 
 IMAGES = [{"id": 7, "file_name": "a.jpg"}, {"id": 9, "file_name": "b.jpg"}]
@@ -45,7 +52,7 @@ def _content(data: CaptionedImages) -> list[tuple[str, str, list[str]]]:
     """Ids, names of files and captions."""
     return [
         (name, Path(str(picture)).name, [caption.text for caption in said])
-        for name, picture, said in zip(data.ids, data.pictures, data.captions, strict=True)
+        for name, picture, said in zip(data.ids, data.images, data.captions, strict=True)
     ]
 
 
@@ -102,10 +109,33 @@ def test_a_form_is_told_by_its_file(put: Put, name: str, content: Any, expected:
     assert _content(open_dataset(path.parent)) == expected, "the one file of captions in a folder"
 
 
-def test_every_form_is_described() -> None:
-    """The list that errors and the help show is whole."""
-    assert list(FORMS) == list(Form)
-    assert all(text.startswith(form.value) for form, text in FORMS.items())
+def test_every_data_set_is_described() -> None:
+    """The usages that errors and the help show name what they describe."""
+    assert list(DATASETS) == ["scenes", "coco", "karpathy", "flickr30k", "table"]
+    assert all(dataset.usage.startswith(f"{name}:") for name, dataset in DATASETS.items())
+
+
+class Squares:
+    """A data set of grey squares."""
+
+    name = "toy"
+    usage = "toy:COUNT, grey squares"
+
+    def open(self, argument: str, options: DatasetOptions) -> CaptionedImages:
+        """Make COUNT squares, or as many as the limit says."""
+        data = _numbered(int(argument))
+        return data if options.limit is None else data.sample(options.limit, seed=options.seed)
+
+
+def test_a_data_set_is_added_by_one_class() -> None:
+    """Once registered it is opened by its name, with the common options, and named where another one is unknown."""
+    register_dataset(Squares())
+    try:
+        assert open_dataset("toy:5", limit=3).ids == _numbered(5).sample(3).ids
+        with pytest.raises(InputError, match="toy:COUNT"):
+            open_dataset("nowhere")
+    finally:
+        del DATASETS["toy"]
 
 
 def test_karpathy_wants_a_split_chosen(put: Put) -> None:
@@ -124,18 +154,18 @@ def test_images_are_found_as_archives_are_unpacked(put: Put, tmp_path: Path) -> 
     """COCO's captions lie in annotations/, its images in val2017/ beside it; Karpathy's name the folder."""
     (tmp_path / "images").rename(tmp_path / "val2017")
     path = put("annotations/captions_val2017.json", {"images": IMAGES, "annotations": SAID})
-    assert open_dataset(path).pictures[0] == tmp_path / "val2017/a.jpg"
+    assert open_dataset(path).images[0] == tmp_path / "val2017/a.jpg"
     assert _content(open_dataset(tmp_path)) == _content(open_dataset(path))
     karpathy = put("dataset_coco.json", _karpathy("test", filepath="val2017"))
-    assert open_dataset(karpathy, split="test").pictures[0] == tmp_path / "val2017/a.jpg"
-    assert open_dataset(path, pictures=tmp_path / "val2017").pictures[1] == tmp_path / "val2017/b.jpg"
+    assert open_dataset(karpathy, split="test").images[0] == tmp_path / "val2017/a.jpg"
+    assert open_dataset(path, images=tmp_path / "val2017").images[1] == tmp_path / "val2017/b.jpg"
 
 
 def test_a_relative_path_finds_the_folder_beside_it(put: Put, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Seen from within the captions' folder, too, the images lie beside it."""
     put("annotations/captions_some.json", {"images": IMAGES, "annotations": SAID})
     monkeypatch.chdir(tmp_path / "annotations")
-    assert Path(str(open_dataset("captions_some.json").pictures[0])).samefile(tmp_path / "images/a.jpg")
+    assert Path(str(open_dataset("captions_some.json").images[0])).samefile(tmp_path / "images/a.jpg")
 
 
 def test_languages_stand_beside_captions(put: Put) -> None:
@@ -147,12 +177,12 @@ def test_languages_stand_beside_captions(put: Put) -> None:
     ]
     data = open_dataset(put("rows.json", rows))
     assert data.languages == ("en", "zh")
-    assert (data.said("en").texts, data.said("en").owners.tolist()) == (["one", "uno"], [0, 0])
-    assert (data.said("zh").texts, data.said("zh").owners.tolist()) == (["一", "二"], [0, 1])
+    assert (data.captions_in("en").texts, data.captions_in("en").owners.tolist()) == (["one", "uno"], [0, 0])
+    assert (data.captions_in("zh").texts, data.captions_in("zh").owners.tolist()) == (["一", "二"], [0, 1])
     with pytest.raises(InputError, match="'de'"):
-        data.said("de")
+        data.captions_in("de")
     with pytest.raises(InputError, match="'en'"):
-        open_dataset(put("some.json", [{"image": "a.jpg", "caption": "x"}])).said("en")
+        open_dataset(put("some.json", [{"image": "a.jpg", "caption": "x"}])).captions_in("en")
 
 
 def test_rows_may_tell_splits(put: Put) -> None:
@@ -288,7 +318,7 @@ def test_a_broken_file_is_told_as_such(put: Put, name: str, content: Any, messag
         ("scenes:0", {}, "10,000"),
         ("scenes:10001", {}, "10,000"),
         ("scenes:3", {"split": "test"}, "heldout"),
-        ("scenes:3", {"pictures": Path("/tmp")}, "/tmp"),
+        ("scenes:3", {"images": Path("/tmp")}, "/tmp"),
         ("scenes:3", {"limit": 0}, "limit"),
         ("scenes:3", {"seed": -1}, "seed"),
         ("FOLDER", {}, r"\*\.jsonl"),
@@ -309,7 +339,7 @@ def test_other_forms_in_front_are_errors(put: Put, tmp_path: Path) -> None:
         (f"coco:{karpathy}", "COCO"),
         (f"karpathy:{coco}", "'filename'"),
         (f"table:{coco}", "list"),
-        (f"flickr30k:{coco}", "flickr30k:PATH"),
+        (f"flickr30k:{coco}", "JSON"),
         (str(tmp_path), "dataset_coco.json"),
     ]:
         with pytest.raises(InputError, match=message):
@@ -317,7 +347,7 @@ def test_other_forms_in_front_are_errors(put: Put, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="'test'"):
         open_dataset(coco, split="test")
     with pytest.raises(InputError, match="nowhere"):
-        open_dataset(coco, pictures=tmp_path / "nowhere")
+        open_dataset(coco, images=tmp_path / "nowhere")
 
 
 def test_scenes_are_those_that_are_drawn_to_a_folder(tmp_path: Path) -> None:
@@ -325,10 +355,10 @@ def test_scenes_are_those_that_are_drawn_to_a_folder(tmp_path: Path) -> None:
     drawn = draw_dataset(tmp_path / "scenes", 6, seed=5, split=Split.HELDOUT)
     data, folder = open_dataset("scenes:6:5"), open_dataset(tmp_path / "scenes")
     files = sorted((tmp_path / "scenes").glob("*.jpg"))
-    assert list(data.pictures) == [file.read_bytes() for file in files]
-    assert [Path(str(picture)) for picture in folder.pictures] == files
+    assert list(data.images) == [file.read_bytes() for file in files]
+    assert [Path(str(picture)) for picture in folder.images] == files
     assert data.captions == folder.captions
-    assert data.said("zh").texts == [
+    assert data.captions_in("zh").texts == [
         scene.captions[language] for scene in drawn for language in scene.captions if language == "zh"
     ]
     assert data.name == "6 heldout scenes, seed 5"
@@ -349,7 +379,7 @@ def test_images_are_drawn_when_they_are_asked_for(monkeypatch: pytest.MonkeyPatc
     real = Image.Image.save
     monkeypatch.setattr(Image.Image, "save", lambda *given, **options: drawn.append(1) or real(*given, **options))
     data = open_dataset("scenes:50")
-    part = data.pictures[10:20]
+    part = data.images[10:20]
     assert (len(part), len(drawn)) == (10, 0)
     raw = part[-1]
     assert len(drawn) == 1
@@ -369,7 +399,7 @@ def test_a_sample_is_a_part_in_order(count: int, limit: int, seed: int) -> None:
     assert len(positions) == min(limit, count)
     assert positions == sorted(set(positions))
     assert [said[0].text for said in part.captions] == [f"picture {position}" for position in positions]
-    assert [int(np.asarray(picture)[0, 0, 0]) for picture in part.pictures] == positions
+    assert [int(np.asarray(picture)[0, 0, 0]) for picture in part.images] == positions
     assert part.ids == data.sample(limit, seed=seed).ids
     assert (part.name == data.name) == (limit >= count)
 
@@ -379,7 +409,7 @@ def test_a_limit_draws_before_images_are_looked_for(put: Put) -> None:
     path = put("some.csv", "image,caption\na.jpg,one\nb.jpg,two\n")
     data = open_dataset(path, limit=1, seed=3)
     assert data.ids == open_dataset(path).sample(1, seed=3).ids
-    assert data.name == "some.csv (table), 1 of 2 drawn with seed 3"
+    assert data.name == "some.csv (table), 1 of 2 sampled with seed 3"
 
 
 def _numbered(count: int) -> CaptionedImages:
@@ -399,7 +429,7 @@ def test_chunks_are_all_images() -> None:
 def test_a_fingerprint_is_of_questions_not_of_places(put: Put, tmp_path: Path) -> None:
     """The same captions of the same ids have one, wherever the files lie; another word has another."""
     first = open_dataset(put("one.csv", "image,caption\na.jpg,one\n"))
-    again = open_dataset(put("other/two.jsonl", '{"image": "a.jpg", "caption": "one"}'), pictures=tmp_path / "images")
+    again = open_dataset(put("other/two.jsonl", '{"image": "a.jpg", "caption": "one"}'), images=tmp_path / "images")
     other = open_dataset(put("three.csv", "image,caption\na.jpg,One\n"))
     assert first.sha256 == again.sha256 != other.sha256
 
@@ -437,8 +467,8 @@ def test_the_official_captions_are_read_whole(tmp_path: Path) -> None:
     document = json.loads(VAL2017_CAPTIONS.read_text(encoding="utf-8"))
     for image in document["images"]:
         (tmp_path / image["file_name"]).touch()
-    data = open_dataset(VAL2017_CAPTIONS, pictures=tmp_path)
-    assert (len(data), len(data.said(None).texts)) == (len(document["images"]), len(document["annotations"]))
+    data = open_dataset(VAL2017_CAPTIONS, images=tmp_path)
+    assert (len(data), len(data.captions_in(None).texts)) == (len(document["images"]), len(document["annotations"]))
     grouped: dict[str, list[str]] = {}
     for annotation in document["annotations"]:
         grouped.setdefault(str(annotation["image_id"]), []).append(annotation["caption"].strip())

@@ -151,7 +151,7 @@ def test_the_new_bundle_says_what_won(chosen: PrecisionResult, tiny: Any) -> Non
 
 def test_certificates_hold_cosine_and_speed(chosen: PrecisionResult, tiny: Any) -> None:
     """int8's cosine is that of its embeddings over the data; each runtime's speed is there."""
-    images = np.stack([np.asarray(picture) for picture in _captioned().pictures])
+    images = np.stack([np.asarray(picture) for picture in _captioned().images])
     cosines = (tiny.model.encode_images(images) * tiny.int8.encode_images(images)).sum(axis=1)
     certificate = chosen.bundle.manifest.engines[Tower.IMAGE][Precision.INT8].certificate
     assert certificate is not None

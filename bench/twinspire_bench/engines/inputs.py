@@ -72,7 +72,7 @@ def make_material(
     if not material.plain.exists():
         say("exporting the checkpoint as it is")
         run(*TWINSPIRE, "export", model.checkpoint, "-o", material.plain, "--name", bundle.name, "--rewrites", "none")
-    pictures = Preprocessor(bundle.image).many(data.pictures)  # (N, S, S, 3)
+    pictures = Preprocessor(bundle.image).many(data.images)  # (N, S, S, 3)
     np.save(material.pictures, pictures)
     material.captions.write_text(json.dumps(list(captions)), encoding="utf-8")
     write_folder(data, material.folder)
@@ -125,6 +125,6 @@ def write_folder(data: CaptionedImages, folder: Path) -> None:
 
     shutil.rmtree(folder, ignore_errors=True)  # may hold those of another data set
     folder.mkdir()
-    for position, picture in enumerate(data.pictures):
+    for position, picture in enumerate(data.images):
         fitted = ImageOps.fit(load_image(picture), FOLDER_SIZE, Image.Resampling.BICUBIC)
         fitted.save(folder / f"{position:05d}.jpg", quality=_JPEG_QUALITY)

@@ -1,4 +1,4 @@
-"""Images with captions, whatever file they come from."""
+"""Images with captions, whatever file or generator they come from."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import overload
 
 import numpy as np
@@ -17,17 +18,17 @@ from twinspire.images import ImageItem
 
 @dataclass(frozen=True)
 class Caption:
-    """What somebody says about an image; `language` is None where the data set does not tell."""
+    """A caption of an image; `language` is None where the data set names none."""
 
     text: str
     language: str | None = None
 
 
 @dataclass(frozen=True)
-class Said:
-    """The captions in one language, one after the other, and the position of the image that each belongs to.
+class CaptionTexts:
+    """The captions in one language, and the position of the image that each belongs to.
 
-    `owners` is (T,) int64, never falling: an image's captions stand together.
+    `owners` is (T,) int64 in ascending order: an image's captions are adjacent.
     """
 
     texts: list[str]
@@ -35,7 +36,7 @@ class Said:
 
 
 class LazyImages(Sequence[ImageItem]):
-    """A list of images of which each is made when it is asked for, and again when it is asked for again."""
+    """A sequence of images, each of which is made anew whenever it is accessed."""
 
     def __init__(self, count: int, make: Callable[[int], ImageItem]) -> None:
         self._count = count
@@ -59,33 +60,32 @@ class LazyImages(Sequence[ImageItem]):
 class CaptionedImages:
     """N images, each with an id of its own and one or more captions, in a fixed order.
 
-    `name` says for people what this is. `images` holds what `twinspire.Client` takes as an image: paths, which are
-    read when they are encoded, arrays, or drawings that are made when they are asked for. Nothing here decodes.
+    `name` describes the data set for people. `images` holds what `twinspire.Client` takes as an image: paths, arrays,
+    or the bytes of files that are generated when they are accessed. Nothing here decodes them.
 
-    Raises InputError for none at all, for lists of different lengths, an id that comes twice, an image without a
-    caption and a caption without a word.
+    Raises InputError for no images, lists of different lengths, a repeated id, an image without a caption and an
+    empty caption.
     """
 
     name: str
     ids: tuple[str, ...]
-    pictures: Sequence[ImageItem]
+    images: Sequence[ImageItem]
     captions: tuple[tuple[Caption, ...], ...]
 
     def __post_init__(self) -> None:
-        lengths = len(self.ids), len(self.pictures), len(self.captions)
+        lengths = len(self.ids), len(self.images), len(self.captions)
         if len(set(lengths)) != 1 or not self.ids:
             raise InputError(
-                f"{self.name}: {lengths[0]} ids, {lengths[1]} pictures and captions of {lengths[2]}: "
-                "expected as many of each, at least one"
+                f"{self.name}: {lengths[0]} ids, {lengths[1]} images and captions of {lengths[2]}: expected as many of "
+                "each, at least one"
             )
-        if len(set(self.ids)) != len(self.ids):
-            twice = first_repeated(self.ids)
-            raise InputError(f"{self.name}: the id {twice!r} comes more than once: give every picture its own")
-        for name, said in zip(self.ids, self.captions, strict=True):
-            if not said:
-                raise InputError(f"{self.name}: picture {name!r} has no caption: add one or leave the picture out")
-            if not all(caption.text.strip() for caption in said):
-                raise InputError(f"{self.name}: picture {name!r} has an empty caption: expected words")
+        if (repeated := first_repeated(self.ids)) is not None:
+            raise InputError(f"{self.name}: the id {repeated!r} comes more than once: give every image its own")
+        for name, captions in zip(self.ids, self.captions, strict=True):
+            if not captions:
+                raise InputError(f"{self.name}: image {name!r} has no caption: add one or leave the image out")
+            if not all(caption.text.strip() for caption in captions):
+                raise InputError(f"{self.name}: image {name!r} has an empty caption: expected words")
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -93,25 +93,25 @@ class CaptionedImages:
     @property
     def languages(self) -> tuple[str | None, ...]:
         """The captions' languages in order; None, for those of an unknown one, is the last."""
-        found = {caption.language for said in self.captions for caption in said}
+        found = {caption.language for captions in self.captions for caption in captions}
         return tuple(sorted(found, key=lambda language: (language is None, language or "")))
 
     @property
     def sha256(self) -> str:
-        """Names the ids and captions in their order: equal for equal questions, wherever the files lie.
+        """The hash of the ids and captions in their order: equal for equal queries, wherever the files are.
 
-        The images themselves are not in it, they would have to be read.
+        The content of the images is not part of it, it would have to be read.
         """
         content = [
-            [name, [[caption.text, caption.language] for caption in said]]
-            for name, said in zip(self.ids, self.captions, strict=True)
+            [name, [[caption.text, caption.language] for caption in captions]]
+            for name, captions in zip(self.ids, self.captions, strict=True)
         ]
         return hashlib.sha256(json.dumps(content, separators=(",", ":")).encode()).hexdigest()
 
-    def said(self, language: str | None) -> Said:
-        """Return all captions in one language; an image may have none in it, but not all.
+    def captions_in(self, language: str | None) -> CaptionTexts:
+        """Return all captions in one language; an image may have none in it.
 
-        Raises InputError where there is no caption in that language.
+        Raises InputError where no image has a caption in that language.
         """
         texts: list[str] = []
         owners: list[int] = []
@@ -120,33 +120,43 @@ class CaptionedImages:
             texts += own
             owners += [position] * len(own)
         if not texts:
-            there = ", ".join(found or "captions of no named language" for found in self.languages)
-            asked = "of no named language" if language is None else f"in the language {language!r}"
-            raise InputError(f"{self.name}: there are no captions {asked}: it has {there}")
-        return Said(texts, np.array(owners, np.int64))
+            available = ", ".join(found or "captions without a language" for found in self.languages)
+            asked = "without a language" if language is None else f"in the language {language!r}"
+            raise InputError(f"{self.name}: no caption is {asked}: expected one of: {available}")
+        return CaptionTexts(texts, np.array(owners, np.int64))
 
     def sample(self, limit: int, *, seed: int = 0) -> CaptionedImages:
-        """Draw `limit` images, with all their captions and in the order they have here; all if there are fewer."""
-        positions = drawn_positions(len(self), limit, seed=seed)
+        """Sample `limit` images with all their captions, in their order here; take all if there are fewer."""
+        positions = sample_positions(len(self), limit, seed=seed)
         if len(positions) == len(self):
             return self
         return CaptionedImages(
             sampled_name(self.name, len(positions), len(self), seed=seed),
             tuple(self.ids[position] for position in positions),
-            LazyImages(len(positions), lambda index: self.pictures[positions[index]]),
+            LazyImages(len(positions), lambda index: self.images[positions[index]]),
             tuple(self.captions[position] for position in positions),
         )
 
     def chunks(self, size: int) -> Iterator[Sequence[ImageItem]]:
         """Yield the images in their order, `size` at a time."""
         for start in range(0, len(self), size):
-            yield self.pictures[start : start + size]
+            yield self.images[start : start + size]
 
 
-def drawn_positions(count: int, limit: int | None, *, seed: int) -> list[int]:
-    """Draw `limit` of `count` positions, in rising order; all of them where there is no limit or it is not reached."""
+@dataclass(frozen=True, kw_only=True)
+class DatasetOptions:
+    """Which part of a data set to open, and where its images are; see `open_dataset`."""
+
+    images: Path | None = None
+    split: str | None = None
+    limit: int | None = None
+    seed: int = 0
+
+
+def sample_positions(count: int, limit: int | None, *, seed: int) -> list[int]:
+    """Return `limit` of `count` positions chosen at random, in ascending order; all where `limit` is None or larger."""
     if limit is not None and limit < 1:
-        raise InputError(f"limit {limit}: expected at least 1 picture")
+        raise InputError(f"limit {limit}: expected at least 1 image")
     if seed < 0:
         raise InputError(f"seed {seed}: expected 0 or more")
     if limit is None or limit >= count:
@@ -155,13 +165,13 @@ def drawn_positions(count: int, limit: int | None, *, seed: int) -> list[int]:
     return sorted(int(position) for position in chosen)
 
 
-def sampled_name(name: str, drawn: int, count: int, *, seed: int) -> str:
-    """Say that only some images of a data set were taken."""
-    return name if drawn == count else f"{name}, {drawn:,} of {count:,} drawn with seed {seed}"
+def sampled_name(name: str, sampled: int, count: int, *, seed: int) -> str:
+    """Return the name of a data set of which only some images are taken."""
+    return name if sampled == count else f"{name}, {sampled:,} of {count:,} sampled with seed {seed}"
 
 
 def first_repeated(names: Sequence[str]) -> str | None:
-    """Return the first name that was there before, None where all differ."""
+    """Return the first name that came before, None where all differ."""
     seen: set[str] = set()
     for name in names:
         if name in seen:

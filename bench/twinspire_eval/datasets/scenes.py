@@ -1,56 +1,68 @@
-"""Drawn scenes as a data set: nothing to download, as many as are wanted, and none that the sample was trained on."""
+"""Generated scenes as a data set: nothing to download, in any number, none of them part of the sample's training."""
 
 from __future__ import annotations
 
 import io
 
 from twinspire.errors import InputError
-from twinspire_eval.datasets.captioned import Caption, CaptionedImages, LazyImages, drawn_positions, sampled_name
+from twinspire_eval.datasets.captioned import (
+    Caption,
+    CaptionedImages,
+    DatasetOptions,
+    LazyImages,
+    sample_positions,
+    sampled_name,
+)
 from twinspire_eval.scenes import Split, scene_set
 from twinspire_eval.scenes.dataset import JPEG_QUALITY
 
-COUNT = 1_000
-SEED = 101
+DEFAULT_COUNT = 1_000
+DEFAULT_SEED = 101
 """The seed of the scenes on which the sample's figures were measured."""
-MOST = {Split.HELDOUT: 10_000, Split.TRAIN: 40_000}
-"""A tenth of any number of scenes show several equal things and nothing else: of those there are not many more."""
+MAX_COUNT = {Split.HELDOUT: 10_000, Split.TRAIN: 40_000}
+"""A tenth of any number of scenes show several equal things and nothing else: few more of those exist."""
 
 
-def open_scenes(argument: str, *, split: str | None, limit: int | None, seed: int) -> CaptionedImages:
-    """Make a data set of `COUNT:SEED` scenes, either of which may be left out; drawn and encoded when they are read.
+class SceneDataset:
+    """Scenes, drawn and encoded when they are accessed; byte for byte the JPEG files of `twinspire scenes draw`."""
 
-    The JPEG files are byte for byte those that `twinspire scenes draw` writes. `split` is `heldout`, also where it is
-    None, or `train`; `seed` is for drawing `limit` of them.
-    """
-    try:
-        side = Split(split) if split is not None else Split.HELDOUT
-    except ValueError:
-        raise InputError(f"scenes have no split {split!r}: expected {', '.join(Split)}") from None
-    count, scenes_seed = _numbers(argument, MOST[side])
-    scenes = scene_set(count, seed=scenes_seed, split=side)
-    positions = drawn_positions(count, limit, seed=seed)
-    drawn = [scenes[position] for position in positions]
+    name = "scenes"
+    usage = "scenes:COUNT:SEED, generated scenes; both numbers may be left out"
 
-    def jpeg(index: int) -> bytes:
-        encoded = io.BytesIO()
-        drawn[index].draw().save(encoded, "JPEG", quality=JPEG_QUALITY)
-        return encoded.getvalue()
+    def open(self, argument: str, options: DatasetOptions) -> CaptionedImages:
+        """Generate `COUNT:SEED` scenes of the split `heldout`, the default, or `train`."""
+        if options.images is not None:
+            raise InputError(f"scenes are generated and take no folder of images, got {options.images}: leave it out")
+        try:
+            split = Split(options.split) if options.split is not None else Split.HELDOUT
+        except ValueError:
+            raise InputError(f"scenes have no split {options.split!r}: expected {', '.join(Split)}") from None
+        count, seed = _numbers(argument, MAX_COUNT[split])
+        scenes = scene_set(count, seed=seed, split=split)
+        sampled = [scenes[position] for position in sample_positions(count, options.limit, seed=options.seed)]
 
-    return CaptionedImages(
-        sampled_name(f"{count:,} {side} scenes, seed {scenes_seed}", len(drawn), count, seed=seed),
-        tuple(scene.key for scene in drawn),
-        LazyImages(len(drawn), jpeg),
-        tuple(tuple(Caption(words, lang.value) for lang, words in scene.captions.items()) for scene in drawn),
-    )
+        def jpeg(index: int) -> bytes:
+            encoded = io.BytesIO()
+            sampled[index].draw().save(encoded, "JPEG", quality=JPEG_QUALITY)
+            return encoded.getvalue()
+
+        return CaptionedImages(
+            sampled_name(f"{count:,} {split} scenes, seed {seed}", len(sampled), count, seed=options.seed),
+            tuple(scene.key for scene in sampled),
+            LazyImages(len(sampled), jpeg),
+            tuple(tuple(Caption(text, lang.value) for lang, text in scene.captions.items()) for scene in sampled),
+        )
 
 
-def _numbers(argument: str, most: int) -> tuple[int, int]:
-    expected = "expected scenes, scenes:COUNT or scenes:COUNT:SEED, whole numbers such as scenes:5000:101"
+def _numbers(argument: str, maximum: int) -> tuple[int, int]:
     count, _, seed = argument.partition(":")
-    given = [(count, COUNT), (seed, SEED)]
+    given = [(count, DEFAULT_COUNT), (seed, DEFAULT_SEED)]
     if any(text and not (text.isascii() and text.isdigit() and len(text) < 18) for text, _ in given):
-        raise InputError(f"the data set scenes:{argument}: {expected}")
+        raise InputError(
+            f"the data set scenes:{argument}: expected scenes, scenes:COUNT or scenes:COUNT:SEED, whole numbers, "
+            "such as scenes:5000:101"
+        )
     numbers = [int(text) if text else default for text, default in given]
-    if not 1 <= numbers[0] <= most:
-        raise InputError(f"the data set scenes:{argument}: expected 1 to {most:,} scenes of this split")
+    if not 1 <= numbers[0] <= maximum:
+        raise InputError(f"the data set scenes:{argument}: expected 1 to {maximum:,} scenes of this split")
     return numbers[0], numbers[1]

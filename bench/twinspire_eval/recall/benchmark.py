@@ -124,7 +124,7 @@ def measure_recall(
     if len({client.space for client in clients.values()}) > 1:
         raise InputError(f"the engines {', '.join(clients)} are of different spaces: expected those of one model")
     tell = on_progress or _say_nothing
-    said = {language or UNDETERMINED: data.said(language) for language in _chosen(data, languages)}
+    said = {language or UNDETERMINED: data.captions_in(language) for language in _chosen(data, languages)}
     images = _encode_images(clients, data, tell)
     rankings: dict[str, dict[str, Mapping[Direction, Ranking]]] = {engine: {} for engine in clients}
     steps = len(clients) * len(said)

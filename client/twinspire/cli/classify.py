@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from twinspire.cli.client_options import ClientOptions, open_client, with_client_options
-from twinspire.cli.index.add import print_skipped
+from twinspire.cli.index.shared import print_skipped
 from twinspire.cli.output import CsvOption, check_output, print_csv, rounded
 from twinspire.cli.search import TemplatesOption
 from twinspire.cli.shared import EXIT_SOME_FAILED, JsonOption, print_json, printable, shortened

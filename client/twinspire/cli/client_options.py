@@ -1,7 +1,8 @@
 """Options of every command that encodes: the bundle, and whether a server or this process runs its engines.
 
-A command takes them as one parameter, `options: ClientOptions`, under `@with_client_options`, and opens its client with
-`open_client(options, index)`. Imports nothing heavy, to keep `twinspire --help` fast.
+A command takes them all as one parameter, `options: ClientOptions`, under `@with_client_options`, and opens its
+client with `open_client(options, store)`; `with_options` does the same for other dataclasses of options. Imports
+nothing heavy, so that `twinspire --help` is fast.
 """
 
 from __future__ import annotations
@@ -152,41 +153,49 @@ class ClientOptions:
             _require_one_of("provider", self.provider, ["auto", *Provider])
 
 
-def with_client_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Replace a command's parameter `options: ClientOptions` by the options of `ClientOptions`."""
-    hints = get_type_hints(ClientOptions, include_extras=True)
-    fields = dataclasses.fields(ClientOptions)
-    signature = inspect.signature(command)
-    own = get_type_hints(command, include_extras=True)
-    parameters: list[inspect.Parameter] = []
-    for parameter in signature.parameters.values():
-        if own[parameter.name] is not ClientOptions:
-            parameters.append(parameter.replace(annotation=own[parameter.name]))
-            continue
-        (replaced, kind) = (parameter.name, parameter.kind)
-        parameters += [
-            inspect.Parameter(field.name, kind, default=field.default, annotation=hints[field.name]) for field in fields
-        ]
+def with_options(group: type[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return a decorator that replaces a command's parameter of type `group`, a dataclass, by the options in it."""
+    hints = get_type_hints(group, include_extras=True)
+    fields = dataclasses.fields(group)
 
-    @functools.wraps(command)
-    def run(**given: Any) -> None:  # noqa: ANN401 - as typer calls it
-        options = ClientOptions(**{field.name: given.pop(field.name) for field in fields})
-        command(**given, **{replaced: options})
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        signature = inspect.signature(command)
+        own = get_type_hints(command, include_extras=True)
+        parameters: list[inspect.Parameter] = []
+        for parameter in signature.parameters.values():
+            if own[parameter.name] is not group:
+                parameters.append(parameter.replace(annotation=own[parameter.name]))
+                continue
+            replaced, kind = parameter.name, parameter.kind
+            parameters += [
+                inspect.Parameter(field.name, kind, default=field.default, annotation=hints[field.name])
+                for field in fields
+            ]
 
-    run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    return run
+        @functools.wraps(command)
+        def run(**given: Any) -> None:  # noqa: ANN401 - as typer calls it
+            options = group(**{field.name: given.pop(field.name) for field in fields})
+            command(**given, **{replaced: options})
+
+        run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        return run
+
+    return decorate
 
 
-def open_client(options: ClientOptions, index: VectorStore | None = None) -> Client:
-    """Open a client of --bundle, else of the bundle that made `index`, else of the sample; on --server or in process.
+with_client_options = with_options(ClientOptions)
 
-    Raises `BundleError` where the bundle of the index is missing, `SpaceMismatchError` for a bundle of another space.
+
+def open_client(options: ClientOptions, store: VectorStore | None = None) -> Client:
+    """Open the bundle that was given, the one that made `store`, or the sample, on the server or in this process.
+
+    Raises `BundleError` where the store's own bundle is gone, `SpaceMismatchError` for a bundle of another space.
     """
     from twinspire.cli.index.bundle import open_bundle
     from twinspire.client import Client
 
-    bundle = open_bundle(options.bundle, index)
+    bundle = open_bundle(options.bundle, store)
     if options.server is not None:
         deadline_s = DEADLINE_S if options.deadline is None else options.deadline
         return Client.connect(

@@ -1,13 +1,16 @@
-"""Files into an index: images and lines of text, read, decoded, encoded and written beside each other."""
+"""Adding images and lines of text to a store: reading, decoding, encoding and writing run in parallel.
+
+`add_images` and `add_texts` add files, `sync` makes a store match folders once, `watch` keeps it so.
+"""
 
 from __future__ import annotations
 
 from twinspire.ingest.caption_fusion import fuse
 from twinspire.ingest.captions import Captions, CaptionSource, OnConflict, Sidecars
 from twinspire.ingest.discovery import IMAGE_SUFFIXES, FoundImages, find_images
-from twinspire.ingest.reports import FailedImage, FolderEvent, Happened, IngestReport, ItemIndex
-from twinspire.ingest.sync import add_images, sync
-from twinspire.ingest.texts import add_texts
+from twinspire.ingest.reports import FailedImage, FolderEvent, Happened, IngestOptions, IngestReport
+from twinspire.ingest.sync import sync
+from twinspire.ingest.upsert import add_images, add_texts
 from twinspire.ingest.watch import watch
 
 __all__ = [
@@ -18,8 +21,8 @@ __all__ = [
     "FolderEvent",
     "FoundImages",
     "Happened",
+    "IngestOptions",
     "IngestReport",
-    "ItemIndex",
     "OnConflict",
     "Sidecars",
     "add_images",

@@ -1,4 +1,4 @@
-"""What is said about images: a file of captions and metadata (COCO, CSV, TSV, JSON), or a text beside each."""
+"""Sources of captions and metadata of images: a captions file, or text files beside the images."""
 
 from __future__ import annotations
 
@@ -9,60 +9,60 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from twinspire._arguments import as_list, as_member
 from twinspire.errors import InputError
+from twinspire.ingest.caption_files import read_caption_file
 from twinspire.ingest.discovery import absolute
+from twinspire.ingest.files import read_text
 from twinspire.ingest.metadata import BOOKKEEPING_KEYS, FILE_KEYS, same_value
-from twinspire.ingest.tables import EXPECTED, rows_of
 from twinspire.stores.items import metadata_as_json
 
 SIDECAR_SUFFIX = ".txt"
-_MOST_BYTES = 64 * 2**10  # of a sidecar
+_MAX_SIDECAR_BYTES = 64 * 2**10
 
 
 class CaptionSource(Protocol):
-    """Gives the captions of images."""
+    """Gives captions and metadata of images."""
 
-    def of(self, picture: Path) -> Sequence[str]:
-        """Return the captions of the image at this absolute path; none where nothing is said about it."""
+    def of(self, image: Path) -> Sequence[str]:
+        """Return the captions of the image at this absolute path; none where the source has none."""
 
-    def metadata_of(self, picture: Path) -> Mapping[str, Any]:
-        """Return what else is said about it, a JSON object; empty where nothing is."""
+    def metadata_of(self, image: Path) -> Mapping[str, Any]:
+        """Return the metadata of the image, a JSON object; empty where the source has none."""
 
 
-class _Told(NamedTuple):
+class _Entry(NamedTuple):
     captions: list[str]
     metadata: dict[str, Any]
 
 
-_Key: TypeAlias = Path | tuple[str, ...]
+_Key: TypeAlias = Path | tuple[str, ...]  # a whole path, or the parts of its end
 
 
 class OnConflict(StrEnum):
-    """What becomes of a column whose key is also read from the image's file, such as `name`, `width` or `year`."""
+    """How to store a column whose key is also read from the image's file, such as `name`, `width` or `year`."""
 
-    TABLE = "table"  # its value is stored, the file's is not
-    FILE = "file"  # the file's value is stored, the column is left out
-    PREFIX = "prefix"  # both are stored, the column as table_name
+    TABLE = "table"  # store the column's value instead of the file's
+    FILE = "file"  # store the file's value and leave the column out
+    PREFIX = "prefix"  # store both, the column as table_KEY
 
     @classmethod
     def parse(cls, name: str) -> OnConflict:
         """Return the member of this name. Raises `InputError` that names all."""
-        return as_member(name, cls, "what counts where a column and the picture's file have the same key")
+        return as_member(name, cls, "on_conflict, how to store a column whose key the image's file has too")
 
 
 class Captions:
-    """The captions of a file, and the metadata that stands beside them.
+    """Captions and metadata of images, by the names of their files.
 
-    `said` maps images, as the file names them, to captions, `metadata` to a JSON object. A name is a path, from the
-    file's folder where an image is there, else the end of a path: `a.jpg` and `2024/a.jpg` both name
-    `/photos/2024/a.jpg`. Where several names fit an image the longest counts. `on_conflict` decides about keys that
-    are read from the image's file too; `bytes`, `modified`, `inode`, `fused_captions` and `overridden`, by which
-    changed files are recognised, are at least prefixed. Raises `InputError` for metadata that contradicts itself or is
-    no JSON.
+    `captions` maps names to captions, `metadata` maps names to JSON objects. A name is a path from `folder` where that
+    file exists, else the end of a path: `a.jpg` and `2024/a.jpg` both match `/photos/2024/a.jpg`, and the longest
+    match counts. `on_conflict` decides about keys that are read from the image's file too; `bytes`, `modified`,
+    `inode`, `fused_captions` and `overridden`, by which changed files are recognised, are always prefixed or left out.
+    Raises `InputError` for metadata that contradicts itself or is not JSON.
     """
 
     def __init__(
         self,
-        said: Mapping[str, Sequence[str]],
+        captions: Mapping[str, Sequence[str]],
         *,
         folder: Path,
         metadata: Mapping[str, Mapping[str, Any]] | None = None,
@@ -70,82 +70,81 @@ class Captions:
     ) -> None:
         self._folder = folder
         self._on_conflict = OnConflict.parse(on_conflict)
-        self._told: dict[_Key, _Told] = {}  # by the whole path or by its end
+        self._entries: dict[_Key, _Entry] = {}
         self._keys: dict[str, _Key] = {}
         self._longest = 0
-        for name, captions in said.items():
-            self._tell(name, as_list(captions, "captions"), {}, where=name)
+        for name, texts in captions.items():
+            self._add(name, as_list(texts, "captions"), {}, where=name)
         for name, values in (metadata or {}).items():
-            self._tell(name, (), values, where=name)
+            self._add(name, (), values, where=name)
 
     @classmethod
     def read(cls, path: Path, *, on_conflict: OnConflict | str = OnConflict.TABLE) -> Captions:
-        """Read a file of captions: COCO's JSON, or CSV, TSV, JSONL or a JSON list with a column for the image.
+        """Read a captions file: COCO's or Karpathy's JSON, Flickr30k's lines, or a table (CSV, TSV, JSONL, JSON list).
 
-        Beside it stands a caption, or other columns, which are the image's metadata, or both: values of JSON as they
-        are; in CSV and TSV numbers, true and false are read as such, an empty cell says nothing. Rows of the same
-        image are put together. Raises `InputError` that names the place.
+        A table has a column for the image, and one for its caption or others, which are its metadata, or both. Values
+        of JSON stay as they are; in CSV and TSV numbers, true and false are read as such and empty cells are left out.
+        Rows of the same image are merged. Raises `InputError` that names the place.
         """
         read = cls({}, folder=absolute(path).parent, on_conflict=on_conflict)
-        says_something = False
-        for row in rows_of(path, _text_of(path)):
-            if "\0" in row.picture:
-                raise InputError(f"{row.where}: no file can be called {row.picture!r}")
-            words = dict.fromkeys(caption.strip() for caption in row.captions if caption.strip())
-            says_something |= bool(words or row.metadata)
-            read._tell(row.picture, words, row.metadata, where=row.where, once=True)
-        if not says_something:
-            raise InputError(f"{path} has no captions in it, nor anything else about a picture: {EXPECTED}")
+        for row in read_caption_file(path)[1]:
+            if "\0" in row.image:
+                raise InputError(f"{row.where}: no file can be called {row.image!r}")
+            texts = dict.fromkeys(caption.strip() for caption in row.captions if caption.strip())
+            if texts or row.metadata:
+                read._add(row.image, texts, row.metadata, where=row.where, once=True)
+        if not read._entries:
+            raise InputError(f"{path} has no captions and no metadata of any image: expected a row for each image")
         return read
 
     @property
-    def has_words(self) -> bool:
-        """Whether there is a caption, and not metadata alone."""
-        return any(told.captions for told in self._told.values())
+    def has_captions(self) -> bool:
+        """Whether any image has a caption, and not metadata alone."""
+        return any(entry.captions for entry in self._entries.values())
 
-    def names(self, picture: Path) -> bool:
-        """Whether the file says anything about the image at this absolute path."""
-        return self._about(picture) is not None
+    def mentions(self, image: Path) -> bool:
+        """Whether there is a caption or metadata of the image at this absolute path."""
+        return self._find(image) is not None
 
-    def of(self, picture: Path) -> Sequence[str]:
-        """Return the captions of the image at this absolute path."""
-        return told.captions if (told := self._about(picture)) is not None else ()
+    def of(self, image: Path) -> Sequence[str]:
+        """Return the captions of the image at this absolute path; none where there are none."""
+        return entry.captions if (entry := self._find(image)) is not None else ()
 
-    def metadata_of(self, picture: Path) -> Mapping[str, Any]:
+    def metadata_of(self, image: Path) -> Mapping[str, Any]:
         """Return the metadata of the image at this absolute path; empty where there is none."""
-        return told.metadata if (told := self._about(picture)) is not None else {}
+        return entry.metadata if (entry := self._find(image)) is not None else {}
 
-    def _about(self, picture: Path) -> _Told | None:
-        if (exact := self._told.get(picture)) is not None:
+    def _find(self, image: Path) -> _Entry | None:
+        if (exact := self._entries.get(image)) is not None:
             return exact
-        parts = picture.parts
+        parts = image.parts
         for length in range(min(self._longest, len(parts)), 0, -1):
-            if (told := self._told.get(parts[-length:])) is not None:
-                return told
+            if (entry := self._entries.get(parts[-length:])) is not None:
+                return entry
         return None
 
-    def _tell(
+    def _add(
         self, name: str, captions: Iterable[str], metadata: Mapping[str, Any], *, where: str, once: bool = False
     ) -> None:
-        """Put to an image what is said about it at a place; with `once` no caption twice."""
-        told = self._told.setdefault(self._key(name), _Told([], {}))
-        told.captions.extend([caption for caption in captions if not once or caption not in told.captions])
+        """Add captions and metadata to an image's entry; with `once` no caption that it has already."""
+        entry = self._entries.setdefault(self._key(name), _Entry([], {}))
+        entry.captions.extend([caption for caption in captions if not once or caption not in entry.captions])
         for key, value in metadata.items():
-            stored = self._stored_as(key)
+            stored = self._stored_key(key)
             if stored is None:
                 continue
             try:
                 metadata_as_json({key: value})
             except InputError as error:
                 raise InputError(f"{where}: {error}") from error
-            if stored in told.metadata and not same_value(told.metadata[stored], value):
+            if stored in entry.metadata and not same_value(entry.metadata[stored], value):
                 raise InputError(
-                    f"{where} says {key} = {value!r} of {name}, but {told.metadata[stored]!r} came before: expected "
-                    "one value for a picture"
+                    f"{where} has {key} = {value!r} for {name}, an earlier row has {entry.metadata[stored]!r}: "
+                    "expected one value for an image"
                 )
-            told.metadata[stored] = value
+            entry.metadata[stored] = value
 
-    def _stored_as(self, key: str) -> str | None:
+    def _stored_key(self, key: str) -> str | None:
         """Return the key of metadata that a column becomes; None where it is left out."""
         if key not in FILE_KEYS:
             return key
@@ -166,35 +165,23 @@ class Captions:
 
 
 class Sidecars:
-    """Captions in text files beside the images: `cat.jpg.txt`, else `cat.txt`, a caption on each line."""
+    """Captions in text files beside the images: `cat.jpg.txt`, else `cat.txt`, one caption a line."""
 
-    def of(self, picture: Path) -> Sequence[str]:
+    def of(self, image: Path) -> Sequence[str]:
         """Return the lines of the image's text file. Raises `InputError` for one that cannot be read."""
-        for sidecar in sidecars_of(picture):
+        for sidecar in sidecars_of(image):
             if sidecar.is_file():
-                if sidecar.stat().st_size > _MOST_BYTES:
-                    raise InputError(f"its caption file {sidecar.name} is larger than {_MOST_BYTES // 1024} KiB")
-                return [line.strip() for line in _text_of(sidecar).splitlines() if line.strip()]
+                if sidecar.stat().st_size > _MAX_SIDECAR_BYTES:
+                    limit = f"{_MAX_SIDECAR_BYTES // 1024} KiB"
+                    raise InputError(f"its captions file {sidecar.name} is larger than {limit}: expected a few lines")
+                return [line.strip() for line in read_text(sidecar, "captions file").splitlines() if line.strip()]
         return ()
 
-    def metadata_of(self, picture: Path) -> Mapping[str, Any]:  # noqa: ARG002 - as of every source
+    def metadata_of(self, image: Path) -> Mapping[str, Any]:  # noqa: ARG002 - of every source
         """Return nothing: a text file has captions alone."""
         return {}
 
 
-def sidecars_of(picture: Path) -> tuple[Path, Path]:
-    """Return where an image's text file may be, the one that counts first."""
-    return picture.with_name(picture.name + SIDECAR_SUFFIX), picture.with_suffix(SIDECAR_SUFFIX)
-
-
-def _text_of(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise InputError(f"there is no file {path}: expected captions (COCO's JSON, CSV, TSV or JSONL)") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 (byte {error.start}): expected a text file; convert it") from error
-    except OSError as error:
-        raise InputError(f"the captions {path} cannot be read: {error.strerror or error}") from error
-    except ValueError as error:  # lone surrogates or a NUL in the name
-        raise InputError(f"the captions {str(path)!r} cannot be read: {error}") from error
+def sidecars_of(image: Path) -> tuple[Path, Path]:
+    """Return the paths at which an image's text file may be, the one that takes precedence first."""
+    return image.with_name(image.name + SIDECAR_SUFFIX), image.with_suffix(SIDECAR_SUFFIX)

@@ -1,4 +1,4 @@
-"""Where something happens in folders: told by the system (inotify), or found by looking again and again."""
+"""Sources of changes in folders: inotify, or polling."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import select
 import stat
 import struct
 import time
-from collections.abc import Iterable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import Protocol, Self
+from typing import Self
 
 from twinspire.errors import InputError
 from twinspire.ingest.reports import FailedImage
@@ -24,37 +24,41 @@ Signature = tuple[int, int, int] | None
 
 @dataclass(slots=True)
 class Changes:
-    """The paths at which something happened; `lost` tells that there was more, of which nothing is known."""
+    """Paths at which something happened; `lost` says that events were lost."""
 
     paths: dict[Path, None] = field(default_factory=dict)
     lost: bool = False
 
 
-class ChangeSource(Protocol):
-    """Tells where something happens in folders and below, from the moment it is made. A context manager."""
+class ChangeSource(ABC):
+    """Reports changes in folders and below from the moment it is created. A context manager.
+
+    `complete` says whether no event can be lost. `failed` lists folders that cannot be watched; the reader empties it.
+    """
 
     complete: bool
-    """Whether nothing can be lost."""
 
-    failed: list[FailedImage]
-    """Folders that cannot be watched, and why; whoever has told of them empties the list."""
+    def __init__(self) -> None:
+        self.failed: list[FailedImage] = []
 
+    @abstractmethod
     def wait(self, timeout_s: float) -> Changes:
-        """Return what happened, once something did or the time is over."""
+        """Return the changes once there are any, or after `timeout_s`."""
+
+    def close(self) -> None:  # noqa: B027 - optional
+        """Stop watching."""
 
     def __enter__(self) -> Self:
-        """Return the source."""
+        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Stop watching."""
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def signature_of(path: Path) -> Signature:
-    """Return what changes when a file is written to or another takes its place; None where there is nothing.
+    """Return a value that changes when a file is written to or replaced; None where nothing exists.
 
-    A folder's changes only when another takes its place.
+    That of a folder changes only when it is replaced.
     """
     try:
         status = path.stat()
@@ -72,28 +76,30 @@ _UNMOUNT, _Q_OVERFLOW, _IGNORED, _ONLYDIR, _DONT_FOLLOW, _ISDIR = 0x2000, 0x4000
 _MASK = _MODIFY | _ATTRIB | _CLOSE_WRITE | _MOVED_FROM | _MOVED_TO | _CREATE | _DELETE | _MOVE_SELF | _ONLYDIR
 _EVENT = struct.Struct("iIII")
 _BUFFER_BYTES = 1 << 18
-_READS = 64  # at most, before what was read is looked at
-_GATHER_S = 0.05  # changes that come this close are taken together
+_READS = 64  # at most in a row
+_GATHER_S = 0.05  # changes within this time are reported together
 
 
-class Inotify:
-    """Changes as Linux tells them. Links to folders are not followed, but where they are given as a root.
+class Inotify(ChangeSource):
+    """Changes reported by Linux's inotify. Links to folders are not followed, except for the roots.
 
-    A folder that cannot be watched is among the `failed`. Raises `InputError` where there is no inotify, and where its
+    A folder that cannot be watched is listed in `failed`. Raises `InputError` where inotify is missing, and where its
     limits are reached at the start.
     """
 
     complete = False
 
     def __init__(self, roots: Sequence[Path]) -> None:
+        super().__init__()
         self._roots = roots
-        self.failed: list[FailedImage] = []
         self._libc = ctypes.CDLL(None, use_errno=True)
         self._descriptor = -1
         if hasattr(self._libc, "inotify_init1"):
             self._descriptor = self._libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
         if self._descriptor < 0:
-            raise InputError(f"folders cannot be watched: {os.strerror(ctypes.get_errno())}. Poll instead (poll=True)")
+            raise InputError(
+                f"inotify is missing: {os.strerror(ctypes.get_errno())}. Poll instead: --poll, in Python poll=True"
+            )
         self._poll = select.poll()  # select.select takes descriptors below 1,024 alone
         self._poll.register(self._descriptor, select.POLLIN)
         self._started = False
@@ -108,7 +114,7 @@ class Inotify:
         self._started = True
 
     def wait(self, timeout_s: float) -> Changes:
-        """Return what happened, once something did or the time is over."""
+        """Return the events that the system reports."""
         changes = Changes()
         if self._poll.poll(1000 * timeout_s):
             time.sleep(min(_GATHER_S, timeout_s))
@@ -116,7 +122,7 @@ class Inotify:
                 for _ in range(_READS):
                     self._take(os.read(self._descriptor, _BUFFER_BYTES), changes)
         if changes.lost:
-            for root in self._roots:  # folders may have come and gone
+            for root in self._roots:  # folders may have been created and removed
                 self._watch_below(root)
         return changes
 
@@ -151,7 +157,7 @@ class Inotify:
                 changes.paths[path] = None
 
     def _watch_below(self, folder: Path) -> None:
-        """Watch a folder and those below. Each is watched before it is listed: what comes after that is told."""
+        """Watch a folder and those below. Each is watched before it is listed, so that no entry is missed."""
         waiting = [folder]
         while waiting:
             here = waiting.pop()
@@ -166,7 +172,7 @@ class Inotify:
         mask = _MASK if folder in self._roots else _MASK | _DONT_FOLLOW
         watch = self._libc.inotify_add_watch(self._descriptor, os.fsencode(folder), mask)
         if watch >= 0:
-            self._forget(watch)  # a folder that was moved keeps its watch: what it was called before counts no longer
+            self._forget(watch)  # a moved folder keeps its watch: drop its old name
             self._folders[watch] = folder
             self._watches[folder] = watch
             return True
@@ -174,9 +180,9 @@ class Inotify:
         if number == errno.ENOSPC and not self._started:
             raise InputError(
                 "the system's limit of watched folders is reached: raise it (sysctl fs.inotify.max_user_watches), or "
-                "poll instead (--poll, in Python poll=True)"
+                "poll instead: --poll, in Python poll=True"
             )
-        if number not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):  # gone, or no folder by now
+        if number not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):  # removed or replaced since
             limit = (
                 "the limit fs.inotify.max_user_watches is reached" if number == errno.ENOSPC else os.strerror(number)
             )
@@ -205,26 +211,20 @@ class Inotify:
             os.close(self._descriptor)
             self._descriptor = -1
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-class Polling:
-    """Changes found by comparing the files' inodes, sizes and times, every `every_s` seconds: for network drives."""
+class Polling(ChangeSource):
+    """Changes found by comparing the files' inodes, sizes and times every `every_s` seconds, for network drives."""
 
     complete = True
 
     def __init__(self, roots: Sequence[Path], *, every_s: float = 0.5) -> None:
+        super().__init__()
         self._roots, self._every_s = roots, every_s
-        self.failed: list[FailedImage] = []
         self._before = self._seen()
         self._due_s = time.monotonic() + every_s
 
     def wait(self, timeout_s: float) -> Changes:
-        """Return what differs from the last look, once it is time for the next or the time is over."""
+        """Return what differs from the last comparison, once the next one is due, or nothing after `timeout_s`."""
         now_s = time.monotonic()
         if now_s + timeout_s < self._due_s:
             time.sleep(timeout_s)
@@ -235,7 +235,9 @@ class Polling:
         differing = {path for path, _ in self._before.items() ^ seen.items()}
         self._before = seen
         now_s = time.monotonic()
-        self._due_s = now_s + max(self._every_s, 4 * (now_s - start_s))  # a look at many files takes its time
+        self._due_s = now_s + max(
+            self._every_s, 4 * (now_s - start_s)
+        )  # at most a fifth of the time is spent on comparing
         return Changes(dict.fromkeys(sorted(differing)))
 
     def _seen(self) -> dict[Path, Signature]:
@@ -246,16 +248,9 @@ class Polling:
             for path in (Path(parent, name) for name in names)
         }
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        pass
-
-
-def watched(roots: Iterable[Path], *, poll: bool | None) -> ChangeSource:
-    """Return what tells of changes below `roots`: by default the system, or by polling where it cannot."""
-    given = list(roots)
+def change_source(roots: Sequence[Path], *, poll: bool | None) -> ChangeSource:
+    """Return a source of the changes below `roots`: by default inotify, or polling where it is missing."""
     if poll or (poll is None and not hasattr(ctypes.CDLL(None), "inotify_init1")):
-        return Polling(given)
-    return Inotify(given)
+        return Polling(roots)
+    return Inotify(roots)

@@ -1,4 +1,4 @@
-"""Which items have a content: those whose file has it no longer, which a file may take over, and those that keep it."""
+"""Which items of a store have a content, and which of them a file with that content may take over."""
 
 from __future__ import annotations
 
@@ -6,27 +6,28 @@ from collections import defaultdict
 from pathlib import Path
 
 from twinspire.images import ImageLimits
-from twinspire.index import Item, StoredItem
-from twinspire.ingest.files import ReadFile, holds, images_of
-from twinspire.ingest.reports import ItemIndex
-from twinspire.ingest.stages import vector_key
+from twinspire.ingest.files import ReadFile, has_its_content, images_of
+from twinspire.ingest.pipeline import vector_key
+from twinspire.stores import Item, StoredItem, VectorStore
 
-_ON_ITS_WAY = -1
+_PENDING = -1  # in place of the id of an item that will have been written
 
 
 class Contents:
-    """The contents of an index during one run.
+    """The contents of a store during one run.
 
-    An item is loose when its file is gone or holds something else: a file that has its content takes it over. What the
-    index holds elsewhere is looked up once for each content, so that thousands of copies cost no thousand look-ups.
+    An item is loose when its file is gone or has other content: a file that has the item's content takes it over.
+    Each content is looked up in the store once, so that thousands of copies do not cost thousands of queries.
     """
 
-    def __init__(self, index: ItemIndex, limits: ImageLimits) -> None:
-        self._index, self._limits = index, limits
+    def __init__(self, store: VectorStore, limits: ImageLimits) -> None:
+        self._store, self._limits = store, limits
         self.loose: dict[int, StoredItem] = {}
         self._loose_by_hash: defaultdict[str | None, dict[int, StoredItem]] = defaultdict(dict)
-        self._elsewhere: dict[str, dict[int, StoredItem]] = {}  # by content: items that others did not look at
-        self._ids: dict[bytes, int] = {}  # of an item that has this vector, by its key
+        self._orphans: dict[
+            str, dict[int, StoredItem]
+        ] = {}  # by content: items outside of this run, without their file
+        self._ids: dict[bytes, int] = {}  # by vector key: an item that has this vector
 
     def loosen(self, item: StoredItem) -> None:
         """Let an item be taken over."""
@@ -34,54 +35,54 @@ class Contents:
         self._loose_by_hash[item.content_hash][item.id] = item
 
     def keep(self, item: StoredItem) -> None:
-        """Let an item be taken over no longer."""
+        """Stop an item from being taken over."""
         self.loose.pop(item.id, None)
         self._loose_by_hash[item.content_hash].pop(item.id, None)
 
     def take_loose(self, file: ReadFile) -> StoredItem | None:
-        """Return the loose item that a file takes over, which is then loose no longer."""
+        """Return the loose item that a file takes over, which is not loose any more."""
         return self._take(self._loose_by_hash[file.content_hash], file)
 
     def is_known(self, content_hash: str) -> bool:
-        """Whether the index has a content; asked once for each that it has."""
-        return content_hash in self._elsewhere or bool(self._index.known_hashes([content_hash]))
+        """Whether the store has a content."""
+        return content_hash in self._orphans or bool(self._store.known_hashes([content_hash]))
 
     def take(self, file: ReadFile) -> StoredItem | None:
-        """Return the item that a file takes over: a loose one, else one from elsewhere whose file has gone."""
+        """Return the item that a file takes over: a loose one, else one outside of this run without its file."""
         if (item := self.take_loose(file)) is not None:
             return item
-        if (gone := self._elsewhere.get(file.content_hash)) is None:
-            gone = self._elsewhere[file.content_hash] = {}
-            for item in images_of(self._index.find(content_hash=file.content_hash)):
+        if (orphans := self._orphans.get(file.content_hash)) is None:
+            orphans = self._orphans[file.content_hash] = {}
+            for item in images_of(self._store.find(content_hash=file.content_hash)):
                 self._ids.setdefault(vector_key(item), item.id)
-                if item.id not in self.loose and not holds(item, self._limits):
-                    gone[item.id] = item
-        return self._take(gone, file)
+                if item.id not in self.loose and not has_its_content(item, self._limits):
+                    orphans[item.id] = item
+        return self._take(orphans, file)
 
     def expect(self, key: bytes) -> None:
-        """Remember that an item with the vector of this key is on its way."""
-        self._ids.setdefault(key, _ON_ITS_WAY)
+        """Note that an item with the vector of this key will be written."""
+        self._ids.setdefault(key, _PENDING)
 
     def note(self, item: Item | StoredItem, number: int) -> None:
-        """Remember an item that has its vector."""
+        """Note the id of an item that has its vector."""
         self._ids[vector_key(item)] = number
 
     def forget(self, item: StoredItem) -> None:
-        """Remember an item no longer, whose vector is replaced."""
+        """Drop an item whose vector is replaced."""
         if self._ids.get(key := vector_key(item)) == item.id:
             del self._ids[key]
 
     def has(self, key: bytes) -> bool:
-        """Whether there is an item with this vector, or will be by the time that what follows is written."""
+        """Whether an item has the vector of this key, or will have it before what follows is written."""
         return key in self._ids
 
     def twin(self, key: bytes) -> int | None:
-        """Return the id of an item with this vector; None where there is none, though one was expected."""
-        number = self._ids.get(key, _ON_ITS_WAY)
-        return number if number != _ON_ITS_WAY else None
+        """Return the id of an item with the vector of this key; None where there is none, though one was expected."""
+        number = self._ids.get(key, _PENDING)
+        return number if number != _PENDING else None
 
     def _take(self, items: dict[int, StoredItem], file: ReadFile) -> StoredItem | None:
-        """Choose the item of the same inode, else of the same name, else the oldest: a rename keeps the inode."""
+        """Choose the item of the same inode, which a rename keeps, else of the same name, else the oldest."""
         if not items:
             return None
         chosen = min(

@@ -1,4 +1,4 @@
-"""Which files of a folder are images."""
+"""Finding the image files of folders."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ IMAGE_SUFFIXES = frozenset([
     ".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".jp2", ".j2k", ".jpx", ".jpf",
 ])
 # fmt: on
-_SHOWN = 6  # suffixes that are named
+_SHOWN = 6  # suffixes in a message
 
 
 class FoundImages(list[Path]):
-    """The images that were found, and beside them what was not taken.
+    """A list of the images that were found.
 
-    `failed` names files and folders that could not be looked at, and why. `skipped` counts the files that are left out
-    for their suffix, by suffix in lower case ("" for none).
+    `failed` names the files and folders that could not be read, and why. `skipped` counts the files without a suffix of
+    images by their suffix in lower case ("" for none).
     """
 
     def __init__(self) -> None:
@@ -42,46 +42,46 @@ def find_images(
 ) -> FoundImages:
     """Return the absolute paths of the images at `paths`, each file once.
 
-    A folder gives the files in it and below that have an image's suffix, sorted by path, without following
-    links to folders; a file is taken whatever its suffix. HEIC and HEIF count where the extra `heif` is installed.
-    Raises `InputError` for a path where nothing is, a folder that has no image, and where no path is given; for a
-    folder that cannot be read too, unless `on_error` is "skip": then it is among the `failed` and the rest is found.
+    A folder gives the files in it and below with a suffix of images, sorted by path; links to folders are not followed.
+    A file is taken whatever its suffix. HEIC and HEIF count where the extra `heif` is installed. Raises `InputError`
+    for a path that does not exist, a folder without images and no path at all, and for a folder that cannot be read
+    unless `on_error` is "skip", which lists it in `failed`.
     """
     require_list(paths)
     found, seen = FoundImages(), dict[Path, None]()
     for given in paths:
         if not os.fspath(given):
-            raise InputError("an empty path was given: expected pictures or folders of pictures")
+            raise InputError("an empty path was given: expected images or folders of images")
         path = absolute(given)
         if is_folder(path):
-            pictures = images_below(path)
-            if pictures.failed and on_error == "raise":
-                raise InputError(f"the folder {pictures.failed[0].path} {pictures.failed[0].cause}")
-            if not pictures and not pictures.failed:
-                left_out = f" ({described(pictures.skipped)})" if pictures.skipped else ""
+            images = images_below(path)
+            if images.failed and on_error == "raise":
+                raise InputError(f"the folder {images.failed[0].path} {images.failed[0].cause}")
+            if not images and not images.failed:
+                left_out = f" ({describe_skipped(images.skipped)})" if images.skipped else ""
                 raise InputError(
-                    f"the folder {path} has no picture in it{left_out}: expected files ending in one of "
-                    f"{' '.join(sorted(image_suffixes()))}. A file of another name can be given by itself"
+                    f"the folder {path} has no images{left_out}: expected files ending in one of "
+                    f"{' '.join(sorted(image_suffixes()))}. Give the path of a file to take it whatever its suffix"
                 )
-            seen.update(dict.fromkeys(pictures))
-            found.failed += pictures.failed
-            found.skipped += pictures.skipped
+            seen.update(dict.fromkeys(images))
+            found.failed += images.failed
+            found.skipped += images.skipped
         elif os.path.lexists(path) or not is_missing(path):
             seen[path] = None
         else:
-            raise InputError(f"there is no file or folder {path}: expected pictures or folders of pictures")
+            raise InputError(f"there is no file or folder {path}: expected images or folders of images")
     if not seen and not found.failed:
-        raise InputError("no path was given: expected pictures or folders of pictures")
+        raise InputError("no path was given: expected images or folders of images")
     found.extend(seen)
     return found
 
 
 def images_below(folder: Path) -> FoundImages:
-    """Return the files in a folder and below that have an image's suffix, sorted; none is fine. Never raises."""
+    """Return the files in a folder and below with a suffix of images, sorted; may be empty. Never raises."""
     found = FoundImages()
 
     def note(error: OSError) -> None:
-        if not isinstance(error, FileNotFoundError):  # gone since its name was read
+        if not isinstance(error, FileNotFoundError):  # removed since its name was read
             found.failed.append(FailedImage(Path(error.filename), cause_of(error)))
 
     suffixes = image_suffixes()
@@ -97,17 +97,17 @@ def images_below(folder: Path) -> FoundImages:
 
 
 def is_image(path: Path) -> bool:
-    """Whether a file's name ends as an image's does."""
+    """Whether a file has a suffix of images."""
     return path.suffix.lower() in image_suffixes()
 
 
 def image_suffixes() -> frozenset[str]:
-    """Return the suffixes of images: those of HEIF where its reader is installed."""
+    """Return the suffixes of images, including those of HEIF where its reader is installed."""
     return IMAGE_SUFFIXES | HEIF_SUFFIXES if formats.has_heif() else IMAGE_SUFFIXES
 
 
-def described(skipped: Mapping[str, int]) -> str:
-    """Return how many files of which suffixes were skipped, and what would read those of HEIF."""
+def describe_skipped(skipped: Mapping[str, int]) -> str:
+    """Return how many files of which suffixes were skipped, and how to install the reader of HEIF."""
     total = sum(skipped.values())
     order = sorted(skipped.items(), key=lambda pair: (-pair[1], pair[0]))
     shown = [f"{count:,} {suffix or 'without a suffix'}" for suffix, count in order[:_SHOWN]]
@@ -120,10 +120,10 @@ def described(skipped: Mapping[str, int]) -> str:
 
 
 def require_list(paths: Iterable[str | os.PathLike[str]]) -> None:
-    """Raise `InputError` where one path came in place of a list."""
+    """Raise `InputError` for one path in place of a list."""
     _arguments.require_list(paths, "paths")
 
 
 def absolute(path: str | os.PathLike[str]) -> Path:
-    """Return a path as an item's uri has it: absolute, without "..", links not followed."""
+    """Return a path as items have it as their uri: absolute, without "..", links not resolved."""
     return Path(os.path.abspath(path))  # noqa: PTH100 - Path.absolute keeps "..", resolve follows links

@@ -1,4 +1,4 @@
-"""A file's bytes, read once: what they hash to and what the file system says of them, now and for an item."""
+"""Image files: reading one with its hash and status, and comparing it with its item."""
 
 from __future__ import annotations
 
@@ -12,42 +12,42 @@ from pathlib import Path
 from twinspire._times import iso_utc
 from twinspire.errors import InputError
 from twinspire.images.items import ImageLimits, size_refusal
-from twinspire.index import ItemKind, StoredItem
+from twinspire.stores import ItemKind, StoredItem
 
-WRITTEN_TO = "is being written to: add it when it is whole"
-"""The cause of a failure that goes by itself."""
+WRITTEN_TO = "is being written to: add it when it is complete"
+"""The cause of a failure that ends by itself."""
 
 HELD_BYTES = 64 * 2**20
-"""Files up to this size are held in memory from reading to decoding; larger ones are opened again."""
+"""Files up to this size are kept in memory from reading to decoding; larger ones are opened again."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReadFile:
-    """A file as it was when it was read. `content` is its bytes, or its path where it is too large to be held."""
+    """A file as it was when it was read. `content` is its bytes, or its path where it exceeds `HELD_BYTES`."""
 
     path: Path
     content: bytes | Path
     content_hash: str  # SHA-256 of the bytes, in hex
     size_bytes: int
     modified: str | float  # ISO 8601, UTC, to the microsecond; see `modified_of`
-    inode: int  # tells files of equal size and time apart that have changed places
+    inode: int  # tells files of equal size and time apart that were swapped
 
     @property
     def held_bytes(self) -> int:
-        """How much memory it takes."""
+        """The memory that its content takes."""
         return len(self.content) if isinstance(self.content, bytes) else 0
 
 
 def read_file(path: Path, limits: ImageLimits) -> ReadFile:
-    """Read a regular file; never blocks on a pipe or device. One above `limits` is refused by its size, unread.
+    """Read a regular file; never blocks on a pipe or device. A file above `limits` is refused without being read.
 
-    Raises `OSError`, `UnicodeEncodeError` for a name that is no UTF-8, `InputError` for what is no regular file, for
-    one that is too large and for one that is being written to.
+    Raises `OSError`, `UnicodeEncodeError` for a name that is not UTF-8, and `InputError` for what is not a regular
+    file, for one that is too large and for one that is being written to.
     """
-    str(path).encode()  # the index holds text: a name that is none fails here, before the work
+    str(path).encode()  # uris are text: fail here rather than after the work
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):  # reading a pipe or a device might never end
-        raise InputError("is no regular file")
+        raise InputError("is not a regular file")
     if (refusal := size_refusal(status.st_size, limits)) is not None:
         raise InputError(refusal)
     with path.open("rb") as file:
@@ -65,6 +65,18 @@ def read_file(path: Path, limits: ImageLimits) -> ReadFile:
     return ReadFile(path, content, digest.hexdigest(), size_bytes, modified_of(after), after.st_ino)
 
 
+def read_text(path: Path, what: str) -> str:
+    """Return a UTF-8 file without its byte order mark. Raises `InputError`, in which the file is called `what`."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 (byte {error.start}): expected a text file; convert it") from error
+    except OSError as error:
+        raise InputError(f"the {what} {path} cannot be read: {error.strerror or error}") from error
+    except ValueError as error:  # lone surrogates or a NUL in the name
+        raise InputError(f"the {what} {str(path)!r} cannot be read: {error}") from error
+
+
 def modified_of(status: os.stat_result) -> str | float:
     """Return when a file was last written to in ISO 8601, UTC; outside of the years 1 to 9999 in seconds since 1970."""
     seconds = round(status.st_mtime_ns / 1e9, 6)
@@ -75,7 +87,7 @@ def modified_of(status: os.stat_result) -> str | float:
 
 
 def cause_of(error: OSError | UnicodeEncodeError | InputError) -> str:
-    """Say why a file could not be read."""
+    """Return why a file could not be read."""
     if isinstance(error, UnicodeEncodeError):
         return "its name is not UTF-8: rename it"
     if isinstance(error, OSError):
@@ -89,7 +101,7 @@ def images_of(items: Iterable[StoredItem]) -> list[StoredItem]:
 
 
 def looks_the_same(item: StoredItem) -> bool:
-    """Whether an item's file has the size, time and inode of when it was read."""
+    """Whether an item's file has the size, modification time and inode that the item records."""
     try:
         status = Path(item.uri).stat()
     except (OSError, ValueError):
@@ -99,29 +111,29 @@ def looks_the_same(item: StoredItem) -> bool:
 
 
 def is_missing(path: Path) -> bool:
-    """Whether there is certainly nothing: what may not be looked at is not missing."""
+    """Whether nothing exists at a path; no where that cannot be told for lack of permission."""
     return _status_of(path) is None
 
 
 def has_vanished(path: Path) -> bool:
-    """Whether there is certainly nothing, and no link that leads to nothing either."""
+    """Whether nothing exists at a path, and no dangling link either."""
     return is_missing(path) and not os.path.lexists(path)
 
 
 def is_gone(path: Path) -> bool:
-    """Whether there is certainly no file."""
+    """Whether no file exists at a path; no where that cannot be told."""
     status = _status_of(path)
     return status is None or (status is not _UNKNOWN and stat.S_ISDIR(status.st_mode))
 
 
 def is_folder(path: Path) -> bool:
-    """Whether there is a folder, or a link to one; what may not be looked at is none."""
+    """Whether a path is a folder or a link to one; no where that cannot be told."""
     status = _status_of(path)
     return status is not None and status is not _UNKNOWN and stat.S_ISDIR(status.st_mode)
 
 
-def holds(item: StoredItem, limits: ImageLimits) -> bool:
-    """Whether an item's file is there and has its content; where nobody can tell, it has."""
+def has_its_content(item: StoredItem, limits: ImageLimits) -> bool:
+    """Whether an item's file exists and has the content of the item; yes where that cannot be told."""
     path = Path(item.uri)
     if is_gone(path):
         return False
@@ -134,7 +146,7 @@ def holds(item: StoredItem, limits: ImageLimits) -> bool:
 
 
 def is_text(path: Path) -> bool:
-    """Whether a path is text that UTF-8 can hold, as uris are."""
+    """Whether UTF-8 can encode a path, as uris require."""
     try:
         str(path).encode()
     except UnicodeEncodeError:
@@ -146,7 +158,7 @@ _UNKNOWN = os.stat_result([0] * 10)
 
 
 def _status_of(path: Path) -> os.stat_result | None:
-    """Return what the system says of a path: None where nothing is there, `_UNKNOWN` where it does not say."""
+    """Return the status of a path: None where nothing exists, `_UNKNOWN` where that cannot be told."""
     try:
         return path.stat()
     except (FileNotFoundError, NotADirectoryError, ValueError):

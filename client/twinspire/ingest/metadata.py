@@ -1,4 +1,4 @@
-"""What an image's file says of itself: name, size, and what the camera wrote into it (EXIF)."""
+"""Metadata of image files (name, size, EXIF), and how it merges with that of other sources."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ from twinspire.images.pillow_warnings import quiet_pillow
 from twinspire.ingest.files import ReadFile
 
 OVERRIDDEN = "overridden"
-"""The key of metadata that lists those of `FILE_KEYS` whose values are not the file's but a caption source's."""
+"""The key that lists those of `FILE_KEYS` whose values come from a caption source instead of the file."""
 
 BOOKKEEPING_KEYS = frozenset(["bytes", "modified", "inode", "fused_captions", OVERRIDDEN])
-"""Keys that decide whether a file has changed and what its vector was made of: no source may override them."""
+"""Keys that tell whether a file has changed and how its vector was made: no source may override them."""
 
 FILE_KEYS = BOOKKEEPING_KEYS.union(
     "name folder width height format taken year camera latitude longitude".split()  # noqa: SIM905
 )
-"""Keys of metadata that are read from the file; others are whoever added them."""
+"""Keys that are read from the file; all others come from users and sources."""
 
 _TURNED = range(5, 9)  # EXIF orientations that swap width and height
-_LONGEST_NAME = 200
+_MAX_NAME = 200
 
 
 def image_metadata(file: ReadFile) -> dict[str, Any]:
     """Return the metadata of an image's file, a JSON object.
 
     Always `name` (of the file), `folder` (its absolute path), `bytes`, `modified` (ISO 8601, UTC) and `inode`;
-    `width`, `height` (as it is seen: turned as EXIF says) and `format` where the header can be read; `taken` (ISO 8601,
-    local time, with its offset where there), `year`, `camera`, `latitude` and `longitude` (degrees, south and west
-    negative) where the camera wrote them and they make sense. Damaged EXIF is left out and never an error.
+    `width`, `height` (after EXIF's rotation) and `format` where the header can be read; `taken` (ISO 8601, local time,
+    with its UTC offset where EXIF has it), `year`, `camera`, `latitude` and `longitude` (degrees, south and west
+    negative) where EXIF has them and they are valid. Damaged EXIF is left out and never an error.
     """
     metadata: dict[str, Any] = {
         "name": file.path.name,
@@ -54,22 +54,22 @@ def image_metadata(file: ReadFile) -> dict[str, Any]:
             if exif := image.getexif():
                 if exif.get(ExifTags.Base.Orientation) in _TURNED:
                     metadata |= {"width": image.height, "height": image.width}
-                metadata |= _told_by_camera(exif)
+                metadata |= _from_exif(exif)
     except MemoryError:
         raise
-    except Exception:  # noqa: S110 - the decoder has the say on what is an image; headers raise whatever they stumble over
+    except Exception:  # noqa: S110 - headers raise anything; the decoder decides later what is an image
         pass
     return metadata
 
 
 def same_value(a: object, b: object) -> bool:
-    """Whether two values of metadata are written alike in JSON: true is not 1, and 1 is not 1.0."""
+    """Whether two values are equal as JSON: true is not 1, and 1 is not 1.0."""
     return json.dumps(a, sort_keys=True) == json.dumps(b, sort_keys=True)
 
 
-def combined(read: Mapping[str, Any], told: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the metadata read from a file with what a source says of it; where both have a key the source counts."""
-    usable = _usable(told)
+def combined(read: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the metadata read from a file merged with that given by a source, which wins where both have a key."""
+    usable = _usable(given)
     metadata = {**read, **usable}
     if overridden := sorted(FILE_KEYS.intersection(usable)):
         metadata[OVERRIDDEN] = overridden
@@ -77,25 +77,22 @@ def combined(read: Mapping[str, Any], told: Mapping[str, Any]) -> dict[str, Any]
 
 
 def refreshed(before: Mapping[str, Any], read: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an item's metadata with what was read anew from its file, whose content is the same."""
-    theirs = _overridden(before)
-    return {**before, **{key: value for key, value in read.items() if key not in theirs}}
+    """Return an item's metadata updated with what was read from its file, whose content is the same."""
+    overridden = _overridden(before)
+    return {**before, **{key: value for key, value in read.items() if key not in overridden}}
 
 
 def replaced(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an item's metadata when its file has other content: `after`, as of a new item, and what others wrote."""
-    theirs = _overridden(before)
-    kept = {key: value for key, value in before.items() if key in theirs or key not in FILE_KEYS}
-    own = {key: value for key, value in after.items() if key not in theirs or key in _overridden(after)}
-    metadata = {**kept, **own}
-    if overridden := sorted(theirs | _overridden(after)):
-        metadata[OVERRIDDEN] = overridden
-    return metadata
+    """Return an item's metadata after its content changed: `after`, as of a new item, and the keys of others."""
+    earlier, later = _overridden(before), _overridden(after)
+    kept = {key: value for key, value in before.items() if key in earlier or key not in FILE_KEYS}
+    new = {key: value for key, value in after.items() if key not in earlier or key in later}
+    return {**kept, **new, **({OVERRIDDEN: sorted(earlier | later)} if earlier | later else {})}
 
 
-def with_told(metadata: Mapping[str, Any], told: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return metadata with what is told about an image in it; None where it has all that already."""
-    usable = _usable(told)
+def with_given(metadata: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return metadata merged with that given by a source; None where it has all of it already."""
+    usable = _usable(given)
     overridden = _overridden(metadata) | FILE_KEYS.intersection(usable)
     if overridden == _overridden(metadata) and all(
         key in metadata and same_value(metadata[key], value) for key, value in usable.items()
@@ -104,8 +101,8 @@ def with_told(metadata: Mapping[str, Any], told: Mapping[str, Any]) -> dict[str,
     return {**metadata, **usable, **({OVERRIDDEN: sorted(overridden)} if overridden else {})}
 
 
-def _usable(told: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in told.items() if key not in BOOKKEEPING_KEYS}
+def _usable(given: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in given.items() if key not in BOOKKEEPING_KEYS}
 
 
 def _overridden(metadata: Mapping[str, Any]) -> frozenset[str]:
@@ -115,32 +112,32 @@ def _overridden(metadata: Mapping[str, Any]) -> frozenset[str]:
     )
 
 
-def _told_by_camera(exif: Image.Exif) -> dict[str, Any]:
-    told: dict[str, Any] = {}
+def _from_exif(exif: Image.Exif) -> dict[str, Any]:
+    found: dict[str, Any] = {}
     details = exif.get_ifd(ExifTags.IFD.Exif)
     for time, offset in (
         (details.get(ExifTags.Base.DateTimeOriginal), details.get(ExifTags.Base.OffsetTimeOriginal)),
         (details.get(ExifTags.Base.DateTimeDigitized), details.get(ExifTags.Base.OffsetTimeDigitized)),
     ):
-        if "taken" not in told and (taken := _time(time)) is not None:
-            told |= {"taken": taken.isoformat() + _offset(offset), "year": taken.year}
+        if "taken" not in found and (taken := _time(time)) is not None:
+            found |= {"taken": taken.isoformat() + _offset(offset), "year": taken.year}
     make, model = (_text(exif.get(tag)) for tag in (ExifTags.Base.Make, ExifTags.Base.Model))
     if camera := model if make and model.lower().startswith(make.split()[0].lower()) else f"{make} {model}".strip():
-        told["camera"] = camera
+        found["camera"] = camera
     position = exif.get_ifd(ExifTags.IFD.GPSInfo)
     latitude = _degrees(position.get(ExifTags.GPS.GPSLatitude), position.get(ExifTags.GPS.GPSLatitudeRef), "S", 90)
     longitude = _degrees(position.get(ExifTags.GPS.GPSLongitude), position.get(ExifTags.GPS.GPSLongitudeRef), "W", 180)
     if latitude is not None and longitude is not None:
-        told |= {"latitude": latitude, "longitude": longitude}
-    return told
+        found |= {"latitude": latitude, "longitude": longitude}
+    return found
 
 
 def _text(value: object) -> str:
-    """Return text on one line without what no name has; empty for what is no text."""
+    """Return text on one line without control characters; empty for what is not text."""
     if not isinstance(value, str):
         return ""
     printable = "".join(character for character in value if unicodedata.category(character)[0] != "C")
-    return " ".join(printable.split())[:_LONGEST_NAME]
+    return " ".join(printable.split())[:_MAX_NAME]
 
 
 def _time(value: object) -> datetime | None:
@@ -156,7 +153,7 @@ def _offset(value: object) -> str:
 
 
 def _degrees(value: object, reference: object, negative: str, limit: int) -> float | None:
-    """Return decimal degrees of EXIF's degrees, minutes and seconds; None where they are none."""
+    """Return decimal degrees from EXIF's degrees, minutes and seconds; None where they are not valid."""
     try:
         degrees, minutes, seconds = (float(part) for part in value)  # type: ignore[attr-defined]
     except (TypeError, ValueError, ZeroDivisionError):

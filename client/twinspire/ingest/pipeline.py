@@ -1,24 +1,164 @@
-"""Stages that work beside each other, each in a thread of its own, with bounded queues between them."""
+"""The pipeline of image files: read, decode, encode and write in parallel, in batches, each in a thread of its own."""
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
-from typing import Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, Self, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twinspire.errors import InputError
+from twinspire.images import ImageLimits
+from twinspire.ingest.caption_fusion import encode_captions, fuse
+from twinspire.ingest.files import HELD_BYTES, ReadFile, cause_of, read_file
+from twinspire.ingest.metadata import combined, image_metadata
+from twinspire.ingest.reports import FolderEvent, Happened, IngestOptions
+from twinspire.stores import Item, ItemKind, StoredItem
+
+if TYPE_CHECKING:
+    from twinspire.client import Client
 
 T = TypeVar("T")
+_CHECKED_BATCHES = 8  # batches of files that need no decoding, after which progress is reported
+
+
+def vector_key(item: Item | StoredItem) -> bytes:
+    """Return a hash of all that an image's vector depends on: images of one key have one vector."""
+    weight = item.metadata.get("fused_captions")
+    caption = "" if weight is None else f"\0{weight}\0{item.caption}"
+    return hashlib.blake2b(f"{item.content_hash}{caption}".encode(), digest_size=16).digest()
+
+
+class Candidate(NamedTuple):
+    """A file and the item that it becomes."""
+
+    file: ReadFile
+    item: Item
+    captions: Sequence[str]
+
+    @classmethod
+    def of(cls, file: ReadFile, options: IngestOptions) -> Candidate:
+        """Make the item of a file. Raises `InputError` where its captions cannot be read."""
+        source = options.captions
+        captions = source.of(file.path) if source is not None else ()
+        metadata = combined(image_metadata(file), source.metadata_of(file.path) if source is not None else {})
+        if captions and options.caption_weight is not None:
+            metadata["fused_captions"] = options.caption_weight
+        caption = "\n".join(captions) or None
+        return cls(file, Item(str(file.path), ItemKind.IMAGE, caption, metadata, file.content_hash), captions)
+
+
+@dataclass(slots=True)
+class Batch:
+    """Some files in the pipeline; each stage fills in its part and drops what the next ones do not need."""
+
+    files: int = 0
+    already: int = 0
+    events: list[FolderEvent] = field(default_factory=list)
+    read: list[Candidate] = field(default_factory=list)  # to be decoded
+    broken: dict[bytes, str] = field(default_factory=dict)  # by vector key: causes of images that were not decoded
+    copies: list[Item] = field(default_factory=list)  # whose vectors the store has when they are written
+    items: list[Item] = field(default_factory=list)
+    captions: list[Sequence[str]] = field(default_factory=list)  # of each of the items; may be empty
+    pixels: NDArray[np.uint8] | None = None  # (len(items), S, S, 3)
+    embeddings: NDArray[np.float32] | None = None  # (len(items), D)
+
+    def fail(self, path: Path, cause: str) -> None:
+        """Note that a file failed."""
+        self.events.append(FolderEvent(Happened.FAILED, path, cause=cause))
+
+
+class Writer(Protocol):
+    """Decides about files that were read, and writes those that were encoded."""
+
+    def decide(self, file: ReadFile, step: Batch) -> None:
+        """Do what needs no vector, or add the file to those to decode or to copy."""
+
+    def write(self, step: Batch) -> Batch:
+        """Write the items of a batch."""
+
+
+def run_pipeline(
+    writer: Writer, client: Client, files: Iterable[Path], options: IngestOptions, *, on_batch: Callable[[Batch], None]
+) -> None:
+    """Take files through all stages; `on_batch` is called from the calling thread with each batch that was written."""
+    stages = _Stages(client, options.caption_weight)
+    with Flow() as flow:
+        read = flow.stage("read", _batches(writer, files, options.batch, client.limits))
+        decoded = flow.stage("decode", map(stages.decode, read))
+        for done in flow.stage("write", map(writer.write, flow.stage("encode", map(stages.encode, decoded)))):
+            on_batch(done)
+
+
+def _batches(writer: Writer, files: Iterable[Path], batch: int, limits: ImageLimits) -> Iterator[Batch]:
+    """Read the files and pack those to decode, `batch` at a time or fewer where they are large."""
+    step, held_bytes = Batch(), 0
+    for path in files:
+        step.files += 1
+        try:
+            file = read_file(path, limits)
+            before = len(step.read)
+            writer.decide(file, step)
+            held_bytes += sum(candidate.file.held_bytes for candidate in step.read[before:])
+        except (OSError, UnicodeEncodeError, InputError) as error:
+            step.fail(path, cause_of(error))
+        if len(step.read) == batch or held_bytes >= HELD_BYTES or step.files >= _CHECKED_BATCHES * batch:
+            yield step
+            step, held_bytes = Batch(), 0
+    if step.files:
+        yield step
+
+
+class _Stages:
+    """The stages between reading and writing. Each method is called by one thread at a time."""
+
+    def __init__(self, client: Client, weight: float | None) -> None:
+        self._client, self._weight = client, weight
+
+    def decode(self, step: Batch) -> Batch:
+        """Decode the files that were read into pixels, and take their items."""
+        pixels, errors = self._client.preprocess([candidate.file.content for candidate in step.read], on_error="skip")
+        causes = {error.position: error.cause for error in errors}
+        for place, candidate in enumerate(step.read):
+            if (cause := causes.get(place)) is not None:
+                step.broken[vector_key(candidate.item)] = cause
+                step.fail(candidate.file.path, cause)
+            else:
+                step.items.append(candidate.item)
+                step.captions.append(candidate.captions)
+        step.read, step.pixels = [], pixels  # (len(items), S, S, 3)
+        return step
+
+    def encode(self, step: Batch) -> Batch:
+        """Encode pixels, and fuse the vectors with those of the captions where there is a caption weight."""
+        assert step.pixels is not None
+        if step.items:
+            step.embeddings = self._client.towers.encode_images(step.pixels)  # (n, D)
+            places = [place for place, captions in enumerate(step.captions) if captions]
+            if self._weight is not None and places:
+                captions = encode_captions(self._client, [step.captions[place] for place in places])
+                embeddings = step.embeddings.copy()
+                embeddings[places] = fuse(step.embeddings[places], captions, self._weight)
+                step.embeddings = embeddings
+        step.pixels = None
+        return step
 
 
 class Flow:
-    """A line of stages; a context manager, and when it is left every thread has ended.
+    """Stages that run in parallel, each in a thread of its own, with bounded queues between them.
 
     `with Flow() as flow: for result in flow.stage("write", map(write, flow.stage("read", read()))): ...` runs `read`
-    and `write` in two threads beside the caller's. Between two stages at most `ahead` things wait; with the one that
-    each stage has in hand that bounds what is in memory. An error of a stage reaches the stages behind it, and at
-    last the caller, after everything that was handed on before: what was done stays done. Leaving the block, by an
-    error or Ctrl-C too, ends every stage once the step that it is at returns.
+    and `write` in two threads beside the caller's. A queue holds at most `ahead` things, and each stage works on one:
+    that bounds the memory. An error in a stage is raised in the stages behind it and at last in the caller, after
+    everything that came before it. Leaving the block, also by an error or Ctrl-C, stops every stage once its current
+    step returns and joins all threads.
     """
 
     def __init__(self, *, ahead: int = 1) -> None:
@@ -28,7 +168,7 @@ class Flow:
         self._threads: list[threading.Thread] = []
 
     def stage(self, name: str, items: Iterable[T]) -> Iterator[T]:
-        """Run through `items` in a thread of its own; gives them in their order."""
+        """Iterate over `items` in a thread of its own; return an iterator over them in their order."""
         queue = _Queue[T](self, self._ahead)
         thread = threading.Thread(target=queue.fill, args=(items,), name=f"twinspire-{name}")
         self._threads.append(thread)
@@ -53,7 +193,7 @@ class _Stopped(Exception):  # noqa: N818 - no error: it unwinds a stage whose fl
 
 
 class _Queue(Generic[T], Iterator[T]):
-    """What one stage hands on to the next."""
+    """The queue between a stage and the next."""
 
     def __init__(self, flow: Flow, size: int) -> None:
         self._flow = flow
@@ -63,7 +203,7 @@ class _Queue(Generic[T], Iterator[T]):
         self._ended = False
 
     def fill(self, items: Iterable[T]) -> None:
-        """Put `items` in until they end, fail, or the flow is left."""
+        """Put all `items`, until they end or fail or the flow is stopped."""
         error: BaseException | None = None
         try:
             for item in items:

@@ -1,43 +1,26 @@
-"""What adding and following need of an index, and what they tell."""
+"""Options of an ingest run, the events that it emits and its report."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from types import EllipsisType
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
+from twinspire._arguments import as_whole
+from twinspire.errors import InputError
+from twinspire.ingest.caption_fusion import check_weight
 
-from twinspire.index import AddReport, Item, ItemKind, StoredItem
+if TYPE_CHECKING:
+    from twinspire.ingest.captions import CaptionSource
 
 
 class FailedImage(NamedTuple):
-    """A file that was not added, or a folder that was not looked at, and why."""
+    """A file that was not added or a folder that was not read, and why."""
 
     path: Path
     cause: str
-
-
-@dataclass(frozen=True, slots=True)
-class IngestReport:
-    """How many were added, were there already, failed, and changed: took new content, metadata, place or caption.
-
-    `captioned` counts those of the added and changed that got a caption, `moved` those of the changed that took another
-    place, `removed` the items whose files are gone. `skipped` counts the files that are no images by their suffix.
-    """
-
-    added: int
-    already: int
-    failed: list[FailedImage]
-    captioned: int = 0
-    changed: int = 0
-    moved: int = 0
-    removed: int = 0
-    skipped: Mapping[str, int] = field(default_factory=dict)
 
 
 class Happened(StrEnum):
@@ -53,10 +36,10 @@ class Happened(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class FolderEvent:
-    """One thing that was done: to which file, under which id; `before` is where a moved one was, `cause` why it failed.
+    """A change of one item: of which file, under which id; `before` is the old path of a moved file.
 
-    A failed file that the index holds from before is left in the index as it was. `captioned` tells whether the item
-    got a caption.
+    `cause` says why a file failed; if the store has an item of it, that item stays as it was. `captioned` says whether
+    the item got a caption.
     """
 
     happened: Happened
@@ -67,8 +50,52 @@ class FolderEvent:
     captioned: bool = False
 
 
+@dataclass(frozen=True, kw_only=True)
+class IngestOptions:
+    """How `add_images`, `sync` and `watch` turn files into items.
+
+    `captions` gives the captions and metadata of images; several captions of an image are joined, one a line. Captions
+    and metadata that the store has and the source lacks stay. With `caption_weight` w, above 0 and below 1, the vector
+    of a captioned image is the unit vector of (1 - w) * image + w * mean of its captions, and its metadata has w under
+    `fused_captions`. `batch` is the number of files that are encoded together. `on_event` is called from the calling
+    thread for every change, once it is durable.
+
+    Raises `InputError` for a `batch` below 1 and a `caption_weight` out of its range or without `captions`.
+    """
+
+    captions: CaptionSource | None = None
+    caption_weight: float | None = None
+    batch: int = 32
+    on_event: Callable[[FolderEvent], None] | None = None
+
+    def __post_init__(self) -> None:
+        as_whole(self.batch, "batch, the number of files encoded together", minimum=1)
+        if self.caption_weight is not None:
+            check_weight(self.caption_weight)
+            if self.captions is None:
+                raise InputError("caption_weight came without captions: pass a source of captions too")
+
+
+@dataclass(frozen=True, slots=True)
+class IngestReport:
+    """How many items were added, were in the store already, failed, and changed in content, metadata, path or caption.
+
+    `captioned` counts the added and changed ones that got a caption, `moved` the changed ones with another path,
+    `removed` the items whose files are gone. `skipped` counts files by suffix that are not images.
+    """
+
+    added: int
+    already: int
+    failed: list[FailedImage]
+    captioned: int = 0
+    changed: int = 0
+    moved: int = 0
+    removed: int = 0
+    skipped: Mapping[str, int] = field(default_factory=dict)
+
+
 class Tally:
-    """Counts events; what they come to is an `IngestReport`."""
+    """Counts events for an `IngestReport`."""
 
     def __init__(self) -> None:
         self._counts = dict.fromkeys(Happened, 0)
@@ -76,8 +103,8 @@ class Tally:
         self._changed: set[Path] = set()
         self._failed: list[FailedImage] = []
 
-    def take(self, event: FolderEvent) -> None:
-        """Take in one event."""
+    def count(self, event: FolderEvent) -> None:
+        """Count one event."""
         self._counts[event.happened] += 1
         self._captioned += event.captioned
         if event.happened is Happened.FAILED:
@@ -86,52 +113,14 @@ class Tally:
             self._changed.add(event.path)
 
     def report(self, *, already: int, skipped: Mapping[str, int]) -> IngestReport:
-        """Return what it came to."""
+        """Return the report of the events that were counted."""
         return IngestReport(
-            self._counts[Happened.ADDED],
-            already,
-            self._failed,
-            self._captioned,
-            len(self._changed),
-            self._counts[Happened.MOVED],
-            self._counts[Happened.REMOVED],
-            dict(skipped),
+            added=self._counts[Happened.ADDED],
+            already=already,
+            failed=self._failed,
+            captioned=self._captioned,
+            changed=len(self._changed),
+            moved=self._counts[Happened.MOVED],
+            removed=self._counts[Happened.REMOVED],
+            skipped=dict(skipped),
         )
-
-
-class ItemIndex(Protocol):
-    """What adding needs of an index; `twinspire.Index` is one. Used from several threads."""
-
-    def __len__(self) -> int:
-        """How many items there are."""
-
-    def check_space(self, space: str) -> None:
-        """Raise `SpaceMismatchError` where embeddings of `space` cannot be added."""
-
-    def known_hashes(self, hashes: Iterable[str], *, kind: ItemKind = ItemKind.IMAGE) -> set[str]:
-        """Return those of `hashes` that an item of this kind in the index has."""
-
-    def add(self, embeddings: NDArray[np.float32], items: Sequence[Item], *, space: str) -> AddReport:
-        """Add `items` with their `embeddings`."""
-
-    def find(self, *, uri: str | None = None, content_hash: str | None = None) -> list[StoredItem]:
-        """Return the items of this uri or of this content."""
-
-    def vectors(self, ids: Iterable[int]) -> NDArray[np.float32]:
-        """Return the vectors of these items, (N, D) float32, L2-normalised."""
-
-    def update(
-        self,
-        id: int,  # noqa: A002 - the field's name
-        *,
-        embedding: NDArray[np.float32] | None = None,
-        space: str | None = None,
-        uri: str | EllipsisType = ...,
-        caption: str | EllipsisType | None = ...,
-        metadata: Mapping[str, Any] | EllipsisType = ...,
-        content_hash: str | EllipsisType | None = ...,
-    ) -> StoredItem:
-        """Change what is given of one item."""
-
-    def remove(self, ids: Iterable[int]) -> int:
-        """Remove the items of these ids."""

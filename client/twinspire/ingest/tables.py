@@ -1,4 +1,4 @@
-"""Files that say something about images, row by row: COCO's JSON, CSV, TSV, JSONL, or a JSON list of objects."""
+"""Tables about images, a row or more for each: CSV, TSV, JSON Lines, or a JSON list of objects."""
 
 from __future__ import annotations
 
@@ -7,139 +7,208 @@ import io
 import json
 import math
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from twinspire.errors import InputError
 
-IMAGE_COLUMNS = ("picture", "image", "path", "file", "file_name", "filename", "filepath", "image_path", "name")
+IMAGE_COLUMNS = ("picture", "image", "path", "file", "file_name", "filename", "filepath", "image_path")
+FALLBACK_IMAGE_COLUMN = "name"  # where no other column names the image; beside one it is metadata
 CAPTION_COLUMNS = ("caption", "captions", "text", "texts")
-EXPECTED = (
-    f"expected one of {', '.join(IMAGE_COLUMNS)} for the picture, and one of {', '.join(CAPTION_COLUMNS)} for what "
-    "is said about it or other columns for its metadata"
-)
-_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")  # JSON's: 007 is no number but a code
-_INTEGERS = range(-(2**63), 2**63)  # that a filter compares exactly
+_LIST_COLUMNS = ("captions", "texts")  # whose cells may hold a JSON list, as data frames write them
+_NUMBERED = re.compile(r"(caption|text)_?\d+")
+_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")  # JSON's: 007 is a code, no number
+_INTEGERS = range(-(2**63), 2**63)  # the integers that a filter compares exactly
+JSON_TYPES: dict[type, str] = {
+    str: "a text",
+    int: "a whole number",
+    float: "a number",
+    list: "a list",
+    dict: "an object",
+}
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """What a row says: the place for messages, the image as it is named there, its captions and its metadata."""
+class CaptionRow:
+    """What one row, line or entry of a captions file says about an image.
+
+    `where` is its place in the file, for messages. `image` is the name of the image's file as it is written there, and
+    `folder` the folder of that file where the row names one. `id`, `language` and `split` hold what the file has, of
+    any type; in a table they are part of `metadata` too, which has all columns but those of image and captions.
+    """
 
     where: str
-    picture: str
-    captions: Sequence[str]
+    image: str
+    captions: Sequence[str] = ()
+    folder: str = ""
+    id: Any = None
+    language: Any = None
+    split: Any = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
-def rows_of(path: Path, text: str) -> Iterator[Row]:
-    """Give the rows of a file whose name is `path` and whose content is `text`.
+class _Columns(NamedTuple):
+    image: str
+    captions: list[str]
+    others: list[str]
 
-    Columns that are neither image nor caption are metadata; those without a name are left out. COCO's form has
-    captions alone. Raises `InputError` that names the place.
+
+def cell_rows(path: Path, text: str, *, strict: bool) -> Iterator[CaptionRow]:
+    """Give the rows of a table with column names in its first line, tabs between the cells of a .tsv, else commas.
+
+    In metadata a number or true and false become values of JSON, empty cells are left out. With `strict` each row must
+    have a caption, and one column alone may name the image. Raises `InputError` that names the line.
     """
-    cells = path.suffix.lower() in (".csv", ".tsv", ".txt")
-    if cells:
-        rows = _table_rows(path, text)
-    elif path.suffix.lower() in (".jsonl", ".ndjson"):
-        rows = _json_lines(path, text)
-    elif path.suffix.lower() == ".json":
-        document = _parsed(text, str(path))
-        if isinstance(document, dict):
-            yield from _coco_rows(path, document)
-            return
-        if not isinstance(document, list):
-            raise InputError(f"{path} is no file of captions: expected COCO's form or a list of objects")
-        rows = ((f"{path}: entry {place}", row) for place, row in enumerate(document))
-    else:
-        raise InputError(f"{path} is no file of captions: expected a name ending in .json, .jsonl, .csv or .tsv")
-    for where, row in rows:
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    names: list[str] = []
+    columns: _Columns | None = None
+    try:
+        for cells in reader:
+            where = f"{path}, line {reader.line_num}"
+            if not any(cells):
+                continue
+            if columns is None:
+                names = [cell.strip() for cell in cells]
+                if repeated := next((name for place, name in enumerate(names) if name and name in names[:place]), None):
+                    raise InputError(f"{where} has two columns {repeated!r}: rename one; number captions (caption_1)")
+                columns = _columns([name for name in names if name], where, strict=strict)
+                continue
+            if len(cells) != len(names):
+                raise InputError(
+                    f"{where} has {len(cells)} cells: expected {len(names)} ({', '.join(names)}). A caption with the "
+                    "separator in it must stand in double quotes"
+                )
+            row: dict[str, Any] = dict(zip(names, cells, strict=True))
+            for column in columns.captions:
+                if column in _LIST_COLUMNS and row[column].lstrip().startswith("["):
+                    row[column] = _unpacked(row[column], f"{where}: {column!r}", strict=strict)
+            metadata = {name: _value(row[name]) for name in columns.others if row[name].strip()}
+            yield _row(row, columns, metadata, where, strict=strict)
+    except csv.Error as error:
+        raise InputError(f"{path}, line {reader.line_num} is not valid CSV: {error}") from error
+
+
+def object_rows(entries: Iterator[tuple[str, Any]], *, strict: bool) -> Iterator[CaptionRow]:
+    """Give the rows of a table of JSON objects, each of which comes with its place; for `strict` see `cell_rows`."""
+    for where, row in entries:
         if not isinstance(row, dict):
-            raise InputError(f'{where}: expected an object such as {{"image": "a.jpg", "caption": "a cat"}}')
-        yield _row(where, row, cells=cells)
+            raise InputError(
+                f'{where} is {type_of(row)}: expected an object such as {{"image": "a.jpg", "caption": "a cat"}}'
+            )
+        columns = _columns([name for name in row if name], where, strict=strict)
+        yield _row(row, columns, {name: row[name] for name in columns.others}, where, strict=strict)
 
 
-def _row(where: str, row: Mapping[str, Any], *, cells: bool) -> Row:
-    names = [next((name for name in known if name in row), None) for known in (IMAGE_COLUMNS, CAPTION_COLUMNS)]
-    others = {name: value for name, value in row.items() if name and name not in names}
-    if names[0] is None or (names[1] is None and not others):
-        raise InputError(f"{where} has the columns {', '.join(map(str, row)) or '(none)'}: {EXPECTED}")
-    picture, caption = row[names[0]], row[names[1]] if names[1] is not None else []
-    captions = [said for said in (caption if isinstance(caption, list) else [caption]) if isinstance(said, str)]
-    wrong = not isinstance(caption, str) and (not isinstance(caption, list) or len(captions) < len(caption))
-    if not isinstance(picture, str) or not picture or wrong:
-        raise InputError(f"{where}: got picture {picture!r} and caption {caption!r}: expected texts")
-    if cells:
-        others = {name: _value(cell) for name, cell in others.items() if cell.strip()}
-    return Row(where, picture, captions, others)
+def json_lines(path: Path, text: str) -> Iterator[tuple[str, Any]]:
+    """Give the JSON document of every line, with its place."""
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            where = f"{path}, line {number}"
+            yield where, parse_json(line, where)
+
+
+def parse_json(text: str, where: str) -> Any:  # noqa: ANN401 - whatever the file holds
+    """Return a JSON document. Raises `InputError` that names the place."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"{where} is not valid JSON: {error.msg}: line {error.lineno}, column {error.colno}"
+        ) from error
+    except ValueError as error:  # a number of thousands of digits
+        raise InputError(f"{where} cannot be read as JSON: {error}") from error
+    except RecursionError:
+        raise InputError(f"{where} cannot be read as JSON: it is nested too deeply") from None
+
+
+def type_of(value: object) -> str:
+    """Return what a value is in JSON's words: "a text", "an empty list", "null"."""
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    if isinstance(value, list | dict) and not value:
+        return f"an empty {'list' if isinstance(value, list) else 'object'}"
+    return JSON_TYPES.get(type(value), type(value).__name__)
+
+
+def listed(names: Sequence[object], *, at_most: int = 6) -> str:
+    """Return the first names in a row, and how many more there are."""
+    more = f" and {len(names) - at_most:,} more" if len(names) > at_most else ""
+    return ", ".join(map(str, names[:at_most])) + more if names else "nothing"
+
+
+def _columns(names: Sequence[str], where: str, *, strict: bool) -> _Columns:
+    """Find the columns of the image and of captions by their names."""
+    images = [name for name in IMAGE_COLUMNS if name in names]
+    captions = [name for name in CAPTION_COLUMNS if name in names]
+    if strict:
+        for found in (images, captions):
+            if len(found) > 1:
+                raise InputError(f"{where} has the columns {' and '.join(found)}: expected one of them; rename others")
+    if not images and FALLBACK_IMAGE_COLUMN in names:
+        images = [FALLBACK_IMAGE_COLUMN]
+    captions = captions[:1] + [name for name in names if _NUMBERED.fullmatch(name)]
+    others = [name for name in names if name not in images[:1] and name not in captions]
+    if not images or not (captions or (others and not strict)):
+        metadata = "" if strict else ", or other columns for its metadata"
+        raise InputError(
+            f"{where} has the columns {listed(names, at_most=12)}: expected a column for the image "
+            f"({', '.join((*IMAGE_COLUMNS, FALLBACK_IMAGE_COLUMN))}) and one for its caption "
+            f"({', '.join(CAPTION_COLUMNS)}){metadata}"
+        )
+    return _Columns(images[0], captions, others)
+
+
+def _row(
+    row: Mapping[str, Any], columns: _Columns, metadata: Mapping[str, Any], where: str, *, strict: bool
+) -> CaptionRow:
+    image = row[columns.image]
+    if not isinstance(image, str) or not image.strip():
+        found = "is empty" if isinstance(image, str) else f"holds {type_of(image)}"
+        raise InputError(f"{where}: {columns.image!r} {found}: expected the name of a file")
+    captions: list[str] = []
+    for column in columns.captions:
+        value = row[column]
+        texts = value if isinstance(value, list) else [value]
+        wrong = [text for text in texts if not isinstance(text, str)]
+        if wrong or (strict and not texts):
+            found = f"a list with {type_of(wrong[0])}" if isinstance(value, list) and wrong else type_of(value)
+            raise InputError(f"{where}: {column!r} holds {found}: expected a text or a list of texts")
+        captions += texts
+    return CaptionRow(
+        where,
+        image,
+        captions,
+        id=row.get("id"),
+        language=row.get("language"),
+        split=row.get("split"),
+        metadata=metadata,
+    )
+
+
+def _unpacked(cell: str, where: str, *, strict: bool) -> Any:  # noqa: ANN401 - whatever JSON holds
+    try:
+        return json.loads(cell)
+    except (ValueError, RecursionError) as error:
+        if strict:
+            raise InputError(
+                f'{where} begins with [ and is not a JSON list ({error}): expected ["one", "another"] or one caption'
+            ) from error
+        return cell
 
 
 def _value(cell: str) -> str | int | float | bool:
-    """Return what a cell of a table holds: a number as JSON writes it, true or false, else its text.
+    """Return what a cell holds: a number as JSON writes it, true or false, else its text.
 
-    A number that would not stay what it is, an integer of more than 64 bits or an infinite one, is text.
+    A number that would change, an integer of more than 64 bits or an infinite one, stays text.
     """
     text = cell.strip()
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
     if match := _NUMBER.fullmatch(text):
-        if match[2] is None and match[3] is None and len(text) <= 20:
-            return number if (number := int(text)) in _INTEGERS else text
-        if match[2] is not None or match[3] is not None:
-            return real if math.isfinite(real := float(text)) else text
+        if match[2] is None and match[3] is None:
+            return number if len(text) <= 20 and (number := int(text)) in _INTEGERS else text
+        return real if math.isfinite(real := float(text)) else text
     return text
-
-
-def _table_rows(path: Path, text: str) -> Iterator[tuple[str, Any]]:
-    reader = csv.DictReader(
-        io.StringIO(text, newline=""), delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True
-    )
-    try:
-        columns = [name.strip() for name in reader.fieldnames or ()]
-        twice = next((name for name, count in Counter(columns).items() if name and count > 1), None)
-        if twice is not None:
-            raise InputError(
-                f"{path}, line {reader.line_num} has the column {twice!r} more than once: rename the others"
-            )
-        for row in reader:
-            where = f"{path}, line {reader.line_num}"
-            if None in row or None in row.values():
-                raise InputError(
-                    f"{where} has another number of cells than the first line: a caption with the separator in it must "
-                    "stand in double quotes"
-                )
-            yield where, {name.strip(): cell for name, cell in row.items()}
-    except csv.Error as error:
-        raise InputError(f"{path}, line {reader.line_num} is no CSV: {error}") from error
-
-
-def _json_lines(path: Path, text: str) -> Iterator[tuple[str, Any]]:
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            yield f"{path}, line {number}", _parsed(line, f"{path}, line {number}")
-
-
-def _parsed(text: str, where: str) -> Any:  # noqa: ANN401 - whatever the file holds
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{where} is no JSON: {error}") from error
-
-
-def _coco_rows(path: Path, document: Mapping[str, Any]) -> Iterator[Row]:
-    try:
-        names = {image["id"]: image["file_name"] for image in document["images"]}
-        for place, entry in enumerate(document["annotations"]):
-            where = f"{path}: annotation {place}"
-            name, caption = names[entry["image_id"]], entry["caption"]
-            if not isinstance(name, str) or not isinstance(caption, str):
-                raise InputError(f"{where}: got picture {name!r} and caption {caption!r}: expected texts")
-            yield Row(where, name, [caption])
-    except (KeyError, TypeError) as error:
-        raise InputError(
-            f"{path} is no file of captions in COCO's form: expected the lists 'images' (id, file_name) and "
-            f"'annotations' (image_id, caption); {error} is missing or of another kind"
-        ) from error

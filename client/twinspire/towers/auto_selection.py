@@ -55,7 +55,7 @@ class Runtime:
 
 
 @dataclass(frozen=True)
-class Candidate:
+class RuntimeCandidate:
     """A provider and a precision to try, and the reason.
 
     `streams` and `inference_precision` apply where the caller names none.
@@ -85,7 +85,7 @@ def parse_precision(value: str) -> Precision | None:
     return None if value == AUTO else as_member(value, Precision, "precision", besides=[AUTO])
 
 
-def candidates(bundle: Bundle, provider: Provider | None, precision: Precision | None) -> Iterator[Candidate]:
+def candidates(bundle: Bundle, provider: Provider | None, precision: Precision | None) -> Iterator[RuntimeCandidate]:
     """Yield what to try, best first; a named provider or precision (not None) is used as it is.
 
     First the bundle's recommendation, where it is for this machine and agrees with what was named, then the choice of
@@ -114,15 +114,15 @@ def candidates(bundle: Bundle, provider: Provider | None, precision: Precision |
             continue
         reasons = [f"{chosen}: {why}", f"{name}: {'requested' if provider is not None else 'the best here'}"]
         is_last = provider is not None or name is _PREFERRED[-1]
-        yield Candidate(name, chosen, "; ".join([*reasons, *skipped]), is_last)
+        yield RuntimeCandidate(name, chosen, "; ".join([*reasons, *skipped]), is_last)
         if recommended is not None:  # the GPU, which is tried first, could not be used
             yield recommended
             recommended = None
 
 
-def _recommended(choice: RecommendedRuntime, *, is_named: bool) -> Candidate:
+def _recommended(choice: RecommendedRuntime, *, is_named: bool) -> RuntimeCandidate:
     """Return a bundle's recommendation as a candidate. `is_named`: the caller named its provider."""
-    return Candidate(
+    return RuntimeCandidate(
         Provider(choice.provider),
         choice.precision,
         f"measured on {choice.cpu_model}: {choice.speed:.2f} times as fast as fp32",

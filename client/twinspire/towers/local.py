@@ -15,7 +15,7 @@ from twinspire._cores import thread_count
 from twinspire.bundle import Bundle, Precision, Tower
 from twinspire.contract import EMBEDDING, FREE, INPUT_NAMES
 from twinspire.errors import EngineError, InputError, ProviderError
-from twinspire.towers.auto_selection import AUTO, Candidate, Runtime, candidates, parse_precision, parse_provider
+from twinspire.towers.auto_selection import AUTO, Runtime, RuntimeCandidate, candidates, parse_precision, parse_provider
 from twinspire.towers.batching import InputBatch, fitted_batches, text_batches
 from twinspire.towers.providers import (
     InferencePrecision,
@@ -166,7 +166,7 @@ class LocalTowers(BundleTowers):
             return sessions, runtime
         raise AssertionError("one of the candidates is the last")
 
-    def _runtime_of(self, candidate: Candidate, *, is_named: bool) -> Runtime:
+    def _runtime_of(self, candidate: RuntimeCandidate, *, is_named: bool) -> Runtime:
         """Return the runtime of a candidate, with the caller's settings in place of its own.
 
         The caller's streams are for processors: a GPU that `auto` found (not `is_named`) computes in one.

@@ -65,7 +65,7 @@ def rank(
     data: CaptionedImages, found: Mapping[RuntimeConfig, DatasetEmbeddings], reference: RuntimeConfig
 ) -> RecallReport:
     """Rank a data set by the embeddings of each configuration."""
-    owners = {language or UNDETERMINED: data.said(language).owners for language in data.languages}
+    owners = {language or UNDETERMINED: data.captions_in(language).owners for language in data.languages}
     rankings = {
         str(config): {
             language: rank_both_ways(embedded.images, embedded.texts[language], owners[language]) for language in owners

@@ -18,7 +18,7 @@ from twinspire.cli.index.bundle import reference_to
 from twinspire.contact_sheet import SheetRow, contact_sheet
 from twinspire.errors import InputError, MissingDependencyError, ServerError
 from twinspire.index import Hit
-from twinspire.ingest import add_images
+from twinspire.ingest import IngestOptions, add_images
 from twinspire_eval.recall import BothWays, both_ways
 from twinspire_eval.scenes import CaptionedScene, Language, Split, draw_dataset, draw_scene
 from twinspire_server.demo import DemoRuntime
@@ -222,7 +222,7 @@ def _index(
     server = client.towers if isinstance(client.towers, TritonTowers) else None
     before = server.statistics(Tower.IMAGE) if server else None
     started = time.perf_counter()
-    report = add_images(index, client, files, batch=BATCH, on_progress=advance)
+    report = add_images(index, client, files, IngestOptions(batch=BATCH), on_progress=advance)
     seconds = time.perf_counter() - started
     assert not report.failed
     counted = server.statistics(Tower.IMAGE).since(before) if server and before else None

@@ -1,4 +1,4 @@
-"""Which bundle encodes for an index: the one that made it, unless another of its space is given."""
+"""Choosing the bundle that encodes for an index: the one that made it, unless another of its space is given."""
 
 from __future__ import annotations
 
@@ -11,69 +11,68 @@ from twinspire.errors import BundleError, InputError, SpaceMismatchError
 
 if TYPE_CHECKING:
     from twinspire.bundle import Bundle
-    from twinspire.index import BundleReference, Index
-    from twinspire.stores import VectorStore
+    from twinspire.stores import BundleReference, VectorStore
 
 
-def open_bundle(given: Path | None, index: VectorStore | None = None) -> Bundle:
+def open_bundle(given: Path | None, store: VectorStore | None = None) -> Bundle:
     """Open the bundle that was given, else the one that made the index, else the sample.
 
-    Raises `BundleError` where the index's own is not there any more, `SpaceMismatchError` where the bundle is not of
-    the index's space.
+    Raises `BundleError` where the index's own does not exist any more, `SpaceMismatchError` where the bundle is of
+    another space than the index.
     """
     from twinspire.bundle import Bundle
     from twinspire.sample import sample_bundle
 
-    remembered = index.bundle if index is not None else None
+    remembered = store.bundle if store is not None else None
     if given is not None:
         bundle = Bundle.open(given)
-    elif index is None or remembered is None:
+    elif store is None or remembered is None:
         bundle = Bundle.open(sample_bundle())
     elif _is_there(remembered):
         bundle = Bundle.open(_folder(remembered))
     else:
         raise BundleError(
-            f"the index {printable(index.uri)} was made with {printable(str(remembered))}, which is not there: "
-            "pass --bundle with the folder it is in now"
+            f"the index {printable(store.uri)} was made with {printable(str(remembered))}, which does not exist: pass "
+            "the bundle's folder with --bundle"
         )
-    if index is not None and bundle.space != index.space:
-        raise SpaceMismatchError(_mismatch(index, remembered, bundle, was_given=given is not None))
+    if store is not None and bundle.space != store.space:
+        raise SpaceMismatchError(_mismatch(store, remembered, bundle, was_given=given is not None))
     return bundle
 
 
 def reference_to(bundle: Bundle) -> BundleReference | None:
-    """Return what an index remembers of a bundle, None where its path is no text that an index can hold."""
-    from twinspire.index import BundleReference
+    """Return the reference to a bundle that an index stores, None where its path is not UTF-8."""
     from twinspire.sample import sample_bundle
+    from twinspire.stores import BundleReference
 
     is_sample = bundle.path.resolve() == sample_bundle().resolve()
     try:
-        # A link keeps its name: where it is set to a newer bundle, that one is taken.
+        # A link is not resolved: when it is changed to a newer bundle, that one is used.
         return BundleReference(bundle.name, None if is_sample else os.path.abspath(bundle.path))  # noqa: PTH100
     except InputError:
         return None
 
 
-def remember_bundle(index: Index, bundle: Bundle) -> None:
-    """Let an index that is open for writing remember a bundle of its space, unless the one that it knows is there."""
-    known, reference = index.bundle, reference_to(bundle)
-    if reference is None or (known is not None and _space_at(known) == index.space):
+def remember_bundle(store: VectorStore, bundle: Bundle) -> None:
+    """Store a reference to a bundle in an index of its space, unless the index has one that still exists."""
+    known, reference = store.bundle, reference_to(bundle)
+    if reference is None or (known is not None and _space_at(known) == store.space):
         return
-    index.set_bundle(reference)
+    store.set_bundle(reference)
 
 
-def _mismatch(index: VectorStore, remembered: BundleReference | None, bundle: Bundle, *, was_given: bool) -> str:
-    own = printable(str(remembered or "a bundle that it does not remember"))
+def _mismatch(store: VectorStore, remembered: BundleReference | None, bundle: Bundle, *, was_given: bool) -> str:
+    own = printable(str(remembered or "an unknown bundle"))
     found = f"{bundle.name} at {printable(bundle.path)}"
     if was_given:
         advice = "Leave --bundle out, or make another index" if remembered is not None else "Pass the one that made it"
     elif remembered is not None:
         advice = "Pass --bundle with the one that made it"
-        found = f"what is there now, {bundle.name},"
+        found = f"the bundle that is there now, {bundle.name},"
     else:
         advice, found = "Pass --bundle with the one that made it", f"the sample {bundle.name}"
     return (
-        f"the index {printable(index.uri)} was made with {own}; {found} is of another space, their embeddings cannot "
+        f"the index {printable(store.uri)} was made with {own}; {found} is of another space: their embeddings cannot "
         f"be compared. {advice}"
     )
 

@@ -30,7 +30,7 @@ _BUILD = "Build its repository from this bundle with `twinspire build` and resta
 
 
 @dataclass(frozen=True, slots=True)
-class ServedModel:
+class InspectedModel:
     """One tower on a server: its model's name, the most rows of a request, its precision.
 
     `text_lengths` are the lengths that texts are padded to, ascending, the context the last; the image tower has none.
@@ -47,7 +47,7 @@ def largest_response_bytes(dim: int) -> int:
     return LARGEST_BATCH * dim * 4 + 2**20
 
 
-def read_model(config: Any, name: str, tower: Tower, bundle: Bundle, *, address: str) -> ServedModel:
+def read_model(config: Any, name: str, tower: Tower, bundle: Bundle, *, address: str) -> InspectedModel:
     """Read the `ModelConfig` message of the model `name`.
 
     Raises SpaceMismatchError where the model is of another space than the bundle, ServerError where its tensors,
@@ -82,7 +82,7 @@ def read_model(config: Any, name: str, tower: Tower, bundle: Bundle, *, address:
                 f"context, such as '32,{context_length}'. {_BUILD}"
             )
     precision = _shown(parameters.get("precision", "unknown"))
-    return ServedModel(name, min(config.max_batch_size, LARGEST_BATCH), lengths, precision)
+    return InspectedModel(name, min(config.max_batch_size, LARGEST_BATCH), lengths, precision)
 
 
 def _contract_violation(config: Any, tower: Tower, bundle: Bundle) -> str | None:

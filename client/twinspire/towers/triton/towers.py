@@ -24,7 +24,7 @@ from twinspire.towers.validation import BundleTowers, check_embeddings
 if TYPE_CHECKING:  # these load grpc and tritonclient, which importing a name must not
     from twinspire.towers.triton.channel import Deadline, TransientServerError
     from twinspire.towers.triton.exchange import RetryPolicy
-    from twinspire.towers.triton.models import ServedModel
+    from twinspire.towers.triton.models import InspectedModel
 
 # How long after its last response an inspected server is trusted. No server is replaced faster: the smallest bundle's
 # takes 0.6 s to start. Replacing it while requests are in flight breaks them, which leads to another inspection.
@@ -38,7 +38,7 @@ _OPENING_S = 10.0
 class _ServerState:
     """An inspected server, whose models match the bundle. `heard_at` is the time of its last response."""
 
-    models: Mapping[Tower, ServedModel]
+    models: Mapping[Tower, InspectedModel]
     server_version: str
     heard_at: float
 
@@ -155,7 +155,7 @@ class TritonTowers(BundleTowers):
         """
         self._check_images(images)
 
-        def requests(model: ServedModel) -> Iterator[InputBatch]:
+        def requests(model: InspectedModel) -> Iterator[InputBatch]:
             return image_batches(images, batch=1 if self._send_images_singly else model.max_batch)
 
         return self._encode(Tower.IMAGE, len(images), requests)
@@ -168,7 +168,7 @@ class TritonTowers(BundleTowers):
         """
         self._check_sequences(sequences)
 
-        def requests(model: ServedModel) -> Iterator[InputBatch]:
+        def requests(model: InspectedModel) -> Iterator[InputBatch]:
             return text_batches(sequences, self._bundle.text, batch=model.max_batch, lengths=model.text_lengths)
 
         return self._encode(Tower.TEXT, len(sequences), requests)
@@ -200,7 +200,7 @@ class TritonTowers(BundleTowers):
         self.close()
 
     def _encode(
-        self, tower: Tower, count: int, requests: Callable[[ServedModel], Iterator[InputBatch]]
+        self, tower: Tower, count: int, requests: Callable[[InspectedModel], Iterator[InputBatch]]
     ) -> NDArray[np.float32]:
         """Encode `count` rows, split into `requests`, within one deadline."""
         from twinspire.towers.triton.exchange import Window, exchange
