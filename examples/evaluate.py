@@ -12,7 +12,7 @@ from pathlib import Path
 
 from twinspire import Client, sample_bundle
 from twinspire_eval.datasets import open_dataset
-from twinspire_eval.recall import R1, R5, R10, estimates, rank_both_ways
+from twinspire_eval.recall import estimates, rank_both_ways
 
 
 def main() -> None:
@@ -30,7 +30,7 @@ def main() -> None:
             print(f"{data.name}, captions in {language}: {len(images)} images, {len(texts)} captions")
             for direction, ranking in rank_both_ways(images, texts, captions.owners).items():
                 found = estimates(ranking)
-                for name in (R1, R5, R10):
+                for name in ("r1", "r5", "r10"):
                     value, interval = found[name].value, found[name].interval
                     print(f"  {direction:13} {name:3} {value:.3f} (95%: {interval.low:.3f} to {interval.high:.3f})")
 
