@@ -25,7 +25,7 @@ def main() -> None:
     with Client.local(arguments.bundle) as client:
         images = client.encode_images(data.images)  # (N, D)
         for language in data.languages:
-            captions = data.said(language)
+            captions = data.captions_in(language)
             texts = client.encode_texts(captions.texts)  # (T, D)
             print(f"{data.name}, captions in {language}: {len(images)} images, {len(texts)} captions")
             for direction, ranking in rank_both_ways(images, texts, captions.owners).items():
