@@ -1,3 +1,1 @@
-"""The instruments: drawn scenes, data sets, recall, and the benchmarks built on them."""
-
-from __future__ import annotations
+"""Benchmarks of twinspire: `twinspire bench` and scripts that compare engines, serving and indexes with peers."""

@@ -1,4 +1,4 @@
-"""The commands that this package adds to `twinspire`."""
+"""The commands `twinspire bench` and `twinspire scenes`."""
 
 from __future__ import annotations
 
@@ -37,45 +37,57 @@ def group() -> None:
 
 @bench.command()
 def compare(
-    a: Annotated[Path, typer.Argument(metavar="A", help="A record, as --json writes it.", show_default=False)],
-    b: Annotated[Path, typer.Argument(metavar="B", help="Another of the same machine.", show_default=False)],
+    a: Annotated[Path, typer.Argument(metavar="A", help="Record, as --json writes it.", show_default=False)],
+    b: Annotated[Path, typer.Argument(metavar="B", help="Another record of the same machine.", show_default=False)],
 ) -> None:
-    """Show the figures of two records side by side, with the ratio of B to A.
+    """Compare the results of two records: both values and the ratio of B to A.
 
-    Records of different machines, kinds or parameters are refused.
+    Both records must be of the same benchmark, machine and parameters.
     """
     from twinspire_eval.comparison import compare as compare_records
     from twinspire_eval.records import Record
     from twinspire_eval.tables import figure, figures_console, figures_table, spread
 
     found = compare_records(Record.load(a), Record.load(b))
-    table = figures_table(["figure"], ["A", "B", "B / A", "95% interval"])
-    for each in found:
-        row = [figure(each.a), figure(each.b), figure(each.ratio), spread(each.interval)]
-        table.add_row(" · ".join(each.name), *row)
+    table = figures_table(["result"], ["A", "B", "B / A", "95% interval"])
+    for result in found:
+        row = [figure(result.a), figure(result.b), figure(result.ratio), spread(result.interval)]
+        table.add_row(" · ".join(result.name), *row)
     figures_console().print(table)
 
 
 @bench.command()
 def latency(
     bundle: BundleOption = None,
-    precision: Annotated[list[str] | None, typer.Option("--precision", "-p", help="Engines; all if not given.")] = None,
-    provider: Annotated[list[str] | None, typer.Option(help="What runs them: cpu, openvino, cuda; all here.")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads a call computes with.")] = None,
-    streams: Annotated[list[str] | None, typer.Option(help="Parts a call is cut into, side by side: 1.")] = None,
-    batch: Annotated[list[str] | None, typer.Option(help="Pictures or texts a call: 1,8,32; of a server 1.")] = None,
-    lengths: Annotated[list[str] | None, typer.Option(help="Token ids a text: 8,16 and the context.")] = None,
-    url: Annotated[str | None, typer.Option(help="Measure the server of the bundle at HOST:PORT.")] = None,
-    in_flight: Annotated[list[str] | None, typer.Option(help="Calls in flight: 1; of a server 1,16.")] = None,
-    rate: Annotated[list[str] | None, typer.Option(help="Also an open loop with so many calls a second.")] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="How often each case is visited.")] = 10,
-    visit: Annotated[float | None, typer.Option(help="Seconds of a visit: 0.2; of a server 1.")] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the record to this file.")] = None,
+    precision: Annotated[
+        list[str] | None, typer.Option("--precision", "-p", help="Precisions of the engines; by default all.")
+    ] = None,
+    provider: Annotated[
+        list[str] | None, typer.Option(help="Execution providers, such as cpu,openvino; by default all.")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of a call; by default one a core.")] = None,
+    streams: Annotated[list[str] | None, typer.Option(help="Streams: parallel parts of a call; by default 1.")] = None,
+    batch: Annotated[
+        list[str] | None, typer.Option(help="Images or texts a call; by default 1,8,32, for a server 1.")
+    ] = None,
+    lengths: Annotated[
+        list[str] | None, typer.Option(help="Token ids of a text; by default 8,16 and the context length.")
+    ] = None,
+    url: Annotated[str | None, typer.Option(help="Measure a server of the bundle, at HOST:PORT.")] = None,
+    in_flight: Annotated[
+        list[str] | None, typer.Option(help="Calls in flight; by default 1, for a server 1,16.")
+    ] = None,
+    rate: Annotated[list[str] | None, typer.Option(help="Also measure open loops at this many calls a second.")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds; each measures every case once.")] = 10,
+    visit: Annotated[
+        float | None, typer.Option(help="Seconds of a case in a round; by default 0.2, for a server 1.")
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the record to this file too.")] = None,
     _smoke: Annotated[bool, smoke_option(rounds=1, visit=0.01)] = False,
 ) -> None:
-    """Measure how fast the towers answer, in this process or on a server.
+    """Measure latency and throughput of the towers, in this process or on a server.
 
-    What takes several values takes them with commas between, or comes several times.
+    Options with several values take them separated by commas, or can be repeated.
     """
     from twinspire_bench.latency.command import LatencyRequest, run_latency
 
@@ -109,6 +121,4 @@ def _numbers(values: Sequence[str] | None, kind: Callable[[str], Value], option:
     try:
         return tuple(kind(word) for word in words)
     except ValueError:
-        raise InputError(
-            f"{option} {','.join(words)}: expected numbers with commas between them, such as 1,8,32"
-        ) from None
+        raise InputError(f"{option} {','.join(words)}: expected numbers separated by commas, such as 1,8,32") from None

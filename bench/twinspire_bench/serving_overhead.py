@@ -1,17 +1,17 @@
-"""What serving costs: the same engine with the same threads in this process and through Triton, in the same rounds.
+"""Overhead of serving: the same engine with the same threads in this process and through Triton, in the same rounds.
 
-`python -m twinspire_bench.serving_overhead` makes ViT-B/32 at full size with seeded weights, quantizes it, and measures
+`python -m twinspire_bench.serving_overhead` makes ViT-B/32 at full size with random weights, quantizes it, and measures
 
-- the image tower with 16 images in flight: in process they are one batch of 16, through Triton requests of one
-  image each, and the next is sent when one is answered;
+- the image tower with 16 images in flight: in process as one batch of 16, through Triton as requests of one image,
+  the next one sent when one is answered;
 - the image tower with one image in flight;
-- the text tower with 64 captions in flight: in process in calls of 64, through Triton in requests of one caption each,
-  and how many of them Triton gathers into a batch.
+- the text tower with 64 captions in flight: in process in calls of 64, through Triton in requests of one caption, and
+  the mean size of the batches that Triton makes of them.
 
 `--runtime container` serves with Triton's onnxruntime backend, from the folder `--backend-directory` where the server's
-own installation lacks it.
+installation lacks it.
 
-Callers, server and engine share this machine: what the callers take, the engine has not.
+Clients, server and engine share this machine: CPU time of the clients is missing to the engine.
 """
 
 from __future__ import annotations
@@ -29,25 +29,29 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from twinspire._cores import thread_count
 from twinspire.bundle import Bundle, Precision, Tower
 from twinspire.text import Tokenizer
 from twinspire.towers import LocalTowers, Provider, TritonTowers
-from twinspire_bench.cli_runner import TWINSPIRE, run, seeded_model, served
-from twinspire_bench.script_options import (
+from twinspire_bench.scripts import (
     DEFAULT_WORK,
+    TWINSPIRE,
     CaptionsOption,
     JsonFileOption,
     SizeOption,
     ThreadsOption,
     VocabularyOption,
     WorkOption,
-    errors_told,
+    exit_on_error,
     progress_lines,
+    random_model,
     read_captions,
+    run,
+    running_server,
 )
-from twinspire_eval.flops import engine_work
+from twinspire_eval.flops import count_flops
 from twinspire_eval.load import closed_loop, interleaved
-from twinspire_eval.machine import matrix_peaks, usable_cores
+from twinspire_eval.machine import matrix_peaks
 from twinspire_eval.records import Record, series
 from twinspire_eval.smoke import smoke_option
 from twinspire_eval.statistics import paired_ratio, percentiles
@@ -61,8 +65,8 @@ IN_PROCESS, THROUGH_TRITON = "in process", "through Triton"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Effort:
-    """How much is measured, of a variant and round."""
+class ServingSettings:
+    """Amount of measurement in each round, in process and through Triton alike."""
 
     rounds: int = 10
     images: int = 480
@@ -70,8 +74,8 @@ class Effort:
     texts: int = 512
 
 
-class _Variants:
-    """The same towers twice, in this process and on a server: each method measures one figure of one of them."""
+class _TowerPair:
+    """The same towers in this process and on a server; each method measures one of them once."""
 
     def __init__(
         self,
@@ -80,43 +84,43 @@ class _Variants:
         captions: Sequence[NDArray[np.int32]],
         *,
         size: int,
-        effort: Effort,
+        settings: ServingSettings,
     ) -> None:
-        self._local, self._remote, self._captions, self._effort = local, remote, captions, effort
-        self._noise = np.random.default_rng(0).integers(0, 256, (effort.images, size, size, 3), np.uint8)
+        self._local, self._remote, self._captions, self._settings = local, remote, captions, settings
+        self._noise = np.random.default_rng(0).integers(0, 256, (settings.images, size, size, 3), np.uint8)
         self._singly = [self._noise[place : place + 1] for place in range(len(self._noise))]
         self.lone_ms: dict[str, list[float]] = {IN_PROCESS: [], THROUGH_TRITON: []}
         self.caption_ms: list[float] = []
 
     def together(self) -> float:
-        """Return images/s in process, a call of 16 after the other."""
+        """Return images/s in process, in successive calls of 16 images."""
         start = time.perf_counter()
         for first in range(0, len(self._noise), IMAGES_IN_FLIGHT):
             self._local.encode_images(self._noise[first : first + IMAGES_IN_FLIGHT])
         return len(self._noise) / (time.perf_counter() - start)
 
     def in_flight(self) -> float:
-        """Return images/s through Triton: requests of one image, the next one sent when one of 16 is answered."""
+        """Return images/s through Triton, in requests of one image with 16 in flight."""
         start = time.perf_counter()
         self._remote.encode_images(self._noise)
         return len(self._noise) / (time.perf_counter() - start)
 
     def lone(self, variant: str) -> float:
-        """Return the median milliseconds of an image that is alone in flight."""
+        """Return the median latency in ms with one image in flight."""
         encode = self._local.encode_images if variant == IN_PROCESS else self._remote.encode_images
-        found = closed_loop(encode, self._singly, in_flight=1, requests=self._effort.lone_images)
+        found = closed_loop(encode, self._singly, in_flight=1, requests=self._settings.lone_images)
         self.lone_ms[variant] += found.latencies_ms.tolist()
         return percentiles(found.latencies_ms).p50
 
     def captions_together(self) -> float:
-        """Return texts/s in process, a call of 64 after the other."""
+        """Return texts/s in process, in successive calls of 64 captions."""
         start = time.perf_counter()
         for first in range(0, len(self._captions), TEXTS_IN_FLIGHT):
             self._local.encode_texts(self._captions[first : first + TEXTS_IN_FLIGHT])
         return len(self._captions) / (time.perf_counter() - start)
 
     def captions_in_flight(self) -> float:
-        """Return texts/s through Triton: requests of one caption, the next one sent when one of 64 is answered."""
+        """Return texts/s through Triton, in requests of one caption with 64 in flight."""
         found = closed_loop(
             lambda ids: self._remote.encode_texts([ids]),
             self._captions,
@@ -133,17 +137,16 @@ def measure(
     *,
     threads: int,
     streams: int,
-    effort: Effort,
+    settings: ServingSettings,
     work: Path,
     say: Callable[[str], None],
     runtime: str = WHEEL,
     backend_directory: Path | None = None,
 ) -> Record:
-    """Serve `bundle` and measure it beside the same towers in this process.
+    """Serve `bundle` and measure it and the same towers in this process in turn.
 
-    `runtime` is what its repository is built for; `backend_directory` holds backends that the server lacks. `say` is
-    told in a few words what begins. Raises EngineError where a command fails, ServerError where the server does not
-    start.
+    `runtime` is the runtime of the model repository; `backend_directory` holds backends that the server lacks. `say`
+    receives each stage. Raises EngineError where a command fails, ServerError where the server does not start.
     """
     repository = work / f"{bundle.name}-models-{runtime}-{streams}"
     options = (
@@ -157,41 +160,41 @@ def measure(
         runtime,
     )
     run(*TWINSPIRE, "build", bundle.path, "-o", repository, *options)
-    work_of_image = engine_work(bundle.engine(Tower.IMAGE, PRECISION), (1, bundle.image.size, bundle.image.size, 3))
-    limit_s = work_of_image.shortest_s(matrix_peaks(threads))
-    # The container computes on a CPU by onnxruntime's own provider alone.
+    image_flops = count_flops(bundle.engine(Tower.IMAGE, PRECISION), (1, bundle.image.size, bundle.image.size, 3))
+    limit_s = image_flops.minimum_s(matrix_peaks(threads))
+    # On a CPU the container has only onnxruntime's CPU provider.
     providers = "auto" if runtime == WHEEL else Provider.CPU
     local = LocalTowers(bundle, precision=PRECISION, provider=providers, threads=threads, streams=streams)
-    running = served(repository, backend_directory=backend_directory)
-    sequences = Tokenizer(bundle.tokenizer_path, bundle.text).encode(captions[: effort.texts])
-    with closing(local), running as server, closing(_connect(server.address, bundle)) as remote:
+    server_block = running_server(repository, backend_directory=backend_directory)
+    sequences = Tokenizer(bundle.tokenizer_path, bundle.text).encode(captions[: settings.texts])
+    with closing(local), server_block as server, closing(_connect(server.address, bundle)) as remote:
         say(f"Triton {server.version} ({server.origin}) serves {bundle.name}; in process {local.runtime}")
-        variants = _Variants(local, remote, sequences, size=bundle.image.size, effort=effort)
+        pair = _TowerPair(local, remote, sequences, size=bundle.image.size, settings=settings)
         before = remote.statistics(Tower.IMAGE)
-        say(f"{effort.rounds} rounds: {effort.images} pictures each way, {IMAGES_IN_FLIGHT} in flight")
+        say(f"{settings.rounds} rounds: {settings.images} images on each side, {IMAGES_IN_FLIGHT} in flight")
         speed = interleaved(
-            {IN_PROCESS: variants.together, THROUGH_TRITON: variants.in_flight}, rounds=effort.rounds, on_round=say
+            {IN_PROCESS: pair.together, THROUGH_TRITON: pair.in_flight}, rounds=settings.rounds, on_round=say
         )
         counted = remote.statistics(Tower.IMAGE).since(before)
-        say(f"{effort.rounds} rounds: {effort.lone_images} pictures each way, one in flight")
+        say(f"{settings.rounds} rounds: {settings.lone_images} images on each side, one in flight")
         lone = interleaved(
-            {IN_PROCESS: lambda: variants.lone(IN_PROCESS), THROUGH_TRITON: lambda: variants.lone(THROUGH_TRITON)},
-            rounds=effort.rounds,
+            {IN_PROCESS: lambda: pair.lone(IN_PROCESS), THROUGH_TRITON: lambda: pair.lone(THROUGH_TRITON)},
+            rounds=settings.rounds,
             on_round=say,
         )
-        say(f"{effort.rounds} rounds: {effort.texts} captions each way, {TEXTS_IN_FLIGHT} in flight")
+        say(f"{settings.rounds} rounds: {settings.texts} captions on each side, {TEXTS_IN_FLIGHT} in flight")
         text_before = remote.statistics(Tower.TEXT)
         text_speed = interleaved(
-            {IN_PROCESS: variants.captions_together, THROUGH_TRITON: variants.captions_in_flight},
-            rounds=effort.rounds,
+            {IN_PROCESS: pair.captions_together, THROUGH_TRITON: pair.captions_in_flight},
+            rounds=settings.rounds,
             on_round=say,
         )
-        time.sleep(0.1)  # a batch is counted after it was answered
+        time.sleep(0.1)  # Triton counts a batch after its response
         text_counted = remote.statistics(Tower.TEXT).since(text_before)
     return Record(
         kind="served",
         parameters={
-            **asdict(effort),
+            **asdict(settings),
             "precision": PRECISION,
             "threads": threads,
             "streams": streams,
@@ -208,7 +211,7 @@ def measure(
                 "mean_batch_size": counted.mean_batch_size,
             },
             "one_image_in_flight": {
-                "latency_ms": {name: series(ms, "p50", "p90", "p95", "p99") for name, ms in variants.lone_ms.items()},
+                "latency_ms": {name: series(ms, "p50", "p90", "p95", "p99") for name, ms in pair.lone_ms.items()},
                 "added_ms": series(lone[THROUGH_TRITON] - lone[IN_PROCESS], "median"),
             },
             "texts_in_flight": {
@@ -217,7 +220,7 @@ def measure(
                 "mean_batch_size": text_counted.mean_batch_size,
                 "requests": text_counted.requests,
                 "executions": text_counted.executions,
-                "latency_ms": series(variants.caption_ms, "p50", "p90", "p95", "p99"),
+                "latency_ms": series(pair.caption_ms, "p50", "p90", "p95", "p99"),
             },
         },
     )
@@ -228,27 +231,31 @@ def _connect(address: str, bundle: Bundle) -> TritonTowers:
 
 
 def show(record: Record, console: Console) -> None:
-    """Print what a record of this kind says: the limit first, then a table."""
+    """Print a record of this benchmark: the theoretical limit first, then a table."""
     found, hardware = record.results, record.hardware
     console.print(
         f"{hardware.cpu_model}, {record.parameters['threads']} threads in {record.parameters['streams']} streams; "
-        f"limit of its matrix products: {found['limit_images_per_s']:.0f} images/s"
+        f"theoretical limit: {found['limit_images_per_s']:.0f} images/s"
     )
     table = Table(
-        "", IN_PROCESS, THROUGH_TRITON, "", title=f"{record.subject['bundle']} {record.parameters['precision']}"
+        "load",
+        IN_PROCESS,
+        THROUGH_TRITON,
+        "Triton / in process",
+        title=f"{record.subject['bundle']} {record.parameters['precision']}",
     )
     alone = found["one_image_in_flight"]
-    for name, kind, in_flight in (("images", "pictures", IMAGES_IN_FLIGHT), ("texts", "captions", TEXTS_IN_FLIGHT)):
+    for name, in_flight in (("images", IMAGES_IN_FLIGHT), ("texts", TEXTS_IN_FLIGHT)):
         busy = found[f"{name}_in_flight"]
         speeds, ratio = busy[f"{name}_per_s"], busy["ratio"]
         table.add_row(
-            f"{in_flight} {kind} in flight, {name}/s",
+            f"{in_flight} {name} in flight, {name}/s",
             *(f"{speeds[variant]['median']:.1f}" for variant in (IN_PROCESS, THROUGH_TRITON)),
             f"{ratio['value']:.3f} ({ratio['interval']['low']:.3f} to {ratio['interval']['high']:.3f}), "
             f"mean batch {busy['mean_batch_size']:.1f}",
         )
     table.add_row(
-        "one picture in flight, median ms",
+        "one image in flight, median ms",
         *(f"{alone['latency_ms'][name]['p50']:.1f}" for name in (IN_PROCESS, THROUGH_TRITON)),
         f"{alone['added_ms']['median']:+.2f} ms",
     )
@@ -261,32 +268,32 @@ def main(
     vocabulary: VocabularyOption = None,
     captions: CaptionsOption = None,
     threads: ThreadsOption = None,
-    streams: Annotated[int, typer.Option(help="Parts of a batch computed side by side, on both sides.")] = 2,
-    rounds: Annotated[int, typer.Option(min=1)] = Effort.rounds,
-    images: Annotated[int, typer.Option(min=1, help="Pictures each way in a round.")] = Effort.images,
-    texts: Annotated[int, typer.Option(min=1, help="Captions each way in a round.")] = Effort.texts,
-    runtime: Annotated[str, typer.Option(help="What serves: wheel or container, as `twinspire build` has it.")] = WHEEL,
+    streams: Annotated[int, typer.Option(help="Streams: parts of a batch computed in parallel, on both sides.")] = 2,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds; each measures both sides.")] = ServingSettings.rounds,
+    images: Annotated[int, typer.Option(min=1, help="Images on each side in a round.")] = ServingSettings.images,
+    texts: Annotated[int, typer.Option(min=1, help="Captions on each side in a round.")] = ServingSettings.texts,
+    runtime: Annotated[str, typer.Option(help="wheel or container, as in `twinspire build`.")] = WHEEL,
     backend_directory: Annotated[
-        Path | None, typer.Option(help="A folder of Triton backends that the server lacks, such as onnxruntime/.")
+        Path | None, typer.Option(help="Folder of Triton backends that the server lacks, such as onnxruntime/.")
     ] = None,
     json_file: JsonFileOption = None,
     _smoke: Annotated[bool, smoke_option(size="tiny", rounds=1, images=32, texts=64)] = False,
 ) -> None:
-    """Measure a published size, int8, in process and through Triton. Each round is told on standard error.
+    """Measure int8 engines of a published size in process and through Triton. Progress is printed on standard error.
 
     Making the model takes minutes the first time; --work keeps it.
     """
     console = Console(stderr=True)
-    effort = Effort(rounds=rounds, images=images, texts=texts)
-    with errors_told(console):
-        sentences = read_captions(captions, effort.texts)
-        model = seeded_model(size, work, vocabulary=vocabulary)
+    settings = ServingSettings(rounds=rounds, images=images, texts=texts)
+    with exit_on_error(console):
+        sentences = read_captions(captions, settings.texts)
+        model = random_model(size, work, vocabulary=vocabulary)
         record = measure(
             model.bundle,
             sentences,
-            threads=usable_cores() if threads is None else threads,
+            threads=thread_count(threads),
             streams=streams,
-            effort=effort,
+            settings=settings,
             work=model.folder,
             say=progress_lines(console),
             runtime=runtime,

@@ -1,4 +1,4 @@
-"""Two records of one machine side by side."""
+"""Comparison of two records of the same machine."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _MISSING = object()
 
 @dataclass(frozen=True)
 class Figure:
-    """One number of two records' results. `name` is its place, from the outside inwards.
+    """One number in the results of two records. `name` are its keys, the outermost first.
 
-    A record that lacks it, or has null there, has None. `ratio` is b over a, None where one is missing or not
-    positive. `interval` is where the ratio lies, None where the records keep no samples of the figure.
+    `a` and `b` are None where a record lacks it or has null. `ratio` is b over a, None where one is missing or not
+    positive. `interval` is the ratio's 95% confidence interval, None where the records hold no samples.
     """
 
     name: tuple[str, ...]
@@ -29,18 +29,17 @@ class Figure:
 
 
 def compare(a: Record, b: Record) -> list[Figure]:
-    """Return the figures of both records, in the order of the first.
+    """Return the numbers of both records' results, in the order of the first record.
 
-    Raises InputError where the records are of different machines, kinds or parameters, naming every field that
-    differs: their figures could not be compared.
+    Raises InputError with every field that differs where the records are of different machines, kinds or parameters.
     """
     different = _differences(a, b)
     if different:
         lines = [f"{name}: {_shown(ours)} and {_shown(theirs)}" for name, (ours, theirs) in different.items()]
         raise InputError(
-            "these records cannot be compared, since they differ in\n  "
+            "the records cannot be compared: they differ in\n  "
             + "\n  ".join(lines)
-            + "\nMeasure both on one machine and in the same way"
+            + "\nMeasure both on one machine with the same parameters"
         )
     return list(_figures(a.results, b.results, ()))
 
@@ -65,7 +64,7 @@ def _shown(value: object) -> str:
 
 
 def _figures(a: object, b: object, name: tuple[str, ...]) -> Iterator[Figure]:
-    """Walk through two trees of objects. Lists have no names: what is in them is no figure."""
+    """Yield the numbers of two trees of objects. Lists are skipped: their items have no names."""
     ours, theirs = (value if isinstance(value, Mapping) else {} for value in (a, b))
     for key in dict.fromkeys([*ours, *theirs]):
         left, right = ours.get(key), theirs.get(key)

@@ -1,10 +1,9 @@
-"""Load: how fast calls are answered, one after the other, at a given rate, and side by side in rounds.
+"""Load generators: closed loops, open loops, and interleaved rounds.
 
-A closed loop keeps a number of calls in flight and sends the next when one is answered; it finds the throughput. An
-open loop sends when callers would, whether or not there were answers; it finds the latency that they would see. Its
-latency counts from when a call should have been sent: a system that stands still for a second is charged with
-everything that came in that second, and not with the one call that noticed (G. Tene, How NOT to Measure Latency:
-"coordinated omission").
+A closed loop keeps a number of calls in flight and sends the next when one is answered; it measures throughput. An open
+loop sends calls at the times of its schedule, answered or not; it measures the latency that callers would see. Its
+latency starts when a call is due: a system that stalls for a second is charged with all calls of that second, and not
+only with the one that was in flight (G. Tene, How NOT to Measure Latency: "coordinated omission").
 """
 
 from __future__ import annotations
@@ -26,22 +25,22 @@ from twinspire.errors import InputError, TwinspireError
 Payload = TypeVar("Payload")
 Payload_co = TypeVar("Payload_co", covariant=True)
 
-# Calls that an open loop may have in flight; what comes while all of them are waits, and its wait is counted.
+# Maximum calls in flight of an open loop; further ones wait, and their latency includes the wait.
 SENDERS = 64
 
 
 class Payloads(Protocol[Payload_co]):
-    """What is called with: a list, or what makes each payload when it is wanted."""
+    """Arguments of the calls: a list, or an object that makes each payload when it is read."""
 
     def __len__(self) -> int:
-        """Count the payloads."""
+        """Return the number of payloads."""
 
     def __getitem__(self, index: int, /) -> Payload_co:
-        """Give the payload at a place. The time this takes is in no latency."""
+        """Return the payload at a position. No latency includes its time."""
 
 
 class Clock(Protocol):
-    """What tells the time and lets it pass."""
+    """Clock to read and to sleep on; tests replace it."""
 
     def now(self) -> float:
         """Return seconds since a fixed moment."""
@@ -51,23 +50,23 @@ class Clock(Protocol):
 
 
 class SystemClock:
-    """The machine's own clock."""
+    """Monotonic clock of this machine."""
 
     def now(self) -> float:
-        """Return seconds since a fixed moment, which never go back."""
+        """Return seconds since a fixed moment; they never decrease."""
         return time.perf_counter()
 
     def sleep(self, seconds: float) -> None:
-        """Wait at least so long."""
+        """Wait at least `seconds`."""
         time.sleep(seconds)
 
 
 @dataclass(frozen=True, eq=False)
 class LoadResult:
-    """What a load saw.
+    """Result of a load.
 
-    `latencies_ms` (N,) float64 are of the calls that were answered, in the order they were sent. `duration_s` runs
-    from the start to the last answer. `failures` counts the calls that were not answered by the name of their error.
+    `latencies_ms` (N,) float64 are those of the successful calls, in the order in which they were sent. `duration_s` is
+    the time from the start to the last answer. `failures` counts the other calls by the name of their error.
     """
 
     latencies_ms: NDArray[np.float64]
@@ -76,7 +75,7 @@ class LoadResult:
 
     @property
     def throughput_per_s(self) -> float:
-        """Answered calls a second; 0.0 where none was."""
+        """Successful calls a second; 0.0 where all failed."""
         return len(self.latencies_ms) / self.duration_s if len(self.latencies_ms) else 0.0
 
 
@@ -91,9 +90,9 @@ def closed_loop(
 ) -> LoadResult:
     """Call with each payload in turn, from the first again after the last, `in_flight` calls at a time.
 
-    Ends after `requests` calls, or with the calls under way when `duration_s` seconds have passed, the first one at
-    least: one of the two must be given. A call that raises a TwinspireError has failed; any other error ends the loop
-    and is raised. It does not warm up. Raises InputError for no payloads and for numbers that are not positive.
+    End after `requests` calls, or with the calls in flight after `duration_s` seconds, after at least one call: give
+    one of the two. A call that raises a TwinspireError is a failure; any other error ends the loop and is raised. There
+    is no warm-up. Raises InputError for no payloads and for numbers that are not positive.
     """
     if (requests is None) == (duration_s is None):
         raise InputError(f"requests {requests} and duration_s {duration_s}: expected one of them")
@@ -120,11 +119,11 @@ def open_loop(
     senders: int = SENDERS,
     clock: Clock | None = None,
 ) -> LoadResult:
-    """Call with each payload in turn, at random moments: Poisson arrivals, `rate_per_s` on average.
+    """Call with each payload in turn, with Poisson arrivals at a mean rate of `rate_per_s`.
 
-    The same seed gives the same moments. Either `requests` calls are made or all that fall due in `duration_s`
-    seconds. At most `senders` are in flight; a latency counts from the moment the call was due, sent or not.
-    Errors are as `closed_loop` has them.
+    The same seed gives the same arrivals. Make `requests` calls, or all that are due within `duration_s` seconds. At
+    most `senders` calls are in flight; a latency starts when the call is due, not when it is sent. Errors are those of
+    `closed_loop`.
     """
     if (requests is None) == (duration_s is None):
         raise InputError(f"requests {requests} and duration_s {duration_s}: expected one of them")
@@ -142,7 +141,7 @@ def open_loop(
 def arrivals(
     rate_per_s: float, *, seed: int, requests: int | None = None, duration_s: float | None = None
 ) -> NDArray[np.float64]:
-    """Return the moments of a Poisson process in seconds, ascending: the first `requests`, or those in `duration_s`."""
+    """Return the arrival times of a Poisson process in seconds: the first `requests`, or those in `duration_s`."""
     generator = np.random.default_rng(seed)
     if requests is not None:
         return np.cumsum(generator.exponential(1 / rate_per_s, requests))
@@ -162,15 +161,15 @@ def interleaved(
     warmup: int = 1,
     on_round: Callable[[str], None] = lambda _: None,
 ) -> dict[str, NDArray[np.float64]]:
-    """Measure variants in turn, so that what changes on the machine meets all of them: name to (rounds,) float64.
+    """Measure variants in turn, so that load on the machine affects all alike; return (rounds,) float64 by name.
 
-    Each variant measures itself once and returns its figure. Every round begins with the next variant. `warmup`
-    rounds come before and are not kept. `on_round` is told which round begins: "warm-up", "round 1 of 10". Compare two
-    of them with `paired_ratio`.
+    Each function measures its variant once and returns the result. Every round begins with another variant. `warmup`
+    rounds come first and are dropped. `on_round` receives "warm-up", "round 1 of 10" and so on. Compare two variants
+    with `paired_ratio`.
     """
     if rounds < 1 or warmup < 0 or not variants:
         raise InputError(
-            f"{len(variants)} variants, rounds {rounds}, warmup {warmup}: expected at least 1 variant and round"
+            f"{len(variants)} variants, rounds {rounds}, warmup {warmup}: expected at least one variant and one round"
         )
     names = list(variants)
     figures = {name: np.empty(rounds) for name in names}
@@ -192,7 +191,7 @@ def _run(
     workers: int,
     clock: Clock,
 ) -> LoadResult:
-    """Make call after call from so many threads. `due` says when a call's time begins, None that there are no more."""
+    """Make calls from `workers` threads. `due` returns when a call is due, None after the last one."""
     tickets, stop = _Tickets(), threading.Event()
     start = clock.now()
 
@@ -234,7 +233,7 @@ def _run(
 
 
 class _Tickets:
-    """Numbers from 0 up, each given to one thread."""
+    """Numbers from 0 up, each taken by one thread."""
 
     def __init__(self) -> None:
         self._numbers, self._lock = count(), threading.Lock()
@@ -248,7 +247,7 @@ class _Tickets:
 
 def _check_positive(payloads: Payloads[Any], **numbers: float | None) -> None:
     if len(payloads) == 0:
-        raise InputError("there are no payloads: expected at least one")
+        raise InputError("no payloads: expected at least one")
     for name, number in numbers.items():
         if number is not None and not number > 0:
             raise InputError(f"{name} {number}: expected more than 0")

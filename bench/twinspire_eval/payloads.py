@@ -1,4 +1,4 @@
-"""Inputs of the towers that never repeat: a server's response cache would answer the second of two equal ones."""
+"""Random inputs of the towers that never repeat, so that no response cache of a server can answer them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _COUNTER_BYTES = 8
 
 
 class Endless(Generic[Payload]):
-    """As many payloads as a load may want, each made when it is wanted."""
+    """Endless list of payloads, each made when it is read."""
 
     def __init__(self, make: Callable[[int], Payload]) -> None:
         self._make = make
@@ -30,8 +30,8 @@ class Endless(Generic[Payload]):
         return self._make(index)
 
 
-def pictures(bundle: Bundle, *, batch: int, seed: int | Sequence[int]) -> Endless[NDArray[np.uint8]]:
-    """Make batches of noise, (batch, S, S, 3) uint8, whose first pixels are numbers that count the images."""
+def image_payloads(bundle: Bundle, *, batch: int, seed: int | Sequence[int]) -> Endless[NDArray[np.uint8]]:
+    """Make batches of noise, (batch, S, S, 3) uint8, whose first pixels hold the number of the image."""
     size = bundle.image.size
     noise = np.random.default_rng(seed).integers(0, 256, (_positive(batch), size, size, 3), np.uint8)
     counted = min(_COUNTER_BYTES, noise[0].size)
@@ -45,10 +45,12 @@ def pictures(bundle: Bundle, *, batch: int, seed: int | Sequence[int]) -> Endles
     return Endless(make)
 
 
-def texts(bundle: Bundle, *, batch: int, length: int, seed: int | Sequence[int]) -> Endless[list[NDArray[np.int32]]]:
-    """Make batches of texts of `length` random token ids, int32: the last is the end token, no other end or padding."""
+def text_payloads(
+    bundle: Bundle, *, batch: int, length: int, seed: int | Sequence[int]
+) -> Endless[list[NDArray[np.int32]]]:
+    """Make batches of texts of `length` random token ids, int32, that end with the end token."""
     if not 2 <= length <= bundle.text.context_length:
-        raise InputError(f"texts of {length} token ids: expected 2 to the context, {bundle.text.context_length}")
+        raise InputError(f"texts of {length} token ids: expected 2 to {bundle.text.context_length}, the context length")
     ids = np.arange(vocabulary_size(bundle.tokenizer_path), dtype=np.int32)
     words = ids[~np.isin(ids, (bundle.text.eos_id, bundle.text.pad_id))]
     shape = (_positive(batch), length)

@@ -1,8 +1,8 @@
-"""Records: what one run measured, with all that is needed to know what the figures mean.
+"""Records: the results of one benchmark run, with everything needed to interpret and compare them.
 
-A record is one JSON document. `parameters` say how it was measured and must be equal for two records to be compared;
-`subject` says what was measured (a bundle, its engines) and may differ. `results` are objects in objects, named after
-what they hold with the unit in the name (`latency_ms`, `images_per_s`); what is missing is null. A series,
+A record is one JSON document. `parameters` are the settings of the measurement and must be equal for two records to be
+compared; `subject` is what was measured (a bundle, its engines) and may differ. `results` are nested objects whose
+names end in the unit (`latency_ms`, `images_per_s`); a missing result is null. A series,
 `{"samples": [...], "p50": ..., "p99": ...}`, keeps the raw samples beside their statistics.
 """
 
@@ -11,7 +11,9 @@ from __future__ import annotations
 import json
 import math
 import os
+import platform
 import re
+import subprocess
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from datetime import UTC, datetime
@@ -21,24 +23,66 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from twinspire._atomic import atomic_file
+from twinspire._dependencies import package_version
 from twinspire.errors import InputError
 from twinspire_eval.machine import Hardware, this_machine
-from twinspire_eval.provenance import git_commit, versions
 from twinspire_eval.statistics import STATISTICS, statistic_of
 
 SCHEMA_VERSION = 1
 SAMPLES = "samples"
 # No string has a line break in JSON, so that this is always a list.
 _NUMBERS = re.compile(r"\[\n((?:\s*-?[\d.eE+-]+,?\n)+)\s*\]")
+PACKAGES = (
+    "twinspire",
+    "numpy",
+    "pillow",
+    "tokenizers",
+    "onnx",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "onnxruntime-ep-openvino",
+    "openvino",
+    "nncf",
+    "torch",
+    "transformers",
+    "faiss-cpu",
+    "hnswlib",
+    "usearch",
+    "tritonclient",
+    "nvidia-pytriton",
+)
+"""Packages that speed or results depend on."""
+
+
+def versions() -> dict[str, str | None]:
+    """Return the versions of Python and of `PACKAGES`, None where one is not installed. Imports none of them."""
+    return {"python": platform.python_version(), **{package: package_version(package) for package in PACKAGES}}
+
+
+def git_commit(file: Path = Path(__file__)) -> str | None:
+    """Return the commit of the repository that a file is part of, with `-dirty` where tracked files were changed.
+
+    None where there is no git or the file is not tracked: a package installed inside somebody else's repository is not
+    of that repository's commit.
+    """
+    folder = file.absolute().parent
+    if _git(folder, "ls-files", "--error-unmatch", file.name) is None:
+        return None
+    commit = _git(folder, "rev-parse", "HEAD")
+    changes = _git(folder, "status", "--porcelain", "--untracked-files=no")
+    if commit is None or changes is None:
+        return None
+    return f"{commit}-dirty" if changes else commit
 
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """One run. Without the last five arguments it is of now, of this machine and of the installed versions.
+    """Record of one run, by default made now, on this machine and with the installed versions.
 
     `parameters`, `subject` and `results` may hold arrays, NumPy's numbers, tuples, enum members and dataclasses: they
-    are kept as what JSON makes of them. Raises InputError, with the place, for a number that is not finite (missing is
-    None) and for what JSON does not know.
+    are converted to JSON's types. Raises InputError, with the place, for a number that is not finite (write None for a
+    missing one) and for types that have no JSON form.
     """
 
     kind: str
@@ -53,12 +97,9 @@ class Record:
 
     def __post_init__(self) -> None:
         if self.schema_version != SCHEMA_VERSION:
-            raise InputError(
-                f"a record of schema version {self.schema_version!r}: this twinspire reads {SCHEMA_VERSION}. "
-                "Measure again, or read it with the version that wrote it"
-            )
+            raise InputError(_other_version("the record", self.schema_version))
         if not self.kind:
-            raise InputError("a record's kind is empty: expected what was measured, such as 'latency'")
+            raise InputError("the record's kind is empty: expected the name of a benchmark, such as 'latency'")
         for name in ("parameters", "results", "subject"):
             object.__setattr__(self, name, _plain(getattr(self, name), name))
 
@@ -73,86 +114,108 @@ class Record:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the document, whole or not at all. Raises InputError where it cannot be written."""
         target = Path(path)
-        partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
         try:
-            partial.write_text(_document(self.to_json()), encoding="utf-8")
-            partial.replace(target)
+            with atomic_file(target) as partial:
+                partial.write_text(_document(self.to_json()), encoding="utf-8")
         except OSError as error:
-            partial.unlink(missing_ok=True)
             raise InputError(f"the record cannot be written to {target}: {error.strerror}") from error
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Record:
-        """Read a record. Raises InputError where the file is none, or is of a schema version that is not known."""
+        """Read a record. Raises InputError where the file is not a record, or has another schema version."""
         try:
             document = json.loads(Path(path).read_text(encoding="utf-8"))
         except OSError as error:
             raise InputError(f"the record {path} cannot be read: {error.strerror}") from error
         except ValueError as error:  # no JSON, or no UTF-8
-            raise InputError(f"{path} is no record: {error}") from error
+            raise InputError(f"{path} is not a record: {error}") from error
         if not isinstance(document, dict) or "schema_version" not in document:
-            raise InputError(f"{path} is no record: expected a JSON object with schema_version, as --json writes it")
-        # First: of another version nothing else is known.
+            raise InputError(f"{path} is not a record: expected a JSON object with schema_version, as --json writes it")
+        # First: another version may have other fields.
         if document["schema_version"] != SCHEMA_VERSION:
-            raise InputError(
-                f"{path} has schema version {document['schema_version']!r}: this twinspire reads {SCHEMA_VERSION}. "
-                "Measure again, or read it with the version that wrote it"
-            )
+            raise InputError(_other_version(f"{path}", document["schema_version"]))
         _check_fields(document, Record, f"{path}")
         _check_fields(document["hardware"], Hardware, f"{path}, hardware")
         hardware = document["hardware"] | {"instruction_sets": tuple(document["hardware"]["instruction_sets"])}
         return cls(**document | {"hardware": Hardware(**hardware)})
 
 
-def series(samples: ArrayLike, *names: str) -> dict[str, Any]:
-    """Return raw samples (N,) and statistics of them, named as in `STATISTICS`: a series of a record's results.
+def check_record_path(path: Path | None) -> None:
+    """Raise InputError, before anything is measured, where `path` is no file in a folder that exists; None is fine."""
+    if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
+        raise InputError(f"the record cannot be written to {path}: expected a file in a folder that exists")
 
-    All are None where N is 0. Raises InputError for a name that is not known or a sample that is not finite.
+
+def series(samples: ArrayLike, *names: str) -> dict[str, Any]:
+    """Return a series for a record's results: raw samples (N,) and the statistics `names`, some of `STATISTICS`.
+
+    The statistics are None where N is 0. Raises InputError for an unknown name or a sample that is not finite.
     """
     unknown = sorted(set(names) - set(STATISTICS))
     if unknown or not names:
-        raise InputError(f"the statistics {', '.join(unknown) or 'none'}: expected some of {', '.join(STATISTICS)}")
+        raise InputError(
+            f"unknown statistics {', '.join(unknown) or '(none)'}: expected some of {', '.join(STATISTICS)}"
+        )
     array = np.asarray(samples, np.float64)
     found = {name: statistic_of(array, STATISTICS[name]) if array.size else None for name in names}
     return {**found, SAMPLES: array.tolist()}
 
 
 def _document(tree: dict[str, Any]) -> str:
-    """Write JSON with each list of numbers on one line: a record may hold thousands of samples."""
+    """Format as JSON with each list of numbers on one line: a record may hold thousands of samples."""
     text = json.dumps(tree, indent=1, ensure_ascii=False)
     return _NUMBERS.sub(lambda found: "[" + " ".join(found[1].split()) + "]", text) + "\n"
 
 
-def _plain(value: Any, where: str) -> Any:  # noqa: ANN401 - whatever JSON knows
-    """Return what JSON makes of a value. `where` is its place, for the error."""
+def _plain(value: Any, where: str) -> Any:  # noqa: ANN401 - JSON
+    """Return a value in JSON's types. `where` is its place, for the error."""
     if is_dataclass(value) and not isinstance(value, type):
-        value = {each.name: getattr(value, each.name) for each in fields(value)}
+        value = {entry.name: getattr(value, entry.name) for entry in fields(value)}
     if isinstance(value, np.ndarray | np.generic):
         value = value.tolist()
     if isinstance(value, Mapping):
         wrong = next((key for key in value if not isinstance(key, str)), None)
         if wrong is not None:
             raise InputError(f"{where} has the key {wrong!r}: expected a string")
-        return {str(key): _plain(each, f"{where}.{key}") for key, each in value.items()}
+        return {str(key): _plain(item, f"{where}.{key}") for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(each, f"{where}[{place}]") for place, each in enumerate(value)]
+        return [_plain(item, f"{where}[{place}]") for place, item in enumerate(value)]
     if isinstance(value, str):
-        return str(value)  # an enum member is its value
+        return str(value)  # an enum member becomes its value
     if value is None or isinstance(value, bool | int):
         return value
     if isinstance(value, float):
         if math.isfinite(value):
             return value
-        raise InputError(f"{where} is {value}: expected a finite number, None for what is missing")
-    raise InputError(f"{where} is {type(value).__name__}: expected what JSON knows, arrays or dataclasses")
+        raise InputError(f"{where} is {value}: expected a finite number, or None where it is missing")
+    raise InputError(
+        f"{where} is a {type(value).__name__}: expected a number, string, list, mapping, array or dataclass"
+    )
 
 
-def _check_fields(document: object, kind: type[Any], where: str) -> None:
-    expected = {each.name for each in fields(kind)}
+def _other_version(where: str, version: object) -> str:
+    return (
+        f"{where} has schema version {version!r}: expected {SCHEMA_VERSION}. Measure again, or read it with the "
+        "release that wrote it"
+    )
+
+
+def _check_fields(document: object, dataclass_type: type[Any], where: str) -> None:
+    expected = {entry.name for entry in fields(dataclass_type)}
     if not isinstance(document, dict) or set(document) != expected:
-        came = set(document) if isinstance(document, dict) else set()
-        missing, unknown = sorted(expected - came), sorted(came - expected)
+        names = set(document) if isinstance(document, dict) else set()
+        missing, unknown = sorted(expected - names), sorted(names - expected)
         raise InputError(
-            f"{where}: no record of schema version {SCHEMA_VERSION} (missing: {', '.join(missing) or 'nothing'}; "
+            f"{where}: not a record of schema version {SCHEMA_VERSION} (missing: {', '.join(missing) or 'nothing'}; "
             f"unknown: {', '.join(unknown) or 'nothing'})"
         )
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    """Return what git prints, None where it fails or is not there."""
+    command = ["git", "-C", str(folder), *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)  # noqa: S603
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

@@ -1,4 +1,4 @@
-"""`--smoke`, an option of every benchmark: run all of it at the smallest size, to see that it works."""
+"""The option `--smoke` of every benchmark: run it at the smallest sizes, to see that it works."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from typing import Any
 
 import typer
 
-_HELP = "Only try whether it runs: the smallest sizes, whose figures mean nothing. Options given beside it hold."
+_HELP = "Try the command with the smallest sizes; its results mean nothing. Other options keep their values."
 
 
 def smoke_option(**defaults: object) -> Any:  # noqa: ANN401 - what typer makes
-    """Return the option: it replaces the defaults of the command's other parameters, given by name."""
+    """Return the option, which replaces `defaults` of the command's other parameters, by name."""
 
     def use(context: typer.Context, wanted: bool) -> bool:
         if wanted:
             context.default_map = {**(context.default_map or {}), **defaults}
-            typer.echo("smoke: the smallest sizes, whose figures mean nothing", err=True)
+            typer.echo("smoke: the smallest sizes; the results mean nothing", err=True)
         return wanted
 
     return typer.Option("--smoke", help=_HELP, is_eager=True, callback=use)

@@ -1,8 +1,8 @@
 """Percentiles, bootstrap intervals and ratios.
 
-The intervals are percentile bootstraps (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13):
-the samples are drawn again with replacement, and the interval is where the statistic of the draws falls. The same
-seed gives the same interval.
+The intervals are percentile bootstraps (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13): the
+samples are resampled with replacement, and the interval holds the statistic of most resamples. The same seed gives the
+same interval.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from numpy.typing import ArrayLike, NDArray
 
 from twinspire.errors import InputError
 
-# Reduces axis 1 of (R, N, ...), R draws of N samples, to (R,).
+# Reduces axis 1 of (R, N, ...), R resamples of N samples, to (R,).
 Statistic: TypeAlias = Callable[[NDArray[Any]], NDArray[Any]]
 
 RESAMPLES = 2000
 CONFIDENCE = 0.95
-# How many drawn samples are in memory at a time: 32 MB of float64.
-_DRAWN_AT_ONCE = 1 << 22
+# Resampled values in memory at a time: 32 MB of float64.
+_VALUES_AT_ONCE = 1 << 22
 
 
 def _percentile(percent: float) -> Statistic:
     return lambda draws: np.percentile(draws, percent, axis=1)
 
 
-# The statistics that have a name in a record.
+# Statistics by their names in records.
 STATISTICS: MappingProxyType[str, Statistic] = MappingProxyType(
     {
         "mean": lambda draws: draws.mean(axis=1),
@@ -43,9 +43,9 @@ _MEDIAN = STATISTICS["median"]
 
 @dataclass(frozen=True)
 class Percentiles:
-    """What 50, 90, 95 and 99% of the samples do not exceed, interpolated between samples as NumPy does.
+    """Percentiles 50, 90, 95 and 99, interpolated between samples as NumPy does.
 
-    Of fewer than 100 samples p99 lies between the two largest.
+    With fewer than 100 samples p99 lies between the two largest.
     """
 
     p50: float
@@ -56,7 +56,7 @@ class Percentiles:
 
 @dataclass(frozen=True)
 class Interval:
-    """Where a statistic lies with 95% confidence, unless another was asked for."""
+    """Confidence interval of a statistic, 95% by default."""
 
     low: float
     high: float
@@ -64,7 +64,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Ratio:
-    """A ratio, and the interval in which it lies."""
+    """A ratio with its confidence interval."""
 
     value: float
     interval: Interval
@@ -89,7 +89,7 @@ def interval(
     resamples: int = RESAMPLES,
     confidence: float = CONFIDENCE,
 ) -> Interval:
-    """Return the interval of a statistic of (N, ...) numbers, whose rows are drawn whole.
+    """Return the confidence interval of a statistic of (N, ...) numbers; rows are resampled whole.
 
     Raises InputError where N is 0, a number is not finite, `resamples` is not positive or `confidence` not inside
     (0, 1).
@@ -108,14 +108,14 @@ def ratio(
 ) -> Ratio:
     """Return the ratio of a statistic of two independent sets of samples, (N, ...) and (M, ...).
 
-    What was measured in the same rounds is better compared with `paired_ratio`, in which what slowed a whole round
-    down cancels out. Raises InputError as `interval` does, and where a draw's denominator is not positive.
+    Compare measurements of the same rounds with `paired_ratio`: load that slows a whole round cancels out in it. Raises
+    InputError as `interval` does, and where the denominator of a resample is not positive.
     """
     above = _bootstrap(numerator, statistic, seed, resamples)
     below = _bootstrap(denominator, statistic, seed + 1, resamples)
     bottom = statistic_of(denominator, statistic)
     if bottom <= 0 or not (below > 0).all():
-        raise InputError("a ratio's denominator is 0 or negative: expected positive samples")
+        raise InputError("the denominator of the ratio is 0 or negative: expected positive samples")
     return Ratio(statistic_of(numerator, statistic) / bottom, _between(above / below, confidence))
 
 
@@ -127,15 +127,15 @@ def paired_ratio(
     resamples: int = RESAMPLES,
     confidence: float = CONFIDENCE,
 ) -> Ratio:
-    """Return the median, over rounds, of the ratio of two figures: (N,) each, one of either a round.
+    """Return the median over rounds of the ratio of two measurements, (N,) each, one a round.
 
     Raises InputError as `interval` does, where the lengths differ, and where a denominator is not positive.
     """
     above, below = _checked(numerator), _checked(denominator)
     if above.shape != below.shape or above.ndim != 1:
-        raise InputError(f"rounds of {above.shape} and {below.shape}: expected one figure of either in each round")
+        raise InputError(f"rounds of {above.shape} and {below.shape} samples: expected one of each in every round")
     if not (below > 0).all():
-        raise InputError("a ratio's denominator is 0 or negative: expected positive samples")
+        raise InputError("the denominator of the ratio is 0 or negative: expected positive samples")
     ratios = above / below  # (N,)
     spread = interval(ratios, seed=seed, resamples=resamples, confidence=confidence)
     return Ratio(statistic_of(ratios, _MEDIAN), spread)
@@ -146,7 +146,7 @@ def _bootstrap(samples: ArrayLike, statistic: Statistic, seed: int, resamples: i
     if resamples < 1:
         raise InputError(f"resamples {resamples}: expected at least 1")
     generator = np.random.default_rng(seed)
-    rows = max(1, _DRAWN_AT_ONCE // checked.size)
+    rows = max(1, _VALUES_AT_ONCE // checked.size)
     draws = np.empty(resamples)  # (resamples,)
     for start in range(0, resamples, rows):
         part = draws[start : start + rows]
@@ -156,7 +156,7 @@ def _bootstrap(samples: ArrayLike, statistic: Statistic, seed: int, resamples: i
 
 def _between(draws: NDArray[np.float64], confidence: float) -> Interval:
     if not 0 < confidence < 1:
-        raise InputError(f"confidence {confidence}: expected a share between 0 and 1, such as {CONFIDENCE}")
+        raise InputError(f"confidence {confidence}: expected a number between 0 and 1, such as {CONFIDENCE}")
     outside = 50 * (1 - confidence)
     low, high = np.percentile(draws, (outside, 100 - outside))
     return Interval(float(low), float(high))

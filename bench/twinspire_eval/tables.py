@@ -1,4 +1,4 @@
-"""How figures are printed."""
+"""Tables and numbers as benchmarks print them."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 
     from twinspire_eval.statistics import Interval
 
-# Where nobody looks at a terminal nothing is to be cut off.
+# Width where the output is no terminal, so that nothing is cut off.
 _WIDTH = 200
 MISSING = "-"
 
 
 def figures_console() -> Console:
-    """Return standard output, as wide as the terminal or wide enough."""
+    """Return a console on standard output, as wide as the terminal, or 200 columns without one."""
     from rich.console import Console
 
     console = Console(highlight=False, markup=False, emoji=False)
@@ -26,7 +26,7 @@ def figures_console() -> Console:
 
 
 def figures_table(words: Sequence[str], figures: Sequence[str], *, title: str | None = None) -> Table:
-    """Return an empty table: columns of words to the left, of figures to the right."""
+    """Return an empty table: text columns aligned left, number columns aligned right."""
     from rich.table import Table
 
     table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
@@ -39,12 +39,12 @@ def figures_table(words: Sequence[str], figures: Sequence[str], *, title: str | 
 
 
 def figure(value: float | None) -> str:
-    """Write a number with four digits that mean something."""
+    """Format a number with four significant digits."""
     if value is None:
         return MISSING
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def spread(interval: Interval | None) -> str:
-    """Write an interval."""
+    """Format an interval."""
     return MISSING if interval is None else f"{figure(interval.low)} to {figure(interval.high)}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +13,15 @@ import pytest
 import typer
 
 from twinspire import sample_bundle
-from twinspire.bundle import Bundle, Precision, Tower
+from twinspire.bundle import Bundle
 from twinspire.errors import MissingDependencyError
-from twinspire_bench import cli_runner
-from twinspire_bench.cli_runner import run
+from twinspire_bench import scripts
 from twinspire_bench.engines import __main__ as command
-from twinspire_bench.engines import peers
-from twinspire_bench.engines.task import Task
-from twinspire_bench.script_options import read_captions
+from twinspire_bench.engines import peer
+from twinspire_bench.engines.inputs import PeerInputs
+from twinspire_bench.engines.peer import PeerTask
+from twinspire_bench.engines.peers import OpenVinoBf16Texts, TransformersClip
+from twinspire_bench.scripts import read_captions, run
 from twinspire_eval.load import interleaved
 from twinspire_export import random_checkpoints
 
@@ -30,13 +32,12 @@ def test_drawn_captions_fit_the_context_of_a_seeded_checkpoint(tmp_path: Path) -
     pytest.importorskip("torch", reason="making a checkpoint needs torch")
     from transformers import AutoTokenizer
 
-    from twinspire_bench.engines.reference import Reference
     from twinspire_export.random_checkpoints import ModelSize, save_random_checkpoint
 
     captions = read_captions(None, 200)
     checkpoint = save_random_checkpoint(ModelSize.TINY, tmp_path / "checkpoint")
-    reference = Reference(checkpoint, threads=1)
-    padded, trimmed = (reference.texts(captions[:8], padded=padded) for padded in (True, False))
+    reference = TransformersClip(checkpoint, threads=1)
+    padded, trimmed = (reference.encode_texts(captions[:8], padded=padded) for padded in (True, False))
     difference = float((padded - trimmed).abs().max())
     print(f"largest difference {difference:.1e}")
     assert padded.shape == (8, 64)
@@ -47,23 +48,15 @@ def test_drawn_captions_fit_the_context_of_a_seeded_checkpoint(tmp_path: Path) -
 
 
 def test_a_long_caption_is_reported_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A contestant that encodes part after part says once that a caption was cut."""
+    """A peer that encodes part after part says once that a caption was cut."""
     pytest.importorskip("openvino", reason="needs the extra peers")
     bundle = Bundle.open(sample_bundle())
     (tmp_path / "captions.json").write_text(json.dumps(["a red car " * 60] * 8), encoding="utf-8")
-    measure = peers.openvino_bf16_texts(
-        Task(
-            name="openvino bf16 texts",
-            threads=1,
-            bundle=bundle.path,
-            engine=bundle.engine(Tower.TEXT, Precision.FP32),
-            captions=tmp_path / "captions.json",
-            batch=2,
-            part=4,
-        )
-    )
+    paths = dict.fromkeys((field.name for field in fields(PeerInputs)), tmp_path)
+    inputs = replace(PeerInputs(**paths), bundle=bundle.path, plain=bundle.path, captions=tmp_path / "captions.json")
+    measured = OpenVinoBf16Texts(PeerTask(peer="", inputs=inputs, threads=1, streams=1, batch=2, bf16_texts=4))
     with caplog.at_level(logging.WARNING, "twinspire"):
-        assert all(measure() > 0 for _ in range(3))
+        assert all(measured.measure() > 0 for _ in range(3))
     assert [record.args for record in caplog.records] == [(182, bundle.text.context_length)]
 
 
@@ -71,9 +64,9 @@ def test_a_missing_peer_is_an_error_before_anything_is_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """The error names the extra; no model is made first, which takes minutes."""
-    monkeypatch.setattr(peers, "find_spec", lambda name: None if name == "fastembed" else object())
+    monkeypatch.setattr(peer, "find_spec", lambda name: None if name == "fastembed" else object())
     with pytest.raises(MissingDependencyError) as raised:
-        peers.require_peers()
+        peer.require_peers()
     assert (raised.value.package, raised.value.extra) == ("fastembed", "peers")
     with pytest.raises(typer.Exit) as ended:
         command.main(work=tmp_path / "work")
@@ -108,7 +101,7 @@ def test_rounds_are_told() -> None:
 
 def test_a_long_command_gives_signs_of_life(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     """What runs is named on standard error, and while it is silent a line says that it is at work."""
-    monkeypatch.setattr(cli_runner, "_SIGN_OF_LIFE_S", 0.1)
+    monkeypatch.setattr(scripts, "_HEARTBEAT_S", 0.1)
     run(sys.executable, "-c", "import time; time.sleep(0.5)")
     lines = capfd.readouterr().err.splitlines()
     assert lines[0].startswith("running ")

@@ -16,7 +16,7 @@ from twinspire.bundle import Precision
 from twinspire.errors import EngineError
 from twinspire_bench.gpu_check import towers
 from twinspire_bench.gpu_check.__main__ import STEPS, main
-from twinspire_bench.gpu_check.steps import Scope, SkippedError, Status, Step, run_steps
+from twinspire_bench.gpu_check.steps import CheckStep, Scope, SkippedError, Status, run_steps
 
 
 def _run(*arguments: str) -> Any:
@@ -43,9 +43,9 @@ def test_a_rehearsal_runs_every_step(make_tiny: Callable[..., Any], tmp_path: Pa
     skipped = {name for name, outcome in results.items() if outcome["status"] == "skipped"}
     assert skipped == {"driver", "images/s of torch"}
     assert all(results[name]["reason"] for name in skipped)
-    assert results["fp16 nodes"]["found"]["image"]["compared"] > 0
+    assert results["fp16 nodes"]["results"]["image"]["compared"] > 0
     for dtype in ("float32", "float16"):
-        found = results[f"indexes of {dtype}"]["found"]
+        found = results[f"indexes of {dtype}"]["results"]
         assert {"flat", "ivf", "hnsw"} <= set(found)
         assert found["flat"]["recall_at_10"] == 1.0
         assert found["ivf"]["recall_at_10"] > 0.9
@@ -80,12 +80,12 @@ def test_a_failed_step_does_not_end_the_check(tiny: Any, tmp_path: Path) -> None
         return run
 
     steps = [
-        Step("ours", raising(EngineError("broken")), 0),
-        Step("theirs", raising(RuntimeError("CUDA error\n at line 3")), 0),
-        Step("skipped", raising(SkippedError("no torch")), 0),
-        Step("late", lambda _: {}, 1000),
-        Step("wrong", lambda _: {"recall": 0.1, "failures": ["recall 0.1"]}, 0),
-        Step("right", lambda _: {"recall": 1.0, "failures": []}, 0),
+        CheckStep("ours", raising(EngineError("broken")), 0),
+        CheckStep("theirs", raising(RuntimeError("CUDA error\n at line 3")), 0),
+        CheckStep("skipped", raising(SkippedError("no torch")), 0),
+        CheckStep("late", lambda _: {}, 1000),
+        CheckStep("wrong", lambda _: {"recall": 0.1, "failures": ["recall 0.1"]}, 0),
+        CheckStep("right", lambda _: {"recall": 1.0, "failures": []}, 0),
     ]
     scope = Scope(bundle=tiny.bundle, checkpoint=None, work=tmp_path, rehearsal=True, vectors=5000, seconds=0)
     saved: list[int] = []

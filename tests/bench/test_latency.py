@@ -16,11 +16,11 @@ from twinspire.errors import BundleError, EngineError, InputError, ProviderError
 from twinspire.towers import ModelStatistics, Provider
 from twinspire.towers.providers import available
 from twinspire.towers.validation import check_images, check_sequences
-from twinspire_bench.latency.measure import Case, CaseResult, LatencySettings, Load, Subject, cases, measure
-from twinspire_bench.latency.record import findings, latency_results, limits
-from twinspire_bench.latency.targets import local_subjects, served_subject
+from twinspire_bench.latency.command import local_targets, server_target
+from twinspire_bench.latency.measure import Case, CaseResult, LatencySettings, LatencyTarget, Load, cases, measure
+from twinspire_bench.latency.report import compare_cases, latency_results, limits
 from twinspire_eval.machine import MatrixPeaks
-from twinspire_eval.payloads import pictures, texts
+from twinspire_eval.payloads import image_payloads, text_payloads
 from twinspire_eval.records import Record
 from twinspire_eval.statistics import paired_ratio
 
@@ -69,7 +69,7 @@ class FakeTowers:
 def test_payloads_are_of_the_contract_and_never_repeat(tiny: Any) -> None:
     """A thousand batches are what towers take, of the size that was asked for, and no two of them are equal."""
     bundle = tiny.bundle
-    images, sentences = pictures(bundle, batch=3, seed=1), texts(bundle, batch=2, length=20, seed=(1, 2))
+    images, sentences = image_payloads(bundle, batch=3, seed=1), text_payloads(bundle, batch=2, length=20, seed=(1, 2))
     seen = set()
     for index in range(1000):
         check_images(images[index], height=bundle.image.height, width=bundle.image.width)
@@ -85,10 +85,10 @@ def test_payloads_are_of_the_contract_and_never_repeat(tiny: Any) -> None:
 
 def test_payloads_are_the_same_for_the_same_seed(tiny: Any) -> None:
     """A seed names a run of payloads; another seed gives others."""
-    first, same, other = (pictures(tiny.bundle, batch=2, seed=seed)[7] for seed in ((1, 2), (1, 2), (1, 3)))
+    first, same, other = (image_payloads(tiny.bundle, batch=2, seed=seed)[7] for seed in ((1, 2), (1, 2), (1, 3)))
     np.testing.assert_array_equal(first, same)
     assert (first != other).any()
-    first, same, other = (texts(tiny.bundle, batch=2, length=9, seed=seed)[7] for seed in (1, 1, 2))
+    first, same, other = (text_payloads(tiny.bundle, batch=2, length=9, seed=seed)[7] for seed in (1, 1, 2))
     np.testing.assert_array_equal(first, same)
     assert (np.array(first) != np.array(other)).any()
 
@@ -100,18 +100,18 @@ def test_payloads_are_the_same_for_the_same_seed(tiny: Any) -> None:
 def test_payloads_that_cannot_be_made_are_refused(tiny: Any, options: dict[str, int], message: str) -> None:
     """An empty batch and a text shorter than one word or longer than the context raise InputError."""
     with pytest.raises(InputError, match=message):
-        texts(tiny.bundle, seed=0, **options)
+        text_payloads(tiny.bundle, seed=0, **options)
 
 
-def test_cases_are_every_combination_with_the_subjects_side_by_side(tiny: Any) -> None:
-    """Images have no length; a setting names all but tower and subject."""
+def test_cases_are_every_combination_with_the_targets_side_by_side(tiny: Any) -> None:
+    """Images have no length; a setting names all but tower and target."""
     settings = LatencySettings(
         lengths=(4, 8), batches=(1, 2), loads=(Load(in_flight=1), Load(rate_per_s=2.5)), rounds=1
     )
-    subjects = [Subject(name=name, towers=FakeTowers(tiny)) for name in ("a", "b")]
-    found = cases(subjects, settings)
+    targets = [LatencyTarget(name=name, towers=FakeTowers(tiny)) for name in ("a", "b")]
+    found = cases(targets, settings)
     assert len(found) == 2 * (2 * 2 + 2 * 2 * 2)
-    assert [case.subject for case in found] == ["a", "b"] * 12
+    assert [case.target for case in found] == ["a", "b"] * 12
     assert all((case.length is None) == (case.tower is Tower.IMAGE) for case in found)
     assert found[0].setting == "batch 1, in flight 1"
     assert found[-1].setting == "length 8, batch 2, 2.5 calls a second"
@@ -120,7 +120,7 @@ def test_cases_are_every_combination_with_the_subjects_side_by_side(tiny: Any) -
 def test_every_case_is_visited_in_every_round(tiny: Any) -> None:
     """Batches and lengths are those asked for, each case has one figure a round and a latency for each answer."""
     towers = FakeTowers(tiny)
-    found = measure(tiny.bundle, [Subject(name="fake", towers=towers)], BRIEF)
+    found = measure(tiny.bundle, [LatencyTarget(name="fake", towers=towers)], BRIEF)
     assert len(found) == 2 + 4
     calls = {1: 0, 3: 0}
     for images in towers.images:
@@ -139,7 +139,7 @@ def test_every_case_is_visited_in_every_round(tiny: Any) -> None:
 def test_items_are_counted_and_not_calls(tiny: Any) -> None:
     """A round's figure is the batch times its answers over its time: at most what the latencies allow."""
     settings = dataclasses.replace(BRIEF, towers=(Tower.IMAGE,), batches=(7,), rounds=1, visit_s=0.02)
-    (result,) = measure(tiny.bundle, [Subject(name="fake", towers=FakeTowers(tiny))], settings)
+    (result,) = measure(tiny.bundle, [LatencyTarget(name="fake", towers=FakeTowers(tiny))], settings)
     longest_s = result.latencies_ms.sum() / 1000
     assert result.items_per_s[0] <= 7 * len(result.latencies_ms) / longest_s
     assert result.items_per_s[0] >= 7 * len(result.latencies_ms) / (0.02 + longest_s + 10)
@@ -150,7 +150,7 @@ def test_an_open_loop_is_a_load_too(tiny: Any) -> None:
     settings = dataclasses.replace(
         BRIEF, towers=(Tower.IMAGE,), batches=(1,), loads=(Load(rate_per_s=1000),), rounds=5, visit_s=0.02
     )
-    (result,) = measure(tiny.bundle, [Subject(name="fake", towers=FakeTowers(tiny))], settings)
+    (result,) = measure(tiny.bundle, [LatencyTarget(name="fake", towers=FakeTowers(tiny))], settings)
     assert 50 <= len(result.latencies_ms) <= 160  # Poisson of 100, six standard deviations
 
 
@@ -158,7 +158,7 @@ def test_failures_are_counted_and_the_rest_measured(tiny: Any) -> None:
     """A server that fails every second call has half of its answers in the figures."""
     towers = FakeTowers(tiny, error=ServerUnavailableError("gone"), sound=1)
     settings = dataclasses.replace(BRIEF, towers=(Tower.IMAGE,), batches=(1,))
-    (result,) = measure(tiny.bundle, [Subject(name="fake", towers=towers)], settings)
+    (result,) = measure(tiny.bundle, [LatencyTarget(name="fake", towers=towers)], settings)
     failed = result.failures["ServerUnavailableError"]
     assert len(result.latencies_ms) + failed == len(towers.images) - 1
     assert abs(len(result.latencies_ms) - failed) <= 1
@@ -167,14 +167,14 @@ def test_failures_are_counted_and_the_rest_measured(tiny: Any) -> None:
 def test_a_first_call_that_fails_is_raised(tiny: Any) -> None:
     """Where nothing can be measured the error says why, instead of a table of failures."""
     with pytest.raises(EngineError, match="broken"):
-        measure(tiny.bundle, [Subject(name="fake", towers=FakeTowers(tiny, error=EngineError("broken")))], BRIEF)
+        measure(tiny.bundle, [LatencyTarget(name="fake", towers=FakeTowers(tiny, error=EngineError("broken")))], BRIEF)
 
 
 def test_a_servers_counters_are_of_the_visits_alone(tiny: Any) -> None:
     """What it counted before and while warming up is left out."""
     towers = FakeTowers(tiny)
     settings = dataclasses.replace(BRIEF, towers=(Tower.IMAGE,), batches=(3,))
-    (result,) = measure(tiny.bundle, [Subject(name="s", towers=towers, statistics=towers.statistics)], settings)
+    (result,) = measure(tiny.bundle, [LatencyTarget(name="s", towers=towers, statistics=towers.statistics)], settings)
     assert result.served is not None
     assert result.served.requests == len(result.latencies_ms) == len(towers.images) - 1
     assert result.served.inferences == 3 * result.served.requests
@@ -187,7 +187,7 @@ def test_a_server_gets_no_request_twice(tiny: Any) -> None:
         BRIEF, towers=(Tower.IMAGE,), batches=(1,), loads=(Load(in_flight=1), Load(in_flight=3))
     )
     for _ in range(2):
-        measure(tiny.bundle, [Subject(name="s", towers=towers, statistics=towers.statistics)], settings)
+        measure(tiny.bundle, [LatencyTarget(name="s", towers=towers, statistics=towers.statistics)], settings)
     assert len({images.tobytes() for images in towers.images}) == len(towers.images)
 
 
@@ -211,45 +211,45 @@ def test_settings_that_cannot_be_measured_are_refused(changes: dict[str, Any], m
 
 
 def test_a_load_is_one_of_two_kinds(tiny: Any) -> None:
-    """Calls in flight or a rate, positive; and there must be subjects, each name once."""
+    """Calls in flight or a rate, positive; and there must be targets, each name once."""
     for wrong in ({}, {"in_flight": 1, "rate_per_s": 1.0}, {"in_flight": 0}, {"rate_per_s": -1.0}):
         with pytest.raises(InputError, match="in_flight"):
             Load(**wrong)  # type: ignore[arg-type]
-    twice = Subject(name="a", towers=FakeTowers(tiny))
-    for subjects in ([], [twice, twice]):
+    twice = LatencyTarget(name="a", towers=FakeTowers(tiny))
+    for targets in ([], [twice, twice]):
         with pytest.raises(InputError, match="twice"):
-            measure(tiny.bundle, subjects, BRIEF)
+            measure(tiny.bundle, targets, BRIEF)
 
 
 def test_engines_and_providers_are_opened_by_name(tiny: Any) -> None:
-    """Each combination is a subject that says its precision and runs it; at the end all are closed."""
-    with local_subjects(tiny.bundle, providers=["cpu"], streams=[1, 2], threads=2) as (subjects, skipped):
-        assert [subject.name for subject in subjects] == [
+    """Each combination is a target that says its precision and runs it; at the end all are closed."""
+    with local_targets(tiny.bundle, providers=["cpu"], streams=[1, 2], threads=2) as (targets, skipped):
+        assert [target.name for target in targets] == [
             "fp32 cpu",
             "fp32 cpu, 2 streams",
             "int8 cpu",
             "int8 cpu, 2 streams",
         ]
-        assert [subject.precision for subject in subjects] == ["fp32", "fp32", "int8", "int8"]
+        assert [target.precision for target in targets] == ["fp32", "fp32", "int8", "int8"]
         assert skipped == []
-        images = pictures(tiny.bundle, batch=2, seed=0)[0]
-        for subject in subjects:
-            model = tiny.int8 if subject.precision is Precision.INT8 else tiny.model
-            largest = np.abs(subject.towers.encode_images(images) - model.encode_images(images)).max()
-            print(f"{subject.name}: largest difference {largest:.1e}")
+        images = image_payloads(tiny.bundle, batch=2, seed=0)[0]
+        for target in targets:
+            model = tiny.int8 if target.precision is Precision.INT8 else tiny.model
+            largest = np.abs(target.towers.encode_images(images) - model.encode_images(images)).max()
+            print(f"{target.name}: largest difference {largest:.1e}")
             assert largest < 1e-5
     with pytest.raises(EngineError, match="closed"):
-        subjects[0].towers.encode_images(images)
+        targets[0].towers.encode_images(images)
 
 
 def test_auto_is_named_after_what_it_chose(tiny: Any) -> None:
-    """A subject is never called `auto`; one that is measured already is refused."""
-    with local_subjects(tiny.bundle, precisions=["auto"], providers=["auto"]) as (subjects, _):
-        (subject,) = subjects
-        assert "auto" not in subject.name
+    """A target is never called `auto`; one that is measured already is refused."""
+    with local_targets(tiny.bundle, precisions=["auto"], providers=["auto"]) as (targets, _):
+        (target,) = targets
+        assert "auto" not in target.name
     with (
         pytest.raises(InputError, match="already"),
-        local_subjects(tiny.bundle, precisions=["fp32", "fp32"], providers=["cpu"]),
+        local_targets(tiny.bundle, precisions=["fp32", "fp32"], providers=["cpu"]),
     ):
         pass
 
@@ -270,7 +270,7 @@ def test_what_cannot_be_opened_is_an_error(
     """A combination named in full, an unknown name, and a provider that runs nothing."""
     if kind is ProviderError and Provider.CUDA in available():
         pytest.skip("a GPU is here")
-    with pytest.raises(kind, match=message), local_subjects(tiny.bundle, **options):
+    with pytest.raises(kind, match=message), local_targets(tiny.bundle, **options):
         pass
 
 
@@ -279,8 +279,8 @@ def test_what_was_not_named_in_full_is_skipped_with_its_reason(make_tiny: Any) -
     bundle = make_tiny(precisions=(Precision.FP32, Precision.INT8)).bundle
     engine = bundle.engine(Tower.IMAGE, Precision.INT8)
     engine.write_bytes(b"no model")
-    with local_subjects(bundle, providers=["cpu"]) as (subjects, skipped):
-        assert [subject.name for subject in subjects] == ["fp32 cpu"]
+    with local_targets(bundle, providers=["cpu"]) as (targets, skipped):
+        assert [target.name for target in targets] == ["fp32 cpu"]
     assert [each.name for each in skipped] == ["int8 cpu"]
     assert engine.name in skipped[0].reason
 
@@ -292,12 +292,12 @@ def test_limits_are_work_over_the_peaks(tiny: Any, make_tiny: Any) -> None:
     assert found[0].items_per_s == pytest.approx(1e9 / (2 * 16 * 16 * 3 * 12))
     assert found[1].items_per_s == pytest.approx(1e9 / (2 * 8 * 12))
     padded = make_tiny(padding=Padding.MAX_LENGTH).bundle
-    assert limits(padded, [Precision.FP32], BRIEF, PEAKS)[1].work.operations == 2 * 8 * 12
+    assert limits(padded, [Precision.FP32], BRIEF, PEAKS)[1].flops.operations == 2 * 8 * 12
 
 
-def _result(subject: str, figures: Sequence[float], batch: int = 1) -> CaseResult:
+def _result(target: str, figures: Sequence[float], batch: int = 1) -> CaseResult:
     return CaseResult(
-        case=Case(tower=Tower.IMAGE, subject=subject, batch=batch, length=None, load=Load(in_flight=1)),
+        case=Case(tower=Tower.IMAGE, target=target, batch=batch, length=None, load=Load(in_flight=1)),
         items_per_s=np.array(figures, np.float64),
         latencies_ms=np.array([5.0, 1.0, 3.0]),
         failures={"EngineError": 2},
@@ -305,11 +305,11 @@ def _result(subject: str, figures: Sequence[float], batch: int = 1) -> CaseResul
     )
 
 
-def test_cases_stand_beside_their_limit_and_the_first_subject(tiny: Any) -> None:
+def test_cases_stand_beside_their_limit_and_the_first_target(tiny: Any) -> None:
     """The ratio is of the same rounds and the same setting; a case of another setting is the first of its own."""
     results = [_result("a", [10, 20, 40]), _result("b", [20, 50, 80]), _result("b", [5, 5, 5], batch=8)]
     bounds = limits(tiny.bundle, [Precision.FP32], BRIEF, PEAKS)
-    found = findings(results, bounds, {"a": Precision.FP32, "b": None})
+    found = compare_cases(results, bounds, {"a": Precision.FP32, "b": None})
     assert found[0].ratio_to_first is None
     assert found[1].ratio_to_first == paired_ratio([20, 50, 80], [10, 20, 40])
     assert found[2].ratio_to_first is None
@@ -318,9 +318,11 @@ def test_cases_stand_beside_their_limit_and_the_first_subject(tiny: Any) -> None
 
 
 def test_a_record_keeps_the_samples_of_every_case(tiny: Any) -> None:
-    """Tower, subject, setting: the samples with their statistics, the share of the limit, null where there is none."""
+    """Tower, target, setting: the samples with their statistics, the share of the limit, null where there is none."""
     bounds = limits(tiny.bundle, [Precision.FP32], BRIEF, PEAKS)
-    found = findings([_result("a", [10, 20, 40]), _result("b", [0, 0, 0])], bounds, {"a": Precision.FP32, "b": None})
+    found = compare_cases(
+        [_result("a", [10, 20, 40]), _result("b", [0, 0, 0])], bounds, {"a": Precision.FP32, "b": None}
+    )
     results = latency_results(found, bounds, PEAKS, {"int8 cpu": "broken"})
     record = Record(kind="latency", parameters={}, results=results)
     case = record.results["image"]["a"]["batch 1, in flight 1"]
@@ -341,5 +343,5 @@ def test_a_record_keeps_the_samples_of_every_case(tiny: Any) -> None:
 
 def test_a_server_that_is_not_there_is_an_error(tiny: Any) -> None:
     """Connecting raises what the towers raise."""
-    with pytest.raises(InputError, match="host:port"), served_subject("no address", tiny.bundle):
+    with pytest.raises(InputError, match="host:port"), server_target("no address", tiny.bundle):
         pass

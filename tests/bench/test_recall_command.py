@@ -18,7 +18,7 @@ from twinspire.cli.app import application
 from twinspire.errors import ImageError, InputError, TwinspireError
 from twinspire_eval.comparison import compare
 from twinspire_eval.datasets import Caption, CaptionedImages, open_dataset
-from twinspire_eval.recall import Direction, Measure
+from twinspire_eval.recall import METRICS, R1, Direction
 from twinspire_eval.recall.benchmark import RecallReport, measure_recall
 from twinspire_eval.records import Record
 
@@ -100,13 +100,13 @@ def test_losses_are_differences_of_the_figures(clients: dict[str, Client]) -> No
     report = measure_recall(clients, _captioned(40), reference="int8")
     assert list(report.losses) == ["fp32"]
     loss = report.losses["fp32"]
-    for measure in Measure:
+    for measure in METRICS:
         singly = []
         for language in ("en", "zh"):
             for direction in Direction:
                 ours, theirs = (report.figures[engine][language][direction] for engine in ("int8", "fp32"))
                 singly.append(theirs[measure].value - ours[measure].value)
-                assert loss.each[language][direction][measure].value == pytest.approx(singly[-1])
+                assert loss.by_language[language][direction][measure].value == pytest.approx(singly[-1])
         assert loss.pooled[measure].value == pytest.approx(np.mean(singly))
         assert loss.pooled[measure].interval.low <= loss.pooled[measure].value <= loss.pooled[measure].interval.high
 
@@ -124,7 +124,7 @@ def test_progress_is_told(clients: dict[str, Client]) -> None:
     """Images, then captions, each up to all of them."""
     told: list[tuple[str, int, int]] = []
     measure_recall(clients, _captioned(300), on_progress=lambda *step: told.append(step))
-    assert told[:3] == [("pictures", 0, 300), ("pictures", 256, 300), ("pictures", 300, 300)]
+    assert told[:3] == [("images", 0, 300), ("images", 256, 300), ("images", 300, 300)]
     assert told[-1] == ("captions", 4, 4)
 
 
@@ -206,7 +206,7 @@ def test_records_compare_where_the_questions_are_the_same(tiny: Any, table: Path
         _run("-b", tiny.bundle.path, "-d", table, *options, "--json", file)
     one, two, other = map(Record.load, files)
     assert all(figure.a == figure.b for figure in compare(one, two))
-    with pytest.raises(InputError, match=r"parameters\.pictures"):
+    with pytest.raises(InputError, match=r"parameters\.images"):
         compare(one, other)
 
 
@@ -260,7 +260,7 @@ def test_photographs_are_measured() -> None:
         report: RecallReport = measure_recall({"fp32": client}, data)
     ranking = report.rankings["fp32"]["und"][Direction.IMAGE_TO_TEXT]
     assert len(ranking) == len(data)
-    assert report.figures["fp32"]["und"][Direction.TEXT_TO_IMAGE][Measure.R1].value < (0.2 if len(data) > 50 else 0.5)
+    assert report.figures["fp32"]["und"][Direction.TEXT_TO_IMAGE][R1].value < (0.2 if len(data) > 50 else 0.5)
 
 
 def test_short_results_leave_the_ranks_out(clients: dict[str, Client]) -> None:

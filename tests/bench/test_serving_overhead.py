@@ -14,9 +14,8 @@ from support.data import VAL2017_CAPTIONS
 from twinspire import sample_bundle
 from twinspire.bundle import Bundle
 from twinspire.errors import EngineError, InputError, ServerError
-from twinspire_bench.cli_runner import TWINSPIRE, run, seeded_model, served
-from twinspire_bench.script_options import read_captions
-from twinspire_bench.serving_overhead import IN_PROCESS, THROUGH_TRITON, Effort, measure, show
+from twinspire_bench.scripts import TWINSPIRE, random_model, read_captions, run, running_server
+from twinspire_bench.serving_overhead import IN_PROCESS, THROUGH_TRITON, ServingSettings, measure, show
 from twinspire_eval.records import Record
 
 if importlib.util.find_spec("pytriton") is None:  # importing it would load CUDA and change the process
@@ -26,16 +25,16 @@ if importlib.util.find_spec("pytriton") is None:  # importing it would load CUDA
 @pytest.mark.slow
 def test_the_sample_is_measured_both_ways(tmp_path: Path) -> None:
     """A run gives figures of both sides, the batches that Triton made, and a record that reads back and prints."""
-    effort = Effort(rounds=2, images=64, lone_images=2, texts=128)
-    said: list[str] = []
+    settings = ServingSettings(rounds=2, images=64, lone_images=2, texts=128)
+    stages: list[str] = []
     record = measure(
         Bundle.open(sample_bundle()),
-        read_captions(None, effort.texts),
+        read_captions(None, settings.texts),
         threads=2,
         streams=2,
-        effort=effort,
+        settings=settings,
         work=tmp_path,
-        say=said.append,
+        say=stages.append,
     )
     record.save(tmp_path / "served.json")
     found = Record.load(tmp_path / "served.json").results
@@ -47,7 +46,7 @@ def test_the_sample_is_measured_both_ways(tmp_path: Path) -> None:
     assert found["texts_in_flight"]["requests"] == 3 * 128
     assert 1 < found["texts_in_flight"]["mean_batch_size"] <= 64
     assert found["limit_images_per_s"] > 0
-    assert [stage for stage in said if stage.startswith("round ")] == 3 * ["round 1 of 2", "round 2 of 2"]
+    assert [stage for stage in stages if stage.startswith("round ")] == 3 * ["round 1 of 2", "round 2 of 2"]
     terminal = io.StringIO()
     show(record, Console(file=terminal, width=120))
     assert "images/s" in terminal.getvalue()
@@ -58,7 +57,7 @@ def test_a_command_that_fails_is_an_error(tmp_path: Path, capfd: pytest.CaptureF
     with pytest.raises(EngineError, match="twinspire build"):
         run(*TWINSPIRE, "build", tmp_path / "nothing", "-o", tmp_path / "models")
     assert "nothing" in capfd.readouterr().err
-    with pytest.raises(ServerError, match="twinspire serve"), served(tmp_path / "none"):
+    with pytest.raises(ServerError, match="twinspire serve"), running_server(tmp_path / "none"):
         pass
 
 
@@ -66,7 +65,7 @@ def test_an_unknown_size_is_an_error(tmp_path: Path) -> None:
     """A size that cannot be made leaves no bundle behind."""
     pytest.importorskip("torch", reason="making a checkpoint needs torch")
     with pytest.raises(EngineError, match="vit-x"):
-        seeded_model("vit-x", tmp_path / "work")
+        random_model("vit-x", tmp_path / "work")
     assert not (tmp_path / "work").exists()
 
 

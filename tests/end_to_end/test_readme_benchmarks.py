@@ -47,7 +47,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_readme_has_every_benchmark() -> None:
     """None of the benchmarks is without its command line."""
     names = {" ".join(command.split()[:3]) for command in benchmarks()}
-    modules = {f"python -m twinspire_bench.{module}" for module in ("engines", "served")}
+    modules = {f"python -m twinspire_bench.{module}" for module in ("engines", "serving_overhead")}
     assert names == modules | {f"twinspire bench {name}" for name in ("index", "latency", "recall", "search")} | {
         "twinspire demo -o"
     }

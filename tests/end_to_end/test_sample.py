@@ -15,7 +15,7 @@ import twinspire_export.sample
 from twinspire import Bundle, Client, sample_bundle
 from twinspire.bundle import Precision, Tower
 from twinspire_eval.datasets import open_dataset
-from twinspire_eval.recall import Measure
+from twinspire_eval.recall import R1, R5, R10
 from twinspire_eval.recall.benchmark import measure_recall
 from twinspire_eval.records import Record
 from twinspire_eval.scenes import Contrast, Language
@@ -75,8 +75,8 @@ def test_certificates_tell_the_truth() -> None:
         assert certificate.recall["data_sha256"] == report.data.sha256
         for language, both in report.figures[precision.value].items():
             for way, found in both.items():
-                for k in (Measure.R1, Measure.R5, Measure.R10):
-                    certified = certificate.recall[language][way.value][k.value]
+                for k in (R1, R5, R10):
+                    certified = certificate.recall[language][way.value][k]
                     assert certified == pytest.approx(found[k].value, abs=TOLERANCE)
 
 

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from twinspire.bundle import Bundle, Precision, Tower
 from twinspire.errors import InputError, MissingDependencyError
 from twinspire.sample import sample_bundle
-from twinspire_eval.flops import Work, engine_work
+from twinspire_eval.flops import FlopCount, count_flops
 from twinspire_eval.machine import MatrixPeaks
 
 FLOAT, UINT8, INT8 = np.float32, np.uint8, np.int8
@@ -74,14 +74,14 @@ def test_products_and_convolutions_of_floats(tmp_path: Path) -> None:
     }
     path = _write(tmp_path / "m.onnx", nodes, constants, given=["batch", 4, 9, 9])
     expected = 2 * N * (8 * 3 * 3 * 18 + 5 * 72 + 7 * 5)
-    assert engine_work(path, (N, 4, 9, 9)) == Work(float_operations=expected, int8_operations=0)
+    assert count_flops(path, (N, 4, 9, 9)) == FlopCount(float_operations=expected, int8_operations=0)
 
 
 def test_a_transposed_gemm(tmp_path: Path) -> None:
     """With transA the summed dimension is the first: (6, N) and (6, 4) make N x 4 of 6 multiply-adds."""
     nodes = [helper.make_node("Gemm", ["x", "w"], ["y"], transA=1)]
     path = _write(tmp_path / "m.onnx", nodes, {"w": np.ones((6, 4), FLOAT)}, given=[6, "n"])
-    assert engine_work(path, (6, N)).operations == 2 * N * 4 * 6
+    assert count_flops(path, (6, N)).operations == 2 * N * 4 * 6
 
 
 def test_a_quantized_product_has_two_quantized_operands(tmp_path: Path) -> None:
@@ -97,8 +97,8 @@ def test_a_quantized_product_has_two_quantized_operands(tmp_path: Path) -> None:
     nodes = [*nodes[:-2], nodes[-1], nodes[-2]]
     constants = {**QUANTIZER, "w": np.ones((4, 6), INT8), "u": np.ones((4, 9), INT8)}
     path = _write(tmp_path / "m.onnx", nodes, constants, given=["batch", "length", 6])
-    expected = Work(float_operations=2 * N * 5 * 9 * 4, int8_operations=2 * N * 5 * 4 * 6)
-    assert engine_work(path, (N, 5, 6)) == expected
+    expected = FlopCount(float_operations=2 * N * 5 * 9 * 4, int8_operations=2 * N * 5 * 4 * 6)
+    assert count_flops(path, (N, 5, 6)) == expected
 
 
 def test_integer_operators(tmp_path: Path) -> None:
@@ -117,14 +117,14 @@ def test_integer_operators(tmp_path: Path) -> None:
         "d": np.ones((4, 6), INT8),
     }
     path = _write(tmp_path / "m.onnx", nodes, constants, given=["n", 3, 2, 2], kind=TensorProto.UINT8)
-    assert engine_work(path, (N, 3, 2, 2)) == Work(0, 2 * N * (5 * 12 + 4 * 5 + 6 * 4))
+    assert count_flops(path, (N, 3, 2, 2)) == FlopCount(0, 2 * N * (5 * 12 + 4 * 5 + 6 * 4))
 
 
 def test_attention_as_one_operator(tmp_path: Path) -> None:
     """Two products a head: (L, d) by (d, L) and (L, L) by (L, d), for heads in a dimension of their own."""
     nodes = [helper.make_node("Attention", ["x", "x", "x"], ["y"])]
     path = _write(tmp_path / "m.onnx", nodes, {}, given=["n", 4, "l", 8], opset=23)
-    assert engine_work(path, (N, 4, 7, 8)).operations == 2 * N * 4 * (7 * 7 * 8 + 7 * 7 * 8)
+    assert count_flops(path, (N, 4, 7, 8)).operations == 2 * N * 4 * (7 * 7 * 8 + 7 * 7 * 8)
 
 
 def test_shapes_that_are_computed_in_the_graph(tmp_path: Path) -> None:
@@ -147,15 +147,15 @@ def test_shapes_that_are_computed_in_the_graph(tmp_path: Path) -> None:
     model = onnx.load(path)
     model.graph.value_info.append(helper.make_tensor_value_info("q", TensorProto.FLOAT, [1, 2, 77, 8]))
     path.write_bytes(model.SerializeToString())
-    assert engine_work(path, (N, 11, 16)).operations == 2 * N * 2 * 11 * 11 * 8
+    assert count_flops(path, (N, 11, 16)).operations == 2 * N * 2 * 11 * 11 * 8
 
 
 def test_a_towers_work_grows_with_batch_and_length(tiny: Any) -> None:
     """The tiny bundle's towers have one product each, of N rows whatever the length."""
-    image = engine_work(tiny.bundle.engine(Tower.IMAGE, Precision.FP32), (5, 16, 16, 3))
+    image = count_flops(tiny.bundle.engine(Tower.IMAGE, Precision.FP32), (5, 16, 16, 3))
     assert image.operations == 2 * 5 * 16 * 16 * 3 * 12
     for length in (4, 20):
-        text = engine_work(tiny.bundle.engine(Tower.TEXT, Precision.FP32), (5, length))
+        text = count_flops(tiny.bundle.engine(Tower.TEXT, Precision.FP32), (5, length))
         assert text.operations == 2 * 5 * 8 * 12
 
 
@@ -179,11 +179,11 @@ def test_the_samples_towers_do_what_their_sizes_say(precision: Precision) -> Non
     tokens = patches + 1
     attention = layers * 4 * tokens**2 * width
     expected = 2 * patches * width * 3 * patch**2 + layers * 24 * tokens * width**2 + attention + 2 * width * dim
-    found = engine_work(bundle.engine(Tower.IMAGE, precision), (N, size, size, 3))
+    found = count_flops(bundle.engine(Tower.IMAGE, precision), (N, size, size, 3))
     print(f"{precision}: {found}, by hand {N * expected}")
     assert found.operations <= N * expected  # a rewritten tower may do less
     assert found.operations > 0.8 * N * expected
-    text = engine_work(bundle.engine(Tower.TEXT, precision), (N, length))
+    text = count_flops(bundle.engine(Tower.TEXT, precision), (N, length))
     if precision is Precision.INT8:
         assert found.int8_operations > 0.8 * found.operations
         assert text.int8_operations > 0.8 * text.operations
@@ -194,7 +194,7 @@ def test_the_samples_towers_do_what_their_sizes_say(precision: Precision) -> Non
 def test_the_shortest_time_adds_both_kinds_of_work() -> None:
     """Float work at the peak of fp32 and int8 work at its own."""
     peaks = MatrixPeaks(threads=2, fp32_op_per_s=100.0, int8_op_per_s=400.0, bf16_op_per_s=None)
-    assert Work(float_operations=50, int8_operations=400).shortest_s(peaks) == pytest.approx(1.5)
+    assert FlopCount(float_operations=50, int8_operations=400).minimum_s(peaks) == pytest.approx(1.5)
 
 
 def _broken(path: Path, case: str) -> Path:
@@ -238,7 +238,7 @@ def _broken(path: Path, case: str) -> Path:
 def test_what_cannot_be_counted_is_refused(tmp_path: Path, case: str, shape: tuple[int, ...], message: str) -> None:
     """Nothing that multiplies is left out of the count without a word."""
     with pytest.raises(InputError, match=message):
-        engine_work(_broken(tmp_path / "m.onnx", case), shape)
+        count_flops(_broken(tmp_path / "m.onnx", case), shape)
 
 
 def test_counting_says_what_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,9 +247,9 @@ def test_counting_says_what_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "onnxruntime", None)
         with pytest.raises(MissingDependencyError, match="onnxruntime") as caught:
-            engine_work(path, (1, 6))
+            count_flops(path, (1, 6))
     assert (caught.value.package, caught.value.extra) == ("onnxruntime", "cpu")
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(MissingDependencyError, match="onnx") as caught:
-        engine_work(path, (1, 6))
+        count_flops(path, (1, 6))
     assert (caught.value.package, caught.value.extra) == ("onnx", "bench")

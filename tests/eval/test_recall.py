@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import ir_measures
 import numpy as np
 import pytest
@@ -11,17 +13,25 @@ from ir_measures import AP, RR, Success
 
 from twinspire.errors import EmbeddingError, InputError
 from twinspire_eval.recall import (
+    MAP,
+    MEDIAN_RANK,
+    METRICS,
+    MRR,
+    R1,
+    R5,
+    R10,
     Direction,
-    Measure,
+    MeanMetric,
+    Metric,
     Ranking,
     both_ways,
     difference,
     estimates,
-    measured,
+    metrics_of,
     pair_accuracy,
     rank_both_ways,
-    ranks,
     recall,
+    register_metric,
 )
 from twinspire_eval.statistics import interval
 
@@ -29,15 +39,6 @@ from twinspire_eval.statistics import interval
 def _unit(rng: np.random.Generator, rows: int, dim: int) -> np.ndarray:
     vectors = rng.standard_normal((rows, dim)).astype(np.float32)
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-
-
-@given(st.integers(1, 40), st.integers(0, 2**32 - 1))
-@settings(max_examples=60, deadline=None)
-def test_ranks_are_those_of_a_sort(rows: int, seed: int) -> None:
-    """A rank is the own item's position among the scores sorted from high to low."""
-    scores = np.random.default_rng(seed).standard_normal((rows, rows)).astype(np.float32)
-    expected = [int(np.flatnonzero(np.argsort(-row) == query)[0]) for query, row in enumerate(scores)]
-    assert ranks(scores).tolist() == expected
 
 
 def test_a_model_that_answers_everything_alike_has_no_recall() -> None:
@@ -103,9 +104,7 @@ def _asked_of_ir_measures(
 
 
 def _agrees(ranking: Ranking, scores: np.ndarray, relevant: np.ndarray) -> None:
-    wanted = {Measure.R1: Success @ 1, Measure.R5: Success @ 5, Measure.R10: Success @ 10, Measure.MRR: RR} | {
-        Measure.MAP: AP
-    }
+    wanted = {R1: Success @ 1, R5: Success @ 5, R10: Success @ 10, MRR: RR} | {MAP: AP}
     theirs = _asked_of_ir_measures(scores, relevant, list(wanted.values()))
     asked = np.flatnonzero(relevant.any(axis=1))
     assert len(asked) == len(ranking)
@@ -115,8 +114,8 @@ def _agrees(ranking: Ranking, scores: np.ndarray, relevant: np.ndarray) -> None:
     np.testing.assert_allclose(ranking.average_precisions, expected_ap, rtol=1e-6)
     for measure, name in wanted.items():
         expected = np.mean([theirs[name][int(query)] for query in asked])
-        assert measured(ranking)[measure] == pytest.approx(expected, abs=1e-6)
-    assert measured(ranking)[Measure.MEDIAN_RANK] == pytest.approx(np.median(1 / expected_rr))
+        assert metrics_of(ranking)[measure] == pytest.approx(expected, abs=1e-6)
+    assert metrics_of(ranking)[MEDIAN_RANK] == pytest.approx(np.median(1 / expected_rr))
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 25), st.integers(1, 5), st.floats(0.05, 3))
@@ -181,7 +180,7 @@ def test_the_order_of_captions_and_images_is_no_matter(seed: int, pictures: int)
     turned, said = rng.permutation(pictures), rng.permutation(len(texts))
     shuffled = rank_both_ways(images[turned], texts[said], np.argsort(turned)[owners[said]])
     for direction, ranking in rank_both_ways(images, texts, owners).items():
-        assert measured(shuffled[direction]) == pytest.approx(measured(ranking))
+        assert metrics_of(shuffled[direction]) == pytest.approx(metrics_of(ranking))
 
 
 def test_a_image_without_captions_is_only_found() -> None:
@@ -190,7 +189,7 @@ def test_a_image_without_captions_is_only_found() -> None:
     texts = np.float32([[0.9, 0.436], [0, 1]])
     both = rank_both_ways(images, texts, np.array([0, 2]))
     assert both[Direction.TEXT_TO_IMAGE].first_ranks.tolist() == [2, 1]
-    assert both[Direction.IMAGE_TO_TEXT].pictures.tolist() == [0, 2]
+    assert both[Direction.IMAGE_TO_TEXT].images.tolist() == [0, 2]
     assert both[Direction.IMAGE_TO_TEXT].image_count == 3
 
 
@@ -223,15 +222,13 @@ def test_intervals_are_those_of_the_bootstrap_of_images(direction: Direction) ->
     found = estimates(ranking, resamples=300, seed=9)
     within = (ranking.first_ranks <= 5).astype(float)
     rows = np.stack(
-        [np.bincount(ranking.pictures, weights, minlength=80) for weights in (within, np.ones(len(ranking)))], axis=1
+        [np.bincount(ranking.images, weights, minlength=80) for weights in (within, np.ones(len(ranking)))], axis=1
     )
     expected = interval(
         rows, lambda draws: draws[..., 0].sum(axis=1) / draws[..., 1].sum(axis=1), seed=9, resamples=300
     )
-    assert found[Measure.R5].value == pytest.approx(within.mean())
-    assert (found[Measure.R5].interval.low, found[Measure.R5].interval.high) == pytest.approx(
-        (expected.low, expected.high), abs=1e-12
-    )
+    assert found[R5].value == pytest.approx(within.mean())
+    assert (found[R5].interval.low, found[R5].interval.high) == pytest.approx((expected.low, expected.high), abs=1e-12)
 
 
 def test_the_interval_of_a_median_is_that_of_the_bootstrap() -> None:
@@ -239,8 +236,8 @@ def test_the_interval_of_a_median_is_that_of_the_bootstrap() -> None:
     images, texts, owners = _drawn(6, 61, 1, noise=2.0)
     ranking = rank_both_ways(images, texts, owners)[Direction.TEXT_TO_IMAGE]
     by_image = np.empty(61)
-    by_image[ranking.pictures] = ranking.first_ranks
-    found, expected = estimates(ranking, seed=2)[Measure.MEDIAN_RANK], interval(by_image, seed=2, resamples=1_000)
+    by_image[ranking.images] = ranking.first_ranks
+    found, expected = estimates(ranking, seed=2)[MEDIAN_RANK], interval(by_image, seed=2, resamples=1_000)
     assert found.value == np.median(by_image)
     assert (found.interval.low, found.interval.high) == (expected.low, expected.high)
 
@@ -255,14 +252,14 @@ def test_captions_of_one_image_are_no_independent_queries() -> None:
         assert repeated.value == pytest.approx(found.value)
         assert repeated.interval.low == pytest.approx(found.interval.low)
         assert repeated.interval.high == pytest.approx(found.interval.high)
-    share = measured(once)[Measure.R1]
+    share = metrics_of(once)[R1]
     expected_width = 2 * 1.96 * np.sqrt(share * (1 - share) / 400)
-    width = estimates(once)[Measure.R1].interval
+    width = estimates(once)[R1].interval
     assert width.high - width.low == pytest.approx(expected_width, rel=0.1)
 
 
 def _parts(ranking: Ranking) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    return ranking.first_ranks, ranking.average_precisions, ranking.pictures
+    return ranking.first_ranks, ranking.average_precisions, ranking.images
 
 
 def test_an_engine_does_not_differ_from_itself() -> None:
@@ -279,12 +276,12 @@ def test_a_difference_on_the_same_queries_is_surer_than_two_intervals() -> None:
     lost = right.copy()
     lost[np.flatnonzero(right)[:20]] = False
     before, after = (_of_ranks(np.where(found, 1, 3)) for found in (right, lost))
-    found = difference([before], [after])[Measure.R1]
+    found = difference([before], [after])[R1]
     assert found.value == pytest.approx(-0.02)
-    alone = estimates(before)[Measure.R1].interval
+    alone = estimates(before)[R1].interval
     assert alone.high - alone.low > 0.055
     assert -0.03 < found.interval.low < -0.02 < found.interval.high < -0.011
-    backwards = difference([after], [before])[Measure.R1]
+    backwards = difference([after], [before])[R1]
     assert (backwards.value, backwards.interval.low) == pytest.approx((-found.value, -found.interval.high))
 
 
@@ -295,14 +292,14 @@ def test_pooled_differences_are_means() -> None:
     after = [_of_ranks(rng.integers(1, 5, 300)) for _ in range(2)]
     pooled = difference(before, after, seed=4)
     singly = [difference([old], [new], seed=4) for old, new in zip(before, after, strict=True)]
-    for measure in Measure:
+    for measure in METRICS:
         assert pooled[measure].value == pytest.approx(np.mean([one[measure].value for one in singly]))
     per_image = np.mean(
         [(new.first_ranks == 1) * 1.0 - (old.first_ranks == 1) for old, new in zip(before, after, strict=True)], axis=0
     )
     expected = interval(per_image, lambda draws: draws.mean(axis=1), seed=4, resamples=1_000)
-    assert pooled[Measure.R1].interval.low == pytest.approx(expected.low)
-    assert pooled[Measure.R1].interval.high == pytest.approx(expected.high)
+    assert pooled[R1].interval.low == pytest.approx(expected.low)
+    assert pooled[R1].interval.high == pytest.approx(expected.high)
 
 
 def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
@@ -310,7 +307,7 @@ def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
     rng = np.random.default_rng(2)
     held = 0
     for seed in range(300):
-        found = estimates(_of_ranks(np.where(rng.random(200) < 0.7, 1, 2)), resamples=400, seed=seed)[Measure.R1]
+        found = estimates(_of_ranks(np.where(rng.random(200) < 0.7, 1, 2)), resamples=400, seed=seed)[R1]
         held += found.interval.low <= 0.7 <= found.interval.high
     assert 0.91 <= held / 300 <= 0.98
 
@@ -319,8 +316,8 @@ def test_draws_without_a_query_say_nothing() -> None:
     """One image of three speaks the language: draws that miss it are left out of the interval."""
     lone = Ranking(np.array([1]), np.array([1.0]), np.array([2]), image_count=3)
     found = estimates(lone)
-    assert found[Measure.R1].interval == found[Measure.MRR].interval
-    assert (found[Measure.MEDIAN_RANK].interval.low, found[Measure.MEDIAN_RANK].interval.high) == (1, 1)
+    assert found[R1].interval == found[MRR].interval
+    assert (found[MEDIAN_RANK].interval.low, found[MEDIAN_RANK].interval.high) == (1, 1)
 
 
 @pytest.mark.parametrize("other", [[1, 2], [1, 2, 3, 4]])
@@ -329,7 +326,7 @@ def test_other_queries_are_not_compared(other: list[int]) -> None:
     with pytest.raises(InputError, match="queries"):
         difference([_of_ranks(np.array([1, 2, 3]))], [_of_ranks(np.array(other))])
     both = [_of_ranks(np.array([1, 2, 3])), _of_ranks(np.array(other))]
-    with pytest.raises(InputError, match="pictures"):
+    with pytest.raises(InputError, match="images"):
         difference(both, both)
     with pytest.raises(InputError, match="1 and 0"):
         difference([_of_ranks(np.array([1]))], [])
@@ -354,3 +351,46 @@ def test_the_short_form_stays_as_files_have_it() -> None:
         "text_to_image": ["r1", "r5", "r10"],
         "image_to_text": ["r1", "r5", "r10"],
     }
+
+
+class _Worst(MeanMetric):
+    """Share of queries whose first own item is not among the first two."""
+
+    name, label = "worst", "worst"
+
+    def per_query(self, ranking: Ranking) -> np.ndarray:
+        """Return 1 for each query that failed."""
+        return (ranking.first_ranks > 2).astype(float)
+
+
+class _LastRank(Metric):
+    """Largest rank of a first own item."""
+
+    name, label, is_share = "last_rank", "last", False
+
+    def weighted(self, ranking: Ranking, weights: np.ndarray) -> np.ndarray:
+        """Return the largest rank among the images that count."""
+        return np.where(weights[:, ranking.images] > 0, ranking.first_ranks, 0).max(axis=1).astype(float)
+
+
+@pytest.fixture
+def toy_metrics() -> Iterator[None]:
+    """Register two metrics of this module, one of each sort, and forget them afterwards."""
+    for metric in (_Worst(), _LastRank()):
+        register_metric(metric)
+    yield
+    for name in ("worst", "last_rank"):
+        del METRICS[name]
+
+
+@pytest.mark.usefixtures("toy_metrics")
+def test_a_metric_is_added_by_one_class() -> None:
+    """A registered metric is computed, has an interval and stands in differences; its name can be taken once."""
+    before, after = _of_ranks(np.array([1, 1, 3, 9])), _of_ranks(np.array([1, 4, 3, 7]))
+    assert metrics_of(before)["worst"] == 0.5
+    assert metrics_of(before)["last_rank"] == 9
+    assert estimates(before)["worst"].interval.low < 0.5 < estimates(before)["worst"].interval.high
+    assert difference([before], [after])["worst"].value == pytest.approx(0.25)
+    assert difference([before], [after])["last_rank"].value == -2
+    with pytest.raises(InputError, match="worst"):
+        register_metric(_Worst())

@@ -15,8 +15,7 @@ import pytest
 
 from twinspire.errors import InputError
 from twinspire_eval.machine import this_machine
-from twinspire_eval.provenance import git_commit, versions
-from twinspire_eval.records import SCHEMA_VERSION, Record, series
+from twinspire_eval.records import SCHEMA_VERSION, Record, git_commit, series, versions
 
 
 @dataclass(frozen=True)

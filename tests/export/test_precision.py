@@ -19,7 +19,7 @@ from twinspire.cli.app import application
 from twinspire.errors import BundleError, EngineError, InputError, MissingDependencyError, TwinspireError
 from twinspire.towers import InferencePrecision, Provider
 from twinspire_eval.datasets import Caption, CaptionedImages
-from twinspire_eval.recall import Estimate, Measure
+from twinspire_eval.recall import R1, R5, Estimate
 from twinspire_eval.recall.benchmark import measure_recall
 from twinspire_eval.records import Record
 from twinspire_eval.statistics import Interval
@@ -111,7 +111,7 @@ def test_the_recall_is_that_of_the_benchmark(chosen: PrecisionResult, tiny: Any)
         Client.local(tiny.bundle, precision="int8", provider="cpu", threads=2) as int8,
     ):
         expected = measure_recall({"fp32": fp32, "int8": int8}, _captioned())
-    above = expected.losses["int8"].pooled[Measure.R1]
+    above = expected.losses["int8"].pooled[R1]
     drop = chosen.best.accuracy.recall_drop
     assert drop.value == pytest.approx(-above.value)
     assert drop.interval == pytest.approx(Interval(-above.interval.high, -above.interval.low)) or (
@@ -125,10 +125,10 @@ def test_the_recall_is_that_of_the_benchmark(chosen: PrecisionResult, tiny: Any)
             for language, both in expected.figures[name].items():
                 for way, figures in both.items():
                     found = certificate.recall[language][way.value]
-                    assert found["r1"] == figures[Measure.R1].value
+                    assert found["r1"] == figures[R1].value
                     assert found["intervals"]["r5"] == [
-                        figures[Measure.R5].interval.low,
-                        figures[Measure.R5].interval.high,
+                        figures[R5].interval.low,
+                        figures[R5].interval.high,
                     ]
     assert expected.figures["fp32"]["en"]
 
@@ -497,7 +497,7 @@ def test_the_record_holds_the_raw_rounds(chosen: PrecisionResult, tmp_path: Path
     record(chosen, data_spec="noise").save(tmp_path / "record.json")
     read = Record.load(tmp_path / "record.json")
     assert read.kind == "precision"
-    assert read.parameters["pictures"] == 30
+    assert read.parameters["images"] == 30
     found = read.results["candidates"]["int8 on cpu, 2 streams"]
     assert found["images_per_s"] == {"p50": 300.0, "samples": [300.0, 300.0]}
     assert found["times_fp32"]["overall"]["value"] == pytest.approx(3.0)

@@ -7,12 +7,11 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from twinspire_bench.cli_runner import seeded_model
-from twinspire_bench.engines.inputs import make_material
-from twinspire_bench.engines.measure import Effort, check_names, measure
-from twinspire_bench.engines.peers import require_peers
-from twinspire_bench.engines.show import show
-from twinspire_bench.script_options import (
+from twinspire._cores import thread_count
+from twinspire_bench.engines.inputs import make_inputs
+from twinspire_bench.engines.measure import EngineSettings, check_names, measure, show
+from twinspire_bench.engines.peer import require_peers
+from twinspire_bench.scripts import (
     DEFAULT_WORK,
     CaptionsOption,
     JsonFileOption,
@@ -20,12 +19,12 @@ from twinspire_bench.script_options import (
     ThreadsOption,
     VocabularyOption,
     WorkOption,
-    errors_told,
+    exit_on_error,
     progress_lines,
+    random_model,
     read_captions,
 )
 from twinspire_eval.datasets import open_dataset
-from twinspire_eval.machine import usable_cores
 from twinspire_eval.smoke import smoke_option
 from twinspire_eval.tables import figures_console
 
@@ -34,36 +33,36 @@ def main(
     size: SizeOption = "vit-b-32",
     work: WorkOption = DEFAULT_WORK,
     vocabulary: VocabularyOption = None,
-    data: Annotated[str, typer.Option(help="Pictures with captions, such as coco:DIR.")] = "scenes:76",
+    data: Annotated[str, typer.Option(help="Data set of images with captions, such as coco:DIR.")] = "scenes:76",
     captions: CaptionsOption = None,
-    texts: Annotated[int, typer.Option(min=1, help="How many captions the text towers encode.")] = 5_000,
+    texts: Annotated[int, typer.Option(min=1, help="Captions that the text towers encode.")] = 5_000,
     threads: ThreadsOption = None,
-    streams: Annotated[int, typer.Option(help="Parts of a batch that twinspire computes side by side.")] = 2,
-    rounds: Annotated[int, typer.Option(min=1)] = Effort.rounds,
+    streams: Annotated[int, typer.Option(help="Streams: parts of a batch that twinspire computes in parallel.")] = 2,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds; each measures every peer once.")] = EngineSettings.rounds,
     only: Annotated[
-        list[str] | None, typer.Option(help="One race alone: image_tower, text_tower, folder or one_caption.")
+        list[str] | None, typer.Option(help="Run only this comparison: image_tower, text_tower, folder or one_caption.")
     ] = None,
     json_file: JsonFileOption = None,
     _smoke: Annotated[bool, smoke_option(size="tiny", data="scenes:8", texts=64, rounds=1)] = False,
 ) -> None:
-    """Measure a published size, int8, against what is used today. What it does, and each round, go to standard error.
+    """Compare int8 engines of a published size with other libraries. Progress is printed on standard error.
 
     Making the model takes minutes the first time; --work keeps it.
     """
     console = Console(stderr=True)
-    with errors_told(console):
+    with exit_on_error(console):
         say = progress_lines(console)
         check_names(only or ())
         require_peers()
-        pictures, sentences = open_dataset(data), read_captions(captions, texts)
-        model = seeded_model(size, work, vocabulary=vocabulary)
-        material = make_material(model, data=pictures, captions=sentences, say=say)
+        dataset, sentences = open_dataset(data), read_captions(captions, texts)
+        model = random_model(size, work, vocabulary=vocabulary)
+        inputs = make_inputs(model, data=dataset, captions=sentences, say=say)
         record = measure(
-            material,
-            data=pictures,
-            threads=usable_cores() if threads is None else threads,
+            inputs,
+            data=dataset,
+            threads=thread_count(threads),
             streams=streams,
-            effort=Effort(rounds=rounds),
+            settings=EngineSettings(rounds=rounds),
             say=say,
             only=only or (),
         )

@@ -1,4 +1,4 @@
-"""What the contestants need on disk: bundles, the graphs of foreign runtimes, images and captions."""
+"""Input files of the peers: bundles, models for other runtimes, images and captions."""
 
 from __future__ import annotations
 
@@ -16,29 +16,30 @@ import numpy as np
 from twinspire.bundle import Bundle, Precision, Tower
 from twinspire.errors import InputError, MissingDependencyError
 from twinspire.images import Preprocessor, load_image
-from twinspire_bench.cli_runner import TWINSPIRE, SeededModel, run
+from twinspire_bench.scripts import TWINSPIRE, RandomModel, run
 from twinspire_eval.datasets import CaptionedImages
 
-# What people photograph; how long the longer side of a file takes to decode matters.
+# A common size of photographs: the time to decode a file depends on it.
 FOLDER_SIZE = (640, 480)
 _JPEG_QUALITY = 90
 _PREPROCESSOR = "preprocessor_config.json"
 
 
 @dataclass(frozen=True)
-class Material:
-    """Paths. `bundle` has int8 engines, `plain` those of the checkpoint as it is: nothing rewritten or quantized.
+class PeerInputs:
+    """Paths. `bundle` has int8 engines, `plain` the checkpoint's fp32 engines without rewrites.
 
-    `pixels_onnx` is the plain image tower from the point on where pixels are float32 and normalised, as fastembed
-    wants it; `openvino_int8` the plain image tower quantized by NNCF for OpenVINO.
+    `fastembed_onnx` is the plain image tower without its normalisation, which fastembed does itself; `openvino_int8` is
+    the plain image tower quantized by NNCF for OpenVINO. `images` is a .npy file, (N, S, S, 3) uint8; `captions` a JSON
+    list of strings; `folder` holds JPEG files.
     """
 
     checkpoint: Path
     bundle: Path
     plain: Path
-    pixels_onnx: Path
+    fastembed_onnx: Path
     openvino_int8: Path
-    pictures: Path
+    images: Path
     captions: Path
     folder: Path
 
@@ -47,47 +48,47 @@ class Material:
         return Bundle.open(self.plain).engine(tower, Precision.FP32)
 
 
-def make_material(
-    model: SeededModel,
+def make_inputs(
+    model: RandomModel,
     *,
     data: CaptionedImages,
     captions: Sequence[str],
     say: Callable[[str], None],
-) -> Material:
-    """Make what is not in the model's folder yet; its bundle has int8 engines.
+) -> PeerInputs:
+    """Make the inputs that the model's folder lacks.
 
-    Raises EngineError where a command fails, MissingDependencyError where a contestant is not installed.
+    Raises EngineError where a command fails, MissingDependencyError where the package of a peer is not installed.
     """
     bundle = model.bundle
-    material = Material(
+    inputs = PeerInputs(
         checkpoint=model.checkpoint,
         bundle=bundle.path,
         plain=model.folder / "plain",
-        pixels_onnx=model.folder / "pixels" / "model.onnx",
+        fastembed_onnx=model.folder / "pixels" / "model.onnx",
         openvino_int8=model.folder / "openvino" / "image.int8.xml",
-        pictures=model.folder / "pictures.npy",
+        images=model.folder / "images.npy",
         captions=model.folder / "captions.json",
         folder=model.folder / "folder",
     )
-    if not material.plain.exists():
-        say("exporting the checkpoint as it is")
-        run(*TWINSPIRE, "export", model.checkpoint, "-o", material.plain, "--name", bundle.name, "--rewrites", "none")
-    pictures = Preprocessor(bundle.image).many(data.images)  # (N, S, S, 3)
-    np.save(material.pictures, pictures)
-    material.captions.write_text(json.dumps(list(captions)), encoding="utf-8")
-    write_folder(data, material.folder)
-    if not material.pixels_onnx.exists():
-        material.pixels_onnx.parent.mkdir(exist_ok=True)
-        (material.pixels_onnx.parent / _PREPROCESSOR).write_bytes((model.checkpoint / _PREPROCESSOR).read_bytes())
-        cut_after_normalisation(material.plain_engine(Tower.IMAGE), material.pixels_onnx)
-    if not material.openvino_int8.exists():
+    if not inputs.plain.exists():
+        say("exporting the checkpoint without rewrites")
+        run(*TWINSPIRE, "export", model.checkpoint, "-o", inputs.plain, "--name", bundle.name, "--rewrites", "none")
+    images = Preprocessor(bundle.image).many(data.images)  # (N, S, S, 3)
+    np.save(inputs.images, images)
+    inputs.captions.write_text(json.dumps(list(captions)), encoding="utf-8")
+    write_folder(data, inputs.folder)
+    if not inputs.fastembed_onnx.exists():
+        inputs.fastembed_onnx.parent.mkdir(exist_ok=True)
+        (inputs.fastembed_onnx.parent / _PREPROCESSOR).write_bytes((model.checkpoint / _PREPROCESSOR).read_bytes())
+        cut_after_normalisation(inputs.plain_engine(Tower.IMAGE), inputs.fastembed_onnx)
+    if not inputs.openvino_int8.exists():
         say("quantizing the plain image tower for OpenVINO")
-        _quantize_for_openvino(material.plain_engine(Tower.IMAGE), pictures, material.openvino_int8)
-    return material
+        _quantize_for_openvino(inputs.plain_engine(Tower.IMAGE), images, inputs.openvino_int8)
+    return inputs
 
 
 def cut_after_normalisation(engine: Path, destination: Path) -> None:
-    """Write the part of an image engine that begins with the patch convolution's input, (N, 3, S, S) float32."""
+    """Write the part of an image engine from the input of the patch convolution on, (N, 3, S, S) float32."""
     try:
         import onnx
         from onnx.utils import Extractor
@@ -100,31 +101,31 @@ def cut_after_normalisation(engine: Path, destination: Path) -> None:
     pixels, image = convolution.input[0], model.graph.input[0].name
     for node in model.graph.node:
         if node.op_type == "Shape" and node.input[0] == image:
-            node.input[0] = pixels  # asked for how many there are, the first axis of either
+            node.input[0] = pixels  # it reads the batch size, which both tensors have
     outputs = [output.name for output in model.graph.output]
     onnx.save(Extractor(model).extract_model([pixels], outputs), destination)
 
 
-def _quantize_for_openvino(engine: Path, pictures: Any, destination: Path) -> None:  # noqa: ANN401
-    """Quantize as NNCF's documentation has it for transformers, on the images that are measured later."""
+def _quantize_for_openvino(engine: Path, images: Any, destination: Path) -> None:  # noqa: ANN401
+    """Quantize as NNCF documents it for transformers, with the images of the benchmark as calibration data."""
     try:
         import nncf
         import openvino
     except ImportError as error:
         raise MissingDependencyError("nncf and openvino", "quantize", "OpenVINO's own int8") from error
-    plain, samples = openvino.Core().read_model(engine), nncf.Dataset([picture[None] for picture in pictures])
-    with redirect_stdout(sys.stderr):  # nncf draws its progress bars there
-        model = nncf.quantize(plain, samples, model_type=nncf.ModelType.TRANSFORMER, subset_size=len(pictures))
+    plain, samples = openvino.Core().read_model(engine), nncf.Dataset([image[None] for image in images])
+    with redirect_stdout(sys.stderr):  # nncf prints progress bars
+        model = nncf.quantize(plain, samples, model_type=nncf.ModelType.TRANSFORMER, subset_size=len(images))
     destination.parent.mkdir(exist_ok=True)
     openvino.save_model(model, destination, compress_to_fp16=False)
 
 
 def write_folder(data: CaptionedImages, folder: Path) -> None:
-    """Write the images as JPEG files of 640x480."""
+    """Write the images as JPEG files of 640x480 pixels, in place of what the folder holds."""
     from PIL import Image, ImageOps
 
-    shutil.rmtree(folder, ignore_errors=True)  # may hold those of another data set
+    shutil.rmtree(folder, ignore_errors=True)  # may hold files of another data set
     folder.mkdir()
-    for position, picture in enumerate(data.images):
-        fitted = ImageOps.fit(load_image(picture), FOLDER_SIZE, Image.Resampling.BICUBIC)
+    for position, image in enumerate(data.images):
+        fitted = ImageOps.fit(load_image(image), FOLDER_SIZE, Image.Resampling.BICUBIC)
         fitted.save(folder / f"{position:05d}.jpg", quality=_JPEG_QUALITY)

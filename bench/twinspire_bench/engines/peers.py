@@ -1,229 +1,276 @@
-"""Who is measured: twinspire, and what people use today, each as its own documentation has it.
-
-Each function of `CONTESTANTS` loads what its task names and returns what measures it once: images, texts or captions
-a second.
-"""
+"""Peers: twinspire and the libraries that it is compared with, each used as its documentation says."""
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
-from importlib.util import find_spec
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import cycle
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, TypeAlias
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from twinspire import Client, LocalTowers
-from twinspire.bundle import Bundle, Precision
+from twinspire.bundle import Bundle, Tower
 from twinspire.contract import padded
-from twinspire.errors import MissingDependencyError
 from twinspire.images import Preprocessor
 from twinspire.text import Tokenizer
-from twinspire_bench.engines.task import Task
+from twinspire_bench.engines.peer import EngineComparison, EnginePeer, PeerTask, batches_of, register_peer
 
-Measure: TypeAlias = Callable[[], float]
-
-LONE_CAPTIONS = 30
-"""How many captions are encoded one by one in a measurement."""
+SINGLE_CAPTIONS = 30
+"""Captions that a measurement encodes one by one."""
 
 
-_PACKAGES = {
-    "onnx": ("onnx", "bench"),
-    "nncf": ("nncf", "quantize"),
-    "openvino": ("openvino", "peers"),
-    "fastembed": ("fastembed", "peers"),
-    "transformers": ("transformers", "export"),
-}
-"""Module to find: the package it comes in, and the extra that brings it."""
-
-
-def require_peers() -> None:
-    """Look for what contestants and their files need. Raises MissingDependencyError for the first that is missing."""
-    for module, (package, extra) in _PACKAGES.items():
-        if find_spec(module) is None:
-            raise MissingDependencyError(package, extra, "Measuring against what is used today")
-
-
-def twinspire_images(task: Task) -> Measure:
+@register_peer
+class TwinspireImages(EnginePeer):
     """The bundle's int8 image tower on whole batches."""
-    towers, pictures = _towers(task), np.load(task.path("pictures"))
-    return lambda: _rate(towers.encode_images, _batches(pictures, task.batch))
+
+    comparison, label = EngineComparison.IMAGE_TOWER, "twinspire"
+
+    def __init__(self, task: PeerTask) -> None:
+        self._towers, self._batches = task.towers(), task.image_batches()
+
+    def measure(self) -> float:
+        return _rate(self._towers.encode_images, self._batches)
 
 
-def twinspire_texts(task: Task) -> Measure:
-    """The bundle's int8 text tower on all captions in one call, which sorts them inside and restores their order."""
-    towers, sequences = _towers(task), _tokenizer(task).encode(_captions(task))
+@register_peer
+class OnnxRuntimeImages(EnginePeer):
+    """Plain onnxruntime, fp32, on the image tower as exported."""
 
-    def measure() -> float:
-        start = time.perf_counter()
-        towers.encode_texts(sequences)
-        return len(sequences) / (time.perf_counter() - start)
+    comparison, label = EngineComparison.IMAGE_TOWER, "onnxruntime fp32"
 
-    return measure
+    def __init__(self, task: PeerTask) -> None:
+        self._session, self._batches = _session(task, Tower.IMAGE), task.image_batches()
 
-
-def twinspire_folder(task: Task) -> Measure:
-    """The client on files: decoding beside the tower."""
-    files = _files(task)
-    client = _client(task)
-
-    def measure() -> float:
-        start = time.perf_counter()
-        client.encode_images(files)
-        return len(files) / (time.perf_counter() - start)
-
-    return measure
+    def measure(self) -> float:
+        return _rate(lambda batch: self._session.run(None, {"image": batch}), self._batches)
 
 
-def folder_limit(task: Task) -> Measure:
-    """What all threads could do if decoding and tower shared them without loss: threads / core-seconds an image.
+@register_peer
+class OpenVinoImages(EnginePeer):
+    """OpenVINO on batches, one in flight on each stream. The better number of streams counts."""
 
-    Both are measured here on one thread: reading, decoding and resizing a file, and the tower on a batch.
+    comparison, label, stream_counts = EngineComparison.IMAGE_TOWER, "OpenVINO int8", (1, 2)
+    packages: ClassVar = {"openvino": ("openvino", "peers")}
+
+    def __init__(self, task: PeerTask) -> None:
+        self._queue, self._batches = _openvino_queue(task, task.inputs.openvino_int8, {}), task.image_batches()
+
+    def measure(self) -> float:
+        return _queue_rate(self._queue, self._batches)
+
+
+@register_peer
+class TwinspireTexts(EnginePeer):
+    """The bundle's int8 text tower on all captions in one call, which sorts them and restores their order."""
+
+    comparison, label = EngineComparison.TEXT_TOWER, "twinspire"
+
+    def __init__(self, task: PeerTask) -> None:
+        self._towers, self._sequences = task.towers(), task.tokenizer().encode(task.captions())
+
+    def measure(self) -> float:
+        return _rate(self._towers.encode_texts, [self._sequences])
+
+
+@register_peer
+class OnnxRuntimePaddedTexts(EnginePeer):
+    """Plain onnxruntime, fp32, on captions padded to the context length, so that any of them take the same time."""
+
+    comparison, label = EngineComparison.TEXT_TOWER, "onnxruntime fp32, padded to the context"
+
+    def __init__(self, task: PeerTask) -> None:
+        self._session, tokenizer = _session(task, Tower.TEXT), task.tokenizer()
+        ids = _padded(tokenizer, task.captions()[: task.padded_texts], tokenizer.settings.context_length)
+        self._batches = batches_of(ids, task.batch)
+
+    def measure(self) -> float:
+        return _rate(lambda batch: self._session.run(None, {"input_ids": batch}), self._batches)
+
+
+@register_peer
+class OpenVinoBf16Texts(EnginePeer):
+    """OpenVINO in bf16 on batches in the given order, padded to their longest; each measurement takes the next part."""
+
+    comparison, label, stream_counts = EngineComparison.TEXT_TOWER, "OpenVINO bf16", (1, 2)
+    packages: ClassVar = {"openvino": ("openvino", "peers")}
+
+    def __init__(self, task: PeerTask) -> None:
+        engine = task.inputs.plain_engine(Tower.TEXT)
+        self._queue = _openvino_queue(task, engine, {"INFERENCE_PRECISION_HINT": "bf16"})
+        self._tokenizer, self._batch = task.tokenizer(), task.batch
+        self._parts = cycle(batches_of(task.captions(), task.bf16_texts))
+
+    def measure(self) -> float:
+        batches = [_padded(self._tokenizer, captions) for captions in batches_of(next(self._parts), self._batch)]
+        return _queue_rate(self._queue, batches)
+
+
+@register_peer
+class TwinspireFolder(EnginePeer):
+    """The client on image files: it decodes beside the tower."""
+
+    comparison, label = EngineComparison.FOLDER, "twinspire"
+
+    def __init__(self, task: PeerTask) -> None:
+        self._client, self._files = task.client(), task.files()
+
+    def measure(self) -> float:
+        return _rate(self._client.encode_images, [self._files])
+
+
+@register_peer
+class FolderLimit(EnginePeer):
+    """Rate of all threads if decoding and tower shared them without loss: threads / core-seconds an image.
+
+    Measured on one thread: reading, decoding and resizing the files, and the tower on batches.
     """
-    files, bundle = _files(task), Bundle.open(task.path("bundle"))
-    towers = LocalTowers(bundle, precision=Precision.INT8, threads=1, streams=1)
-    preprocessor = Preprocessor(bundle.image)
 
-    def measure() -> float:
+    comparison, label = EngineComparison.FOLDER, "limit of decoding and tower"
+
+    def __init__(self, task: PeerTask) -> None:
+        super().__init__(task)
+        self._towers, self._files = replace(task, threads=1, streams=1).towers(), task.files()
+        self._preprocessor = Preprocessor(Bundle.open(task.inputs.bundle).image)
+
+    def measure(self) -> float:
         start = time.perf_counter()
-        pixels = np.stack([preprocessor.one(file) for file in files])  # (N, S, S, 3)
-        for batch in _batches(pixels, task.batch):
-            towers.encode_images(batch)
-        return task.threads * len(files) / (time.perf_counter() - start)
-
-    return measure
+        pixels = np.stack([self._preprocessor.one(file) for file in self._files])  # (N, S, S, 3)
+        for batch in batches_of(pixels, self.task.batch):
+            self._towers.encode_images(batch)
+        return self.task.threads * len(self._files) / (time.perf_counter() - start)
 
 
-def twinspire_caption(task: Task) -> Measure:
-    """The client on one caption at a time, from string to embedding."""
-    client = _client(task)
-    return _lone(lambda caption: client.encode_texts([caption]), _captions(task))
-
-
-def onnxruntime_images(task: Task) -> Measure:
-    """Plain onnxruntime, fp32, on the tower as it was exported."""
-    session = _session(task)
-    batches = _batches(np.load(task.path("pictures")), task.batch)
-    return lambda: _rate(lambda batch: session.run(None, {"image": batch}), batches)
-
-
-def onnxruntime_padded_texts(task: Task) -> Measure:
-    """Plain onnxruntime, fp32, on captions padded to the context length. Their length decides: any part will do."""
-    session, tokenizer = _session(task), _tokenizer(task)
-    ids = _padded(tokenizer, _captions(task)[: task.part], tokenizer.settings.context_length)  # (N, context)
-    return lambda: _rate(lambda batch: session.run(None, {"input_ids": batch}), _batches(ids, task.batch))
-
-
-def openvino_images(task: Task) -> Measure:
-    """OpenVINO on batches, one a stream under way."""
-    queue = _openvino(task, {})
-    batches = _batches(np.load(task.path("pictures")), task.batch)
-    return lambda: _queue_rate(queue, batches)
-
-
-def openvino_bf16_texts(task: Task) -> Measure:
-    """OpenVINO in bf16 on batches in the order given, padded to their longest; each measurement takes the next part."""
-    queue = _openvino(task, {"INFERENCE_PRECISION_HINT": "bf16"})
-    tokenizer, captions = _tokenizer(task), _captions(task)
-    parts = cycle(captions[start : start + task.part] for start in range(0, len(captions), task.part))
-
-    def measure() -> float:
-        part = next(parts)
-        batches = [_padded(tokenizer, part[at : at + task.batch]) for at in range(0, len(part), task.batch)]
-        return _queue_rate(queue, batches)
-
-    return measure
-
-
-def transformers_folder(task: Task) -> Measure:
+@register_peer
+class TransformersFolder(EnginePeer):
     """transformers, fp32, with its own image processor, batch by batch."""
-    from PIL import Image
 
-    from twinspire_bench.engines.reference import Reference
+    comparison, label = EngineComparison.FOLDER, "transformers fp32"
+    packages: ClassVar = {"transformers": ("transformers", "export")}
 
-    reference, files = Reference(task.path("checkpoint"), task.threads), _files(task)
+    def __init__(self, task: PeerTask) -> None:
+        self._model = TransformersClip(task.inputs.checkpoint, task.threads)
+        self._batches = batches_of(task.files(), task.batch)
 
-    def encode(batch: Sequence[Path]) -> None:
-        reference.images([Image.open(file).convert("RGB") for file in batch])
+    def measure(self) -> float:
+        from PIL import Image
 
-    return lambda: _rate(encode, _batches(files, task.batch))
-
-
-def fastembed_folder(task: Task) -> Measure:
-    """fastembed, fp32, on the same ONNX; `engine` is in a folder as it wants one."""
-    from fastembed import ImageEmbedding
-
-    model = ImageEmbedding(
-        "Qdrant/clip-ViT-B-32-vision",
-        specific_model_path=str(task.path("engine").parent),
-        threads=task.threads,
-        providers=["CPUExecutionProvider"],
-    )
-    files = [str(file) for file in _files(task)]
-
-    def measure() -> float:
-        start = time.perf_counter()
-        for _ in model.embed(files, batch_size=task.batch):
-            pass
-        return len(files) / (time.perf_counter() - start)
-
-    return measure
+        return _rate(
+            lambda files: self._model.encode_images([Image.open(file).convert("RGB") for file in files]), self._batches
+        )
 
 
-def transformers_padded_caption(task: Task) -> Measure:
+@register_peer
+class FastembedFolder(EnginePeer):
+    """fastembed, fp32, on the same ONNX model, which lies in a folder as fastembed expects it."""
+
+    comparison, label = EngineComparison.FOLDER, "fastembed fp32"
+    packages: ClassVar = {"fastembed": ("fastembed", "peers")}
+
+    def __init__(self, task: PeerTask) -> None:
+        from fastembed import ImageEmbedding
+
+        super().__init__(task)
+        self._model = ImageEmbedding(
+            "Qdrant/clip-ViT-B-32-vision",
+            specific_model_path=str(task.inputs.fastembed_onnx.parent),
+            threads=task.threads,
+            providers=["CPUExecutionProvider"],
+        )
+        self._files = [str(file) for file in task.files()]
+
+    def measure(self) -> float:
+        return _rate(lambda files: list(self._model.embed(files, batch_size=self.task.batch)), [self._files])
+
+
+@register_peer
+class TwinspireCaption(EnginePeer):
+    """The client on one caption at a time, from string to embedding."""
+
+    comparison, label = EngineComparison.ONE_CAPTION, "twinspire"
+
+    def __init__(self, task: PeerTask) -> None:
+        self._client, self._captions = task.client(), cycle(task.captions())
+
+    def measure(self) -> float:
+        return _single_rate(lambda caption: self._client.encode_texts([caption]), self._captions)
+
+
+@register_peer
+class TransformersPaddedCaption(EnginePeer):
     """transformers, fp32, on one caption at a time, padded to the context length as CLIP was trained."""
-    return _transformers_caption(task, padded=True)
+
+    comparison, label = EngineComparison.ONE_CAPTION, "transformers fp32, padded to the context"
+    packages: ClassVar = {"transformers": ("transformers", "export")}
+    padded: ClassVar[bool] = True
+
+    def __init__(self, task: PeerTask) -> None:
+        self._model = TransformersClip(task.inputs.checkpoint, task.threads)
+        self._captions = cycle(task.captions())
+
+    def measure(self) -> float:
+        return _single_rate(lambda caption: self._model.encode_texts([caption], padded=self.padded), self._captions)
 
 
-def transformers_caption(task: Task) -> Measure:
-    """transformers, fp32, on one caption at a time, as long as it is."""
-    return _transformers_caption(task, padded=False)
+@register_peer
+class TransformersCaption(TransformersPaddedCaption):
+    """transformers, fp32, on one caption at a time, not padded."""
+
+    label, padded = "transformers fp32, not padded", False
 
 
-def _transformers_caption(task: Task, *, padded: bool) -> Measure:
-    from twinspire_bench.engines.reference import Reference
+class TransformersClip:
+    """CLIP of transformers, fp32, used as its documentation says."""
 
-    reference = Reference(task.path("checkpoint"), task.threads)
-    return _lone(lambda caption: reference.texts([caption], padded=padded), _captions(task))
+    def __init__(self, checkpoint: Path, threads: int) -> None:
+        import torch
+        from transformers import AutoTokenizer, CLIPImageProcessor, CLIPModel
+
+        torch.set_num_threads(threads)
+        self._torch = torch
+        self._model = CLIPModel.from_pretrained(checkpoint).eval()
+        self._processor = CLIPImageProcessor.from_pretrained(checkpoint)
+        self._tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+
+    def encode_images(self, images: Sequence[Any]) -> Any:  # noqa: ANN401 - a tensor
+        """Encode Pillow images: a tensor (N, D) float32, L2-normalised."""
+        with self._torch.inference_mode():
+            inputs = self._processor(images=list(images), return_tensors="pt")
+            return self._torch.nn.functional.normalize(self._model.get_image_features(**inputs))
+
+    def encode_texts(self, captions: Sequence[str], *, padded: bool) -> Any:  # noqa: ANN401 - a tensor
+        """Encode captions, padded to the context length or to the longest: a tensor (N, D) float32, L2-normalised."""
+        with self._torch.inference_mode():
+            padding = "max_length" if padded else "longest"
+            inputs = self._tokenizer(list(captions), padding=padding, truncation=True, return_tensors="pt")
+            return self._torch.nn.functional.normalize(self._model.get_text_features(**inputs))
 
 
-def _towers(task: Task) -> LocalTowers:
-    bundle = Bundle.open(task.path("bundle"))
-    return LocalTowers(bundle, precision=Precision.INT8, threads=task.threads, streams=task.streams)
-
-
-def _client(task: Task) -> Client:
-    return Client.local(task.path("bundle"), precision=Precision.INT8, threads=task.threads, streams=task.streams)
-
-
-def _session(task: Task) -> Any:  # noqa: ANN401 - onnxruntime has no types
+def _session(task: PeerTask, tower: Tower) -> Any:  # noqa: ANN401 - onnxruntime has no types
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = task.threads
-    return onnxruntime.InferenceSession(str(task.path("engine")), options, providers=["CPUExecutionProvider"])
+    engine = str(task.inputs.plain_engine(tower))
+    return onnxruntime.InferenceSession(engine, options, providers=["CPUExecutionProvider"])
 
 
-def _openvino(task: Task, options: Mapping[str, str]) -> Any:  # noqa: ANN401 - as openvino has it
+def _openvino_queue(task: PeerTask, engine: Path, options: Mapping[str, str]) -> Any:  # noqa: ANN401 - OpenVINO's
     import openvino
 
-    core = openvino.Core()
     settings = {
         "NUM_STREAMS": str(task.streams),
         "INFERENCE_NUM_THREADS": str(task.threads),
         "PERFORMANCE_HINT": "THROUGHPUT",
         **options,
     }
-    return openvino.AsyncInferQueue(core.compile_model(str(task.path("engine")), "CPU", settings), task.streams)
+    return openvino.AsyncInferQueue(openvino.Core().compile_model(str(engine), "CPU", settings), task.streams)
 
 
-def _queue_rate(queue: Any, batches: Sequence[NDArray[Any]]) -> float:  # noqa: ANN401
+def _queue_rate(queue: Any, batches: Sequence[NDArray[Any]]) -> float:  # noqa: ANN401 - OpenVINO's
     start = time.perf_counter()
     for batch in batches:
         queue.start_async([batch])
@@ -238,70 +285,17 @@ def _rate(encode: Callable[[Any], object], batches: Sequence[Any]) -> float:
     return sum(map(len, batches)) / (time.perf_counter() - start)
 
 
-def _lone(encode: Callable[[str], object], captions: Sequence[str]) -> Measure:
-    """Measure captions one by one, others each time: 1 / the median seconds of one."""
-    endless = cycle(captions)
-
-    def measure() -> float:
-        seconds = []
-        for _ in range(LONE_CAPTIONS):
-            caption = next(endless)
-            start = time.perf_counter()
-            encode(caption)
-            seconds.append(time.perf_counter() - start)
-        return 1 / statistics.median(seconds)
-
-    return measure
-
-
-def _batches(items: Any, size: int) -> list[Any]:  # noqa: ANN401 - an array or a list
-    return [items[start : start + size] for start in range(0, len(items), size)]
-
-
-def _tokenizer(task: Task) -> Tokenizer:
-    bundle = Bundle.open(task.path("bundle"))
-    return Tokenizer(bundle.tokenizer_path, bundle.text)
+def _single_rate(encode: Callable[[str], object], captions: Iterator[str]) -> float:
+    """Return 1 / the median seconds of the next captions, encoded one by one."""
+    seconds = []
+    for _ in range(SINGLE_CAPTIONS):
+        caption = next(captions)
+        start = time.perf_counter()
+        encode(caption)
+        seconds.append(time.perf_counter() - start)
+    return 1 / statistics.median(seconds)
 
 
 def _padded(tokenizer: Tokenizer, captions: Sequence[str], length: int | None = None) -> NDArray[np.int32]:
     """Return ids (N, L) int32 of captions, padded to `length` or to the longest."""
     return padded(tokenizer.encode(captions), tokenizer.settings.pad_id, length)
-
-
-def _captions(task: Task) -> list[str]:
-    captions: list[str] = json.loads(task.path("captions").read_text(encoding="utf-8"))
-    return captions
-
-
-def _files(task: Task) -> list[Path]:
-    return sorted(task.path("folder").glob("*.jpg"))
-
-
-CONTESTANTS: Mapping[str, Callable[[Task], Measure]] = MappingProxyType(
-    {
-        maker.__name__.replace("_", " "): maker
-        for maker in (
-            twinspire_images,
-            twinspire_texts,
-            twinspire_folder,
-            folder_limit,
-            twinspire_caption,
-            onnxruntime_images,
-            onnxruntime_padded_texts,
-            openvino_images,
-            openvino_bf16_texts,
-            transformers_folder,
-            fastembed_folder,
-            transformers_padded_caption,
-            transformers_caption,
-        )
-    }
-)
-
-
-def contestant(document: dict[str, Any]) -> Measure:
-    """Return what measures the task in `document`, warmed up; a target of `twinspire_bench.worker.Worker`."""
-    task = Task.from_json(document)
-    measure = CONTESTANTS[task.name](task)
-    measure()
-    return measure

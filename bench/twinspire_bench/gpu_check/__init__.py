@@ -1,7 +1,7 @@
-"""What can only be checked on a machine with a GPU, in ten minutes: `python -m twinspire_bench.gpu_check`.
+"""`python -m twinspire_bench.gpu_check`: the checks that need a machine with a GPU, in ten minutes.
 
-Steps run cheapest first; the record is written after each, so that an interrupted run keeps what it has found. With
-`--rehearse` the same steps run on a processor: what a GPU is needed for is skipped, with the reason.
+The shortest steps run first; the record is written after each, so that an interrupted run keeps its results. With
+`--rehearse` the same steps run on a processor, and those that need a GPU are skipped with the reason.
 """
 
 from __future__ import annotations

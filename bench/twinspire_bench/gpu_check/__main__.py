@@ -1,4 +1,4 @@
-"""`python -m twinspire_bench.gpu_check`: what the package's docstring says, as a command."""
+"""The command `python -m twinspire_bench.gpu_check`."""
 
 from __future__ import annotations
 
@@ -14,64 +14,64 @@ from rich.table import Table
 from twinspire import _cuda
 from twinspire.bundle import Bundle, Precision, Tower
 from twinspire.errors import BundleError, ProviderError
-from twinspire_bench.cli_runner import TWINSPIRE, run, seeded_model
-from twinspire_bench.gpu_check import driver, indexes, speed, towers
-from twinspire_bench.gpu_check.steps import Outcome, Scope, Status, Step, run_steps
-from twinspire_bench.script_options import (
+from twinspire_bench.gpu_check import indexes, speed, towers
+from twinspire_bench.gpu_check.steps import CheckStep, Outcome, Scope, Status, driver_round_trip, run_steps
+from twinspire_bench.scripts import (
     DEFAULT_WORK,
+    TWINSPIRE,
     JsonFileOption,
     SizeOption,
     WorkOption,
-    errors_told,
+    exit_on_error,
     progress_lines,
+    random_model,
+    run,
 )
 from twinspire_eval.records import Record
 from twinspire_eval.smoke import smoke_option
 
 STEPS = (
-    Step("driver", driver.driver_round_trip, 5),
-    Step("providers", towers.providers, 30),
-    Step("threads", towers.threads, 30),
-    Step("fp16 nodes", towers.fp16_nodes, 30),
-    Step("indexes of float32", indexes.float32, 60),
-    Step("indexes of float16", indexes.float16, 60),
-    Step("images/s", speed.engines, 60),
-    Step("images/s of torch", speed.torch_peers, 90),
+    CheckStep("driver", driver_round_trip, 5),
+    CheckStep("providers", towers.providers, 30),
+    CheckStep("threads", towers.threads, 30),
+    CheckStep("fp16 nodes", towers.fp16_nodes, 30),
+    CheckStep("indexes of float32", indexes.float32, 60),
+    CheckStep("indexes of float16", indexes.float16, 60),
+    CheckStep("images/s", speed.engines, 60),
+    CheckStep("images/s of torch", speed.torch_peers, 90),
 )
 
 
 def main(
     size: SizeOption = "vit-b-32",
     bundle: Annotated[
-        Path | None, typer.Option(help="One with fp32 and fp16 engines, in place of a seeded model of that size.")
+        Path | None, typer.Option(help="Bundle with fp32 and fp16 engines, in place of a random model of --size.")
     ] = None,
     checkpoint: Annotated[
-        Path | None, typer.Option(help="The checkpoint that --bundle was made of, to measure torch beside it.")
+        Path | None, typer.Option(help="Checkpoint that --bundle was exported from, to measure torch too.")
     ] = None,
     work: WorkOption = DEFAULT_WORK,
-    minutes: Annotated[float, typer.Option(min=0.1, help="Steps that would end later are left out.")] = 10,
-    vectors: Annotated[int, typer.Option(min=5000, help="How many an index holds.")] = 100_000,
-    seconds: Annotated[float, typer.Option(min=0, help="How long a speed is measured.")] = 2,
-    rehearse: Annotated[bool, typer.Option("--rehearse", help="Run on the processor what needs no GPU.")] = False,
+    minutes: Annotated[float, typer.Option(min=0.1, help="Time limit: steps that may end later are skipped.")] = 10,
+    vectors: Annotated[int, typer.Option(min=5000, help="Vectors in an index.")] = 100_000,
+    seconds: Annotated[float, typer.Option(min=0, help="Duration of a speed measurement.")] = 2,
+    rehearse: Annotated[bool, typer.Option("--rehearse", help="Run on the processor, without a GPU.")] = False,
     json_file: JsonFileOption = None,
     _smoke: Annotated[bool, smoke_option(size="tiny", vectors=5000, seconds=0.0)] = False,
 ) -> None:
-    """Check a machine with a GPU, cheapest first; the record is written after every step.
+    """Check a machine with a GPU, shortest step first; the record is written after every step.
 
-    Ends with status 1 where a step failed or could not be run. The model is made beforehand where torch and optimum
-    are: run it once with --rehearse there and bring the folder --work along, or name a bundle.
+    Exits with status 1 where a step failed. Making the model needs torch and optimum: where they are missing, run the
+    check with --rehearse on another machine and copy its folder --work, or pass --bundle.
     """
     console = Console(stderr=True)
-    with errors_told(console):
+    with exit_on_error(console):
         if not rehearse:
             reason = _cuda.unavailable_reason()
             if reason is not None:
-                raise ProviderError(f"there is no GPU to check: {reason}. --rehearse runs the steps on the processor")
-        opened, made_of = _model(size, work, bundle, checkpoint)
+                raise ProviderError(f"no GPU can be used: {reason}. --rehearse runs the steps on the processor")
+        opened, source = _model(size, work, bundle, checkpoint)
         work.mkdir(parents=True, exist_ok=True)
-        scope = Scope(
-            bundle=opened, checkpoint=made_of, work=work, rehearsal=rehearse, vectors=vectors, seconds=seconds
-        )
+        scope = Scope(bundle=opened, checkpoint=source, work=work, rehearsal=rehearse, vectors=vectors, seconds=seconds)
         parameters = {"minutes": minutes, "vectors": vectors, "seconds": seconds, "rehearsal": rehearse}
 
         def save(outcomes: Mapping[str, Outcome]) -> None:
@@ -87,15 +87,15 @@ def main(
 
 
 def _model(size: str, work: Path, bundle: Path | None, checkpoint: Path | None) -> tuple[Bundle, Path | None]:
-    """Return the bundle to check, with fp32 and fp16 engines, and its checkpoint. Makes both where none is named."""
+    """Return the bundle to check, with fp32 and fp16 engines, and its checkpoint. Makes both where none is given."""
     if bundle is not None:
-        opened, made_of = Bundle.open(bundle), checkpoint
+        opened, source = Bundle.open(bundle), checkpoint
     else:
-        model = seeded_model(size, work)
-        half = model.folder / "fp16"
-        if not half.exists():
-            run(*TWINSPIRE, "quantize", model.folder / "fp32", "-o", half, "--precision", "fp16")
-        opened, made_of = Bundle.open(half), model.checkpoint
+        model = random_model(size, work)
+        fp16 = model.folder / "fp16"
+        if not fp16.exists():
+            run(*TWINSPIRE, "quantize", model.folder / "fp32", "-o", fp16, "--precision", "fp16")
+        opened, source = Bundle.open(fp16), model.checkpoint
     for precision in towers.PRECISIONS:
         for tower in Tower:
             if precision not in opened.manifest.engines[tower]:
@@ -103,12 +103,12 @@ def _model(size: str, work: Path, bundle: Path | None, checkpoint: Path | None) 
                     f"{opened.path} has no {precision} engine for the {tower} tower: `twinspire quantize {opened.path} "
                     f"-o OUT --precision {Precision.FP16}` makes a bundle with one"
                 )
-    return opened, made_of
+    return opened, source
 
 
 def _show(outcomes: Mapping[str, Outcome], *, rehearsal: bool) -> None:
     title = "GPU check, rehearsed on the processor" if rehearsal else "GPU check"
-    table = Table("step", "status", "s", "why", title=title)
+    table = Table("step", "status", "s", "reason", title=title)
     for name, outcome in outcomes.items():
         table.add_row(name, str(outcome.status), f"{outcome.seconds:.1f}", outcome.reason or "")
     Console().print(table)

@@ -1,4 +1,4 @@
-"""The kinds of index that a GPU builds and searches: recall, filters and limits, over float32 and float16 vectors."""
+"""Indexes that a GPU builds and searches: recall, filters and limits, with float32 and float16 vectors."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twinspire.index import Index, Item, ItemKind
-from twinspire_bench.gpu_check.steps import Findings, Scope
+from twinspire_bench.gpu_check.steps import Scope, StepResults
 from twinspire_bench.index.inputs import SyntheticVectors, generated
 
 GPU_KINDS = ("gpu-flat", "gpu-ivf", "cagra")
 REHEARSED_KINDS = ("flat", "ivf", "hnsw")
 MIN_RECALL = {"gpu-flat": 0.9999, "flat": 0.9999}
 _MIN_RECALL = 0.93
-"""Builds calibrate themselves for a recall@10 of 0.95, on queries of their own."""
+"""Below the recall@10 of 0.95 that a build calibrates for, on other queries."""
 _DIM, _CLUSTERS, _QUERIES, _K = 256, 1000, 200, 10
 _PART, _PARTS = 3, 10
 _LIMITS = (1, 2048, 2049, 4096)
-"""How many results are asked for: 2,048 is the most without cuVS."""
+"""Values of k: 2,048 is the maximum without cuVS."""
 _SPACE = "0" * 64
 
 
-def float32(scope: Scope) -> Findings:
-    """Check every kind over a vector file of float32."""
+def float32(scope: Scope) -> StepResults:
+    """Check every index over float32 vectors."""
     return _kinds(scope, "float32")
 
 
-def float16(scope: Scope) -> Findings:
-    """Check every kind over a vector file of float16."""
+def float16(scope: Scope) -> StepResults:
+    """Check every index over float16 vectors."""
     return _kinds(scope, "float16")
 
 
-def _kinds(scope: Scope, dtype: str) -> Findings:
+def _kinds(scope: Scope, dtype: str) -> StepResults:
     drawn = generated(SyntheticVectors(size=scope.vectors, queries=_QUERIES, dim=_DIM, clusters=_CLUSTERS))
     vectors, queries = (np.concatenate(list(blocks)) for blocks in drawn)
     failures: list[str] = []
@@ -62,7 +62,7 @@ def _kinds(scope: Scope, dtype: str) -> Findings:
 def _checked(
     index: Index, kind: str, queries: NDArray[np.float32], exact: NDArray[np.int64], stored: NDArray[np.float32]
 ) -> tuple[dict[str, Any], list[str]]:
-    """Build a kind and search it. Return what was measured and what is wrong."""
+    """Build an index and search it. Return the measurements and the failures."""
     wrong: list[str] = []
     start_s = time.perf_counter()
     index.build(kind)
@@ -78,7 +78,7 @@ def _checked(
     kept = np.arange(_PART, len(stored), _PARTS)
     filtered = _rows(index, queries[:50], k=_K, where=f"part = {_PART}")
     if any(not set(rows) <= set(kept.tolist()) or len(rows) != _K for rows in filtered):
-        wrong.append("a filtered search gave items that the filter leaves out, or too few")
+        wrong.append("a filtered search returned items that the filter excludes, or too few")
     best = kept[_best(queries[:50] @ stored[kept].T, _K)]
     filtered_recall = float(np.mean([len(set(a) & set(b)) / _K for a, b in zip(filtered, best, strict=True)]))
     if filtered_recall < MIN_RECALL.get(kind, _MIN_RECALL):
@@ -87,7 +87,7 @@ def _checked(
     for k in _LIMITS:
         got = {len(hits) for hits in index.search(queries[:4], k=k, space=_SPACE)}
         if got != {min(k, len(stored))}:
-            wrong.append(f"k of {k} gave {sorted(got)} hits")
+            wrong.append(f"k of {k} returned {sorted(got)} hits")
     index.search(queries[:4], k=_K, space=_SPACE, effort=4096)
     with ThreadPoolExecutor(8) as pool:
         together = list(pool.map(lambda place: _rows(index, queries[place : place + 1], k=_K)[0], range(64)))
@@ -105,7 +105,7 @@ def _checked(
 
 
 def _rows(index: Index, queries: NDArray[np.float32], *, k: int, where: str | None = None) -> list[list[int]]:
-    """Return the ids of the hits of each query, which are the rows of a new index."""
+    """Return the ids of the hits of each query; in a new index they are row numbers."""
     return [[hit.id for hit in hits] for hits in index.search(queries, k=k, space=_SPACE, where=where)]
 
 

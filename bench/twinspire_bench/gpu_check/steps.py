@@ -1,4 +1,4 @@
-"""Steps of a check: what each is given, how each ends, and the record after each of them."""
+"""Steps of the check, their outcomes, and the first step: the driver."""
 
 from __future__ import annotations
 
@@ -9,15 +9,20 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
+
+from twinspire import _cuda
+from twinspire._cuda import CudaDevice
 from twinspire.bundle import Bundle
 from twinspire.errors import TwinspireError
 from twinspire.towers import Provider
 
-Findings: TypeAlias = Mapping[str, Any]
+StepResults: TypeAlias = Mapping[str, Any]
+_ROUND_TRIP_BYTES = 1 << 26
 
 
 class Status(StrEnum):
-    """How a step ended."""
+    """Outcome of a step."""
 
     PASSED = "passed"
     FAILED = "failed"
@@ -25,15 +30,15 @@ class Status(StrEnum):
 
 
 class SkippedError(Exception):
-    """A step cannot run here; the message says why."""
+    """A step that cannot run on this machine; the message is the reason."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scope:
-    """What a check runs on. `rehearsal` stands for a GPU by this machine's processor.
+    """Inputs of all steps. A `rehearsal` uses the processor in place of a GPU.
 
-    `bundle` holds fp32 and fp16 engines, `checkpoint` is the folder of the model that it was made of, None where only
-    the bundle is there. `vectors` is how many an index is made of; `work` a folder to write in.
+    `bundle` has fp32 and fp16 engines, `checkpoint` is the folder that it was exported from, None where it is missing.
+    `vectors` is the size of an index, `seconds` the duration of a speed measurement, `work` a folder to write in.
     """
 
     bundle: Bundle
@@ -45,55 +50,50 @@ class Scope:
 
     @property
     def provider(self) -> Provider:
-        """What computes engines."""
+        """Provider that runs the engines."""
         return Provider.CPU if self.rehearsal else Provider.CUDA
-
-    def require_gpu(self, what: str) -> None:
-        """Raise SkippedError in a rehearsal."""
-        if self.rehearsal:
-            raise SkippedError(f"{what} needs a GPU, and this is a rehearsal on the processor")
 
 
 @dataclass(frozen=True)
-class Step:
-    """A part of the check. `run` returns what it found, with `failures`, a list, where something is not as it must be.
+class CheckStep:
+    """Part of the check. `run` returns its results, with a list `failures` of what is wrong.
 
-    `estimate_s` is how long it takes at most: it is not begun where less time is left.
+    `estimate_s` is its longest duration: it is skipped where less time is left.
     """
 
     name: str
-    run: Callable[[Scope], Findings]
+    run: Callable[[Scope], StepResults]
     estimate_s: float
 
 
 @dataclass
 class Outcome:
-    """How a step ended, what it found, what is wrong, and how long it took."""
+    """Status of a step, with its duration, its results and the reason of a failure or a skip."""
 
     status: Status
     seconds: float = 0.0
     reason: str | None = None
-    found: Findings = field(default_factory=dict)
+    results: StepResults = field(default_factory=dict)
 
 
 def run_steps(
-    steps: Sequence[Step],
+    steps: Sequence[CheckStep],
     scope: Scope,
     *,
     limit_s: float,
     after_each: Callable[[Mapping[str, Outcome]], None],
     say: Callable[[str], None],
 ) -> dict[str, Outcome]:
-    """Run the steps in order; one that fails does not keep the next from running.
+    """Run the steps in order, also after a failure.
 
-    `after_each` is given all outcomes so far, `say` is told in a line what begins and how it ended.
+    `after_each` receives all outcomes so far, `say` a line at the start and at the end of each step.
     """
     outcomes: dict[str, Outcome] = {}
     end_s = time.monotonic() + limit_s
     for step in steps:
         left_s = end_s - time.monotonic()
         if left_s < step.estimate_s:
-            reason = f"{left_s:.0f} s are left, it may take {step.estimate_s:.0f} s"
+            reason = f"only {left_s:.0f} s are left: it may take {step.estimate_s:.0f} s"
             outcomes[step.name] = Outcome(Status.SKIPPED, reason=reason)
         else:
             say(f"{step.name} ...")
@@ -104,19 +104,43 @@ def run_steps(
     return outcomes
 
 
-def _outcome(step: Step, scope: Scope) -> Outcome:
+def _outcome(step: CheckStep, scope: Scope) -> Outcome:
     start_s = time.monotonic()
     outcome = Outcome(Status.PASSED)
     try:
-        outcome.found = step.run(scope)
-        failures = outcome.found.get("failures")
+        outcome.results = step.run(scope)
+        failures = outcome.results.get("failures")
         if failures:
             outcome.status, outcome.reason = Status.FAILED, "; ".join(failures)
     except SkippedError as skipped:
         outcome = Outcome(Status.SKIPPED, reason=str(skipped))
     except TwinspireError as error:
         outcome = Outcome(Status.FAILED, reason=str(error))
-    except Exception as error:  # a library's: the other steps are still worth running
+    except Exception as error:  # of a library: run the other steps all the same
         outcome = Outcome(Status.FAILED, reason=f"{type(error).__name__}: {' '.join(str(error).split())[:500]}")
     outcome.seconds = round(time.monotonic() - start_s, 3)
     return outcome
+
+
+def driver_round_trip(scope: Scope) -> StepResults:
+    """Copy 64 MiB to the GPU and back; the bytes must be equal."""
+    reason = _cuda.unavailable_reason()
+    if reason is not None and scope.rehearsal:
+        raise SkippedError(f"no GPU here: {reason}")
+    sent = np.random.default_rng(0).integers(0, 256, _ROUND_TRIP_BYTES, np.uint8)
+    back = np.zeros_like(sent)
+    with CudaDevice() as device:
+        start_s = time.perf_counter()
+        address = device.upload(sent)
+        there_s = time.perf_counter() - start_s
+        start_s = time.perf_counter()
+        device.download(address, back)
+        back_s = time.perf_counter() - start_s
+        found: dict[str, Any] = {
+            "gpu": device.name,
+            "gpus": _cuda.device_count(),
+            "to_gpu_gb_per_s": _ROUND_TRIP_BYTES / there_s / 1e9,
+            "from_gpu_gb_per_s": _ROUND_TRIP_BYTES / back_s / 1e9,
+        }
+    wrong = int(np.count_nonzero(sent != back))
+    return {**found, "failures": [f"{wrong} of {_ROUND_TRIP_BYTES} bytes came back changed"] if wrong else []}

@@ -1,4 +1,4 @@
-"""The engines on the GPU: vectors near the processor's, the same from several threads, and every node of fp16."""
+"""Engines on the GPU: embeddings close to the processor's, equal from several threads, and every node of fp16."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from twinspire.towers.onnxruntime_support import (
     onnxruntime_library,
 )
 from twinspire.towers.providers import available
-from twinspire_bench.gpu_check.steps import Findings, Scope
-from twinspire_bench.script_options import read_captions
+from twinspire_bench.gpu_check.steps import Scope, StepResults
+from twinspire_bench.scripts import read_captions
 
 PRECISIONS = (Precision.FP32, Precision.FP16)
 MIN_COSINE: Mapping[Precision, float] = {Precision.FP32: 0.999999, Precision.FP16: 0.9999}
-"""Below it an engine is wrong: float32 without TF32, and fp16 on seeded weights, of which 0.9999991 was seen."""
+"""Minimum cosine to fp32 on the processor: fp32 without TF32, and fp16 with random weights (measured 0.9999991)."""
 _NODE_COSINE = 0.999
 _SAMPLES = 64
 _THREADS = 8
@@ -44,8 +44,8 @@ def inputs_of(bundle: Bundle) -> tuple[NDArray[np.uint8], list[NDArray[np.int32]
     return images, Tokenizer(bundle.tokenizer_path, bundle.text).encode(read_captions(None, _SAMPLES))
 
 
-def providers(scope: Scope) -> Findings:
-    """Open each precision where it is to run; compare all vectors with fp32 on the processor's."""
+def providers(scope: Scope) -> StepResults:
+    """Open each precision on the GPU and compare its embeddings with those of fp32 on the processor."""
     images, texts = inputs_of(scope.bundle)
     failures: list[str] = []
     found: dict[str, Any] = {"available": list(available())}
@@ -58,12 +58,12 @@ def providers(scope: Scope) -> Findings:
             cosines = np.einsum("nd,nd->n", ours, expected[tower])
             found[f"{tower}_{precision}"] = {"min_cosine": cosines.min(), "mean_cosine": cosines.mean()}
             if cosines.min() < MIN_COSINE[precision]:
-                failures.append(f"{tower} {precision}: a cosine of {cosines.min():.7f} to fp32 on the processor")
+                failures.append(f"{tower} {precision}: cosine {cosines.min():.7f} to fp32 on the processor")
     return {**found, "failures": failures}
 
 
-def threads(scope: Scope) -> Findings:
-    """Encode the same inputs from eight threads at once: each must get what one thread alone gets."""
+def threads(scope: Scope) -> StepResults:
+    """Encode the same inputs from eight threads at once: each must get the embeddings of a single thread."""
     images, texts = inputs_of(scope.bundle)
     failures: list[str] = []
     differences: dict[str, float] = {}
@@ -84,8 +84,8 @@ def threads(scope: Scope) -> Findings:
     return {"threads": _THREADS, "largest_difference": differences, "failures": failures}
 
 
-def fp16_nodes(scope: Scope) -> Findings:
-    """Compare each value inside the fp16 engines with the one of the same name in the fp32 engines."""
+def fp16_nodes(scope: Scope) -> StepResults:
+    """Compare each intermediate value of the fp16 engines with that of the same name in the fp32 engines."""
     images, texts = inputs_of(scope.bundle)
     rows = max(map(len, texts[:4]))
     ids = np.full((4, rows), scope.bundle.text.pad_id, np.int32)
@@ -95,8 +95,8 @@ def fp16_nodes(scope: Scope) -> Findings:
     found: dict[str, Any] = {}
     for tower, array in ((Tower.IMAGE, images[:4]), (Tower.TEXT, ids)):
         exact = _values(scope.bundle.engine(tower, Precision.FP32), array, Provider.CPU)
-        half = _values(scope.bundle.engine(tower, Precision.FP16), array, scope.provider)
-        compared = {name: _cosine(half[name], exact[name]) for name in half.keys() & exact.keys()}
+        fp16 = _values(scope.bundle.engine(tower, Precision.FP16), array, scope.provider)
+        compared = {name: _cosine(fp16[name], exact[name]) for name in fp16.keys() & exact.keys()}
         worst = sorted(compared, key=compared.__getitem__)[:_WORST]
         found[str(tower)] = {
             "compared": len(compared),
@@ -110,23 +110,23 @@ def fp16_nodes(scope: Scope) -> Findings:
 
 
 def _values(engine: Path, array: NDArray[Any], provider: Provider) -> dict[str, NDArray[Any]]:
-    """Run an engine as it stands, no node merged with another, and return all floating-point values inside."""
+    """Run an engine without graph optimisation and return all floating-point values, intermediate ones too."""
     import onnx
     from onnx import TensorProto, helper
 
     onnxruntime = onnxruntime_library()
     model = onnx.load(str(engine))
     inferred = onnx.shape_inference.infer_shapes(model)
-    kinds = {value.name: value.type.tensor_type.elem_type for value in inferred.graph.value_info}
+    types = {value.name: value.type.tensor_type.elem_type for value in inferred.graph.value_info}
     own = [output.name for output in model.graph.output]
     names = [
         output
         for node in model.graph.node
         for output in node.output
-        if kinds.get(output) in (TensorProto.FLOAT, TensorProto.FLOAT16) and output not in own
+        if types.get(output) in (TensorProto.FLOAT, TensorProto.FLOAT16) and output not in own
     ]
     model.graph.ClearField("value_info")
-    model.graph.output.extend(helper.make_tensor_value_info(name, kinds[name], None) for name in names)
+    model.graph.output.extend(helper.make_tensor_value_info(name, types[name], None) for name in names)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = ONLY_FATAL
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -142,7 +142,7 @@ def _values(engine: Path, array: NDArray[Any], provider: Provider) -> dict[str, 
 
 
 def _cosine(one: NDArray[Any], other: NDArray[Any]) -> float:
-    """Return the cosine of two values as wholes; -1 where the shapes differ, one is not finite or only one is zero."""
+    """Return the cosine of two flattened values; -1 where shapes differ, one is not finite or only one is zero."""
     if one.shape != other.shape:
         return -1.0
     left, right = (value.astype(np.float64).ravel() for value in (one, other))

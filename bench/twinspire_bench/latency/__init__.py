@@ -1,1 +1,1 @@
-"""`twinspire bench latency`: how fast towers answer, in this process or on a server."""
+"""`twinspire bench latency`: latency and throughput of towers, in this process or on a server."""

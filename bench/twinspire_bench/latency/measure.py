@@ -1,7 +1,7 @@
-"""How fast towers answer: in this process or on a server, by engine, batch, length and load.
+"""Latency and throughput of towers, in this process or on a server, by engine, batch, length and load.
 
-A case is one of these combinations. Every round visits each case for a moment, so that what changes on the machine
-meets all of them; a visit is a closed loop with some calls in flight, or an open loop at a rate.
+A case is one combination of these. Every round measures each case briefly, so that changes of the machine's load
+affect all of them; it runs a closed loop with some calls in flight, or an open loop at a rate.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from twinspire.bundle import Bundle, Precision, Tower
 from twinspire.errors import InputError
 from twinspire.towers import ModelStatistics, Towers
 from twinspire_eval.load import LoadResult, Payloads, closed_loop, interleaved, open_loop
-from twinspire_eval.payloads import Endless, pictures, texts
+from twinspire_eval.payloads import Endless, image_payloads, text_payloads
 
-# Payloads that a visit to engines in this process takes in turn.
+# Payloads of a visit to engines in this process, used in turn.
 _POOL = 4
 
 
 @dataclass(frozen=True, kw_only=True)
 class Load:
-    """How calls come: so many in flight, or at random moments at a rate. One of the two.
+    """Load of calls: either a number in flight, or a rate of Poisson arrivals.
 
     Raises InputError where both or neither is given or a number is not positive.
     """
@@ -36,10 +36,10 @@ class Load:
     rate_per_s: float | None = None
 
     def __post_init__(self) -> None:
-        given = [value for value in (self.in_flight, self.rate_per_s) if value is not None]
-        if len(given) != 1 or not given[0] > 0:
+        values = [value for value in (self.in_flight, self.rate_per_s) if value is not None]
+        if len(values) != 1 or not values[0] > 0:
             raise InputError(
-                f"in_flight {self.in_flight} and rate_per_s {self.rate_per_s}: expected one, a positive number"
+                f"in_flight {self.in_flight} and rate_per_s {self.rate_per_s}: expected exactly one of them, above 0"
             )
 
     def __str__(self) -> str:
@@ -48,11 +48,11 @@ class Load:
 
 @dataclass(frozen=True, kw_only=True)
 class LatencySettings:
-    """What is measured, and how long.
+    """Cases to measure, and for how long.
 
-    `batches` are images or texts a call, `lengths` token ids a text, start and end included. `visit_s` is how long
-    each round stays with a case, at least one call. Raises InputError for empty or repeated lists and numbers that are
-    not positive.
+    `batches` are images or texts a call, `lengths` token ids a text, start and end included. `visit_s` is the duration
+    of a case in each round, at least one call. Raises InputError for empty or repeated lists and numbers that are not
+    positive.
     """
 
     lengths: tuple[int, ...]
@@ -67,21 +67,21 @@ class LatencySettings:
         for name in ("lengths", "batches", "loads", "towers"):
             values = getattr(self, name)
             if not values or len(set(values)) != len(values):
-                raise InputError(f"{name} {', '.join(map(str, values))!r}: expected at least one, none twice")
+                raise InputError(f"{name} {', '.join(map(str, values))!r}: expected at least one value, and none twice")
         numbers = {"rounds": self.rounds, "visit_s": self.visit_s}
         numbers |= {"batches": min(self.batches), "lengths": min(self.lengths) - 1}
         for name, number in numbers.items():
             if not number > 0:
-                least = 2 if name == "lengths" else 1
-                raise InputError(f"{name} {getattr(self, name)}: expected numbers from {least} up")
+                expected = {"lengths": "2 or more", "visit_s": "more than 0"}.get(name, "1 or more")
+                raise InputError(f"{name} {getattr(self, name)}: expected {expected}")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Subject:
+class LatencyTarget:
     """Towers to measure, under a name.
 
-    `precision` is that of the engines which this machine's processor runs; None where something else runs them.
-    `statistics` asks their server what it counted of a tower; None without one.
+    `precision` is that of the engines if they run on this machine's processor, else None. `statistics` returns the
+    server's counters for a tower; None without a server.
     """
 
     name: str
@@ -92,29 +92,29 @@ class Subject:
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """One combination. `length` is None for images."""
+    """One combination to measure. `length` is None for images."""
 
     tower: Tower
-    subject: str
+    target: str
     batch: int
     length: int | None
     load: Load
 
     @property
     def setting(self) -> str:
-        """All but the tower and the subject, in words: cases of two subjects that share it are compared."""
+        """All fields but tower and target as text: cases of different targets are compared where it is equal."""
         length = "" if self.length is None else f"length {self.length}, "
         return f"{length}batch {self.batch}, {self.load}"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CaseResult:
-    """What was seen of a case.
+    """Measurements of a case.
 
-    `items_per_s` (rounds,) float64 are images or texts answered a second in each round, `latencies_ms` those of all
-    calls. `failures` counts calls without an answer by the name of their error. `served` is what the server counted
-    meanwhile, of every client (the last answers of a round may be missing: Triton counts after it answers); None
-    without a server.
+    `items_per_s` (rounds,) float64 are the images or texts a second in each round, `latencies_ms` those of all
+    successful calls. `failures` counts the others by the name of their error. `served` are the server's counters over
+    the measurement, for all clients (without the last calls of a round: Triton counts after it responds); None without
+    a server.
     """
 
     case: Case
@@ -124,34 +124,36 @@ class CaseResult:
     served: ModelStatistics | None
 
 
-def cases(subjects: Sequence[Subject], settings: LatencySettings) -> list[Case]:
-    """List every combination, subjects side by side."""
+def cases(targets: Sequence[LatencyTarget], settings: LatencySettings) -> list[Case]:
+    """List every combination, with the targets of a combination next to each other."""
     return [
-        Case(tower=tower, subject=subject.name, batch=batch, length=length, load=load)
+        Case(tower=tower, target=target.name, batch=batch, length=length, load=load)
         for tower in settings.towers
         for length in (settings.lengths if tower is Tower.TEXT else (None,))
         for batch in settings.batches
         for load in settings.loads
-        for subject in subjects
+        for target in targets
     ]
 
 
 def measure(
     bundle: Bundle,
-    subjects: Sequence[Subject],
+    targets: Sequence[LatencyTarget],
     settings: LatencySettings,
     *,
     on_visit: Callable[[], None] = lambda: None,
 ) -> list[CaseResult]:
-    """Measure every case in interleaved rounds, after a call of each to warm up.
+    """Measure every case in interleaved rounds, after one call of each to warm up.
 
-    The subjects are of the bundle. `on_visit` is called after each visit: `rounds` times the number of cases. Raises
-    what a first call raises, EngineError and ServerError; later failures are counted.
+    The targets hold towers of the bundle. `on_visit` is called after each visit: `rounds` times the number of cases.
+    Raises the error of a first call, EngineError or ServerError; later failures are counted.
     """
-    towers = {subject.name: subject for subject in subjects}
-    if not subjects or len(towers) != len(subjects):
-        raise InputError(f"the subjects {[subject.name for subject in subjects]}: expected at least one, none twice")
-    visits = [_Visit(case, towers[case.subject], bundle, settings, on_visit) for case in cases(subjects, settings)]
+    towers = {target.name: target for target in targets}
+    if not targets or len(towers) != len(targets):
+        raise InputError(
+            f"the targets are {[target.name for target in targets]}: expected at least one, and none twice"
+        )
+    visits = [_Visit(case, towers[case.target], bundle, settings, on_visit) for case in cases(targets, settings)]
     for visit in visits:
         visit.warm_up()
     figures = interleaved({str(place): visit for place, visit in enumerate(visits)}, rounds=settings.rounds, warmup=0)
@@ -159,22 +161,22 @@ def measure(
 
 
 class _Visit:
-    """Measures one case, a moment each time it is called."""
+    """Measurement of one case, `visit_s` seconds at each call."""
 
     def __init__(
-        self, case: Case, subject: Subject, bundle: Bundle, settings: LatencySettings, on_visit: Callable[[], None]
+        self, case: Case, target: LatencyTarget, bundle: Bundle, settings: LatencySettings, on_visit: Callable[[], None]
     ) -> None:
-        self._case, self._subject, self._bundle = case, subject, bundle
+        self._case, self._target, self._bundle = case, target, bundle
         self._settings, self._on_visit = settings, on_visit
         self._visits = 0
         self._latencies: list[NDArray[np.float64]] = []
         self._failures: Counter[str] = Counter()
         self._served: list[ModelStatistics] = []
-        # Another one in every process: a server that remembers the last run's requests must compute these.
+        # Differs between runs, so that a server's response cache holds none of these requests.
         self._salt = secrets.randbits(64)
 
     def __call__(self) -> float:
-        """Visit the case; return the images or texts answered a second."""
+        """Measure the case for a moment; return the images or texts a second."""
         before = self._statistics()
         found = self._load(self._payloads())
         after = self._statistics()
@@ -187,12 +189,12 @@ class _Visit:
         return self._case.batch * found.throughput_per_s
 
     def warm_up(self) -> None:
-        """Call once, outside any load: its error is raised."""
+        """Call once without load; its error is raised."""
         self._call(self._payloads()[0])
         self._visits += 1
 
     def result(self, items_per_s: NDArray[np.float64]) -> CaseResult:
-        """Sum up all visits."""
+        """Return the measurements of all visits."""
         return CaseResult(
             case=self._case,
             items_per_s=items_per_s,
@@ -210,21 +212,21 @@ class _Visit:
         return open_loop(self._call, payloads, rate_per_s=load.rate_per_s, seed=seed, duration_s=settings.visit_s)
 
     def _call(self, payload: Any) -> object:  # noqa: ANN401 - of the case's tower
-        towers = self._subject.towers
+        towers = self._target.towers
         return towers.encode_images(payload) if self._case.length is None else towers.encode_texts(payload)
 
     def _payloads(self) -> Payloads[Any]:
         case, seed = self._case, (self._salt, self._visits)
         made: Endless[Any] = (
-            pictures(self._bundle, batch=case.batch, seed=seed)
+            image_payloads(self._bundle, batch=case.batch, seed=seed)
             if case.length is None
-            else texts(self._bundle, batch=case.batch, length=case.length, seed=seed)
+            else text_payloads(self._bundle, batch=case.batch, length=case.length, seed=seed)
         )
-        # Engines in this process remember nothing, and take so little time that making payloads would show.
-        return made if self._subject.statistics is not None else [made[index] for index in range(_POOL)]
+        # Engines in this process have no cache, and are so fast that making payloads would be measured too.
+        return made if self._target.statistics is not None else [made[index] for index in range(_POOL)]
 
     def _statistics(self) -> ModelStatistics | None:
-        return None if self._subject.statistics is None else self._subject.statistics(self._case.tower)
+        return None if self._target.statistics is None else self._target.statistics(self._case.tower)
 
 
 def _sum(parts: Sequence[ModelStatistics]) -> ModelStatistics | None:

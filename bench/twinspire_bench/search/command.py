@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from twinspire_bench.search.measure import Groups
-    from twinspire_eval.recall import Estimate, Measure
+    from twinspire_eval.recall import Estimate
 
 
 def search(
@@ -93,19 +93,19 @@ def _estimated(rankings: Mapping[str, Groups]) -> Figures:
 
 def _recall_table(figures: Figures, times_ms: Mapping[str, float], count: int) -> Any:  # noqa: ANN401 - rich's table
     from twinspire_bench.search.measure import BASELINE
-    from twinspire_eval.recall import Measure
+    from twinspire_eval.recall import R1, R10
     from twinspire_eval.tables import figure, figures_table
 
     groups = sorted(figures[BASELINE])
     heads = [f"{queries} {language} R@{k}" for queries, language in groups for k in (1, 10)]
     table = figures_table(["search"], [*heads, "ms"], title=f"{count:,} named scenes, R@k in %")
     for name, by_group in figures.items():
-        cells = [_cell(measure, *by_group[group]) for group in groups for measure in (Measure.R1, Measure.R10)]
+        cells = [_cell(measure, *by_group[group]) for group in groups for measure in (R1, R10)]
         table.add_row(name, *cells, figure(times_ms[name]))
     return table
 
 
-def _cell(measure: Measure, values: Mapping[Measure, Estimate], gains: Mapping[Measure, Estimate] | None) -> str:
+def _cell(measure: str, values: Mapping[str, Estimate], gains: Mapping[str, Estimate] | None) -> str:
     value = f"{100 * values[measure].value:.1f}"
     if gains is None:
         return value
@@ -147,14 +147,14 @@ def _results(figures: Figures, times_ms: Mapping[str, float], filters: list[dict
     return {"searches": searches, "filters_by_share_kept": shares}
 
 
-def _plain(values: Mapping[Measure, Estimate]) -> dict[str, Any]:
-    from twinspire_eval.recall import Measure
+def _plain(values: Mapping[str, Estimate]) -> dict[str, Any]:
+    from twinspire_eval.recall import R1, R5, R10
 
     return {
-        measure.value: {
+        measure: {
             "value": values[measure].value,
             "low": values[measure].interval.low,
             "high": values[measure].interval.high,
         }
-        for measure in (Measure.R1, Measure.R5, Measure.R10)
+        for measure in (R1, R5, R10)
     }

@@ -1,25 +1,49 @@
-"""Recall: how well captions find their images, and images their captions."""
+"""Retrieval metrics: how well captions find their images, and images their captions, with confidence intervals."""
 
 from __future__ import annotations
 
 from twinspire_eval.recall.estimates import Estimate, difference, estimates
-from twinspire_eval.recall.measures import Measure, measured
-from twinspire_eval.recall.pairs import BothWays, Recall, both_ways, pair_accuracy, ranks, recall
+from twinspire_eval.recall.metrics import (
+    MAP,
+    MEDIAN_RANK,
+    METRICS,
+    MRR,
+    R1,
+    R5,
+    R10,
+    BothWays,
+    MeanMetric,
+    Metric,
+    Recall,
+    both_ways,
+    metrics_of,
+    pair_accuracy,
+    recall,
+    register_metric,
+)
 from twinspire_eval.recall.ranking import Direction, Ranking, rank_both_ways
 
 __all__ = [
+    "MAP",
+    "MEDIAN_RANK",
+    "METRICS",
+    "MRR",
+    "R1",
+    "R5",
+    "R10",
     "BothWays",
     "Direction",
     "Estimate",
-    "Measure",
+    "MeanMetric",
+    "Metric",
     "Ranking",
     "Recall",
     "both_ways",
     "difference",
     "estimates",
-    "measured",
+    "metrics_of",
     "pair_accuracy",
     "rank_both_ways",
-    "ranks",
     "recall",
+    "register_metric",
 ]

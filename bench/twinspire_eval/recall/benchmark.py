@@ -1,6 +1,6 @@
-"""How well engines find: the recall of each in every language and both directions, and what one loses to another.
+"""Recall of a model's engines on a data set, by language and direction, and their difference to a reference engine.
 
-Files and strings go in, as a user's do: preprocessing and tokenizing are part of what is measured.
+Inputs are image files and strings: preprocessing and tokenizing are part of the measurement.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from twinspire import Client
 from twinspire.errors import ImageError, InputError
 from twinspire_eval.datasets import CaptionedImages
-from twinspire_eval.recall import Direction, Estimate, Measure, Ranking, difference, estimates, rank_both_ways
+from twinspire_eval.recall import Direction, Estimate, Ranking, difference, estimates, rank_both_ways
 from twinspire_eval.recall.estimates import RESAMPLES
 from twinspire_eval.records import SAMPLES
 from twinspire_eval.statistics import CONFIDENCE
 
 UNDETERMINED = "und"
-"""The language, in a result, of captions that do not name theirs: BCP 47's word for it."""
+"""Language tag, in results, of captions without a language (BCP 47)."""
 POOLED = "pooled"
 """The mean over all languages and directions, each with the same weight."""
 SEED = 0
@@ -29,25 +29,25 @@ _CHUNK = 256
 
 Rankings: TypeAlias = Mapping[str, Mapping[Direction, Ranking]]
 """By language, by direction."""
-Estimates: TypeAlias = Mapping[Measure, Estimate]
+Estimates: TypeAlias = Mapping[str, Estimate]
 Embeddings: TypeAlias = NDArray[np.float32]
 OnProgress: TypeAlias = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
 class Loss:
-    """What an engine's figures have above the reference's, below 0 where it finds less: pooled and one by one."""
+    """An engine's metrics minus the reference's, below 0 where it finds less: pooled, and by language and direction."""
 
     pooled: Estimates
-    each: Mapping[str, Mapping[Direction, Estimates]]
+    by_language: Mapping[str, Mapping[Direction, Estimates]]
 
 
 @dataclass(frozen=True)
 class RecallReport:
-    """What was found over one data set, by engine, by language and by direction.
+    """Rankings and metrics of engines on one data set, by engine, language and direction.
 
-    `figures` are the measures of every engine with their intervals, `losses` those of every engine but the reference,
-    on the same queries.
+    `figures` are the metrics of each engine with their intervals, `losses` the differences of each other engine to the
+    reference, on the same queries.
     """
 
     data: CaptionedImages
@@ -58,7 +58,7 @@ class RecallReport:
 
     @classmethod
     def of(cls, data: CaptionedImages, rankings: Mapping[str, Rankings], *, reference: str) -> RecallReport:
-        """Draw the figures and losses from rankings."""
+        """Compute the metrics and their differences from rankings."""
         figures = {
             engine: {
                 language: {direction: estimates(ranking, seed=SEED) for direction, ranking in both.items()}
@@ -72,11 +72,11 @@ class RecallReport:
         return cls(data, reference, rankings, figures, losses)
 
     def parameters(self) -> dict[str, Any]:
-        """Return what must be equal for two reports to be compared."""
+        """Return the parameters of a record: two records are compared only where they are equal."""
         by_language = next(iter(self.rankings.values()))
         return {
             "data_sha256": self.data.sha256,
-            "pictures": len(self.data),
+            "images": len(self.data),
             "captions": {language: len(both[Direction.TEXT_TO_IMAGE]) for language, both in by_language.items()},
             "resamples": RESAMPLES,
             "confidence": CONFIDENCE,
@@ -84,7 +84,7 @@ class RecallReport:
         }
 
     def results(self, *, with_ranks: bool = True) -> dict[str, Any]:
-        """Return every figure for a record, with the rank of every query's best own item unless it is to be short."""
+        """Return the results of a record; `with_ranks` includes the rank of the first own item of each query."""
         return {
             "engines": {engine: self._engine_results(engine, with_ranks) for engine in self.rankings},
             "above": {self.reference: {engine: _loss_results(loss) for engine, loss in self.losses.items()}},
@@ -109,34 +109,34 @@ def measure_recall(
     reference: str | None = None,
     on_progress: OnProgress | None = None,
 ) -> RecallReport:
-    """Encode a data set with each of several engines of one model, by name, and rank.
+    """Encode a data set with each of several engines of one model, by name, and rank it.
 
-    Every image is read and preprocessed once and then encoded by all of them, so that they see the same pixels.
-    `languages` are those of the captions to ask with, by default all; `reference` is the engine to compare with, by
-    default the first. `on_progress` is told a stage, how much of it is done, and of how much.
+    Every image is read and preprocessed once and then encoded by all engines, so that they see the same pixels.
+    `languages` are those of the captions to use as queries, by default all; `reference` is the engine to compare with,
+    by default the first. `on_progress` receives the stage, the steps done and the number of steps.
 
-    Raises InputError for no engines, engines of different spaces and a language that is not there, ImageError for a
-    image that cannot be used, with its position in the data set and its id, and EngineError.
+    Raises InputError for no engines, engines of different spaces and a language that no caption has, ImageError with
+    the position in the data set and the id for an image that cannot be used, and EngineError.
     """
     if not clients or (reference is not None and reference not in clients):
-        wanted = f", {reference} among them" if reference is not None else ""
-        raise InputError(f"the engines {', '.join(clients) or 'none'}: expected at least one{wanted}")
+        wanted = "at least one" if reference is None else f"the reference {reference} among them"
+        raise InputError(f"the engines to measure are {', '.join(clients) or 'none'}: expected {wanted}")
     if len({client.space for client in clients.values()}) > 1:
-        raise InputError(f"the engines {', '.join(clients)} are of different spaces: expected those of one model")
-    tell = on_progress or _say_nothing
-    said = {language or UNDETERMINED: data.captions_in(language) for language in _chosen(data, languages)}
-    images = _encode_images(clients, data, tell)
+        raise InputError(f"the engines {', '.join(clients)} have different spaces: expected engines of one model")
+    report = on_progress or _ignore
+    captions = {language or UNDETERMINED: data.captions_in(language) for language in _chosen(data, languages)}
+    images = _encode_images(clients, data, report)
     rankings: dict[str, dict[str, Mapping[Direction, Ranking]]] = {engine: {} for engine in clients}
-    steps = len(clients) * len(said)
-    for step, (engine, language) in enumerate((engine, language) for engine in clients for language in said):
-        tell("captions", step, steps)
-        texts = clients[engine].encode_texts(said[language].texts)  # (T, D)
-        rankings[engine][language] = rank_both_ways(images[engine], texts, said[language].owners)
-    tell("captions", steps, steps)
+    steps = len(clients) * len(captions)
+    for step, (engine, language) in enumerate((engine, language) for engine in clients for language in captions):
+        report("captions", step, steps)
+        texts = clients[engine].encode_texts(captions[language].texts)  # (T, D)
+        rankings[engine][language] = rank_both_ways(images[engine], texts, captions[language].owners)
+    report("captions", steps, steps)
     return RecallReport.of(data, rankings, reference=reference if reference is not None else next(iter(clients)))
 
 
-def _say_nothing(stage: str, done: int, total: int) -> None:
+def _ignore(stage: str, done: int, total: int) -> None:
     pass
 
 
@@ -146,13 +146,13 @@ def _chosen(data: CaptionedImages, languages: Sequence[str] | None) -> Sequence[
     return [None if language == UNDETERMINED else language for language in dict.fromkeys(languages)]
 
 
-def _encode_images(clients: Mapping[str, Client], data: CaptionedImages, tell: OnProgress) -> dict[str, Embeddings]:
+def _encode_images(clients: Mapping[str, Client], data: CaptionedImages, report: OnProgress) -> dict[str, Embeddings]:
     """Encode all images with every engine: (N, D) each."""
     preparing = next(iter(clients.values()))
     parts: dict[str, list[Embeddings]] = {engine: [] for engine in clients}
     done = 0
     for chunk in data.chunks(_CHUNK):
-        tell("pictures", done, len(data))
+        report("images", done, len(data))
         try:
             pixels = preparing.preprocess(chunk)  # (n, S, S, 3)
         except ImageError as error:
@@ -161,26 +161,29 @@ def _encode_images(clients: Mapping[str, Client], data: CaptionedImages, tell: O
         for engine, client in clients.items():
             parts[engine].append(client.towers.encode_images(pixels))
         done += len(chunk)
-    tell("pictures", done, len(data))
+    report("images", done, len(data))
     return {engine: np.concatenate(some) for engine, some in parts.items()}
 
 
 def _loss(reference: Rankings, found: Rankings) -> Loss:
     pairs = [(reference[language][way], found[language][way]) for language in reference for way in Direction]
-    each = {
+    by_language = {
         language: {way: difference([both[way]], [found[language][way]], seed=SEED) for way in Direction}
         for language, both in reference.items()
     }
-    return Loss(difference([old for old, _ in pairs], [new for _, new in pairs], seed=SEED), each)
+    return Loss(difference([old for old, _ in pairs], [new for _, new in pairs], seed=SEED), by_language)
 
 
 def _loss_results(loss: Loss) -> dict[str, Any]:
-    each = {language: {way.value: _plain(found) for way, found in both.items()} for language, both in loss.each.items()}
-    return {POOLED: _plain(loss.pooled), **each}
+    by_language = {
+        language: {way.value: _plain(found) for way, found in both.items()}
+        for language, both in loss.by_language.items()
+    }
+    return {POOLED: _plain(loss.pooled), **by_language}
 
 
 def _plain(found: Estimates) -> dict[str, Any]:
     return {
-        measure.value: {"value": estimate.value, "low": estimate.interval.low, "high": estimate.interval.high}
-        for measure, estimate in found.items()
+        name: {"value": estimate.value, "low": estimate.interval.low, "high": estimate.interval.high}
+        for name, estimate in found.items()
     }

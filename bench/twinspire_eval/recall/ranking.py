@@ -1,7 +1,6 @@
-"""Where each query finds what belongs to it, among captions and images of any number.
+"""Ranks of the own items of each query, for images with any number of captions.
 
-All scores are looked at once and none is kept: in blocks, so that 5,000 images and 25,000 captions need 50 MB beside
-their embeddings.
+Scores are computed in blocks and not kept: 5,000 images and 25,000 captions need 50 MB beside their embeddings.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ _TEXTS_AT_ONCE = 1 << 12
 
 
 class Direction(StrEnum):
-    """What is asked with, and what is found."""
+    """Modality of the queries and of the items that they are to find."""
 
     TEXT_TO_IMAGE = "text_to_image"
     IMAGE_TO_TEXT = "image_to_text"
@@ -29,16 +28,16 @@ class Direction(StrEnum):
 
 @dataclass(frozen=True)
 class Ranking:
-    """How Q queries of one direction fared among the items.
+    """Ranks of the own items of Q queries in one direction.
 
     `first_ranks` is (Q,) int64: the rank of the best own item, from 1. `average_precisions` is (Q,) float64: the mean,
-    over all own items, of the share of own items among those down to it. `images` is (Q,) int64: which of the
-    `image_count` images the query belongs to.
+    over all own items, of the share of own items among those down to it. `images` is (Q,) int64: the image that the
+    query belongs to, of `image_count`.
     """
 
     first_ranks: NDArray[np.int64]
     average_precisions: NDArray[np.float64]
-    pictures: NDArray[np.int64]
+    images: NDArray[np.int64]
     image_count: int
 
     def __len__(self) -> int:
@@ -51,14 +50,14 @@ def rank_both_ways(
     """Rank N images for each of T captions, and T captions for each image that has one.
 
     `images` is (N, D) float32, `texts` (T, D) float32, L2-normalised; `owners` is (T,) int64, the row of `images` that
-    a caption belongs to. An image without a caption is among those to be found and asks nothing.
+    a caption belongs to. An image without a caption is ranked but is no query.
 
-    An item that scores the same as an own one, and is none, counts as ahead of it: a model that answers everything
-    alike gets no recall for it. Scores are computed in float64 and compared in float32, so that equal embeddings score
+    Another item with the same score as an own one ranks before it: a model whose embeddings are all equal has no
+    recall. Scores are computed in float64 and compared in float32, so that equal embeddings score
     the same wherever they stand.
 
-    Raises EmbeddingError for shapes that do not fit and numbers that are not finite, InputError for captions without a
-    image.
+    Raises EmbeddingError for shapes that do not fit and numbers that are not finite, InputError for `owners` that
+    are no rows of `images`.
     """
     _check(images, texts, owners)
     own = _own_scores(images, texts, owners)
@@ -66,7 +65,7 @@ def rank_both_ways(
     place = _places(owners[order])  # (T,): 0 for an image's best own caption, 1 for its second
     images_ahead = np.zeros(len(texts), np.int64)  # for each caption: other images ahead of its own
     captions_ahead = np.zeros(len(texts), np.int64)  # for each caption: other images' captions ahead, for its image
-    # In the order of images a block of images owns a range of captions.
+    # Sorted by image, a block of images owns a range of captions.
     bounds = np.searchsorted(owners[order], np.arange(len(images) + 1))  # (N + 1,)
     rows = max(1, _SCORES_AT_ONCE // min(_TEXTS_AT_ONCE, len(texts)))
     for left in range(0, len(texts), _TEXTS_AT_ONCE):
@@ -104,7 +103,7 @@ def _own_scores(
 def _of_images(
     ahead: NDArray[np.int64], owners: NDArray[np.int64], place: NDArray[np.int64], image_count: int
 ) -> Ranking:
-    """Put together what the captions of each image reached; they come by image, of each the best first."""
+    """Rank images by their captions, which are sorted by image, the best of each image first."""
     found = ahead + place + 1  # (T,): the rank of every own caption
     precision = (place + 1) / found
     first = np.flatnonzero(place == 0)  # (Q,)
@@ -121,9 +120,9 @@ def _places(owners: NDArray[np.int64]) -> NDArray[np.int64]:
 def _check(images: NDArray[np.float32], texts: NDArray[np.float32], owners: NDArray[np.int64]) -> None:
     if images.ndim != 2 or texts.ndim != 2 or images.shape[1] != texts.shape[1] or not len(texts):
         raise EmbeddingError(
-            f"pictures {images.shape} and captions {texts.shape}: expected (N, D) and (T, D), at least one of each"
+            f"images {images.shape} and captions {texts.shape}: expected (N, D) and (T, D), at least one of each"
         )
-    for name, embeddings in (("picture", images), ("caption", texts)):
+    for name, embeddings in (("image", images), ("caption", texts)):
         wrong = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
         if len(wrong):
             raise EmbeddingError(
@@ -133,4 +132,4 @@ def _check(images: NDArray[np.float32], texts: NDArray[np.float32], owners: NDAr
     if owners.shape != (len(texts),) or not np.issubdtype(owners.dtype, np.integer):
         raise InputError(f"owners of {owners.dtype} {owners.shape}: expected integers, one for each of {len(texts):,}")
     if owners.min() < 0 or owners.max() >= len(images):
-        raise InputError(f"owners from {owners.min()} to {owners.max()}: expected rows of the {len(images):,} pictures")
+        raise InputError(f"owners from {owners.min()} to {owners.max()}: expected rows of the {len(images):,} images")

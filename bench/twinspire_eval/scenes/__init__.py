@@ -1,4 +1,4 @@
-"""Scenes: a data set of images with captions in two languages that can be drawn anywhere."""
+"""Synthetic scenes: a data set of images with captions in two languages, generated from a seed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from twinspire_eval.scenes.description import (
     swapped,
 )
 from twinspire_eval.scenes.drawing import SIDE, draw_scene
-from twinspire_eval.scenes.vocabulary import Axis, Background, Colour, Kind, Language, Place, Size
+from twinspire_eval.scenes.vocabulary import Axis, Background, Colour, Language, ObjectType, Place, Size
 
 __all__ = [
     "SIDE",
@@ -26,8 +26,8 @@ __all__ = [
     "Colour",
     "Contrast",
     "Group",
-    "Kind",
     "Language",
+    "ObjectType",
     "Place",
     "Scene",
     "Size",

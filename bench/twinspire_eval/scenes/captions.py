@@ -5,60 +5,60 @@ from __future__ import annotations
 import random
 
 from twinspire_eval.scenes.description import Group, Scene
-from twinspire_eval.scenes.vocabulary import Axis, Background, Colour, Kind, Language, Place, Size
+from twinspire_eval.scenes.vocabulary import Axis, Background, Colour, Language, ObjectType, Place, Size
 
 # English: (singular, plural). Chinese: (measure word, noun).
-_KINDS_EN: dict[Kind, tuple[tuple[str, str], ...]] = {
-    Kind.CAT: (("cat", "cats"), ("kitty", "kitties")),
-    Kind.DOG: (("dog", "dogs"), ("puppy", "puppies")),
-    Kind.BIRD: (("bird", "birds"),),
-    Kind.FISH: (("fish", "fish"),),
-    Kind.RABBIT: (("rabbit", "rabbits"), ("bunny", "bunnies")),
-    Kind.TURTLE: (("turtle", "turtles"), ("tortoise", "tortoises")),
-    Kind.BUTTERFLY: (("butterfly", "butterflies"),),
-    Kind.CAR: (("car", "cars"), ("automobile", "automobiles")),
-    Kind.BUS: (("bus", "buses"),),
-    Kind.BOAT: (("boat", "boats"), ("sailboat", "sailboats")),
-    Kind.PLANE: (("plane", "planes"), ("airplane", "airplanes")),
-    Kind.ROCKET: (("rocket", "rockets"), ("spaceship", "spaceships")),
-    Kind.BALLOON: (("balloon", "balloons"), ("hot-air balloon", "hot-air balloons")),
-    Kind.HOUSE: (("house", "houses"), ("cottage", "cottages")),
-    Kind.TENT: (("tent", "tents"),),
-    Kind.TREE: (("tree", "trees"),),
-    Kind.FLOWER: (("flower", "flowers"), ("blossom", "blossoms")),
-    Kind.MUSHROOM: (("mushroom", "mushrooms"), ("toadstool", "toadstools")),
-    Kind.APPLE: (("apple", "apples"),),
-    Kind.UMBRELLA: (("umbrella", "umbrellas"), ("parasol", "parasols")),
-    Kind.CUP: (("cup", "cups"), ("mug", "mugs")),
-    Kind.HAT: (("hat", "hats"), ("top hat", "top hats")),
-    Kind.CHAIR: (("chair", "chairs"), ("seat", "seats")),
-    Kind.KITE: (("kite", "kites"),),
+_OBJECTS_EN: dict[ObjectType, tuple[tuple[str, str], ...]] = {
+    ObjectType.CAT: (("cat", "cats"), ("kitty", "kitties")),
+    ObjectType.DOG: (("dog", "dogs"), ("puppy", "puppies")),
+    ObjectType.BIRD: (("bird", "birds"),),
+    ObjectType.FISH: (("fish", "fish"),),
+    ObjectType.RABBIT: (("rabbit", "rabbits"), ("bunny", "bunnies")),
+    ObjectType.TURTLE: (("turtle", "turtles"), ("tortoise", "tortoises")),
+    ObjectType.BUTTERFLY: (("butterfly", "butterflies"),),
+    ObjectType.CAR: (("car", "cars"), ("automobile", "automobiles")),
+    ObjectType.BUS: (("bus", "buses"),),
+    ObjectType.BOAT: (("boat", "boats"), ("sailboat", "sailboats")),
+    ObjectType.PLANE: (("plane", "planes"), ("airplane", "airplanes")),
+    ObjectType.ROCKET: (("rocket", "rockets"), ("spaceship", "spaceships")),
+    ObjectType.BALLOON: (("balloon", "balloons"), ("hot-air balloon", "hot-air balloons")),
+    ObjectType.HOUSE: (("house", "houses"), ("cottage", "cottages")),
+    ObjectType.TENT: (("tent", "tents"),),
+    ObjectType.TREE: (("tree", "trees"),),
+    ObjectType.FLOWER: (("flower", "flowers"), ("blossom", "blossoms")),
+    ObjectType.MUSHROOM: (("mushroom", "mushrooms"), ("toadstool", "toadstools")),
+    ObjectType.APPLE: (("apple", "apples"),),
+    ObjectType.UMBRELLA: (("umbrella", "umbrellas"), ("parasol", "parasols")),
+    ObjectType.CUP: (("cup", "cups"), ("mug", "mugs")),
+    ObjectType.HAT: (("hat", "hats"), ("top hat", "top hats")),
+    ObjectType.CHAIR: (("chair", "chairs"), ("seat", "seats")),
+    ObjectType.KITE: (("kite", "kites"),),
 }
-_KINDS_ZH: dict[Kind, tuple[tuple[str, str], ...]] = {
-    Kind.CAT: (("只", "猫"), ("只", "猫咪")),
-    Kind.DOG: (("只", "狗"), ("条", "狗")),
-    Kind.BIRD: (("只", "鸟"), ("只", "鸟儿")),
-    Kind.FISH: (("条", "鱼"),),
-    Kind.RABBIT: (("只", "兔子"),),
-    Kind.TURTLE: (("只", "乌龟"),),
-    Kind.BUTTERFLY: (("只", "蝴蝶"),),
-    Kind.CAR: (("辆", "汽车"), ("辆", "轿车")),
-    Kind.BUS: (("辆", "公交车"), ("辆", "巴士")),
-    Kind.BOAT: (("艘", "船"), ("条", "船"), ("艘", "帆船")),
-    Kind.PLANE: (("架", "飞机"),),
-    Kind.ROCKET: (("枚", "火箭"),),
-    Kind.BALLOON: (("个", "气球"), ("个", "热气球")),
-    Kind.HOUSE: (("座", "房子"), ("间", "房子"), ("座", "房屋")),
-    Kind.TENT: (("顶", "帐篷"),),
-    Kind.TREE: (("棵", "树"), ("棵", "树木")),
-    Kind.FLOWER: (("朵", "花"), ("朵", "花儿")),
-    Kind.MUSHROOM: (("个", "蘑菇"), ("朵", "蘑菇")),
-    Kind.APPLE: (("个", "苹果"),),
-    Kind.UMBRELLA: (("把", "伞"), ("把", "雨伞")),
-    Kind.CUP: (("个", "杯子"), ("只", "杯子")),
-    Kind.HAT: (("顶", "帽子"), ("顶", "礼帽")),
-    Kind.CHAIR: (("把", "椅子"),),
-    Kind.KITE: (("只", "风筝"),),
+_OBJECTS_ZH: dict[ObjectType, tuple[tuple[str, str], ...]] = {
+    ObjectType.CAT: (("只", "猫"), ("只", "猫咪")),
+    ObjectType.DOG: (("只", "狗"), ("条", "狗")),
+    ObjectType.BIRD: (("只", "鸟"), ("只", "鸟儿")),
+    ObjectType.FISH: (("条", "鱼"),),
+    ObjectType.RABBIT: (("只", "兔子"),),
+    ObjectType.TURTLE: (("只", "乌龟"),),
+    ObjectType.BUTTERFLY: (("只", "蝴蝶"),),
+    ObjectType.CAR: (("辆", "汽车"), ("辆", "轿车")),
+    ObjectType.BUS: (("辆", "公交车"), ("辆", "巴士")),
+    ObjectType.BOAT: (("艘", "船"), ("条", "船"), ("艘", "帆船")),
+    ObjectType.PLANE: (("架", "飞机"),),
+    ObjectType.ROCKET: (("枚", "火箭"),),
+    ObjectType.BALLOON: (("个", "气球"), ("个", "热气球")),
+    ObjectType.HOUSE: (("座", "房子"), ("间", "房子"), ("座", "房屋")),
+    ObjectType.TENT: (("顶", "帐篷"),),
+    ObjectType.TREE: (("棵", "树"), ("棵", "树木")),
+    ObjectType.FLOWER: (("朵", "花"), ("朵", "花儿")),
+    ObjectType.MUSHROOM: (("个", "蘑菇"), ("朵", "蘑菇")),
+    ObjectType.APPLE: (("个", "苹果"),),
+    ObjectType.UMBRELLA: (("把", "伞"), ("把", "雨伞")),
+    ObjectType.CUP: (("个", "杯子"), ("只", "杯子")),
+    ObjectType.HAT: (("顶", "帽子"), ("顶", "礼帽")),
+    ObjectType.CHAIR: (("把", "椅子"),),
+    ObjectType.KITE: (("只", "风筝"),),
 }
 _COLOURS_EN: dict[Colour, tuple[str, ...]] = {
     Colour.RED: ("red", "red", "scarlet"),
@@ -138,31 +138,31 @@ _COUNTS_ZH = {1: "一", 2: "两", 3: "三"}
 
 
 def caption(scene: Scene, language: Language, rng: random.Random, *, partial: bool = False) -> str:
-    """Say what a scene shows, in words chosen by `rng`.
+    """Return a caption of a scene, with synonyms chosen by `rng`.
 
-    The caption names everything: kinds, colours, sizes, counts, sides and background. With `partial` it may leave out
-    sizes, background, place or sides, as people's queries do.
+    The caption names everything: objects, colours, sizes, counts, sides and background. With `partial` it may leave out
+    sizes, background, place or sides, as users' queries do.
     """
     if language is Language.ENGLISH:
         return _english(scene, rng, partial)
     return _chinese(scene, rng, partial)
 
 
-def _left_out(rng: random.Random, partial: bool) -> bool:
+def _omit(rng: random.Random, partial: bool) -> bool:
     return partial and rng.random() < 0.5
 
 
 def _english(scene: Scene, rng: random.Random, partial: bool) -> str:
-    sized = not _left_out(rng, partial)
-    where = "" if _left_out(rng, partial) else rng.choice(_BACKGROUNDS_EN[scene.background])
+    sized = not _omit(rng, partial)
+    where = "" if _omit(rng, partial) else rng.choice(_BACKGROUNDS_EN[scene.background])
     things = [_english_group(group, rng, sized) for group in scene.groups]
     if scene.place is not None:
         text = things[0]
-        if not _left_out(rng, partial):
+        if not _omit(rng, partial):
             text += " " + rng.choice(_PLACES_EN[scene.place])
     elif scene.axis is None:
         text = things[0]
-    elif _left_out(rng, partial):
+    elif _omit(rng, partial):
         shuffled = rng.sample(things, len(things))
         text = ", ".join(shuffled[:-1]) + " and " + shuffled[-1]
     elif len(things) == 2:
@@ -181,7 +181,7 @@ def _english(scene: Scene, rng: random.Random, partial: bool) -> str:
 
 
 def _english_group(group: Group, rng: random.Random, sized: bool) -> str:
-    singular, plural = rng.choice(_KINDS_EN[group.kind])
+    singular, plural = rng.choice(_OBJECTS_EN[group.kind])
     colour = rng.choice(_COLOURS_EN[group.colour])
     words = ([rng.choice(_SIZES_EN[group.size])] if sized else []) + [colour]
     if group.count > 1:
@@ -191,17 +191,17 @@ def _english_group(group: Group, rng: random.Random, sized: bool) -> str:
 
 
 def _chinese(scene: Scene, rng: random.Random, partial: bool) -> str:
-    sized = not _left_out(rng, partial)
-    where = "" if _left_out(rng, partial) else rng.choice(_BACKGROUNDS_ZH[scene.background])
+    sized = not _omit(rng, partial)
+    where = "" if _omit(rng, partial) else rng.choice(_BACKGROUNDS_ZH[scene.background])
     things = [_chinese_group(group, rng, sized) for group in scene.groups]
     if scene.place is not None:
         text = things[0]
-        if not _left_out(rng, partial):
+        if not _omit(rng, partial):
             place = rng.choice(_PLACES_ZH[scene.place])
             text = f"{place}有{text}" if rng.random() < 0.5 else f"{text}在{place}"
     elif scene.axis is None:
         text = things[0]
-    elif _left_out(rng, partial):
+    elif _omit(rng, partial):
         text = "和".join(rng.sample(things, len(things)))
     elif len(things) == 2:
         before, after = _SIDES_ZH[scene.axis]
@@ -215,6 +215,6 @@ def _chinese(scene: Scene, rng: random.Random, partial: bool) -> str:
 
 
 def _chinese_group(group: Group, rng: random.Random, sized: bool) -> str:
-    measure, noun = rng.choice(_KINDS_ZH[group.kind])
+    measure, noun = rng.choice(_OBJECTS_ZH[group.kind])
     size = rng.choice(_SIZES_ZH[group.size]) if sized else ""
     return f"{_COUNTS_ZH[group.count]}{measure}{size}{rng.choice(_COLOURS_ZH[group.colour])}{noun}"

@@ -1,4 +1,4 @@
-"""`twinspire scenes`: draw images with captions."""
+"""The command `twinspire scenes`: draw synthetic images with captions."""
 
 from __future__ import annotations
 
@@ -9,26 +9,30 @@ import typer
 
 from twinspire_eval.scenes.description import Contrast, Split
 
-app = typer.Typer(help="Draw scenes: pictures with captions in English and Chinese.", no_args_is_help=True)
+app = typer.Typer(help="Draw synthetic scenes with captions in English and Chinese.", no_args_is_help=True)
 
 
 @app.callback()
 def scenes() -> None:
-    """Draw scenes: images with captions in English and Chinese."""
+    """Draw synthetic scenes with captions in English and Chinese."""
 
 
 @app.command()
 def draw(
-    out: Annotated[Path, typer.Option("-o", "--out", help="A new or an empty folder.")],
-    count: Annotated[int, typer.Option("-n", "--count", min=1, help="How many scenes; with --pairs, pairs.")] = 500,
-    seed: Annotated[int, typer.Option(help="The same seed draws the same pictures.")] = 7,
-    split: Annotated[Split, typer.Option(help="No held-out scene is ever trained on.")] = Split.HELDOUT,
+    out: Annotated[Path, typer.Option("-o", "--out", help="New or empty folder to write.")],
+    count: Annotated[
+        int, typer.Option("-n", "--count", min=1, help="Number of scenes, or of pairs with --pairs.")
+    ] = 500,
+    seed: Annotated[int, typer.Option(help="Seed; the same seed draws the same images.")] = 7,
+    split: Annotated[Split, typer.Option(help="Split; the sample model was trained on train only.")] = Split.HELDOUT,
     pairs: Annotated[
         Contrast | None,
-        typer.Option(help="Pairs that differ only in which object has which colour or side, or only in the kinds."),
+        typer.Option(
+            help="Draw pairs that differ only in their objects' colours or sides (swap), or in the objects (kind)."
+        ),
     ] = None,
 ) -> None:
-    """Draw scenes as JPEG files, with captions.json in COCO's form."""
+    """Draw scenes as JPEG files, with a COCO captions file, captions.json."""
     from rich.console import Console
     from rich.progress import Progress
 
@@ -46,4 +50,4 @@ def draw(
             draw_dataset(out, count, seed=seed, split=split, on_progress=advance)
         else:
             draw_pairs(out, count, pairs, seed=seed, split=split, on_progress=advance)
-    console.print(f"{total} pictures and captions.json in {out}")
+    console.print(f"{total} images and captions.json in {out}")

@@ -1,11 +1,10 @@
-"""A folder of drawn scenes: JPEG files and one captions file in COCO's form. It appears whole or not at all."""
+"""Data sets of scenes in a folder: JPEG files and a COCO captions file, written whole or not at all."""
 
 from __future__ import annotations
 
 import io
 import json
 import random
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 from PIL import Image
 
+from twinspire._atomic import atomic_folder
 from twinspire.errors import InputError
 from twinspire_eval.scenes.captions import caption
 from twinspire_eval.scenes.description import Contrast, Scene, Split, sample_pairs, sample_scenes
@@ -25,7 +25,7 @@ JPEG_QUALITY = 90
 
 @dataclass(frozen=True)
 class CaptionedScene:
-    """A scene, one caption a language, and the key from which its image is drawn."""
+    """Scene with one caption a language, and the seed key of its image."""
 
     scene: Scene
     captions: dict[Language, str]
@@ -45,20 +45,20 @@ def scene_set(count: int, *, seed: int, split: Split) -> list[CaptionedScene]:
 def pair_set(pairs: int, contrast: Contrast, *, seed: int, split: Split) -> list[CaptionedScene]:
     """Return pairs of scenes, one after the other, that differ in one respect only.
 
-    Both captions of a pair are said in the same words, so that nothing but the contrast tells them apart.
+    Both captions of a pair use the same wording, so that they differ only in the contrast.
     """
     rng = random.Random(f"{contrast} captions/{split}/{seed}")
     captioned: list[CaptionedScene] = []
     for position, pair in enumerate(sample_pairs(pairs, contrast, seed=seed, split=split)):
         wording = rng.random()
         for member, scene in enumerate(pair):
-            said = {language: caption(scene, language, _Steady(wording)) for language in Language}
-            captioned.append(CaptionedScene(scene, said, f"{contrast}/{split}/{seed}/{position}/{member}"))
+            captions = {language: caption(scene, language, _ConstantRandom(wording)) for language in Language}
+            captioned.append(CaptionedScene(scene, captions, f"{contrast}/{split}/{seed}/{position}/{member}"))
     return captioned
 
 
-class _Steady(random.Random):
-    """Always takes the same share of a list, so that two scenes are said in the same words."""
+class _ConstantRandom(random.Random):
+    """Generator that always returns the same number, so that two captions get the same wording."""
 
     def __init__(self, share: float) -> None:
         super().__init__(0)
@@ -76,9 +76,9 @@ def draw_dataset(
     split: Split,
     on_progress: Callable[[int], None] | None = None,
 ) -> list[CaptionedScene]:
-    """Draw `count` scenes into `folder`, with `captions.json`; returns them in the order of the files' names.
+    """Draw `count` scenes into `folder`, with `captions.json`; return them in the order of the file names.
 
-    Raises `InputError` where the folder holds anything already, so that two data sets never mix.
+    Raises InputError where the folder is not empty, so that data sets never mix.
     """
     return _write(folder, scene_set(count, seed=seed, split=split), f"{split} scenes, seed {seed}", on_progress)
 
@@ -101,16 +101,16 @@ def _captioned(scenes: list[Scene], rng: random.Random, key: str) -> list[Captio
     taken: set[str] = set()
     captioned = []
     for position, scene in enumerate(scenes):
-        said = {}
+        captions = {}
         for language in Language:
-            said[language] = next(words for words in _wordings(scene, language, rng) if words not in taken)
-            taken.add(said[language])
-        captioned.append(CaptionedScene(scene, said, f"{key}/{position}"))
+            captions[language] = next(text for text in _wordings(scene, language, rng) if text not in taken)
+            taken.add(captions[language])
+        captioned.append(CaptionedScene(scene, captions, f"{key}/{position}"))
     return captioned
 
 
 def _wordings(scene: Scene, language: Language, rng: random.Random) -> Iterator[str]:
-    # Two scenes never share a full caption: it names everything that tells them apart.
+    # A full caption names everything that differs between scenes, so this ends.
     while True:
         yield caption(scene, language, rng)
 
@@ -120,26 +120,23 @@ def _write(
 ) -> list[CaptionedScene]:
     try:
         if folder.exists() and any(folder.iterdir()):
-            raise InputError(f"{folder} is not empty; name a new or an empty folder for the scenes")
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as draft:
-            _fill(Path(draft) / "scenes", captioned, description, on_progress)
-            (Path(draft) / "scenes").rename(folder)
+            raise InputError(f"{folder} is not empty: expected a new or an empty folder for the scenes")
+        with atomic_folder(folder) as draft:
+            _fill(draft, captioned, description, on_progress)
     except OSError as error:
-        raise InputError(f"cannot write scenes to {folder}: {error.strerror or error}") from error
+        raise InputError(f"the scenes cannot be written to {folder}: {error.strerror or error}") from error
     return captioned
 
 
 def _fill(
     folder: Path, captioned: list[CaptionedScene], description: str, on_progress: Callable[[int], None] | None
 ) -> None:
-    """Write the images and captions.json into a new folder."""
-    folder.mkdir()
+    """Write the images and captions.json into an empty folder."""
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for position, entry in enumerate(captioned):
         name = f"{position:06d}.jpg"
-        encoded = io.BytesIO()  # Pillow does not notice that a full disk cut a file short
+        encoded = io.BytesIO()  # Pillow does not report a file that a full disk truncated
         entry.draw().save(encoded, "JPEG", quality=JPEG_QUALITY)
         (folder / name).write_bytes(encoded.getvalue())
         images.append({"id": position, "file_name": name, "width": SIDE, "height": SIDE, "license": 1})

@@ -1,4 +1,4 @@
-"""A scene's description, and the rule that keeps training and held-out scenes apart."""
+"""Descriptions of scenes, and the split into training and held-out scenes."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from twinspire_eval.scenes.vocabulary import Axis, Background, Colour, Kind, Place, Size
+from twinspire_eval.scenes.vocabulary import Axis, Background, Colour, ObjectType, Place, Size
 
 HELDOUT_SHARE = 5
 """One family of scenes in this many is held out."""
 
 _ATTEMPTS = 100
-"""How many combinations of other kinds are tried."""
+"""Number of combinations of other objects that are tried."""
 
 
 class Split(StrEnum):
-    """Which side of the training a scene belongs to."""
+    """Split of the scenes: training or held out."""
 
     TRAIN = "train"
     HELDOUT = "heldout"
@@ -28,7 +28,7 @@ class Split(StrEnum):
 class Group:
     """`count` equal objects that stand together."""
 
-    kind: Kind
+    kind: ObjectType
     colour: Colour
     size: Size
     count: int = 1
@@ -62,14 +62,14 @@ class Scene:
 
     @property
     def objects(self) -> int:
-        """How many objects the picture shows."""
+        """Number of objects in the image."""
         return sum(group.count for group in self.groups)
 
     @property
     def family(self) -> str:
-        """What stays when colours or sides are exchanged between the groups, as canonical text.
+        """Canonical text of what stays when groups exchange colours or sides.
 
-        Splits are made by family, so that not even a rearranged held-out scene was trained on.
+        Scenes are split by family, so that training sees no rearranged held-out scene either.
         """
         parts = [
             self.background,
@@ -82,12 +82,12 @@ class Scene:
 
     @property
     def split(self) -> Split:
-        """The split this scene belongs to, always the same one."""
+        """Split of this scene, computed from its family."""
         digest = hashlib.sha256(self.family.encode()).digest()
         return Split.HELDOUT if int.from_bytes(digest[:8], "big") % HELDOUT_SHARE == 0 else Split.TRAIN
 
 
-# What share of a sample each layout has: 75% of the pictures show two or three objects.
+# Share of each layout in a sample: 75% of the images show two or three objects.
 MIX: tuple[tuple[str, float], ...] = (
     ("single", 0.25),
     ("several", 0.10),
@@ -98,12 +98,12 @@ MIX: tuple[tuple[str, float], ...] = (
 
 
 def sample_scenes(count: int, *, seed: int, split: Split) -> list[Scene]:
-    """Draw `count` different descriptions of one split, in the fixed mix, in random order.
+    """Sample `count` different scenes of one split, in the fixed mix of layouts, in random order.
 
-    Deterministic for a seed; a longer sample starts with the shorter one's scenes in no particular order.
+    The same seed gives the same scenes; a longer sample does not begin with the scenes of a shorter one.
     """
     if count < 1:
-        raise ValueError(f"count must be at least 1, not {count}")
+        raise ValueError(f"count {count}: expected at least 1")
     rng = random.Random(f"scenes/{split}/{seed}")
     layouts = [name for name, _ in MIX]
     wanted = dict.fromkeys(layouts, 0)
@@ -125,7 +125,7 @@ def sample_scenes(count: int, *, seed: int, split: Split) -> list[Scene]:
 
 
 class Swap(StrEnum):
-    """What two groups exchange."""
+    """Property that two groups exchange."""
 
     COLOURS = "colours"
     SIDES = "sides"
@@ -135,7 +135,7 @@ class Swap(StrEnum):
 def swapped(scene: Scene, swap: Swap, rng: random.Random) -> Scene:
     """Return the scene in which two groups have exchanged their colours, their sides, or their kinds.
 
-    Needs two or more groups of different kinds; they keep all the rest, so the family stays.
+    The scene must have two or more groups of different objects. Everything else stays, and so does the family.
     """
     first, second = rng.sample(range(len(scene.groups)), 2)
     a, b = scene.groups[first], scene.groups[second]
@@ -145,17 +145,17 @@ def swapped(scene: Scene, swap: Swap, rng: random.Random) -> Scene:
     elif swap is Swap.SIDES:
         groups[first], groups[second] = b, a
     else:
-        # Sizes and counts go with the kinds: colours alone stay behind.
+        # Exchange objects, sizes and counts: only the colours stay.
         groups[first], groups[second] = replace(b, colour=a.colour), replace(a, colour=b.colour)
     return replace(scene, groups=tuple(groups))
 
 
 def other_kinds(scene: Scene, rng: random.Random) -> Scene | None:
-    """Return the scene with every group of another kind, all else equal, in the same split; None if none is found.
+    """Return the scene with other objects in every group, all else equal, in the same split; None if none is found.
 
-    Few held-out scenes of a single object have no such sibling: all of theirs are trained on.
+    Few held-out scenes of a single object have no such variant in their split.
     """
-    unused = [kind for kind in Kind if all(kind is not group.kind for group in scene.groups)]
+    unused = [other for other in ObjectType if all(other is not group.kind for group in scene.groups)]
     for _ in range(_ATTEMPTS):
         kinds = rng.sample(unused, len(scene.groups))
         groups = (replace(group, kind=kind) for group, kind in zip(scene.groups, kinds, strict=True))
@@ -166,14 +166,14 @@ def other_kinds(scene: Scene, rng: random.Random) -> Scene | None:
 
 
 class Contrast(StrEnum):
-    """What alone tells the two scenes of a pair apart: which object has which colour or side, or what they are."""
+    """Only difference between the scenes of a pair: the colours or sides of the objects, or the objects themselves."""
 
     SWAP = "swap"
     KIND = "kind"
 
 
 def sample_pairs(count: int, contrast: Contrast, *, seed: int, split: Split) -> list[tuple[Scene, Scene]]:
-    """Draw `count` pairs of scenes that differ in one respect only, each scene at most once the first of a pair.
+    """Sample `count` pairs of scenes that differ in one respect only, each scene at most once the first of a pair.
 
     Swap pairs show two objects, kind pairs one or two.
     """
@@ -195,7 +195,7 @@ def sample_pairs(count: int, contrast: Contrast, *, seed: int, split: Split) -> 
 
 
 def _endless(layout: str, rng: random.Random, split: Split) -> Iterator[Scene]:
-    """Scenes of one layout and split, for ever."""
+    """Sample scenes of one layout and split endlessly."""
     makers: dict[str, Callable[[random.Random], Scene]] = {
         "single": _single,
         "several": _several,
@@ -210,17 +210,17 @@ def _endless(layout: str, rng: random.Random, split: Split) -> Iterator[Scene]:
 
 
 def _single(rng: random.Random) -> Scene:
-    group = Group(rng.choice(list(Kind)), rng.choice(list(Colour)), rng.choice(list(Size)))
+    group = Group(rng.choice(list(ObjectType)), rng.choice(list(Colour)), rng.choice(list(Size)))
     return Scene(rng.choice(list(Background)), (group,), place=rng.choice(list(Place)))
 
 
 def _several(rng: random.Random) -> Scene:
-    group = Group(rng.choice(list(Kind)), rng.choice(list(Colour)), rng.choice(list(Size)), rng.choice((2, 3)))
+    group = Group(rng.choice(list(ObjectType)), rng.choice(list(Colour)), rng.choice(list(Size)), rng.choice((2, 3)))
     return Scene(rng.choice(list(Background)), (group,))
 
 
 def _lined_up(rng: random.Random, *, counts: tuple[int, ...]) -> Scene:
-    kinds = rng.sample(list(Kind), len(counts))
+    kinds = rng.sample(list(ObjectType), len(counts))
     colours = rng.sample(list(Colour), len(counts))
     groups = tuple(
         Group(kind, colour, rng.choice(list(Size)), count)

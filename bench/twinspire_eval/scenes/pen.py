@@ -1,4 +1,4 @@
-"""A pen that draws one object on its own tile, in coordinates from -1 to 1."""
+"""Pen that draws one object on its own tile, in coordinates from -1 to 1."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ def mix(a: RGB, b: RGB, share: float) -> RGB:
 
 
 class Pen:
-    """Draws shapes with an outline in shades of one colour.
+    """Shapes with an outline in shades of one colour.
 
-    The tile is a square of `side` pixels; -1..1 spans `reach` of its half width, which leaves room for turning it.
+    The tile is a square of `side` pixels; -1..1 spans `EXTENT` of its width, which leaves room for rotating it.
     """
 
-    REACH = 0.70
+    EXTENT = 0.70
 
     def __init__(self, side: int, colour: RGB) -> None:
         self.tile = Image.new("RGBA", (side, side))
         self._draw = ImageDraw.Draw(self.tile)
         self._half = side / 2
-        self._unit = side / 2 * self.REACH
+        self._unit = side / 2 * self.EXTENT
         dim = sum(colour) < 150
         self._width = max(2, round(side * 0.012))
         self._outline: RGB = (150, 150, 158) if dim else mix(colour, (20, 16, 30), 0.72)

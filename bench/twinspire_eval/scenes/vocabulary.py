@@ -1,12 +1,12 @@
-"""What a scene can be made of."""
+"""Vocabulary of scenes: objects, colours, sizes, backgrounds, places and languages."""
 
 from __future__ import annotations
 
 from enum import StrEnum
 
 
-class Kind(StrEnum):
-    """What an object is."""
+class ObjectType(StrEnum):
+    """Types of objects."""
 
     CAT = "cat"
     DOG = "dog"
@@ -35,7 +35,7 @@ class Kind(StrEnum):
 
 
 class Colour(StrEnum):
-    """What colour an object has."""
+    """Colours of objects."""
 
     RED = "red"
     ORANGE = "orange"
@@ -48,14 +48,14 @@ class Colour(StrEnum):
 
 
 class Size(StrEnum):
-    """How large an object is drawn."""
+    """Sizes of objects."""
 
     SMALL = "small"
     BIG = "big"
 
 
 class Background(StrEnum):
-    """Where the scene takes place."""
+    """Backgrounds of a scene."""
 
     MEADOW = "meadow"
     SEA = "sea"
@@ -68,7 +68,7 @@ class Background(StrEnum):
 
 
 class Place(StrEnum):
-    """Where a single object stands in the picture."""
+    """Places of a single object in the image."""
 
     LEFT = "left"
     RIGHT = "right"
@@ -78,7 +78,7 @@ class Place(StrEnum):
 
 
 class Axis(StrEnum):
-    """How several things are lined up: from left to right, or from top to bottom."""
+    """Directions in which several groups are lined up: from left to right, or from top to bottom."""
 
     ACROSS = "across"
     DOWN = "down"

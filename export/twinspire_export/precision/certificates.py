@@ -8,13 +8,13 @@ from typing import Any
 
 from twinspire.bundle import Certificate, Precision, RecommendedRuntime, Tower
 from twinspire_eval.machine import Hardware
-from twinspire_eval.recall import Direction, Estimate, Measure
+from twinspire_eval.recall import R1, R5, R10, Direction, Estimate
 from twinspire_eval.recall.benchmark import RecallReport
 from twinspire_eval.records import series
 from twinspire_eval.statistics import CONFIDENCE, Ratio
 from twinspire_export.precision.selection import CandidateResult
 
-_RECALL = (Measure.R1, Measure.R5, Measure.R10)
+_RECALL = (R1, R5, R10)
 
 
 def certificate(
@@ -112,9 +112,10 @@ def _runtime(result: CandidateResult, tower: Tower) -> dict[str, Any]:
     }
 
 
-def _figures(found: Mapping[Measure, Estimate]) -> dict[str, Any]:
-    intervals = {m.value: [found[m].interval.low, found[m].interval.high] for m in _RECALL}
-    return {**{m.value: found[m].value for m in _RECALL}, "intervals": intervals}
+def _figures(found: Mapping[str, Estimate]) -> dict[str, Any]:
+    values: dict[str, Any] = {name: found[name].value for name in _RECALL}
+    intervals = {name: [found[name].interval.low, found[name].interval.high] for name in _RECALL}
+    return {**values, "intervals": intervals}
 
 
 def _estimate(found: Estimate) -> dict[str, float]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from twinspire.bundle import Precision, Tower
 from twinspire_eval.datasets import CaptionedImages
-from twinspire_eval.recall import Direction, Estimate, Measure, rank_both_ways
+from twinspire_eval.recall import R1, Direction, Estimate, rank_both_ways
 from twinspire_eval.recall.benchmark import UNDETERMINED, RecallReport
 from twinspire_eval.statistics import Interval
 from twinspire_export.engine_check import row_cosines
@@ -90,8 +90,8 @@ def accuracy_of(
     if str(config) == report.reference:
         return Accuracy(recall_drop=Estimate(0.0, Interval(0.0, 0.0)), worst_recall_drop=0.0, cosines=cosines)
     loss = report.losses[str(config)]
-    above = loss.pooled[Measure.R1]
-    gains = [both[direction][Measure.R1].value for both in loss.each.values() for direction in Direction]
+    above = loss.pooled[R1]
+    gains = [both[direction][R1].value for both in loss.by_language.values() for direction in Direction]
     # Subtracted from 0, so that no loss is 0.0 and not -0.0.
     drop = Estimate(0 - above.value, Interval(0 - above.interval.high, 0 - above.interval.low))
     return Accuracy(recall_drop=drop, worst_recall_drop=0 - min(gains), cosines=cosines)

@@ -1,4 +1,4 @@
-"""How each kind of object looks: one small drawing a kind, in coordinates from -1 to 1, y downwards."""
+"""Drawings of the objects, one function each, in coordinates from -1 to 1, y downwards."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable
 
 from twinspire_eval.scenes.pen import Pen
-from twinspire_eval.scenes.vocabulary import Kind
+from twinspire_eval.scenes.vocabulary import ObjectType
 
 Drawing = Callable[[Pen, random.Random], None]
 
@@ -245,29 +245,29 @@ def _kite(pen: Pen, rng: random.Random) -> None:
     pen.polygon([(0, -0.3), (0, 0.45), (-0.62, -0.3)], "dark")
 
 
-DRAWINGS: dict[Kind, Drawing] = {
-    Kind.CAT: _cat,
-    Kind.DOG: _dog,
-    Kind.BIRD: _bird,
-    Kind.FISH: _fish,
-    Kind.RABBIT: _rabbit,
-    Kind.TURTLE: _turtle,
-    Kind.BUTTERFLY: _butterfly,
-    Kind.CAR: _car,
-    Kind.BUS: _bus,
-    Kind.BOAT: _boat,
-    Kind.PLANE: _plane,
-    Kind.ROCKET: _rocket,
-    Kind.BALLOON: _balloon,
-    Kind.HOUSE: _house,
-    Kind.TENT: _tent,
-    Kind.TREE: _tree,
-    Kind.FLOWER: _flower,
-    Kind.MUSHROOM: _mushroom,
-    Kind.APPLE: _apple,
-    Kind.UMBRELLA: _umbrella,
-    Kind.CUP: _cup,
-    Kind.HAT: _hat,
-    Kind.CHAIR: _chair,
-    Kind.KITE: _kite,
+DRAWINGS: dict[ObjectType, Drawing] = {
+    ObjectType.CAT: _cat,
+    ObjectType.DOG: _dog,
+    ObjectType.BIRD: _bird,
+    ObjectType.FISH: _fish,
+    ObjectType.RABBIT: _rabbit,
+    ObjectType.TURTLE: _turtle,
+    ObjectType.BUTTERFLY: _butterfly,
+    ObjectType.CAR: _car,
+    ObjectType.BUS: _bus,
+    ObjectType.BOAT: _boat,
+    ObjectType.PLANE: _plane,
+    ObjectType.ROCKET: _rocket,
+    ObjectType.BALLOON: _balloon,
+    ObjectType.HOUSE: _house,
+    ObjectType.TENT: _tent,
+    ObjectType.TREE: _tree,
+    ObjectType.FLOWER: _flower,
+    ObjectType.MUSHROOM: _mushroom,
+    ObjectType.APPLE: _apple,
+    ObjectType.UMBRELLA: _umbrella,
+    ObjectType.CUP: _cup,
+    ObjectType.HAT: _hat,
+    ObjectType.CHAIR: _chair,
+    ObjectType.KITE: _kite,
 }

@@ -1,0 +1,195 @@
+"""What the benchmark scripts share: options, progress and errors, captions, and the commands that they run.
+
+A benchmark uses the export and server packages through their commands, each in a process of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Annotated, TypeAlias
+
+import typer
+from rich.console import Console
+
+from twinspire.bundle import Bundle
+from twinspire.errors import EngineError, InputError, ServerError, TwinspireError
+from twinspire.ingest.caption_files import CaptionForm
+from twinspire_eval.datasets.caption_files import list_images
+from twinspire_eval.scenes import Language, Split, scene_set
+
+SizeOption: TypeAlias = Annotated[
+    str, typer.Option(help="vit-b-32, vit-b-16, vit-l-14, vit-l-14-336, or tiny for a trial.")
+]
+WorkOption: TypeAlias = Annotated[Path, typer.Option(help="Folder in which models are made and kept.")]
+VocabularyOption: TypeAlias = Annotated[Path | None, typer.Option(help="Folder with OpenAI's CLIP vocabulary.")]
+CaptionsOption: TypeAlias = Annotated[
+    Path | None, typer.Option(help="COCO captions file; by default synthetic captions.")
+]
+ThreadsOption: TypeAlias = Annotated[int | None, typer.Option(help="Threads; by default one for each usable core.")]
+JsonFileOption: TypeAlias = Annotated[Path | None, typer.Option("--json", help="Write the record to this file.")]
+
+DEFAULT_WORK = Path("runs/bench")
+
+
+def progress_lines(console: Console) -> Callable[[str], None]:
+    """Return a function that prints a text on `console`, after the minutes and seconds since this call."""
+    start = time.monotonic()
+
+    def say(text: str) -> None:
+        minutes, seconds = divmod(int(time.monotonic() - start), 60)
+        console.print(f"{minutes:3d}:{seconds:02d}  {text}", markup=False, highlight=False, soft_wrap=True)
+
+    return say
+
+
+@contextmanager
+def exit_on_error(console: Console) -> Iterator[None]:
+    """Print a TwinspireError that the block raises, and exit with status 1."""
+    try:
+        yield
+    except TwinspireError as error:
+        console.print(f"error: {error}", markup=False, soft_wrap=True)
+        raise typer.Exit(1) from None
+
+
+def read_captions(file: Path | None, count: int) -> list[str]:
+    """Read `count` captions from a COCO captions file, or those of synthetic scenes without a file.
+
+    The first captions of all images come before their second ones. Raises InputError where the file is no COCO captions
+    file or has fewer captions.
+    """
+    if file is None:
+        return [scene.captions[Language.ENGLISH] for scene in scene_set(count, seed=0, split=Split.HELDOUT)]
+    _, listed = list_images(file, CaptionForm.COCO)
+    maximum = max(len(image.captions) for image in listed)
+    texts = [image.captions[turn].text for turn in range(maximum) for image in listed if turn < len(image.captions)]
+    if len(texts) < count:
+        raise InputError(f"{file} has {len(texts)} captions: expected at least {count}")
+    return texts[:count]
+
+
+TWINSPIRE = (sys.executable, "-c", "from twinspire.cli import main; main()")
+RANDOM_CHECKPOINT = (sys.executable, "-m", "twinspire_export.random_checkpoints")
+
+RANGES = "asymmetric"
+"""Recipe that `twinspire precision` chose for the sample; random weights have no recall to choose by."""
+
+_STOP_S = 30.0
+_HEARTBEAT_S = 30.0
+
+
+@dataclass(frozen=True)
+class RunningServer:
+    """Triton started by `twinspire serve`: its gRPC address, version and origin (wheel or installation)."""
+
+    address: str
+    version: str
+    origin: str
+
+
+def run(*command: str | Path) -> None:
+    """Run a command to its end; print it, its output and a line every half minute on standard error.
+
+    Raises EngineError where it fails.
+    """
+    words = [str(word) for word in command]
+    start = time.monotonic()
+    print(f"running {_shown(words)}", file=sys.stderr, flush=True)
+    with subprocess.Popen(words, stdout=sys.stderr) as process:  # noqa: S603 - our own commands
+        while True:
+            try:
+                status = process.wait(_HEARTBEAT_S)
+                break
+            except subprocess.TimeoutExpired:
+                print(f"  after {time.monotonic() - start:.0f} s it is still running", file=sys.stderr, flush=True)
+    if status != 0:
+        raise EngineError(f"`{_shown(words)}` failed with status {status}: see its output above")
+
+
+@dataclass(frozen=True)
+class RandomModel:
+    """Model of a published size with random weights: its checkpoint and its fp32 and int8 bundle, in `folder`."""
+
+    folder: Path
+    checkpoint: Path
+    bundle: Bundle
+
+
+def random_model(size: str, work: Path, *, vocabulary: Path | None = None) -> RandomModel:
+    """Make the checkpoint and the bundle, fp32 and int8, of a published size, or open those that `work` holds.
+
+    `size` is a name that `python -m twinspire_export.random_checkpoints` takes, `vocabulary` the folder of OpenAI's
+    vocabulary; models with and without it have folders of their own. Takes minutes the first time. Raises EngineError
+    where a command fails.
+    """
+    folder = work / f"{size}-{'scene-words' if vocabulary is None else 'openai-words'}"
+    checkpoint, plain, quantized = (folder / step for step in ("checkpoint", "fp32", "int8"))
+    if not (checkpoint / "model.safetensors").exists():
+        words = () if vocabulary is None else ("--vocabulary", vocabulary)
+        run(*RANDOM_CHECKPOINT, size, "-o", checkpoint, *words)
+    if not plain.exists():
+        run(*TWINSPIRE, "export", checkpoint, "-o", plain, "--name", size)
+    if not quantized.exists():
+        run(*TWINSPIRE, "quantize", plain, "-o", quantized, "--ranges", RANGES)
+    return RandomModel(folder, checkpoint, Bundle.open(quantized))
+
+
+@contextmanager
+def running_server(repository: Path, *, backend_directory: Path | None = None) -> Iterator[RunningServer]:
+    """Serve a repository with `twinspire serve` on free ports, without its canary, until the block ends.
+
+    `backend_directory` holds Triton backends beside the installed ones. Raises ServerError where the server does not
+    start; the command prints the reason on standard error.
+    """
+    command = [*TWINSPIRE, "serve", str(repository), "--json"]
+    command += [f"--{name}-port=0" for name in ("http", "grpc", "metrics")]
+    command += ["--canary-interval=0"]  # Triton's statistics would count its inferences as requests
+    if backend_directory is not None:
+        command += ["--backend-directory", str(backend_directory)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, encoding="utf-8") as process:  # noqa: S603
+        try:
+            assert process.stdout is not None
+            announced = _first_document(process.stdout)
+            if announced is None:
+                raise ServerError(f"`{_shown(command)}` did not start a server: see its output above")
+            yield RunningServer(announced["grpc"], announced["triton_version"], announced["triton_origin"])
+        finally:
+            _stop(process)
+
+
+def _first_document(stream: IO[str]) -> dict[str, str] | None:
+    """Read the first JSON object of a stream, over several lines; None where the stream ends before."""
+    text = ""
+    for line in stream:
+        text += line
+        try:
+            found: dict[str, str] = json.loads(text)
+        except ValueError:
+            continue
+        return found
+    return None
+
+
+def _stop(process: subprocess.Popen[str]) -> None:
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(_STOP_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+
+
+def _shown(command: Sequence[str]) -> str:
+    """Format a command as a user would type it."""
+    words = list(command)
+    for prefix, name in ((TWINSPIRE, "twinspire"), (RANDOM_CHECKPOINT, f"python {' '.join(RANDOM_CHECKPOINT[1:])}")):
+        if tuple(words[: len(prefix)]) == prefix:
+            words[: len(prefix)] = [name]
+    return " ".join(words)
