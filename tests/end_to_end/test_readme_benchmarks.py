@@ -1,4 +1,4 @@
-"""Every benchmark is run as the README writes it, with `--smoke` behind it: the smallest size that shows it works."""
+"""Every benchmark is run as README and documentation show it, with `--smoke` added: the smallest size that works."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+MEASURING = (ROOT / "docs" / "architecture" / "measuring.md").read_text(encoding="utf-8")
 PROGRAMS = {
     "twinspire": [sys.executable, "-c", "from twinspire.cli import main; main()"],
     "python": [sys.executable],
@@ -19,12 +20,13 @@ PROGRAMS = {
 
 
 def benchmarks() -> list[str]:
-    """The README's command lines that begin a benchmark, each once, and what `make demo` runs.
+    """Return the command lines that start a benchmark, each once, and what `make demo` runs.
 
     The check of a machine with a GPU is none: tests/bench/test_gpu_check.py rehearses it.
     """
-    written = re.findall(r"`(?:twinspire bench|python -m twinspire_bench)[^`]*`", README)
-    written += re.findall(r"^(?:twinspire bench|python -m twinspire_bench).*", README, re.MULTILINE)
+    shown = README + MEASURING
+    written = re.findall(r"`(?:twinspire bench|python -m twinspire_bench)[^`]*`", shown)
+    written += re.findall(r"^(?:twinspire bench|python -m twinspire_bench).*", shown, re.MULTILINE)
     commands = [" ".join(shlex.split(line.strip("`"), comments=True)) for line in written]
     (demo,) = recipe("demo")
     assert "make demo" in README
@@ -44,7 +46,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("readme")
 
 
-def test_the_readme_has_every_benchmark() -> None:
+def test_the_documentation_has_every_benchmark() -> None:
     """None of the benchmarks is without its command line."""
     names = {" ".join(command.split()[:3]) for command in benchmarks()}
     modules = {f"python -m twinspire_bench.{module}" for module in ("engines", "serving_overhead")}
@@ -54,7 +56,7 @@ def test_the_readme_has_every_benchmark() -> None:
 
 
 def test_make_bench_runs_them_all_and_keeps_the_records() -> None:
-    """The target's commands are the README's, each with a record in runs/bench."""
+    """The target's commands are those of the documentation, each with a record in runs/bench."""
     commands = recipe("bench")
     kinds = [" ".join(command.split()[:3]) for command in commands]
     assert sorted(kinds) == sorted(" ".join(command.split()[:3]) for command in benchmarks()[1:])
@@ -62,7 +64,7 @@ def test_make_bench_runs_them_all_and_keeps_the_records() -> None:
 
 
 @pytest.mark.parametrize("command", benchmarks())
-def test_a_benchmark_runs_as_the_readme_writes_it(command: str, folder: Path) -> None:
+def test_a_benchmark_runs_as_it_is_shown(command: str, folder: Path) -> None:
     """It ends well, prints figures and says on standard error that they mean nothing."""
     if "python -m" in command:
         for module, extra in (("torch", "export"), ("nncf", "quantize"), ("openvino", "peers")):

@@ -14,8 +14,13 @@ from numpy.typing import NDArray
 from twinspire.errors import InputError
 from twinspire_eval.recall.ranking import Direction, Ranking, rank_both_ways
 
-R1, R5, R10, MEDIAN_RANK, MRR, MAP = "r1", "r5", "r10", "median_rank", "mrr", "map"
-"""Names of the metrics registered here."""
+# Names of the metrics registered here.
+R1 = "r1"
+R5 = "r5"
+R10 = "r10"
+MEDIAN_RANK = "median_rank"
+MRR = "mrr"
+MAP = "map"
 
 
 class Metric(ABC):
