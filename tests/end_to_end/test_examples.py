@@ -1,4 +1,4 @@
-"""Each program in examples/ runs with its defaults and prints what its page in docs/ shows."""
+"""The programs in examples/ and the commands and programs in docs/ run."""
 
 from __future__ import annotations
 
@@ -16,11 +16,14 @@ from typing import Any
 
 import pytest
 
+from twinspire import sample_bundle
 from twinspire.errors import MissingDependencyError
 from twinspire_eval.scenes import Split, draw_dataset
-from twinspire_server.triton import find_triton
+from twinspire_server.repository import build_repository
+from twinspire_server.triton import TritonServer, find_triton
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+ROOT = Path(__file__).parents[2]
+EXAMPLES, DOCS = ROOT / "examples", ROOT / "docs"
 
 
 def run(name: str, *arguments: object, folder: Path) -> list[str]:
@@ -34,6 +37,72 @@ def run(name: str, *arguments: object, folder: Path) -> list[str]:
 def environment(**further: str) -> dict[str, str]:
     """Return the environment of a program that imports what these tests import."""
     return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path), **further}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make the folder that the docs work in: 500 scenes and a table of their captions."""
+    path = tmp_path_factory.mktemp("docs")
+    draw_dataset(path / "photos", 500, seed=7, split=Split.HELDOUT)
+    annotations = json.loads((path / "photos" / "captions.json").read_text(encoding="utf-8"))["annotations"]
+    with (path / "captions.csv").open("w", encoding="utf-8") as table:
+        table.write("image,caption,year,camera\n")
+        for annotation in annotations:
+            if annotation["language"] == "en":
+                number = annotation["image_id"]
+                camera = ("X100", "K-3", "Pixel")[number % 3]
+                table.write(f'{number:06d}.jpg,"{annotation["caption"]}",{2015 + number % 8},{camera}\n')
+    return path
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path) -> Iterator[str]:
+    """Serve the repository `models` of the sample and return the address."""
+    try:
+        find_triton()
+    except MissingDependencyError as error:
+        pytest.skip(str(error))
+    build_repository([sample_bundle()], folder / "models")
+    with TritonServer(folder / "models") as triton:
+        yield triton.grpc_url
+
+
+def test_commands_of_the_docs(folder: Path) -> None:
+    """Each command on the pages about search ends well, or with the error that the page shows."""
+    launcher = f'twinspire() {{ {sys.executable} -m twinspire "$@"; }}; '
+    for page in ("start/search.md", "guides/index-millions.md", "guides/filters-hybrid.md"):
+        for block in re.findall(r"```console\n(.*?)```", (DOCS / page).read_text(encoding="utf-8"), re.DOTALL):
+            for line, shown in re.findall(r"^\$ (.*)\n((?:[^$].*\n)?)", block, re.MULTILINE):
+                if "scenes draw" in line:
+                    continue  # they are there
+                done = subprocess.run(
+                    ["bash", "-c", launcher + line],
+                    cwd=folder,
+                    env=environment(),
+                    capture_output=True,
+                    text=True,
+                    check=False,
+                )
+                assert done.returncode == (2 if shown.startswith("error:") else 0), f"{line}\n{done.stderr}"
+
+
+def test_programs_of_the_docs(folder: Path, server: str) -> None:
+    """Each Python block of the pages about search and clients runs, against a real server."""
+    count = 0
+    for page in ("start/search.md", "start/clients.md", "guides/filters-hybrid.md"):
+        text = (DOCS / page).read_text(encoding="utf-8").replace("127.0.0.1:8001", server)
+        for program in re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
+            done = subprocess.run(
+                [sys.executable, "-c", program],
+                cwd=folder,
+                env=environment(),
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert done.returncode == 0, f"{program}\n{done.stderr}"
+            count += 1
+    assert count >= 6
 
 
 def test_every_example_is_run_here() -> None:
