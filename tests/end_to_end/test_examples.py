@@ -28,9 +28,14 @@ EXAMPLES, DOCS = ROOT / "examples", ROOT / "docs"
 
 def run(name: str, *arguments: object, folder: Path) -> list[str]:
     """Run an example in `folder` with warnings as errors and return the lines that it prints."""
-    command = [sys.executable, "-W", "error", str(EXAMPLES / f"{name}.py"), *map(str, arguments)]
+    return run_in(folder, "-W", "error", EXAMPLES / f"{name}.py", *arguments)
+
+
+def run_in(folder: Path, *arguments: object) -> list[str]:
+    """Run Python with these arguments in `folder` and return the lines that it prints."""
+    command = [sys.executable, *map(str, arguments)]
     done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, f"{command}\n{done.stderr}"
     return done.stdout.splitlines()
 
 
@@ -41,7 +46,7 @@ def environment(**further: str) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make the folder that the docs work in: 500 scenes and a table of their captions."""
+    """Make the folder that the docs work in: 500 scenes, a table of their captions, and an index of both."""
     path = tmp_path_factory.mktemp("docs")
     draw_dataset(path / "photos", 500, seed=7, split=Split.HELDOUT)
     annotations = json.loads((path / "photos" / "captions.json").read_text(encoding="utf-8"))["annotations"]
@@ -52,6 +57,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 number = annotation["image_id"]
                 camera = ("X100", "K-3", "Pixel")[number % 3]
                 table.write(f'{number:06d}.jpg,"{annotation["caption"]}",{2015 + number % 8},{camera}\n')
+    run_in(path, "-m", "twinspire", "index", "add", "cap.index", "photos", "--captions", "captions.csv")
     return path
 
 
@@ -92,15 +98,7 @@ def test_programs_of_the_docs(folder: Path, server: str) -> None:
     for page in ("start/search.md", "start/clients.md", "guides/filters-hybrid.md"):
         text = (DOCS / page).read_text(encoding="utf-8").replace("127.0.0.1:8001", server)
         for program in re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
-            done = subprocess.run(
-                [sys.executable, "-c", program],
-                cwd=folder,
-                env=environment(),
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            assert done.returncode == 0, f"{program}\n{done.stderr}"
+            run_in(folder, "-c", program)
             count += 1
     assert count >= 6
 
