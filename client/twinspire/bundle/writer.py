@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from twinspire._arguments import as_member
@@ -56,9 +55,7 @@ class BundleWriter:
             raise
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         if not self._committed:
             self._discard(error or BundleError(f"{self.destination} was not committed"))
 

@@ -24,6 +24,7 @@ from twinspire._arguments import (
     require_text,
     shown,
 )
+from twinspire._codec import encode
 from twinspire.errors import ImageError, InputError
 from twinspire.images import load_image
 from twinspire.stores.items import ItemKind, metadata_as_json
@@ -75,17 +76,8 @@ class SearchHit:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the hit as JSON."""
-        return {
-            "rank": self.rank,
-            "id": self.id,
-            "uri": self.uri,
-            "score": self.score,
-            "kind": self.kind.value,
-            "caption": self.caption,
-            "metadata": dict(self.metadata),
-            "parts": dict(self.parts),
-            "probability": self.probability,
-        }
+        document: dict[str, Any] = encode(self)
+        return document
 
     @classmethod
     def from_dict(cls, document: object) -> SearchHit:

@@ -114,7 +114,7 @@ def run_demo(
     `InputError`. `on_progress` is called with the stage, the number of images done and their total.
     """
     runtime = as_member(runtime, DemoRuntime, "runtime")
-    progress = on_progress or _ignore_progress
+    progress = on_progress or (lambda *_: None)
     _claim(out)
     scenes = draw_dataset(
         out / "scenes",
@@ -153,10 +153,6 @@ def run_demo(
         sheet=sheet,
         unwritable=unwritable,
     )
-
-
-def _ignore_progress(stage: str, done: int, total: int) -> None:
-    """Do nothing."""
 
 
 @contextmanager

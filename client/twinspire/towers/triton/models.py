@@ -121,21 +121,6 @@ def _shown(text: str) -> str:
     return printable(text, limit=_SHOWN_CHARACTERS)
 
 
-def server_request() -> Any:
-    """Return a request for the server's version: `ServerMetadata`."""
-    return service_pb2.ServerMetadataRequest()
-
-
-def config_request(name: str) -> Any:
-    """Return a request for a model's configuration: `ModelConfig`."""
-    return service_pb2.ModelConfigRequest(name=name)
-
-
-def statistics_request(name: str) -> Any:
-    """Return a request for a model's counters: `ModelStatistics`."""
-    return service_pb2.ModelStatisticsRequest(name=name)
-
-
 def read_version(response: Any) -> str:
     """Read Triton's version of a `ServerMetadata` message."""
     return printable(response.version, limit=32)
