@@ -38,12 +38,7 @@ class Client:
     """
 
     def __init__(
-        self,
-        bundle: Bundle,
-        towers: Towers,
-        *,
-        limits: ImageLimits | None = None,
-        threads: int | None = None,
+        self, bundle: Bundle, towers: Towers, *, limits: ImageLimits | None = None, threads: int | None = None
     ) -> None:
         if towers.space != bundle.space:
             raise SpaceMismatchError(

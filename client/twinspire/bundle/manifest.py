@@ -21,15 +21,7 @@ from twinspire.bundle.records import (
     check_plain_name,
     check_sha256,
 )
-from twinspire.bundle.settings import (
-    ImageSettings,
-    Interpolation,
-    Padding,
-    Precision,
-    Resize,
-    TextSettings,
-    Tower,
-)
+from twinspire.bundle.settings import ImageSettings, Interpolation, Padding, Precision, Resize, TextSettings, Tower
 from twinspire.contract import FREE, TensorSpec, embedding_output, image_input, text_input
 from twinspire.errors import BundleError, InputError
 

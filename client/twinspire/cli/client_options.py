@@ -37,8 +37,7 @@ def _option(*names: str, help: str, **more: Any) -> Any:  # noqa: A002, ANN401 -
 
 
 BundleOption = Annotated[
-    Path | None,
-    _option("--bundle", "-b", help="Bundle of the model; default: that of the index, else the sample."),
+    Path | None, _option("--bundle", "-b", help="Bundle of the model; default: that of the index, else the sample.")
 ]
 
 

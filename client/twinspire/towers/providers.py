@@ -18,13 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from twinspire._arguments import as_member
-from twinspire.errors import (
-    BrokenDependencyError,
-    EngineError,
-    MissingDependencyError,
-    ProviderError,
-    TwinspireError,
-)
+from twinspire.errors import BrokenDependencyError, EngineError, MissingDependencyError, ProviderError, TwinspireError
 from twinspire.towers.onnxruntime_support import (
     CUDA_PROVIDER,
     INSTALL_GPU,

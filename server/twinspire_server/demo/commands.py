@@ -29,8 +29,7 @@ def demo(
         Path | None, typer.Option("--json", help="Also write the results to this file, as one JSON document.")
     ] = None,
     runtime: Annotated[
-        DemoRuntime,
-        typer.Option(help="Encode in a Triton server or in this process; auto prefers Triton."),
+        DemoRuntime, typer.Option(help="Encode in a Triton server or in this process; auto prefers Triton.")
     ] = DemoRuntime.AUTO,
     images: Annotated[int, typer.Option(min=1, help="Number of images to generate.")] = 500,
     _smoke: Annotated[bool, smoke_option(images=40)] = False,

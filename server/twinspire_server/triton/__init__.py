@@ -17,16 +17,7 @@ if TYPE_CHECKING:
     from twinspire_server.triton.server import TritonServer
     from twinspire_server.triton.supervisor import Supervisor
 
-__all__ = [
-    "CanaryOptions",
-    "Ports",
-    "ServerTls",
-    "Supervisor",
-    "TritonInstall",
-    "TritonServer",
-    "find_triton",
-    "flags",
-]
+__all__ = ["CanaryOptions", "Ports", "ServerTls", "Supervisor", "TritonInstall", "TritonServer", "find_triton", "flags"]
 
 __getattr__ = lazy_names(
     __name__,

@@ -102,10 +102,7 @@ class Canary:
         before, executed = self._executed, self._executions()
         if executed is not None:
             self._executed = executed
-        if answer is not None and answer[0] in (
-            HTTPStatus.OK,
-            HTTPStatus.SERVICE_UNAVAILABLE,
-        ):  # or too busy
+        if answer is not None and answer[0] in (HTTPStatus.OK, HTTPStatus.SERVICE_UNAVAILABLE):  # or too busy
             self._note_life()
             return None
         if answer is not None:

@@ -106,11 +106,7 @@ class ServerTls:
 
     def flags(self) -> list[str]:
         """List Triton's flags."""
-        flags = [
-            "--grpc-use-ssl=true",
-            f"--grpc-server-cert={self.certificate}",
-            f"--grpc-server-key={self.key}",
-        ]
+        flags = ["--grpc-use-ssl=true", f"--grpc-server-cert={self.certificate}", f"--grpc-server-key={self.key}"]
         if self.client_ca is not None:
             flags += ["--grpc-use-ssl-mutual=true", f"--grpc-root-cert={self.client_ca}"]
         return flags

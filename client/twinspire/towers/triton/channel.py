@@ -19,13 +19,7 @@ import grpc  # type: ignore[import-untyped, unused-ignore]
 from tritonclient.grpc import service_pb2_grpc
 
 from twinspire._printable import printable
-from twinspire.errors import (
-    EngineError,
-    ServerError,
-    ServerOverloadedError,
-    ServerRefusedError,
-    ServerUnavailableError,
-)
+from twinspire.errors import EngineError, ServerError, ServerOverloadedError, ServerRefusedError, ServerUnavailableError
 from twinspire.towers.triton.options import TlsOptions
 
 Failed = TypeVar("Failed", bound=ServerError)
