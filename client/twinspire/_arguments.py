@@ -110,14 +110,20 @@ def is_utf8(text: str) -> bool:
     return True
 
 
+class _Place(str):
+    """The option of an error as `naming` sets it; an outer `naming` adds its own key. Checks set a plain str."""
+
+    __slots__ = ()
+
+
 @contextmanager
 def naming(option: str) -> Iterator[None]:
     """Set `option` of an `InputError` that is raised inside; nested: `boosts[0].weight`."""
     try:
         yield
     except InputError as error:
-        inner = error.option or ""
-        error.option = f"{option}{'' if not inner or inner.startswith('[') else '.'}{inner}"
+        inner = error.option if isinstance(error.option, _Place) else ""
+        error.option = _Place(f"{option}{'' if not inner or inner.startswith('[') else '.'}{inner}")
         raise
 
 
@@ -133,14 +139,14 @@ def checked_object(
         raise InputError(f"{what}: expected a JSON object, got {shown(document)}")
     for key in document:
         if key not in checks:
-            raise InputError(f"{what}: unknown key {shown(key)}, expected {', '.join(checks)}", option=str(key))
+            raise InputError(f"{what}: unknown key {shown(key)}, expected {', '.join(checks)}", option=_Place(key))
     values = {}
     for key, check in checks.items():
         if key in document:
             with naming(key):
                 values[key] = check(document[key])
         elif key not in optional:
-            raise InputError(f"{what}: the key {key!r} is missing", option=key)
+            raise InputError(f"{what}: the key {key!r} is missing", option=_Place(key))
     return values
 
 
