@@ -109,9 +109,8 @@ def open_sessions(
 ) -> Sessions:
     """Open an engine on one provider for calls that may be split into `streams` parts.
 
-    With several streams the engine is in memory twice or more: a session whose threads share one image cannot
-    also compute parts in parallel. Raises what `open_session` raises, and ProviderError where the provider has no
-    streams.
+    With several streams the engine is in memory twice or more: a session whose threads share one image cannot also
+    compute parts in parallel. Raises what `open_session` raises, and ProviderError where the provider has no streams.
     """
     if streams > 1 and provider is Provider.CUDA:
         raise ProviderError(

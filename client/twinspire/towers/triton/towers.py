@@ -76,23 +76,21 @@ class TritonTowers(BundleTowers):
     time; None is four, or as many as fill two of the server's largest batches. With `send_images_singly` every
     image is a request of its own and the server forms the batches.
 
-    Every call ends within `deadline_s` seconds, with the whole result or an error. Until then, requests that
-    failed for a transient reason are sent again with exponential backoff: the server is unreachable or stopping,
-    a model's process died, or the queue was full. Encoding changes nothing on the server, so this is safe; answered
-    requests are not repeated. After a reconnect the models are inspected again before results
-    are used; all servers behind one address must be equal. `max_retries` bounds the retries
-    without an answer in between; None does not.
+    Every call ends within `deadline_s` seconds, with the whole result or an error. Until then, requests that failed for
+    a transient reason are sent again with exponential backoff: the server is unreachable or stopping, a model's process
+    died, or the queue was full. Encoding changes nothing on the server, so this is safe; answered requests are not
+    repeated. After a reconnect the models are inspected again before results are used; all servers behind one address
+    must be equal. `max_retries` bounds the retries without an answer in between; None does not.
 
     Opening is such a call too, but gives up after 10 seconds: a server that restarts is back by then, otherwise the
     address is probably wrong.
 
     Open it after a fork, not before: gRPC's threads do not survive in the child, where encoding raises EngineError.
 
-    Raises InputError for an unusable argument, BundleError for a bundle that needs a later version,
-    SpaceMismatchError where a model is of another space than the bundle,
-    ServerUnavailableError where the server does not answer, ServerOverloadedError where its queue is full until the
-    deadline, ServerRefusedError where it has no such models, ServerError where they violate
-    the contract, EngineError where a response is not a message of Triton's protocol.
+    Raises InputError for an unusable argument, BundleError for a bundle that needs a later version, SpaceMismatchError
+    where a model is of another space than the bundle, ServerUnavailableError where the server does not answer,
+    ServerOverloadedError where its queue is full until the deadline, ServerRefusedError where it has no such models,
+    ServerError where they violate the contract, EngineError where a response is not a message of Triton's protocol.
     """
 
     def __init__(
