@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
+from twinspire._arguments import as_whole
 from twinspire.cli.shared import completing
 from twinspire.errors import InputError
 
@@ -111,8 +112,8 @@ class ClientOptions:
             raise _error("deadline", f"{self.deadline:g}: expected a number of seconds above 0, at most 1e9")
         for name in ("threads", "streams"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise _error(name, f"{value}: expected 1 or more")
+            if value is not None:
+                as_whole(value, f"--{name}", minimum=1)
         if self.max_megapixels is not None and not 1e-6 <= self.max_megapixels <= 1e6:
             raise _error("max_megapixels", f"{self.max_megapixels:g}: expected millions of pixels, above 0")
         self._check_values()
