@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -174,12 +175,7 @@ def _calibration_document(found: Calibration | None) -> dict[str, object] | None
         "rescored_candidates": found.rescored_candidates,
         "query_ms": round(found.query_ms, 4),
         "measured": [
-            {
-                "queries": group.queries,
-                "count": group.count,
-                "recall": round(group.recall, 5),
-                "query_ms": round(group.query_ms, 4),
-            }
+            dataclasses.asdict(group) | {"recall": round(group.recall, 5), "query_ms": round(group.query_ms, 4)}
             for group in found.measured
         ],
     }

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tritonclient.grpc import model_config_pb2, service_pb2
 
-from twinspire._printable import printable
+from twinspire._arguments import printable
 from twinspire.bundle import Bundle, Tower
 from twinspire.contract import EMBEDDING, FREE, TensorSpec, text_input
 from twinspire.errors import EngineError, ServerError, SpaceMismatchError
