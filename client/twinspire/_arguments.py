@@ -132,6 +132,15 @@ def is_utf8(text: str) -> bool:
     return True
 
 
+@contextmanager
+def file_errors(problem: str, path: str | os.PathLike[str] | None, remedy: str = "") -> Iterator[None]:
+    """Raise `InputError` for an `OSError` inside: the problem, the system's cause and the remedy."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{problem}: {error.strerror or error}{remedy}", path=path) from error
+
+
 class _Place(str):
     """The option of an error as `naming` sets it; an outer `naming` adds its own key. Checks set a plain str."""
 
