@@ -209,7 +209,6 @@ class Client:
 
 
 def _opened(bundle: Bundle | str | os.PathLike[str]) -> Bundle:
-    """Return the bundle, or open the one at a path."""
     if isinstance(bundle, Bundle):
         return bundle
     if not isinstance(bundle, str | os.PathLike):

@@ -62,7 +62,6 @@ def demo(
 
 
 def _print(report: DemoReport, console: Console) -> None:
-    """Print the answers and the figures as tables."""
     from rich.table import Table
     from rich.text import Text
 

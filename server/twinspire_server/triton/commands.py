@@ -145,7 +145,6 @@ def _tls(certificate: Path | None, key: Path | None, client_ca: Path | None) -> 
 
 
 def _announce(server: TritonServer, *, as_json: bool) -> None:
-    """Print the server's addresses."""
     if as_json:
         print_json(
             {

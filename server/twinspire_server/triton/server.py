@@ -229,7 +229,6 @@ class TritonServer:
 
 
 def _models(repository: Path) -> tuple[str, ...]:
-    """List the models of a repository, by name."""
     if any(character.isspace() for character in str(repository)):
         # The Python backend hands the path to its processes in a command line that it splits at spaces: they die with
         # "stol", and the server waits for them.
