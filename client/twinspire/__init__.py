@@ -10,8 +10,9 @@ when they are needed.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from twinspire._lazy import lazy_names
 
 if TYPE_CHECKING:
     from twinspire.bundle import Bundle
@@ -34,26 +35,18 @@ __all__ = [
     "sample_bundle",
 ]
 
-_HOMES = {
-    "Bundle": "twinspire.bundle",
-    "Client": "twinspire.client",
-    "Index": "twinspire.index",
-    "LocalTowers": "twinspire.towers",
-    "Query": "twinspire.search",
-    "Searcher": "twinspire.search",
-    "TritonTowers": "twinspire.towers",
-    "open_index": "twinspire.stores",
-    "sample_bundle": "twinspire.sample",
-}
-
-
-def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the name stands for (PEP 562)
-    home = _HOMES.get(name)
-    if home is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(home), name)
-    globals()[name] = value
-    return value
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "bundle": ["Bundle"],
+        "client": ["Client"],
+        "index": ["Index"],
+        "sample": ["sample_bundle"],
+        "search": ["Query", "Searcher"],
+        "stores": ["open_index"],
+        "towers": ["LocalTowers", "TritonTowers"],
+    },
+)
 
 
 def __dir__() -> list[str]:

@@ -1,9 +1,10 @@
-"""Checks of arguments that the public functions of several packages share."""
+"""Checks of arguments that the public functions of several packages share, and values in messages."""
 
 from __future__ import annotations
 
 import math
 import os
+import unicodedata
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
@@ -16,6 +17,8 @@ Value = TypeVar("Value")
 Member = TypeVar("Member", bound=StrEnum)
 
 _SHOWN = 200  # characters of a value in a message
+# Control and format characters, surrogates, unassigned ones, and the separators that end a line or paragraph.
+_ESCAPED = ("C", "Zl", "Zp")
 _ONE_THING = (str, bytes, bytearray, memoryview, os.PathLike)
 
 
@@ -31,6 +34,25 @@ def shown(value: object) -> str:
 def _option(what: str) -> str | None:
     """Return the name of the argument or option that `what` is, None where it only describes one."""
     return what if what.lstrip("-").replace("-", "_").isidentifier() else None
+
+
+def printable(text: str | os.PathLike[str], *, limit: int | None = None) -> str:
+    """Return a path or text on one line: control characters and bytes that are no UTF-8 come escaped.
+
+    What is longer than `limit` characters is cut there, and its length is said.
+    """
+    path = os.fspath(text)
+    start = path if limit is None else path[:limit]
+    decoded = os.fsencode(start).decode(errors="backslashreplace")
+    escaped = "".join(
+        character.encode("unicode_escape").decode()
+        if unicodedata.category(character).startswith(_ESCAPED)
+        else character
+        for character in decoded
+    )
+    if limit is None or len(path) <= limit >= len(escaped):
+        return escaped
+    return f"{escaped[:limit]}... ({len(path):,} characters)"
 
 
 def require_list(values: Iterable[Value], what: str) -> Iterable[Value]:
@@ -113,6 +135,15 @@ def is_utf8(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+@contextmanager
+def file_errors(problem: str, path: str | os.PathLike[str] | None, remedy: str = "") -> Iterator[None]:
+    """Raise `InputError` for an `OSError` inside: the problem, the system's cause and the remedy."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{problem}: {error.strerror or error}{remedy}", path=path) from error
 
 
 @contextmanager

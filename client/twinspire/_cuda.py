@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
@@ -116,9 +115,7 @@ class CudaDevice:
         self._call("cuCtxSetCurrent", context)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for pointer in self._held:
             self._library.cuMemFree_v2(pointer)
         self._held.clear()

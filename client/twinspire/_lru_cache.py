@@ -8,7 +8,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from twinspire.errors import InputError
+from twinspire._arguments import as_whole
 
 Value = TypeVar("Value")
 
@@ -32,9 +32,7 @@ class LruCache(Generic[Value]):
     """Keeps the `size` entries that were asked for last. May be used from several threads. 0 keeps none."""
 
     def __init__(self, size: int) -> None:
-        if size < 0:
-            raise InputError(f"a cache of {size} entries: expected 0, which keeps none, or more")
-        self._size = size
+        self._size = as_whole(size, "the size of a cache", minimum=0)
         self._entries: OrderedDict[Hashable, Value] = OrderedDict()
         self._lock = threading.Lock()
         self._hits = self._misses = 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
-from types import TracebackType
 from typing import Literal, Self, TypeAlias, cast, overload
 
 import numpy as np
@@ -39,12 +38,7 @@ class Client:
     """
 
     def __init__(
-        self,
-        bundle: Bundle,
-        towers: Towers,
-        *,
-        limits: ImageLimits | None = None,
-        threads: int | None = None,
+        self, bundle: Bundle, towers: Towers, *, limits: ImageLimits | None = None, threads: int | None = None
     ) -> None:
         if towers.space != bundle.space:
             raise SpaceMismatchError(
@@ -210,14 +204,11 @@ class Client:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
 def _opened(bundle: Bundle | str | os.PathLike[str]) -> Bundle:
-    """Return the bundle, or open the one at a path."""
     if isinstance(bundle, Bundle):
         return bundle
     if not isinstance(bundle, str | os.PathLike):

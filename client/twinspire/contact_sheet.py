@@ -10,6 +10,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageOps
 
+from twinspire._arguments import file_errors
 from twinspire._atomic import atomic_file
 from twinspire.errors import ImageError, InputError
 from twinspire.font_fallback import TextRenderer, legible
@@ -77,7 +78,12 @@ def contact_sheet(rows: Sequence[SheetRow], destination: str | os.PathLike[str])
             ImageDraw.Draw(page).line([(_MARGIN, middle), (_MARGIN + width, middle)], fill=_LINE, width=1)
         row.draw(page, top)
         top += row.height + _ROW_GAP
-    _write(page, Path(destination))
+    destination = Path(destination)
+    with (
+        file_errors(f"the contact sheet cannot be written to {destination}", destination),
+        atomic_file(destination) as draft,
+    ):
+        page.save(draft, format="PNG", optimize=True)
     return frozenset().union(*(row.missing for row in drawn))
 
 
@@ -181,13 +187,3 @@ def _corners(size: int) -> Image.Image:
     radius = _RADIUS * scale if size >= _THUMB else _RADIUS * scale // 2
     ImageDraw.Draw(mask).rounded_rectangle([(0, 0), (size * scale - 1, size * scale - 1)], radius, fill=255)
     return mask.resize((size, size), Image.Resampling.LANCZOS)
-
-
-def _write(page: Image.Image, destination: Path) -> None:
-    try:
-        with atomic_file(destination) as draft:
-            page.save(draft, format="PNG", optimize=True)
-    except OSError as error:
-        raise InputError(
-            f"the contact sheet cannot be written to {destination}: {error.strerror or error}", path=destination
-        ) from error

@@ -111,10 +111,7 @@ class IndexUncertainError(IndexStoreError):
 
 
 class MissingDependencyError(TwinspireError):
-    """An optional package is not installed.
-
-    `package` is its name, `extra` the extra of twinspire that installs it.
-    """
+    """An optional package is not installed. `package` is its name, `extra` the extra of twinspire that installs it."""
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         super().__init__(

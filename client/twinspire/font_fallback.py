@@ -24,38 +24,17 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 _PILLOW = ""  # in place of a path: Pillow's own font, which has no file
 _SHIPPED = str(Path(__file__).parent / "fonts" / "TwinspireSansSC-Regular.otf")
 _FOLDERS = (
-    "/usr/share/fonts",
-    "/usr/local/share/fonts",
-    "~/.local/share/fonts",
-    "~/.fonts",
-    "/System/Library/Fonts",
+    "/usr/share/fonts", "/usr/local/share/fonts", "~/.local/share/fonts", "~/.fonts", "/System/Library/Fonts",
     "/Library/Fonts",
-)
+)  # fmt: skip
 # File names of installed fonts, in the order in which they are tried.
 _NAMES = (
-    "NotoSans-Regular.ttf",
-    "DejaVuSans.ttf",
-    "LiberationSans-Regular.ttf",
-    "Arial.ttf",
-    "NotoSansCJK-Regular.ttc",
-    "NotoSansCJKsc-Regular.otf",
-    "NotoSansSC-Regular.otf",
-    "NotoSansSC-Regular.ttf",
-    "SourceHanSansSC-Regular.otf",
-    "SourceHanSansCN-Regular.otf",
-    "wqy-microhei.ttc",
-    "wqy-zenhei.ttc",
-    "DroidSansFallbackFull.ttf",
-    "DroidSansFallback.ttf",
-    "uming.ttc",
-    "ukai.ttc",
-    "PingFang.ttc",
-    "Hiragino Sans GB.ttc",
-    "STHeiti Medium.ttc",
-    "Arial Unicode.ttf",
-    "unifont.otf",
-    "unifont.ttf",
-)
+    "NotoSans-Regular.ttf", "DejaVuSans.ttf", "LiberationSans-Regular.ttf", "Arial.ttf", "NotoSansCJK-Regular.ttc",
+    "NotoSansCJKsc-Regular.otf", "NotoSansSC-Regular.otf", "NotoSansSC-Regular.ttf", "SourceHanSansSC-Regular.otf",
+    "SourceHanSansCN-Regular.otf", "wqy-microhei.ttc", "wqy-zenhei.ttc", "DroidSansFallbackFull.ttf",
+    "DroidSansFallback.ttf", "uming.ttc", "ukai.ttc", "PingFang.ttc", "Hiragino Sans GB.ttc", "STHeiti Medium.ttc",
+    "Arial Unicode.ttf", "unifont.otf", "unifont.ttf",
+)  # fmt: skip
 _NO_CHARACTER = "\U0010fffd"  # private use: fonts draw it as a missing glyph
 
 

@@ -21,12 +21,10 @@ def register(app: typer.Typer) -> None:
 def build(
     bundles: Annotated[list[Path], typer.Argument(metavar="BUNDLE", help="Bundles to serve.")],
     output: Annotated[
-        Path,
-        typer.Option("--output", "-o", metavar="DIR", help="Folder of the repository; other models in it stay."),
+        Path, typer.Option("--output", "-o", metavar="DIR", help="Folder of the repository; other models in it stay.")
     ],
     precision: Annotated[
-        str,
-        typer.Option(help="fp32, fp16, int8, int8-tensorrt, or auto: the fastest certified for this machine."),
+        str, typer.Option(help="fp32, fp16, int8, int8-tensorrt, or auto: the fastest certified for this machine.")
     ] = "auto",
     runtime: Annotated[
         RepositoryRuntime,

@@ -95,8 +95,7 @@ def test_a_server_that_lost_a_models_process_is_not_ready(place: Any, echo: Any,
         os.kill(_model_process(server), number)
         took_s = _until(lambda: not _is_ready(server))
         assert took_s < 1.0  # 0.2 s and the kill; the margin is for a loaded machine
-        server.wait(5)
-        reason = str(server.failure("ended:"))
+        reason = str(server.ended_error(server.wait(5)))
     assert "Python" in reason
     assert number.name in reason
     place.assert_nothing_left([])

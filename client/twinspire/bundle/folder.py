@@ -40,13 +40,7 @@ class Bundle:
         bundle.json violates its schema. Files that the manifest does not list are ignored.
         """
         folder = Path(path)
-        try:
-            text = (folder / MANIFEST_NAME).read_text(encoding="utf-8")
-        except (FileNotFoundError, NotADirectoryError):
-            what = f"has no {MANIFEST_NAME}" if folder.is_dir() else "is not a folder"
-            raise BundleError(f"{folder} {what}: expected a bundle, a folder with {MANIFEST_NAME}") from None
-        except (OSError, ValueError) as error:  # invalid UTF-8, or a NUL or lone surrogates in the name
-            raise BundleError(f"{folder / MANIFEST_NAME} cannot be read: {error}") from error
+        text = read_manifest(folder / MANIFEST_NAME, f"a bundle, a folder with {MANIFEST_NAME}")
         try:
             manifest = Manifest.from_json(text)
         except BundleError as error:
@@ -124,6 +118,17 @@ class Bundle:
 
     def __repr__(self) -> str:
         return f"Bundle({str(self.path)!r}, name={self.name!r}, space={self.space[:12]}…)"
+
+
+def read_manifest(file: Path, expected: str) -> str:
+    """Return the text of a manifest. Raises BundleError that names its folder, which should be `expected`."""
+    try:
+        return file.read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        problem = f"has no {file.name}" if file.parent.is_dir() else "is not a folder"
+        raise BundleError(f"{file.parent} {problem}: expected {expected}") from None
+    except (OSError, ValueError) as error:  # invalid UTF-8, or a NUL or lone surrogates in the name
+        raise BundleError(f"{file} cannot be read: {error}") from error
 
 
 def check_probes(probes: Probes, manifest: ManifestDraft, path: Path) -> None:

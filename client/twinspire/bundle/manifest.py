@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any
 
+from twinspire._arguments import as_finite, as_whole
 from twinspire._codec import OPTIONAL, decode, encode, parse_document, write_document
 from twinspire.bundle.records import (
     EngineRecord,
@@ -21,15 +22,7 @@ from twinspire.bundle.records import (
     check_plain_name,
     check_sha256,
 )
-from twinspire.bundle.settings import (
-    ImageSettings,
-    Interpolation,
-    Padding,
-    Precision,
-    Resize,
-    TextSettings,
-    Tower,
-)
+from twinspire.bundle.settings import ImageSettings, Interpolation, Padding, Precision, Resize, TextSettings, Tower
 from twinspire.contract import FREE, TensorSpec, embedding_output, image_input, text_input
 from twinspire.errors import BundleError, InputError
 
@@ -122,14 +115,13 @@ class ManifestDraft:
         check_sha256(self.space, "space")
         if not self.family:
             raise InputError("family is empty: expected a word such as 'clip'")
-        if self.dim < 1:
-            raise InputError(f"dim {self.dim}: expected at least 1")
+        as_whole(self.dim, "dim", minimum=1)
         if self.dims is not None and (self.dims != tuple(sorted({*self.dims, self.dim})) or self.dims[0] < 1):
             raise InputError(f"dims {list(self.dims)}: expected ascending lengths that end with dim, {self.dim}")
         if not (math.isfinite(self.logit_scale) and self.logit_scale > 0):
             raise InputError(f"logit_scale {self.logit_scale}: expected a positive number")
-        if self.logit_bias is not None and not math.isfinite(self.logit_bias):
-            raise InputError(f"logit_bias {self.logit_bias}: expected a finite number or null")
+        if self.logit_bias is not None:
+            as_finite(self.logit_bias, "logit_bias")
 
     @property
     def image(self) -> ImageSettings:

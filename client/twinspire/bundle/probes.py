@@ -15,16 +15,7 @@ from twinspire.errors import BundleError, InputError
 
 _UNIT_TOLERANCE = 1e-3
 # What NumPy raises for files that are not .npz or hold other arrays.
-_UNREADABLE = (
-    InputError,
-    OSError,
-    ValueError,
-    TypeError,
-    KeyError,
-    EOFError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
+_UNREADABLE = (InputError, OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

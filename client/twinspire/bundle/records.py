@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from twinspire._arguments import as_list, as_member
+from twinspire._arguments import as_finite, as_list, as_member, as_whole
 from twinspire._codec import OPTIONAL
 from twinspire.bundle.settings import Precision
 from twinspire.errors import InputError
@@ -65,8 +65,7 @@ class Certificate:
     speed: Mapping[str, Any] | None = field(default=None, metadata=OPTIONAL)
 
     def __post_init__(self) -> None:
-        if self.samples < 1:
-            raise InputError(f"samples {self.samples}: expected at least 1")
+        as_whole(self.samples, "samples", minimum=1)
         for cosine in (self.min_cosine, self.mean_cosine):
             if not -1 - _COSINE_SLACK <= cosine <= 1 + _COSINE_SLACK:
                 raise InputError(f"cosine {cosine}: expected a number from -1 to 1")
@@ -83,8 +82,7 @@ class FileRecord:
 
     def __post_init__(self) -> None:
         check_sha256(self.sha256, "sha256")
-        if self.size_bytes < 0:
-            raise InputError(f"size_bytes {self.size_bytes}: expected at least 0")
+        as_whole(self.size_bytes, "size_bytes", minimum=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,8 +97,7 @@ class EngineRecord:
     def __post_init__(self) -> None:
         check_plain_name(self.file, "engine file")
         check_sha256(self.sha256, "sha256")
-        if self.size_bytes < 0:
-            raise InputError(f"size_bytes {self.size_bytes}: expected at least 0")
+        as_whole(self.size_bytes, "size_bytes", minimum=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,10 +145,8 @@ class RecommendedRuntime:
         if not (math.isfinite(self.speed) and self.speed > 0):
             raise InputError(f"speed {self.speed}: expected a positive number")
         for name in ("recall_drop", "recall_drop_high"):
-            if not -1 <= getattr(self, name) <= 1:
-                raise InputError(f"{name} {getattr(self, name)}: expected a number from -1 to 1")
-        if not 0 <= self.max_recall_drop <= 1:
-            raise InputError(f"max_recall_drop {self.max_recall_drop}: expected a number from 0 to 1")
+            as_finite(getattr(self, name), name, minimum=-1, maximum=1)
+        as_finite(self.max_recall_drop, "max_recall_drop", minimum=0, maximum=1)
         if self.precision in self.rejected or Precision.FP32 in self.rejected:
             raise InputError(
                 f"rejected {', '.join(self.rejected)}: expected neither {self.precision} nor fp32 among it"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from twinspire._arguments import as_member
+from twinspire._arguments import as_member, as_whole
 from twinspire._codec import OPTIONAL, encode
 from twinspire.errors import InputError
 
@@ -170,7 +170,6 @@ class TextSettings:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "padding", as_member(self.padding, Padding, "padding"))
-        if self.context_length < 2:
-            raise InputError(f"context_length {self.context_length}: expected at least 2, start and end token")
+        as_whole(self.context_length, "context_length", minimum=2)  # start and end token
         if self.pad_id < 0 or self.eos_id < 0:
             raise InputError(f"pad_id {self.pad_id} and eos_id {self.eos_id}: expected at least 0")

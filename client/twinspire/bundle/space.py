@@ -27,13 +27,11 @@ def space_id(
     """Return the id of a checkpoint's embedding space: 64 hexadecimal digits.
 
     `tensors` are the checkpoint's own (name, dtype, shape, bytes), in any order, one in memory at a time. Also hashed
-    are the preprocessing, the tokenizer (its vocabulary, merges and everything else that decides the
-    ids), the pooling and the context length; never ONNX files: a rewritten, quantized or re-exported engine
-    keeps its space.
+    are the preprocessing, the tokenizer (its vocabulary, merges and everything else that decides the ids), the pooling
+    and the context length; never ONNX files: a rewritten, quantized or re-exported engine keeps its space.
 
     Every field is hashed with its length in front, so that different inputs give different byte strings. Raises
-    InputError for a repeated name or no tensors, BundleError where `tokenizer_json` is not a
-    tokenizer.
+    InputError for a repeated name or no tensors, BundleError where `tokenizer_json` is not a tokenizer.
     """
     digests: dict[str, bytes] = {}
     for name, dtype, shape, data in tensors:

@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from twinspire._arguments import as_member
@@ -50,15 +49,15 @@ class BundleWriter:
             raise BundleError(f"{self.destination} cannot be written: {error}") from error
         try:
             if self._base is not None:
-                self._take_over(self._base)
+                self._linked = self._base.manifest.all_files()
+                for name in self._linked:
+                    _take(self._base.path / name, self.folder / name, links=self._links)
         except BaseException as error:
             self._discard(error)
             raise
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         if not self._committed:
             self._discard(error or BundleError(f"{self.destination} was not committed"))
 
@@ -138,11 +137,6 @@ class BundleWriter:
         known = {field.name: getattr(draft, field.name) for field in fields(ManifestDraft)}
         files = {name: record for name, record in records.items() if name not in names}
         return Manifest(**known, engines=towers, files=files, auto=auto or self._base_choice(towers))
-
-    def _take_over(self, base: Bundle) -> None:
-        self._linked = base.manifest.all_files()
-        for name in self._linked:
-            _take(base.path / name, self.folder / name, links=self._links)
 
     def _base_engines(self) -> dict[tuple[Tower, Precision], tuple[str, Certificate | None]]:
         if self._base is None:

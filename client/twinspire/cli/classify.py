@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from twinspire._arguments import as_whole
 from twinspire.cli.client_options import ClientOptions, open_client, with_client_options
 from twinspire.cli.index.shared import print_skipped
 from twinspire.cli.output import CsvOption, check_output, print_csv, rounded
@@ -45,8 +47,7 @@ def classify(
     output is lines of path, label, score, probability and `flagged`, separated by tabs. Ends with status 3 if some
     images failed and the others were classified.
     """
-    if top < 1:
-        raise InputError(f"--top {top}: expected 1 or more labels to show", option="--top")
+    as_whole(top, "--top", minimum=1)
     check_output(as_json=as_json, as_csv=as_csv)
     from twinspire.ingest import find_images
     from twinspire.search import Classifier, Templates, read_labels
@@ -107,12 +108,8 @@ def _document(
 
 
 def _score(score: LabelScore) -> dict[str, Any]:
-    return {
-        "label": score.label,
-        "score": rounded(score.score),
-        "probability": rounded(score.probability),
-        "flagged": score.flagged,
-    }
+    rounding = {"score": rounded(score.score), "probability": rounded(score.probability)}
+    return dataclasses.asdict(score) | rounding
 
 
 def _print(classified: Sequence[tuple[Path, Classification]], top: int) -> None:

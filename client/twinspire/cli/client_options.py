@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
+from twinspire._arguments import as_member, as_whole
 from twinspire.cli.shared import completing
 from twinspire.errors import InputError
 
@@ -37,8 +38,7 @@ def _option(*names: str, help: str, **more: Any) -> Any:  # noqa: A002, ANN401 -
 
 
 BundleOption = Annotated[
-    Path | None,
-    _option("--bundle", "-b", help="Bundle of the model; default: that of the index, else the sample."),
+    Path | None, _option("--bundle", "-b", help="Bundle of the model; default: that of the index, else the sample.")
 ]
 
 
@@ -112,11 +112,24 @@ class ClientOptions:
             raise _error("deadline", f"{self.deadline:g}: expected a number of seconds above 0, at most 1e9")
         for name in ("threads", "streams"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise _error(name, f"{value}: expected 1 or more")
+            if value is not None:
+                as_whole(value, f"--{name}", minimum=1)
         if self.max_megapixels is not None and not 1e-6 <= self.max_megapixels <= 1e6:
             raise _error("max_megapixels", f"{self.max_megapixels:g}: expected millions of pixels, above 0")
-        self._check_values()
+        if self.server is not None:
+            from twinspire.towers.triton.options import checked_address
+
+            checked_address(self.server)
+        if (tls := self.tls_options()) is not None:
+            tls.read()
+        if self.precision not in (None, "auto"):
+            from twinspire.bundle import Precision
+
+            as_member(self.precision, Precision, "--precision", besides=["auto"])
+        if self.provider not in (None, "auto"):
+            from twinspire.towers import Provider
+
+            as_member(self.provider, Provider, "--provider", besides=["auto"])
 
     def image_limits(self) -> ImageLimits | None:
         """Return the limits of images to decode, None without --max-megapixels."""
@@ -135,22 +148,6 @@ class ClientOptions:
         return TlsOptions(
             root_certificates=self.tls_ca, client_key=self.tls_key, client_certificate=self.tls_certificate
         )
-
-    def _check_values(self) -> None:
-        if self.server is not None:
-            from twinspire.towers.triton.options import checked_address
-
-            checked_address(self.server)
-        if (tls := self.tls_options()) is not None:
-            tls.read()
-        if self.precision is not None:
-            from twinspire.bundle import Precision
-
-            _require_one_of("precision", self.precision, ["auto", *Precision])
-        if self.provider is not None:
-            from twinspire.towers import Provider
-
-            _require_one_of("provider", self.provider, ["auto", *Provider])
 
 
 def with_options(group: type[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -219,8 +216,3 @@ def open_client(options: ClientOptions, store: VectorStore | None = None) -> Cli
 def _error(name: str, problem: str) -> InputError:
     option = "--" + name.replace("_", "-")
     return InputError(f"{option} {problem}", option=option)
-
-
-def _require_one_of(name: str, value: str, expected: list[str]) -> None:
-    if value not in expected:
-        raise _error(name, f"{value!r}: expected one of {', '.join(expected)}")

@@ -19,34 +19,22 @@ from twinspire.cli.shared import printable
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
-_VERBS = {
+_CALLS = {
     "open": "open",
-    "read": "read",
-    "readinto": "read",
-    "readline": "read",
-    "write": "write",
-    "writelines": "write",
-    "flush": "write",
-    "close": "write",
-    "fsync": "write to disk",
-    "ftruncate": "resize",
-    "truncate": "resize",
-    "posix_fallocate": "resize",
-    "stat": "look up",
-    "lstat": "look up",
-    "fstat": "look up",
-    "scandir": "list",
-    "listdir": "list",
-    "mkdir": "make the folder",
-    "rmdir": "remove the folder",
-    "unlink": "delete",
-    "remove": "delete",
-    "rename": "rename",
-    "replace": "rename",
-    "link": "link",
-    "symlink": "link",
-    "mmap": "map",
+    "read": "read readinto readline",
+    "write": "write writelines flush close",
+    "write to disk": "fsync",
+    "resize": "ftruncate truncate posix_fallocate",
+    "look up": "stat lstat fstat",
+    "list": "scandir listdir",
+    "make the folder": "mkdir",
+    "remove the folder": "rmdir",
+    "delete": "unlink remove",
+    "rename": "rename replace",
+    "link": "link symlink",
+    "map": "mmap",
 }
+_VERBS = {call: verb for verb, calls in _CALLS.items() for call in calls.split()}
 _WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from twinspire._arguments import as_whole
 from twinspire.cli.client_options import ClientOptions, open_client, with_client_options
 from twinspire.cli.output import CsvOption, Results, SheetOption, check_output, show
 from twinspire.cli.shared import JsonOption, completing, printable
@@ -80,9 +81,8 @@ def search(
     are over metadata and kind, uri, caption, id, added_at, changed_at; a time is 2026-05-01 or 2026-05-01T10:00Z. On a
     terminal the hits are a list to read, in a pipe lines of score, tab, path.
     """
-    for option, number, minimum in (("-k", k, 1), ("--offset", offset, 0)):
-        if number < minimum:
-            raise InputError(f"{option} {number}: expected {minimum} or more hits", option=option)
+    as_whole(k, "-k", minimum=1)
+    as_whole(offset, "--offset", minimum=0)
     check_output(as_json=as_json, as_csv=as_csv, sheet=sheet)
     query = _query(text, image or [], add or [], minus or [])
     from twinspire.search import Searcher, SearchRequest, Synonyms, Templates

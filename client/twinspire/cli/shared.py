@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from twinspire._printable import printable as printable  # re-exported for all commands
+from twinspire._arguments import printable as printable  # re-exported for all commands
 from twinspire.errors import InputError
 
 BundleOption = Annotated[

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from twinspire._arguments import require_list
+from twinspire._arguments import as_whole, require_list
 from twinspire._cores import thread_count
 from twinspire.bundle import ImageSettings
 from twinspire.errors import ImageError, InputError
@@ -77,9 +77,7 @@ class Preprocessor:
         (n, H, W, 3) uint8, n at most `batch`, and the errors of the others. `items` may be endless: at most
         2 x `batch` + `threads` images are in memory at a time. Closing the iterator stops the threads.
         """
-        if batch < 1:
-            raise InputError(f"batch {batch}: expected at least 1", option="batch")
-        return self._batches(_check_iterable(items), batch)
+        return self._batches(_check_iterable(items), as_whole(batch, "batch", minimum=1))
 
     def _batches(self, items: Iterable[ImageItem], batch: int) -> Iterator[tuple[list[int], Pixels, list[ImageError]]]:
         positions, rows, errors = list[int](), list[Pixels](), list[ImageError]()

@@ -24,6 +24,7 @@ from twinspire._arguments import (
     require_text,
     shown,
 )
+from twinspire._codec import encode
 from twinspire.errors import ImageError, InputError
 from twinspire.images import load_image
 from twinspire.stores.items import ItemKind, metadata_as_json
@@ -75,17 +76,8 @@ class SearchHit:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the hit as JSON."""
-        return {
-            "rank": self.rank,
-            "id": self.id,
-            "uri": self.uri,
-            "score": self.score,
-            "kind": self.kind.value,
-            "caption": self.caption,
-            "metadata": dict(self.metadata),
-            "parts": dict(self.parts),
-            "probability": self.probability,
-        }
+        document: dict[str, Any] = encode(self)
+        return document
 
     @classmethod
     def from_dict(cls, document: object) -> SearchHit:
@@ -161,7 +153,18 @@ class SearchResponse:
         return cls(**values)
 
     def _repr_html_(self) -> str:
-        return _html(self)
+        """Return the first 24 hits as cards; an image that cannot be opened is a card that says so.
+
+        Self-contained: no scripts, no links, nothing to load. Thumbnails are data URIs of pixels that were encoded
+        again, so that no metadata of a file (where a photo was taken, say) gets out; the rest is escaped. An item's
+        metadata is not shown.
+        """
+        title = f"{len(self.hits)} hits of {self.searched:,} items, mode {self.mode}"
+        if len(self.hits) > _HTML_HITS:
+            title += f"; the first {_HTML_HITS} are shown"
+        notes = "".join(f"<div>note: {_text(note, _HTML_CHARACTERS * 4)}</div>" for note in self.notes)
+        cards = "".join(map(_card, self.hits[:_HTML_HITS]))
+        return f'<div><div style="font:12px sans-serif">{escape(title)}{notes}</div>{cards}</div>'
 
 
 def _boolean(value: object) -> bool:
@@ -183,21 +186,6 @@ def _parts(value: object) -> dict[str, float]:
         with naming(name):
             parts[name] = as_finite(part, f"the part {name!r} of a score")
     return parts
-
-
-def _html(response: SearchResponse) -> str:
-    """Return the first 24 hits as cards; an image that cannot be opened is a card that says so.
-
-    Self-contained: no scripts, no links, nothing to load. Thumbnails are data URIs of pixels that were encoded again,
-    so that no metadata of a file (where a photo was taken, say) gets out; the rest is escaped. An item's metadata is
-    not shown.
-    """
-    title = f"{len(response.hits)} hits of {response.searched:,} items, mode {response.mode}"
-    if len(response.hits) > _HTML_HITS:
-        title += f"; the first {_HTML_HITS} are shown"
-    notes = "".join(f"<div>note: {_text(note, _HTML_CHARACTERS * 4)}</div>" for note in response.notes)
-    cards = "".join(map(_card, response.hits[:_HTML_HITS]))
-    return f'<div><div style="font:12px sans-serif">{escape(title)}{notes}</div>{cards}</div>'
 
 
 def _card(hit: SearchHit) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from twinspire._arguments import is_finite, shown
+from twinspire._arguments import as_finite
 from twinspire.errors import InputError
 from twinspire.search.encoding import QueryEncoder
 from twinspire.search.query import Query
@@ -42,8 +42,7 @@ class FusionWeights:
 
     def __post_init__(self) -> None:
         for weight in (self.vector, self.keyword, self.rare):
-            if not (is_finite(weight) and weight >= 0):
-                raise InputError(f"the weights of a fusion: expected finite numbers of 0 or more, got {shown(weight)}")
+            as_finite(weight, "a weight of a fusion", minimum=0)
         if self.vector + self.keyword == 0:
             raise InputError(f"{self}: expected a weight above 0 for vector or keyword")
 

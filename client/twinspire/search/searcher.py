@@ -184,7 +184,6 @@ class Searcher:
     def _notes_on_no_hits(
         self, plan: RetrievalPlan, request: SearchRequest, ranked: Ranked, searched: int
     ) -> list[str]:
-        """Return why there are no hits."""
         if ranked.before:
             return [f"there are {ranked.before:,} hits, none after an offset of {request.offset:,}"]
         kind, where = request.kind, request.where

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from twinspire._codec import decode, parse_document, write_document
 from twinspire.bundle import Bundle, Certificate, EngineRecord, FileRecord, Precision, Tower
-from twinspire.bundle.folder import check_file
+from twinspire.bundle.folder import check_file, read_manifest
 from twinspire.errors import BundleError, InputError, SpaceMismatchError
 
 SCHEMA_VERSION = 1
@@ -99,12 +99,7 @@ class PlanFolder:
     def open(cls, path: Path) -> PlanFolder:
         """Read a folder's plans.json, but not the plans. Raises BundleError where it is missing or damaged."""
         file = path / PLANS_NAME
-        try:
-            text = file.read_text(encoding="utf-8")
-        except (FileNotFoundError, NotADirectoryError):
-            raise BundleError(f"{path} has no {PLANS_NAME}: expected a folder of plans. {_BUILD_AGAIN}") from None
-        except (OSError, ValueError) as error:  # bytes that are no UTF-8, a NUL or lone surrogates in the name
-            raise BundleError(f"{file} cannot be read: {error}") from error
+        text = read_manifest(file, f"a folder of plans. {_BUILD_AGAIN}")
         return cls(path, PlanManifest.from_json(text, str(file)))
 
     def check(self, bundle: Bundle) -> None:

@@ -19,16 +19,8 @@ AUTO = "auto"
 
 _PREFERRED = (Provider.CUDA, Provider.OPENVINO, Provider.CPU)
 INSTRUCTION_SETS = (
-    "avx2",
-    "avx_vnni",
-    "avx512f",
-    "avx512_vnni",
-    "avx512_bf16",
-    "avx512_fp16",
-    "amx_int8",
-    "amx_bf16",
-    "amx_fp16",
-)
+    "avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_int8", "amx_bf16", "amx_fp16",
+)  # fmt: skip
 """Instruction sets for matrix multiplications, by Linux's names: a measurement holds for processors with the same."""
 # ViT-B/32, images/s, openvino against cpu: 180 and 112-116 for int8 on a Xeon with AMX; 23 and 24 for int8,
 # 9.9 and 9.8 for fp32 on a processor with VNNI but no AMX, where it only took 2 s longer to load.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from twinspire.bundle import Bundle, Precision, Tower
 from twinspire.contract import EMBEDDING, FREE, INPUT_NAMES
 from twinspire.errors import EngineError, InputError, ProviderError
 from twinspire.towers.auto_selection import AUTO, Runtime, RuntimeCandidate, candidates, parse_precision, parse_provider
-from twinspire.towers.batching import InputBatch, fitted_batches, text_batches
+from twinspire.towers.batching import InputBatch, fitted_batches, image_batches, text_batches
 from twinspire.towers.providers import (
     InferencePrecision,
     OpenVinoOptions,
@@ -90,22 +90,10 @@ class LocalTowers(BundleTowers):
     def encode_images(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Encode (N, H, W, 3) uint8 RGB to (N, D) float32, L2-normalised; N may be 0.
 
-        Raises InputError for another dtype or shape, EngineError where the engine fails or gives no unit
-        vectors.
+        Raises InputError for another dtype or shape, EngineError where the engine fails or gives no unit vectors.
         """
         self._check_images(images)
-        embeddings = np.empty((len(images), self.dim), np.float32)
-        with self._streams.call() as is_only_call:
-            size = self._streams.part_size(len(images), maximum=self._max_batch[Tower.IMAGE], is_only_call=is_only_call)
-            starts = range(0, len(images), size)
-            whole = is_only_call and len(starts) == 1
-
-            def encode(start: int) -> None:
-                rows = slice(start, start + size)
-                embeddings[rows] = self._run(Tower.IMAGE, np.ascontiguousarray(images[rows]), whole=whole)
-
-            self._streams.run(encode, starts, is_only_call=is_only_call)
-        return embeddings
+        return self._encode(Tower.IMAGE, len(images), lambda batch: image_batches(images, batch=batch))
 
     def encode_texts(self, sequences: Sequence[NDArray[np.int32]]) -> NDArray[np.float32]:
         """Encode N 1-D int32 arrays of token ids to (N, D) float32, L2-normalised; N may be 0.
@@ -114,23 +102,26 @@ class LocalTowers(BundleTowers):
         and EngineError where the engine fails or gives no unit vectors.
         """
         self._check_sequences(sequences)
-        embeddings = np.empty((len(sequences), self.dim), np.float32)
-        with self._streams.call() as is_only_call:
-            size = self._streams.part_size(
-                len(sequences), maximum=self._max_batch[Tower.TEXT], is_only_call=is_only_call
-            )
-            batches = list(self._batches(sequences, self._bundle.text, batch=size))
-            whole = is_only_call and len(batches) == 1
-
-            def encode(batch: InputBatch) -> None:
-                embeddings[batch.positions] = self._run(Tower.TEXT, batch.array, whole=whole)
-
-            self._streams.run(encode, batches, is_only_call=is_only_call)
-        return embeddings
+        settings = self._bundle.text
+        return self._encode(Tower.TEXT, len(sequences), lambda batch: self._batches(sequences, settings, batch=batch))
 
     def close(self) -> None:
         """Release the engines. Encoding then raises EngineError; closing twice does nothing."""
         self._sessions = {}
+
+    def _encode(self, tower: Tower, count: int, split: Callable[[int], Iterator[InputBatch]]) -> NDArray[np.float32]:
+        """Encode `count` rows, which `split` cuts into batches of at most the size that it is given."""
+        embeddings = np.empty((count, self.dim), np.float32)
+        with self._streams.call() as is_only_call:
+            size = self._streams.part_size(count, maximum=self._max_batch[tower], is_only_call=is_only_call)
+            batches = list(split(size))
+            whole = is_only_call and len(batches) == 1
+
+            def encode(batch: InputBatch) -> None:
+                embeddings[batch.positions] = self._run(tower, np.ascontiguousarray(batch.array), whole=whole)
+
+            self._streams.run(encode, batches, is_only_call=is_only_call)
+        return embeddings
 
     def _run(self, tower: Tower, array: NDArray[Any], *, whole: bool) -> NDArray[np.float32]:
         sessions = self._sessions.get(tower)

@@ -18,13 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from twinspire._arguments import as_member
-from twinspire.errors import (
-    BrokenDependencyError,
-    EngineError,
-    MissingDependencyError,
-    ProviderError,
-    TwinspireError,
-)
+from twinspire.errors import BrokenDependencyError, EngineError, MissingDependencyError, ProviderError, TwinspireError
 from twinspire.towers.onnxruntime_support import (
     CUDA_PROVIDER,
     INSTALL_GPU,
@@ -115,9 +109,8 @@ def open_sessions(
 ) -> Sessions:
     """Open an engine on one provider for calls that may be split into `streams` parts.
 
-    With several streams the engine is in memory twice or more: a session whose threads share one image cannot
-    also compute parts in parallel. Raises what `open_session` raises, and ProviderError where the provider has no
-    streams.
+    With several streams the engine is in memory twice or more: a session whose threads share one image cannot also
+    compute parts in parallel. Raises what `open_session` raises, and ProviderError where the provider has no streams.
     """
     if streams > 1 and provider is Provider.CUDA:
         raise ProviderError(

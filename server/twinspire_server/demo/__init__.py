@@ -6,8 +6,9 @@ The names below are loaded when they are first used, so that the command line st
 from __future__ import annotations
 
 from enum import StrEnum
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from twinspire._lazy import lazy_names
 
 if TYPE_CHECKING:
     from twinspire_server.demo.run import QUERIES, DemoReport, run_demo
@@ -23,9 +24,4 @@ class DemoRuntime(StrEnum):
     LOCAL = "local"
 
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401 - the type depends on the name (PEP 562)
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.run"), name)
-    globals()[name] = value
-    return value
+__getattr__ = lazy_names(__name__, {"run": ["QUERIES", "DemoReport", "run_demo"]})

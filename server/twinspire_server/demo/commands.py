@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from twinspire._arguments import file_errors
 from twinspire.errors import InputError
 from twinspire_eval.smoke import smoke_option
 from twinspire_server.demo import DemoRuntime
@@ -29,8 +30,7 @@ def demo(
         Path | None, typer.Option("--json", help="Also write the results to this file, as one JSON document.")
     ] = None,
     runtime: Annotated[
-        DemoRuntime,
-        typer.Option(help="Encode in a Triton server or in this process; auto prefers Triton."),
+        DemoRuntime, typer.Option(help="Encode in a Triton server or in this process; auto prefers Triton.")
     ] = DemoRuntime.AUTO,
     images: Annotated[int, typer.Option(min=1, help="Number of images to generate.")] = 500,
     _smoke: Annotated[bool, smoke_option(images=40)] = False,
@@ -56,15 +56,12 @@ def demo(
     _print(report, Console())
     if json_file is not None:
         document = json.dumps(report.to_json(), ensure_ascii=False, indent=2) + "\n"
-        try:
+        with file_errors(f"cannot write {json_file}", json_file):
             json_file.parent.mkdir(parents=True, exist_ok=True)
             json_file.write_text(document, encoding="utf-8")
-        except OSError as error:
-            raise InputError(f"cannot write {json_file}: {error.strerror or error}", path=json_file) from error
 
 
 def _print(report: DemoReport, console: Console) -> None:
-    """Print the answers and the figures as tables."""
     from rich.table import Table
     from rich.text import Text
 

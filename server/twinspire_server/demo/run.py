@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from twinspire import Bundle, Client, Index, LocalTowers, TritonTowers
-from twinspire._arguments import as_member
+from twinspire._arguments import as_member, file_errors
 from twinspire.bundle import Tower
 from twinspire.cli.index.bundle import reference_to
 from twinspire.contact_sheet import SheetRow, contact_sheet
@@ -114,7 +114,7 @@ def run_demo(
     `InputError`. `on_progress` is called with the stage, the number of images done and their total.
     """
     runtime = as_member(runtime, DemoRuntime, "runtime")
-    progress = on_progress or _ignore_progress
+    progress = on_progress or (lambda *_: None)
     _claim(out)
     scenes = draw_dataset(
         out / "scenes",
@@ -155,10 +155,6 @@ def run_demo(
     )
 
 
-def _ignore_progress(stage: str, done: int, total: int) -> None:
-    """Do nothing."""
-
-
 @contextmanager
 def _open_runtime(bundle: Bundle, runtime: DemoRuntime, folder: Path) -> Iterator[_Runtime]:
     """Open the towers of `bundle`; a server's repository and log are written to `folder`.
@@ -194,7 +190,7 @@ def _open_runtime(bundle: Bundle, runtime: DemoRuntime, folder: Path) -> Iterato
 
 def _claim(out: Path) -> None:
     """Make `out` the demo's own empty folder."""
-    try:
+    with file_errors(f"cannot write the demo to {out}", out):
         if out.exists() and any(out.iterdir()):
             if not (out / _MARKER).exists():
                 raise InputError(
@@ -204,8 +200,6 @@ def _claim(out: Path) -> None:
                 shutil.rmtree(out / name) if (out / name).is_dir() else (out / name).unlink(missing_ok=True)
         out.mkdir(parents=True, exist_ok=True)
         (out / _MARKER).touch()
-    except OSError as error:
-        raise InputError(f"cannot write the demo to {out}: {error.strerror or error}", path=out) from error
 
 
 def _index(

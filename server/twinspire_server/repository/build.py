@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
-from twinspire._arguments import as_member, require_list
+from twinspire._arguments import as_member, file_errors, require_list
 from twinspire._cores import usable_cores
 from twinspire.bundle import MANIFEST_NAME, Bundle, Precision, Tower
 from twinspire.errors import InputError, SpaceMismatchError
@@ -95,17 +95,13 @@ def build_repository(
     served = [_served(bundle, named, options, folders.get(bundle.name)) for bundle in opened]
     specs = [spec for bundle in served for make in MODEL_SPECS[runtime] for spec in make(bundle)]
     models = _placed(specs, destination)
-    try:
+    with file_errors(f"{destination} cannot be written", destination, ". Name another folder with -o"):
         destination.mkdir(parents=True, exist_ok=True)
         with staging_folder(destination) as staging:
             for model in models:
                 write_model(staging, model)
             for model in models:
                 install_model(staging, model)
-    except OSError as error:
-        raise InputError(
-            f"{destination} cannot be written: {error.strerror or error}. Name another folder with -o", path=destination
-        ) from error
     return models
 
 

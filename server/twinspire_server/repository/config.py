@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from twinspire._arguments import file_errors
 from twinspire.contract import TensorSpec
 from twinspire.errors import InputError
 from twinspire_server.repository.spec import InstanceGroup, ModelSpec, WarmUp
@@ -150,9 +151,6 @@ def ready_check(model: Path) -> HttpRequest | None:
 
 def _row(file: Path, size: int | None) -> bytes:
     """Return the first `size` bytes of a warm-up's data, which holds a row after the other; None: all of it."""
-    try:
-        return file.read_bytes()[:size]
-    except OSError as error:
-        raise InputError(
-            f"the warm-up {file} cannot be read: {error.strerror or error}. Build the repository again", path=file
-        ) from error
+    with file_errors(f"the warm-up {file} cannot be read", file, ". Build the repository again"):
+        data = file.read_bytes()
+    return data[:size]

@@ -75,10 +75,7 @@ class TritonPythonModel:
             return pb_utils.TritonError(f"{INPUT_IDS} cannot be read: {error}", pb_utils.TritonError.INVALID_ARG)
         for position, text in enumerate(texts):
             problem = sequence_problem(
-                text,
-                context_length=self._context_length,
-                vocabulary_size=self._vocabulary_size,
-                eos_id=self._eos_id,
+                text, context_length=self._context_length, vocabulary_size=self._vocabulary_size, eos_id=self._eos_id
             )
             if problem is not None:
                 return pb_utils.TritonError(f"text {position} {problem}", pb_utils.TritonError.INVALID_ARG)

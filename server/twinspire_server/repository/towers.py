@@ -159,10 +159,7 @@ def _text_checks(served: ServedBundle, engine: EngineFile) -> ModelSpec:
     }
     return replace(
         spec,
-        files=[
-            CopiedFile(MODEL_FILE, _HERE / "container_text.py"),
-            CopiedFile("contract.py", Path(contract.__file__)),
-        ],
+        files=[CopiedFile(MODEL_FILE, _HERE / "container_text.py"), CopiedFile("contract.py", Path(contract.__file__))],
         # Each instance runs a full batch after the other: as many as keep the engine's instances busy. One that cuts
         # its batches for two instances: 296 texts/s, two that do not: 335 (ViT-B/32 int8, two cores, 64 captions in
         # flight).

@@ -5,8 +5,9 @@ The names below are loaded when they are first used, so that the command line st
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from twinspire._lazy import lazy_names
 
 if TYPE_CHECKING:
     from twinspire_server.triton.canary import CanaryOptions
@@ -16,33 +17,16 @@ if TYPE_CHECKING:
     from twinspire_server.triton.server import TritonServer
     from twinspire_server.triton.supervisor import Supervisor
 
-__all__ = [
-    "CanaryOptions",
-    "Ports",
-    "ServerTls",
-    "Supervisor",
-    "TritonInstall",
-    "TritonServer",
-    "find_triton",
-    "flags",
-]
+__all__ = ["CanaryOptions", "Ports", "ServerTls", "Supervisor", "TritonInstall", "TritonServer", "find_triton", "flags"]
 
-_HOMES = {
-    "CanaryOptions": "canary",
-    "Supervisor": "supervisor",
-    "Ports": "ports",
-    "ServerTls": "options",
-    "TritonInstall": "locate",
-    "TritonServer": "server",
-    "find_triton": "locate",
-    "flags": "options",
-}
-
-
-def __getattr__(name: str) -> Any:  # noqa: ANN401 - the type depends on the name (PEP 562)
-    home = _HOMES.get(name)
-    if home is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{home}"), name)
-    globals()[name] = value
-    return value
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "canary": ["CanaryOptions"],
+        "locate": ["TritonInstall", "find_triton"],
+        "options": ["ServerTls", "flags"],
+        "ports": ["Ports"],
+        "server": ["TritonServer"],
+        "supervisor": ["Supervisor"],
+    },
+)

@@ -98,14 +98,12 @@ class Canary:
 
     def _hang_reason(self) -> str | None:
         """Send one inference. Return why the model counts as hung, None where it is alive or may be busy."""
-        answer = self._infer()
+        path = f"/v2/models/{self._model}/infer"
+        answer = self._http("POST", path, self._request.body, self._request.headers)
         before, executed = self._executed, self._executions()
         if executed is not None:
             self._executed = executed
-        if answer is not None and answer[0] in (
-            HTTPStatus.OK,
-            HTTPStatus.SERVICE_UNAVAILABLE,
-        ):  # or too busy
+        if answer is not None and answer[0] in (HTTPStatus.OK, HTTPStatus.SERVICE_UNAVAILABLE):  # or too busy
             self._note_life()
             return None
         if answer is not None:
@@ -125,10 +123,6 @@ class Canary:
 
     def _note_life(self) -> None:
         self._alive_s, self._computed_s, self._errors = time.monotonic(), self._processor_s(), 0
-
-    def _infer(self) -> tuple[int, bytes] | None:
-        request = self._request
-        return self._http("POST", f"/v2/models/{self._model}/infer", request.body, request.headers)
 
     def _executions(self) -> int | None:
         """Return how many batches the model has executed, None where the server does not answer."""

@@ -33,8 +33,7 @@ def serve(
         ),
     ] = "127.0.0.1",
     metrics_host: Annotated[
-        str,
-        typer.Option(metavar="ADDRESS", help="IPv4 address for the metrics. HTTP always listens on 127.0.0.1."),
+        str, typer.Option(metavar="ADDRESS", help="IPv4 address for the metrics. HTTP always listens on 127.0.0.1.")
     ] = "127.0.0.1",
     http_port: Annotated[int, typer.Option(help="Port of HTTP; 0 picks a free one.")] = 8000,
     grpc_port: Annotated[int, typer.Option(help="Port of gRPC; 0 picks a free one.")] = 8001,
@@ -44,12 +43,10 @@ def serve(
     ] = None,
     tls_key: Annotated[Path | None, typer.Option(metavar="PEM", help="Private key of the server certificate.")] = None,
     tls_ca: Annotated[
-        Path | None,
-        typer.Option(metavar="PEM", help="Admit only clients with a certificate signed by one of these."),
+        Path | None, typer.Option(metavar="PEM", help="Admit only clients with a certificate signed by one of these.")
     ] = None,
     insecure: Annotated[
-        bool,
-        typer.Option("--insecure", help="Let other machines connect without TLS and use the models."),
+        bool, typer.Option("--insecure", help="Let other machines connect without TLS and use the models.")
     ] = False,
     reuse_grpc_port: Annotated[
         bool,
@@ -63,8 +60,7 @@ def serve(
         typer.Option(help="Append the server's log to this file. Default: a temporary file, kept if the server fails."),
     ] = None,
     backend_directory: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Folder of further Triton backends, such as onnxruntime/."),
+        Path | None, typer.Option(metavar="DIR", help="Folder of further Triton backends, such as onnxruntime/.")
     ] = None,
     ready_timeout: Annotated[float, typer.Option(min=1, help="Seconds to wait for the models to load.")] = 120,
     max_restarts: Annotated[
@@ -75,8 +71,7 @@ def serve(
         ),
     ] = 10,
     canary_interval: Annotated[
-        float,
-        typer.Option(min=0, help="Seconds between test inferences, which detect hung models; 0: none."),
+        float, typer.Option(min=0, help="Seconds between test inferences, which detect hung models; 0: none.")
     ] = CanaryOptions.interval_s,
     triton_flag: Annotated[
         list[str] | None,
@@ -150,7 +145,6 @@ def _tls(certificate: Path | None, key: Path | None, client_ca: Path | None) -> 
 
 
 def _announce(server: TritonServer, *, as_json: bool) -> None:
-    """Print the server's addresses."""
     if as_json:
         print_json(
             {

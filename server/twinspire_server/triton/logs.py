@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
-from twinspire.errors import InputError
+from twinspire._arguments import file_errors
 
 _PREFIX, _SUFFIX = "twinspire-triton-", ".log"
 _KEPT = 5
@@ -56,15 +56,11 @@ class ServerLog:
 
     def open(self) -> None:
         """Make the file, a new temporary one unless the last is kept. Raises InputError where it cannot be written."""
-        try:
+        with file_errors(f"cannot write the server's log {self._path or ''}", self._path):
             if self.is_temporary and not (self._keep and self._path is not None):
                 self._path = new_log()
             self.path.open("ab").close()
             self._start = self.path.stat().st_size
-        except OSError as error:
-            raise InputError(
-                f"cannot write the server's log {self._path or ''}: {error.strerror or error}", path=self._path
-            ) from error
 
     def keep(self, keep: bool = True) -> None:
         """Keep a temporary log, as that of a server which has failed, and continue it at the next start."""

@@ -27,44 +27,31 @@ _RESTRICTED_HTTP = (*_RESTRICTED_GRPC, "inference", "statistics", "model-config"
 """Over gRPC, inference and what clients ask about models stay open; over HTTP only health and names."""
 
 _FLAG = re.compile(r"(?:--)?(?P<name>[a-z][a-z0-9-]*)(?P<value>=.*)?", re.DOTALL)
-_TLS = "the TLS of gRPC is set by --tls-certificate, --tls-key and --tls-ca"
-_SERVICES = "twinspire asks all three services whether the server is ready"
-_RESTRICTED = "twinspire restricts these parts of the API: SECURITY.md"
-_LOADED = "twinspire loads every model at the start and none later"
-_OWN = {
-    "id": "twinspire recognises its server by it",
-    "model-repository": "the repository is the command's argument",
-    "model-store": "the repository is the command's argument",
-    "model-control-mode": _LOADED,
-    "load-model": _LOADED,
-    "exit-on-error": "a server with a model that did not load would count as ready",
-    "strict-readiness": "a server with a model that did not load would count as ready",
-    "disable-auto-complete-config": "twinspire's configs are complete",
-    "strict-model-config": "twinspire's configs are complete",
-    "exit-timeout-secs": "twinspire kills a server that takes longer",
-    "http-address": f"HTTP is for this machine alone, {LOOPBACK}: SECURITY.md",
-    "http-port": "the port is set by --http-port",
-    "grpc-address": "the address is set by --host",
-    "grpc-port": "the port is set by --grpc-port",
-    "reuse-grpc-port": "it is set by --reuse-grpc-port",
-    "metrics-address": "the address is set by --metrics-host",
-    "metrics-port": "the port is set by --metrics-port",
-    "allow-http": _SERVICES,
-    "allow-grpc": _SERVICES,
-    "allow-metrics": _SERVICES,
-    "http-restricted-api": _RESTRICTED,
-    "grpc-restricted-protocol": _RESTRICTED,
-    "grpc-use-ssl": _TLS,
-    "grpc-use-ssl-mutual": _TLS,
-    "grpc-server-cert": _TLS,
-    "grpc-server-key": _TLS,
-    "grpc-root-cert": _TLS,
-    "log-file": "the log is set by --log-file",
-    "log-error": "twinspire reads from the log why a server fails",
-    "backend-directory": "it is set by --backend-directory of `twinspire serve`",
-    "allow-sagemaker": "it opens another HTTP service: SECURITY.md",
-    "allow-vertex-ai": "it opens another HTTP service: SECURITY.md",
+_REASONS = {
+    "twinspire recognises its server by it": "id",
+    "the repository is the command's argument": "model-repository model-store",
+    "twinspire loads every model at the start and none later": "model-control-mode load-model",
+    "a server with a model that did not load would count as ready": "exit-on-error strict-readiness",
+    "twinspire's configs are complete": "disable-auto-complete-config strict-model-config",
+    "twinspire kills a server that takes longer": "exit-timeout-secs",
+    f"HTTP is for this machine alone, {LOOPBACK}: SECURITY.md": "http-address",
+    "the port is set by --http-port": "http-port",
+    "the address is set by --host": "grpc-address",
+    "the port is set by --grpc-port": "grpc-port",
+    "it is set by --reuse-grpc-port": "reuse-grpc-port",
+    "the address is set by --metrics-host": "metrics-address",
+    "the port is set by --metrics-port": "metrics-port",
+    "twinspire asks all three services whether the server is ready": "allow-http allow-grpc allow-metrics",
+    "twinspire restricts these parts of the API: SECURITY.md": "http-restricted-api grpc-restricted-protocol",
+    "the TLS of gRPC is set by --tls-certificate, --tls-key and --tls-ca": (
+        "grpc-use-ssl grpc-use-ssl-mutual grpc-server-cert grpc-server-key grpc-root-cert"
+    ),
+    "the log is set by --log-file": "log-file",
+    "twinspire reads from the log why a server fails": "log-error",
+    "it is set by --backend-directory of `twinspire serve`": "backend-directory",
+    "it opens another HTTP service: SECURITY.md": "allow-sagemaker allow-vertex-ai",
 }
+_OWN = {name: reason for reason, names in _REASONS.items() for name in names.split()}
 """The flags that are not passed on, and why."""
 
 
@@ -106,11 +93,7 @@ class ServerTls:
 
     def flags(self) -> list[str]:
         """List Triton's flags."""
-        flags = [
-            "--grpc-use-ssl=true",
-            f"--grpc-server-cert={self.certificate}",
-            f"--grpc-server-key={self.key}",
-        ]
+        flags = ["--grpc-use-ssl=true", f"--grpc-server-cert={self.certificate}", f"--grpc-server-key={self.key}"]
         if self.client_ca is not None:
             flags += ["--grpc-use-ssl-mutual=true", f"--grpc-root-cert={self.client_ca}"]
         return flags

@@ -8,6 +8,7 @@ import socket
 from contextlib import ExitStack
 from dataclasses import dataclass, fields
 
+from twinspire._arguments import as_whole
 from twinspire.errors import InputError, ServerError
 
 LOOPBACK = "127.0.0.1"
@@ -43,10 +44,7 @@ class Ports:
     def __post_init__(self) -> None:
         named = {field.name: getattr(self, field.name) for field in fields(self)}
         for name, number in named.items():
-            if not 0 <= number <= 65535:
-                raise InputError(
-                    f"{name} port {number}: expected 0 to 65535, where 0 picks a free one", option=f"{name}_port"
-                )
+            as_whole(number, f"{name}_port", minimum=0, maximum=65535)
         numbers = [number for number in named.values() if number]
         if len(set(numbers)) < len(numbers):
             listed = ", ".join(f"{name} {number}" for name, number in named.items())

@@ -73,7 +73,6 @@ class TritonProcess:
         backend_directory: Path | None,
         pass_env: Collection[str],
     ) -> subprocess.Popen[bytes]:
-        """Start the reaper, which starts the server."""
         variables = inherited_variables(os.environ, pass_env)
         environment = prepare(install, Path(self._folder), variables, backend_directory=backend_directory)
         own = [f"--id={self.name}", f"--backend-config=python,shm-region-prefix-name={self._shm_prefix}"]

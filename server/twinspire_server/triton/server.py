@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from twinspire._arguments import as_list
@@ -210,9 +209,7 @@ class TritonServer:
     def __enter__(self) -> Self:
         return self.start()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     @property
@@ -232,7 +229,6 @@ class TritonServer:
 
 
 def _models(repository: Path) -> tuple[str, ...]:
-    """List the models of a repository, by name."""
     if any(character.isspace() for character in str(repository)):
         # The Python backend hands the path to its processes in a command line that it splits at spaces: they die with
         # "stol", and the server waits for them.

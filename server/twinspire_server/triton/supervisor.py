@@ -8,7 +8,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 
-from twinspire.errors import InputError, ServerError, TwinspireError
+from twinspire._arguments import as_whole
+from twinspire.errors import ServerError, TwinspireError
 from twinspire_server.repository.config import ready_check
 from twinspire_server.triton.canary import Canary, CanaryOptions
 from twinspire_server.triton.server import TritonServer
@@ -36,12 +37,8 @@ class Supervisor:
         canary: CanaryOptions | None = None,
         report: Callable[[str], None] = lambda _: None,
     ) -> None:
-        if max_restarts < 0:
-            raise InputError(
-                f"max_restarts {max_restarts}: expected a number from 0 up, where 0 never restarts",
-                option="max_restarts",
-            )
-        self._server, self._max_restarts, self._report = server, max_restarts, report
+        self._max_restarts = as_whole(max_restarts, "max_restarts", minimum=0)
+        self._server, self._report = server, report
         self._canary = canary
         checks = {} if canary is None else {name: ready_check(server.repository / name) for name in server.models}
         self._ready_checks = {name: request for name, request in checks.items() if request is not None}

@@ -27,8 +27,7 @@ from twinspire.errors import InputError
 def add(
     index: StoreArgument,
     paths: Annotated[
-        list[Path] | None,
-        typer.Argument(metavar="PATH...", help="Images, and folders of images.", show_default=False),
+        list[Path] | None, typer.Argument(metavar="PATH...", help="Images, and folders of images.", show_default=False)
     ] = None,
     texts: Annotated[
         list[Path] | None,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from twinspire.cli.client_options import BundleOption, ClientOptions, open_client
-from twinspire.cli.shared import JsonOption, completing, print_json, printable
+from twinspire.cli.index.shared import IndexArgument
+from twinspire.cli.shared import JsonOption, completing, print_json, printable, size_of
 from twinspire.errors import InputError
 
 if TYPE_CHECKING:
@@ -29,7 +31,6 @@ _QUERIES_HELP = (
     "Queries to tune for: a text file with one a line, encoded with the bundle, or an .npy file of embeddings, (N, D) "
     "float32. Default: held-out items of the index."
 )
-IndexArgument = Annotated[Path, typer.Argument(metavar="INDEX", help="The folder of the index.", show_default=False)]
 
 
 def build(
@@ -61,7 +62,7 @@ def build(
         }
         if not as_json:
             typer.echo(
-                f"{chosen} over {len(opened):,} items: about {_size(predicted.memory_bytes)} of memory "
+                f"{chosen} over {len(opened):,} items: about {size_of(predicted.memory_bytes)} of memory "
                 f"in each process, {predicted.build_s:.0f} s to build"
             )
         if not dry_run:
@@ -70,7 +71,7 @@ def build(
             document["calibration_s"] = round(report.calibration_s, 2)
             document["calibration"] = _calibration_document(report.calibration)
             if not as_json:
-                typer.echo(f"built in {report.build_s:.1f} s, {_size(report.file_bytes)} on disk")
+                typer.echo(f"built in {report.build_s:.1f} s, {size_of(report.file_bytes)} on disk")
                 typer.echo(_calibration_line(report))
     if as_json:
         print_json(document)
@@ -174,16 +175,7 @@ def _calibration_document(found: Calibration | None) -> dict[str, object] | None
         "rescored_candidates": found.rescored_candidates,
         "query_ms": round(found.query_ms, 4),
         "measured": [
-            {
-                "queries": group.queries,
-                "count": group.count,
-                "recall": round(group.recall, 5),
-                "query_ms": round(group.query_ms, 4),
-            }
+            dataclasses.asdict(group) | {"recall": round(group.recall, 5), "query_ms": round(group.query_ms, 4)}
             for group in found.measured
         ],
     }
-
-
-def _size(size_bytes: int) -> str:
-    return f"{size_bytes / 2**20:.1f} MiB" if size_bytes >= 2**20 else f"{size_bytes / 2**10:.1f} KiB"

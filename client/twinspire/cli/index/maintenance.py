@@ -90,8 +90,7 @@ def verify(index: IndexArgument, as_json: JsonOption = False) -> None:
     report = verify_index(index)
     if as_json:
         print_index_json(
-            report.path,
-            {"ok": report.ok, "items": report.items, "rows": report.rows, "problems": report.problems},
+            report.path, {"ok": report.ok, "items": report.items, "rows": report.rows, "problems": report.problems}
         )
     elif report.ok:
         typer.echo(f"{printable(index)} is intact: {counted(report.items)}, all vectors and full-text entries read")

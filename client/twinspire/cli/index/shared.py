@@ -30,9 +30,7 @@ IndexArgument = Annotated[Path, typer.Argument(metavar="INDEX", help="The folder
 StoreArgument = Annotated[
     str,
     typer.Argument(
-        metavar="INDEX",
-        help="The folder of the index, or the URI of another store, scheme://...",
-        show_default=False,
+        metavar="INDEX", help="The folder of the index, or the URI of another store, scheme://...", show_default=False
     ),
 ]
 FoldersArgument = Annotated[

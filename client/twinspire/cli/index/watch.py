@@ -1,4 +1,4 @@
-"""`twinspire index watch`: keep an index in step with folders of images."""
+"""`twinspire index sync` and `twinspire index watch`: make an index match folders of images, once or until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -22,16 +22,70 @@ from twinspire.cli.index.shared import (
     StoreArgument,
     check_target,
     counted,
+    exists,
     open_store_and_client,
     print_failed,
+    print_ingest,
     with_caption_options,
 )
-from twinspire.cli.shared import printable, shortened
+from twinspire.cli.shared import JsonOption, printable, shortened
 from twinspire.errors import InputError
 
 if TYPE_CHECKING:
     from twinspire.errors import ServerUnavailableError
-    from twinspire.ingest import FolderEvent
+    from twinspire.ingest import FolderEvent, IngestOptions
+
+
+@with_client_options
+@with_caption_options
+def sync(
+    index: StoreArgument,
+    folders: FoldersArgument = None,
+    *,
+    captions: CaptionOptions,
+    options: ClientOptions,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only report what would be done; nothing is decoded or changed.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Make an index match folders of images, once, as from cron; the index is created if it does not exist.
+
+    New images are added, changed ones encoded again, moved ones keep their ids, and deleted ones are removed. A folder
+    whose images are all gone at once is refused: its disk may not be mounted. Ends with status 3 where some files
+    failed and the others were brought up to date.
+    """
+    from twinspire.ingest import sync as sync_folders
+
+    folders, ingest = _checked(index, folders, captions)
+    if dry_run and not exists(index):
+        raise InputError(f"there is no index at {printable(index)}: --dry-run needs one to compare with")
+    start_s = time.perf_counter()
+    with ExitStack() as stack:
+        store, client = open_store_and_client(stack, index, options, mode="read" if dry_run else "write")
+        with ProgressBar("images") as bar:
+            report = sync_folders(store, client, folders, ingest, dry_run=dry_run, on_progress=bar.update)
+        items = len(store)
+    counts = {
+        "added": report.added,
+        "changed": report.changed - report.moved,
+        "moved": report.moved,
+        "captioned": report.captioned,
+        "removed": report.removed,
+        "unchanged": report.already,
+    }
+    names = {"captioned": "with a caption"}
+    shown = {**counts, "failed": len(report.failed)}
+    summary = ", ".join(f"{count:,} {names.get(name, name)}" for name, count in shown.items() if count) or "no images"
+    print_ingest(
+        index,
+        report,
+        {"dry_run": dry_run, **counts},
+        f"would be: {summary}" if dry_run else summary,
+        items=items,
+        elapsed_s=time.perf_counter() - start_s,
+        as_json=as_json,
+    )
 
 
 @with_client_options
@@ -57,15 +111,10 @@ def watch(
     ones keep their ids, deleted ones are removed. With --server, a server that stops answering is waited for.
     """
     from twinspire.ingest import watch as watch_folders
-    from twinspire.ingest.sync import checked_folders
 
-    if not folders:
-        raise InputError("no input: pass folders of images (DIR...)")
     if not rescan > 0:
         raise InputError(f"--rescan must be a number of seconds above 0, got {rescan:g}")
-    checked_folders(folders)  # before anything is loaded
-    ingest = captions.read()
-    check_target(index)
+    folders, ingest = _checked(index, folders, captions)
     with ExitStack() as stack:
         store, client = open_store_and_client(stack, index, options)
         printer = _Printer(folders, as_json=as_json)
@@ -84,6 +133,18 @@ def watch(
             )
         except KeyboardInterrupt:  # the regular end
             printer.end(index, len(store))
+
+
+def _checked(index: str, folders: list[Path] | None, captions: CaptionOptions) -> tuple[list[Path], IngestOptions]:
+    """Return the folders and the captions, checked before anything is loaded. Raises `InputError`."""
+    from twinspire.ingest.sync import checked_folders
+
+    if not folders:
+        raise InputError("no input: pass folders of images (DIR...)")
+    checked_folders(folders)
+    options = captions.read()
+    check_target(index)
+    return folders, options
 
 
 class _Printer:

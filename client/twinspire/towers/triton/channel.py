@@ -18,14 +18,8 @@ from typing import Any, TypeVar
 import grpc  # type: ignore[import-untyped, unused-ignore]
 from tritonclient.grpc import service_pb2_grpc
 
-from twinspire._printable import printable
-from twinspire.errors import (
-    EngineError,
-    ServerError,
-    ServerOverloadedError,
-    ServerRefusedError,
-    ServerUnavailableError,
-)
+from twinspire._arguments import printable
+from twinspire.errors import EngineError, ServerError, ServerOverloadedError, ServerRefusedError, ServerUnavailableError
 from twinspire.towers.triton.options import TlsOptions
 
 Failed = TypeVar("Failed", bound=ServerError)

@@ -106,11 +106,7 @@ class RetryPolicy:
         error = self._last.error
         attempts = f" Attempts: {self._failures}" if self._failures else ""
         return type(error)(
-            f"{error}{attempts}",
-            address=address,
-            code=error.code,
-            attempts=self._failures or None,
-            deadline_s=limit_s,
+            f"{error}{attempts}", address=address, code=error.code, attempts=self._failures or None, deadline_s=limit_s
         )
 
 

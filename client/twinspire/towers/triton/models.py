@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tritonclient.grpc import model_config_pb2, service_pb2
 
-from twinspire._printable import printable
+from twinspire._arguments import printable
 from twinspire.bundle import Bundle, Tower
 from twinspire.contract import EMBEDDING, FREE, TensorSpec, text_input
 from twinspire.errors import EngineError, ServerError, SpaceMismatchError
@@ -119,21 +119,6 @@ def _text_lengths(value: str) -> tuple[int, ...]:
 def _shown(text: str) -> str:
     """Return a server's text on one line, shortened."""
     return printable(text, limit=_SHOWN_CHARACTERS)
-
-
-def server_request() -> Any:
-    """Return a request for the server's version: `ServerMetadata`."""
-    return service_pb2.ServerMetadataRequest()
-
-
-def config_request(name: str) -> Any:
-    """Return a request for a model's configuration: `ModelConfig`."""
-    return service_pb2.ModelConfigRequest(name=name)
-
-
-def statistics_request(name: str) -> Any:
-    """Return a request for a model's counters: `ModelStatistics`."""
-    return service_pb2.ModelStatisticsRequest(name=name)
 
 
 def read_version(response: Any) -> str:

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from twinspire._arguments import file_errors
 from twinspire.errors import InputError
 
 LONGEST_DEADLINE_S = 1e9
@@ -57,11 +58,8 @@ def checked_address(url: str) -> str:
 
 def read_pem(path: str | os.PathLike[str]) -> bytes:
     """Read a PEM file. Raises InputError with its path where it cannot be read or is not PEM."""
-    try:
+    with file_errors(f"the TLS file {os.fspath(path)} cannot be read", path):
         data = Path(path).read_bytes()
-    except OSError as error:
-        message = f"the TLS file {os.fspath(path)} cannot be read: {error.strerror or error}"
-        raise InputError(message, path=path) from error
     if b"-----BEGIN " not in data:  # gRPC would only log it and fail every call for another reason
         raise InputError(f"the TLS file {os.fspath(path)} is not PEM: expected -----BEGIN and a type", path=path)
     return data

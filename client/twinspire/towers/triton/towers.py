@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -77,23 +76,21 @@ class TritonTowers(BundleTowers):
     time; None is four, or as many as fill two of the server's largest batches. With `send_images_singly` every
     image is a request of its own and the server forms the batches.
 
-    Every call ends within `deadline_s` seconds, with the whole result or an error. Until then, requests that
-    failed for a transient reason are sent again with exponential backoff: the server is unreachable or stopping,
-    a model's process died, or the queue was full. Encoding changes nothing on the server, so this is safe; answered
-    requests are not repeated. After a reconnect the models are inspected again before results
-    are used; all servers behind one address must be equal. `max_retries` bounds the retries
-    without an answer in between; None does not.
+    Every call ends within `deadline_s` seconds, with the whole result or an error. Until then, requests that failed for
+    a transient reason are sent again with exponential backoff: the server is unreachable or stopping, a model's process
+    died, or the queue was full. Encoding changes nothing on the server, so this is safe; answered requests are not
+    repeated. After a reconnect the models are inspected again before results are used; all servers behind one address
+    must be equal. `max_retries` bounds the retries without an answer in between; None does not.
 
     Opening is such a call too, but gives up after 10 seconds: a server that restarts is back by then, otherwise the
     address is probably wrong.
 
     Open it after a fork, not before: gRPC's threads do not survive in the child, where encoding raises EngineError.
 
-    Raises InputError for an unusable argument, BundleError for a bundle that needs a later version,
-    SpaceMismatchError where a model is of another space than the bundle,
-    ServerUnavailableError where the server does not answer, ServerOverloadedError where its queue is full until the
-    deadline, ServerRefusedError where it has no such models, ServerError where they violate
-    the contract, EngineError where a response is not a message of Triton's protocol.
+    Raises InputError for an unusable argument, BundleError for a bundle that needs a later version, SpaceMismatchError
+    where a model is of another space than the bundle, ServerUnavailableError where the server does not answer,
+    ServerOverloadedError where its queue is full until the deadline, ServerRefusedError where it has no such models,
+    ServerError where they violate the contract, EngineError where a response is not a message of Triton's protocol.
     """
 
     def __init__(
@@ -123,7 +120,7 @@ class TritonTowers(BundleTowers):
         self._channel = Channel(self._address, tls, max_response_bytes=largest_response_bytes(bundle.dim))
         try:
             deadline = self._begin(limit_s=_OPENING_S)
-            policy = self._retry_policy(deadline, max_retries=max_retries)
+            policy = self._retry_policy(deadline)
             self._server_version = self._inspect(deadline, policy).server_version
         except BaseException:
             self.close()
@@ -178,12 +175,14 @@ class TritonTowers(BundleTowers):
 
         The server counts a batch some milliseconds after its responses went out.
         """
-        from twinspire.towers.triton.models import read_statistics, statistics_request
+        from tritonclient.grpc.service_pb2 import ModelStatisticsRequest
+
+        from twinspire.towers.triton.models import read_statistics
 
         model = self._models[as_member(tower, Tower, "tower")]
         deadline = self._begin()
-        requests = [("ModelStatistics", statistics_request(model))]
-        policy = self._retry_policy(deadline, max_retries=self._max_retries)
+        requests = [("ModelStatistics", ModelStatisticsRequest(name=model))]
+        policy = self._retry_policy(deadline)
         (answer,) = policy.run(lambda: self._channel.ask(requests, deadline))
         return read_statistics(answer)
 
@@ -194,9 +193,7 @@ class TritonTowers(BundleTowers):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _encode(
@@ -210,7 +207,7 @@ class TritonTowers(BundleTowers):
         embeddings = np.empty((count, self.dim), np.float32)
         if count == 0:
             return embeddings
-        policy = self._retry_policy(deadline, max_retries=self._max_retries)
+        policy = self._retry_policy(deadline)
         state = self._current_state(deadline, policy)
         model, spec = state.models[tower], self._bundle.input_spec(tower)
         source = f"the {tower} tower ({model.name} on {self._address})"
@@ -283,10 +280,10 @@ class TritonTowers(BundleTowers):
             )
         return Deadline.after(min(self._deadline_s, limit_s))
 
-    def _retry_policy(self, deadline: Deadline, *, max_retries: int | None) -> RetryPolicy:
+    def _retry_policy(self, deadline: Deadline) -> RetryPolicy:
         from twinspire.towers.triton.exchange import RetryPolicy
 
-        return RetryPolicy(self._channel, deadline, max_retries=max_retries)
+        return RetryPolicy(self._channel, deadline, max_retries=self._max_retries)
 
     def _current_state(self, deadline: Deadline, policy: RetryPolicy) -> _ServerState:
         """Return the server's state, after another inspection where it is unknown or its last response is old."""
@@ -305,10 +302,12 @@ class TritonTowers(BundleTowers):
         return state
 
     def _read_state(self, deadline: Deadline) -> _ServerState:
-        from twinspire.towers.triton.models import config_request, read_model, read_version, server_request
+        from tritonclient.grpc.service_pb2 import ModelConfigRequest, ServerMetadataRequest
 
-        requests = [("ServerMetadata", server_request())]
-        requests += [("ModelConfig", config_request(name)) for name in self._models.values()]
+        from twinspire.towers.triton.models import read_model, read_version
+
+        requests = [("ServerMetadata", ServerMetadataRequest())]
+        requests += [("ModelConfig", ModelConfigRequest(name=name)) for name in self._models.values()]
         server, *configs = self._channel.ask(requests, deadline)
         models = {
             tower: read_model(answer.config, name, tower, self._bundle, address=self._address)
