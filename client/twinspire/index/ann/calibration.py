@@ -37,13 +37,11 @@ _MULTIPLICATIONS = 3.2e10  # of exact search for a group: bounds the queries of 
 _MEAN_SAMPLE = 4_096
 
 
-def calibrated(
-    ann: AnnIndex, vectors: Vectors, groups: list[QueryGroup], *, target: float = TARGET, margin: float = MARGIN
-) -> Calibration:
-    """Return the fastest setting that reaches `target` for each of `groups`, else the one of the highest recall."""
-    found = best_setting(ann, vectors, groups, min(1.0, target + margin))
+def calibrated(ann: AnnIndex, vectors: Vectors, groups: list[QueryGroup]) -> Calibration:
+    """Return the fastest setting that reaches `TARGET` for each of `groups`, else the one of the highest recall."""
+    found = best_setting(ann, vectors, groups, min(1.0, TARGET + MARGIN))
     return Calibration(
-        target=target,
+        target=TARGET,
         k=max(group.exact.shape[1] for group in groups),
         effort=found.effort,
         effort_name=ann.spec.family.effort_name,
