@@ -87,7 +87,8 @@ def held_out(vectors: Vectors, kinds: Mapping[str, NDArray[np.bool_]], k: int, e
                 groups.append(_group(f"{other} against {name}", vectors, _float32(vectors[rows]), rows, searched, k))
                 break
         else:
-            queries, rows = _across_a_gap(vectors, mask, sample(mask), random)
+            rows = sample(mask)
+            queries = _across_a_gap(vectors, mask, rows, random)
             groups.append(_group(f"generated cross-modal queries against {name}", vectors, queries, rows, searched, k))
     return [group for group in groups if group is not None]
 
@@ -112,7 +113,7 @@ def _group(
 
 def _across_a_gap(
     vectors: Vectors, mask: NDArray[np.bool_], rows: NDArray[np.int64], random: np.random.Generator
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+) -> NDArray[np.float32]:
     """Generate queries (Q, D), one for each of `rows` (Q,), as of another modality than the items of `mask`."""
     living = np.flatnonzero(mask)
     part = _float32(vectors[np.sort(random.choice(living, min(_MEAN_SAMPLE, len(living)), replace=False))])
@@ -124,7 +125,7 @@ def _across_a_gap(
     opposite = (np.arange(len(rows)) % 2)[:, None] * mean
     queries = 0.5 * between + noise - opposite
     lengths = np.linalg.norm(queries, axis=1, keepdims=True)
-    return _float32(queries / np.maximum(lengths, 1e-12)), rows
+    return _float32(queries / np.maximum(lengths, 1e-12))
 
 
 def _float32(vectors: Vectors) -> NDArray[np.float32]:
