@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from twinspire.errors import InputError
-from twinspire.index.full_text import fts5_expression
+from twinspire.index.filter_sql import fts5_expression
 from twinspire.search import Query, Synonyms, Templates
 from twinspire.search.text_query import keyword_query, parse_phrases, phrase_query, rare_query
 from twinspire.stores.text_query import TextQuery, indexed_text

@@ -14,7 +14,7 @@ from twinspire.index.connections import CATALOGUE_NAME, Connections
 from twinspire.index.digests import tables_checksum
 from twinspire.index.error_mapping import RESTORE
 from twinspire.index.schema import APPLICATION_ID, SCHEMA, SCHEMA_VERSION
-from twinspire.index.vectors import CHECKSUM_OF_NOTHING, VectorType
+from twinspire.index.vectors import VectorType
 from twinspire.index.view import Commit, Header, View, only_row
 from twinspire.stores.items import BundleReference
 
@@ -63,19 +63,7 @@ class Catalogue:
                 bundle_path=bundle.path if bundle is not None else None,
                 writers=0,
             )
-            commit = Commit(
-                generation=0,
-                vectors_file=vectors_file,
-                rows=0,
-                checksum=CHECKSUM_OF_NOTHING,
-                next_id=0,
-                placed=0,
-                contents=0,
-                dead=0,
-                items=0,
-                images=0,
-            )
-            insert_first_row(connection, header, commit)
+            insert_first_row(connection, header, Commit(generation=0, vectors_file=vectors_file))
 
     @contextmanager
     def view(self) -> Iterator[View]:

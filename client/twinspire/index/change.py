@@ -44,7 +44,10 @@ class Change(View):
         row, first = self.commit.rows, self.commit.next_id
         ids = list(range(first, first + len(items)))
         rows = range(row, row + len(items))
-        self._put_items([(*place, *_fields(item), now, now) for *place, item in zip(ids, rows, items, strict=True)])
+        added = [(*place, *_fields(item), now, now) for *place, item in zip(ids, rows, items, strict=True)]
+        signed = [(*row, item_checksum(row)) for row in added]
+        self._connection.executemany(_INSERT_ITEM, signed)
+        self._count(signed, 1)
         self._connection.executemany(
             "INSERT INTO words (rowid, text) VALUES (?, ?)",
             ((number, indexed_text(item.caption, item.uri)) for number, item in zip(ids, items, strict=True)),
@@ -154,12 +157,6 @@ class Change(View):
         """Increase the count of recoveries, so that there is something to commit."""
         self.header = replace(self.header, writers=self.header.writers + 1)
         self._put_row()
-
-    def _put_items(self, rows: Sequence[tuple[Any, ...]]) -> None:
-        """Insert rows of new items, given without their checksums."""
-        signed = [(*row, item_checksum(row)) for row in rows]
-        self._connection.executemany(_INSERT_ITEM, signed)
-        self._count(signed, 1)
 
     def _count(self, rows: Sequence[tuple[Any, ...]], sign: int) -> None:
         """Add rows of items to the sums (`sign` 1) or subtract them (-1)."""

@@ -67,15 +67,10 @@ def boot_id() -> bytes:
 def read_record(folder: Path) -> Acknowledged | None:
     """Return the record of an index, None if it has no intact one."""
     try:
-        fd = os.open(folder / RECORD_NAME, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        with os.fdopen(disk.open_file(folder / RECORD_NAME), "rb") as file:
+            data = file.read(_RECORD.size)
     except OSError:
         return None
-    try:
-        data = os.pread(fd, _RECORD.size, 0)
-    except OSError:
-        return None
-    finally:
-        os.close(fd)
     if len(data) != _RECORD.size:
         return None
     _, generation, rows, boot, _ = _RECORD.unpack(data)

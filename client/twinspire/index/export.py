@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,7 @@ from twinspire.index.error_mapping import RESTORE
 from twinspire.stores.items import StoredItem
 
 if TYPE_CHECKING:
+    from twinspire.index.export_parquet import ParquetWriter
     from twinspire.index.state import State
     from twinspire.index.store import Index
     from twinspire.index.view import View
@@ -76,16 +77,6 @@ class ItemPages:
             yield items, np.array(self.state.vectors[places], dtype=np.float32)
 
 
-class PageWriter(Protocol):
-    """Writes pages to files, which its constructor opens."""
-
-    def write(self, items: list[StoredItem], embeddings: NDArray[np.float32]) -> None:
-        """Write a page; `embeddings` is (n, D) float32."""
-
-    def close(self) -> None:
-        """Finish the files."""
-
-
 def export_index(
     index: Index,
     destination: str | os.PathLike[str],
@@ -132,7 +123,7 @@ def _exported(index: Index, path: Path, where: Filter | None, on_progress: Calla
     return ExportReport(done, index.dim, files)
 
 
-def _writer(drafts: list[Path], pages: ItemPages) -> PageWriter:
+def _writer(drafts: list[Path], pages: ItemPages) -> NpyWriter | ParquetWriter:
     if len(drafts) == 2:
         return NpyWriter(drafts[0], drafts[1], pages.dim)
     from twinspire.index.export_parquet import ParquetWriter
@@ -151,7 +142,7 @@ class NpyWriter:
         self._write_header()
 
     def write(self, items: list[StoredItem], embeddings: NDArray[np.float32]) -> None:
-        """Append to both files."""
+        """Append a page to both files; `embeddings` is (n, D) float32."""
         self._matrix.write(embeddings.astype("<f4", copy=False).tobytes())
         self._lines.writelines(f"{json.dumps(_document(item), ensure_ascii=False)}\n" for item in items)
         self._rows += len(items)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from enum import Enum, auto
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,10 +23,11 @@ FIXED = ("id", "uri", "kind", "caption", "metadata", "content_hash", "added_at",
 MAX_COLUMNS = 1_000
 _EXACT = 2**53  # whole numbers up to here are floats without loss
 _INT64 = 2**63
+_Column: TypeAlias = tuple[Any, Callable[[StoredItem], object]]  # pyarrow's field, and the value that an item has there
 
 
 class ColumnType(Enum):
-    """ColumnType of a metadata column."""
+    """Type of the values of a metadata key."""
 
     BOOLEAN = auto()
     INTEGER = auto()
@@ -48,31 +49,17 @@ class ParquetWriter:
         import pyarrow.parquet
 
         self._arrow = pyarrow
-        self._types = _metadata_types(pages.items())
-        self._columns = None if self._types is None else metadata_columns(self._types, FIXED)
-        self._schema = self._schema_of(pages)
-        scalar = [name for name in self._schema.names if name != "embedding"]
+        self._columns = _columns(pyarrow, _metadata_types(pages.items()))
+        fields = [field for field, _ in self._columns]
+        vectors = pyarrow.field("embedding", pyarrow.list_(pyarrow.float32(), pages.dim), nullable=False)
+        self._schema = pyarrow.schema([*fields, vectors], metadata={"twinspire.space": pages.space})
+        scalar = [field.name for field in fields]
         self._writer = pyarrow.parquet.ParquetWriter(path, self._schema, compression="zstd", use_dictionary=scalar)
 
     def write(self, items: list[StoredItem], embeddings: NDArray[np.float32]) -> None:
         """Write a row group; `embeddings` is (n, D) float32."""
         arrow = self._arrow
-        columns: list[Any] = [
-            [item.id for item in items],
-            [item.uri for item in items],
-            [item.kind.value for item in items],
-            [item.caption for item in items],
-        ]
-        if self._types is None:
-            columns.append([_json(dict(item.metadata)) for item in items])
-        else:
-            for key in self._columns or ():
-                as_json = self._types[key] is ColumnType.JSON
-                values = (item.metadata.get(key) for item in items)
-                columns.append([_json(value) if as_json else value for value in values])
-        columns.append([item.content_hash for item in items])
-        columns += [[datetime.fromtimestamp(getattr(item, name), UTC) for item in items] for name in _TIMES]
-        arrays = [arrow.array(values, field.type) for values, field in zip(columns, self._schema, strict=False)]
+        arrays = [arrow.array([value_of(item) for item in items], field.type) for field, value_of in self._columns]
         flat = arrow.array(np.ascontiguousarray(embeddings).reshape(-1))
         arrays.append(arrow.FixedSizeListArray.from_arrays(flat, embeddings.shape[1]))
         self._writer.write_batch(arrow.RecordBatch.from_arrays(arrays, schema=self._schema))
@@ -81,23 +68,6 @@ class ParquetWriter:
         """Write the footer."""
         self._writer.close()
 
-    def _schema_of(self, pages: ItemPages) -> Any:  # noqa: ANN401 - pyarrow.Schema
-        arrow = self._arrow
-        text, time = arrow.string(), arrow.timestamp("us", tz="UTC")
-        own = [arrow.field("id", arrow.int64(), nullable=False)]
-        own += [arrow.field(name, text, nullable=name == "caption") for name in ("uri", "kind", "caption")]
-        if self._types is None or self._columns is None:
-            own.append(_json_field(arrow, "metadata"))
-        else:
-            own += [_field(arrow, self._columns[key], self._types[key]) for key in self._columns]
-        own.append(arrow.field("content_hash", text))
-        own += [arrow.field(name, time, nullable=False) for name in _TIMES]
-        own.append(arrow.field("embedding", arrow.list_(arrow.float32(), pages.dim), nullable=False))
-        return arrow.schema(own, metadata={"twinspire.space": pages.space})
-
-
-_TIMES = ("added_at", "changed_at")
-
 
 def require_pyarrow() -> None:
     """Raise `MissingDependencyError` without pyarrow."""
@@ -105,6 +75,26 @@ def require_pyarrow() -> None:
         import pyarrow.parquet  # noqa: F401
     except ImportError as error:
         raise MissingDependencyError("pyarrow", "parquet", "writing Parquet") from error
+
+
+def _columns(arrow: Any, types: Mapping[str, ColumnType] | None) -> list[_Column]:  # noqa: ANN401 - pyarrow's module
+    """Return all columns but `embedding`; `types` are those of the metadata keys, None for one column of metadata."""
+    text, time = arrow.string(), arrow.timestamp("us", tz="UTC")
+    if types is None:
+        metadata: list[_Column] = [(_json_field(arrow, "metadata"), lambda item: _json(dict(item.metadata)))]
+    else:
+        names = metadata_columns(types, FIXED)
+        metadata = [_metadata_column(arrow, names[key], key, types[key]) for key in names]
+    return [
+        (arrow.field("id", arrow.int64(), nullable=False), lambda item: item.id),
+        (arrow.field("uri", text, nullable=False), lambda item: item.uri),
+        (arrow.field("kind", text, nullable=False), lambda item: item.kind.value),
+        (arrow.field("caption", text), lambda item: item.caption),
+        *metadata,
+        (arrow.field("content_hash", text), lambda item: item.content_hash),
+        (arrow.field("added_at", time, nullable=False), lambda item: datetime.fromtimestamp(item.added_at, UTC)),
+        (arrow.field("changed_at", time, nullable=False), lambda item: datetime.fromtimestamp(item.changed_at, UTC)),
+    ]
 
 
 def _metadata_types(pages: Iterator[list[StoredItem]]) -> Mapping[str, ColumnType] | None:
@@ -143,16 +133,16 @@ def _common(types: set[ColumnType]) -> ColumnType:
     return next(iter(types)) if len(types) == 1 else ColumnType.JSON
 
 
-def _field(arrow: Any, name: str, column_type: ColumnType) -> Any:  # noqa: ANN401 - pyarrow's module and Field
+def _metadata_column(arrow: Any, name: str, key: str, column_type: ColumnType) -> _Column:  # noqa: ANN401
     if column_type is ColumnType.JSON:
-        return _json_field(arrow, name)
+        return _json_field(arrow, name), lambda item: _json(item.metadata.get(key))
     types = {
         ColumnType.BOOLEAN: arrow.bool_(),
         ColumnType.INTEGER: arrow.int64(),
         ColumnType.NUMBER: arrow.float64(),
         ColumnType.TEXT: arrow.string(),
     }
-    return arrow.field(name, types[column_type])
+    return arrow.field(name, types[column_type]), lambda item: item.metadata.get(key)
 
 
 def _json_field(arrow: Any, name: str) -> Any:  # noqa: ANN401 - pyarrow's module and Field

@@ -1,4 +1,8 @@
-"""Filters compiled to SQL over the table `items`, in which every literal and every path of keys is a parameter."""
+"""Filters compiled to SQL over the table `items`, and keyword queries compiled to expressions of SQLite's FTS5.
+
+In the SQL every literal and every path of keys is a parameter. In an FTS5 expression everything is quoted, so that a
+word is never syntax: https://sqlite.org/fts5.html#full_text_query_syntax
+"""
 
 from __future__ import annotations
 
@@ -27,6 +31,7 @@ from twinspire.stores.filters.tree import (
     Or,
     ValueType,
 )
+from twinspire.stores.text_query import TextPhrase, TextQuery, TextTerm, is_prefix
 
 Parameter: TypeAlias = int | float | str
 Sql: TypeAlias = tuple[str, tuple[Parameter, ...]]
@@ -61,6 +66,16 @@ def compiled(where: Filter) -> Sql:
         except sqlite3.OperationalError as error:
             raise InputError(f"the filter is nested too deeply: {error}. Write it with fewer parentheses") from error
     return sql, parameters
+
+
+def fts5_expression(query: TextQuery) -> str:
+    """Return the FTS5 expression of a keyword query that is not empty."""
+    required = " AND ".join([*map(_phrase, query.phrases), *(f"({_any_of(term)})" for term in query.must)])
+    optional = " OR ".join(map(_any_of, query.should))
+    if not required or not optional:
+        return required or optional
+    # An item without any of the optional words matches too; BM25 counts all phrases of an expression.
+    return f"({required}) AND ({optional} OR ({required}))"
 
 
 def json_path(keys: tuple[str, ...]) -> str:
@@ -168,3 +183,12 @@ def _joined(parts: list[Sql], word: str) -> Sql:
             for pair in pairs
         ]
     return parts[0]
+
+
+def _any_of(term: TextTerm) -> str:
+    return " OR ".join(map(_phrase, term))
+
+
+def _phrase(words: TextPhrase) -> str:
+    quoted = '"' + " ".join(words).replace('"', '""') + '"'
+    return f"{quoted}*" if is_prefix(words[-1]) else quoted

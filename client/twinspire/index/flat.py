@@ -97,6 +97,11 @@ def merge(parts: list[ScoredRows], k: int, order: NDArray[np.int64] | None = Non
     scores = np.concatenate([part[0] for part in parts], axis=1)
     rows = np.concatenate([part[1] for part in parts], axis=1)
     keys = rows if order is None else np.where(rows >= 0, order[rows], -1)
+    return best_first(scores, rows, keys, k)
+
+
+def best_first(scores: NDArray[np.float32], rows: NDArray[np.int64], keys: NDArray[np.int64], k: int) -> ScoredRows:
+    """Return the k best of `scores` and `rows`, (Q, n) each, best first; equal scores in the order of `keys` (Q, n)."""
     best = np.lexsort((keys, -scores), axis=1)[:, :k]
     return np.take_along_axis(scores, best, axis=1), np.take_along_axis(rows, best, axis=1)
 
@@ -146,9 +151,7 @@ def _best(
         if count == block.kept or bool((scores[:, -1] < scores[:, k - 1]).all()):
             break
         count = min(2 * count, block.kept)
-    keys = places if order is None else order[places]
-    best = np.lexsort((keys, -scores), axis=1)[:, :k]
-    return np.take_along_axis(scores, best, axis=1), np.take_along_axis(places, best, axis=1)
+    return best_first(scores, places, places if order is None else order[places], k)
 
 
 def _knn(

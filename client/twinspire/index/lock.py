@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from twinspire.errors import IndexLockedError, IndexStoreError
+from twinspire.index import disk
 from twinspire.index.forks import HeldFiles
 
 LOCK_NAME = "writer.lock"
@@ -78,10 +79,6 @@ class WriterLock:
 
 
 def _holder(folder: Path) -> str:
-    with suppress(OSError):
-        fd = os.open(folder / LOCK_NAME, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        try:
-            return os.pread(fd, 32, 0).decode(errors="replace") or "unknown"
-        finally:
-            os.close(fd)
+    with suppress(OSError), os.fdopen(disk.open_file(folder / LOCK_NAME), "rb") as file:
+        return file.read(32).decode(errors="replace") or "unknown"
     return "unknown"

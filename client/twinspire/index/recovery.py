@@ -14,7 +14,7 @@ import sqlite3
 import tempfile
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from itertools import islice, product
+from itertools import count, islice, product
 from pathlib import Path
 
 from twinspire.errors import IndexStoreError
@@ -65,26 +65,22 @@ def require_nothing_lost(folder: Path) -> None:
     only writer, before SQLite opens the catalogue for writing: closing that connection removes the log.
     """
     with closing(Catalogue(folder, writable=False)) as catalogue:
-        _require_nothing_lost(folder, catalogue)
-
-
-def _require_nothing_lost(folder: Path, catalogue: Catalogue) -> None:
-    with catalogue.view() as view:
-        commit = view.commit
-    record = read_record(folder)
-    vectors_behind = _rows_behind(folder, commit, catalogue)
-    if not _changes_missing(folder, catalogue, lost_frames(_read_log(folder)), commit.generation):
-        if record is None and vectors_behind:
-            saved_in = _new_folder(folder)
-            _save_vectors(folder, commit, catalogue, saved_in)
-            _log.warning(
-                "%s has %d vectors behind the committed length and no record of the last acknowledged change: they are "
-                "saved in %s",
-                folder,
-                vectors_behind,
-                saved_in,
-            )
-        return
+        with catalogue.view() as view:
+            commit = view.commit
+        record = read_record(folder)
+        vectors_behind = _rows_behind(folder, commit, catalogue)
+        if not _changes_missing(folder, catalogue, lost_frames(_read_log(folder)), commit.generation):
+            if record is None and vectors_behind:
+                saved_in = _new_folder(folder)
+                _save_vectors(folder, commit, catalogue, saved_in)
+                _log.warning(
+                    "%s has %d vectors behind the committed length and no record of the last acknowledged change: they "
+                    "are saved in %s",
+                    folder,
+                    vectors_behind,
+                    saved_in,
+                )
+            return
     raise IndexStoreError(
         f"acknowledged changes of the index {folder} are missing: SQLite's log is damaged or gone. The catalogue is at "
         f"generation {commit.generation} with {commit.rows} vectors"
@@ -109,14 +105,13 @@ def recover_index(path: str | os.PathLike[str]) -> RecoverReport:
         catalogue = stack.enter_context(closing(Catalogue(folder, writable=False)))
         log = _read_log(folder)
         with catalogue.view() as view:
-            before, items_before = view.commit, view.commit.items
+            before = view.commit
         record = read_record(folder)
         acknowledged = record.generation if record is not None else None
         lost = lost_frames(log)
         if not _changes_missing(folder, catalogue, lost, before.generation):
-            return RecoverReport(
-                folder, None, before.generation, before.generation, acknowledged, items_before, items_before, 0
-            )
+            generation, items = before.generation, before.items
+            return RecoverReport(folder, None, generation, generation, acknowledged, items, items, 0)
         saved_in = _new_folder(folder)
         (saved_in / _LOG_NAME).write_bytes(log)
         disk.sync_file(saved_in / _LOG_NAME)
@@ -129,18 +124,11 @@ def recover_index(path: str | os.PathLike[str]) -> RecoverReport:
             live.recover()  # overwrites the lost frames
             live.connections.checkpoint()
         with catalogue.view() as view:
-            after, items_after = view.commit, view.commit.items
+            after = view.commit
         with closing(CommitRecord(folder)) as new:
             new.write(after.generation, after.rows)
     return RecoverReport(
-        folder,
-        saved_in,
-        before.generation,
-        after.generation,
-        acknowledged,
-        items_before,
-        items_after,
-        vectors_saved,
+        folder, saved_in, before.generation, after.generation, acknowledged, before.items, after.items, vectors_saved
     )
 
 
@@ -244,9 +232,7 @@ def _save_vectors(folder: Path, commit: Commit, catalogue: Catalogue, saved_in: 
 
 
 def _new_folder(folder: Path) -> Path:
-    number = 1
-    while (folder / f"recovered-{number}").exists():
-        number += 1
-    new = folder / f"recovered-{number}"
+    paths = (folder / f"recovered-{number}" for number in count(1))
+    new = next(path for path in paths if not path.exists())
     new.mkdir()
     return new

@@ -50,7 +50,7 @@ class Snapshots:
         self._states = states
         self._lock = threading.Lock()  # held while a file is read
         self._open: tuple[str, int, AnnIndex] | None = None  # file, checksum
-        self._damage: tuple[str, int, str] | None = None
+        self._damaged: tuple[str, int] | None = None  # file and checksum of the one that cannot be used
         self._selected: Selection | None = None
 
     def nearest(
@@ -81,14 +81,13 @@ class Snapshots:
         covered = len(ann)
         if covered < len(state.vectors) and kept is not None:
             kept = Selection.of(kept.mask[:covered])
-        found = ann.search(
-            queries, k, state.vectors, selection=kept, effort=effort or row.effort, rescore_factor=row.rescore_factor
-        )
+        effort = effort or row.effort
+        parts = [
+            ann.search(queries, k, state.vectors, selection=kept, effort=effort, rescore_factor=row.rescore_factor)
+        ]
         if covered < len(state.vectors):
-            tail = nearest(state.vectors, queries, k, allowed=allowed, order=state.ids, start=covered)
-            found = merge([found, tail], k, state.ids)
-        else:
-            found = merge([found], k, state.ids)
+            parts.append(nearest(state.vectors, queries, k, allowed=allowed, order=state.ids, start=covered))
+        found = merge(parts, k, state.ids)
         available = len(state.vectors) if allowed is None else int(np.count_nonzero(allowed))
         short = np.flatnonzero((found[1] >= 0).sum(axis=1) < min(k, available))
         if short.size:  # lists and graphs may lead to too few of the rows that are kept
@@ -166,8 +165,7 @@ class Snapshots:
         """
         with writer.exclusive():
             state = self._state()
-            with self._catalogue.view() as view:
-                row = view.snapshot()
+            row = self._row()
             ann = self._opened(row) if row is not None else None
             if row is None or ann is None or not ann.spec.family.is_tunable:
                 raise InputError(
@@ -207,8 +205,7 @@ class Snapshots:
         """
         try:
             with writer.exclusive() as commit:
-                with self._catalogue.view() as view:
-                    row = view.snapshot()
+                row = self._row()
                 if row is None:
                     return
                 usable = bool(row.name) and not (check and self._is_damaged(row))
@@ -224,8 +221,8 @@ class Snapshots:
 
     def remove_stale(self, writer: Writer) -> None:
         """Remove snapshot files that the catalogue does not name."""
-        with writer.exclusive(), self._catalogue.view() as view:
-            row = view.snapshot()
+        with writer.exclusive():
+            row = self._row()
             for path in self._folder.iterdir():
                 if snapshot_number(path.name) is not None and (row is None or path.name != row.name):
                     with suppress(OSError):  # a folder of that name, say, does no harm
@@ -259,8 +256,7 @@ class Snapshots:
         self._save(writer, ann, replace(row, rows=count))
 
     def _save(self, writer: Writer, ann: AnnIndex, row: SnapshotRow) -> SnapshotRow:
-        with self._catalogue.view() as view:
-            now = view.snapshot()
+        now = self._row()
         # Never reuse the name of a file that exists or was just lost: readers remember it as damaged.
         taken = [path.name for path in self._folder.iterdir()] + ([now.name] if now is not None else [])
         name = snapshot_name(1 + max(snapshot_number(name) or 0 for name in taken))
@@ -268,7 +264,7 @@ class Snapshots:
         row = replace(row, name=name, rows=len(ann), checksum=checksum)
         self._put(writer, row)
         with self._lock:
-            self._open, self._damage = (name, checksum, ann), None
+            self._open, self._damaged = (name, checksum, ann), None
         return row
 
     def _put(self, writer: Writer, row: SnapshotRow | None) -> None:
@@ -294,15 +290,14 @@ class Snapshots:
             now = self._open
             if now is not None and now[:2] == (row.name, row.checksum):
                 return now[2]
-            if not row.name or (self._damage is not None and self._damage[:2] == (row.name, row.checksum)):
+            if not row.name or self._damaged == (row.name, row.checksum):
                 return None
             try:
                 ann = read_snapshot(self._folder / row.name, IndexSpec.parse(row.spec), row.rows, row.checksum)
             except IndexStoreError as error:
-                with self._catalogue.view() as view:
-                    if view.snapshot() != row:
-                        return None  # replaced since the search began
-                self._damage = (row.name, row.checksum, str(error))
+                if self._row() != row:
+                    return None  # replaced since the search began
+                self._damaged = (row.name, row.checksum)
                 _log.warning(
                     "%s: searches are exact until the next process that opens the index for writing rebuilds it", error
                 )
@@ -315,6 +310,10 @@ class Snapshots:
         if selected is None or selected.mask is not allowed:
             self._selected = selected = Selection.of(allowed)
         return selected
+
+    def _row(self) -> SnapshotRow | None:
+        with self._catalogue.view() as view:
+            return view.snapshot()
 
     def _state(self) -> State:
         with self._states.current() as (_, state):

@@ -68,8 +68,11 @@ class Index:
 
     An id is never reused: an item keeps its own through `update` and `compact`. Every change is durable when its method
     returns. If it raises, nothing is changed; only after an `IndexUncertainError`, where undoing failed too, the change
-    may be committed all the same. Every method raises `IndexStoreError` if the disk fails or the index is damaged or
-    closed; methods that change the index also if it was opened for reading.
+    may be committed all the same.
+
+    Every method raises `IndexStoreError` if the disk fails or the index is damaged or closed; methods that change the
+    index also if it was opened for reading. Invalid arguments raise `InputError`. Embeddings are (N, D) float32,
+    L2-normalised, of the index's space: others raise `EmbeddingError` and `SpaceMismatchError`.
     """
 
     def __init__(self, path: Path, *, writable: bool) -> None:
@@ -231,11 +234,10 @@ class Index:
         self.close()
 
     def add(self, embeddings: NDArray[np.float32], items: Sequence[Item], *, space: str) -> AddReport:
-        """Add `items` with their `embeddings`, (N, D) float32, L2-normalised: durable when it returns.
+        """Add `items` with their `embeddings`, (N, D): all of them or, if it raises, none.
 
         An item is skipped and reported if the index, or this call before it, has its kind, uri and content hash
-        already; the same content under another uri is another item. Either all are added or, if it raises, none. Raises
-        `SpaceMismatchError`, `EmbeddingError`, and `InputError` for no items or another number than embeddings.
+        already; the same content under another uri is another item.
         """
         self.check_space(space)
         vectors, items = checked_addition(embeddings, items, self._dim)
@@ -273,9 +275,8 @@ class Index:
     ) -> StoredItem:
         """Change the given fields of an item, keep the others, and return the item.
 
-        `embedding` is (D,) float32, L2-normalised, and needs its `space`. Raises `InputError` for an unknown id, for
-        values that no item may have and for the kind, uri and content hash of another item, `SpaceMismatchError`,
-        `EmbeddingError`.
+        `embedding` is (D,) and needs its `space`. Raises `InputError` for an unknown id, for values that no item may
+        have and for the kind, uri and content hash of another item.
         """
         (number,) = checked_ids([id])
         vectors = None
@@ -290,10 +291,7 @@ class Index:
             return writer.update(number, vectors, fields)
 
     def set_bundle(self, bundle: BundleReference) -> None:
-        """Record `bundle` as the one that made the embeddings, say because its folder moved.
-
-        Does not check its space. Raises `InputError` for what is no bundle reference.
-        """
+        """Record `bundle` as the one that made the embeddings, say where its folder moved; its space is not checked."""
         check_bundle(bundle)
         with self._handle.changing("change") as (writer, _):
             writer.put_bundle(bundle)
@@ -334,13 +332,11 @@ class Index:
             return str(parsed), predict(parsed, state.commit.rows, self._dim, threads=threads)
 
     def tune(self, queries: NDArray[np.float32] | None, *, space: str, recall: float = 0.95, k: int = 10) -> TuneReport:
-        """Set the least effort with which searches find `recall` of what exact search finds for `queries`.
+        """Set the lowest effort with which searches find `recall` of what exact search finds for `queries`.
 
-        `queries` is (Q, D) float32, L2-normalised: some hundred of those that people ask; None: the held-out
-        queries that `build` measures with. The setting is stored and holds for all searches that do not give their own
-        effort; changes wait meanwhile. Raises `InputError` where the
-        index is searched exactly and where the recall is out of reach or not between 0 and 1, `SpaceMismatchError`,
-        `EmbeddingError`.
+        `queries`, (Q, D), are some hundred of those that people ask; None: the held-out queries that `build` measures
+        with. The setting is stored and holds for all searches that do not give their own effort; changes wait
+        meanwhile. Raises `InputError` where the index is searched exactly and where the recall is out of reach.
         """
         self.check_space(space)
         vectors = None if queries is None else unit_vectors(queries, self._dim, "queries")
@@ -366,8 +362,7 @@ class Index:
     ) -> list[StoredItem]:
         """Return the items of one uri, of one content hash, or below the folder `under`, in the order of ids.
 
-        An item is below `under` if its uri starts with it and a slash. Raises `InputError` unless one of the three is
-        given.
+        An item is below `under` if its uri starts with it and a slash. Exactly one of the three must be given.
         """
         name, value = checked_find(uri, content_hash, under)
         if not is_utf8(value):  # no item can have it
@@ -440,11 +435,10 @@ class Index:
     ) -> list[list[Hit]]:
         """Return the k best hits of each query, best first, equal scores in the order of ids.
 
-        `queries` is (Q, D) float32, L2-normalised. Hits are of `kind` and kept by `where`; there are fewer than k if
-        the index has fewer such items. The search is exact unless `build` made an approximate index; items added since
-        then are searched exactly. `effort` is nprobe of inverted lists or efSearch of a graph, by default as `build`
-        or `tune` measured it. Raises `SpaceMismatchError`, `EmbeddingError`, `InputError` for a k below 1, and
-        `MissingDependencyError` without FAISS (extra `cpu`).
+        `queries` is (Q, D). Hits are of `kind` and kept by `where`; there are fewer than k if the index has fewer such
+        items. The search is exact unless `build` made an approximate index; items added since then are searched
+        exactly. `effort` is nprobe of inverted lists or efSearch of a graph, by default as `build` or `tune` measured
+        it. Raises `MissingDependencyError` without FAISS (extra `cpu`).
         """
         self.check_space(space)
         vectors = unit_vectors(queries, self._dim, "queries")  # (Q, D)
@@ -463,7 +457,7 @@ class Index:
     ) -> list[Hit]:
         """Return the k best items for a keyword query over captions and file names, best first, equal scores by id.
 
-        The score is the negated BM25 of SQLite's FTS5. Raises `InputError` for a k below 1.
+        The score is the negated BM25 of SQLite's FTS5.
         """
         query, k, kind, where = checked_text_query(query), checked_k(k), checked_kind(kind), checked_where(where)
         with self._handle.reading("search") as (view, _):

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from twinspire.errors import IndexStoreError
 from twinspire.index.digests import content_sum, item_checksum, pair_sum, row_checksum
 from twinspire.index.error_mapping import RESTORE
-from twinspire.index.filter_sql import compiled, json_path
-from twinspire.index.full_text import fts5_expression
+from twinspire.index.filter_sql import compiled, fts5_expression, json_path
 from twinspire.index.schema import COMMIT_COLUMNS, HEADER_COLUMNS, ITEM_COLUMNS, SNAPSHOT_COLUMNS
+from twinspire.index.vectors import CHECKSUM_OF_NOTHING
 from twinspire.stores.items import BundleReference, Hit, Item, ItemKind, StoredItem
 from twinspire.stores.text_query import TextQuery
 
@@ -47,18 +47,18 @@ class Header:
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """The last commit; `schema` explains the fields."""
+    """The last commit, by default that of an empty index; `schema` explains the fields."""
 
     generation: int
     vectors_file: str
-    rows: int
-    checksum: int
-    next_id: int
-    placed: int
-    contents: int
-    dead: int
-    items: int
-    images: int
+    rows: int = 0
+    checksum: int = CHECKSUM_OF_NOTHING
+    next_id: int = 0
+    placed: int = 0
+    contents: int = 0
+    dead: int = 0
+    items: int = 0
+    images: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,24 +98,21 @@ class View:
 
     def placed(self, start: int = 0) -> NDArray[np.int64]:
         """Return row and id of the items whose row is `start` or above, (n, 2)."""
-        pairs = self._connection.execute("SELECT row, id FROM items WHERE row >= ? ORDER BY row", (start,)).fetchall()
-        return _whole_numbers(pairs, 2)
+        return self._integers("SELECT row, id FROM items WHERE row >= ? ORDER BY row", (start,))
 
     def dead_rows(self, since: int = -1) -> NDArray[np.int64]:
         """Return the rows that lost their item after generation `since`, (n,)."""
-        rows = self._connection.execute("SELECT row FROM dead WHERE generation > ? ORDER BY row", (since,)).fetchall()
-        return _whole_numbers(rows, 1)[:, 0]
+        return self._integers("SELECT row FROM dead WHERE generation > ? ORDER BY row", (since,), columns=1)[:, 0]
 
     def dead_sum(self) -> int:
         """Return the sum over the table of dead rows, as `Commit.dead` has it."""
-        pairs = _whole_numbers(self._connection.execute("SELECT row, generation FROM dead").fetchall(), 2)
+        pairs = self._integers("SELECT row, generation FROM dead")
         return pair_sum(pairs[:, 0], pairs[:, 1])
 
     def kept(self, kind: ItemKind | None, where: Filter | None) -> NDArray[np.int64]:
         """Return row and id of the items of this kind that `where` keeps, (n, 2)."""
         condition, parameters = _condition(kind, where)
-        pairs = self._connection.execute(f"SELECT row, id FROM items WHERE {condition}", parameters).fetchall()  # noqa: S608
-        return _whole_numbers(pairs, 2)
+        return self._integers(f"SELECT row, id FROM items WHERE {condition}", parameters)  # noqa: S608
 
     def ids(self, kind: ItemKind | None, where: Filter | None) -> list[int]:
         """Return the ids of the items of this kind that `where` keeps, in order."""
@@ -188,7 +185,8 @@ class View:
         """Return the items of these ids as hits, in this order; `rows` are the rows that they must have."""
         found = {row[0]: row for row in self._item_rows(dict.fromkeys(ids))}
         items = {number: _stored(row) for number, row in found.items()}
-        for number, row in zip(ids, rows if rows is not None else [None] * len(ids), strict=True):
+        hits = []
+        for number, score, row in zip(ids, scores, rows if rows is not None else [None] * len(ids), strict=True):
             if number not in found:
                 raise IndexStoreError(f"the catalogue has lost the item {number}. {RESTORE}")
             if row is not None and found[number][_ROW] != row:
@@ -196,7 +194,9 @@ class View:
                     f"the catalogue's item {number} is damaged: it has the vector {found[number][_ROW]}, a search "
                     f"found it at {row}. {RESTORE}"
                 )
-        return [_hit(items[number], score) for number, score in zip(ids, scores, strict=True)]
+            item = items[number]
+            hits.append(Hit(number, item.uri, score, item.kind, item.caption, item.metadata))
+        return hits
 
     def search_text(self, text: TextQuery, k: int, kind: ItemKind | None, where: Filter | None) -> list[Hit]:
         """Return the k best items for a keyword query, best first, equal scores in the order of ids."""
@@ -280,13 +280,15 @@ class View:
 
     def contents_sum(self) -> int:
         """Return the sum over the items' checksums, as `Commit.contents` has it."""
-        pairs = _whole_numbers(self._connection.execute("SELECT row, checksum FROM items").fetchall(), 2)
+        pairs = self._integers("SELECT row, checksum FROM items")
         return content_sum(pairs[:, 0], pairs[:, 1])
 
     def count_by_kind(self) -> dict[ItemKind, int]:
         """Return the number of items of each kind."""
-        images, texts = self.commit.images, self.commit.items - self.commit.images
-        return {ItemKind.IMAGE: images, ItemKind.TEXT: texts}
+        return {ItemKind.IMAGE: self.commit.images, ItemKind.TEXT: self.commit.items - self.commit.images}
+
+    def _integers(self, query: str, parameters: Sequence[Any] = (), *, columns: int = 2) -> NDArray[np.int64]:
+        return _whole_numbers(self._connection.execute(query, parameters).fetchall(), columns)
 
     def _item_rows(self, ids: Iterable[int]) -> Iterator[tuple[Any, ...]]:
         """Yield the rows of `ITEM_COLUMNS` of these ids; ids without an item are left out."""
@@ -304,13 +306,12 @@ class View:
             found.append(item)
         return found
 
-    def _select_in(
-        self, query: str, values: Iterable[Any], *, first: Sequence[Any] = (), last: Sequence[Any] = ()
-    ) -> Iterator[Any]:
+    def _select_in(self, query: str, values: Iterable[Any], *, first: Sequence[Any] = ()) -> Iterator[Any]:
+        """Yield the rows of a query with `IN ({})`, run for some `values` at a time; `first` is bound before them."""
         remaining = iter(values)
         while some := list(islice(remaining, _VARIABLES)):
             marks = ",".join("?" * len(some))
-            yield from self._connection.execute(query.format(marks), (*first, *some, *last)).fetchall()
+            yield from self._connection.execute(query.format(marks), (*first, *some)).fetchall()
 
 
 def _whole_numbers(rows: list[tuple[Any, ...]], columns: int) -> NDArray[np.int64]:
@@ -361,12 +362,7 @@ def _stored(row: tuple[Any, ...]) -> StoredItem:
     check_item(row)
     number, _, kind, uri, caption, metadata, content_hash, added_at, changed_at, _ = row
     try:
-        return StoredItem(
-            number, uri, ItemKind(kind), caption, json.loads(metadata), content_hash, added_at, changed_at
-        )
+        fields = json.loads(metadata)
+        return StoredItem(number, uri, ItemKind(kind), caption, fields, content_hash, added_at, changed_at)
     except (ValueError, RecursionError) as error:
         raise IndexStoreError(f"the catalogue's item {number} is damaged: {error}. {RESTORE}") from error
-
-
-def _hit(item: StoredItem, score: float) -> Hit:
-    return Hit(item.id, item.uri, score, item.kind, item.caption, item.metadata)

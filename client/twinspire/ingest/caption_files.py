@@ -90,10 +90,9 @@ def _form_of_document(document: object, path: Path) -> CaptionForm:
             return CaptionForm.KARPATHY
         if "images" in document and "annotations" in document:
             return CaptionForm.COCO
-    found = f"has the keys {listed(list(document))}" if isinstance(document, dict) else f"holds {type_of(document)}"
     raise InputError(
-        f"{path} {found}: expected captions in COCO's form ('images' and 'annotations'), in Karpathy's ('images' with "
-        "'sentences'), or a list of objects with 'image' and 'caption'"
+        f"{path} {_found(document)}: expected captions in COCO's form ('images' and 'annotations'), in Karpathy's "
+        "('images' with 'sentences'), or a list of objects with 'image' and 'caption'"
     )
 
 
@@ -174,9 +173,13 @@ def _has_bars(text: str) -> bool:
 
 def _checked(path: Path, document: object, form: str, *keys: str) -> dict[str, Any]:
     if not isinstance(document, dict) or not set(keys) <= set(document):
-        found = f"has the keys {listed(list(document))}" if isinstance(document, dict) else f"holds {type_of(document)}"
-        raise InputError(f"{path} {found}: expected {form} form, an object with {' and '.join(map(repr, keys))}")
+        names = " and ".join(map(repr, keys))
+        raise InputError(f"{path} {_found(document)}: expected {form} form, an object with {names}")
     return document
+
+
+def _found(document: object) -> str:
+    return f"has the keys {listed(list(document))}" if isinstance(document, dict) else f"holds {type_of(document)}"
 
 
 def _objects(document: dict[str, Any], key: str, path: Path) -> list[dict[str, Any]]:
@@ -191,12 +194,7 @@ def _objects(document: dict[str, Any], key: str, path: Path) -> list[dict[str, A
 
 
 def _field(
-    entry: dict[str, Any],
-    key: str,
-    types: type | tuple[type, ...],
-    where: str,
-    *,
-    may_be_empty: bool = False,
+    entry: dict[str, Any], key: str, types: type | tuple[type, ...], where: str, *, may_be_empty: bool = False
 ) -> Any:  # noqa: ANN401 - of one of the types
     if key not in entry:
         raise InputError(f"{where} has {listed(list(entry))}: expected {key!r} among them")

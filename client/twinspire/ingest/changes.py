@@ -78,6 +78,7 @@ _EVENT = struct.Struct("iIII")
 _BUFFER_BYTES = 1 << 18
 _READS = 64  # at most in a row
 _GATHER_S = 0.05  # changes within this time are reported together
+_COMPARE_EVERY_S = 0.5  # when polling
 
 
 class Inotify(ChangeSource):
@@ -213,15 +214,15 @@ class Inotify(ChangeSource):
 
 
 class Polling(ChangeSource):
-    """Changes found by comparing the files' inodes, sizes and times every `every_s` seconds, for network drives."""
+    """Changes found by comparing the files' inodes, sizes and times twice a second, for network drives."""
 
     complete = True
 
-    def __init__(self, roots: Sequence[Path], *, every_s: float = 0.5) -> None:
+    def __init__(self, roots: Sequence[Path]) -> None:
         super().__init__()
-        self._roots, self._every_s = roots, every_s
+        self._roots = roots
         self._before = self._seen()
-        self._due_s = time.monotonic() + every_s
+        self._due_s = time.monotonic() + _COMPARE_EVERY_S
 
     def wait(self, timeout_s: float) -> Changes:
         """Return what differs from the last comparison, once the next one is due, or nothing after `timeout_s`."""
@@ -235,9 +236,8 @@ class Polling(ChangeSource):
         differing = {path for path, _ in self._before.items() ^ seen.items()}
         self._before = seen
         now_s = time.monotonic()
-        self._due_s = now_s + max(
-            self._every_s, 4 * (now_s - start_s)
-        )  # at most a fifth of the time is spent on comparing
+        # At most a fifth of the time is spent on comparing.
+        self._due_s = now_s + max(_COMPARE_EVERY_S, 4 * (now_s - start_s))
         return Changes(dict.fromkeys(sorted(differing)))
 
     def _seen(self) -> dict[Path, Signature]:

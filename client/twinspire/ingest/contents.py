@@ -24,9 +24,7 @@ class Contents:
         self._store, self._limits = store, limits
         self.loose: dict[int, StoredItem] = {}
         self._loose_by_hash: defaultdict[str | None, dict[int, StoredItem]] = defaultdict(dict)
-        self._orphans: dict[
-            str, dict[int, StoredItem]
-        ] = {}  # by content: items outside of this run, without their file
+        self._orphans: dict[str, dict[int, StoredItem]] = {}  # by hash: items outside of this run, without their file
         self._ids: dict[bytes, int] = {}  # by vector key: an item that has this vector
 
     def loosen(self, item: StoredItem) -> None:
@@ -87,11 +85,7 @@ class Contents:
             return None
         chosen = min(
             items.values(),
-            key=lambda item: (
-                item.metadata.get("inode") != file.inode,
-                Path(item.uri).name != file.path.name,
-                item.id,
-            ),
+            key=lambda item: (item.metadata.get("inode") != file.inode, Path(item.uri).name != file.path.name, item.id),
         )
         del items[chosen.id]
         self.keep(chosen)

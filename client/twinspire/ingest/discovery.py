@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Literal
 
-from twinspire import _arguments
+from twinspire._arguments import require_list
 from twinspire.errors import InputError, install_command
 from twinspire.images import formats
 from twinspire.images.formats import HEIF_SUFFIXES
@@ -47,9 +47,8 @@ def find_images(
     for a path that does not exist, a folder without images and no path at all, and for a folder that cannot be read
     unless `on_error` is "skip", which lists it in `failed`.
     """
-    require_list(paths)
     found, seen = FoundImages(), dict[Path, None]()
-    for given in paths:
+    for given in require_list(paths, "paths"):
         if not os.fspath(given):
             raise InputError("an empty path was given: expected images or folders of images")
         path = absolute(given)
@@ -119,9 +118,9 @@ def describe_skipped(skipped: Mapping[str, int]) -> str:
     return text
 
 
-def require_list(paths: Iterable[str | os.PathLike[str]]) -> None:
-    """Raise `InputError` for one path in place of a list."""
-    _arguments.require_list(paths, "paths")
+def absolute_paths(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
+    """Return the absolute paths, each once. Raises `InputError` for one path in place of a list."""
+    return list(dict.fromkeys(map(absolute, require_list(paths, "paths"))))
 
 
 def absolute(path: str | os.PathLike[str]) -> Path:

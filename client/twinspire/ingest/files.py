@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from twinspire._arguments import is_utf8
 from twinspire._times import iso_utc
 from twinspire.errors import InputError
 from twinspire.images.items import ImageLimits, size_refusal
@@ -123,13 +124,13 @@ def has_vanished(path: Path) -> bool:
 def is_gone(path: Path) -> bool:
     """Whether no file exists at a path; no where that cannot be told."""
     status = _status_of(path)
-    return status is None or (status is not _UNKNOWN and stat.S_ISDIR(status.st_mode))
+    return status is None or stat.S_ISDIR(status.st_mode)
 
 
 def is_folder(path: Path) -> bool:
     """Whether a path is a folder or a link to one; no where that cannot be told."""
     status = _status_of(path)
-    return status is not None and status is not _UNKNOWN and stat.S_ISDIR(status.st_mode)
+    return status is not None and stat.S_ISDIR(status.st_mode)
 
 
 def has_its_content(item: StoredItem, limits: ImageLimits) -> bool:
@@ -147,14 +148,10 @@ def has_its_content(item: StoredItem, limits: ImageLimits) -> bool:
 
 def is_text(path: Path) -> bool:
     """Whether UTF-8 can encode a path, as uris require."""
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    return is_utf8(str(path))
 
 
-_UNKNOWN = os.stat_result([0] * 10)
+_UNKNOWN = os.stat_result([0] * 10)  # neither a folder nor a file
 
 
 def _status_of(path: Path) -> os.stat_result | None:

@@ -155,21 +155,20 @@ class Flow:
     """Stages that run in parallel, each in a thread of its own, with bounded queues between them.
 
     `with Flow() as flow: for result in flow.stage("write", map(write, flow.stage("read", read()))): ...` runs `read`
-    and `write` in two threads beside the caller's. A queue holds at most `ahead` things, and each stage works on one:
-    that bounds the memory. An error in a stage is raised in the stages behind it and at last in the caller, after
+    and `write` in two threads beside the caller's. A queue holds at most one thing, and each stage works on one: that
+    bounds the memory. An error in a stage is raised in the stages behind it and at last in the caller, after
     everything that came before it. Leaving the block, also by an error or Ctrl-C, stops every stage once its current
     step returns and joins all threads.
     """
 
-    def __init__(self, *, ahead: int = 1) -> None:
-        self._ahead = ahead
+    def __init__(self) -> None:
         self._changed = threading.Condition()
         self._stopped = False
         self._threads: list[threading.Thread] = []
 
     def stage(self, name: str, items: Iterable[T]) -> Iterator[T]:
         """Iterate over `items` in a thread of its own; return an iterator over them in their order."""
-        queue = _Queue[T](self, self._ahead)
+        queue = _Queue[T](self)
         thread = threading.Thread(target=queue.fill, args=(items,), name=f"twinspire-{name}")
         self._threads.append(thread)
         thread.start()
@@ -195,9 +194,8 @@ class _Stopped(Exception):  # noqa: N818 - no error: it unwinds a stage whose fl
 class _Queue(Generic[T], Iterator[T]):
     """The queue between a stage and the next."""
 
-    def __init__(self, flow: Flow, size: int) -> None:
+    def __init__(self, flow: Flow) -> None:
         self._flow = flow
-        self._size = size
         self._waiting: deque[T] = deque()
         self._error: BaseException | None = None
         self._ended = False
@@ -220,7 +218,7 @@ class _Queue(Generic[T], Iterator[T]):
     def _put(self, item: T) -> None:
         flow = self._flow
         with flow._changed:
-            flow._changed.wait_for(lambda: flow._stopped or len(self._waiting) < self._size)
+            flow._changed.wait_for(lambda: flow._stopped or not self._waiting)
             if flow._stopped:
                 raise _Stopped
             self._waiting.append(item)

@@ -95,22 +95,25 @@ class IngestReport:
 
 
 class Tally:
-    """Counts events for an `IngestReport`."""
+    """Counts events for an `IngestReport`, and passes each on to `on_event`."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_event: Callable[[FolderEvent], None] | None) -> None:
+        self._on_event = on_event
         self._counts = dict.fromkeys(Happened, 0)
         self._captioned = 0
         self._changed: set[Path] = set()
         self._failed: list[FailedImage] = []
 
     def count(self, event: FolderEvent) -> None:
-        """Count one event."""
+        """Count one event and pass it on."""
         self._counts[event.happened] += 1
         self._captioned += event.captioned
         if event.happened is Happened.FAILED:
             self._failed.append(FailedImage(event.path, event.cause or ""))
         elif event.happened not in (Happened.ADDED, Happened.REMOVED):
             self._changed.add(event.path)
+        if self._on_event is not None:
+            self._on_event(event)
 
     def report(self, *, already: int, skipped: Mapping[str, int]) -> IngestReport:
         """Return the report of the events that were counted."""

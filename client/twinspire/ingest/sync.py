@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twinspire.errors import InputError
-from twinspire.ingest.discovery import FoundImages, absolute, describe_skipped, images_below, require_list
+from twinspire.ingest.discovery import FoundImages, absolute_paths, describe_skipped, images_below
 from twinspire.ingest.files import has_vanished, images_of, is_folder
 from twinspire.ingest.reconciler import OnDone, Reconciler
 from twinspire.ingest.reports import FolderEvent, Happened, IngestOptions, IngestReport, Tally
@@ -47,7 +47,7 @@ def sync(
     options = options or IngestOptions()
     roots = checked_folders(folders)
     store.check_space(client.space)
-    tally = Tally()
+    tally = Tally(options.on_event)
 
     def emit(event: FolderEvent) -> None:
         if event.happened is Happened.FAILED and has_vanished(event.path):
@@ -55,8 +55,6 @@ def sync(
         if dry_run and event.happened is Happened.ADDED:
             event = replace(event, id=None)
         tally.count(event)
-        if options.on_event is not None:
-            options.on_event(event)
 
     target = cast("VectorStore", _DryRunStore(store, client.dim)) if dry_run else store
     reconciler = Reconciler(target, _dry_run_client(client) if dry_run else client, options, emit)
@@ -70,8 +68,7 @@ def sync(
 
 def checked_folders(folders: Iterable[str | os.PathLike[str]]) -> list[Path]:
     """Return the absolute paths of folders. Raises `InputError` for no folder and for one within another."""
-    require_list(folders)
-    roots = list(dict.fromkeys(absolute(folder) for folder in folders))
+    roots = absolute_paths(folders)
     if not roots:
         raise InputError("no folder was given: expected folders of images")
     for root in roots:

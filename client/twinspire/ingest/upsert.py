@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from twinspire._arguments import as_whole
 from twinspire.errors import InputError
 from twinspire.ingest.captions import SIDECAR_SUFFIX, Sidecars
-from twinspire.ingest.discovery import FoundImages, absolute, require_list
+from twinspire.ingest.discovery import FoundImages, absolute_paths
 from twinspire.ingest.files import images_of, is_gone, is_missing, is_text, read_text
 from twinspire.ingest.pipeline import Flow
 from twinspire.ingest.reconciler import Reconciler
@@ -52,21 +52,14 @@ def add_images(
     Raises `SpaceMismatchError`, `IndexStoreError`, `EngineError` and `ServerError`.
     """
     options = options or IngestOptions()
-    require_list(paths)
+    files = absolute_paths(paths)
     store.check_space(client.space)
-    tally = Tally()
-
-    def emit(event: FolderEvent) -> None:
-        tally.count(event)
-        if options.on_event is not None:
-            options.on_event(event)
-
-    files = list(dict.fromkeys(absolute(path) for path in paths))
-    reconciler = Reconciler(store, client, options, emit)
+    tally = Tally(options.on_event)
+    reconciler = Reconciler(store, client, options, tally.count)
     already, _ = reconciler.run(files, _items_at(store, files), on_done=lambda more, _: on_progress(more))
     found = paths if isinstance(paths, FoundImages) else FoundImages()
     for path, cause in found.failed:
-        emit(FolderEvent(Happened.FAILED, path, cause=cause))
+        tally.count(FolderEvent(Happened.FAILED, path, cause=cause))
     return tally.report(already=already, skipped=skipped_files(found, options))
 
 
@@ -256,8 +249,7 @@ def count_lines(paths: Iterable[str | os.PathLike[str]]) -> int:
 
 def find_texts(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
     """Return the absolute paths of text files, each once. Raises `InputError` for one path in place of a list."""
-    require_list(paths)
-    found = list(dict.fromkeys(absolute(path) for path in paths))
+    found = absolute_paths(paths)
     if not found:
         raise InputError("no path was given: expected text files, one item a line")
     return found

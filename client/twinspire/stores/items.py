@@ -9,7 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from twinspire._arguments import as_member, is_utf8, require_text, shown
+from twinspire._arguments import as_member, require_text, shown
 from twinspire.errors import InputError
 
 _JSON = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(",", ":"))
@@ -145,12 +145,8 @@ def metadata_columns(keys: Iterable[str], taken: Collection[str]) -> dict[str, s
     return {key: f"metadata.{key}" if key in taken or key.startswith("metadata.") else key for key in sorted(set(keys))}
 
 
-def _require_storable(name: str, value: object) -> None:
-    if not isinstance(value, str):
-        raise InputError(f"an item's {name} must be a str, got {shown(value)}")
-    if not is_utf8(value):
-        raise InputError(f"an item's {name} must be valid UTF-8, without lone surrogates, got {shown(value)}")
-    if "\0" in value:
+def _require_storable(name: str, value: str) -> None:
+    if "\0" in require_text(value, f"an item's {name}"):
         raise InputError(f"an item's {name} must have no NUL character, got {shown(value)}")
 
 

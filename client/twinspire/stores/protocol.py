@@ -141,12 +141,7 @@ class VectorStore(Protocol):
         """
 
     def search_text(
-        self,
-        query: TextQuery,
-        *,
-        k: int = 10,
-        kind: ItemKind | str | None = None,
-        where: Filter | str | None = None,
+        self, query: TextQuery, *, k: int = 10, kind: ItemKind | str | None = None, where: Filter | str | None = None
     ) -> list[Hit]:
         """Return the k best items for a keyword query over captions and file names, best first, equal scores by id.
 

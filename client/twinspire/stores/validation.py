@@ -40,11 +40,7 @@ def checked_kind(kind: ItemKind | str | None) -> ItemKind | None:
 
 def checked_where(where: Filter | str | None) -> Filter | None:
     """Return the filter, parsed if it is given as text. Raises `InputError` for what is no filter."""
-    if isinstance(where, str):
-        return Filter.parse(where)
-    if where is not None and not isinstance(where, Filter):
-        raise InputError(f"a filter must be a Filter or its text, got {shown(where)}")
-    return where
+    return None if where is None else required_where(where)
 
 
 def check_bundle(bundle: BundleReference) -> None:
@@ -55,10 +51,11 @@ def check_bundle(bundle: BundleReference) -> None:
 
 def required_where(where: Filter | str) -> Filter:
     """Return the filter as `checked_where` does. Raises `InputError` for None."""
-    checked = checked_where(where)
-    if checked is None:
-        raise InputError("a filter must be a Filter or its text, got None")
-    return checked
+    if isinstance(where, str):
+        return Filter.parse(where)
+    if not isinstance(where, Filter):
+        raise InputError(f"a filter must be a Filter or its text, got {shown(where)}")
+    return where
 
 
 def checked_text_query(query: TextQuery) -> TextQuery:

@@ -14,7 +14,7 @@ from twinspire.errors import InputError
 from twinspire.index.ann.family import IndexFamily, SearchParameters, Selection, Sink
 from twinspire.index.ann.spec import IndexSpec
 from twinspire.index.faiss_support import faiss_library, search_threads, share_tasks
-from twinspire.index.flat import ScoredRows
+from twinspire.index.flat import ScoredRows, best_first
 from twinspire.index.vectors import Vectors
 
 _OVERFETCH = 1.5  # times the results expected to be dropped by a filter that the family does not apply
@@ -161,5 +161,4 @@ def _best(scores: NDArray[np.float32], rows: NDArray[np.int64], k: int) -> Score
         edge = np.take_along_axis(scores, cut, axis=1).min(axis=1, keepdims=True)
         if bool(((scores >= edge).sum(axis=1) <= k).all()):  # nothing ties for the last place
             scores, rows = np.take_along_axis(scores, cut, axis=1), np.take_along_axis(rows, cut, axis=1)
-    order = np.lexsort((rows, -scores), axis=1)[:, :k]
-    return np.take_along_axis(scores, order, axis=1), np.take_along_axis(rows, order, axis=1)
+    return best_first(scores, rows, rows, k)

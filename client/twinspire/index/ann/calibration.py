@@ -37,13 +37,11 @@ _MULTIPLICATIONS = 3.2e10  # of exact search for a group: bounds the queries of 
 _MEAN_SAMPLE = 4_096
 
 
-def calibrated(
-    ann: AnnIndex, vectors: Vectors, groups: list[QueryGroup], *, target: float = TARGET, margin: float = MARGIN
-) -> Calibration:
-    """Return the fastest setting that reaches `target` for each of `groups`, else the one of the highest recall."""
-    found = best_setting(ann, vectors, groups, min(1.0, target + margin))
+def calibrated(ann: AnnIndex, vectors: Vectors, groups: list[QueryGroup]) -> Calibration:
+    """Return the fastest setting that reaches `TARGET` for each of `groups`, else the one of the highest recall."""
+    found = best_setting(ann, vectors, groups, min(1.0, TARGET + MARGIN))
     return Calibration(
-        target=target,
+        target=TARGET,
         k=max(group.exact.shape[1] for group in groups),
         effort=found.effort,
         effort_name=ann.spec.family.effort_name,
@@ -89,7 +87,8 @@ def held_out(vectors: Vectors, kinds: Mapping[str, NDArray[np.bool_]], k: int, e
                 groups.append(_group(f"{other} against {name}", vectors, _float32(vectors[rows]), rows, searched, k))
                 break
         else:
-            queries, rows = _across_a_gap(vectors, mask, sample(mask), random)
+            rows = sample(mask)
+            queries = _across_a_gap(vectors, mask, rows, random)
             groups.append(_group(f"generated cross-modal queries against {name}", vectors, queries, rows, searched, k))
     return [group for group in groups if group is not None]
 
@@ -114,7 +113,7 @@ def _group(
 
 def _across_a_gap(
     vectors: Vectors, mask: NDArray[np.bool_], rows: NDArray[np.int64], random: np.random.Generator
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+) -> NDArray[np.float32]:
     """Generate queries (Q, D), one for each of `rows` (Q,), as of another modality than the items of `mask`."""
     living = np.flatnonzero(mask)
     part = _float32(vectors[np.sort(random.choice(living, min(_MEAN_SAMPLE, len(living)), replace=False))])
@@ -126,7 +125,7 @@ def _across_a_gap(
     opposite = (np.arange(len(rows)) % 2)[:, None] * mean
     queries = 0.5 * between + noise - opposite
     lengths = np.linalg.norm(queries, axis=1, keepdims=True)
-    return _float32(queries / np.maximum(lengths, 1e-12)), rows
+    return _float32(queries / np.maximum(lengths, 1e-12))
 
 
 def _float32(vectors: Vectors) -> NDArray[np.float32]:
