@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import twinspire_bench.engines.peers  # noqa: F401 - registers them
+from twinspire._codec import encode
 from twinspire.bundle import Bundle, Precision, Tower
 from twinspire.errors import InputError
 from twinspire.text import Tokenizer
@@ -70,7 +71,7 @@ def comparisons(
 
 def start_worker(label: str, task: PeerTask) -> Worker:
     """Start the process of a peer. Raises EngineError where the peer cannot run."""
-    return Worker(start_peer, task.to_json(), label=label)
+    return Worker(start_peer, encode(task), label=label)
 
 
 def run_comparison(

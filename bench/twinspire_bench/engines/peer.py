@@ -6,16 +6,17 @@ import importlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from twinspire import Client, LocalTowers
+from twinspire._codec import decode
 from twinspire.bundle import Bundle, Precision
 from twinspire.errors import InputError, MissingDependencyError
 from twinspire.text import Tokenizer
@@ -54,16 +55,6 @@ class PeerTask:
     batch: int = 32
     padded_texts: int = 96
     bf16_texts: int = 512
-
-    def to_json(self) -> dict[str, Any]:
-        """Return JSON data; the inverse of `from_json`."""
-        return {**asdict(self), "inputs": {name: str(path) for name, path in asdict(self.inputs).items()}}
-
-    @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> Self:
-        """Return the task that `to_json` wrote."""
-        paths = {name: Path(path) for name, path in document["inputs"].items()}
-        return cls(**{**document, "inputs": PeerInputs(**paths)})
 
     def captions(self) -> list[str]:
         """Read the captions."""
@@ -159,7 +150,7 @@ def _labels(peer: type[EnginePeer], streams: int) -> Iterator[tuple[str, int]]:
 
 def start_peer(document: dict[str, Any]) -> Callable[[], float]:
     """Load the peer of a task and warm it up; return its `measure`. Runs in a worker process."""
-    task = PeerTask.from_json(document)
+    task = decode(PeerTask, document, "task")
     module, _, name = task.peer.partition(":")
     peer: EnginePeer = getattr(importlib.import_module(module), name)(task)
     peer.measure()

@@ -220,7 +220,4 @@ def _loss_results(loss: Loss) -> dict[str, Any]:
 
 
 def _plain(found: Estimates) -> dict[str, Any]:
-    return {
-        name: {"value": estimate.value, "low": estimate.interval.low, "high": estimate.interval.high}
-        for name, estimate in found.items()
-    }
+    return {name: estimate.to_json() for name, estimate in found.items()}
