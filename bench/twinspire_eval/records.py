@@ -13,10 +13,10 @@ import math
 import os
 import platform
 import re
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from twinspire._atomic import atomic_file
 from twinspire._codec import decode, parse_document
 from twinspire._dependencies import package_version
 from twinspire.errors import InputError
-from twinspire_eval.machine import Hardware, this_machine
+from twinspire_eval.machine import Hardware, command_output, this_machine
 from twinspire_eval.statistics import STATISTICS, statistic_of
 
 SCHEMA_VERSION = 1
@@ -68,13 +68,13 @@ def git_commit(file: Path = Path(__file__)) -> str | None:
     of that repository's commit.
     """
     folder = file.absolute().parent
-    if _git(folder, "ls-files", "--error-unmatch", file.name) is None:
+    git = partial(command_output, "git", "-C", str(folder), timeout_s=60)
+    if git("ls-files", "--error-unmatch", file.name) is None:
         return None
-    commit = _git(folder, "rev-parse", "HEAD")
-    changes = _git(folder, "status", "--porcelain", "--untracked-files=no")
+    commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain", "--untracked-files=no")
     if commit is None or changes is None:
         return None
-    return f"{commit}-dirty" if changes else commit
+    return commit.strip() + ("-dirty" if changes else "")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,13 +178,3 @@ def _plain(value: Any, where: str) -> Any:  # noqa: ANN401 - JSON
     raise InputError(
         f"{where} is a {type(value).__name__}: expected a number, string, list, mapping, array or dataclass"
     )
-
-
-def _git(folder: Path, *arguments: str) -> str | None:
-    """Return what git prints, None where it fails or is not there."""
-    command = ["git", "-C", str(folder), *arguments]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)  # noqa: S603
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()

@@ -21,6 +21,7 @@ from twinspire.bundle import Bundle, Precision
 from twinspire.errors import InputError, MissingDependencyError
 from twinspire.text import Tokenizer
 from twinspire_bench.engines.inputs import PeerInputs
+from twinspire_bench.scripts import batches_of
 
 _PURPOSE = "Comparing engines with other libraries"
 
@@ -155,8 +156,3 @@ def start_peer(document: dict[str, Any]) -> Callable[[], float]:
     peer: EnginePeer = getattr(importlib.import_module(module), name)(task)
     peer.measure()
     return peer.measure
-
-
-def batches_of(items: Any, size: int) -> list[Any]:  # noqa: ANN401 - an array or a list
-    """Split rows or items into batches of `size`."""
-    return [items[start : start + size] for start in range(0, len(items), size)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
@@ -103,43 +104,25 @@ def measure_speed(
     this = open_towers(candidate, threads=threads)
     # The reference compared with itself is opened once: its ratios are 1.
     other = this if candidate == reference else open_towers(reference, threads=threads)
-    try:
-        figures = {}
-        for tower, encode in (("images", _encode_images), ("texts", _encode_texts)):
-            figures[tower] = interleaved(
-                {
-                    name: _visit(encode, towers, inputs, visit_s)
-                    for name, towers in ({"this": this} | ({} if other is this else {"fp32": other})).items()
-                },
-                rounds=rounds,
-            )
-    finally:
-        this.close()
-        other.close()
-    beside = "this" if other is this else "fp32"
+    opened = {"this": this} if other is this else {"this": this, "fp32": other}
+
+    def rates(encode: Callable[[Towers], int]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        found = interleaved({name: _visit(encode, towers, visit_s) for name, towers in opened.items()}, rounds=rounds)
+        return tuple(found["this"].tolist()), tuple(found.get("fp32", found["this"]).tolist())
+
+    with closing(this), closing(other):
+        images, fp32_images = rates(lambda towers: len(towers.encode_images(inputs.images)))
+        texts, fp32_texts = rates(lambda towers: len(towers.encode_texts(inputs.texts)))
     return Throughput(
-        images_per_s=tuple(figures["images"]["this"].tolist()),
-        texts_per_s=tuple(figures["texts"]["this"].tolist()),
-        fp32_images_per_s=tuple(figures["images"][beside].tolist()),
-        fp32_texts_per_s=tuple(figures["texts"][beside].tolist()),
+        images_per_s=images, texts_per_s=texts, fp32_images_per_s=fp32_images, fp32_texts_per_s=fp32_texts
     )
 
 
-def _encode_images(towers: Towers, inputs: SpeedInputs) -> int:
-    return len(towers.encode_images(inputs.images))
-
-
-def _encode_texts(towers: Towers, inputs: SpeedInputs) -> int:
-    return len(towers.encode_texts(inputs.texts))
-
-
-def _visit(
-    encode: Callable[[Towers, SpeedInputs], int], towers: Towers, inputs: SpeedInputs, visit_s: float
-) -> Callable[[], float]:
+def _visit(encode: Callable[[Towers], int], towers: Towers, visit_s: float) -> Callable[[], float]:
     def items_per_s() -> float:
         began, done = time.perf_counter(), 0
         while (passed := time.perf_counter() - began) < visit_s or not done:
-            done += encode(towers, inputs)
+            done += encode(towers)
         return done / passed
 
     return items_per_s

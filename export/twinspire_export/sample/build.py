@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 import tempfile
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from twinspire import Client
+from twinspire._codec import encode
 from twinspire.bundle import Bundle, BundleWriter, Precision, Tower
 from twinspire_eval.recall import BothWays, both_ways, pair_accuracy
 from twinspire_eval.scenes import CaptionedScene, Contrast, Language, Split, draw_dataset, draw_pairs
@@ -41,10 +42,6 @@ class SampleFigures:
 
     recall: dict[Language, BothWays]
     pairs: dict[Contrast, dict[Language, PairAccuracy]]
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain numbers."""
-        return asdict(self)
 
 
 def measure(bundle: Bundle, precision: Precision) -> SampleFigures:
@@ -133,7 +130,7 @@ def main(
 ) -> None:
     """Make the sample bundle; figures.json and training.png are written into the checkpoint's folder."""
     figures = build(checkpoint, out)
-    document = {precision.value: measured.to_json() for precision, measured in figures.items()}
+    document = {precision.value: encode(measured) for precision, measured in figures.items()}
     (checkpoint / "figures.json").write_text(json.dumps({"data": DATA, **document}, indent=2) + "\n", encoding="utf-8")
     plot_training(checkpoint / "training.jsonl", checkpoint / "training.png")
     typer.echo(json.dumps(document, indent=2))
