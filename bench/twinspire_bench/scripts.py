@@ -14,15 +14,17 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Annotated, TypeAlias
+from typing import IO, Annotated, Any, TypeAlias
 
 import typer
 from rich.console import Console
 
-from twinspire.bundle import Bundle
+from twinspire.bundle import Bundle, Precision, Tower
 from twinspire.errors import EngineError, InputError, ServerError, TwinspireError
 from twinspire.ingest.caption_files import CaptionForm
 from twinspire_eval.datasets.caption_files import list_images
+from twinspire_eval.flops import count_flops
+from twinspire_eval.machine import matrix_peaks
 from twinspire_eval.scenes import Language, Split, scene_set
 
 SizeOption: TypeAlias = Annotated[
@@ -74,6 +76,26 @@ def read_captions(file: Path | None, count: int) -> list[str]:
     if len(texts) < count:
         raise InputError(f"{file} has {len(texts)} captions: expected at least {count}")
     return texts[:count]
+
+
+def batches_of(items: Any, size: int) -> list[Any]:  # noqa: ANN401 - an array or a list
+    """Split rows or items into batches of `size`."""
+    return [items[start : start + size] for start in range(0, len(items), size)]
+
+
+def rate(encode: Callable[[Any], object], batches: Sequence[Any]) -> float:
+    """Encode the batches one after the other, and return the items a second."""
+    start = time.perf_counter()
+    for batch in batches:
+        encode(batch)
+    return sum(map(len, batches)) / (time.perf_counter() - start)
+
+
+def limit_images_per_s(bundle: Bundle, precision: Precision, threads: int) -> float:
+    """Return the images/s at which an engine's multiplications would run at the measured matrix peaks."""
+    size = bundle.image.size
+    flops = count_flops(bundle.engine(Tower.IMAGE, precision), (1, size, size, 3))
+    return 1 / flops.minimum_s(matrix_peaks(threads))
 
 
 TWINSPIRE = (sys.executable, "-c", "from twinspire.cli import main; main()")

@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -42,16 +43,17 @@ from twinspire_bench.scripts import (
     ThreadsOption,
     VocabularyOption,
     WorkOption,
+    batches_of,
     exit_on_error,
+    limit_images_per_s,
     progress_lines,
     random_model,
+    rate,
     read_captions,
     run,
     running_server,
 )
-from twinspire_eval.flops import count_flops
 from twinspire_eval.load import closed_loop, interleaved
-from twinspire_eval.machine import matrix_peaks
 from twinspire_eval.records import Record, series
 from twinspire_eval.smoke import smoke_option
 from twinspire_eval.statistics import paired_ratio, percentiles
@@ -88,22 +90,17 @@ class _TowerPair:
     ) -> None:
         self._local, self._remote, self._captions, self._settings = local, remote, captions, settings
         self._noise = np.random.default_rng(0).integers(0, 256, (settings.images, size, size, 3), np.uint8)
-        self._singly = [self._noise[place : place + 1] for place in range(len(self._noise))]
+        self._singly = batches_of(self._noise, 1)
         self.lone_ms: dict[str, list[float]] = {IN_PROCESS: [], THROUGH_TRITON: []}
         self.caption_ms: list[float] = []
 
     def together(self) -> float:
         """Return images/s in process, in successive calls of 16 images."""
-        start = time.perf_counter()
-        for first in range(0, len(self._noise), IMAGES_IN_FLIGHT):
-            self._local.encode_images(self._noise[first : first + IMAGES_IN_FLIGHT])
-        return len(self._noise) / (time.perf_counter() - start)
+        return rate(self._local.encode_images, batches_of(self._noise, IMAGES_IN_FLIGHT))
 
     def in_flight(self) -> float:
         """Return images/s through Triton, in requests of one image with 16 in flight."""
-        start = time.perf_counter()
-        self._remote.encode_images(self._noise)
-        return len(self._noise) / (time.perf_counter() - start)
+        return rate(self._remote.encode_images, [self._noise])
 
     def lone(self, variant: str) -> float:
         """Return the median latency in ms with one image in flight."""
@@ -114,10 +111,7 @@ class _TowerPair:
 
     def captions_together(self) -> float:
         """Return texts/s in process, in successive calls of 64 captions."""
-        start = time.perf_counter()
-        for first in range(0, len(self._captions), TEXTS_IN_FLIGHT):
-            self._local.encode_texts(self._captions[first : first + TEXTS_IN_FLIGHT])
-        return len(self._captions) / (time.perf_counter() - start)
+        return rate(self._local.encode_texts, batches_of(self._captions, TEXTS_IN_FLIGHT))
 
     def captions_in_flight(self) -> float:
         """Return texts/s through Triton, in requests of one caption with 64 in flight."""
@@ -149,62 +143,45 @@ def measure(
     receives each stage. Raises EngineError where a command fails, ServerError where the server does not start.
     """
     repository = work / f"{bundle.name}-models-{runtime}-{streams}"
-    options = (
-        "--precision",
-        str(PRECISION),
-        "--threads",
-        str(threads),
-        "--streams",
-        str(streams),
-        "--runtime",
-        runtime,
-    )
-    run(*TWINSPIRE, "build", bundle.path, "-o", repository, *options)
-    image_flops = count_flops(bundle.engine(Tower.IMAGE, PRECISION), (1, bundle.image.size, bundle.image.size, 3))
-    limit_s = image_flops.minimum_s(matrix_peaks(threads))
+    options = {"precision": PRECISION, "threads": threads, "streams": streams, "runtime": runtime}
+    words = [f"--{name}={value}" for name, value in options.items()]
+    run(*TWINSPIRE, "build", bundle.path, "-o", repository, *words)
+    limit_per_s = limit_images_per_s(bundle, PRECISION, threads)
     # On a CPU the container has only onnxruntime's CPU provider.
     providers = "auto" if runtime == WHEEL else Provider.CPU
     local = LocalTowers(bundle, precision=PRECISION, provider=providers, threads=threads, streams=streams)
     server_block = running_server(repository, backend_directory=backend_directory)
     sequences = Tokenizer(bundle.tokenizer_path, bundle.text).encode(captions[: settings.texts])
-    with closing(local), server_block as server, closing(_connect(server.address, bundle)) as remote:
+    with (
+        closing(local),
+        server_block as server,
+        closing(TritonTowers(server.address, bundle, in_flight=IMAGES_IN_FLIGHT, send_images_singly=True)) as remote,
+    ):
         say(f"Triton {server.version} ({server.origin}) serves {bundle.name}; in process {local.runtime}")
         pair = _TowerPair(local, remote, sequences, size=bundle.image.size, settings=settings)
+        in_turn = partial(interleaved, rounds=settings.rounds, on_round=say)
         before = remote.statistics(Tower.IMAGE)
         say(f"{settings.rounds} rounds: {settings.images} images on each side, {IMAGES_IN_FLIGHT} in flight")
-        speed = interleaved(
-            {IN_PROCESS: pair.together, THROUGH_TRITON: pair.in_flight}, rounds=settings.rounds, on_round=say
-        )
+        speed = in_turn({IN_PROCESS: pair.together, THROUGH_TRITON: pair.in_flight})
         counted = remote.statistics(Tower.IMAGE).since(before)
         say(f"{settings.rounds} rounds: {settings.lone_images} images on each side, one in flight")
-        lone = interleaved(
-            {IN_PROCESS: lambda: pair.lone(IN_PROCESS), THROUGH_TRITON: lambda: pair.lone(THROUGH_TRITON)},
-            rounds=settings.rounds,
-            on_round=say,
-        )
+        lone = in_turn({variant: partial(pair.lone, variant) for variant in (IN_PROCESS, THROUGH_TRITON)})
         say(f"{settings.rounds} rounds: {settings.texts} captions on each side, {TEXTS_IN_FLIGHT} in flight")
         text_before = remote.statistics(Tower.TEXT)
-        text_speed = interleaved(
-            {IN_PROCESS: pair.captions_together, THROUGH_TRITON: pair.captions_in_flight},
-            rounds=settings.rounds,
-            on_round=say,
-        )
+        text_speed = in_turn({IN_PROCESS: pair.captions_together, THROUGH_TRITON: pair.captions_in_flight})
         time.sleep(0.1)  # Triton counts a batch after its response
         text_counted = remote.statistics(Tower.TEXT).since(text_before)
     return Record(
         kind="served",
         parameters={
             **asdict(settings),
-            "precision": PRECISION,
-            "threads": threads,
-            "streams": streams,
+            **options,
             "images_in_flight": IMAGES_IN_FLIGHT,
             "texts_in_flight": TEXTS_IN_FLIGHT,
-            "runtime": runtime,
         },
         subject={"bundle": bundle.name, "space": bundle.space, "triton": server.version, "triton_from": server.origin},
         results={
-            "limit_images_per_s": 1 / limit_s,
+            "limit_images_per_s": limit_per_s,
             "images_in_flight": {
                 "images_per_s": {name: series(figures, "median") for name, figures in speed.items()},
                 "ratio": paired_ratio(speed[THROUGH_TRITON], speed[IN_PROCESS]),
@@ -224,10 +201,6 @@ def measure(
             },
         },
     )
-
-
-def _connect(address: str, bundle: Bundle) -> TritonTowers:
-    return TritonTowers(address, bundle, in_flight=IMAGES_IN_FLIGHT, send_images_singly=True)
 
 
 def show(record: Record, console: Console) -> None:

@@ -94,9 +94,7 @@ def closed_loop(
     one of the two. A call that raises a TwinspireError is a failure; any other error ends the loop and is raised. There
     is no warm-up. Raises InputError for no payloads and for numbers that are not positive.
     """
-    if (requests is None) == (duration_s is None):
-        raise InputError(f"requests {requests} and duration_s {duration_s}: expected one of them")
-    _check_positive(payloads, in_flight=in_flight, requests=requests, duration_s=duration_s)
+    _check(payloads, in_flight=in_flight, requests=requests, duration_s=duration_s)
     clock = clock or SystemClock()
     end = None if duration_s is None else clock.now() + duration_s
 
@@ -125,9 +123,7 @@ def open_loop(
     most `senders` calls are in flight; a latency starts when the call is due, not when it is sent. Errors are those of
     `closed_loop`.
     """
-    if (requests is None) == (duration_s is None):
-        raise InputError(f"requests {requests} and duration_s {duration_s}: expected one of them")
-    _check_positive(payloads, rate_per_s=rate_per_s, requests=requests, duration_s=duration_s, senders=senders)
+    _check(payloads, rate_per_s=rate_per_s, requests=requests, duration_s=duration_s, senders=senders)
     clock = clock or SystemClock()
     schedule = arrivals(rate_per_s, seed=seed, requests=requests, duration_s=duration_s)
     start = clock.now()
@@ -245,9 +241,11 @@ class _Tickets:
             yield number
 
 
-def _check_positive(payloads: Payloads[Any], **numbers: float | None) -> None:
+def _check(payloads: Payloads[Any], *, requests: int | None, duration_s: float | None, **numbers: float | None) -> None:
+    if (requests is None) == (duration_s is None):
+        raise InputError(f"requests {requests} and duration_s {duration_s}: expected one of them")
     if len(payloads) == 0:
         raise InputError("no payloads: expected at least one")
-    for name, number in numbers.items():
+    for name, number in {**numbers, "requests": requests, "duration_s": duration_s}.items():
         if number is not None and not number > 0:
             raise InputError(f"{name} {number}: expected more than 0")

@@ -64,12 +64,13 @@ class MatrixPeaks:
 def this_machine() -> Hardware:
     """Return the hardware of this machine. Runs `nvidia-smi` where it is installed."""
     flags = processor_flags(_CPUINFO)
+    names = command_output("nvidia-smi", "--query-gpu=name", "--format=csv,noheader", timeout_s=30)
     return Hardware(
         cpu_model=cpu_model(),
         cores=usable_cores(),
         instruction_sets=tuple(name for name in INSTRUCTION_SETS if name in flags),
         memory_bytes=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
-        gpu=_gpu(),
+        gpu=None if names is None else gpu_name(names),
     )
 
 
@@ -90,13 +91,13 @@ def gpu_name(listing: str) -> str | None:
     return ", ".join(name if names.count(name) == 1 else f"{names.count(name)} x {name}" for name in distinct) or None
 
 
-def _gpu() -> str | None:
-    command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+def command_output(*command: str, timeout_s: float) -> str | None:
+    """Return what a command prints; None where it fails, takes too long or is not installed."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)  # noqa: S603
-    except (OSError, subprocess.SubprocessError):  # no driver, or no GPU
+        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=True)  # noqa: S603
+    except (OSError, subprocess.SubprocessError):
         return None
-    return gpu_name(done.stdout)
+    return done.stdout
 
 
 # A chain of matrix multiplications (M, K) @ (K, K): large enough that memory traffic overlaps with arithmetic, and that

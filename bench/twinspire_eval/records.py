@@ -13,10 +13,10 @@ import math
 import os
 import platform
 import re
-import subprocess
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from twinspire._atomic import atomic_file
+from twinspire._codec import decode, parse_document
 from twinspire._dependencies import package_version
 from twinspire.errors import InputError
-from twinspire_eval.machine import Hardware, this_machine
+from twinspire_eval.machine import Hardware, command_output, this_machine
 from twinspire_eval.statistics import STATISTICS, statistic_of
 
 SCHEMA_VERSION = 1
@@ -67,13 +68,13 @@ def git_commit(file: Path = Path(__file__)) -> str | None:
     of that repository's commit.
     """
     folder = file.absolute().parent
-    if _git(folder, "ls-files", "--error-unmatch", file.name) is None:
+    git = partial(command_output, "git", "-C", str(folder), timeout_s=60)
+    if git("ls-files", "--error-unmatch", file.name) is None:
         return None
-    commit = _git(folder, "rev-parse", "HEAD")
-    changes = _git(folder, "status", "--porcelain", "--untracked-files=no")
+    commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain", "--untracked-files=no")
     if commit is None or changes is None:
         return None
-    return f"{commit}-dirty" if changes else commit
+    return commit.strip() + ("-dirty" if changes else "")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,19 +86,17 @@ class Record:
     missing one) and for types that have no JSON form.
     """
 
+    schema_version: int = SCHEMA_VERSION
     kind: str
-    parameters: Mapping[str, Any]
-    results: Mapping[str, Any]
-    subject: Mapping[str, Any] = field(default_factory=dict)
+    created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    git_commit: str | None = field(default_factory=git_commit)
     hardware: Hardware = field(default_factory=this_machine)
     versions: Mapping[str, str | None] = field(default_factory=versions)
-    git_commit: str | None = field(default_factory=git_commit)
-    created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
-    schema_version: int = SCHEMA_VERSION
+    parameters: Mapping[str, Any]
+    subject: Mapping[str, Any] = field(default_factory=dict)
+    results: Mapping[str, Any]
 
     def __post_init__(self) -> None:
-        if self.schema_version != SCHEMA_VERSION:
-            raise InputError(_other_version("the record", self.schema_version))
         if not self.kind:
             raise InputError("the record's kind is empty: expected the name of a benchmark, such as 'latency'")
         for name in ("parameters", "results", "subject"):
@@ -105,11 +104,7 @@ class Record:
 
     def to_json(self) -> dict[str, Any]:
         """Return the document."""
-        names = ["schema_version", "kind", "created", "git_commit", "hardware", "versions", "parameters", "subject"]
-        return {
-            name: _plain(getattr(self, name), name) if name != "hardware" else _plain(asdict(self.hardware), name)
-            for name in [*names, "results"]
-        }
+        return {entry.name: _plain(getattr(self, entry.name), entry.name) for entry in fields(self)}
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the document, whole or not at all. Raises InputError where it cannot be written."""
@@ -124,20 +119,12 @@ class Record:
     def load(cls, path: str | os.PathLike[str]) -> Record:
         """Read a record. Raises InputError where the file is not a record, or has another schema version."""
         try:
-            document = json.loads(Path(path).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise InputError(f"the record {path} cannot be read: {error.strerror}") from error
-        except ValueError as error:  # no JSON, or no UTF-8
-            raise InputError(f"{path} is not a record: {error}") from error
-        if not isinstance(document, dict) or "schema_version" not in document:
-            raise InputError(f"{path} is not a record: expected a JSON object with schema_version, as --json writes it")
-        # First: another version may have other fields.
-        if document["schema_version"] != SCHEMA_VERSION:
-            raise InputError(_other_version(f"{path}", document["schema_version"]))
-        _check_fields(document, Record, f"{path}")
-        _check_fields(document["hardware"], Hardware, f"{path}, hardware")
-        hardware = document["hardware"] | {"instruction_sets": tuple(document["hardware"]["instruction_sets"])}
-        return cls(**document | {"hardware": Hardware(**hardware)})
+            text = Path(path).read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:  # ValueError: no UTF-8
+            raise InputError(f"the record {path} cannot be read: {error}") from error
+        remedy = "Expected a record, as --json writes it: measure again, or read it with the release that wrote it"
+        version, document = parse_document(text, f"{path}", [SCHEMA_VERSION], remedy)
+        return decode(cls, {"schema_version": version, **document}, f"{path}")
 
 
 def check_record_path(path: Path | None) -> None:
@@ -191,31 +178,3 @@ def _plain(value: Any, where: str) -> Any:  # noqa: ANN401 - JSON
     raise InputError(
         f"{where} is a {type(value).__name__}: expected a number, string, list, mapping, array or dataclass"
     )
-
-
-def _other_version(where: str, version: object) -> str:
-    return (
-        f"{where} has schema version {version!r}: expected {SCHEMA_VERSION}. Measure again, or read it with the "
-        "release that wrote it"
-    )
-
-
-def _check_fields(document: object, dataclass_type: type[Any], where: str) -> None:
-    expected = {entry.name for entry in fields(dataclass_type)}
-    if not isinstance(document, dict) or set(document) != expected:
-        names = set(document) if isinstance(document, dict) else set()
-        missing, unknown = sorted(expected - names), sorted(names - expected)
-        raise InputError(
-            f"{where}: not a record of schema version {SCHEMA_VERSION} (missing: {', '.join(missing) or 'nothing'}; "
-            f"unknown: {', '.join(unknown) or 'nothing'})"
-        )
-
-
-def _git(folder: Path, *arguments: str) -> str | None:
-    """Return what git prints, None where it fails or is not there."""
-    command = ["git", "-C", str(folder), *arguments]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)  # noqa: S603
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()

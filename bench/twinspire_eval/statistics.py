@@ -63,11 +63,19 @@ class Interval:
 
 
 @dataclass(frozen=True)
-class Ratio:
-    """A ratio with its confidence interval."""
+class Estimate:
+    """Value of a statistic with its 95% confidence interval."""
 
     value: float
     interval: Interval
+
+    def to_json(self) -> dict[str, float]:
+        """Return `value`, `low` and `high`, as certificates and most records hold them."""
+        return {"value": self.value, "low": self.interval.low, "high": self.interval.high}
+
+
+class Ratio(Estimate):
+    """A ratio with its confidence interval."""
 
 
 def percentiles(samples: ArrayLike) -> Percentiles:

@@ -160,14 +160,14 @@ def precision(
     """
     from twinspire.ingest import find_images
     from twinspire_eval.datasets import open_dataset
+    from twinspire_eval.records import check_record_path
     from twinspire_eval.tables import figures_console
     from twinspire_export.calibration import read_captions
     from twinspire_export.precision import PrecisionOptions, choose_precision
     from twinspire_export.precision.plot import check_plot, save_plot
     from twinspire_export.precision.report import record, sentences, table
 
-    if json_file is not None and (json_file.is_dir() or not json_file.absolute().parent.is_dir()):
-        raise InputError(f"the record cannot be written to {json_file}: it is a folder, or its folder is missing")
+    check_record_path(json_file)
     if plot is not None and no_plot:
         raise InputError(f"--plot {plot} and --no-plot: expected only one of them")
     plot_file = None if no_plot else plot or output.with_name(f"{output.name}.png")

@@ -107,11 +107,11 @@ def write_engine(
     feeds = [{model.graph.input[0].name: sample} for sample in samples]
     if precision is Precision.FP16:
         model = to_fp16(model, keep=nodes_out_of_range(model, feeds[:_RANGE_SAMPLES]))
-        model.producer_name, model.producer_version = "twinspire", ""
     elif precision is Precision.INT8:
         model = quantize_graph(model, feeds, recipe)
     else:
         model = _for_tensorrt(model, feeds, recipe)
+    model.producer_name, model.producer_version = "twinspire", ""
     onnx.save(model, destination)
 
 
@@ -123,7 +123,6 @@ def _for_tensorrt(model: onnx.ModelProto, feeds: Sequence[Mapping[str, NDArray[A
     quantized = quantize_graph(model, feeds, replace(recipe, target=QuantizationTarget.TENSORRT))
     converted = to_fp16(version_converter.convert_version(quantized, _FP16_QUANTIZERS_OPSET), keep=keep)
     check_symmetric(converted)
-    converted.producer_name, converted.producer_version = "twinspire", ""
     return converted
 
 

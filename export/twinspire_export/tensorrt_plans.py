@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from twinspire._atomic import atomic_folder
 from twinspire._cuda import CudaDevice
 from twinspire.bundle import Bundle, Certificate, Precision, Probes, Tower
-from twinspire.contract import INPUT_NAMES
+from twinspire.contract import INPUT_NAMES, padded
 from twinspire.errors import BundleError, EngineError, InputError
 from twinspire.tensorrt_support import PLANS_NAME, PlanManifest, PlanRecord, Profile, check_precision
 from twinspire_export.engine_check import certify
@@ -117,10 +117,7 @@ def _certify(
         for probe, reference in zip(inputs, references, strict=True):
             if tower is Tower.TEXT and len(probe) > shape.maximum[1]:
                 continue
-            batch = probe[None]
-            if tower is Tower.TEXT:
-                batch = np.full((1, shape.maximum[1]), bundle.text.pad_id, np.int32)
-                batch[0, : len(probe)] = probe
+            batch = padded([probe], bundle.text.pad_id, shape.maximum[1]) if tower is Tower.TEXT else probe[None]
             measured.append(runner.embed(batch, profile=index, dim=bundle.dim))
             expected.append(reference[None])
     measured_by = certify(

@@ -15,6 +15,7 @@ import pytest
 from rich.console import Console
 
 from twinspire import sample_bundle
+from twinspire._codec import decode, encode
 from twinspire.bundle import Bundle, Precision, Tower
 from twinspire.errors import EngineError, InputError
 from twinspire.images import Preprocessor
@@ -114,7 +115,7 @@ def test_every_comparison_has_twinspire_and_peers(inputs: PeerInputs) -> None:
     for tasks in found.values():
         assert next(iter(tasks)) == OURS
         assert len(tasks) > 1
-        assert all(PeerTask.from_json(json.loads(json.dumps(task.to_json()))) == task for task in tasks.values())
+        assert all(decode(PeerTask, json.loads(json.dumps(encode(task))), "task") == task for task in tasks.values())
 
 
 def test_a_peer_is_added_by_one_class(inputs: PeerInputs, monkeypatch: pytest.MonkeyPatch) -> None:

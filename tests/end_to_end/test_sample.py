@@ -19,7 +19,7 @@ from twinspire_eval.recall import R1, R5, R10
 from twinspire_eval.recall.benchmark import measure_recall
 from twinspire_eval.records import Record
 from twinspire_eval.scenes import Contrast, Language
-from twinspire_export.sample.figures import SampleFigures, measure
+from twinspire_export.sample.build import SampleFigures, measure
 
 MAX_BUNDLE_BYTES = 16_000_000
 # How far a machine's arithmetic may move a recall over 1,000 queries.

@@ -71,8 +71,8 @@ def only_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def _slowed(monkeypatch: pytest.MonkeyPatch, items_per_s: Callable[[LocalTowers], float]) -> None:
     """Let visits say what speed they saw: what the towers' runtime decides, for images and texts alike."""
 
-    def visit(encode: Any, towers: LocalTowers, inputs: Any, visit_s: float) -> Callable[[], float]:
-        assert encode(towers, inputs) in (measurement.IMAGES, measurement.TEXTS)
+    def visit(encode: Any, towers: LocalTowers, visit_s: float) -> Callable[[], float]:
+        assert encode(towers) in (measurement.IMAGES, measurement.TEXTS)
         return lambda: items_per_s(towers)
 
     monkeypatch.setattr(measurement, "_visit", visit)

@@ -22,11 +22,12 @@ from twinspire.tensorrt_support import check_symmetric
 from twinspire_export.quantization.graph_passes import (
     absorb_smoothing,
     gather_before_dequantizing,
+    multiplies_pixels,
+    multiply_bytes,
     share_as_uint8,
     sign_activations,
 )
 from twinspire_export.quantization.node_roles import nodes_labelled, roles_of
-from twinspire_export.quantization.patches import multiplies_pixels, multiply_bytes
 from twinspire_export.quantization.quantizer import quantize_dynamically
 from twinspire_export.quantization.recipe import Int8Recipe, QuantizationTarget, Ranges
 

@@ -10,8 +10,17 @@ import numpy as np
 import pytest
 
 from twinspire_eval.scenes import Language, Split, sample_scenes
-from twinspire_export.sample.data import load_training_set, train_tokenizer, training_captions, training_scenes
-from twinspire_export.sample.settings import CONTEXT_LENGTH, END, SPECIAL_TOKENS, START, TrainingSettings
+from twinspire_export.sample.data import (
+    CONTEXT_LENGTH,
+    END,
+    SPECIAL_TOKENS,
+    START,
+    TrainingSettings,
+    load_training_set,
+    train_tokenizer,
+    training_captions,
+    training_scenes,
+)
 from twinspire_export.sample.train import learning_rate, train
 
 TINY = TrainingSettings(scenes=24, steps=3, batch=8, warmup_steps=1)

@@ -12,17 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 import twinspire_bench.engines.peers  # noqa: F401 - registers them
+from twinspire._codec import encode
 from twinspire.bundle import Bundle, Precision, Tower
 from twinspire.errors import InputError
 from twinspire.text import Tokenizer
 from twinspire.towers import LocalTowers
 from twinspire_bench.engines.inputs import PeerInputs
 from twinspire_bench.engines.peer import EngineComparison, PeerTask, peer_tasks, start_peer
+from twinspire_bench.scripts import limit_images_per_s
 from twinspire_bench.worker import Worker
 from twinspire_eval.datasets import CaptionedImages
-from twinspire_eval.flops import count_flops
 from twinspire_eval.load import interleaved
-from twinspire_eval.machine import matrix_peaks
 from twinspire_eval.records import Record, series
 from twinspire_eval.statistics import paired_ratio
 from twinspire_eval.tables import MISSING, figure, figures_table
@@ -70,7 +70,7 @@ def comparisons(
 
 def start_worker(label: str, task: PeerTask) -> Worker:
     """Start the process of a peer. Raises EngineError where the peer cannot run."""
-    return Worker(start_peer, task.to_json(), label=label)
+    return Worker(start_peer, encode(task), label=label)
 
 
 def run_comparison(
@@ -130,7 +130,7 @@ def measure(
         },
         subject={"bundle": bundle.name, "space": bundle.space},
         results={
-            "limit_images_per_s": _limit_images_per_s(bundle, threads),
+            "limit_images_per_s": limit_images_per_s(bundle, Precision.INT8, threads),
             "cosine_to_fp32": cosines(bundle, data, np.load(inputs.images), threads=threads),
             "comparisons": results,
         },
@@ -154,13 +154,6 @@ def cosines(
         cosine = (reference * int8).sum(axis=1)  # (N,)
         found[str(tower)] = {"samples": len(cosine), "mean": float(cosine.mean()), "min": float(cosine.min())}
     return found
-
-
-def _limit_images_per_s(bundle: Bundle, threads: int) -> float:
-    """Return the images/s at which the int8 engine's multiplications would run at the measured matrix peaks."""
-    size = bundle.image.size
-    flops = count_flops(bundle.engine(Tower.IMAGE, Precision.INT8), (1, size, size, 3))
-    return 1 / flops.minimum_s(matrix_peaks(threads))
 
 
 def show(record: Record, console: Console) -> None:

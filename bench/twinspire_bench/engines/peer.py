@@ -6,20 +6,22 @@ import importlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from twinspire import Client, LocalTowers
+from twinspire._codec import decode
 from twinspire.bundle import Bundle, Precision
 from twinspire.errors import InputError, MissingDependencyError
 from twinspire.text import Tokenizer
 from twinspire_bench.engines.inputs import PeerInputs
+from twinspire_bench.scripts import batches_of
 
 _PURPOSE = "Comparing engines with other libraries"
 
@@ -54,16 +56,6 @@ class PeerTask:
     batch: int = 32
     padded_texts: int = 96
     bf16_texts: int = 512
-
-    def to_json(self) -> dict[str, Any]:
-        """Return JSON data; the inverse of `from_json`."""
-        return {**asdict(self), "inputs": {name: str(path) for name, path in asdict(self.inputs).items()}}
-
-    @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> Self:
-        """Return the task that `to_json` wrote."""
-        paths = {name: Path(path) for name, path in document["inputs"].items()}
-        return cls(**{**document, "inputs": PeerInputs(**paths)})
 
     def captions(self) -> list[str]:
         """Read the captions."""
@@ -159,13 +151,8 @@ def _labels(peer: type[EnginePeer], streams: int) -> Iterator[tuple[str, int]]:
 
 def start_peer(document: dict[str, Any]) -> Callable[[], float]:
     """Load the peer of a task and warm it up; return its `measure`. Runs in a worker process."""
-    task = PeerTask.from_json(document)
+    task = decode(PeerTask, document, "task")
     module, _, name = task.peer.partition(":")
     peer: EnginePeer = getattr(importlib.import_module(module), name)(task)
     peer.measure()
     return peer.measure
-
-
-def batches_of(items: Any, size: int) -> list[Any]:  # noqa: ANN401 - an array or a list
-    """Split rows or items into batches of `size`."""
-    return [items[start : start + size] for start in range(0, len(items), size)]

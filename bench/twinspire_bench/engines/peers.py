@@ -17,7 +17,8 @@ from twinspire.bundle import Bundle, Tower
 from twinspire.contract import padded
 from twinspire.images import Preprocessor
 from twinspire.text import Tokenizer
-from twinspire_bench.engines.peer import EngineComparison, EnginePeer, PeerTask, batches_of, register_peer
+from twinspire_bench.engines.peer import EngineComparison, EnginePeer, PeerTask, register_peer
+from twinspire_bench.scripts import batches_of, rate
 
 SINGLE_CAPTIONS = 30
 """Captions that a measurement encodes one by one."""
@@ -33,7 +34,7 @@ class TwinspireImages(EnginePeer):
         self._towers, self._batches = task.towers(), task.image_batches()
 
     def measure(self) -> float:
-        return _rate(self._towers.encode_images, self._batches)
+        return rate(self._towers.encode_images, self._batches)
 
 
 @register_peer
@@ -46,7 +47,7 @@ class OnnxRuntimeImages(EnginePeer):
         self._session, self._batches = _session(task, Tower.IMAGE), task.image_batches()
 
     def measure(self) -> float:
-        return _rate(lambda batch: self._session.run(None, {"image": batch}), self._batches)
+        return rate(lambda batch: self._session.run(None, {"image": batch}), self._batches)
 
 
 @register_peer
@@ -73,7 +74,7 @@ class TwinspireTexts(EnginePeer):
         self._towers, self._sequences = task.towers(), task.tokenizer().encode(task.captions())
 
     def measure(self) -> float:
-        return _rate(self._towers.encode_texts, [self._sequences])
+        return rate(self._towers.encode_texts, [self._sequences])
 
 
 @register_peer
@@ -88,7 +89,7 @@ class OnnxRuntimePaddedTexts(EnginePeer):
         self._batches = batches_of(ids, task.batch)
 
     def measure(self) -> float:
-        return _rate(lambda batch: self._session.run(None, {"input_ids": batch}), self._batches)
+        return rate(lambda batch: self._session.run(None, {"input_ids": batch}), self._batches)
 
 
 @register_peer
@@ -119,7 +120,7 @@ class TwinspireFolder(EnginePeer):
         self._client, self._files = task.client(), task.files()
 
     def measure(self) -> float:
-        return _rate(self._client.encode_images, [self._files])
+        return rate(self._client.encode_images, [self._files])
 
 
 @register_peer
@@ -158,7 +159,7 @@ class TransformersFolder(EnginePeer):
     def measure(self) -> float:
         from PIL import Image
 
-        return _rate(
+        return rate(
             lambda files: self._model.encode_images([Image.open(file).convert("RGB") for file in files]), self._batches
         )
 
@@ -183,7 +184,7 @@ class FastembedFolder(EnginePeer):
         self._files = [str(file) for file in task.files()]
 
     def measure(self) -> float:
-        return _rate(lambda files: list(self._model.embed(files, batch_size=self.task.batch)), [self._files])
+        return rate(lambda files: list(self._model.embed(files, batch_size=self.task.batch)), [self._files])
 
 
 @register_peer
@@ -275,13 +276,6 @@ def _queue_rate(queue: Any, batches: Sequence[NDArray[Any]]) -> float:  # noqa: 
     for batch in batches:
         queue.start_async([batch])
     queue.wait_all()
-    return sum(map(len, batches)) / (time.perf_counter() - start)
-
-
-def _rate(encode: Callable[[Any], object], batches: Sequence[Any]) -> float:
-    start = time.perf_counter()
-    for batch in batches:
-        encode(batch)
     return sum(map(len, batches)) / (time.perf_counter() - start)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -35,8 +36,8 @@ STEPS = (
     CheckStep("providers", towers.providers, 30),
     CheckStep("threads", towers.threads, 30),
     CheckStep("fp16 nodes", towers.fp16_nodes, 30),
-    CheckStep("indexes of float32", indexes.float32, 60),
-    CheckStep("indexes of float16", indexes.float16, 60),
+    CheckStep("indexes of float32", partial(indexes.check_indexes, dtype="float32"), 60),
+    CheckStep("indexes of float16", partial(indexes.check_indexes, dtype="float16"), 60),
     CheckStep("images/s", speed.engines, 60),
     CheckStep("images/s of torch", speed.torch_peers, 90),
 )

@@ -27,17 +27,8 @@ _LIMITS = (1, 2048, 2049, 4096)
 _SPACE = "0" * 64
 
 
-def float32(scope: Scope) -> StepResults:
-    """Check every index over float32 vectors."""
-    return _kinds(scope, "float32")
-
-
-def float16(scope: Scope) -> StepResults:
-    """Check every index over float16 vectors."""
-    return _kinds(scope, "float16")
-
-
-def _kinds(scope: Scope, dtype: str) -> StepResults:
+def check_indexes(scope: Scope, *, dtype: str) -> StepResults:
+    """Check every index over vectors of `dtype`, float32 or float16."""
     drawn = generated(SyntheticVectors(size=scope.vectors, queries=_QUERIES, dim=_DIM, clusters=_CLUSTERS))
     vectors, queries = (np.concatenate(list(blocks)) for blocks in drawn)
     failures: list[str] = []

@@ -61,10 +61,10 @@ def torch_peers(scope: Scope) -> StepResults:
     found: dict[str, Any] = {"images_per_s": {}}
     for dtype in _TYPES.values():
         tower = TorchTower(scope.checkpoint, device, dtype)
-        for name, encode in (("eager", tower.encode), ("compiled", None)):
-            if name == "compiled" and scope.rehearsal:
-                continue  # takes minutes on a processor and says nothing of a GPU
-            run = encode if encode is not None else tower.compiled()
+        runs: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {"eager": tower.encode}
+        if not scope.rehearsal:  # compiling takes minutes on a processor and says nothing of a GPU
+            runs["compiled"] = tower.compiled()
+        for name, run in runs.items():
             speeds = {}
             for batch in _batches(scope):
                 pixels = tower.pixels(batch, scope.bundle.image.size)

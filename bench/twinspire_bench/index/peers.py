@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import subprocess
 import tarfile
@@ -64,6 +65,8 @@ class Peer(IndexFamily):
 class _Graph(Peer):
     """HNSW graph of another library."""
 
+    module: ClassVar[str]
+    """Module with the library's class `Index`."""
     options = MappingProxyType({"m": Option(16, minimum=2), "ef_construction": Option(128)})
     is_graph = True
 
@@ -77,10 +80,13 @@ class _Graph(Peer):
         """Predict float32 vectors and the graph."""
         return Cost(4 * count * dim) + graph_cost(count, spec.option("m"), spec.option("ef_construction"), 4 * dim)
 
-    @staticmethod
-    @abstractmethod
-    def _library() -> Any:  # noqa: ANN401
+    @classmethod
+    def _library(cls) -> Any:  # noqa: ANN401
         """Return the library's class of an index."""
+        try:
+            return importlib.import_module(cls.module).Index
+        except ModuleNotFoundError as error:
+            raise MissingDependencyError(cls.package, "peers", f"measuring {cls.package}") from error
 
 
 @register
@@ -88,6 +94,7 @@ class Hnswlib(_Graph):
     """hnswlib: https://github.com/nmslib/hnswlib."""
 
     name = package = "hnswlib"
+    module = "hnswlib"
     examples = ("hnswlib,m=16,ef_construction=128",)
     effort_name = "ef"
 
@@ -115,20 +122,13 @@ class Hnswlib(_Graph):
         self._index = self._library()(space="ip", dim=int((folder / "dim").read_text()))
         self._index.load_index(str(folder / "index"))
 
-    @staticmethod
-    def _library() -> Any:  # noqa: ANN401
-        try:
-            from hnswlib import Index
-        except ModuleNotFoundError as error:
-            raise MissingDependencyError("hnswlib", "peers", "measuring hnswlib") from error
-        return Index
-
 
 @register
 class Usearch(_Graph):
     """usearch: https://github.com/unum-cloud/usearch. Vectors are stored as float32, as by the others."""
 
     name = package = "usearch"
+    module = "usearch.index"
     examples = ("usearch,m=16,ef_construction=128",)
     effort_name = "expansion_search"
 
@@ -155,14 +155,6 @@ class Usearch(_Graph):
 
     def _restore(self, folder: Path) -> None:
         self._index = self._library().restore(str(folder / "index"))
-
-    @staticmethod
-    def _library() -> Any:  # noqa: ANN401
-        try:
-            from usearch.index import Index
-        except ModuleNotFoundError as error:
-            raise MissingDependencyError("usearch", "peers", "measuring usearch") from error
-        return Index
 
 
 @register

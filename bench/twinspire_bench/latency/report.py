@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from twinspire.bundle import Bundle, Precision, Tower
@@ -41,21 +42,13 @@ def limits(
 ) -> list[Limit]:
     """Return the limit of each engine and length. Raises InputError where an engine cannot be counted."""
     found = []
-    for tower in settings.towers:
-        for precision in precisions:
-            for length in settings.lengths if tower is Tower.TEXT else (None,):
-                size = bundle.image.size
-                shape = (1, size, size, 3) if length is None else (1, padded_length(length, bundle.text))
-                flops = count_flops(bundle.engine(tower, precision), shape)
-                found.append(
-                    Limit(
-                        tower=tower,
-                        precision=precision,
-                        length=length,
-                        flops=flops,
-                        items_per_s=1 / flops.minimum_s(peaks),
-                    )
-                )
+    size = bundle.image.size
+    for tower, precision in product(settings.towers, precisions):
+        for length in settings.lengths if tower is Tower.TEXT else (None,):
+            shape = (1, size, size, 3) if length is None else (1, padded_length(length, bundle.text))
+            flops = count_flops(bundle.engine(tower, precision), shape)
+            rate = 1 / flops.minimum_s(peaks)
+            found.append(Limit(tower=tower, precision=precision, length=length, flops=flops, items_per_s=rate))
     return found
 
 

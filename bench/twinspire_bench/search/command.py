@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from twinspire.cli.shared import BundleOption
-from twinspire.errors import InputError
 from twinspire_eval.smoke import smoke_option
 
 if TYPE_CHECKING:
@@ -39,10 +38,10 @@ def search(
 
     from twinspire import Bundle, Client, sample_bundle
     from twinspire_bench.search.measure import measure_filters, measure_search
+    from twinspire_eval.records import Record, check_record_path
     from twinspire_eval.tables import figures_console
 
-    if json_file is not None and (json_file.is_dir() or not json_file.absolute().parent.is_dir()):
-        raise InputError(f"the record cannot be written to {json_file}: it is a folder, or its folder is missing")
+    check_record_path(json_file)
     opened = Bundle.open(bundle if bundle is not None else sample_bundle())
     columns = (*Progress.get_default_columns(), MofNCompleteColumn())
     with (
@@ -62,8 +61,6 @@ def search(
     if filters:
         console.print(_filter_table(filters, filter_items))
     if json_file is not None:
-        from twinspire_eval.records import Record
-
         subject = {"bundle": opened.name, "space": opened.space}
         parameters = {"count": count, "seed": seed, "filter_items": filter_items, "k": 10}
         Record(
@@ -150,11 +147,4 @@ def _results(figures: Figures, times_ms: Mapping[str, float], filters: list[dict
 def _plain(values: Mapping[str, Estimate]) -> dict[str, Any]:
     from twinspire_eval.recall import R1, R5, R10
 
-    return {
-        measure: {
-            "value": values[measure].value,
-            "low": values[measure].interval.low,
-            "high": values[measure].interval.high,
-        }
-        for measure in (R1, R5, R10)
-    }
+    return {measure: values[measure].to_json() for measure in (R1, R5, R10)}

@@ -5,8 +5,14 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+from typing import Protocol
+
+from twinspire.errors import InputError
+from twinspire_eval.datasets.caption_files import CAPTION_FILE_DATASETS, open_captions
 from twinspire_eval.datasets.captioned import Caption, CaptionedImages, CaptionTexts, DatasetOptions
-from twinspire_eval.datasets.registry import DATASETS, Dataset, open_dataset, register_dataset
+from twinspire_eval.datasets.scenes import SceneDataset
 
 __all__ = [
     "DATASETS",
@@ -18,3 +24,57 @@ __all__ = [
     "open_dataset",
     "register_dataset",
 ]
+
+
+class Dataset(Protocol):
+    """A way to open data sets, written `NAME:ARGUMENT`. Add one with `register_dataset`."""
+
+    @property
+    def name(self) -> str:
+        """The word before the colon."""
+
+    @property
+    def usage(self) -> str:
+        """How it is written and what it is, for help and errors: "coco:PATH, captions in COCO's form"."""
+
+    def open(self, argument: str, options: DatasetOptions) -> CaptionedImages:
+        """Open the data set that `argument` names, empty where nothing was given. Raises `InputError`."""
+
+
+_BUILT_IN: tuple[Dataset, ...] = (SceneDataset(), *CAPTION_FILE_DATASETS.values())
+DATASETS = {dataset.name: dataset for dataset in _BUILT_IN}
+"""The registered data sets by name."""
+
+
+def register_dataset(dataset: Dataset) -> None:
+    """Let `open_dataset` open a data set by its name."""
+    DATASETS[dataset.name] = dataset
+
+
+def open_dataset(
+    spec: str | os.PathLike[str],
+    *,
+    images: Path | None = None,
+    split: str | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+) -> CaptionedImages:
+    """Open a data set: `NAME:ARGUMENT` of `DATASETS`, or the path of a captions file of any form or of its folder.
+
+    `images` is the folder of the images, by default searched for beside the captions. `split` takes one part of a data
+    set that names parts: `test` of Karpathy's, `train` of the scenes, which are held-out ones by default; `all` takes
+    every image. `limit` samples so many images with `seed`. All images' files must exist; they are read when they are
+    accessed.
+
+    Raises InputError for anything else, naming what was expected.
+    """
+    options = DatasetOptions(images=images, split=split, limit=limit, seed=seed)
+    text = os.fspath(spec)
+    name, colon, argument = text.partition(":")
+    exists = os.path.exists(text)  # noqa: PTH110 - Path.exists raises for names that no file can have
+    if name in DATASETS and (colon or not exists):
+        return DATASETS[name].open(argument, options)
+    if not exists:
+        known = "; ".join(dataset.usage for dataset in DATASETS.values())
+        raise InputError(f"there is no data set {text!r}: expected an existing file or folder, or one of {known}")
+    return open_captions(Path(text), None, options)

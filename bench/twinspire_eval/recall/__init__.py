@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from twinspire_eval.recall.estimates import Estimate, difference, estimates
+from twinspire_eval.recall.estimates import difference, estimates
 from twinspire_eval.recall.metrics import (
     MAP,
     MEDIAN_RANK,
@@ -22,6 +22,7 @@ from twinspire_eval.recall.metrics import (
     register_metric,
 )
 from twinspire_eval.recall.ranking import Direction, Ranking, rank_both_ways
+from twinspire_eval.statistics import Estimate
 
 __all__ = [
     "MAP",

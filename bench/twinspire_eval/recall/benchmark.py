@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from twinspire import Client
 from twinspire.errors import ImageError, InputError
-from twinspire_eval.datasets import CaptionedImages
+from twinspire_eval.datasets import CaptionedImages, CaptionTexts
 from twinspire_eval.recall import Direction, Estimate, Ranking, difference, estimates, rank_both_ways
 from twinspire_eval.recall.estimates import RESAMPLES
 from twinspire_eval.records import SAMPLES
@@ -30,8 +31,25 @@ _CHUNK = 256
 Rankings: TypeAlias = Mapping[str, Mapping[Direction, Ranking]]
 """By language, by direction."""
 Estimates: TypeAlias = Mapping[str, Estimate]
-Embeddings: TypeAlias = NDArray[np.float32]
 OnProgress: TypeAlias = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, eq=False)
+class DatasetEmbeddings:
+    """A data set's embeddings: `images` (N, D) float32, and by language `texts` (T, D) float32, L2-normalised."""
+
+    images: NDArray[np.float32]
+    texts: Mapping[str, NDArray[np.float32]]
+
+    def to_arrays(self) -> dict[str, NDArray[np.float32]]:
+        """Return all arrays by name; the inverse of `from_arrays`."""
+        return {"images": self.images, **{f"texts_{language}": rows for language, rows in self.texts.items()}}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> DatasetEmbeddings:
+        """Read the arrays of `to_arrays`."""
+        texts = {name.removeprefix("texts_"): rows for name, rows in arrays.items() if name != "images"}
+        return cls(arrays["images"], texts)
 
 
 @dataclass(frozen=True)
@@ -57,8 +75,15 @@ class RecallReport:
     losses: Mapping[str, Loss]
 
     @classmethod
-    def of(cls, data: CaptionedImages, rankings: Mapping[str, Rankings], *, reference: str) -> RecallReport:
-        """Compute the metrics and their differences from rankings."""
+    def of(cls, data: CaptionedImages, embeddings: Mapping[str, DatasetEmbeddings], *, reference: str) -> RecallReport:
+        """Rank the data set by the embeddings of each engine, and compute the metrics and their differences."""
+        rankings = {
+            engine: {
+                language: rank_both_ways(found.images, texts, _captions(data, language).owners)
+                for language, texts in found.texts.items()
+            }
+            for engine, found in embeddings.items()
+        }
         figures = {
             engine: {
                 language: {direction: estimates(ranking, seed=SEED) for direction, ranking in both.items()}
@@ -111,45 +136,57 @@ def measure_recall(
 ) -> RecallReport:
     """Encode a data set with each of several engines of one model, by name, and rank it.
 
-    Every image is read and preprocessed once and then encoded by all engines, so that they see the same pixels.
-    `languages` are those of the captions to use as queries, by default all; `reference` is the engine to compare with,
-    by default the first. `on_progress` receives the stage, the steps done and the number of steps.
-
-    Raises InputError for no engines, engines of different spaces and a language that no caption has, ImageError with
-    the position in the data set and the id for an image that cannot be used, and EngineError.
+    `reference` is the engine to compare with, by default the first; the other options and errors are those of
+    `encode_dataset`. Raises InputError for no engines and for engines of different spaces.
     """
     if not clients or (reference is not None and reference not in clients):
         wanted = "at least one" if reference is None else f"the reference {reference} among them"
         raise InputError(f"the engines to measure are {', '.join(clients) or 'none'}: expected {wanted}")
     if len({client.space for client in clients.values()}) > 1:
         raise InputError(f"the engines {', '.join(clients)} have different spaces: expected engines of one model")
-    report = on_progress or _ignore
-    captions = {language or UNDETERMINED: data.captions_in(language) for language in _chosen(data, languages)}
+    embeddings = encode_dataset(clients, data, languages=languages, on_progress=on_progress)
+    return RecallReport.of(data, embeddings, reference=next(iter(clients)) if reference is None else reference)
+
+
+def encode_dataset(
+    clients: Mapping[str, Client],
+    data: CaptionedImages,
+    *,
+    languages: Sequence[str] | None = None,
+    on_progress: OnProgress | None = None,
+) -> dict[str, DatasetEmbeddings]:
+    """Encode a data set with each of several engines of one model, by name.
+
+    Every image is read and preprocessed once and then encoded by all engines, so that they see the same pixels.
+    `languages` are those of the captions to encode, by default all. `on_progress` receives the stage, the steps done
+    and the number of steps.
+
+    Raises InputError for a language that no caption has, ImageError with the position in the data set and the id for an
+    image that cannot be used, and EngineError.
+    """
+    report = on_progress or (lambda *_: None)
+    names = [language or UNDETERMINED for language in data.languages] if languages is None else languages
+    captions = {language: _captions(data, language).texts for language in names}
     images = _encode_images(clients, data, report)
-    rankings: dict[str, dict[str, Mapping[Direction, Ranking]]] = {engine: {} for engine in clients}
+    texts: dict[str, dict[str, NDArray[np.float32]]] = {engine: {} for engine in clients}
     steps = len(clients) * len(captions)
-    for step, (engine, language) in enumerate((engine, language) for engine in clients for language in captions):
+    for step, (engine, language) in enumerate(product(clients, captions)):
         report("captions", step, steps)
-        texts = clients[engine].encode_texts(captions[language].texts)  # (T, D)
-        rankings[engine][language] = rank_both_ways(images[engine], texts, captions[language].owners)
+        texts[engine][language] = clients[engine].encode_texts(captions[language])
     report("captions", steps, steps)
-    return RecallReport.of(data, rankings, reference=reference if reference is not None else next(iter(clients)))
+    return {engine: DatasetEmbeddings(images[engine], texts[engine]) for engine in clients}
 
 
-def _ignore(stage: str, done: int, total: int) -> None:
-    pass
+def _captions(data: CaptionedImages, language: str) -> CaptionTexts:
+    return data.captions_in(None if language == UNDETERMINED else language)
 
 
-def _chosen(data: CaptionedImages, languages: Sequence[str] | None) -> Sequence[str | None]:
-    if languages is None:
-        return data.languages
-    return [None if language == UNDETERMINED else language for language in dict.fromkeys(languages)]
-
-
-def _encode_images(clients: Mapping[str, Client], data: CaptionedImages, report: OnProgress) -> dict[str, Embeddings]:
+def _encode_images(
+    clients: Mapping[str, Client], data: CaptionedImages, report: OnProgress
+) -> dict[str, NDArray[np.float32]]:
     """Encode all images with every engine: (N, D) each."""
     preparing = next(iter(clients.values()))
-    parts: dict[str, list[Embeddings]] = {engine: [] for engine in clients}
+    parts: dict[str, list[NDArray[np.float32]]] = {engine: [] for engine in clients}
     done = 0
     for chunk in data.chunks(_CHUNK):
         report("images", done, len(data))
@@ -183,7 +220,4 @@ def _loss_results(loss: Loss) -> dict[str, Any]:
 
 
 def _plain(found: Estimates) -> dict[str, Any]:
-    return {
-        name: {"value": estimate.value, "low": estimate.interval.low, "high": estimate.interval.high}
-        for name, estimate in found.items()
-    }
+    return {name: estimate.to_json() for name, estimate in found.items()}

@@ -11,7 +11,6 @@ queries.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,19 +18,11 @@ from numpy.typing import NDArray
 from twinspire.errors import InputError
 from twinspire_eval.recall.metrics import METRICS, metrics_of, weighted_metrics
 from twinspire_eval.recall.ranking import Ranking
-from twinspire_eval.statistics import CONFIDENCE, Interval
+from twinspire_eval.statistics import CONFIDENCE, Estimate, Interval
 
 RESAMPLES = 1_000
 # How many weights, and how many weighted queries, are in memory at a time.
 _AT_ONCE = 1 << 22
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """Value of a metric, with its 95% confidence interval."""
-
-    value: float
-    interval: Interval
 
 
 def estimates(ranking: Ranking, *, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Estimate]:

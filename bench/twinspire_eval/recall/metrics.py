@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twinspire.errors import InputError
-from twinspire_eval.recall.ranking import Direction, Ranking, rank_both_ways
+from twinspire_eval.recall.ranking import Ranking, rank_both_ways
 
 # Names of the metrics registered here.
 R1 = "r1"
@@ -165,9 +165,7 @@ class BothWays:
 
 def recall(queries: NDArray[np.float32], items: NDArray[np.float32]) -> Recall:
     """Return the recall of row i of `queries` finding row i of `items`, both (N, D) float32, L2-normalised."""
-    if len(queries) == 0 or queries.shape != items.shape:
-        raise ValueError(f"queries {queries.shape} and items {items.shape} must be equally many, at least one")
-    return _recall(rank_both_ways(items, queries, np.arange(len(items)))[Direction.TEXT_TO_IMAGE])
+    return both_ways(items, queries).text_to_image
 
 
 def both_ways(images: NDArray[np.float32], texts: NDArray[np.float32]) -> BothWays:

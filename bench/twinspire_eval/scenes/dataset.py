@@ -39,7 +39,15 @@ class CaptionedScene:
 def scene_set(count: int, *, seed: int, split: Split) -> list[CaptionedScene]:
     """Return `count` scenes of a split with captions that all differ, within each language."""
     rng = random.Random(f"captions/{split}/{seed}")
-    return _captioned(sample_scenes(count, seed=seed, split=split), rng, f"{split}/{seed}")
+    taken: set[str] = set()
+    captioned = []
+    for position, scene in enumerate(sample_scenes(count, seed=seed, split=split)):
+        captions = {}
+        for language in Language:
+            captions[language] = next(text for text in _wordings(scene, language, rng) if text not in taken)
+            taken.add(captions[language])
+        captioned.append(CaptionedScene(scene, captions, f"{split}/{seed}/{position}"))
+    return captioned
 
 
 def pair_set(pairs: int, contrast: Contrast, *, seed: int, split: Split) -> list[CaptionedScene]:
@@ -97,18 +105,6 @@ def draw_pairs(
     return _write(folder, captioned, f"{split} {contrast} pairs, seed {seed}", on_progress)
 
 
-def _captioned(scenes: list[Scene], rng: random.Random, key: str) -> list[CaptionedScene]:
-    taken: set[str] = set()
-    captioned = []
-    for position, scene in enumerate(scenes):
-        captions = {}
-        for language in Language:
-            captions[language] = next(text for text in _wordings(scene, language, rng) if text not in taken)
-            taken.add(captions[language])
-        captioned.append(CaptionedScene(scene, captions, f"{key}/{position}"))
-    return captioned
-
-
 def _wordings(scene: Scene, language: Language, rng: random.Random) -> Iterator[str]:
     # A full caption names everything that differs between scenes, so this ends.
     while True:
@@ -141,14 +137,8 @@ def _fill(
         (folder / name).write_bytes(encoded.getvalue())
         images.append({"id": position, "file_name": name, "width": SIDE, "height": SIDE, "license": 1})
         for language, words in entry.captions.items():
-            annotations.append(
-                {
-                    "id": len(annotations),
-                    "image_id": position,
-                    "caption": words,
-                    "language": language.value,
-                }
-            )
+            number = len(annotations)
+            annotations.append({"id": number, "image_id": position, "caption": words, "language": language.value})
         if on_progress is not None:
             on_progress(position + 1)
     document = {

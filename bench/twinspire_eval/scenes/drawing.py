@@ -105,13 +105,13 @@ Painter = Callable[[ImageDraw.ImageDraw, int, random.Random], None]
 
 def paint_background(background: Background, side: int, rng: random.Random) -> Image.Image:
     """Paint a background of `side` pixels square."""
-    top, bottom = _SKIES[background]
+    top, bottom, painter = _BACKGROUNDS[background]
     shade = rng.uniform(-0.10, 0.10)
     toward: RGB = (255, 255, 255) if shade > 0 else (0, 0, 0)
     top, bottom = mix(top, toward, abs(shade)), mix(bottom, toward, abs(shade))
     ramp = _RAMP.resize((side, side))
     image = Image.composite(Image.new("RGB", (side, side), bottom), Image.new("RGB", (side, side), top), ramp)
-    _PAINTERS[background](ImageDraw.Draw(image), side, rng)
+    painter(ImageDraw.Draw(image), side, rng)
     return image
 
 
@@ -230,23 +230,14 @@ def _mountains(draw: ImageDraw.ImageDraw, side: int, rng: random.Random) -> None
     _hill(draw, side, rng, rng.uniform(0.66, 0.72), 0.03, (128, 146, 110))
 
 
-_SKIES: dict[Background, tuple[RGB, RGB]] = {
-    Background.MEADOW: ((122, 190, 236), (214, 238, 250)),
-    Background.SEA: ((140, 206, 240), (224, 242, 250)),
-    Background.DESERT: ((246, 206, 150), (252, 234, 198)),
-    Background.NIGHT: ((12, 16, 48), (50, 54, 104)),
-    Background.SNOW: ((176, 196, 218), (222, 230, 240)),
-    Background.CITY: ((172, 190, 212), (226, 222, 218)),
-    Background.FOREST: ((164, 204, 190), (216, 232, 214)),
-    Background.MOUNTAINS: ((150, 186, 226), (232, 236, 242)),
+_BACKGROUNDS: dict[Background, tuple[RGB, RGB, Painter]] = {
+    Background.MEADOW: ((122, 190, 236), (214, 238, 250), _meadow),
+    Background.SEA: ((140, 206, 240), (224, 242, 250), _sea),
+    Background.DESERT: ((246, 206, 150), (252, 234, 198), _desert),
+    Background.NIGHT: ((12, 16, 48), (50, 54, 104), _night),
+    Background.SNOW: ((176, 196, 218), (222, 230, 240), _snow),
+    Background.CITY: ((172, 190, 212), (226, 222, 218), _city),
+    Background.FOREST: ((164, 204, 190), (216, 232, 214), _forest),
+    Background.MOUNTAINS: ((150, 186, 226), (232, 236, 242), _mountains),
 }
-_PAINTERS: dict[Background, Painter] = {
-    Background.MEADOW: _meadow,
-    Background.SEA: _sea,
-    Background.DESERT: _desert,
-    Background.NIGHT: _night,
-    Background.SNOW: _snow,
-    Background.CITY: _city,
-    Background.FOREST: _forest,
-    Background.MOUNTAINS: _mountains,
-}
+"""The colours of the sky at the top and at the bottom, and what is painted before it."""

@@ -19,6 +19,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from twinspire.bundle import ImageSettings, Interpolation
 from twinspire.errors import CheckpointError
+from twinspire.ingest.tables import listed
 from twinspire_export.families.family import Checkpoint
 from twinspire_export.weights import stored_shapes
 
@@ -192,6 +193,4 @@ def _triple(values: Sequence[float]) -> tuple[float, float, float]:
 
 
 def _listing(names: list[str]) -> str:
-    shown = ", ".join(names[:_MAX_LISTED])
-    rest = f", and {len(names) - _MAX_LISTED} more" if len(names) > _MAX_LISTED else ""
-    return f"{len(names)} tensor{'s' if len(names) > 1 else ''}: {shown}{rest}"
+    return f"{len(names)} tensor{'s' if len(names) > 1 else ''}: {listed(names, at_most=_MAX_LISTED)}"

@@ -11,9 +11,10 @@ from twinspire_eval.machine import Hardware
 from twinspire_eval.recall import R1, R5, R10, Direction, Estimate
 from twinspire_eval.recall.benchmark import RecallReport
 from twinspire_eval.records import series
-from twinspire_eval.statistics import CONFIDENCE, Ratio
+from twinspire_eval.statistics import CONFIDENCE
 from twinspire_export.precision.selection import CandidateResult
 
+_FP32 = "fp32 engine"
 _RECALL = (R1, R5, R10)
 
 
@@ -34,13 +35,13 @@ def certificate(
     """
     cosines = best.accuracy.cosines[tower]
     noun = "images" if tower is Tower.IMAGE else "captions"
-    against_fp32 = before is None or before.reference == "fp32 engine"
+    kept = None if before is None or before.reference == _FP32 else before
     return Certificate(
-        reference="fp32 engine" if before is None else before.reference,
-        data=f"{cosines.samples:,} {noun} of {report.data.name}" if before is None or against_fp32 else before.data,
-        samples=cosines.samples if before is None or against_fp32 else before.samples,
-        min_cosine=cosines.minimum if before is None or against_fp32 else before.min_cosine,
-        mean_cosine=cosines.mean if before is None or against_fp32 else before.mean_cosine,
+        reference=_FP32 if kept is None else kept.reference,
+        data=f"{cosines.samples:,} {noun} of {report.data.name}" if kept is None else kept.data,
+        samples=cosines.samples if kept is None else kept.samples,
+        min_cosine=cosines.minimum if kept is None else kept.min_cosine,
+        mean_cosine=cosines.mean if kept is None else kept.mean_cosine,
         recall=recall_of(report, best),
         versions={**({} if before is None else before.versions), **versions},
         speed={
@@ -61,7 +62,7 @@ def recall_of(report: RecallReport, best: CandidateResult) -> dict[str, Any]:
         "provider": config.provider.value,
         "inference_precision": config.inference_precision.value,
         "confidence": CONFIDENCE,
-        "r1_drop": None if str(config) == report.reference else _estimate(best.accuracy.recall_drop),
+        "r1_drop": None if str(config) == report.reference else best.accuracy.recall_drop.to_json(),
     }
     for language, both in report.figures[str(config)].items():
         document[language] = {direction.value: _figures(both[direction]) for direction in Direction}
@@ -102,13 +103,13 @@ def _runtime(result: CandidateResult, tower: Tower) -> dict[str, Any]:
     """Return the speed of a tower in one runtime: the median of the rounds."""
     candidate, speed = result.candidate, result.speed
     rounds = speed.images_per_s if tower is Tower.IMAGE else speed.texts_per_s
-    ratio: Ratio = speed.images if tower is Tower.IMAGE else speed.texts
+    ratio = speed.images if tower is Tower.IMAGE else speed.texts
     return {
         "provider": candidate.config.provider.value,
         "inference_precision": candidate.config.inference_precision.value,
         "streams": candidate.streams,
         f"{tower}s_per_s": round(series(rounds, "p50")["p50"], 2),
-        "times_fp32": {"value": ratio.value, "low": ratio.interval.low, "high": ratio.interval.high},
+        "times_fp32": ratio.to_json(),
     }
 
 
@@ -116,7 +117,3 @@ def _figures(found: Mapping[str, Estimate]) -> dict[str, Any]:
     values: dict[str, Any] = {name: found[name].value for name in _RECALL}
     intervals = {name: [found[name].interval.low, found[name].interval.high] for name in _RECALL}
     return {**values, "intervals": intervals}
-
-
-def _estimate(found: Estimate) -> dict[str, float]:
-    return {"value": found.value, "low": found.interval.low, "high": found.interval.high}

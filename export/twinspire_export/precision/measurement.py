@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from twinspire import Client
 from twinspire.towers import LocalTowers, OpenVinoOptions, Towers
 from twinspire_eval.datasets import CaptionedImages
 from twinspire_eval.load import interleaved
-from twinspire_eval.recall.benchmark import UNDETERMINED, OnProgress, measure_recall
+from twinspire_eval.recall.benchmark import DatasetEmbeddings, OnProgress, encode_dataset
 from twinspire_eval.statistics import Ratio, paired_ratio
 from twinspire_export.precision.candidates import PrecisionCandidate, RuntimeConfig
 
@@ -22,24 +22,6 @@ IMAGES = 64
 """Images per call: two full batches, so that every stream has work."""
 TEXTS = 256
 """Captions per call, of the data set's own lengths."""
-
-
-@dataclass(frozen=True, eq=False)
-class DatasetEmbeddings:
-    """A data set's embeddings: `images` (N, D) float32, and by language `texts` (T, D) float32, L2-normalised."""
-
-    images: NDArray[np.float32]
-    texts: Mapping[str, NDArray[np.float32]]
-
-    def to_arrays(self) -> dict[str, NDArray[np.float32]]:
-        """Return all arrays by name; the inverse of `from_arrays`."""
-        return {"images": self.images, **{f"texts_{language}": rows for language, rows in self.texts.items()}}
-
-    @classmethod
-    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> DatasetEmbeddings:
-        """Read the arrays of `to_arrays`."""
-        texts = {name.removeprefix("texts_"): rows for name, rows in arrays.items() if name != "images"}
-        return cls(arrays["images"], texts)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,11 +86,9 @@ def open_towers(candidate: PrecisionCandidate, *, threads: int) -> LocalTowers:
 
 def embed(config: RuntimeConfig, data: CaptionedImages, *, threads: int, on_progress: OnProgress) -> DatasetEmbeddings:
     """Encode a data set. Raises what opening and encoding raise, ImageError for an image that cannot be read."""
-    recorder = _Recorder(open_towers(PrecisionCandidate(config, 1), threads=threads))
-    with Client(config.engines.bundle, recorder, threads=threads) as client:
-        measure_recall({str(config): client}, data, on_progress=on_progress)
-    languages = [language or UNDETERMINED for language in data.languages]
-    return DatasetEmbeddings(np.concatenate(recorder.images), dict(zip(languages, recorder.texts, strict=True)))
+    towers = open_towers(PrecisionCandidate(config, 1), threads=threads)
+    with Client(config.engines.bundle, towers, threads=threads) as client:
+        return encode_dataset({"": client}, data, on_progress=on_progress)[""]
 
 
 def measure_speed(
@@ -124,75 +104,25 @@ def measure_speed(
     this = open_towers(candidate, threads=threads)
     # The reference compared with itself is opened once: its ratios are 1.
     other = this if candidate == reference else open_towers(reference, threads=threads)
-    try:
-        figures = {}
-        for tower, encode in (("images", _encode_images), ("texts", _encode_texts)):
-            figures[tower] = interleaved(
-                {
-                    name: _visit(encode, towers, inputs, visit_s)
-                    for name, towers in ({"this": this} | ({} if other is this else {"fp32": other})).items()
-                },
-                rounds=rounds,
-            )
-    finally:
-        this.close()
-        other.close()
-    beside = "this" if other is this else "fp32"
+    opened = {"this": this} if other is this else {"this": this, "fp32": other}
+
+    def rates(encode: Callable[[Towers], int]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        found = interleaved({name: _visit(encode, towers, visit_s) for name, towers in opened.items()}, rounds=rounds)
+        return tuple(found["this"].tolist()), tuple(found.get("fp32", found["this"]).tolist())
+
+    with closing(this), closing(other):
+        images, fp32_images = rates(lambda towers: len(towers.encode_images(inputs.images)))
+        texts, fp32_texts = rates(lambda towers: len(towers.encode_texts(inputs.texts)))
     return Throughput(
-        images_per_s=tuple(figures["images"]["this"].tolist()),
-        texts_per_s=tuple(figures["texts"]["this"].tolist()),
-        fp32_images_per_s=tuple(figures["images"][beside].tolist()),
-        fp32_texts_per_s=tuple(figures["texts"][beside].tolist()),
+        images_per_s=images, texts_per_s=texts, fp32_images_per_s=fp32_images, fp32_texts_per_s=fp32_texts
     )
 
 
-def _encode_images(towers: Towers, inputs: SpeedInputs) -> int:
-    return len(towers.encode_images(inputs.images))
-
-
-def _encode_texts(towers: Towers, inputs: SpeedInputs) -> int:
-    return len(towers.encode_texts(inputs.texts))
-
-
-def _visit(
-    encode: Callable[[Towers, SpeedInputs], int], towers: Towers, inputs: SpeedInputs, visit_s: float
-) -> Callable[[], float]:
+def _visit(encode: Callable[[Towers], int], towers: Towers, visit_s: float) -> Callable[[], float]:
     def items_per_s() -> float:
         began, done = time.perf_counter(), 0
         while (passed := time.perf_counter() - began) < visit_s or not done:
-            done += encode(towers, inputs)
+            done += encode(towers)
         return done / passed
 
     return items_per_s
-
-
-class _Recorder:
-    """Towers that record the embeddings they return, call by call."""
-
-    def __init__(self, towers: LocalTowers) -> None:
-        self._towers = towers
-        self.images: list[NDArray[np.float32]] = []
-        self.texts: list[NDArray[np.float32]] = []
-
-    @property
-    def dim(self) -> int:
-        return self._towers.dim
-
-    @property
-    def space(self) -> str:
-        return self._towers.space
-
-    @property
-    def context_length(self) -> int:
-        return self._towers.context_length
-
-    def encode_images(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        self.images.append(self._towers.encode_images(images))
-        return self.images[-1]
-
-    def encode_texts(self, sequences: Sequence[NDArray[np.int32]]) -> NDArray[np.float32]:
-        self.texts.append(self._towers.encode_texts(sequences))
-        return self.texts[-1]
-
-    def close(self) -> None:
-        self._towers.close()

@@ -6,9 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from twinspire.bundle import Tower
-from twinspire_eval.recall import Estimate
 from twinspire_eval.records import Record, series
-from twinspire_eval.statistics import Ratio
 from twinspire_eval.tables import figure, figures_table
 from twinspire_export.precision.measurement import IMAGES, TEXTS
 from twinspire_export.precision.run import PrecisionResult
@@ -124,19 +122,15 @@ def _candidate(measured: CandidateResult, result: PrecisionResult) -> Mapping[st
         "fp32_images_per_s": series(speed.fp32_images_per_s, "p50"),
         "fp32_texts_per_s": series(speed.fp32_texts_per_s, "p50"),
         "times_fp32": {
-            "images": _interval(speed.images),
-            "texts": _interval(speed.texts),
-            "overall": _interval(speed.overall),
+            "images": speed.images.to_json(),
+            "texts": speed.texts.to_json(),
+            "overall": speed.overall.to_json(),
         },
         "cosine_to_fp32": {
             tower: {"samples": cosines.samples, "min": cosines.minimum, "mean": cosines.mean}
             for tower, cosines in accuracy.cosines.items()
         },
-        "r1_drop": _interval(accuracy.recall_drop),
+        "r1_drop": accuracy.recall_drop.to_json(),
         "worst_r1_drop": accuracy.worst_recall_drop,
         "meets_recall": measured.meets_recall(result.options.max_recall_drop),
     }
-
-
-def _interval(found: Ratio | Estimate) -> dict[str, float]:
-    return {"value": found.value, "low": found.interval.low, "high": found.interval.high}

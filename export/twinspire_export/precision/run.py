@@ -19,7 +19,7 @@ from twinspire.towers import Provider
 from twinspire.towers.providers import available, unavailable_error
 from twinspire_eval.datasets import CaptionedImages
 from twinspire_eval.machine import this_machine
-from twinspire_eval.recall.benchmark import OnProgress, RecallReport
+from twinspire_eval.recall.benchmark import DatasetEmbeddings, OnProgress, RecallReport
 from twinspire_export.dependencies import installed_version
 from twinspire_export.precision.cache import MeasurementCache
 from twinspire_export.precision.candidates import (
@@ -35,7 +35,6 @@ from twinspire_export.precision.certificates import certificate, recommended_run
 from twinspire_export.precision.measurement import (
     IMAGES,
     TEXTS,
-    DatasetEmbeddings,
     SpeedInputs,
     Throughput,
     embed,
@@ -48,7 +47,6 @@ from twinspire_export.precision.selection import (
     accuracy_of,
     best_engines,
     best_of,
-    rank,
     rejected,
 )
 
@@ -164,7 +162,8 @@ class _Run:
             raise error
         found = self._embeddings(self._configs())
         self.step(f"ranking {len(self.data):,} images")
-        report = rank(self.data, found, self.reference.config)
+        embeddings = {str(config): embedded for config, embedded in found.items()}
+        report = RecallReport.of(self.data, embeddings, reference=str(self.reference.config))
         fp32 = found[self.reference.config]
         accuracies = {config: accuracy_of(report, config, embedded, fp32) for config, embedded in found.items()}
         results = [

@@ -9,13 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twinspire.bundle import Precision, Tower
-from twinspire_eval.datasets import CaptionedImages
-from twinspire_eval.recall import R1, Direction, Estimate, rank_both_ways
-from twinspire_eval.recall.benchmark import UNDETERMINED, RecallReport
+from twinspire_eval.recall import R1, Direction, Estimate
+from twinspire_eval.recall.benchmark import DatasetEmbeddings, RecallReport
 from twinspire_eval.statistics import Interval
 from twinspire_export.engine_check import row_cosines
 from twinspire_export.precision.candidates import EnginePair, PrecisionCandidate, RuntimeConfig
-from twinspire_export.precision.measurement import DatasetEmbeddings, Throughput
+from twinspire_export.precision.measurement import Throughput
 
 AS_FAST = 0.02
 """Speeds that differ by less than this share count as equal: rounds of some seconds do not separate them reliably."""
@@ -59,20 +58,6 @@ class CandidateResult:
     def meets_recall(self, max_recall_drop: float) -> bool:
         """Whether it loses no more than that, by the point estimate."""
         return self.accuracy.recall_drop.value <= max_recall_drop
-
-
-def rank(
-    data: CaptionedImages, found: Mapping[RuntimeConfig, DatasetEmbeddings], reference: RuntimeConfig
-) -> RecallReport:
-    """Rank a data set by the embeddings of each configuration."""
-    owners = {language or UNDETERMINED: data.captions_in(language).owners for language in data.languages}
-    rankings = {
-        str(config): {
-            language: rank_both_ways(embedded.images, embedded.texts[language], owners[language]) for language in owners
-        }
-        for config, embedded in found.items()
-    }
-    return RecallReport.of(data, rankings, reference=str(reference))
 
 
 def accuracy_of(

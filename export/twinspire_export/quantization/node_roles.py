@@ -11,7 +11,7 @@ import numpy as np
 
 from twinspire.errors import InputError
 from twinspire.graph_edit import Wiring, name_nodes
-from twinspire_export.quantization.patches import multiplies_pixels
+from twinspire_export.quantization.graph_passes import multiplies_pixels
 
 if TYPE_CHECKING:
     import onnx

@@ -25,11 +25,12 @@ from twinspire_export.dependencies import silenced
 from twinspire_export.quantization.graph_passes import (
     absorb_smoothing,
     gather_before_dequantizing,
+    multiplies_pixels,
+    multiply_bytes,
     share_as_uint8,
     sign_activations,
 )
 from twinspire_export.quantization.node_roles import NodeRole, nodes_labelled, roles_of
-from twinspire_export.quantization.patches import multiplies_pixels, multiply_bytes
 from twinspire_export.quantization.recipe import (
     DEFAULT_RECIPE,
     BiasCorrection,
@@ -79,8 +80,6 @@ def quantize_graph(
         sign_activations(quantized)
         check_symmetric(quantized)
     quantized.graph.ClearField("value_info")
-    quantized.producer_name = "twinspire"
-    quantized.producer_version = ""
     return quantized
 
 

@@ -80,9 +80,7 @@ class Int8Recipe:
         if self.smooth_alpha is not None and not 0 <= self.smooth_alpha <= 1:
             raise InputError(f"smooth_alpha {self.smooth_alpha}: expected a number from 0 to 1, or None")
         for name, members in _ENUMS.items():
-            if getattr(self, name) not in tuple(members):
-                raise InputError(f"{name} {getattr(self, name)!r}: expected one of {', '.join(members)}")
-            object.__setattr__(self, name, members(getattr(self, name)))
+            object.__setattr__(self, name, as_member(getattr(self, name), members, name))
         if isinstance(self.keep_float, str) or not all(isinstance(label, str) and label for label in self.keep_float):
             raise InputError(f"keep_float {self.keep_float!r}: expected a list of labels or names of nodes")
         # Sorted, so that the digest does not depend on the order.

@@ -28,21 +28,19 @@ from twinspire._cores import usable_cores
 from twinspire_eval.scenes.captions import caption
 from twinspire_eval.scenes.vocabulary import Language
 from twinspire_export.sample.data import (
-    TrainingSet,
-    load_training_set,
-    train_tokenizer,
-    training_captions,
-    training_scenes,
-)
-from twinspire_export.sample.settings import (
     CONTEXT_LENGTH,
     END,
     IMAGE_SETTINGS,
     PAD,
     START,
     UNKNOWN,
+    TrainingSet,
     TrainingSettings,
     clip_config,
+    load_training_set,
+    train_tokenizer,
+    training_captions,
+    training_scenes,
 )
 
 MAX_LOGIT_SCALE = 100.0
