@@ -56,7 +56,7 @@ def as_member(value: Member | str, members: type[Member], what: str, *, besides:
         return members(value)
     except ValueError:
         expected = ", ".join([*besides, *members])
-        raise InputError(f"{what}: expected {expected}, got {shown(value)}", option=what) from None
+        raise InputError(f"{what}: expected one of {expected}, got {shown(value)}", option=what) from None
 
 
 def as_whole(value: int, what: str, *, minimum: int, maximum: int | None = None) -> int:

@@ -12,7 +12,7 @@ _ESCAPED = ("C", "Zl", "Zp")
 def printable(text: str | os.PathLike[str], *, limit: int | None = None) -> str:
     """Return a path or text on one line: control characters and bytes that are no UTF-8 come escaped.
 
-    What is longer than `limit` characters is cut there, and its length is said.
+    Longer text is cut after `limit` characters and its length is appended.
     """
     path = os.fspath(text)
     shown = path if limit is None else path[:limit]

@@ -63,5 +63,7 @@ def read_pem(path: str | os.PathLike[str]) -> bytes:
         message = f"the TLS file {os.fspath(path)} cannot be read: {error.strerror or error}"
         raise InputError(message, path=path) from error
     if b"-----BEGIN " not in data:  # gRPC would only log it and fail every call for another reason
-        raise InputError(f"the TLS file {os.fspath(path)} is not PEM: expected -----BEGIN and a type", path=path)
+        raise InputError(
+            f"the TLS file {os.fspath(path)} is not PEM: expected a line such as -----BEGIN CERTIFICATE-----", path=path
+        )
     return data
