@@ -48,7 +48,7 @@ test-container: $(TRITON_BACKEND) ## run container repositories on Triton's onnx
 $(TRITON_BACKEND): tools/build_triton_backend.sh $(VENV)/.dev
 	tools/build_triton_backend.sh $(TRITON_BACKEND_SOURCES) $(TRITON_BACKENDS) $(BIN)/python
 
-# The first run makes ViT-B/32 with seeded weights in runs/bench, which takes minutes; later ones find it there.
+# The first run makes ViT-B/32 with random weights in runs/bench, which takes minutes; later ones find it there.
 bench: $(VENV)/.dev ## run every benchmark at a size that ends in minutes; records in runs/bench
 	mkdir -p runs/bench
 	$(BIN)/twinspire bench latency --rounds 3 --json runs/bench/latency.json

@@ -241,8 +241,12 @@ def main(
     vocabulary: VocabularyOption = None,
     captions: CaptionsOption = None,
     threads: ThreadsOption = None,
-    streams: Annotated[int, typer.Option(help="Streams: parts of a batch computed in parallel, on both sides.")] = 2,
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds; each measures both sides.")] = ServingSettings.rounds,
+    streams: Annotated[
+        int, typer.Option(help="Streams: parts of a batch computed in parallel, in this process and on the server.")
+    ] = 2,
+    rounds: Annotated[
+        int, typer.Option(min=1, help="Rounds; each measures this process and the server.")
+    ] = ServingSettings.rounds,
     images: Annotated[int, typer.Option(min=1, help="Images on each side in a round.")] = ServingSettings.images,
     texts: Annotated[int, typer.Option(min=1, help="Captions on each side in a round.")] = ServingSettings.texts,
     runtime: Annotated[str, typer.Option(help="wheel or container, as in `twinspire build`.")] = WHEEL,

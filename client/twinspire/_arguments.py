@@ -39,7 +39,7 @@ def _option(what: str) -> str | None:
 def printable(text: str | os.PathLike[str], *, limit: int | None = None) -> str:
     """Return a path or text on one line: control characters and bytes that are no UTF-8 come escaped.
 
-    What is longer than `limit` characters is cut there, and its length is said.
+    Longer text is cut after `limit` characters and its length is appended.
     """
     path = os.fspath(text)
     start = path if limit is None else path[:limit]
@@ -83,7 +83,7 @@ def as_member(value: Member | str, members: type[Member], what: str, *, besides:
         return members(value)
     except ValueError:
         expected = ", ".join([*besides, *members])
-        raise InputError(f"{what}: expected {expected}, got {shown(value)}", option=_option(what)) from None
+        raise InputError(f"{what}: expected one of {expected}, got {shown(value)}", option=_option(what)) from None
 
 
 def as_whole(value: int, what: str, *, minimum: int, maximum: int | None = None) -> int:

@@ -142,7 +142,7 @@ def _decode_dataclass(cls: Any, value: Any, where: str, ignore_unknown: bool) ->
     hints = get_type_hints(cls)
     fields = dataclasses.fields(cls)
     if missing := [field.name for field in fields if field.name not in value and not _optional(field)]:
-        raise InputError(f"{where} has no {', '.join(missing)}", option=f"{where}.{missing[0]}")
+        raise InputError(f"{where} has no {', '.join(missing)}, which must be given", option=f"{where}.{missing[0]}")
     names = [field.name for field in fields if field.name in value]
     if not ignore_unknown and (unknown := [name for name in value if name not in names]):
         raise InputError(f"{where} has unknown keys: {', '.join(unknown)}", option=f"{where}.{unknown[0]}")

@@ -1,4 +1,4 @@
-"""A least-recently-used cache that several threads may use, and its counts."""
+"""Thread-safe LRU cache with hit counts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class CacheStats:
 
     @property
     def hit_rate(self) -> float | None:
-        """The share of questions that it could answer, 0 to 1; None where none was asked."""
+        """Share of lookups that found their key, 0 to 1; None before the first lookup."""
         asked = self.hits + self.misses
         return self.hits / asked if asked else None
 

@@ -93,7 +93,7 @@ class Client:
     ) -> Client:
         """Run the towers on a Triton Inference Server at `url`, host:port of its gRPC service.
 
-        `bundle`, or its path, is the one that is served: texts and images are prepared here. See `TritonTowers` for
+        `bundle`, or its path, must be the served bundle: texts and images are prepared here. See `TritonTowers` for
         the other arguments, the retries and the errors. Raises BundleError where the bundle is not intact,
         SpaceMismatchError where the server's models are of another space.
         """

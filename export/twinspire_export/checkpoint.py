@@ -51,12 +51,14 @@ def open_checkpoint(checkpoint: str | Path, *, revision: str | None = None) -> C
 def _family_of(folder: Path) -> ModelFamily:
     config_file = folder / "config.json"
     if not config_file.is_file():
-        raise CheckpointError(f"the checkpoint {folder} has no config.json, which names its architecture")
+        raise CheckpointError(
+            f"the checkpoint {folder} has no config.json: expected the folder of a model in transformers' format"
+        )
     try:
         config = json.loads(config_file.read_text(encoding="utf-8"))
         model_type, architectures = config.get("model_type"), config.get("architectures")
     except (OSError, ValueError, AttributeError) as exc:
-        raise CheckpointError(f"{config_file} is not a JSON object ({exc})") from exc
+        raise CheckpointError(f"{config_file} is not a JSON object: {exc}. Download the checkpoint again") from exc
     family = FAMILIES.get(model_type) if isinstance(model_type, str) else None
     if family is None:
         raise CheckpointError(
@@ -86,13 +88,13 @@ def locate(checkpoint: str | Path, *, revision: str | None = None) -> Checkpoint
         return CheckpointSource(folder=path, name=path.resolve().name, revision=None, licence=_licence(path))
     if str(checkpoint).strip() and path.exists():
         raise CheckpointError(
-            f"{path} is a file; expected a checkpoint's folder or the id of one on the Hugging Face hub"
+            f"{path} is a file: expected a checkpoint's folder or the id of one on the Hugging Face hub"
         )
     hub_id = str(checkpoint)
     if not _HUB_ID.fullmatch(hub_id):
         raise CheckpointError(
-            f"no checkpoint {hub_id!r}: there is no such folder, and it is not an id on the Hugging Face hub, which "
-            "reads like OWNER/NAME"
+            f"no checkpoint {hub_id!r}: there is no such folder, and it is not an id on the Hugging Face hub, such "
+            "as OWNER/NAME"
         )
     folder = _download(hub_id, revision)
     # The hub's cache keeps each commit in a folder named by its hash.

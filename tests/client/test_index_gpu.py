@@ -1,4 +1,4 @@
-"""GPU kinds of index, on the processor: what they ask FAISS for, within its limits, and its errors.
+"""GPU index families, on the processor: what they ask FAISS for, within its limits, and its errors.
 
 `_GpuFaiss` stands in for the GPU part of FAISS: it computes with NumPy and FAISS's processor indexes, and refuses,
 keeps pointers and fails as FAISS 1.15.1 does (faiss/gpu/GpuIndexIVF.cu, impl/CuvsCagra.cu, impl/IndexUtils.cu).

@@ -1,4 +1,4 @@
-"""Kinds of index over arrays: names, predictions, candidates and their exact scores, threads, a GPU's gathering."""
+"""Index specs and families over arrays: names, predictions, candidates, exact scores, threads, batching on a GPU."""
 
 from __future__ import annotations
 

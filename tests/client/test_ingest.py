@@ -1,4 +1,4 @@
-"""Which files are found, what is added of them, and what is said of the rest."""
+"""Which files are found, what is added of them, and what is reported of the rest."""
 
 from __future__ import annotations
 

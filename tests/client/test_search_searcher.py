@@ -1,4 +1,4 @@
-"""Searching: both sides and their fusion, filters, rules, variety, caches. The model is fake, the index is real."""
+"""Vector, keyword and hybrid search: filters, business rules, diversification, caches. Fake model, real index."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_the_vector_side_is_exact_search(index: Index, client: WordClient) -> No
 
 
 def test_fusion_is_by_reciprocal_rank(index: Index, client: WordClient) -> None:
-    """A hybrid score is the weighted sum of 1 / (60 + rank) over both sides, 1 for the first of both."""
+    """A hybrid score is the weighted sum of 1 / (60 + rank) over vector and keyword search, 1 for the first of both."""
     searcher = Searcher(client, index, weights=FusionWeights(1, 0.5, 0))
     vector, words = (searcher.search("red car", 100, mode=mode) for mode in ("vector", "keyword"))
     answer = searcher.search("red car", 45, mode="hybrid")
@@ -128,7 +128,7 @@ def test_fusion_is_by_reciprocal_rank(index: Index, client: WordClient) -> None:
     ],
 )
 def test_auto_goes_by_the_query(index: Index, client: WordClient, query: str, mode: Mode) -> None:
-    """Phrases go to the words' side, other text to both, and what no caption has to the vectors alone."""
+    """Phrases use keyword search, other text hybrid search, and words that no caption has vector search alone."""
     assert Searcher(client, index).search(query).mode is mode
 
 
@@ -217,7 +217,7 @@ def test_diversify_is_maximal_marginal_relevance(index: Index, client: WordClien
 
 
 def test_synonyms_and_templates_are_used(index: Index, client: WordClient) -> None:
-    """Synonyms reach the words' side, templates the model's."""
+    """Synonyms apply to keyword search, templates to the model."""
     synonyms = Synonyms({("automobile",): (("car",),)})
     templates = Templates(("{}", "seen {}"))
     searcher = Searcher(client, index, synonyms=synonyms, templates=templates)

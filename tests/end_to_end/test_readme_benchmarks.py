@@ -42,7 +42,7 @@ def recipe(target: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder to run in; the benchmarks of a seeded model share the one that they make in it."""
+    """A folder to run in; the benchmarks of a model with random weights share the model that they make in it."""
     return tmp_path_factory.mktemp("readme")
 
 

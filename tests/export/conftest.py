@@ -23,7 +23,7 @@ def save_checkpoint(
     dtype: str = "float32",
     **saving: Any,
 ) -> Path:
-    """Save a seeded two-layer `CLIPModel`, a byte-level BPE tokenizer and an image processor to `folder`."""
+    """Save a random two-layer `CLIPModel`, a byte-level BPE tokenizer and an image processor to `folder`."""
     import torch
     from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
 

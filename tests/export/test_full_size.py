@@ -46,7 +46,7 @@ def test_openais_files(make_checkpoint: Callable[..., Path], tmp_path: Path) -> 
 
 @pytest.mark.slow
 def test_vit_b_32(tmp_path: Path) -> None:
-    """ViT-B/32 with seeded weights exports to the embeddings of torch, and quantizes to a quarter of the size."""
+    """ViT-B/32 with random weights exports to the embeddings of torch, and quantizes to a quarter of the size."""
     checkpoint = save_random_checkpoint(ModelSize.VIT_B_32, tmp_path / "checkpoint")
     scenes = scene_set(18, seed=5, split=Split.HELDOUT)
     pictures, captions = [scene.draw() for scene in scenes], [scene.captions[Language.ENGLISH] for scene in scenes]

@@ -1,4 +1,4 @@
-"""Checkpoints of the published sizes with seeded weights."""
+"""Checkpoints of the published sizes with random weights."""
 
 from __future__ import annotations
 

@@ -102,7 +102,7 @@ def _distributions(name: str) -> list[Distribution]:
 
     known = [one.value for one in Distribution]
     if name not in [*known, "all"]:
-        raise InputError(f"the distribution {name!r} is not known: expected {', '.join(known)} or all")
+        raise InputError(f"unknown distribution {name!r}: expected one of {', '.join(known)} or all")
     return [Distribution(one) for one in known if name in (one, "all")]
 
 

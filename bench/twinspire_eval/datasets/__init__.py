@@ -76,5 +76,5 @@ def open_dataset(
         return DATASETS[name].open(argument, options)
     if not exists:
         known = "; ".join(dataset.usage for dataset in DATASETS.values())
-        raise InputError(f"there is no data set {text!r}: expected an existing file or folder, or one of {known}")
+        raise InputError(f"no file, folder or generated data set {text!r}: expected a path, or one of {known}")
     return open_captions(Path(text), None, options)

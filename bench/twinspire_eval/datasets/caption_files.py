@@ -229,7 +229,7 @@ def _of_split(images: list[CaptionedFile], split: str | None, path: Path) -> lis
 def _find_images(images: Sequence[CaptionedFile], path: Path, folders: Iterable[str], given: Path | None) -> list[Path]:
     """Return the images' files: in the folder that is `given`, else in the one of `folders` that has most of them."""
     if given is not None and not _is_folder(given):
-        raise InputError(f"there is no folder {given}: expected the one that holds the images of {path}")
+        raise InputError(f"there is no folder {given}: expected the folder with the images of {path}")
     part = path.stem.rpartition("_")[2]
     below = (Path(os.path.normpath(path.parent / folder.format(part=part))) for folder in folders)
     places = [given] if given is not None else [*dict.fromkeys([path.parent, *filter(_is_folder, below)])]

@@ -182,7 +182,7 @@ def _recall(ranking: Ranking) -> Recall:
 
 
 def pair_accuracy(images: NDArray[np.float32], texts: NDArray[np.float32]) -> tuple[float, float]:
-    """Return how often the members of a pair are told apart: by their captions, and by their images.
+    """Return how often the members of a pair are distinguished: by their captions, and by their images.
 
     `images` and `texts` are (2P, D) float32, rows 2i and 2i + 1 a pair. A pair counts where both members find their own
     partner and not the other's, as Winoground's scores do (Thrush et al. 2022, arXiv:2204.03162); chance is 0.25.

@@ -163,7 +163,7 @@ class BundleWriter:
         if os.path.lexists(self.destination):
             raise BundleError(f"{self.destination} exists: a bundle is never changed. Give another name or remove it")
         if not self.destination.parent.is_dir():
-            raise BundleError(f"{self.destination.parent} is no folder: make it first")
+            raise BundleError(f"{self.destination.parent} is not a folder: create it first")
 
     def _discard(self, error: BaseException) -> None:
         self._draft.__exit__(type(error), error, None)

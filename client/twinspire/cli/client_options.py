@@ -185,7 +185,7 @@ with_client_options = with_options(ClientOptions)
 
 
 def open_client(options: ClientOptions, store: VectorStore | None = None) -> Client:
-    """Open the bundle that was given, the one that made `store`, or the sample, on the server or in this process.
+    """Open the bundle that was given, the bundle that made `store`, or the sample, on the server or in this process.
 
     Raises `BundleError` where the store's own bundle is gone, `SpaceMismatchError` for a bundle of another space.
     """

@@ -136,7 +136,8 @@ def _image_file(name: str | Path) -> Path:
     """Return the path of an image: whoever types a command may read any of their files."""
     path = Path(name)
     if not path.is_file():
-        raise InputError(f"there is no image file {printable(path)}", path=path)
+        found = "it is a folder" if path.is_dir() else "the file does not exist"
+        raise InputError(f"no image at {printable(path)}: {found}; expected the path of an image file", path=path)
     return path.absolute()
 
 

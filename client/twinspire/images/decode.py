@@ -64,7 +64,7 @@ def begin(item: ImageItem, limits: ImageLimits, origin: Origin) -> Pending:
     value: Any = item
     if isinstance(value, (str, os.PathLike)):
         if not os.fspath(value):
-            raise origin.error("is an empty path")
+            raise origin.error("empty path")
         return Path(os.fsdecode(value))
     if isinstance(value, (bytes, bytearray, memoryview)):
         return take_bytes(value, limits, origin)
@@ -77,7 +77,7 @@ def begin(item: ImageItem, limits: ImageLimits, origin: Origin) -> Pending:
     if hasattr(value, "read"):
         return read_file_object(value, limits, origin)
     raise origin.error(
-        f"is of type {type(value).__name__}: expected a path, bytes, a binary file, a PIL image or a uint8 array"
+        f"type {type(value).__name__}: expected a path, bytes, a binary file, a PIL image or a uint8 array"
     )
 
 
@@ -119,8 +119,8 @@ def _open(data: bytes, origin: Origin) -> ImageFile.ImageFile:
         except Image.DecompressionBombError as error:
             raise _bomb(error, origin) from error
         except Exception as error:  # readers raise any exception on damaged files
-            raise origin.error(f"is a damaged {name}: {error}") from error
-    raise origin.error(f"is not an image of a known format: {_EXPECTED}")
+            raise origin.error(f"damaged {name}: {error}") from error
+    raise origin.error(f"not an image of a known format: {_EXPECTED}")
 
 
 def _readers(data: bytes, origin: Origin) -> Iterator[tuple[str, _Factory]]:
@@ -149,12 +149,12 @@ def _load(image: Image.Image, origin: Origin) -> None:
         raise _bomb(error, origin) from error
     except Exception as error:  # decoders raise any exception on damaged files
         name = getattr(image, "format", None) or "image"
-        raise origin.error(f"is a truncated or damaged {name}: {error}") from error
+        raise origin.error(f"truncated or damaged {name}: {error}") from error
 
 
 def _bomb(error: Image.DecompressionBombError, origin: Origin) -> ImageError:
     """Return the error where a reader applies Pillow's own limit, whatever ours is."""
-    return origin.error(f"is too large by its header and was not decoded: {error}")
+    return origin.error(f"too large according to its header, not decoded: {error}")
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -176,7 +176,7 @@ def _to_rgb(image: Image.Image, origin: Origin) -> Image.Image:
     if image.mode.startswith("I"):
         return _from_16_bit(image, origin)
     if image.mode == "F":
-        raise origin.error("has floating-point pixels, whose range is not known: convert it to 8 bits first")
+        raise origin.error("floating-point pixels, whose range is unknown: convert the image to 8 bits first")
     if image.mode == "LAB":
         lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
         transform = ImageCms.buildTransform(lab, srgb, "LAB", "RGB")
@@ -197,7 +197,7 @@ def _from_16_bit(image: Image.Image, origin: Origin) -> Image.Image:
     values = np.asarray(image).astype(np.int64)  # (H, W); big-endian modes come out right
     low, high = int(values.min()), int(values.max())
     if low < 0 or high > 65535:
-        raise origin.error(f"has integer pixels from {low} to {high}: expected 0 to 65535")
+        raise origin.error(f"integer pixels from {low} to {high}: expected 0 to 65535")
     grey = ((values + 128) // 257).astype(np.uint8)
     transparent = image.info.get("transparency")
     if isinstance(transparent, int):

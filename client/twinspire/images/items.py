@@ -60,10 +60,10 @@ def check_pixels(size: tuple[int, int], limits: ImageLimits, origin: Origin) -> 
     """Raise ImageError for an empty image or one above the limit of pixels."""
     width, height = size
     if width < 1 or height < 1:
-        raise origin.error(f"is {width} x {height} pixels: expected at least one")
+        raise origin.error(f"{width} x {height} pixels: expected at least 1 x 1")
     if width * height > limits.max_pixels:
         raise origin.error(
-            f"has {width * height / 1e6:.1f} megapixels ({width} x {height}), above the limit of "
+            f"{width * height / 1e6:.1f} megapixels ({width} x {height}), above the limit of "
             f"{limits.max_pixels / 1e6:g}. If you trust the file, raise the limit: --max-megapixels on the command "
             "line, ImageLimits(max_pixels=...) in Python"
         )
@@ -74,9 +74,9 @@ def read_path(path: Path, limits: ImageLimits, origin: Origin) -> bytes:
     try:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
-            raise origin.error("is a folder: expected an image file")
+            raise origin.error("a folder: expected an image file")
         if not stat.S_ISREG(status.st_mode):
-            raise origin.error("is not a regular file: expected an image file")
+            raise origin.error("not a regular file: expected an image file")
         _check_bytes(status.st_size, limits, origin)
         with path.open("rb") as file:
             data = file.read(limits.max_bytes + 1)
@@ -85,7 +85,7 @@ def read_path(path: Path, limits: ImageLimits, origin: Origin) -> bytes:
     except OSError as error:
         raise origin.error(f"cannot be read: {error.strerror or error}") from error
     except ValueError as error:  # a NUL in the name
-        raise origin.error(f"is not a usable path: {error}") from error
+        raise origin.error(f"not a usable path: {error}") from error
     return _whole(data, limits, origin)
 
 
@@ -117,12 +117,12 @@ def image_of_array(array: NDArray[Any], limits: ImageLimits, origin: Origin) -> 
     """Return uint8 pixels as a PIL image of mode L, RGB or RGBA. Raises ImageError for any other array."""
     found = f"an array of {array.dtype} {array.shape}"
     if array.dtype != np.uint8:
-        raise origin.error(f"is {found}: expected {_ARRAY_SHAPES}. Scale the values to 0..255 and convert them")
+        raise origin.error(f"{found}: expected {_ARRAY_SHAPES}. Scale the values to 0..255 and convert them")
     channels = array.shape[2] if array.ndim == 3 else 1
     if array.ndim not in (2, 3) or channels not in (1, 3, 4):
         first = array.ndim == 3 and array.shape[0] in (1, 3, 4)
         hint = ". The channels come first: pass array.transpose(1, 2, 0)" if first else ""
-        raise origin.error(f"is {found}: expected {_ARRAY_SHAPES}{hint}")
+        raise origin.error(f"{found}: expected {_ARRAY_SHAPES}{hint}")
     check_pixels((array.shape[1], array.shape[0]), limits, origin)
     pixels = array[:, :, 0] if array.ndim == 3 and channels == 1 else array
     return Image.fromarray(np.ascontiguousarray(pixels))
@@ -133,7 +133,7 @@ def size_refusal(size_bytes: int, limits: ImageLimits) -> str | None:
     if size_bytes <= limits.max_bytes:
         return None
     return (
-        f"has {size_bytes / 2**20:.1f} MiB, above the limit of {limits.max_bytes / 2**20:g}. "
+        f"{size_bytes / 2**20:.1f} MiB, above the limit of {limits.max_bytes / 2**20:g}. "
         "If you trust the file, raise the limit with ImageLimits(max_bytes=...)"
     )
 
@@ -146,5 +146,5 @@ def _check_bytes(size_bytes: int, limits: ImageLimits, origin: Origin) -> None:
 def _whole(data: bytes, limits: ImageLimits, origin: Origin) -> bytes:
     _check_bytes(len(data), limits, origin)
     if not data:
-        raise origin.error("is empty: expected an encoded image")
+        raise origin.error("empty: expected an encoded image")
     return data

@@ -4,7 +4,7 @@ It knows no models and no images. Durability: a change (`add`, `remove`, `update
 crash, whole and with the exact vectors; one that did not return is committed whole or not at all.
 
 Damage: vectors are checked when the index is opened, items whenever they are read, and the assignment of vectors to
-items with every new state. So no answer has another caption, path, metadata, id or vector than was stored; it is an
+items with every new state. So no result has another caption, path, metadata, id or vector than was stored; it is an
 `IndexStoreError` instead. Damage elsewhere in the catalogue may hide items from filters, keyword search, `find` and
 `known_hashes`, and make keyword hits wrong or badly ranked, until `verify` finds it.
 """

@@ -24,13 +24,13 @@ __all__ = ["CATALOGUE_NAME", "Catalogue"]
 class Catalogue:
     """An open catalogue, for use from any thread: many read it at once, each one state; one changes it.
 
-    Raises `sqlite3.Error`, and `IndexStoreError` if the file is no catalogue or damaged.
+    Raises `sqlite3.Error`, and `IndexStoreError` if the file is not a catalogue or is damaged.
     """
 
     def __init__(self, folder: Path, *, writable: bool) -> None:
         self._path = folder / CATALOGUE_NAME
         if not self._path.is_file():
-            raise IndexStoreError(f"{folder} is no index: it has no {CATALOGUE_NAME}")
+            raise IndexStoreError(f"{folder} is not an index: it has no {CATALOGUE_NAME}")
         self.connections = Connections(folder, writable=writable)
         try:
             with self.connections.reading() as connection:
@@ -110,7 +110,7 @@ class Catalogue:
     def _header(self, connection: sqlite3.Connection) -> Header:
         application_id = connection.execute("PRAGMA application_id").fetchone()[0]
         if application_id != APPLICATION_ID:
-            raise IndexStoreError(f"{self._path} is no catalogue of an index but another SQLite file")
+            raise IndexStoreError(f"{self._path} is a SQLite file, but not the catalogue of an index")
         # The version alone first: other versions may have other columns.
         (version,) = only_row(connection, "SELECT schema_version FROM catalogue")
         if version != SCHEMA_VERSION:

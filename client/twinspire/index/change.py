@@ -145,7 +145,7 @@ class Change(View):
             )
 
     def put_bundle(self, bundle: BundleReference) -> None:
-        """Record `bundle` as the one that made the embeddings. Keeps the generation: searches find the same items."""
+        """Record `bundle` as the origin of the embeddings. Keeps the generation: searches find the same items."""
         self.header = replace(self.header, bundle_name=bundle.name, bundle_path=bundle.path)
         self._put_row()
 

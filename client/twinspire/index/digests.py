@@ -1,4 +1,4 @@
-"""Checksums of the catalogue: SQLite has none of its own, so a flipped bit in a page would become an answer.
+"""Checksums of the catalogue: SQLite has none of its own, so a flipped bit in a page would go unnoticed into results.
 
 Three kinds, which cover each other's gaps:
 

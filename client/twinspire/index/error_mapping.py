@@ -10,7 +10,7 @@ from pathlib import Path
 
 from twinspire.errors import IndexStoreError, IndexUncertainError
 
-RESTORE = "Nothing was changed. Restore the folder from a copy, or make the index anew with `twinspire index add`."
+RESTORE = "Nothing was changed. Restore the folder from a copy, or build the index again with `twinspire index add`."
 _MAKE_ROOM = "Make room and try again: earlier changes are safe."
 _UNCERTAIN = (
     "The change could not be undone either, so it may be committed all the same: check that the disk is neither full "
@@ -58,7 +58,9 @@ def store_errors(path: Path, doing: str) -> Iterator[None]:
     except sqlite3.Error as error:
         # Extended result codes carry the primary one in their lowest byte: https://sqlite.org/rescode.html
         code = getattr(error, "sqlite_errorcode", -1) & 0xFF
-        raise _failure(path, doing, f"its catalogue: {error}", _ADVICE_BY_SQLITE.get(code)) from error
+        raise _failure(
+            path, doing, f"SQLite reports for its catalogue: {error}", _ADVICE_BY_SQLITE.get(code)
+        ) from error
     except UnicodeDecodeError as error:  # from the sqlite3 module: SQLite's messages quote damaged names
         raise _failure(path, doing, f"its catalogue holds text that is not UTF-8: {error}", RESTORE) from error
     except OSError as error:

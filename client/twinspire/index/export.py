@@ -180,7 +180,7 @@ def _checked_destination(path: Path, index: Index) -> Path:
     if full.is_dir():
         raise InputError(f"cannot export to {path}: it is a folder. Name a file in it")
     if not full.parent.is_dir():
-        raise InputError(f"cannot export to {path}: there is no folder {full.parent}, make it first")
+        raise InputError(f"cannot export to {path}: there is no folder {full.parent}, create it first")
     if full.parent.resolve() == index.path.resolve():
         raise InputError(f"cannot export to {path}: that is the folder of the index itself. Name another folder")
     return full

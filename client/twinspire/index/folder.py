@@ -24,22 +24,24 @@ _MAX_DIM = 2**31 - 1  # an int of FAISS
 
 
 def absolute_folder(path: str | os.PathLike[str]) -> Path:
-    """Return the absolute path of an index. Raises `InputError` for what no path can be."""
+    """Return the absolute path of an index. Raises `InputError` for what cannot be a path."""
     try:
         if not os.fspath(path) or b"\0" in os.fsencode(path):
             raise ValueError
     except (TypeError, ValueError):  # lone surrogates are a ValueError
-        raise InputError(f"the path of an index: expected that of a folder, got {shown(path)}") from None
+        raise InputError(f"the path of an index: expected the path of a folder, got {shown(path)}") from None
     return Path(os.fsdecode(path)).absolute()
 
 
 def require_index(folder: Path) -> None:
     """Raise `IndexStoreError` where no index is in `folder`."""
     if not folder.is_dir():
-        found = "it is no folder" if os.path.lexists(folder) else "there is nothing"
-        raise IndexStoreError(f"no index at {folder}: {found}. `twinspire index add` makes one")
+        found = "it is not a folder" if os.path.lexists(folder) else "the path does not exist"
+        raise IndexStoreError(f"no index at {folder}: {found}. `twinspire index add` creates one")
     if not (folder / CATALOGUE_NAME).is_file():
-        raise IndexStoreError(f"{folder} is no index: it has no {CATALOGUE_NAME}. `twinspire index add` makes one")
+        raise IndexStoreError(
+            f"{folder} is not an index: it has no {CATALOGUE_NAME}. `twinspire index add` creates one"
+        )
 
 
 def is_free(folder: Path) -> bool:
@@ -60,9 +62,13 @@ def create_folder(
         check_bundle(bundle)
     with store_errors(folder, "create"):
         if not is_free(folder):
-            raise IndexStoreError(f"cannot make an index at {folder}: it exists already. Open it, or name another")
+            raise IndexStoreError(
+                f"cannot create an index at {folder}: the path exists already. Open it, or name another folder"
+            )
         if not folder.parent.is_dir():
-            raise IndexStoreError(f"cannot make an index at {folder}: there is no folder {folder.parent}")
+            raise IndexStoreError(
+                f"cannot create an index at {folder}: there is no folder {folder.parent}, create it first"
+            )
         _write_folder(folder, space=space, dim=dim, dtype=dtype, bundle=bundle)
 
 

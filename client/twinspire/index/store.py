@@ -291,7 +291,7 @@ class Index:
             return writer.update(number, vectors, fields)
 
     def set_bundle(self, bundle: BundleReference) -> None:
-        """Record `bundle` as the one that made the embeddings, say where its folder moved; its space is not checked."""
+        """Record `bundle` as the origin of the embeddings, say where its folder moved; its space is not checked."""
         check_bundle(bundle)
         with self._handle.changing("change") as (writer, _):
             writer.put_bundle(bundle)
@@ -334,7 +334,7 @@ class Index:
     def tune(self, queries: NDArray[np.float32] | None, *, space: str, recall: float = 0.95, k: int = 10) -> TuneReport:
         """Set the lowest effort with which searches find `recall` of what exact search finds for `queries`.
 
-        `queries`, (Q, D), are some hundred of those that people ask; None: the held-out queries that `build` measures
+        `queries`, (Q, D), are some hundred queries of users; None: the held-out queries that `build` measures
         with. The setting is stored and holds for all searches that do not give their own effort; changes wait
         meanwhile. Raises `InputError` where the index is searched exactly and where the recall is out of reach.
         """
@@ -342,8 +342,10 @@ class Index:
         vectors = None if queries is None else unit_vectors(queries, self._dim, "queries")
         k = min(checked_k(k), max(1, len(self)))
         if not 0 < recall <= 1 or (vectors is not None and len(vectors) == 0):
-            count = "held-out" if vectors is None else len(vectors)
-            raise InputError(f"tuning needs queries and a recall above 0, at most 1; got {count} and {recall!r}")
+            queried = "" if vectors is None else f" for {len(vectors)} queries"
+            raise InputError(
+                f"recall {recall!r}{queried}: expected a recall above 0 and at most 1, for 1 query or more"
+            )
         with self._handle.changing("tune") as (writer, snapshots):
             return snapshots.tune(writer, vectors, recall=recall, k=k)
 

@@ -319,7 +319,7 @@ def _whole_numbers(rows: list[tuple[Any, ...]], columns: int) -> NDArray[np.int6
     try:
         found = np.array(rows, dtype=np.int64).reshape(-1, columns)
     except (TypeError, ValueError, OverflowError) as error:
-        raise IndexStoreError(f"the catalogue is damaged: a row or an id is no integer. {RESTORE}") from error
+        raise IndexStoreError(f"the catalogue is damaged: a row or an id is not an integer. {RESTORE}") from error
     return found
 
 

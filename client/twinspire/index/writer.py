@@ -171,7 +171,7 @@ class Writer:
             change.put_snapshot(row)
 
     def put_bundle(self, bundle: BundleReference) -> None:
-        """Record `bundle` as the one that made the embeddings."""
+        """Record `bundle` as the origin of the embeddings."""
         with self._next_change() as change:
             change.put_bundle(bundle)
 

@@ -128,7 +128,7 @@ def _coco_rows(path: Path, document: object) -> Iterator[CaptionRow]:
         caption = _field(annotation, "caption", str, where, may_be_empty=True)
         if number not in rows:
             raise InputError(
-                f"{where} is of the image {number!r}: expected an id of 'images'; numbers and texts differ"
+                f"{where} has the image_id {number!r}: expected the id of an entry of 'images', of the same JSON type"
             )
         rows[number].append(
             CaptionRow(where, names[number][1], [caption], id=number, language=annotation.get("language"))

@@ -112,7 +112,7 @@ def looks_the_same(item: StoredItem) -> bool:
 
 
 def is_missing(path: Path) -> bool:
-    """Whether nothing exists at a path; no where that cannot be told for lack of permission."""
+    """Whether nothing exists at a path; false where permissions hide it."""
     return _status_of(path) is None
 
 
@@ -122,19 +122,19 @@ def has_vanished(path: Path) -> bool:
 
 
 def is_gone(path: Path) -> bool:
-    """Whether no file exists at a path; no where that cannot be told."""
+    """Whether no file exists at a path; false where it is unknown."""
     status = _status_of(path)
     return status is None or stat.S_ISDIR(status.st_mode)
 
 
 def is_folder(path: Path) -> bool:
-    """Whether a path is a folder or a link to one; no where that cannot be told."""
+    """Whether a path is a folder or a link to one; false where it is unknown."""
     status = _status_of(path)
     return status is not None and stat.S_ISDIR(status.st_mode)
 
 
 def has_its_content(item: StoredItem, limits: ImageLimits) -> bool:
-    """Whether an item's file exists and has the content of the item; yes where that cannot be told."""
+    """Whether an item's file exists and has the content of the item; true where it is unknown."""
     path = Path(item.uri)
     if is_gone(path):
         return False
@@ -155,7 +155,7 @@ _UNKNOWN = os.stat_result([0] * 10)  # neither a folder nor a file
 
 
 def _status_of(path: Path) -> os.stat_result | None:
-    """Return the status of a path: None where nothing exists, `_UNKNOWN` where that cannot be told."""
+    """Return the status of a path: None where nothing exists, `_UNKNOWN` where it cannot be read."""
     try:
         return path.stat()
     except (FileNotFoundError, NotADirectoryError, ValueError):

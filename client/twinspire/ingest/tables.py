@@ -78,8 +78,8 @@ def cell_rows(path: Path, text: str, *, strict: bool) -> Iterator[CaptionRow]:
                 continue
             if len(cells) != len(names):
                 raise InputError(
-                    f"{where} has {len(cells)} cells: expected {len(names)} ({', '.join(names)}). A caption with the "
-                    "separator in it must stand in double quotes"
+                    f"{where} has {len(cells)} cells: expected {len(names)} ({', '.join(names)}). Put a caption "
+                    "that contains the separator in double quotes"
                 )
             row: dict[str, Any] = dict(zip(names, cells, strict=True))
             for column in columns.captions:

@@ -91,7 +91,7 @@ class QueryPart:
 
     @property
     def key(self) -> Hashable | None:
-        """A cache key: equal for equal content; None where that cannot be told, as for pixels in memory."""
+        """A cache key: equal for equal content; None where that is unknown, as for pixels in memory."""
         if self.text is not None:
             return ("text", self.text)
         if isinstance(self.image, str | os.PathLike):

@@ -140,7 +140,7 @@ def rare_query(
 ) -> TextQuery | None:
     """Return the query for items with any of the rare words of a text, those that `is_rare` returns true of.
 
-    Rare words are names and numbers, which models know least and which tell items apart best. Chinese is indexed in
+    Rare words are names and numbers, which models know worst and which distinguish items best. Chinese is indexed in
     pairs of characters, many of which are rare only because they span two words: a pair counts on its own where it is
     a whole run of Chinese, else only several rare pairs in a row do, as one phrase. None where no word is rare.
     """

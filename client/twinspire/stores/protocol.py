@@ -89,7 +89,7 @@ class VectorStore(Protocol):
         """Remove the items that `where` keeps and return how many there were."""
 
     def set_bundle(self, bundle: BundleReference) -> None:
-        """Record `bundle` as the one that made the embeddings. Keeps the generation."""
+        """Record `bundle` as the origin of the embeddings. Keeps the generation."""
 
     def get(self, ids: Iterable[int]) -> list[StoredItem]:
         """Return the items of these ids, in this order. Raises `InputError` for an id that no item has."""

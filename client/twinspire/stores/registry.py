@@ -22,7 +22,7 @@ class StoreOpener(Protocol):
     """Opens the store at a URI, scheme included; `mode` says whether it will be changed."""
 
     def __call__(self, uri: str, *, mode: OpenMode) -> VectorStore:
-        """Return the open store. Raises `InputError` for a URI that is none of its own, else `IndexStoreError`."""
+        """Return the open store. Raises `InputError` for a URI that it does not support, else `IndexStoreError`."""
 
 
 _openers: dict[str, StoreOpener] = {}
@@ -31,7 +31,7 @@ _openers: dict[str, StoreOpener] = {}
 def register_store(scheme: str, opener: StoreOpener) -> None:
     """Let `open_index` open `scheme://...` with `opener`, instead of any opener that the scheme had.
 
-    Raises `InputError` for what no scheme can be: it is a lower-case letter, then letters, digits and `+.-`.
+    Raises `InputError` for an invalid scheme: expected a lower-case letter, then letters, digits and `+.-`.
     """
     if _SCHEME.fullmatch(f"{require_text(scheme, 'the scheme of a store')}://") is None:
         raise InputError(f"the scheme of a store must be a word such as qdrant, got {shown(scheme)}")
@@ -58,10 +58,10 @@ def _opener(scheme: str, uri: str) -> StoreOpener:
     if scheme not in _openers:
         installed = {entry.name: entry for entry in entry_points(group=ENTRY_POINTS)}
         if scheme not in installed:
-            known = ", ".join(f"{name}://" for name in sorted({*_openers, *installed})) or "none"
+            known = ", ".join(f"{name}://" for name in sorted({*_openers, *installed}))
             raise InputError(
-                f"cannot open {shown(uri)}: no store is registered for {scheme}://. Pass the path of an index, or a "
-                f"registered scheme ({known}); a package that adds one is installed with pip"
+                f"cannot open {shown(uri)}: no store is registered for {scheme}://. Pass the path of an index"
+                f"{f', or a registered scheme ({known})' if known else ''}, or install the package that adds {scheme}://"
             )
         _openers[scheme] = installed[scheme].load()
     return _openers[scheme]

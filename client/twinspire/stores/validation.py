@@ -34,19 +34,19 @@ def checked_effort(effort: int | None) -> int | None:
 
 
 def checked_kind(kind: ItemKind | str | None) -> ItemKind | None:
-    """Return the kind of item, which may be given by name. Raises `InputError` for what is none."""
-    return None if kind is None else as_member(kind, ItemKind, "a kind of item")
+    """Return the kind of item, which may be given by name. Raises `InputError` for another value."""
+    return None if kind is None else as_member(kind, ItemKind, "kind")
 
 
 def checked_where(where: Filter | str | None) -> Filter | None:
-    """Return the filter, parsed if it is given as text. Raises `InputError` for what is no filter."""
+    """Return the filter, parsed if it is given as text. Raises `InputError` for anything else."""
     return None if where is None else required_where(where)
 
 
 def check_bundle(bundle: BundleReference) -> None:
-    """Raise `InputError` for what is no reference to a bundle."""
+    """Raise `InputError` for anything but a `BundleReference`."""
     if not isinstance(bundle, BundleReference):
-        raise InputError(f"a bundle is given as a BundleReference(name, path), got {bundle!r}")
+        raise InputError(f"the bundle must be a BundleReference(name, path), got {bundle!r}")
 
 
 def required_where(where: Filter | str) -> Filter:
@@ -59,9 +59,9 @@ def required_where(where: Filter | str) -> Filter:
 
 
 def checked_text_query(query: TextQuery) -> TextQuery:
-    """Return the keyword query. Raises `InputError` for what is none."""
+    """Return the keyword query. Raises `InputError` for anything but a `TextQuery`."""
     if not isinstance(query, TextQuery):
-        raise InputError(f"a text query must be a TextQuery, say TextQuery.any_of('red car'), got {shown(query)}")
+        raise InputError(f"a text query must be a TextQuery, such as TextQuery.any_of('red car'), got {shown(query)}")
     return query
 
 
@@ -100,7 +100,7 @@ def checked_find(uri: str | None, content_hash: str | None, under: str | None) -
 
 
 def checked_hashes(hashes: Iterable[str]) -> list[str]:
-    """Return content hashes as a list. Raises `InputError` for what is no list of text."""
+    """Return content hashes as a list. Raises `InputError` for anything but a list of str."""
     return [require_text(text, "a content hash") for text in as_list(hashes, "content hashes")]
 
 

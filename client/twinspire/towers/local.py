@@ -74,7 +74,7 @@ class LocalTowers(BundleTowers):
         self._threads = thread_count(threads)
         self._named_streams = streams if streams is None else as_whole(streams, "streams", minimum=1)
         if streams is not None and streams > self._threads:
-            message = f"streams {streams}: expected at most the {self._threads} threads that they divide among them"
+            message = f"streams {streams}: expected at most {self._threads}, the number of threads"
             raise InputError(message, option="streams")
         self._named_openvino = openvino
         self._calls = itertools.count()

@@ -74,7 +74,10 @@ def build_repository(
     if not opened:
         raise InputError("no bundle to build: expected one or more", option="bundles")
     if twice:
-        raise InputError(f"several bundles named {', '.join(twice)}: expected different names", option="bundles")
+        raise InputError(
+            f"several bundles named {', '.join(twice)}: models have their bundle's name, so rename one",
+            option="bundles",
+        )
     if destination.exists() and not destination.is_dir():
         raise InputError(f"{destination} is not a folder: name one, new or with models, with -o", path=destination)
     if (destination / MANIFEST_NAME).exists():
@@ -119,7 +122,7 @@ def _check_machine(options: ServingOptions) -> None:
         limit = min(limits, key=lambda name: limits[name])
         if options.streams > limits[limit]:
             raise InputError(
-                f"streams {options.streams}: expected at most {limits[limit]}, the {limit} that they divide among them",
+                f"streams {options.streams}: expected at most {limits[limit]}, the number of {limit}",
                 option="streams",
             )
 

@@ -57,7 +57,7 @@ class ReadyServer:
 
 
 class _ChanceError(Exception):
-    """A start that failed by chance: another program took the port of `service`, or Triton lost a race of its own.
+    """A start that failed by chance: another program took the port of `service`, or Triton hit a race condition.
 
     `error` is the error to raise where there is no further attempt.
     """

@@ -82,7 +82,7 @@ class ServerLog:
         """Return `summary` with the reasons that the log gives, and where the log is."""
         text = self.read()
         lines = [f"  {line}" for reason in reasons(text) or last_lines(text) for line in reason.splitlines()]
-        return "\n".join([summary, *lines, f"The whole log: {self.path}"])
+        return "\n".join([summary, *lines, f"Full log: {self.path}"])
 
 
 def new_log() -> Path:

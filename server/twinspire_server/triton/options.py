@@ -14,7 +14,7 @@ from twinspire.towers.triton.options import read_pem
 from twinspire_server.triton.ports import LOOPBACK
 
 EXIT_TIMEOUT_S = 10
-"""How long requests in flight may take to finish when the server is told to end."""
+"""How long requests in flight may take to finish when the server is asked to stop."""
 
 ADMIN_HEADER = "twinspire-admin"
 """The header with the key that opens the restricted parts of a server's API.

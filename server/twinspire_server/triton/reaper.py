@@ -7,7 +7,7 @@ is the log, also the server's.
 - SIGINT and SIGTERM are passed on; after `grace_s`, or at the second one, the server is killed.
 - From SIGUSR1 on, the signal that all models are loaded, the processes of Python models are watched. Triton 2.51 does
   not replace one that has ended and still reports that it is ready: the server is killed.
-- The process that started the reaper is watched: when it has ended or was killed, the server is told to end.
+- The process that started the reaper is watched: when it has ended or was killed, the server is asked to stop.
 - When the server has ended or was killed, its child processes are killed (the reaper is the subreaper of all of them),
   then its temporary folder and its shared memory are removed.
 - Where the reaper itself is killed the kernel kills the server, and Triton's Python models notice within a second.

@@ -89,9 +89,7 @@ class Supervisor:
                 with suppress(Empty):
                     reason = hung.get(timeout=_POLL_S)
                     self._server.kill()
-                    return ServerError(
-                        f"ended Triton because {reason.rstrip('.')}. The whole log: {self._server.log_file}"
-                    )
+                    return ServerError(f"ended Triton because {reason.rstrip('.')}. Full log: {self._server.log_file}")
                 with suppress(TimeoutError):
                     return self._server.ended_error(self._server.wait(0))
             return None

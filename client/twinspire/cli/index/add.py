@@ -54,7 +54,7 @@ def add(
     if isinstance(ingest.captions, Captions) and not any(ingest.captions.mentions(path) for path in images):
         raise InputError(
             f"{captions.captions} has no row for any of the {len(images):,} images, such as {images[0].name}: expected "
-            "the names of their files, or their paths from its folder"
+            "file names, or paths relative to the folder of the captions file"
             if images
             else "--captions needs images: pass images or folders of images (PATH...)"
         )
@@ -83,7 +83,7 @@ def add(
     others = {
         "changed": report.changed,
         "with a caption": report.captioned,
-        "there already": report.already,
+        "already indexed": report.already,
         "failed": len(report.failed),
     }
     parts = [f"{report.added:,} added{rate}", *(f"{count:,} {name}" for name, count in others.items() if count)]

@@ -132,10 +132,12 @@ def _vectors(index: Index, queries: Path | None, bundle: Path | None) -> NDArray
     try:
         lines = [line.strip() for line in queries.read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{queries} cannot be read as a text file of queries: {error}") from error
+        raise InputError(
+            f"{queries} cannot be read as a UTF-8 text file of queries: {getattr(error, 'strerror', None) or error}"
+        ) from error
     texts = [line for line in lines if line]
     if not texts:
-        raise InputError(f"{queries} has no query: expected one a line")
+        raise InputError(f"{queries} has no query: expected one on each line")
     with open_client(ClientOptions(bundle=bundle), index) as client:
         index.check_space(client.space)
         return client.encode_texts(texts)

@@ -1,4 +1,4 @@
-"""Choosing the bundle that encodes for an index: the one that made it, unless another of its space is given."""
+"""Choice of the bundle that encodes for an index: the bundle that made it, unless another of its space is given."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def open_bundle(given: Path | None, store: VectorStore | None = None) -> Bundle:
-    """Open the bundle that was given, else the one that made the index, else the sample.
+    """Open the bundle that was given, else the bundle that made the index, else the sample.
 
     Raises `BundleError` where the index's own does not exist any more, `SpaceMismatchError` where the bundle is of
     another space than the index.
@@ -65,12 +65,14 @@ def _mismatch(store: VectorStore, remembered: BundleReference | None, bundle: Bu
     own = printable(str(remembered or "an unknown bundle"))
     found = f"{bundle.name} at {printable(bundle.path)}"
     if was_given:
-        advice = "Leave --bundle out, or make another index" if remembered is not None else "Pass the one that made it"
+        advice = (
+            "Leave --bundle out, or create another index" if remembered is not None else "Pass the bundle that made it"
+        )
     elif remembered is not None:
-        advice = "Pass --bundle with the one that made it"
+        advice = "Pass --bundle with the bundle that made it"
         found = f"the bundle that is there now, {bundle.name},"
     else:
-        advice, found = "Pass --bundle with the one that made it", f"the sample {bundle.name}"
+        advice, found = "Pass --bundle with the bundle that made it", f"the sample {bundle.name}"
     return (
         f"the index {printable(store.uri)} was made with {own}; {found} is of another space: their embeddings cannot "
         f"be compared. {advice}"

@@ -72,7 +72,7 @@ def choose(count: int, dim: int, *, memory_bytes: int | None = None) -> IndexSpe
     Exact below 100,000. Above, lists of PQ codes of 4 bits: the longest, with a quarter, an eighth or a sixteenth as
     many parts as there are numbers, that fits in `memory_bytes` (default: half of the free memory); exact where none
     does. On two cores these have at a recall of 0.95 several times the queries/s of ivf, ivf,sq8 and hnswlib's graphs,
-    in the least memory (bench/LOG.md).
+    in the smallest memory (bench/LOG.md).
     """
     allowed = _free_bytes() // 2 if memory_bytes is None else memory_bytes
     for share in (4, 8, 16) if count >= EXACT_BELOW else ():

@@ -55,7 +55,7 @@ class IndexSpec:
             pca, words = int(found[1]), words[1:]
         family = registered_families().get(words[0]) if words else None
         if family is None:
-            raise InputError(f"the index spec {text!r} is not known: {_expected()}")
+            raise InputError(f"unknown index spec {text!r}: {_expected()}")
         code: Code | None = None
         options: dict[str, int] = {}
         for word in words[1:]:
@@ -67,7 +67,7 @@ class IndexSpec:
                 options[option[1]] = int(option[2])
             else:
                 raise InputError(
-                    f"the index spec {text!r} is not known, because of {word!r}: {_expected()}, "
+                    f"unknown part {word!r} in the index spec {text!r}: {_expected()}, "
                     "and options such as nlist=1024, m=32, ef_construction=200"
                 )
         ordered = tuple(sorted(options.items(), key=lambda item: [*family.options, item[0]].index(item[0])))
@@ -105,7 +105,9 @@ class IndexSpec:
     def check(self, dim: int) -> None:
         """Raise `InputError` where vectors of `dim` numbers cannot be held so."""
         if self.pca is not None and self.pca >= dim:
-            raise InputError(f"{self}: expected fewer dimensions than the vectors' {dim} numbers, got pca{self.pca}")
+            raise InputError(
+                f"{self}: expected a projection to fewer than the vectors' {dim} dimensions, got pca{self.pca}"
+            )
         if self.code is not None:
             self.code.check(self.width(dim))
 
@@ -139,4 +141,4 @@ def _is_option(name: str) -> bool:
 
 def _expected() -> str:
     examples = [text for family in registered_families().values() for text in family.examples or (family.name,)]
-    return f"expected such as {', '.join(examples)} (or auto, where an index is built)"
+    return f"expected a spec such as {', '.join(examples)} (or auto, to build an index)"

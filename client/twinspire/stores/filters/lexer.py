@@ -86,7 +86,7 @@ def _strange(character: str, expected: str) -> str:
     if character in "'\"`":
         return f"this {character} is never closed: expected another {character}"
     if character in _OTHER_QUOTES:
-        return f"the quote {character} is not known: expected ' or \""
+        return f"the quotation mark {character} is not supported: expected ' or \""
     if character.isdigit():
         return f"a number ends in letters or dots: expected {expected}. Put text in quotes"
     name = unicodedata.name(character, f"U+{ord(character):04X}")

@@ -78,7 +78,7 @@ class _Group:
 
 
 def parse(text: str) -> Condition:
-    """Parse a filter. Raises `InputError`, which shows the place, for a text that is none."""
+    """Parse a filter. Raises `InputError`, which shows the place, for a text that is not a filter."""
     if not isinstance(text, str):
         raise InputError(f"a filter is a str such as \"year >= 2020 and camera = 'X'\", got {text!r}")
     if not text.strip():
@@ -180,7 +180,7 @@ class _Parser:
         token = self._value_token()
         is_contains = word.type == "CONTAINS"
         if field.is_attribute and (ATTRIBUTES[field.name] is not ValueType.TEXT or _is_kind(field)):
-            raise self._error(word, f"{field.name} is no free text: expected = != < <= > >= or in, got {word.text}")
+            raise self._error(word, f"{field.name} is not free text: expected = != < <= > >= or in, got {word.text}")
         takes_any = is_contains and not field.is_attribute  # elements of a list
         if token.type in ("NULL", "TIME") or (token.type != "TEXT" and not takes_any):
             raise self._error(token, f"{word.text} expects text in quotes, got {token.text}")
@@ -228,7 +228,7 @@ class _Parser:
             raise self._error(token, f"{field.name} is compared with {_EXPECTED[expected]}, got {token.text}")
         if _is_kind(field) and literal.value not in list(ItemKind):
             kinds = " or ".join(f"'{kind}'" for kind in ItemKind)
-            raise self._error(token, f"there is no kind {token.text}: expected {kinds}")
+            raise self._error(token, f"unknown kind {token.text}: expected {kinds}")
         return literal
 
     def _plain_literal(self, token: Token) -> Literal:
@@ -262,7 +262,7 @@ class _Parser:
             iso_utc(seconds)
         except (ValueError, OverflowError):
             example = "a date such as 2026-11-21 or '2026-11-21T09:30+01:00', or seconds"
-            raise self._error(token, f"{token.text} is no time: expected {example}") from None
+            raise self._error(token, f"{token.text} is not a time: expected {example}") from None
         return Literal(ValueType.TIME, seconds, literal.source)
 
 

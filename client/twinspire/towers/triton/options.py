@@ -61,5 +61,7 @@ def read_pem(path: str | os.PathLike[str]) -> bytes:
     with file_errors(f"the TLS file {os.fspath(path)} cannot be read", path):
         data = Path(path).read_bytes()
     if b"-----BEGIN " not in data:  # gRPC would only log it and fail every call for another reason
-        raise InputError(f"the TLS file {os.fspath(path)} is not PEM: expected -----BEGIN and a type", path=path)
+        raise InputError(
+            f"the TLS file {os.fspath(path)} is not PEM: expected a line such as -----BEGIN CERTIFICATE-----", path=path
+        )
     return data
