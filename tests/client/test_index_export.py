@@ -19,7 +19,7 @@ import pytest
 
 from twinspire.cli import main
 from twinspire.errors import InputError, MissingDependencyError
-from twinspire.index import Index, Item, ItemKind, VectorType, export, export_parquet, parts
+from twinspire.index import Index, Item, ItemKind, VectorType, export, export_parquet, item_pages, parts
 from twinspire.index.connections import CatalogueChangedError
 from twinspire.index.export import export_index
 from twinspire.stores.filters.filter import Filter
@@ -129,7 +129,7 @@ def test_too_many_keys_become_one_column(index: Any, tmp_path: Path, monkeypatch
 @pytest.mark.parametrize("dtype", list(VectorType))
 def test_pages_and_empty_indexes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, dtype: VectorType) -> None:
     """Many pages give the same as one, float16 comes as float32, and nothing at all is a file without rows."""
-    monkeypatch.setattr(export, "_PAGE_ITEMS", 7)
+    monkeypatch.setattr(item_pages, "_PAGE_ITEMS", 7)
     steps: list[tuple[int, int]] = []
     with Index.create(tmp_path / "idx", space=SPACE, dim=3, dtype=dtype) as made:
         export_index(made, tmp_path / name)
@@ -155,7 +155,7 @@ def read(file: Path) -> np.ndarray:
 @pytest.mark.parametrize("name", ["out.npy", "out.parquet"])
 def test_one_committed_state_is_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """What a writer adds, removes, changes and compacts meanwhile is not in the files."""
-    monkeypatch.setattr(export, "_PAGE_ITEMS", 5)
+    monkeypatch.setattr(item_pages, "_PAGE_ITEMS", 5)
     items = [Item(f"{number}", ItemKind.TEXT, metadata={"number": number}) for number in range(20)]
     with Index.create(tmp_path / "idx", space=SPACE, dim=3) as writer:
         ids = writer.add(unit(20, 3), items, space=SPACE).added
@@ -222,7 +222,7 @@ def test_what_cannot_be_written_is_refused_first(index: Any, tmp_path: Path) -> 
         ("out.csv", r"\.parquet"),
         ("out", r"\.parquet"),
         ("folder.npy", r"\sfolder"),
-        ("no/out.npy", "make"),
+        ("no/out.npy", "create"),
         ("idx/out.npy", "itself"),
     ):
         with pytest.raises(InputError, match=word):
@@ -248,7 +248,7 @@ def test_parquet_needs_an_extra(index: Any, tmp_path: Path, monkeypatch: pytest.
 
 def test_memory_does_not_grow_with_the_embeddings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Four times the items take about the same memory of Python's and NumPy's, a fraction of the matrix."""
-    monkeypatch.setattr(export, "_PAGE_BYTES", 1 << 18)
+    monkeypatch.setattr(item_pages, "_PAGE_BYTES", 1 << 18)
     peaks = []
     with Index.create(tmp_path / "idx", space=SPACE, dim=256) as made:
         for total in (1_500, 6_000):

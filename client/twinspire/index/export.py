@@ -24,18 +24,15 @@ from twinspire.errors import IndexStoreError, InputError
 from twinspire.index import disk
 from twinspire.index.connections import repeated
 from twinspire.index.error_mapping import RESTORE
+from twinspire.index.item_pages import ItemPages
 from twinspire.stores.items import StoredItem
 
 if TYPE_CHECKING:
     from twinspire.index.export_parquet import ParquetWriter
-    from twinspire.index.state import State
     from twinspire.index.store import Index
-    from twinspire.index.view import View
     from twinspire.stores.filters.filter import Filter
 
 SUFFIXES = (".parquet", ".npy")
-_PAGE_BYTES = 32 << 20  # of embeddings in memory at a time
-_PAGE_ITEMS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,36 +42,6 @@ class ExportReport:
     items: int
     dim: int
     files: list[Path]
-
-
-@dataclass(frozen=True)
-class ItemPages:
-    """The items to export, of one committed state; valid within the block that gave it."""
-
-    ids: NDArray[np.int64]  # (N,), in order
-    dim: int
-    space: str
-    view: View
-    state: State
-
-    def items(self) -> Iterator[list[StoredItem]]:
-        """Yield the items in pages."""
-        step = max(1, min(_PAGE_ITEMS, _PAGE_BYTES // (4 * self.dim)))
-        for start in range(0, len(self.ids), step):
-            ids = self.ids[start : start + step].tolist()
-            found = self.view.items(ids)
-            if lost := [number for number in ids if number not in found]:
-                raise IndexStoreError(f"the catalogue has lost the item {lost[0]}. {RESTORE}")
-            yield [found[number] for number in ids]
-
-    def pages(self) -> Iterator[tuple[list[StoredItem], NDArray[np.float32]]]:
-        """Yield the items with their embeddings, (n, D) float32, in pages."""
-        for items in self.items():
-            ids = np.array([item.id for item in items], np.int64)
-            rows = self.view.rows(ids.tolist())
-            places = np.array([rows.get(number, -1) for number in ids.tolist()], np.int64)
-            self.state.check_rows(places, ids)
-            yield items, np.array(self.state.vectors[places], dtype=np.float32)
 
 
 def export_index(

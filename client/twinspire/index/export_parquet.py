@@ -7,16 +7,14 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from enum import Enum, auto
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from twinspire.errors import MissingDependencyError
+from twinspire.index.item_pages import ItemPages
 from twinspire.stores.items import StoredItem, metadata_columns
-
-if TYPE_CHECKING:
-    from twinspire.index.export import ItemPages
 
 FIXED = ("id", "uri", "kind", "caption", "metadata", "content_hash", "added_at", "changed_at", "embedding")
 """Columns whose names no metadata key gets; `metadata` is written if there are too many keys for columns."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 from twinspire.ingest.caption_fusion import fuse
 from twinspire.ingest.captions import Captions, CaptionSource, OnConflict, Sidecars
 from twinspire.ingest.discovery import IMAGE_SUFFIXES, FoundImages, find_images
-from twinspire.ingest.reports import FailedImage, FolderEvent, Happened, IngestOptions, IngestReport
+from twinspire.ingest.options import IngestOptions
+from twinspire.ingest.reports import FailedImage, FolderEvent, Happened, IngestReport
 from twinspire.ingest.sync import sync
 from twinspire.ingest.upsert import add_images, add_texts
 from twinspire.ingest.watch import watch

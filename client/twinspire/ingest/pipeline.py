@@ -19,7 +19,8 @@ from twinspire.images import ImageLimits
 from twinspire.ingest.caption_fusion import encode_captions, fuse
 from twinspire.ingest.files import HELD_BYTES, ReadFile, cause_of, read_file
 from twinspire.ingest.metadata import combined, image_metadata
-from twinspire.ingest.reports import FolderEvent, Happened, IngestOptions
+from twinspire.ingest.options import IngestOptions
+from twinspire.ingest.reports import FolderEvent, Happened
 from twinspire.stores import Item, ItemKind, StoredItem
 
 if TYPE_CHECKING:

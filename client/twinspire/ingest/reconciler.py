@@ -28,8 +28,9 @@ from twinspire.ingest.files import (
     read_file,
 )
 from twinspire.ingest.metadata import image_metadata, refreshed, replaced, with_given
+from twinspire.ingest.options import IngestOptions
 from twinspire.ingest.pipeline import Batch, Candidate, run_pipeline, vector_key
-from twinspire.ingest.reports import FolderEvent, Happened, IngestOptions
+from twinspire.ingest.reports import FolderEvent, Happened
 from twinspire.stores import Item, StoredItem, VectorStore
 
 if TYPE_CHECKING:

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from twinspire.errors import InputError
 from twinspire.ingest.discovery import FoundImages, absolute_paths, describe_skipped, images_below
 from twinspire.ingest.files import has_vanished, images_of, is_folder
+from twinspire.ingest.options import IngestOptions
 from twinspire.ingest.reconciler import OnDone, Reconciler
-from twinspire.ingest.reports import FolderEvent, Happened, IngestOptions, IngestReport, Tally
+from twinspire.ingest.reports import FolderEvent, Happened, IngestReport, Tally
 from twinspire.ingest.upsert import skipped_files
 from twinspire.stores import AddReport, Item, StoredItem, VectorStore
 

@@ -18,9 +18,10 @@ from twinspire.errors import InputError
 from twinspire.ingest.captions import SIDECAR_SUFFIX, Sidecars
 from twinspire.ingest.discovery import FoundImages, absolute_paths
 from twinspire.ingest.files import images_of, is_gone, is_missing, is_text, read_text
+from twinspire.ingest.options import IngestOptions
 from twinspire.ingest.pipeline import Flow
 from twinspire.ingest.reconciler import Reconciler
-from twinspire.ingest.reports import FolderEvent, Happened, IngestOptions, IngestReport, Tally
+from twinspire.ingest.reports import FolderEvent, Happened, IngestReport, Tally
 from twinspire.stores import Item, ItemKind, StoredItem, VectorStore
 
 if TYPE_CHECKING:

@@ -14,8 +14,9 @@ from twinspire.ingest.captions import SIDECAR_SUFFIX, Sidecars, sidecars_of
 from twinspire.ingest.changes import ChangeSource, Signature, change_source, signature_of
 from twinspire.ingest.discovery import images_below, is_image
 from twinspire.ingest.files import WRITTEN_TO, has_vanished, images_of, is_folder, is_gone, is_text, looks_the_same
+from twinspire.ingest.options import IngestOptions
 from twinspire.ingest.reconciler import InFlight, OnDone, Reconciler
-from twinspire.ingest.reports import FailedImage, FolderEvent, Happened, IngestOptions
+from twinspire.ingest.reports import FailedImage, FolderEvent, Happened
 from twinspire.ingest.sync import FoldersState, checked_folders, folder_progress
 from twinspire.stores import StoredItem, VectorStore
 

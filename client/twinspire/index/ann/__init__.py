@@ -6,20 +6,21 @@ Which row of a vector file belongs to which item, and what is stored on disk, is
 from __future__ import annotations
 
 from twinspire.index.ann.ann_index import AnnIndex
+from twinspire.index.ann.codes import Cost
 from twinspire.index.ann.cost_model import EXACT_BELOW, Prediction, Speed, choose, measured_speed, predict
 from twinspire.index.ann.faiss_families import Ivf
 from twinspire.index.ann.family import (
-    Cost,
     IndexFamily,
+    IndexSpec,
     Option,
     SearchParameters,
     Selection,
     Sink,
+    parse_choice,
     register,
     registered_families,
 )
 from twinspire.index.ann.gpu_families import OnGpu
-from twinspire.index.ann.spec import IndexSpec, parse_choice
 
 __all__ = [
     "EXACT_BELOW",

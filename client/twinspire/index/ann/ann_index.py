@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from twinspire._cores import thread_count
 from twinspire.errors import InputError
-from twinspire.index.ann.family import IndexFamily, SearchParameters, Selection, Sink
-from twinspire.index.ann.spec import IndexSpec
+from twinspire.index.ann.family import IndexFamily, IndexSpec, SearchParameters, Selection, Sink
 from twinspire.index.faiss_support import faiss_library, search_threads, share_tasks
 from twinspire.index.flat import ScoredRows, best_first
 from twinspire.index.vectors import Vectors

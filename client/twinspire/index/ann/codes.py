@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twinspire.errors import InputError
-from twinspire.index.ann.family import Cost
 from twinspire.index.faiss_support import faiss_library, linear_transform
 
 KMEANS_ROUNDS = 8
@@ -23,6 +22,25 @@ _ROUGH_ROUNDS = 4
 _ALLOCATION_OPERATIONS = _ROUGH_ROUNDS * 2.0 * _ROUGH_SAMPLE * _ROUGH_LISTS  # for each number of a vector
 _WEIGHT = 0.25  # as a power of the variance; 0 and 0.5 were tried (bench/LOG.md)
 _FLOOR = 1e-3
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What an index takes: bytes that it holds, and what building it computes and reads.
+
+    `operations` are those of matrix products (a multiply-add is two), `random_bytes` what is read at random places.
+    """
+
+    memory_bytes: float
+    operations: float = 0.0
+    random_bytes: float = 0.0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(
+            self.memory_bytes + other.memory_bytes,
+            self.operations + other.operations,
+            self.random_bytes + other.random_bytes,
+        )
 
 
 class Code(ABC):

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from twinspire._cores import thread_count, usable_cores
-from twinspire.index.ann.spec import IndexSpec
+from twinspire.index.ann.family import IndexSpec
 
 EXACT_BELOW = 100_000
 """Number of items below which `auto` is exact search."""

@@ -21,9 +21,16 @@ from numpy.typing import NDArray
 
 from twinspire.errors import IndexStoreError
 from twinspire.index.ann.coarse import ListRanking
-from twinspire.index.ann.codes import KMEANS_ROUNDS, Code, Pq, Sq8
-from twinspire.index.ann.family import Cost, IndexFamily, Option, SearchParameters, Sink, graph_cost, register
-from twinspire.index.ann.spec import IndexSpec
+from twinspire.index.ann.codes import KMEANS_ROUNDS, Code, Cost, Pq, Sq8
+from twinspire.index.ann.family import (
+    IndexFamily,
+    IndexSpec,
+    Option,
+    SearchParameters,
+    Sink,
+    graph_cost,
+    register,
+)
 from twinspire.index.faiss_support import faiss_library, linear_transform, run_with_openmp
 from twinspire.index.flat import ScoredRows, nearest
 from twinspire.index.vectors import Vectors

@@ -9,7 +9,7 @@ from pathlib import Path
 from twinspire.errors import IndexStoreError
 from twinspire.index import disk
 from twinspire.index.ann.ann_index import AnnIndex
-from twinspire.index.ann.spec import IndexSpec
+from twinspire.index.ann.family import IndexSpec
 
 _BLOCK_BYTES = 8 << 20
 _PREFIX, _SUFFIX = "ann-", ".faiss"

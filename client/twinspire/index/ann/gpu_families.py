@@ -19,8 +19,7 @@ from twinspire.errors import ProviderError
 from twinspire.index.ann.batching import BatchingThread, SearchBatch
 from twinspire.index.ann.codes import Code
 from twinspire.index.ann.faiss_families import FaissFamily, Flat, Hnsw, Ivf, fill, sampled
-from twinspire.index.ann.family import Option, SearchParameters, register
-from twinspire.index.ann.spec import IndexSpec
+from twinspire.index.ann.family import IndexSpec, Option, SearchParameters, register
 from twinspire.index.faiss_support import gpu_faiss_library, run_with_openmp
 from twinspire.index.flat import ScoredRows
 from twinspire.index.vectors import Vectors

@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from twinspire.errors import InputError
 from twinspire.index.ann.ann_index import AnnIndex
-from twinspire.index.ann.family import Selection
-from twinspire.index.ann.spec import IndexSpec
+from twinspire.index.ann.family import IndexSpec, Selection
 from twinspire.index.vectors import Vectors
 
 _RESCORE_FACTORS = (640, 320, 160, 80, 40, 20, 10, 5, 3, 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from twinspire.towers.triton.options import TlsOptions
-from twinspire.towers.triton.towers import ModelStatistics, TritonTowers
+from twinspire.towers.triton.statistics import ModelStatistics
+from twinspire.towers.triton.towers import TritonTowers
 
 __all__ = ["ModelStatistics", "TlsOptions", "TritonTowers"]

@@ -19,7 +19,7 @@ from twinspire._arguments import printable
 from twinspire.bundle import Bundle, Tower
 from twinspire.contract import EMBEDDING, FREE, TensorSpec, text_input
 from twinspire.errors import EngineError, ServerError, SpaceMismatchError
-from twinspire.towers.triton.towers import ModelStatistics
+from twinspire.towers.triton.statistics import ModelStatistics
 
 LARGEST_BATCH = 1024
 """The most rows of a request, whatever the server accepts: it bounds the size of a response."""

@@ -18,6 +18,7 @@ from twinspire.bundle import Bundle, Tower
 from twinspire.errors import EngineError, InputError, ServerError, ServerOverloadedError
 from twinspire.towers.batching import InputBatch, image_batches, text_batches
 from twinspire.towers.triton.options import LONGEST_DEADLINE_S, TlsOptions, checked_address
+from twinspire.towers.triton.statistics import ModelStatistics
 from twinspire.towers.validation import BundleTowers, check_embeddings
 
 if TYPE_CHECKING:  # these load grpc and tritonclient, which importing a name must not
@@ -40,31 +41,6 @@ class _ServerState:
     models: Mapping[Tower, InspectedModel]
     server_version: str
     heard_at: float
-
-
-@dataclass(frozen=True)
-class ModelStatistics:
-    """A server's counters of one tower since it was started, over all clients.
-
-    `requests` counts answered requests, `inferences` the images or texts in them, `executions` the batches that
-    were computed. The repository's warm-up is counted: compare with an earlier reading (`since`). Requests that Triton
-    itself refuses are not; errors and refusals of the models of `twinspire serve` are counted as answers.
-    """
-
-    requests: int
-    inferences: int
-    executions: int
-
-    @property
-    def mean_batch_size(self) -> float | None:
-        """Inferences per execution; None where nothing was executed."""
-        return self.inferences / self.executions if self.executions else None
-
-    def since(self, before: ModelStatistics) -> ModelStatistics:
-        """Return what was counted after `before`, on a server that was not restarted in between."""
-        return ModelStatistics(
-            self.requests - before.requests, self.inferences - before.inferences, self.executions - before.executions
-        )
 
 
 class TritonTowers(BundleTowers):
