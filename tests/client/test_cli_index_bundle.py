@@ -14,8 +14,8 @@ from PIL import Image
 
 from support.commands import Ran, run_twinspire
 from twinspire import Bundle, sample_bundle
+from twinspire.cli.bundles import reference_to
 from twinspire.cli.client_options import ClientOptions, open_client
-from twinspire.cli.index.bundle import reference_to
 from twinspire.errors import BundleError, SpaceMismatchError
 from twinspire.index import BundleReference, Index
 

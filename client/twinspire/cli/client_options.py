@@ -189,7 +189,7 @@ def open_client(options: ClientOptions, store: VectorStore | None = None) -> Cli
 
     Raises `BundleError` where the store's own bundle is gone, `SpaceMismatchError` for a bundle of another space.
     """
-    from twinspire.cli.index.bundle import open_bundle
+    from twinspire.cli.bundles import open_bundle
     from twinspire.client import Client
 
     bundle = open_bundle(options.bundle, store)

@@ -14,7 +14,7 @@ from typing import Any
 from twinspire import Bundle, Client, Index, LocalTowers, TritonTowers
 from twinspire._arguments import as_member, file_errors
 from twinspire.bundle import Tower
-from twinspire.cli.index.bundle import reference_to
+from twinspire.cli.bundles import reference_to
 from twinspire.contact_sheet import SheetRow, contact_sheet
 from twinspire.errors import InputError, MissingDependencyError, ServerError
 from twinspire.index import Hit

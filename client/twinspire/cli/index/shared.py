@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
+from twinspire.cli.bundles import reference_to, remember_bundle
 from twinspire.cli.client_options import ClientOptions, open_client, with_options
-from twinspire.cli.index.bundle import reference_to, remember_bundle
 from twinspire.cli.shared import EXIT_SOME_FAILED, completing, print_json, printable, shortened
 from twinspire.errors import InputError
 
