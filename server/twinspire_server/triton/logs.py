@@ -63,7 +63,9 @@ class ServerLog:
             self._start = self.path.stat().st_size
         except OSError as error:
             raise InputError(
-                f"cannot write the server's log {self._path or ''}: {error.strerror or error}", path=self._path
+                f"cannot write the server's log {self._path or ''}: {error.strerror or error}. "
+                "Name a file in an existing folder",
+                path=self._path,
             ) from error
 
     def keep(self, keep: bool = True) -> None:

@@ -86,7 +86,7 @@ def verify(index: IndexArgument, as_json: JsonOption = False) -> None:
     from twinspire.index.connections import CATALOGUE_NAME
 
     if not os.path.lexists(index / CATALOGUE_NAME):
-        raise InputError(f"there is no index at {printable(index)}: it has no {CATALOGUE_NAME}")
+        raise InputError(f"no index at {printable(index)}: it has no {CATALOGUE_NAME}")
     report = verify_index(index)
     if as_json:
         print_index_json(

@@ -52,7 +52,7 @@ def sync(
     ingest = captions.read()
     check_target(index)
     if dry_run and not exists(index):
-        raise InputError(f"there is no index at {printable(index)}: --dry-run needs one to compare with")
+        raise InputError(f"no index at {printable(index)}: --dry-run needs an existing index to compare with")
     start_s = time.perf_counter()
     with ExitStack() as stack:
         store, client = open_store_and_client(stack, index, options, mode="read" if dry_run else "write")
