@@ -1,4 +1,4 @@
-"""Make the subset font that contact sheets are drawn with: `python tools/make_font.py NotoSansCJK-Regular.ttc`.
+"""Subset font for contact sheets: `python tools/make_font.py NotoSansCJK-Regular.ttc`.
 
 The input is `usr/share/fonts/opentype/noto/NotoSansCJK-Regular.ttc` of Debian's package
 `fonts-noto-cjk 1:20220127+repack1-1` (`apt-get download`, then `dpkg-deb -x`; older versions are on

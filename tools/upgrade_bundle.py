@@ -1,4 +1,4 @@
-"""Write a bundle again with the newest schema of bundle.json: `python tools/upgrade_bundle.py OLD NEW`.
+"""Upgrade of a bundle to the newest schema of bundle.json: `python tools/upgrade_bundle.py OLD NEW`.
 
 The engines stay equal byte for byte. Opening a bundle does not need it: older schemas are still read.
 """

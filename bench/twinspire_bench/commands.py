@@ -66,10 +66,10 @@ def latency(
     provider: Annotated[
         list[str] | None, typer.Option(help="Execution providers, such as cpu,openvino; by default all.")
     ] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads of a call; by default one a core.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of a call; by default one per core.")] = None,
     streams: Annotated[list[str] | None, typer.Option(help="Streams: parallel parts of a call; by default 1.")] = None,
     batch: Annotated[
-        list[str] | None, typer.Option(help="Images or texts a call; by default 1,8,32, for a server 1.")
+        list[str] | None, typer.Option(help="Images or texts per call; by default 1,8,32, for a server 1.")
     ] = None,
     lengths: Annotated[
         list[str] | None, typer.Option(help="Token ids of a text; by default 8,16 and the context length.")
@@ -78,7 +78,7 @@ def latency(
     in_flight: Annotated[
         list[str] | None, typer.Option(help="Calls in flight; by default 1, for a server 1,16.")
     ] = None,
-    rate: Annotated[list[str] | None, typer.Option(help="Also measure open loops at this many calls a second.")] = None,
+    rate: Annotated[list[str] | None, typer.Option(help="Also measure open loops at this many calls/s.")] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds; each measures every case once.")] = 10,
     visit: Annotated[
         float | None, typer.Option(help="Seconds of a case in a round; by default 0.2, for a server 1.")

@@ -1,4 +1,4 @@
-"""What the benchmark scripts share: options, progress and errors, captions, and the commands that they run.
+"""Shared parts of the benchmark scripts: options, progress and errors, captions, and the commands that they run.
 
 A benchmark uses the export and server packages through their commands, each in a process of its own.
 """

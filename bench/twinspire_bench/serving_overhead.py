@@ -247,8 +247,12 @@ def main(
     rounds: Annotated[
         int, typer.Option(min=1, help="Rounds; each measures this process and the server.")
     ] = ServingSettings.rounds,
-    images: Annotated[int, typer.Option(min=1, help="Images on each side in a round.")] = ServingSettings.images,
-    texts: Annotated[int, typer.Option(min=1, help="Captions on each side in a round.")] = ServingSettings.texts,
+    images: Annotated[
+        int, typer.Option(min=1, help="Images encoded in this process, and on the server, in a round.")
+    ] = ServingSettings.images,
+    texts: Annotated[
+        int, typer.Option(min=1, help="Captions encoded in this process, and on the server, in a round.")
+    ] = ServingSettings.texts,
     runtime: Annotated[str, typer.Option(help="wheel or container, as in `twinspire build`.")] = WHEEL,
     backend_directory: Annotated[
         Path | None, typer.Option(help="Folder of Triton backends that the server lacks, such as onnxruntime/.")

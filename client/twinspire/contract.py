@@ -1,4 +1,4 @@
-"""What goes into the towers and what comes out: tensors, and the token ids of texts before they become one.
+"""Tensor contract of the towers: inputs and outputs, and the token ids of texts before they are padded.
 
 The tensors are the same in ONNX files, on Triton and in this process:
 

@@ -1,4 +1,4 @@
-"""What each error means outside of Python: the exit code of a command, the HTTP status and the gRPC status.
+"""Exit code, HTTP status and gRPC status of each error.
 
 One table for the command line and for every server. A subclass without an entry has its base class's status.
 """

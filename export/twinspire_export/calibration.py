@@ -109,7 +109,7 @@ def text_samples(bundle: Bundle, captions: Sequence[str]) -> CalibrationSplit[ND
 
 
 def read_captions(file: Path) -> list[str]:
-    """Read captions: one a line, or, from a `.json`, those of a data set in COCO's format.
+    """Read captions: one on each line, or, from a `.json`, those of a data set in COCO's format.
 
     Raises InputError where the file cannot be read or has none.
     """
@@ -121,12 +121,12 @@ def read_captions(file: Path) -> list[str]:
             captions = text.splitlines()
     except (OSError, ValueError, KeyError, TypeError) as exc:
         raise InputError(
-            f"{file} cannot be read as captions{_cause(exc)}; expected UTF-8 text with one a line, or COCO's JSON "
-            "with 'annotations'"
+            f"{file} cannot be read as captions{_cause(exc)}; expected UTF-8 text with one on each line, or COCO's "
+            "JSON with 'annotations'"
         ) from exc
     captions = [caption.strip() for caption in captions if caption.strip()]
     if not captions:
-        raise InputError(f"{file} has no captions; expected one a line")
+        raise InputError(f"{file} has no captions: expected one on each line")
     return captions
 
 

@@ -87,7 +87,7 @@ def quantize(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Captions to calibrate and measure on, one a line, or COCO's JSON. By default those of the scenes.",
+            help="Captions to calibrate and measure on, one per line, or COCO's JSON. By default those of the scenes.",
         ),
     ] = None,
 ) -> None:
@@ -202,7 +202,9 @@ def tensorrt(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle with engines of the precision.")],
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="DIR", help="Folder for the plans; must not exist. Or BUNDLE.plans."),
+        typer.Option(
+            "--output", "-o", metavar="DIR", help="Folder for the plans; must not exist yet. By default BUNDLE.plans."
+        ),
     ] = None,
     precision: Annotated[str, typer.Option(help="fp16, int8-tensorrt or fp32.")] = "fp16",
     max_batch: Annotated[int, typer.Option(help="Largest batch of the plans, for which they are tuned.")] = 64,

@@ -72,7 +72,7 @@ def quantize_bundle(
     already = [tower for tower in Tower if target in base.precisions(tower)]
     if already:
         raise BundleError(
-            f"{base.path} has {target} engines already ({', '.join(already)}). To make them anew, quantize the bundle "
+            f"{base.path} has {target} engines already ({', '.join(already)}). To replace them, quantize the bundle "
             "that it was made from"
         )
     with BundleWriter(destination, base=base) as writer:

@@ -40,7 +40,7 @@ def index(
     spec: Annotated[list[str] | None, typer.Option("--spec", help=_SPEC_HELP)] = None,
     peer: Annotated[list[str] | None, typer.Option("--peer", help=_PEER_HELP)] = None,
     scann_python: Annotated[Path | None, typer.Option("--scann-python", help=_SCANN_HELP)] = None,
-    threads: Annotated[int | None, typer.Option(help="Threads of each index; default: one a core.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads of each index; default: one per core.")] = None,
     k: Annotated[int, typer.Option(help="Results per query.")] = 10,
     recall: Annotated[float, typer.Option(help="Recall@k at which speed is compared.")] = 0.95,
     adds: Annotated[int, typer.Option(help="Vectors to measure the durable add with; 0: do not measure it.")] = 20_000,

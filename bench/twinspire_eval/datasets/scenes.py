@@ -27,7 +27,7 @@ class SceneDataset:
     """Scenes, drawn and encoded when they are accessed; byte for byte the JPEG files of `twinspire scenes draw`."""
 
     name = "scenes"
-    usage = "scenes:COUNT:SEED, generated scenes; both numbers may be left out"
+    usage = "scenes:COUNT:SEED, generated scenes (both numbers are optional)"
 
     def open(self, argument: str, options: DatasetOptions) -> CaptionedImages:
         """Generate `COUNT:SEED` scenes of the split `heldout`, the default, or `train`."""

@@ -1,4 +1,4 @@
-"""What bundle.json records of files and engines: fingerprints, certificates, the runtime measured to be best."""
+"""Records of files and engines in bundle.json: fingerprints, certificates, the runtime measured to be best."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model asks of its inputs: how images are cut to size and how texts become tokens."""
+"""Preprocessing settings of a model: how images are resized and cropped, and how texts are tokenized."""
 
 from __future__ import annotations
 

@@ -31,10 +31,12 @@ def classify(
     labels: Annotated[
         Path,
         typer.Option(
-            "--labels", "-l", help="A file with a label a line, for moderation with a threshold: a knife | 0.25."
+            "--labels",
+            "-l",
+            help="Text file with one label on each line; for moderation with a threshold: a knife | 0.25.",
         ),
     ],
-    top: Annotated[int, typer.Option("--top", "-k", help="Number of labels to show of each image.")] = 3,
+    top: Annotated[int, typer.Option("--top", "-k", help="Number of labels to show for each image.")] = 3,
     templates: TemplatesOption = None,
     *,
     options: ClientOptions,

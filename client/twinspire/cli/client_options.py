@@ -83,7 +83,7 @@ class ClientOptions:
         str | None,
         _option(
             "--provider",
-            help="Provider that runs them here: auto, cpu, openvino or cuda; default auto.",
+            help="onnxruntime provider that runs engines here: auto, cpu, openvino or cuda; default auto.",
             autocompletion=completing("auto", "cpu", "openvino", "cuda"),
         ),
     ] = None

@@ -1,4 +1,4 @@
-"""How `twinspire search` shows its hits: a list, lines for a pipe, --json, --csv and --sheet, all of the same hits."""
+"""Output of `twinspire search`: a list, lines for a pipe, --json, --csv and --sheet, all of the same hits."""
 
 from __future__ import annotations
 

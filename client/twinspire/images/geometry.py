@@ -1,4 +1,4 @@
-"""From RGB of any size to the image tower's size, bit-equal to the code that the models were trained with."""
+"""Resizing and cropping of RGB images to the image tower's size, bit-equal to the code used in training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What may be given as an image, and how its bytes or pixels are got within the limits."""
+"""Image arguments: accepted types, and access to their bytes or pixels within the limits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A way to ignore Pillow's warnings about odd files in one thread only."""
+"""Suppression of Pillow's warnings about unusual files, in one thread only."""
 
 from __future__ import annotations
 

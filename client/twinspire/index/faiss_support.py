@@ -98,7 +98,7 @@ def run_with_openmp(work: Callable[[], Result], threads: int) -> Result:
 
 
 def search_threads() -> int:
-    """Return how many threads a search may use: as many as OpenMP would in this thread, at most one a core.
+    """Return how many threads a search may use: as many as OpenMP would in this thread, at most one per core.
 
     So `OMP_NUM_THREADS` and `faiss.omp_set_num_threads` are obeyed.
     """

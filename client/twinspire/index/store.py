@@ -205,9 +205,9 @@ class Index:
         """Raise `SpaceMismatchError` unless `space` is the index's."""
         if space != self._space:
             raise SpaceMismatchError(
-                f"the index {self._path} was made with {self.bundle or 'a bundle that it does not record'}: these "
-                "embeddings are of another space and cannot be compared with its own. Use the bundle that made it, "
-                "or one quantized from that, or make another index"
+                f"the index {self._path} was made with {self.bundle or 'a bundle that it does not record'}: embeddings "
+                "of another space cannot be compared with its own. Use the bundle that made it or a bundle quantized "
+                "from it, or create another index"
             )
 
     def __repr__(self) -> str:

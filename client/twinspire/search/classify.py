@@ -155,7 +155,7 @@ class Classifier:
 
 
 def read_labels(path: str | Path) -> list[Label]:
-    """Read a file with a label a line, for moderation with a threshold after a bar: `a knife | 0.25`.
+    """Read a file with one label on each line, for moderation with a threshold after a bar: `a knife | 0.25`.
 
     Empty lines and what follows a # are ignored. Raises `InputError` with the line.
     """

@@ -1,4 +1,4 @@
-"""From candidates to ranked hits: boosts, pins, the minimum similarity and diversification."""
+"""Ranking of candidates: boosts, pins, the minimum similarity and diversification."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ def read_lines(path: str | Path, what: str) -> list[tuple[int, str]]:
         (number, entry) for number, line in enumerate(text.splitlines(), start=1) if (entry := _without_comment(line))
     ]
     if not lines:
-        raise InputError(f"{what} {path}: the file is empty, expected one entry a line", path=file)
+        raise InputError(f"{what} {path}: the file is empty, expected one entry on each line", path=file)
     return lines
 
 

@@ -73,7 +73,7 @@ def checked_addition(
     items = as_list(items, "items")
     for position, item in enumerate(items):
         if not isinstance(item, Item):
-            raise InputError(f"add takes a list of Item; at position {position} is {shown(item)}")
+            raise InputError(f"expected a list of Item, got {shown(item)} at position {position}")
     if len(items) != len(vectors):
         raise InputError(f"every item needs one embedding: got {len(items)} items and {len(vectors)} embeddings")
     return vectors, items
@@ -121,5 +121,7 @@ def unit_vectors(embeddings: object, dim: int, what: str) -> NDArray[np.float32]
         position = int(bad[0])
         finite = bool(np.isfinite(embeddings[position]).all())
         found = f"has length {norms[position]:.6g}" if finite else "holds a number that is not finite"
-        raise EmbeddingError(f"{expected}; the one at position {position} {found} ({bad.size} of {len(norms)} are bad)")
+        raise EmbeddingError(
+            f"{expected}; the vector at position {position} {found} ({bad.size} of {len(norms)} are invalid)"
+        )
     return np.ascontiguousarray(embeddings)

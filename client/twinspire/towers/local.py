@@ -129,7 +129,7 @@ class LocalTowers(BundleTowers):
             if tower not in self._towers:
                 opened = ", ".join(self._towers)
                 raise EngineError(f"the {tower} tower was not opened: towers was {opened}", tower=tower)
-            raise EngineError("these towers are closed: open new ones", tower=tower)
+            raise EngineError("the towers are closed: open the client or the towers again", tower=tower)
         source = f"the {tower} tower ({self.runtime})"
         session = sessions.pick(next(self._calls), whole=whole)
         try:

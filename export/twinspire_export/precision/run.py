@@ -363,4 +363,4 @@ def _check(base: Bundle, destination: Path) -> None:
     if os.path.lexists(destination):
         raise BundleError(f"{destination} exists: a bundle is never changed. Give another name or remove it")
     if not destination.absolute().parent.is_dir():
-        raise BundleError(f"{destination.absolute().parent} is not a folder: make it first")
+        raise BundleError(f"{destination.absolute().parent} is not a folder: create it first")

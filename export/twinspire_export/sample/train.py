@@ -1,4 +1,4 @@
-"""Train the sample model: `python -m twinspire_export.sample.train -o runs/sample`.
+"""Training of the sample model: `python -m twinspire_export.sample.train -o runs/sample`.
 
 A `CLIPModel` of two small towers learns synthetic scenes by InfoNCE (CLIP, Radford et al. 2021, arXiv:2103.00020)
 and a learned temperature. Hidden weight matrices are trained with Muon (Jordan et al. 2024), the rest with AdamW.

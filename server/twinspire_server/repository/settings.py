@@ -43,7 +43,7 @@ class Accelerator(StrEnum):
 class ServingOptions:
     """How a repository serves.
 
-    `threads` is the number of threads that compute a batch on the CPU, None for one a core. `streams` is the number of
+    `threads` is the number of threads that compute a batch on the CPU (None: one per core). `streams` is the number of
     batches, or parts of one, that are computed in parallel; `threads` is divided among them. In the wheel they are
     streams of `LocalTowers`, which chooses their number for None; in the container they are instances of the engine.
     `provider` is passed to `LocalTowers` (wheel); `accelerator` runs the engine on the container's GPU.

@@ -21,22 +21,22 @@ if TYPE_CHECKING:
     from twinspire.index.ann.reports import BuildReport, Calibration
 
 _SPEC_HELP = (
-    "What to build. Families: flat (exact), ivf (lists), hnsw (graph); on a GPU cagra, gpu-flat, gpu-ivf. Behind the "
-    "family may stand a code (ivf,sq8 hnsw,sq8 ivf,pq64 ivf,pq128x4) and options (nlist=1024, m=32), before it a "
+    "What to build. Families: flat (exact), ivf (lists), hnsw (graph); on a GPU cagra, gpu-flat, gpu-ivf. After the "
+    "family: a code (ivf,sq8 hnsw,sq8 ivf,pq64 ivf,pq128x4) and options (nlist=1024, m=32); before it: a "
     "projection (pca256,hnsw). auto: flat below 100,000 items, above ivf with the longest codes that fit --memory."
 )
 _COMPLETED_SPECS = completing("auto", "flat", "ivf", "ivf,sq8", "ivf,pq64", "hnsw", "hnsw,sq8")
 _MEMORY_HELP = "Memory that auto may use, in MiB; default: half of the free memory."
 _QUERIES_HELP = (
-    "Queries to tune for: a text file with one a line, encoded with the bundle, or an .npy file of embeddings, (N, D) "
-    "float32. Default: held-out items of the index."
+    "Queries to tune for: a text file with one on each line, encoded with the bundle, or an .npy file of "
+    "embeddings, (N, D) float32. Default: held-out items of the index."
 )
 
 
 def build(
     index: IndexArgument,
     spec: Annotated[str, typer.Option("--spec", "-s", help=_SPEC_HELP, autocompletion=_COMPLETED_SPECS)] = "auto",
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads to build with; default: one a core.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads to build with; default: one per core.")] = None,
     memory: Annotated[int | None, typer.Option(min=1, help=_MEMORY_HELP)] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Predict memory and time only; build nothing.")] = False,
     as_json: JsonOption = False,

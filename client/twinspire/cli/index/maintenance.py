@@ -32,7 +32,7 @@ def remove(
     ] = None,
     ids: Annotated[list[int] | None, typer.Option("--id", help="The id of an item; may be repeated.")] = None,
     where: Annotated[
-        str | None, typer.Option("--where", help="Items that a filter keeps: \"year < 2010 and camera = 'X'\".")
+        str | None, typer.Option("--where", help="Items that match this filter: \"year < 2010 and camera = 'X'\".")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only report how many items would be removed.")] = False,
     as_json: JsonOption = False,
@@ -86,7 +86,7 @@ def verify(index: IndexArgument, as_json: JsonOption = False) -> None:
     from twinspire.index.connections import CATALOGUE_NAME
 
     if not os.path.lexists(index / CATALOGUE_NAME):
-        raise InputError(f"there is no index at {printable(index)}: it has no {CATALOGUE_NAME}")
+        raise InputError(f"no index at {printable(index)}: it has no {CATALOGUE_NAME}")
     report = verify_index(index)
     if as_json:
         print_index_json(
@@ -177,7 +177,7 @@ def export(
         Path, typer.Argument(metavar="OUT", help="A file that ends in .parquet or .npy; replaced if it exists.")
     ],
     where: Annotated[
-        str | None, typer.Option("--where", help='Only items that a filter keeps: "year >= 2020".')
+        str | None, typer.Option("--where", help='Only items that match this filter: "year >= 2020".')
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -201,7 +201,7 @@ def export(
         return
     typer.echo(f"{counted(report.items)} of {report.dim} dimensions written to {printable(out)}")
     for beside in report.files[1:]:
-        typer.echo(f"the items, one a line: {printable(out.with_name(beside.name))}")
+        typer.echo(f"the items, one on each line: {printable(out.with_name(beside.name))}")
 
 
 def _chosen(store: VectorStore, paths: list[Path], ids: list[int], where: str | None) -> list[set[int] | Filter]:

@@ -1,4 +1,4 @@
-"""What the commands of `twinspire index` share: arguments, the index to change, progress and reports of failures."""
+"""Shared parts of the `twinspire index` commands: arguments, the index to change, progress, reports of failures."""
 
 from __future__ import annotations
 

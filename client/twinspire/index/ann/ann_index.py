@@ -35,7 +35,7 @@ class AnnIndex:
 
     @classmethod
     def build(cls, spec: IndexSpec, vectors: Vectors, *, threads: int | None = None, seed: int = 0) -> AnnIndex:
-        """Build an index over `vectors`, (N, D), L2-normalised, with `threads` threads (default: one a core).
+        """Build an index over `vectors`, (N, D), L2-normalised, with `threads` threads (default: one per core).
 
         Raises `InputError` where the spec does not suit the vectors, `MissingDependencyError` and `ProviderError` for
         a GPU's without one.

@@ -52,7 +52,7 @@ def measured_speed() -> Speed:
 def predict(
     spec: IndexSpec, count: int, dim: int, *, threads: int | None = None, speed: Speed | None = None
 ) -> Prediction:
-    """Return what an index of `count` vectors of `dim` numbers will take, built by `threads` threads (one a core).
+    """Return what an index of `count` vectors of `dim` numbers will take, built by `threads` threads (one per core).
 
     Memory is right within some percent, time within a factor of about two on an otherwise idle machine.
     """

@@ -41,7 +41,7 @@ _OPTIONS = [
     # Give each client of an address its own connection, so that closing one leaves the other open.
     ("grpc.use_local_subchannel_pool", 1),
 ]
-_CLOSED = "these towers are closed: open new ones"
+_CLOSED = "the towers are closed: open the client or the towers again"
 _SHOWN_CHARACTERS = 400
 """How much of a server's text an error message shows."""
 _CLOCKS_DIFFER_S = 0.1
