@@ -128,7 +128,7 @@ def execute(statement: str) -> Callable[[Path], None]:
         (lambda path: (path / "vectors-1.f32").write_bytes(b""), "float32"),
         (lambda path: (path / "catalogue.sqlite").write_bytes(b"no database" * 999), "database"),
         (lambda path: (path / "catalogue.sqlite").write_bytes(b""), "SQLite"),
-        (lambda path: (path / "catalogue.sqlite").unlink(), "no index"),
+        (lambda path: (path / "catalogue.sqlite").unlink(), "no catalogue"),
         (execute("PRAGMA application_id = 7"), "SQLite"),
         (execute("UPDATE catalogue SET schema_version = 1"), "schema"),
         (execute("UPDATE catalogue SET checksum = checksum + 1"), r"\bdamaged\b"),

@@ -99,7 +99,7 @@ def test_an_index_in_order_has_no_problems(tmp_path: Path, dtype: VectorType) ->
         (lambda path: (path / "vectors-1.f32").unlink(), "lost", ""),
         (lambda path: (path / "vectors-1.f32").write_bytes(b""), "float32", ""),
         (scribble, "catalogue", ""),
-        (lambda path: (path / "catalogue.sqlite").unlink(), "no index", ""),
+        (lambda path: (path / "catalogue.sqlite").unlink(), "no catalogue", ""),
         (lambda path: (path / "catalogue.sqlite").write_bytes(b"x" * 9999), "database", ""),
         (execute("DELETE FROM items WHERE id = 3"), "without", " 3"),
         (execute("DELETE FROM dead"), "without", " 7, 8, 9, 20"),

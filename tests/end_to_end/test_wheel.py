@@ -24,7 +24,7 @@ def test_the_wheel_brings_the_sample_and_the_command(tmp_path: Path) -> None:
         "fonts = pathlib.Path(twinspire.__file__).parent / 'fonts'\n"
         "assert {file.name for file in fonts.iterdir()} == {'OFL.txt', 'TwinspireSansSC-Regular.otf'}\n"
         "with twinspire.Client.local(twinspire.sample_bundle()) as client:\n"
-        "    assert client.encode_text(['a red car']).shape == (1, client.dim)\n"
+        "    assert client.encode_texts(['a red car']).shape == (1, client.dim)\n"
         "names = {command.name or command.callback.__name__ for command in app.application().registered_commands}\n"
         "names |= {group.name for group in app.application().registered_groups}\n"
         "export, server = {'export', 'quantize', 'tensorrt', 'precision'}, {'demo', 'build', 'serve'}\n"
