@@ -13,6 +13,8 @@ from twinspire.index.ann import AnnIndex, IndexSpec
 from twinspire.index.ann.calibration import calibrated, held_out
 from twinspire.index.ann.reports import BuildReport
 
+pytestmark = pytest.mark.slow
+
 SPACE, DIM, K = "space", 48, 10
 IMAGES, TEXTS = 6_000, 3_000
 

@@ -14,6 +14,8 @@ from twinspire.index.ann.codes import allocated
 from twinspire.index.ann.tuning import recall_by_score
 from twinspire.index.flat import nearest
 
+pytestmark = pytest.mark.slow
+
 COUNT, DIM, LISTS, K = 20_000, 32, 128, 10
 
 

@@ -23,6 +23,8 @@ from twinspire.index import Index, Item, ItemKind, connections, disk, verify_ind
 from twinspire.stores.filters.filter import Filter
 from twinspire.stores.text_query import TextQuery
 
+pytestmark = pytest.mark.slow
+
 SPACE, DIM, COUNT = "5" * 64, 32, 2_000
 unit = partial(random_vectors, dim=DIM)
 

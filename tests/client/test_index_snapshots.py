@@ -27,6 +27,8 @@ from twinspire.index import Index, Item, ItemKind, VectorType, disk, snapshots
 from twinspire.index.catalogue import Catalogue
 from twinspire.stores.filters.filter import Filter
 
+pytestmark = pytest.mark.slow
+
 SPACE, DIM, COUNT, K = "space", 32, 3_000, 10
 
 

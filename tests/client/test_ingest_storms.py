@@ -32,6 +32,8 @@ from twinspire.ingest import (
     watch,
 )
 
+pytestmark = pytest.mark.slow
+
 SPACE = "f" * 64
 DIM = 3
 

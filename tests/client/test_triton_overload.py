@@ -19,6 +19,8 @@ from twinspire import Client, Index, TritonTowers
 from twinspire.errors import ServerOverloadedError, ServerUnavailableError, SpaceMismatchError, TwinspireError
 from twinspire.ingest import IngestOptions, add_images
 
+pytestmark = pytest.mark.slow
+
 Start = Callable[..., Any]
 
 # Triton 2.51's own words, see tests/end_to_end/test_triton_overload.py.
