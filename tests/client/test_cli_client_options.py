@@ -16,6 +16,8 @@ from PIL import Image
 from support.commands import Ran, run_twinspire
 from twinspire.index import Index
 
+pytestmark = pytest.mark.slow
+
 Run = Callable[..., Ran]
 # Each command that encodes, up to its options.
 COMMANDS = {

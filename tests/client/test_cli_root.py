@@ -12,6 +12,8 @@ import pytest
 
 from twinspire.cli.index import maintenance
 
+pytestmark = pytest.mark.slow
+
 MODULE = [sys.executable, "-m", "twinspire"]
 SCRIPT = [sys.executable, "-c", "import sys; sys.argv[0] = 'twinspire'; from twinspire.cli import main; main()"]
 

@@ -33,6 +33,8 @@ from twinspire.index.ann.codes import Code, Pq, Sq8
 from twinspire.index.ann.tuning import QueryGroup, Setting, best_setting, check_reached, recall_by_score
 from twinspire.index.flat import ScoredRows
 
+pytestmark = pytest.mark.slow
+
 COUNT, DIM, K = 6_000, 64, 10
 KINDS = [
     "ivf",

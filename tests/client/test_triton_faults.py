@@ -30,6 +30,8 @@ from twinspire.errors import (
 from twinspire.towers import TlsOptions
 from twinspire.towers.triton import towers as triton_towers
 
+pytestmark = pytest.mark.slow
+
 Start = Callable[..., Any]
 OTHER_SPACE = "f" * 64
 
