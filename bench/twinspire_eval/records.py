@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from twinspire._arguments import file_errors
 from twinspire._atomic import atomic_file
 from twinspire._codec import decode, parse_document
 from twinspire._dependencies import package_version
@@ -109,11 +110,8 @@ class Record:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the document, whole or not at all. Raises InputError where it cannot be written."""
         target = Path(path)
-        try:
-            with atomic_file(target) as partial:
-                partial.write_text(_document(self.to_json()), encoding="utf-8")
-        except OSError as error:
-            raise InputError(f"the record cannot be written to {target}: {error.strerror}") from error
+        with file_errors(f"the record cannot be written to {target}", target), atomic_file(target) as partial:
+            partial.write_text(_document(self.to_json()), encoding="utf-8")
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Record:

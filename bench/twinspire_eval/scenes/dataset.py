@@ -12,6 +12,7 @@ from typing import Any
 
 from PIL import Image
 
+from twinspire._arguments import file_errors
 from twinspire._atomic import atomic_folder
 from twinspire.errors import InputError
 from twinspire_eval.scenes.captions import caption
@@ -114,13 +115,11 @@ def _wordings(scene: Scene, language: Language, rng: random.Random) -> Iterator[
 def _write(
     folder: Path, captioned: list[CaptionedScene], description: str, on_progress: Callable[[int], None] | None
 ) -> list[CaptionedScene]:
-    try:
+    with file_errors(f"the scenes cannot be written to {folder}", folder):
         if folder.exists() and any(folder.iterdir()):
             raise InputError(f"{folder} is not empty: expected a new or an empty folder for the scenes")
         with atomic_folder(folder) as draft:
             _fill(draft, captioned, description, on_progress)
-    except OSError as error:
-        raise InputError(f"the scenes cannot be written to {folder}: {error.strerror or error}") from error
     return captioned
 
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from twinspire._arguments import file_errors
 from twinspire._times import iso_utc
 from twinspire.errors import IndexStoreError, InputError
 from twinspire.index import disk
@@ -72,10 +73,10 @@ def _exported(index: Index, path: Path, where: Filter | None, on_progress: Calla
     files = [path] if parquet else [path, path.with_name(f"{path.stem}.items.jsonl")]
     # The files are renamed last: the end of the read transaction may find that its result is invalid.
     with (
-        _output_errors(path),
+        file_errors(f"cannot export to {path}", path),
         _drafts(files) as drafts,
         index._handle.reading("export") as (view, state),
-        _output_errors(path),
+        file_errors(f"cannot export to {path}", path),
     ):
         ids = np.array(view.ids(None, where), dtype=np.int64)
         if where is None and len(ids) != state.items:
@@ -151,15 +152,6 @@ def _checked_destination(path: Path, index: Index) -> Path:
     if full.parent.resolve() == index.path.resolve():
         raise InputError(f"cannot export to {path}: that is the folder of the index itself. Name another folder")
     return full
-
-
-@contextmanager
-def _output_errors(path: Path) -> Iterator[None]:
-    """Raise `InputError` for an `OSError` inside; reading the index raises errors of its own."""
-    try:
-        yield
-    except OSError as error:
-        raise InputError(f"cannot export to {path}: {error.strerror or error}") from error
 
 
 @contextmanager

@@ -36,6 +36,7 @@ from twinspire.stores.items import AddReport, BundleReference, Hit, Item, ItemKi
 from twinspire.stores.text_query import TextQuery
 from twinspire.stores.validation import (
     check_bundle,
+    check_mode,
     checked_addition,
     checked_effort,
     checked_find,
@@ -111,8 +112,7 @@ class Index:
         `IndexStoreError` if there is no index, or one that is damaged or of another schema version, and
         `IndexLockedError` for a second writer.
         """
-        if mode not in ("read", "write"):
-            raise InputError(f"an index is opened with mode 'read' or 'write', got {shown(mode)}")
+        check_mode(mode)
         folder = absolute_folder(path)
         require_index(folder)  # before a lock file is written into another folder
         return cls(folder, writable=mode == "write")

@@ -11,6 +11,7 @@ from typing import Literal, Protocol, TypeAlias
 from twinspire._arguments import require_text, shown
 from twinspire.errors import InputError
 from twinspire.stores.protocol import VectorStore
+from twinspire.stores.validation import check_mode
 
 ENTRY_POINTS = "twinspire.stores"
 """Entry-point group in which an installed package names its openers: the scheme, and a `StoreOpener`."""
@@ -49,9 +50,8 @@ def open_index(uri: str | os.PathLike[str], *, mode: OpenMode = "read") -> Vecto
         # Imported by name, so that whoever opens stores imports no particular one.
         store: VectorStore = import_module("twinspire.index").Index.open(uri, mode=mode)
         return store
-    if mode not in ("read", "write"):
-        raise InputError(f"an index is opened with mode 'read' or 'write', got {shown(mode)}")
-    return _opener(scheme[1], str(uri))(str(uri), mode=mode)
+    check_mode(mode)
+    return _opener(scheme[1], scheme.string)(scheme.string, mode=mode)
 
 
 def _opener(scheme: str, uri: str) -> StoreOpener:

@@ -43,6 +43,12 @@ def checked_where(where: Filter | str | None) -> Filter | None:
     return None if where is None else required_where(where)
 
 
+def check_mode(mode: object) -> None:
+    """Raise `InputError` for anything but the modes in which a store is opened."""
+    if mode not in ("read", "write"):
+        raise InputError(f"an index is opened with mode 'read' or 'write', got {shown(mode)}")
+
+
 def check_bundle(bundle: BundleReference) -> None:
     """Raise `InputError` for anything but a `BundleReference`."""
     if not isinstance(bundle, BundleReference):

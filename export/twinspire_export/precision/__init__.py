@@ -7,16 +7,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from twinspire._lazy import lazy_names
+
 if TYPE_CHECKING:
     from twinspire_export.precision.run import PrecisionOptions, PrecisionResult, choose_precision
 
 __all__ = ["PrecisionOptions", "PrecisionResult", "choose_precision"]
 
-
-def __getattr__(name: str) -> object:
-    """Import a public name at first use: the command line imports this package for every command."""
-    if name in __all__:
-        from twinspire_export.precision import run
-
-        return getattr(run, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+# At first use: the command line imports this package for every command.
+__getattr__ = lazy_names(__name__, {"run": __all__})
