@@ -37,7 +37,7 @@ def _option(what: str) -> str | None:
 
 
 def printable(text: str | os.PathLike[str], *, limit: int | None = None) -> str:
-    """Return a path or text on one line: control characters and bytes that are no UTF-8 come escaped.
+    """Return a path or text on one line, with control characters and invalid UTF-8 escaped.
 
     Longer text is cut after `limit` characters and its length is appended.
     """
@@ -160,10 +160,10 @@ def naming(option: str) -> Iterator[None]:
 def checked_object(
     document: object, what: str, checks: Mapping[str, Callable[[Any], Any]], *, optional: Collection[str] = ()
 ) -> dict[str, Any]:
-    """Return a JSON object whose values went through the check of their key.
+    """Check the values of a JSON object, each by the function of its key, and return them.
 
-    Raises `InputError` for what is no object, for unknown keys, and for missing ones that are not `optional`; its
-    `option` names the key, as it does for what a check raises.
+    Raises `InputError` for anything but an object, for unknown keys, and for missing ones that are not `optional`; its
+    `option` names the key, also for errors of a check.
     """
     if not isinstance(document, Mapping):
         raise InputError(f"{what}: expected a JSON object, got {shown(document)}")
@@ -181,7 +181,7 @@ def checked_object(
 
 
 def checked_array(values: object, what: str, check: Callable[[Any], Value]) -> tuple[Value, ...]:
-    """Return what `check` makes of each element of a JSON array. Raises `InputError`; its `option` has the position."""
+    """Check each element of a JSON array and return them. Raises `InputError`; its `option` has the position."""
     if not isinstance(values, list):
         raise InputError(f"{what}: expected a JSON array, got {shown(values)}")
     checked = []

@@ -31,7 +31,7 @@ STATUSES: Mapping[type[errors.TwinspireError], ErrorStatus] = MappingProxyType(
         errors.CheckpointError: ErrorStatus(2, 500, "INTERNAL"),
         errors.SpaceMismatchError: ErrorStatus(2, 409, "FAILED_PRECONDITION"),
         errors.IndexStoreError: ErrorStatus(2, 500, "INTERNAL"),
-        errors.IndexLockedError: ErrorStatus(2, 503, "UNAVAILABLE"),  # as soon as the other writer is done, it works
+        errors.IndexLockedError: ErrorStatus(2, 503, "UNAVAILABLE"),  # until the other writer has finished
         errors.IndexUncertainError: ErrorStatus(2, 500, "UNKNOWN"),
         errors.MissingDependencyError: ErrorStatus(2, 501, "UNIMPLEMENTED"),
         errors.BrokenDependencyError: ErrorStatus(2, 500, "INTERNAL"),

@@ -96,8 +96,8 @@ class Index:
 
         `dtype` is how vectors are stored; `bundle` is the bundle that makes the embeddings, recorded for
         `Client.local`. The folder appears whole or not at all; it may exist if it is empty. Raises `InputError` for an
-        empty space, a dim below 1, an unknown dtype and no bundle reference, `IndexStoreError` if `path` exists with
-        content or cannot be written.
+        empty space, a dim below 1, an unknown dtype and an invalid bundle reference, `IndexStoreError` if `path` exists
+        with content or cannot be written.
         """
         folder = absolute_folder(path)
         create_folder(folder, space=space, dim=dim, dtype=dtype, bundle=bundle)
@@ -291,7 +291,7 @@ class Index:
             return writer.update(number, vectors, fields)
 
     def set_bundle(self, bundle: BundleReference) -> None:
-        """Record `bundle` as the origin of the embeddings, say where its folder moved; its space is not checked."""
+        """Record `bundle` as the origin of the embeddings, say after its folder moved. Its space is not checked."""
         check_bundle(bundle)
         with self._handle.changing("change") as (writer, _):
             writer.put_bundle(bundle)

@@ -121,7 +121,7 @@ class FoldersState(NamedTuple):
 
 
 def folder_progress(on_progress: Callable[[int, int], None]) -> OnDone:
-    """Return a callback of a run that calls `on_progress` with how many of the files to read are done, and of all."""
+    """Return a callback for `Reconciler.run` that calls `on_progress` with how many files are read, of how many."""
     done = 0
 
     def report(more: int, planned: int) -> None:

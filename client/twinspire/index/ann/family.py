@@ -30,7 +30,7 @@ _DISTANCES_PER_CANDIDATE = 22  # computed for each candidate that is kept while 
 _MINIMUM_SAMPLE = 65_536
 
 AUTO = "auto"
-"""What is given in place of a spec to have one chosen by the number of vectors and the free memory."""
+"""Stands for a spec: the number of vectors and the free memory decide which."""
 _PCA_RESCORE_FACTOR = 10
 
 
@@ -214,7 +214,7 @@ def registered_families() -> Mapping[str, type[IndexFamily]]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexSpec:
-    """What an index is built as. `options` are those that were given. Raises `InputError` for what does not fit."""
+    """Parsed spec: family, projection, code, and the given options. Raises `InputError` if they do not fit together."""
 
     family: type[IndexFamily]
     pca: int | None = None
@@ -334,4 +334,4 @@ def _is_option(name: str) -> bool:
 
 def _expected() -> str:
     examples = [text for family in registered_families().values() for text in family.examples or (family.name,)]
-    return f"expected a spec such as {', '.join(examples)} (or auto, to build an index)"
+    return f"expected a spec such as {', '.join(examples)} (`index build` also takes auto, which chooses one)"
