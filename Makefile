@@ -75,7 +75,7 @@ $(VENV)/.run: $(SPEC) | $(BIN)/python
 	@touch $@
 
 $(VENV)/.dev: $(SPEC) | $(BIN)/python
-	$(PIP) --editable ".[cpu,server,quantize,export,bench,peers,docs,dev]"
+	$(PIP) --editable ".[cpu,server,audio,quantize,export,bench,peers,docs,dev]"
 	@touch $(VENV)/.run $@
 
 # pip before 24.1 cannot resolve the extra.
