@@ -35,6 +35,7 @@ from twinspire.bundle import (
     Source,
     TextSettings,
     Tower,
+    TowerProbes,
     TowerSpecs,
 )
 
@@ -241,23 +242,24 @@ def make_tiny_bundle(
     certified: bool = True,
     graphs: dict[Tower, onnx.ModelProto] | None = None,
     models: Mapping[Precision, TinyModel] | None = None,
+    towers: Sequence[Tower] = (Tower.IMAGE, Tower.TEXT),
 ) -> Tiny:
     """Write a tiny bundle named `tiny`; another seed gives another space.
 
     `graphs` replaces a tower's engine at every precision, `models` both engines of a precision, for tests of broken
-    ones; `certified=False` leaves the certificates out.
+    ones; `certified=False` leaves the certificates out; `towers` are those that the bundle has.
     """
     model = TinyModel.draw(seed=seed, size=size, context_length=context_length, dim=dim)
     int8 = model.rounded()
+    image = ImageSettings.centre_crop(size, mean=(0.5, 0.5, 0.5), std=(1.0, 1.0, 1.0))
+    text = TextSettings(context_length=context_length, pad_id=PAD, eos_id=END, padding=padding)
     draft = ManifestDraft(
         name="tiny",
         family="tiny",
         space=f"{seed:064x}",
         dim=dim,
         towers=TowerSpecs.of_contract(
-            ImageSettings.centre_crop(size, mean=(0.5, 0.5, 0.5), std=(1.0, 1.0, 1.0)),
-            TextSettings(context_length=context_length, pad_id=PAD, eos_id=END, padding=padding),
-            dim=dim,
+            image if Tower.IMAGE in towers else None, text if Tower.TEXT in towers else None, dim=dim
         ),
         logit_scale=10.0,
         logit_bias=None,
@@ -268,19 +270,19 @@ def make_tiny_bundle(
         for precision in precisions:
             source = (models or {Precision.INT8: int8}).get(precision, model)
             own = {Tower.IMAGE: source.image_graph(), Tower.TEXT: source.text_graph(), **(graphs or {})}
-            for tower, graph in own.items():
+            for tower, graph in ((tower, own[tower]) for tower in towers):
                 name = f"{tower}.{precision}.onnx"
                 writer.path(name).write_bytes(graph.SerializeToString())
                 engines[tower, precision] = (name, _CERTIFICATE if certified else None)
-        writer.path("tokenizer.json").write_text(tokenizer_json(), encoding="utf-8")
+        if Tower.TEXT in towers:
+            writer.path("tokenizer.json").write_text(tokenizer_json(), encoding="utf-8")
         images = np.random.default_rng(seed).integers(0, 256, (2, size, size, 3), np.uint8)
         texts = [np.array([START, *words, END], np.int32) for words in ([], [6, 11])]
-        Probes(
-            image=images,
-            input_ids=texts,
-            image_embedding=model.encode_images(images).astype(np.float32),
-            text_embedding=model.encode_texts(texts).astype(np.float32),
-        ).save(writer.path("probes.npz"))
+        probes = {
+            Tower.IMAGE: TowerProbes(images, model.encode_images(images).astype(np.float32)),
+            Tower.TEXT: TowerProbes(texts, model.encode_texts(texts).astype(np.float32)),
+        }
+        Probes({tower: probes[tower] for tower in towers}).save(writer.path("probes.npz"))
         return Tiny(writer.commit(draft, engines), model, int8)
 
 

@@ -101,10 +101,10 @@ def _words(values: list[str] | None) -> list[str] | None:
 
 def _precisions(bundle: Bundle, names: list[str] | None) -> list[str]:
     """Return the precisions to measure: `names`, or every one that both towers have."""
-    from twinspire.bundle import Precision, Tower
+    from twinspire.bundle import Precision
 
     if not names:
-        return [name.value for name in Precision if all(name in bundle.precisions(tower) for tower in Tower)]
+        return [name.value for name in Precision if all(name in bundle.precisions(tower) for tower in bundle.towers)]
     unknown = [name for name in names if name not in ("auto", *Precision)]
     if unknown:
         raise InputError(f"unknown precision {unknown[0]!r}: expected auto, {', '.join(Precision)}")
@@ -119,12 +119,11 @@ def _runtime(client: Client) -> Runtime:
 
 
 def _record(report: RecallReport, bundle: Bundle, runtimes: dict[str, Runtime], *, spec: str) -> Record:
-    from twinspire.bundle import Tower
     from twinspire_eval.records import Record
 
     engines = {
         name: {"runtime": str(runtime)}
-        | {f"{tower}_sha256": bundle.manifest.engines[tower][runtime.precision].sha256 for tower in Tower}
+        | {f"{tower}_sha256": bundle.manifest.engines[tower][runtime.precision].sha256 for tower in bundle.towers}
         for name, runtime in runtimes.items()
     }
     return Record(

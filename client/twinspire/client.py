@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
-from typing import Literal, Self, TypeAlias, cast, overload
+from typing import Literal, Self, TypeAlias, TypeVar, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from twinspire.bundle import Bundle, Precision
+from twinspire.bundle import Bundle, Precision, Tower
 from twinspire.errors import ImageError, InputError, SpaceMismatchError
 from twinspire.images import ImageItem, ImageLimits, Preprocessor
 from twinspire.text import Tokenizer
@@ -18,6 +18,7 @@ from twinspire.towers import LocalTowers, OpenVinoOptions, Provider, TlsOptions,
 
 OnError: TypeAlias = Literal["raise", "skip"]
 Batch: TypeAlias = tuple[list[int], NDArray[np.uint8], list[ImageError]]
+_Part = TypeVar("_Part", Tokenizer, Preprocessor)
 
 # The towers' batch: the next images are decoded while these are encoded.
 IMAGE_BATCH = 32
@@ -32,7 +33,8 @@ class Client:
     default one for each usable core.
 
     An image is a path, encoded bytes, a binary file object, a PIL image or a uint8 array (H, W), (H, W, 1),
-    (H, W, 3) or (H, W, 4). Texts and images are always passed as a list, also a single one.
+    (H, W, 3) or (H, W, 4). Texts and images are always passed as a list, also a single one. A model that has only one
+    of the towers raises BundleError for the inputs of the other.
 
     Raises SpaceMismatchError where the towers are not of the bundle's space.
     """
@@ -49,8 +51,10 @@ class Client:
             )
         self.bundle = bundle
         self.towers = towers
-        self._tokenizer = Tokenizer(bundle.tokenizer_path, bundle.text)
-        self._preprocessor = Preprocessor(bundle.image, limits=limits or ImageLimits(), threads=threads)
+        has_texts, has_images = Tower.TEXT in bundle.towers, Tower.IMAGE in bundle.towers
+        self._limits = limits or ImageLimits()
+        self._tokenizer = Tokenizer(bundle.tokenizer_path, bundle.text) if has_texts else None
+        self._preprocessor = Preprocessor(bundle.image, limits=self._limits, threads=threads) if has_images else None
 
     @classmethod
     def local(
@@ -117,7 +121,7 @@ class Client:
     @property
     def limits(self) -> ImageLimits:
         """The largest image that is decoded."""
-        return self._preprocessor.limits
+        return self._limits
 
     @property
     def dim(self) -> int:
@@ -135,7 +139,7 @@ class Client:
         A text longer than the context is cut and the end token kept; the first one logs a warning. Raises InputError
         for anything but a list of str.
         """
-        return self._tokenizer.encode(texts)
+        return self._required(self._tokenizer, Tower.TEXT).encode(texts)
 
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Encode N texts to (N, D) float32, L2-normalised, in the order given; N may be 0, a text empty.
@@ -160,8 +164,8 @@ class Client:
         """
         _check_on_error(on_error)
         if on_error == "skip":
-            return self._preprocessor.many_or_skip(items)
-        return self._preprocessor.many(items)
+            return self._required(self._preprocessor, Tower.IMAGE).many_or_skip(items)
+        return self._required(self._preprocessor, Tower.IMAGE).many(items)
 
     @overload
     def encode_images(
@@ -184,7 +188,8 @@ class Client:
         parts = [np.zeros((0, self.dim), np.float32)]
         skipped: list[ImageError] = []
         # Closed explicitly: an error's traceback would keep the decoding threads alive.
-        stream = cast("Generator[Batch, None, None]", self._preprocessor.stream(items, batch=IMAGE_BATCH))
+        preprocessor = self._required(self._preprocessor, Tower.IMAGE)
+        stream = cast("Generator[Batch, None, None]", preprocessor.stream(items, batch=IMAGE_BATCH))
         with closing(stream):
             for _, pixels, errors in stream:
                 if errors and on_error == "raise":
@@ -193,6 +198,12 @@ class Client:
                 parts.append(self.towers.encode_images(pixels))
         embeddings = np.concatenate(parts)
         return (embeddings, skipped) if on_error == "skip" else embeddings
+
+    def _required(self, part: _Part | None, tower: Tower) -> _Part:
+        """Return what prepares a tower's inputs. Raises BundleError where the model does not have the tower."""
+        self.bundle.manifest.tower(tower)
+        assert part is not None
+        return part
 
     def __repr__(self) -> str:
         return f"<Client of {self.bundle.name!r}, dim {self.dim}, space {self.space[:12]}: {self.towers!r}>"

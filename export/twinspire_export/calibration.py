@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL.Image import Image
 
 from twinspire._arguments import require_list
-from twinspire.bundle import Bundle
+from twinspire.bundle import Bundle, Tower
 from twinspire.errors import ImageError, InputError
 from twinspire.images import ImageItem, Preprocessor
 from twinspire.text import Tokenizer
@@ -71,19 +71,20 @@ def image_samples(
     *,
     on_bad: Callable[[ImageError], None] | None = None,
 ) -> CalibrationSplit[NDArray[np.uint8]]:
-    """Preprocess images as `bundle` says; each sample is one of them, (1, S, S, 3) uint8.
+    """Preprocess images as `bundle` says; each sample is one of them, (1, H, W, 3) uint8.
 
-    An array must be (N, S, S, 3) already. An image that cannot be read raises ImageError; with `on_bad` it is skipped
+    An array must be (N, H, W, 3) already. An image that cannot be read raises ImageError; with `on_bad` it is skipped
     and the error is passed to it. Raises InputError where there are none, where the shape differs, and where some were
     skipped and fewer than 20 are left.
     """
-    size = bundle.image.size
+    shape = bundle.input_spec(Tower.IMAGE).shape
     require_list(images, "images")
     if len(images) == 0:
         raise InputError("no images to calibrate on: pass a hundred or more")
     if isinstance(images, np.ndarray):
-        if images.dtype != np.uint8 or images.shape[1:] != (size, size, 3):
-            raise InputError(f"images are {images.dtype} {images.shape}: expected uint8 (N, {size}, {size}, 3)")
+        if images.dtype != np.uint8 or images.shape[1:] != shape:
+            expected = ", ".join(map(str, shape))
+            raise InputError(f"images are {images.dtype} {images.shape}: expected uint8 (N, {expected})")
         return split([images[position : position + 1] for position in subsample(range(len(images)))])
     chosen = subsample(images)
     if on_bad is None:

@@ -65,7 +65,9 @@ def silenced(*loggers: str) -> Iterator[None]:
         with warnings.catch_warnings():
             # Since torch 2.9 its TorchScript exporter, which optimum uses, announces its successor at every call. The
             # successor gives an output named `embedding` the name of a module and writes an invalid graph.
-            warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"(torch|optimum)\..*")
+            warnings.filterwarnings(
+                "ignore", category=DeprecationWarning, module=r"(torch|optimum|twinspire_export)\..*"
+            )
             yield
     finally:
         for name, level in levels.items():

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from twinspire.bundle import Certificate, Tower
-from twinspire.contract import EMBEDDING, FREE, TensorSpec, embedding_output, image_input, text_input
+from twinspire.bundle import Certificate, Tower, TowerSpec
+from twinspire.contract import EMBEDDING, FREE, TensorSpec, text_input
 from twinspire.errors import EngineError, MissingDependencyError
 from twinspire_export.dependencies import installed_version
 
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 STANDARD_DOMAINS = frozenset({"", "ai.onnx"})
 
 
-def check_engine(path: Path, tower: Tower, *, dim: int, size: int) -> None:
-    """Check the ONNX file `path` against the contract: `dim` dimensions, images of `size` pixels a side.
+def check_engine(path: Path, tower: Tower, spec: TowerSpec) -> None:
+    """Check the ONNX file `path` against the tensors of a tower.
 
     Does not run it. Raises EngineError where the file is invalid, has operators beyond the ONNX standard, or other
     inputs, outputs, types or axes.
@@ -41,8 +41,8 @@ def check_engine(path: Path, tower: Tower, *, dim: int, size: int) -> None:
     foreign = {f"{node.domain}::{node.op_type}" for node in _nodes(model.graph) if node.domain not in STANDARD_DOMAINS}
     if foreign:
         raise EngineError(f"{path.name} has operators beyond the ONNX standard: {', '.join(sorted(foreign))}")
-    spec = image_input(size, size) if tower is Tower.IMAGE else text_input()
-    expected = [_expected(spec), _expected(embedding_output(dim))]
+    # Engines take texts of any length, also of families that always pad them to the context.
+    expected = [_expected(text_input() if tower is Tower.TEXT else spec.input), _expected(spec.output)]
     found = [_found(value) for value in (*model.graph.input, *model.graph.output)]
     if found != expected:
         raise EngineError(

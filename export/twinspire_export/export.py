@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tokenizers
@@ -23,7 +25,7 @@ from twinspire.bundle import (
     Probes,
     Source,
     Tower,
-    TowerSpecs,
+    TowerProbes,
     space_id,
 )
 from twinspire.contract import INPUT_NAMES, padded
@@ -87,21 +89,28 @@ def export_checkpoint(
         step("hashing the weights")
         draft = _draft(opened, name)
 
-        writer.path(TOKENIZER_NAME).write_text(opened.tokenizer_json, encoding="utf-8")
+        if opened.tokenizer_json is not None:
+            writer.path(TOKENIZER_NAME).write_text(opened.tokenizer_json, encoding="utf-8")
         step("encoding the probes with torch")
-        probes = _probes(opened, Tokenizer(writer.folder / TOKENIZER_NAME, opened.text))
+        probes = _probes(opened, writer.folder / TOKENIZER_NAME)
         probes.save(writer.path(PROBES_NAME))
 
         allowed = [rewrite for rewrite in chosen if rewrite in opened.family.rewrites]
         engines: dict[tuple[Tower, Precision], tuple[str, Certificate | None]] = {}
-        for tower in Tower:
+        for tower in draft.towers.present:
             step(f"exporting the {tower} tower")
             file = f"{tower}.{Precision.FP32}.onnx"
             module = apply_rewrites(opened.tower(tower), allowed)
-            export_graph(module, writer.path(file), name=INPUT_NAMES[tower], example=_example(opened, tower))
-            check_engine(writer.folder / file, tower, dim=opened.dim, size=opened.image.size)
+            export_graph(
+                module,
+                writer.path(file),
+                name=INPUT_NAMES[tower],
+                example=_example(draft, tower),
+                exporter=opened.family.exporter,
+            )
+            check_engine(writer.folder / file, tower, draft.tower(tower))
             step(f"comparing the {tower} tower with torch")
-            engines[tower, Precision.FP32] = (file, _certify(writer.folder / file, tower, probes, opened.text.pad_id))
+            engines[tower, Precision.FP32] = (file, _certify(writer.folder / file, draft, tower, probes))
         step("writing the bundle")
         return writer.commit(draft, engines)
 
@@ -114,22 +123,22 @@ def checkpoint_space(opened: Checkpoint) -> str:
             opened.image,
             opened.tokenizer_json,
             pooling=opened.pooling,
-            context_length=opened.text.context_length,
+            context_length=0 if opened.text is None else opened.text.context_length,
         )
     except InputError as exc:
         raise CheckpointError(f"the checkpoint {opened.source.folder} is malformed: {exc}") from exc
 
 
-def probe_images(size: int) -> NDArray[np.uint8]:
-    """Generate the probe images, the same on every machine: (8, size, size, 3) uint8; flat, smooth, sharp and noisy."""
-    down, right = np.meshgrid(np.linspace(0, 1, size), np.linspace(0, 1, size), indexing="ij")
-    noise = np.random.default_rng(20240229).integers(0, 256, (size, size, 3), dtype=np.uint8)
+def probe_images(height: int, width: int) -> NDArray[np.uint8]:
+    """Generate the probe images, the same on every machine: (8, H, W, 3) uint8; flat, smooth, sharp and noisy."""
+    down, right = np.meshgrid(np.linspace(0, 1, height), np.linspace(0, 1, width), indexing="ij")
+    noise = np.random.default_rng(20240229).integers(0, 256, (height, width, 3), dtype=np.uint8)
     cells = (np.floor(down * 7.999) + np.floor(right * 7.999)) % 2
     disc = (down - 0.45) ** 2 + (right - 0.55) ** 2 < 0.09
     ripples = 0.5 + 0.5 * np.sin(40 * down * right)
     images = [
-        np.zeros((size, size, 3)),
-        np.full((size, size, 3), 255.0),
+        np.zeros((height, width, 3)),
+        np.full((height, width, 3), 255.0),
         255 * np.stack([down, right, 1 - down], axis=-1),
         255 * np.stack([cells, cells, 1 - cells], axis=-1),
         np.where(disc[..., None], (220.0, 40.0, 30.0), (90.0, 160.0, 235.0)),
@@ -147,7 +156,7 @@ def _draft(opened: Checkpoint, name: str | None) -> ManifestDraft:
         family=opened.family.model_type,
         space=checkpoint_space(opened),
         dim=opened.dim,
-        towers=TowerSpecs.of_contract(opened.image, opened.text, dim=opened.dim),
+        towers=opened.towers,
         logit_scale=opened.logit_scale,
         logit_bias=opened.logit_bias,
         source=Source(checkpoint=opened.source.name, revision=opened.source.revision, licence=opened.source.licence),
@@ -159,30 +168,31 @@ def _bundle_name(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name.rsplit("/", maxsplit=1)[-1]).lstrip("._-")[:200] or "model"
 
 
-def _example(opened: Checkpoint, tower: Tower) -> torch.Tensor:
+def _example(draft: ManifestDraft, tower: Tower) -> torch.Tensor:
     """Return the input that a tower is traced on: two rows."""
+    shape = (2, *draft.tower(tower).input.shape)
     if tower is Tower.IMAGE:
-        size = opened.image.size
-        return torch.arange(2 * size * size * 3).remainder(256).to(torch.uint8).view(2, size, size, 3)
-    context = opened.text.context_length
-    length = context if opened.text.padding is Padding.MAX_LENGTH else min(_TRACED_LENGTH, context)
-    return torch.full((2, length), opened.text.eos_id, dtype=torch.int32)
+        return torch.arange(math.prod(shape)).remainder(256).to(torch.uint8).view(shape)
+    context = draft.text.context_length
+    length = context if draft.text.padding is Padding.MAX_LENGTH else min(_TRACED_LENGTH, context)
+    return torch.full((2, length), draft.text.eos_id, dtype=torch.int32)
 
 
-def _probes(opened: Checkpoint, tokenizer: Tokenizer) -> Probes:
+def _probes(opened: Checkpoint, tokenizer_path: Path) -> Probes:
     """Encode the probes with torch, without the captions that are longer than the context."""
-    images, untruncated = probe_images(opened.image.size), tokenizers.Tokenizer.from_str(opened.tokenizer_json)
-    captions = [
-        caption for caption in PROBE_CAPTIONS if len(untruncated.encode(caption).ids) <= opened.text.context_length
-    ]
-    image_embedding, text_embedding = opened.embed_images(images), opened.embed_texts(captions)
+    towers: dict[Tower, TowerProbes] = {}
+    if opened.image is not None:
+        images = probe_images(opened.image.height, opened.image.width)
+        towers[Tower.IMAGE] = TowerProbes(images, opened.embed_images(images))
+    if opened.text is not None:
+        tokenizer = Tokenizer(tokenizer_path, opened.text)
+        untruncated = tokenizers.Tokenizer.from_file(str(tokenizer_path))
+        captions = [
+            caption for caption in PROBE_CAPTIONS if len(untruncated.encode(caption).ids) <= opened.text.context_length
+        ]
+        towers[Tower.TEXT] = TowerProbes(tokenizer.encode(captions), opened.embed_texts(captions))
     try:
-        return Probes(
-            image=images,
-            input_ids=tokenizer.encode(captions),
-            image_embedding=image_embedding,
-            text_embedding=text_embedding,
-        )
+        return Probes(towers)
     except InputError as exc:
         raise CheckpointError(
             f"the checkpoint {opened.source.folder} does not give embeddings of length 1 in torch itself ({exc}); its "
@@ -190,16 +200,16 @@ def _probes(opened: Checkpoint, tokenizer: Tokenizer) -> Probes:
         ) from exc
 
 
-def _certify(engine: Path, tower: Tower, probes: Probes, pad_id: int) -> Certificate:
-    runner = EngineRunner(engine)
-    if tower is Tower.IMAGE:
-        measured, expected = runner.embed([probes.image]), probes.image_embedding
-        data = f"{len(expected)} generated probes"
-    else:
+def _certify(engine: Path, draft: ManifestDraft, tower: Tower, probes: Probes) -> Certificate:
+    inputs, expected = probes.towers[tower]
+    if tower is Tower.TEXT:
         # In one batch, so that short captions are padded: the padding must not change their embeddings.
-        measured = runner.embed([padded(probes.input_ids, pad_id)])
-        expected = probes.text_embedding
+        length = draft.text.context_length if draft.text.padding is Padding.MAX_LENGTH else None
+        batch: NDArray[Any] = padded(list(inputs), draft.text.pad_id, length)
         data = f"{len(expected)} captions in English and Chinese"
+    else:
+        batch, data = np.asarray(inputs), f"{len(expected)} generated probes"
+    measured = EngineRunner(engine).embed([batch])
     certificate = certify(measured, expected, reference="torch fp32", data=data, packages=_VERSIONS)
     norm_error = float(np.abs(np.linalg.norm(measured, axis=1) - 1).max())
     if certificate.min_cosine < MIN_COSINE or norm_error > _MAX_NORM_ERROR:

@@ -1,14 +1,15 @@
-"""A tower as an ONNX file, through optimum's exporter."""
+"""A tower as an ONNX file, through optimum's exporter or torch's own."""
 
 from __future__ import annotations
 
 import warnings
+from enum import StrEnum
 from pathlib import Path
 
 from optimum.exporters.onnx import export as export_through_optimum
 from optimum.exporters.onnx.base import OnnxConfig
 from optimum.utils import NormalizedConfig
-from torch import Tensor, nn
+from torch import Tensor, nn, onnx
 from transformers import PretrainedConfig
 
 from twinspire.contract import EMBEDDING
@@ -22,19 +23,26 @@ MAX_GRAPH_BYTES = 2**31 - 2**24
 """The largest engine: protobuf files end at 2 GiB, of which 16 MiB are left for the graph itself."""
 
 
+class Exporter(StrEnum):
+    """What writes a tower's ONNX file: optimum for the families that it knows, torch itself for the others."""
+
+    OPTIMUM = "optimum"
+    TORCH = "torch"
+
+
 class _TowerConfig(OnnxConfig):  # type: ignore[misc]  # optimum ships no types
     """What optimum asks about a tower: its tensors, their dynamic axes, and an input to trace it with."""
 
     NORMALIZED_CONFIG_CLASS = NormalizedConfig
 
-    def __init__(self, name: str, example: Tensor) -> None:
+    def __init__(self, name: str, example: Tensor, axes: dict[int, str]) -> None:
         super().__init__(PretrainedConfig())
-        self._name, self._example = name, example
+        self._name, self._example, self._axes = name, example, axes
 
     @property
     def inputs(self) -> dict[str, dict[int, str]]:
         """The input with its dynamic axes: the batch, and the length of token ids."""
-        return {self._name: {0: "N"} if self._example.ndim > 2 else {0: "N", 1: "L"}}
+        return {self._name: self._axes}
 
     @property
     def outputs(self) -> dict[str, dict[int, str]]:
@@ -46,10 +54,11 @@ class _TowerConfig(OnnxConfig):  # type: ignore[misc]  # optimum ships no types
         return {self._name: self._example}
 
 
-def export_graph(tower: nn.Module, destination: Path, *, name: str, example: Tensor) -> None:
-    """Write `tower` as an ONNX file of opset 17, traced on `example`, its input `name`; the axes N and L are dynamic.
+def export_graph(tower: nn.Module, destination: Path, *, name: str, example: Tensor, exporter: Exporter) -> None:
+    """Write `tower` as an ONNX file of opset 17, traced on `example`, its input `name`.
 
-    Does not compare the result with torch. Raises CheckpointError where the tower does not fit one ONNX file.
+    The first axis N is dynamic, and L, the second one of a matrix of token ids. Does not compare the result with
+    torch. Raises CheckpointError where the tower does not fit one ONNX file.
     """
     size_bytes = sum(parameter.numel() * 4 for parameter in tower.parameters())
     if size_bytes > MAX_GRAPH_BYTES:
@@ -57,9 +66,24 @@ def export_graph(tower: nn.Module, destination: Path, *, name: str, example: Ten
             f"the {type(tower).__name__} has {size_bytes / 2**30:.1f} GiB of float32 weights; an engine is one ONNX "
             "file of at most 2 GiB. Use a smaller checkpoint"
         )
-    config = _TowerConfig(name, example)
-    tower.config = config._config  # optimum sets return_dict in it
+    axes = {0: "N", 1: "L"} if example.ndim == 2 else {0: "N"}
+    # The exporters restore the mode that the tower was in: in training mode dropout and batch norms would change it.
+    tower.eval()
     with silenced("optimum", "transformers", "torch.onnx"), warnings.catch_warnings():
         # Warns of indexing by a pair, before the rewrite `end-token`: it is right for indices that are not negative.
         warnings.filterwarnings("ignore", "Exporting aten::index operator", UserWarning)
-        export_through_optimum(tower, config, destination, opset=OPSET)
+        if exporter is Exporter.TORCH:
+            onnx.export(
+                tower,
+                (example,),
+                destination,
+                input_names=[name],
+                output_names=[EMBEDDING],
+                dynamic_axes={name: axes, EMBEDDING: {0: "N"}},
+                opset_version=OPSET,
+                dynamo=False,
+            )
+        else:
+            config = _TowerConfig(name, example, axes)
+            tower.config = config._config  # optimum sets return_dict in it
+            export_through_optimum(tower, config, destination, opset=OPSET)

@@ -69,7 +69,7 @@ def quantize_bundle(
         raise InputError(f"precision {precision!r}: expected one of {', '.join(PRECISIONS)}")
     target = Precision(precision)
     base = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-    already = [tower for tower in Tower if target in base.precisions(tower)]
+    already = [tower for tower in base.towers if target in base.precisions(tower)]
     if already:
         raise BundleError(
             f"{base.path} has {target} engines already ({', '.join(already)}). To replace them, quantize the bundle "
@@ -77,17 +77,19 @@ def quantize_bundle(
         )
     with BundleWriter(destination, base=base) as writer:
         step(f"reading the samples to {'measure' if target is Precision.FP16 else 'calibrate'} on")
-        samples: dict[Tower, CalibrationSplit[NDArray[Any]]] = {
-            Tower.IMAGE: image_samples(base, scene_images() if images is None else images, on_bad=on_bad_image),
-            Tower.TEXT: text_samples(base, scene_captions() if captions is None else captions),
-        }
+        samples: dict[Tower, CalibrationSplit[NDArray[Any]]] = {}
+        if Tower.IMAGE in base.towers:
+            chosen_images = scene_images() if images is None else images
+            samples[Tower.IMAGE] = image_samples(base, chosen_images, on_bad=on_bad_image)
+        if Tower.TEXT in base.towers:
+            samples[Tower.TEXT] = text_samples(base, scene_captions() if captions is None else captions)
         engines: dict[tuple[Tower, Precision], tuple[str, Certificate | None]] = {}
         for tower, chosen in samples.items():
             reference, file = base.engine(tower, Precision.FP32), f"{tower}.{target}.onnx"
             step(f"making the {target} {tower} tower on {len(chosen.calibration)} samples")
             engine, recipe = writer.path(file), {**DEFAULT_RECIPES, **(recipes or {})}[tower]
             write_engine(reference, chosen.calibration, engine, precision=target, recipe=recipe)
-            check_engine(engine, tower, dim=base.dim, size=base.image.size)
+            check_engine(engine, tower, base.manifest.tower(tower))
             step(f"measuring the {tower} tower on {len(chosen.measurement)} samples")
             engines[tower, target] = file, _certify(tower, target, reference, engine, chosen)
         step("writing the bundle")

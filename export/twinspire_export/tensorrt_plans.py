@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,8 +54,8 @@ def build_plans(
     target = Path(os.path.abspath(destination))  # noqa: PTH100 - resolve() would follow a link
     if os.path.lexists(target) or not target.parent.is_dir():
         raise BundleError(f"{target} exists, or its folder does not: name another one")
-    engines = {tower: base.engine(tower, checked) for tower in Tower}
-    shapes = {tower: profiles(base, tower, max_batch=max_batch) for tower in Tower}
+    engines = {tower: base.engine(tower, checked) for tower in base.towers}
+    shapes = {tower: profiles(base, tower, max_batch=max_batch) for tower in base.towers}
     tensorrt = import_tensorrt()
     probes = base.probes()
     try:
@@ -64,7 +63,7 @@ def build_plans(
             platform = platform_name(gpu=device.name, version=str(tensorrt.__version__))
             builder = PlanBuilder(tensorrt, timing_cache=_read(timing_cache))
             plans: dict[Tower, PlanRecord] = {}
-            for tower in Tower:
+            for tower in base.towers:
                 step(f"building the plan of the {tower} tower")
                 name = f"{tower}.{checked}.{platform}.plan"
                 plan = builder.build(engines[tower], INPUT_NAMES[tower], shapes[tower])
@@ -111,8 +110,7 @@ def _certify(
     runner = PlanRunner(tensorrt, plan, device, tower=tower)
     measured: list[NDArray[np.float32]] = []
     expected: list[NDArray[np.float32]] = []
-    references = probes.image_embedding if tower is Tower.IMAGE else probes.text_embedding
-    inputs: list[NDArray[Any]] = list(probes.image) if tower is Tower.IMAGE else list(probes.input_ids)
+    inputs, references = probes.towers[tower]
     for index, shape in enumerate(shapes):
         for probe, reference in zip(inputs, references, strict=True):
             if tower is Tower.TEXT and len(probe) > shape.maximum[1]:

@@ -15,7 +15,8 @@ import pytest
 
 import twinspire.bundle
 import twinspire.sample
-from twinspire.bundle import Bundle, Precision, Probes, Tower
+from twinspire import Client
+from twinspire.bundle import Bundle, Precision, Probes, Tower, TowerProbes, TowerSpecs
 from twinspire.errors import BundleError, InputError
 from twinspire.sample import sample_bundle
 
@@ -36,7 +37,8 @@ def test_exports() -> None:
         "Bundle", "BundleWriter", "Certificate", "CropRounding", "EngineRecord", "FileRecord", "ImageSettings",
         "ImageTowerSpec", "Interpolation", "MANIFEST_NAME", "Manifest", "ManifestDraft", "OutputForm", "PROBES_NAME",
         "Padding", "Precision", "Probes", "RecommendedRuntime", "Reranker", "Resize", "SCHEMA_VERSION", "Source",
-        "TOKENIZER_NAME", "TextSettings", "TextTowerSpec", "Tower", "TowerSpecs", "space_id",
+        "TOKENIZER_NAME", "TextSettings", "TextTowerSpec", "Tower", "TowerProbes", "TowerSpec", "TowerSpecs",
+        "space_id",
     ]  # fmt: skip
 
 
@@ -152,23 +154,32 @@ class TestProbes:
         generator = np.random.default_rng(0)
         rows = generator.normal(size=(5, 4))
         unit = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
-        fields = {
+        fields: dict[str, Any] = {
             "image": generator.integers(0, 256, (2, 8, 8, 3), np.uint8),
             "input_ids": [np.arange(n, dtype=np.int32) for n in (2, 7, 3)],
             "image_embedding": unit[:2],
             "text_embedding": unit[2:],
+            **changes,
         }
-        return Probes(**{**fields, **changes})
+        return Probes(
+            {
+                Tower.IMAGE: TowerProbes(fields["image"], fields["image_embedding"]),
+                Tower.TEXT: TowerProbes(fields["input_ids"], fields["text_embedding"]),
+            }
+        )
 
     def test_round_trip(self, tmp_path: Path) -> None:
         """Saved probes are loaded bit for bit."""
         probes = self.probes()
         probes.save(tmp_path / "p.npz")
         loaded = Probes.load(tmp_path / "p.npz")
-        assert [row.tolist() for row in loaded.input_ids] == [row.tolist() for row in probes.input_ids]
-        assert all(row.dtype == np.int32 for row in loaded.input_ids)
-        for name in ("image", "image_embedding", "text_embedding"):
-            np.testing.assert_array_equal(getattr(loaded, name), getattr(probes, name))
+        assert [row.tolist() for row in loaded.towers[Tower.TEXT].inputs] == [
+            row.tolist() for row in probes.towers[Tower.TEXT].inputs
+        ]
+        assert all(row.dtype == np.int32 for row in loaded.towers[Tower.TEXT].inputs)
+        np.testing.assert_array_equal(loaded.towers[Tower.IMAGE].inputs, probes.towers[Tower.IMAGE].inputs)
+        for tower in Tower:
+            np.testing.assert_array_equal(loaded.towers[tower].embedding, probes.towers[tower].embedding)
 
     def test_same_probes_same_bytes(self, tmp_path: Path) -> None:
         """Saving the same probes twice gives the same file."""
@@ -204,12 +215,58 @@ class TestProbes:
     def test_pickled_arrays_are_refused(self, tmp_path: Path) -> None:
         """An .npz with pickled objects is a BundleError: nothing in it is run."""
         with (tmp_path / "p.npz").open("wb") as file:
-            np.savez(file, lengths=np.array([{}], object), ids=np.array([{}], object))
+            np.savez(file, lengths=np.array([{}], object), ids=np.array([{}], object), text_embedding=np.eye(2))
         with pytest.raises(BundleError, match="allow_pickle"):
             Probes.load(tmp_path / "p.npz")
 
     def test_of_the_bundle(self, tiny: Any) -> None:
         """A bundle's probes have its image size and dimension."""
         probes = tiny.bundle.probes()
-        assert probes.image.shape == (2, 16, 16, 3)
-        assert probes.text_embedding.shape == (2, 12)
+        assert probes.towers[Tower.IMAGE].inputs.shape == (2, 16, 16, 3)
+        assert probes.towers[Tower.TEXT].embedding.shape == (2, 12)
+
+
+class TestOneTower:
+    """Bundles with one of the towers."""
+
+    def test_texts_alone(self, make_tiny: Any) -> None:
+        """A bundle with a text tower alone opens, and encodes texts as a bundle with both towers does."""
+        both, alone = make_tiny("both"), make_tiny("alone", towers=(Tower.TEXT,))
+        assert Bundle.open(alone.bundle.path).towers == (Tower.TEXT,)
+        with (
+            Client.local(both.bundle, provider="cpu") as expected,
+            Client.local(alone.bundle.path, provider="cpu") as found,
+        ):
+            np.testing.assert_array_equal(found.encode_texts(["a b"]), expected.encode_texts(["a b"]))
+
+    def test_images_alone(self, make_tiny: Any) -> None:
+        """A bundle with an image tower alone has no tokenizer, and encodes images as a bundle with both towers does."""
+        both, alone = make_tiny("both"), make_tiny("alone", towers=(Tower.IMAGE,))
+        assert not alone.bundle.tokenizer_path.exists()
+        image = np.arange(20 * 30 * 3, dtype=np.uint8).reshape(20, 30, 3)
+        with (
+            Client.local(both.bundle, provider="cpu") as expected,
+            Client.local(alone.bundle.path, provider="cpu") as found,
+        ):
+            np.testing.assert_array_equal(found.encode_images([image]), expected.encode_images([image]))
+
+    @pytest.mark.parametrize(
+        "use",
+        [
+            lambda client: client.encode_images([np.zeros((4, 4, 3), np.uint8)]),
+            lambda client: client.preprocess([np.zeros((4, 4, 3), np.uint8)]),
+            lambda client: client.towers.encode_images(np.zeros((1, 16, 16, 3), np.uint8)),
+            lambda client: client.bundle.engine("image", "fp32"),
+            lambda client: client.bundle.precisions("image"),
+        ],
+    )
+    def test_the_absent_tower(self, make_tiny: Any, use: Callable[[Client], object]) -> None:
+        """Using the tower that a bundle lacks is a BundleError that names it."""
+        bundle = make_tiny(towers=(Tower.TEXT,)).bundle
+        with Client.local(bundle, provider="cpu") as client, pytest.raises(BundleError, match="image tower"):
+            use(client)
+
+    def test_no_tower(self) -> None:
+        """A model without towers is an InputError."""
+        with pytest.raises(InputError, match="no towers"):
+            TowerSpecs()

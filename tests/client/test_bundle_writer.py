@@ -131,7 +131,7 @@ def test_missing_tower(tiny: Any, tmp_path: Path) -> None:
 def test_probes_of_another_model(tiny: Any, make_tiny: Callable[..., Any], tmp_path: Path) -> None:
     """Probes of another image size or dimension than the manifest's are not written."""
     other = make_tiny("other", size=8).bundle
-    with pytest.raises(BundleError, match=r"\(8, 8, 12\)"):
+    with pytest.raises(BundleError, match=r"8, 8"):
         write(tmp_path / "new", tiny.bundle, lambda writer: writer.put_file("probes.npz", other.path / "probes.npz"))
 
 

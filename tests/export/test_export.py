@@ -139,12 +139,16 @@ def test_probes_are_torch_embeddings(exported: tuple[Path, Bundle]) -> None:
     """The probes hold transformers' embeddings, English and Chinese captions among them."""
     checkpoint, bundle = exported
     probes = bundle.probes()
-    difference = np.abs(probes.image_embedding - reference_images(checkpoint, probes.image)).max()
+    difference = np.abs(
+        probes.towers[Tower.IMAGE].embedding - reference_images(checkpoint, probes.towers[Tower.IMAGE].inputs)
+    ).max()
     assert difference <= TOLERANCE, f"largest difference {difference}"
-    decoded = AutoTokenizer.from_pretrained(checkpoint).batch_decode(list(probes.input_ids), skip_special_tokens=True)
+    decoded = AutoTokenizer.from_pretrained(checkpoint).batch_decode(
+        list(probes.towers[Tower.TEXT].inputs), skip_special_tokens=True
+    )
     texts = [text.strip() for text in decoded]
     assert {"", "a cat", "一只猫"} <= set(texts)
-    difference = np.abs(probes.text_embedding - reference_texts(checkpoint, texts)).max()
+    difference = np.abs(probes.towers[Tower.TEXT].embedding - reference_texts(checkpoint, texts)).max()
     assert difference <= TOLERANCE, f"largest difference {difference}"
 
 

@@ -114,9 +114,9 @@ def _feed(bundle: Bundle, tower: Tower) -> dict[str, NDArray[Any]]:
     """Give the probes, which the engines were not made on."""
     probes = bundle.probes()
     if tower is Tower.IMAGE:
-        return {"image": probes.image}
-    ids = np.full((len(probes.input_ids), bundle.text.context_length), bundle.text.pad_id, np.int32)
-    for row, text in zip(ids, probes.input_ids, strict=True):
+        return {"image": probes.towers[Tower.IMAGE].inputs}
+    ids = np.full((len(probes.towers[Tower.TEXT].inputs), bundle.text.context_length), bundle.text.pad_id, np.int32)
+    for row, text in zip(ids, probes.towers[Tower.TEXT].inputs, strict=True):
         row[: len(text)] = text
     return {"input_ids": ids}
 

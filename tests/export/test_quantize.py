@@ -155,7 +155,7 @@ def test_token_table_is_not_dequantized_whole(quantized: Bundle) -> None:
 def test_engines_follow_the_contract(base: Bundle, quantized: Bundle) -> None:
     """The int8 engines are valid, of standard operators, with the same inputs and outputs as the fp32 ones."""
     for tower in Tower:
-        check_engine(quantized.engine(tower, Precision.INT8), tower, dim=base.dim, size=base.image.size)
+        check_engine(quantized.engine(tower, Precision.INT8), tower, base.manifest.tower(tower))
 
 
 def test_new_bundle_is_the_old_one_and_more(base: Bundle, quantized: Bundle) -> None:
@@ -324,7 +324,7 @@ def test_fp16_engines_are_near_fp32(base: Bundle, half: Bundle) -> None:
     """fp16 engines follow the contract, are half as large, and give embeddings of a cosine of at least 0.99999."""
     for tower in Tower:
         engines = half.manifest.engines[tower]
-        check_engine(half.engine(tower, Precision.FP16), tower, dim=base.dim, size=base.image.size)
+        check_engine(half.engine(tower, Precision.FP16), tower, base.manifest.tower(tower))
         certificate = engines[Precision.FP16].certificate
         assert certificate is not None
         assert certificate.min_cosine >= 0.99999
@@ -348,7 +348,7 @@ def test_int8_for_tensorrt(base: Bundle, tmp_path: Path) -> None:
     )
     for tower in Tower:
         engine = made.engine(tower, Precision.INT8_TENSORRT)
-        check_engine(engine, tower, dim=base.dim, size=base.image.size)
+        check_engine(engine, tower, base.manifest.tower(tower))
         model = onnx.load(engine)
         check_symmetric(model)
         constants = {tensor.name: tensor for tensor in model.graph.initializer}

@@ -18,10 +18,11 @@ import torch
 from torch import Tensor
 from transformers import CLIPModel
 
-from twinspire.bundle import ImageSettings, Tower
+from twinspire.bundle import ImageSettings, ImageTowerSpec, Padding, TextSettings, TextTowerSpec, Tower
+from twinspire.contract import embedding_output, image_input, text_input
 from twinspire_export.engine_check import EngineRunner, check_engine
 from twinspire_export.families.clip import image_tower, text_tower
-from twinspire_export.onnx_export import export_graph
+from twinspire_export.onnx_export import Exporter, export_graph
 from twinspire_export.random_checkpoints import CONTEXT_LENGTH, SHAPES, VOCABULARY_SIZE, ModelSize, random_model
 from twinspire_export.rewrite import apply_rewrites
 
@@ -67,11 +68,22 @@ def test_size_through_onnx(size: ModelSize, tmp_path: Path) -> None:
         Tower.IMAGE: (image_tower(model, settings(shape.image_size)), [pictures(shape.image_size, 2)]),
         Tower.TEXT: (text_tower(model), [captions(3, 5), captions(2, CONTEXT_LENGTH)]),
     }
+    output = embedding_output(shape.dim)
+    specs = {
+        Tower.IMAGE: ImageTowerSpec(
+            settings=settings(shape.image_size), input=image_input(shape.image_size, shape.image_size), output=output
+        ),
+        Tower.TEXT: TextTowerSpec(
+            settings=TextSettings(context_length=CONTEXT_LENGTH, pad_id=0, eos_id=0, padding=Padding.TRIM),
+            input=text_input(),
+            output=output,
+        ),
+    }
     for tower, (plain, inputs) in towers.items():
         file = tmp_path / f"{tower}.onnx"
         name = "image" if tower is Tower.IMAGE else "input_ids"
-        export_graph(apply_rewrites(plain), file, name=name, example=inputs[0])
-        check_engine(file, tower, dim=shape.dim, size=shape.image_size)
+        export_graph(apply_rewrites(plain), file, name=name, example=inputs[0], exporter=Exporter.OPTIMUM)
+        check_engine(file, tower, specs[tower])
         runner = EngineRunner(file)
         for given in inputs:
             difference = np.abs(runner.embed([given.numpy()]) - reference(model, given).numpy()).max()

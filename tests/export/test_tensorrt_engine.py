@@ -269,7 +269,7 @@ def test_folder_of_plans(tensorrt: FakeTensorRT, bundle: Bundle, tmp_path: Path)
     document = json.loads((folder / "plans.json").read_text())
     assert (document["bundle"], document["space"], document["precision"]) == ("tiny", bundle.space, "fp16")
     assert (document["gpu"], document["tensorrt"], document["max_batch"]) == (GPU, "11.4.0.106", 8)
-    for tower, probed in ((Tower.IMAGE, 8), (Tower.TEXT, 2 * len(bundle.probes().input_ids))):
+    for tower, probed in ((Tower.IMAGE, 8), (Tower.TEXT, 2 * len(bundle.probes().towers[Tower.TEXT].inputs))):
         plan = document["plans"][tower]
         assert plan["file"] == names[tower]
         assert plan["engine_sha256"] == bundle.manifest.engines[tower][Precision.FP16].sha256

@@ -53,9 +53,9 @@ def _engines(bundles: dict[str, Bundle]) -> Iterator[tuple[Bundle, Tower, Path]]
 def _feed(bundle: Bundle, tower: Tower) -> NDArray[Any]:
     probes = bundle.probes()
     if tower is Tower.IMAGE:
-        return probes.image
-    ids = np.full((len(probes.input_ids), bundle.text.context_length), bundle.text.pad_id, np.int32)
-    for row, text in zip(ids, probes.input_ids, strict=True):
+        return probes.towers[Tower.IMAGE].inputs
+    ids = np.full((len(probes.towers[Tower.TEXT].inputs), bundle.text.context_length), bundle.text.pad_id, np.int32)
+    for row, text in zip(ids, probes.towers[Tower.TEXT].inputs, strict=True):
         row[: len(text)] = text
     return ids
 

@@ -30,7 +30,7 @@ def test_engines_for_tensorrt_cast_first(tmp_path: Path) -> None:
     written = (image.folder / "1" / "model.onnx").read_bytes()
     graph = onnx.load_from_string(written).graph
     assert [node.op_type for node in graph.node if "image" in node.input] == ["Cast"]
-    probes = bundle.probes().image
+    probes = bundle.probes().towers[Tower.IMAGE].inputs
     before, after = (
         ort.InferenceSession(engine, providers=["CPUExecutionProvider"]).run(None, {"image": probes})[0]
         for engine in (bundle.engine(Tower.IMAGE, Precision.FP32).read_bytes(), written)

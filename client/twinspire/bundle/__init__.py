@@ -14,9 +14,10 @@ from twinspire.bundle.manifest import (
     OutputForm,
     Reranker,
     TextTowerSpec,
+    TowerSpec,
     TowerSpecs,
 )
-from twinspire.bundle.probes import Probes
+from twinspire.bundle.probes import Probes, TowerProbes
 from twinspire.bundle.records import Certificate, EngineRecord, FileRecord, RecommendedRuntime, Source
 from twinspire.bundle.settings import (
     CropRounding,
@@ -58,6 +59,8 @@ __all__ = [
     "TextSettings",
     "TextTowerSpec",
     "Tower",
+    "TowerProbes",
+    "TowerSpec",
     "TowerSpecs",
     "space_id",
 ]

@@ -65,13 +65,18 @@ class Bundle:
         return self.manifest.dim
 
     @property
+    def towers(self) -> tuple[Tower, ...]:
+        """The towers that the model has, in the order of `Tower`."""
+        return self.manifest.towers.present
+
+    @property
     def image(self) -> ImageSettings:
-        """How images are prepared."""
+        """How images are prepared. Raises BundleError where the model has no image tower."""
         return self.manifest.image
 
     @property
     def text(self) -> TextSettings:
-        """How texts are prepared."""
+        """How texts are prepared. Raises BundleError where the model has no text tower."""
         return self.manifest.text
 
     def input_spec(self, tower: Tower) -> TensorSpec:
@@ -90,17 +95,21 @@ class Bundle:
     def precisions(self, tower: Tower | str) -> tuple[Precision, ...]:
         """Return the precisions of a tower's engines, in the order of `Precision`.
 
-        Raises InputError for an unknown tower.
+        Raises InputError for an unknown tower, BundleError for one that the model does not have.
         """
-        engines = self.manifest.engines[as_member(tower, Tower, "tower")]
+        tower = as_member(tower, Tower, "tower")
+        self.manifest.tower(tower)
+        engines = self.manifest.engines[tower]
         return tuple(precision for precision in Precision if precision in engines)
 
     def engine(self, tower: Tower | str, precision: Precision | str) -> Path:
         """Return the path of a tower's ONNX file at a precision.
 
-        Raises BundleError with the precisions that exist, InputError for an unknown tower or precision.
+        Raises BundleError with the precisions that exist and for a tower that the model does not have, InputError for
+        an unknown tower or precision.
         """
         tower, precision = as_member(tower, Tower, "tower"), as_member(precision, Precision, "precision")
+        self.manifest.tower(tower)
         record = self.manifest.engines[tower].get(precision)
         if record is None:
             existing = ", ".join(self.precisions(tower))
@@ -132,14 +141,25 @@ def read_manifest(file: Path, expected: str) -> str:
 
 
 def check_probes(probes: Probes, manifest: ManifestDraft, path: Path) -> None:
-    """Raise BundleError unless the probes match the manifest's image size, dimension and context length."""
-    longest = max((len(row) for row in probes.input_ids), default=0)
-    found = (*probes.image.shape[1:3], probes.image_embedding.shape[1])
-    expected = (manifest.image.height, manifest.image.width, manifest.dim)
-    if found != expected:
-        raise BundleError(f"{path} has height, width and dim {found}: expected {MANIFEST_NAME}'s, {expected}")
-    if longest > manifest.text.context_length:
-        raise BundleError(f"{path} has a text of {longest} tokens: the context is {manifest.text.context_length}")
+    """Raise BundleError unless the probes match the manifest's towers, image size, dimension and context length."""
+    present = tuple(tower for tower in Tower if tower in probes.towers)
+    if present != manifest.towers.present:
+        raise BundleError(
+            f"{path} has probes of {', '.join(present) or 'no tower'}: expected those of {MANIFEST_NAME}'s towers, "
+            f"{', '.join(manifest.towers.present)}"
+        )
+    for tower, (inputs, embedding) in probes.towers.items():
+        if embedding.shape[1] != manifest.dim:
+            raise BundleError(f"{path} has {tower} embeddings of {embedding.shape[1]} columns: expected {manifest.dim}")
+        if tower is Tower.TEXT:
+            longest = max(map(len, inputs), default=0)
+            if longest > manifest.text.context_length:
+                message = f"{path} has a text of {longest} tokens: the context is {manifest.text.context_length}"
+                raise BundleError(message)
+        elif inputs[0].shape != manifest.tower(tower).input.shape:
+            raise BundleError(
+                f"{path} has {tower} inputs {inputs[0].shape}: expected {manifest.tower(tower).input.shape}"
+            )
 
 
 def check_file(

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeAlias, cast
 
 from twinspire._arguments import as_finite, as_whole
 from twinspire._codec import OPTIONAL, decode, encode, parse_document, write_document
@@ -59,23 +59,51 @@ class TextTowerSpec:
     output_form: OutputForm = field(default=OutputForm.VECTOR, metadata=OPTIONAL)
 
 
+TowerSpec: TypeAlias = ImageTowerSpec | TextTowerSpec
+
+
 @dataclass(frozen=True, kw_only=True)
 class TowerSpecs:
-    """The towers by modality. `audio` is reserved for a third."""
+    """The towers by modality, one or more; None where the model has none of it. Raises InputError where it has none."""
 
-    image: ImageTowerSpec
-    text: TextTowerSpec
+    image: ImageTowerSpec | None = field(default=None, metadata=OPTIONAL)
+    text: TextTowerSpec | None = field(default=None, metadata=OPTIONAL)
+
+    def __post_init__(self) -> None:
+        if not self.present:
+            raise InputError(f"no towers: expected one or more of {', '.join(Tower)}")
+
+    @property
+    def present(self) -> tuple[Tower, ...]:
+        """The towers that the model has, in the order of `Tower`."""
+        return tuple(tower for tower in Tower if self.get(tower) is not None)
+
+    def get(self, tower: Tower) -> TowerSpec | None:
+        """Return one tower's tensors and settings, None where the model does not have it."""
+        spec: TowerSpec | None = getattr(self, tower.value)
+        return spec
 
     @classmethod
-    def of_contract(cls, image: ImageSettings, text: TextSettings, *, dim: int) -> TowerSpecs:
-        """Return towers with the tensors that every runtime of this version takes."""
-        pixels = image_input(image.height, image.width)
-        ids = text_input(FREE if text.padding is Padding.TRIM else text.context_length)
+    def of_contract(cls, image: ImageSettings | None, text: TextSettings | None, *, dim: int) -> TowerSpecs:
+        """Return towers with the tensors that every runtime of this version takes, of the modalities with settings."""
         output = embedding_output(dim)
         return cls(
-            image=ImageTowerSpec(settings=image, input=pixels, output=output),
-            text=TextTowerSpec(settings=text, input=ids, output=output),
+            image=None
+            if image is None
+            else ImageTowerSpec(settings=image, input=image_input(image.height, image.width), output=output),
+            text=None
+            if text is None
+            else TextTowerSpec(
+                settings=text,
+                input=text_input(FREE if text.padding is Padding.TRIM else text.context_length),
+                output=output,
+            ),
         )
+
+
+def required_files(towers: TowerSpecs) -> tuple[str, ...]:
+    """Return the names of the files that a bundle with these towers has beside its engines."""
+    return (PROBES_NAME,) if towers.text is None else (TOKENIZER_NAME, PROBES_NAME)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,23 +153,31 @@ class ManifestDraft:
 
     @property
     def image(self) -> ImageSettings:
-        """How images are prepared."""
-        return self.towers.image.settings
+        """How images are prepared. Raises BundleError as `tower` does."""
+        return cast(ImageTowerSpec, self.tower(Tower.IMAGE)).settings
 
     @property
     def text(self) -> TextSettings:
-        """How texts are prepared."""
-        return self.towers.text.settings
+        """How texts are prepared. Raises BundleError as `tower` does."""
+        return cast(TextTowerSpec, self.tower(Tower.TEXT)).settings
 
-    def tower(self, tower: Tower) -> ImageTowerSpec | TextTowerSpec:
-        """Return one tower's tensors and settings."""
-        return self.towers.image if tower is Tower.IMAGE else self.towers.text
+    def tower(self, tower: Tower) -> TowerSpec:
+        """Return one tower's tensors and settings. Raises BundleError where the model does not have it."""
+        spec = self.towers.get(tower)
+        if spec is None:
+            present = ", ".join(self.towers.present)
+            raise BundleError(f"the bundle {self.name!r} has no {tower} tower, only {present}: use another model")
+        return spec
 
     def unsupported(self) -> str | None:
         """Return what of the towers no runtime of this version can compute or search, None where nothing is."""
-        contract = TowerSpecs.of_contract(self.image, self.text, dim=self.dim)
-        for tower, expected in ((Tower.IMAGE, contract.image), (Tower.TEXT, contract.text)):
-            found = self.tower(tower)
+        image, text = self.towers.image, self.towers.text
+        contract = TowerSpecs.of_contract(
+            None if image is None else image.settings, None if text is None else text.settings, dim=self.dim
+        )
+        for tower in self.towers.present:
+            found, expected = self.tower(tower), contract.get(tower)
+            assert expected is not None
             if found.output_form is not OutputForm.VECTOR:
                 return f"the {tower} tower gives several vectors for an item ({found.output_form}): expected one"
             if (found.input, found.output) != (expected.input, expected.output):
@@ -165,13 +201,15 @@ class Manifest(ManifestDraft):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for tower in Tower:
+        for tower in self.engines:
+            self.tower(tower)
+        for tower in self.towers.present:
             if not self.engines.get(tower):
                 raise InputError(f"no engine for the {tower} tower: expected at least one for each")
             if self.auto is not None and self.auto.precision not in self.engines[tower]:
                 raise InputError(f"auto is {self.auto.precision}: the {tower} tower has no engine of that precision")
         rerankers = [file for reranker in (self.rerankers or {}).values() for file in reranker.engines.values()]
-        for name in (TOKENIZER_NAME, PROBES_NAME, *rerankers):
+        for name in (*required_files(self.towers), *rerankers):
             if name not in self.files:
                 raise InputError(f"files has no {name}")
         seen = {MANIFEST_NAME}

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from twinspire.bundle.settings import Tower
+from twinspire.contract import INPUT_NAMES
 from twinspire.errors import BundleError, InputError
 
 _UNIT_TOLERANCE = 1e-3
@@ -18,64 +21,82 @@ _UNIT_TOLERANCE = 1e-3
 _UNREADABLE = (InputError, OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Probes:
-    """Inputs of both towers and their embeddings by the fp32 reference.
+class TowerProbes(NamedTuple):
+    """A tower's inputs and their embeddings (N, D) float32, L2-normalised.
 
-    `image` is (N, H, W, 3) uint8 RGB, `image_embedding` (N, D) float32, L2-normalised; `input_ids` are M 1-D
-    int32 arrays with start and end token and no padding, `text_embedding` (M, D) float32, L2-normalised.
+    Inputs of the image tower are (N, H, W, 3) uint8 RGB, of the text tower N 1-D int32 arrays with start and end token
+    and no padding.
+    """
+
+    inputs: Sequence[NDArray[Any]] | NDArray[Any]
+    embedding: NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Probes:
+    """Inputs of the towers and their embeddings by the fp32 reference, one or more for each tower that a model has.
 
     Raises InputError where a shape, dtype or norm differs.
     """
 
-    image: NDArray[np.uint8]
-    input_ids: Sequence[NDArray[np.int32]]
-    image_embedding: NDArray[np.float32]
-    text_embedding: NDArray[np.float32]
+    towers: Mapping[Tower, TowerProbes]
 
     def __post_init__(self) -> None:
-        image, ids = self.image, self.input_ids
-        if image.dtype != np.uint8 or image.ndim != 4 or image.shape[3] != 3:
-            raise InputError(f"image is {image.dtype} {image.shape}: expected uint8 (N, H, W, 3)")
-        for position, row in enumerate(ids):
-            if row.dtype != np.int32 or row.ndim != 1 or not row.size:
-                raise InputError(f"input_ids[{position}] is {row.dtype} {row.shape}: expected int32 (L,)")
-        _check_embedding("image_embedding", self.image_embedding, len(image))
-        _check_embedding("text_embedding", self.text_embedding, len(ids))
-        if self.image_embedding.shape[1] != self.text_embedding.shape[1]:
-            raise InputError(
-                f"image_embedding has {self.image_embedding.shape[1]} columns, text_embedding "
-                f"{self.text_embedding.shape[1]}: expected as many"
-            )
+        for tower, (inputs, embedding) in self.towers.items():
+            if tower is Tower.TEXT:
+                for position, row in enumerate(inputs):
+                    if row.dtype != np.int32 or row.ndim != 1 or not row.size:
+                        raise InputError(f"input_ids[{position}] is {row.dtype} {row.shape}: expected int32 (L,)")
+            else:
+                _check_pixels(inputs)
+            _check_embedding(f"{tower}_embedding", embedding, len(inputs))
+        columns = {f"{tower}_embedding": embedding.shape[1] for tower, (_, embedding) in self.towers.items()}
+        if len(set(columns.values())) > 1:
+            found = ", ".join(f"{name} {count}" for name, count in columns.items())
+            raise InputError(f"the embeddings have {found} columns: expected as many")
 
     def save(self, path: Path) -> None:
         """Write an .npz without pickled objects; the token ids are concatenated, with their lengths beside them."""
+        arrays: dict[str, NDArray[Any]] = {}
+        for tower, (inputs, embedding) in self.towers.items():
+            if tower is Tower.TEXT:
+                arrays["ids"] = np.concatenate([np.zeros(0, np.int32), *inputs])
+                arrays["lengths"] = np.array([len(row) for row in inputs], np.int32)
+            else:
+                arrays[INPUT_NAMES[tower]] = np.asarray(inputs)
+            arrays[f"{tower}_embedding"] = embedding
         with path.open("wb") as file:
-            np.savez_compressed(
-                file,
-                image=self.image,
-                ids=np.concatenate(self.input_ids) if self.input_ids else np.zeros(0, np.int32),
-                lengths=np.array([len(row) for row in self.input_ids], np.int32),
-                image_embedding=self.image_embedding,
-                text_embedding=self.text_embedding,
-            )
+            np.savez_compressed(file, **arrays)
 
     @classmethod
     def load(cls, path: Path) -> Probes:
         """Read a file of `save`. Raises BundleError that names the file."""
         try:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-                ids, lengths = stored["ids"], stored["lengths"]
-                if lengths.ndim != 1 or lengths.sum() != ids.size:
-                    raise InputError(f"lengths {lengths.tolist()} do not add up to {ids.size} ids")
+                present = [tower for tower in Tower if f"{tower}_embedding" in stored]
                 return cls(
-                    image=stored["image"],
-                    input_ids=np.split(ids, np.cumsum(lengths)[:-1]) if lengths.size else [],
-                    image_embedding=stored["image_embedding"],
-                    text_embedding=stored["text_embedding"],
+                    {
+                        tower: TowerProbes(_stored_inputs(stored, tower), stored[f"{tower}_embedding"])
+                        for tower in present
+                    }
                 )
         except _UNREADABLE as error:
             raise BundleError(f"{path} holds no probes: {error}") from error
+
+
+def _stored_inputs(stored: Mapping[str, NDArray[Any]], tower: Tower) -> Sequence[NDArray[Any]] | NDArray[Any]:
+    if tower is not Tower.TEXT:
+        return stored[INPUT_NAMES[tower]]
+    ids, lengths = stored["ids"], stored["lengths"]
+    if lengths.ndim != 1 or lengths.sum() != ids.size:
+        raise InputError(f"lengths {lengths.tolist()} do not add up to {ids.size} ids")
+    return np.split(ids, np.cumsum(lengths)[:-1]) if lengths.size else []
+
+
+def _check_pixels(image: Sequence[NDArray[Any]] | NDArray[Any]) -> None:
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 4 or image.shape[3] != 3:
+        found = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+        raise InputError(f"image is {found}: expected uint8 (N, H, W, 3)")
 
 
 def _check_embedding(name: str, value: NDArray[np.float32], rows: int) -> None:

@@ -18,8 +18,8 @@ _TOKENIZER_PARTS = ("added_tokens", "normalizer", "pre_tokenizer", "post_process
 
 def space_id(
     tensors: Iterable[tuple[str, str, Sequence[int], bytes | bytearray | memoryview]],
-    image: ImageSettings,
-    tokenizer_json: str,
+    image: ImageSettings | None,
+    tokenizer_json: str | None,
     *,
     pooling: str,
     context_length: int,
@@ -27,8 +27,9 @@ def space_id(
     """Return the id of a checkpoint's embedding space: 64 hexadecimal digits.
 
     `tensors` are the checkpoint's own (name, dtype, shape, bytes), in any order, one in memory at a time. Also hashed
-    are the preprocessing, the tokenizer (its vocabulary, merges and everything else that decides the ids), the pooling
-    and the context length; never ONNX files: a rewritten, quantized or re-exported engine keeps its space.
+    are the preprocessing, the tokenizer (its vocabulary, merges and everything else that decides the ids), each None
+    where the model has no such tower, the pooling and the context length; never ONNX files: a rewritten, quantized or
+    re-exported engine keeps its space.
 
     Every field is hashed with its length in front, so that different inputs give different byte strings. Raises
     InputError for a repeated name or no tensors, BundleError where `tokenizer_json` is not a tokenizer.
@@ -43,8 +44,8 @@ def space_id(
     return _digest(
         _HEADER,
         _digest(*(digests[name] for name in sorted(digests))),
-        _canonical(image.canonical()),
-        _canonical(_tokenizer_essence(tokenizer_json)),
+        _canonical(None if image is None else image.canonical()),
+        _canonical(None if tokenizer_json is None else _tokenizer_essence(tokenizer_json)),
         pooling.encode(),
         str(context_length).encode(),
     ).hex()

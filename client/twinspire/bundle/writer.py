@@ -12,7 +12,7 @@ from typing import Self
 from twinspire._arguments import as_member
 from twinspire._atomic import atomic_folder
 from twinspire.bundle.folder import Bundle, check_probes, file_record
-from twinspire.bundle.manifest import MANIFEST_NAME, PROBES_NAME, TOKENIZER_NAME, Manifest, ManifestDraft
+from twinspire.bundle.manifest import MANIFEST_NAME, PROBES_NAME, Manifest, ManifestDraft, required_files
 from twinspire.bundle.probes import Probes
 from twinspire.bundle.records import Certificate, EngineRecord, FileRecord, RecommendedRuntime, check_plain_name
 from twinspire.bundle.settings import Precision, Tower
@@ -93,10 +93,10 @@ class BundleWriter:
         """Hash the files, write bundle.json, sync everything to the disk and rename the folder to the destination.
 
         `engines` names the file and certificate of each tower and precision; those of the base that it does
-        not name are kept. Every other file in the folder becomes one of the bundle's. tokenizer.json
-        and probes.npz are required. `auto` is the runtime that was measured to be best; None keeps the base's where the
-        engines that it was measured with are unchanged. Raises BundleError and leaves nothing where something is
-        missing or inconsistent.
+        not name are kept. Every other file in the folder becomes one of the bundle's. probes.npz is required, as is
+        tokenizer.json where the model has a text tower. `auto` is the runtime that was measured to be best; None
+        keeps the base's where the engines that it was measured with are unchanged. Raises BundleError and leaves
+        nothing where something is missing or inconsistent.
         """
         try:
             manifest = self._manifest(draft, engines, auto)
@@ -120,18 +120,18 @@ class BundleWriter:
         replaced = {file for file, _ in self._base_engines().values()} - names
         for name in replaced & self._linked.keys():
             self.path(name)  # removes it
-        for name in {TOKENIZER_NAME, PROBES_NAME, *names}:
+        for name in {*required_files(draft.towers), *names}:
             if not (self.folder / name).is_file():
                 raise BundleError(f"{self.destination} was not written: the file {name} is missing")
         records = {path.name: file_record(path) for path in sorted(self.folder.iterdir())}
         for name, expected in self._linked.items():
             if records.get(name, expected) != expected:
                 raise BundleError(f"{self.destination} was not written: {name} of the base changed since it was opened")
-        towers: dict[Tower, dict[Precision, EngineRecord]] = {tower: {} for tower in Tower}
+        towers: dict[Tower, dict[Precision, EngineRecord]] = {tower: {} for tower in draft.towers.present}
         for (tower, precision), (file, certificate) in sorted(chosen.items()):
             record = records[file]
-            engines_of = towers[as_member(tower, Tower, "tower")]
-            engines_of[as_member(precision, Precision, "precision")] = EngineRecord(
+            draft.tower(as_member(tower, Tower, "tower"))
+            towers[tower][as_member(precision, Precision, "precision")] = EngineRecord(
                 file=file, sha256=record.sha256, size_bytes=record.size_bytes, certificate=certificate
             )
         known = {field.name: getattr(draft, field.name) for field in fields(ManifestDraft)}

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from twinspire._arguments import as_member
-from twinspire.bundle import Bundle, Precision, RecommendedRuntime, Tower
+from twinspire.bundle import Bundle, Precision, RecommendedRuntime
 from twinspire.towers.providers import InferencePrecision, Provider, unavailable_reason
 
 AUTO = "auto"
@@ -160,13 +160,14 @@ def _best_precision(bundle: Bundle, provider: Provider) -> tuple[Precision, str]
         return Precision.FP32, f"{faster} lost more recall than was allowed, over {choice.data}"
     if faster is Precision.INT8 and not sums_int8_exactly():
         return Precision.FP32, "this processor has no VNNI, without which int8 sums may overflow"
-    for tower in Tower:
+    for tower in bundle.towers:
         record = bundle.manifest.engines[tower].get(faster)
         if record is None:
             return Precision.FP32, f"the bundle has no {faster} engine for the {tower} tower"
         if record.certificate is None:
             return Precision.FP32, f"the {faster} engine of the {tower} tower has no certificate"
-    return faster, f"both towers have certified {faster} engines"
+    towers = "both towers have" if len(bundle.towers) > 1 else f"the {bundle.towers[0]} tower has"
+    return faster, f"{towers} certified {faster} engines"
 
 
 def sums_int8_exactly() -> bool:

@@ -50,7 +50,8 @@ class LocalTowers(BundleTowers):
     a GPU that `auto` finds computes in one, `cuda` by name with several is an error. `openvino` holds that provider's
     options. Where `streams` and `openvino` are None, the bundle's measured settings are used if they were measured on a
     processor such as this one and for the same engines and provider, else 1 and float32. `towers` are those to
-    open: encoding with another raises EngineError, and its engine takes no memory. `auto` ignores it.
+    open, None is all that the bundle has: encoding with another raises EngineError, and its engine takes no memory.
+    `auto` ignores it.
 
     Raises InputError for an unknown name or number, BundleError where the bundle has no engine of the precision or
     needs a later version, MissingDependencyError and BrokenDependencyError where onnxruntime cannot be imported,
@@ -67,10 +68,10 @@ class LocalTowers(BundleTowers):
         threads: int | None = None,
         streams: int | None = None,
         openvino: OpenVinoOptions | None = None,
-        towers: Collection[Tower | str] = tuple(Tower),
+        towers: Collection[Tower | str] | None = None,
     ) -> None:
         super().__init__(bundle)
-        self._towers = _checked_towers(towers)
+        self._towers = bundle.towers if towers is None else _checked_towers(towers)
         self._threads = thread_count(threads)
         self._named_streams = streams if streams is None else as_whole(streams, "streams", minimum=1)
         if streams is not None and streams > self._threads:

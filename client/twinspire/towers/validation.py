@@ -31,7 +31,7 @@ class BundleTowers:
         if (reason := bundle.manifest.unsupported()) is not None:
             raise BundleError(f"{bundle.path} cannot be used: {reason}. Install a newer version of twinspire")
         self._bundle = bundle
-        self._vocabulary_size = vocabulary_size(bundle.tokenizer_path)
+        self._vocabulary_size = vocabulary_size(bundle.tokenizer_path) if Tower.TEXT in bundle.towers else 0
 
     @property
     def dim(self) -> int:

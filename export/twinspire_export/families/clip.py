@@ -22,6 +22,7 @@ from twinspire_export.families.huggingface import (
     load_tokenizer,
     tokenizer_json,
 )
+from twinspire_export.onnx_export import Exporter
 from twinspire_export.rewrite import ALL
 from twinspire_export.towers import ImageTower, Patches, TextTower
 from twinspire_export.transformer import Block, Linear, Norm
@@ -38,6 +39,7 @@ class ClipFamily(ModelFamily):
 
     model_type = "clip"
     architecture = "CLIPModel"
+    exporter = Exporter.OPTIMUM
     rewrites = ALL
 
     def open(self, source: CheckpointSource, files: tuple[Path, ...]) -> ClipCheckpoint:

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from twinspire.bundle import ImageSettings, TextSettings, Tower
+from twinspire.bundle import ImageSettings, TextSettings, Tower, TowerSpecs
+from twinspire_export.onnx_export import Exporter
 
 
 @dataclass(frozen=True)
@@ -31,10 +32,11 @@ class CheckpointSource:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Checkpoint(ABC):
-    """An opened two-tower checkpoint: its settings as a bundle states them, its towers, and reference embeddings.
+    """An opened checkpoint: its settings as a bundle states them, its towers, and reference embeddings.
 
-    `files` hold its weights, `tokenizer_json` is in the format of the tokenizers library, without padding and
-    truncation. `pooling` names how a tower pools its tokens: models that differ in it alone are different spaces.
+    `image` and `text` are the settings of the towers that it has, None of those it lacks. `files` hold its weights,
+    `tokenizer_json` is in the format of the tokenizers library, without padding and truncation, None without a text
+    tower. `pooling` names how a tower pools its tokens: models that differ in it alone are different spaces.
     `logit_scale` multiplies cosines and `logit_bias` is added to them to give the logits the model was trained on.
     """
 
@@ -42,12 +44,17 @@ class Checkpoint(ABC):
     family: ModelFamily
     files: tuple[Path, ...]
     dim: int
-    image: ImageSettings
-    text: TextSettings
-    tokenizer_json: str
+    image: ImageSettings | None = None
+    text: TextSettings | None = None
+    tokenizer_json: str | None = None
     pooling: str
     logit_scale: float
     logit_bias: float | None = None
+
+    @property
+    def towers(self) -> TowerSpecs:
+        """The towers' settings and tensors, as the bundle's manifest states them."""
+        return TowerSpecs.of_contract(self.image, self.text, dim=self.dim)
 
     @abstractmethod
     def tower(self, tower: Tower) -> nn.Module:
@@ -57,22 +64,29 @@ class Checkpoint(ABC):
         `forward(image)` uint8 (N, S, S, 3), or `forward(input_ids)` int32 (N, L), to float32 (N, D).
         """
 
-    @abstractmethod
     def embed_images(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Encode `images` (N, S, S, 3), resized and cropped, by the original code: (N, D), L2-normalised."""
+        """Encode `images` (N, H, W, 3), resized and cropped, by the original code: (N, D), L2-normalised.
 
-    @abstractmethod
+        Only for checkpoints with an image tower.
+        """
+        raise NotImplementedError
+
     def embed_texts(self, captions: Sequence[str]) -> NDArray[np.float32]:
-        """Encode `captions` by the original tokenizer and code: (N, D), L2-normalised."""
+        """Encode `captions` by the original tokenizer and code: (N, D), L2-normalised.
+
+        Only for checkpoints with a text tower.
+        """
+        raise NotImplementedError
 
 
 class ModelFamily(ABC):
-    """One kind of two-tower checkpoint."""
+    """One kind of checkpoint."""
 
     model_type: ClassVar[str]
     """`model_type` in config.json, by which the registry finds the family; `family` in the bundle's manifest."""
     architecture: ClassVar[str]
-    """The class in `architectures` of config.json that has both towers."""
+    """The class in `architectures` of config.json that has the towers."""
+    exporter: ClassVar[Exporter] = Exporter.TORCH
     rewrites: ClassVar[tuple[str, ...]] = ()
     """The lossless rewrites that its towers allow, names in `twinspire_export.rewrite.REWRITES`."""
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from twinspire.bundle import ImageSettings, Interpolation
+from twinspire.bundle import ImageSettings, Interpolation, TextSettings
 from twinspire.errors import CheckpointError
 from twinspire.ingest.tables import listed
 from twinspire_export.families.family import Checkpoint
@@ -33,8 +33,11 @@ _MAX_LISTED = 8
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class HuggingFaceCheckpoint(Checkpoint):
-    """A checkpoint whose reference embeddings are those of transformers' own model, tokenizer and image processor."""
+    """A two-tower checkpoint whose reference is transformers' own model, tokenizer and image processor."""
 
+    image: ImageSettings
+    text: TextSettings
+    tokenizer_json: str
     model: Any  # a PreTrainedModel with get_image_features and get_text_features
     tokenizer: PreTrainedTokenizerFast
     processor: BaseImageProcessor

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from twinspire.bundle import Bundle, Precision, Tower
+from twinspire.bundle import Bundle, Precision
 from twinspire.towers import InferencePrecision, Provider
 from twinspire.towers.auto_selection import instruction_sets
 
@@ -31,13 +31,13 @@ class EnginePair:
 
     @property
     def engines_sha256(self) -> tuple[str, ...]:
-        """The hashes of the image and the text tower's engine."""
-        return tuple(self.bundle.manifest.engines[tower][self.precision].sha256 for tower in Tower)
+        """The hashes of the towers' engines."""
+        return tuple(self.bundle.manifest.engines[tower][self.precision].sha256 for tower in self.bundle.towers)
 
     @property
     def size_bytes(self) -> int:
-        """The size of both engines."""
-        return sum(self.bundle.manifest.engines[tower][self.precision].size_bytes for tower in Tower)
+        """The size of the towers' engines."""
+        return sum(self.bundle.manifest.engines[tower][self.precision].size_bytes for tower in self.bundle.towers)
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,9 @@ class PrecisionCandidate:
 
 
 def engine_pairs(bundle: Bundle) -> list[EnginePair]:
-    """List the engines of a bundle at the precisions that both towers have, fp32 first."""
-    shared = [precision for precision in Precision if all(precision in bundle.precisions(tower) for tower in Tower)]
-    return [EnginePair(precision, bundle) for precision in sorted(shared, key=lambda p: p is not Precision.FP32)]
+    """List the engines of a bundle at the precisions that all of its towers have, fp32 first."""
+    shared = set(Precision).intersection(*(bundle.precisions(tower) for tower in bundle.towers))
+    return [EnginePair(precision, bundle) for precision in Precision if precision in shared]
 
 
 def distinct(pairs: Sequence[EnginePair]) -> list[EnginePair]:

@@ -38,7 +38,7 @@ def recipe_engines(
     from twinspire_export.quantize import quantize_bundle
 
     fp32 = _fp32_only(bundle, work)
-    present = {tower: _roles(fp32.engine(tower, Precision.FP32)) for tower in Tower}
+    present = {tower: _roles(fp32.engine(tower, Precision.FP32)) for tower in fp32.towers}
 
     def keeping(roles: Sequence[str], tower: Tower, recipe: Int8Recipe) -> Int8Recipe:
         return replace(recipe, keep_float=(*recipe.keep_float, *(role for role in roles if role in present[tower])))
@@ -50,9 +50,9 @@ def recipe_engines(
         ("MLPs in fp32", lambda tower, recipe: keeping(["mlp-down", "mlp-up"], tower, recipe)),
     ]
     for name, change in changes[:count]:
-        recipes = {tower: change(tower, DEFAULT_RECIPES[tower]) for tower in Tower}
-        digest = "-".join(recipes[tower].digest()[:16] for tower in Tower)
-        folder = work / f"int8-{fp32.manifest.engines[Tower.IMAGE][Precision.FP32].sha256[:8]}-{digest}"
+        recipes = {tower: change(tower, DEFAULT_RECIPES[tower]) for tower in fp32.towers}
+        digest = "-".join(recipes[tower].digest()[:16] for tower in fp32.towers)
+        folder = work / f"int8-{_engines_digest(fp32)[:8]}-{digest}"
         if folder.exists():
             made = Bundle.open(folder)
         else:
@@ -75,12 +75,12 @@ def dynamic_engines(bundle: Bundle, work: Path, *, on_step: Callable[[str], None
     from twinspire_export.quantization.quantizer import quantize_dynamically
 
     fp32 = _fp32_only(bundle, work)
-    folder = work / f"dynamic-{fp32.manifest.engines[Tower.IMAGE][Precision.FP32].sha256[:16]}"
+    folder = work / f"dynamic-{_engines_digest(fp32)[:16]}"
     if folder.exists():
         return EnginePair(Precision.INT8, Bundle.open(folder), DYNAMIC, is_baseline=True)
     engines = {}
     with BundleWriter(folder, base=fp32) as writer:
-        for tower in Tower:
+        for tower in fp32.towers:
             on_step(f"{DYNAMIC}: making the {tower} tower")
             file = f"{tower}.int8.onnx"
             quantize_dynamically(fp32.engine(tower, Precision.FP32), writer.path(file))
@@ -89,13 +89,18 @@ def dynamic_engines(bundle: Bundle, work: Path, *, on_step: Callable[[str], None
     return EnginePair(Precision.INT8, made, DYNAMIC, is_baseline=True)
 
 
+def _engines_digest(bundle: Bundle) -> str:
+    """Return the sha256 of a bundle's first fp32 engine, which stands for its model in the names of folders."""
+    return bundle.manifest.engines[bundle.towers[0]][Precision.FP32].sha256
+
+
 def _fp32_only(bundle: Bundle, work: Path) -> Bundle:
     """Return a copy of the bundle with only fp32 engines: a bundle takes one engine of each precision."""
-    folder = work / f"fp32-{bundle.manifest.engines[Tower.IMAGE][Precision.FP32].sha256[:16]}"
+    folder = work / f"fp32-{_engines_digest(bundle)[:16]}"
     if folder.exists():
         return Bundle.open(folder)
     work.mkdir(parents=True, exist_ok=True)
-    engines = {tower: bundle.manifest.engines[tower][Precision.FP32] for tower in Tower}
+    engines = {tower: bundle.manifest.engines[tower][Precision.FP32] for tower in bundle.towers}
     with BundleWriter(folder) as writer:
         for name in [*bundle.manifest.files, *(record.file for record in engines.values())]:
             writer.put_file(name, bundle.path / name)

@@ -123,7 +123,7 @@ def _make(
     from twinspire.bundle import ImageSettings
     from twinspire_export.engine_check import EngineRunner
     from twinspire_export.families.clip import image_tower, text_tower
-    from twinspire_export.onnx_export import export_graph
+    from twinspire_export.onnx_export import Exporter, export_graph
     from twinspire_export.rewrite import ALL, REWRITES, apply_rewrites
 
     size = int(model.config.vision_config.image_size)
@@ -139,7 +139,13 @@ def _make(
     for count, rewrite in enumerate((UNREWRITTEN, *names)):
         file = f"{tower}.{count}.{rewrite}.onnx"
         rewritten = apply_rewrites(plain(), names[:count])
-        export_graph(rewritten, folder / file, name=INPUT_NAMES[tower], example=torch.from_numpy(feed[:2]))
+        export_graph(
+            rewritten,
+            folder / file,
+            name=INPUT_NAMES[tower],
+            example=torch.from_numpy(feed[:2]),
+            exporter=Exporter.OPTIMUM,
+        )
         if int8:
             _quantize(folder / file, feed)
         difference = float(np.abs(EngineRunner(folder / file).embed([feed]) - expected).max())

@@ -83,7 +83,7 @@ class TritonPythonModel:
         self._max_batch = int(config["max_batch_size"])
         self._input = INPUT_NAMES[tower]
         self._encode: Encode = self._images if tower is Tower.IMAGE else self._texts
-        self._text = bundle.text
+        self._bundle = bundle
         for rows in warm_up_inputs(bundle, tower, self._max_batch):
             self._encode([rows])
         self._backlog = Backlog(self._answer, max_batch=self._max_batch, max_rows=QUEUED_BATCHES * self._max_batch)
@@ -154,7 +154,7 @@ class TritonPythonModel:
         return self._towers.encode_images(inputs[0] if len(inputs) == 1 else np.concatenate(inputs))
 
     def _texts(self, inputs: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
-        pad_id, eos_id = self._text.pad_id, self._text.eos_id
+        pad_id, eos_id = self._bundle.text.pad_id, self._bundle.text.eos_id
         texts = [without_padding(row, pad_id=pad_id, eos_id=eos_id) for rows in inputs for row in rows]
         return self._towers.encode_texts(texts)
 

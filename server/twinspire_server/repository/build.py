@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 from twinspire._arguments import as_member, file_errors, require_list
 from twinspire._cores import usable_cores
-from twinspire.bundle import MANIFEST_NAME, Bundle, Precision, Tower
+from twinspire.bundle import MANIFEST_NAME, Bundle, Precision
 from twinspire.errors import InputError, SpaceMismatchError
 from twinspire.tensorrt_support import PRECISIONS, PlanFolder, check_precision
 from twinspire.towers import Provider
@@ -53,12 +53,13 @@ def build_repository(
 ) -> list[BuiltModel]:
     """Write the models of each bundle into `destination` and return them; other models there stay.
 
-    They are `{name}_image` and `{name}_text`, for the container also `{name}_engine_text`, which `{name}_text` calls.
+    They are `{name}_image` and `{name}_text`, one for each tower that the bundle has; for the container also
+    `{name}_engine_text`, which `{name}_text` calls.
 
     `precision` `auto` is what `LocalTowers` would take on this machine; for a GPU, what the bundle was measured to be
     best on one, wherever the repository is built; for plans, theirs. `plans` are folders that `twinspire tensorrt`
     wrote, by default BUNDLE.plans beside each bundle. Engines are copies: changes to the repository never reach a
-    bundle. The two models of one bundle share theirs where the file system knows hard links. A model that is installed
+    bundle. The models of one bundle share theirs where the file system knows hard links. A model that is installed
     already gets a further version; the newest one is replaced where it has the same engine or none. Nothing is written
     where a bundle cannot be served.
 
@@ -137,7 +138,7 @@ def _provider(device: Device) -> str:
 def _served(bundle: Bundle, named: Precision | None, options: ServingOptions, plans: PlanFolder | None) -> ServedBundle:
     """Choose the precision, and the streams and threads of the container. Raises BundleError where it has no engine."""
     precision = named or _best(bundle, options, plans)
-    for tower in Tower:
+    for tower in bundle.towers:
         bundle.engine(tower, precision)
     if options.runtime is RepositoryRuntime.CONTAINER and options.device is Device.CPU:
         # The config must give the number of instances and their threads. The wheel's model.py finds both out itself.

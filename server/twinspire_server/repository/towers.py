@@ -10,7 +10,7 @@ import numpy as np
 
 from twinspire import contract
 from twinspire.bundle import Bundle, Padding, Precision, Tower
-from twinspire.contract import TensorSpec, embedding_output, image_input, text_input
+from twinspire.contract import TensorSpec, text_input
 from twinspire.tensorrt_support import PlanFolder
 from twinspire.towers.batching import bucket_lengths
 from twinspire.towers.local import BATCH, PROCESSOR_BATCH
@@ -54,14 +54,20 @@ def wheel_towers(served: ServedBundle) -> list[ModelSpec]:
             warm_ups=_warm_ups(bundle, spec.inputs, batches=[1]),
             replaces=[engine_name(bundle)] if spec.tower is Tower.TEXT else [],
         )
-        for spec in (_python_model(served, tower) for tower in Tower)
+        for spec in (_python_model(served, tower) for tower in bundle.towers)
     ]
 
 
 def container_towers(served: ServedBundle) -> list[ModelSpec]:
     """Return an engine of the container's own backends for each tower, and the model that checks texts for its one."""
-    image, text = (engine_file(served.bundle, tower, served.precision, served.options, served.plans) for tower in Tower)
-    return [_engine(served, Tower.IMAGE, image), _engine(served, Tower.TEXT, text), _text_checks(served, text)]
+    bundle = served.bundle
+    specs: list[ModelSpec] = []
+    for tower in bundle.towers:
+        file = engine_file(bundle, tower, served.precision, served.options, served.plans)
+        specs.append(_engine(served, tower, file))
+        if tower is Tower.TEXT:
+            specs.append(_text_checks(served, file))
+    return specs
 
 
 def model_name(bundle: Bundle, tower: Tower) -> str:
@@ -79,7 +85,12 @@ def engine_name(bundle: Bundle) -> str:
 
 def _python_model(served: ServedBundle, tower: Tower) -> ModelSpec:
     """Return the part of a tower's spec that clients see, with the Python backend and no files yet."""
-    bundle, image, context = served.bundle, served.bundle.image, served.bundle.text.context_length
+    bundle = served.bundle
+    if tower is Tower.TEXT:  # padded by model.py, or by the model in front of the container's engine
+        context = bundle.text.context_length
+        tensor, lengths = text_input(context), {"text_lengths": str(context)}
+    else:
+        tensor, lengths = bundle.input_spec(tower), {}
     return ModelSpec(
         name=model_name(bundle, tower),
         bundle=bundle.name,
@@ -88,10 +99,10 @@ def _python_model(served: ServedBundle, tower: Tower) -> ModelSpec:
         precision=served.precision,
         backend="python",
         max_batch=BATCH[tower],
-        inputs=[image_input(image.height, image.width) if tower is Tower.IMAGE else text_input(context)],
-        outputs=[embedding_output(bundle.dim)],
+        inputs=[tensor],
+        outputs=[bundle.output_spec(tower)],
         files=[],
-        parameters={"dim": str(bundle.dim), "text_lengths": str(context)},
+        parameters={"dim": str(bundle.dim), **lengths},
         engine_sha256=bundle.manifest.engines[tower][served.precision].sha256,
     )
 

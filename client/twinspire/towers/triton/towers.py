@@ -86,7 +86,7 @@ class TritonTowers(BundleTowers):
 
         super().__init__(bundle)
         self._address = checked_address(url)
-        self._models = {tower: f"{bundle.name if name is None else name}_{tower}" for tower in Tower}
+        self._models = {tower: f"{bundle.name if name is None else name}_{tower}" for tower in bundle.towers}
         self._deadline_s = _checked_seconds(deadline_s)
         self._in_flight = None if in_flight is None else as_whole(in_flight, "in_flight", minimum=1)
         self._max_retries = None if max_retries is None else as_whole(max_retries, "max_retries", minimum=0)
@@ -147,7 +147,7 @@ class TritonTowers(BundleTowers):
         return self._encode(Tower.TEXT, len(sequences), requests)
 
     def statistics(self, tower: Tower | str) -> ModelStatistics:
-        """Return the server's counters of a tower. Raises ServerError as opening does.
+        """Return the server's counters of a tower. Raises ServerError as opening does, BundleError for an absent tower.
 
         The server counts a batch some milliseconds after its responses went out.
         """
@@ -155,7 +155,9 @@ class TritonTowers(BundleTowers):
 
         from twinspire.towers.triton.models import read_statistics
 
-        model = self._models[as_member(tower, Tower, "tower")]
+        tower = as_member(tower, Tower, "tower")
+        self._bundle.manifest.tower(tower)
+        model = self._models[tower]
         deadline = self._begin()
         requests = [("ModelStatistics", ModelStatisticsRequest(name=model))]
         policy = self._retry_policy(deadline)
