@@ -94,14 +94,14 @@ def load_model(model_class: type[PreTrainedModel], folder: Path, files: tuple[Pa
     return model.eval()
 
 
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """Load the tokenizer. Raises CheckpointError where its files are missing or malformed."""
-    if not (folder / "tokenizer.json").is_file() and not all(
-        (folder / name).is_file() for name in ("vocab.json", "merges.txt")
-    ):
+def load_tokenizer(
+    folder: Path, file_sets: Sequence[tuple[str, ...]] = (("tokenizer.json",), ("vocab.json", "merges.txt"))
+) -> PreTrainedTokenizerFast:
+    """Load the tokenizer from one of `file_sets`. Raises CheckpointError where its files are missing or malformed."""
+    if not any(all((folder / name).is_file() for name in names) for names in file_sets):
+        expected = ", or ".join(" and ".join(names) for names in file_sets)
         raise CheckpointError(
-            f"the checkpoint {folder} has no tokenizer: expected tokenizer.json, or vocab.json and merges.txt. Copy "
-            "them from the model's repository"
+            f"the checkpoint {folder} has no tokenizer: expected {expected}. Copy them from the model's repository"
         )
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, use_fast=True, trust_remote_code=False)
