@@ -12,7 +12,7 @@ from twinspire_export.weights import weight_files
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
-# What an export reads, at the top of a repository, and nothing else: no pickles, no code.
+# What an export reads, and nothing else: no pickles, no code, no weights in subfolders.
 _HUB_FILES = [
     "config.json",
     "model.safetensors",
@@ -27,6 +27,10 @@ _HUB_FILES = [
     "vocab.txt",
     "sentencepiece.bpe.model",
     "preprocessor_config.json",
+    "modules.json",
+    "sentence_bert_config.json",
+    "config_sentence_transformers.json",
+    "*_Pooling/config.json",
     "README.md",
 ]
 
@@ -59,15 +63,15 @@ def _family_of(folder: Path) -> ModelFamily:
     try:
         config = json.loads(config_file.read_text(encoding="utf-8"))
         model_type, architectures = config.get("model_type"), config.get("architectures")
+        family = next((family for family in FAMILIES.values() if family.recognises(folder, config)), None)
     except (OSError, ValueError, AttributeError) as exc:
         raise CheckpointError(f"{config_file} is not a JSON object: {exc}. Download the checkpoint again") from exc
-    family = FAMILIES.get(model_type) if isinstance(model_type, str) else None
     if family is None:
         raise CheckpointError(
             f"the checkpoint {folder} has the 'model_type' {model_type!r} in config.json; expected "
             f"{' or '.join(FAMILIES)}, in the format of transformers. Other families cannot be exported yet"
         )
-    if architectures is not None and family.architecture not in architectures:
+    if None not in (architectures, family.architecture) and family.architecture not in architectures:
         raise CheckpointError(
             f"the checkpoint {folder} holds {architectures!r} ('architectures' in config.json); expected "
             f"{family.architecture}, which has both towers and their projections"
@@ -108,7 +112,9 @@ def _download(hub_id: str, revision: str | None) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=_HUB_FILES, ignore_patterns=["*/*"]))
+        return Path(
+            snapshot_download(hub_id, revision=revision, allow_patterns=_HUB_FILES, ignore_patterns=["model-*/*"])
+        )
     except LocalEntryNotFoundError as exc:
         raise CheckpointError(
             f"no folder {hub_id!r} here, no such checkpoint in the Hugging Face hub's cache, and the hub cannot be "

@@ -1,4 +1,4 @@
-"""Model families: all that the export knows of one kind of two-tower checkpoint.
+"""Model families: all that the export knows of one kind of checkpoint.
 
 To add a family, write a module beside `clip.py` with a `ModelFamily` and a `Checkpoint`, and list the family here.
 """
@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from twinspire_export.families.clip import ClipFamily
 from twinspire_export.families.family import Checkpoint, CheckpointSource, ModelFamily
+from twinspire_export.families.sentence_bert import SentenceBertFamily
 
 __all__ = ["FAMILIES", "Checkpoint", "CheckpointSource", "ModelFamily"]
 
-FAMILIES: dict[str, ModelFamily] = {family.model_type: family for family in (ClipFamily(),)}
-"""The families that can be exported, by `model_type` of their config.json."""
+FAMILIES: dict[str, ModelFamily] = {family.model_type: family for family in (ClipFamily(), SentenceBertFamily())}
+"""The families that can be exported, by `model_type`. The first that recognises a checkpoint opens it."""

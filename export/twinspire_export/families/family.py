@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,12 +83,16 @@ class ModelFamily(ABC):
     """One kind of checkpoint."""
 
     model_type: ClassVar[str]
-    """`model_type` in config.json, by which the registry finds the family; `family` in the bundle's manifest."""
-    architecture: ClassVar[str]
-    """The class in `architectures` of config.json that has the towers."""
+    """`model_type` in config.json, which recognises a checkpoint by default; `family` in the bundle's manifest."""
+    architecture: ClassVar[str | None] = None
+    """The class in `architectures` of config.json that has the towers; None where the family checks it itself."""
     exporter: ClassVar[Exporter] = Exporter.TORCH
     rewrites: ClassVar[tuple[str, ...]] = ()
     """The lossless rewrites that its towers allow, names in `twinspire_export.rewrite.REWRITES`."""
+
+    def recognises(self, folder: Path, config: Mapping[str, Any]) -> bool:  # noqa: ARG002 - for other families
+        """Whether the checkpoint in `folder` with this config.json is of the family: by its `model_type`."""
+        return bool(config.get("model_type") == self.model_type)
 
     @abstractmethod
     def open(self, source: CheckpointSource, files: tuple[Path, ...]) -> Checkpoint:

@@ -66,8 +66,11 @@ def unit_rows(vectors: torch.Tensor) -> NDArray[np.float32]:
     return unit
 
 
-def load_model(model_class: type[PreTrainedModel], folder: Path, files: tuple[Path, ...]) -> Any:  # noqa: ANN401
-    """Load the weights in float32. Raises CheckpointError where tensors are missing or of another shape."""
+def load_model(model_class: type[PreTrainedModel], folder: Path, files: tuple[Path, ...], **options: bool) -> Any:  # noqa: ANN401
+    """Load the weights in float32; `options` are those of the class's constructor.
+
+    Raises CheckpointError where tensors are missing or of another shape.
+    """
     stored = stored_shapes(files)
     try:
         model, report = model_class.from_pretrained(
@@ -80,6 +83,7 @@ def load_model(model_class: type[PreTrainedModel], folder: Path, files: tuple[Pa
             # transformers would initialise missing and misshapen tensors at random with a warning; checked here.
             output_loading_info=True,
             ignore_mismatched_sizes=True,
+            **options,
         )
     except Exception as exc:  # transformers promises no set of errors for a config or weights that it cannot use
         raise CheckpointError(f"transformers cannot load the checkpoint {folder}: {exc}") from exc
