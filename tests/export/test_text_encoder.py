@@ -35,7 +35,7 @@ from twinspire_export.engine_check import EngineRunner
 from twinspire_export.families.bert_text import text_settings
 from twinspire_export.families.huggingface import tokenizer_json
 from twinspire_export.fp16 import to_fp16
-from twinspire_export.onnx_export import export_graph
+from twinspire_export.onnx_export import Exporter, export_graph
 from twinspire_export.quantization.node_roles import NodeRole, roles_of
 from twinspire_export.quantization.quantizer import quantize_graph
 from twinspire_export.rewrite import ALL, REWRITES, apply_rewrites
@@ -271,7 +271,9 @@ def exported(
     model = text_model(layout)
     path = tmp_path_factory.mktemp("engines") / "text.onnx"
     tower = apply_rewrites(tower_of(model, pooling, "linear"))
-    export_graph(tower, path, name="input_ids", example=torch.full((2, 5), 9, dtype=torch.int32))
+    export_graph(
+        tower, path, name="input_ids", example=torch.full((2, 5), 9, dtype=torch.int32), exporter=Exporter.TORCH
+    )
     return path, reference(model, pooling, "linear"), model.config.pad_token_id
 
 
