@@ -137,14 +137,17 @@ _COUNTS_EN = {2: "two", 3: "three"}
 _COUNTS_ZH = {1: "一", 2: "两", 3: "三"}
 
 
-def caption(scene: Scene, language: Language, rng: random.Random, *, partial: bool = False) -> str:
+def caption(
+    scene: Scene, language: Language, rng: random.Random, *, partial: bool = False, synonyms: bool = True
+) -> str:
     """Return a caption of a scene, with synonyms chosen by `rng`.
 
     The caption names everything: objects, colours, sizes, counts, sides and background. With `partial` it may leave out
-    sizes, background, place or sides, as users' queries do.
+    sizes, background, place or sides, as users' queries do. Without `synonyms` an English caption calls each type of
+    object by one noun, always the same.
     """
     if language is Language.ENGLISH:
-        return _english(scene, rng, partial)
+        return _english(scene, rng, partial, synonyms)
     return _chinese(scene, rng, partial)
 
 
@@ -152,10 +155,10 @@ def _omit(rng: random.Random, partial: bool) -> bool:
     return partial and rng.random() < 0.5
 
 
-def _english(scene: Scene, rng: random.Random, partial: bool) -> str:
+def _english(scene: Scene, rng: random.Random, partial: bool, synonyms: bool) -> str:
     sized = not _omit(rng, partial)
     where = "" if _omit(rng, partial) else rng.choice(_BACKGROUNDS_EN[scene.background])
-    things = [_english_group(group, rng, sized) for group in scene.groups]
+    things = [_english_group(group, rng, sized, synonyms) for group in scene.groups]
     if scene.place is not None:
         text = things[0]
         if not _omit(rng, partial):
@@ -180,8 +183,9 @@ def _english(scene: Scene, rng: random.Random, partial: bool) -> str:
     return f"{where}, {text}" if rng.random() < 0.3 else f"{text}, {where}"
 
 
-def _english_group(group: Group, rng: random.Random, sized: bool) -> str:
-    singular, plural = rng.choice(_OBJECTS_EN[group.kind])
+def _english_group(group: Group, rng: random.Random, sized: bool, synonyms: bool) -> str:
+    nouns = _OBJECTS_EN[group.kind]
+    singular, plural = rng.choice(nouns if synonyms else nouns[:1])
     colour = rng.choice(_COLOURS_EN[group.colour])
     words = ([rng.choice(_SIZES_EN[group.size])] if sized else []) + [colour]
     if group.count > 1:

@@ -10,11 +10,12 @@ from __future__ import annotations
 import json
 import math
 import random
+import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, TextIO
+from typing import Annotated, Any, TextIO, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -22,10 +23,17 @@ import torch
 import typer
 from tokenizers import Tokenizer
 from torch.nn import functional
-from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, PreTrainedTokenizerFast
+from transformers import (
+    CLIPConfig,
+    CLIPImageProcessor,
+    CLIPModel,
+    PreTrainedTokenizerFast,
+    VisionTextDualEncoderModel,
+)
 
 from twinspire._cores import usable_cores
 from twinspire_eval.scenes.captions import caption
+from twinspire_eval.scenes.description import Scene
 from twinspire_eval.scenes.vocabulary import Language
 from twinspire_export.sample.data import (
     CONTEXT_LENGTH,
@@ -49,6 +57,9 @@ LENGTH_STEP = 16
 SHIFT = 3
 """Training images are shifted by up to this many pixels."""
 
+ImageTextModel: TypeAlias = CLIPModel | VisionTextDualEncoderModel
+_LAYER = re.compile(r"\.layers?\.\d")  # CLIPModel calls its blocks `layers`, ViTModel `layer`
+
 
 def build_model(vocabulary: int, seed: int) -> CLIPModel:
     """Return the untrained model."""
@@ -59,13 +70,18 @@ def build_model(vocabulary: int, seed: int) -> CLIPModel:
     return model
 
 
-def build_optimizers(model: CLIPModel, settings: TrainingSettings) -> list[torch.optim.Optimizer]:
-    """Return Muon for the layers' matrices, and AdamW for embeddings, norms, biases, projections and temperature."""
+def build_optimizers(model: ImageTextModel, settings: TrainingSettings) -> list[torch.optim.Optimizer]:
+    """Return Muon for the layers' matrices, and AdamW for embeddings, norms, biases, projections and temperature.
+
+    Parameters that require no gradient are left alone.
+    """
     matrices: list[torch.nn.Parameter] = []
     decayed: list[torch.nn.Parameter] = []
     rest: list[torch.nn.Parameter] = []
     for name, parameter in model.named_parameters():
-        if ".layers." in name and parameter.ndim == 2:
+        if not parameter.requires_grad:
+            continue
+        if _LAYER.search(name) and parameter.ndim == 2:
             matrices.append(parameter)
         elif parameter.ndim >= 2:
             decayed.append(parameter)
@@ -88,7 +104,7 @@ def build_optimizers(model: CLIPModel, settings: TrainingSettings) -> list[torch
     ]
 
 
-def info_nce(model: CLIPModel, image: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+def info_nce(model: ImageTextModel, image: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
     """Return the symmetric InfoNCE loss of matching rows; `image` and `text` are (N, D), not normalised."""
     image, text = functional.normalize(image.float()), functional.normalize(text.float())
     logits = image @ text.T * model.logit_scale.exp()
@@ -97,12 +113,16 @@ def info_nce(model: CLIPModel, image: torch.Tensor, text: torch.Tensor) -> torch
 
 
 class Batches:
-    """Batches of tensors: images shifted a little, captions generated anew each time in a random language."""
+    """Batches of tensors: images shifted a little, captions generated anew each time.
 
-    def __init__(self, data: TrainingSet, tokenizer: Tokenizer, settings: TrainingSettings) -> None:
+    `tokenize` makes a caption of a scene and returns its token ids; 0 is the padding.
+    """
+
+    def __init__(
+        self, data: TrainingSet, tokenize: Callable[[Scene, random.Random], list[int]], settings: TrainingSettings
+    ) -> None:
         self._data = data
-        self._tokenizer = tokenizer
-        self._partial = settings.partial_captions
+        self._tokenize = tokenize
         self._rng = random.Random(f"batches/{settings.seed}")
         self._positions = data.batches(settings.batch, self._rng)
         # Images reach the model as (uint8 / 255 - mean) / std, here as one multiply and one add.
@@ -116,17 +136,10 @@ class Batches:
             images = self._data.images[np.asarray(positions)]
             down, across = (self._rng.randint(-SHIFT, SHIFT) for _ in range(2))
             pixels = torch.from_numpy(_shifted(images, down, across)).permute(0, 3, 1, 2)
-            ids = [self._caption(position) for position in positions]
+            ids = [self._tokenize(self._data.scenes[position], self._rng) for position in positions]
             length = -(-max(map(len, ids)) // LENGTH_STEP) * LENGTH_STEP
             padded = [row + [0] * (length - len(row)) for row in ids]
             yield pixels * self._scale + self._offset, torch.tensor(padded)
-
-    def _caption(self, position: int) -> list[int]:
-        language = self._rng.choice(list(Language))
-        partial = self._rng.random() < self._partial
-        words = caption(self._data.scenes[position], language, self._rng, partial=partial)
-        ids: list[int] = self._tokenizer.encode(words).ids
-        return ids
 
 
 def _shifted(images: npt.NDArray[np.uint8], down: int, across: int) -> npt.NDArray[np.uint8]:
@@ -151,7 +164,7 @@ def train(
     `compiled` towers are three times as fast, after a minute of compiling.
     """
     out.mkdir(parents=True, exist_ok=True)
-    started, cpu_started = time.monotonic(), time.process_time()
+    started = time.monotonic()
     scenes, _ = training_scenes(settings)
     tokenizer = train_tokenizer(
         training_captions(scenes[:20_000], random.Random(settings.seed), partial=settings.partial_captions)
@@ -161,28 +174,55 @@ def train(
     torch.set_num_threads(threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = build_model(tokenizer.get_vocab_size(), settings.seed).to(device)
-    optimizers = build_optimizers(model, settings)
+
+    def tokenize(scene: Scene, rng: random.Random) -> list[int]:
+        language = rng.choice(list(Language))
+        partial = rng.random() < settings.partial_captions
+        ids: list[int] = tokenizer.encode(caption(scene, language, rng, partial=partial)).ids
+        return ids
 
     @torch.compile(disable=not compiled)
     def embed(pixels: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         with torch.autocast(device.type, torch.bfloat16):
             return model.get_image_features(pixel_values=pixels), model.get_text_features(input_ids=ids)
 
+    fit(
+        model,
+        embed,
+        Batches(data, tokenize, settings),
+        settings,
+        out,
+        save=lambda: save_checkpoint(model, tokenizer, out),
+        header={"scenes": len(data.scenes), "drawing_s": round(drawn_s, 1), "threads": threads},
+        report_every=report_every,
+    )
+
+
+def fit(
+    model: ImageTextModel,
+    embed: Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]],
+    batches: Iterable[tuple[torch.Tensor, torch.Tensor]],
+    settings: TrainingSettings,
+    out: Path,
+    *,
+    save: Callable[[], None],
+    header: Mapping[str, Any],
+    report_every: int = 25,
+) -> None:
+    """Minimise InfoNCE over the parameters of `model` that require gradients, and `save` it after every 500 steps.
+
+    `embed` turns pixels and token ids into the towers' outputs, (N, D) each, not normalised. `header` and a line a
+    report are written to training.jsonl in `out`.
+    """
+    started, cpu_started = time.monotonic(), time.process_time()
+    optimizers = build_optimizers(model, settings)
+    device = model.logit_scale.device
     with (out / "training.jsonl").open("w", encoding="utf-8") as log:
-        _report(
-            log,
-            {
-                "settings": asdict(settings),
-                "parameters": sum(p.numel() for p in model.parameters()),
-                "scenes": len(data.scenes),
-                "drawing_s": round(drawn_s, 1),
-                "device": str(device),
-                "threads": threads,
-                "torch": torch.__version__,
-            },
-        )
+        parameters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+        about = {"parameters": parameters, "device": str(device), "torch": torch.__version__}
+        _report(log, {"settings": asdict(settings), **header, **about})
         losses: list[float] = []
-        for step, (pixels, ids) in zip(range(settings.steps), Batches(data, tokenizer, settings), strict=False):
+        for step, (pixels, ids) in zip(range(settings.steps), batches, strict=False):
             for optimizer in optimizers:
                 for group in optimizer.param_groups:
                     group["lr"] = settings.learning_rate * learning_rate(step, settings)
@@ -207,8 +247,8 @@ def train(
                     },
                 )
             if (step + 1) % 500 == 0:
-                save_checkpoint(model, tokenizer, out)
-    save_checkpoint(model, tokenizer, out)
+                save()
+    save()
 
 
 def save_checkpoint(model: CLIPModel, tokenizer: Tokenizer, folder: Path) -> None:
