@@ -24,11 +24,12 @@ if TYPE_CHECKING:
     from twinspire_eval.recall.benchmark import RecallReport
     from twinspire_eval.records import Record
 
-_QUERY_NAMES = {"text_to_image": "caption", "image_to_text": "image"}
+_QUERY_NAMES = {"text_to_image": "caption", "image_to_text": "image", "text_to_text": "caption"}
 """Names of the queries in tables, by direction."""
 _DATA_HELP = (
     "Data set: scenes:COUNT:SEED, or a captions file (COCO, Karpathy, Flickr30k, CSV, TSV or JSONL) or its folder; "
-    "a prefix coco:, karpathy:, flickr30k: or table: sets the format."
+    "a prefix coco:, karpathy:, flickr30k: or table: sets the format; captions:PATH leaves the images out, and a "
+    "caption finds the other captions of its image."
 )
 
 
@@ -51,7 +52,7 @@ def recall(
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the record to this file too.")] = None,
     _smoke: Annotated[bool, smoke_option(limit=20)] = False,
 ) -> None:
-    """Measure how often captions find their images, and images their captions.
+    """Measure how often captions find their images and images their captions, or captions each other.
 
     R@k is the share of queries with an own item among the first k results. Below each value stands its 95% confidence
     interval. Other engines are compared with fp32, or with the first one where fp32 is not measured, on the same

@@ -103,7 +103,7 @@ def test_losses_are_differences_of_the_figures(clients: dict[str, Client]) -> No
     for measure in METRICS:
         singly = []
         for language in ("en", "zh"):
-            for direction in Direction:
+            for direction in (Direction.TEXT_TO_IMAGE, Direction.IMAGE_TO_TEXT):
                 ours, theirs = (report.figures[engine][language][direction] for engine in ("int8", "fp32"))
                 singly.append(theirs[measure].value - ours[measure].value)
                 assert loss.by_language[language][direction][measure].value == pytest.approx(singly[-1])
@@ -249,7 +249,7 @@ def test_the_sample_finds_heldout_scenes(capsys: pytest.CaptureFixture[str], tmp
     found = Record.load(tmp_path / "record.json").results["engines"]
     for engine in ("fp32", "int8"):
         for language in ("en", "zh"):
-            for direction in Direction:
+            for direction in (Direction.TEXT_TO_IMAGE, Direction.IMAGE_TO_TEXT):
                 assert found[engine][language][direction]["r1"]["value"] > 0.9
 
 

@@ -441,7 +441,7 @@ def test_speed_weighs_images_and_texts_alike() -> None:
     )
     assert speed.overall.value == pytest.approx(2.0)
     assert speed.overall.interval == Interval(pytest.approx(2.0), pytest.approx(2.0))
-    assert (speed.images.value, speed.texts.value) == (4.0, 1.0)
+    assert (speed.ratio(Tower.IMAGE).value, speed.ratio(Tower.TEXT).value) == (4.0, 1.0)
 
 
 def test_the_front_is_what_nothing_beats() -> None:

@@ -98,7 +98,8 @@ def _model(size: str, work: Path, bundle: Path | None, checkpoint: Path | None) 
             run(*TWINSPIRE, "quantize", model.folder / "fp32", "-o", fp16, "--precision", "fp16")
         opened, source = Bundle.open(fp16), model.checkpoint
     for precision in towers.PRECISIONS:
-        for tower in Tower:
+        for tower in (Tower.IMAGE, Tower.TEXT):  # models with one of them cannot be checked: an error here
+            opened.manifest.tower(tower)
             if precision not in opened.manifest.engines[tower]:
                 raise BundleError(
                     f"{opened.path} has no {precision} engine for the {tower} tower: `twinspire quantize {opened.path} "

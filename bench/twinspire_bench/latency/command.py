@@ -64,18 +64,21 @@ class LatencyRequest:
     def settings(self, bundle: Bundle) -> LatencySettings:
         """Return the settings with defaults filled in. Raises InputError for numbers out of range."""
         batches, in_flight, visit_s = _DEFAULTS[self.url is not None]
-        context = bundle.text.context_length
-        lengths = self.lengths or (*(length for length in _LENGTHS if length < context), context)
-        if max(lengths) > context:
-            raise InputError(
-                f"length {max(lengths)} exceeds the context of {bundle.name}: expected at most {context} token ids"
-            )
+        lengths = self.lengths or ()
+        if lengths or Tower.TEXT in bundle.towers:
+            context = bundle.text.context_length
+            lengths = lengths or (*(length for length in _LENGTHS if length < context), context)
+            if max(lengths) > context:
+                raise InputError(
+                    f"length {max(lengths)} exceeds the context of {bundle.name}: expected at most {context} token ids"
+                )
         loads = [Load(in_flight=number) for number in self.in_flight or in_flight]
         loads += [Load(rate_per_s=rate) for rate in self.rates_per_s or ()]
         return LatencySettings(
             batches=self.batches or batches,
             lengths=lengths,
             loads=tuple(loads),
+            towers=bundle.towers,
             rounds=self.rounds,
             visit_s=visit_s if self.visit_s is None else self.visit_s,
         )
@@ -140,6 +143,7 @@ def _open(
             precisions=request.precisions,
             providers=request.providers,
             streams=request.streams or (1,),
+            towers=bundle.towers,
             threads=request.threads,
         )
     )

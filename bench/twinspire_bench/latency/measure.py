@@ -50,12 +50,12 @@ class Load:
 class LatencySettings:
     """Cases to measure, and for how long.
 
-    `batches` are images or texts a call, `lengths` token ids a text, start and end included. `visit_s` is the duration
-    of a case in each round, at least one call. Raises InputError for empty or repeated lists and numbers that are not
-    positive.
+    `batches` are images or texts a call, `lengths` token ids a text, start and end included; none without a text tower.
+    `visit_s` is the duration of a case in each round, at least one call. Raises InputError for empty or repeated lists
+    and numbers that are not positive.
     """
 
-    lengths: tuple[int, ...]
+    lengths: tuple[int, ...] = ()
     batches: tuple[int, ...] = (1, 8, 32)
     loads: tuple[Load, ...] = (Load(in_flight=1),)
     towers: tuple[Tower, ...] = tuple(Tower)
@@ -64,12 +64,12 @@ class LatencySettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("lengths", "batches", "loads", "towers"):
+        for name in ("batches", "loads", "towers", *(("lengths",) if Tower.TEXT in self.towers else ())):
             values = getattr(self, name)
             if not values or len(set(values)) != len(values):
                 raise InputError(f"{name} {', '.join(map(str, values))!r}: expected at least one value, and none twice")
         numbers = {"rounds": self.rounds, "visit_s": self.visit_s}
-        numbers |= {"batches": min(self.batches), "lengths": min(self.lengths) - 1}
+        numbers |= {"batches": min(self.batches), "lengths": min(self.lengths, default=2) - 1}
         for name, number in numbers.items():
             if not number > 0:
                 expected = {"lengths": "2 or more", "visit_s": "more than 0"}.get(name, "1 or more")

@@ -42,10 +42,9 @@ def limits(
 ) -> list[Limit]:
     """Return the limit of each engine and length. Raises InputError where an engine cannot be counted."""
     found = []
-    size = bundle.image.size
     for tower, precision in product(settings.towers, precisions):
         for length in settings.lengths if tower is Tower.TEXT else (None,):
-            shape = (1, size, size, 3) if length is None else (1, padded_length(length, bundle.text))
+            shape = (1, *bundle.input_spec(tower).shape) if length is None else (1, padded_length(length, bundle.text))
             flops = count_flops(bundle.engine(tower, precision), shape)
             rate = 1 / flops.minimum_s(peaks)
             found.append(Limit(tower=tower, precision=precision, length=length, flops=flops, items_per_s=rate))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from twinspire.errors import InputError
-from twinspire_eval.datasets.caption_files import CAPTION_FILE_DATASETS, open_captions
+from twinspire_eval.datasets.caption_files import CAPTION_FILE_DATASETS, CaptionsAlone, open_captions
 from twinspire_eval.datasets.captioned import Caption, CaptionedImages, CaptionTexts, DatasetOptions
 from twinspire_eval.datasets.scenes import SceneDataset
 
@@ -41,7 +41,7 @@ class Dataset(Protocol):
         """Open the data set that `argument` names, empty where nothing was given. Raises `InputError`."""
 
 
-_BUILT_IN: tuple[Dataset, ...] = (SceneDataset(), *CAPTION_FILE_DATASETS.values())
+_BUILT_IN: tuple[Dataset, ...] = (SceneDataset(), *CAPTION_FILE_DATASETS.values(), CaptionsAlone())
 DATASETS = {dataset.name: dataset for dataset in _BUILT_IN}
 """The registered data sets by name."""
 

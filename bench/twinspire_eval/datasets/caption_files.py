@@ -53,8 +53,7 @@ class CaptionFileDataset:
         """Open the captions file at a path."""
         if not argument:
             raise InputError(f"the data set '{self.name}:' names no path: expected {self.usage}")
-        path = Path(os.path.expanduser(argument))  # noqa: PTH111 - shells leave coco:~/x as it is; never raises
-        return open_captions(path, self.form, options)
+        return open_captions(_user_path(argument), self.form, options)
 
 
 CAPTION_FILE_DATASETS = {
@@ -104,7 +103,28 @@ class CaptionedFile:
     captions: list[Caption] = field(default_factory=list)
 
 
-def open_captions(path: Path, form: CaptionForm | None, options: DatasetOptions) -> CaptionedImages:
+class CaptionsAlone:
+    """The captions of a file of any form without its images, written `captions:PATH`: they find each other."""
+
+    name = "captions"
+    usage = "captions:PATH, a captions file of any form, to find the other captions of an image by each"
+
+    def open(self, argument: str, options: DatasetOptions) -> CaptionedImages:
+        """Open the captions file at a path."""
+        if not argument:
+            raise InputError(f"the data set '{self.name}:' names no path: expected {self.usage}")
+        if options.images is not None:
+            raise InputError(f"{self.name}: takes no folder of images, got {options.images}: leave it out")
+        return open_captions(_user_path(argument), None, options, with_images=False)
+
+
+def _user_path(argument: str) -> Path:
+    return Path(os.path.expanduser(argument))  # noqa: PTH111 - shells leave coco:~/x as it is; never raises
+
+
+def open_captions(
+    path: Path, form: CaptionForm | None, options: DatasetOptions, *, with_images: bool = True
+) -> CaptionedImages:
     """Open a captions file, of a form that is recognised by default, or the one such file in a folder."""
     path = _captions_file(path, form)
     form, images = list_images(path, form)
@@ -119,10 +139,11 @@ def open_captions(path: Path, form: CaptionForm | None, options: DatasetOptions)
         raise InputError(f"{path}: the image {repeated!r} is listed more than once: expected each once")
     sampled = [images[position] for position in sample_positions(len(images), options.limit, seed=options.seed)]
     name = f"{path.name} ({form})" + ("" if options.split in (None, ALL) else f", {options.split}")
+    name += "" if with_images else ", captions alone"
     return CaptionedImages(
         sampled_name(name, len(sampled), len(images), seed=options.seed),
         tuple(image.id for image in sampled),
-        _find_images(sampled, path, CAPTION_FILE_DATASETS[form].folders, options.images),
+        _find_images(sampled, path, CAPTION_FILE_DATASETS[form].folders, options.images) if with_images else (),
         tuple(tuple(image.captions) for image in sampled),
     )
 

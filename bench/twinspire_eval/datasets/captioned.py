@@ -61,7 +61,8 @@ class CaptionedImages:
     """N images, each with an id of its own and one or more captions, in a fixed order.
 
     `name` describes the data set for people. `images` holds what `twinspire.Client` takes as an image: paths, arrays,
-    or the bytes of files that are generated when they are accessed. Nothing here decodes them.
+    or the bytes of files that are generated when they are accessed. Nothing here decodes them. It is empty where the
+    data set is of captions alone, which find other captions of their image.
 
     Raises InputError for no images, lists of different lengths, a repeated id, an image without a caption and an
     empty caption.
@@ -74,7 +75,7 @@ class CaptionedImages:
 
     def __post_init__(self) -> None:
         lengths = len(self.ids), len(self.images), len(self.captions)
-        if len(set(lengths)) != 1 or not self.ids:
+        if lengths[0] != lengths[2] or lengths[1] not in (0, lengths[0]) or not self.ids:
             raise InputError(
                 f"{self.name}: {lengths[0]} ids, {lengths[1]} images and captions of {lengths[2]}: expected as many of "
                 "each, at least one"
@@ -89,6 +90,11 @@ class CaptionedImages:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def has_images(self) -> bool:
+        """Whether there are images, and not captions alone."""
+        return len(self.images) > 0
 
     @property
     def languages(self) -> tuple[str | None, ...]:
@@ -133,13 +139,13 @@ class CaptionedImages:
         return CaptionedImages(
             sampled_name(self.name, len(positions), len(self), seed=seed),
             tuple(self.ids[position] for position in positions),
-            LazyImages(len(positions), lambda index: self.images[positions[index]]),
+            LazyImages(len(positions), lambda index: self.images[positions[index]]) if self.has_images else (),
             tuple(self.captions[position] for position in positions),
         )
 
     def chunks(self, size: int) -> Iterator[Sequence[ImageItem]]:
         """Yield the images in their order, `size` at a time."""
-        for start in range(0, len(self), size):
+        for start in range(0, len(self.images), size):
             yield self.images[start : start + size]
 
 

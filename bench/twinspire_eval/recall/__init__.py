@@ -21,7 +21,7 @@ from twinspire_eval.recall.metrics import (
     recall,
     register_metric,
 )
-from twinspire_eval.recall.ranking import Direction, Ranking, rank_both_ways
+from twinspire_eval.recall.ranking import Direction, Ranking, rank_both_ways, rank_captions
 from twinspire_eval.statistics import Estimate
 
 __all__ = [
@@ -45,6 +45,7 @@ __all__ = [
     "metrics_of",
     "pair_accuracy",
     "rank_both_ways",
+    "rank_captions",
     "recall",
     "register_metric",
 ]

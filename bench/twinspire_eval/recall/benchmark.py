@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twinspire import Client
+from twinspire.bundle import Tower
 from twinspire.errors import ImageError, InputError
 from twinspire_eval.datasets import CaptionedImages, CaptionTexts
-from twinspire_eval.recall import Direction, Estimate, Ranking, difference, estimates, rank_both_ways
+from twinspire_eval.recall import Direction, Estimate, Ranking, difference, estimates, rank_both_ways, rank_captions
 from twinspire_eval.recall.estimates import RESAMPLES
 from twinspire_eval.records import SAMPLES
 from twinspire_eval.statistics import CONFIDENCE
@@ -36,20 +37,24 @@ OnProgress: TypeAlias = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, eq=False)
 class DatasetEmbeddings:
-    """A data set's embeddings: `images` (N, D) float32, and by language `texts` (T, D) float32, L2-normalised."""
+    """A data set's embeddings: `images` (N, D) float32, and by language `texts` (T, D) float32, L2-normalised.
 
-    images: NDArray[np.float32]
+    `images` is None where the data set has captions alone.
+    """
+
+    images: NDArray[np.float32] | None
     texts: Mapping[str, NDArray[np.float32]]
 
     def to_arrays(self) -> dict[str, NDArray[np.float32]]:
         """Return all arrays by name; the inverse of `from_arrays`."""
-        return {"images": self.images, **{f"texts_{language}": rows for language, rows in self.texts.items()}}
+        images = {} if self.images is None else {"images": self.images}
+        return {**images, **{f"texts_{language}": rows for language, rows in self.texts.items()}}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> DatasetEmbeddings:
         """Read the arrays of `to_arrays`."""
         texts = {name.removeprefix("texts_"): rows for name, rows in arrays.items() if name != "images"}
-        return cls(arrays["images"], texts)
+        return cls(arrays.get("images"), texts)
 
 
 @dataclass(frozen=True)
@@ -79,7 +84,7 @@ class RecallReport:
         """Rank the data set by the embeddings of each engine, and compute the metrics and their differences."""
         rankings = {
             engine: {
-                language: rank_both_ways(found.images, texts, _captions(data, language).owners)
+                language: _rank(found.images, texts, _captions(data, language).owners)
                 for language, texts in found.texts.items()
             }
             for engine, found in embeddings.items()
@@ -102,7 +107,7 @@ class RecallReport:
         return {
             "data_sha256": self.data.sha256,
             "images": len(self.data),
-            "captions": {language: len(both[Direction.TEXT_TO_IMAGE]) for language, both in by_language.items()},
+            "captions": {language: len(_captions(self.data, language).texts) for language in by_language},
             "resamples": RESAMPLES,
             "confidence": CONFIDENCE,
             "seed": SEED,
@@ -161,20 +166,32 @@ def encode_dataset(
     `languages` are those of the captions to encode, by default all. `on_progress` receives the stage, the steps done
     and the number of steps.
 
-    Raises InputError for a language that no caption has, ImageError with the position in the data set and the id for an
-    image that cannot be used, and EngineError.
+    Raises BundleError where an engine lacks a tower that the data set needs: captions alone, `captions:PATH`, need no
+    image tower. Raises InputError for a language that no caption has, ImageError with the position in the data set and
+    the id for an image that cannot be used, and EngineError.
     """
     report = on_progress or (lambda *_: None)
     names = [language or UNDETERMINED for language in data.languages] if languages is None else languages
     captions = {language: _captions(data, language).texts for language in names}
-    images = _encode_images(clients, data, report)
+    for client in clients.values():
+        for tower in (Tower.IMAGE, Tower.TEXT) if data.has_images else (Tower.TEXT,):
+            client.bundle.manifest.tower(tower)  # before any work
+    images = _encode_images(clients, data, report) if data.has_images else {}
     texts: dict[str, dict[str, NDArray[np.float32]]] = {engine: {} for engine in clients}
     steps = len(clients) * len(captions)
     for step, (engine, language) in enumerate(product(clients, captions)):
         report("captions", step, steps)
         texts[engine][language] = clients[engine].encode_texts(captions[language])
     report("captions", steps, steps)
-    return {engine: DatasetEmbeddings(images[engine], texts[engine]) for engine in clients}
+    return {engine: DatasetEmbeddings(images.get(engine), texts[engine]) for engine in clients}
+
+
+def _rank(
+    images: NDArray[np.float32] | None, texts: NDArray[np.float32], owners: NDArray[np.int64]
+) -> Mapping[Direction, Ranking]:
+    if images is None:
+        return {Direction.TEXT_TO_TEXT: rank_captions(texts, owners)}
+    return rank_both_ways(images, texts, owners)
 
 
 def _captions(data: CaptionedImages, language: str) -> CaptionTexts:
@@ -203,9 +220,9 @@ def _encode_images(
 
 
 def _loss(reference: Rankings, found: Rankings) -> Loss:
-    pairs = [(reference[language][way], found[language][way]) for language in reference for way in Direction]
+    pairs = [(before, found[language][way]) for language, both in reference.items() for way, before in both.items()]
     by_language = {
-        language: {way: difference([both[way]], [found[language][way]], seed=SEED) for way in Direction}
+        language: {way: difference([before], [found[language][way]], seed=SEED) for way, before in both.items()}
         for language, both in reference.items()
     }
     return Loss(difference([old for old, _ in pairs], [new for _, new in pairs], seed=SEED), by_language)

@@ -24,6 +24,8 @@ class Direction(StrEnum):
 
     TEXT_TO_IMAGE = "text_to_image"
     IMAGE_TO_TEXT = "image_to_text"
+    TEXT_TO_TEXT = "text_to_text"
+    """A caption finds the other captions of its image."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,44 @@ def rank_both_ways(
         ),
         Direction.IMAGE_TO_TEXT: _of_images(captions_ahead[order], owners[order], place, len(images)),
     }
+
+
+def rank_captions(texts: NDArray[np.float32], owners: NDArray[np.int64]) -> Ranking:
+    """Rank T captions for each that has others of its image, itself left out.
+
+    `texts` is (T, D) float32, L2-normalised; `owners` is (T,) int64, ascending, the number of the image that a caption
+    belongs to. A caption without others of its image is ranked but is no query. Equal scores rank as in
+    `rank_both_ways`.
+
+    Raises EmbeddingError for numbers that are not finite, InputError where no image has several captions.
+    """
+    image_count = int(owners.max()) + 1 if len(owners) else 0
+    _check(np.zeros((image_count, texts.shape[-1]), np.float32), texts, owners)
+    counts = np.bincount(owners, minlength=image_count)  # (N,)
+    starts = np.cumsum(counts) - counts
+    queries = np.flatnonzero(counts[owners] > 1)
+    if not len(queries):
+        raise InputError(f"none of {image_count:,} images has several captions: expected images with two or more each")
+    first, average = np.empty(len(queries), np.int64), np.empty(len(queries))
+    others = int(counts.max()) - 1
+    transposed = texts.T.astype(np.float64)  # (D, T)
+    rows = max(1, _SCORES_AT_ONCE // len(texts))
+    for top in range(0, len(queries), rows):
+        asked = queries[top : top + rows]  # (n,)
+        scores = (texts[asked].astype(np.float64) @ transposed).astype(np.float32)  # (n, T)
+        own = np.full((len(asked), others + 1), -np.inf, np.float32)
+        for nth in range(others + 1):
+            has = np.flatnonzero(counts[owners[asked]] > nth)
+            columns = starts[owners[asked[has]]] + nth
+            own[has, nth] = np.where(columns == asked[has], -np.inf, scores[has, columns])
+            scores[has, columns] = -np.inf  # own ones are counted by their place
+        own = -np.sort(-own, axis=1)[:, :others]  # (n, M), the best first, -inf where there are fewer
+        found = np.stack([(scores >= own[:, nth, None]).sum(axis=1) for nth in range(others)], axis=1)
+        place = np.arange(1, others + 1)
+        precision = np.where(np.isfinite(own), place / (found + place), 0)
+        some = slice(top, top + len(asked))
+        first[some], average[some] = found[:, 0] + 1, precision.sum(axis=1) / (counts[owners[asked]] - 1)
+    return Ranking(first, average, owners[queries].astype(np.int64), image_count)
 
 
 def _own_scores(

@@ -22,9 +22,9 @@ from transformers import BertModel, CamembertModel, PreTrainedTokenizerFast, Rob
 from twinspire.bundle import TextSettings, Tower
 from twinspire.errors import CheckpointError
 from twinspire_export.dependencies import silenced
-from twinspire_export.families.bert_text import TOKENIZER_FILES, text_settings
+from twinspire_export.families.bert_text import load_bert_tokenizer, text_settings
 from twinspire_export.families.family import Checkpoint, CheckpointSource, ModelFamily
-from twinspire_export.families.huggingface import load_model, load_tokenizer, tokenizer_json, unit_rows
+from twinspire_export.families.huggingface import load_model, tokenizer_json, unit_rows
 from twinspire_export.rewrite import ALL
 from twinspire_export.text_encoder import TextEncoder, TextPooling, encoder_of
 
@@ -62,7 +62,7 @@ class SentenceBertFamily(ModelFamily):
         _check_scores(folder)
         options = _settings(folder / "sentence_bert_config.json", default={})
         with silenced("transformers"):
-            tokenizer = load_tokenizer(folder, TOKENIZER_FILES)
+            tokenizer = load_bert_tokenizer(folder)
             # The encoder's own pooler is no part of these models, and often missing.
             model = load_model(_ENCODERS[kind], folder, files, add_pooling_layer=False)
         if options.get("do_lower_case"):

@@ -8,7 +8,7 @@ from typing import Any
 
 from twinspire.bundle import Certificate, Precision, RecommendedRuntime, Tower
 from twinspire_eval.machine import Hardware
-from twinspire_eval.recall import R1, R5, R10, Direction, Estimate
+from twinspire_eval.recall import R1, R5, R10, Estimate
 from twinspire_eval.recall.benchmark import RecallReport
 from twinspire_eval.records import series
 from twinspire_eval.statistics import CONFIDENCE
@@ -65,7 +65,7 @@ def recall_of(report: RecallReport, best: CandidateResult) -> dict[str, Any]:
         "r1_drop": None if str(config) == report.reference else best.accuracy.recall_drop.to_json(),
     }
     for language, both in report.figures[str(config)].items():
-        document[language] = {direction.value: _figures(both[direction]) for direction in Direction}
+        document[language] = {direction.value: _figures(found) for direction, found in both.items()}
     return document
 
 
@@ -102,14 +102,12 @@ def recommended_runtime(
 def _runtime(result: CandidateResult, tower: Tower) -> dict[str, Any]:
     """Return the speed of a tower in one runtime: the median of the rounds."""
     candidate, speed = result.candidate, result.speed
-    rounds = speed.images_per_s if tower is Tower.IMAGE else speed.texts_per_s
-    ratio = speed.images if tower is Tower.IMAGE else speed.texts
     return {
         "provider": candidate.config.provider.value,
         "inference_precision": candidate.config.inference_precision.value,
         "streams": candidate.streams,
-        f"{tower}s_per_s": round(series(rounds, "p50")["p50"], 2),
-        "times_fp32": ratio.to_json(),
+        f"{tower}s_per_s": round(series(speed.rounds(tower)[0], "p50")["p50"], 2),
+        "times_fp32": speed.ratio(tower).to_json(),
     }
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twinspire import Client
+from twinspire.bundle import Tower
 from twinspire.towers import LocalTowers, OpenVinoOptions, Towers
 from twinspire_eval.datasets import CaptionedImages
 from twinspire_eval.load import interleaved
@@ -26,49 +27,61 @@ TEXTS = 256
 
 @dataclass(frozen=True, kw_only=True)
 class Throughput:
-    """Items per second in each round, and those of fp32 on the CPU provider with one stream in the same rounds."""
+    """Items per second in each round, and those of fp32 on the CPU provider with one stream in the same rounds.
 
-    images_per_s: tuple[float, ...]
-    texts_per_s: tuple[float, ...]
-    fp32_images_per_s: tuple[float, ...]
-    fp32_texts_per_s: tuple[float, ...]
+    Empty for a tower that the model does not have.
+    """
+
+    images_per_s: tuple[float, ...] = ()
+    texts_per_s: tuple[float, ...] = ()
+    fp32_images_per_s: tuple[float, ...] = ()
+    fp32_texts_per_s: tuple[float, ...] = ()
+
+    def rounds(self, tower: Tower) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Return the items per second of a tower in each round, and those of fp32."""
+        if tower is Tower.IMAGE:
+            return self.images_per_s, self.fp32_images_per_s
+        return self.texts_per_s, self.fp32_texts_per_s
 
     @property
-    def images(self) -> Ratio:
-        """Images per second relative to fp32."""
-        return paired_ratio(self.images_per_s, self.fp32_images_per_s)
+    def towers(self) -> tuple[Tower, ...]:
+        """The towers that were measured."""
+        return tuple(tower for tower in (Tower.IMAGE, Tower.TEXT) if self.rounds(tower)[0])
 
-    @property
-    def texts(self) -> Ratio:
-        """Texts per second relative to fp32."""
-        return paired_ratio(self.texts_per_s, self.fp32_texts_per_s)
+    def ratio(self, tower: Tower) -> Ratio:
+        """Return a tower's items per second relative to fp32."""
+        return paired_ratio(*self.rounds(tower))
 
     @property
     def overall(self) -> Ratio:
-        """The geometric mean of both, round by round: twice the images counts as much as twice the texts."""
-        return paired_ratio(
-            np.sqrt(np.multiply(self.images_per_s, self.texts_per_s)),
-            np.sqrt(np.multiply(self.fp32_images_per_s, self.fp32_texts_per_s)),
-        )
+        """The geometric mean of the towers, round by round: twice the images counts as much as twice the texts."""
+        rates = np.array([self.rounds(tower) for tower in self.towers])  # (towers, 2, rounds)
+        own, fp32 = rates.prod(axis=0) ** (1 / len(rates))
+        return paired_ratio(own, fp32)
 
 
 @dataclass(frozen=True, eq=False)
 class SpeedInputs:
-    """The inputs that speed is measured on: images (n, S, S, 3) uint8, and token ids of captions."""
+    """The inputs that speed is measured on: images (n, S, S, 3) uint8, and token ids of captions.
 
-    images: NDArray[np.uint8]
-    texts: Sequence[NDArray[np.int32]]
+    None for a tower that the model does not have, or that the data set has no inputs of.
+    """
+
+    images: NDArray[np.uint8] | None
+    texts: Sequence[NDArray[np.int32]] | None
 
     @classmethod
     def of(cls, data: CaptionedImages, client: Client) -> SpeedInputs:
         """Take the first of a data set, repeated where there are not enough."""
-        first = list(next(iter(data.chunks(IMAGES))))
-        prepared = client.preprocess(first)
-        ids = client.tokenize([caption.text for captions in data.captions[:TEXTS] for caption in captions][:TEXTS])
-        return cls(
-            prepared[np.arange(IMAGES) % len(prepared)],
-            [ids[position % len(ids)] for position in range(TEXTS)],
-        )
+        images: NDArray[np.uint8] | None = None
+        texts: list[NDArray[np.int32]] | None = None
+        if data.has_images and Tower.IMAGE in client.bundle.towers:
+            prepared = client.preprocess(list(next(iter(data.chunks(IMAGES)))))
+            images = prepared[np.arange(IMAGES) % len(prepared)]
+        if Tower.TEXT in client.bundle.towers:
+            ids = client.tokenize([caption.text for captions in data.captions[:TEXTS] for caption in captions][:TEXTS])
+            texts = [ids[position % len(ids)] for position in range(TEXTS)]
+        return cls(images, texts)
 
 
 def open_towers(candidate: PrecisionCandidate, *, threads: int) -> LocalTowers:
@@ -110,12 +123,18 @@ def measure_speed(
         found = interleaved({name: _visit(encode, towers, visit_s) for name, towers in opened.items()}, rounds=rounds)
         return tuple(found["this"].tolist()), tuple(found.get("fp32", found["this"]).tolist())
 
+    images, texts = inputs.images, inputs.texts
+    measured: dict[str, tuple[float, ...]] = {}
     with closing(this), closing(other):
-        images, fp32_images = rates(lambda towers: len(towers.encode_images(inputs.images)))
-        texts, fp32_texts = rates(lambda towers: len(towers.encode_texts(inputs.texts)))
-    return Throughput(
-        images_per_s=images, texts_per_s=texts, fp32_images_per_s=fp32_images, fp32_texts_per_s=fp32_texts
-    )
+        if images is not None:
+            measured["images_per_s"], measured["fp32_images_per_s"] = rates(
+                lambda towers: len(towers.encode_images(images))
+            )
+        if texts is not None:
+            measured["texts_per_s"], measured["fp32_texts_per_s"] = rates(
+                lambda towers: len(towers.encode_texts(texts))
+            )
+    return Throughput(**measured)
 
 
 def _visit(encode: Callable[[Towers], int], towers: Towers, visit_s: float) -> Callable[[], float]:

@@ -81,9 +81,7 @@ def _draw(axes: Axes, result: PrecisionResult) -> None:
     )
     for measured in result.results:
         _point(axes, measured, colours[measured.candidate.config], result)
-    axes.set_xlabel(
-        f"speed relative to {result.reference} (geometric mean of images/s and texts/s, {result.threads} threads)"
-    )
+    axes.set_xlabel(f"speed relative to {result.reference} ({_measured(result)}, {result.threads} threads)")
     axes.set_ylabel("R@1 lost, points (95% interval; up is better)")
     hardware = result.choice.cpu_model if result.choice.provider != "cuda" else result.choice.gpu
     axes.set_title(
@@ -95,6 +93,11 @@ def _draw(axes: Axes, result: PrecisionResult) -> None:
     axes.set_axisbelow(True)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
+
+
+def _measured(result: PrecisionResult) -> str:
+    rates = [f"{tower}s/s" for tower in result.bundle.towers]
+    return rates[0] if len(rates) == 1 else f"geometric mean of {' and '.join(rates)}"
 
 
 def _point(axes: Axes, measured: CandidateResult, colour: str, result: PrecisionResult) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from twinspire.bundle import Tower
 from twinspire_eval.records import Record, series
 from twinspire_eval.tables import figure, figures_table
 from twinspire_export.precision.measurement import IMAGES, TEXTS
@@ -18,17 +17,17 @@ if TYPE_CHECKING:
 
 def table(result: PrecisionResult) -> Table:
     """Return a table with a row for each candidate, the fastest first."""
+    towers = result.bundle.towers
     rows = figures_table(
         ["candidate"],
-        ["images/s", "texts/s", "vs. fp32", "MB", "cosine min, mean", "R@1 lost", "95%", "worst", ""],
+        [*(f"{tower}s/s" for tower in towers), "vs. fp32", "MB", "cosine min, mean", "R@1 lost", "95%", "worst", ""],
     )
     for measured in sorted(result.results, key=lambda r: -r.speed.overall.value):
         drop, cosines = measured.accuracy.recall_drop, measured.accuracy.cosines
-        smallest = min(cosines[tower].minimum for tower in Tower), min(cosines[tower].mean for tower in Tower)
+        smallest = min(found.minimum for found in cosines.values()), min(found.mean for found in cosines.values())
         rows.add_row(
             str(measured.candidate),
-            figure(series(measured.speed.images_per_s, "p50")["p50"]),
-            figure(series(measured.speed.texts_per_s, "p50")["p50"]),
+            *(figure(series(measured.speed.rounds(tower)[0], "p50")["p50"]) for tower in towers),
             f"{measured.speed.overall.value:.2f}",
             f"{measured.engines.size_bytes / 1e6:.1f}",
             ", ".join(f"{cosine:.4f}" for cosine in smallest),
@@ -112,18 +111,15 @@ def _candidate(measured: CandidateResult, result: PrecisionResult) -> Mapping[st
         "precision": engines.precision,
         "recipe": engines.recipe,
         "is_baseline": engines.is_baseline,
-        "engines_sha256": dict(zip(Tower, engines.engines_sha256, strict=True)),
+        "engines_sha256": dict(zip(engines.bundle.towers, engines.engines_sha256, strict=True)),
         "provider": candidate.config.provider,
         "inference_precision": candidate.config.inference_precision,
         "streams": candidate.streams,
         "size_bytes": engines.size_bytes,
-        "images_per_s": series(speed.images_per_s, "p50"),
-        "texts_per_s": series(speed.texts_per_s, "p50"),
-        "fp32_images_per_s": series(speed.fp32_images_per_s, "p50"),
-        "fp32_texts_per_s": series(speed.fp32_texts_per_s, "p50"),
+        **{f"{tower}s_per_s": series(speed.rounds(tower)[0], "p50") for tower in speed.towers},
+        **{f"fp32_{tower}s_per_s": series(speed.rounds(tower)[1], "p50") for tower in speed.towers},
         "times_fp32": {
-            "images": speed.images.to_json(),
-            "texts": speed.texts.to_json(),
+            **{f"{tower}s": speed.ratio(tower).to_json() for tower in speed.towers},
             "overall": speed.overall.to_json(),
         },
         "cosine_to_fp32": {

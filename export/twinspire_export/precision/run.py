@@ -117,8 +117,9 @@ def choose_precision(
     """Measure every engine of `bundle` on every provider here, and write `destination`, whose `auto` is the best.
 
     The best is the fastest that loses no more recall than allowed, by the geometric mean of its speeds of images and
-    texts relative to fp32 on the CPU with one stream; fp32 where no other does. The new bundle's certificates hold the
-    measurements. `work` is a folder that caches each measurement, so that an interrupted run can resume; None is
+    texts, or of the only tower, relative to fp32 on the CPU with one stream; fp32 where no other does. The new bundle's
+    certificates hold the measurements. `work` is a folder that caches each measurement, so that an interrupted run can
+    resume; None is
     `destination` with `.work` appended, which is removed at the end. Nothing else should run meanwhile. `on_step` is
     called with a description of each step as it begins, `on_progress` as the data set is encoded.
 
@@ -128,7 +129,7 @@ def choose_precision(
     chosen = options or PrecisionOptions()
     base = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     target = Path(destination)
-    _check(base, target)
+    _check(base, target, data)
     folder = target.with_name(f"{target.name}.work") if work is None else Path(work)
     run = _Run(base, data, chosen, folder, on_step or (lambda _: None), on_progress or (lambda *_: None))
     result = run.choose(target)
@@ -161,7 +162,7 @@ class _Run:
         if error is not None:
             raise error
         found = self._embeddings(self._configs())
-        self.step(f"ranking {len(self.data):,} images")
+        self.step(f"ranking {len(self.data):,} images" if self.data.has_images else "ranking captions")
         embeddings = {str(config): embedded for config, embedded in found.items()}
         report = RecallReport.of(self.data, embeddings, reference=str(self.reference.config))
         fp32 = found[self.reference.config]
@@ -317,7 +318,7 @@ class _Run:
                     shown = best_of(eligible, max_drop)
                 else:
                     shown = max(own, key=lambda result: result.speed.overall.value)
-                for tower in Tower:
+                for tower in self.base.towers:
                     record = pair.bundle.manifest.engines[tower][precision]
                     file = record.file
                     if pair.bundle is not self.base:
@@ -353,8 +354,15 @@ def _versions(provider: Provider) -> dict[str, str]:
     return {package: installed_version(package) for package in packages}
 
 
-def _check(base: Bundle, destination: Path) -> None:
-    lacking = [tower for tower in Tower if Precision.FP32 not in base.precisions(tower)]
+def _check(base: Bundle, destination: Path, data: CaptionedImages) -> None:
+    needed = (Tower.IMAGE, Tower.TEXT) if data.has_images else (Tower.TEXT,)
+    if set(base.towers) != set(needed):
+        raise InputError(
+            f"{data.name} measures the {' and the '.join(needed)} tower, {base.path} has the "
+            f"{' and the '.join(base.towers)} tower: expected captions alone (captions:FILE) for a model of texts, and "
+            "images with captions for one of both"
+        )
+    lacking = [tower for tower in base.towers if Precision.FP32 not in base.precisions(tower)]
     if lacking:
         raise BundleError(
             f"{base.path} has no fp32 engine for the {' and the '.join(lacking)} tower, the reference of all others. "

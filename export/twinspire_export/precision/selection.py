@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twinspire.bundle import Precision, Tower
-from twinspire_eval.recall import R1, Direction, Estimate
+from twinspire_eval.recall import R1, Estimate
 from twinspire_eval.recall.benchmark import DatasetEmbeddings, RecallReport
 from twinspire_eval.statistics import Interval
 from twinspire_export.engine_check import row_cosines
@@ -66,17 +66,18 @@ def accuracy_of(
     """Extract what the choice depends on from a report."""
     languages = list(fp32.texts)
     cosines = {
-        Tower.IMAGE: _cosines(found.images, fp32.images),
         Tower.TEXT: _cosines(
             np.concatenate([found.texts[language] for language in languages]),
             np.concatenate([fp32.texts[language] for language in languages]),
         ),
     }
+    if found.images is not None and fp32.images is not None:
+        cosines[Tower.IMAGE] = _cosines(found.images, fp32.images)
     if str(config) == report.reference:
         return Accuracy(recall_drop=Estimate(0.0, Interval(0.0, 0.0)), worst_recall_drop=0.0, cosines=cosines)
     loss = report.losses[str(config)]
     above = loss.pooled[R1]
-    gains = [both[direction][R1].value for both in loss.by_language.values() for direction in Direction]
+    gains = [found[R1].value for both in loss.by_language.values() for found in both.values()]
     # Subtracted from 0, so that no loss is 0.0 and not -0.0.
     drop = Estimate(0 - above.value, Interval(0 - above.interval.high, 0 - above.interval.low))
     return Accuracy(recall_drop=drop, worst_recall_drop=0 - min(gains), cosines=cosines)
