@@ -104,6 +104,43 @@ def test_every_candidate_is_measured(chosen: PrecisionResult) -> None:
     }
 
 
+def test_a_model_of_texts_alone(make_tiny: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Captions among themselves decide; speed, certificates and table are of the text tower alone."""
+    _slowed(monkeypatch, _int8_is_faster)
+    bundle = make_tiny("texts", towers=(Tower.TEXT,)).bundle
+    both = _captioned()
+    captions = tuple((*each, Caption(f"{each[0].text} snow", "en"), Caption("a cat", "zh")) for each in both.captions)
+    data = CaptionedImages("captions", both.ids, (), captions)
+    result = choose_precision(bundle, tmp_path / "new", data, options=QUICK)
+    assert result.choice.precision is Precision.INT8
+    assert result.best.speed.towers == (Tower.TEXT,)
+    assert result.best.speed.overall.value == pytest.approx(3.0)
+    assert list(result.best.accuracy.cosines) == [Tower.TEXT]
+    written = Bundle.open(tmp_path / "new")
+    certificate = written.manifest.engines[Tower.TEXT][Precision.INT8].certificate
+    assert certificate is not None
+    assert certificate.recall is not None
+    assert list(certificate.recall["en"]) == ["text_to_text"]
+    saved = record(result, data_spec="captions:x").results["candidates"][str(result.best.candidate)]
+    assert "texts_per_s" in saved
+    assert "images_per_s" not in saved
+    assert [str(column.header) for column in table(result).columns][1:3] == ["texts/s", "vs. fp32"]
+    assert sentences(result)
+
+
+@pytest.mark.parametrize(("towers", "has_images"), [((Tower.TEXT,), True), ((Tower.IMAGE, Tower.TEXT), False)])
+def test_data_of_other_towers(
+    make_tiny: Callable[..., Any], tmp_path: Path, towers: tuple[Tower, ...], has_images: bool
+) -> None:
+    """Images for a model of texts, and captions alone for a model of both, are errors before anything is measured."""
+    data = _captioned()
+    if not has_images:
+        data = CaptionedImages("captions", data.ids, (), data.captions)
+    with pytest.raises(InputError, match="captions"):
+        choose_precision(make_tiny("other", towers=towers).bundle, tmp_path / "new", data, options=QUICK)
+    assert not (tmp_path / "new").exists()
+
+
 def test_the_recall_is_that_of_the_benchmark(chosen: PrecisionResult, tiny: Any) -> None:
     """The drop is what `measure_recall` finds above, turned round, with its interval; in certificates all of it."""
     with (

@@ -56,6 +56,22 @@ def absorb_smoothing(model: onnx.ModelProto) -> int:
     return len(folded)
 
 
+def has_post_norm_blocks(model: onnx.ModelProto) -> bool:
+    """Whether a residual sum reads the norms that feed matrix multiplications, as in BERT.
+
+    SmoothQuant's factors cannot be folded into such a norm, and cost more than they gain: all-MiniLM-L6-v2, 3,000 COCO
+    captions among themselves, mean cosine to fp32 0.963 and R@1 48.5% with smoothing, 0.985 and 49.3% without; fp32
+    49.2%.
+    """
+    wiring = Wiring(model.graph)
+    readers = (
+        {reader.op_type for reader in wiring.readers(node.output[0])}
+        for node in model.graph.node
+        if node.op_type == "LayerNormalization"
+    )
+    return any({"Add", "MatMul"} <= kinds for kinds in readers)
+
+
 def _is_norm_of(source: onnx.NodeProto, node: onnx.NodeProto, wiring: Wiring) -> bool:
     """Whether `source` is a LayerNormalization over the last axis whose values `node` alone reads."""
     return (

@@ -12,6 +12,7 @@ import math
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ from twinspire_export.dependencies import silenced
 from twinspire_export.quantization.graph_passes import (
     absorb_smoothing,
     gather_before_dequantizing,
+    has_post_norm_blocks,
     multiplies_pixels,
     multiply_bytes,
     share_as_uint8,
@@ -118,6 +120,8 @@ def _run_nncf(
     model: onnx.ModelProto, feeds: Sequence[Feed], recipe: Int8Recipe, *, ignored: Sequence[str]
 ) -> onnx.ModelProto:
     nncf = _import_nncf()
+    if has_post_norm_blocks(model):
+        recipe = replace(recipe, smooth_alpha=None)
     try:
         with silenced("nncf"), contextlib.redirect_stdout(io.StringIO()):  # progress bars go to stdout
             quantized: onnx.ModelProto = nncf.quantize(

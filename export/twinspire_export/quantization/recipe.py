@@ -61,9 +61,9 @@ class Int8Recipe:
     """How a graph is quantized to int8.
 
     `smooth_alpha` is SmoothQuant's share of the activations' range that moves into the weights (0 to 1,
-    https://arxiv.org/abs/2211.10438), None for no smoothing. `keep_float` names what stays in float32: labels of
-    `RoleInBlock` (`mlp-down`, `mlp-down:11`), or nodes. `per_channel` gives each output channel of a weight a scale of
-    its own.
+    https://arxiv.org/abs/2211.10438), None for no smoothing; post-norm blocks (BERT) are never smoothed. `keep_float`
+    names what stays in float32: labels of `RoleInBlock` (`mlp-down`, `mlp-down:11`), or nodes. `per_channel` gives each
+    output channel of a weight a scale of its own.
 
     Raises InputError where a value is out of range or impossible for the target.
     """
