@@ -75,6 +75,12 @@ class ModelFamily(ABC):
     """The class in `architectures` of config.json that has both towers."""
     rewrites: ClassVar[tuple[str, ...]] = ()
     """The lossless rewrites that its towers allow, names in `twinspire_export.rewrite.REWRITES`."""
+    title: ClassVar[str] = ""
+    """What people call it, for `twinspire export --list`."""
+    examples: ClassVar[tuple[str, ...]] = ()
+    """Ids of checkpoints on the Hugging Face hub, the best known first, for the same list."""
+    modalities: ClassVar[tuple[str, ...]] = ("image", "text")
+    """What it encodes, by the values of `twinspire.bundle.Tower`."""
 
     @abstractmethod
     def open(self, source: CheckpointSource, files: tuple[Path, ...]) -> Checkpoint:
