@@ -47,8 +47,8 @@ CONVERTIBLE_HUB_FILES = [
 """What a conversion reads: the same, and pickles, which nothing else downloads."""
 
 _OWN_CODE = (
-    "Its model is a program that comes with it ('auto_map' in config.json), and such programs are never run. Look for a "
-    "conversion of the same weights to a class of transformers"
+    "Its model is a program that comes with it ('auto_map' in config.json), and such programs are never run. Look for "
+    "a conversion of the same weights to a class of transformers"
 )
 _ONE_TOWER = re.compile(r"_(vision|text|audio)_model$")
 _MIN_LIKENESS = 0.6  # difflib's own default

@@ -10,6 +10,7 @@ import socket
 import struct
 import subprocess
 import sys
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -450,6 +451,46 @@ def test_environment_is_not_passed_on(checkpoint: Path, tmp_path: Path, monkeypa
     message = refused(checkpoint, tmp_path)
     assert "OMP_NUM_THREADS" in message
     assert "SECRET_TOKEN" not in message
+
+
+@pytest.mark.slow
+def test_limits(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process that reads dumps no core, writes no byte to a file, and has a bound on its processor time."""
+    pickled(checkpoint)
+    limits = "' '.join(line[:40].strip() for line in open('/proc/self/limits') if line.split()[-3] == '0')"
+    run_instead(tmp_path, monkeypatch, "", limits)
+    message = refused(checkpoint, tmp_path)
+    assert "Max core file size" in message
+    assert "Max file size" in message
+
+
+@pytest.mark.slow
+def test_process_ends_with_the_command(checkpoint: Path, tmp_path: Path) -> None:
+    """Where the command is killed, the process that reads ends too, in the middle of a file that takes for ever."""
+    (checkpoint / WEIGHTS).unlink()
+    (checkpoint / PICKLED).write_bytes(zipped(tuples_within_tuples()))
+    code = (
+        f"import twinspire_export; twinspire_export.convert_checkpoint({str(checkpoint)!r}, {str(tmp_path / 'new')!r})"
+    )
+    paths = os.pathsep.join(path for path in sys.path if path)
+    command = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": paths})
+    children = Path(f"/proc/{command.pid}/task/{command.pid}/children")
+    try:
+        wait_until(lambda: children.read_text().split())
+        reader = Path("/proc", children.read_text().split()[0])
+        wait_until(lambda: "Seccomp:\t2" in (reader / "status").read_text())
+    finally:
+        command.kill()
+        command.wait()
+    wait_until(lambda: not reader.exists() or "State:\tZ" in (reader / "status").read_text())
+
+
+def wait_until(holds: Callable[[], Any]) -> None:
+    """Wait until something holds."""
+    end_s = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < end_s
+        time.sleep(0.05)
 
 
 @pytest.mark.parametrize(
