@@ -215,8 +215,8 @@ def _refusal(exc: Exception) -> str:
             f"it refers to {named[1]}, which is code or an object of a program, not a tensor. Where you trust the "
             "file, load it and save its state_dict() alone with torch.save, and convert that"
         )
-    if isinstance(exc, pickle.UnpicklingError) and (inner := re.search(r"WeightsUnpickler error: (.+)", message)):
-        message = inner[1]
+    if isinstance(exc, pickle.UnpicklingError):  # the rest of whose message is that advice
+        message = "".join(re.findall(r"WeightsUnpickler error: (.*)", message))
     first_line = (message.strip() or "no message").splitlines()[0]
     return f"not a file of torch.save that can be read ({type(exc).__name__}: {first_line}). Copy or download it again"
 
