@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from twinspire.errors import CheckpointError, InputError
-from twinspire_export.families import FAMILIES, Checkpoint, CheckpointSource, ModelFamily
+from twinspire_export.families import FAMILIES, UNSUPPORTED, Checkpoint, CheckpointSource, ModelFamily
 from twinspire_export.weights import weight_files
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
@@ -29,6 +32,28 @@ _HUB_FILES = [
     "preprocessor_config.json",
     "README.md",
 ]
+
+CONVERTIBLE_HUB_FILES = [
+    *_HUB_FILES,
+    "*.txt",
+    "*.model",
+    "open_clip_config.json",
+    "pytorch_model.bin",
+    "pytorch_model-*.bin",
+    "pytorch_model.bin.index.json",
+    "open_clip_pytorch_model.bin",
+    "*.pt",
+    "*.pth",
+    "*.ckpt",
+]
+"""What a conversion reads: the same, and pickles, which nothing else downloads."""
+
+_OWN_CODE = (
+    "Its model is a program that comes with it ('auto_map' in config.json), and such programs are never run. Look for "
+    "a conversion of the same weights to a class of transformers"
+)
+_ONE_TOWER = re.compile(r"_(vision|text|audio)_model$")
+_MIN_LIKENESS = 0.6  # difflib's own default
 
 
 def open_checkpoint(checkpoint: str | Path, *, revision: str | None = None) -> Checkpoint:
@@ -64,19 +89,48 @@ def _family_of(folder: Path) -> ModelFamily:
     family = FAMILIES.get(model_type) if isinstance(model_type, str) else None
     if family is None:
         raise CheckpointError(
-            f"the checkpoint {folder} has the 'model_type' {model_type!r} in config.json; expected "
-            f"{' or '.join(FAMILIES)}, in the format of transformers. Other families cannot be exported yet"
+            f"the checkpoint {folder} has the 'model_type' {model_type!r} and the 'architectures' {architectures!r} in "
+            f"config.json, which cannot be exported. {_remedy(config)}"
         )
-    if architectures is not None and family.architecture not in architectures:
+    if architectures is not None and family.architecture not in _words(architectures):
+        remedy = _OWN_CODE if "auto_map" in config else "A model of one tower, or with another head, lacks tensors"
         raise CheckpointError(
             f"the checkpoint {folder} holds {architectures!r} ('architectures' in config.json); expected "
-            f"{family.architecture}, which has both towers and their projections"
+            f"{family.architecture}, which has both towers and their projections. {remedy}"
         )
     return family
 
 
-def locate(checkpoint: str | Path, *, revision: str | None = None) -> CheckpointSource:
-    """Find `checkpoint`: an existing folder, else a hub id, whose files are downloaded to the hub's cache.
+def _remedy(config: dict[str, Any]) -> str:
+    """Say what kind of model a config.json of no known family describes, and which known family is the closest."""
+    model_type, architectures = config.get("model_type"), config.get("architectures")
+    supported = f"Supported: {', '.join(FAMILIES)}; `twinspire export --list` shows examples"
+    if "auto_map" in config:
+        return f"{_OWN_CODE}. {supported}"
+    words = _words([model_type]) + _words(architectures)
+    if words and (reason := UNSUPPORTED.get(words[0])):
+        return f"{reason}. {supported}"
+    names = {name: family for family in FAMILIES.values() for name in (family.architecture, family.model_type)}
+    for word in words:
+        family = names.get(_ONE_TOWER.sub("", word))
+        if family is not None and word not in names:
+            return (
+                f"It is one tower of {family.model_type}; expected {family.architecture}, which has both. {supported}"
+            )
+        if close := difflib.get_close_matches(word, names, n=1, cutoff=_MIN_LIKENESS):
+            closest = names[close[0]]
+            return f"The closest supported one is {closest.model_type} ({closest.architecture}). {supported}"
+    return supported
+
+
+def _words(values: object) -> list[str]:
+    return [value for value in values if isinstance(value, str)] if isinstance(values, list) else []
+
+
+def locate(
+    checkpoint: str | Path, *, revision: str | None = None, files: Sequence[str] = _HUB_FILES
+) -> CheckpointSource:
+    """Find `checkpoint`: an existing folder, else a hub id, whose `files` are downloaded to the hub's cache.
 
     Raises CheckpointError for a path that is not a folder, a hub id that cannot be reached or does not exist, and a
     revision of a folder.
@@ -98,17 +152,17 @@ def locate(checkpoint: str | Path, *, revision: str | None = None) -> Checkpoint
             f"no checkpoint {hub_id!r}: there is no such folder, and it is not an id on the Hugging Face hub, such "
             "as OWNER/NAME"
         )
-    folder = _download(hub_id, revision)
+    folder = _download(hub_id, revision, files)
     # The hub's cache keeps each commit in a folder named by its hash.
     return CheckpointSource(folder=folder, name=hub_id, revision=folder.name, licence=_licence(folder))
 
 
-def _download(hub_id: str, revision: str | None) -> Path:
+def _download(hub_id: str, revision: str | None, files: Sequence[str]) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=_HUB_FILES, ignore_patterns=["*/*"]))
+        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=list(files), ignore_patterns=["*/*"]))
     except LocalEntryNotFoundError as exc:
         raise CheckpointError(
             f"no folder {hub_id!r} here, no such checkpoint in the Hugging Face hub's cache, and the hub cannot be "

@@ -40,6 +40,8 @@ class ClipFamily(ModelFamily):
     model_type = "clip"
     architecture = "CLIPModel"
     exporter = Exporter.OPTIMUM
+    title = "CLIP and its retrainings"
+    examples = ("openai/clip-vit-base-patch32", "openai/clip-vit-large-patch14")
     rewrites = ALL
 
     def open(self, source: CheckpointSource, files: tuple[Path, ...]) -> ClipCheckpoint:

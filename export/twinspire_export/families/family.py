@@ -89,6 +89,12 @@ class ModelFamily(ABC):
     exporter: ClassVar[Exporter] = Exporter.TORCH
     rewrites: ClassVar[tuple[str, ...]] = ()
     """The lossless rewrites that its towers allow, names in `twinspire_export.rewrite.REWRITES`."""
+    title: ClassVar[str] = ""
+    """What people call it, for `twinspire export --list`."""
+    examples: ClassVar[tuple[str, ...]] = ()
+    """Ids of checkpoints on the Hugging Face hub, the best known first, for the same list."""
+    modalities: ClassVar[tuple[str, ...]] = ("image", "text")
+    """What it encodes, by the values of `twinspire.bundle.Tower`."""
 
     @abstractmethod
     def open(self, source: CheckpointSource, files: tuple[Path, ...]) -> Checkpoint:

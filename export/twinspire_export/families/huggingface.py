@@ -121,6 +121,12 @@ def load_tokenizer(
     try:
         return tokenizer_class.from_pretrained(folder, local_files_only=True, use_fast=True, trust_remote_code=False)
     except Exception as exc:  # the tokenizers library raises bare Exception for a file that it cannot read
+        if "trust_remote_code" in str(exc):
+            raise CheckpointError(
+                f"the tokenizer of the checkpoint {folder} is a program that comes with it ('auto_map' in "
+                "tokenizer_config.json), and such programs are never run. Put the tokenizer.json and "
+                "tokenizer_config.json of a tokenizer of transformers with the same vocabulary in their place"
+            ) from exc
         raise CheckpointError(f"transformers cannot load the tokenizer of the checkpoint {folder}: {exc}") from exc
 
 
