@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from twinspire.errors import CheckpointError, InputError
-from twinspire_export.families import FAMILIES, Checkpoint, CheckpointSource, ModelFamily
+from twinspire_export.families import FAMILIES, UNSUPPORTED, Checkpoint, CheckpointSource, ModelFamily
 from twinspire_export.weights import weight_files
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
@@ -24,6 +24,9 @@ _HUB_FILES = [
     "added_tokens.json",
     "vocab.json",
     "merges.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "vocab.txt",
     "preprocessor_config.json",
     "README.md",
 ]
@@ -59,6 +62,8 @@ def _family_of(folder: Path) -> ModelFamily:
         model_type, architectures = config.get("model_type"), config.get("architectures")
     except (OSError, ValueError, AttributeError) as exc:
         raise CheckpointError(f"{config_file} is not a JSON object: {exc}. Download the checkpoint again") from exc
+    if model_type in UNSUPPORTED:
+        raise CheckpointError(f"the checkpoint {folder} ('model_type' {model_type!r}): {UNSUPPORTED[model_type]}")
     family = FAMILIES.get(model_type) if isinstance(model_type, str) else None
     if family is None:
         raise CheckpointError(

@@ -22,13 +22,15 @@ from twinspire.bundle import (
     Precision,
     Probes,
     Source,
+    TextSettings,
     Tower,
     TowerSpecs,
     space_id,
 )
-from twinspire.contract import INPUT_NAMES, padded
+from twinspire.contract import INPUT_NAMES
 from twinspire.errors import CheckpointError, InputError
 from twinspire.text import Tokenizer
+from twinspire.towers.batching import one_batch
 from twinspire_export.checkpoint import open_checkpoint
 from twinspire_export.engine_check import EngineRunner, certify, check_engine
 from twinspire_export.families import Checkpoint
@@ -101,7 +103,7 @@ def export_checkpoint(
             export_graph(module, writer.path(file), name=INPUT_NAMES[tower], example=_example(opened, tower))
             check_engine(writer.folder / file, tower, dim=opened.dim, size=opened.image.size)
             step(f"comparing the {tower} tower with torch")
-            engines[tower, Precision.FP32] = (file, _certify(writer.folder / file, tower, probes, opened.text.pad_id))
+            engines[tower, Precision.FP32] = (file, _certify(writer.folder / file, tower, probes, opened.text))
         step("writing the bundle")
         return writer.commit(draft, engines)
 
@@ -190,14 +192,14 @@ def _probes(opened: Checkpoint, tokenizer: Tokenizer) -> Probes:
         ) from exc
 
 
-def _certify(engine: Path, tower: Tower, probes: Probes, pad_id: int) -> Certificate:
+def _certify(engine: Path, tower: Tower, probes: Probes, settings: TextSettings) -> Certificate:
     runner = EngineRunner(engine)
     if tower is Tower.IMAGE:
         measured, expected = runner.embed([probes.image]), probes.image_embedding
         data = f"{len(expected)} generated probes"
     else:
         # In one batch, so that short captions are padded: the padding must not change their embeddings.
-        measured = runner.embed([padded(probes.input_ids, pad_id)])
+        measured = runner.embed([one_batch(probes.input_ids, settings)])
         expected = probes.text_embedding
         data = f"{len(expected)} captions in English and Chinese"
     certificate = certify(measured, expected, reference="torch fp32", data=data, packages=_VERSIONS)

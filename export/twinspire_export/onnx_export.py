@@ -51,10 +51,10 @@ def export_graph(tower: nn.Module, destination: Path, *, name: str, example: Ten
 
     Does not compare the result with torch. Raises CheckpointError where the tower does not fit one ONNX file.
     """
-    size_bytes = sum(parameter.numel() * 4 for parameter in tower.parameters())
+    size_bytes = sum(parameter.numel() * parameter.element_size() for parameter in tower.parameters())
     if size_bytes > MAX_GRAPH_BYTES:
         raise CheckpointError(
-            f"the {type(tower).__name__} has {size_bytes / 2**30:.1f} GiB of float32 weights; an engine is one ONNX "
+            f"the {type(tower).__name__} has {size_bytes / 2**30:.1f} GiB of weights; an engine is one ONNX "
             "file of at most 2 GiB. Use a smaller checkpoint"
         )
     config = _TowerConfig(name, example)

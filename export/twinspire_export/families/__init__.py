@@ -7,8 +7,15 @@ from __future__ import annotations
 
 from twinspire_export.families.clip import ClipFamily
 from twinspire_export.families.family import Checkpoint, CheckpointSource, ModelFamily
+from twinspire_export.families.siglip import SiglipFamily
 
-__all__ = ["FAMILIES", "Checkpoint", "CheckpointSource", "ModelFamily"]
+__all__ = ["FAMILIES", "UNSUPPORTED", "Checkpoint", "CheckpointSource", "ModelFamily"]
 
-FAMILIES: dict[str, ModelFamily] = {family.model_type: family for family in (ClipFamily(),)}
+FAMILIES: dict[str, ModelFamily] = {family.model_type: family for family in (ClipFamily(), SiglipFamily())}
 """The families that can be exported, by `model_type` of their config.json."""
+
+UNSUPPORTED = {
+    "siglip2": "SigLIP 2 NaFlex takes images of any number of patches, and a bundle has one size of images. Use a "
+    "checkpoint of fixed resolution, such as google/siglip2-base-patch16-224",
+}
+"""Why a near relative of a family cannot be exported and what to use instead, by `model_type`."""

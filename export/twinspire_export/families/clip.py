@@ -16,6 +16,7 @@ from twinspire_export.dependencies import silenced
 from twinspire_export.families.family import CheckpointSource, ModelFamily
 from twinspire_export.families.huggingface import (
     HuggingFaceCheckpoint,
+    check_vocabulary,
     image_settings,
     load_model,
     load_processor,
@@ -111,14 +112,8 @@ def text_settings(
     embedding.
     """
     plain = Tokenizer.from_str(serialised)
-    highest_id = max(plain.get_vocab(with_added_tokens=True).values())
-    vocabulary, pooled_at = int(text_config.vocab_size), text_config.eos_token_id
-    eos_id = tokenizer.eos_token_id
-    if highest_id >= vocabulary:
-        raise CheckpointError(
-            f"{folder}: the tokenizer has ids up to {highest_id}, but the text tower only {vocabulary} embeddings "
-            "('vocab_size' in config.json); tokenizer and weights belong to different models"
-        )
+    highest_id = check_vocabulary(plain, int(text_config.vocab_size), folder)
+    pooled_at, eos_id = text_config.eos_token_id, tokenizer.eos_token_id
     empty = list(plain.encode("").ids)
     if eos_id is None or not empty or empty[-1] != eos_id:
         raise CheckpointError(

@@ -38,23 +38,28 @@ class HuggingFaceCheckpoint(Checkpoint):
     """A checkpoint whose reference embeddings are those of transformers' own model, tokenizer and image processor."""
 
     model: Any  # a PreTrainedModel with get_image_features and get_text_features
-    tokenizer: PreTrainedTokenizerFast
+    tokenizer: Any  # that of transformers, or what the family's `token_ids` reads
     processor: BaseImageProcessor
 
     def embed_images(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Encode `images` (N, S, S, 3), resized and cropped: (N, D), L2-normalised."""
-        inputs = self.processor(list(images), do_resize=False, do_center_crop=False, return_tensors="pt")
+        steps = [step for step in ("do_resize", "do_center_crop") if hasattr(self.processor, step)]
+        inputs = self.processor(list(images), return_tensors="pt", **dict.fromkeys(steps, False))
         with torch.inference_mode():
             return unit_rows(self.model.get_image_features(**inputs))
 
     def embed_texts(self, captions: Sequence[str]) -> NDArray[np.float32]:
-        """Encode `captions` one at a time, so that nothing is padded: (N, D), L2-normalised."""
+        """Encode `captions` one at a time, so that nothing is padded but by `token_ids`: (N, D), L2-normalised."""
         rows = []
         for caption in captions:
-            ids = self.tokenizer(caption, truncation=True, max_length=self.text.context_length, return_tensors="pt")
             with torch.inference_mode():
-                rows.append(unit_rows(self.model.get_text_features(input_ids=ids["input_ids"])))
+                rows.append(unit_rows(self.model.get_text_features(input_ids=torch.tensor([self.token_ids(caption)]))))
         return np.concatenate(rows)
+
+    def token_ids(self, caption: str) -> list[int]:
+        """Tokenize by the original code, cut to the context."""
+        ids: list[int] = self.tokenizer(caption, truncation=True, max_length=self.text.context_length)["input_ids"]
+        return ids
 
 
 def unit_rows(vectors: torch.Tensor) -> NDArray[np.float32]:
@@ -207,6 +212,17 @@ def tokenizer_json(tokenizer: PreTrainedTokenizerFast, folder: Path) -> str:
     plain.no_padding()
     plain.no_truncation()
     return str(plain.to_str())
+
+
+def check_vocabulary(tokenizer: Tokenizer, vocabulary: int, folder: Path) -> int:
+    """Return the highest id of a tokenizer. Raises CheckpointError where the tower has no embedding for it."""
+    highest_id = max(tokenizer.get_vocab(with_added_tokens=True).values())
+    if highest_id >= vocabulary:
+        raise CheckpointError(
+            f"{folder}: the tokenizer has ids up to {highest_id}, but the text tower only {vocabulary} embeddings "
+            "('vocab_size' in config.json); tokenizer and weights belong to different models"
+        )
+    return int(highest_id)
 
 
 def _triple(values: Sequence[float]) -> tuple[float, float, float]:
