@@ -46,12 +46,17 @@ class _TowerConfig(OnnxConfig):  # type: ignore[misc]  # optimum ships no types
         return {self._name: self._example}
 
 
+def weights_size_bytes(tower: nn.Module) -> int:
+    """Return the size of a tower's weights in its graph."""
+    return sum(parameter.numel() * parameter.element_size() for parameter in tower.parameters())
+
+
 def export_graph(tower: nn.Module, destination: Path, *, name: str, example: Tensor) -> None:
     """Write `tower` as an ONNX file of opset 17, traced on `example`, its input `name`; the axes N and L are dynamic.
 
     Does not compare the result with torch. Raises CheckpointError where the tower does not fit one ONNX file.
     """
-    size_bytes = sum(parameter.numel() * parameter.element_size() for parameter in tower.parameters())
+    size_bytes = weights_size_bytes(tower)
     if size_bytes > MAX_GRAPH_BYTES:
         raise CheckpointError(
             f"the {type(tower).__name__} has {size_bytes / 2**30:.1f} GiB of weights; an engine is one ONNX "

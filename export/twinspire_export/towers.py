@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from twinspire.bundle import ImageSettings
+from twinspire.errors import CheckpointError
 from twinspire_export.attention_pool import AttentionPool, ProbeAttention
 from twinspire_export.transformer import Attention, Block, Linear, Norm, PooledAttention, PooledBlock, frozen
 
@@ -189,6 +190,13 @@ class TokenTable(nn.Module):
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
         self.weight = frozen(weight)  # (V, W)
+
+    def store_as_fp16(self) -> None:
+        """Halve the table; a value keeps 11 bits. Raises CheckpointError where one is beyond float16's range."""
+        half = self.weight.to(torch.float16)
+        if not half.isfinite().all():
+            raise CheckpointError("token embeddings beyond 65,504, or not finite, cannot be stored in float16")
+        self.weight = frozen(half)
 
     def forward(self, input_ids: Tensor) -> Tensor:
         """Look up `input_ids` (N, L)."""

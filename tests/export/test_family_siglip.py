@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import json
 import string
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,6 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer as PlainTokenizer
 from tokenizers import normalizers
 from transformers import GemmaTokenizerFast, SiglipConfig, SiglipImageProcessor, SiglipModel, SiglipTokenizer
-from transformers.utils import sentencepiece_model_pb2_new
 
 from support.families import (
     CHINESE,
@@ -38,6 +36,7 @@ from support.families import (
     fill_weights,
     photographs_and_odd_images,
 )
+from support.sentencepiece_models import readable_sentencepiece, save_sentencepiece, slow_ids, train_sentencepiece
 from twinspire.bundle import Bundle, Interpolation, Padding, Resize
 from twinspire.errors import CheckpointError
 from twinspire.text import Tokenizer
@@ -47,6 +46,7 @@ from twinspire_export.rewrite import REWRITES, apply_rewrites
 from twinspire_export.towers import TransformerTower
 from twinspire_export.transformer import Linear
 
+pytestmark = pytest.mark.usefixtures(readable_sentencepiece.__name__)
 CONTEXT, WIDTH = 64, 32
 TEXTS = [*coco_captions(2_000), *CHINESE, *HARD_TEXTS]
 CLEANED = [
@@ -61,33 +61,6 @@ CLEANED = [
 ]
 COMBINING = ["mo\u0323\u0302t con me\u0300o", "Cafe\u0301", "й Ё", "고양이", "बिल्ली", "แมวนั่ง", "\u05d1\u05bc"]
 """Texts whose letters have marks of their own: NFD as file systems have it, and scripts that are written so."""
-
-
-def train_sentencepiece(model_type: str, **options: Any) -> bytes:
-    """Train a small SentencePiece model on captions, with the ids of special tokens as in T5 or Gemma."""
-    captions = [*coco_captions(35), *CHINESE]
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter([caption.lower() for caption in captions] * 3),
-        model_writer=model,
-        model_type=model_type,
-        pad_id=0,
-        eos_id=1,
-        hard_vocab_limit=False,
-        num_threads=1,
-        minloglevel=2,
-        **options,
-    )
-    return model.getvalue()
-
-
-def save_sentencepiece(folder: Path, **options: Any) -> None:
-    """Write spiece.model and the settings of google/siglip-base-patch16-224."""
-    trained = train_sentencepiece("unigram", unk_id=2, bos_id=-1, vocab_size=500, eos_piece="</s>", **options)
-    (folder / "spiece.model").write_bytes(trained)
-    special = {"eos_token": "</s>", "pad_token": "</s>", "unk_token": "<unk>"}
-    config = {"tokenizer_class": "SiglipTokenizer", "do_lower_case": True, "model_max_length": CONTEXT, **special}
-    (folder / "tokenizer_config.json").write_text(json.dumps(config))
 
 
 def save_gemma(folder: Path) -> sentencepiece.SentencePieceProcessor:
@@ -120,14 +93,6 @@ def save_model(folder: Path, *, vocabulary: int, seed: int = 0, image_size: int 
     return model
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _protobuf() -> Iterator[None]:
-    """Let transformers read SentencePiece models: sentencepiece 0.2.3's own module asks for a newer protobuf."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sentencepiece, "sentencepiece_model_pb2", sentencepiece_model_pb2_new, raising=False)
-        yield
-
-
 @pytest.fixture(scope="module")
 def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Give a tiny SigLIP checkpoint, to be read only."""
@@ -152,11 +117,6 @@ def checkpoint(pristine: Path, tmp_path: Path) -> Path:
     for file in pristine.iterdir():
         (folder / file.name).write_bytes(file.read_bytes())
     return folder
-
-
-def slow_ids(tokenizer: SiglipTokenizer) -> Callable[[str], list[int]]:
-    """Return transformers' tokenization."""
-    return lambda text: list(tokenizer(text, truncation=True, max_length=CONTEXT)["input_ids"])
 
 
 def image_features(checkpoint: Path) -> Callable[[list[Image.Image]], torch.Tensor]:
@@ -202,7 +162,7 @@ def test_images_are_those_of_transformers(exported: Bundle, pristine: Path) -> N
 
 def test_texts_are_those_of_transformers(exported: Bundle, pristine: Path) -> None:
     """Token ids and embeddings of captions, Chinese, emoji and overlong texts are those of transformers."""
-    ids = slow_ids(SiglipTokenizer.from_pretrained(pristine))
+    ids = slow_ids(pristine)
     assert_tokens(exported, ids, [*TEXTS, *CLEANED, *COMBINING])
     assert_text_embeddings(exported, text_features(pristine, ids, pad=1))
 
@@ -230,7 +190,7 @@ def both_tokenizers(
         save_sentencepiece(folder, byte_fallback=True)
         save_model(folder, vocabulary=800)
     bundle = export_checkpoint(folder, folder.parent / "bundle")
-    return slow_ids(SiglipTokenizer.from_pretrained(folder)), Tokenizer(bundle.tokenizer_path, bundle.text)
+    return slow_ids(folder), Tokenizer(bundle.tokenizer_path, bundle.text)
 
 
 # Marks of several scripts on one letter are left out: transformers keeps their order, Unicode's NFKC sorts them.

@@ -30,6 +30,9 @@ from twinspire_export.transformer import Block, Linear, Norm
 if TYPE_CHECKING:
     from transformers import CLIPTextConfig
 
+POOLING = "end token"
+"""Both ways of pooling that transformers knows end at the same token; `text_settings` checks it."""
+
 LEGACY_EOS_ID = 2
 """`eos_token_id` in configs older than transformers' #24773: transformers then pools at the highest token id."""
 
@@ -57,8 +60,7 @@ class ClipFamily(ModelFamily):
             image=image_settings(processor, model.config.vision_config, folder),
             text=text_settings(tokenizer, serialised, model.config.text_config, folder),
             tokenizer_json=serialised,
-            # Both ways of pooling that transformers knows end at the same token; `text_settings` checks it.
-            pooling="end token",
+            pooling=POOLING,
             logit_scale=float(model.logit_scale.detach().double().exp()),
             model=model,
             tokenizer=tokenizer,
@@ -89,8 +91,8 @@ def image_tower(model: CLIPModel, settings: ImageSettings) -> ImageTower:
     )
 
 
-def text_tower(model: CLIPModel) -> TextTower:
-    """Return the text tower of `model`."""
+def text_tower(model: CLIPModel, *, legacy: bool = True) -> TextTower:
+    """Return the text tower of `model`; `legacy` says whether `LEGACY_EOS_ID` has its meaning."""
     text = model.text_model
     end_id = int(text.config.eos_token_id)
     return TextTower(
@@ -99,14 +101,19 @@ def text_tower(model: CLIPModel) -> TextTower:
         blocks=map(Block.of, text.encoder.layers),
         final_norm=Norm(text.final_layer_norm),
         projection=Linear.of(model.text_projection),
-        end_id=None if end_id == LEGACY_EOS_ID else end_id,
+        end_id=None if legacy and end_id == LEGACY_EOS_ID else end_id,
     )
 
 
 def text_settings(
-    tokenizer: PreTrainedTokenizerFast, serialised: str, text_config: CLIPTextConfig, folder: Path
+    tokenizer: PreTrainedTokenizerFast,
+    serialised: str,
+    text_config: CLIPTextConfig,
+    folder: Path,
+    *,
+    legacy: bool = True,
 ) -> TextSettings:
-    """Translate the tokenizer and the text tower's config.
+    """Translate the tokenizer and the text tower's config; `legacy` says whether `LEGACY_EOS_ID` has its meaning.
 
     Raises CheckpointError where they do not fit each other: pooling would be at the wrong token, or an id has no
     embedding.
@@ -121,13 +128,14 @@ def text_settings(
             f"encodes the empty text as {empty}, and its end token is {eos_id}. Give tokenizer.json a post-processor "
             "that appends the end token"
         )
-    if pooled_at == LEGACY_EOS_ID and eos_id != highest_id:
+    legacy = legacy and pooled_at == LEGACY_EOS_ID
+    if legacy and eos_id != highest_id:
         raise CheckpointError(
             f"{folder}: 'eos_token_id' {LEGACY_EOS_ID} in config.json makes transformers pool at the highest token id, "
             f"which is {highest_id}, but the tokenizer's end token is {eos_id}. Give the end token the highest id, or "
             "set another 'eos_token_id'"
         )
-    if pooled_at not in (LEGACY_EOS_ID, eos_id):
+    if not legacy and pooled_at != eos_id:
         raise CheckpointError(
             f"{folder}: the text tower of config.json is pooled at the token {pooled_at} ('eos_token_id'), but the "
             f"tokenizer ends texts with {eos_id}; they must be equal"
