@@ -8,12 +8,13 @@ from __future__ import annotations
 from twinspire_export.families.clip import ClipFamily
 from twinspire_export.families.family import Checkpoint, CheckpointSource, ModelFamily
 from twinspire_export.families.metaclip_2 import MetaClip2Family
+from twinspire_export.families.open_clip import OpenClipFamily
 from twinspire_export.families.siglip import SiglipFamily
 
 __all__ = ["FAMILIES", "UNSUPPORTED", "Checkpoint", "CheckpointSource", "ModelFamily"]
 
 FAMILIES: dict[str, ModelFamily] = {
-    family.model_type: family for family in (ClipFamily(), MetaClip2Family(), SiglipFamily())
+    family.model_type: family for family in (ClipFamily(), MetaClip2Family(), OpenClipFamily(), SiglipFamily())
 }
 """The families that can be exported, by `model_type` of their config.json."""
 

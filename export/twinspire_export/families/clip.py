@@ -17,6 +17,7 @@ from twinspire_export.families.family import CheckpointSource, ModelFamily
 from twinspire_export.families.huggingface import (
     HuggingFaceCheckpoint,
     check_vocabulary,
+    crop_rounding_of,
     image_settings,
     load_model,
     load_processor,
@@ -57,7 +58,7 @@ class ClipFamily(ModelFamily):
             family=self,
             files=files,
             dim=int(model.config.projection_dim),
-            image=image_settings(processor, model.config.vision_config, folder),
+            image=image_settings(processor, model.config.vision_config, folder, crop_rounding=crop_rounding_of(folder)),
             text=text_settings(tokenizer, serialised, model.config.text_config, folder),
             tokenizer_json=serialised,
             pooling=POOLING,

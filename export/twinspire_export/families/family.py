@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from twinspire.bundle import ImageSettings, TextSettings, Tower
+from twinspire_export.weights import weight_files
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,10 @@ class ModelFamily(ABC):
     """The class in `architectures` of config.json that has both towers."""
     rewrites: ClassVar[tuple[str, ...]] = ()
     """The lossless rewrites that its towers allow, names in `twinspire_export.rewrite.REWRITES`."""
+
+    def weight_files(self, folder: Path) -> tuple[Path, ...]:
+        """List the safetensors files in `folder`. Raises CheckpointError where there are none, or damaged ones."""
+        return weight_files(folder)
 
     @abstractmethod
     def open(self, source: CheckpointSource, files: tuple[Path, ...]) -> Checkpoint:

@@ -32,6 +32,9 @@ _INTERPOLATIONS = dict(
 """By the numbers of `PIL.Image.Resampling`, which `resample` holds."""
 _MAX_LISTED = 8
 
+OPEN_CLIP_CONFIG = "open_clip_config.json"
+"""OpenCLIP's config, which also lies beside checkpoints that were converted to transformers' format."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class HuggingFaceCheckpoint(Checkpoint):
@@ -87,7 +90,7 @@ def load_model(model_class: type[PreTrainedModel], folder: Path, files: tuple[Pa
         raise CheckpointError(f"transformers cannot load the checkpoint {folder}: {exc}") from exc
     if report["missing_keys"]:
         raise CheckpointError(
-            f"the checkpoint {folder} is missing {_listing(sorted(report['missing_keys']))}. Copy or download it "
+            f"the checkpoint {folder} is missing {listing(sorted(report['missing_keys']))}. Copy or download it "
             "again, or convert it from the original weights again"
         )
     expected = model.state_dict()
@@ -97,7 +100,7 @@ def load_model(model_class: type[PreTrainedModel], folder: Path, files: tuple[Pa
         if stored[name] != tuple(expected[name].shape)
     ]
     if misshapen:
-        raise CheckpointError(f"the checkpoint {folder} does not fit its config.json: {_listing(misshapen)}")
+        raise CheckpointError(f"the checkpoint {folder} does not fit its config.json: {listing(misshapen)}")
     return model.eval()
 
 
@@ -128,6 +131,11 @@ def load_processor(processor_class: type[BaseImageProcessor], folder: Path) -> A
         return processor_class.from_pretrained(folder, local_files_only=True)
     except Exception as exc:  # transformers promises no set of errors for settings that it cannot use
         raise CheckpointError(f"transformers cannot read {file}: {exc}") from exc
+
+
+def crop_rounding_of(folder: Path) -> CropRounding:
+    """Return where the crop begins: as in torchvision, which OpenCLIP trains with, where its config is in `folder`."""
+    return CropRounding.ROUND if (folder / OPEN_CLIP_CONFIG).is_file() else CropRounding.FLOOR
 
 
 def image_settings(
@@ -230,5 +238,6 @@ def _triple(values: Sequence[float]) -> tuple[float, float, float]:
     return red, green, blue
 
 
-def _listing(names: list[str]) -> str:
+def listing(names: list[str]) -> str:
+    """Count tensors and name some."""
     return f"{len(names)} tensor{'s' if len(names) > 1 else ''}: {listed(names, at_most=_MAX_LISTED)}"
