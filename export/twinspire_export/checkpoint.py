@@ -11,7 +11,9 @@ from typing import Any
 
 from twinspire.errors import CheckpointError, InputError
 from twinspire_export.families import FAMILIES, UNSUPPORTED, Checkpoint, CheckpointSource, ModelFamily
-from twinspire_export.weights import weight_files
+from twinspire_export.families.huggingface import OPEN_CLIP_CONFIG
+from twinspire_export.families.open_clip import OPEN_CLIP_WEIGHTS, OpenClipFamily
+from twinspire_export.weights import INDEX_FILE, WEIGHTS_FILE, stored_shapes
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
@@ -27,8 +29,11 @@ _HUB_FILES = [
     "added_tokens.json",
     "vocab.json",
     "merges.txt",
-    "vocab.txt",
+    "spiece.model",
     "sentencepiece.bpe.model",
+    "vocab.txt",
+    OPEN_CLIP_CONFIG,
+    OPEN_CLIP_WEIGHTS,
     "preprocessor_config.json",
     "README.md",
 ]
@@ -66,7 +71,7 @@ def open_checkpoint(checkpoint: str | Path, *, revision: str | None = None) -> C
     """
     source = locate(checkpoint, revision=revision)
     family = _family_of(source.folder)
-    files = weight_files(source.folder)
+    files = family.weight_files(source.folder)
     try:
         return family.open(source, files)
     except (InputError, TypeError, ValueError, KeyError) as exc:
@@ -75,11 +80,26 @@ def open_checkpoint(checkpoint: str | Path, *, revision: str | None = None) -> C
         ) from exc
 
 
+def _is_open_clip(folder: Path) -> bool:
+    """Whether only OpenCLIP's files can be read: many repositories have transformers' as well, which are preferred."""
+    if not (folder / OPEN_CLIP_CONFIG).is_file():
+        return False
+    if not (folder / "config.json").is_file():
+        return True
+    weights = folder / WEIGHTS_FILE
+    if not weights.is_file():
+        return not (folder / INDEX_FILE).is_file()
+    return any(name.startswith("visual.") for name in stored_shapes((weights,)))
+
+
 def _family_of(folder: Path) -> ModelFamily:
+    if _is_open_clip(folder):
+        return FAMILIES[OpenClipFamily.model_type]
     config_file = folder / "config.json"
     if not config_file.is_file():
         raise CheckpointError(
-            f"the checkpoint {folder} has no config.json: expected the folder of a model in transformers' format"
+            f"the checkpoint {folder} has no config.json: expected the folder of a model in transformers' format, or "
+            f"in OpenCLIP's with {OPEN_CLIP_CONFIG}"
         )
     try:
         config = json.loads(config_file.read_text(encoding="utf-8"))

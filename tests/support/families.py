@@ -22,6 +22,7 @@ from twinspire.contract import padded
 from twinspire.errors import ImageError, MissingDependencyError
 from twinspire.images import Preprocessor, load_image
 from twinspire.text import Tokenizer
+from twinspire.towers.batching import one_batch
 from twinspire_export import quantize_bundle
 from twinspire_export.engine_check import EngineRunner, certify
 from twinspire_export.fp16 import to_fp16
@@ -177,7 +178,7 @@ def assert_quantizes(bundle: Bundle, folder: Path, *, minimum_cosine: float) -> 
 
 
 def _inputs(bundle: Bundle, texts: Sequence[str]) -> NDArray[np.int32]:
-    return padded(Tokenizer(bundle.tokenizer_path, bundle.text).encode(texts), bundle.text.pad_id)
+    return one_batch(Tokenizer(bundle.tokenizer_path, bundle.text).encode(texts), bundle.text)
 
 
 def assert_served_like_local(bundle: Bundle, folder: Path) -> None:

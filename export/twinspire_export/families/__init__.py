@@ -9,6 +9,9 @@ from twinspire_export.families.altclip import AltClipFamily
 from twinspire_export.families.chinese_clip import ChineseClipFamily
 from twinspire_export.families.clip import ClipFamily
 from twinspire_export.families.family import Checkpoint, CheckpointSource, ModelFamily
+from twinspire_export.families.metaclip_2 import MetaClip2Family
+from twinspire_export.families.open_clip import OpenClipFamily
+from twinspire_export.families.siglip import SiglipFamily
 
 __all__ = ["FAMILIES", "UNSUPPORTED", "Checkpoint", "CheckpointSource", "ModelFamily"]
 
@@ -16,6 +19,9 @@ FAMILIES: dict[str, ModelFamily] = {
     family.model_type: family
     for family in (
         ClipFamily(),
+        OpenClipFamily(),
+        MetaClip2Family(),
+        SiglipFamily(),
         ChineseClipFamily(),
         AltClipFamily(),
     )

@@ -14,6 +14,7 @@ from torch import nn
 
 from twinspire.bundle import ImageSettings, TextSettings, Tower, TowerSpecs
 from twinspire_export.onnx_export import Exporter
+from twinspire_export.weights import weight_files
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,10 @@ class ModelFamily(ABC):
     """Ids of checkpoints on the Hugging Face hub, the best known first, for the same list."""
     modalities: ClassVar[tuple[str, ...]] = ("image", "text")
     """What it encodes, by the values of `twinspire.bundle.Tower`."""
+
+    def weight_files(self, folder: Path) -> tuple[Path, ...]:
+        """List the safetensors files in `folder`. Raises CheckpointError where there are none, or damaged ones."""
+        return weight_files(folder)
 
     @abstractmethod
     def open(self, source: CheckpointSource, files: tuple[Path, ...]) -> Checkpoint:
