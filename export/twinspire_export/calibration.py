@@ -17,6 +17,7 @@ from twinspire.bundle import Bundle, Tower
 from twinspire.errors import ImageError, InputError
 from twinspire.images import ImageItem, Preprocessor
 from twinspire.text import Tokenizer
+from twinspire.towers.batching import one_batch
 from twinspire_eval.scenes import CaptionedScene, Language, Split, scene_set
 
 MAX_SAMPLES = 320
@@ -102,11 +103,15 @@ def image_samples(
 
 
 def text_samples(bundle: Bundle, captions: Sequence[str]) -> CalibrationSplit[NDArray[np.int32]]:
-    """Tokenize captions; each sample is one of them, unpadded, (1, L) int32. Raises InputError where there are none."""
+    """Tokenize captions; each sample is one of them, (1, L) int32, unpadded unless the bundle pads to the context.
+
+    Raises InputError where there are none.
+    """
     require_list(captions, "captions")
     if len(captions) == 0:
         raise InputError("no captions to calibrate on: pass a hundred or more")
-    return split([ids[None] for ids in Tokenizer(bundle.tokenizer_path, bundle.text).encode(subsample(captions))])
+    encoded = Tokenizer(bundle.tokenizer_path, bundle.text).encode(subsample(captions))
+    return split([one_batch([ids], bundle.text) for ids in encoded])
 
 
 def read_captions(file: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""The commands that this package adds to `twinspire`: `export`, `quantize`, `precision` and `tensorrt`."""
+"""The commands that this package adds to `twinspire`: `export`, `convert`, `quantize`, `precision`, `tensorrt`."""
 
 from __future__ import annotations
 
@@ -30,8 +30,26 @@ _Output = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add this package's commands to `app`."""
-    for command in (export, quantize, precision, tensorrt):
+    for command in (export, convert, quantize, precision, tensorrt):
         app.command(command.__name__)(command)
+
+
+def _list_families(wanted: bool) -> None:
+    """Print the model families of the registry as a table, and end the command."""
+    if not wanted:
+        return
+    from twinspire_eval.tables import figures_console, figures_table
+    from twinspire_export.dependencies import Extra, require
+
+    require(Extra.EXPORT, "listing the model families")
+    from twinspire_export.families import FAMILIES
+
+    table = figures_table(["model_type", "architecture", "models", "encodes", "examples on the hub"], [])
+    for family in FAMILIES.values():
+        examples = "\n".join(family.examples)
+        table.add_row(family.model_type, family.architecture, family.title, ", ".join(family.modalities), examples)
+    figures_console().print(table)
+    raise typer.Exit
 
 
 def export(
@@ -48,6 +66,12 @@ def export(
             metavar="all|none|NAME,...", help="Lossless rewrites of the towers to apply; an unknown name lists them."
         ),
     ] = "all",
+    list_families: Annotated[  # noqa: ARG001 - the callback does it, before CHECKPOINT is asked for
+        bool,
+        typer.Option(
+            "--list", help="List the model families that can be exported.", is_eager=True, callback=_list_families
+        ),
+    ] = False,
 ) -> None:
     """Export a checkpoint to a bundle with fp32 engines, and compare them with torch."""
     with _progress() as (step, _):
@@ -65,6 +89,32 @@ def export(
             on_step=lambda message: step(f"export: {message}"),
         )
     _print_bundle(bundle)
+
+
+def convert(
+    checkpoint: Annotated[
+        str,
+        typer.Argument(metavar="CHECKPOINT", help="Folder or Hugging Face hub id of a model with pickled weights."),
+    ],
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", metavar="NEW", help="Folder of the new checkpoint; must not exist yet."),
+    ],
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")] = None,
+) -> None:
+    """Write a checkpoint whose weights are pickled (.bin, .pt, .pth, .ckpt) as safetensors, for `export`.
+
+    The pickles are read as data only, in a process without network, other programs or files to write.
+    """
+    with _progress() as (step, _):
+        step("convert: loading torch")
+        from twinspire_export import convert_checkpoint
+
+        folder = convert_checkpoint(
+            checkpoint, output, revision=revision, on_step=lambda message: step(f"convert: {message}")
+        )
+    for file in sorted(folder.iterdir()):
+        typer.echo(f"{file}  {file.stat().st_size / 2**20:.1f} MiB")
 
 
 def quantize(

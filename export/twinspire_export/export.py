@@ -28,9 +28,10 @@ from twinspire.bundle import (
     TowerProbes,
     space_id,
 )
-from twinspire.contract import INPUT_NAMES, padded
+from twinspire.contract import INPUT_NAMES
 from twinspire.errors import CheckpointError, InputError
 from twinspire.text import Tokenizer
+from twinspire.towers.batching import one_batch
 from twinspire_export.checkpoint import open_checkpoint
 from twinspire_export.engine_check import EngineRunner, certify, check_engine
 from twinspire_export.families import Checkpoint
@@ -110,7 +111,7 @@ def export_checkpoint(
             )
             check_engine(writer.folder / file, tower, draft.tower(tower))
             step(f"comparing the {tower} tower with torch")
-            engines[tower, Precision.FP32] = (file, _certify(writer.folder / file, draft, tower, probes))
+            engines[tower, Precision.FP32] = (file, _certify(module, writer.folder / file, draft, tower, probes))
         step("writing the bundle")
         return writer.commit(draft, engines)
 
@@ -200,16 +201,17 @@ def _probes(opened: Checkpoint, tokenizer_path: Path) -> Probes:
         ) from exc
 
 
-def _certify(engine: Path, draft: ManifestDraft, tower: Tower, probes: Probes) -> Certificate:
+def _certify(module: torch.nn.Module, engine: Path, draft: ManifestDraft, tower: Tower, probes: Probes) -> Certificate:
     inputs, expected = probes.towers[tower]
     if tower is Tower.TEXT:
         # In one batch, so that short captions are padded: the padding must not change their embeddings.
-        length = draft.text.context_length if draft.text.padding is Padding.MAX_LENGTH else None
-        batch: NDArray[Any] = padded(list(inputs), draft.text.pad_id, length)
+        batch: NDArray[Any] = one_batch(list(inputs), draft.text)
         data = f"{len(expected)} captions in English and Chinese"
     else:
         batch, data = np.asarray(inputs), f"{len(expected)} generated probes"
     measured = EngineRunner(engine).embed([batch])
+    if any(parameter.dtype == torch.float16 for parameter in module.parameters()):
+        data += "; token embeddings stored in fp16"
     certificate = certify(measured, expected, reference="torch fp32", data=data, packages=_VERSIONS)
     norm_error = float(np.abs(np.linalg.norm(measured, axis=1) - 1).max())
     if certificate.min_cosine < MIN_COSINE or norm_error > _MAX_NORM_ERROR:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from twinspire.errors import CheckpointError
-from twinspire_export.towers import BlockTower
+from twinspire_export.towers import BlockTower, TokenTable
 from twinspire_export.transformer import Block, Linear, Norm, PostNormBlock, frozen
 
 _PARTS = ("embeddings.token_type_embeddings", "embeddings.LayerNorm", "encoder.layer")
@@ -47,7 +47,7 @@ class TextEncoder(BlockTower):
         pad_id: int,
     ) -> None:
         super().__init__(blocks)
-        self.tokens = frozen(tokens)  # (V, W)
+        self.tokens = TokenTable(tokens)  # (V, W)
         self.positions = frozen(positions)  # (C, W)
         self.counted = counted
         """Whether a position is `pad_id` plus the number of tokens so far, and `pad_id` for padding: RoBERTa."""
@@ -64,8 +64,7 @@ class TextEncoder(BlockTower):
         """Encode `input_ids` (N, L) int32 to (N, D) float32."""
         length = input_ids.shape[1]
         is_token = input_ids != self.pad_id  # (N, L)
-        hidden = nn.functional.embedding(input_ids, self.tokens) + self._positions(is_token, length)
-        hidden = self.norm(hidden)  # (N, L, W)
+        hidden = self.norm(self.tokens(input_ids) + self._positions(is_token, length))  # (N, L, W)
         mask = ((~is_token).to(torch.float32) * self.masked).reshape(-1, 1, 1, length)
         hidden = self.transform(hidden, length, mask)
         pooled = hidden[:, :1] if self.pools_one_token else masked_mean(hidden, is_token)  # (N, 1, W)

@@ -13,11 +13,16 @@ import torch
 from torch import Tensor, nn
 
 from twinspire.bundle import ImageSettings
-from twinspire_export.transformer import Block, Linear, Norm, PooledBlock, frozen
+from twinspire.errors import CheckpointError
+from twinspire_export.attention_pool import AttentionPool, ProbeAttention
+from twinspire_export.transformer import Attention, Block, Linear, Norm, PooledAttention, PooledBlock, frozen
 
 
 class Patches(nn.Module):
-    """Images to patch embeddings, `(N, S, S, 3) uint8 -> (N, P, W)`, by a convolution whose stride is its size."""
+    """Images to patch embeddings, `(N, S, S, 3) uint8 -> (N, P, W)`, by a convolution whose stride is its size.
+
+    Where the size of a patch does not divide the image's, the pixels left over at the right and below are not read.
+    """
 
     mean: Tensor | None
     std: Tensor | None
@@ -27,6 +32,7 @@ class Patches(nn.Module):
         self.weight = frozen(convolution.weight)  # (W, 3, size, size)
         self.bias = None if convolution.bias is None else frozen(convolution.bias)
         self.width, _, self.size, _ = (int(extent) for extent in convolution.weight.shape)
+        self.image_size = settings.size
         self.side = settings.size // self.size
         self.register_buffer("mean", torch.tensor(settings.mean).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(settings.std).view(1, 3, 1, 1))
@@ -85,6 +91,10 @@ class BlockTower(nn.Module):
         """List the blocks, including the one for the pooled token."""
         return [*self.blocks, *([] if self.pooled_block is None else [self.pooled_block])]
 
+    def attentions(self) -> list[Attention | PooledAttention | ProbeAttention]:
+        """List the attentions of all blocks."""
+        return [block.attention for block in self.all_blocks()]
+
     def transform(self, hidden: Tensor, length: int, mask: Tensor | None) -> Tensor:
         """Run the tokens `hidden` (N, L, W) through the blocks that transform all of them."""
         for block in self.blocks:
@@ -93,21 +103,27 @@ class BlockTower(nn.Module):
 
 
 class TransformerTower(BlockTower):
-    """What pre-norm towers have: blocks, a final norm, and the projection into the shared embedding space."""
+    """What pre-norm towers have: blocks, a final norm, and, unless None, a projection into the embedding space."""
 
-    def __init__(self, *, blocks: Iterable[Block], final_norm: Norm, projection: Linear) -> None:
+    def __init__(self, *, blocks: Iterable[Block], final_norm: Norm, projection: Linear | None) -> None:
         super().__init__(blocks)
         self.final_norm, self.projection = final_norm, projection
 
     def embed(self, token: Tensor) -> Tensor:
         """Turn the pooled token (N, 1, W) into an embedding (N, D), L2-normalised."""
-        embedding: Tensor = self.projection(self.final_norm(token))[:, 0]
-        unit: Tensor = embedding / embedding.norm(dim=-1, keepdim=True)
-        return unit
+        token = self.final_norm(token)
+        return unit(token if self.projection is None else self.projection(token))
+
+
+def unit(token: Tensor) -> Tensor:
+    """Return the one token of (N, 1, D) as an embedding (N, D), L2-normalised."""
+    embedding = token[:, 0]
+    normalised: Tensor = embedding / embedding.norm(dim=-1, keepdim=True)
+    return normalised
 
 
 class ImageTower(TransformerTower):
-    """A ViT pooled at its class token: `(N, S, S, 3) uint8 -> (N, D) float32`, L2-normalised.
+    """A ViT: `(N, S, S, 3) uint8 -> (N, D) float32`, L2-normalised; pooled at its class token, where it has one.
 
     Rescaling, mean and standard deviation of the pixels are part of it.
     """
@@ -116,29 +132,93 @@ class ImageTower(TransformerTower):
         self,
         *,
         patches: nn.Module,
-        class_token: Tensor,
+        class_token: Tensor | None,
         positions: Tensor,
-        norm: Norm,
+        norm: Norm | None,
         blocks: Iterable[Block],
         final_norm: Norm,
-        projection: Linear,
+        projection: Linear | None,
     ) -> None:
         super().__init__(blocks=blocks, final_norm=final_norm, projection=projection)
         self.patches, self.norm, self.pool = patches, norm, FirstToken()
-        self.class_token = frozen(class_token)  # (W,)
+        self.class_token = None if class_token is None else frozen(class_token)  # (W,)
         self.positions = frozen(positions)  # (L, W)
 
     def forward(self, image: Tensor) -> Tensor:
         """Encode `image` (N, S, S, 3) uint8 to (N, D) float32."""
-        patches = self.patches(image)  # (N, P, W)
-        first = self.class_token.view(1, 1, -1).repeat(image.shape[0], 1, 1)  # (N, 1, W)
-        hidden = self.norm(torch.cat([first, patches], dim=1) + self.positions)  # (N, L, W)
+        hidden = self.patches(image)  # (N, P, W)
+        if self.class_token is not None:
+            first = self.class_token.view(1, 1, -1).repeat(image.shape[0], 1, 1)  # (N, 1, W)
+            hidden = torch.cat([first, hidden], dim=1)
+        hidden = hidden + self.positions  # (N, L, W)
+        if self.norm is not None:
+            hidden = self.norm(hidden)
         length = len(self.positions)
-        hidden = self.transform(hidden, length, None)
+        return self.pooled(self.transform(hidden, length, None), length)
+
+    def pooled(self, hidden: Tensor, length: int) -> Tensor:
+        """Pool the tokens (N, L, W) that left the blocks: (N, D), L2-normalised."""
         token = self.pool(hidden)  # (N, 1, W)
         if self.pooled_block is not None:
             token = self.pooled_block(token, hidden, length, None)
         return self.embed(token)
+
+
+class AttentionPoolImageTower(ImageTower):
+    """A ViT without class token whose last part, an attention pool, reads all tokens after the final norm."""
+
+    def __init__(
+        self,
+        *,
+        patches: nn.Module,
+        positions: Tensor,
+        blocks: Iterable[Block],
+        final_norm: Norm,
+        attention_pool: AttentionPool,
+    ) -> None:
+        super().__init__(
+            patches=patches,
+            class_token=None,
+            positions=positions,
+            norm=None,
+            blocks=blocks,
+            final_norm=final_norm,
+            projection=None,
+        )
+        self.attention_pool = attention_pool
+
+    @property
+    def pools_one_token(self) -> bool:
+        """Whether the embedding is made of one token: the attention pool reads all."""
+        return False
+
+    def attentions(self) -> list[Attention | PooledAttention | ProbeAttention]:
+        """List the attentions of all blocks, and of the pool."""
+        return [*super().attentions(), self.attention_pool.attention]
+
+    def pooled(self, hidden: Tensor, length: int) -> Tensor:
+        """Pool the tokens (N, L, W) that left the blocks: (N, D), L2-normalised."""
+        return unit(self.attention_pool(self.final_norm(hidden), length))
+
+
+class TokenTable(nn.Module):
+    """Embeddings of token ids: `(N, L) int32 -> (N, L, W) float32`; a table in float16 is cast after the lookup."""
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.weight = frozen(weight)  # (V, W)
+
+    def store_as_fp16(self) -> None:
+        """Halve the table; a value keeps 11 bits. Raises CheckpointError where one is beyond float16's range."""
+        half = self.weight.to(torch.float16)
+        if not half.isfinite().all():
+            raise CheckpointError("token embeddings beyond 65,504, or not finite, cannot be stored in float16")
+        self.weight = frozen(half)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        """Look up `input_ids` (N, L)."""
+        rows = nn.functional.embedding(input_ids, self.weight)
+        return rows if rows.dtype == torch.float32 else rows.to(torch.float32)
 
 
 class TextTower(TransformerTower):
@@ -157,11 +237,11 @@ class TextTower(TransformerTower):
         positions: Tensor,
         blocks: Iterable[Block],
         final_norm: Norm,
-        projection: Linear,
+        projection: Linear | None,
         end_id: int | None,
     ) -> None:
         super().__init__(blocks=blocks, final_norm=final_norm, projection=projection)
-        self.tokens = frozen(tokens)  # (V, W)
+        self.tokens = TokenTable(tokens)  # (V, W)
         self.positions = frozen(positions)  # (C, W)
         self.mask: nn.Module = CausalMask()
         self.pool: nn.Module = EndToken()
@@ -170,7 +250,7 @@ class TextTower(TransformerTower):
     def forward(self, input_ids: Tensor) -> Tensor:
         """Encode `input_ids` (N, L) int32 to (N, D) float32."""
         length = input_ids.shape[1]
-        hidden = nn.functional.embedding(input_ids, self.tokens) + self.positions[:length]  # (N, L, W)
+        hidden = self.tokens(input_ids) + self.positions[:length]  # (N, L, W)
         mask = self.mask(length)  # (L, L)
         hidden = self.transform(hidden, length, mask)
         ids = input_ids if self.end_id is None else (input_ids == self.end_id).to(torch.int32)
@@ -179,4 +259,28 @@ class TextTower(TransformerTower):
         if self.pooled_block is not None:
             rows = mask.index_select(0, end).reshape(-1, 1, 1, length)  # each end token's row of the mask
             token = self.pooled_block(token, hidden, length, rows)
+        return self.embed(token)
+
+
+class LastTokenTextTower(TransformerTower):
+    """A text transformer without a mask, pooled at its last token: `(N, L) int32 -> (N, D) float32`, L2-normalised.
+
+    Every token sees every other, padding included: a model trained on one length gives its embeddings only there.
+    """
+
+    def __init__(
+        self, *, tokens: Tensor, positions: Tensor, blocks: Iterable[Block], final_norm: Norm, projection: Linear | None
+    ) -> None:
+        super().__init__(blocks=blocks, final_norm=final_norm, projection=projection)
+        self.tokens = TokenTable(tokens)  # (V, W)
+        self.positions = frozen(positions)  # (C, W)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        """Encode `input_ids` (N, L) int32 to (N, D) float32."""
+        length = input_ids.shape[1]
+        hidden = self.tokens(input_ids) + self.positions[:length]  # (N, L, W)
+        hidden = self.transform(hidden, length, None)
+        token = hidden[:, -1:]  # (N, 1, W)
+        if self.pooled_block is not None:
+            token = self.pooled_block(token, hidden, length, None)
         return self.embed(token)

@@ -14,8 +14,10 @@ a `Gemm`, and in a quantized graph it runs `MatMul` in int8 but such a `Gemm` in
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import accumulate
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 
@@ -69,27 +71,39 @@ class Norm(nn.Module):
 
 
 class Projection(nn.Module):
-    """Several projections of the same tokens: `(N, L, W) -> count x (N, L, W)`.
+    """Several projections of the same tokens: `(N, L, W)` to one tensor (N, L, width) for each of `widths`.
 
     `linears` has one layer for each projection, or a single one with their weights stacked.
     """
 
-    def __init__(self, linears: Iterable[Linear], width: int) -> None:
+    def __init__(self, linears: Iterable[Linear], widths: Sequence[int]) -> None:
         super().__init__()
-        self.width = width
+        self.widths = tuple(widths)
         self.set(linears)
-        self.count = sum(len(linear.weight) for linear in self.linears) // width
 
     def set(self, linears: Iterable[Linear]) -> None:
         """Replace the layers by others that compute the same projections."""
         self.linears: Sequence[Linear] = nn.ModuleList(linears)  # type: ignore[assignment]  # is not generic
 
+    def separate(self) -> list[Linear]:
+        """Return one layer for each projection."""
+        if len(self.linears) == len(self.widths):
+            return list(self.linears)
+        ends = list(accumulate(self.widths))
+        return [self.linears[0].rows(end - width, end) for end, width in zip(ends, self.widths, strict=True)]
+
+    def join(self) -> None:
+        """Stack the layers to one."""
+        weights: list[Tensor] = [linear.weight for linear in self.linears]
+        biases: list[Tensor] = [linear.bias for linear in self.linears if linear.bias is not None]
+        self.set([Linear(torch.cat(weights), torch.cat(biases) if biases else None)])
+
     def forward(self, hidden: Tensor) -> tuple[Tensor, ...]:
         """Project (N, L, W)."""
         projected = [linear(hidden) for linear in self.linears]
-        if len(projected) == self.count:
+        if len(projected) == len(self.widths):
             return tuple(projected)
-        split: tuple[Tensor, ...] = projected[0].split([self.width] * self.count, dim=-1)
+        split: tuple[Tensor, ...] = projected[0].split(list(self.widths), dim=-1)
         return split
 
 
@@ -109,13 +123,17 @@ class Heads(nn.Module):
 
         `queries` and `keys` are Q and K; `mask` is added to the logits (N, heads, Q, K).
         """
-        query, key, value = self._split(query, queries), self._split(key, keys), self._split(value, keys)
+        query, key = self._split(query, queries), self._split(key, keys)
         logits = query @ key.transpose(2, 3)
         if self.scale is not None:
             logits = logits * self.scale
         if mask is not None:
             logits = logits + mask
-        mixed = logits.softmax(dim=-1) @ value  # (N, H, Q, D)
+        return self.mix(logits, value, queries=queries, keys=keys)
+
+    def mix(self, logits: Tensor, value: Tensor, *, queries: int, keys: int) -> Tensor:
+        """Average `value` (N, K, W) by the softmax of `logits` (N, heads, Q, K): (N, Q, W)."""
+        mixed = logits.softmax(dim=-1) @ self._split(value, keys)  # (N, H, Q, D)
         return mixed.transpose(1, 2).reshape(-1, queries, self.width)
 
     def _split(self, hidden: Tensor, length: int) -> Tensor:
@@ -129,7 +147,7 @@ class Attention(nn.Module):
     def __init__(self, query: Linear, key: Linear, value: Linear, output: Linear, *, heads: int, scale: float) -> None:
         super().__init__()
         width = len(query.weight)
-        self.project = Projection((query, key, value), width)
+        self.project = Projection((query, key, value), [width] * 3)
         self.heads, self.output = Heads(heads, width, scale), output
 
     def input_layers(self) -> list[Linear]:
@@ -149,6 +167,11 @@ class Mlp(nn.Module):
     def __init__(self, up: Linear, activation: nn.Module, down: Linear) -> None:
         super().__init__()
         self.up, self.activation, self.down = up, activation, down
+
+    @classmethod
+    def of(cls, mlp: Any) -> Mlp:  # noqa: ANN401 - several classes, with the same names for their parts
+        """Return a module that shares the weights of an MLP of transformers' two-tower models."""
+        return cls(Linear.of(mlp.fc1), mlp.activation_fn, Linear.of(mlp.fc2))
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Transform each token of (N, L, W)."""
@@ -172,7 +195,7 @@ class Block(nn.Module):
             Norm(layer.layer_norm1),
             Attention(*map(Linear.of, linears), heads=int(attention.num_heads), scale=float(attention.scale)),
             Norm(layer.layer_norm2),
-            Mlp(Linear.of(layer.mlp.fc1), layer.mlp.activation_fn, Linear.of(layer.mlp.fc2)),
+            Mlp.of(layer.mlp),
         )
 
     def pooled(self) -> PooledBlock:
@@ -191,12 +214,11 @@ class PooledAttention(nn.Module):
 
     def __init__(self, attention: Attention) -> None:
         super().__init__()
-        width, (first, *others) = attention.project.width, attention.project.linears
-        if others:
-            self.query, rest = first, others
-        else:
-            self.query, rest = first.rows(0, width), [first.rows(width, 3 * width)]
-        self.project = Projection(rest, width)
+        joined = len(attention.project.linears) == 1
+        self.query, *rest = attention.project.separate()
+        self.project = Projection(rest, attention.project.widths[1:])
+        if joined:
+            self.project.join()
         self.heads, self.output = attention.heads, attention.output
 
     def input_layers(self) -> list[Linear]:

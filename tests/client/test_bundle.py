@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -16,7 +17,7 @@ import pytest
 import twinspire.bundle
 import twinspire.sample
 from twinspire import Client
-from twinspire.bundle import Bundle, Precision, Probes, Tower, TowerProbes, TowerSpecs
+from twinspire.bundle import MANIFEST_NAME, Bundle, Precision, Probes, Tower, TowerProbes, TowerSpecs
 from twinspire.errors import BundleError, InputError
 from twinspire.sample import sample_bundle
 
@@ -270,3 +271,18 @@ class TestOneTower:
         """A model without towers is an InputError."""
         with pytest.raises(InputError, match="no towers"):
             TowerSpecs()
+
+
+@pytest.mark.parametrize("family", ["made-in-2031", "模型"])
+def test_family_that_this_version_does_not_know(copied: Path, family: str) -> None:
+    """`family` is for people: a bundle of an unknown one encodes as before, since its towers are described in full."""
+    images, texts = np.zeros((1, 16, 16, 3), np.uint8), ["a cat"]
+    with Client.local(copied) as client:
+        expected = [client.encode_images(images), client.encode_texts(texts)]
+    manifest = copied / MANIFEST_NAME
+    document = json.loads(manifest.read_text(encoding="utf-8")) | {"family": family}
+    manifest.write_text(json.dumps(document), encoding="utf-8")
+    with Client.local(copied) as client:
+        assert client.bundle.manifest.family == family
+        encoded = [client.encode_images(images), client.encode_texts(texts)]
+    assert all(np.array_equal(found, before) for found, before in zip(encoded, expected, strict=True))

@@ -83,7 +83,7 @@ def test_weights_that_are_not_finite(checkpoint: Path, tmp_path: Path, value: fl
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "clip.ckpt", "weights.pkl"])
 def test_pickled_weights_are_never_opened(checkpoint: Path, tmp_path: Path, name: str) -> None:
-    """A checkpoint with pickled weights only is refused with the way to convert it; the pickle is not run."""
+    """A checkpoint with pickled weights only is refused with the command that converts it; the pickle is not run."""
     (checkpoint / WEIGHTS).unlink()
 
     class Bomb:
@@ -93,7 +93,8 @@ def test_pickled_weights_are_never_opened(checkpoint: Path, tmp_path: Path, name
     (checkpoint / name).write_bytes(pickle.dumps(Bomb()))
     message = refused(checkpoint, tmp_path)
     assert name in message
-    assert "save_pretrained" in message
+    assert "twinspire convert" in message
+    assert not (tmp_path / "exploded").exists()
 
 
 def test_no_weights(checkpoint: Path, tmp_path: Path) -> None:
@@ -143,18 +144,67 @@ def test_tensor_in_two_shards(make_checkpoint: Callable[..., Path], tmp_path: Pa
     assert name in refused(checkpoint, tmp_path)
 
 
-def test_unknown_architecture(checkpoint: Path, tmp_path: Path) -> None:
-    """Another architecture is named together with those that are known."""
-    edit_json(checkpoint / "config.json", lambda config: config.update(model_type="blip"))
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        # The closest family by model_type, and by the class; then all that are supported where none is close.
+        ({"model_type": "blip"}, ["'blip'", "closest", "CLIPModel", "--list"]),
+        ({"model_type": "clipseg", "architectures": ["CLIPSegModel"]}, ["closest", "CLIPModel"]),
+        ({"model_type": None}, ["None", "closest", "CLIPModel"]),
+        ({"model_type": "own", "architectures": ["MyCLIPModel"]}, ["'own'", "closest", "CLIPModel"]),
+        ({"model_type": "llama", "architectures": ["LlamaForCausalLM"]}, ["'llama'", "Supported: clip"]),
+        # One tower, or another head.
+        ({"model_type": "clip_vision_model", "architectures": ["CLIPVisionModelWithProjection"]}, ["one tower"]),
+        ({"model_type": "clip_text_model", "architectures": ["CLIPTextModel"]}, ["one tower"]),
+        ({"architectures": ["CLIPForImageClassification"]}, ["CLIPForImageClassification", "CLIPModel"]),
+        ({"architectures": ["CLIPVisionModel"]}, ["CLIPVisionModel", "both towers"]),
+        # Images of any shape.
+        ({"model_type": "siglip2", "architectures": ["Siglip2Model"]}, ["NaFlex", "google/siglip2-base-patch16-224"]),
+        # Models that are programs.
+        (
+            {"model_type": "jina_clip", "architectures": ["JinaCLIPModel"], "auto_map": {"AutoModel": "own.Model"}},
+            ["auto_map", "never run", "Supported: clip"],
+        ),
+        ({"architectures": ["OwnModel"], "auto_map": {"AutoModel": "own.Model"}}, ["auto_map", "never run"]),
+        # Malformed.
+        ({"model_type": ["clip"]}, ["['clip']"]),
+        ({"model_type": {}, "architectures": 7}, ["7"]),
+        ({"architectures": "CLIPModel"}, ["'CLIPModel'"]),
+        ({"architectures": 7}, ["7"]),
+        ({"architectures": [7]}, ["[7]"]),
+    ],
+)
+def test_model_that_cannot_be_exported(
+    checkpoint: Path, tmp_path: Path, change: dict[str, Any], named: list[str]
+) -> None:
+    """Another architecture is refused by its name, with its kind or the closest that is supported; no code is run."""
+    (checkpoint / "own.py").write_text(f"open({str(tmp_path / 'executed')!r}, 'w')")
+    edit_json(checkpoint / "config.json", lambda config: config.update(change))
     message = refused(checkpoint, tmp_path)
-    assert "'blip'" in message
-    assert " clip" in message
+    assert [word for word in named if word not in message] == []
 
 
-def test_one_tower_only(checkpoint: Path, tmp_path: Path) -> None:
-    """A CLIP checkpoint of another head than the two towers is refused by its class."""
-    edit_json(checkpoint / "config.json", lambda config: config.update(architectures=["CLIPForImageClassification"]))
-    assert "CLIPForImageClassification" in refused(checkpoint, tmp_path)
+def bring_code(checkpoint: Path, tmp_path: Path, file: str) -> None:
+    """Put a module into a checkpoint that leaves `executed` if it is imported, and name it in one of its files."""
+    (checkpoint / "own.py").write_text(f"open({str(tmp_path / 'executed')!r}, 'w')")
+    names = {"AutoModel": "own.Model", "AutoTokenizer": ["own.Own", "own.Own"], "AutoImageProcessor": "own.Own"}
+    edit_json(checkpoint / file, lambda config: config.update(auto_map=names, tokenizer_class="Own"))
+
+
+@pytest.mark.parametrize("file", ["config.json", "preprocessor_config.json"])
+def test_code_of_a_known_class_is_not_run(checkpoint: Path, tmp_path: Path, file: str) -> None:
+    """A checkpoint of a known class that brings code for it as well is exported by transformers' class."""
+    bring_code(checkpoint, tmp_path, file)
+    assert export_checkpoint(checkpoint, tmp_path / "bundle").dim == 24
+    assert not (tmp_path / "executed").exists()
+
+
+def test_tokenizer_that_is_a_program(checkpoint: Path, tmp_path: Path) -> None:
+    """A tokenizer that is a program is refused, without transformers' advice to trust it."""
+    bring_code(checkpoint, tmp_path, "tokenizer_config.json")
+    message = refused(checkpoint, tmp_path)
+    assert "auto_map" in message
+    assert "trust_remote_code" not in message
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '"clip"'])

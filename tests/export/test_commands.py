@@ -11,7 +11,9 @@ import typer
 pytest.importorskip("torch", reason="the export needs torch")
 pytest.importorskip("nncf", reason="quantizing needs nncf")
 
+import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 import twinspire_export
 from twinspire.bundle import Bundle, Precision, Tower
@@ -19,6 +21,7 @@ from twinspire.cli import app as cli
 from twinspire.errors import InputError
 from twinspire_export.calibration import MAX_SAMPLES, read_captions, scene_captions, scene_images
 from twinspire_export.commands import register
+from twinspire_export.families import FAMILIES
 
 
 @pytest.fixture(autouse=True)
@@ -89,6 +92,33 @@ def test_error_ends_with_status_2(checkpoint: Path, tmp_path: Path, capsys: pyte
     assert sorted(path.name for path in tmp_path.iterdir()) == ["tiny-clip"]
 
 
+def test_convert_then_export(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`convert` lists the files that it wrote; refusals end with status 2, one line on stderr and nothing left."""
+    torch.save(load_file(checkpoint / "model.safetensors"), checkpoint / "pytorch_model.bin")
+    (checkpoint / "model.safetensors").unlink()
+    assert twinspire("convert", checkpoint, "-o", tmp_path / "safe") == 0
+    printed = capsys.readouterr()
+    assert all(line.startswith("convert: ") for line in printed.err.splitlines())
+    assert f"{tmp_path / 'safe' / 'model.safetensors'}  " in printed.out
+    assert twinspire("convert", tmp_path / "safe", "-o", tmp_path / "again") == 2
+    assert "model.safetensors" in capsys.readouterr().err.splitlines()[-1]
+    assert twinspire("convert", checkpoint, "-o", tmp_path / "safe") == 2
+    assert "exists" in capsys.readouterr().err
+    assert not (tmp_path / "again").exists()
+
+
+def test_list_of_families(capsys: pytest.CaptureFixture[str]) -> None:
+    """`--list` needs no checkpoint and prints a row for each family of the registry, with its examples."""
+    assert twinspire("export", "--list") == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    for family in FAMILIES.values():
+        for word in (family.model_type, family.architecture, *family.examples):
+            assert word in printed
+    assert FAMILIES["clip"].examples
+    assert twinspire("export") == 2
+    assert "CHECKPOINT" in capsys.readouterr().err
+
+
 def test_quantize_of_no_bundle(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A folder that is no bundle ends with status 2."""
     assert twinspire("quantize", tmp_path, "-o", tmp_path / "bundle") == 2
@@ -145,8 +175,8 @@ def test_drawn_scenes_are_the_default() -> None:
 
 
 def test_public_names() -> None:
-    """The package exports two functions, and knows no others."""
-    assert twinspire_export.__all__ == ["export_checkpoint", "quantize_bundle"]
+    """The package exports three functions, and knows no others."""
+    assert twinspire_export.__all__ == ["convert_checkpoint", "export_checkpoint", "quantize_bundle"]
     assert all(callable(getattr(twinspire_export, name)) for name in twinspire_export.__all__)
     with pytest.raises(AttributeError, match="no_such_name"):
         _ = twinspire_export.no_such_name

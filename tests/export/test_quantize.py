@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -21,7 +23,7 @@ import onnxruntime as ort
 from onnx import TensorProto, numpy_helper
 from PIL import Image
 
-from twinspire.bundle import Bundle, Precision, Tower
+from twinspire.bundle import MANIFEST_NAME, Bundle, Precision, Tower
 from twinspire.errors import BundleError, EngineError, ImageError, InputError
 from twinspire.tensorrt_support import check_symmetric
 from twinspire.text import Tokenizer
@@ -82,6 +84,19 @@ def test_int8_engines_are_near_fp32(base: Bundle, quantized: Bundle) -> None:
             cosines = (measured * run(base.engine(tower, Precision.FP32), feed)).sum(axis=1)
             assert cosines.min() >= 0.99, f"{tower}: least cosine {cosines.min()}"
             assert cosines.max() < 1 - 1e-7, f"{tower}: nothing was quantized, cosines {cosines}"
+
+
+@pytest.mark.slow
+def test_family_that_this_version_does_not_know(base: Bundle, tmp_path: Path) -> None:
+    """A bundle of an unknown family is quantized by what its graphs hold, and keeps its family."""
+    copy = shutil.copytree(base.path, tmp_path / "later")
+    manifest = copy / MANIFEST_NAME
+    document = json.loads(manifest.read_text(encoding="utf-8")) | {"family": "made-in-2031"}
+    manifest.write_text(json.dumps(document), encoding="utf-8")
+    images, captions = draw_images(10, 32), write_captions(10)
+    quantized = quantize_bundle(copy, tmp_path / "int8", images=images, captions=captions)
+    assert quantized.manifest.family == "made-in-2031"
+    assert quantized.precisions(Tower.IMAGE) == (Precision.FP32, Precision.INT8)
 
 
 def test_certificates_tell_what_was_measured(base: Bundle, quantized: Bundle) -> None:

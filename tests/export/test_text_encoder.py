@@ -19,8 +19,14 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import Tensor, nn
 from transformers import (
+    AlignTextConfig,
+    AlignTextModel,
     BertConfig,
     BertModel,
+    CamembertConfig,
+    CamembertModel,
+    ClapTextConfig,
+    ClapTextModel,
     PreTrainedTokenizerFast,
     RobertaConfig,
     RobertaModel,
@@ -51,6 +57,9 @@ LAYOUTS: dict[str, tuple[type[Any], type[Any], dict[str, int]]] = {
     "bert that pads with 7": (BertConfig, BertModel, {"pad_token_id": 7, "type_vocab_size": 2}),
     "roberta": (RobertaConfig, RobertaModel, {"pad_token_id": 1, "type_vocab_size": 1}),
     "xlm-roberta": (XLMRobertaConfig, XLMRobertaModel, {"pad_token_id": 1, "type_vocab_size": 1}),
+    "camembert": (CamembertConfig, CamembertModel, {"pad_token_id": 1, "type_vocab_size": 1}),
+    "align": (AlignTextConfig, AlignTextModel, {"pad_token_id": 0, "type_vocab_size": 2}),
+    "clap": (ClapTextConfig, ClapTextModel, {"pad_token_id": 1, "type_vocab_size": 1}),
 }
 APPLICABLE = tuple(name for name in ALL if issubclass(TextEncoder, REWRITES[name].tower))
 
@@ -330,6 +339,7 @@ def embed(model: onnx.ModelProto, path: Path, ids: NDArray[np.int32]) -> NDArray
     return EngineRunner(path).embed([ids])
 
 
+@pytest.mark.slow
 def test_fp16_and_int8(exported: tuple[Path, Callable[[Tensor], Tensor], int], tmp_path: Path) -> None:
     """The engines at other precisions stay near transformers, padded rows of one batch included."""
     pytest.importorskip("nncf", reason="quantizing needs nncf")

@@ -17,6 +17,7 @@ from twinspire.bundle import Bundle, Tower
 from twinspire.contract import padded
 from twinspire.images import Preprocessor
 from twinspire.text import Tokenizer
+from twinspire.towers.batching import one_batch
 from twinspire_bench.engines.peer import EngineComparison, EnginePeer, PeerTask, register_peer
 from twinspire_bench.scripts import batches_of, rate
 
@@ -291,5 +292,6 @@ def _single_rate(encode: Callable[[str], object], captions: Iterator[str]) -> fl
 
 
 def _padded(tokenizer: Tokenizer, captions: Sequence[str], length: int | None = None) -> NDArray[np.int32]:
-    """Return ids (N, L) int32 of captions, padded to `length` or to the longest."""
-    return padded(tokenizer.encode(captions), tokenizer.settings.pad_id, length)
+    """Return ids (N, L) int32 of captions, padded to `length`, or as little as the model allows."""
+    ids, settings = tokenizer.encode(captions), tokenizer.settings
+    return one_batch(ids, settings) if length is None else padded(ids, settings.pad_id, length)

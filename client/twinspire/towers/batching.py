@@ -42,6 +42,13 @@ def padded_length(length: int, settings: TextSettings) -> int:
     return next((bucket for bucket in bucket_lengths(settings) if bucket >= length), settings.context_length)
 
 
+def one_batch(sequences: Sequence[NDArray[np.int32]], settings: TextSettings) -> NDArray[np.int32]:
+    """Stack 1-D `sequences`, at least one, padded to the longest, or with `max_length` to the context: (N, L) int32."""
+    return padded(
+        sequences, settings.pad_id, settings.context_length if settings.padding is Padding.MAX_LENGTH else None
+    )
+
+
 def image_batches(images: NDArray[np.uint8], *, batch: int) -> Iterator[InputBatch]:
     """Split (N, H, W, 3) uint8 into batches of at most `batch` images, in order."""
     for start in range(0, len(images), batch):

@@ -9,17 +9,29 @@ from twinspire_export.families.altclip import AltClipFamily
 from twinspire_export.families.chinese_clip import ChineseClipFamily
 from twinspire_export.families.clip import ClipFamily
 from twinspire_export.families.family import Checkpoint, CheckpointSource, ModelFamily
+from twinspire_export.families.metaclip_2 import MetaClip2Family
+from twinspire_export.families.open_clip import OpenClipFamily
 from twinspire_export.families.sentence_bert import SentenceBertFamily
+from twinspire_export.families.siglip import SiglipFamily
 
-__all__ = ["FAMILIES", "Checkpoint", "CheckpointSource", "ModelFamily"]
+__all__ = ["FAMILIES", "UNSUPPORTED", "Checkpoint", "CheckpointSource", "ModelFamily"]
 
 FAMILIES: dict[str, ModelFamily] = {
     family.model_type: family
     for family in (
         ClipFamily(),
+        OpenClipFamily(),
+        MetaClip2Family(),
+        SiglipFamily(),
         ChineseClipFamily(),
         AltClipFamily(),
         SentenceBertFamily(),
     )
 }
 """The families that can be exported, by `model_type`. The first that recognises a checkpoint opens it."""
+
+UNSUPPORTED = {
+    "siglip2": "SigLIP 2 NaFlex takes images of any number of patches, and a bundle has one size of images. Use a "
+    "checkpoint of fixed resolution, such as google/siglip2-base-patch16-224",
+}
+"""Why a near relative of a family cannot be exported and what to use instead, by `model_type`."""

@@ -16,6 +16,8 @@ from twinspire_export.dependencies import silenced
 from twinspire_export.families.family import CheckpointSource, ModelFamily
 from twinspire_export.families.huggingface import (
     HuggingFaceCheckpoint,
+    check_vocabulary,
+    crop_rounding_of,
     image_settings,
     load_model,
     load_processor,
@@ -30,6 +32,9 @@ from twinspire_export.transformer import Block, Linear, Norm
 if TYPE_CHECKING:
     from transformers import CLIPTextConfig
 
+POOLING = "end token"
+"""Both ways of pooling that transformers knows end at the same token; `text_settings` checks it."""
+
 LEGACY_EOS_ID = 2
 """`eos_token_id` in configs older than transformers' #24773: transformers then pools at the highest token id."""
 
@@ -40,6 +45,8 @@ class ClipFamily(ModelFamily):
     model_type = "clip"
     architecture = "CLIPModel"
     exporter = Exporter.OPTIMUM
+    title = "CLIP and its retrainings"
+    examples = ("openai/clip-vit-base-patch32", "openai/clip-vit-large-patch14")
     rewrites = ALL
 
     def open(self, source: CheckpointSource, files: tuple[Path, ...]) -> ClipCheckpoint:
@@ -55,11 +62,10 @@ class ClipFamily(ModelFamily):
             family=self,
             files=files,
             dim=int(model.config.projection_dim),
-            image=image_settings(processor, model.config.vision_config, folder),
+            image=image_settings(processor, model.config.vision_config, folder, crop_rounding=crop_rounding_of(folder)),
             text=text_settings(tokenizer, serialised, model.config.text_config, folder),
             tokenizer_json=serialised,
-            # Both ways of pooling that transformers knows end at the same token; `text_settings` checks it.
-            pooling="end token",
+            pooling=POOLING,
             logit_scale=float(model.logit_scale.detach().double().exp()),
             model=model,
             tokenizer=tokenizer,
@@ -90,8 +96,8 @@ def image_tower(model: CLIPModel, settings: ImageSettings) -> ImageTower:
     )
 
 
-def text_tower(model: CLIPModel) -> TextTower:
-    """Return the text tower of `model`."""
+def text_tower(model: CLIPModel, *, legacy: bool = True) -> TextTower:
+    """Return the text tower of `model`; `legacy` says whether `LEGACY_EOS_ID` has its meaning."""
     text = model.text_model
     end_id = int(text.config.eos_token_id)
     return TextTower(
@@ -100,27 +106,26 @@ def text_tower(model: CLIPModel) -> TextTower:
         blocks=map(Block.of, text.encoder.layers),
         final_norm=Norm(text.final_layer_norm),
         projection=Linear.of(model.text_projection),
-        end_id=None if end_id == LEGACY_EOS_ID else end_id,
+        end_id=None if legacy and end_id == LEGACY_EOS_ID else end_id,
     )
 
 
 def text_settings(
-    tokenizer: PreTrainedTokenizerFast, serialised: str, text_config: CLIPTextConfig, folder: Path
+    tokenizer: PreTrainedTokenizerFast,
+    serialised: str,
+    text_config: CLIPTextConfig,
+    folder: Path,
+    *,
+    legacy: bool = True,
 ) -> TextSettings:
-    """Translate the tokenizer and the text tower's config.
+    """Translate the tokenizer and the text tower's config; `legacy` says whether `LEGACY_EOS_ID` has its meaning.
 
     Raises CheckpointError where they do not fit each other: pooling would be at the wrong token, or an id has no
     embedding.
     """
     plain = Tokenizer.from_str(serialised)
-    highest_id = max(plain.get_vocab(with_added_tokens=True).values())
-    vocabulary, pooled_at = int(text_config.vocab_size), text_config.eos_token_id
-    eos_id = tokenizer.eos_token_id
-    if highest_id >= vocabulary:
-        raise CheckpointError(
-            f"{folder}: the tokenizer has ids up to {highest_id}, but the text tower only {vocabulary} embeddings "
-            "('vocab_size' in config.json); tokenizer and weights belong to different models"
-        )
+    highest_id = check_vocabulary(plain, int(text_config.vocab_size), folder)
+    pooled_at, eos_id = text_config.eos_token_id, tokenizer.eos_token_id
     empty = list(plain.encode("").ids)
     if eos_id is None or not empty or empty[-1] != eos_id:
         raise CheckpointError(
@@ -128,13 +133,14 @@ def text_settings(
             f"encodes the empty text as {empty}, and its end token is {eos_id}. Give tokenizer.json a post-processor "
             "that appends the end token"
         )
-    if pooled_at == LEGACY_EOS_ID and eos_id != highest_id:
+    legacy = legacy and pooled_at == LEGACY_EOS_ID
+    if legacy and eos_id != highest_id:
         raise CheckpointError(
             f"{folder}: 'eos_token_id' {LEGACY_EOS_ID} in config.json makes transformers pool at the highest token id, "
             f"which is {highest_id}, but the tokenizer's end token is {eos_id}. Give the end token the highest id, or "
             "set another 'eos_token_id'"
         )
-    if pooled_at not in (LEGACY_EOS_ID, eos_id):
+    if not legacy and pooled_at != eos_id:
         raise CheckpointError(
             f"{folder}: the text tower of config.json is pooled at the token {pooled_at} ('eos_token_id'), but the "
             f"tokenizer ends texts with {eos_id}; they must be equal"

@@ -18,6 +18,7 @@ from twinspire_export.families.clip import image_tower
 from twinspire_export.families.family import CheckpointSource, ModelFamily
 from twinspire_export.families.huggingface import (
     HuggingFaceCheckpoint,
+    fit_one_file,
     image_settings,
     load_model,
     load_processor,
@@ -87,7 +88,7 @@ class ClipWithBertCheckpoint(HuggingFaceCheckpoint):
         """Return a new module of a tower that computes what transformers computes, step by step."""
         if tower is Tower.IMAGE:
             return image_tower(self.model, self.image)
-        return encoder_of(self.family.text_model(self.model), head=self.family.head(self.model))
+        return fit_one_file(encoder_of(self.family.text_model(self.model), head=self.family.head(self.model)))
 
     def text_features(self, input_ids: Tensor) -> Tensor:
         """Encode texts without padding: `input_ids` (N, L) int64 to (N, D)."""

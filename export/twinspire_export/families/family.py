@@ -14,6 +14,7 @@ from torch import nn
 
 from twinspire.bundle import ImageSettings, TextSettings, Tower, TowerSpecs
 from twinspire_export.onnx_export import Exporter
+from twinspire_export.weights import weight_files
 
 
 @dataclass(frozen=True)
@@ -84,11 +85,23 @@ class ModelFamily(ABC):
 
     model_type: ClassVar[str]
     """`model_type` in config.json, which recognises a checkpoint by default; `family` in the bundle's manifest."""
-    architecture: ClassVar[str | None] = None
-    """The class in `architectures` of config.json that has the towers; None where the family checks it itself."""
+    architecture: ClassVar[str]
+    """The class that has the towers; `architectures` of config.json names it where `architecture_in_config`."""
+    architecture_in_config: ClassVar[bool] = True
+    """Whether config.json must name `architecture`; otherwise the family checks what it opens itself."""
     exporter: ClassVar[Exporter] = Exporter.TORCH
     rewrites: ClassVar[tuple[str, ...]] = ()
     """The lossless rewrites that its towers allow, names in `twinspire_export.rewrite.REWRITES`."""
+    title: ClassVar[str] = ""
+    """What people call it, for `twinspire export --list`."""
+    examples: ClassVar[tuple[str, ...]] = ()
+    """Ids of checkpoints on the Hugging Face hub, the best known first, for the same list."""
+    modalities: ClassVar[tuple[str, ...]] = ("image", "text")
+    """What it encodes, by the values of `twinspire.bundle.Tower`."""
+
+    def weight_files(self, folder: Path) -> tuple[Path, ...]:
+        """List the safetensors files in `folder`. Raises CheckpointError where there are none, or damaged ones."""
+        return weight_files(folder)
 
     def recognises(self, folder: Path, config: Mapping[str, Any]) -> bool:  # noqa: ARG002 - for other families
         """Whether the checkpoint in `folder` with this config.json is of the family: by its `model_type`."""

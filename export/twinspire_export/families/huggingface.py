@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -20,7 +20,10 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from twinspire.bundle import CropRounding, ImageSettings, Interpolation, Resize, TextSettings
 from twinspire.errors import CheckpointError
 from twinspire.ingest.tables import listed
+from twinspire_export import onnx_export
 from twinspire_export.families.family import Checkpoint
+from twinspire_export.text_encoder import TextEncoder
+from twinspire_export.towers import TextTower
 from twinspire_export.weights import stored_shapes
 
 if TYPE_CHECKING:
@@ -31,6 +34,10 @@ _INTERPOLATIONS = dict(
 )
 """By the numbers of `PIL.Image.Resampling`, which `resample` holds."""
 _MAX_LISTED = 8
+_TextModule = TypeVar("_TextModule", TextTower, TextEncoder)
+
+OPEN_CLIP_CONFIG = "open_clip_config.json"
+"""OpenCLIP's config, which also lies beside checkpoints that were converted to transformers' format."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -41,28 +48,44 @@ class HuggingFaceCheckpoint(Checkpoint):
     text: TextSettings
     tokenizer_json: str
     model: Any  # a PreTrainedModel with get_image_features and get_text_features
-    tokenizer: PreTrainedTokenizerFast
+    tokenizer: Any  # that of transformers, or what the family's `token_ids` reads
     processor: BaseImageProcessor
 
     def embed_images(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Encode `images` (N, S, S, 3), resized and cropped: (N, D), L2-normalised."""
-        inputs = self.processor(list(images), do_resize=False, do_center_crop=False, return_tensors="pt")
+        steps = [step for step in ("do_resize", "do_center_crop") if hasattr(self.processor, step)]
+        inputs = self.processor(list(images), return_tensors="pt", **dict.fromkeys(steps, False))
         with torch.inference_mode():
             return unit_rows(self.model.get_image_features(**inputs))
 
     def embed_texts(self, captions: Sequence[str]) -> NDArray[np.float32]:
-        """Encode `captions` one at a time, so that nothing is padded: (N, D), L2-normalised."""
+        """Encode `captions` one at a time, so that nothing is padded but by `token_ids`: (N, D), L2-normalised."""
         rows = []
         for caption in captions:
-            ids = self.tokenizer(caption, truncation=True, max_length=self.text.context_length, return_tensors="pt")
             with torch.inference_mode():
-                rows.append(unit_rows(self.text_features(ids["input_ids"])))
+                rows.append(unit_rows(self.text_features(torch.tensor([self.token_ids(caption)]))))
         return np.concatenate(rows)
 
+    def token_ids(self, caption: str) -> list[int]:
+        """Tokenize by the original code, cut to the context."""
+        ids: list[int] = self.tokenizer(caption, truncation=True, max_length=self.text.context_length)["input_ids"]
+        return ids
+
     def text_features(self, input_ids: torch.Tensor) -> torch.Tensor:
-        """Encode texts without padding: `input_ids` (N, L) int64 to (N, D)."""
+        """Encode texts of one length: `input_ids` (N, L) int64 to (N, D)."""
         features: torch.Tensor = self.model.get_text_features(input_ids=input_ids)
         return features
+
+
+def fit_one_file(tower: _TextModule) -> _TextModule:
+    """Store the table of tokens of a text tower in float16 where the tower would not fit one ONNX file otherwise.
+
+    XLM-RoBERTa large, of 250,002 tokens, takes 2.1 GiB, of which the table is 1.0; MetaCLIP 2 has 901,629 tokens.
+    Raises CheckpointError as `TokenTable.store_as_fp16` does.
+    """
+    if onnx_export.weight_bytes(tower) > onnx_export.MAX_GRAPH_BYTES:
+        tower.tokens.store_as_fp16()
+    return tower
 
 
 def unit_rows(vectors: torch.Tensor) -> NDArray[np.float32]:
@@ -94,7 +117,7 @@ def load_model(model_class: type[PreTrainedModel], folder: Path, files: tuple[Pa
         raise CheckpointError(f"transformers cannot load the checkpoint {folder}: {exc}") from exc
     if report["missing_keys"]:
         raise CheckpointError(
-            f"the checkpoint {folder} is missing {_listing(sorted(report['missing_keys']))}. Copy or download it "
+            f"the checkpoint {folder} is missing {listing(sorted(report['missing_keys']))}. Copy or download it "
             "again, or convert it from the original weights again"
         )
     expected = model.state_dict()
@@ -104,7 +127,7 @@ def load_model(model_class: type[PreTrainedModel], folder: Path, files: tuple[Pa
         if stored[name] != tuple(expected[name].shape)
     ]
     if misshapen:
-        raise CheckpointError(f"the checkpoint {folder} does not fit its config.json: {_listing(misshapen)}")
+        raise CheckpointError(f"the checkpoint {folder} does not fit its config.json: {listing(misshapen)}")
     return model.eval()
 
 
@@ -125,6 +148,12 @@ def load_tokenizer(
     try:
         return tokenizer_class.from_pretrained(folder, local_files_only=True, use_fast=True, trust_remote_code=False)
     except Exception as exc:  # the tokenizers library raises bare Exception for a file that it cannot read
+        if "trust_remote_code" in str(exc):
+            raise CheckpointError(
+                f"the tokenizer of the checkpoint {folder} is a program that comes with it ('auto_map' in "
+                "tokenizer_config.json), and such programs are never run. Put the tokenizer.json and "
+                "tokenizer_config.json of a tokenizer of transformers with the same vocabulary in their place"
+            ) from exc
         raise CheckpointError(f"transformers cannot load the tokenizer of the checkpoint {folder}: {exc}") from exc
 
 
@@ -140,6 +169,11 @@ def load_processor(processor_class: type[BaseImageProcessor], folder: Path) -> A
         return processor_class.from_pretrained(folder, local_files_only=True)
     except Exception as exc:  # transformers promises no set of errors for settings that it cannot use
         raise CheckpointError(f"transformers cannot read {file}: {exc}") from exc
+
+
+def crop_rounding_of(folder: Path) -> CropRounding:
+    """Return where the crop begins: as in torchvision, which OpenCLIP trains with, where its config is in `folder`."""
+    return CropRounding.ROUND if (folder / OPEN_CLIP_CONFIG).is_file() else CropRounding.FLOOR
 
 
 def image_settings(
@@ -226,10 +260,22 @@ def tokenizer_json(tokenizer: PreTrainedTokenizerFast, folder: Path) -> str:
     return str(plain.to_str())
 
 
+def check_vocabulary(tokenizer: Tokenizer, vocabulary: int, folder: Path) -> int:
+    """Return the highest id of a tokenizer. Raises CheckpointError where the tower has no embedding for it."""
+    highest_id = max(tokenizer.get_vocab(with_added_tokens=True).values())
+    if highest_id >= vocabulary:
+        raise CheckpointError(
+            f"{folder}: the tokenizer has ids up to {highest_id}, but the text tower only {vocabulary} embeddings "
+            "('vocab_size' in config.json); tokenizer and weights belong to different models"
+        )
+    return int(highest_id)
+
+
 def _triple(values: Sequence[float]) -> tuple[float, float, float]:
     red, green, blue = (float(value) for value in values)
     return red, green, blue
 
 
-def _listing(names: list[str]) -> str:
+def listing(names: list[str]) -> str:
+    """Count tensors and name some."""
     return f"{len(names)} tensor{'s' if len(names) > 1 else ''}: {listed(names, at_most=_MAX_LISTED)}"

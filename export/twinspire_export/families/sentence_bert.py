@@ -43,6 +43,15 @@ class SentenceBertFamily(ModelFamily):
     """A BERT-like text encoder pooled as `modules.json` says."""
 
     model_type = "sentence_bert"
+    architecture = "SentenceTransformer"
+    architecture_in_config = False
+    title = "Sentence-BERT: text encoders of sentence-transformers"
+    examples = (
+        "sentence-transformers/all-MiniLM-L6-v2",
+        "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2",
+        "BAAI/bge-small-en-v1.5",
+    )
+    modalities = ("text",)
     rewrites = ALL
 
     def recognises(self, folder: Path, config: Mapping[str, Any]) -> bool:

@@ -70,7 +70,7 @@ def roles_of(model: onnx.ModelProto) -> dict[str, RoleInBlock]:
         elif node.op_type == "Conv" or (node.op_type in MATMULS and multiplies_pixels(node, wiring)):
             roles[node.name] = RoleInBlock(NodeRole.PATCHES, None)
         elif node.op_type in MATMULS:
-            if any(wiring.is_constant(name) for name in node.input[:2]):
+            if any(_is_weight(name, wiring) for name in node.input[:2]):
                 roles[node.name] = _role_of_weight(block, since, softmaxes)
                 since += 1
             elif since == 0 and block >= 0:
@@ -97,12 +97,17 @@ def nodes_labelled(model: onnx.ModelProto, labels: Iterable[str]) -> tuple[str, 
     return tuple(found)
 
 
+def _is_weight(name: str, wiring: Wiring) -> bool:
+    """Whether a factor is a constant matrix; constants of higher rank are queries of a probe, split into heads."""
+    return wiring.is_constant(name) and wiring.constant(name).ndim <= 2
+
+
 def _is_lookup(node: onnx.NodeProto, wiring: Wiring) -> bool:
     """Whether a Gather reads rows of a constant float matrix by dynamic indices."""
     if not wiring.is_constant(node.input[0]) or wiring.is_constant(node.input[1]):
         return False
     table = wiring.constant(node.input[0])
-    return table.ndim == 2 and table.dtype == np.float32
+    return table.ndim == 2 and table.dtype in (np.float32, np.float16)
 
 
 def _moved_input(name: str, wiring: Wiring) -> bool:

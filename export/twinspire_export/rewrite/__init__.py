@@ -18,13 +18,14 @@ from twinspire_export.rewrite.passes import (
     finite_mask,
     fold_normalisation,
     fold_norms,
+    fold_probe,
     fold_scale,
     join_projections,
     patches_as_matmul,
     pool_before_last_block,
 )
 from twinspire_export.text_encoder import TextEncoder
-from twinspire_export.towers import BlockTower, ImageTower, TextTower, TransformerTower
+from twinspire_export.towers import AttentionPoolImageTower, BlockTower, ImageTower, TextTower, TransformerTower
 
 __all__ = ["ALL", "REWRITES", "Rewrite", "apply_rewrites", "check_rewrites", "select_rewrites"]
 
@@ -50,6 +51,7 @@ REWRITES = {
         Rewrite("patches", patches_as_matmul, ImageTower, requires=("normalisation",)),
         Rewrite("norms", fold_norms, TransformerTower),
         Rewrite("scale", fold_scale),
+        Rewrite("probe", fold_probe, AttentionPoolImageTower),
         Rewrite("qkv", join_projections),
         Rewrite("pooled", pool_before_last_block),
     )

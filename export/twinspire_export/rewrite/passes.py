@@ -7,8 +7,16 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from twinspire_export.attention_pool import ProbeAttention
 from twinspire_export.text_encoder import TextEncoder
-from twinspire_export.towers import BlockTower, ImageTower, Patches, TextTower, TransformerTower
+from twinspire_export.towers import (
+    AttentionPoolImageTower,
+    BlockTower,
+    ImageTower,
+    Patches,
+    TextTower,
+    TransformerTower,
+)
 from twinspire_export.transformer import Linear, Norm, frozen
 
 MASKED = -1e4
@@ -50,11 +58,13 @@ class PatchMatmul(nn.Module):
         super().__init__()
         # (W, 3, size, size) to (W, size * size * 3): the order of a patch's bytes in an image.
         self.linear = Linear(patches.weight.permute(0, 2, 3, 1).flatten(1), patches.bias)
-        self.side, self.size = patches.side, patches.size
+        self.side, self.size, self.image_size = patches.side, patches.size, patches.image_size
 
     def forward(self, image: Tensor) -> Tensor:
         """Embed the patches of `image` (N, S, S, 3) uint8, row by row."""
-        side, row = self.side, self.size * 3
+        side, row, read = self.side, self.size * 3, self.side * self.size
+        if read != self.image_size:
+            image = image[:, :read, :read]
         patches = image.reshape(-1, side, self.size, side, row).transpose(2, 3)  # (N, side, side, size, row)
         pixels = patches.reshape(-1, side * side, self.size * row).to(torch.float32)  # (N, P, size * row)
         embedded: Tensor = self.linear(pixels)
@@ -107,15 +117,21 @@ def fold_norms(tower: TransformerTower) -> None:
     for block in tower.all_blocks():
         _fold_norm(block.attention_norm, block.attention.input_layers())
         _fold_norm(block.mlp_norm, [block.mlp.up])
-    _fold_norm(tower.final_norm, [tower.projection])
+    if isinstance(tower, AttentionPoolImageTower):
+        pool = tower.attention_pool
+        _fold_norm(tower.final_norm, pool.attention.project.linears)
+        _fold_norm(pool.mlp_norm, [pool.mlp.up])
+    elif tower.projection is not None:
+        _fold_norm(tower.final_norm, [tower.projection])
 
 
 def fold_scale(tower: BlockTower) -> None:
     """Fold the attention's scale, one over the root of a head's width, into the weights and bias of the queries."""
-    for block in tower.all_blocks():
-        attention = block.attention
-        scale, attention.heads.scale = attention.heads.scale, None
-        assert scale is not None
+    for attention in tower.attentions():
+        scale = attention.heads.scale
+        if scale is None or isinstance(attention, ProbeAttention):  # `fold_probe` has folded it
+            continue
+        attention.heads.scale = None
         queries = attention.input_layers()[0]  # a layer of its own, or the topmost rows of a joint one
         factor = torch.ones(len(queries.weight), dtype=torch.float64)
         factor[: attention.heads.width] = scale
@@ -123,20 +139,22 @@ def fold_scale(tower: BlockTower) -> None:
         queries.set((queries.weight.double() * factor[:, None]).float(), bias)
 
 
+def fold_probe(tower: AttentionPoolImageTower) -> None:
+    """Fold the probe of an attention pool into the weights of its keys, which then give the logits themselves."""
+    tower.attention_pool.fold_probe()
+
+
 def join_projections(tower: BlockTower) -> None:
-    """Compute queries, keys and values by one matrix multiplication; keys and values in a block for one token."""
-    for block in tower.all_blocks():
-        project = block.attention.project
-        weights: list[Tensor] = [linear.weight for linear in project.linears]
-        biases: list[Tensor] = [linear.bias for linear in project.linears if linear.bias is not None]
-        project.set([Linear(torch.cat(weights), torch.cat(biases) if biases else None)])
+    """Compute queries, keys and values by one matrix multiplication; keys and values where only one token is pooled."""
+    for attention in tower.attentions():
+        attention.project.join()
 
 
 def pool_before_last_block(tower: BlockTower) -> None:
     """Transform only the pooled token in the last block: one query over all keys, one row through output and MLP.
 
     The other tokens are not read afterwards. Their keys and values are still computed. A tower that pools by the mean
-    of its tokens reads all of them: it stays as it is.
+    of its tokens or by attention reads all of them: it stays as it is.
     """
     if tower.pools_one_token:
         *others, last = tower.blocks
