@@ -82,8 +82,9 @@ def test_captions_are_opened_without_their_images(tmp_path: Path) -> None:
     data = open_dataset(f"captions:{file}")
     assert not data.has_images
     assert list(data.chunks(8)) == []
-    annotations = json.loads(file.read_text(encoding="utf-8"))["annotations"]
-    assert sorted(data.captions_in(None).texts) == sorted(each["caption"].strip() for each in annotations)
+    images = json.loads(file.read_text(encoding="utf-8"))
+    expected = [caption.strip() for image in images for caption in image["captions"]]
+    assert sorted(data.captions_in(None).texts) == sorted(expected)
     sample = open_dataset(f"captions:{file}", limit=3)
     assert (len(sample), sample.has_images) == (3, False)
     assert set(sample.ids) < set(data.ids)

@@ -113,7 +113,7 @@ def features(folder: Path, layout: str) -> Callable[[list[str]], torch.Tensor]:
 
     def pooled(texts: list[str]) -> torch.Tensor:
         if "cased" in layout:
-            texts = [text.lower() for text in texts]
+            texts = [text.lower().replace("[sep]", "[SEP]") for text in texts]  # a special token stays one
         inputs = tokenizer(texts, padding=True, truncation=True, max_length=CONTEXT, return_tensors="pt")
         with torch.inference_mode():
             states = model(**inputs)[0]
