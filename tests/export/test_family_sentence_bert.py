@@ -167,6 +167,14 @@ def test_names_of_version_5_7(exported: tuple[str, Path, Bundle], tmp_path: Path
         assert np.abs(client.towers.encode_texts(list(inputs)) - expected).max() <= 2e-6
 
 
+def test_padding_is_the_tokenizers(checkpoint: Path, tmp_path: Path) -> None:
+    """The `pad_token_id` of a BERT's config.json does not matter, as in multilingual MiniLM, where it is wrong."""
+    edit(checkpoint / "config.json", pad_token_id=7)
+    bundle = export_checkpoint(checkpoint, tmp_path / "bundle")
+    assert bundle.text.pad_id == 0
+    assert_text_embeddings(bundle, features(checkpoint, "bert mean"))
+
+
 def test_rewrites(exported: tuple[str, Path, Bundle], tmp_path: Path) -> None:
     """Engines without the lossless rewrites give the same embeddings, and have another graph."""
     _, checkpoint, bundle = exported

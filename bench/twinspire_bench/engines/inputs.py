@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from twinspire.bundle import Bundle, Precision, Tower
 from twinspire.errors import InputError, MissingDependencyError
@@ -83,7 +84,7 @@ def make_inputs(
         cut_after_normalisation(inputs.plain_engine(Tower.IMAGE), inputs.fastembed_onnx)
     if not inputs.openvino_int8.exists():
         say("quantizing the plain image tower for OpenVINO")
-        _quantize_for_openvino(inputs.plain_engine(Tower.IMAGE), images, inputs.openvino_int8)
+        quantize_for_openvino(inputs.plain_engine(Tower.IMAGE), images, inputs.openvino_int8)
     return inputs
 
 
@@ -106,16 +107,16 @@ def cut_after_normalisation(engine: Path, destination: Path) -> None:
     onnx.save(Extractor(model).extract_model([pixels], outputs), destination)
 
 
-def _quantize_for_openvino(engine: Path, images: Any, destination: Path) -> None:  # noqa: ANN401
-    """Quantize as NNCF documents it for transformers, with the images of the benchmark as calibration data."""
+def quantize_for_openvino(engine: Path, inputs: Sequence[NDArray[Any]] | NDArray[Any], destination: Path) -> None:
+    """Quantize as NNCF documents it for transformers, calibrated on `inputs`, images or token ids without a batch."""
     try:
         import nncf
         import openvino
     except ImportError as error:
         raise MissingDependencyError("nncf and openvino", "quantize", "OpenVINO's own int8") from error
-    plain, samples = openvino.Core().read_model(engine), nncf.Dataset([image[None] for image in images])
+    plain, samples = openvino.Core().read_model(engine), nncf.Dataset([each[None] for each in inputs])
     with redirect_stdout(sys.stderr):  # nncf prints progress bars
-        model = nncf.quantize(plain, samples, model_type=nncf.ModelType.TRANSFORMER, subset_size=len(images))
+        model = nncf.quantize(plain, samples, model_type=nncf.ModelType.TRANSFORMER, subset_size=len(inputs))
     destination.parent.mkdir(exist_ok=True)
     openvino.save_model(model, destination, compress_to_fp16=False)
 

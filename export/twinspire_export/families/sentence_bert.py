@@ -26,7 +26,7 @@ from twinspire_export.families.bert_text import load_bert_tokenizer, text_settin
 from twinspire_export.families.family import Checkpoint, CheckpointSource, ModelFamily
 from twinspire_export.families.huggingface import load_model, tokenizer_json, unit_rows
 from twinspire_export.rewrite import ALL
-from twinspire_export.text_encoder import TextEncoder, TextPooling, encoder_of
+from twinspire_export.text_encoder import TextEncoder, TextPooling, counts_positions, encoder_of
 
 MODULES_FILE = "modules.json"
 
@@ -74,6 +74,9 @@ class SentenceBertFamily(ModelFamily):
             tokenizer = load_bert_tokenizer(folder)
             # The encoder's own pooler is no part of these models, and often missing.
             model = load_model(_ENCODERS[kind], folder, files, add_pooling_layer=False)
+        if not counts_positions(model):
+            # config.json's is of no account in BERT, and wrong in multilingual MiniLM: the tokenizer's is padded with.
+            model.config.pad_token_id = tokenizer.pad_token_id
         if options.get("do_lower_case"):
             _lowercase(tokenizer)
         serialised = tokenizer_json(tokenizer, folder)
