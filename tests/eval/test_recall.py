@@ -214,7 +214,7 @@ def test_embeddings_that_cannot_be_ranked_are_errors(
         rank_both_ways(images, texts, np.array(owners))
 
 
-@pytest.mark.parametrize("direction", list(Direction))
+@pytest.mark.parametrize("direction", [Direction.TEXT_TO_IMAGE, Direction.IMAGE_TO_TEXT])
 def test_intervals_are_those_of_the_bootstrap_of_images(direction: Direction) -> None:
     """Weights of images give, draw by draw, what drawing the images' rows gives."""
     images, texts, owners = _drawn(5, 80, 4)

@@ -119,7 +119,7 @@ def measure(
             "texts_per_s": {label: series(found, "median") for label, found in rates.items()},
             "best": best,
             "times_as_fast_as": {
-                label: paired_ratio(rates[best], found).to_json() for label, found in rates.items() if label != best
+                label: paired_ratio(rates[best], found) for label, found in rates.items() if label != best
             },
         }
     return results

@@ -56,7 +56,7 @@ class SentenceBertFamily(ModelFamily):
 
     def recognises(self, folder: Path, config: Mapping[str, Any]) -> bool:
         """Whether the checkpoint has the layout of sentence-transformers, or is one of its encoders without it."""
-        return (folder / MODULES_FILE).is_file() or config.get("model_type") in _ENCODERS
+        return (folder / MODULES_FILE).is_file() or config.get("model_type") in list(_ENCODERS)
 
     def open(self, source: CheckpointSource, files: tuple[Path, ...]) -> SentenceBertCheckpoint:
         """Open a checkpoint. Raises what `ModelFamily.open` says."""
