@@ -142,7 +142,7 @@ class ImageTower(TransformerTower):
         super().__init__(blocks=blocks, final_norm=final_norm, projection=projection)
         self.patches, self.norm, self.pool = patches, norm, FirstToken()
         self.class_token = None if class_token is None else frozen(class_token)  # (W,)
-        self.positions = frozen(positions)  # (L, W)
+        self.positions, self.length = frozen(positions), len(positions)  # (L, W), L
 
     def forward(self, image: Tensor) -> Tensor:
         """Encode `image` (N, S, S, 3) uint8 to (N, D) float32."""
@@ -153,8 +153,7 @@ class ImageTower(TransformerTower):
         hidden = hidden + self.positions  # (N, L, W)
         if self.norm is not None:
             hidden = self.norm(hidden)
-        length = len(self.positions)
-        return self.pooled(self.transform(hidden, length, None), length)
+        return self.pooled(self.transform(hidden, self.length, None), self.length)
 
     def pooled(self, hidden: Tensor, length: int) -> Tensor:
         """Pool the tokens (N, L, W) that left the blocks: (N, D), L2-normalised."""
