@@ -10,7 +10,7 @@ from typing import Literal, Self, TypeAlias, cast, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from twinspire.bundle import Bundle, Precision
+from twinspire.bundle import Bundle, Precision, Tower
 from twinspire.errors import ImageError, InputError, SpaceMismatchError
 from twinspire.images import ImageItem, ImageLimits, Preprocessor
 from twinspire.text import Tokenizer
@@ -125,6 +125,11 @@ class Client:
         return self.towers.dim
 
     @property
+    def vectors_per_item(self) -> int:
+        """Q, how many vectors an image has; 1 for most models. Texts have one."""
+        return self.bundle.vectors_per_item
+
+    @property
     def space(self) -> str:
         """The id of the embedding space: vectors are comparable within it only."""
         return self.towers.space
@@ -176,12 +181,13 @@ class Client:
     ) -> NDArray[np.float32] | tuple[NDArray[np.float32], list[ImageError]]:
         """Encode N images to (N, D) float32, L2-normalised, in the order given; N may be 0.
 
-        The next images are decoded while the last are encoded; only a few batches are in memory at a time,
-        also when `items` is a generator. Raises ImageError as `preprocess` does, EngineError and
-        ServerError where the towers fail.
+        Of a model with several vectors an image (`vectors_per_item` is Q above 1) they are (N, Q, D), each of length 1;
+        `twinspire.similarity` scores them by their best. The next images are decoded while the last are encoded; only a
+        few batches are in memory at a time, also when `items` is a generator. Raises ImageError as `preprocess` does,
+        EngineError and ServerError where the towers fail.
         """
         _check_on_error(on_error)
-        parts = [np.zeros((0, self.dim), np.float32)]
+        parts = [np.zeros((0, *self.bundle.output_spec(Tower.IMAGE).shape), np.float32)]
         skipped: list[ImageError] = []
         # Closed explicitly: an error's traceback would keep the decoding threads alive.
         stream = cast("Generator[Batch, None, None]", self._preprocessor.stream(items, batch=IMAGE_BATCH))

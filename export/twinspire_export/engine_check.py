@@ -24,8 +24,10 @@ if TYPE_CHECKING:
 STANDARD_DOMAINS = frozenset({"", "ai.onnx"})
 
 
-def check_engine(path: Path, tower: Tower, *, dim: int, size: int) -> None:
+def check_engine(path: Path, tower: Tower, *, dim: int, size: int, vectors_per_item: int = 1) -> None:
     """Check the ONNX file `path` against the contract: `dim` dimensions, images of `size` pixels a side.
+
+    `vectors_per_item` is how many vectors the image tower gives for an image.
 
     Does not run it. Raises EngineError where the file is invalid, has operators beyond the ONNX standard, or other
     inputs, outputs, types or axes.
@@ -42,7 +44,8 @@ def check_engine(path: Path, tower: Tower, *, dim: int, size: int) -> None:
     if foreign:
         raise EngineError(f"{path.name} has operators beyond the ONNX standard: {', '.join(sorted(foreign))}")
     spec = image_input(size, size) if tower is Tower.IMAGE else text_input()
-    expected = [_expected(spec), _expected(embedding_output(dim))]
+    output = embedding_output(dim, vectors_per_item if tower is Tower.IMAGE else 1)
+    expected = [_expected(spec), _expected(output)]
     found = [_found(value) for value in (*model.graph.input, *model.graph.output)]
     if found != expected:
         raise EngineError(
@@ -113,7 +116,7 @@ class EngineRunner:
         self._input = self._session.get_inputs()[0].name
 
     def embed(self, batches: Iterable[NDArray[np.uint8] | NDArray[np.int32]]) -> NDArray[np.float32]:
-        """Encode `batches`, each an input of the engine, to (N, D) float32, L2-normalised."""
+        """Encode `batches`, each an input of the engine, to (N, D) or (N, Q, D) float32, L2-normalised."""
         return np.concatenate(
             [run_engine(self._session, [EMBEDDING], {self._input: batch}, self._name)[0] for batch in batches]
         )
@@ -127,7 +130,7 @@ def certify(
     data: str,
     packages: Sequence[str],
 ) -> Certificate:
-    """Compare `measured` (N, D) with `expected` (N, D) row by row; the versions of `packages` are noted.
+    """Compare `measured` (N, D) or (N, Q, D) with `expected` vector by vector; the versions of `packages` are noted.
 
     Applies no bound: the caller knows it. Raises EngineError where an embedding is not finite.
     """
@@ -140,7 +143,7 @@ def certify(
     return Certificate(
         reference=reference,
         data=data,
-        samples=len(cosines),
+        samples=len(expected),
         min_cosine=float(cosines.min()),
         mean_cosine=float(cosines.mean()),
         recall=None,
@@ -149,11 +152,11 @@ def certify(
 
 
 def row_cosines(left: NDArray[np.float32], right: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return the cosine of each row of `left` (N, D) with the same row of `right`: (N,) float64, -1 to 1.
+    """Return the cosine of each vector of `left` (..., D) with the same one of `right`: (V,) float64, -1 to 1.
 
     NaN where a row is zero or not finite.
     """
-    a, b = left.astype(np.float64), right.astype(np.float64)
+    a, b = (side.reshape(-1, side.shape[-1]).astype(np.float64) for side in (left, right))
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         cosines: NDArray[np.float64] = (a * b).sum(1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
     # Rounding may carry a cosine slightly beyond 1, which would puzzle readers of a certificate.

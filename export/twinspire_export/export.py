@@ -99,7 +99,13 @@ def export_checkpoint(
             file = f"{tower}.{Precision.FP32}.onnx"
             module = apply_rewrites(opened.tower(tower), allowed)
             export_graph(module, writer.path(file), name=INPUT_NAMES[tower], example=_example(opened, tower))
-            check_engine(writer.folder / file, tower, dim=opened.dim, size=opened.image.size)
+            check_engine(
+                writer.folder / file,
+                tower,
+                dim=opened.dim,
+                size=opened.image.size,
+                vectors_per_item=opened.vectors_per_item,
+            )
             step(f"comparing the {tower} tower with torch")
             engines[tower, Precision.FP32] = (file, _certify(writer.folder / file, tower, probes, opened.text.pad_id))
         step("writing the bundle")
@@ -147,7 +153,9 @@ def _draft(opened: Checkpoint, name: str | None) -> ManifestDraft:
         family=opened.family.model_type,
         space=checkpoint_space(opened),
         dim=opened.dim,
-        towers=TowerSpecs.of_contract(opened.image, opened.text, dim=opened.dim),
+        towers=TowerSpecs.of_contract(
+            opened.image, opened.text, dim=opened.dim, vectors_per_item=opened.vectors_per_item
+        ),
         logit_scale=opened.logit_scale,
         logit_bias=opened.logit_bias,
         source=Source(checkpoint=opened.source.name, revision=opened.source.revision, licence=opened.source.licence),
@@ -201,7 +209,7 @@ def _certify(engine: Path, tower: Tower, probes: Probes, pad_id: int) -> Certifi
         expected = probes.text_embedding
         data = f"{len(expected)} captions in English and Chinese"
     certificate = certify(measured, expected, reference="torch fp32", data=data, packages=_VERSIONS)
-    norm_error = float(np.abs(np.linalg.norm(measured, axis=1) - 1).max())
+    norm_error = float(np.abs(np.linalg.norm(measured, axis=-1) - 1).max())
     if certificate.min_cosine < MIN_COSINE or norm_error > _MAX_NORM_ERROR:
         raise CheckpointError(
             f"the exported {tower} tower differs from torch: on {data} its smallest cosine is "

@@ -87,7 +87,7 @@ def quantize_bundle(
             step(f"making the {target} {tower} tower on {len(chosen.calibration)} samples")
             engine, recipe = writer.path(file), {**DEFAULT_RECIPES, **(recipes or {})}[tower]
             write_engine(reference, chosen.calibration, engine, precision=target, recipe=recipe)
-            check_engine(engine, tower, dim=base.dim, size=base.image.size)
+            check_engine(engine, tower, dim=base.dim, size=base.image.size, vectors_per_item=base.vectors_per_item)
             step(f"measuring the {tower} tower on {len(chosen.measurement)} samples")
             engines[tower, target] = file, _certify(tower, target, reference, engine, chosen)
         step("writing the bundle")

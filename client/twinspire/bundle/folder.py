@@ -65,6 +65,11 @@ class Bundle:
         return self.manifest.dim
 
     @property
+    def vectors_per_item(self) -> int:
+        """Q, how many vectors an image has. Where it is above 1, the best of them scores; texts have one vector."""
+        return self.manifest.vectors_per_item
+
+    @property
     def image(self) -> ImageSettings:
         """How images are prepared."""
         return self.manifest.image
@@ -134,10 +139,10 @@ def read_manifest(file: Path, expected: str) -> str:
 def check_probes(probes: Probes, manifest: ManifestDraft, path: Path) -> None:
     """Raise BundleError unless the probes match the manifest's image size, dimension and context length."""
     longest = max((len(row) for row in probes.input_ids), default=0)
-    found = (*probes.image.shape[1:3], probes.image_embedding.shape[1])
-    expected = (manifest.image.height, manifest.image.width, manifest.dim)
+    found = (*probes.image.shape[1:3], *probes.image_embedding.shape[1:])
+    expected = (manifest.image.height, manifest.image.width, *manifest.towers.image.output.shape)
     if found != expected:
-        raise BundleError(f"{path} has height, width and dim {found}: expected {MANIFEST_NAME}'s, {expected}")
+        raise BundleError(f"{path} has height, width and output {found}: expected {MANIFEST_NAME}'s, {expected}")
     if longest > manifest.text.context_length:
         raise BundleError(f"{path} has a text of {longest} tokens: the context is {manifest.text.context_length}")
 

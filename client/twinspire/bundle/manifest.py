@@ -33,7 +33,10 @@ PROBES_NAME = "probes.npz"
 
 
 class OutputForm(StrEnum):
-    """What a tower gives for one item: one vector, or several of which the best scores (maximum of the cosines)."""
+    """What a tower gives for one item: one vector, or several of which the best scores (maximum of the cosines).
+
+    Only images may have several: the output is then (Q, D).
+    """
 
     VECTOR = "vector"
     MAX_OF_VECTORS = "max_of_vectors"
@@ -67,14 +70,18 @@ class TowerSpecs:
     text: TextTowerSpec
 
     @classmethod
-    def of_contract(cls, image: ImageSettings, text: TextSettings, *, dim: int) -> TowerSpecs:
-        """Return towers with the tensors that every runtime of this version takes."""
+    def of_contract(
+        cls, image: ImageSettings, text: TextSettings, *, dim: int, vectors_per_item: int = 1
+    ) -> TowerSpecs:
+        """Return towers with the tensors that every runtime of this version takes, Q vectors for an image."""
+        form = OutputForm.VECTOR if vectors_per_item == 1 else OutputForm.MAX_OF_VECTORS
         pixels = image_input(image.height, image.width)
         ids = text_input(FREE if text.padding is Padding.TRIM else text.context_length)
-        output = embedding_output(dim)
         return cls(
-            image=ImageTowerSpec(settings=image, input=pixels, output=output),
-            text=TextTowerSpec(settings=text, input=ids, output=output),
+            image=ImageTowerSpec(
+                settings=image, input=pixels, output=embedding_output(dim, vectors_per_item), output_form=form
+            ),
+            text=TextTowerSpec(settings=text, input=ids, output=embedding_output(dim)),
         )
 
 
@@ -133,16 +140,26 @@ class ManifestDraft:
         """How texts are prepared."""
         return self.towers.text.settings
 
+    @property
+    def vectors_per_item(self) -> int:
+        """Q, how many vectors an image has; 1 but for towers whose output is the maximum of several."""
+        image = self.towers.image
+        is_single = image.output_form is OutputForm.VECTOR or len(image.output.shape) != 2
+        return 1 if is_single else image.output.shape[0]
+
     def tower(self, tower: Tower) -> ImageTowerSpec | TextTowerSpec:
         """Return one tower's tensors and settings."""
         return self.towers.image if tower is Tower.IMAGE else self.towers.text
 
     def unsupported(self) -> str | None:
         """Return what of the towers no runtime of this version can compute or search, None where nothing is."""
-        contract = TowerSpecs.of_contract(self.image, self.text, dim=self.dim)
+        count = self.vectors_per_item
+        if count == 1 and self.towers.image.output_form is not OutputForm.VECTOR:
+            return f"the image tower gives {OutputForm.MAX_OF_VECTORS} of one vector: expected {OutputForm.VECTOR}"
+        contract = TowerSpecs.of_contract(self.image, self.text, dim=self.dim, vectors_per_item=count)
         for tower, expected in ((Tower.IMAGE, contract.image), (Tower.TEXT, contract.text)):
             found = self.tower(tower)
-            if found.output_form is not OutputForm.VECTOR:
+            if found.output_form is not expected.output_form:
                 return f"the {tower} tower gives several vectors for an item ({found.output_form}): expected one"
             if (found.input, found.output) != (expected.input, expected.output):
                 return (

@@ -22,7 +22,8 @@ _UNREADABLE = (InputError, OSError, ValueError, TypeError, KeyError, EOFError, z
 class Probes:
     """Inputs of both towers and their embeddings by the fp32 reference.
 
-    `image` is (N, H, W, 3) uint8 RGB, `image_embedding` (N, D) float32, L2-normalised; `input_ids` are M 1-D
+    `image` is (N, H, W, 3) uint8 RGB, `image_embedding` (N, D) float32, L2-normalised, or (N, Q, D) where an image has
+    Q vectors; `input_ids` are M 1-D
     int32 arrays with start and end token and no padding, `text_embedding` (M, D) float32, L2-normalised.
 
     Raises InputError where a shape, dtype or norm differs.
@@ -40,11 +41,11 @@ class Probes:
         for position, row in enumerate(ids):
             if row.dtype != np.int32 or row.ndim != 1 or not row.size:
                 raise InputError(f"input_ids[{position}] is {row.dtype} {row.shape}: expected int32 (L,)")
-        _check_embedding("image_embedding", self.image_embedding, len(image))
+        _check_embedding("image_embedding", self.image_embedding, len(image), ranks=(2, 3))
         _check_embedding("text_embedding", self.text_embedding, len(ids))
-        if self.image_embedding.shape[1] != self.text_embedding.shape[1]:
+        if self.image_embedding.shape[-1] != self.text_embedding.shape[1]:
             raise InputError(
-                f"image_embedding has {self.image_embedding.shape[1]} columns, text_embedding "
+                f"image_embedding has {self.image_embedding.shape[-1]} columns, text_embedding "
                 f"{self.text_embedding.shape[1]}: expected as many"
             )
 
@@ -78,9 +79,9 @@ class Probes:
             raise BundleError(f"{path} holds no probes: {error}") from error
 
 
-def _check_embedding(name: str, value: NDArray[np.float32], rows: int) -> None:
-    if value.dtype != np.float32 or value.ndim != 2 or len(value) != rows:
+def _check_embedding(name: str, value: NDArray[np.float32], rows: int, *, ranks: tuple[int, ...] = (2,)) -> None:
+    if value.dtype != np.float32 or value.ndim not in ranks or len(value) != rows:
         raise InputError(f"{name} is {value.dtype} {value.shape}: expected float32 ({rows}, D)")
-    norms = np.linalg.norm(value, axis=1)
+    norms = np.linalg.norm(value, axis=-1)
     if not np.all(np.abs(norms - 1) <= _UNIT_TOLERANCE):  # also false for NaN
         raise InputError(f"{name} has norms from {norms.min():.4f} to {norms.max():.4f}: expected 1")

@@ -33,6 +33,7 @@ class CheckpointSource:
 class Checkpoint(ABC):
     """An opened two-tower checkpoint: its settings as a bundle states them, its towers, and reference embeddings.
 
+    `vectors_per_item` is Q where an image has several vectors, of which the best scores; a text has one.
     `files` hold its weights, `tokenizer_json` is in the format of the tokenizers library, without padding and
     truncation. `pooling` names how a tower pools its tokens: models that differ in it alone are different spaces.
     `logit_scale` multiplies cosines and `logit_bias` is added to them to give the logits the model was trained on.
@@ -48,18 +49,20 @@ class Checkpoint(ABC):
     pooling: str
     logit_scale: float
     logit_bias: float | None = None
+    vectors_per_item: int = 1
 
     @abstractmethod
     def tower(self, tower: Tower) -> nn.Module:
         """Return a new module of a tower, which shares the checkpoint's weights and never writes to them.
 
         Its `forward` takes the tower's tensor by the name in the contract and returns L2-normalised embeddings:
-        `forward(image)` uint8 (N, S, S, 3), or `forward(input_ids)` int32 (N, L), to float32 (N, D).
+        `forward(image)` uint8 (N, S, S, 3), or `forward(input_ids)` int32 (N, L), to float32 (N, D); of images with
+        several vectors to (N, Q, D).
         """
 
     @abstractmethod
     def embed_images(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Encode `images` (N, S, S, 3), resized and cropped, by the original code: (N, D), L2-normalised."""
+        """Encode `images` (N, S, S, 3), resized and cropped, by the original code: as the tower, L2-normalised."""
 
     @abstractmethod
     def embed_texts(self, captions: Sequence[str]) -> NDArray[np.float32]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from twinspire import contract
 from twinspire.bundle import Bundle, Padding, Precision, Tower
-from twinspire.contract import TensorSpec, embedding_output, image_input, text_input
+from twinspire.contract import TensorSpec, image_input, text_input
 from twinspire.tensorrt_support import PlanFolder
 from twinspire.towers.batching import bucket_lengths
 from twinspire.towers.local import BATCH, PROCESSOR_BATCH
@@ -89,7 +89,7 @@ def _python_model(served: ServedBundle, tower: Tower) -> ModelSpec:
         backend="python",
         max_batch=BATCH[tower],
         inputs=[image_input(image.height, image.width) if tower is Tower.IMAGE else text_input(context)],
-        outputs=[embedding_output(bundle.dim)],
+        outputs=[bundle.output_spec(tower)],
         files=[],
         parameters={"dim": str(bundle.dim), "text_lengths": str(context)},
         engine_sha256=bundle.manifest.engines[tower][served.precision].sha256,
