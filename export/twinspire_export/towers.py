@@ -106,7 +106,7 @@ class ImageTower(TransformerTower):
         patches: nn.Module,
         class_token: Tensor,
         positions: Tensor,
-        norm: Norm,
+        norm: nn.Module,
         blocks: Iterable[Block],
         final_norm: Norm,
         projection: Linear,
@@ -118,15 +118,18 @@ class ImageTower(TransformerTower):
 
     def forward(self, image: Tensor) -> Tensor:
         """Encode `image` (N, S, S, 3) uint8 to (N, D) float32."""
+        hidden = self.tokens(image)
+        token = self.pool(hidden)  # (N, 1, W)
+        if self.pooled_block is not None:
+            token = self.pooled_block(token, hidden, len(self.positions), None)
+        return self.embed(token)
+
+    def tokens(self, image: Tensor) -> Tensor:
+        """Transform `image` (N, S, S, 3) uint8 to all its tokens, the class token first: (N, L, W)."""
         patches = self.patches(image)  # (N, P, W)
         first = self.class_token.view(1, 1, -1).repeat(image.shape[0], 1, 1)  # (N, 1, W)
         hidden = self.norm(torch.cat([first, patches], dim=1) + self.positions)  # (N, L, W)
-        length = len(self.positions)
-        hidden = self.transform(hidden, length, None)
-        token = self.pool(hidden)  # (N, 1, W)
-        if self.pooled_block is not None:
-            token = self.pooled_block(token, hidden, length, None)
-        return self.embed(token)
+        return self.transform(hidden, len(self.positions), None)
 
 
 class TextTower(TransformerTower):
