@@ -205,6 +205,16 @@ def test_every_kind_with_filters_removals_and_a_tail(make: Callable[..., Index],
             assert np.abs(scores - np.take_along_axis(exact, ids, axis=1)).max() <= 1e-6
 
 
+@pytest.mark.parametrize("spec", ["ivf", "ivf,sq8"])
+def test_alike_vectors_do_not_crowd_out_other_items(spec: str) -> None:
+    """Where an item's vectors are all the same, as those of texts, as many items are found as without the others."""
+    alike = np.repeat(embeddings()[:, :1], SEVERAL, axis=1)
+    ann = AnnIndex.build(IndexSpec.parse(spec), alike)
+    _, rows = ann.search(queries(), 100, alike, effort=COUNT)
+    best, _ = expected(alike, queries(), k=100)
+    assert recall(rows, best) >= 0.999
+
+
 @pytest.mark.slow
 def test_a_built_index_is_calibrated_on_items(make: Callable[..., Index]) -> None:
     """The recall that `build` reports is that of items, reached by the effort that it stores; `tune` finds one too."""
