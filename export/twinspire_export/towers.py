@@ -134,7 +134,7 @@ class ImageTower(TransformerTower):
         patches: nn.Module,
         class_token: Tensor | None,
         positions: Tensor,
-        norm: Norm | None,
+        norm: nn.Module | None,
         blocks: Iterable[Block],
         final_norm: Norm,
         projection: Linear | None,
@@ -146,6 +146,11 @@ class ImageTower(TransformerTower):
 
     def forward(self, image: Tensor) -> Tensor:
         """Encode `image` (N, S, S, 3) uint8 to (N, D) float32."""
+        hidden = self.tokens(image)
+        return self.pooled(hidden, self.length)
+
+    def tokens(self, image: Tensor) -> Tensor:
+        """Transform `image` (N, S, S, 3) uint8 to all its tokens, a class token first: (N, L, W)."""
         hidden = self.patches(image)  # (N, P, W)
         if self.class_token is not None:
             first = self.class_token.view(1, 1, -1).repeat(image.shape[0], 1, 1)  # (N, 1, W)
@@ -153,7 +158,7 @@ class ImageTower(TransformerTower):
         hidden = hidden + self.positions  # (N, L, W)
         if self.norm is not None:
             hidden = self.norm(hidden)
-        return self.pooled(self.transform(hidden, self.length, None), self.length)
+        return self.transform(hidden, self.length, None)
 
     def pooled(self, hidden: Tensor, length: int) -> Tensor:
         """Pool the tokens (N, L, W) that left the blocks: (N, D), L2-normalised."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -181,17 +181,33 @@ def _inputs(bundle: Bundle, texts: Sequence[str]) -> NDArray[np.int32]:
     return one_batch(Tokenizer(bundle.tokenizer_path, bundle.text).encode(texts), bundle.text)
 
 
-def assert_served_like_local(bundle: Bundle, folder: Path) -> None:
-    """Serve the fp32 engines through Triton from its wheel, and compare with the engines in this process."""
+def minimum_cosine(found: NDArray[Any], expected: NDArray[Any]) -> float:
+    """Return the smallest cosine of the vectors of both, (..., D), in float64; print the largest difference."""
+    assert found.shape == expected.shape
+    a, b = found.astype(np.float64), expected.astype(np.float64)
+    print(f"{a.shape}: largest difference {np.abs(a - b).max():.2e}")
+    cosines = (a * b).sum(-1) / (np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1))
+    return float(cosines.min())
+
+
+@contextmanager
+def served(bundle: Bundle, folder: Path, **options: Any) -> Iterator[Client]:
+    """Serve a bundle by Triton from its wheel and give a client of it; the repository is written into `folder`."""
     try:
         find_triton()
     except MissingDependencyError as error:
         pytest.skip(str(error))
+    repository = folder / "repository"
+    build_repository([bundle.path], repository, threads=1, **options)
+    with TritonServer(repository) as server, Client.connect(server.grpc_url, bundle) as client:
+        yield client
+
+
+def assert_served_like_local(bundle: Bundle, folder: Path) -> None:
+    """Serve the fp32 engines through Triton from its wheel, and compare with the engines in this process."""
     images, texts = photographs_and_odd_images()[-6:], [*CHINESE, *HARD_TEXTS]
-    build_repository([bundle.path], folder, precision=Precision.FP32, threads=1)
     with (
-        TritonServer(folder) as server,
-        Client.connect(server.grpc_url, bundle) as remote,
+        served(bundle, folder, precision=Precision.FP32) as remote,
         Client.local(bundle, precision=Precision.FP32, provider="cpu") as local,
     ):
         for what, found, expected in (

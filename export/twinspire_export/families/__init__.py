@@ -6,6 +6,7 @@ To add a family, write a module beside `clip.py` with a `ModelFamily` and a `Che
 from __future__ import annotations
 
 from twinspire_export.families.altclip import AltClipFamily
+from twinspire_export.families.blip_2 import Blip2Family
 from twinspire_export.families.chinese_clip import ChineseClipFamily
 from twinspire_export.families.clip import ClipFamily
 from twinspire_export.families.family import Checkpoint, CheckpointSource, ModelFamily
@@ -24,6 +25,7 @@ FAMILIES: dict[str, ModelFamily] = {
         SiglipFamily(),
         ChineseClipFamily(),
         AltClipFamily(),
+        Blip2Family(),
     )
 }
 """The families that can be exported, by `model_type` of their config.json."""
