@@ -179,7 +179,7 @@ def test_the_bundle_says_what_the_model_is(bundle: Bundle) -> None:
     assert probes.towers[Tower.IMAGE].embedding.shape[1:] == (QUERIES, DIM)
     certificate = manifest.engines[Tower.IMAGE][Precision.FP32].certificate
     assert certificate is not None
-    assert certificate.samples == len(probes.image)
+    assert certificate.samples == len(probes.towers[Tower.IMAGE].inputs)
 
 
 @pytest.mark.parametrize("count", [1, 3, 17])
