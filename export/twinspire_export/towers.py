@@ -13,11 +13,20 @@ import torch
 from torch import Tensor, nn
 
 from twinspire.bundle import ImageSettings
-from twinspire_export.transformer import Block, Linear, Norm, PooledBlock, frozen
+from twinspire_export.transformer import Block, Linear, Mlp, Norm, PooledBlock, frozen
+
+
+def pixel_values(image: Tensor, mean: Tensor | None, std: Tensor | None) -> Tensor:
+    """Turn `image` (N, S, S, 3) uint8 into (N, 3, S, S) float32: 0 to 255, or normalised by `mean` and `std`."""
+    pixels = image.permute(0, 3, 1, 2).to(torch.float32)
+    return pixels if mean is None or std is None else (pixels / 255.0 - mean) / std
 
 
 class Patches(nn.Module):
-    """Images to patch embeddings, `(N, S, S, 3) uint8 -> (N, P, W)`, by a convolution whose stride is its size."""
+    """Images to patch embeddings, `(N, S, S, 3) uint8 -> (N, P, W)`, by a convolution whose stride is its size.
+
+    Where the size of a patch does not divide the image's, the pixels left over at the right and below are not read.
+    """
 
     mean: Tensor | None
     std: Tensor | None
@@ -27,15 +36,14 @@ class Patches(nn.Module):
         self.weight = frozen(convolution.weight)  # (W, 3, size, size)
         self.bias = None if convolution.bias is None else frozen(convolution.bias)
         self.width, _, self.size, _ = (int(extent) for extent in convolution.weight.shape)
+        self.image_size = settings.size
         self.side = settings.size // self.size
         self.register_buffer("mean", torch.tensor(settings.mean).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(settings.std).view(1, 3, 1, 1))
 
     def forward(self, image: Tensor) -> Tensor:
         """Embed the patches of `image` (N, S, S, 3) uint8, row by row."""
-        pixels = image.permute(0, 3, 1, 2).to(torch.float32)  # (N, 3, S, S), 0 to 255
-        if self.mean is not None and self.std is not None:
-            pixels = (pixels / 255.0 - self.mean) / self.std
+        pixels = pixel_values(image, self.mean, self.std)  # (N, 3, S, S)
         patches = nn.functional.conv2d(pixels, self.weight, self.bias, stride=self.size)  # (N, W, side, side)
         return patches.reshape(-1, self.width, self.side * self.side).transpose(1, 2)
 
@@ -93,17 +101,25 @@ class BlockTower(nn.Module):
 
 
 class TransformerTower(BlockTower):
-    """What pre-norm towers have: blocks, a final norm, and the projection into the shared embedding space."""
+    """What pre-norm towers have: blocks, a final norm, and the projection into the shared embedding space.
 
-    def __init__(self, *, blocks: Iterable[Block], final_norm: Norm, projection: Linear) -> None:
+    A projection of two layers and an activation is an `Mlp`.
+    """
+
+    def __init__(self, *, blocks: Iterable[Block], final_norm: Norm, projection: Linear | Mlp) -> None:
         super().__init__(blocks)
         self.final_norm, self.projection = final_norm, projection
 
     def embed(self, token: Tensor) -> Tensor:
         """Turn the pooled token (N, 1, W) into an embedding (N, D), L2-normalised."""
-        embedding: Tensor = self.projection(self.final_norm(token))[:, 0]
-        unit: Tensor = embedding / embedding.norm(dim=-1, keepdim=True)
-        return unit
+        return unit(self.projection(self.final_norm(token)))
+
+
+def unit(token: Tensor) -> Tensor:
+    """Return the one token of (N, 1, D) as an embedding (N, D), L2-normalised."""
+    embedding = token[:, 0]
+    normalised: Tensor = embedding / embedding.norm(dim=-1, keepdim=True)
+    return normalised
 
 
 class ImageTower(TransformerTower):
@@ -118,26 +134,28 @@ class ImageTower(TransformerTower):
         patches: nn.Module,
         class_token: Tensor,
         positions: Tensor,
-        norm: Norm,
+        norm: Norm | None,
         blocks: Iterable[Block],
         final_norm: Norm,
-        projection: Linear,
+        projection: Linear | Mlp,
     ) -> None:
         super().__init__(blocks=blocks, final_norm=final_norm, projection=projection)
         self.patches, self.norm, self.pool = patches, norm, FirstToken()
         self.class_token = frozen(class_token)  # (W,)
         self.positions = frozen(positions)  # (L, W)
+        self.length = len(positions)
 
     def forward(self, image: Tensor) -> Tensor:
         """Encode `image` (N, S, S, 3) uint8 to (N, D) float32."""
         patches = self.patches(image)  # (N, P, W)
         first = self.class_token.view(1, 1, -1).repeat(image.shape[0], 1, 1)  # (N, 1, W)
-        hidden = self.norm(torch.cat([first, patches], dim=1) + self.positions)  # (N, L, W)
-        length = len(self.positions)
-        hidden = self.transform(hidden, length, None)
+        hidden = torch.cat([first, patches], dim=1) + self.positions  # (N, L, W)
+        if self.norm is not None:
+            hidden = self.norm(hidden)
+        hidden = self.transform(hidden, self.length, None)
         token = self.pool(hidden)  # (N, 1, W)
         if self.pooled_block is not None:
-            token = self.pooled_block(token, hidden, length, None)
+            token = self.pooled_block(token, hidden, self.length, None)
         return self.embed(token)
 
 

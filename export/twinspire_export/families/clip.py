@@ -29,6 +29,7 @@ from twinspire_export.transformer import Block, Linear, Norm
 
 if TYPE_CHECKING:
     from transformers import CLIPTextConfig
+    from transformers.models.clip.modeling_clip import CLIPTextTransformer, CLIPVisionTransformer
 
 LEGACY_EOS_ID = 2
 """`eos_token_id` in configs older than transformers' #24773: transformers then pools at the highest token id."""
@@ -78,7 +79,11 @@ class ClipCheckpoint(HuggingFaceCheckpoint):
 
 def image_tower(model: CLIPModel, settings: ImageSettings) -> ImageTower:
     """Return the image tower of `model` with the rescaling and normalisation of `settings` inside."""
-    vision = model.vision_model
+    return vision_tower(model.vision_model, model.visual_projection, settings)
+
+
+def vision_tower(vision: CLIPVisionTransformer, projection: nn.Linear, settings: ImageSettings) -> ImageTower:
+    """Return `vision` and the projection of its pooled class token as an image tower."""
     return ImageTower(
         patches=Patches(vision.embeddings.patch_embedding, settings),
         class_token=vision.embeddings.class_embedding,
@@ -86,20 +91,24 @@ def image_tower(model: CLIPModel, settings: ImageSettings) -> ImageTower:
         norm=Norm(vision.pre_layrnorm),
         blocks=map(Block.of, vision.encoder.layers),
         final_norm=Norm(vision.post_layernorm),
-        projection=Linear.of(model.visual_projection),
+        projection=Linear.of(projection),
     )
 
 
 def text_tower(model: CLIPModel) -> TextTower:
     """Return the text tower of `model`."""
-    text = model.text_model
+    return language_tower(model.text_model, model.text_projection)
+
+
+def language_tower(text: CLIPTextTransformer, projection: nn.Linear) -> TextTower:
+    """Return `text` and the projection of its end token as a text tower."""
     end_id = int(text.config.eos_token_id)
     return TextTower(
         tokens=text.embeddings.token_embedding.weight,
         positions=text.embeddings.position_embedding.weight,
         blocks=map(Block.of, text.encoder.layers),
         final_norm=Norm(text.final_layer_norm),
-        projection=Linear.of(model.text_projection),
+        projection=Linear.of(projection),
         end_id=None if end_id == LEGACY_EOS_ID else end_id,
     )
 

@@ -7,9 +7,10 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from twinspire_export.swin import SwinTower
 from twinspire_export.text_encoder import TextEncoder
 from twinspire_export.towers import BlockTower, ImageTower, Patches, TextTower, TransformerTower
-from twinspire_export.transformer import Linear, Norm, frozen
+from twinspire_export.transformer import Linear, Mlp, Norm, frozen
 
 MASKED = -1e4
 """The mask's value for a masked logit: its exp is exactly 0, yet it is finite in float16."""
@@ -50,11 +51,13 @@ class PatchMatmul(nn.Module):
         super().__init__()
         # (W, 3, size, size) to (W, size * size * 3): the order of a patch's bytes in an image.
         self.linear = Linear(patches.weight.permute(0, 2, 3, 1).flatten(1), patches.bias)
-        self.side, self.size = patches.side, patches.size
+        self.side, self.size, self.image_size = patches.side, patches.size, patches.image_size
 
     def forward(self, image: Tensor) -> Tensor:
         """Embed the patches of `image` (N, S, S, 3) uint8, row by row."""
-        side, row = self.side, self.size * 3
+        side, row, read = self.side, self.size * 3, self.side * self.size
+        if read != self.image_size:
+            image = image[:, :read, :read]
         patches = image.reshape(-1, side, self.size, side, row).transpose(2, 3)  # (N, side, side, size, row)
         pixels = patches.reshape(-1, side * side, self.size * row).to(torch.float32)  # (N, P, size * row)
         embedded: Tensor = self.linear(pixels)
@@ -74,7 +77,7 @@ def end_token_by_index(tower: TextTower) -> None:
     tower.pool = EndTokenByIndex(tower.final_norm.width)
 
 
-def fold_normalisation(tower: ImageTower) -> None:
+def fold_normalisation(tower: ImageTower | SwinTower) -> None:
     """Fold 1/255, mean and standard deviation of the pixels into the weights and bias of the patch convolution.
 
     Exact because the convolution has no padding: every patch covers the whole mean.
@@ -91,7 +94,7 @@ def fold_normalisation(tower: ImageTower) -> None:
     patches.mean = patches.std = None
 
 
-def patches_as_matmul(tower: ImageTower) -> None:
+def patches_as_matmul(tower: ImageTower | SwinTower) -> None:
     """Replace the patch convolution by the matrix multiplication that it is; pixels are moved as bytes before it."""
     assert isinstance(tower.patches, Patches)
     assert tower.patches.mean is None, "the normalisation must be folded first: the multiplication reads bytes"
@@ -105,9 +108,11 @@ def fold_norms(tower: TransformerTower) -> None:
     the image tower's first block keeps its own.
     """
     for block in tower.all_blocks():
-        _fold_norm(block.attention_norm, block.attention.input_layers())
+        if block.folds_attention_norm:
+            _fold_norm(block.attention_norm, block.attention.input_layers())
         _fold_norm(block.mlp_norm, [block.mlp.up])
-    _fold_norm(tower.final_norm, [tower.projection])
+    last = tower.projection
+    _fold_norm(tower.final_norm, [last.up if isinstance(last, Mlp) else last])
 
 
 def fold_scale(tower: BlockTower) -> None:
