@@ -1,23 +1,40 @@
-"""Text settings of the models whose text tower is BERT, RoBERTa or XLM-RoBERTa: [CLS] ... [SEP], then padding."""
+"""Tokenizers and text settings of models whose text tower is BERT, RoBERTa or XLM-RoBERTa: [CLS] ... [SEP]."""
 
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from twinspire.bundle import Padding, TextSettings
 from twinspire.errors import CheckpointError
+from twinspire_export.families.huggingface import load_tokenizer
 from twinspire_export.text_encoder import counts_positions
 
-TOKENIZER_FILES = (("tokenizer.json",), ("vocab.txt",), ("vocab.json", "merges.txt"), ("sentencepiece.bpe.model",))
-"""The sets of files of which one makes a tokenizer: `load_tokenizer` takes them."""
+_TOKENIZER_FILES = (("tokenizer.json",), ("vocab.txt",), ("vocab.json", "merges.txt"), ("sentencepiece.bpe.model",))
+"""The sets of files of which one makes a tokenizer."""
 
 _NORMALISED = ("WordPiece", "Unigram")
 """The tokenizer models that work on normalised text; a byte-level BPE takes text as it comes."""
+
+
+def load_bert_tokenizer(
+    folder: Path,
+    tokenizer_class: Any = AutoTokenizer,  # noqa: ANN401 - AutoTokenizer is no tokenizer itself
+) -> PreTrainedTokenizerFast:
+    """Load the tokenizer of a BERT-like text tower, of the class that its config names, or of `tokenizer_class`.
+
+    Raises CheckpointError where its files are missing or malformed, or it lost its normaliser.
+    """
+    file = folder / "tokenizer.json"
+    if file.is_file():  # transformers fails on it with another message
+        with suppress(ValueError, KeyError, TypeError, AttributeError):  # malformed: `load_tokenizer` says so
+            _check_normaliser(file.read_text(encoding="utf-8"), folder)
+    return load_tokenizer(folder, _TOKENIZER_FILES, tokenizer_class)
 
 
 def text_settings(
@@ -60,13 +77,19 @@ def text_settings(
             f"{folder}: padding is masked by its id, so it must be one id, in no text: the tokenizer pads with "
             f"{pad_id} ('pad_token'), the text tower of config.json has the 'pad_token_id' {config.pad_token_id}"
         )
-    parts = json.loads(serialised)
-    if parts["model"].get("type") in _NORMALISED and not parts.get("normalizer"):
-        raise CheckpointError(
-            f"{folder}: tokenizer.json has no normalizer, without which a {parts['model']['type']} tokenizer gives "
-            "other ids than the model was trained on. Copy tokenizer.json from the model's repository, or delete it, "
-            "so that it is made anew from the vocabulary"
-        )
+    _check_normaliser(serialised, folder)
     usable = positions - (int(pad_id) + 1 if counts_positions(model) else 0)
     limits = [usable, tokenizer.model_max_length, *([] if context_length is None else [context_length])]
     return TextSettings(context_length=int(min(limits)), pad_id=int(pad_id), eos_id=int(end), padding=Padding.TRIM)
+
+
+def _check_normaliser(serialised: str, folder: Path) -> None:
+    """Raise CheckpointError where a tokenizer.json whose model works on normalised text has no normaliser."""
+    parts = json.loads(serialised)
+    kind = parts["model"].get("type")
+    if kind in _NORMALISED and not parts.get("normalizer"):
+        raise CheckpointError(
+            f"{folder}: tokenizer.json has no normalizer, without which a {kind} tokenizer gives other ids than the "
+            "model was trained on. Copy tokenizer.json from the model's repository, or delete it, so that it is made "
+            "anew from the vocabulary"
+        )

@@ -118,16 +118,21 @@ def load_model(
 
 
 def load_tokenizer(
-    folder: Path, file_sets: Sequence[tuple[str, ...]] = (("tokenizer.json",), ("vocab.json", "merges.txt"))
+    folder: Path,
+    file_sets: Sequence[tuple[str, ...]] = (("tokenizer.json",), ("vocab.json", "merges.txt")),
+    tokenizer_class: Any = AutoTokenizer,  # noqa: ANN401 - AutoTokenizer is no tokenizer itself
 ) -> PreTrainedTokenizerFast:
-    """Load the tokenizer from one of `file_sets`. Raises CheckpointError where its files are missing or malformed."""
+    """Load the tokenizer from one of `file_sets`, of the class that its config names, or of `tokenizer_class`.
+
+    Raises CheckpointError where its files are missing or malformed.
+    """
     if not any(all((folder / name).is_file() for name in names) for names in file_sets):
         expected = ", or ".join(" and ".join(names) for names in file_sets)
         raise CheckpointError(
             f"the checkpoint {folder} has no tokenizer: expected {expected}. Copy them from the model's repository"
         )
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, use_fast=True, trust_remote_code=False)
+        return tokenizer_class.from_pretrained(folder, local_files_only=True, use_fast=True, trust_remote_code=False)
     except Exception as exc:  # the tokenizers library raises bare Exception for a file that it cannot read
         raise CheckpointError(f"transformers cannot load the tokenizer of the checkpoint {folder}: {exc}") from exc
 

@@ -1,0 +1,172 @@
+"""What the tests of model families share: inputs, weights that hide no mistake, comparisons with a reference."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from support.data import ODD_IMAGES, PHOTOS, VAL2017_CAPTIONS
+from twinspire import Client
+from twinspire.bundle import Bundle, Precision, Tower
+from twinspire.contract import padded
+from twinspire.errors import ImageError, MissingDependencyError
+from twinspire.images import Preprocessor, load_image
+from twinspire.text import Tokenizer
+from twinspire_export.engine_check import EngineRunner
+from twinspire_server.repository import build_repository
+from twinspire_server.triton import TritonServer, find_triton
+
+MIN_COSINE = 0.99999
+TOLERANCE = 2e-6  # of components of unit vectors; float32 sums in another order
+SERVED_TOLERANCE = 1e-6  # the same engine, with other rows in its batch
+
+CHINESE = [
+    "一只猫坐在窗台上。",
+    "两艘小船在夜晚的海上，灯光很亮",
+    "雪地里有三个人，其中一人拿着黄色的雨伞！",
+    "草地上，绿树的左边有一座蓝色的房子；天空中有飞机。",
+    "这件红色T恤卖15元（包邮）。",
+    "漢字も仮名も混ざった文、한국어도",
+]
+HARD_TEXTS = [
+    "",
+    " ",
+    "\n\t a cat \r\n",
+    "🐱🚗👩‍👩‍👧 a cat ❤️",
+    "Ünïcödé CAFÉ naïve Straße İstanbul",
+    "UPPER lower MiXeD 123,456.78% & <tag> #hash @name",
+    "a\u00a0b\u200bc\ufeffd",
+    "[SEP] in the text",
+    "super" * 30,
+    "a dog " * 300,
+    "猫" * 600,
+]
+
+
+def coco_captions(count: int) -> list[str]:
+    """Return the first captions of COCO val2017, or the few of the excerpt."""
+    annotations = json.loads(VAL2017_CAPTIONS.read_text(encoding="utf-8"))["annotations"]
+    return [annotation["caption"] for annotation in annotations[:count]]
+
+
+def photographs_and_odd_images() -> list[Image.Image]:
+    """Return photographs, odd files that can be decoded, and images of 1 x 1, 3 x 500 and grey pixels, all as RGB."""
+    generator = np.random.default_rng(0)
+    images = []
+    for path in [*sorted(PHOTOS.glob("*.jpg"))[:12], *sorted(ODD_IMAGES.glob("*.*"))]:
+        with suppress(ImageError):
+            images.append(Image.fromarray(np.asarray(load_image(path))))  # the pixels alone, without EXIF
+    for height, width in ((1, 1), (3, 500), (500, 3), (33, 32), (31, 47)):
+        images.append(Image.fromarray(generator.integers(0, 256, (height, width, 3), dtype=np.uint8)))
+    images.append(Image.fromarray(generator.integers(0, 256, (40, 70), dtype=np.uint8)).convert("RGB"))
+    return images
+
+
+def fill_weights(model: Any, *, seed: int = 0) -> Any:
+    """Fill every parameter of `model`: as initialised, biases are 0 and norms 1, and mistakes in them go unseen."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name == "logit_scale":
+                continue
+            noise = torch.randn(parameter.shape, generator=generator)
+            if "norm" in name.lower():
+                parameter.copy_(noise * 0.3 + float(name.endswith("weight")))
+            elif "embeddings" in name and parameter.dim() == 2:
+                parameter.copy_(noise)
+            else:
+                fan_in = float(np.prod(parameter.shape[1:]))
+                parameter.copy_(noise * (0.1 if parameter.dim() == 1 else 1.5 * fan_in**-0.5))
+    return model.eval()
+
+
+def assert_pixels(bundle: Bundle, processor: Any) -> None:
+    """Compare preprocessing with transformers' slow image processor, byte by byte."""
+    images = photographs_and_odd_images()
+    found = Preprocessor(bundle.image, threads=1).many(images)
+    for image, pixels in zip(images, found, strict=True):
+        # Without the layout an image of 1 or 3 rows is taken for one whose channels come first.
+        options = {"do_rescale": False, "do_normalize": False, "input_data_format": "channels_last"}
+        expected = processor(image, **options, return_tensors="np")["pixel_values"][0]
+        assert np.array_equal(pixels.transpose(2, 0, 1), expected), f"an image of {image.size} pixels differs"
+
+
+def assert_tokens(bundle: Bundle, encode: Callable[[str], list[int]], texts: Sequence[str]) -> None:
+    """Compare token ids with `encode`, which cuts overlong texts."""
+    found = Tokenizer(bundle.tokenizer_path, bundle.text).encode(texts)
+    different = [text for text, ids in zip(texts, found, strict=True) if ids.tolist() != encode(text)]
+    assert not different, f"{len(different)} of {len(texts)} texts, the first {different[0]!r}"
+
+
+def assert_image_embeddings(bundle: Bundle, features: Callable[[list[Image.Image]], torch.Tensor]) -> None:
+    """Compare the fp32 engine on images of any shape with `features` of PIL images: (N, D), of any length."""
+    images = photographs_and_odd_images()
+    runner, preprocessor = EngineRunner(bundle.engine(Tower.IMAGE, Precision.FP32)), Preprocessor(bundle.image)
+    for batch in (1, 3, 17):
+        chosen = images[-batch:]
+        _assert_near(runner.embed([preprocessor.many(chosen)]), features(chosen), f"{batch} images")
+
+
+def assert_text_embeddings(bundle: Bundle, features: Callable[[list[str]], torch.Tensor]) -> None:
+    """Compare the fp32 engine on texts of mixed lengths, padded in one batch, with `features`: (N, D)."""
+    texts = [*coco_captions(10), *CHINESE, *HARD_TEXTS]
+    tokenizer, runner = (
+        Tokenizer(bundle.tokenizer_path, bundle.text),
+        EngineRunner(bundle.engine(Tower.TEXT, Precision.FP32)),
+    )
+    for batch in (1, 3, 17):
+        chosen = texts[-batch:]
+        ids = tokenizer.encode(chosen)
+        for length in (None, bundle.text.context_length):
+            found = runner.embed([padded(ids, bundle.text.pad_id, length)])
+            _assert_near(found, features(chosen), f"{batch} texts")
+
+
+def _assert_near(found: NDArray[np.float32], features: torch.Tensor, what: str) -> None:
+    expected = torch.nn.functional.normalize(features.detach().double(), dim=-1).numpy()
+    difference, cosine = np.abs(found - expected).max(), (found * expected).sum(axis=1).min()
+    print(f"{what}: largest difference {difference:.1e}, smallest cosine {cosine:.7f}")
+    assert difference <= TOLERANCE, f"{what}: largest difference {difference}"
+    assert cosine >= MIN_COSINE, f"{what}: smallest cosine {cosine}"
+
+
+def assert_probabilities(bundle: Bundle, expected: torch.Tensor, images: list[Image.Image], texts: list[str]) -> None:
+    """Compare the probabilities of `texts` for each of `images` with the model's own, (images, texts)."""
+    with Client.local(bundle, precision=Precision.FP32, provider="cpu") as client:
+        cosines = client.encode_images(images) @ client.encode_texts(texts).T
+    logits = torch.from_numpy(cosines * bundle.manifest.logit_scale)
+    difference = (logits.softmax(dim=-1) - expected).abs().max().item()
+    print(f"largest difference of probabilities {difference:.1e}")
+    assert expected.std() > 1e-3, "the model's probabilities are all the same: the comparison says nothing"
+    assert difference <= 1e-4, f"largest difference {difference}"
+
+
+def assert_served_like_local(bundle: Bundle, folder: Path) -> None:
+    """Serve the fp32 engines through Triton from its wheel, and compare with the engines in this process."""
+    try:
+        find_triton()
+    except MissingDependencyError as error:
+        pytest.skip(str(error))
+    images, texts = photographs_and_odd_images()[-6:], [*CHINESE, *HARD_TEXTS]
+    build_repository([bundle.path], folder, precision=Precision.FP32, threads=1)
+    with (
+        TritonServer(folder) as server,
+        Client.connect(server.grpc_url, bundle) as remote,
+        Client.local(bundle, precision=Precision.FP32, provider="cpu") as local,
+    ):
+        for what, found, expected in (
+            ("images", remote.encode_images(images), local.encode_images(images)),
+            ("texts", remote.encode_texts(texts), local.encode_texts(texts)),
+        ):
+            difference = np.abs(found - expected).max()
+            print(f"{what} served: largest difference {difference:.1e}")
+            assert difference <= SERVED_TOLERANCE, f"{what}: largest difference {difference}"
