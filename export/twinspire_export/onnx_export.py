@@ -60,10 +60,10 @@ def export_graph(tower: nn.Module, destination: Path, *, name: str, example: Ten
     The first axis N is dynamic, and L, the second one of a matrix of token ids. Does not compare the result with
     torch. Raises CheckpointError where the tower does not fit one ONNX file.
     """
-    size_bytes = sum(parameter.numel() * 4 for parameter in tower.parameters())
+    size_bytes = weight_bytes(tower)
     if size_bytes > MAX_GRAPH_BYTES:
         raise CheckpointError(
-            f"the {type(tower).__name__} has {size_bytes / 2**30:.1f} GiB of float32 weights; an engine is one ONNX "
+            f"the {type(tower).__name__} has {size_bytes / 2**30:.1f} GiB of weights; an engine is one ONNX "
             "file of at most 2 GiB. Use a smaller checkpoint"
         )
     axes = {0: "N", 1: "L"} if example.ndim == 2 else {0: "N"}
@@ -89,3 +89,8 @@ def export_graph(tower: nn.Module, destination: Path, *, name: str, example: Ten
             config = _TowerConfig(name, example, axes)
             tower.config = config._config  # optimum sets return_dict in it
             export_through_optimum(tower, config, destination, opset=OPSET)
+
+
+def weight_bytes(tower: nn.Module) -> int:
+    """Return the size of a tower's weights."""
+    return sum(parameter.numel() * parameter.element_size() for parameter in tower.parameters())

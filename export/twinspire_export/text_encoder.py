@@ -47,7 +47,7 @@ class TextEncoder(BlockTower):
         pad_id: int,
     ) -> None:
         super().__init__(blocks)
-        self.tokens = frozen(tokens)  # (V, W)
+        self.tokens = frozen(tokens)  # (V, W), float32 or, to save space, float16
         self.positions = frozen(positions)  # (C, W)
         self.counted = counted
         """Whether a position is `pad_id` plus the number of tokens so far, and `pad_id` for padding: RoBERTa."""
@@ -64,8 +64,10 @@ class TextEncoder(BlockTower):
         """Encode `input_ids` (N, L) int32 to (N, D) float32."""
         length = input_ids.shape[1]
         is_token = input_ids != self.pad_id  # (N, L)
-        hidden = nn.functional.embedding(input_ids, self.tokens) + self._positions(is_token, length)
-        hidden = self.norm(hidden)  # (N, L, W)
+        rows = nn.functional.embedding(input_ids, self.tokens)  # (N, L, W)
+        if rows.dtype != torch.float32:
+            rows = rows.to(torch.float32)
+        hidden = self.norm(rows + self._positions(is_token, length))
         mask = ((~is_token).to(torch.float32) * self.masked).reshape(-1, 1, 1, length)
         hidden = self.transform(hidden, length, mask)
         pooled = hidden[:, :1] if self.pools_one_token else masked_mean(hidden, is_token)  # (N, 1, W)

@@ -28,7 +28,6 @@ from transformers import (
     BertTokenizerFast,
     BitImageProcessor,
     CLIPImageProcessor,
-    CLIPTextConfig,
     CLIPVisionConfig,
     ConvNextImageProcessor,
     Dinov2Config,
@@ -68,9 +67,9 @@ from twinspire.errors import CheckpointError
 from twinspire.images import Preprocessor
 from twinspire_export import export_checkpoint, quantize_bundle
 from twinspire_export.checkpoint import open_checkpoint
+from twinspire_export.families.bert_text import load_bert_tokenizer
 from twinspire_export.families.image_processors import backbone_image_settings
 from twinspire_export.quantization.node_roles import roles_of
-from twinspire_export.random_checkpoints import stand_in_tokenizer
 
 DIM, POSITIONS = 24, 80
 LAYERS = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -101,34 +100,31 @@ def roberta_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
 
 
 def xlm_roberta_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """Train a sentencepiece model on captions and Chinese."""
+    """Train a sentencepiece model with the normaliser of XLM-RoBERTa's."""
     sentencepiece = pytest.importorskip("sentencepiece", reason="trains the tokenizer")
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter([*coco_captions(200), *CHINESE]),
+        sentence_iterator=iter([*coco_captions(200), *CHINESE, *ascii_lowercase]),
         model_prefix=str(folder / "sentencepiece.bpe"),
         vocab_size=300,
         hard_vocab_limit=False,
+        normalization_rule_name="nmt_nfkc",
+        character_coverage=1.0,
         minloglevel=2,
+        num_threads=1,
     )
-    return XLMRobertaTokenizerFast(str(folder / "sentencepiece.bpe.model"), model_max_length=64)
-
-
-def clip_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """Return the byte-level BPE of the tests of CLIP."""
-    return stand_in_tokenizer()
+    XLMRobertaTokenizer(str(folder / "sentencepiece.bpe.model"), model_max_length=64).save_pretrained(folder)
+    return load_bert_tokenizer(folder, XLMRobertaTokenizerFast)
 
 
 SLOW = {
     "bert": lambda folder: BertTokenizer(str(folder / "vocab.txt")),
     "roberta": lambda folder: RobertaTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt")),
     "xlm-roberta": lambda folder: XLMRobertaTokenizer(str(folder / "sentencepiece.bpe.model")),
-    "clip": PreTrainedTokenizerFast.from_pretrained,  # has no other form
 }
 TOKENIZERS = {
     "bert": (bert_tokenizer, BertConfig, {}),
     "roberta": (roberta_tokenizer, RobertaConfig, {"pad_token_id": 1}),
     "xlm-roberta": (xlm_roberta_tokenizer, XLMRobertaConfig, {"pad_token_id": 1}),
-    "clip": (clip_tokenizer, CLIPTextConfig, {}),
 }
 
 # Models
@@ -164,7 +160,7 @@ MODELS = {
     "clip": Model(
         vision=lambda: CLIPVisionConfig(**LAYERS, image_size=32, patch_size=8),
         processor=lambda: CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=square(32)),
-        text="clip",
+        text="bert",
     ),
     "dinov2": Model(
         vision=lambda: Dinov2Config(
@@ -223,8 +219,6 @@ def save_checkpoint(folder: Path, name: str) -> Path:
     vision = model.vision()
     if not hasattr(vision, "hidden_size"):  # without it transformers cannot make the model
         vision.hidden_size = vision.hidden_sizes[-1] if vision.model_type == "resnet" else vision.hidden_dim
-    if model.text == "clip":
-        options = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     text = text_class(**LAYERS, vocab_size=len(tokenizer) + 3, max_position_embeddings=POSITIONS, **options)
     config = VisionTextDualEncoderConfig.from_vision_text_configs(vision, text, projection_dim=DIM, **model.options)
     fill_batch_norms(fill_weights(VisionTextDualEncoderModel(config))).save_pretrained(folder)
@@ -581,6 +575,7 @@ def changed_part(part: str, **change: Any) -> Callable[[Path], None]:
         (changed_part("vision_config", model_type="convnext"), "'convnext'"),
         (changed_part("vision_config", model_type=None), "None"),
         (changed_part("text_config", model_type="distilbert"), "'distilbert'"),
+        (changed_part("text_config", model_type="clip_text_model"), "'clip_text_model'"),
         (changed_part("vision_config", image_size=64), "position"),
         (changed_part("vision_config", num_channels=1), "projection"),
         (changed_part("text_config", is_decoder=True), "decoder"),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from numpy.typing import NDArray
@@ -16,12 +17,14 @@ from PIL import Image
 
 from support.data import ODD_IMAGES, PHOTOS, VAL2017_CAPTIONS
 from twinspire import Client
-from twinspire.bundle import Bundle, Precision, Tower
+from twinspire.bundle import Bundle, Padding, Precision, Tower
 from twinspire.contract import padded
 from twinspire.errors import ImageError, MissingDependencyError
 from twinspire.images import Preprocessor, load_image
 from twinspire.text import Tokenizer
-from twinspire_export.engine_check import EngineRunner
+from twinspire_export import quantize_bundle
+from twinspire_export.engine_check import EngineRunner, certify
+from twinspire_export.fp16 import to_fp16
 from twinspire_server.repository import build_repository
 from twinspire_server.triton import TritonServer, find_triton
 
@@ -128,7 +131,9 @@ def assert_image_embeddings(bundle: Bundle, features: Callable[[list[Image.Image
         _assert_near(runner.embed([preprocessor.many(chosen)]), features(chosen), f"{batch} images")
 
 
-def assert_text_embeddings(bundle: Bundle, features: Callable[[list[str]], torch.Tensor]) -> None:
+def assert_text_embeddings(
+    bundle: Bundle, features: Callable[[list[str]], torch.Tensor], *, tolerance: float = TOLERANCE
+) -> None:
     """Compare the fp32 engine on texts of mixed lengths, padded in one batch, with `features`: (N, D)."""
     texts = [*coco_captions(10), *CHINESE, *HARD_TEXTS]
     tokenizer, runner = (
@@ -138,16 +143,17 @@ def assert_text_embeddings(bundle: Bundle, features: Callable[[list[str]], torch
     for batch in (1, 3, 17):
         chosen = texts[-batch:]
         ids = tokenizer.encode(chosen)
-        for length in (None, bundle.text.context_length):
+        lengths = [bundle.text.context_length]
+        for length in lengths if bundle.text.padding is Padding.MAX_LENGTH else [None, *lengths]:
             found = runner.embed([padded(ids, bundle.text.pad_id, length)])
-            _assert_near(found, features(chosen), f"{batch} texts")
+            _assert_near(found, features(chosen), f"{batch} texts", tolerance)
 
 
-def _assert_near(found: NDArray[np.float32], features: torch.Tensor, what: str) -> None:
+def _assert_near(found: NDArray[np.float32], features: torch.Tensor, what: str, tolerance: float = TOLERANCE) -> None:
     expected = torch.nn.functional.normalize(features.detach().double(), dim=-1).numpy()
     difference, cosine = np.abs(found - expected).max(), (found * expected).sum(axis=1).min()
     print(f"{what}: largest difference {difference:.1e}, smallest cosine {cosine:.7f}")
-    assert difference <= TOLERANCE, f"{what}: largest difference {difference}"
+    assert difference <= tolerance, f"{what}: largest difference {difference}"
     assert cosine >= MIN_COSINE, f"{what}: smallest cosine {cosine}"
 
 
@@ -155,11 +161,35 @@ def assert_probabilities(bundle: Bundle, expected: torch.Tensor, images: list[Im
     """Compare the probabilities of `texts` for each of `images` with the model's own, (images, texts)."""
     with Client.local(bundle, precision=Precision.FP32, provider="cpu") as client:
         cosines = client.encode_images(images) @ client.encode_texts(texts).T
-    logits = torch.from_numpy(cosines * bundle.manifest.logit_scale)
-    difference = (logits.softmax(dim=-1) - expected).abs().max().item()
+    bias = bundle.manifest.logit_bias
+    logits = torch.from_numpy(cosines * bundle.manifest.logit_scale + (bias or 0.0))
+    found = logits.softmax(dim=-1) if bias is None else logits.sigmoid()
+    difference = (found - expected).abs().max().item()
     print(f"largest difference of probabilities {difference:.1e}")
     assert expected.std() > 1e-3, "the model's probabilities are all the same: the comparison says nothing"
     assert difference <= 1e-4, f"largest difference {difference}"
+
+
+def assert_quantizes(bundle: Bundle, folder: Path, *, minimum_cosine: float) -> None:
+    """Make int8 and fp16 engines; compare the int8 engines' certificates and the fp16 engines with `minimum_cosine`."""
+    images = photographs_and_odd_images()
+    quantized = quantize_bundle(bundle, folder, images=images * 2, captions=[*coco_captions(30), *CHINESE, *HARD_TEXTS])
+    feeds = {Tower.IMAGE: Preprocessor(bundle.image).many(images), Tower.TEXT: _inputs(bundle, CHINESE + HARD_TEXTS)}
+    for tower, feed in feeds.items():
+        engine = bundle.engine(tower, Precision.FP32)
+        half = folder.parent / f"{folder.name}.{tower}.fp16.onnx"
+        onnx.save(to_fp16(onnx.load(engine)), half)
+        expected = EngineRunner(engine).embed([feed])
+        found = certify(EngineRunner(half).embed([feed]), expected, reference="fp32", data="odd inputs", packages=())
+        int8 = quantized.manifest.engines[tower][Precision.INT8].certificate
+        assert int8 is not None
+        print(f"{tower}: smallest cosine to fp32 {int8.min_cosine:.5f} of int8, {found.min_cosine:.7f} of fp16")
+        assert found.min_cosine >= 0.9999
+        assert int8.min_cosine >= minimum_cosine
+
+
+def _inputs(bundle: Bundle, texts: Sequence[str]) -> NDArray[np.int32]:
+    return padded(Tokenizer(bundle.tokenizer_path, bundle.text).encode(texts), bundle.text.pad_id)
 
 
 def assert_served_like_local(bundle: Bundle, folder: Path) -> None:

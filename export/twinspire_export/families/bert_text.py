@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +36,8 @@ def load_bert_tokenizer(
     if file.is_file():  # transformers fails on it with another message
         with suppress(ValueError, KeyError, TypeError, AttributeError):  # malformed: `load_tokenizer` says so
             _check_normaliser(file.read_text(encoding="utf-8"), folder)
-    return load_tokenizer(folder, _TOKENIZER_FILES, tokenizer_class)
+    with _protobuf_classes_of_transformers():
+        return load_tokenizer(folder, _TOKENIZER_FILES, tokenizer_class)
 
 
 def text_settings(
@@ -93,3 +96,20 @@ def _check_normaliser(serialised: str, folder: Path) -> None:
             "model was trained on. Copy tokenizer.json from the model's repository, or delete it, so that it is made "
             "anew from the vocabulary"
         )
+
+
+@contextmanager
+def _protobuf_classes_of_transformers() -> Iterator[None]:
+    """Let transformers convert sentencepiece models with the protobuf classes that it carries itself.
+
+    Where sentencepiece is installed it takes sentencepiece's, which are for one release of protobuf: those of 0.2.3
+    need protobuf 7, while tritonclient needs one below 7.
+    """
+    # By name: `transformers` itself has a function of the module's name.
+    converters: Any = import_module("transformers.convert_slow_tokenizer")
+    original = converters.import_protobuf
+    converters.import_protobuf = lambda *_: import_module("transformers.utils.sentencepiece_model_pb2_new")
+    try:
+        yield
+    finally:
+        converters.import_protobuf = original

@@ -29,7 +29,7 @@ from twinspire_export.transformer import Block, Linear, Norm
 
 if TYPE_CHECKING:
     from transformers import CLIPTextConfig
-    from transformers.models.clip.modeling_clip import CLIPTextTransformer, CLIPVisionTransformer
+    from transformers.models.clip.modeling_clip import CLIPVisionTransformer
 
 LEGACY_EOS_ID = 2
 """`eos_token_id` in configs older than transformers' #24773: transformers then pools at the highest token id."""
@@ -97,18 +97,14 @@ def vision_tower(vision: CLIPVisionTransformer, projection: nn.Linear, settings:
 
 def text_tower(model: CLIPModel) -> TextTower:
     """Return the text tower of `model`."""
-    return language_tower(model.text_model, model.text_projection)
-
-
-def language_tower(text: CLIPTextTransformer, projection: nn.Linear) -> TextTower:
-    """Return `text` and the projection of its end token as a text tower."""
+    text = model.text_model
     end_id = int(text.config.eos_token_id)
     return TextTower(
         tokens=text.embeddings.token_embedding.weight,
         positions=text.embeddings.position_embedding.weight,
         blocks=map(Block.of, text.encoder.layers),
         final_norm=Norm(text.final_layer_norm),
-        projection=Linear.of(projection),
+        projection=Linear.of(model.text_projection),
         end_id=None if end_id == LEGACY_EOS_ID else end_id,
     )
 

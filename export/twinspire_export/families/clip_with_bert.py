@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer
 
 from twinspire.bundle import Tower
+from twinspire_export import onnx_export
 from twinspire_export.dependencies import silenced
 from twinspire_export.families.bert_text import load_bert_tokenizer, text_settings
 from twinspire_export.families.clip import image_tower
@@ -25,6 +26,7 @@ from twinspire_export.families.huggingface import (
 )
 from twinspire_export.rewrite import ALL
 from twinspire_export.text_encoder import TextPooling, encoder_of
+from twinspire_export.transformer import frozen
 
 if TYPE_CHECKING:
     from transformers import BaseImageProcessor, PreTrainedModel
@@ -84,10 +86,17 @@ class ClipWithBertCheckpoint(HuggingFaceCheckpoint):
     family: ClipWithBertFamily
 
     def tower(self, tower: Tower) -> nn.Module:
-        """Return a new module of a tower that computes what transformers computes, step by step."""
+        """Return a new module of a tower that computes what transformers computes, step by step.
+
+        A text tower too large for an engine has its table of tokens in float16.
+        """
         if tower is Tower.IMAGE:
             return image_tower(self.model, self.image)
-        return encoder_of(self.family.text_model(self.model), head=self.family.head(self.model))
+        encoder = encoder_of(self.family.text_model(self.model), head=self.family.head(self.model))
+        if onnx_export.weight_bytes(encoder) > onnx_export.MAX_GRAPH_BYTES:
+            # XLM-RoBERTa's vocabulary of 250,002 tokens: with its large size, 2.1 GiB, of which the table is 1.0.
+            encoder.tokens = frozen(encoder.tokens.half())
+        return encoder
 
     def text_features(self, input_ids: Tensor) -> Tensor:
         """Encode texts without padding: `input_ids` (N, L) int64 to (N, D)."""

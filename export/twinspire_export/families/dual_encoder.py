@@ -16,13 +16,14 @@ import torch
 from torch import Tensor, nn
 from transformers import VisionTextDualEncoderConfig, VisionTextDualEncoderModel
 
-from twinspire.bundle import ImageSettings, TextSettings, Tower
+from twinspire.bundle import ImageSettings, Tower
 from twinspire.errors import CheckpointError
 from twinspire_export.convolutional import ConvolutionalTower
 from twinspire_export.dependencies import silenced
-from twinspire_export.families import bert_text, clip
+from twinspire_export.families.bert_text import load_bert_tokenizer, text_settings
+from twinspire_export.families.clip import vision_tower
 from twinspire_export.families.family import CheckpointSource, ModelFamily
-from twinspire_export.families.huggingface import HuggingFaceCheckpoint, load_model, load_tokenizer, tokenizer_json
+from twinspire_export.families.huggingface import HuggingFaceCheckpoint, load_model, tokenizer_json
 from twinspire_export.families.image_processors import backbone_image_settings, load_image_processor
 from twinspire_export.families.vit import dinov2_tower, vit_tower
 from twinspire_export.rewrite import ALL
@@ -31,7 +32,7 @@ from twinspire_export.text_encoder import TextPooling, encoder_of, masked_mean
 
 VISION: dict[str, Callable[[Any, nn.Linear, ImageSettings], nn.Module]] = {
     "vit": vit_tower,
-    "clip_vision_model": lambda model, *rest: clip.vision_tower(model.vision_model, *rest),
+    "clip_vision_model": lambda model, *rest: vision_tower(model.vision_model, *rest),
     "dinov2": dinov2_tower,
     "swin": SwinTower.of,
     "resnet": ConvolutionalTower.of_resnet,
@@ -39,9 +40,8 @@ VISION: dict[str, Callable[[Any, nn.Linear, ImageSettings], nn.Module]] = {
 }
 """The image backbones, by `model_type` of the vision config."""
 
-BERT_LIKE = ("bert", "roberta", "xlm-roberta", "camembert")
-TEXT = (*BERT_LIKE, "clip_text_model")
-"""The text encoders, by `model_type` of the text config."""
+TEXT = ("bert", "roberta", "xlm-roberta", "camembert")
+"""The text encoders, by `model_type` of the text config: those that take the token types that transformers passes."""
 
 POOLING = "text_pooling"
 """A key of config.json that transformers does not know: `pooler`, what transformers computes, or `mean`."""
@@ -65,29 +65,23 @@ class DualEncoderFamily(ModelFamily):
         folder = source.folder
         with silenced("transformers"):
             config = _config(folder)
-            is_clip = config.text_config.model_type not in BERT_LIKE
             pooling = _pooling(config, folder)
             processor = load_image_processor(folder)
-            tokenizer = load_tokenizer(folder) if is_clip else bert_text.load_bert_tokenizer(folder)
+            tokenizer = load_bert_tokenizer(folder)
             model: VisionTextDualEncoderModel = load_model(VisionTextDualEncoderModel, folder, files, config=config)
         serialised = tokenizer_json(tokenizer, folder)
         vision_config = model.config.vision_config
         if vision_config.model_type == "dinov2":  # whose positions are interpolated to any size
             vision_config = SimpleNamespace(num_channels=vision_config.num_channels)
-        text: TextSettings = (
-            clip.text_settings(tokenizer, serialised, model.config.text_config, folder)
-            if is_clip
-            else bert_text.text_settings(tokenizer, serialised, model.text_model, folder)
-        )
         return DualEncoderCheckpoint(
             source=source,
             family=self,
             files=files,
             dim=int(model.config.projection_dim),
             image=backbone_image_settings(processor, vision_config, folder),
-            text=text,
+            text=text_settings(tokenizer, serialised, model.text_model, folder),
             tokenizer_json=serialised,
-            pooling="end token" if is_clip else TextPooling.MEAN if pooling is TextPooling.MEAN else "pooler",
+            pooling=pooling,
             logit_scale=float(model.logit_scale.detach().double().exp()),
             model=model,
             tokenizer=tokenizer,
@@ -105,8 +99,6 @@ class DualEncoderCheckpoint(HuggingFaceCheckpoint):
         if tower is Tower.IMAGE:
             kind = model.config.vision_config.model_type
             return VISION[kind](model.vision_model, model.visual_projection, self.image)
-        if model.config.text_config.model_type not in BERT_LIKE:
-            return clip.language_tower(model.text_model.text_model, model.text_projection)
         if self.pooling == TextPooling.MEAN:
             return encoder_of(model.text_model, pooling=TextPooling.MEAN, head=[model.text_projection])
         return encoder_of(model.text_model, pooler=True, head=[model.text_projection])
@@ -148,13 +140,10 @@ def _config(folder: Path) -> VisionTextDualEncoderConfig:
     return config
 
 
-def _pooling(config: VisionTextDualEncoderConfig, folder: Path) -> TextPooling:
-    """Return the pooling that config.json asks for: the first token is what the pooler reads."""
+def _pooling(config: VisionTextDualEncoderConfig, folder: Path) -> str:
+    """Return the pooling that config.json asks for, as the space names it."""
+    known = {"pooler": "pooler", "mean": TextPooling.MEAN}
     name = getattr(config, POOLING, "pooler")
-    known = {"pooler": TextPooling.FIRST_TOKEN, "mean": TextPooling.MEAN}
-    if name not in known or (name == "mean" and config.text_config.model_type not in BERT_LIKE):
-        raise CheckpointError(
-            f"{folder}: '{POOLING}' in config.json is {name!r} for the text encoder {config.text_config.model_type}; "
-            "expected 'pooler', or 'mean' for one built as BERT is"
-        )
+    if name not in known:
+        raise CheckpointError(f"{folder}: '{POOLING}' in config.json is {name!r}; expected {' or '.join(known)}")
     return known[name]

@@ -135,7 +135,7 @@ def _is_lookup(node: onnx.NodeProto, wiring: Wiring) -> bool:
     if not wiring.is_constant(node.input[0]) or wiring.is_constant(node.input[1]):
         return False
     table = wiring.constant(node.input[0])
-    return table.ndim == 2 and table.dtype == np.float32
+    return table.ndim == 2 and table.dtype in (np.float32, np.float16)
 
 
 def _moved_input(name: str, wiring: Wiring) -> bool:
