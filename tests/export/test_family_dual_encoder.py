@@ -462,8 +462,8 @@ def test_roles_in_convolutional_networks(export_model: Callable[[str], Exported]
         found = [str(role.role) for role in roles_of(load(export_model(name)[2])).values()]
         return {role: found.count(role) for role in sorted(set(found))}
 
-    assert roles("resnet") == {"convolution": 13, "projection": 1, "stem": 1}
-    blocks = 9
+    assert roles("resnet") == {"convolution": 14, "projection": 1, "stem": 1}
+    blocks = 8
     assert roles("efficientnet") == {
         "convolution": 2 * blocks - 1 + 1,  # the first block has no expansion, and a last convolution follows
         "depthwise": blocks,

@@ -66,9 +66,9 @@ def roles_of(model: onnx.ModelProto) -> dict[str, RoleInBlock]:
     graph = model.graph
     name_nodes(graph)
     wiring = Wiring(graph)
-    softmaxes = sum(node.op_type == "Softmax" for node in graph.node)
-    if softmaxes == 0 and any(node.op_type == "Conv" for node in graph.node):
+    if is_convolutional(model):
         return _convolutional_roles(graph, wiring)
+    softmaxes = sum(node.op_type == "Softmax" for node in graph.node)
     roles: dict[str, RoleInBlock] = {}
     block, since = -1, 0  # the last softmax passed, and the multiplications by weights since then
     for node in graph.node:
@@ -88,6 +88,12 @@ def roles_of(model: onnx.ModelProto) -> dict[str, RoleInBlock]:
             else:
                 roles[node.name] = RoleInBlock(NodeRole.ATTENTION_SCORES, block + 1)
     return roles
+
+
+def is_convolutional(model: onnx.ModelProto) -> bool:
+    """Whether `model` is a convolutional network: it has convolutions and no attention."""
+    operators = {node.op_type for node in model.graph.node}
+    return "Conv" in operators and "Softmax" not in operators
 
 
 def _convolutional_roles(graph: onnx.GraphProto, wiring: Wiring) -> dict[str, RoleInBlock]:
