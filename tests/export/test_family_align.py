@@ -213,11 +213,12 @@ def test_temperature_gives_the_models_probabilities(exported: tuple[Path, Bundle
 
 @pytest.mark.slow
 def test_other_precisions(exported: tuple[Path, Bundle], tmp_path: Path) -> None:
-    """int8 and fp16 engines are made with a certificate whose mean is at least 0.99 and 0.9999."""
+    """int8 engines, TensorRT's too, and fp16 ones have a certificate whose mean is at least 0.99 and 0.9999."""
     pytest.importorskip("nncf", reason="quantizing needs nncf")
     _, bundle = exported
     images, captions = photographs_and_odd_images(), [*coco_captions(24), *CHINESE]
-    for precision, smallest in ((Precision.INT8, 0.99), (Precision.FP16, 0.9999)):
+    minima = {Precision.INT8: 0.99, Precision.INT8_TENSORRT: 0.99, Precision.FP16: 0.9999}
+    for precision, smallest in minima.items():
         made = quantize_bundle(bundle, tmp_path / precision, precision=precision, images=images, captions=captions)
         for tower in made.towers:
             certificate = made.manifest.engines[tower][precision].certificate

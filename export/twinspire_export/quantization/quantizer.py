@@ -47,6 +47,10 @@ if TYPE_CHECKING:
 Feed = Mapping[str, NDArray[Any]]
 """An engine's inputs by name: one sample."""
 
+# A table of positions is small: rows of int8 would save nothing and cost two lookups for one. What a depthwise
+# convolution reads would get a scale for each channel, for which neither onnxruntime nor TensorRT has a kernel.
+_FLOAT = (NodeRole.POSITIONS, NodeRole.DEPTHWISE)
+
 # TensorRT takes int8 only as an operand of a matrix multiplication, not as a table to look rows up in; and pixels from
 # 0 to 255 would use half of its range.
 _FLOAT_FOR_TENSORRT = (NodeRole.TOKENS, NodeRole.PATCHES)
@@ -71,13 +75,12 @@ def quantize_graph(
         excluded = [node.name for node in model.graph.node if multiplies_pixels(node, wiring)]
     else:
         excluded = [name for name, found in roles.items() if found.role in _FLOAT_FOR_TENSORRT]
-    # A table of positions is small: rows of int8 would save nothing and cost two lookups for one.
-    positions = [name for name, found in roles.items() if found.role is NodeRole.POSITIONS]
+    floats = [name for name, found in roles.items() if found.role in _FLOAT]
     if is_convolutional(model):
         # A correction of convolutions costs more than the rounding of weights: with it a ResNet of 10 layers has a mean
         # cosine of 0.989 to fp32, without it 0.9999. The accurate one fails on residual connections (NNCF 3.4).
         recipe = replace(recipe, bias_correction=BiasCorrection.NONE)
-    quantized = _run_nncf(model, feeds, recipe, ignored=sorted({*float_nodes, *excluded, *positions}))
+    quantized = _run_nncf(model, feeds, recipe, ignored=sorted({*float_nodes, *excluded, *floats}))
     absorb_smoothing(quantized)
     gather_before_dequantizing(quantized)
     if for_cpu:
