@@ -75,6 +75,8 @@ def export_graph(tower: nn.Module, destination: Path, *, name: str, example: Ten
     with silenced("optimum", "transformers", "torch.onnx"), warnings.catch_warnings():
         # Warns of indexing by a pair, before the rewrite `end-token`: it is right for indices that are not negative.
         warnings.filterwarnings("ignore", "Exporting aten::index operator", UserWarning)
+        # Says that the pads of a padding stay a few nodes, which runtimes fold.
+        warnings.filterwarnings("ignore", "Constant folding - Only steps=1", UserWarning)
         if exporter is Exporter.TORCH:
             torch.onnx.export(
                 tower,
