@@ -55,8 +55,8 @@ def quantize_accurately(
     """Quantize `model` by `recipe` with split layers and with as few layers in float as reach `accuracy`.
 
     For a graph that `recipe` alone does not bring there. `model` must not be used afterwards. Layers are ranked by what
-    the cosine of the worst samples gains when one of them returns to float: first all layers of a role, then, in the
-    last role that is needed, the blocks. The number of measurements is bounded by roles plus twice the blocks.
+    the cosine of the worst samples gains when they return to float: first all layers of a role, until the roles
+    suffice, then the blocks of each role that is needed. There are at most about as many measurements as layers.
 
     Raises what `quantize_graph` raises.
     """
@@ -105,16 +105,17 @@ class _Search:
             *self._prepared.quantized.items(),
             *((name, self._prepared.roles[name]) for name in self._pixels()),
         ]
-        chosen: list[str] = []
-        for role in self._ranked(_grouped(quantized, lambda role: str(role.role)), chosen, worst):
-            if not self._suffices([*chosen, *role]):
-                chosen += role
-                continue
-            # This role completes the bar: as few of its blocks as reach it.
-            blocks = _grouped([(n, self._prepared.roles[n]) for n in role], lambda role: role.labels[-1])
-            ordered = self._ranked(blocks, chosen, worst) if len(blocks) > 1 else list(blocks.values())
-            return self._in_order([*chosen, *self._shortest(ordered, chosen)])
-        return self._in_order(chosen)
+        groups: list[list[str]] = []
+        for role in self._ranked(_grouped(quantized, lambda role: str(role.role)), (), worst):
+            groups.append(role)
+            if self._suffices(_flat(groups)):
+                break
+        else:
+            return self._in_order(_flat(groups))
+        for position in reversed(range(len(groups))):
+            others = _flat(groups[:position] + groups[position + 1 :])
+            groups[position] = self._needed(groups[position], others, worst)
+        return self._in_order(_flat(groups))
 
     def _pixels(self) -> list[str]:
         return [name for name in self._prepared.pixels if name not in self._prepared.in_float]
@@ -129,12 +130,16 @@ class _Search:
         }
         return [groups[label] for label in sorted(groups, key=lambda label: -cosines[label])]
 
-    def _shortest(self, ordered: Sequence[Sequence[str]], chosen: Sequence[str]) -> list[str]:
-        """Return the nodes of the shortest prefix of `ordered` that suffices; all of it is known to."""
+    def _needed(self, role: Sequence[str], others: Sequence[str], worst: Sequence[int]) -> list[str]:
+        """Return the nodes of the fewest blocks of a role that suffice beside `others`; all of them are known to."""
+        if self._suffices(others):
+            return []
+        blocks = _grouped([(name, self._prepared.roles[name]) for name in role], lambda role: role.labels[-1])
+        ordered = self._ranked(blocks, others, worst) if len(blocks) > 1 else list(blocks.values())
         low, high = 1, len(ordered)
         while low < high:
             middle = (low + high) // 2
-            if self._suffices([*chosen, *_flat(ordered[:middle])]):
+            if self._suffices([*others, *_flat(ordered[:middle])]):
                 high = middle
             else:
                 low = middle + 1
