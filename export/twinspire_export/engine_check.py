@@ -108,8 +108,9 @@ class EngineRunner:
     Raises EngineError where the engine cannot be loaded or run.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._name, self._session = path.name, open_engine(path, path.name)
+    def __init__(self, engine: Path | bytes) -> None:
+        self._name = engine.name if isinstance(engine, Path) else "the engine"
+        self._session = open_engine(engine, self._name)
         self._input = self._session.get_inputs()[0].name
 
     def embed(self, batches: Iterable[NDArray[np.uint8] | NDArray[np.int32]]) -> NDArray[np.float32]:

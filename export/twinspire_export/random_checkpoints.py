@@ -86,12 +86,17 @@ SHAPES = {
 
 
 def random_model(
-    size: ModelSize, *, seed: int = 0, layers: int | None = None, end_id: int = VOCABULARY_SIZE - 1
+    size: ModelSize,
+    *,
+    seed: int = 0,
+    layers: int | None = None,
+    start_id: int = VOCABULARY_SIZE - 2,
+    end_id: int = VOCABULARY_SIZE - 1,
 ) -> CLIPModel:
     """Return a `CLIPModel` of `size` in float32 whose weights depend only on their names and `seed`.
 
-    `layers` is the depth of both towers, by default the published one; `end_id` is the token at which the text tower is
-    pooled, or 2 as in older configs.
+    `layers` is the depth of both towers, by default the published one; `start_id` is the first token of each text, and
+    `end_id` the token at which the text tower is pooled, or 2 as in older configs.
     """
     require(Extra.EXPORT, "making a random model")
     from transformers import CLIPConfig, CLIPModel
@@ -103,7 +108,7 @@ def random_model(
             **_tower(shape.text_width, layers or shape.text_layers),
             "vocab_size": VOCABULARY_SIZE,
             "max_position_embeddings": CONTEXT_LENGTH,
-            "bos_token_id": VOCABULARY_SIZE - 2,
+            "bos_token_id": start_id,
             "eos_token_id": end_id,
             "pad_token_id": VOCABULARY_SIZE - 1,
         },
@@ -156,16 +161,17 @@ def save_random_checkpoint(
         return folder
     if vocabulary is not None:
         write_clip_tokenizer(vocabulary, folder)
-        end_id = VOCABULARY_SIZE - 1
+        start_id, end_id = VOCABULARY_SIZE - 2, VOCABULARY_SIZE - 1
     else:
         tokenizer = stand_in_tokenizer(_scene_captions(), vocabulary_size=_SCENE_TOKENS)
         tokenizer.save_pretrained(folder)
-        end_id = tokenizer.eos_token_id
+        start_id, end_id = tokenizer.bos_token_id, tokenizer.eos_token_id
     pixels = SHAPES[size].image_size
     CLIPImageProcessor(size={"shortest_edge": pixels}, crop_size={"height": pixels, "width": pixels}).save_pretrained(
         folder
     )
-    random_model(size, seed=seed, layers=layers, end_id=end_id).save_pretrained(folder, safe_serialization=True)
+    model = random_model(size, seed=seed, layers=layers, start_id=start_id, end_id=end_id)
+    model.save_pretrained(folder, safe_serialization=True)
     return folder
 
 

@@ -16,6 +16,7 @@ from twinspire_export.families.bert_text import load_bert_tokenizer, text_settin
 from twinspire_export.families.family import CheckpointSource, ModelFamily
 from twinspire_export.families.huggingface import (
     HuggingFaceCheckpoint,
+    fit_one_file,
     image_settings,
     load_model,
     load_processor,
@@ -79,4 +80,4 @@ class AlignCheckpoint(HuggingFaceCheckpoint):
         """Return a new module of a tower that computes what transformers computes."""
         if tower is Tower.IMAGE:
             return ConvolutionalTower.of_efficientnet(self.model.vision_model, None, self.image)
-        return encoder_of(self.model.text_model, head=[self.model.text_projection])
+        return fit_one_file(encoder_of(self.model.text_model, head=[self.model.text_projection]))

@@ -23,7 +23,12 @@ from twinspire_export.dependencies import silenced
 from twinspire_export.families.bert_text import load_bert_tokenizer, text_settings
 from twinspire_export.families.clip import vision_tower
 from twinspire_export.families.family import CheckpointSource, ModelFamily
-from twinspire_export.families.huggingface import HuggingFaceCheckpoint, load_model, tokenizer_json
+from twinspire_export.families.huggingface import (
+    HuggingFaceCheckpoint,
+    fit_one_file,
+    load_model,
+    tokenizer_json,
+)
 from twinspire_export.families.image_processors import backbone_image_settings, load_image_processor
 from twinspire_export.families.vit import dinov2_tower, vit_tower
 from twinspire_export.rewrite import ALL
@@ -102,8 +107,8 @@ class DualEncoderCheckpoint(HuggingFaceCheckpoint):
             kind = model.config.vision_config.model_type
             return VISION[kind](model.vision_model, model.visual_projection, self.image)
         if self.pooling == TextPooling.MEAN:
-            return encoder_of(model.text_model, pooling=TextPooling.MEAN, head=[model.text_projection])
-        return encoder_of(model.text_model, pooler=True, head=[model.text_projection])
+            return fit_one_file(encoder_of(model.text_model, pooling=TextPooling.MEAN, head=[model.text_projection]))
+        return fit_one_file(encoder_of(model.text_model, pooler=True, head=[model.text_projection]))
 
     def image_features(self, pixel_values: Tensor) -> Tensor:
         """Encode normalised images: `pixel_values` (N, 3, S, S) to (N, D).
