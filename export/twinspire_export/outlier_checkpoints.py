@@ -24,6 +24,9 @@ ACTIVATION = 100.0
 
 _SAMPLES = 16
 
+_MARGIN = 2.0
+"""Logits by which massive tokens exceed all others together, on average: then most heads rest on them."""
+
 
 @torch.no_grad()
 def add_outliers(model: CLIPModel, *, channels: int = 5, factor: float = 20.0, seed: int = 0) -> list[int]:
@@ -78,8 +81,8 @@ def add_massive_activations(
     )  # fmt: skip
     for name, tower, final_norm, tokens, run in towers:
         channels = torch.randperm(len(final_norm.weight), generator=generator)[: len(tokens)].tolist()
-        # A patch is told from others by its position alone.
-        tower.embeddings.position_embedding.weight[list(tokens)] *= 3
+        # A patch is told from others by its position alone: random images have no patches that stand out.
+        tower.embeddings.position_embedding.weight[list(tokens)] *= 10
         mlp, later = tower.encoder.layers[layer].mlp, tower.encoder.layers[layer + 1 :]
         with _inputs_of([mlp.fc1]) as (given,):
             run()
@@ -109,12 +112,20 @@ def _detect(linear: nn.Linear, neuron: int, given: Tensor, token: int) -> None:
 
 
 def _attend(attention: Any, given: Tensor, tokens: tuple[int, ...]) -> None:  # noqa: ANN401 - transformers has several
-    """Raise the logits of `tokens` of `given` (N, L, W), for all queries, to about half of the attention."""
-    keys = attention.k_proj(given[:, list(tokens)]).mean(dim=0)  # (T, W)
-    heads = keys.view(len(tokens), attention.num_heads, -1)
-    logit = math.log(given.shape[1] / len(tokens))
-    pull = (heads / heads.square().sum(dim=-1, keepdim=True)).sum(dim=0)  # (H, D)
-    attention.q_proj.bias += (pull * logit / attention.scale).reshape(-1)
+    """Raise the logits of `tokens` of `given` (N, L, W), alike for all queries, above those of all others together."""
+    count, chosen = attention.num_heads, list(tokens)
+    query, key = (
+        project(given).unflatten(-1, (count, -1)).transpose(1, 2)  # (N, H, L, D)
+        for project in (attention.q_proj, attention.k_proj)
+    )
+    logits = attention.scale * query @ key.transpose(2, 3)  # (N, H, L, L)
+    others = logits.clone()
+    others[..., chosen] = -torch.inf
+    missing = (others.logsumexp(dim=-1, keepdim=True) - logits[..., chosen]).mean(dim=(0, 2))  # (H, T)
+    keys = key[:, :, chosen].mean(dim=0)  # (H, T, D)
+    # The smallest change of the queries that adds what is missing to all of these tokens.
+    change = torch.linalg.pinv(attention.scale * keys) @ (missing + _MARGIN).unsqueeze(-1)  # (H, D, 1)
+    attention.q_proj.bias += change.reshape(-1)
 
 
 @contextmanager

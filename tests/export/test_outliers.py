@@ -155,7 +155,8 @@ def test_massive_activations_are_there(tower: str) -> None:
     for token, channel in made:
         found = after[:, token, channel]
         print(f"{tower}: {found.tolist()} against a median of {after.abs().median()}")
-        assert found.min() > 200
+        assert found.min() > 100
+        assert found.mean() > 300
         after[:, token, channel] = 0
     assert after.abs().max() < 50
 
