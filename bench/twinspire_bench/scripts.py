@@ -28,7 +28,11 @@ from twinspire_eval.machine import matrix_peaks
 from twinspire_eval.scenes import Language, Split, scene_set
 
 SizeOption: TypeAlias = Annotated[
-    str, typer.Option(help="vit-b-32, vit-b-16, vit-l-14, vit-l-14-336, or tiny for a trial.")
+    str,
+    typer.Option(
+        help="vit-b-32, vit-b-16, vit-l-14, vit-l-14-336, siglip-b-16, chinese-clip-b-16, metaclip-2-b-32, or tiny "
+        "for a trial."
+    ),
 ]
 WorkOption: TypeAlias = Annotated[Path, typer.Option(help="Folder in which models are made and kept.")]
 VocabularyOption: TypeAlias = Annotated[Path | None, typer.Option(help="Folder with OpenAI's CLIP vocabulary.")]

@@ -129,6 +129,11 @@ class Client:
         return self.towers.dim
 
     @property
+    def vectors_per_item(self) -> int:
+        """Q, how many vectors an image has; 1 for most models. Texts have one."""
+        return self.bundle.vectors_per_item
+
+    @property
     def space(self) -> str:
         """The id of the embedding space: vectors are comparable within it only."""
         return self.towers.space
@@ -180,12 +185,13 @@ class Client:
     ) -> NDArray[np.float32] | tuple[NDArray[np.float32], list[ImageError]]:
         """Encode N images to (N, D) float32, L2-normalised, in the order given; N may be 0.
 
-        The next images are decoded while the last are encoded; only a few batches are in memory at a time,
-        also when `items` is a generator. Raises ImageError as `preprocess` does, EngineError and
-        ServerError where the towers fail.
+        Of a model with several vectors an image (`vectors_per_item` is Q above 1) they are (N, Q, D), each of length 1;
+        `twinspire.similarity` scores them by their best. The next images are decoded while the last are encoded; only a
+        few batches are in memory at a time, also when `items` is a generator. Raises ImageError as `preprocess` does,
+        EngineError and ServerError where the towers fail.
         """
         _check_on_error(on_error)
-        parts = [np.zeros((0, self.dim), np.float32)]
+        parts = [np.zeros((0, *self.bundle.output_spec(Tower.IMAGE).shape), np.float32)]
         skipped: list[ImageError] = []
         # Closed explicitly: an error's traceback would keep the decoding threads alive.
         preprocessor = self._required(self._preprocessor, Tower.IMAGE)

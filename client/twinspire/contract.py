@@ -5,6 +5,9 @@ The tensors are the same in ONNX files, on Triton and in this process:
     image tower: image uint8 (N, H, W, 3), RGB, resized and cropped  ->  embedding float32 (N, D), L2-normalised
     text tower:  input_ids int32 (N, L), padded on the right          ->  embedding float32 (N, D), L2-normalised
 
+An image tower may give Q vectors for an image, as BLIP-2's does: (N, Q, D), each vector of length 1. The score of an
+image and a text is then the largest of the Q inner products.
+
 Texts are sequences of token ids of their own lengths, start and end included and without padding, until a runtime
 pads a batch of them.
 
@@ -75,9 +78,9 @@ def text_input(length: int = FREE) -> TensorSpec:
     return TensorSpec(INPUT_IDS, "int32", (length,))
 
 
-def embedding_output(dim: int) -> TensorSpec:
-    """Return either tower's output: L2-normalised vectors."""
-    return TensorSpec(EMBEDDING, "float32", (dim,))
+def embedding_output(dim: int, vectors_per_item: int = 1) -> TensorSpec:
+    """Return either tower's output: L2-normalised vectors, (D,) for an item or, where it has several, (Q, D)."""
+    return TensorSpec(EMBEDDING, "float32", (dim,) if vectors_per_item == 1 else (vectors_per_item, dim))
 
 
 def sequence_problem(ids: NDArray[np.int32], *, context_length: int, vocabulary_size: int, eos_id: int) -> str | None:

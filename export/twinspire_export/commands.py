@@ -126,6 +126,15 @@ def quantize(
     ranges: Annotated[
         str | None, typer.Option(help="symmetric or asymmetric ranges of int8 activations. By default symmetric.")
     ] = None,
+    min_cosine: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            help="What the worst sample's cosine to fp32 must reach in int8: layers are split or stay in float for it. "
+            "0 keeps to the recipe.",
+        ),
+    ] = 0.995,
     images: Annotated[
         Path | None,
         typer.Option(
@@ -155,6 +164,7 @@ def quantize(
             output,
             precision=precision,
             recipes=None if ranges is None else recipes_with(ranges=ranges),
+            min_cosine=min_cosine or None,
             images=None if images is None else find_images([images]),
             captions=None if captions is None else read_captions(captions),
             on_step=lambda message: step(f"quantize: {message}"),
@@ -322,3 +332,10 @@ def _print_bundle(bundle: Bundle) -> None:
                     f"{certificate.mean_cosine:.6f} ({certificate.data})"
                 )
             typer.echo(line)
+            if certificate is not None:
+                for words, layers in (
+                    ("outlier channels in float", certificate.split_layers),
+                    ("in float", certificate.float_layers),
+                ):
+                    if layers:
+                        typer.echo(f"        {words}: {', '.join(layers)}")

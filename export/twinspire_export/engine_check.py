@@ -108,12 +108,13 @@ class EngineRunner:
     Raises EngineError where the engine cannot be loaded or run.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._name, self._session = path.name, open_engine(path, path.name)
+    def __init__(self, engine: Path | bytes) -> None:
+        self._name = engine.name if isinstance(engine, Path) else "the engine"
+        self._session = open_engine(engine, self._name)
         self._input = self._session.get_inputs()[0].name
 
     def embed(self, batches: Iterable[NDArray[np.uint8] | NDArray[np.int32]]) -> NDArray[np.float32]:
-        """Encode `batches`, each an input of the engine, to (N, D) float32, L2-normalised."""
+        """Encode `batches`, each an input of the engine, to (N, D) or (N, Q, D) float32, L2-normalised."""
         return np.concatenate(
             [run_engine(self._session, [EMBEDDING], {self._input: batch}, self._name)[0] for batch in batches]
         )
@@ -127,7 +128,7 @@ def certify(
     data: str,
     packages: Sequence[str],
 ) -> Certificate:
-    """Compare `measured` (N, D) with `expected` (N, D) row by row; the versions of `packages` are noted.
+    """Compare `measured` (N, D) or (N, Q, D) with `expected` vector by vector; the versions of `packages` are noted.
 
     Applies no bound: the caller knows it. Raises EngineError where an embedding is not finite.
     """
@@ -140,7 +141,7 @@ def certify(
     return Certificate(
         reference=reference,
         data=data,
-        samples=len(cosines),
+        samples=len(expected),
         min_cosine=float(cosines.min()),
         mean_cosine=float(cosines.mean()),
         recall=None,
@@ -149,11 +150,11 @@ def certify(
 
 
 def row_cosines(left: NDArray[np.float32], right: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return the cosine of each row of `left` (N, D) with the same row of `right`: (N,) float64, -1 to 1.
+    """Return the cosine of each vector of `left` (..., D) with the same one of `right`: (V,) float64, -1 to 1.
 
     NaN where a row is zero or not finite.
     """
-    a, b = left.astype(np.float64), right.astype(np.float64)
+    a, b = (side.reshape(-1, side.shape[-1]).astype(np.float64) for side in (left, right))
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         cosines: NDArray[np.float64] = (a * b).sum(1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
     # Rounding may carry a cosine slightly beyond 1, which would puzzle readers of a certificate.

@@ -213,7 +213,7 @@ def _certify(module: torch.nn.Module, engine: Path, draft: ManifestDraft, tower:
     if any(parameter.dtype == torch.float16 for parameter in module.parameters()):
         data += "; token embeddings stored in fp16"
     certificate = certify(measured, expected, reference="torch fp32", data=data, packages=_VERSIONS)
-    norm_error = float(np.abs(np.linalg.norm(measured, axis=1) - 1).max())
+    norm_error = float(np.abs(np.linalg.norm(measured, axis=-1) - 1).max())
     if certificate.min_cosine < MIN_COSINE or norm_error > _MAX_NORM_ERROR:
         raise CheckpointError(
             f"the exported {tower} tower differs from torch: on {data} its smallest cosine is "

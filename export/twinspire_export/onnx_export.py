@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 
+import onnx
+import torch
 from optimum.exporters.onnx import export as export_through_optimum
 from optimum.exporters.onnx.base import OnnxConfig
 from optimum.utils import NormalizedConfig
-from torch import Tensor, nn, onnx
+from torch import Tensor, nn
 from transformers import PretrainedConfig
 
 from twinspire.contract import EMBEDDING
@@ -72,8 +75,10 @@ def export_graph(tower: nn.Module, destination: Path, *, name: str, example: Ten
     with silenced("optimum", "transformers", "torch.onnx"), warnings.catch_warnings():
         # Warns of indexing by a pair, before the rewrite `end-token`: it is right for indices that are not negative.
         warnings.filterwarnings("ignore", "Exporting aten::index operator", UserWarning)
+        # Says that the pads of a padding stay a few nodes, which runtimes fold.
+        warnings.filterwarnings("ignore", "Constant folding - Only steps=1", UserWarning)
         if exporter is Exporter.TORCH:
-            onnx.export(
+            torch.onnx.export(
                 tower,
                 (example,),
                 destination,
@@ -87,6 +92,19 @@ def export_graph(tower: nn.Module, destination: Path, *, name: str, example: Ten
             config = _TowerConfig(name, example, axes)
             tower.config = config._config  # optimum sets return_dict in it
             export_through_optimum(tower, config, destination, opset=OPSET)
+    with torch.inference_mode():
+        _state_output_shape(destination, tower(example).shape[1:])
+
+
+def _state_output_shape(file: Path, shape: Sequence[int]) -> None:
+    """State the shape of an item's output where the trace lost track of it, as behind a repetition for each item."""
+    model = onnx.load(file)
+    (output,) = model.graph.output
+    _, *axes = output.type.tensor_type.shape.dim
+    if [axis.dim_value for axis in axes] != list(shape):
+        for axis, length in zip(axes, shape, strict=True):
+            axis.dim_value = length
+        onnx.save(model, file)
 
 
 def weight_bytes(tower: nn.Module) -> int:

@@ -15,10 +15,13 @@ from twinspire.errors import BundleError, EngineError, ImageError, InputError
 from twinspire.images import ImageItem
 from twinspire.tensorrt_support import check_symmetric
 from twinspire_export.calibration import CalibrationSplit, image_samples, scene_captions, scene_images, text_samples
-from twinspire_export.engine_check import EngineRunner, certify, check_engine
+from twinspire_export.engine_check import EngineRunner, certify, check_engine, row_cosines
 from twinspire_export.fp16 import nodes_out_of_range, to_fp16
+from twinspire_export.quantization.float_fallback import MIN_COSINE, Accuracy, Layers, Measure, quantize_accurately
+from twinspire_export.quantization.node_roles import is_convolutional
+from twinspire_export.quantization.outlier_channels import split_nodes_of
 from twinspire_export.quantization.quantizer import quantize_graph
-from twinspire_export.quantization.recipe import DEFAULT_RECIPES, Int8Recipe, QuantizationTarget
+from twinspire_export.quantization.recipe import DEFAULT_RECIPES, Int8Recipe, QuantizationTarget, Ranges
 
 if TYPE_CHECKING:
     import onnx
@@ -50,6 +53,7 @@ def quantize_bundle(
     images: Sequence[ImageItem] | NDArray[np.uint8] | None = None,
     captions: Sequence[str] | None = None,
     recipes: Mapping[Tower, Int8Recipe] | None = None,
+    min_cosine: float | None = MIN_COSINE,
     on_step: Callable[[str], None] | None = None,
     on_bad_image: Callable[[ImageError], None] | None = None,
 ) -> Bundle:
@@ -57,9 +61,11 @@ def quantize_bundle(
 
     Engines are measured on `images`, items that a client takes or (N, S, S, 3) uint8, and on `captions`; by default on
     synthetic scenes. int8 is also calibrated on them: of 20 or more a fifth is held out to measure on, and the
-    certificates say so. `recipes` says how to quantize a tower, by default as DEFAULT_RECIPES. Unchanged files are hard
-    links. `on_step` is called with a description of each step as it begins, `on_bad_image` with the error of each image
-    that is skipped; without it the first such error is raised.
+    certificates say so. `recipes` says how to quantize a tower, by default as `default_recipe`. Where the worst
+    sample's cosine to fp32 stays below `min_cosine`, layers of the int8 engine are split or stay in float until it is
+    reached, and the certificate names them (`quantization.float_fallback`); None keeps to the recipe. Unchanged files
+    are hard links. `on_step` is called with a description of each step as it begins, `on_bad_image` with the error of
+    each image that is skipped; without it the first such error is raised.
 
     Leaves nothing behind where it raises: BundleError where `bundle` has such engines already or `destination` exists,
     InputError and ImageError for the arguments, EngineError where an engine cannot be made or is not usable.
@@ -87,45 +93,103 @@ def quantize_bundle(
         for tower, chosen in samples.items():
             reference, file = base.engine(tower, Precision.FP32), f"{tower}.{target}.onnx"
             step(f"making the {target} {tower} tower on {len(chosen.calibration)} samples")
-            engine, recipe = writer.path(file), {**DEFAULT_RECIPES, **(recipes or {})}[tower]
+            engine, recipe = writer.path(file), (recipes or {}).get(tower) or default_recipe(reference, tower, target)
             write_engine(reference, chosen.calibration, engine, precision=target, recipe=recipe)
             check_engine(engine, tower, base.manifest.tower(tower))
             step(f"measuring the {tower} tower on {len(chosen.measurement)} samples")
-            engines[tower, target] = file, _certify(tower, target, reference, engine, chosen)
+            certificate = _certify(tower, target, reference, engine, chosen)
+            if target is not Precision.FP16 and min_cosine is not None and certificate.min_cosine < min_cosine:
+                step(
+                    f"the {tower} tower's minimum cosine is {certificate.min_cosine:.4f}, below {min_cosine}: looking "
+                    "for layers to split or to keep in float"
+                )
+                accuracy = Accuracy(min_cosine, _measure(reference, chosen.measurement))
+                layers = write_engine(
+                    reference, chosen.calibration, engine, precision=target, recipe=recipe, accuracy=accuracy
+                )
+                check_engine(engine, tower, base.manifest.tower(tower))
+                certificate = replace(
+                    _certify(tower, target, reference, engine, chosen),
+                    split_layers=layers.split,
+                    float_layers=layers.in_float,
+                )
+            _require_usable(tower, target, certificate)
+            engines[tower, target] = file, certificate
         step("writing the bundle")
         return writer.commit(base.manifest.draft(), engines)
 
 
+def default_recipe(reference: Path, tower: Tower, precision: Precision) -> Int8Recipe:
+    """Return the recipe of DEFAULT_RECIPES, with asymmetric ranges for int8 of a convolutional network.
+
+    EfficientNet's SiLU gives -0.28 and more: symmetric ranges use little more than half of their levels. A small ALIGN
+    has a mean cosine to fp32 of 0.998 in place of 0.988. TensorRT accepts symmetric ranges only.
+    """
+    import onnx
+
+    recipe = DEFAULT_RECIPES[tower]
+    if precision is Precision.INT8 and is_convolutional(onnx.load(reference, load_external_data=False)):
+        return replace(recipe, ranges=Ranges.ASYMMETRIC)
+    return recipe
+
+
 def write_engine(
-    reference: Path, samples: Sequence[NDArray[Any]], destination: Path, *, precision: Precision, recipe: Int8Recipe
-) -> None:
+    reference: Path,
+    samples: Sequence[NDArray[Any]],
+    destination: Path,
+    *,
+    precision: Precision,
+    recipe: Int8Recipe,
+    accuracy: Accuracy | None = None,
+) -> Layers:
     """Convert the fp32 engine `reference` to `precision`; `samples` are inputs of it, `recipe` is for int8 only.
 
+    With `accuracy`, layers are split or stay in float until it is reached; returns which.
     Raises EngineError where it cannot be converted.
     """
     import onnx
 
     model = onnx.load(reference)
     feeds = [{model.graph.input[0].name: sample} for sample in samples]
+    layers = Layers()
     if precision is Precision.FP16:
         model = to_fp16(model, keep=nodes_out_of_range(model, feeds[:_RANGE_SAMPLES]))
-    elif precision is Precision.INT8:
-        model = quantize_graph(model, feeds, recipe)
     else:
-        model = _for_tensorrt(model, feeds, recipe)
+        for_tensorrt = precision is Precision.INT8_TENSORRT
+        keep = nodes_out_of_range(model, feeds[:_RANGE_SAMPLES]) if for_tensorrt else []
+        if for_tensorrt:
+            recipe = replace(recipe, target=QuantizationTarget.TENSORRT)
+        if accuracy is None:
+            model = quantize_graph(model, feeds, recipe)
+        else:
+            model, layers = quantize_accurately(model, feeds, recipe, accuracy)
+        if for_tensorrt:
+            model = _between_in_fp16(model, keep)
     model.producer_name, model.producer_version = "twinspire", ""
     onnx.save(model, destination)
+    return layers
 
 
-def _for_tensorrt(model: onnx.ModelProto, feeds: Sequence[Mapping[str, NDArray[Any]]], recipe: Int8Recipe) -> Any:  # noqa: ANN401
-    """Quantize for TensorRT: int8 matrix multiplications, and fp16 between them as its networks are strongly typed."""
+def _between_in_fp16(quantized: onnx.ModelProto, keep: Sequence[str]) -> onnx.ModelProto:
+    """Make fp16 what is between int8 multiplications, but for `keep`: TensorRT's networks are strongly typed."""
     from onnx import version_converter
 
-    keep = nodes_out_of_range(model, feeds[:_RANGE_SAMPLES])
-    quantized = quantize_graph(model, feeds, replace(recipe, target=QuantizationTarget.TENSORRT))
-    converted = to_fp16(version_converter.convert_version(quantized, _FP16_QUANTIZERS_OPSET), keep=keep)
+    kept = [*keep, *(added for name in keep for added in split_nodes_of(name))]
+    converted = to_fp16(version_converter.convert_version(quantized, _FP16_QUANTIZERS_OPSET), keep=kept)
     check_symmetric(converted)
     return converted
+
+
+def _measure(reference: Path, samples: Sequence[NDArray[Any]]) -> Measure:
+    """Return what measures a graph's cosine to the engine `reference` on `samples`; -1 where it is not finite."""
+    expected = EngineRunner(reference).embed(samples)
+
+    def measure(model: onnx.ModelProto, positions: Sequence[int] | None) -> NDArray[np.float64]:
+        chosen = list(range(len(samples)) if positions is None else positions)
+        found = EngineRunner(model.SerializeToString()).embed(samples[position] for position in chosen)
+        return np.nan_to_num(row_cosines(found, expected[chosen]), nan=-1.0)
+
+    return measure
 
 
 def _certify(
@@ -134,18 +198,24 @@ def _certify(
     is_calibrated = precision is not Precision.FP16
     noun = "images" if tower is Tower.IMAGE else "captions"
     data = samples.describe(noun) if is_calibrated else f"{len(samples.measurement)} {noun}"
-    certificate = certify(
+    return certify(
         EngineRunner(engine).embed(samples.measurement),
         EngineRunner(reference).embed(samples.measurement),
         reference="fp32 engine",
         data=data,
         packages=(("nncf", *_VERSIONS) if is_calibrated else _VERSIONS),
     )
+
+
+def _require_usable(tower: Tower, precision: Precision, certificate: Certificate) -> None:
     minimum = MIN_MEAN_COSINE[precision]
     if certificate.mean_cosine < minimum:
         raise EngineError(
             f"the {precision} {tower} tower is not usable: its mean cosine to fp32 is {certificate.mean_cosine:.4f} on "
-            f"{data}; at least {minimum} is required. "
-            + ("Calibrate on more samples, like those the model is used on" if is_calibrated else "Stay with fp32")
+            f"{certificate.data}; at least {minimum} is required. "
+            + (
+                "Stay with fp32"
+                if precision is Precision.FP16
+                else "Calibrate on more samples, like those the model is used on"
+            )
         )
-    return certificate

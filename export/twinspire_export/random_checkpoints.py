@@ -1,4 +1,4 @@
-"""CLIP checkpoints of the published sizes with random weights: `python -m twinspire_export.random_checkpoints`.
+"""Checkpoints of published sizes with random weights: `python -m twinspire_export.random_checkpoints`.
 
 For tests and benchmarks where no trained weights are available. transformers' own initialisation is meant for training:
 its attention is nearly uniform, its norms are ones and zeros, and the embeddings of different images have a cosine of
@@ -25,9 +25,10 @@ from numpy.typing import NDArray
 from twinspire.errors import InputError, TwinspireError
 from twinspire_eval.scenes import Split, scene_set
 from twinspire_export.dependencies import Extra, require
+from twinspire_export.random_families import FamilySize, make_family
 
 if TYPE_CHECKING:
-    from transformers import CLIPModel, PreTrainedTokenizerFast
+    from transformers import CLIPModel, PreTrainedModel, PreTrainedTokenizerFast
 
 MERGES_NAME = "bpe_simple_vocab_16e6.txt.gz"
 """OpenAI's file of byte-pair merges, https://github.com/openai/CLIP/tree/main/clip."""
@@ -39,7 +40,7 @@ START, END = "<|startoftext|>", "<|endoftext|>"
 _SCENES = 2_000
 _SCENE_TOKENS = 1_000  # every word of the captions is one token
 
-_LOGIT_SCALE = math.log(100)
+_LOGIT_PARAMETERS = {"logit_scale": math.log(100), "logit_bias": -10.0}
 _CAPTIONS = (
     "a red car to the left of a green tree",
     "two boats on the sea at night",
@@ -85,12 +86,17 @@ SHAPES = {
 
 
 def random_model(
-    size: ModelSize, *, seed: int = 0, layers: int | None = None, end_id: int = VOCABULARY_SIZE - 1
+    size: ModelSize,
+    *,
+    seed: int = 0,
+    layers: int | None = None,
+    start_id: int = VOCABULARY_SIZE - 2,
+    end_id: int = VOCABULARY_SIZE - 1,
 ) -> CLIPModel:
     """Return a `CLIPModel` of `size` in float32 whose weights depend only on their names and `seed`.
 
-    `layers` is the depth of both towers, by default the published one; `end_id` is the token at which the text tower is
-    pooled, or 2 as in older configs.
+    `layers` is the depth of both towers, by default the published one; `start_id` is the first token of each text, and
+    `end_id` the token at which the text tower is pooled, or 2 as in older configs.
     """
     require(Extra.EXPORT, "making a random model")
     from transformers import CLIPConfig, CLIPModel
@@ -102,7 +108,7 @@ def random_model(
             **_tower(shape.text_width, layers or shape.text_layers),
             "vocab_size": VOCABULARY_SIZE,
             "max_position_embeddings": CONTEXT_LENGTH,
-            "bos_token_id": VOCABULARY_SIZE - 2,
+            "bos_token_id": start_id,
             "eos_token_id": end_id,
             "pad_token_id": VOCABULARY_SIZE - 1,
         },
@@ -119,37 +125,53 @@ def random_model(
     return model
 
 
-def randomize_weights(model: CLIPModel, *, seed: int = 0) -> None:
+def randomize_weights(model: PreTrainedModel, *, seed: int = 0) -> None:
     """Overwrite every parameter of `model`, in float32, by random values that depend only on its name and `seed`."""
     for name, parameter in model.named_parameters():
         _randomize(name, parameter.detach().numpy(), seed)
 
 
-def save_random_checkpoint(size: ModelSize, folder: Path, *, seed: int = 0, vocabulary: Path | None = None) -> Path:
+def save_random_checkpoint(
+    size: ModelSize | FamilySize,
+    folder: Path,
+    *,
+    seed: int = 0,
+    vocabulary: Path | None = None,
+    layers: int | None = None,
+) -> Path:
     """Write a checkpoint of `size` as transformers would: safetensors, config, tokenizer and preprocessing.
 
-    `vocabulary` is a folder that holds `bpe_simple_vocab_16e6.txt.gz`; without it the tokenizer is a small stand-in
-    trained on the captions of synthetic scenes, which gives them about as many tokens as OpenAI's does.
-    Raises InputError where `folder` exists and is not empty, or `vocabulary` has no such file.
+    `vocabulary` is a folder that holds `bpe_simple_vocab_16e6.txt.gz`, for CLIP; without it the tokenizer is a small
+    stand-in trained on the captions of synthetic scenes, which gives them about as many tokens as the original does.
+    `layers` is as in `random_model`. Raises InputError where `folder` exists and is not empty, `vocabulary` has no such
+    file, or another family has no use for it.
     """
     require(Extra.EXPORT, "making a random checkpoint")
     from transformers import CLIPImageProcessor
 
     if folder.exists() and any(folder.iterdir()):
         raise InputError(f"{folder} is not empty; a checkpoint is written to a new folder: name another one")
+    if isinstance(size, FamilySize) and vocabulary is not None:
+        raise InputError(f"the vocabulary {vocabulary} is CLIP's; {size} has its own: leave it out")
     folder.mkdir(parents=True, exist_ok=True)
+    if isinstance(size, FamilySize):
+        model = make_family(size, folder, _scene_captions(), layers=layers)
+        randomize_weights(model, seed=seed)
+        model.save_pretrained(folder, safe_serialization=True)
+        return folder
     if vocabulary is not None:
         write_clip_tokenizer(vocabulary, folder)
-        end_id = VOCABULARY_SIZE - 1
+        start_id, end_id = VOCABULARY_SIZE - 2, VOCABULARY_SIZE - 1
     else:
         tokenizer = stand_in_tokenizer(_scene_captions(), vocabulary_size=_SCENE_TOKENS)
         tokenizer.save_pretrained(folder)
-        end_id = tokenizer.eos_token_id
+        start_id, end_id = tokenizer.bos_token_id, tokenizer.eos_token_id
     pixels = SHAPES[size].image_size
     CLIPImageProcessor(size={"shortest_edge": pixels}, crop_size={"height": pixels, "width": pixels}).save_pretrained(
         folder
     )
-    random_model(size, seed=seed, end_id=end_id).save_pretrained(folder, safe_serialization=True)
+    model = random_model(size, seed=seed, layers=layers, start_id=start_id, end_id=end_id)
+    model.save_pretrained(folder, safe_serialization=True)
     return folder
 
 
@@ -220,12 +242,12 @@ def _tower(width: int, layers: int) -> dict[str, Any]:
 
 def _randomize(name: str, values: NDArray[np.float32], seed: int) -> None:
     """Fill `values`, one parameter. By numpy's generator: torch's depends on the processor's instruction set."""
-    if name == "logit_scale":
-        values.fill(_LOGIT_SCALE)
+    if name in _LOGIT_PARAMETERS:
+        values.fill(_LOGIT_PARAMETERS[name])
         return
     np.random.default_rng([seed, zlib.crc32(name.encode())]).standard_normal(out=values, dtype=np.float32)
     owner, role = name.rsplit(".", maxsplit=2)[-2:]
-    if "norm" not in owner and "layrnorm" not in owner:  # the latter is how transformers spells one
+    if "norm" not in owner.lower() and "layrnorm" not in owner:  # the latter is how transformers spells one
         values *= np.float32(_spread(owner, role, values.shape))
     elif role == "weight":
         # Trained norms differ from channel to channel: log-normal scales, the largest about three times the median.
@@ -239,18 +261,18 @@ def _spread(owner: str, role: str, shape: tuple[int, ...]) -> float:
 
     A matrix keeps the variance of its input; queries and keys are larger, so that attention is not uniform.
     """
-    if role == "class_embedding" or owner == "position_embedding":
+    if role == "class_embedding" or owner in ("position_embedding", "position_embeddings", "token_type_embeddings"):
         return 0.3
-    if owner == "token_embedding":
+    if owner in ("token_embedding", "word_embeddings") or role == "probe":
         return 1.0
-    if role == "bias":
+    if role.endswith("bias"):
         return 0.1
-    gain = 1.5 if owner in ("q_proj", "k_proj") else 1.0
+    gain = 1.5 if owner in ("q_proj", "k_proj", "query", "key") else 1.0
     return gain / math.sqrt(math.prod(shape[1:]))
 
 
 def main(
-    size: Annotated[ModelSize, typer.Argument(help="Published size of the model.")],
+    size: Annotated[str, typer.Argument(metavar="SIZE", help=f"One of {', '.join((*ModelSize, *FamilySize))}.")],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder of the new checkpoint.")],
     seed: Annotated[int, typer.Option(min=0, help="Seed of the random weights.")] = 0,
     vocabulary: Annotated[
@@ -260,7 +282,10 @@ def main(
 ) -> None:
     """Write a checkpoint of a published size with random weights."""
     try:
-        typer.echo(save_random_checkpoint(size, output, seed=seed, vocabulary=vocabulary))
+        chosen = next((known for known in (*ModelSize, *FamilySize) if known == size), None)
+        if chosen is None:
+            raise InputError(f"size {size!r}: expected one of {', '.join((*ModelSize, *FamilySize))}")
+        typer.echo(save_random_checkpoint(chosen, output, seed=seed, vocabulary=vocabulary))
     except TwinspireError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None

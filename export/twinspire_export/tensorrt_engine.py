@@ -124,22 +124,22 @@ class PlanRunner:
         self._device = device
         self._input = INPUT_NAMES[tower]
 
-    def embed(self, batch: NDArray[Any], *, profile: int, dim: int) -> NDArray[np.float32]:
-        """Encode `batch`, an input that `profile` allows, to (N, D) float32, L2-normalised."""
+    def embed(self, batch: NDArray[Any], *, profile: int, output: tuple[int, ...]) -> NDArray[np.float32]:
+        """Encode `batch`, an input that `profile` allows, to float32 of (N, *output), L2-normalised."""
         stream = 0  # the default one
         context = self._context
         if not context.set_optimization_profile_async(profile, stream) or not context.set_input_shape(
             self._input, batch.shape
         ):
             raise EngineError(f"the plan refuses inputs of the shape {batch.shape} in its profile {profile}")
-        output = np.empty((len(batch), dim), np.float32)
-        address = self._device.reserve(output.nbytes)
+        embeddings = np.empty((len(batch), *output), np.float32)
+        address = self._device.reserve(embeddings.nbytes)
         context.set_tensor_address(self._input, self._device.upload(batch))
         context.set_tensor_address(EMBEDDING, address)
         if not context.execute_async_v3(stream):
             raise EngineError(f"the plan failed on an input of the shape {batch.shape}: see TensorRT's log above")
-        self._device.download(address, output)
-        return output
+        self._device.download(address, embeddings)
+        return embeddings
 
 
 def _major(version: str) -> int:

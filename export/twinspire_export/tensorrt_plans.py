@@ -116,7 +116,7 @@ def _certify(
             if tower is Tower.TEXT and len(probe) > shape.maximum[1]:
                 continue
             batch = padded([probe], bundle.text.pad_id, shape.maximum[1]) if tower is Tower.TEXT else probe[None]
-            measured.append(runner.embed(batch, profile=index, dim=bundle.dim))
+            measured.append(runner.embed(batch, profile=index, output=bundle.output_spec(tower).shape))
             expected.append(reference[None])
     measured_by = certify(
         np.concatenate(measured),

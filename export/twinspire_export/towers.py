@@ -15,7 +15,13 @@ from torch import Tensor, nn
 from twinspire.bundle import ImageSettings
 from twinspire.errors import CheckpointError
 from twinspire_export.attention_pool import AttentionPool, ProbeAttention
-from twinspire_export.transformer import Attention, Block, Linear, Norm, PooledAttention, PooledBlock, frozen
+from twinspire_export.transformer import Attention, Block, Linear, Mlp, Norm, PooledAttention, PooledBlock, frozen
+
+
+def pixel_values(image: Tensor, mean: Tensor | None, std: Tensor | None) -> Tensor:
+    """Turn `image` (N, S, S, 3) uint8 into (N, 3, S, S) float32: 0 to 255, or normalised by `mean` and `std`."""
+    pixels = image.permute(0, 3, 1, 2).to(torch.float32)
+    return pixels if mean is None or std is None else (pixels / 255.0 - mean) / std
 
 
 class Patches(nn.Module):
@@ -39,9 +45,7 @@ class Patches(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Embed the patches of `image` (N, S, S, 3) uint8, row by row."""
-        pixels = image.permute(0, 3, 1, 2).to(torch.float32)  # (N, 3, S, S), 0 to 255
-        if self.mean is not None and self.std is not None:
-            pixels = (pixels / 255.0 - self.mean) / self.std
+        pixels = pixel_values(image, self.mean, self.std)  # (N, 3, S, S)
         patches = nn.functional.conv2d(pixels, self.weight, self.bias, stride=self.size)  # (N, W, side, side)
         return patches.reshape(-1, self.width, self.side * self.side).transpose(1, 2)
 
@@ -103,9 +107,12 @@ class BlockTower(nn.Module):
 
 
 class TransformerTower(BlockTower):
-    """What pre-norm towers have: blocks, a final norm, and, unless None, a projection into the embedding space."""
+    """What pre-norm towers have: blocks, a final norm, and, unless None, a projection into the embedding space.
 
-    def __init__(self, *, blocks: Iterable[Block], final_norm: Norm, projection: Linear | None) -> None:
+    A projection of two layers and an activation is an `Mlp`.
+    """
+
+    def __init__(self, *, blocks: Iterable[Block], final_norm: Norm, projection: Linear | Mlp | None) -> None:
         super().__init__(blocks)
         self.final_norm, self.projection = final_norm, projection
 
@@ -134,18 +141,22 @@ class ImageTower(TransformerTower):
         patches: nn.Module,
         class_token: Tensor | None,
         positions: Tensor,
-        norm: Norm | None,
+        norm: nn.Module | None,
         blocks: Iterable[Block],
         final_norm: Norm,
-        projection: Linear | None,
+        projection: Linear | Mlp | None,
     ) -> None:
         super().__init__(blocks=blocks, final_norm=final_norm, projection=projection)
         self.patches, self.norm, self.pool = patches, norm, FirstToken()
         self.class_token = None if class_token is None else frozen(class_token)  # (W,)
-        self.positions = frozen(positions)  # (L, W)
+        self.positions, self.length = frozen(positions), len(positions)  # (L, W), L
 
     def forward(self, image: Tensor) -> Tensor:
         """Encode `image` (N, S, S, 3) uint8 to (N, D) float32."""
+        return self.pooled(self.tokens(image))
+
+    def tokens(self, image: Tensor) -> Tensor:
+        """Transform `image` (N, S, S, 3) uint8 to all its tokens, a class token first: (N, L, W)."""
         hidden = self.patches(image)  # (N, P, W)
         if self.class_token is not None:
             first = self.class_token.view(1, 1, -1).repeat(image.shape[0], 1, 1)  # (N, 1, W)
@@ -153,14 +164,13 @@ class ImageTower(TransformerTower):
         hidden = hidden + self.positions  # (N, L, W)
         if self.norm is not None:
             hidden = self.norm(hidden)
-        length = len(self.positions)
-        return self.pooled(self.transform(hidden, length, None), length)
+        return self.transform(hidden, self.length, None)
 
-    def pooled(self, hidden: Tensor, length: int) -> Tensor:
+    def pooled(self, hidden: Tensor) -> Tensor:
         """Pool the tokens (N, L, W) that left the blocks: (N, D), L2-normalised."""
         token = self.pool(hidden)  # (N, 1, W)
         if self.pooled_block is not None:
-            token = self.pooled_block(token, hidden, length, None)
+            token = self.pooled_block(token, hidden, self.length, None)
         return self.embed(token)
 
 
@@ -196,9 +206,9 @@ class AttentionPoolImageTower(ImageTower):
         """List the attentions of all blocks, and of the pool."""
         return [*super().attentions(), self.attention_pool.attention]
 
-    def pooled(self, hidden: Tensor, length: int) -> Tensor:
+    def pooled(self, hidden: Tensor) -> Tensor:
         """Pool the tokens (N, L, W) that left the blocks: (N, D), L2-normalised."""
-        return unit(self.attention_pool(self.final_norm(hidden), length))
+        return unit(self.attention_pool(self.final_norm(hidden), self.length))
 
 
 class TokenTable(nn.Module):

@@ -49,6 +49,12 @@ class Linear(nn.Module):
         """Return the part that computes outputs `start` to `stop`."""
         return Linear(self.weight[start:stop], None if self.bias is None else self.bias[start:stop])
 
+    def scaled(self, factors: Tensor) -> Linear:
+        """Return a layer whose outputs are multiplied by `factors` (O,)."""
+        factor = factors.detach().double()
+        bias = None if self.bias is None else (self.bias.double() * factor).float()
+        return Linear((self.weight.double() * factor[:, None]).float(), bias)
+
     def forward(self, hidden: Tensor) -> Tensor:
         """Transform (..., I)."""
         return nn.functional.linear(hidden, self.weight, self.bias)
@@ -128,13 +134,17 @@ class Heads(nn.Module):
         if self.scale is not None:
             logits = logits * self.scale
         if mask is not None:
-            logits = logits + mask
+            logits = self.masked(logits, mask)
         return self.mix(logits, value, queries=queries, keys=keys)
 
     def mix(self, logits: Tensor, value: Tensor, *, queries: int, keys: int) -> Tensor:
         """Average `value` (N, K, W) by the softmax of `logits` (N, heads, Q, K): (N, Q, W)."""
         mixed = logits.softmax(dim=-1) @ self._split(value, keys)  # (N, H, Q, D)
         return mixed.transpose(1, 2).reshape(-1, queries, self.width)
+
+    def masked(self, logits: Tensor, mask: Tensor) -> Tensor:
+        """Add `mask` to the logits (N, heads, Q, K)."""
+        return logits + mask
 
     def _split(self, hidden: Tensor, length: int) -> Tensor:
         """(N, L, W) to (N, H, L, D)."""
@@ -173,6 +183,12 @@ class Mlp(nn.Module):
         """Return a module that shares the weights of an MLP of transformers' two-tower models."""
         return cls(Linear.of(mlp.fc1), mlp.activation_fn, Linear.of(mlp.fc2))
 
+    @classmethod
+    def of_vit(cls, layer: Any) -> Mlp:  # noqa: ANN401 - a layer of ViT, of Swin or of BERT
+        """Return a module that shares the weights of the MLP of a layer of transformers' ViT or BERT."""
+        up = layer.intermediate
+        return cls(Linear.of(up.dense), up.intermediate_act_fn, Linear.of(layer.output.dense))
+
     def forward(self, hidden: Tensor) -> Tensor:
         """Transform each token of (N, L, W)."""
         output: Tensor = self.down(self.activation(self.up(hidden)))
@@ -181,6 +197,9 @@ class Mlp(nn.Module):
 
 class Block(nn.Module):
     """Attention and MLP, each with a norm before it and a residual sum after it: `(N, L, W) -> (N, L, W)`."""
+
+    folds_attention_norm = True
+    """Whether nothing comes between the first norm and the attention's layers, so that it can be folded into them."""
 
     def __init__(self, attention_norm: Norm, attention: Attention, mlp_norm: Norm, mlp: Mlp) -> None:
         super().__init__()
@@ -196,6 +215,45 @@ class Block(nn.Module):
             Attention(*map(Linear.of, linears), heads=int(attention.num_heads), scale=float(attention.scale)),
             Norm(layer.layer_norm2),
             Mlp.of(layer.mlp),
+        )
+
+    @classmethod
+    def of_vit(cls, layer: Any) -> Block:  # noqa: ANN401 - layers of ViT and of the models derived from it
+        """Return a block that shares the weights of a layer of transformers' ViT."""
+        attention = layer.attention.attention
+        linears = (attention.query, attention.key, attention.value, layer.attention.output.dense)
+        return cls(
+            Norm(layer.layernorm_before),
+            Attention(
+                *map(Linear.of, linears),
+                heads=int(attention.num_attention_heads),
+                scale=float(attention.attention_head_size) ** -0.5,
+            ),
+            Norm(layer.layernorm_after),
+            Mlp.of_vit(layer),
+        )
+
+    @classmethod
+    def of_dinov2(cls, layer: Any) -> Block:  # noqa: ANN401 - layers with and without scale share no class
+        """Return a block with the weights of a layer of transformers' DINOv2, its LayerScale folded into them."""
+        attention = layer.attention.attention
+        query, key, value = map(Linear.of, (attention.query, attention.key, attention.value))
+        return cls(
+            Norm(layer.norm1),
+            Attention(
+                query,
+                key,
+                value,
+                Linear.of(layer.attention.output.dense).scaled(layer.layer_scale1.lambda1),
+                heads=int(attention.num_attention_heads),
+                scale=float(attention.attention_head_size) ** -0.5,
+            ),
+            Norm(layer.norm2),
+            Mlp(
+                Linear.of(layer.mlp.fc1),
+                layer.mlp.activation,
+                Linear.of(layer.mlp.fc2).scaled(layer.layer_scale2.lambda1),
+            ),
         )
 
     def pooled(self) -> PooledBlock:
@@ -237,6 +295,7 @@ class PooledBlock(nn.Module):
 
     def __init__(self, block: Block) -> None:
         super().__init__()
+        self.folds_attention_norm = block.folds_attention_norm
         self.attention_norm, self.attention = block.attention_norm, PooledAttention(block.attention)
         self.mlp_norm, self.mlp = block.mlp_norm, block.mlp
 
@@ -254,14 +313,14 @@ class PostNormBlock(Block):
     @classmethod
     def of(cls, layer: Any) -> PostNormBlock:  # noqa: ANN401 - several classes, with the same names for their parts
         """Return a block that shares the weights of a layer of transformers' BERT and of the models derived from it."""
-        attention, mixed, up, down = layer.attention.self, layer.attention.output, layer.intermediate, layer.output
+        attention, mixed = layer.attention.self, layer.attention.output
         linears = (attention.query, attention.key, attention.value, mixed.dense)
         heads, scale = int(attention.num_attention_heads), float(attention.attention_head_size) ** -0.5
         return cls(
             Norm(mixed.LayerNorm),
             Attention(*map(Linear.of, linears), heads=heads, scale=scale),
-            Norm(down.LayerNorm),
-            Mlp(Linear.of(up.dense), up.intermediate_act_fn, Linear.of(down.dense)),
+            Norm(layer.output.LayerNorm),
+            Mlp.of_vit(layer),
         )
 
     def pooled(self) -> PooledPostNormBlock:

@@ -126,6 +126,7 @@ def test_no_ambiguity_by_concatenation(first: list[Tensor], second: list[Tensor]
         {"interpolation": Interpolation.BILINEAR},
         {"resize": Resize.STRETCH, "shortest_side": None, "crop_rounding": None},
         {"resize": Resize.PAD, "shortest_side": None, "crop_rounding": None},
+        {"resize": Resize.STRETCH_AND_CROP},
         {"crop_rounding": CropRounding.ROUND},
         {"mean": (0.48, 0.46, math.nextafter(0.41, 1))},
         {"std": (0.27, 0.26, 0.29)},

@@ -405,8 +405,19 @@ def test_a_vector_that_is_not_finite_is_an_error(tiny: Any, make_tiny: Callable[
 def test_what_is_no_unit_vector_is_an_error(output: Any, data: list[str]) -> None:
     """Anything but finite float32 rows of norm 1 raises EngineError that says what came."""
     with pytest.raises(EngineError) as caught:
-        check_embeddings(output, rows=3, dim=4, source="an engine", tower=Tower.IMAGE)
+        check_embeddings(output, shape=(3, 4), source="an engine", tower=Tower.IMAGE)
     assert all(datum in str(caught.value) for datum in data)
+
+
+def test_each_of_several_vectors_must_have_length_1() -> None:
+    """Of (N, Q, D) every vector counts; the row that is named is the item's."""
+    output = np.stack([np.eye(3, 4, dtype=np.float32)] * 5)
+    assert check_embeddings(output, shape=(5, 3, 4), source="an engine", tower=Tower.IMAGE) is output
+    output[3, 1] *= 2
+    with pytest.raises(EngineError) as caught:
+        check_embeddings(output, shape=(5, 3, 4), source="an engine", tower=Tower.IMAGE)
+    assert caught.value.row == 3
+    assert "1 of 15" in str(caught.value)
 
 
 ORT_ERRORS = [
@@ -444,6 +455,8 @@ def test_onnxruntime_has_errors_to_map() -> None:
         {"output_form": OutputForm.MAX_OF_VECTORS},
         {"input": TensorSpec("pixel_values", "float32", (3, 16, 16))},
         {"output": TensorSpec("embedding", "float32", (32, 12))},
+        {"output": TensorSpec("embedding", "float32", (1, 12)), "output_form": OutputForm.MAX_OF_VECTORS},
+        {"output": TensorSpec("embedding", "float32", (32, 11)), "output_form": OutputForm.MAX_OF_VECTORS},
     ],
 )
 def test_towers_of_later_versions_are_refused(tiny: Any, change: dict[str, Any]) -> None:

@@ -130,6 +130,20 @@ def test_all_measures_are_those_of_ir_measures(seed: int, pictures: int, caption
     _agrees(both[Direction.IMAGE_TO_TEXT], scores.T, relevant.T)
 
 
+@given(st.integers(0, 2**32 - 1), st.integers(1, 25), st.integers(1, 5), st.integers(1, 4))
+@settings(max_examples=30, deadline=None)
+def test_the_best_of_several_vectors_scores(seed: int, pictures: int, captions: int, several: int) -> None:
+    """Images with several vectors each are ranked by the maximum of their inner products, both ways."""
+    images, texts, owners = _drawn(seed, pictures, captions)
+    rng = np.random.default_rng(seed + 1)
+    vectors = np.stack([images, *(_unit(rng, pictures, images.shape[1]) for _ in range(several - 1))], axis=1)
+    both = rank_both_ways(vectors, texts, owners)
+    scores = np.einsum("td,nqd->tnq", texts.astype(np.float64), vectors.astype(np.float64)).max(axis=2)  # (T, N)
+    relevant = owners[:, None] == np.arange(pictures)
+    _agrees(both[Direction.TEXT_TO_IMAGE], scores, relevant)
+    _agrees(both[Direction.IMAGE_TO_TEXT], scores.T, relevant.T)
+
+
 @given(st.integers(0, 2**32 - 1), st.integers(1, 12), st.integers(1, 4))
 @settings(max_examples=60, deadline=None)
 def test_ties_count_against_the_model(seed: int, pictures: int, captions: int) -> None:

@@ -240,7 +240,6 @@ def test_malformed_file(checkpoint: Path, tmp_path: Path, name: str, content: st
     [
         ({"size": {"height": 32, "width": 48}}, "'size'"),
         ({"size": {"longest_edge": 32}}, "'size'"),
-        ({"size": {"height": 48, "width": 48}}, "'crop_size'"),
         ({"do_resize": False}, "'do_resize'"),
         ({"resample": 4}, "'resample'"),
         ({"do_center_crop": False}, "'do_center_crop'"),

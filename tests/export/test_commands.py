@@ -60,7 +60,7 @@ def test_export_then_quantize(checkpoint: Path, tmp_path: Path, capsys: pytest.C
         Image.new("RGB", (50, 40), colour).save(pictures / name)
     (pictures / "notes.txt").write_text("no picture")
     captions.write_text("a red car\n\n  一只猫  \n", encoding="utf-8")
-    arguments = ("quantize", tmp_path / "fp32", "-o", tmp_path / "int8")
+    arguments = ("quantize", tmp_path / "fp32", "-o", tmp_path / "int8", "--min-cosine", "0")
     assert twinspire(*arguments, "--images", pictures, "--captions", captions) == 0
     said = capsys.readouterr()
     assert [line.partition(" ")[0] for line in said.err.splitlines()] == ["quantize:"] * 7
@@ -69,6 +69,11 @@ def test_export_then_quantize(checkpoint: Path, tmp_path: Path, capsys: pytest.C
     assert " 3 " in reported[2]
     assert " 2 " in reported[4]
     assert Bundle.open(tmp_path / "int8").precisions(Tower.IMAGE) == (Precision.FP32, Precision.INT8)
+
+    arguments = ("quantize", tmp_path / "fp32", "-o", tmp_path / "exact", "--min-cosine", "1")
+    assert twinspire(*arguments, "--images", pictures, "--captions", captions) == 0
+    named = [line for line in capsys.readouterr().out.splitlines() if "mlp-up:1" in line]
+    assert len(named) == 2, "the layers that stay in float are named for both towers"
 
 
 def test_choice_of_rewrites(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

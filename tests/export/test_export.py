@@ -131,6 +131,8 @@ def test_manifest_carries_the_settings_over(exported: tuple[Path, Bundle]) -> No
     [
         pytest.param({"size": {"height": 32, "width": 32}, "do_center_crop": False}, id="stretched"),
         pytest.param({"size": {"height": 32, "width": 32}}, id="stretched, cropped to the same size"),
+        pytest.param({"size": {"height": 41, "width": 41}}, id="stretched, then cropped"),
+        pytest.param({"size": {"height": 25, "width": 25}}, id="stretched to less than the crop"),
         pytest.param({"size": {"shortest_edge": 36}}, id="cropped"),
     ],
 )

@@ -225,7 +225,7 @@ def shortest_edge(folder: Path) -> None:
 
 
 def another_crop(folder: Path) -> None:
-    """Crop what was stretched."""
+    """Crop what was stretched to less than the model takes."""
     edit(folder / "preprocessor_config.json", {"do_center_crop": True, "crop_size": {"height": 18, "width": 18}})
 
 
@@ -277,7 +277,7 @@ def other_padding(folder: Path) -> None:
         (without_vocabulary, "vocab.txt"),
         (without_processor, "preprocessor_config.json"),
         (shortest_edge, "do_center_crop"),
-        (another_crop, "crop_size"),
+        (another_crop, "image_size"),
         (as_clip, "tokenizer"),
         (as_altclip, "tokenizer"),
         (misshapen, "text_projection"),

@@ -15,7 +15,7 @@ pytest.importorskip("torch", reason="the export needs torch")
 
 import sentencepiece
 import torch
-from hypothesis import example, given, settings, strategies
+from hypothesis import assume, example, given, settings, strategies
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer as PlainTokenizer
@@ -203,6 +203,7 @@ _CHARACTERS = strategies.characters(exclude_categories=["Cs", "Cn", "Mn", "Mc", 
 @example("\x1fa\x85b\u2028")
 def test_any_text(both_tokenizers: tuple[Callable[[str], list[int]], Tokenizer], text: str) -> None:
     """Any text has transformers' ids, whatever punctuation, capitals, whitespace and controls are in it."""
+    assume(not any(token in text.lower() for token in ("</s>", "<unk>")))  # see the next test
     ids, tokenizer = both_tokenizers
     assert tokenizer.encode([text])[0].tolist() == ids(text)
 

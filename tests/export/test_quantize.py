@@ -312,7 +312,7 @@ def test_engine_that_lost_its_meaning(base: Bundle, tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr(quantize_module, "write_engine", write_other)
     with pytest.raises(EngineError, match="usable"):
-        quantize_bundle(base, tmp_path / "bundle", images=draw_images(2, 32), captions=["a"])
+        quantize_bundle(base, tmp_path / "bundle", images=draw_images(2, 32), captions=["a"], min_cosine=None)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -403,7 +403,9 @@ def test_precisions_add_up(half: Bundle, tmp_path: Path) -> None:
 def test_recipe_of_a_tower(base: Bundle, tmp_path: Path) -> None:
     """A recipe changes the tower that it is for: what it leaves out has no quantizer."""
     recipes = {Tower.IMAGE: Int8Recipe(keep_float=("mlp-down", "mlp-up:0"))}
-    made = quantize_bundle(base, tmp_path / "bundle", images=draw_images(2, 32), captions=["a"], recipes=recipes)
+    made = quantize_bundle(
+        base, tmp_path / "bundle", images=draw_images(2, 32), captions=["a"], recipes=recipes, min_cosine=None
+    )
     quantized = {}
     for tower in Tower:
         model = onnx.load(made.engine(tower, Precision.INT8))

@@ -121,7 +121,7 @@ def embed() -> None:
             pass
 
     runner = PlanRunner(traced(), b"plan", Device(), tower=Tower.IMAGE)  # type: ignore[arg-type]
-    runner.embed(np.zeros((2, 8, 8, 3), np.uint8), profile=0, dim=4)
+    runner.embed(np.zeros((2, 8, 8, 3), np.uint8), profile=0, output=(4,))
     print(*RECORDED)
 
 

@@ -1,7 +1,7 @@
 """What every vector store has to do: the tests that a store passes to be one.
 
 A test module subclasses `StoreConformance` and gives the fixture `make`, which makes empty stores of `SPACE` and `DIM`,
-open for writing, that `open_index` opens again by their `uri`.
+open for writing, that `open_index` opens again by their `uri`; `make(3)` makes one of three vectors an item.
 """
 
 from __future__ import annotations
@@ -132,8 +132,8 @@ class StoreConformance:
     """The tests; each store has a subclass."""
 
     @pytest.fixture
-    def make(self) -> Callable[[], VectorStore]:
-        """Make an empty store, open for writing; another one with each call."""
+    def make(self) -> Callable[..., VectorStore]:
+        """Make an empty store, open for writing; another one with each call. Its argument is `vectors_per_item`."""
         raise NotImplementedError
 
     @pytest.fixture
@@ -146,6 +146,36 @@ class StoreConformance:
         ]
         assert store.add(unit(30), items, space=SPACE).added == list(range(30))
         return store
+
+    # ------------------------------------------------------------------------------------------- several vectors
+
+    def test_an_item_may_have_several_vectors(self, make: Callable[..., VectorStore]) -> None:
+        """The best of them scores, also of a query with several; a text has one, and an update replaces all."""
+        store = make(3)
+        assert (store.vectors_per_item, make().vectors_per_item) == (3, 1)
+        vectors = unit(60).reshape(20, 3, DIM)
+        store.add(vectors, [Item(f"/p/{n}.jpg", "image", metadata={"n": n}) for n in range(20)], space=SPACE)
+        (text,) = store.add(unit(1, 5), [Item("/t", "text", "a text")], space=SPACE).added
+        store.update(7, embedding=unit(3, 6), space=SPACE)
+        vectors[7] = unit(3, 6)
+        assert np.array_equal(store.vectors([7, 2]), vectors[[7, 2]])
+        stored = np.concatenate([vectors, np.repeat(unit(1, 5)[None], 3, axis=1)])
+        for queries in (unit(4, 8), unit(12, 9).reshape(4, 3, DIM)):
+            pairs = queries.reshape(4, -1, DIM)
+            scores = np.einsum("mpd,nqd->mnpq", pairs, stored).max(axis=(2, 3))
+            scores[:, 3] = -np.inf
+            found = store.search(queries, k=5, space=SPACE, where="n <> 3 or n is null")
+            assert [ids(hits) for hits in found] == np.argsort(-scores, axis=1)[:, :5].tolist()
+            assert (
+                np.abs([[hit.score for hit in hits] for hits in found] - -np.sort(-scores, axis=1)[:, :5]).max() < 1e-6
+            )
+        assert ids(store.search(unit(1, 5), k=1, space=SPACE)[0]) == [text]
+        for wrong in (unit(2), vectors[:2, :2], vectors[:2] * 2):  # one vector an image, too few, too long
+            with pytest.raises(EmbeddingError):
+                store.add(wrong, [Item("/a", "image"), Item("/b", "image")], space=SPACE)
+        with open_index(store.uri) as reader:
+            assert reader.vectors_per_item == 3
+            assert np.array_equal(reader.vectors([7]), vectors[[7]])
 
     # ------------------------------------------------------------------------------------------- the interface
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from stores.filter_evaluation import keeps
 from twinspire._arguments import as_member, as_whole
 from twinspire.errors import IndexStoreError, InputError, SpaceMismatchError
+from twinspire.similarity import similarities
 from twinspire.stores import (
     AddReport,
     BundleReference,
@@ -57,6 +58,7 @@ class _Content:
 
     space: str
     dim: int
+    vectors_per_item: int = 1
     bundle: BundleReference | None = None
     generation: int = 0
     next_id: int = 0
@@ -65,9 +67,9 @@ class _Content:
     lock: threading.RLock = field(default_factory=threading.RLock)
 
 
-def create_store(name: str, *, space: str, dim: int) -> NumpyStore:
+def create_store(name: str, *, space: str, dim: int, vectors_per_item: int = 1) -> NumpyStore:
     """Make an empty store of this name, or an empty one instead of it, and open it for writing."""
-    _stores[name] = _Content(space, dim)
+    _stores[name] = _Content(space, dim, vectors_per_item)
     return NumpyStore(name, writable=True)
 
 
@@ -97,6 +99,10 @@ class NumpyStore:
         return self._content.dim
 
     @property
+    def vectors_per_item(self) -> int:
+        return self._content.vectors_per_item
+
+    @property
     def bundle(self) -> BundleReference | None:
         return self._open().bundle
 
@@ -113,7 +119,7 @@ class NumpyStore:
 
     def add(self, embeddings: NDArray[np.float32], items: Sequence[Item], *, space: str) -> AddReport:
         self.check_space(space)
-        vectors, items = checked_addition(embeddings, items, self.dim)
+        vectors, items = checked_addition(embeddings, items, self.dim, self.vectors_per_item)
         content, now = self._changing(), time.time()
         added, skipped = list[int](), list[int]()
         with content.lock:
@@ -151,7 +157,7 @@ class NumpyStore:
             if space is None:
                 raise InputError("a new embedding needs the space it belongs to")
             self.check_space(space)
-            vectors = unit_vector(embedding, self.dim)
+            vectors = unit_vector(embedding, self.dim, self.vectors_per_item)
         given: dict[str, Any] = {"uri": uri, "caption": caption, "metadata": metadata, "content_hash": content_hash}
         content = self._changing()
         with content.lock:
@@ -198,7 +204,8 @@ class NumpyStore:
 
     def vectors(self, ids: Iterable[int]) -> NDArray[np.float32]:
         wanted = [item.id for item in self.get(ids)]
-        return np.array([self._content.vectors[number] for number in wanted], np.float32).reshape(-1, self.dim)
+        shape = (self.dim,) if self.vectors_per_item == 1 else (self.vectors_per_item, self.dim)
+        return np.array([self._content.vectors[number] for number in wanted], np.float32).reshape(-1, *shape)
 
     def find(
         self, *, uri: str | None = None, content_hash: str | None = None, under: str | None = None
@@ -240,12 +247,12 @@ class NumpyStore:
         effort: int | None = None,
     ) -> list[list[Hit]]:
         self.check_space(space)
-        vectors, k = unit_vectors(queries, self.dim, "queries"), checked_k(k)
+        vectors, k = unit_vectors(queries, self.dim, "queries", self.vectors_per_item), checked_k(k)
         checked_effort(effort)
         with self._open().lock:
             items = self._kept(checked_kind(kind), checked_where(where))
             stored = self.vectors([item.id for item in items])
-        scores = vectors @ stored.T  # (Q, N)
+        scores = similarities(vectors, stored)  # (Q, N)
         return [_best(zip(items, row.tolist(), strict=True), k) for row in scores]
 
     def search_text(

@@ -18,12 +18,13 @@ class TestEmbeddedIndex(StoreConformance):
     """The index on disk."""
 
     @pytest.fixture
-    def make(self, tmp_path: Path) -> Iterator[Callable[[], VectorStore]]:
+    def make(self, tmp_path: Path) -> Iterator[Callable[..., VectorStore]]:
         """Make indexes in a temporary folder."""
         made: list[Index] = []
 
-        def index() -> Index:
-            made.append(Index.create(tmp_path / f"index{len(made)}", space=SPACE, dim=DIM))
+        def index(vectors_per_item: int = 1) -> Index:
+            path = tmp_path / f"index{len(made)}"
+            made.append(Index.create(path, space=SPACE, dim=DIM, vectors_per_item=vectors_per_item))
             return made[-1]
 
         yield index
@@ -35,8 +36,10 @@ class TestNumpyStore(StoreConformance):
     """The store in memory, registered for its scheme."""
 
     @pytest.fixture
-    def make(self) -> Callable[[], VectorStore]:
+    def make(self) -> Callable[..., VectorStore]:
         """Make stores with names of their own."""
         register_store(SCHEME, open_store)
         numbers = count()
-        return lambda: create_store(f"conformance{next(numbers)}", space=SPACE, dim=DIM)
+        return lambda vectors_per_item=1: create_store(
+            f"conformance{next(numbers)}", space=SPACE, dim=DIM, vectors_per_item=vectors_per_item
+        )

@@ -39,6 +39,7 @@ class FakeClient:
     """
 
     limits = ImageLimits()
+    vectors_per_item = 1
 
     def __init__(
         self,

@@ -76,7 +76,12 @@ def measure_search(
     with TemporaryDirectory(prefix="twinspire-bench-") as folder:
         for weight in (0.0, *CAPTION_WEIGHTS):
             vectors = fuse(images, captions, weight) if weight else images
-            with Index.create(Path(folder) / f"{weight:g}", space=client.space, dim=client.dim) as index:
+            with Index.create(
+                Path(folder) / f"{weight:g}",
+                space=client.space,
+                dim=client.dim,
+                vectors_per_item=client.vectors_per_item,
+            ) as index:
                 index.add(vectors, items, space=client.space)
                 for setup in SETUPS:
                     if setup.caption_weight == weight:

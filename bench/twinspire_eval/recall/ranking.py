@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twinspire.errors import EmbeddingError, InputError
+from twinspire.similarity import similarities, vectors_per_item
 
 # How many scores are in memory at a time, as float64 and as float32.
 _SCORES_AT_ONCE = 1 << 21
@@ -51,8 +52,9 @@ def rank_both_ways(
 ) -> Mapping[Direction, Ranking]:
     """Rank N images for each of T captions, and T captions for each image that has one.
 
-    `images` is (N, D) float32, `texts` (T, D) float32, L2-normalised; `owners` is (T,) int64, the row of `images` that
-    a caption belongs to. An image without a caption is ranked but is no query.
+    `images` is (N, D) float32, or (N, Q, D) where an image has Q vectors of which the best scores, `texts` (T, D)
+    float32, L2-normalised; `owners` is (T,) int64, the row of `images` that a caption belongs to. An image without a
+    caption is ranked but is no query.
 
     Another item with the same score as an own one ranks before it: a model whose embeddings are all equal has no
     recall. Scores are computed in float64 and compared in float32, so that equal embeddings score
@@ -69,13 +71,13 @@ def rank_both_ways(
     captions_ahead = np.zeros(len(texts), np.int64)  # for each caption: other images' captions ahead, for its image
     # Sorted by image, a block of images owns a range of captions.
     bounds = np.searchsorted(owners[order], np.arange(len(images) + 1))  # (N + 1,)
-    rows = max(1, _SCORES_AT_ONCE // min(_TEXTS_AT_ONCE, len(texts)))
+    rows = max(1, _SCORES_AT_ONCE // (min(_TEXTS_AT_ONCE, len(texts)) * vectors_per_item(images)))
     for left in range(0, len(texts), _TEXTS_AT_ONCE):
         columns = order[left : left + _TEXTS_AT_ONCE]
         some_texts = texts[columns].astype(np.float64)  # (t, D)
         for top in range(0, len(images), rows):
             bottom = min(top + rows, len(images))
-            scores = (images[top:bottom].astype(np.float64) @ some_texts.T).astype(np.float32)  # (n, t)
+            scores = similarities(images[top:bottom].astype(np.float64), some_texts).astype(np.float32)  # (n, t)
             inside = np.flatnonzero((owners[columns] >= top) & (owners[columns] < bottom))
             scores[owners[columns[inside]] - top, inside] = -np.inf  # own ones are counted by their place
             images_ahead[columns] += (scores >= own[columns]).sum(axis=0)
@@ -136,7 +138,8 @@ def _own_scores(
     own = np.empty(len(texts), np.float32)
     for left in range(0, len(texts), _TEXTS_AT_ONCE):
         some = slice(left, left + _TEXTS_AT_ONCE)
-        own[some] = np.einsum("td,td->t", images[owners[some]], texts[some], dtype=np.float64)
+        products = np.einsum("t...d,td->t...", images[owners[some]], texts[some], dtype=np.float64)
+        own[some] = products if images.ndim == 2 else products.max(axis=1)
     return own
 
 
@@ -158,12 +161,13 @@ def _places(owners: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _check(images: NDArray[np.float32], texts: NDArray[np.float32], owners: NDArray[np.int64]) -> None:
-    if images.ndim != 2 or texts.ndim != 2 or images.shape[1] != texts.shape[1] or not len(texts):
+    if images.ndim not in (2, 3) or texts.ndim != 2 or images.shape[-1] != texts.shape[1] or not len(texts):
         raise EmbeddingError(
-            f"images {images.shape} and captions {texts.shape}: expected (N, D) and (T, D), at least one of each"
+            f"images {images.shape} and captions {texts.shape}: expected (N, D) or (N, Q, D), and (T, D), at least "
+            "one of each"
         )
     for name, embeddings in (("image", images), ("caption", texts)):
-        wrong = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
+        wrong = np.flatnonzero(~np.isfinite(embeddings.reshape(len(embeddings), -1)).all(axis=1))
         if len(wrong):
             raise EmbeddingError(
                 f"the embeddings of {len(wrong):,} {name}s are not finite, such as that of {name} {wrong[0]}: expected "

@@ -70,6 +70,11 @@ class Bundle:
         return self.manifest.towers.present
 
     @property
+    def vectors_per_item(self) -> int:
+        """Q, how many vectors an image has. Where it is above 1, the best of them scores; texts have one vector."""
+        return self.manifest.vectors_per_item
+
+    @property
     def image(self) -> ImageSettings:
         """How images are prepared. Raises BundleError where the model has no image tower."""
         return self.manifest.image
@@ -149,8 +154,9 @@ def check_probes(probes: Probes, manifest: ManifestDraft, path: Path) -> None:
             f"{', '.join(manifest.towers.present)}"
         )
     for tower, (inputs, embedding) in probes.towers.items():
-        if embedding.shape[1] != manifest.dim:
-            raise BundleError(f"{path} has {tower} embeddings of {embedding.shape[1]} columns: expected {manifest.dim}")
+        output = manifest.tower(tower).output.shape
+        if embedding.shape[1:] != output:
+            raise BundleError(f"{path} has {tower} embeddings of {embedding.shape[1:]}: expected {output}")
         if tower is Tower.TEXT:
             longest = max(map(len, inputs), default=0)
             if longest > manifest.text.context_length:

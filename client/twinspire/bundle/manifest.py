@@ -33,7 +33,10 @@ PROBES_NAME = "probes.npz"
 
 
 class OutputForm(StrEnum):
-    """What a tower gives for one item: one vector, or several of which the best scores (maximum of the cosines)."""
+    """What a tower gives for one item: one vector, or several of which the best scores (maximum of the cosines).
+
+    Only images may have several: the output is then (Q, D).
+    """
 
     VECTOR = "vector"
     MAX_OF_VECTORS = "max_of_vectors"
@@ -84,19 +87,29 @@ class TowerSpecs:
         return spec
 
     @classmethod
-    def of_contract(cls, image: ImageSettings | None, text: TextSettings | None, *, dim: int) -> TowerSpecs:
-        """Return towers with the tensors that every runtime of this version takes, of the modalities with settings."""
-        output = embedding_output(dim)
+    def of_contract(
+        cls, image: ImageSettings | None, text: TextSettings | None, *, dim: int, vectors_per_item: int = 1
+    ) -> TowerSpecs:
+        """Return towers with the tensors that every runtime of this version takes, of the modalities with settings.
+
+        An image has `vectors_per_item` vectors, a text one.
+        """
+        form = OutputForm.VECTOR if vectors_per_item == 1 else OutputForm.MAX_OF_VECTORS
         return cls(
             image=None
             if image is None
-            else ImageTowerSpec(settings=image, input=image_input(image.height, image.width), output=output),
+            else ImageTowerSpec(
+                settings=image,
+                input=image_input(image.height, image.width),
+                output=embedding_output(dim, vectors_per_item),
+                output_form=form,
+            ),
             text=None
             if text is None
             else TextTowerSpec(
                 settings=text,
                 input=text_input(FREE if text.padding is Padding.TRIM else text.context_length),
-                output=output,
+                output=embedding_output(dim),
             ),
         )
 
@@ -169,16 +182,28 @@ class ManifestDraft:
             raise BundleError(f"the bundle {self.name!r} has no {tower} tower, only {present}: use another model")
         return spec
 
+    @property
+    def vectors_per_item(self) -> int:
+        """Q, how many vectors an image has; 1 but for towers whose output is the maximum of several."""
+        image = self.towers.image
+        is_single = image is None or image.output_form is OutputForm.VECTOR or len(image.output.shape) != 2
+        return 1 if image is None or is_single else image.output.shape[0]
+
     def unsupported(self) -> str | None:
         """Return what of the towers no runtime of this version can compute or search, None where nothing is."""
-        image, text = self.towers.image, self.towers.text
+        image, text, count = self.towers.image, self.towers.text, self.vectors_per_item
+        if count == 1 and image is not None and image.output_form is not OutputForm.VECTOR:
+            return f"the image tower gives {OutputForm.MAX_OF_VECTORS} of one vector: expected {OutputForm.VECTOR}"
         contract = TowerSpecs.of_contract(
-            None if image is None else image.settings, None if text is None else text.settings, dim=self.dim
+            None if image is None else image.settings,
+            None if text is None else text.settings,
+            dim=self.dim,
+            vectors_per_item=count,
         )
         for tower in self.towers.present:
             found, expected = self.tower(tower), contract.get(tower)
             assert expected is not None
-            if found.output_form is not OutputForm.VECTOR:
+            if found.output_form is not expected.output_form:
                 return f"the {tower} tower gives several vectors for an item ({found.output_form}): expected one"
             if (found.input, found.output) != (expected.input, expected.output):
                 return (

@@ -22,7 +22,7 @@ _UNREADABLE = (InputError, OSError, ValueError, TypeError, KeyError, EOFError, z
 
 
 class TowerProbes(NamedTuple):
-    """A tower's inputs and their embeddings (N, D) float32, L2-normalised.
+    """A tower's inputs and their embeddings (N, D) float32, or (N, Q, D) of images with Q vectors, L2-normalised.
 
     Inputs of the image tower are (N, H, W, 3) uint8 RGB, of the text tower N 1-D int32 arrays with start and end token
     and no padding.
@@ -49,8 +49,10 @@ class Probes:
                         raise InputError(f"input_ids[{position}] is {row.dtype} {row.shape}: expected int32 (L,)")
             else:
                 _check_pixels(inputs)
-            _check_embedding(f"{tower}_embedding", embedding, len(inputs))
-        columns = {f"{tower}_embedding": embedding.shape[1] for tower, (_, embedding) in self.towers.items()}
+            _check_embedding(
+                f"{tower}_embedding", embedding, len(inputs), ranks=(2, 3) if tower is Tower.IMAGE else (2,)
+            )
+        columns = {f"{tower}_embedding": embedding.shape[-1] for tower, (_, embedding) in self.towers.items()}
         if len(set(columns.values())) > 1:
             found = ", ".join(f"{name} {count}" for name, count in columns.items())
             raise InputError(f"the embeddings have {found} columns: expected as many")
@@ -99,9 +101,9 @@ def _check_pixels(image: Sequence[NDArray[Any]] | NDArray[Any]) -> None:
         raise InputError(f"image is {found}: expected uint8 (N, H, W, 3)")
 
 
-def _check_embedding(name: str, value: NDArray[np.float32], rows: int) -> None:
-    if value.dtype != np.float32 or value.ndim != 2 or len(value) != rows:
+def _check_embedding(name: str, value: NDArray[np.float32], rows: int, *, ranks: tuple[int, ...] = (2,)) -> None:
+    if value.dtype != np.float32 or value.ndim not in ranks or len(value) != rows:
         raise InputError(f"{name} is {value.dtype} {value.shape}: expected float32 ({rows}, D)")
-    norms = np.linalg.norm(value, axis=1)
+    norms = np.linalg.norm(value, axis=-1)
     if not np.all(np.abs(norms - 1) <= _UNIT_TOLERANCE):  # also false for NaN
         raise InputError(f"{name} has norms from {norms.min():.4f} to {norms.max():.4f}: expected 1")

@@ -52,7 +52,9 @@ class Certificate:
     `reference` is what it was compared with ("torch fp32" or "fp32 engine"), `data` and `samples` are the inputs.
     The cosines are between the engine's embeddings and the reference's, in [-1, 1]. `recall` holds both
     directions, None where it was not evaluated. `speed` holds the items/s in each runtime, None where nobody measured
-    (`twinspire precision` does). `versions` are those of the packages that took part.
+    (`twinspire precision` does). `versions` are those of the packages that took part. `split_layers` are the layers of
+    an int8 engine that compute outlier channels in float, `float_layers` those that stayed in float altogether beyond
+    what its recipe names: labels such as `mlp-down:3`; None where the recipe alone sufficed.
     """
 
     reference: str
@@ -63,6 +65,8 @@ class Certificate:
     recall: Mapping[str, Any] | None
     versions: Mapping[str, str]
     speed: Mapping[str, Any] | None = field(default=None, metadata=OPTIONAL)
+    split_layers: tuple[str, ...] | None = field(default=None, metadata=OPTIONAL)
+    float_layers: tuple[str, ...] | None = field(default=None, metadata=OPTIONAL)
 
     def __post_init__(self) -> None:
         as_whole(self.samples, "samples", minimum=1)

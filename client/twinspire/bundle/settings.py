@@ -52,11 +52,13 @@ class Resize(StrEnum):
     """How an image of any size becomes one of the tower's size.
 
     `shortest_side`: scale until the shorter side has a given length, then cut the centre out. `stretch`: scale both
-    sides, whatever the aspect ratio. `pad`: scale until the whole image fits, then pad it with black on both sides.
+    sides, whatever the aspect ratio. `stretch_and_crop`: scale both sides to a given length, then cut the centre out.
+    `pad`: scale until the whole image fits, then pad it with black on both sides.
     """
 
     SHORTEST_SIDE = "shortest_side"
     STRETCH = "stretch"
+    STRETCH_AND_CROP = "stretch_and_crop"
     PAD = "pad"
 
 
@@ -75,8 +77,9 @@ class ImageSettings:
     """How an image becomes the image tower's input of (`height`, `width`, 3) uint8.
 
     With `resize` `shortest_side`, `shortest_side` is the length in pixels that the shorter side is scaled to and
-    `crop_rounding` where the centre crop begins; what is smaller than the crop is padded with black. The other kinds
-    of resizing have neither. `mean` and `std` are of RGB in [0, 1]; they are applied inside the graph, never here.
+    `crop_rounding` where the centre crop begins; what is smaller than the crop is padded with black. With
+    `stretch_and_crop` both sides are scaled to `shortest_side`. The other kinds of resizing have neither. `mean` and
+    `std` are of RGB in [0, 1]; they are applied inside the graph, never here.
 
     Raises InputError where a value is out of range.
     """
@@ -96,7 +99,7 @@ class ImageSettings:
         if self.height < 1 or self.width < 1:
             raise InputError(f"height {self.height} and width {self.width}: expected at least 1 pixel")
         as_member(self.interpolation, Interpolation, "interpolation")
-        if as_member(self.resize, Resize, "resize") is Resize.SHORTEST_SIDE:
+        if as_member(self.resize, Resize, "resize") in (Resize.SHORTEST_SIDE, Resize.STRETCH_AND_CROP):
             if self.shortest_side is None or self.shortest_side < 1:
                 raise InputError(f"shortest_side {self.shortest_side}: expected at least 1 pixel")
             if self.crop_rounding is None:
@@ -145,7 +148,8 @@ class ImageSettings:
         What the first schema of bundles could express is hashed as it was then: spaces do not change with the schema.
         """
         plain: dict[str, Any] = encode(self)
-        if self.height != self.width or self.resize is Resize.PAD or self.crop_rounding is CropRounding.ROUND:
+        is_new = self.resize in (Resize.PAD, Resize.STRETCH_AND_CROP) or self.crop_rounding is CropRounding.ROUND
+        if self.height != self.width or is_new:
             return plain
         crop = self.resize is Resize.SHORTEST_SIDE
         kept = {name: plain[name] for name in ("interpolation", "mean", "std")}

@@ -23,9 +23,9 @@ _WHOLE_PIXELS = 64 * 10**6
 def fit(image: Image.Image, settings: ImageSettings) -> Image.Image:
     """Resize an RGB image to the settings' height and width.
 
-    `shortest_side` with `floor` and `stretch` are bit-equal to transformers' slow image processors, `shortest_side`
-    with `round` to torchvision's Resize and CenterCrop on PIL images, `pad` to OpenCLIP's resize mode "longest" (where
-    a side of 0 pixels, which that fails on, is 1).
+    `shortest_side` and `stretch_and_crop` with `floor`, and `stretch`, are bit-equal to transformers' slow image
+    processors, `shortest_side` with `round` to torchvision's Resize and CenterCrop on PIL images, `pad` to OpenCLIP's
+    resize mode "longest" (where a side of 0 pixels, which that fails on, is 1).
 
     Exception: where the image scaled by its shorter side would have more than 64 million pixels (an aspect ratio above
     1 : 1,275 at 224 pixels) see `fit_window`.
@@ -46,9 +46,11 @@ def fit(image: Image.Image, settings: ImageSettings) -> Image.Image:
 def scaled_size(size: tuple[int, int], settings: ImageSettings) -> tuple[int, int]:
     """Scale (width, height) until its shorter side is `shortest_side`; the longer is rounded down.
 
-    transformers and torchvision both round down.
+    transformers and torchvision both round down. With `stretch_and_crop` both sides are `shortest_side`.
     """
     assert settings.shortest_side is not None
+    if settings.resize is Resize.STRETCH_AND_CROP:
+        return settings.shortest_side, settings.shortest_side
     width, height = size
     longer = int(settings.shortest_side * max(width, height) / min(width, height))
     return (settings.shortest_side, longer) if width <= height else (longer, settings.shortest_side)

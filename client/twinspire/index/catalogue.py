@@ -13,7 +13,7 @@ from twinspire.index.change import Change, insert_first_row
 from twinspire.index.connections import CATALOGUE_NAME, Connections
 from twinspire.index.digests import tables_checksum
 from twinspire.index.error_mapping import RESTORE
-from twinspire.index.schema import APPLICATION_ID, SCHEMA, SCHEMA_VERSION
+from twinspire.index.schema import APPLICATION_ID, SCHEMA_VERSION, SEVERAL_VECTORS_VERSION, schema_of
 from twinspire.index.vectors import VectorType
 from twinspire.index.view import Commit, Header, View, only_row
 from twinspire.stores.items import BundleReference
@@ -36,14 +36,21 @@ class Catalogue:
             with self.connections.reading() as connection:
                 header = self._header(connection)
                 self.identity, self.space, self.dim = header.identity, header.space, header.dim
-                self.dtype = VectorType(header.dtype)
+                self.dtype, self.vectors_per_item = VectorType(header.dtype), header.vectors_per_item
         except BaseException:
             self.close()
             raise
 
     @staticmethod
     def create(
-        folder: Path, *, space: str, dim: int, dtype: VectorType, vectors_file: str, bundle: BundleReference | None
+        folder: Path,
+        *,
+        space: str,
+        dim: int,
+        dtype: VectorType,
+        vectors_file: str,
+        bundle: BundleReference | None,
+        vectors_per_item: int = 1,
     ) -> None:
         """Write the catalogue of an empty index into `folder`."""
         with closing(sqlite3.connect(folder / CATALOGUE_NAME, isolation_level=None)) as connection:
@@ -51,9 +58,9 @@ class Catalogue:
             (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
             if mode != "wal":
                 raise IndexStoreError(f"{folder}: SQLite's write-ahead log needs a local file system")
-            connection.executescript(f"BEGIN; {SCHEMA} COMMIT;")
+            connection.executescript(f"BEGIN; {schema_of(vectors_per_item)} COMMIT;")
             header = Header(
-                schema_version=SCHEMA_VERSION,
+                schema_version=SCHEMA_VERSION if vectors_per_item == 1 else SEVERAL_VECTORS_VERSION,
                 identity=secrets.randbits(63),
                 tables=tables_checksum(connection),
                 space=space,
@@ -62,8 +69,14 @@ class Catalogue:
                 bundle_name=bundle.name if bundle is not None else None,
                 bundle_path=bundle.path if bundle is not None else None,
                 writers=0,
+                vectors_per_item=vectors_per_item,
             )
             insert_first_row(connection, header, Commit(generation=0, vectors_file=vectors_file))
+
+    @property
+    def row_bytes(self) -> int:
+        """The bytes of a row of the vector file."""
+        return self.vectors_per_item * self.dim * self.dtype.numpy.itemsize
 
     @contextmanager
     def view(self) -> Iterator[View]:
@@ -113,10 +126,11 @@ class Catalogue:
             raise IndexStoreError(f"{self._path} is a SQLite file, but not the catalogue of an index")
         # The version alone first: other versions may have other columns.
         (version,) = only_row(connection, "SELECT schema_version FROM catalogue")
-        if version != SCHEMA_VERSION:
+        if version not in (SCHEMA_VERSION, SEVERAL_VECTORS_VERSION):
             raise IndexStoreError(
-                f"{self._path} has schema version {version}, this twinspire reads version {SCHEMA_VERSION}: "
-                "open it with the version of twinspire that wrote it, or build the index again"
+                f"{self._path} has schema version {version}, this twinspire reads versions {SCHEMA_VERSION} and "
+                f"{SEVERAL_VECTORS_VERSION}: open it with the version of twinspire that wrote it, or build the index "
+                "again"
             )
         header = View(connection).header
         if header.tables != tables_checksum(connection):

@@ -13,8 +13,8 @@ from numpy.typing import ArrayLike
 from twinspire.errors import IndexStoreError
 from twinspire.index.digests import MOVED_CHECKSUM, SUM_MODULUS, content_sum, item_checksum, pair_sum, row_checksum
 from twinspire.index.error_mapping import RESTORE
-from twinspire.index.schema import COMMIT_COLUMNS, HEADER_COLUMNS, ITEM_COLUMNS, SNAPSHOT_COLUMNS
-from twinspire.index.view import Commit, Header, SnapshotRow, View, check_item, is_whole, only_row
+from twinspire.index.schema import ITEM_COLUMNS, SNAPSHOT_COLUMNS
+from twinspire.index.view import Commit, Header, SnapshotRow, View, catalogue_row, check_item, is_whole, only_row
 from twinspire.stores.items import BundleReference, Item, ItemKind, encoded_metadata
 from twinspire.stores.text_query import indexed_text
 
@@ -26,7 +26,6 @@ def _assignments(columns: str) -> str:
 _ROW = ITEM_COLUMNS.split(", ").index("row")
 _INSERT_ITEM = f"INSERT INTO items ({ITEM_COLUMNS}) VALUES ({', '.join('?' * len(ITEM_COLUMNS.split(', ')))})"  # noqa: S608
 _UPDATE_ITEM = f"UPDATE items SET {_assignments(ITEM_COLUMNS)} WHERE id = ?"  # noqa: S608
-_UPDATE_ROW = f"UPDATE catalogue SET {_assignments(f'{HEADER_COLUMNS}, {COMMIT_COLUMNS}, row_checksum')}"  # noqa: S608
 
 
 class Change(View):
@@ -191,13 +190,15 @@ class Change(View):
         self._put_row()
 
     def _put_row(self) -> None:
-        values = astuple(self.header) + astuple(self.commit)
-        self._connection.execute(_UPDATE_ROW, (*values, row_checksum(values)))
+        row = catalogue_row(self.header, self.commit)
+        columns = _assignments(", ".join((*row, "row_checksum")))
+        values = tuple(row.values())
+        self._connection.execute(f"UPDATE catalogue SET {columns}", (*values, row_checksum(values)))  # noqa: S608
 
 
 def insert_first_row(connection: sqlite3.Connection, header: Header, commit: Commit) -> None:
     """Insert the only row of the table `catalogue` of an empty index."""
-    values = astuple(header) + astuple(commit)
+    values = tuple(catalogue_row(header, commit).values())
     connection.execute(f"INSERT INTO catalogue VALUES (1{', ?' * len(values)}, ?)", (*values, row_checksum(values)))  # noqa: S608
 
 

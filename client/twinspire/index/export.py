@@ -1,13 +1,14 @@
 """Export of an index to files that other tools read: Parquet, or NumPy's .npy with JSON lines.
 
 Both hold one committed state, items in the order of ids, and are written whole or not at all. Embeddings are float32,
-also of a float16 index. In Parquet metadata keys are columns of their own, as in clip-retrieval's metadata files;
-embedding-reader and autofaiss read the column `embedding`.
+also of a float16 index; of an index with Q vectors an item they are (Q, D) each. In Parquet metadata keys are columns
+of their own, as in clip-retrieval's metadata files; embedding-reader and autofaiss read the column `embedding`.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import secrets
 from collections.abc import Callable, Iterator
@@ -54,10 +55,10 @@ def export_index(
 ) -> ExportReport:
     """Write the items that `where` keeps, by default all, to `destination`, a .parquet or .npy file.
 
-    The .npy file holds the (N, D) float32 matrix; NAME.items.jsonl beside it has the items as JSON lines in the same
-    order. Existing files are replaced. `on_progress` is called with the number of written items and of all. Memory
-    does not grow with the number of embeddings. Raises `InputError` for a destination that cannot be written,
-    `MissingDependencyError` without pyarrow (extra `parquet`), `IndexStoreError` for a damaged index.
+    The .npy file holds the embeddings, (N, D) or (N, Q, D) float32; NAME.items.jsonl beside it has the items as JSON
+    lines in the same order. Existing files are replaced. `on_progress` is called with the number of written items and
+    of all. Memory does not grow with the number of embeddings. Raises `InputError` for a destination that cannot be
+    written, `MissingDependencyError` without pyarrow (extra `parquet`), `IndexStoreError` for a damaged index.
     """
     path = _checked_destination(Path(destination), index)
     if path.suffix.lower() == ".parquet":
@@ -81,7 +82,7 @@ def _exported(index: Index, path: Path, where: Filter | None, on_progress: Calla
         ids = np.array(view.ids(None, where), dtype=np.int64)
         if where is None and len(ids) != state.items:
             raise IndexStoreError(f"the catalogue is damaged: {len(ids)} items for {state.items} vectors. {RESTORE}")
-        pages = ItemPages(ids, index.dim, index.space, view, state)
+        pages = ItemPages(ids, state.vectors.shape[1:], index.space, view, state)
         done = 0
         with closing(_writer(drafts, pages)) as writer:
             for items, embeddings in pages.pages():
@@ -93,7 +94,7 @@ def _exported(index: Index, path: Path, where: Filter | None, on_progress: Calla
 
 def _writer(drafts: list[Path], pages: ItemPages) -> NpyWriter | ParquetWriter:
     if len(drafts) == 2:
-        return NpyWriter(drafts[0], drafts[1], pages.dim)
+        return NpyWriter(drafts[0], drafts[1], pages.shape)
     from twinspire.index.export_parquet import ParquetWriter
 
     return ParquetWriter(drafts[0], pages)
@@ -102,15 +103,15 @@ def _writer(drafts: list[Path], pages: ItemPages) -> NpyWriter | ParquetWriter:
 class NpyWriter:
     """Writes the embeddings to one .npy file and the items to JSON lines."""
 
-    def __init__(self, matrix: Path, lines: Path, dim: int) -> None:
-        self._dim = dim
+    def __init__(self, matrix: Path, lines: Path, shape: tuple[int, ...]) -> None:
+        self._shape = shape
         self._rows = 0
         self._matrix = matrix.open("wb")
         self._lines = lines.open("w", encoding="utf-8")
         self._write_header()
 
     def write(self, items: list[StoredItem], embeddings: NDArray[np.float32]) -> None:
-        """Append a page to both files; `embeddings` is (n, D) float32."""
+        """Append a page to both files; `embeddings` is (n, *shape) float32."""
         self._matrix.write(embeddings.astype("<f4", copy=False).tobytes())
         self._lines.writelines(f"{json.dumps(_document(item), ensure_ascii=False)}\n" for item in items)
         self._rows += len(items)
@@ -121,10 +122,10 @@ class NpyWriter:
             end = self._matrix.tell()
             self._matrix.seek(0)
             self._write_header()
-            assert end - self._matrix.tell() == self._rows * self._dim * 4
+            assert end - self._matrix.tell() == self._rows * math.prod(self._shape) * 4
 
     def _write_header(self) -> None:
-        header = {"descr": "<f4", "fortran_order": False, "shape": (self._rows, self._dim)}
+        header = {"descr": "<f4", "fortran_order": False, "shape": (self._rows, *self._shape)}
         np.lib.format.write_array_header_1_0(self._matrix, header)  # type: ignore[no-untyped-call]
 
 

@@ -36,7 +36,7 @@ class ColumnType(Enum):
 
 
 class ParquetWriter:
-    """Writes one Parquet file: fixed columns, a column for each metadata key, and `embedding`, (D,) float32.
+    """Writes one Parquet file: fixed columns, a column for each metadata key, and `embedding`, (D,) or (Q, D) float32.
 
     Reads the metadata of all items once, to know the columns' types. A key whose values are of one type is a column of
     that type, any other holds its values as JSON. Above `MAX_COLUMNS` keys one column `metadata` holds the object.
@@ -49,17 +49,22 @@ class ParquetWriter:
         self._arrow = pyarrow
         self._columns = _columns(pyarrow, _metadata_types(pages.items()))
         fields = [field for field, _ in self._columns]
-        vectors = pyarrow.field("embedding", pyarrow.list_(pyarrow.float32(), pages.dim), nullable=False)
+        embedding: Any = pyarrow.float32()
+        for length in reversed(pages.shape):
+            embedding = pyarrow.list_(embedding, length)
+        vectors = pyarrow.field("embedding", embedding, nullable=False)
         self._schema = pyarrow.schema([*fields, vectors], metadata={"twinspire.space": pages.space})
         scalar = [field.name for field in fields]
         self._writer = pyarrow.parquet.ParquetWriter(path, self._schema, compression="zstd", use_dictionary=scalar)
 
     def write(self, items: list[StoredItem], embeddings: NDArray[np.float32]) -> None:
-        """Write a row group; `embeddings` is (n, D) float32."""
+        """Write a row group; `embeddings` is (n, *shape) float32."""
         arrow = self._arrow
         arrays = [arrow.array([value_of(item) for item in items], field.type) for field, value_of in self._columns]
-        flat = arrow.array(np.ascontiguousarray(embeddings).reshape(-1))
-        arrays.append(arrow.FixedSizeListArray.from_arrays(flat, embeddings.shape[1]))
+        column = arrow.array(np.ascontiguousarray(embeddings).reshape(-1))
+        for length in reversed(embeddings.shape[1:]):
+            column = arrow.FixedSizeListArray.from_arrays(column, length)
+        arrays.append(column)
         self._writer.write_batch(arrow.RecordBatch.from_arrays(arrays, schema=self._schema))
 
     def close(self) -> None:

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from twinspire.index.faiss_support import faiss_library, search_threads, share_tasks
 from twinspire.index.vectors import Vectors
+from twinspire.similarity import vectors_per_item
 
 ScoredRows = tuple[NDArray[np.float32], NDArray[np.int64]]
 """Scores and rows, each (Q, n), best first. A row of -1, with a score of -inf, is no result."""
@@ -64,17 +65,19 @@ def nearest(
 ) -> ScoredRows:
     """Return scores and rows of the k best of `vectors` (N, D) for `queries` (Q, D), from row `start` up.
 
-    Each is (Q, n), n the smaller of k and the number of rows searched. Best first; equal scores in the order of
+    Of items with several vectors, (N, V, D), the score is the largest of their inner products. Scores and rows are
+    (Q, n), n the smaller of k and the number of rows searched. Best first; equal scores in the order of
     `order` (N,), by default that of rows, also where some of them are cut off. With `allowed` (N,), only rows for which
     it is True. Raises `MissingDependencyError` where FAISS is not installed.
     """
     faiss = faiss_library()
-    count, dim = vectors.shape
-    threads = search_threads() if len(queries) * (count - start) * dim >= _SHARED_FROM else 1
-    fitting = _BLOCK_BYTES // (4 * dim)
+    count, several = len(vectors), vectors_per_item(vectors)
+    numbers = several * vectors.shape[-1]  # of a row
+    threads = search_threads() if len(queries) * (count - start) * numbers >= _SHARED_FROM else 1
+    fitting = _BLOCK_BYTES // (4 * numbers)
     if threads > 1:
         fitting = min(fitting, (count - start) // (_MINIMUM_BLOCKS_PER_THREAD * threads))
-    size = max(fitting, _MINIMUM_ROWS_PER_RESULT * k)
+    size = max(fitting, _MINIMUM_ROWS_PER_RESULT * k // several, 1)
     below = _COPY_BELOW_FOR_FEW if len(queries) < _FEW_QUERIES else _COPY_BELOW
 
     def best(blocks: Iterator[_Block]) -> ScoredRows:
@@ -92,11 +95,40 @@ def nearest(
     return parts[0] if len(parts) == 1 else merge(parts, k, order)
 
 
+def merge_queries(
+    found: ScoredRows, vectors_per_query: int, k: int, order: NDArray[np.int64] | None = None
+) -> ScoredRows:
+    """Return the k best rows of each query of several vectors by the best score that a row has for one of them.
+
+    `found` has the k best rows for each vector, (M * P, n), the vectors of a query one after the other.
+    """
+    queries = len(found[0]) // vectors_per_query
+    scores, rows = found[0].reshape(queries, -1), found[1].reshape(queries, -1)  # (M, P * n)
+    by_row = np.lexsort((-scores, rows), axis=1)
+    scores, rows = np.take_along_axis(scores, by_row, axis=1), np.take_along_axis(rows, by_row, axis=1)
+    again = np.zeros(rows.shape, np.bool_)
+    again[:, 1:] = rows[:, 1:] == rows[:, :-1]
+    scores[again], rows[again] = -np.inf, -1
+    keys = rows if order is None else np.where(rows >= 0, order[rows], -1)
+    return best_first(scores, rows, keys, k)
+
+
 def merge(parts: list[ScoredRows], k: int, order: NDArray[np.int64] | None = None) -> ScoredRows:
     """Return the k best of `parts`, which have no row in common; equal scores in the order of `order` or of rows."""
     scores = np.concatenate([part[0] for part in parts], axis=1)
     rows = np.concatenate([part[1] for part in parts], axis=1)
     keys = rows if order is None else np.where(rows >= 0, order[rows], -1)
+    return best_first(scores, rows, keys, k)
+
+
+def cut_best_first(scores: NDArray[np.float32], rows: NDArray[np.int64], keys: NDArray[np.int64], k: int) -> ScoredRows:
+    """Return what `best_first` does, faster where only a small part of many is kept."""
+    if scores.shape[1] > 4 * k:  # sorting all takes longer than cutting and sorting the rest
+        cut = np.argpartition(-scores, k - 1, axis=1)[:, :k]
+        edge = np.take_along_axis(scores, cut, axis=1).min(axis=1, keepdims=True)
+        if bool(((scores >= edge).sum(axis=1) <= k).all()):  # nothing ties for the last place
+            scores = np.take_along_axis(scores, cut, axis=1)
+            rows, keys = np.take_along_axis(rows, cut, axis=1), np.take_along_axis(keys, cut, axis=1)
     return best_first(scores, rows, keys, k)
 
 
@@ -128,9 +160,10 @@ def _blocks(
 def _decoded(faiss: Any, vectors: Vectors) -> NDArray[np.float32]:  # noqa: ANN401
     if vectors.dtype == np.float32:
         return np.asarray(vectors)
-    codes = np.ascontiguousarray(vectors).view(np.uint8)  # NumPy's conversion takes ten times as long
-    decoded: NDArray[np.float32] = faiss.ScalarQuantizer(vectors.shape[1], faiss.ScalarQuantizer.QT_fp16).decode(codes)
-    return decoded
+    dim = vectors.shape[-1]
+    codes = np.ascontiguousarray(vectors).reshape(-1, dim).view(np.uint8)  # NumPy's conversion takes ten times as long
+    decoded: NDArray[np.float32] = faiss.ScalarQuantizer(dim, faiss.ScalarQuantizer.QT_fp16).decode(codes)
+    return decoded.reshape(vectors.shape)
 
 
 def _best(
@@ -144,6 +177,8 @@ def _best(
     """Return scores and places in the block of its k best."""
     decoded = _decoded(faiss, vectors[block.rows])
     k = min(k, block.kept)
+    if decoded.ndim == 3:
+        return _best_items(faiss, decoded, block.allowed, queries, k, order)
     # FAISS keeps any of several that tie for the last place: ask for more until the tie ends.
     count = min(k + 1, block.kept)
     while True:
@@ -152,6 +187,33 @@ def _best(
             break
         count = min(2 * count, block.kept)
     return best_first(scores, places, places if order is None else order[places], k)
+
+
+def _best_items(
+    faiss: Any,  # noqa: ANN401
+    vectors: NDArray[np.float32],
+    allowed: NDArray[np.bool_] | None,
+    queries: NDArray[np.float32],
+    k: int,
+    order: NDArray[np.int64] | None,
+) -> ScoredRows:
+    """Return scores and places of the k best items of `vectors` (n, V, D), of which `allowed` (n,) has k or more.
+
+    All inner products of a block are computed by FAISS's kernel for one query, whose sums do not depend on the place of
+    a vector: equal items tie.
+    """
+    count, several, dim = vectors.shape
+    scores = np.empty((len(queries), count), np.float32)
+    products = np.empty((count, several), np.float32)
+    flat = np.ascontiguousarray(vectors)
+    for query, row in zip(np.ascontiguousarray(queries), scores, strict=True):
+        faiss.fvec_inner_products_ny(*map(faiss.swig_ptr, (products, query, flat)), dim, count * several)
+        products.max(axis=1, out=row)
+    if allowed is not None:
+        scores[:, ~allowed] = -np.inf
+    places = np.broadcast_to(np.arange(count), scores.shape)
+    keys = places if order is None else np.broadcast_to(order, scores.shape)
+    return cut_best_first(scores, places, keys, k)
 
 
 def _knn(

@@ -21,6 +21,7 @@ from twinspire.stores.items import BundleReference
 from twinspire.stores.validation import check_bundle
 
 _MAX_DIM = 2**31 - 1  # an int of FAISS
+_MAX_VECTORS_PER_ITEM = 4096
 
 
 def absolute_folder(path: str | os.PathLike[str]) -> Path:
@@ -50,13 +51,20 @@ def is_free(folder: Path) -> bool:
 
 
 def create_folder(
-    folder: Path, *, space: str, dim: int, dtype: VectorType | str, bundle: BundleReference | None
+    folder: Path,
+    *,
+    space: str,
+    dim: int,
+    dtype: VectorType | str,
+    bundle: BundleReference | None,
+    vectors_per_item: int = 1,
 ) -> None:
     """Check the arguments of `Index.create`, which says what is raised, and make an empty index."""
     if not isinstance(space, str) or not space.strip():
         raise InputError(f"an index's space must be a non-empty str, got {shown(space)}")
     require_text(space, "an index's space")
     dim = as_whole(dim, "an index's dim", minimum=1, maximum=_MAX_DIM)
+    count = as_whole(vectors_per_item, "an index's vectors per item", minimum=1, maximum=_MAX_VECTORS_PER_ITEM)
     dtype = as_member(dtype, VectorType, "an index's dtype")
     if bundle is not None:
         check_bundle(bundle)
@@ -69,10 +77,12 @@ def create_folder(
             raise IndexStoreError(
                 f"cannot create an index at {folder}: there is no folder {folder.parent}, create it first"
             )
-        _write_folder(folder, space=space, dim=dim, dtype=dtype, bundle=bundle)
+        _write_folder(folder, space=space, dim=dim, dtype=dtype, bundle=bundle, vectors_per_item=count)
 
 
-def _write_folder(folder: Path, *, space: str, dim: int, dtype: VectorType, bundle: BundleReference | None) -> None:
+def _write_folder(
+    folder: Path, *, space: str, dim: int, dtype: VectorType, bundle: BundleReference | None, vectors_per_item: int
+) -> None:
     """Write an empty index beside `folder`, wait until the disk has it, then rename it.
 
     `folder` may exist if it is empty, its parent must. Raises `IndexStoreError` where another process put something
@@ -82,8 +92,16 @@ def _write_folder(folder: Path, *, space: str, dim: int, dtype: VectorType, bund
     draft.mkdir()
     try:
         name = vectors_name(1, dtype)
-        Catalogue.create(draft, space=space, dim=dim, dtype=dtype, vectors_file=name, bundle=bundle)
-        create_vector_file(draft / name, dim, dtype)
+        Catalogue.create(
+            draft,
+            space=space,
+            dim=dim,
+            dtype=dtype,
+            vectors_file=name,
+            bundle=bundle,
+            vectors_per_item=vectors_per_item,
+        )
+        create_vector_file(draft / name, dim, dtype, vectors_per_item)
         (draft / LOCK_NAME).touch()
         (draft / RECORD_NAME).write_bytes(packed(0, 0))
         for file in (CATALOGUE_NAME, LOCK_NAME, RECORD_NAME):

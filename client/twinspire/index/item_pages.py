@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -23,14 +24,14 @@ class ItemPages:
     """The items to export, of one committed state; valid within the block that gave it."""
 
     ids: NDArray[np.int64]  # (N,), in order
-    dim: int
+    shape: tuple[int, ...]  # of an item's embedding: (D,), or (Q, D) of Q vectors an item
     space: str
     view: View
     state: State
 
     def items(self) -> Iterator[list[StoredItem]]:
         """Yield the items in pages."""
-        step = max(1, min(_PAGE_ITEMS, _PAGE_BYTES // (4 * self.dim)))
+        step = max(1, min(_PAGE_ITEMS, _PAGE_BYTES // (4 * math.prod(self.shape))))
         for start in range(0, len(self.ids), step):
             ids = self.ids[start : start + step].tolist()
             found = self.view.items(ids)
@@ -39,7 +40,7 @@ class ItemPages:
             yield [found[number] for number in ids]
 
     def pages(self) -> Iterator[tuple[list[StoredItem], NDArray[np.float32]]]:
-        """Yield the items with their embeddings, (n, D) float32, in pages."""
+        """Yield the items with their embeddings, (n, *shape) float32, in pages."""
         for items in self.items():
             ids = np.array([item.id for item in items], np.int64)
             rows = self.view.rows(ids.tolist())

@@ -209,21 +209,20 @@ def _restored(folder: Path, catalogue: Catalogue, lost: LostFrames) -> bool:
 
 def _rows_behind(folder: Path, commit: Commit, catalogue: Catalogue) -> int:
     """Return the number of whole vectors behind the committed length."""
-    row_bytes = catalogue.dim * catalogue.dtype.numpy.itemsize
     try:
         size = (folder / commit.vectors_file).stat().st_size
     except FileNotFoundError:
         return 0
-    return max(0, (size - HEADER_BYTES) // row_bytes - commit.rows)
+    return max(0, (size - HEADER_BYTES) // catalogue.row_bytes - commit.rows)
 
 
 def _save_vectors(folder: Path, commit: Commit, catalogue: Catalogue, saved_in: Path) -> int:
     """Copy the vectors behind the committed length to a vector file in `saved_in`; return their number."""
     rows = _rows_behind(folder, commit, catalogue)
     if rows:
-        offset = HEADER_BYTES + commit.rows * catalogue.dim * catalogue.dtype.numpy.itemsize
+        offset = HEADER_BYTES + commit.rows * catalogue.row_bytes
         with (folder / commit.vectors_file).open("rb") as file, (saved_in / commit.vectors_file).open("wb") as copy:
-            copy.write(header(catalogue.dim, catalogue.dtype))
+            copy.write(header(catalogue.dim, catalogue.dtype, catalogue.vectors_per_item))
             file.seek(offset)
             shutil.copyfileobj(file, copy)
         disk.sync_file(saved_in / commit.vectors_file)

@@ -60,3 +60,4 @@ class IndexStats:
     vectors_bytes: int
     catalogue_bytes: int
     snapshot: SnapshotStats | None = None
+    vectors_per_item: int = 1

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 SCHEMA_VERSION = 3
+SEVERAL_VECTORS_VERSION = 4
+"""Schema of an index with several vectors an item: schema 3 and the column `vectors_per_item`."""
 APPLICATION_ID = 0x74777370  # "twsp": tells a catalogue from any other SQLite file
 
 ITEM_COLUMNS = "id, row, kind, uri, caption, metadata, content_hash, added_at, changed_at, checksum"
@@ -65,3 +67,11 @@ CREATE TABLE snapshots (
     row_checksum INTEGER NOT NULL  -- CRC-32 of the columns above, without the first
 );
 """
+
+_LAST_COLUMN = "    row_checksum   INTEGER NOT NULL  -- CRC-32 of the columns above, without the first\n"
+_VECTORS_PER_ITEM = "    vectors_per_item INTEGER NOT NULL, -- in a row of the vector file\n"
+
+
+def schema_of(vectors_per_item: int) -> str:
+    """Return the SQL that makes the tables of an empty index. Of one vector an item they are those of schema 3."""
+    return SCHEMA if vectors_per_item == 1 else SCHEMA.replace(_LAST_COLUMN, _VECTORS_PER_ITEM + _LAST_COLUMN)

@@ -28,15 +28,16 @@ from twinspire.index.ann.reports import BuildReport, Calibration, SnapshotStats,
 from twinspire.index.ann.tuning import QueryGroup, best_setting, check_reached
 from twinspire.index.catalogue import Catalogue
 from twinspire.index.error_mapping import UncertainCommit
-from twinspire.index.flat import ScoredRows, merge, nearest
+from twinspire.index.flat import ScoredRows, merge, merge_queries, nearest
 from twinspire.index.state import DEAD, State, States
 from twinspire.index.view import SnapshotRow, View
 from twinspire.index.writer import Writer
+from twinspire.similarity import vectors_per_item
 from twinspire.stores.items import ItemKind
 
 _log = logging.getLogger("twinspire.index")
 EXACT_KEPT = 20_000
-"""Number of rows up to which what a filter keeps is searched exactly. Chosen, not measured."""
+"""Number of vectors up to which what a filter keeps is searched exactly. Chosen, not measured."""
 TAIL_SHARE = 0.1
 TAIL_ROWS = 20_000
 
@@ -52,6 +53,7 @@ class Snapshots:
         self._open: tuple[str, int, AnnIndex] | None = None  # file, checksum
         self._damaged: tuple[str, int] | None = None  # file and checksum of the one that cannot be used
         self._selected: Selection | None = None
+        self._several = catalogue.vectors_per_item
 
     def nearest(
         self,
@@ -65,13 +67,17 @@ class Snapshots:
     ) -> ScoredRows:
         """Return scores and rows of the k best, (Q, n) each; exact where no snapshot can be used.
 
-        `kind` is the kind of all items that `allowed` keeps, None for several. Images and texts are hardly connected
-        in a graph, so a search that is restricted to one of them is exact: with 90,000 images and 22,500 texts a search
-        with efSearch 4,096 found 0.47 of the ten best, in several times the time.
+        `queries` is (Q, D), or (Q, V, D) of queries with several vectors, whose best scores. `kind` is the kind of all
+        items that `allowed` keeps, None for several. Images and texts are hardly connected in a graph, so a search that
+        is restricted to one of them is exact: with 90,000 images and 22,500 texts a search with efSearch 4,096 found
+        0.47 of the ten best, in several times the time.
         """
+        if queries.ndim == 3:
+            each = self.nearest(view, state, queries.reshape(-1, queries.shape[2]), k, allowed, effort, kind)
+            return merge_queries(each, queries.shape[1], k, state.ids)
         row = view.snapshot()
         kept = None if allowed is None else self._selection(allowed)
-        ann = None if row is None or (kept is not None and kept.kept <= EXACT_KEPT) else self._opened(row)
+        ann = None if row is None or (kept is not None and kept.kept <= self._exact_kept()) else self._opened(row)
         if ann is not None and kind is not None and ann.spec.family.is_graph:
             of_kind = self._states.allowed(view, state, kind, None)
             if of_kind is not None and int(np.count_nonzero(of_kind)) < state.items:
@@ -80,7 +86,7 @@ class Snapshots:
             return nearest(state.vectors, queries, k, allowed=allowed, order=state.ids)
         covered = len(ann)
         if covered < len(state.vectors) and kept is not None:
-            kept = Selection.of(kept.mask[:covered])
+            kept = Selection.of(kept.mask[:covered], self._several)
         effort = effort or row.effort
         parts = [
             ann.search(queries, k, state.vectors, selection=kept, effort=effort, rescore_factor=row.rescore_factor)
@@ -120,11 +126,11 @@ class Snapshots:
         """
         with writer.exclusive():
             state = self._state()
-            count, dim = state.vectors.shape
+            count, dim = len(state.vectors), state.vectors.shape[-1]
             if spec is None:
-                spec = choose(state.items, dim, memory_bytes=memory_bytes)
+                spec = choose(state.items * self._several, dim, memory_bytes=memory_bytes)
             spec.check(dim)
-            predicted = predict(spec, count, dim, threads=threads)
+            predicted = predict(spec, count * self._several, dim, threads=threads)
             start = time.perf_counter()
             if spec.is_exact:
                 self._put(writer, None)
@@ -156,7 +162,7 @@ class Snapshots:
             masks = {f"{kind}s": self._states.allowed(view, now, kind, None) for kind in ItemKind}
         rows = {name: mask[: len(ann)] for name, mask in masks.items() if mask is not None}
         graph = ann.spec.family.is_graph  # searched exactly where a filter names one of two kinds of item
-        return held_out(state.vectors[: len(ann)], rows, k, len(ann) if graph else EXACT_KEPT)
+        return held_out(state.vectors[: len(ann)], rows, k, len(ann) if graph else self._exact_kept())
 
     def tune(self, writer: Writer, queries: NDArray[np.float32] | None, *, recall: float, k: int) -> TuneReport:
         """Find and store the fastest setting that reaches `recall` for `queries` (Q, D).
@@ -209,7 +215,7 @@ class Snapshots:
                 if row is None:
                     return
                 usable = bool(row.name) and not (check and self._is_damaged(row))
-                if not usable or commit.rows - row.rows > max(TAIL_ROWS, TAIL_SHARE * row.rows):
+                if not usable or commit.rows - row.rows > max(TAIL_ROWS // self._several, TAIL_SHARE * row.rows):
                     self._renew(writer, row)
         except Exception as error:
             _log.warning("the snapshot of the index %s could not be brought up to date: %s", self._folder, error)
@@ -236,7 +242,7 @@ class Snapshots:
         if row.name and spec.family.can_add:
             with suppress(IndexStoreError):  # damaged: logged when it was found
                 # Read it again: searches go on with the open one.
-                ann = read_snapshot(self._folder / row.name, spec, row.rows, row.checksum)
+                ann = read_snapshot(self._folder / row.name, spec, row.rows, row.checksum, self._several)
         if ann is not None and not ann.is_outgrown(count):
             ann.add(state.vectors[len(ann) :])
         else:
@@ -248,7 +254,7 @@ class Snapshots:
                 _log.warning("the index %s is searched exactly from now on: %s", self._folder, error)
                 self._put(writer, None)
                 return
-            lists, before = ann.index.lists, spec.family.list_count(spec, row.rows)
+            lists, before = ann.index.lists, spec.family.list_count(spec, row.rows * self._several)
             if row.effort is not None and lists is not None and before is not None:  # keep the share of the lists
                 effort = math.ceil(row.effort * lists / before)
                 row = replace(row, effort=min(effort, lists))
@@ -293,7 +299,8 @@ class Snapshots:
             if not row.name or self._damaged == (row.name, row.checksum):
                 return None
             try:
-                ann = read_snapshot(self._folder / row.name, IndexSpec.parse(row.spec), row.rows, row.checksum)
+                spec = IndexSpec.parse(row.spec)
+                ann = read_snapshot(self._folder / row.name, spec, row.rows, row.checksum, self._several)
             except IndexStoreError as error:
                 if self._row() != row:
                     return None  # replaced since the search began
@@ -305,10 +312,14 @@ class Snapshots:
             self._open = (row.name, row.checksum, ann)
             return ann
 
+    def _exact_kept(self) -> int:
+        """Return the number of rows up to which what a filter keeps is searched exactly."""
+        return EXACT_KEPT // self._several
+
     def _selection(self, allowed: NDArray[np.bool_]) -> Selection:
         selected = self._selected  # for a repeated filter, `allowed` is the same array
         if selected is None or selected.mask is not allowed:
-            self._selected = selected = Selection.of(allowed)
+            self._selected = selected = Selection.of(allowed, self._several)
         return selected
 
     def _row(self) -> SnapshotRow | None:
@@ -325,4 +336,5 @@ def _group_of(queries: NDArray[np.float32], state: State, covered: int, k: int) 
     ids = state.ids[:covered]
     living = None if (ids != DEAD).all() else ids != DEAD
     exact, _ = nearest(state.vectors[:covered], queries, k, allowed=living, order=ids)
-    return QueryGroup(queries, exact, None if living is None else Selection.of(living))
+    selection = None if living is None else Selection.of(living, vectors_per_item(state.vectors))
+    return QueryGroup(queries, exact, selection)

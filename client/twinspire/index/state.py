@@ -42,7 +42,7 @@ class State:
 
     @property
     def vectors(self) -> Vectors:
-        """(N, D), a mapping of the vector file."""
+        """(N, D), or (N, Q, D) of Q vectors an item: a mapping of the vector file."""
         return self.mapping.vectors
 
     def check_rows(self, rows: NDArray[np.int64], ids: NDArray[np.int64]) -> None:
@@ -146,7 +146,8 @@ class States:
         file = self._file
         if old is None or file is None:
             catalogue = self._catalogue
-            file = VectorFile(self._folder / now.vectors_file, catalogue.dim, catalogue.dtype)
+            path = self._folder / now.vectors_file
+            file = VectorFile(path, catalogue.dim, catalogue.dtype, catalogue.vectors_per_item)
         try:
             rows, checksum = (old.commit.rows, old.commit.checksum) if old is not None else (0, CHECKSUM_OF_NOTHING)
             if not self.trusting:

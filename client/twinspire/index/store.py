@@ -26,7 +26,6 @@ from twinspire.index.filter_sql import compiled
 from twinspire.index.folder import absolute_folder, create_folder, is_free, require_index
 from twinspire.index.parts import Handle
 from twinspire.index.reports import CompactReport, IndexStats, VerifyReport
-from twinspire.index.schema import SCHEMA_VERSION
 from twinspire.index.state import DEAD, State
 from twinspire.index.vectors import HEADER_BYTES, VectorType
 from twinspire.index.verify import verify_index
@@ -81,6 +80,7 @@ class Index:
         self._handle = Handle(path, writable=writable)
         catalogue = self._handle.parts().catalogue
         self._space, self._dim, self._dtype = catalogue.space, catalogue.dim, catalogue.dtype
+        self._vectors_per_item = catalogue.vectors_per_item
 
     @classmethod
     def create(
@@ -91,16 +91,18 @@ class Index:
         dim: int,
         dtype: VectorType | str = VectorType.FLOAT32,
         bundle: BundleReference | None = None,
+        vectors_per_item: int = 1,
     ) -> Self:
         """Make an empty index for embeddings of `space` with `dim` numbers and open it for writing.
 
         `dtype` is how vectors are stored; `bundle` is the bundle that makes the embeddings, recorded for
-        `Client.local`. The folder appears whole or not at all; it may exist if it is empty. Raises `InputError` for an
-        empty space, a dim below 1, an unknown dtype and an invalid bundle reference, `IndexStoreError` if `path` exists
-        with content or cannot be written.
+        `Client.local`. `vectors_per_item` is Q in a space of several vectors an image: every item then takes the room
+        of Q vectors, also a text, whose one vector is stored Q times. The folder appears whole or not at all; it may
+        exist if it is empty. Raises `InputError` for an empty space, a dim below 1, an unknown dtype and an invalid
+        bundle reference, `IndexStoreError` if `path` exists with content or cannot be written.
         """
         folder = absolute_folder(path)
-        create_folder(folder, space=space, dim=dim, dtype=dtype, bundle=bundle)
+        create_folder(folder, space=space, dim=dim, dtype=dtype, bundle=bundle, vectors_per_item=vectors_per_item)
         return cls(folder, writable=True)
 
     @classmethod
@@ -126,11 +128,13 @@ class Index:
         dim: int,
         dtype: VectorType | str | None = None,
         bundle: BundleReference | None = None,
+        vectors_per_item: int = 1,
     ) -> Self:
         """Open the index at `path` for writing, or make it as `create` does if there is none.
 
         An existing index keeps the bundle that it records: `set_bundle` changes it. Raises what `open` and `create`
-        raise, `SpaceMismatchError` if it is of another space and `InputError` if it has another dim or dtype.
+        raise, `SpaceMismatchError` if it is of another space and `InputError` if it has another dim, dtype or number of
+        vectors an item.
         """
         wanted = None if dtype is None else as_member(dtype, VectorType, "an index's dtype")
         folder = absolute_folder(path)
@@ -138,7 +142,14 @@ class Index:
             may_create = is_free(folder)
         if may_create:
             try:
-                return cls.create(folder, space=space, dim=dim, dtype=wanted or VectorType.FLOAT32, bundle=bundle)
+                return cls.create(
+                    folder,
+                    space=space,
+                    dim=dim,
+                    dtype=wanted or VectorType.FLOAT32,
+                    bundle=bundle,
+                    vectors_per_item=vectors_per_item,
+                )
             except IndexStoreError:
                 if not (folder / CATALOGUE_NAME).is_file():
                     raise
@@ -146,6 +157,11 @@ class Index:
         opened = cls.open(folder, mode="write")
         try:
             opened.check_space(space)
+            if opened.vectors_per_item != vectors_per_item:
+                raise InputError(
+                    f"the index {folder} has {opened.vectors_per_item} vectors an item, not {shown(vectors_per_item)}: "
+                    "name another folder, or ask for what the index has"
+                )
             if opened.dim != dim or wanted not in (None, opened.dtype):
                 raise InputError(
                     f"the index {folder} is of dim {opened.dim} and {opened.dtype}, not of dim {shown(dim)} and "
@@ -175,6 +191,11 @@ class Index:
     def dim(self) -> int:
         """D, the numbers of an embedding."""
         return self._dim
+
+    @property
+    def vectors_per_item(self) -> int:
+        """Q, how many vectors an item has; where it is above 1, the best of them scores. See `VectorStore`."""
+        return self._vectors_per_item
 
     @property
     def dtype(self) -> VectorType:
@@ -240,7 +261,7 @@ class Index:
         already; the same content under another uri is another item.
         """
         self.check_space(space)
-        vectors, items = checked_addition(embeddings, items, self._dim)
+        vectors, items = checked_addition(embeddings, items, self._dim, self._vectors_per_item)
         with self._handle.changing("add to") as (writer, snapshots):
             report = writer.add(vectors, items)
         snapshots.refresh(writer)
@@ -284,7 +305,7 @@ class Index:
             if space is None:
                 raise InputError("a new embedding needs the space it belongs to: update(id, embedding=..., space=...)")
             self.check_space(space)
-            vectors = unit_vector(embedding, self._dim)
+            vectors = unit_vector(embedding, self._dim, self._vectors_per_item)
         given = {"uri": uri, "caption": caption, "metadata": metadata, "content_hash": content_hash}
         fields = {name: value for name, value in given.items() if value is not ...}
         with self._handle.changing("update") as (writer, _):
@@ -327,9 +348,10 @@ class Index:
         """Return the spec that `build` would build now, and what it is expected to take."""
         parsed = parse_choice(spec)
         with self._handle.reading("read") as (_, state):
+            several = self._vectors_per_item
             if parsed is None:
-                parsed = choose(state.items, self._dim, memory_bytes=memory_bytes)
-            return str(parsed), predict(parsed, state.commit.rows, self._dim, threads=threads)
+                parsed = choose(several * state.items, self._dim, memory_bytes=memory_bytes)
+            return str(parsed), predict(parsed, several * state.commit.rows, self._dim, threads=threads)
 
     def tune(self, queries: NDArray[np.float32] | None, *, space: str, recall: float = 0.95, k: int = 10) -> TuneReport:
         """Set the lowest effort with which searches find `recall` of what exact search finds for `queries`.
@@ -415,7 +437,10 @@ class Index:
 
     @repeated
     def vectors(self, ids: Iterable[int]) -> NDArray[np.float32]:
-        """Return the vectors of these ids, (N, D) float32, as stored. Raises `InputError` as `get` does."""
+        """Return the vectors of these ids, (N, D) or (N, Q, D) float32, as stored.
+
+        Raises `InputError` as `get` does.
+        """
         ids = checked_ids(ids)
         with self._handle.reading("read") as (view, state):
             rows = view.rows(ids)
@@ -437,13 +462,14 @@ class Index:
     ) -> list[list[Hit]]:
         """Return the k best hits of each query, best first, equal scores in the order of ids.
 
-        `queries` is (Q, D). Hits are of `kind` and kept by `where`; there are fewer than k if the index has fewer such
-        items. The search is exact unless `build` made an approximate index; items added since then are searched
-        exactly. `effort` is nprobe of inverted lists or efSearch of a graph, by default as `build` or `tune` measured
-        it. Raises `MissingDependencyError` without FAISS (extra `cpu`).
+        `queries` is (M, D), or (M, Q, D) of images in a space of Q vectors an image: a score is the largest inner
+        product of a vector of the query and one of the item. Hits are of `kind` and kept by `where`; there are fewer
+        than k if the index has fewer such items. The search is exact unless `build` made an approximate index; items
+        added since then are searched exactly. `effort` is nprobe of inverted lists or efSearch of a graph, by default
+        as `build` or `tune` measured it. Raises `MissingDependencyError` without FAISS (extra `cpu`).
         """
         self.check_space(space)
-        vectors = unit_vectors(queries, self._dim, "queries")  # (Q, D)
+        vectors = unit_vectors(queries, self._dim, "queries", self._vectors_per_item)  # (M, D) or (M, Q, D)
         k, effort, kind, where = checked_k(k), checked_effort(effort), checked_kind(kind), checked_where(where)
         with self._handle.reading("search") as (view, state):
             if state.items == 0 or len(vectors) == 0:
@@ -512,10 +538,11 @@ class Index:
                 rows=state.commit.rows,
                 dead_rows=state.commit.rows - state.items,
                 generation=state.commit.generation,
-                schema_version=SCHEMA_VERSION,
-                vectors_bytes=HEADER_BYTES + state.commit.rows * self._dim * self._dtype.numpy.itemsize,
+                schema_version=view.header.schema_version,
+                vectors_bytes=HEADER_BYTES + state.commit.rows * parts.catalogue.row_bytes,
                 catalogue_bytes=parts.catalogue.connections.size_bytes(),
                 snapshot=parts.snapshots.stats(view),
+                vectors_per_item=self._vectors_per_item,
             )
 
     def verify(self) -> VerifyReport:

@@ -1,8 +1,9 @@
 """The vector file: a header of 64 bytes, then vectors of float32 or float16, row by row.
 
-The file is append-only up to the committed number of rows, which the catalogue holds together with a checksum; bytes
-behind them are the tail of an unfinished change and ignored. `compact` writes a new file, of the next number, without
-the rows that have no item any more.
+A row is the vector of an item or, in an index with several vectors an item, all of them. The file is append-only up to
+the committed number of rows, which the catalogue holds together with a checksum; bytes behind them are the tail of an
+unfinished change and ignored. `compact` writes a new file, of the next number, without the rows that have no item any
+more.
 
 The checksum is the CRC-32 of all committed bytes behind the header, a running one: its value and the appended bytes
 give the next value, so an `add` reads nothing back and a reader that has checked n vectors checks only the new ones.
@@ -14,6 +15,7 @@ damages; zlib computes it at 3.2 GB/s, so 1 million vectors of 256 numbers are c
 from __future__ import annotations
 
 import errno
+import math
 import mmap
 import os
 import re
@@ -33,8 +35,9 @@ from twinspire.index.error_mapping import RESTORE
 CHECKSUM_OF_NOTHING = 0
 HEADER_BYTES = 64  # a cache line, so that vectors are aligned in a mapping
 Vectors = NDArray[np.floating[Any]]
-"""(N, D) float32 or float16, as in the file."""
-_HEADER = struct.Struct("<8sII8s")  # magic, version of the layout, dim, dtype as numpy writes it
+"""(N, D), or (N, Q, D) of Q vectors an item, float32 or float16, as in the file."""
+# Magic, version of the layout, dim, dtype as numpy writes it, vectors an item (0 is one).
+_HEADER = struct.Struct("<8sII8sI")
 _MAGIC = b"TWINSPVF"
 _LAYOUT = 1
 _NAME = re.compile(r"vectors-(\d+)\.f(?:32|16)")
@@ -68,13 +71,14 @@ def vectors_number(name: str) -> int | None:
     return int(match[1]) if match else None
 
 
-def header(dim: int, dtype: VectorType = VectorType.FLOAT32) -> bytes:
+def header(dim: int, dtype: VectorType = VectorType.FLOAT32, vectors_per_item: int = 1) -> bytes:
     """Return the 64 bytes at the start of a file of vectors of `dim` numbers."""
-    return _HEADER.pack(_MAGIC, _LAYOUT, dim, dtype.numpy.str.encode()).ljust(HEADER_BYTES, b"\0")
+    several = 0 if vectors_per_item == 1 else vectors_per_item
+    return _HEADER.pack(_MAGIC, _LAYOUT, dim, dtype.numpy.str.encode(), several).ljust(HEADER_BYTES, b"\0")
 
 
 def as_stored(vectors: Vectors, dtype: VectorType = VectorType.FLOAT32) -> memoryview:
-    """Return `vectors` (N, D) as bytes of the file."""
+    """Return `vectors` as bytes of the file."""
     return np.ascontiguousarray(vectors, dtype=dtype.numpy).reshape(-1).view(np.uint8).data
 
 
@@ -83,11 +87,11 @@ def checksum_of(data: memoryview | bytes, before: int = CHECKSUM_OF_NOTHING) -> 
     return zlib.crc32(data, before)
 
 
-def create_vector_file(path: Path, dim: int, dtype: VectorType) -> None:
+def create_vector_file(path: Path, dim: int, dtype: VectorType, vectors_per_item: int = 1) -> None:
     """Write and sync a file without vectors; the folder is not synced."""
     fd = disk.create(path)
     try:
-        disk.write_at(fd, header(dim, dtype), 0)
+        disk.write_at(fd, header(dim, dtype, vectors_per_item), 0)
         disk.sync(fd)
     finally:
         os.close(fd)
@@ -101,15 +105,16 @@ class VectorMapping:
     last page reads as zeros, which are no vectors.
     """
 
-    def __init__(self, fd: int, path: Path, dtype: np.dtype[Any], count: int, dim: int) -> None:
+    def __init__(self, fd: int, path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
         self._path = path
-        self._bytes = HEADER_BYTES + count * dim * dtype.itemsize
+        numbers = math.prod(shape)
+        self._bytes = HEADER_BYTES + numbers * dtype.itemsize
         try:
             self._memory = mmap.mmap(fd, self._bytes, access=mmap.ACCESS_READ)  # duplicates the descriptor
         except ValueError as error:  # longer than the file
             raise self._truncated(os.fstat(fd).st_size) from error
-        values = np.frombuffer(self._memory, dtype, count * dim, HEADER_BYTES)
-        self.vectors: Vectors = values.reshape(count, dim)
+        values = np.frombuffer(self._memory, dtype, numbers, HEADER_BYTES)
+        self.vectors: Vectors = values.reshape(shape)
 
     def check(self) -> None:
         """Raise `IndexStoreError` if the file has become shorter than the mapping."""
@@ -126,11 +131,13 @@ class VectorMapping:
 class VectorFile:
     """One open vector file. Raises `IndexStoreError` for damage, else `OSError`."""
 
-    def __init__(self, path: Path, dim: int, dtype: VectorType, *, writable: bool = False) -> None:
+    def __init__(
+        self, path: Path, dim: int, dtype: VectorType, vectors_per_item: int = 1, *, writable: bool = False
+    ) -> None:
         self._path = path
-        self._dim = dim
+        self._shape = (dim,) if vectors_per_item == 1 else (vectors_per_item, dim)  # of a row
         self._dtype = dtype.numpy
-        self._row_bytes = dim * self._dtype.itemsize
+        self._row_bytes = math.prod(self._shape) * self._dtype.itemsize
         try:
             self._fd = disk.open_file(self._path, writable=writable)
         except FileNotFoundError as error:
@@ -138,7 +145,7 @@ class VectorFile:
                 f"the index {path.parent} has lost its vector file {path.name}. {RESTORE}"
             ) from error
         try:
-            if os.pread(self._fd, HEADER_BYTES, 0) != header(dim, dtype):
+            if os.pread(self._fd, HEADER_BYTES, 0) != header(dim, dtype, vectors_per_item):
                 raise IndexStoreError(
                     f"{self._path} has another header than a file of {dim}-dimensional {dtype} vectors: it is "
                     f"damaged or belongs to another index. {RESTORE}"
@@ -172,8 +179,8 @@ class VectorFile:
             )
 
     def mapped(self, count: int) -> VectorMapping:
-        """Return a read-only mapping of the first `count` vectors, (count, D), float32 or float16."""
-        return VectorMapping(self._fd, self._path, self._dtype, count, self._dim)
+        """Return a read-only mapping of the first `count` rows, float32 or float16."""
+        return VectorMapping(self._fd, self._path, self._dtype, (count, *self._shape))
 
     def append(self, count: int, data: memoryview) -> None:
         """Write and sync `data`, made by `as_stored`, behind the first `count` vectors."""

@@ -23,7 +23,7 @@ from twinspire.index.view import View
 from twinspire.stores.items import Item
 from twinspire.stores.text_query import indexed_text
 
-_BLOCK_ROWS = 8192
+_BLOCK_VECTORS = 8192
 _SHOWN = 5
 # float16 rounds each number by at most 2**-11 of it, and the length of the whole by no more than that.
 _TOLERANCE = {VectorType.FLOAT32: 1.1e-3, VectorType.FLOAT16: 1.6e-3}
@@ -131,19 +131,20 @@ def _item_problems(view: View) -> Iterator[str]:
 
 def _vector_problems(folder: Path, catalogue: Catalogue, view: View) -> Iterator[str]:
     commit = view.commit
-    with closing(VectorFile(folder / commit.vectors_file, catalogue.dim, catalogue.dtype)) as file:
+    path, several = folder / commit.vectors_file, catalogue.vectors_per_item
+    with closing(VectorFile(path, catalogue.dim, catalogue.dtype, several)) as file:
         file.verify(0, CHECKSUM_OF_NOTHING, commit.rows, commit.checksum)
         placed = view.placed()
         placed = placed[(placed[:, 0] >= 0) & (placed[:, 0] < commit.rows)]
-        mapping, bad = file.mapped(commit.rows), list[int]()
+        mapping, bad, step = file.mapped(commit.rows), list[int](), max(1, _BLOCK_VECTORS // several)
         vectors = mapping.vectors
-        for start in range(0, len(placed), _BLOCK_ROWS):
+        for start in range(0, len(placed), step):
             mapping.check()
-            some = placed[start : start + _BLOCK_ROWS]
+            some = placed[start : start + step]
             with np.errstate(over="ignore", invalid="ignore"):
-                norms = np.linalg.norm(vectors[some[:, 0]].astype(np.float32), axis=1)
+                norms = np.linalg.norm(vectors[some[:, 0]].astype(np.float32), axis=-1)
                 good = np.abs(norms - 1) <= _TOLERANCE[catalogue.dtype]  # False for NaN
-            bad += some[~good, 1].tolist()
+            bad += some[~good.reshape(len(some), -1).all(axis=1), 1].tolist()
     yield from _listed("items whose vector is not of length 1", sorted(bad))
 
 

@@ -6,7 +6,7 @@ import json
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, fields
+from dataclasses import astuple, dataclass, fields
 from functools import lru_cache
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -43,6 +43,7 @@ class Header:
     bundle_name: str | None
     bundle_path: str | None
     writers: int
+    vectors_per_item: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,17 +77,26 @@ class SnapshotRow:
     rescore_factor: int | None = None
 
 
-_CATALOGUE_ROW = f"SELECT {HEADER_COLUMNS}, {COMMIT_COLUMNS}, row_checksum FROM catalogue"  # noqa: S608
-_HEADER_SIZE = len(fields(Header))
+_CATALOGUE_ROW = "SELECT * FROM catalogue"
+_HEADER_SIZE, _ROW_SIZE = len(fields(Header)) - 1, len(fields(Header)) - 1 + len(fields(Commit))
 _ROW, _URI = ITEM_COLUMNS.split(", ").index("row"), ITEM_COLUMNS.split(", ").index("uri")
 
 
 @lru_cache(maxsize=16)  # most reads see the same row as the one before
 def _checked(values: tuple[Any, ...]) -> tuple[Header, Commit]:
     """Return header and commit of the row of `catalogue`. Raises `IndexStoreError` if it is damaged."""
-    if row_checksum(values[:-1]) != values[-1]:
+    _, *row, checksum = values
+    if row_checksum(tuple(row)) != checksum:
         raise IndexStoreError(f"the catalogue's first row is damaged. {RESTORE}")
-    return Header(*values[:_HEADER_SIZE]), Commit(*values[_HEADER_SIZE:-1])
+    return Header(*row[:_HEADER_SIZE], *row[_ROW_SIZE:]), Commit(*row[_HEADER_SIZE:_ROW_SIZE])
+
+
+def catalogue_row(header: Header, commit: Commit) -> dict[str, Any]:
+    """Return the row of `catalogue` by column, without its key and its checksum."""
+    columns = f"{HEADER_COLUMNS}, {COMMIT_COLUMNS}".split(", ")
+    *first, vectors_per_item = astuple(header)
+    row = dict(zip(columns, (*first, *astuple(commit)), strict=True))
+    return row if vectors_per_item == 1 else row | {"vectors_per_item": vectors_per_item}
 
 
 class View:

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from twinspire.stores.filters.filter import Filter
 
 _log = logging.getLogger("twinspire.index")
-_BLOCK_ROWS = 4096
+_BLOCK_VECTORS = 4096
 _LOG_BYTES = 8 << 20
 """SQLite's log is truncated after a change that left more, twice the size at which SQLite copies it."""
 
@@ -75,7 +75,7 @@ class Writer:
             raise
 
     def add(self, vectors: NDArray[np.float32], items: Sequence[Item]) -> AddReport:
-        """Add `items` with `vectors`, (N, D), except those that the index has."""
+        """Add `items` with `vectors`, a row of the vector file each, except those that the index has."""
         with self._lock:
             self._recovered()
             new = self._new_positions(items)
@@ -98,7 +98,7 @@ class Writer:
             return change.remove(change.ids(None, where))
 
     def update(self, number: int, vectors: NDArray[np.float32] | None, fields: Mapping[str, Any]) -> StoredItem:
-        """Change `fields` of the item `number` and, where `vectors` (1, D) is given, its vector."""
+        """Change `fields` of the item `number` and, where `vectors` is given, its row (1, ...)."""
         with self._lock:
             self._recovered()
             item = self._updated(number, fields)
@@ -141,9 +141,10 @@ class Writer:
         new = self._open(vectors_name(number + 1, self._catalogue.dtype), create=True)
         try:
             checksum = CHECKSUM_OF_NOTHING
-            for start in range(0, len(rows), _BLOCK_ROWS):
+            step = max(1, _BLOCK_VECTORS // self._catalogue.vectors_per_item)
+            for start in range(0, len(rows), step):
                 state.mapping.check()
-                data = as_stored(state.vectors[rows[start : start + _BLOCK_ROWS]], self._catalogue.dtype)
+                data = as_stored(state.vectors[rows[start : start + step]], self._catalogue.dtype)
                 new.write(start, data)
                 checksum = checksum_of(data, checksum)
             new.sync()
@@ -258,17 +259,18 @@ class Writer:
             raise UncertainCommit(str(error)) from error
 
     def _append(self, change: Change, vectors: NDArray[np.float32]) -> int:
-        """Append and sync vectors, (N, D); return the checksum of the vector file with them."""
+        """Append and sync rows; return the checksum of the vector file with them."""
         assert self._file is not None
         data = as_stored(vectors, self._catalogue.dtype)
         self._file.append(change.commit.rows, data)
         return checksum_of(data, change.commit.checksum)
 
     def _open(self, name: str, *, create: bool = False) -> VectorFile:
-        path, dim, dtype = self._folder / name, self._catalogue.dim, self._catalogue.dtype
+        catalogue, path = self._catalogue, self._folder / name
+        form = catalogue.dim, catalogue.dtype, catalogue.vectors_per_item
         if create:
-            create_vector_file(path, dim, dtype)
-        return VectorFile(path, dim, dtype, writable=True)
+            create_vector_file(path, *form)
+        return VectorFile(path, *form, writable=True)
 
     def _updated(self, number: int, fields: Mapping[str, Any]) -> Item:
         """Return the item `number` with new `fields`. Raises `InputError` if there is none, or another is the same."""

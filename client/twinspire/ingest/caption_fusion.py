@@ -15,13 +15,16 @@ if TYPE_CHECKING:
 
 
 def fuse(images: NDArray[np.float32], captions: NDArray[np.float32], weight: float) -> NDArray[np.float32]:
-    """Return the unit vectors of (1 - weight) * image + weight * caption, (N, D) float32.
+    """Return the unit vectors of (1 - weight) * image + weight * caption, float32, of the shape of `images`.
 
-    `images` and `captions` are (N, D) float32, L2-normalised. Raises `InputError` for a weight that is not between
+    `images` and `captions` are (N, D) float32, L2-normalised; of images (N, Q, D) with several vectors the caption is
+    added to each. Raises `InputError` for a weight that is not between
     0 and 1, and for an image and a caption whose weighted sum is zero.
     """
     check_weight(weight)
-    mixed = (1 - weight) * images + weight * captions  # (N, D)
+    if images.ndim == 3:
+        captions = captions[:, None]
+    mixed = (1 - weight) * images + weight * captions  # (N, D) or (N, Q, D)
     return _normalised(mixed, "an image and its caption cancel each other out: they are opposite at this weight")
 
 
@@ -40,8 +43,8 @@ def encode_captions(client: Client, captions: Sequence[Sequence[str]]) -> NDArra
 
 
 def _normalised(vectors: NDArray[np.float32], zero: str) -> NDArray[np.float32]:
-    """Return (N, D) vectors at unit length. Raises `InputError` with the message `zero` for one of no length."""
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)  # (N, 1)
+    """Return (..., D) vectors at unit length. Raises `InputError` with the message `zero` for one of no length."""
+    lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)  # (..., 1)
     if (lengths < 1e-6).any():
         raise InputError(zero)
     unit: NDArray[np.float32] = (vectors / lengths).astype(np.float32)

@@ -69,7 +69,7 @@ class Batch:
     items: list[Item] = field(default_factory=list)
     captions: list[Sequence[str]] = field(default_factory=list)  # of each of the items; may be empty
     pixels: NDArray[np.uint8] | None = None  # (len(items), S, S, 3)
-    embeddings: NDArray[np.float32] | None = None  # (len(items), D)
+    embeddings: NDArray[np.float32] | None = None  # (len(items), D) or (len(items), Q, D)
 
     def fail(self, path: Path, cause: str) -> None:
         """Note that a file failed."""

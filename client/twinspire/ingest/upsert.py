@@ -187,7 +187,9 @@ class _Lines:
         """Add the lines, or change the items of their places."""
         twins = self._twins({item.content_hash for item in step.items} - set(step.vectors))
         if twins:
-            step.vectors |= zip(twins, self._store.vectors(twins.values()), strict=True)
+            vectors = self._store.vectors(twins.values())
+            # Several vectors of a text, in a space of several an image, are all the same.
+            step.vectors |= zip(twins, vectors if vectors.ndim == 2 else vectors[:, 0], strict=True)
         embeddings = np.stack([step.vectors[item.content_hash] for item in step.items])  # (n, D)
         new = []
         for place, item in enumerate(step.items):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, overload
+from typing import Any, Literal, Protocol, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from twinspire.images import ImageItem
 from twinspire.search.calibration import Calibration
 from twinspire.search.encoding import Templates
 from twinspire.search.text_files import read_lines
+from twinspire.similarity import similarities
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,9 +131,9 @@ class Classifier:
         return self._classified(embeddings), errors
 
     def _classified(self, embeddings: NDArray[np.float32]) -> list[Classification]:
-        return [self._classification(scores) for scores in embeddings @ self._vectors.T]  # (L,)
+        return [self._classification(scores) for scores in similarities(embeddings, self._vectors)]  # (L,)
 
-    def _classification(self, scores: NDArray[np.float32]) -> Classification:
+    def _classification(self, scores: NDArray[Any]) -> Classification:
         probabilities = self._probabilities(scores.astype(np.float64))
         by_label = [
             LabelScore(

@@ -32,7 +32,7 @@ class Encoder(Protocol):
         """Encode N texts to (N, D) float32, L2-normalised."""
 
     def encode_images(self, items: Iterable[ImageItem]) -> NDArray[np.float32]:
-        """Encode N images to (N, D) float32, L2-normalised."""
+        """Encode N images to (N, D) float32, or (N, Q, D) of Q vectors each, L2-normalised."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,18 +105,22 @@ class QueryEncoder:
     def vector(self, query: Query) -> NDArray[np.float32]:
         """Return the vector of a query, (D,) float32, L2-normalised.
 
-        Quoted phrases in a text are left out, unless there is nothing else. Raises `InputError` where the parts
-        cancel out, `ImageError` for an image that cannot be used, `EngineError`, `ServerError`.
+        In a space of Q vectors an image, a query with an image has Q vectors, (Q, D): texts are added to each of them,
+        images vector by vector, as the vectors of one place come from one learned query. Quoted phrases in a text are
+        left out, unless there is nothing else. Raises `InputError` where the parts cancel out, `ImageError` for an
+        image that cannot be used, `EngineError`, `ServerError`.
         """
-        vectors = self._embeddings(query.parts)  # (P, D)
+        vectors = np.stack(np.broadcast_arrays(*self._embeddings(query.parts)))  # (P, D) or (P, Q, D)
         weights = np.array([part.weight for part in query.parts])
-        total = weights @ vectors.astype(np.float64)  # (D,)
-        norm = float(np.linalg.norm(total))
-        if not norm > _MIN_NORM * np.abs(weights).sum():
+        total = np.tensordot(weights, vectors.astype(np.float64), axes=1)  # (D,) or (Q, D)
+        norm = np.linalg.norm(total, axis=-1, keepdims=True)
+        if not (norm > _MIN_NORM * np.abs(weights).sum()).all():
             raise InputError(f"the parts of the query {query} cancel out: their vectors add up to zero")
-        return (total / norm).astype(np.float32)
+        unit: NDArray[np.float32] = (total / norm).astype(np.float32)
+        return unit
 
-    def _embeddings(self, parts: Sequence[QueryPart]) -> NDArray[np.float32]:
+    def _embeddings(self, parts: Sequence[QueryPart]) -> list[NDArray[np.float32]]:
+        """Return the vector of each part, (D,), or (Q, D) of an image with several."""
         keys = [self._key(part) for part in parts]
         vectors = [self._cache.get(key) if key is not None else None for key in keys]
         for is_text in (True, False):  # one call of the client for all texts, one for all images
@@ -134,7 +138,7 @@ class QueryEncoder:
                     kept = row.copy()  # not a view of the whole batch
                     kept.flags.writeable = False
                     self._cache.put(key, kept)
-        return np.stack([vector for vector in vectors if vector is not None])
+        return [vector for vector in vectors if vector is not None]
 
     def _texts(self, parts: Sequence[QueryPart]) -> NDArray[np.float32]:
         texts = [_encoded_text(part) for part in parts]

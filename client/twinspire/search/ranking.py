@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from twinspire.search.request import Boost, SearchRequest
 from twinspire.search.response import Mode
-from twinspire.search.retrieval import MAX_PHRASE_MATCHES, Retrieval, RetrievalPlan
+from twinspire.search.retrieval import MAX_PHRASE_MATCHES, Retrieval, RetrievalPlan, similarities_by_id
+from twinspire.similarity import similarities
 from twinspire.stores import Filter, VectorStore
 
 _MIN_DEPTH = 100
@@ -73,7 +74,8 @@ def diversified(scores: Mapping[int, float], vectors: NDArray[np.float32], diver
     """Choose `count` ids one after the other by maximal marginal relevance (MMR).
 
     Each next one has the largest (1 - diversity) * relevance - diversity * (largest inner product with those chosen);
-    relevance is the score, scaled to 0 to 1. `vectors` is (N, D) float32, L2-normalised, in the order of `scores`.
+    relevance is the score, scaled to 0 to 1. `vectors` is (N, D) or (N, Q, D) float32, L2-normalised, in the order of
+    `scores`.
     Carbonell and Goldstein, The Use of MMR, 1998.
     """
     ids = list(scores)
@@ -88,7 +90,7 @@ def diversified(scores: Mapping[int, float], vectors: NDArray[np.float32], diver
         best = int(np.argmax(np.where(is_left, value, -np.inf)))
         chosen.append(ids[best])
         is_left[best] = False
-        nearest = np.maximum(nearest, vectors @ vectors[best])
+        nearest = np.maximum(nearest, similarities(vectors, vectors[best : best + 1])[:, 0])
     return chosen
 
 
@@ -109,11 +111,10 @@ def _depth(plan: RetrievalPlan, request: SearchRequest) -> int:
 
 
 def _add_similarity(index: VectorStore, query: NDArray[np.float32], parts: dict[int, dict[str, float]]) -> None:
-    """Add the inner product with the query (D,) to the parts of candidates that keyword search alone found."""
+    """Add the similarity with the query to the parts of candidates that keyword search alone found."""
     missing = [id_ for id_, own in parts.items() if "vector" not in own]
-    if missing:
-        for id_, product in zip(missing, index.vectors(missing) @ query, strict=True):
-            parts[id_]["vector"] = float(product)
+    for id_, similarity in similarities_by_id(index, query, missing).items():
+        parts[id_]["vector"] = similarity
 
 
 def _boost(

@@ -14,6 +14,7 @@ from twinspire.search.encoding import QueryEncoder
 from twinspire.search.query import Query
 from twinspire.search.response import Mode
 from twinspire.search.text_query import Synonyms, keyword_query, phrase_query, rare_query
+from twinspire.similarity import similarities
 from twinspire.stores import Filter, Hit, ItemKind, TextQuery, VectorStore
 
 MAX_PHRASE_MATCHES = 10_000
@@ -49,10 +50,11 @@ class FusionWeights:
 
 @dataclass(frozen=True, slots=True)
 class RetrievalPlan:
-    """What is searched for: `vector` (D,) by vector search, `keyword` by keyword search; None leaves that out.
+    """What is searched for: `vector` by vector search, `keyword` by keyword search; None leaves that out.
 
-    `required` are the quoted phrases, which a hit of vector search must have too, `phrases` the same as text; `rare`
-    are the rare words of the query. `query` is the query's vector (D,), also where it only serves for similarities.
+    Vectors are (D,), or (Q, D) of a query with an image in a space of Q vectors an image. `required` are the quoted
+    phrases, which a hit of vector search must have too, `phrases` the same as text; `rare` are the rare words of the
+    query. `query` is the query's vector, also where it only serves for similarities.
     """
 
     vector: NDArray[np.float32] | None
@@ -162,7 +164,7 @@ class Retrieval:
             )
             return _scores(hits)
         matches = self._index.search_text(required, k=MAX_PHRASE_MATCHES, kind=kind, where=where)
-        scores = self._inner_products(query, [hit.id for hit in matches])
+        scores = similarities_by_id(self._index, query, [hit.id for hit in matches])
         return dict(sorted(scores.items(), key=lambda pair: (-pair[1], pair[0]))[:depth])
 
     def _fused(
@@ -176,9 +178,10 @@ class Retrieval:
             [list(ids) for ids, _ in rankings.values()], [weight for _, weight in rankings.values()]
         )
         ordered = dict(sorted(fused.items(), key=lambda pair: (-pair[1], pair[0])))
-        similarities = vector | self._inner_products(query, [id_ for id_ in ordered if id_ not in vector])
+        missing = [id_ for id_ in ordered if id_ not in vector]
+        found = vector | similarities_by_id(self._index, query, missing)
         parts: dict[int, dict[str, float]] = {
-            id_: {"fused": score, "vector": similarities[id_]} for id_, score in ordered.items()
+            id_: {"fused": score, "vector": found[id_]} for id_, score in ordered.items()
         }
         for id_, score in keyword.items():
             parts[id_]["keyword"] = score
@@ -187,10 +190,16 @@ class Retrieval:
                 parts[id_][name] = rank
         return Candidates(Mode.HYBRID, ordered, parts)
 
-    def _inner_products(self, query: NDArray[np.float32], ids: Sequence[int]) -> dict[int, float]:
-        if not ids:
-            return {}
-        return dict(zip(ids, map(float, self._index.vectors(ids) @ query), strict=True))
+
+def similarities_by_id(index: VectorStore, query: NDArray[np.float32], ids: Sequence[int]) -> dict[int, float]:
+    """Return the similarity of a query, (D,) or (Q, D), with each of these items. Raises as `VectorStore.vectors`."""
+    step = max(1, MAX_PHRASE_MATCHES // index.vectors_per_item)  # bounds the memory of their vectors
+    found: dict[int, float] = {}
+    for start in range(0, len(ids), step):
+        some = ids[start : start + step]
+        scores = similarities(index.vectors(some), query[None])[:, 0]
+        found.update(zip(some, scores.tolist(), strict=True))
+    return found
 
 
 def reciprocal_ranks(rankings: Sequence[Sequence[int]], weights: Sequence[float]) -> dict[int, float]:

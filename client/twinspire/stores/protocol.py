@@ -45,6 +45,15 @@ class VectorStore(Protocol):
         """D, the numbers of an embedding."""
 
     @property
+    def vectors_per_item(self) -> int:
+        """Q, how many vectors an item has; 1 but for models that give several vectors for an image.
+
+        Where Q is above 1, embeddings of items are (N, Q, D) wherever (N, D) is said, or (N, D) of texts, which have
+        one vector each. The score of an item is then the maximum over its vectors, and over those of the query where
+        that is an image, (M, P, D) for M queries.
+        """
+
+    @property
     def bundle(self) -> BundleReference | None:
         """The bundle that made the embeddings, None if it is unknown."""
 

@@ -72,26 +72,48 @@ def checked_text_query(query: TextQuery) -> TextQuery:
 
 
 def checked_addition(
-    embeddings: NDArray[np.float32], items: Sequence[Item], dim: int
+    embeddings: NDArray[np.float32], items: Sequence[Item], dim: int, vectors_per_item: int = 1
 ) -> tuple[NDArray[np.float32], list[Item]]:
-    """Return the arguments of `add`: unit vectors, (N, D), and as many items. Raises `EmbeddingError`, `InputError`."""
-    vectors = unit_vectors(embeddings, dim, "embeddings to add")
+    """Return the arguments of `add`: unit vectors and as many items. Raises `EmbeddingError`, `InputError`.
+
+    The vectors are (N, D), or (N, Q, D) in a store of Q vectors an item; those of texts, (N, D), are repeated then.
+    """
+    vectors = unit_vectors(embeddings, dim, "embeddings to add", vectors_per_item)
     items = as_list(items, "items")
     for position, item in enumerate(items):
         if not isinstance(item, Item):
             raise InputError(f"expected a list of Item, got {shown(item)} at position {position}")
     if len(items) != len(vectors):
         raise InputError(f"every item needs one embedding: got {len(items)} items and {len(vectors)} embeddings")
+    if vectors_per_item > 1 and vectors.ndim == 2:
+        image = next((position for position, item in enumerate(items) if item.kind is not ItemKind.TEXT), None)
+        if image is not None:
+            raise EmbeddingError(
+                f"the image at position {image} has one vector: expected {vectors_per_item}, (N, {vectors_per_item}, "
+                f"{dim}), as the store's space has them; only texts have one"
+            )
+        vectors = _repeated(vectors, vectors_per_item)
     return vectors, items
 
 
-def unit_vector(embedding: object, dim: int) -> NDArray[np.float32]:
-    """Return the new embedding of an item, (D,) or (1, D), as (1, D). Raises `EmbeddingError` and `InputError`."""
-    row = embedding[None] if isinstance(embedding, np.ndarray) and embedding.ndim == 1 else embedding
-    vectors = unit_vectors(row, dim, "the new embedding, as a row,")
+def unit_vector(embedding: object, dim: int, vectors_per_item: int = 1) -> NDArray[np.float32]:
+    """Return the new embedding of an item, (D,) or (1, D), as (1, D). Raises `EmbeddingError` and `InputError`.
+
+    In a store of Q vectors an item it may be (Q, D) or (1, Q, D), and is returned as (1, Q, D); one vector is repeated.
+    """
+    row = embedding
+    if isinstance(embedding, np.ndarray):
+        is_item = vectors_per_item > 1 and embedding.ndim == 2 and len(embedding) == vectors_per_item
+        row = embedding[None] if embedding.ndim == 1 or is_item else embedding
+    vectors = unit_vectors(row, dim, "the new embedding, as a row,", vectors_per_item)
     if len(vectors) != 1:
         raise InputError(f"an item has one embedding, got {len(vectors)}")
-    return vectors
+    return vectors if vectors_per_item == 1 or vectors.ndim == 3 else _repeated(vectors, vectors_per_item)
+
+
+def _repeated(vectors: NDArray[np.float32], times: int) -> NDArray[np.float32]:
+    """Return (N, D) vectors as (N, Q, D): a maximum over equal numbers is the number."""
+    return np.repeat(vectors[:, None], times, axis=1)
 
 
 def checked_find(uri: str | None, content_hash: str | None, under: str | None) -> tuple[str, str]:
@@ -110,24 +132,27 @@ def checked_hashes(hashes: Iterable[str]) -> list[str]:
     return [require_text(text, "a content hash") for text in as_list(hashes, "content hashes")]
 
 
-def unit_vectors(embeddings: object, dim: int, what: str) -> NDArray[np.float32]:
+def unit_vectors(embeddings: object, dim: int, what: str, vectors_per_item: int = 1) -> NDArray[np.float32]:
     """Return `embeddings` as contiguous (N, D) float32, L2-normalised within 1e-3.
 
-    Raises `EmbeddingError`, which names the position of the first bad vector, for anything else.
+    In a store of Q vectors an item they may be (N, Q, D) too. Raises `EmbeddingError`, which names the position of the
+    first bad vector, for anything else.
     """
-    expected = f"{what} must be a numpy array of shape (N, {dim}), float32, every vector of length 1"
+    several = f" or (N, {vectors_per_item}, {dim})" if vectors_per_item > 1 else ""
+    expected = f"{what} must be a numpy array of shape (N, {dim}){several}, float32, every vector of length 1"
     if not isinstance(embeddings, np.ndarray):
         raise EmbeddingError(f"{expected}; got {type(embeddings).__name__}")
-    if embeddings.ndim != 2 or embeddings.shape[1] != dim or embeddings.dtype != np.float32:
+    shapes = [(dim,)] if vectors_per_item == 1 else [(dim,), (vectors_per_item, dim)]
+    if embeddings.shape[1:] not in shapes or embeddings.dtype != np.float32:
         raise EmbeddingError(f"{expected}; got shape {embeddings.shape}, {embeddings.dtype}")
     with np.errstate(over="ignore", invalid="ignore"):
-        norms = np.linalg.norm(embeddings, axis=1)
-        bad = np.flatnonzero(~(np.abs(norms - 1) <= _NORM_TOLERANCE))  # so written that NaN is bad
+        norms = np.linalg.norm(embeddings, axis=-1)  # (N,) or (N, Q)
+        bad = np.argwhere(~(np.abs(norms - 1) <= _NORM_TOLERANCE))  # so written that NaN is bad
     if bad.size:
-        position = int(bad[0])
-        finite = bool(np.isfinite(embeddings[position]).all())
-        found = f"has length {norms[position]:.6g}" if finite else "holds a number that is not finite"
+        place = tuple(bad[0])
+        finite = bool(np.isfinite(embeddings[place]).all())
+        found = f"has length {norms[place]:.6g}" if finite else "holds a number that is not finite"
         raise EmbeddingError(
-            f"{expected}; the vector at position {position} {found} ({bad.size} of {len(norms)} are invalid)"
+            f"{expected}; the vector at position {place[0]} {found} ({len(bad)} of {norms.size} are invalid)"
         )
     return np.ascontiguousarray(embeddings)

@@ -89,7 +89,7 @@ class LocalTowers(BundleTowers):
         return f"<LocalTowers: {self.runtime}>"
 
     def encode_images(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Encode (N, H, W, 3) uint8 RGB to (N, D) float32, L2-normalised; N may be 0.
+        """Encode (N, H, W, 3) uint8 RGB to (N, D) float32, L2-normalised, or (N, Q, D) of Q vectors; N may be 0.
 
         Raises InputError for another dtype or shape, EngineError where the engine fails or gives no unit vectors.
         """
@@ -112,7 +112,7 @@ class LocalTowers(BundleTowers):
 
     def _encode(self, tower: Tower, count: int, split: Callable[[int], Iterator[InputBatch]]) -> NDArray[np.float32]:
         """Encode `count` rows, which `split` cuts into batches of at most the size that it is given."""
-        embeddings = np.empty((count, self.dim), np.float32)
+        embeddings = np.empty((count, *self._bundle.output_spec(tower).shape), np.float32)
         with self._streams.call() as is_only_call:
             size = self._streams.part_size(count, maximum=self._max_batch[tower], is_only_call=is_only_call)
             batches = list(split(size))
@@ -137,7 +137,8 @@ class LocalTowers(BundleTowers):
             outputs = session.run([EMBEDDING], {INPUT_NAMES[tower]: array})
         except Exception as error:  # onnxruntime's exceptions share no base below Exception
             raise EngineError(f"{source} failed on an input of {array.shape}: {error}", tower=tower) from error
-        return check_embeddings(outputs[0], rows=len(array), dim=self.dim, source=source, tower=tower)
+        shape = (len(array), *self._bundle.output_spec(tower).shape)
+        return check_embeddings(outputs[0], shape=shape, source=source, tower=tower)
 
     def _open(self, provider: Provider | None, precision: Precision | None) -> tuple[Mapping[Tower, Sessions], Runtime]:
         for candidate in candidates(self._bundle, provider, precision):

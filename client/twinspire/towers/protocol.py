@@ -27,6 +27,8 @@ class Towers(Protocol):
     def encode_images(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Encode (N, H, W, 3) uint8 RGB to (N, D) float32, L2-normalised; N may be 0.
 
+        Of a model with Q vectors an image it is (N, Q, D), each of length 1.
+
         Raises InputError for another dtype or shape, EngineError where the runtime fails, ServerError where a server
         does.
         """

@@ -39,6 +39,11 @@ class BundleTowers:
         return self._bundle.dim
 
     @property
+    def vectors_per_item(self) -> int:
+        """Q, how many vectors an image has; 1 for most models."""
+        return self._bundle.vectors_per_item
+
+    @property
     def space(self) -> str:
         """The id of the embedding space: vectors are comparable within it only."""
         return self._bundle.space
@@ -106,19 +111,23 @@ def check_sequences(
             raise InputError(f"text {position} {problem}", position=position)
 
 
-def check_embeddings(output: object, *, rows: int, dim: int, source: str, tower: Tower) -> NDArray[np.float32]:
-    """Return an engine's output. Raises EngineError unless it is (rows, dim) float32 and every row has norm 1."""
-    if not isinstance(output, np.ndarray) or output.dtype != np.float32 or output.shape != (rows, dim):
+def check_embeddings(output: object, *, shape: tuple[int, ...], source: str, tower: Tower) -> NDArray[np.float32]:
+    """Return an engine's output. Raises EngineError unless it is float32 of `shape` and every vector has norm 1.
+
+    `shape` is (N, D), or (N, Q, D) of Q vectors an item.
+    """
+    if not isinstance(output, np.ndarray) or output.dtype != np.float32 or output.shape != shape:
         found = f"{output.shape} {output.dtype}" if isinstance(output, np.ndarray) else type(output).__name__
-        raise EngineError(f"{source} returned {found}: expected ({rows}, {dim}) float32", tower=tower)
+        raise EngineError(f"{source} returned {found}: expected {shape} float32", tower=tower)
     with np.errstate(over="ignore", invalid="ignore"):  # such rows are found below
-        norms = np.linalg.norm(output, axis=1)  # (rows,), not finite where a value or its square is not
-    wrong = np.flatnonzero(~(np.abs(norms - 1.0) <= UNIT_TOLERANCE))
+        norms = np.linalg.norm(output, axis=-1)  # (N,) or (N, Q), not finite where a value or its square is not
+    wrong = np.argwhere(~(np.abs(norms - 1.0) <= UNIT_TOLERANCE))
     if wrong.size:
+        row = int(wrong[0][0])
         raise EngineError(
-            f"{source} returned a vector of norm {norms[wrong[0]]:.6g} at row {wrong[0]} ({wrong.size} of {rows} "
-            "are wrong): expected 1. Export the bundle again or choose another provider",
+            f"{source} returned a vector of norm {norms[tuple(wrong[0])]:.6g} at row {row} ({len(wrong)} of "
+            f"{norms.size} are wrong): expected 1. Export the bundle again or choose another provider",
             tower=tower,
-            row=int(wrong[0]),
+            row=row,
         )
     return output

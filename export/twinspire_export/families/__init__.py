@@ -5,9 +5,12 @@ To add a family, write a module beside `clip.py` with a `ModelFamily` and a `Che
 
 from __future__ import annotations
 
+from twinspire_export.families.align import AlignFamily
 from twinspire_export.families.altclip import AltClipFamily
+from twinspire_export.families.blip_2 import Blip2Family
 from twinspire_export.families.chinese_clip import ChineseClipFamily
 from twinspire_export.families.clip import ClipFamily
+from twinspire_export.families.dual_encoder import DualEncoderFamily
 from twinspire_export.families.family import Checkpoint, CheckpointSource, ModelFamily
 from twinspire_export.families.metaclip_2 import MetaClip2Family
 from twinspire_export.families.open_clip import OpenClipFamily
@@ -25,6 +28,9 @@ FAMILIES: dict[str, ModelFamily] = {
         SiglipFamily(),
         ChineseClipFamily(),
         AltClipFamily(),
+        AlignFamily(),
+        DualEncoderFamily(),
+        Blip2Family(),
         SentenceBertFamily(),
     )
 }

@@ -16,6 +16,8 @@ class AltClipFamily(ClipWithBertFamily):
 
     model_type = "altclip"
     architecture = "AltCLIPModel"
+    title = "AltCLIP"
+    examples = ("BAAI/AltCLIP",)
     model_class = AltCLIPModel
     processor_class = CLIPImageProcessor
     tokenizer_class = XLMRobertaTokenizerFast  # AutoTokenizer knows none for AltCLIP

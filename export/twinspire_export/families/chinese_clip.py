@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers import ChineseCLIPImageProcessor, ChineseCLIPModel
 
 from twinspire_export.families.clip_with_bert import ClipWithBertFamily
+from twinspire_export.onnx_export import Exporter
 
 if TYPE_CHECKING:
     from transformers import ChineseCLIPTextModel
@@ -19,6 +20,9 @@ class ChineseClipFamily(ClipWithBertFamily):
 
     model_type = "chinese_clip"
     architecture = "ChineseCLIPModel"
+    exporter = Exporter.OPTIMUM
+    title = "Chinese-CLIP"
+    examples = ("OFA-Sys/chinese-clip-vit-base-patch16", "OFA-Sys/chinese-clip-vit-large-patch14")
     model_class = ChineseCLIPModel
     processor_class = ChineseCLIPImageProcessor
     # "all baseline models use 52 as the context length": cn_clip/clip/utils.py of the authors' code, which cuts there.

@@ -31,6 +31,7 @@ from twinspire_export.transformer import Block, Linear, Norm
 
 if TYPE_CHECKING:
     from transformers import CLIPTextConfig
+    from transformers.models.clip.modeling_clip import CLIPVisionTransformer
 
 POOLING = "end token"
 """Both ways of pooling that transformers knows end at the same token; `text_settings` checks it."""
@@ -84,7 +85,11 @@ class ClipCheckpoint(HuggingFaceCheckpoint):
 
 def image_tower(model: CLIPModel, settings: ImageSettings) -> ImageTower:
     """Return the image tower of `model` with the rescaling and normalisation of `settings` inside."""
-    vision = model.vision_model
+    return vision_tower(model.vision_model, model.visual_projection, settings)
+
+
+def vision_tower(vision: CLIPVisionTransformer, projection: nn.Linear, settings: ImageSettings) -> ImageTower:
+    """Return `vision` and the projection of its pooled class token as an image tower."""
     return ImageTower(
         patches=Patches(vision.embeddings.patch_embedding, settings),
         class_token=vision.embeddings.class_embedding,
@@ -92,7 +97,7 @@ def image_tower(model: CLIPModel, settings: ImageSettings) -> ImageTower:
         norm=Norm(vision.pre_layrnorm),
         blocks=map(Block.of, vision.encoder.layers),
         final_norm=Norm(vision.post_layernorm),
-        projection=Linear.of(model.visual_projection),
+        projection=Linear.of(projection),
     )
 
 

@@ -35,9 +35,10 @@ class CheckpointSource:
 class Checkpoint(ABC):
     """An opened checkpoint: its settings as a bundle states them, its towers, and reference embeddings.
 
-    `image` and `text` are the settings of the towers that it has, None of those it lacks. `files` hold its weights,
-    `tokenizer_json` is in the format of the tokenizers library, without padding and truncation, None without a text
-    tower. `pooling` names how a tower pools its tokens: models that differ in it alone are different spaces.
+    `image` and `text` are the settings of the towers that it has, None of those it lacks. `vectors_per_item` is Q where
+    an image has several vectors, of which the best scores; a text has one. `files` hold its weights, `tokenizer_json`
+    is in the format of the tokenizers library, without padding and truncation, None without a text tower. `pooling`
+    names how a tower pools its tokens: models that differ in it alone are different spaces.
     `logit_scale` multiplies cosines and `logit_bias` is added to them to give the logits the model was trained on.
     """
 
@@ -51,22 +52,24 @@ class Checkpoint(ABC):
     pooling: str
     logit_scale: float
     logit_bias: float | None = None
+    vectors_per_item: int = 1
 
     @property
     def towers(self) -> TowerSpecs:
         """The towers' settings and tensors, as the bundle's manifest states them."""
-        return TowerSpecs.of_contract(self.image, self.text, dim=self.dim)
+        return TowerSpecs.of_contract(self.image, self.text, dim=self.dim, vectors_per_item=self.vectors_per_item)
 
     @abstractmethod
     def tower(self, tower: Tower) -> nn.Module:
         """Return a new module of a tower, which shares the checkpoint's weights and never writes to them.
 
         Its `forward` takes the tower's tensor by the name in the contract and returns L2-normalised embeddings:
-        `forward(image)` uint8 (N, S, S, 3), or `forward(input_ids)` int32 (N, L), to float32 (N, D).
+        `forward(image)` uint8 (N, S, S, 3), or `forward(input_ids)` int32 (N, L), to float32 (N, D); of images with
+        several vectors to (N, Q, D).
         """
 
     def embed_images(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Encode `images` (N, H, W, 3), resized and cropped, by the original code: (N, D), L2-normalised.
+        """Encode `images` (N, H, W, 3), resized and cropped, by the original code: as the tower, L2-normalised.
 
         Only for checkpoints with an image tower.
         """

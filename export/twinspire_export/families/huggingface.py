@@ -6,7 +6,7 @@ Shared by the families whose reference implementation is a class of transformers
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -27,7 +27,7 @@ from twinspire_export.towers import TextTower
 from twinspire_export.weights import stored_shapes
 
 if TYPE_CHECKING:
-    from transformers import BaseImageProcessor, PreTrainedModel
+    from transformers import BaseImageProcessor, PretrainedConfig, PreTrainedModel
 
 _INTERPOLATIONS = dict(
     enumerate((Interpolation.NEAREST, Interpolation.LANCZOS, Interpolation.BILINEAR, Interpolation.BICUBIC))
@@ -56,7 +56,12 @@ class HuggingFaceCheckpoint(Checkpoint):
         steps = [step for step in ("do_resize", "do_center_crop") if hasattr(self.processor, step)]
         inputs = self.processor(list(images), return_tensors="pt", **dict.fromkeys(steps, False))
         with torch.inference_mode():
-            return unit_rows(self.model.get_image_features(**inputs))
+            return unit_rows(self.image_features(inputs["pixel_values"]))
+
+    def image_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Encode normalised images: `pixel_values` (N, 3, S, S) to (N, D)."""
+        features: torch.Tensor = self.model.get_image_features(pixel_values=pixel_values)
+        return features
 
     def embed_texts(self, captions: Sequence[str]) -> NDArray[np.float32]:
         """Encode `captions` one at a time, so that nothing is padded but by `token_ids`: (N, D), L2-normalised."""
@@ -94,8 +99,17 @@ def unit_rows(vectors: torch.Tensor) -> NDArray[np.float32]:
     return unit
 
 
-def load_model(model_class: type[PreTrainedModel], folder: Path, files: tuple[Path, ...], **options: bool) -> Any:  # noqa: ANN401
-    """Load the weights in float32; `options` are those of the class's constructor.
+def load_model(
+    model_class: type[PreTrainedModel],
+    folder: Path,
+    files: tuple[Path, ...],
+    *,
+    config: PretrainedConfig | None = None,
+    **options: bool,
+) -> Any:  # noqa: ANN401
+    """Load the weights in float32, for `config` in place of config.json's where it is given.
+
+    `options` are those of the class's constructor.
 
     Raises CheckpointError where tensors are missing or of another shape.
     """
@@ -103,6 +117,7 @@ def load_model(model_class: type[PreTrainedModel], folder: Path, files: tuple[Pa
     try:
         model, report = model_class.from_pretrained(
             folder,
+            config=config,
             use_safetensors=True,
             local_files_only=True,
             dtype=torch.float32,
@@ -183,12 +198,13 @@ def image_settings(
     *,
     crop_rounding: CropRounding = CropRounding.FLOOR,
 ) -> ImageSettings:
-    """Translate an image processor that makes squares and rescales by 1/255.
+    """Translate an image processor that makes squares.
 
     It either resizes the shorter side (`shortest_edge`) and crops the centre, which begins as `crop_rounding` says, or
-    stretches to `height` and `width`, with no crop or one of the same size. `vision_config` has the model's
-    `num_channels` and, unless the model takes any size, its `image_size`. Raises CheckpointError where the processor
-    does anything else, or its images are not of the model's size.
+    stretches to `height` and `width` and crops the centre or nothing. It rescales by 1/255, or by any factor if it
+    subtracts 1 after it (`rescale_offset`). `vision_config` has the model's `num_channels` and, unless the model takes
+    any size, its `image_size`. Raises CheckpointError where the processor does anything else, or its images are not of
+    the model's size.
     """
 
     def unsupported(found: str, expected: str) -> CheckpointError:
@@ -210,8 +226,6 @@ def image_settings(
     if side is None or side != crop.get("width"):
         cropping = f"'crop_size' is {crop}" if crops else "'do_center_crop' is false"
         raise unsupported(cropping, "cropping a square out of the centre of images resized by their shorter side")
-    if shorter_side is None and side != stretched:
-        raise unsupported(f"'crop_size' is {crop} and 'size' {resized}", "a crop of the size that it stretches to")
     size, model_size = int(side), getattr(vision_config, "image_size", None)
     if vision_config.num_channels != 3:
         raise CheckpointError(
@@ -222,27 +236,51 @@ def image_settings(
             f"{folder}: preprocessor_config.json makes images of {size} pixels, but the model of config.json takes "
             f"{model_size} ('image_size'); they must be equal"
         )
-    if not processor.do_rescale or not math.isclose(processor.rescale_factor, 1 / 255, rel_tol=1e-6):
-        factor = f"'rescale_factor' is {processor.rescale_factor}" if processor.do_rescale else "'do_rescale' is false"
-        raise unsupported(factor, "rescaling by 1/255")
+    if shorter_side is not None:
+        resize, scaled = Resize.SHORTEST_SIDE, shorter_side
+    else:
+        resize, scaled = (Resize.STRETCH, None) if side == stretched else (Resize.STRETCH_AND_CROP, stretched)
+    mean, std = _normalisation(processor, unsupported)
+    return ImageSettings(
+        height=size,
+        width=size,
+        resize=resize,
+        shortest_side=None if scaled is None else int(scaled),
+        crop_rounding=None if scaled is None else crop_rounding,
+        interpolation=_INTERPOLATIONS[processor.resample],
+        mean=mean,
+        std=std,
+    )
+
+
+def _normalisation(
+    processor: Any,  # noqa: ANN401
+    unsupported: Callable[[str, str], CheckpointError],
+) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """Return mean and standard deviation, of pixels from 0 to 1, that do what the processor does after resizing.
+
+    It multiplies the pixels by a factor f, subtracts an offset of 0 or 1, then the mean, and divides by the standard
+    deviation (twice, with `include_top`): (f p - o - m) / s = (p / 255 - (o + m) / 255 f) / (s / 255 f).
+    """
+    offset, factor = bool(getattr(processor, "rescale_offset", False)), processor.rescale_factor
+    if not processor.do_rescale or not (factor > 0 if offset else math.isclose(factor, 1 / 255, rel_tol=1e-6)):
+        found = f"'rescale_factor' is {factor}" if processor.do_rescale else "'do_rescale' is false"
+        raise unsupported(found, "rescaling by 1/255, or by a positive factor with 'rescale_offset'")
+    divisions = int(processor.do_normalize) + int(getattr(processor, "include_top", False))
     mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-    if processor.do_normalize:
+    if divisions:
         if len(processor.image_mean) != 3 or len(processor.image_std) != 3 or min(processor.image_std) <= 0:
             raise unsupported(
                 f"'image_mean' is {processor.image_mean} and 'image_std' {processor.image_std}",
                 "three means and three positive standard deviations",
             )
-        mean, std = _triple(processor.image_mean), _triple(processor.image_std)
-    return ImageSettings(
-        height=size,
-        width=size,
-        resize=Resize.STRETCH if shorter_side is None else Resize.SHORTEST_SIDE,
-        shortest_side=None if shorter_side is None else int(shorter_side),
-        crop_rounding=None if shorter_side is None else crop_rounding,
-        interpolation=_INTERPOLATIONS[processor.resample],
-        mean=mean,
-        std=std,
-    )
+        std = _triple([value**divisions for value in processor.image_std])
+        if processor.do_normalize:
+            mean = _triple(processor.image_mean)
+    if not offset:
+        return mean, std
+    scale = 255 * factor
+    return _triple([(1 + value) / scale for value in mean]), _triple([value / scale for value in std])
 
 
 def tokenizer_json(tokenizer: PreTrainedTokenizerFast, folder: Path) -> str:

@@ -28,6 +28,7 @@ from twinspire_export.families.huggingface import (
     tokenizer_json,
 )
 from twinspire_export.families.siglip_text import SENTENCEPIECE_FILE, SiglipTokenizer, open_tokenizer
+from twinspire_export.onnx_export import Exporter
 from twinspire_export.rewrite import ALL
 
 if TYPE_CHECKING:
@@ -39,6 +40,9 @@ class MetaClip2Family(ModelFamily):
 
     model_type = "metaclip_2"
     architecture = "MetaClip2Model"
+    exporter = Exporter.OPTIMUM
+    title = "MetaCLIP 2"
+    examples = ("facebook/metaclip-2-worldwide-huge-quickgelu", "facebook/metaclip-2-worldwide-b32")
     rewrites = ALL
 
     def open(self, source: CheckpointSource, files: tuple[Path, ...]) -> MetaClip2Checkpoint:

@@ -19,6 +19,7 @@ from twinspire_export.families.clip import LEGACY_EOS_ID, POOLING, ClipCheckpoin
 from twinspire_export.families.family import CheckpointSource, ModelFamily
 from twinspire_export.families.huggingface import OPEN_CLIP_CONFIG, tokenizer_json
 from twinspire_export.families.open_clip_weights import load_clip_model
+from twinspire_export.onnx_export import Exporter
 from twinspire_export.rewrite import ALL
 from twinspire_export.weights import stored_shapes, weight_files
 
@@ -80,6 +81,9 @@ class OpenClipFamily(ModelFamily):
 
     model_type = "open_clip"
     architecture = "CLIP"
+    exporter = Exporter.OPTIMUM
+    title = "OpenCLIP, DataComp, DFN"
+    examples = ("laion/CLIP-ViT-B-32-laion2B-s34B-b79K", "apple/DFN2B-CLIP-ViT-L-14")
     rewrites = ALL
 
     def weight_files(self, folder: Path) -> tuple[Path, ...]:

@@ -24,7 +24,7 @@ from twinspire.errors import CheckpointError
 from twinspire_export.dependencies import silenced
 from twinspire_export.families.bert_text import load_bert_tokenizer, text_settings
 from twinspire_export.families.family import Checkpoint, CheckpointSource, ModelFamily
-from twinspire_export.families.huggingface import load_model, tokenizer_json, unit_rows
+from twinspire_export.families.huggingface import fit_one_file, load_model, tokenizer_json, unit_rows
 from twinspire_export.rewrite import ALL
 from twinspire_export.text_encoder import TextEncoder, TextPooling, counts_positions, encoder_of
 
@@ -110,7 +110,7 @@ class SentenceBertCheckpoint(Checkpoint):
     def tower(self, tower: Tower) -> TextEncoder:
         """Return a new module of the text tower."""
         assert tower is Tower.TEXT
-        return encoder_of(self.model, pooling=TextPooling(self.pooling))
+        return fit_one_file(encoder_of(self.model, pooling=TextPooling(self.pooling)))
 
     def embed_texts(self, captions: Sequence[str]) -> NDArray[np.float32]:
         """Encode `captions` one at a time, so that nothing is padded: (N, D), L2-normalised."""

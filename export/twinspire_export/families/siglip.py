@@ -25,6 +25,7 @@ from twinspire_export.families.huggingface import (
     load_processor,
 )
 from twinspire_export.families.siglip_text import SiglipTokenizer, open_tokenizer
+from twinspire_export.onnx_export import Exporter
 from twinspire_export.towers import AttentionPoolImageTower, LastTokenTextTower, Patches
 from twinspire_export.transformer import Attention, Block, Linear, Mlp, Norm
 
@@ -37,6 +38,9 @@ class SiglipFamily(ModelFamily):
 
     model_type = "siglip"
     architecture = "SiglipModel"
+    exporter = Exporter.OPTIMUM
+    title = "SigLIP, SigLIP 2 (fixed resolution)"
+    examples = ("google/siglip-base-patch16-224", "google/siglip2-base-patch16-224")
     rewrites = ("normalisation", "patches", "norms", "scale", "probe", "qkv", "pooled")
 
     def open(self, source: CheckpointSource, files: tuple[Path, ...]) -> SiglipCheckpoint:

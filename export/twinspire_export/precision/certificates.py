@@ -50,6 +50,8 @@ def certificate(
             "threads": threads,
             "runtimes": [_runtime(result, tower) for result in results],
         },
+        split_layers=None if before is None else before.split_layers,
+        float_layers=None if before is None else before.float_layers,
     )
 
 

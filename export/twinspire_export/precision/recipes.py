@@ -34,6 +34,7 @@ def recipe_engines(
     if count == 0:
         return
     require(Extra.QUANTIZE, "making int8 engines")
+    from twinspire_export.quantization.float_fallback import MIN_COSINE
     from twinspire_export.quantization.recipe import DEFAULT_RECIPES, Int8Recipe, Ranges
     from twinspire_export.quantize import quantize_bundle
 
@@ -62,6 +63,8 @@ def recipe_engines(
                 images=images,
                 captions=captions,
                 recipes=recipes,
+                # The default is what `quantize` makes; the others are what their names say.
+                min_cosine=MIN_COSINE if name == "default recipe" else None,
                 on_step=lambda step, name=name: on_step(f"{name}: {step}"),  # type: ignore[misc]
             )
         yield EnginePair(Precision.INT8, made, name)

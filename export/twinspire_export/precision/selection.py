@@ -85,7 +85,7 @@ def accuracy_of(
 
 def _cosines(rows: NDArray[np.float32], expected: NDArray[np.float32]) -> Cosines:
     found = row_cosines(rows, expected)
-    return Cosines(samples=len(found), minimum=float(found.min()), mean=float(found.mean()))
+    return Cosines(samples=len(rows), minimum=float(found.min()), mean=float(found.mean()))
 
 
 def best_of(results: Sequence[CandidateResult], max_recall_drop: float) -> CandidateResult:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from twinspire.errors import InputError
-from twinspire.graph_edit import Wiring, name_nodes
+from twinspire.graph_edit import Wiring, integer, name_nodes
 from twinspire_export.quantization.graph_passes import multiplies_pixels
 
 if TYPE_CHECKING:
@@ -20,7 +20,11 @@ MATMULS = frozenset({"MatMul", "Gemm", "Conv"})
 
 
 class NodeRole(StrEnum):
-    """Roles of a matrix multiplication, or of a lookup in a table, in a transformer."""
+    """Roles of a matrix multiplication, or of a lookup in a table, in a transformer; of convolutions in other networks.
+
+    A network without attention is convolutional: `stem` reads the pixels, `depthwise` convolutions mix no channels,
+    those of `squeeze-excite` read pooled maps (https://arxiv.org/abs/1709.01507), `convolution` is any other.
+    """
 
     PATCHES = "patches"
     TOKENS = "tokens"
@@ -32,6 +36,10 @@ class NodeRole(StrEnum):
     MLP_UP = "mlp-up"
     MLP_DOWN = "mlp-down"
     PROJECTION = "projection"
+    STEM = "stem"
+    CONVOLUTION = "convolution"
+    DEPTHWISE = "depthwise"
+    SQUEEZE_EXCITE = "squeeze-excite"
     OTHER = "other"
 
 
@@ -58,6 +66,8 @@ def roles_of(model: onnx.ModelProto) -> dict[str, RoleInBlock]:
     graph = model.graph
     name_nodes(graph)
     wiring = Wiring(graph)
+    if is_convolutional(model):
+        return _convolutional_roles(graph, wiring)
     softmaxes = sum(node.op_type == "Softmax" for node in graph.node)
     roles: dict[str, RoleInBlock] = {}
     block, since = -1, 0  # the last softmax passed, and the multiplications by weights since then
@@ -77,6 +87,35 @@ def roles_of(model: onnx.ModelProto) -> dict[str, RoleInBlock]:
                 roles[node.name] = RoleInBlock(NodeRole.ATTENTION_VALUES, block)
             else:
                 roles[node.name] = RoleInBlock(NodeRole.ATTENTION_SCORES, block + 1)
+    return roles
+
+
+def is_convolutional(model: onnx.ModelProto) -> bool:
+    """Whether `model` is a convolutional network: it has convolutions and no attention."""
+    operators = {node.op_type for node in model.graph.node}
+    return "Conv" in operators and "Softmax" not in operators
+
+
+def _convolutional_roles(graph: onnx.GraphProto, wiring: Wiring) -> dict[str, RoleInBlock]:
+    """Return the roles in a network without attention; its matrix multiplications come after the pooling."""
+    roles: dict[str, RoleInBlock] = {}
+    pooled: set[str] = set()  # tensors that are a pooled map, or made of nothing else
+    for node in graph.node:
+        sources = [name for name in node.input if name and not wiring.is_constant(name)]
+        is_pooled = bool(sources) and pooled.issuperset(sources)
+        if is_pooled or node.op_type == "GlobalAveragePool":
+            pooled.update(node.output)
+        if node.op_type not in MATMULS:
+            continue
+        if node.op_type != "Conv":
+            role = NodeRole.PROJECTION
+        elif not roles:
+            role = NodeRole.STEM
+        elif is_pooled:
+            role = NodeRole.SQUEEZE_EXCITE
+        else:
+            role = NodeRole.CONVOLUTION if integer(node, "group", 1) == 1 else NodeRole.DEPTHWISE
+        roles[node.name] = RoleInBlock(role, None)
     return roles
 
 

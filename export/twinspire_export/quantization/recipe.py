@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 
-from twinspire._arguments import as_member
+from twinspire._arguments import as_finite, as_member
 from twinspire.bundle import Tower
 from twinspire.errors import InputError
 from twinspire_export.quantization.node_roles import NodeRole
@@ -63,7 +63,8 @@ class Int8Recipe:
     `smooth_alpha` is SmoothQuant's share of the activations' range that moves into the weights (0 to 1,
     https://arxiv.org/abs/2211.10438), None for no smoothing; post-norm blocks (BERT) are never smoothed. `keep_float`
     names what stays in float32: labels of `RoleInBlock` (`mlp-down`, `mlp-down:11`), or nodes. `per_channel` gives each
-    output channel of a weight a scale of its own.
+    output channel of a weight a scale of its own. `outlier_factor` computes channels whose largest value is above so
+    many times the usual one in float beside the int8 multiplication of the others (`outlier_channels`); None for none.
 
     Raises InputError where a value is out of range or impossible for the target.
     """
@@ -74,11 +75,14 @@ class Int8Recipe:
     bias_correction: BiasCorrection = BiasCorrection.FAST
     per_channel: bool = True
     keep_float: tuple[str, ...] = ()
+    outlier_factor: float | None = None
     target: QuantizationTarget = QuantizationTarget.CPU
 
     def __post_init__(self) -> None:
         if self.smooth_alpha is not None and not 0 <= self.smooth_alpha <= 1:
             raise InputError(f"smooth_alpha {self.smooth_alpha}: expected a number from 0 to 1, or None")
+        if self.outlier_factor is not None:
+            as_finite(self.outlier_factor, "outlier_factor", minimum=1)
         for name, members in _ENUMS.items():
             object.__setattr__(self, name, as_member(getattr(self, name), members, name))
         if isinstance(self.keep_float, str) or not all(isinstance(label, str) and label for label in self.keep_float):
@@ -102,7 +106,8 @@ _ENUMS: Mapping[str, type[StrEnum]] = {
 
 DEFAULT_RECIPE = Int8Recipe(keep_float=(NodeRole.ATTENTION_SCORES, NodeRole.PROJECTION))
 """Keeps the smallest matrix multiplications in float32. Ranges from minimum to maximum cut nothing off, so they
-also hold for images unlike those calibrated on. `twinspire precision` compares it with other recipes."""
+also hold for images unlike those calibrated on. Where it is not accurate enough, `quantize` splits outlier channels off
+and keeps layers in float (`quantization.float_fallback`). `twinspire precision` compares it with other recipes."""
 
 DEFAULT_RECIPES: Mapping[Tower, Int8Recipe] = {Tower.IMAGE: DEFAULT_RECIPE, Tower.TEXT: DEFAULT_RECIPE}
 

@@ -24,6 +24,7 @@ from twinspire_export.rewrite.passes import (
     patches_as_matmul,
     pool_before_last_block,
 )
+from twinspire_export.swin import SwinTower
 from twinspire_export.text_encoder import TextEncoder
 from twinspire_export.towers import AttentionPoolImageTower, BlockTower, ImageTower, TextTower, TransformerTower
 
@@ -47,8 +48,8 @@ REWRITES = {
     for rewrite in (
         Rewrite("mask", finite_mask, (TextTower, TextEncoder)),
         Rewrite("end-token", end_token_by_index, TextTower),
-        Rewrite("normalisation", fold_normalisation, ImageTower),
-        Rewrite("patches", patches_as_matmul, ImageTower, requires=("normalisation",)),
+        Rewrite("normalisation", fold_normalisation, (ImageTower, SwinTower)),
+        Rewrite("patches", patches_as_matmul, (ImageTower, SwinTower), requires=("normalisation",)),
         Rewrite("norms", fold_norms, TransformerTower),
         Rewrite("scale", fold_scale),
         Rewrite("probe", fold_probe, AttentionPoolImageTower),

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from twinspire_export.attention_pool import ProbeAttention
+from twinspire_export.swin import SwinTower
 from twinspire_export.text_encoder import TextEncoder
 from twinspire_export.towers import (
     AttentionPoolImageTower,
@@ -17,7 +18,7 @@ from twinspire_export.towers import (
     TextTower,
     TransformerTower,
 )
-from twinspire_export.transformer import Linear, Norm, frozen
+from twinspire_export.transformer import Linear, Mlp, Norm, frozen
 
 MASKED = -1e4
 """The mask's value for a masked logit: its exp is exactly 0, yet it is finite in float16."""
@@ -84,7 +85,7 @@ def end_token_by_index(tower: TextTower) -> None:
     tower.pool = EndTokenByIndex(tower.final_norm.width)
 
 
-def fold_normalisation(tower: ImageTower) -> None:
+def fold_normalisation(tower: ImageTower | SwinTower) -> None:
     """Fold 1/255, mean and standard deviation of the pixels into the weights and bias of the patch convolution.
 
     Exact because the convolution has no padding: every patch covers the whole mean.
@@ -101,7 +102,7 @@ def fold_normalisation(tower: ImageTower) -> None:
     patches.mean = patches.std = None
 
 
-def patches_as_matmul(tower: ImageTower) -> None:
+def patches_as_matmul(tower: ImageTower | SwinTower) -> None:
     """Replace the patch convolution by the matrix multiplication that it is; pixels are moved as bytes before it."""
     assert isinstance(tower.patches, Patches)
     assert tower.patches.mean is None, "the normalisation must be folded first: the multiplication reads bytes"
@@ -115,14 +116,16 @@ def fold_norms(tower: TransformerTower) -> None:
     the image tower's first block keeps its own.
     """
     for block in tower.all_blocks():
-        _fold_norm(block.attention_norm, block.attention.input_layers())
+        if block.folds_attention_norm:
+            _fold_norm(block.attention_norm, block.attention.input_layers())
         _fold_norm(block.mlp_norm, [block.mlp.up])
     if isinstance(tower, AttentionPoolImageTower):
         pool = tower.attention_pool
         _fold_norm(tower.final_norm, pool.attention.project.linears)
         _fold_norm(pool.mlp_norm, [pool.mlp.up])
     elif tower.projection is not None:
-        _fold_norm(tower.final_norm, [tower.projection])
+        last = tower.projection
+        _fold_norm(tower.final_norm, [last.up if isinstance(last, Mlp) else last])
 
 
 def fold_scale(tower: BlockTower) -> None:

@@ -128,7 +128,10 @@ def run_demo(
         client = opened.client
         client.encode_images([files[0]])  # the first call pays for the engine's start
         reference = reference_to(client.bundle)
-        with Index.create(out / "index", space=client.space, dim=client.dim, bundle=reference) as index:
+        several = client.vectors_per_item
+        with Index.create(
+            out / "index", space=client.space, dim=client.dim, bundle=reference, vectors_per_item=several
+        ) as index:
             images_per_s, mean_batch_size = _index(index, client, files, progress)
             query_image = out / "query.jpg"
             draw_scene(scenes[0].scene, random.Random("the same scene, drawn once more")).save(query_image, quality=90)

@@ -113,6 +113,7 @@ def stats(index: IndexArgument, as_json: JsonOption = False) -> None:
         "images": found.items_by_kind[ItemKind.IMAGE],
         "texts": found.items_by_kind[ItemKind.TEXT],
         "dim": found.dim,
+        "vectors_per_item": found.vectors_per_item,
         "dtype": found.dtype.value,
         "space": found.space,
         "bundle": dataclasses.asdict(bundle) if bundle is not None else None,

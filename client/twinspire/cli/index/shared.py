@@ -152,7 +152,10 @@ def open_store_and_client(
 
     def create() -> VectorStore:
         bundle = reference_to(client.bundle)
-        return stack.enter_context(Index.create(index, space=client.space, dim=client.dim, bundle=bundle))
+        several = client.vectors_per_item
+        return stack.enter_context(
+            Index.create(index, space=client.space, dim=client.dim, bundle=bundle, vectors_per_item=several)
+        )
 
     return (cast("VectorStore", _NewStore(create)) if lazy else create()), client
 

@@ -28,6 +28,7 @@ from twinspire.index.ann.reports import Calibration, GroupRecall
 from twinspire.index.ann.tuning import QueryGroup, Setting, best_setting, without_own
 from twinspire.index.flat import nearest
 from twinspire.index.vectors import Vectors
+from twinspire.similarity import vectors_per_item
 
 TARGET, K = 0.95, 10
 MARGIN = 0.03
@@ -60,7 +61,9 @@ def group_recalls(groups: list[QueryGroup], found: Setting) -> tuple[GroupRecall
 
 
 def held_out(vectors: Vectors, kinds: Mapping[str, NDArray[np.bool_]], k: int, exact_kept: int) -> list[QueryGroup]:
-    """Return groups of queries to calibrate an index of `vectors` (N, D) with; none for fewer than two items.
+    """Return groups of queries to calibrate an index of `vectors` with; none for fewer than two items.
+
+    `vectors` is (N, D), or (N, V, D) of items with several vectors, of which one is a query.
 
     `kinds` maps the name of each kind of item, in the plural, to the mask (N,) of its rows. A search that a filter
     restricts to `exact_kept` rows or fewer is exact and needs no queries. Equal items give equal queries.
@@ -76,7 +79,7 @@ def held_out(vectors: Vectors, kinds: Mapping[str, NDArray[np.bool_]], k: int, e
         return np.sort(random.choice(rows, min(count, len(rows)), replace=False))
 
     rows = sample(living)
-    groups = [_group("held-out items", vectors, _float32(vectors[rows]), rows, everything, k)]
+    groups = [_group("held-out items", vectors, _one_each(vectors, rows), rows, everything, k)]
     for name, mask in kinds.items():
         if len(kinds) > 1 and int(np.count_nonzero(mask)) <= exact_kept:
             continue
@@ -84,7 +87,7 @@ def held_out(vectors: Vectors, kinds: Mapping[str, NDArray[np.bool_]], k: int, e
         for other, other_mask in kinds.items():
             if other != name and int(np.count_nonzero(other_mask)) >= _MINIMUM_QUERIES:
                 rows = sample(other_mask)
-                groups.append(_group(f"{other} against {name}", vectors, _float32(vectors[rows]), rows, searched, k))
+                groups.append(_group(f"{other} against {name}", vectors, _one_each(vectors, rows), rows, searched, k))
                 break
         else:
             rows = sample(mask)
@@ -108,7 +111,8 @@ def _group(
         return None
     scores, rows = nearest(vectors, queries, k + 1, allowed=searched)
     exact = without_own(scores, rows, own, k)
-    return QueryGroup(queries, exact, None if searched is None else Selection.of(searched), own, name)
+    selection = None if searched is None else Selection.of(searched, vectors_per_item(vectors))
+    return QueryGroup(queries, exact, selection, own, name)
 
 
 def _across_a_gap(
@@ -116,16 +120,21 @@ def _across_a_gap(
 ) -> NDArray[np.float32]:
     """Generate queries (Q, D), one for each of `rows` (Q,), as of another modality than the items of `mask`."""
     living = np.flatnonzero(mask)
-    part = _float32(vectors[np.sort(random.choice(living, min(_MEAN_SAMPLE, len(living)), replace=False))])
+    part = _one_each(vectors, np.sort(random.choice(living, min(_MEAN_SAMPLE, len(living)), replace=False)))
     mean = part.mean(axis=0)
     spread = float(np.sqrt(((part - mean) ** 2).sum(axis=1).mean()))
-    between = (_float32(vectors[rows]) - part[random.integers(0, len(part), len(rows))]) / np.float32(np.sqrt(2))
-    noise = random.standard_normal((len(rows), vectors.shape[1]), dtype=np.float32)
+    between = (_one_each(vectors, rows) - part[random.integers(0, len(part), len(rows))]) / np.float32(np.sqrt(2))
+    noise = random.standard_normal((len(rows), vectors.shape[-1]), dtype=np.float32)
     noise *= spread / np.linalg.norm(noise, axis=1, keepdims=True)
     opposite = (np.arange(len(rows)) % 2)[:, None] * mean
     queries = 0.5 * between + noise - opposite
     lengths = np.linalg.norm(queries, axis=1, keepdims=True)
     return _float32(queries / np.maximum(lengths, 1e-12))
+
+
+def _one_each(vectors: Vectors, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Return a vector of each of `rows`, (n, D) float32; of items with several, not always that of the same place."""
+    return _float32(vectors[rows] if vectors.ndim == 2 else vectors[rows, rows % vectors.shape[1]])
 
 
 def _float32(vectors: Vectors) -> NDArray[np.float32]:

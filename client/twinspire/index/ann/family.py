@@ -52,16 +52,20 @@ class Option:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Rows that a search may return: a mask (N,), the same as bits, and how many there are."""
+    """Rows that a search may return: a mask (N,), the same as bits, and how many there are.
+
+    Where a row has several vectors, there is a bit for each of them.
+    """
 
     mask: NDArray[np.bool_]
     bits: NDArray[np.uint8]
     kept: int
 
     @classmethod
-    def of(cls, mask: NDArray[np.bool_]) -> Selection:
+    def of(cls, mask: NDArray[np.bool_], vectors_per_item: int = 1) -> Selection:
         """Return the selection of the rows for which `mask` (N,) is True."""
-        return cls(mask, np.packbits(mask, bitorder="little"), int(np.count_nonzero(mask)))
+        of_vectors = mask if vectors_per_item == 1 else np.repeat(mask, vectors_per_item)
+        return cls(mask, np.packbits(of_vectors, bitorder="little"), int(np.count_nonzero(mask)))
 
     @property
     def share(self) -> float:
@@ -109,6 +113,8 @@ class IndexFamily(ABC):
     """Whether `search` applies a selection; otherwise more candidates are asked for, and those not selected dropped."""
     splits_queries: ClassVar[bool] = False
     """Whether several threads may search at once, each some of the queries; otherwise `search` gets all of them."""
+    takes_several: ClassVar[bool] = True
+    """Whether items may have several vectors, which `AnnIndex` groups; not where it `rescores_itself`."""
     can_add: ClassVar[bool] = False
     """Whether vectors can be added to a built index; otherwise it is rebuilt."""
     maximum_results: ClassVar[int | None] = None

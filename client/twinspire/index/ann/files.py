@@ -46,7 +46,7 @@ def write_snapshot(ann: AnnIndex, path: Path) -> int:
     return sink.checksum
 
 
-def read_snapshot(path: Path, spec: IndexSpec, rows: int, checksum: int) -> AnnIndex:
+def read_snapshot(path: Path, spec: IndexSpec, rows: int, checksum: int, vectors_per_item: int = 1) -> AnnIndex:
     """Check a snapshot file of `rows` rows, then read it.
 
     Raises `IndexStoreError` where it is missing or damaged, and what `IndexFamily.require` raises.
@@ -54,7 +54,7 @@ def read_snapshot(path: Path, spec: IndexSpec, rows: int, checksum: int) -> AnnI
     problem = snapshot_problem(path, checksum)
     if problem is not None:
         raise IndexStoreError(problem)
-    ann = AnnIndex.read(path, spec)
+    ann = AnnIndex.read(path, spec, vectors_per_item=vectors_per_item)
     if len(ann) != rows:
         raise IndexStoreError(f"{path} covers {len(ann)} rows: expected {rows}, as the catalogue says")
     return ann

@@ -40,6 +40,7 @@ class OnGpu(FaissFamily):
     filters = False
     splits_queries = False
     can_add = False
+    takes_several = False  # was not measured on a GPU
     maximum_results = MAXIMUM_RESULTS
     _owner: BatchingThread
 

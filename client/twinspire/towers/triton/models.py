@@ -8,6 +8,7 @@ extensions of it.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,9 +43,9 @@ class InspectedModel:
     precision: str
 
 
-def largest_response_bytes(dim: int) -> int:
-    """Return the size of a server's largest response: the embeddings of a batch, or a model's configuration."""
-    return LARGEST_BATCH * dim * 4 + 2**20
+def largest_response_bytes(numbers: int) -> int:
+    """Return the size of a server's largest response: a batch of embeddings of `numbers` each, or a configuration."""
+    return LARGEST_BATCH * numbers * 4 + 2**20
 
 
 def read_model(config: Any, name: str, tower: Tower, bundle: Bundle, *, address: str) -> InspectedModel:
@@ -139,14 +140,14 @@ def infer_request(name: str, spec: TensorSpec, array: NDArray[Any], *, timeout_s
     return request
 
 
-def read_embeddings(response: Any, *, rows: int, dim: int, source: str) -> NDArray[np.float32]:
-    """Return the only output. Raises EngineError unless it is (rows, dim) float32."""
+def read_embeddings(response: Any, *, shape: tuple[int, ...], source: str) -> NDArray[np.float32]:
+    """Return the only output. Raises EngineError unless it is float32 of `shape`."""
     outputs = [(output.name, output.datatype, list(output.shape)) for output in response.outputs]
     sizes = [len(raw) for raw in response.raw_output_contents]
-    if outputs != [(EMBEDDING, "FP32", [rows, dim])] or sizes != [4 * rows * dim]:
+    if outputs != [(EMBEDDING, "FP32", list(shape))] or sizes != [4 * math.prod(shape)]:
         found = _shown(f"{outputs} in {sizes} bytes")
-        raise EngineError(f"{source} returned {found}: expected one {EMBEDDING!r} FP32 of [{rows}, {dim}]")
-    return np.frombuffer(response.raw_output_contents[0], np.float32).reshape(rows, dim)
+        raise EngineError(f"{source} returned {found}: expected one {EMBEDDING!r} FP32 of {list(shape)}")
+    return np.frombuffer(response.raw_output_contents[0], np.float32).reshape(shape)
 
 
 def read_statistics(response: Any) -> ModelStatistics:

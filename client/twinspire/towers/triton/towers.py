@@ -93,7 +93,8 @@ class TritonTowers(BundleTowers):
         self._send_images_singly = send_images_singly
         self._process = os.getpid()
         self._state: _ServerState | None = None
-        self._channel = Channel(self._address, tls, max_response_bytes=largest_response_bytes(bundle.dim))
+        largest = largest_response_bytes(bundle.dim * bundle.vectors_per_item)
+        self._channel = Channel(self._address, tls, max_response_bytes=largest)
         try:
             deadline = self._begin(limit_s=_OPENING_S)
             policy = self._retry_policy(deadline)
@@ -121,7 +122,7 @@ class TritonTowers(BundleTowers):
         return f"Triton {self._server_version} at {self._address}"
 
     def encode_images(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Encode (N, H, W, 3) uint8 RGB to (N, D) float32, L2-normalised; N may be 0.
+        """Encode (N, H, W, 3) uint8 RGB to (N, D) float32, L2-normalised, or (N, Q, D) of Q vectors; N may be 0.
 
         Raises InputError for another dtype or shape, ServerError as opening does, EngineError where the response is not
         N unit vectors.
@@ -182,7 +183,8 @@ class TritonTowers(BundleTowers):
         from twinspire.towers.triton.models import infer_request, read_embeddings
 
         deadline = self._begin()
-        embeddings = np.empty((count, self.dim), np.float32)
+        output_shape = self._bundle.output_spec(tower).shape
+        embeddings = np.empty((count, *output_shape), np.float32)
         if count == 0:
             return embeddings
         policy = self._retry_policy(deadline)
@@ -229,10 +231,9 @@ class TritonTowers(BundleTowers):
         try:
             with closing(answers):
                 for batch, response in answers:
-                    output = read_embeddings(response, rows=len(batch.array), dim=self.dim, source=source)
-                    embeddings[batch.positions] = check_embeddings(
-                        output, rows=len(batch.array), dim=self.dim, source=source, tower=tower
-                    )
+                    shape = (len(batch.array), *output_shape)
+                    output = read_embeddings(response, shape=shape, source=source)
+                    embeddings[batch.positions] = check_embeddings(output, shape=shape, source=source, tower=tower)
             if not is_trusted:  # the server may have been replaced during a wait
                 state = inspect()
         except ServerOverloadedError:

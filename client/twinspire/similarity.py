@@ -1,0 +1,29 @@
+"""Similarity of items of one vector or of several: the maximum of the inner products of their vectors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def similarities(left: NDArray[np.floating[Any]], right: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
+    """Return the similarity of each item of `left` with each of `right`, (A, B), in their dtype.
+
+    Each side is (N, D), or (N, Q, D) where an item has Q vectors. The similarity of two items is the largest inner
+    product of a vector of the one and a vector of the other, as BLIP-2 scores an image and a text:
+    https://github.com/salesforce/LAVIS/blob/main/lavis/models/blip2_models/blip2_qformer.py
+    """
+    scores: NDArray[np.floating[Any]] = left.reshape(-1, left.shape[-1]) @ right.reshape(-1, right.shape[-1]).T
+    if left.ndim == right.ndim == 2:
+        return scores
+    best: NDArray[np.floating[Any]] = scores.reshape(
+        len(left), vectors_per_item(left), len(right), vectors_per_item(right)
+    ).max(axis=(1, 3))
+    return best
+
+
+def vectors_per_item(embeddings: NDArray[Any]) -> int:
+    """Return how many vectors each item of (N, D) or (N, Q, D) has."""
+    return 1 if embeddings.ndim == 2 else int(embeddings.shape[1])
