@@ -24,6 +24,8 @@ _HUB_FILES = [
     "added_tokens.json",
     "vocab.json",
     "merges.txt",
+    "vocab.txt",
+    "sentencepiece.bpe.model",
     "preprocessor_config.json",
     "README.md",
 ]

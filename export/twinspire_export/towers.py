@@ -64,13 +64,17 @@ class CausalMask(nn.Module):
         return torch.full((length, length), torch.finfo(torch.float32).min).triu(1)
 
 
-class TransformerTower(nn.Module):
-    """What both towers have: blocks, a final norm, and the projection into the shared embedding space."""
+class BlockTower(nn.Module):
+    """What all towers here have: blocks, the last of which may compute the pooled token only."""
 
-    def __init__(self, *, blocks: Iterable[Block], final_norm: Norm, projection: Linear) -> None:
+    def __init__(self, blocks: Iterable[Block]) -> None:
         super().__init__()
         self.set_blocks(blocks, None)
-        self.final_norm, self.projection = final_norm, projection
+
+    @property
+    def pools_one_token(self) -> bool:
+        """Whether the embedding is made of one token, so that the last block need not compute the others."""
+        return True
 
     def set_blocks(self, blocks: Iterable[Block], pooled_block: PooledBlock | None) -> None:
         """Replace the blocks: those that transform all tokens, and optionally a last one for the pooled token only."""
@@ -86,6 +90,14 @@ class TransformerTower(nn.Module):
         for block in self.blocks:
             hidden = block(hidden, length, mask)
         return hidden
+
+
+class TransformerTower(BlockTower):
+    """What pre-norm towers have: blocks, a final norm, and the projection into the shared embedding space."""
+
+    def __init__(self, *, blocks: Iterable[Block], final_norm: Norm, projection: Linear) -> None:
+        super().__init__(blocks)
+        self.final_norm, self.projection = final_norm, projection
 
     def embed(self, token: Tensor) -> Tensor:
         """Turn the pooled token (N, 1, W) into an embedding (N, D), L2-normalised."""

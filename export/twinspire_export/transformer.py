@@ -1,8 +1,8 @@
-"""A pre-norm transformer in plain modules with explicit weights.
+"""A transformer in plain modules with explicit weights.
 
-A block is that of ViT (https://arxiv.org/abs/2010.11929): norms come before attention and MLP, residual sums after
-them. Weights are shared with the checkpoint's modules and never written to: a rewrite (`twinspire_export.rewrite`)
-replaces them.
+A block is that of ViT (https://arxiv.org/abs/2010.11929), pre-norm: norms come before attention and MLP, residual sums
+after them; or that of BERT (https://arxiv.org/abs/1810.04805), post-norm: norms come after the sums. Weights are shared
+with the checkpoint's modules and never written to: a rewrite (`twinspire_export.rewrite`) replaces them.
 
 Lengths are passed as arguments: an int becomes a constant of the traced graph, while a length that the tracer reads
 from a shape is a traced value, though typed as int, and stays dynamic.
@@ -137,7 +137,7 @@ class Attention(nn.Module):
         return list(self.project.linears)
 
     def forward(self, hidden: Tensor, length: int, mask: Tensor | None) -> Tensor:
-        """Transform (N, L, W); `mask` (L, L) is added to the logits."""
+        """Transform (N, L, W); `mask` (L, L) or (N, 1, 1, L) is added to the logits."""
         query, key, value = self.project(hidden)
         mixed: Tensor = self.output(self.heads(query, key, value, queries=length, keys=length, mask=mask))
         return mixed
@@ -175,8 +175,12 @@ class Block(nn.Module):
             Mlp(Linear.of(layer.mlp.fc1), layer.mlp.activation_fn, Linear.of(layer.mlp.fc2)),
         )
 
+    def pooled(self) -> PooledBlock:
+        """Return the block that computes what this one does, for the pooled token only."""
+        return PooledBlock(self)
+
     def forward(self, hidden: Tensor, length: int, mask: Tensor | None) -> Tensor:
-        """Transform (N, L, W); `mask` (L, L) is added to the attention's logits."""
+        """Transform (N, L, W); `mask` (L, L) or (N, 1, 1, L) is added to the attention's logits."""
         hidden = hidden + self.attention(self.attention_norm(hidden), length, mask)
         output: Tensor = hidden + self.mlp(self.mlp_norm(hidden))
         return output
@@ -219,4 +223,41 @@ class PooledBlock(nn.Module):
         norm = self.attention_norm
         token = token + self.attention(norm(token), norm(hidden), length, mask)
         output: Tensor = token + self.mlp(self.mlp_norm(token))
+        return output
+
+
+class PostNormBlock(Block):
+    """Attention and MLP, each with a residual sum and a norm after it: `(N, L, W) -> (N, L, W)`."""
+
+    @classmethod
+    def of(cls, layer: Any) -> PostNormBlock:  # noqa: ANN401 - several classes, with the same names for their parts
+        """Return a block that shares the weights of a layer of transformers' BERT and of the models derived from it."""
+        attention, mixed, up, down = layer.attention.self, layer.attention.output, layer.intermediate, layer.output
+        linears = (attention.query, attention.key, attention.value, mixed.dense)
+        heads, scale = int(attention.num_attention_heads), float(attention.attention_head_size) ** -0.5
+        return cls(
+            Norm(mixed.LayerNorm),
+            Attention(*map(Linear.of, linears), heads=heads, scale=scale),
+            Norm(down.LayerNorm),
+            Mlp(Linear.of(up.dense), up.intermediate_act_fn, Linear.of(down.dense)),
+        )
+
+    def pooled(self) -> PooledPostNormBlock:
+        """Return the block that computes what this one does, for the pooled token only."""
+        return PooledPostNormBlock(self)
+
+    def forward(self, hidden: Tensor, length: int, mask: Tensor | None) -> Tensor:
+        """Transform (N, L, W); `mask` (L, L) or (N, 1, 1, L) is added to the attention's logits."""
+        hidden = self.attention_norm(hidden + self.attention(hidden, length, mask))
+        output: Tensor = self.mlp_norm(hidden + self.mlp(hidden))
+        return output
+
+
+class PooledPostNormBlock(PooledBlock):
+    """A last post-norm block that computes only the pooled token: `(N, 1, W), (N, L, W) -> (N, 1, W)`."""
+
+    def forward(self, token: Tensor, hidden: Tensor, length: int, mask: Tensor | None) -> Tensor:
+        """Transform `token` (N, 1, W), one of `hidden` (N, L, W); `mask` (N, 1, 1, L) is added to its logits."""
+        token = self.attention_norm(token + self.attention(token, hidden, length, mask))
+        output: Tensor = self.mlp_norm(token + self.mlp(token))
         return output

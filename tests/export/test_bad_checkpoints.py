@@ -188,9 +188,11 @@ def test_malformed_file(checkpoint: Path, tmp_path: Path, name: str, content: st
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"size": {"height": 32, "width": 32}}, "'size'"),
+        ({"size": {"height": 32, "width": 48}}, "'size'"),
+        ({"size": {"longest_edge": 32}}, "'size'"),
+        ({"size": {"height": 48, "width": 48}}, "'crop_size'"),
         ({"do_resize": False}, "'do_resize'"),
-        ({"resample": 0}, "'resample'"),
+        ({"resample": 4}, "'resample'"),
         ({"do_center_crop": False}, "'do_center_crop'"),
         ({"crop_size": {"height": 32, "width": 48}}, "'crop_size'"),
         ({"crop_size": {"height": 24, "width": 24}}, " 24 "),
@@ -207,7 +209,7 @@ def test_malformed_file(checkpoint: Path, tmp_path: Path, name: str, content: st
 def test_preprocessing_that_a_bundle_cannot_express(
     checkpoint: Path, tmp_path: Path, change: dict[str, Any], said: str
 ) -> None:
-    """Preprocessing beyond shorter side, centre crop, 1/255 and normalisation is refused by the setting's name."""
+    """Preprocessing beyond resizing to a square, 1/255 and normalisation is refused by the setting's name."""
     edit_json(checkpoint / "preprocessor_config.json", lambda config: config.update(change))
     assert said in refused(checkpoint, tmp_path)
 

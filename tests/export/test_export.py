@@ -19,9 +19,11 @@ import torch
 from PIL import Image
 from transformers import AutoTokenizer, CLIPImageProcessor, CLIPModel
 
+from support.data import PHOTOS
 from twinspire.bundle import Bundle, ImageSettings, Interpolation, Padding, Precision, Tower
 from twinspire.contract import padded
 from twinspire.errors import BundleError, CheckpointError, InputError
+from twinspire.images import Preprocessor
 from twinspire.text import Tokenizer
 from twinspire_export import export_checkpoint, towers
 from twinspire_export.checkpoint import open_checkpoint
@@ -121,6 +123,28 @@ def test_manifest_carries_the_settings_over(exported: tuple[Path, Bundle]) -> No
     assert math.isclose(manifest.logit_scale, math.exp(parameter), rel_tol=1e-6)
     assert manifest.logit_bias is None
     assert (manifest.source.checkpoint, manifest.source.revision, manifest.source.licence) == ("tiny-clip", None, None)
+
+
+@pytest.mark.parametrize("resample", [Image.Resampling.NEAREST, Image.Resampling.LANCZOS, Image.Resampling.BILINEAR])
+@pytest.mark.parametrize(
+    "size",
+    [
+        pytest.param({"size": {"height": 32, "width": 32}, "do_center_crop": False}, id="stretched"),
+        pytest.param({"size": {"height": 32, "width": 32}}, id="stretched, cropped to the same size"),
+        pytest.param({"size": {"shortest_edge": 36}}, id="cropped"),
+    ],
+)
+def test_preprocessing_is_that_of_the_processor(
+    checkpoint: Path, resample: Image.Resampling, size: dict[str, object]
+) -> None:
+    """Stretching, cropping and each interpolation give the pixels of transformers' slow processor."""
+    file = checkpoint / "preprocessor_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **size, "resample": int(resample)}))
+    photographs = sorted(PHOTOS.glob("*.jpg"))[:4]
+    pixels = Preprocessor(open_checkpoint(checkpoint).image).many(photographs)
+    processor = CLIPImageProcessor.from_pretrained(checkpoint, do_normalize=False, do_rescale=False)
+    expected = np.stack(processor([Image.open(photograph) for photograph in photographs])["pixel_values"])
+    assert np.array_equal(pixels.transpose(0, 3, 1, 2), expected)
 
 
 def test_certificates_are_against_torch(exported: tuple[Path, Bundle]) -> None:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from twinspire.bundle import ImageSettings, Interpolation, TextSettings
+from twinspire.bundle import CropRounding, ImageSettings, Interpolation, Resize, TextSettings
 from twinspire.errors import CheckpointError
 from twinspire.ingest.tables import listed
 from twinspire_export.families.family import Checkpoint
@@ -26,7 +26,9 @@ from twinspire_export.weights import stored_shapes
 if TYPE_CHECKING:
     from transformers import BaseImageProcessor, PreTrainedModel
 
-_INTERPOLATIONS = {1: Interpolation.LANCZOS, 2: Interpolation.BILINEAR, 3: Interpolation.BICUBIC}
+_INTERPOLATIONS = dict(
+    enumerate((Interpolation.NEAREST, Interpolation.LANCZOS, Interpolation.BILINEAR, Interpolation.BICUBIC))
+)
 """By the numbers of `PIL.Image.Resampling`, which `resample` holds."""
 _MAX_LISTED = 8
 
@@ -97,14 +99,14 @@ def load_model(model_class: type[PreTrainedModel], folder: Path, files: tuple[Pa
     return model.eval()
 
 
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """Load the tokenizer. Raises CheckpointError where its files are missing or malformed."""
-    if not (folder / "tokenizer.json").is_file() and not all(
-        (folder / name).is_file() for name in ("vocab.json", "merges.txt")
-    ):
+def load_tokenizer(
+    folder: Path, file_sets: Sequence[tuple[str, ...]] = (("tokenizer.json",), ("vocab.json", "merges.txt"))
+) -> PreTrainedTokenizerFast:
+    """Load the tokenizer from one of `file_sets`. Raises CheckpointError where its files are missing or malformed."""
+    if not any(all((folder / name).is_file() for name in names) for names in file_sets):
+        expected = ", or ".join(" and ".join(names) for names in file_sets)
         raise CheckpointError(
-            f"the checkpoint {folder} has no tokenizer: expected tokenizer.json, or vocab.json and merges.txt. Copy "
-            "them from the model's repository"
+            f"the checkpoint {folder} has no tokenizer: expected {expected}. Copy them from the model's repository"
         )
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, use_fast=True, trust_remote_code=False)
@@ -126,33 +128,50 @@ def load_processor(processor_class: type[BaseImageProcessor], folder: Path) -> A
         raise CheckpointError(f"transformers cannot read {file}: {exc}") from exc
 
 
-def image_settings(processor: Any, vision_config: Any, folder: Path) -> ImageSettings:  # noqa: ANN401
-    """Translate an image processor that resizes the shorter side, crops the centre and rescales by 1/255.
+def image_settings(
+    processor: Any,  # noqa: ANN401 - an image processor of any family
+    vision_config: Any,  # noqa: ANN401
+    folder: Path,
+    *,
+    crop_rounding: CropRounding = CropRounding.FLOOR,
+) -> ImageSettings:
+    """Translate an image processor that makes squares and rescales by 1/255.
 
-    `vision_config` has the model's `image_size` and `num_channels`. Raises CheckpointError where the processor does
-    anything else, or its crop is not of the model's size.
+    It either resizes the shorter side (`shortest_edge`) and crops the centre, which begins as `crop_rounding` says, or
+    stretches to `height` and `width`, with no crop or one of the same size. `vision_config` has the model's
+    `num_channels` and, unless the model takes any size, its `image_size`. Raises CheckpointError where the processor
+    does anything else, or its images are not of the model's size.
     """
 
     def unsupported(found: str, expected: str) -> CheckpointError:
         return CheckpointError(f"{folder / 'preprocessor_config.json'}: {found}; a bundle supports only {expected}")
 
-    if not processor.do_resize or "shortest_edge" not in processor.size:
-        resizing = f"'size' is {dict(processor.size)}" if processor.do_resize else "'do_resize' is false"
-        raise unsupported(resizing, "resizing the shorter side ('shortest_edge')")
+    resized = dict(processor.size) if processor.do_resize else {}
+    stretched, shorter_side = resized.get("height"), resized.get("shortest_edge")
+    if shorter_side is None and (stretched is None or stretched != resized.get("width")):
+        raise unsupported(
+            f"'size' is {resized}" if processor.do_resize else "'do_resize' is false",
+            "resizing the shorter side ('shortest_edge') or to a square ('height' and 'width')",
+        )
     if processor.resample not in _INTERPOLATIONS:
-        raise unsupported(f"'resample' is {processor.resample!r}", "3 (bicubic), 2 (bilinear) or 1 (lanczos)")
-    crop = dict(processor.crop_size)
-    if not processor.do_center_crop or crop.get("height") != crop.get("width"):
-        cropping = f"'crop_size' is {crop}" if processor.do_center_crop else "'do_center_crop' is false"
-        raise unsupported(cropping, "cropping a square out of the centre")
-    size, model_size = int(crop["height"]), int(vision_config.image_size)
+        numbers = ", ".join(f"{number} ({name})" for number, name in _INTERPOLATIONS.items())
+        raise unsupported(f"'resample' is {processor.resample!r}", numbers)
+    crops = bool(getattr(processor, "do_center_crop", False))
+    crop = dict(processor.crop_size) if crops else {"height": stretched, "width": stretched}
+    side = crop.get("height")
+    if side is None or side != crop.get("width"):
+        cropping = f"'crop_size' is {crop}" if crops else "'do_center_crop' is false"
+        raise unsupported(cropping, "cropping a square out of the centre of images resized by their shorter side")
+    if shorter_side is None and side != stretched:
+        raise unsupported(f"'crop_size' is {crop} and 'size' {resized}", "a crop of the size that it stretches to")
+    size, model_size = int(side), getattr(vision_config, "image_size", None)
     if vision_config.num_channels != 3:
         raise CheckpointError(
             f"{folder}: the model of config.json takes {vision_config.num_channels} channels; expected 3, for RGB"
         )
-    if size != model_size:
+    if model_size is not None and size != model_size:
         raise CheckpointError(
-            f"{folder}: preprocessor_config.json crops to {size} pixels, but the model of config.json takes "
+            f"{folder}: preprocessor_config.json makes images of {size} pixels, but the model of config.json takes "
             f"{model_size} ('image_size'); they must be equal"
         )
     if not processor.do_rescale or not math.isclose(processor.rescale_factor, 1 / 255, rel_tol=1e-6):
@@ -166,9 +185,12 @@ def image_settings(processor: Any, vision_config: Any, folder: Path) -> ImageSet
                 "three means and three positive standard deviations",
             )
         mean, std = _triple(processor.image_mean), _triple(processor.image_std)
-    return ImageSettings.centre_crop(
-        size,
-        shortest_side=int(processor.size["shortest_edge"]),
+    return ImageSettings(
+        height=size,
+        width=size,
+        resize=Resize.STRETCH if shorter_side is None else Resize.SHORTEST_SIDE,
+        shortest_side=None if shorter_side is None else int(shorter_side),
+        crop_rounding=None if shorter_side is None else crop_rounding,
         interpolation=_INTERPOLATIONS[processor.resample],
         mean=mean,
         std=std,

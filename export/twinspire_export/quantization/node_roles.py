@@ -24,6 +24,7 @@ class NodeRole(StrEnum):
 
     PATCHES = "patches"
     TOKENS = "tokens"
+    POSITIONS = "positions"
     ATTENTION_IN = "attention-in"
     ATTENTION_SCORES = "attention-scores"
     ATTENTION_VALUES = "attention-values"
@@ -51,7 +52,8 @@ def roles_of(model: onnx.ModelProto) -> dict[str, RoleInBlock]:
     """Return the role of each matrix multiplication and token lookup of `model`, by the node's name.
 
     Between two softmaxes come, in order of dependency, the attention values of a block, its attention output, its two
-    MLP layers, and the attention inputs and scores of the next block. Names the nodes that have no name.
+    MLP layers, and the attention inputs and scores of the next block; so in pre-norm and in post-norm blocks. Names the
+    nodes that have no name.
     """
     graph = model.graph
     name_nodes(graph)
@@ -63,7 +65,8 @@ def roles_of(model: onnx.ModelProto) -> dict[str, RoleInBlock]:
         if node.op_type == "Softmax":
             block, since = block + 1, 0
         elif node.op_type == "Gather" and _is_lookup(node, wiring):
-            roles[node.name] = RoleInBlock(NodeRole.TOKENS, None)
+            by_id = _moved_input(node.input[1], wiring)
+            roles[node.name] = RoleInBlock(NodeRole.TOKENS if by_id else NodeRole.POSITIONS, None)
         elif node.op_type == "Conv" or (node.op_type in MATMULS and multiplies_pixels(node, wiring)):
             roles[node.name] = RoleInBlock(NodeRole.PATCHES, None)
         elif node.op_type in MATMULS:
@@ -100,6 +103,13 @@ def _is_lookup(node: onnx.NodeProto, wiring: Wiring) -> bool:
         return False
     table = wiring.constant(node.input[0])
     return table.ndim == 2 and table.dtype == np.float32
+
+
+def _moved_input(name: str, wiring: Wiring) -> bool:
+    """Whether the tensor `name` is an input of the graph, perhaps of another type: ids, and not positions."""
+    while (producer := wiring.producers.get(name)) is not None and producer.op_type in ("Cast", "Identity"):
+        name = producer.input[0]
+    return any(value.name == name for value in wiring.graph.input)
 
 
 _AFTER_SOFTMAX = (NodeRole.ATTENTION_OUT, NodeRole.MLP_UP, NodeRole.MLP_DOWN)

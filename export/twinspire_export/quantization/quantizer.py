@@ -68,7 +68,9 @@ def quantize_graph(
         excluded = [node.name for node in model.graph.node if multiplies_pixels(node, wiring)]
     else:
         excluded = [name for name, found in roles.items() if found.role in _FLOAT_FOR_TENSORRT]
-    quantized = _run_nncf(model, feeds, recipe, ignored=sorted({*float_nodes, *excluded}))
+    # A table of positions is small: rows of int8 would save nothing and cost two lookups for one.
+    positions = [name for name, found in roles.items() if found.role is NodeRole.POSITIONS]
+    quantized = _run_nncf(model, feeds, recipe, ignored=sorted({*float_nodes, *excluded, *positions}))
     absorb_smoothing(quantized)
     gather_before_dequantizing(quantized)
     if for_cpu:

@@ -23,7 +23,8 @@ from twinspire_export.rewrite.passes import (
     patches_as_matmul,
     pool_before_last_block,
 )
-from twinspire_export.towers import ImageTower, TextTower, TransformerTower
+from twinspire_export.text_encoder import TextEncoder
+from twinspire_export.towers import BlockTower, ImageTower, TextTower, TransformerTower
 
 __all__ = ["ALL", "REWRITES", "Rewrite", "apply_rewrites", "check_rewrites", "select_rewrites"]
 
@@ -32,22 +33,22 @@ _Module = TypeVar("_Module", bound=nn.Module)
 
 @dataclass(frozen=True)
 class Rewrite:
-    """One rewrite: `apply` changes a tower of the class `tower`, once, after the rewrites `requires`."""
+    """One rewrite: `apply` changes a tower of the classes `tower`, once, after the rewrites `requires`."""
 
     name: str
     apply: Callable[[Any], None]
-    tower: type[TransformerTower] = TransformerTower
+    tower: type[BlockTower] | tuple[type[BlockTower], ...] = BlockTower
     requires: tuple[str, ...] = ()
 
 
 REWRITES = {
     rewrite.name: rewrite
     for rewrite in (
-        Rewrite("mask", finite_mask, TextTower),
+        Rewrite("mask", finite_mask, (TextTower, TextEncoder)),
         Rewrite("end-token", end_token_by_index, TextTower),
         Rewrite("normalisation", fold_normalisation, ImageTower),
         Rewrite("patches", patches_as_matmul, ImageTower, requires=("normalisation",)),
-        Rewrite("norms", fold_norms),
+        Rewrite("norms", fold_norms, TransformerTower),
         Rewrite("scale", fold_scale),
         Rewrite("qkv", join_projections),
         Rewrite("pooled", pool_before_last_block),

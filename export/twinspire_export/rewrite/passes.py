@@ -7,8 +7,9 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from twinspire_export.towers import ImageTower, Patches, TextTower, TransformerTower
-from twinspire_export.transformer import Linear, Norm, PooledBlock, frozen
+from twinspire_export.text_encoder import TextEncoder
+from twinspire_export.towers import BlockTower, ImageTower, Patches, TextTower, TransformerTower
+from twinspire_export.transformer import Linear, Norm, frozen
 
 MASKED = -1e4
 """The mask's value for a masked logit: its exp is exactly 0, yet it is finite in float16."""
@@ -60,9 +61,12 @@ class PatchMatmul(nn.Module):
         return embedded
 
 
-def finite_mask(tower: TextTower) -> None:
-    """Mask with a finite number from a constant that is made once: float32's minimum is -inf in float16."""
-    tower.mask = FiniteMask(len(tower.positions))
+def finite_mask(tower: TextTower | TextEncoder) -> None:
+    """Mask with a number that is finite in float16, as float32's minimum is not; a causal mask is made once."""
+    if isinstance(tower, TextEncoder):
+        tower.masked = MASKED
+    else:
+        tower.mask = FiniteMask(len(tower.positions))
 
 
 def end_token_by_index(tower: TextTower) -> None:
@@ -97,7 +101,8 @@ def patches_as_matmul(tower: ImageTower) -> None:
 def fold_norms(tower: TransformerTower) -> None:
     """Fold the scale and shift of each LayerNorm into the layers that read it.
 
-    The norm before the image tower's first block keeps its own: its output is also a residual.
+    Not in post-norm blocks, where the output of each norm is a residual too. For the same reason the norm before
+    the image tower's first block keeps its own.
     """
     for block in tower.all_blocks():
         _fold_norm(block.attention_norm, block.attention.input_layers())
@@ -105,7 +110,7 @@ def fold_norms(tower: TransformerTower) -> None:
     _fold_norm(tower.final_norm, [tower.projection])
 
 
-def fold_scale(tower: TransformerTower) -> None:
+def fold_scale(tower: BlockTower) -> None:
     """Fold the attention's scale, one over the root of a head's width, into the weights and bias of the queries."""
     for block in tower.all_blocks():
         attention = block.attention
@@ -118,7 +123,7 @@ def fold_scale(tower: TransformerTower) -> None:
         queries.set((queries.weight.double() * factor[:, None]).float(), bias)
 
 
-def join_projections(tower: TransformerTower) -> None:
+def join_projections(tower: BlockTower) -> None:
     """Compute queries, keys and values by one matrix multiplication; keys and values in a block for one token."""
     for block in tower.all_blocks():
         project = block.attention.project
@@ -127,13 +132,15 @@ def join_projections(tower: TransformerTower) -> None:
         project.set([Linear(torch.cat(weights), torch.cat(biases) if biases else None)])
 
 
-def pool_before_last_block(tower: TransformerTower) -> None:
+def pool_before_last_block(tower: BlockTower) -> None:
     """Transform only the pooled token in the last block: one query over all keys, one row through output and MLP.
 
-    The other tokens are not read afterwards. Their keys and values are still computed.
+    The other tokens are not read afterwards. Their keys and values are still computed. A tower that pools by the mean
+    of its tokens reads all of them: it stays as it is.
     """
-    *others, last = tower.blocks
-    tower.set_blocks(others, PooledBlock(last))
+    if tower.pools_one_token:
+        *others, last = tower.blocks
+        tower.set_blocks(others, last.pooled())
 
 
 def _fold_norm(norm: Norm, readers: Iterable[Linear]) -> None:
