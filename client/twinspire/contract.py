@@ -4,6 +4,7 @@ The tensors are the same in ONNX files, on Triton and in this process:
 
     image tower: image uint8 (N, H, W, 3), RGB, resized and cropped  ->  embedding float32 (N, D), L2-normalised
     text tower:  input_ids int32 (N, L), padded on the right          ->  embedding float32 (N, D), L2-normalised
+    audio tower: audio float32 (N, F, M), log-mel frames              ->  embedding float32 (N, D), L2-normalised
 
 Texts are sequences of token ids of their own lengths, start and end included and without padding, until a runtime
 pads a batch of them.
@@ -20,9 +21,9 @@ from typing import Sequence, Tuple  # noqa: UP035 - Python 3.8
 import numpy as np
 from numpy.typing import NDArray
 
-IMAGE, INPUT_IDS, EMBEDDING = "image", "input_ids", "embedding"
+IMAGE, INPUT_IDS, AUDIO, EMBEDDING = "image", "input_ids", "audio", "embedding"
 
-INPUT_NAMES = {"image": IMAGE, "text": INPUT_IDS}
+INPUT_NAMES = {"image": IMAGE, "text": INPUT_IDS, "audio": AUDIO}
 """The name of each tower's only input."""
 
 FREE = -1
@@ -75,8 +76,13 @@ def text_input(length: int = FREE) -> TensorSpec:
     return TensorSpec(INPUT_IDS, "int32", (length,))
 
 
+def audio_input(frames: int, mels: int) -> TensorSpec:
+    """Return the audio tower's input: a log-mel spectrogram in decibels, as `Client.preprocess_audio` makes it."""
+    return TensorSpec(AUDIO, "float32", (frames, mels))
+
+
 def embedding_output(dim: int) -> TensorSpec:
-    """Return either tower's output: L2-normalised vectors."""
+    """Return any tower's output: L2-normalised vectors."""
     return TensorSpec(EMBEDDING, "float32", (dim,))
 
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from twinspire import _cuda
-from twinspire.bundle import Bundle, Precision, Tower
+from twinspire.bundle import Bundle, Precision
 from twinspire.errors import BundleError, ProviderError
 from twinspire_bench.gpu_check import indexes, speed, towers
 from twinspire_bench.gpu_check.steps import CheckStep, Outcome, Scope, Status, driver_round_trip, run_steps
@@ -98,7 +98,7 @@ def _model(size: str, work: Path, bundle: Path | None, checkpoint: Path | None) 
             run(*TWINSPIRE, "quantize", model.folder / "fp32", "-o", fp16, "--precision", "fp16")
         opened, source = Bundle.open(fp16), model.checkpoint
     for precision in towers.PRECISIONS:
-        for tower in Tower:
+        for tower in opened.towers:
             if precision not in opened.manifest.engines[tower]:
                 raise BundleError(
                     f"{opened.path} has no {precision} engine for the {tower} tower: `twinspire quantize {opened.path} "

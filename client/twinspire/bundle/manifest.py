@@ -22,8 +22,17 @@ from twinspire.bundle.records import (
     check_plain_name,
     check_sha256,
 )
-from twinspire.bundle.settings import ImageSettings, Interpolation, Padding, Precision, Resize, TextSettings, Tower
-from twinspire.contract import FREE, TensorSpec, embedding_output, image_input, text_input
+from twinspire.bundle.settings import (
+    AudioSettings,
+    ImageSettings,
+    Interpolation,
+    Padding,
+    Precision,
+    Resize,
+    TextSettings,
+    Tower,
+)
+from twinspire.contract import FREE, TensorSpec, audio_input, embedding_output, image_input, text_input
 from twinspire.errors import BundleError, InputError
 
 SCHEMA_VERSION = 2
@@ -59,7 +68,17 @@ class TextTowerSpec:
     output_form: OutputForm = field(default=OutputForm.VECTOR, metadata=OPTIONAL)
 
 
-TowerSpec: TypeAlias = ImageTowerSpec | TextTowerSpec
+@dataclass(frozen=True, kw_only=True)
+class AudioTowerSpec:
+    """The audio tower: how sounds are prepared, and the tensors of its engines."""
+
+    settings: AudioSettings
+    input: TensorSpec
+    output: TensorSpec
+    output_form: OutputForm = field(default=OutputForm.VECTOR, metadata=OPTIONAL)
+
+
+TowerSpec: TypeAlias = ImageTowerSpec | TextTowerSpec | AudioTowerSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +87,7 @@ class TowerSpecs:
 
     image: ImageTowerSpec | None = field(default=None, metadata=OPTIONAL)
     text: TextTowerSpec | None = field(default=None, metadata=OPTIONAL)
+    audio: AudioTowerSpec | None = field(default=None, metadata=OPTIONAL)
 
     def __post_init__(self) -> None:
         if not self.present:
@@ -84,7 +104,9 @@ class TowerSpecs:
         return spec
 
     @classmethod
-    def of_contract(cls, image: ImageSettings | None, text: TextSettings | None, *, dim: int) -> TowerSpecs:
+    def of_contract(
+        cls, image: ImageSettings | None, text: TextSettings | None, *, audio: AudioSettings | None = None, dim: int
+    ) -> TowerSpecs:
         """Return towers with the tensors that every runtime of this version takes, of the modalities with settings."""
         output = embedding_output(dim)
         return cls(
@@ -98,6 +120,9 @@ class TowerSpecs:
                 input=text_input(FREE if text.padding is Padding.TRIM else text.context_length),
                 output=output,
             ),
+            audio=None
+            if audio is None
+            else AudioTowerSpec(settings=audio, input=audio_input(audio.frames, audio.mels), output=output),
         )
 
 
@@ -161,6 +186,11 @@ class ManifestDraft:
         """How texts are prepared. Raises BundleError as `tower` does."""
         return cast(TextTowerSpec, self.tower(Tower.TEXT)).settings
 
+    @property
+    def audio(self) -> AudioSettings:
+        """How sounds are prepared. Raises BundleError as `tower` does."""
+        return cast(AudioTowerSpec, self.tower(Tower.AUDIO)).settings
+
     def tower(self, tower: Tower) -> TowerSpec:
         """Return one tower's tensors and settings. Raises BundleError where the model does not have it."""
         spec = self.towers.get(tower)
@@ -171,9 +201,12 @@ class ManifestDraft:
 
     def unsupported(self) -> str | None:
         """Return what of the towers no runtime of this version can compute or search, None where nothing is."""
-        image, text = self.towers.image, self.towers.text
+        image, text, audio = self.towers.image, self.towers.text, self.towers.audio
         contract = TowerSpecs.of_contract(
-            None if image is None else image.settings, None if text is None else text.settings, dim=self.dim
+            None if image is None else image.settings,
+            None if text is None else text.settings,
+            audio=None if audio is None else audio.settings,
+            dim=self.dim,
         )
         for tower in self.towers.present:
             found, expected = self.tower(tower), contract.get(tower)

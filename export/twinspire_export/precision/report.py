@@ -24,7 +24,7 @@ def table(result: PrecisionResult) -> Table:
     )
     for measured in sorted(result.results, key=lambda r: -r.speed.overall.value):
         drop, cosines = measured.accuracy.recall_drop, measured.accuracy.cosines
-        smallest = min(cosines[tower].minimum for tower in Tower), min(cosines[tower].mean for tower in Tower)
+        smallest = min(found.minimum for found in cosines.values()), min(found.mean for found in cosines.values())
         rows.add_row(
             str(measured.candidate),
             figure(series(measured.speed.images_per_s, "p50")["p50"]),

@@ -12,7 +12,7 @@ from typing import Any
 
 from twinspire import Client
 from twinspire._cores import usable_cores
-from twinspire.bundle import Bundle, BundleWriter, Precision, RecommendedRuntime, Tower
+from twinspire.bundle import Bundle, BundleWriter, Precision, RecommendedRuntime
 from twinspire.errors import BundleError, EngineError, InputError, MissingDependencyError, ProviderError
 from twinspire.images import ImageItem
 from twinspire.towers import Provider
@@ -317,7 +317,7 @@ class _Run:
                     shown = best_of(eligible, max_drop)
                 else:
                     shown = max(own, key=lambda result: result.speed.overall.value)
-                for tower in Tower:
+                for tower in self.base.towers:
                     record = pair.bundle.manifest.engines[tower][precision]
                     file = record.file
                     if pair.bundle is not self.base:
@@ -354,7 +354,7 @@ def _versions(provider: Provider) -> dict[str, str]:
 
 
 def _check(base: Bundle, destination: Path) -> None:
-    lacking = [tower for tower in Tower if Precision.FP32 not in base.precisions(tower)]
+    lacking = [tower for tower in base.towers if Precision.FP32 not in base.precisions(tower)]
     if lacking:
         raise BundleError(
             f"{base.path} has no fp32 engine for the {' and the '.join(lacking)} tower, the reference of all others. "
