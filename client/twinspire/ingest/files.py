@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from twinspire._arguments import is_utf8
+from twinspire._media import size_refusal
 from twinspire._times import iso_utc
 from twinspire.errors import InputError
-from twinspire.images.items import ImageLimits, size_refusal
+from twinspire.images.items import ImageLimits
 from twinspire.stores import ItemKind, StoredItem
 
 WRITTEN_TO = "is being written to: add it when it is complete"
