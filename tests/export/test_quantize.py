@@ -413,14 +413,14 @@ def test_bad_images_are_left_out(base: Bundle, tmp_path: Path) -> None:
         Image.fromarray(picture).save(files[-1])
     files[3].write_bytes(b"no picture")
     bad: list[ImageError] = []
-    bundle = quantize_bundle(base, tmp_path / "bundle", images=files, captions=["a"], on_bad_image=bad.append)
+    bundle = quantize_bundle(base, tmp_path / "bundle", images=files, captions=["a"], on_bad_item=bad.append)
     certificate = bundle.manifest.engines[Tower.IMAGE][Precision.INT8].certificate
     assert certificate is not None
     assert [error.position for error in bad] == [3]
     assert re.findall(r"\d+", certificate.data) == ["4", "16"]
     files[5].write_bytes(b"no picture either")
     with pytest.raises(InputError, match=r"\b3\.png"):
-        quantize_bundle(base, tmp_path / "again", images=files, captions=["a"], on_bad_image=bad.append)
+        quantize_bundle(base, tmp_path / "again", images=files, captions=["a"], on_bad_item=bad.append)
     assert not (tmp_path / "again").exists()
 
 

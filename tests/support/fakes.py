@@ -13,6 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from support.arrays import unit
+from twinspire.audio import AudioLimits
+from twinspire.bundle import Tower
 from twinspire.errors import ImageError
 from twinspire.images import ImageLimits
 
@@ -39,6 +41,7 @@ class FakeClient:
     """
 
     limits = ImageLimits()
+    audio_limits = AudioLimits()
 
     def __init__(
         self,
@@ -51,7 +54,10 @@ class FakeClient:
     ) -> None:
         self.space, self.dim = space, dim
         self.bundle = SimpleNamespace(
-            name="fake", path=Path("fake"), manifest=SimpleNamespace(logit_scale=10.0, logit_bias=logit_bias)
+            name="fake",
+            path=Path("fake"),
+            towers=(Tower.IMAGE, Tower.TEXT),
+            manifest=SimpleNamespace(logit_scale=10.0, logit_bias=logit_bias),
         )
         self.decoded: list[Any] = []
         self.encoded_images = 0

@@ -68,6 +68,24 @@ def finish(pending: Pending, limits: AudioLimits, origin: Origin, *, seconds: fl
     return _decoded(io.BytesIO(pending), limits, origin, seconds)
 
 
+def audio_header(source: BinaryIO | Path) -> dict[str, float | int | str]:
+    """Return what a sound file's header says: `duration_s`, `sample_rate` (Hz), `channels` and `format`.
+
+    Raises any exception of the reader, and `soundfile`'s.
+    """
+    if isinstance(source, Path):
+        with source.open("rb") as file:
+            return audio_header(file)
+    with soundfile().SoundFile(_Unnamed(source)) as opened:
+        rate = int(opened.samplerate)
+        return {
+            "duration_s": round(opened.frames / rate, 3),
+            "sample_rate": rate,
+            "channels": int(opened.channels),
+            "format": str(opened.format),
+        }
+
+
 def soundfile() -> ModuleType:
     """Import soundfile. Raises MissingDependencyError, or BrokenDependencyError where libsndfile is missing."""
     try:

@@ -5,10 +5,11 @@ To add a family, write a module beside `clip.py` with a `ModelFamily` and a `Che
 
 from __future__ import annotations
 
+from twinspire_export.families.clap import ClapFamily
 from twinspire_export.families.clip import ClipFamily
 from twinspire_export.families.family import Checkpoint, CheckpointSource, ModelFamily
 
 __all__ = ["FAMILIES", "Checkpoint", "CheckpointSource", "ModelFamily"]
 
-FAMILIES: dict[str, ModelFamily] = {family.model_type: family for family in (ClipFamily(),)}
+FAMILIES: dict[str, ModelFamily] = {family.model_type: family for family in (ClipFamily(), ClapFamily())}
 """The families that can be exported, by `model_type` of their config.json."""

@@ -104,7 +104,7 @@ DEFAULT_RECIPE = Int8Recipe(keep_float=(NodeRole.ATTENTION_SCORES, NodeRole.PROJ
 """Keeps the smallest matrix multiplications in float32. Ranges from minimum to maximum cut nothing off, so they
 also hold for images unlike those calibrated on. `twinspire precision` compares it with other recipes."""
 
-DEFAULT_RECIPES: Mapping[Tower, Int8Recipe] = {Tower.IMAGE: DEFAULT_RECIPE, Tower.TEXT: DEFAULT_RECIPE}
+DEFAULT_RECIPES: Mapping[Tower, Int8Recipe] = dict.fromkeys(Tower, DEFAULT_RECIPE)
 
 
 def recipes_with(*, ranges: str) -> dict[Tower, Int8Recipe]:
