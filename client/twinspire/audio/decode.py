@@ -20,7 +20,7 @@ Pending: TypeAlias = Sound | bytes | Path
 """A sound that any thread may finish loading: samples in memory, an encoded file, or the path of one."""
 
 # libsndfile shortens a file that ends early without a word, but notes it in its log: "data : 192000 (should be 99956)".
-_CUT_OFF = re.compile(r"^(?:data|SSND) *: *(\d+) \(should be (\d+)\)", re.MULTILINE)
+_CUT_OFF = re.compile(r"^ *(?:data|SSND) *: *(\d+) \(should be (\d+)\)", re.MULTILINE)
 _UNKNOWN_SIZE = 0x7FFFFF00
 """Programs that write to a pipe do not know the size, and put a number from here up into the header."""
 

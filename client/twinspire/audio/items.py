@@ -19,6 +19,9 @@ AudioItem: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview |
 RATES = range(1_000, 768_001)
 """The sample rates in Hz that are resampled: telephones have 8,000, studios at most 768,000."""
 
+_LOUDEST = 1e3
+"""Floats may exceed full scale, by tens of decibels where somebody forgot a gain; more was never scaled."""
+
 _FULL_SCALE = {np.dtype(np.int16): 2.0**15, np.dtype(np.int32): 2.0**31}
 _SAMPLES = "float32, float64, int16 or int32 of shape (n,) or (n, channels)"
 
@@ -65,12 +68,14 @@ def check_sound(seconds: float, rate: int, channels: int, limits: AudioLimits, o
 
 
 def mono(samples: NDArray[np.float64], origin: Origin) -> NDArray[np.float64]:
-    """Return the mean of the channels of (n, channels), (n,). Raises AudioError for no samples and for NaN."""
+    """Return the mean of the channels of (n, channels), (n,). Raises AudioError for no samples and what is no audio."""
     if not len(samples):
         raise origin.error("no samples: expected at least one")
     mixed: NDArray[np.float64] = samples.mean(axis=1)
     if not np.isfinite(mixed).all():
         raise origin.error("samples that are NaN or infinite: expected finite numbers")
+    if (peak := float(np.abs(mixed).max())) > _LOUDEST:
+        raise origin.error(f"samples of up to {peak:.3g}: expected full scale at 1. Divide whole numbers by theirs")
     return mixed
 
 
