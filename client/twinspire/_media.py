@@ -53,6 +53,8 @@ def opened_path(path: Path, limits: ByteLimits, origin: Origin) -> Iterator[Bina
         if not stat.S_ISREG(status.st_mode):
             raise origin.error("not a regular file")
         _check_bytes(status.st_size, limits, origin)
+        if status.st_size == 0:
+            raise _empty(origin)
         with path.open("rb") as file:
             yield file
     except FileNotFoundError:
@@ -112,5 +114,9 @@ def _check_bytes(size_bytes: int, limits: ByteLimits, origin: Origin) -> None:
 def _whole(data: bytes, limits: ByteLimits, origin: Origin) -> bytes:
     _check_bytes(len(data), limits, origin)
     if not data:
-        raise origin.error(f"empty: expected an encoded {origin.error_class.noun}")
+        raise _empty(origin)
     return data
+
+
+def _empty(origin: Origin) -> ItemError:
+    return origin.error(f"empty: expected an encoded {origin.error_class.noun}")

@@ -12,7 +12,7 @@ from typing import Any
 
 from twinspire import Client
 from twinspire._cores import usable_cores
-from twinspire.bundle import Bundle, BundleWriter, Precision, RecommendedRuntime
+from twinspire.bundle import Bundle, BundleWriter, Precision, RecommendedRuntime, Tower
 from twinspire.errors import BundleError, EngineError, InputError, MissingDependencyError, ProviderError
 from twinspire.images import ImageItem
 from twinspire.towers import Provider
@@ -359,6 +359,11 @@ def _check(base: Bundle, destination: Path) -> None:
         raise BundleError(
             f"{base.path} has no fp32 engine for the {' and the '.join(lacking)} tower, the reference of all others. "
             "Use the bundle that `twinspire export` made, or one made from it"
+        )
+    if Tower.AUDIO in base.towers:
+        raise BundleError(
+            f"{base.path} has an audio tower, whose recall cannot be measured: the data sets have images and texts. "
+            "`twinspire quantize` makes its engines and measures their cosines"
         )
     if os.path.lexists(destination):
         raise BundleError(f"{destination} exists: a bundle is never changed. Give another name or remove it")
