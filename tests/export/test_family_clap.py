@@ -31,7 +31,7 @@ from twinspire_export.rewrite import REWRITES, apply_rewrites
 from twinspire_export.sounds import generated_sounds
 
 MIN_COSINE = 0.99999
-TOLERANCE = 2e-6
+TOLERANCE = 5e-6
 
 
 class Model:

@@ -52,6 +52,9 @@ def save_clap(folder: Path, *, seed: int = 0, audio: dict[str, Any] | None = Non
     perturb(model, seed=seed)
     with torch.no_grad():
         model.logit_scale_t.fill_(2.5)  # another than that of audio
+        for name, parameter in model.named_parameters():  # as initialised, attention would be nearly uniform
+            if parameter.dim() == 2 and "layer" in name:
+                parameter.mul_(6)
         for name, buffer in model.named_buffers():  # as initialised, batch norms would do nothing
             if name.endswith("running_mean"):
                 buffer.uniform_(-60, -20)
