@@ -182,7 +182,7 @@ def test_a_server_that_ends_under_load_gives_errors_and_nothing_wrong(
             while call(towers, tower) == "right":
                 pass
 
-        loads = [pool.submit(load, tower) for tower in (*Tower, *Tower)]
+        loads = [pool.submit(load, tower) for tower in 2 * (Tower.IMAGE, Tower.TEXT)]
         time.sleep(1)
         os.kill(server.pid, ending)
         for each in loads:

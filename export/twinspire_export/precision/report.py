@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from twinspire.bundle import Tower
 from twinspire_eval.records import Record, series
 from twinspire_eval.tables import figure, figures_table
 from twinspire_export.precision.measurement import IMAGES, TEXTS
@@ -112,7 +111,7 @@ def _candidate(measured: CandidateResult, result: PrecisionResult) -> Mapping[st
         "precision": engines.precision,
         "recipe": engines.recipe,
         "is_baseline": engines.is_baseline,
-        "engines_sha256": dict(zip(Tower, engines.engines_sha256, strict=True)),
+        "engines_sha256": dict(zip(engines.bundle.towers, engines.engines_sha256, strict=True)),
         "provider": candidate.config.provider,
         "inference_precision": candidate.config.inference_precision,
         "streams": candidate.streams,
