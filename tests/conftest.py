@@ -24,11 +24,15 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from twinspire.bundle import (
+    AudioPadding,
+    AudioSettings,
     Bundle,
     BundleWriter,
     Certificate,
     ImageSettings,
     ManifestDraft,
+    MelNorm,
+    MelScale,
     Padding,
     Precision,
     Probes,
@@ -47,6 +51,18 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 PAD, START, END, UNKNOWN = range(4)
 WORDS = ("a", "the", "red", "blue", "green", "large", "cat", "dog", "house", "boat", "left", "of", "on", "snow")
+AUDIO = AudioSettings(
+    sample_rate=8000,
+    max_length_s=1,
+    fft_size=256,
+    hop=400,
+    mels=12,
+    min_hz=50,
+    max_hz=3800,
+    mel_scale=MelScale.SLANEY,
+    mel_norm=MelNorm.SLANEY,
+    padding=AudioPadding.REPEAT_PAD,
+)
 _CERTIFICATE = Certificate(
     reference="fp32 engine",
     data="drawn",
@@ -73,6 +89,7 @@ class TinyModel:
     token_table: NDArray[np.float32]  # (V, H)
     place_table: NDArray[np.float32]  # (context, H)
     text_weight: NDArray[np.float32]  # (H, D)
+    audio_weight: NDArray[np.float32]  # (F * M, D)
     size: int
 
     @classmethod
@@ -89,6 +106,7 @@ class TinyModel:
             normal(vocabulary, 8),
             normal(context_length, 8),
             normal(8, dim),
+            normal(AUDIO.frames * AUDIO.mels, dim),
             size,
         )
 
@@ -99,6 +117,7 @@ class TinyModel:
             self.token_table,
             self.place_table,
             self.text_weight.round(1),
+            self.audio_weight.round(1),
             self.size,
         )
 
@@ -106,6 +125,11 @@ class TinyModel:
         """Encode (N, S, S, 3) uint8 to (N, D), L2-normalised."""
         flat = images.reshape(len(images), -1).astype(np.float64) / 255 - 0.5
         return _normalised(flat @ self.image_weight.astype(np.float64))
+
+    def encode_audio(self, spectrograms: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Encode (N, F, M) float32 to (N, D), L2-normalised."""
+        flat = spectrograms.reshape(len(spectrograms), -1).astype(np.float64) / 50 + 1
+        return _normalised(flat @ self.audio_weight.astype(np.float64))
 
     def encode_texts(self, sequences: Sequence[NDArray[np.int32]]) -> NDArray[np.float64]:
         """Encode ragged ids to (N, D), L2-normalised; one by one and without padding."""
@@ -129,6 +153,19 @@ class TinyModel:
         constants = {"scale": np.float32(255), "half": np.float32(0.5), "weight": self.image_weight}
         shape = ["batch", self.size, self.size, 3]
         return self._graph(nodes, ("image", TensorProto.UINT8, shape), constants, output)
+
+    def audio_graph(self) -> onnx.ModelProto:
+        """Build the audio tower in ONNX."""
+        nodes = [
+            helper.make_node("Div", ["audio", "scale"], ["scaled"]),
+            helper.make_node("Add", ["scaled", "one"], ["centred"]),
+            helper.make_node("Flatten", ["centred"], ["flat"], axis=1),
+            helper.make_node("MatMul", ["flat", "weight"], ["raw"]),
+            *_normalise("embedding"),
+        ]
+        constants = {"scale": np.float32(50), "one": np.float32(1), "weight": self.audio_weight}
+        shape = ["batch", AUDIO.frames, AUDIO.mels]
+        return self._graph(nodes, ("audio", TensorProto.FLOAT, shape), constants, "embedding")
 
     def text_graph(self, output: str = "embedding") -> onnx.ModelProto:
         """Build the text tower in ONNX: CumSum is its causal mask, the first end token is gathered."""
@@ -259,7 +296,10 @@ def make_tiny_bundle(
         space=f"{seed:064x}",
         dim=dim,
         towers=TowerSpecs.of_contract(
-            image if Tower.IMAGE in towers else None, text if Tower.TEXT in towers else None, dim=dim
+            image if Tower.IMAGE in towers else None,
+            text if Tower.TEXT in towers else None,
+            audio=AUDIO if Tower.AUDIO in towers else None,
+            dim=dim,
         ),
         logit_scale=10.0,
         logit_bias=None,
@@ -269,7 +309,12 @@ def make_tiny_bundle(
     with BundleWriter(destination) as writer:
         for precision in precisions:
             source = (models or {Precision.INT8: int8}).get(precision, model)
-            own = {Tower.IMAGE: source.image_graph(), Tower.TEXT: source.text_graph(), **(graphs or {})}
+            own = {
+                Tower.IMAGE: source.image_graph(),
+                Tower.TEXT: source.text_graph(),
+                Tower.AUDIO: source.audio_graph(),
+                **(graphs or {}),
+            }
             for tower, graph in ((tower, own[tower]) for tower in towers):
                 name = f"{tower}.{precision}.onnx"
                 writer.path(name).write_bytes(graph.SerializeToString())
@@ -278,7 +323,9 @@ def make_tiny_bundle(
             writer.path("tokenizer.json").write_text(tokenizer_json(), encoding="utf-8")
         images = np.random.default_rng(seed).integers(0, 256, (2, size, size, 3), np.uint8)
         texts = [np.array([START, *words, END], np.int32) for words in ([], [6, 11])]
+        audio = np.random.default_rng(seed).normal(-40, 20, (2, AUDIO.frames, AUDIO.mels)).astype(np.float32)
         probes = {
+            Tower.AUDIO: TowerProbes(audio, model.encode_audio(audio).astype(np.float32)),
             Tower.IMAGE: TowerProbes(images, model.encode_images(images).astype(np.float32)),
             Tower.TEXT: TowerProbes(texts, model.encode_texts(texts).astype(np.float32)),
         }

@@ -1,27 +1,29 @@
-"""The client: texts and images to unit vectors, with any runtime of the towers."""
+"""The client: texts, images and sounds to unit vectors, with any runtime of the towers."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
-from typing import Literal, Self, TypeAlias, TypeVar, cast, overload
+from typing import Any, Literal, Self, TypeAlias, TypeVar, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
+from twinspire._batched import BatchPreprocessor
+from twinspire.audio import AudioItem, AudioLimits, AudioPreprocessor
 from twinspire.bundle import Bundle, Precision, Tower
-from twinspire.errors import ImageError, InputError, SpaceMismatchError
+from twinspire.errors import AudioError, ImageError, InputError, ItemError, SpaceMismatchError
 from twinspire.images import ImageItem, ImageLimits, Preprocessor
 from twinspire.text import Tokenizer
 from twinspire.towers import LocalTowers, OpenVinoOptions, Provider, TlsOptions, Towers, TritonTowers
 
 OnError: TypeAlias = Literal["raise", "skip"]
-Batch: TypeAlias = tuple[list[int], NDArray[np.uint8], list[ImageError]]
-_Part = TypeVar("_Part", Tokenizer, Preprocessor)
+_Part = TypeVar("_Part", Tokenizer, Preprocessor, AudioPreprocessor)
+_Failure = TypeVar("_Failure", bound=ItemError)
 
-# The towers' batch: the next images are decoded while these are encoded.
-IMAGE_BATCH = 32
+# The towers' batch: the next items are decoded while these are encoded.
+MEDIA_BATCH = 32
 
 
 class Client:
@@ -29,18 +31,25 @@ class Client:
 
     `Client.local(bundle)` runs the engines in this process, `Client.connect(url, bundle)` on a server. The
     constructor accepts any `Towers` of the same space and closes them with `close` or at the end of a `with`
-    block. `limits` bounds the images that are decoded, `threads` is the number of images decoded at a time, by
-    default one for each usable core.
+    block. `limits` bounds the images that are decoded and `audio_limits` the sounds, `threads` is the number of them
+    decoded at a time, by default one for each usable core.
 
     An image is a path, encoded bytes, a binary file object, a PIL image or a uint8 array (H, W), (H, W, 1),
-    (H, W, 3) or (H, W, 4). Texts and images are always passed as a list, also a single one. A model that has only one
-    of the towers raises BundleError for the inputs of the other.
+    (H, W, 3) or (H, W, 4). A sound is a path, encoded bytes, a binary file object or a pair of samples and their rate
+    in Hz. Texts, images and sounds are always passed as a list, also a single one. A model without the tower of a
+    modality raises BundleError for its inputs.
 
     Raises SpaceMismatchError where the towers are not of the bundle's space.
     """
 
     def __init__(
-        self, bundle: Bundle, towers: Towers, *, limits: ImageLimits | None = None, threads: int | None = None
+        self,
+        bundle: Bundle,
+        towers: Towers,
+        *,
+        limits: ImageLimits | None = None,
+        audio_limits: AudioLimits | None = None,
+        threads: int | None = None,
     ) -> None:
         if towers.space != bundle.space:
             raise SpaceMismatchError(
@@ -51,10 +60,13 @@ class Client:
             )
         self.bundle = bundle
         self.towers = towers
-        has_texts, has_images = Tower.TEXT in bundle.towers, Tower.IMAGE in bundle.towers
-        self._limits = limits or ImageLimits()
-        self._tokenizer = Tokenizer(bundle.tokenizer_path, bundle.text) if has_texts else None
-        self._preprocessor = Preprocessor(bundle.image, limits=self._limits, threads=threads) if has_images else None
+        self._limits, self._audio_limits = limits or ImageLimits(), audio_limits or AudioLimits()
+        self._tokenizer = Tokenizer(bundle.tokenizer_path, bundle.text) if Tower.TEXT in bundle.towers else None
+        self._preprocessor = self._audio_preprocessor = None
+        if Tower.IMAGE in bundle.towers:
+            self._preprocessor = Preprocessor(bundle.image, limits=self._limits, threads=threads)
+        if Tower.AUDIO in bundle.towers:
+            self._audio_preprocessor = AudioPreprocessor(bundle.audio, limits=self._audio_limits, threads=threads)
 
     @classmethod
     def local(
@@ -67,6 +79,7 @@ class Client:
         streams: int | None = None,
         openvino: OpenVinoOptions | None = None,
         limits: ImageLimits | None = None,
+        audio_limits: AudioLimits | None = None,
     ) -> Client:
         """Run a bundle's engines in this process; see `LocalTowers` for the arguments and their errors.
 
@@ -78,7 +91,7 @@ class Client:
         towers = LocalTowers(
             opened, precision=precision, provider=provider, threads=threads, streams=streams, openvino=openvino
         )
-        return cls(opened, towers, limits=limits, threads=threads)
+        return cls(opened, towers, limits=limits, audio_limits=audio_limits, threads=threads)
 
     @classmethod
     def connect(
@@ -94,11 +107,12 @@ class Client:
         send_images_singly: bool = False,
         threads: int | None = None,
         limits: ImageLimits | None = None,
+        audio_limits: AudioLimits | None = None,
     ) -> Client:
         """Run the towers on a Triton Inference Server at `url`, host:port of its gRPC service.
 
-        `bundle`, or its path, must be the served bundle: texts and images are prepared here. See `TritonTowers` for
-        the other arguments, the retries and the errors. Raises BundleError where the bundle is not intact,
+        `bundle`, or its path, must be the served bundle: texts, images and sounds are prepared here. See `TritonTowers`
+        for the other arguments, the retries and the errors. Raises BundleError where the bundle is not intact,
         SpaceMismatchError where the server's models are of another space.
         """
         opened = _opened(bundle)
@@ -113,7 +127,7 @@ class Client:
             send_images_singly=send_images_singly,
         )
         try:
-            return cls(opened, towers, limits=limits, threads=threads)
+            return cls(opened, towers, limits=limits, audio_limits=audio_limits, threads=threads)
         except BaseException:
             towers.close()
             raise
@@ -122,6 +136,11 @@ class Client:
     def limits(self) -> ImageLimits:
         """The largest image that is decoded."""
         return self._limits
+
+    @property
+    def audio_limits(self) -> AudioLimits:
+        """The largest sound that is read."""
+        return self._audio_limits
 
     @property
     def dim(self) -> int:
@@ -190,18 +209,69 @@ class Client:
         few batches are in memory at a time, also when `items` is a generator. Raises ImageError as `preprocess` does,
         EngineError and ServerError where the towers fail.
         """
-        _check_on_error(on_error)
-        parts = [np.zeros((0, *self.bundle.output_spec(Tower.IMAGE).shape), np.float32)]
-        skipped: list[ImageError] = []
-        # Closed explicitly: an error's traceback would keep the decoding threads alive.
         preprocessor = self._required(self._preprocessor, Tower.IMAGE)
-        stream = cast("Generator[Batch, None, None]", preprocessor.stream(items, batch=IMAGE_BATCH))
+        return self._encoded(Tower.IMAGE, preprocessor, self.towers.encode_images, items, on_error)
+
+    @overload
+    def preprocess_audio(
+        self, items: Iterable[AudioItem], *, on_error: Literal["raise"] = "raise"
+    ) -> NDArray[np.float32]: ...
+    @overload
+    def preprocess_audio(
+        self, items: Iterable[AudioItem], *, on_error: Literal["skip"]
+    ) -> tuple[NDArray[np.float32], list[AudioError]]: ...
+    def preprocess_audio(
+        self, items: Iterable[AudioItem], *, on_error: OnError = "raise"
+    ) -> NDArray[np.float32] | tuple[NDArray[np.float32], list[AudioError]]:
+        """Decode N sounds to the audio tower's input, (N, F, M) float32 log-mel spectrograms, in the order given.
+
+        The first sound that cannot be used raises AudioError with its position and cause. With `on_error="skip"` the
+        others are returned, and a list with an AudioError for each skipped one. Sound files raise
+        MissingDependencyError without the package soundfile (extra `audio`).
+        """
+        _check_on_error(on_error)
+        preprocessor = self._required(self._audio_preprocessor, Tower.AUDIO)
+        return preprocessor.many_or_skip(items) if on_error == "skip" else preprocessor.many(items)
+
+    @overload
+    def encode_audio(
+        self, items: Iterable[AudioItem], *, on_error: Literal["raise"] = "raise"
+    ) -> NDArray[np.float32]: ...
+    @overload
+    def encode_audio(
+        self, items: Iterable[AudioItem], *, on_error: Literal["skip"]
+    ) -> tuple[NDArray[np.float32], list[AudioError]]: ...
+    def encode_audio(
+        self, items: Iterable[AudioItem], *, on_error: OnError = "raise"
+    ) -> NDArray[np.float32] | tuple[NDArray[np.float32], list[AudioError]]:
+        """Encode N sounds to (N, D) float32, L2-normalised, in the order given; N may be 0.
+
+        Of a sound longer than the model's input, its beginning is encoded (`AudioSettings.max_length_s`). The next
+        sounds are decoded while the last are encoded. Raises what `preprocess_audio` raises, EngineError and
+        ServerError where the towers fail.
+        """
+        preprocessor = self._required(self._audio_preprocessor, Tower.AUDIO)
+        return self._encoded(Tower.AUDIO, preprocessor, self.towers.encode_audio, items, on_error)
+
+    def _encoded(
+        self,
+        tower: Tower,
+        preprocessor: BatchPreprocessor[_Failure],
+        encode: Callable[[NDArray[Any]], NDArray[np.float32]],
+        items: Iterable[Any],
+        on_error: OnError,
+    ) -> NDArray[np.float32] | tuple[NDArray[np.float32], list[_Failure]]:
+        _check_on_error(on_error)
+        parts = [np.zeros((0, *self.bundle.output_spec(tower).shape), np.float32)]
+        skipped: list[_Failure] = []
+        # Closed explicitly: an error's traceback would keep the decoding threads alive.
+        stream = cast("Generator[Any, None, None]", preprocessor.stream(items, batch=MEDIA_BATCH))
         with closing(stream):
-            for _, pixels, errors in stream:
+            for _, rows, errors in stream:
                 if errors and on_error == "raise":
                     raise errors[0]
                 skipped += errors
-                parts.append(self.towers.encode_images(pixels))
+                parts.append(encode(rows))
         embeddings = np.concatenate(parts)
         return (embeddings, skipped) if on_error == "skip" else embeddings
 

@@ -4,6 +4,7 @@ The tensors are the same in ONNX files, on Triton and in this process:
 
     image tower: image uint8 (N, H, W, 3), RGB, resized and cropped  ->  embedding float32 (N, D), L2-normalised
     text tower:  input_ids int32 (N, L), padded on the right          ->  embedding float32 (N, D), L2-normalised
+    audio tower: audio float32 (N, F, M), log-mel frames              ->  embedding float32 (N, D), L2-normalised
 
 An image tower may give Q vectors for an image, as BLIP-2's does: (N, Q, D), each vector of length 1. The score of an
 image and a text is then the largest of the Q inner products.
@@ -23,9 +24,9 @@ from typing import Sequence, Tuple  # noqa: UP035 - Python 3.8
 import numpy as np
 from numpy.typing import NDArray
 
-IMAGE, INPUT_IDS, EMBEDDING = "image", "input_ids", "embedding"
+IMAGE, INPUT_IDS, AUDIO, EMBEDDING = "image", "input_ids", "audio", "embedding"
 
-INPUT_NAMES = {"image": IMAGE, "text": INPUT_IDS}
+INPUT_NAMES = {"image": IMAGE, "text": INPUT_IDS, "audio": AUDIO}
 """The name of each tower's only input."""
 
 FREE = -1
@@ -76,6 +77,11 @@ def image_input(height: int, width: int) -> TensorSpec:
 def text_input(length: int = FREE) -> TensorSpec:
     """Return the text tower's input: token ids of one length, or of any up to the context."""
     return TensorSpec(INPUT_IDS, "int32", (length,))
+
+
+def audio_input(frames: int, mels: int) -> TensorSpec:
+    """Return the audio tower's input: a log-mel spectrogram in decibels, as `Client.preprocess_audio` makes it."""
+    return TensorSpec(AUDIO, "float32", (frames, mels))
 
 
 def embedding_output(dim: int, vectors_per_item: int = 1) -> TensorSpec:

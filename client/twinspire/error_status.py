@@ -25,7 +25,9 @@ STATUSES: Mapping[type[errors.TwinspireError], ErrorStatus] = MappingProxyType(
     {
         errors.TwinspireError: ErrorStatus(2, 500, "INTERNAL"),
         errors.InputError: ErrorStatus(2, 400, "INVALID_ARGUMENT"),
+        errors.ItemError: ErrorStatus(2, 400, "INVALID_ARGUMENT"),
         errors.ImageError: ErrorStatus(2, 400, "INVALID_ARGUMENT"),
+        errors.AudioError: ErrorStatus(2, 400, "INVALID_ARGUMENT"),
         errors.EmbeddingError: ErrorStatus(2, 400, "INVALID_ARGUMENT"),
         errors.BundleError: ErrorStatus(2, 500, "INTERNAL"),
         errors.CheckpointError: ErrorStatus(2, 500, "INTERNAL"),

@@ -2,7 +2,9 @@
 
     TwinspireError
     ├── InputError               an argument, option or file cannot be used
-    │   ├── ImageError           one image: its position, name and cause
+    │   ├── ItemError            one image or sound: its position, name and cause
+    │   │   ├── ImageError
+    │   │   └── AudioError
     │   └── EmbeddingError       a vector of the wrong shape, dtype or norm, or not finite
     ├── BundleError              the folder is not an intact bundle
     ├── CheckpointError          the checkpoint cannot be exported
@@ -29,6 +31,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 
 def install_command(*extras: str) -> str:
@@ -63,18 +66,32 @@ class InputError(TwinspireError):
         self.position = position
 
 
-class ImageError(InputError):
-    """One image cannot be used.
+class ItemError(InputError):
+    """One image or sound cannot be used.
 
     `position` is its place in the list that was given, from 0; `name` is its path where it has one, else its type;
     `cause` says what is wrong with it.
     """
 
+    noun: ClassVar[str] = "item"
+
     def __init__(self, position: int, name: str, cause: str) -> None:
-        super().__init__(f"image {position} ({name}): {cause}", position=position)
+        super().__init__(f"{self.noun} {position} ({name}): {cause}", position=position)
         self.position: int = position
         self.name = name
         self.cause = cause
+
+
+class ImageError(ItemError):
+    """One image cannot be used."""
+
+    noun = "image"
+
+
+class AudioError(ItemError):
+    """One sound cannot be used."""
+
+    noun = "sound"
 
 
 class EmbeddingError(InputError):

@@ -1,4 +1,4 @@
-"""Calibration samples: images and captions on which value ranges are estimated, and others held out to measure on."""
+"""Calibration samples: inputs on which value ranges are estimated, and others held out to measure on."""
 
 from __future__ import annotations
 
@@ -6,19 +6,21 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL.Image import Image
 
 from twinspire._arguments import require_list
+from twinspire.audio import AudioItem, AudioPreprocessor
 from twinspire.bundle import Bundle, Tower
-from twinspire.errors import ImageError, InputError
+from twinspire.errors import InputError, ItemError
 from twinspire.images import ImageItem, Preprocessor
 from twinspire.text import Tokenizer
 from twinspire.towers.batching import one_batch
 from twinspire_eval.scenes import CaptionedScene, Language, Split, scene_set
+from twinspire_export.sounds import generated_sounds
 
 MAX_SAMPLES = 320
 """More are subsampled evenly: each costs two runs of the fp32 engine, and ranges hardly change any more."""
@@ -29,7 +31,11 @@ MEASURED_EVERY = 5
 MIN_TO_HOLD_OUT = 20
 """With fewer samples none is held out: too few would be left for either purpose."""
 
+GENERATED_SOUNDS = 140
+"""Sounds that are generated to calibrate on: 20 of each kind."""
+
 _SCENES_SEED = 8
+_SOUNDS_SEED = 8
 
 _Sample = TypeVar("_Sample")
 
@@ -70,7 +76,7 @@ def image_samples(
     bundle: Bundle,
     images: Sequence[ImageItem] | NDArray[np.uint8],
     *,
-    on_bad: Callable[[ImageError], None] | None = None,
+    on_bad: Callable[[ItemError], None] | None = None,
 ) -> CalibrationSplit[NDArray[np.uint8]]:
     """Preprocess images as `bundle` says; each sample is one of them, (1, H, W, 3) uint8.
 
@@ -87,16 +93,42 @@ def image_samples(
             expected = ", ".join(map(str, shape))
             raise InputError(f"images are {images.dtype} {images.shape}: expected uint8 (N, {expected})")
         return split([images[position : position + 1] for position in subsample(range(len(images)))])
-    chosen = subsample(images)
+    return _prepared(Preprocessor(bundle.image), images, "images", on_bad)
+
+
+def audio_samples(
+    bundle: Bundle, sounds: Sequence[AudioItem] | None, *, on_bad: Callable[[ItemError], None] | None = None
+) -> CalibrationSplit[NDArray[np.float32]]:
+    """Preprocess sounds as `bundle` says, by default generated ones; each sample is one of them, (1, F, M) float32.
+
+    Raises what `image_samples` raises.
+    """
+    if sounds is None:
+        spectrograms = generated_sounds(GENERATED_SOUNDS, bundle.audio, seed=_SOUNDS_SEED)
+        return split([spectrograms[position : position + 1] for position in range(len(spectrograms))])
+    require_list(sounds, "sounds")
+    if len(sounds) == 0:
+        raise InputError("no sounds to calibrate on: pass a hundred or more")
+    return _prepared(AudioPreprocessor(bundle.audio), sounds, "sounds", on_bad)
+
+
+def _prepared(
+    preprocessor: Preprocessor | AudioPreprocessor,
+    items: Sequence[Any],
+    noun: str,
+    on_bad: Callable[[ItemError], None] | None,
+) -> CalibrationSplit[NDArray[Any]]:
+    """Preprocess a subsample. Raises InputError where some were skipped and fewer than 20 are left."""
+    chosen = subsample(items)
     if on_bad is None:
-        prepared = Preprocessor(bundle.image).many(chosen)
+        prepared = preprocessor.many(chosen)
     else:
-        prepared, errors = Preprocessor(bundle.image).many_or_skip(chosen)
+        prepared, errors = preprocessor.many_or_skip(chosen)
         for error in errors:
             on_bad(error)
         if errors and len(prepared) < MIN_TO_HOLD_OUT:
             raise InputError(
-                f"only {len(prepared)} of {len(chosen)} images can be read, too few to calibrate on: at least "
+                f"only {len(prepared)} of {len(chosen)} {noun} can be read, too few to calibrate on: at least "
                 f"{MIN_TO_HOLD_OUT} are required where some are skipped. The first that cannot be read: {errors[0]}"
             )
     return split([prepared[position : position + 1] for position in range(len(prepared))])

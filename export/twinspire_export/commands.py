@@ -14,7 +14,7 @@ from twinspire.errors import InputError
 
 if TYPE_CHECKING:
     from twinspire.bundle import Bundle
-    from twinspire.errors import ImageError
+    from twinspire.errors import ItemError
 
 _MAX_LISTED = 5
 
@@ -149,12 +149,20 @@ def quantize(
             help="Captions to calibrate and measure on, one per line, or COCO's JSON. By default those of the scenes.",
         ),
     ] = None,
+    sounds: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Sound files to calibrate and measure on; unreadable ones are skipped. By default generated sounds.",
+        ),
+    ] = None,
 ) -> None:
     """Add engines of another precision to BUNDLE, as a new bundle. Needs no torch."""
-    bad: list[ImageError] = []
+    bad: list[ItemError] = []
     with _progress() as (step, _):
         step("quantize: loading nncf")
-        from twinspire.ingest import find_images
+        from twinspire.ingest import find_files, find_images
+        from twinspire.stores import ItemKind
         from twinspire_export import quantize_bundle
         from twinspire_export.calibration import read_captions
         from twinspire_export.quantization.recipe import recipes_with
@@ -167,11 +175,12 @@ def quantize(
             min_cosine=min_cosine or None,
             images=None if images is None else find_images([images]),
             captions=None if captions is None else read_captions(captions),
+            sounds=None if sounds is None else find_files([sounds], kinds=[ItemKind.AUDIO]),
             on_step=lambda message: step(f"quantize: {message}"),
-            on_bad_image=bad.append,
+            on_bad_item=bad.append,
         )
     if bad:
-        typer.echo(f"skipped {len(bad)} images that cannot be read:", err=True)
+        typer.echo(f"skipped {len(bad)} files that cannot be read:", err=True)
         for error in bad[:_MAX_LISTED]:
             typer.echo(f"  {printable(error.name)}: {error.cause}", err=True)
         if len(bad) > _MAX_LISTED:

@@ -1,4 +1,4 @@
-"""Checkpoint to bundle: both towers as fp32 engines, compared with torch."""
+"""Checkpoint to bundle: its towers as fp32 engines, compared with torch."""
 
 from __future__ import annotations
 
@@ -37,6 +37,7 @@ from twinspire_export.engine_check import EngineRunner, certify, check_engine
 from twinspire_export.families import Checkpoint
 from twinspire_export.onnx_export import export_graph
 from twinspire_export.rewrite import ALL, apply_rewrites, check_rewrites
+from twinspire_export.sounds import PROBES, generated_sounds
 from twinspire_export.weights import stored_tensors
 
 MIN_COSINE = 0.99999
@@ -125,6 +126,7 @@ def checkpoint_space(opened: Checkpoint) -> str:
             opened.tokenizer_json,
             pooling=opened.pooling,
             context_length=0 if opened.text is None else opened.text.context_length,
+            audio=opened.audio,
         )
     except InputError as exc:
         raise CheckpointError(f"the checkpoint {opened.source.folder} is malformed: {exc}") from exc
@@ -174,6 +176,8 @@ def _example(draft: ManifestDraft, tower: Tower) -> torch.Tensor:
     shape = (2, *draft.tower(tower).input.shape)
     if tower is Tower.IMAGE:
         return torch.arange(math.prod(shape)).remainder(256).to(torch.uint8).view(shape)
+    if tower is Tower.AUDIO:
+        return torch.linspace(-100, 20, math.prod(shape)).view(shape)
     context = draft.text.context_length
     length = context if draft.text.padding is Padding.MAX_LENGTH else min(_TRACED_LENGTH, context)
     return torch.full((2, length), draft.text.eos_id, dtype=torch.int32)
@@ -192,6 +196,9 @@ def _probes(opened: Checkpoint, tokenizer_path: Path) -> Probes:
             caption for caption in PROBE_CAPTIONS if len(untruncated.encode(caption).ids) <= opened.text.context_length
         ]
         towers[Tower.TEXT] = TowerProbes(tokenizer.encode(captions), opened.embed_texts(captions))
+    if opened.audio is not None:
+        sounds = generated_sounds(PROBES, opened.audio)
+        towers[Tower.AUDIO] = TowerProbes(sounds, opened.embed_audio(sounds))
     try:
         return Probes(towers)
     except InputError as exc:

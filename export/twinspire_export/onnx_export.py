@@ -13,6 +13,7 @@ from optimum.exporters.onnx import export as export_through_optimum
 from optimum.exporters.onnx.base import OnnxConfig
 from optimum.utils import NormalizedConfig
 from torch import Tensor, nn
+from torch.jit import TracerWarning  # type: ignore[attr-defined]  # not in its __all__
 from transformers import PretrainedConfig
 
 from twinspire.contract import EMBEDDING
@@ -75,6 +76,8 @@ def export_graph(tower: nn.Module, destination: Path, *, name: str, example: Ten
     with silenced("optimum", "transformers", "torch.onnx"), warnings.catch_warnings():
         # Warns of indexing by a pair, before the rewrite `end-token`: it is right for indices that are not negative.
         warnings.filterwarnings("ignore", "Exporting aten::index operator", UserWarning)
+        # Modules of transformers check shapes in Python, which are the same for every input, and slice backwards.
+        warnings.filterwarnings("ignore", category=TracerWarning)
         # Says that the pads of a padding stay a few nodes, which runtimes fold.
         warnings.filterwarnings("ignore", "Constant folding - Only steps=1", UserWarning)
         if exporter is Exporter.TORCH:

@@ -10,11 +10,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from twinspire.audio import AudioItem
 from twinspire.bundle import Bundle, BundleWriter, Certificate, Precision, Tower
-from twinspire.errors import BundleError, EngineError, ImageError, InputError
+from twinspire.errors import BundleError, EngineError, InputError, ItemError
 from twinspire.images import ImageItem
 from twinspire.tensorrt_support import check_symmetric
-from twinspire_export.calibration import CalibrationSplit, image_samples, scene_captions, scene_images, text_samples
+from twinspire_export.calibration import (
+    CalibrationSplit,
+    audio_samples,
+    image_samples,
+    scene_captions,
+    scene_images,
+    text_samples,
+)
 from twinspire_export.engine_check import EngineRunner, certify, check_engine, row_cosines
 from twinspire_export.fp16 import nodes_out_of_range, to_fp16
 from twinspire_export.quantization.float_fallback import MIN_COSINE, Accuracy, Layers, Measure, quantize_accurately
@@ -43,6 +51,7 @@ _FP16_QUANTIZERS_OPSET = 19
 """The first in which QuantizeLinear and DequantizeLinear take float16."""
 
 _VERSIONS = ("onnx", "onnxruntime")
+_NOUNS = {Tower.IMAGE: "images", Tower.TEXT: "captions", Tower.AUDIO: "sounds"}
 
 
 def quantize_bundle(
@@ -52,23 +61,24 @@ def quantize_bundle(
     precision: Precision | str = Precision.INT8,
     images: Sequence[ImageItem] | NDArray[np.uint8] | None = None,
     captions: Sequence[str] | None = None,
+    sounds: Sequence[AudioItem] | None = None,
     recipes: Mapping[Tower, Int8Recipe] | None = None,
     min_cosine: float | None = MIN_COSINE,
     on_step: Callable[[str], None] | None = None,
-    on_bad_image: Callable[[ImageError], None] | None = None,
+    on_bad_item: Callable[[ItemError], None] | None = None,
 ) -> Bundle:
     """Make the bundle `destination`: `bundle` with an engine of `precision` added for each tower.
 
-    Engines are measured on `images`, items that a client takes or (N, S, S, 3) uint8, and on `captions`; by default on
-    synthetic scenes. int8 is also calibrated on them: of 20 or more a fifth is held out to measure on, and the
-    certificates say so. `recipes` says how to quantize a tower, by default as `default_recipe`. Where the worst
-    sample's cosine to fp32 stays below `min_cosine`, layers of the int8 engine are split or stay in float until it is
-    reached, and the certificate names them (`quantization.float_fallback`); None keeps to the recipe. Unchanged files
-    are hard links. `on_step` is called with a description of each step as it begins, `on_bad_image` with the error of
-    each image that is skipped; without it the first such error is raised.
+    Engines are measured on `images`, items that a client takes or (N, S, S, 3) uint8, on `captions` and on `sounds`; by
+    default on synthetic scenes and generated sounds. int8 is also calibrated on them: of 20 or more a fifth is held out
+    to measure on, and the certificates say so. `recipes` says how to quantize a tower, by default as `default_recipe`.
+    Where the worst sample's cosine to fp32 stays below `min_cosine`, layers of the int8 engine are split or stay in
+    float until it is reached, and the certificate names them (`quantization.float_fallback`); None keeps to the recipe.
+    Unchanged files are hard links. `on_step` is called with a description of each step as it begins, `on_bad_item` with
+    the error of each image or sound that is skipped; without it the first such error is raised.
 
     Leaves nothing behind where it raises: BundleError where `bundle` has such engines already or `destination` exists,
-    InputError and ImageError for the arguments, EngineError where an engine cannot be made or is not usable.
+    InputError and ItemError for the arguments, EngineError where an engine cannot be made or is not usable.
     """
     step = on_step or (lambda _: None)
     if precision not in PRECISIONS:
@@ -86,9 +96,11 @@ def quantize_bundle(
         samples: dict[Tower, CalibrationSplit[NDArray[Any]]] = {}
         if Tower.IMAGE in base.towers:
             chosen_images = scene_images() if images is None else images
-            samples[Tower.IMAGE] = image_samples(base, chosen_images, on_bad=on_bad_image)
+            samples[Tower.IMAGE] = image_samples(base, chosen_images, on_bad=on_bad_item)
         if Tower.TEXT in base.towers:
             samples[Tower.TEXT] = text_samples(base, scene_captions() if captions is None else captions)
+        if Tower.AUDIO in base.towers:
+            samples[Tower.AUDIO] = audio_samples(base, sounds, on_bad=on_bad_item)
         engines: dict[tuple[Tower, Precision], tuple[str, Certificate | None]] = {}
         for tower, chosen in samples.items():
             reference, file = base.engine(tower, Precision.FP32), f"{tower}.{target}.onnx"
@@ -196,7 +208,7 @@ def _certify(
     tower: Tower, precision: Precision, reference: Path, engine: Path, samples: CalibrationSplit[NDArray[Any]]
 ) -> Certificate:
     is_calibrated = precision is not Precision.FP16
-    noun = "images" if tower is Tower.IMAGE else "captions"
+    noun = _NOUNS[tower]
     data = samples.describe(noun) if is_calibrated else f"{len(samples.measurement)} {noun}"
     return certify(
         EngineRunner(engine).embed(samples.measurement),

@@ -31,19 +31,18 @@ _FLAG_UNTIL = 10  # in TensorRT 11 every network is strongly typed, and the flag
 
 
 def profiles(bundle: Bundle, tower: Tower, *, max_batch: int) -> tuple[Profile, ...]:
-    """Return the profiles of a tower: one for images; for texts one of 32 tokens and one of the context's length.
+    """Return the profiles of a tower: one for images or sounds, for texts one of 32 tokens and one of the context.
 
     All are tuned for the full batch. Raises InputError where `max_batch` is below 1.
     """
     if max_batch < 1:
         raise InputError(f"max_batch {max_batch}: expected at least 1")
-    size, context = bundle.image.size, bundle.text.context_length
-    if tower is Tower.IMAGE:
-        shapes: list[tuple[int, ...]] = [(size, size, 3)]
-    elif bundle.text.padding is Padding.MAX_LENGTH or context <= SHORT_TEXT:
-        shapes = [(context,)]
+    if tower is not Tower.TEXT:
+        shapes: list[tuple[int, ...]] = [bundle.input_spec(tower).shape]
+    elif bundle.text.padding is Padding.MAX_LENGTH or bundle.text.context_length <= SHORT_TEXT:
+        shapes = [(bundle.text.context_length,)]
     else:
-        shapes = [(SHORT_TEXT,), (context,)]
+        shapes = [(SHORT_TEXT,), (bundle.text.context_length,)]
     return tuple(Profile((1, *shape), (max_batch, *shape), (max_batch, *shape)) for shape in shapes)
 
 

@@ -35,11 +35,11 @@ def copied(tiny: Any, tmp_path: Path) -> Path:
 def test_exports() -> None:
     """The package's public names are exactly these."""
     assert sorted(twinspire.bundle.__all__) == [
-        "Bundle", "BundleWriter", "Certificate", "CropRounding", "EngineRecord", "FileRecord", "ImageSettings",
-        "ImageTowerSpec", "Interpolation", "MANIFEST_NAME", "Manifest", "ManifestDraft", "OutputForm", "PROBES_NAME",
-        "Padding", "Precision", "Probes", "RecommendedRuntime", "Reranker", "Resize", "SCHEMA_VERSION", "Source",
-        "TOKENIZER_NAME", "TextSettings", "TextTowerSpec", "Tower", "TowerProbes", "TowerSpec", "TowerSpecs",
-        "space_id",
+        "AudioCut", "AudioPadding", "AudioSettings", "AudioTowerSpec", "Bundle", "BundleWriter", "Certificate",
+        "CropRounding", "EngineRecord", "FileRecord", "ImageSettings", "ImageTowerSpec", "Interpolation",
+        "MANIFEST_NAME", "Manifest", "ManifestDraft", "MelNorm", "MelScale", "OutputForm", "PROBES_NAME", "Padding",
+        "Precision", "Probes", "RecommendedRuntime", "Reranker", "Resize", "SCHEMA_VERSION", "Source", "TOKENIZER_NAME",
+        "TextSettings", "TextTowerSpec", "Tower", "TowerProbes", "TowerSpec", "TowerSpecs", "space_id",
     ]  # fmt: skip
 
 
@@ -179,7 +179,7 @@ class TestProbes:
         ]
         assert all(row.dtype == np.int32 for row in loaded.towers[Tower.TEXT].inputs)
         np.testing.assert_array_equal(loaded.towers[Tower.IMAGE].inputs, probes.towers[Tower.IMAGE].inputs)
-        for tower in Tower:
+        for tower in (Tower.IMAGE, Tower.TEXT):
             np.testing.assert_array_equal(loaded.towers[tower].embedding, probes.towers[tower].embedding)
 
     def test_same_probes_same_bytes(self, tmp_path: Path) -> None:

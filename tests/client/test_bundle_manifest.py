@@ -115,7 +115,7 @@ def test_schema_1_without_crop_stretches() -> None:
         {"dim": "128"},
         {"dim": None},
         {"towers": {}},
-        {"engines": {"audio": {}}},
+        {"engines": {"video": {}}},
     ],
 )
 def test_schema_1_is_read_strictly(change: dict[str, Any]) -> None:
@@ -129,8 +129,8 @@ def test_what_this_version_does_not_know_is_ignored(document: dict[str, Any]) ->
     """An unknown key, a third tower and an engine of an unknown precision leave the manifest as it is."""
     expected = Manifest.from_json(json.dumps(document))
     document["extra"] = document["towers"]["text"]["extra"] = {"any": "thing"}
-    document["towers"]["audio"] = {"settings": {"sampling_rate": 48000}}
-    document["engines"]["audio"] = {"fp32": {}}
+    document["towers"]["video"] = {"settings": {"frame_rate": 25}}
+    document["engines"]["video"] = {"fp32": {}}
     document["engines"]["image"]["fp8"] = None
     assert Manifest.from_json(json.dumps(document)) == expected
 

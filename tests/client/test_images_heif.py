@@ -14,7 +14,11 @@ from PIL import ExifTags, Image
 from twinspire.errors import ImageError, InputError
 from twinspire.images import ImageLimits, formats, load_image
 from twinspire.ingest.files import read_file
-from twinspire.ingest.metadata import image_metadata
+from twinspire.ingest.kinds import FileKinds
+from twinspire.ingest.metadata import file_metadata
+from twinspire.stores import ItemKind
+
+KINDS = FileKinds({ItemKind.IMAGE: ImageLimits()})
 
 
 @pytest.fixture
@@ -46,7 +50,7 @@ def test_a_heic_image_is_decoded_from_path_and_bytes(heic: Path) -> None:
 
 def test_metadata_of_a_heic_image(heic: Path) -> None:
     """Size, format and what the camera wrote."""
-    metadata = image_metadata(read_file(heic, ImageLimits()))
+    metadata = file_metadata(read_file(heic, KINDS))
     assert [metadata[key] for key in ("width", "height", "format", "year")] == [64, 48, "HEIF", 2019]
 
 
@@ -92,4 +96,4 @@ def test_a_file_of_3_gib_is_refused_unread(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(Path, "open", never)
     with pytest.raises(InputError, match="max_bytes"):
-        read_file(path, ImageLimits())
+        read_file(path, KINDS)

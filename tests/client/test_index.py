@@ -349,7 +349,7 @@ def test_stats_tell_what_is_there(index: Index) -> None:
     index.add(unit(2), [*items(1), Item("x", ItemKind.TEXT)], space=SPACE)
     stats = index.stats()
     assert (stats.items, stats.space, stats.dim, stats.schema_version) == (2, SPACE, DIM, SCHEMA_VERSION)
-    assert stats.items_by_kind == {ItemKind.IMAGE: 1, ItemKind.TEXT: 1}
+    assert stats.items_by_kind == {ItemKind.IMAGE: 1, ItemKind.TEXT: 1, ItemKind.AUDIO: 0}
     assert stats.vectors_bytes == 64 + 2 * DIM * 4
     assert stats.catalogue_bytes > 0
 

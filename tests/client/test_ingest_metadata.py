@@ -16,7 +16,10 @@ from twinspire.errors import InputError
 from twinspire.images import ImageLimits
 from twinspire.index import Item, ItemKind
 from twinspire.ingest.files import read_file
-from twinspire.ingest.metadata import image_metadata
+from twinspire.ingest.kinds import FileKinds
+from twinspire.ingest.metadata import file_metadata
+
+KINDS = FileKinds({ItemKind.IMAGE: ImageLimits()})
 
 EXIF, GPS = ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo
 
@@ -33,7 +36,7 @@ def exif(main: dict[int, Any], details: dict[int, Any] | None = None, gps: dict[
 def metadata_of(path: Path, built: Image.Exif | None = None) -> dict[str, Any]:
     """Write an image of 30 by 20 with this EXIF and read its metadata."""
     Image.new("RGB", (30, 20)).save(path, **({"exif": built} if built is not None else {}))
-    return image_metadata(read_file(path, ImageLimits()))
+    return file_metadata(read_file(path, KINDS))
 
 
 def test_a_drawn_image_has_name_size_and_times(tmp_path: Path) -> None:
@@ -41,7 +44,7 @@ def test_a_drawn_image_has_name_size_and_times(tmp_path: Path) -> None:
     path = tmp_path / "猫 1.png"
     metadata_of(path)
     os.utime(path, (1777624200.25, 1777624200.25))
-    metadata = image_metadata(read_file(path, ImageLimits()))
+    metadata = file_metadata(read_file(path, KINDS))
     assert metadata == {
         "name": "猫 1.png",
         "folder": str(tmp_path),
@@ -114,7 +117,7 @@ def test_damaged_exif_is_no_error_and_always_json(tmp_path_factory: pytest.TempP
     """Whatever bytes stand where EXIF belongs, the item can be made."""
     path = tmp_path_factory.getbasetemp() / "damaged.jpg"
     Image.new("RGB", (3, 2)).save(path, exif=b"Exif\0\0II*\0\x08\0\0\0" + data)
-    metadata = image_metadata(read_file(path, ImageLimits()))
+    metadata = file_metadata(read_file(path, KINDS))
     assert Item(str(path), ItemKind.IMAGE, metadata=metadata).metadata["bytes"] == path.stat().st_size
 
 
@@ -122,7 +125,7 @@ def test_awkward_files_give_metadata() -> None:
     """Every real odd image, broken ones too, gives an item without a warning."""
     for path in sorted(ODD_IMAGES.iterdir()):
         if path.is_file():
-            metadata = image_metadata(read_file(path, ImageLimits()))
+            metadata = file_metadata(read_file(path, KINDS))
             assert Item(str(path), ItemKind.IMAGE, metadata=metadata).metadata["name"] == path.name
 
 
@@ -141,4 +144,4 @@ def test_a_file_that_grows_while_it_is_read_is_refused(tmp_path: Path, monkeypat
 
     monkeypatch.setattr("twinspire.ingest.files.os.fstat", growing)
     with pytest.raises(InputError, match="written"):
-        read_file(path, ImageLimits())
+        read_file(path, KINDS)

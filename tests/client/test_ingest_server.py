@@ -16,6 +16,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from twinspire.bundle import Tower
 from twinspire.errors import ServerUnavailableError
 from twinspire.images import ImageLimits
 from twinspire.index import Index
@@ -28,6 +29,7 @@ class Server:
     """A client of a server that refuses the next `refusals` batches; calls `on_refusal` with how many are left."""
 
     space, dim, limits = SPACE, 3, ImageLimits()
+    bundle = SimpleNamespace(towers=(Tower.IMAGE, Tower.TEXT))
 
     def __init__(self) -> None:
         self.refusals = 0

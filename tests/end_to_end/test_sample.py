@@ -68,7 +68,7 @@ def test_certificates_tell_the_truth() -> None:
             name: stack.enter_context(Client.local(bundle, precision=name, provider="cpu")) for name in ("fp32", "int8")
         }
         report = measure_recall(clients, open_dataset(RECORDED_DATA))
-    for precision, tower in product((Precision.FP32, Precision.INT8), Tower):
+    for precision, tower in product((Precision.FP32, Precision.INT8), (Tower.IMAGE, Tower.TEXT)):
         certificate = bundle.manifest.engines[tower][precision].certificate
         assert certificate is not None
         assert certificate.recall is not None
@@ -103,7 +103,7 @@ def test_the_sample_is_the_winner() -> None:
     )
     assert (choice.recall_drop, choice.recall_drop_high) == (chosen["r1_drop"]["value"], chosen["r1_drop"]["high"])
     assert choice.speed == pytest.approx(chosen["times_fp32"]["overall"]["value"], abs=1e-4)
-    for tower in Tower:
+    for tower in (Tower.IMAGE, Tower.TEXT):
         engine = bundle.manifest.engines[tower][choice.precision]
         assert engine.sha256 == chosen["engines_sha256"][tower]
         assert engine.certificate is not None

@@ -182,7 +182,7 @@ def test_a_server_that_ends_under_load_gives_errors_and_nothing_wrong(
             while call(towers, tower) == "right":
                 pass
 
-        loads = [pool.submit(load, tower) for tower in (*Tower, *Tower)]
+        loads = [pool.submit(load, tower) for tower in 2 * (Tower.IMAGE, Tower.TEXT)]
         time.sleep(1)
         os.kill(server.pid, ending)
         for each in loads:
@@ -191,7 +191,7 @@ def test_a_server_that_ends_under_load_gives_errors_and_nothing_wrong(
         assert set(outcomes) == {"right", "ServerUnavailableError"}
         server.wait(30)
         own_server(grpc_port=server.ports.grpc)
-        assert {call(towers, tower) for tower in Tower} == {"right"}
+        assert {call(towers, tower) for tower in (Tower.IMAGE, Tower.TEXT)} == {"right"}
 
 
 def test_a_call_outlives_a_restart(tiny: Any, own_server: Callable[..., TritonServer]) -> None:

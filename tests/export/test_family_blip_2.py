@@ -26,7 +26,15 @@ from transformers import (
 )
 
 from support.data import DATA
-from support.families import CHINESE, HARD_TEXTS, coco_captions, minimum_cosine, photographs_and_odd_images, served
+from support.families import (
+    CHINESE,
+    HARD_TEXTS,
+    coco_captions,
+    minimum_cosine,
+    perturb,
+    photographs_and_odd_images,
+    served,
+)
 from twinspire import Client
 from twinspire.bundle import Bundle, OutputForm, Padding, Precision, Resize, Tower
 from twinspire.contract import padded
@@ -49,15 +57,6 @@ SIZE, QUERIES, DIM, CONTEXT = 32, 6, 24, 40
 MIN_COSINE = 0.99999
 ODD_TEXTS = [*CHINESE, *HARD_TEXTS]
 TEXTS = ["a cat", "two boats on the sea at night", "", "一只猫", "a red car to the left of a green tree", "a man"]
-
-
-def perturb(model: Any, *, seed: int = 0) -> None:
-    """Add noise to biases, norms and tokens of a torch model: as initialised, mistakes in them would go unseen."""
-    torch.manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() == 1 or not parameter.any():
-                parameter.add_(torch.randn_like(parameter) * 0.05)
 
 
 def vocabulary() -> list[str]:

@@ -127,7 +127,7 @@ def _reference(bundle: Bundle, tower: Tower) -> NDArray[np.float32]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("tower", Tower)
+@pytest.mark.parametrize("tower", [Tower.IMAGE, Tower.TEXT])
 def test_range_search_keeps_what_fp16_cannot_hold(bundle: Bundle, tower: Tower) -> None:
     """Rounded after every operator, the fp16 engine has finite values and embeddings as in fp32; most of it is fp16."""
     model = onnx.load(bundle.engine(tower, Precision.FP16))
@@ -140,7 +140,7 @@ def test_range_search_keeps_what_fp16_cannot_hold(bundle: Bundle, tower: Tower) 
     assert kinds.count(TensorProto.FLOAT16) > 3 * kinds.count(TensorProto.FLOAT) > 0
 
 
-@pytest.mark.parametrize("tower", Tower)
+@pytest.mark.parametrize("tower", [Tower.IMAGE, Tower.TEXT])
 def test_without_the_range_search_values_overflow(bundle: Bundle, tower: Tower) -> None:
     """Converted without a search, the same towers have values that are not finite: the test above can fail."""
     model = to_fp16(onnx.load(bundle.engine(tower, Precision.FP32)))
@@ -149,7 +149,7 @@ def test_without_the_range_search_values_overflow(bundle: Bundle, tower: Tower) 
     assert not np.isfinite(embedding).all()
 
 
-@pytest.mark.parametrize("tower", Tower)
+@pytest.mark.parametrize("tower", [Tower.IMAGE, Tower.TEXT])
 def test_int8_for_tensorrt_stays_in_range(bundle: Bundle, tower: Tower) -> None:
     """Between its int8 products, the engine for TensorRT keeps the same nodes in fp32: its values are finite."""
     model = onnx.load(bundle.engine(tower, Precision.INT8_TENSORRT))

@@ -45,7 +45,7 @@ def bundles(make_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempP
 def _engines(bundles: dict[str, Bundle]) -> Iterator[tuple[Bundle, Tower, Path]]:
     """List every engine that TensorRT may be given."""
     for bundle in bundles.values():
-        for tower in Tower:
+        for tower in (Tower.IMAGE, Tower.TEXT):
             for precision in set(bundle.precisions(tower)) & set(PRECISIONS):
                 yield bundle, tower, bundle.engine(tower, precision)
 
@@ -94,7 +94,7 @@ def test_nothing_but_a_cast_reads_the_pixels(bundles: dict[str, Bundle]) -> None
 
 def test_preparing_again_changes_nothing(bundles: dict[str, Bundle], tmp_path: Path) -> None:
     """A prepared engine is prepared already, and a text engine needs nothing."""
-    image, text = (bundles["rewritten"].engine(tower, Precision.FP16) for tower in Tower)
+    image, text = (bundles["rewritten"].engine(tower, Precision.FP16) for tower in (Tower.IMAGE, Tower.TEXT))
     (tmp_path / "prepared.onnx").write_bytes(once := prepare_engine(image))
     assert prepare_engine(tmp_path / "prepared.onnx") == once
     assert prepare_engine(text) == onnx.load(text).SerializeToString()

@@ -23,6 +23,7 @@ from twinspire_server.repository.towers import ServedBundle
 
 CPU, GPU = triton.ModelInstanceGroup.KIND_CPU, triton.ModelInstanceGroup.KIND_GPU
 WHEEL, CONTAINER = RepositoryRuntime
+TOWERS = (Tower.IMAGE, Tower.TEXT)
 
 
 def _config(tiny: Any, tower: Tower, **options: Any) -> Any:
@@ -54,7 +55,7 @@ def _shape(tensor: Any) -> tuple[str, int, list[int]]:
     return tensor.name, tensor.data_type, list(tensor.dims)
 
 
-@pytest.mark.parametrize(("tower", "runtime", "device"), [*product(Tower, RepositoryRuntime, Device)])
+@pytest.mark.parametrize(("tower", "runtime", "device"), [*product(TOWERS, RepositoryRuntime, Device)])
 def test_every_config_has_the_contract(tiny: Any, tower: Tower, runtime: RepositoryRuntime, device: Device) -> None:
     """Each engine's config parses; its tensors, instances and the facts for the client are the contract's."""
     config = _config(tiny, tower, runtime=runtime, device=device)
@@ -75,6 +76,18 @@ def test_every_config_has_the_contract(tiny: Any, tower: Tower, runtime: Reposit
     assert config.model_warmup
 
 
+@pytest.mark.parametrize(("runtime", "device"), [*product(RepositoryRuntime, Device)])
+def test_audio_towers(make_tiny: Callable[..., Any], runtime: RepositoryRuntime, device: Device) -> None:
+    """An audio tower is a model with spectrograms as its input, which its warm-ups have too."""
+    heard = make_tiny(towers=(Tower.TEXT, Tower.AUDIO))
+    config = _config(heard, Tower.AUDIO, runtime=runtime, device=device)
+    assert config.name == "tiny_audio"
+    assert [_shape(tensor) for tensor in config.input] == [("audio", triton.TYPE_FP32, [21, 12])]
+    assert [_shape(tensor) for tensor in config.output] == [("embedding", triton.TYPE_FP32, [12])]
+    assert _parameters(config)["tower"] == "audio"
+    assert list(config.model_warmup[0].inputs["audio"].dims) == [21, 12]
+
+
 @pytest.mark.parametrize("runtime", RepositoryRuntime)
 def test_images_need_not_be_square(tiny: Any, runtime: RepositoryRuntime) -> None:
     """Input and warm-up have the height and width of the bundle's images, in this order."""
@@ -87,7 +100,7 @@ def test_images_need_not_be_square(tiny: Any, runtime: RepositoryRuntime) -> Non
     assert list(config.model_warmup[0].inputs["image"].dims) == [24, 16, 3]
 
 
-@pytest.mark.parametrize(("tower", "runtime", "device"), [*product(Tower, RepositoryRuntime, Device)])
+@pytest.mark.parametrize(("tower", "runtime", "device"), [*product(TOWERS, RepositoryRuntime, Device)])
 def test_batches_are_what_was_measured(tiny: Any, tower: Tower, runtime: RepositoryRuntime, device: Device) -> None:
     """Batches are 32 images and 64 texts, 8 and 16 on the container's CPU; behind its text model none are formed."""
     config = _config(tiny, tower, runtime=runtime, device=device)
@@ -207,7 +220,7 @@ def test_the_engine_is_opened_as_the_options_say(tiny: Any) -> None:
     assert _parameters(_config(tiny, Tower.IMAGE, runtime=CONTAINER, threads=3))["intra_op_thread_count"] == "3"
 
 
-@pytest.mark.parametrize("tower", Tower)
+@pytest.mark.parametrize("tower", [Tower.IMAGE, Tower.TEXT])
 def test_the_containers_instances_divide_the_threads(tiny: Any, tower: Tower) -> None:
     """Streams are instances of the engine, each with its share of the threads, which the text model keeps busy."""
     config = _config(tiny, tower, runtime=CONTAINER, threads=5, streams=2)

@@ -91,7 +91,7 @@ def served(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serv
         pytest.skip(f"no Triton here: {error}")
     try:
         with grpc.InferenceServerClient(server.grpc_url) as channel:
-            yield Served(channel, tiny, {tower: _statistics(channel, tower) for tower in Tower})
+            yield Served(channel, tiny, {tower: _statistics(channel, tower) for tower in (Tower.IMAGE, Tower.TEXT)})
     finally:
         server.stop()
 
@@ -203,7 +203,7 @@ def test_a_bad_image_harms_no_neighbour(served: Served, bad: np.ndarray) -> None
         _assert_close(found, served.tiny.model.encode_images(image))
 
 
-@pytest.mark.parametrize("tower", Tower)
+@pytest.mark.parametrize("tower", [Tower.IMAGE, Tower.TEXT])
 def test_the_server_tells_what_the_client_needs(served: Served, tower: Tower) -> None:
     """The running model's config has the batch size, the space, the precision and the lengths of texts."""
     config = served.channel.get_model_config(f"tiny_{tower}").config

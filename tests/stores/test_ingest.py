@@ -19,6 +19,8 @@ from PIL import Image
 
 from stores.numpy_store import SCHEME, create_store, open_store
 from twinspire import open_index
+from twinspire.audio import AudioLimits
+from twinspire.bundle import Tower
 from twinspire.cli import main
 from twinspire.images import ImageLimits
 from twinspire.index import Index
@@ -32,7 +34,8 @@ DIM = 3
 class FakeClient:
     """Encodes an image to the direction of its first pixel's colour, and a text to that of its length."""
 
-    space, dim, limits = SPACE, DIM, ImageLimits()
+    space, dim, limits, audio_limits = SPACE, DIM, ImageLimits(), AudioLimits()
+    bundle = SimpleNamespace(towers=(Tower.IMAGE, Tower.TEXT))
 
     def __init__(self) -> None:
         self.towers = SimpleNamespace(encode_images=lambda pixels: unit(pixels.reshape(-1, DIM)))

@@ -13,6 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from support.arrays import unit
+from twinspire.audio import AudioLimits
+from twinspire.bundle import Tower
 from twinspire.errors import ImageError
 from twinspire.images import ImageLimits
 
@@ -40,6 +42,7 @@ class FakeClient:
 
     limits = ImageLimits()
     vectors_per_item = 1
+    audio_limits = AudioLimits()
 
     def __init__(
         self,
@@ -52,7 +55,10 @@ class FakeClient:
     ) -> None:
         self.space, self.dim = space, dim
         self.bundle = SimpleNamespace(
-            name="fake", path=Path("fake"), manifest=SimpleNamespace(logit_scale=10.0, logit_bias=logit_bias)
+            name="fake",
+            path=Path("fake"),
+            towers=(Tower.IMAGE, Tower.TEXT),
+            manifest=SimpleNamespace(logit_scale=10.0, logit_bias=logit_bias),
         )
         self.decoded: list[Any] = []
         self.encoded_images = 0

@@ -93,6 +93,15 @@ def fill_weights(model: Any, *, seed: int = 0) -> Any:
     return model.eval()
 
 
+def perturb(model: Any, *, seed: int = 0) -> None:
+    """Add noise to biases, norms and tokens of a torch model: as initialised, mistakes in them would go unseen."""
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 1 or not parameter.any():
+                parameter.add_(torch.randn_like(parameter) * 0.05)
+
+
 def fill_batch_norms(model: Any, *, seed: int = 0) -> Any:
     """Draw the weights and statistics of every batch norm: as initialised they change nothing."""
     generator = torch.Generator().manual_seed(seed)

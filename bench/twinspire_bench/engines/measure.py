@@ -150,7 +150,7 @@ def cosines(
         embeddings.append((towers.encode_images(images), towers.encode_texts(sequences)))
         towers.close()
     found = {}
-    for tower, reference, int8 in zip(Tower, *embeddings, strict=True):
+    for tower, reference, int8 in zip((Tower.IMAGE, Tower.TEXT), *embeddings, strict=True):
         cosine = (reference * int8).sum(axis=1)  # (N,)
         found[str(tower)] = {"samples": len(cosine), "mean": float(cosine.mean()), "min": float(cosine.min())}
     return found

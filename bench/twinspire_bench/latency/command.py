@@ -172,7 +172,7 @@ def local_targets(
     precisions: Sequence[str] | None = None,
     providers: Sequence[str] | None = None,
     streams: Sequence[int] = (1,),
-    towers: Sequence[Tower] = tuple(Tower),
+    towers: Sequence[Tower] = (Tower.IMAGE, Tower.TEXT),
     threads: int | None = None,
 ) -> Iterator[tuple[list[LatencyTarget], list[SkippedTarget]]]:
     """Open a bundle's engines in this process, named `int8 cpu`, `int8 cpu, 2 streams` etc., until the block ends.

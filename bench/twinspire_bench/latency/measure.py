@@ -58,7 +58,7 @@ class LatencySettings:
     lengths: tuple[int, ...] = ()
     batches: tuple[int, ...] = (1, 8, 32)
     loads: tuple[Load, ...] = (Load(in_flight=1),)
-    towers: tuple[Tower, ...] = tuple(Tower)
+    towers: tuple[Tower, ...] = (Tower.IMAGE, Tower.TEXT)
     rounds: int = 10
     visit_s: float = 0.2
     seed: int = 0

@@ -10,7 +10,7 @@ from twinspire._arguments import as_member
 from twinspire.bundle.manifest import MANIFEST_NAME, PROBES_NAME, TOKENIZER_NAME, Manifest, ManifestDraft
 from twinspire.bundle.probes import Probes
 from twinspire.bundle.records import FileRecord
-from twinspire.bundle.settings import ImageSettings, Precision, TextSettings, Tower
+from twinspire.bundle.settings import AudioSettings, ImageSettings, Precision, TextSettings, Tower
 from twinspire.contract import TensorSpec
 from twinspire.errors import BundleError
 
@@ -83,6 +83,11 @@ class Bundle:
     def text(self) -> TextSettings:
         """How texts are prepared. Raises BundleError where the model has no text tower."""
         return self.manifest.text
+
+    @property
+    def audio(self) -> AudioSettings:
+        """How sounds are prepared. Raises BundleError where the model has no audio tower."""
+        return self.manifest.audio
 
     def input_spec(self, tower: Tower) -> TensorSpec:
         """Return the input of a tower's engines; texts have any length where padding may be left out."""

@@ -22,8 +22,17 @@ from twinspire.bundle.records import (
     check_plain_name,
     check_sha256,
 )
-from twinspire.bundle.settings import ImageSettings, Interpolation, Padding, Precision, Resize, TextSettings, Tower
-from twinspire.contract import FREE, TensorSpec, embedding_output, image_input, text_input
+from twinspire.bundle.settings import (
+    AudioSettings,
+    ImageSettings,
+    Interpolation,
+    Padding,
+    Precision,
+    Resize,
+    TextSettings,
+    Tower,
+)
+from twinspire.contract import FREE, TensorSpec, audio_input, embedding_output, image_input, text_input
 from twinspire.errors import BundleError, InputError
 
 SCHEMA_VERSION = 2
@@ -62,7 +71,17 @@ class TextTowerSpec:
     output_form: OutputForm = field(default=OutputForm.VECTOR, metadata=OPTIONAL)
 
 
-TowerSpec: TypeAlias = ImageTowerSpec | TextTowerSpec
+@dataclass(frozen=True, kw_only=True)
+class AudioTowerSpec:
+    """The audio tower: how sounds are prepared, and the tensors of its engines."""
+
+    settings: AudioSettings
+    input: TensorSpec
+    output: TensorSpec
+    output_form: OutputForm = field(default=OutputForm.VECTOR, metadata=OPTIONAL)
+
+
+TowerSpec: TypeAlias = ImageTowerSpec | TextTowerSpec | AudioTowerSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +90,7 @@ class TowerSpecs:
 
     image: ImageTowerSpec | None = field(default=None, metadata=OPTIONAL)
     text: TextTowerSpec | None = field(default=None, metadata=OPTIONAL)
+    audio: AudioTowerSpec | None = field(default=None, metadata=OPTIONAL)
 
     def __post_init__(self) -> None:
         if not self.present:
@@ -88,11 +108,17 @@ class TowerSpecs:
 
     @classmethod
     def of_contract(
-        cls, image: ImageSettings | None, text: TextSettings | None, *, dim: int, vectors_per_item: int = 1
+        cls,
+        image: ImageSettings | None,
+        text: TextSettings | None,
+        *,
+        audio: AudioSettings | None = None,
+        dim: int,
+        vectors_per_item: int = 1,
     ) -> TowerSpecs:
         """Return towers with the tensors that every runtime of this version takes, of the modalities with settings.
 
-        An image has `vectors_per_item` vectors, a text one.
+        An image has `vectors_per_item` vectors, a text or a sound one.
         """
         form = OutputForm.VECTOR if vectors_per_item == 1 else OutputForm.MAX_OF_VECTORS
         return cls(
@@ -110,6 +136,11 @@ class TowerSpecs:
                 settings=text,
                 input=text_input(FREE if text.padding is Padding.TRIM else text.context_length),
                 output=embedding_output(dim),
+            ),
+            audio=None
+            if audio is None
+            else AudioTowerSpec(
+                settings=audio, input=audio_input(audio.frames, audio.mels), output=embedding_output(dim)
             ),
         )
 
@@ -174,6 +205,11 @@ class ManifestDraft:
         """How texts are prepared. Raises BundleError as `tower` does."""
         return cast(TextTowerSpec, self.tower(Tower.TEXT)).settings
 
+    @property
+    def audio(self) -> AudioSettings:
+        """How sounds are prepared. Raises BundleError as `tower` does."""
+        return cast(AudioTowerSpec, self.tower(Tower.AUDIO)).settings
+
     def tower(self, tower: Tower) -> TowerSpec:
         """Return one tower's tensors and settings. Raises BundleError where the model does not have it."""
         spec = self.towers.get(tower)
@@ -191,12 +227,14 @@ class ManifestDraft:
 
     def unsupported(self) -> str | None:
         """Return what of the towers no runtime of this version can compute or search, None where nothing is."""
-        image, text, count = self.towers.image, self.towers.text, self.vectors_per_item
+        image, text, audio = self.towers.image, self.towers.text, self.towers.audio
+        count = self.vectors_per_item
         if count == 1 and image is not None and image.output_form is not OutputForm.VECTOR:
             return f"the image tower gives {OutputForm.MAX_OF_VECTORS} of one vector: expected {OutputForm.VECTOR}"
         contract = TowerSpecs.of_contract(
             None if image is None else image.settings,
             None if text is None else text.settings,
+            audio=None if audio is None else audio.settings,
             dim=self.dim,
             vectors_per_item=count,
         )

@@ -25,7 +25,7 @@ class TowerProbes(NamedTuple):
     """A tower's inputs and their embeddings (N, D) float32, or (N, Q, D) of images with Q vectors, L2-normalised.
 
     Inputs of the image tower are (N, H, W, 3) uint8 RGB, of the text tower N 1-D int32 arrays with start and end token
-    and no padding.
+    and no padding, of the audio tower (N, F, M) float32 log-mel spectrograms.
     """
 
     inputs: Sequence[NDArray[Any]] | NDArray[Any]
@@ -47,6 +47,8 @@ class Probes:
                 for position, row in enumerate(inputs):
                     if row.dtype != np.int32 or row.ndim != 1 or not row.size:
                         raise InputError(f"input_ids[{position}] is {row.dtype} {row.shape}: expected int32 (L,)")
+            elif tower is Tower.AUDIO:
+                _check_spectrograms(inputs)
             else:
                 _check_pixels(inputs)
             _check_embedding(
@@ -99,6 +101,17 @@ def _check_pixels(image: Sequence[NDArray[Any]] | NDArray[Any]) -> None:
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 4 or image.shape[3] != 3:
         found = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
         raise InputError(f"image is {found}: expected uint8 (N, H, W, 3)")
+
+
+def _check_spectrograms(audio: Sequence[NDArray[Any]] | NDArray[Any]) -> None:
+    if (
+        not isinstance(audio, np.ndarray)
+        or audio.dtype != np.float32
+        or audio.ndim != 3
+        or not np.isfinite(audio).all()
+    ):
+        found = f"{audio.dtype} {audio.shape}" if isinstance(audio, np.ndarray) else type(audio).__name__
+        raise InputError(f"audio is {found}: expected finite float32 (N, F, M)")
 
 
 def _check_embedding(name: str, value: NDArray[np.float32], rows: int, *, ranks: tuple[int, ...] = (2,)) -> None:

@@ -1,4 +1,4 @@
-"""Preprocessing settings of a model: how images are resized and cropped, and how texts are tokenized."""
+"""Preprocessing settings of a model: how images are resized, texts tokenized, and sounds turned into spectrograms."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from twinspire._arguments import as_member, as_whole
+from twinspire._arguments import as_finite, as_member, as_whole
 from twinspire._codec import OPTIONAL, encode
 from twinspire.errors import InputError
 
 
 class Tower(StrEnum):
-    """One half of a two-tower model."""
+    """The part of a model that encodes one modality."""
 
     IMAGE = "image"
     TEXT = "text"
+    AUDIO = "audio"
 
 
 class Precision(StrEnum):
@@ -177,3 +178,103 @@ class TextSettings:
         as_whole(self.context_length, "context_length", minimum=2)  # start and end token
         if self.pad_id < 0 or self.eos_id < 0:
             raise InputError(f"pad_id {self.pad_id} and eos_id {self.eos_id}: expected at least 0")
+
+
+class MelScale(StrEnum):
+    """The formula of the mel scale: HTK's, or that of Slaney's Auditory Toolbox, linear below 1 kHz, librosa's."""
+
+    HTK = "htk"
+    SLANEY = "slaney"
+
+
+class MelNorm(StrEnum):
+    """Whether mel filters have equal height (`none`), or equal area (`slaney`)."""
+
+    NONE = "none"
+    SLANEY = "slaney"
+
+
+class AudioPadding(StrEnum):
+    """How a sound becomes `max_length_s` long.
+
+    `repeatpad`: repeat it as often as it fits whole, then append silence. `repeat`: repeat it and cut. `pad`: append
+    silence.
+    """
+
+    REPEAT_PAD = "repeatpad"
+    REPEAT = "repeat"
+    PAD = "pad"
+
+
+class AudioCut(StrEnum):
+    """Which part of a longer sound is encoded: its beginning."""
+
+    START = "start"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AudioSettings:
+    """How a sound becomes the audio tower's input of (`frames`, `mels`) float32, a log-mel spectrogram in decibels.
+
+    The sound is mixed to mono, resampled to `sample_rate` (Hz), cut or padded to `max_length_s` seconds and transformed
+    in frames of `fft_size` samples under a periodic Hann window, `hop` samples apart, centred and mirrored at the ends.
+    Their power passes `mels` triangular filters from `min_hz` to `max_hz`, and is limited to `floor` and above.
+
+    Raises InputError where a value is out of range.
+    """
+
+    sample_rate: int
+    max_length_s: float
+    fft_size: int
+    hop: int
+    mels: int
+    min_hz: float
+    max_hz: float
+    mel_scale: MelScale
+    mel_norm: MelNorm
+    floor: float = 1e-10
+    padding: AudioPadding
+    cut: AudioCut = AudioCut.START
+
+    def __post_init__(self) -> None:
+        for name in ("max_length_s", "min_hz", "max_hz", "floor"):  # 0 and 0.0 would be equal, but not in JSON
+            object.__setattr__(self, name, as_finite(getattr(self, name), name))
+        for name in ("sample_rate", "hop", "mels"):
+            as_whole(getattr(self, name), name, minimum=1)
+        if as_whole(self.fft_size, "fft_size", minimum=2) % 2:
+            raise InputError(f"fft_size {self.fft_size}: expected an even number of samples")
+        if not 0 <= self.min_hz < self.max_hz <= self.sample_rate / 2:
+            raise InputError(
+                f"min_hz {self.min_hz:g} and max_hz {self.max_hz:g}: expected 0 <= min_hz < max_hz, at most half of "
+                f"the sample rate {self.sample_rate}"
+            )
+        if not self.floor > 0:
+            raise InputError(f"floor {self.floor:g}: expected a power above 0")
+        if not self.fft_size // 2 < self.samples <= _MAX_AUDIO_SAMPLES:
+            raise InputError(
+                f"max_length_s {self.max_length_s:g} is {self.samples} samples: expected more than half of fft_size "
+                f"{self.fft_size} and at most {_MAX_AUDIO_SAMPLES}"
+            )
+        for name, members in _AUDIO_ENUMS.items():
+            object.__setattr__(self, name, as_member(getattr(self, name), members, name))
+
+    @property
+    def samples(self) -> int:
+        """The number of samples that a sound is cut or padded to."""
+        return round(self.max_length_s * self.sample_rate)
+
+    @property
+    def frames(self) -> int:
+        """The number of frames of the spectrogram."""
+        return 1 + self.samples // self.hop
+
+
+_MAX_AUDIO_SAMPLES = 2**26
+"""Six minutes at 192 kHz: more would be a mistake in a manifest, and take gigabytes."""
+
+_AUDIO_ENUMS: Mapping[str, type[StrEnum]] = {
+    "mel_scale": MelScale,
+    "mel_norm": MelNorm,
+    "padding": AudioPadding,
+    "cut": AudioCut,
+}

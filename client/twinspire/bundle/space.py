@@ -7,8 +7,8 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from twinspire._codec import parse_json
-from twinspire.bundle.settings import ImageSettings
+from twinspire._codec import encode, parse_json
+from twinspire.bundle.settings import AudioSettings, ImageSettings
 from twinspire.errors import BundleError, InputError
 
 _HEADER = b"twinspire space 1"
@@ -23,6 +23,7 @@ def space_id(
     *,
     pooling: str,
     context_length: int,
+    audio: AudioSettings | None = None,
 ) -> str:
     """Return the id of a checkpoint's embedding space: 64 hexadecimal digits.
 
@@ -30,6 +31,8 @@ def space_id(
     are the preprocessing, the tokenizer (its vocabulary, merges and everything else that decides the ids), each None
     where the model has no such tower, the pooling and the context length; never ONNX files: a rewritten, quantized or
     re-exported engine keeps its space.
+
+    The settings of an audio tower are hashed only where there is one: the spaces of other models are as before.
 
     Every field is hashed with its length in front, so that different inputs give different byte strings. Raises
     InputError for a repeated name or no tensors, BundleError where `tokenizer_json` is not a tokenizer.
@@ -48,6 +51,7 @@ def space_id(
         _canonical(None if tokenizer_json is None else _tokenizer_essence(tokenizer_json)),
         pooling.encode(),
         str(context_length).encode(),
+        *([] if audio is None else [_canonical(encode(audio))]),
     ).hex()
 
 

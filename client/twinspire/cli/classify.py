@@ -1,4 +1,4 @@
-"""`twinspire classify`: zero-shot classification of images by labels in plain words."""
+"""`twinspire classify`: zero-shot classification of images and sounds by labels in plain words."""
 
 from __future__ import annotations
 
@@ -18,15 +18,18 @@ from twinspire.cli.shared import EXIT_SOME_FAILED, JsonOption, print_json, print
 from twinspire.errors import InputError
 
 if TYPE_CHECKING:
+    from twinspire.ingest.kinds import FileKinds
     from twinspire.search import Classification, Classifier, LabelScore
 
 _BATCH = 256
+_KEYS = {"image": "images", "audio": "sounds"}
 
 
 @with_client_options
 def classify(
     images: Annotated[
-        list[Path], typer.Argument(metavar="IMAGE...", help="Image files, or folders of them.", show_default=False)
+        list[Path],
+        typer.Argument(metavar="FILE...", help="Image or sound files, or folders of them.", show_default=False),
     ],
     labels: Annotated[
         Path,
@@ -36,32 +39,38 @@ def classify(
             help="Text file with one label on each line; for moderation with a threshold: a knife | 0.25.",
         ),
     ],
-    top: Annotated[int, typer.Option("--top", "-k", help="Number of labels to show for each image.")] = 3,
+    top: Annotated[int, typer.Option("--top", "-k", help="Number of labels to show for each file.")] = 3,
     templates: TemplatesOption = None,
     *,
     options: ClientOptions,
     as_json: JsonOption = False,
     as_csv: CsvOption = False,
 ) -> None:
-    """Classify images by labels in plain words, without training.
+    """Classify images, or sounds, by labels in plain words, without training.
 
     A label with a threshold is flagged where its score reaches it; flagged labels are always shown. In a pipe the
     output is lines of path, label, score, probability and `flagged`, separated by tabs. Ends with status 3 if some
-    images failed and the others were classified.
+    files failed and the others were classified.
     """
     as_whole(top, "--top", minimum=1)
     check_output(as_json=as_json, as_csv=as_csv)
-    from twinspire.ingest import find_images
+    from twinspire.ingest import find_files
+    from twinspire.ingest.discovery import no_files
+    from twinspire.ingest.kinds import FILE_KINDS, FileKinds
     from twinspire.search import Classifier, Templates, read_labels
 
     known = read_labels(labels)
     prompts = Templates.read(templates) if templates is not None else None
-    files = find_images(images, on_error="skip")
+    found = find_files(images, kinds=FILE_KINDS, on_error="skip")
     with open_client(options) as client:
-        classified, failed = _classified(Classifier(client, known, templates=prompts), files)
+        kinds = FileKinds.of(client)
+        files = found.only(kinds.limits)
+        if not files and not files.failed:
+            raise no_files(None, kinds.limits, files.skipped)
+        classified, failed = _classified(Classifier(client, known, templates=prompts), files, kinds)
     failed = [*files.failed, *failed]
     if as_json:
-        print_json(_document(labels, classified, failed))
+        print_json(_document(labels, classified, failed, kinds))
     elif as_csv:
         rows = ({"path": printable(path), **row} for path, found in classified for row in map(_score, found.scores))
         print_csv(("path", "label", "score", "probability", "flagged"), rows)
@@ -71,40 +80,48 @@ def classify(
     for path, cause in failed:
         typer.echo(f"failed {shortened(str(path))}: {printable(cause)}", err=True)
     if not classified:
-        raise InputError(f"none of the {len(files)} images could be read")
+        raise InputError(f"none of the {len(files)} files could be read")
     if failed:
         raise typer.Exit(EXIT_SOME_FAILED)
 
 
 def _classified(
-    classifier: Classifier, files: Sequence[Path]
+    classifier: Classifier, files: Sequence[Path], kinds: FileKinds
 ) -> tuple[list[tuple[Path, Classification]], list[tuple[Path, str]]]:
     classified: list[tuple[Path, Classification]] = []
     failed: list[tuple[Path, str]] = []
-    for start in range(0, len(files), _BATCH):
-        batch = files[start : start + _BATCH]
-        classifications, errors = classifier.classify_or_skip(batch)
-        bad = {error.position for error in errors}
-        failed += [(batch[error.position], error.cause) for error in errors]
-        good = [path for position, path in enumerate(batch) if position not in bad]
-        classified += zip(good, classifications, strict=True)
+    for kind in kinds.limits:
+        own = [path for path in files if kinds.of_file(path) is kind]
+        classify = classifier.classify_audio_or_skip if kind == "audio" else classifier.classify_or_skip
+        for start in range(0, len(own), _BATCH):
+            batch = own[start : start + _BATCH]
+            classifications, errors = classify(batch)
+            bad = {error.position for error in errors}
+            failed += [(batch[error.position], error.cause) for error in errors]
+            good = [path for position, path in enumerate(batch) if position not in bad]
+            classified += zip(good, classifications, strict=True)
     return classified, failed
 
 
 def _document(
-    labels: Path, classified: Sequence[tuple[Path, Classification]], failed: Sequence[tuple[Path, str]]
+    labels: Path,
+    classified: Sequence[tuple[Path, Classification]],
+    failed: Sequence[tuple[Path, str]],
+    kinds: FileKinds,
 ) -> dict[str, Any]:
-    return {
-        "schema_version": 1,
-        "labels": printable(labels.absolute()),
-        "images": [
+    entries: dict[str, list[dict[str, Any]]] = {kind: [] for kind in kinds.limits}
+    for path, found in classified:
+        entries[kinds.of_file(path)].append(
             {
                 "path": printable(path),
                 "labels": [_score(score) for score in found.scores],
                 "flagged": [score.label for score in found.flagged],
             }
-            for path, found in classified
-        ],
+        )
+    return {
+        "schema_version": 1,
+        "labels": printable(labels.absolute()),
+        **{_KEYS[kind]: listed for kind, listed in entries.items()},
         "failed": [{"path": printable(path), "cause": cause} for path, cause in failed],
     }
 

@@ -138,13 +138,15 @@ def _print_hits(title: str, response: SearchResponse) -> None:
 
 
 def _described(hit: SearchHit) -> list[str | tuple[str, str]]:
-    """Return the path of an image with its caption, or a text with where it is from, and the probability."""
+    """Return the path of an image or sound with its caption, or a text with where it is from, and the probability."""
     folder, slash, name = shortened(hit.uri).rpartition("/")
     described: list[str | tuple[str, str]]
     if text := _text_of(hit):
         described = [printable(text), (f"  {folder}{slash}{name}", "dim")]
     else:
         described = [(folder + slash, "dim"), name]
+        if hit.kind.value == "audio":
+            described.append(("  audio", "dim"))
         if hit.caption:
             described.append((f"  {printable(_first_line(hit.caption))}", "dim"))
     if hit.probability is not None:
@@ -157,6 +159,13 @@ def _text_of(hit: SearchHit) -> str | None:
     return hit.caption if hit.kind.value == "text" else None
 
 
+def _card_of(hit: SearchHit) -> Path | str:
+    """Return what a contact sheet shows of a hit: a picture, or a text, which for a sound is its name and caption."""
+    if hit.kind.value == "audio":
+        return "\n".join(["sound", Path(hit.uri).name, *([hit.caption] if hit.caption else [])])
+    return _text_of(hit) or Path(hit.uri)
+
+
 def _first_line(caption: str) -> str:
     line, _, more = caption.strip().partition("\n")
     return f"{line[:_CAPTION_WIDTH]} …" if more or len(line) > _CAPTION_WIDTH else line
@@ -165,7 +174,7 @@ def _first_line(caption: str) -> str:
 def _write_sheet(results: Results, sheet: Path) -> None:
     from twinspire.contact_sheet import SheetRow, contact_sheet, missing_font_note
 
-    hits = [(_text_of(hit) or Path(hit.uri), hit.score) for hit in results.response.hits]
+    hits = [(_card_of(hit), hit.score) for hit in results.response.hits]
     missing = contact_sheet([SheetRow(results.title, hits, image=results.image)], sheet)
     if missing:
         typer.echo(missing_font_note(missing), err=True)

@@ -1,4 +1,4 @@
-"""`twinspire search`: find images and texts by text and image."""
+"""`twinspire search`: find images, texts and sounds by text, image and sound."""
 
 from __future__ import annotations
 
@@ -34,10 +34,11 @@ def search(
         str | None, typer.Argument(metavar="TEXT", help="The query: a text or a sum.", show_default=False)
     ] = None,
     image: Annotated[list[Path] | None, typer.Option("--image", "-i", help="Search by this image.")] = None,
+    audio: Annotated[list[Path] | None, typer.Option("--audio", "-a", help="Search by this sound file.")] = None,
     add: Annotated[
-        list[str] | None, typer.Option(help="Add a text or image to the query: 'snow', '0.5 * a.jpg'.")
+        list[str] | None, typer.Option(help="Add a text, image or sound to the query: 'snow', '0.5 * a.jpg'.")
     ] = None,
-    minus: Annotated[list[str] | None, typer.Option(help="Subtract a text or image from the query.")] = None,
+    minus: Annotated[list[str] | None, typer.Option(help="Subtract a text, image or sound from the query.")] = None,
     k: Annotated[int, typer.Option("-k", help="Number of hits.")] = 10,
     offset: Annotated[int, typer.Option(help="Number of best hits to skip, for the next page.")] = 0,
     where: Annotated[
@@ -45,7 +46,9 @@ def search(
     ] = None,
     kind: Annotated[
         str | None,
-        typer.Option(help="Only items of this kind: image or text.", autocompletion=completing("image", "text")),
+        typer.Option(
+            help="Only items of this kind: image, text or audio.", autocompletion=completing("image", "text", "audio")
+        ),
     ] = None,
     mode: Annotated[
         str,
@@ -75,7 +78,7 @@ def search(
     as_csv: CsvOption = False,
     sheet: SheetOption = None,
 ) -> None:
-    """Search by TEXT, by --image, or by a sum: '"a beach" + photo.jpg - "people"'.
+    """Search by TEXT, by --image, by --audio, or by a sum: '"a beach" + photo.jpg - "people"'.
 
     Texts also search captions and file names by keyword; a "quoted phrase" must occur there. Filters, boosts and pins
     are over metadata and kind, uri, caption, id, added_at, changed_at; a time is 2026-05-01 or 2026-05-01T10:00Z. On a
@@ -84,7 +87,7 @@ def search(
     as_whole(k, "-k", minimum=1)
     as_whole(offset, "--offset", minimum=0)
     check_output(as_json=as_json, as_csv=as_csv, sheet=sheet)
-    query = _query(text, image or [], add or [], minus or [])
+    query = _query(text, image or [], audio or [], add or [], minus or [])
     from twinspire.search import Searcher, SearchRequest, Synonyms, Templates
     from twinspire.stores import open_index
 
@@ -106,7 +109,7 @@ def search(
     with open_index(index) as store:
         uri = store.uri
         if len(store) == 0:
-            raise InputError(f"the index {printable(index)} is empty: add images with `twinspire index add`")
+            raise InputError(f"the index {printable(index)} is empty: add items with `twinspire index add`")
         with open_client(options, store) as client:
             searcher = Searcher(client, store, templates=prompts, synonyms=alternatives, cache=False)
             response = searcher.run(request)
@@ -116,28 +119,31 @@ def search(
     show(results, as_json=as_json, as_csv=as_csv, sheet=sheet)
 
 
-def _query(text: str | None, images: Sequence[Path], add: Sequence[str], minus: Sequence[str]) -> Query:
+def _query(
+    text: str | None, images: Sequence[Path], sounds: Sequence[Path], add: Sequence[str], minus: Sequence[str]
+) -> Query:
     """Return the sum of all arguments. Raises `InputError` for what cannot work, before anything is loaded."""
     from twinspire.search import Query
 
-    if text is None and not images and not add:
-        raise InputError("no query: pass TEXT, --image FILE or --add")
-    terms = [Query.parse(text, images=_image_file)] if text is not None else []
-    terms += [Query.image(_image_file(path)) for path in images]
-    terms += [Query.term(term, images=_image_file) for term in add]
-    terms += [-Query.term(term, images=_image_file) for term in minus]
+    if text is None and not images and not sounds and not add:
+        raise InputError("no query: pass TEXT, --image FILE, --audio FILE or --add")
+    terms = [Query.parse(text, images=_file)] if text is not None else []
+    terms += [Query.image(_file(path)) for path in images]
+    terms += [Query.audio(_file(path)) for path in sounds]
+    terms += [Query.term(term, images=_file) for term in add]
+    terms += [-Query.term(term, images=_file) for term in minus]
     query = terms[0]
     for term in terms[1:]:
         query = query + term
     return query
 
 
-def _image_file(name: str | Path) -> Path:
-    """Return the path of an image: whoever types a command may read any of their files."""
+def _file(name: str | Path) -> Path:
+    """Return the path of an image or sound: whoever types a command may read any of their files."""
     path = Path(name)
     if not path.is_file():
         found = "it is a folder" if path.is_dir() else "the file does not exist"
-        raise InputError(f"no image at {printable(path)}: {found}; expected the path of an image file", path=path)
+        raise InputError(f"no image or sound at {printable(path)}: {found}; expected the path of a file", path=path)
     return path.absolute()
 
 
@@ -146,8 +152,15 @@ def _image_paths(query: Query) -> list[Path]:
 
 
 def _title(query: Query) -> str:
-    """Return the query as text, images by the names of their files."""
+    """Return the query as text, images and sounds by the names of their files."""
     from dataclasses import replace
 
-    parts = [replace(part, image=part.image.name) if isinstance(part.image, Path) else part for part in query.parts]
+    parts = [
+        replace(
+            part,
+            image=part.image.name if isinstance(part.image, Path) else part.image,
+            audio=part.audio.name if isinstance(part.audio, Path) else part.audio,
+        )
+        for part in query.parts
+    ]
     return printable(str(type(query)(tuple(parts))))

@@ -11,19 +11,10 @@ from typing import IO, Any, TypeAlias
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageFile
 
-from twinspire.errors import ImageError, MissingDependencyError
+from twinspire._media import Origin, origin_of, read_file_object, read_path, take_bytes
+from twinspire.errors import ImageError, ItemError, MissingDependencyError
 from twinspire.images.formats import FORMATS, PREFIX_BYTES, is_heif, open_heif
-from twinspire.images.items import (
-    ImageItem,
-    ImageLimits,
-    Origin,
-    check_pixels,
-    image_of_array,
-    origin_of,
-    read_file_object,
-    read_path,
-    take_bytes,
-)
+from twinspire.images.items import ImageItem, ImageLimits, check_pixels, image_of_array
 from twinspire.images.pillow_warnings import quiet_pillow
 
 _EXPECTED = f"expected {', '.join(FORMATS)} or, with the extra 'heif', HEIC"
@@ -152,7 +143,7 @@ def _load(image: Image.Image, origin: Origin) -> None:
         raise origin.error(f"truncated or damaged {name}: {error}") from error
 
 
-def _bomb(error: Image.DecompressionBombError, origin: Origin) -> ImageError:
+def _bomb(error: Image.DecompressionBombError, origin: Origin) -> ItemError:
     """Return the error where a reader applies Pillow's own limit, whatever ours is."""
     return origin.error(f"too large according to its header, not decoded: {error}")
 

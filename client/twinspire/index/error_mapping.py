@@ -34,6 +34,7 @@ _ADVICE_BY_SQLITE = {
     sqlite3.SQLITE_READONLY: _PERMISSIONS,
     sqlite3.SQLITE_BUSY: "Another process has locked the catalogue; try again.",
     sqlite3.SQLITE_LOCKED: "Another process has locked the catalogue; try again.",
+    sqlite3.SQLITE_CONSTRAINT: "An index made before items of kind audio takes images and texts only: make a new one.",
     sqlite3.SQLITE_NOTADB: RESTORE,
     sqlite3.SQLITE_CORRUPT: RESTORE,
 }

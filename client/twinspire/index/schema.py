@@ -39,7 +39,7 @@ CREATE TABLE catalogue (
 CREATE TABLE items (
     id           INTEGER PRIMARY KEY,     -- never reused
     row          INTEGER NOT NULL UNIQUE, -- the row of its vector in the vector file, from 0; changes
-    kind         TEXT NOT NULL CHECK (kind IN ('image', 'text')),
+    kind         TEXT NOT NULL CHECK (kind IN ('image', 'text', 'audio')),
     uri          TEXT NOT NULL,
     caption      TEXT,
     metadata     TEXT NOT NULL,           -- a JSON object

@@ -295,7 +295,9 @@ class View:
 
     def count_by_kind(self) -> dict[ItemKind, int]:
         """Return the number of items of each kind."""
-        return {ItemKind.IMAGE: self.commit.images, ItemKind.TEXT: self.commit.items - self.commit.images}
+        images, others = self.commit.images, self.commit.items - self.commit.images
+        (sounds,) = only_row(self._connection, "SELECT count(*) FROM items WHERE kind = 'audio'") if others else (0,)
+        return {ItemKind.IMAGE: images, ItemKind.TEXT: others - sounds, ItemKind.AUDIO: sounds}
 
     def _integers(self, query: str, parameters: Sequence[Any] = (), *, columns: int = 2) -> NDArray[np.int64]:
         return _whole_numbers(self._connection.execute(query, parameters).fetchall(), columns)

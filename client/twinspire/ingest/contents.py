@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from pathlib import Path
 
-from twinspire.images import ImageLimits
-from twinspire.ingest.files import ReadFile, has_its_content, images_of
+from twinspire.ingest.files import ReadFile, files_of, has_its_content
+from twinspire.ingest.kinds import FileKinds
 from twinspire.ingest.pipeline import vector_key
 from twinspire.stores import Item, StoredItem, VectorStore
 
@@ -20,8 +20,8 @@ class Contents:
     Each content is looked up in the store once, so that thousands of copies do not cost thousands of queries.
     """
 
-    def __init__(self, store: VectorStore, limits: ImageLimits) -> None:
-        self._store, self._limits = store, limits
+    def __init__(self, store: VectorStore, kinds: FileKinds) -> None:
+        self._store, self._kinds = store, kinds
         self.loose: dict[int, StoredItem] = {}
         self._loose_by_hash: defaultdict[str | None, dict[int, StoredItem]] = defaultdict(dict)
         self._orphans: dict[str, dict[int, StoredItem]] = {}  # by hash: items outside of this run, without their file
@@ -41,9 +41,10 @@ class Contents:
         """Return the loose item that a file takes over, which is not loose any more."""
         return self._take(self._loose_by_hash[file.content_hash], file)
 
-    def is_known(self, content_hash: str) -> bool:
-        """Whether the store has a content."""
-        return content_hash in self._orphans or bool(self._store.known_hashes([content_hash]))
+    def is_known(self, file: ReadFile) -> bool:
+        """Whether the store has the content of a file."""
+        known = file.content_hash in self._orphans
+        return known or bool(self._store.known_hashes([file.content_hash], kind=file.kind))
 
     def take(self, file: ReadFile) -> StoredItem | None:
         """Return the item that a file takes over: a loose one, else one outside of this run without its file."""
@@ -51,9 +52,9 @@ class Contents:
             return item
         if (orphans := self._orphans.get(file.content_hash)) is None:
             orphans = self._orphans[file.content_hash] = {}
-            for item in images_of(self._store.find(content_hash=file.content_hash)):
+            for item in files_of(self._store.find(content_hash=file.content_hash)):
                 self._ids.setdefault(vector_key(item), item.id)
-                if item.id not in self.loose and not has_its_content(item, self._limits):
+                if item.id not in self.loose and not has_its_content(item, self._kinds):
                     orphans[item.id] = item
         return self._take(orphans, file)
 

@@ -1,4 +1,4 @@
-"""Image files: reading one with its hash and status, and comparing it with its item."""
+"""Image and sound files: reading one with its hash and status, and comparing it with its item."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from twinspire._arguments import is_utf8
+from twinspire._media import size_refusal
 from twinspire._times import iso_utc
 from twinspire.errors import InputError
-from twinspire.images.items import ImageLimits, size_refusal
+from twinspire.ingest.kinds import FILE_KINDS, FileKinds
 from twinspire.stores import ItemKind, StoredItem
 
 WRITTEN_TO = "is being written to: add it when it is complete"
@@ -27,6 +28,7 @@ class ReadFile:
     """A file as it was when it was read. `content` is its bytes, or its path where it exceeds `HELD_BYTES`."""
 
     path: Path
+    kind: ItemKind
     content: bytes | Path
     content_hash: str  # SHA-256 of the bytes, in hex
     size_bytes: int
@@ -39,17 +41,17 @@ class ReadFile:
         return len(self.content) if isinstance(self.content, bytes) else 0
 
 
-def read_file(path: Path, limits: ImageLimits) -> ReadFile:
-    """Read a regular file; never blocks on a pipe or device. A file above `limits` is refused without being read.
+def read_file(path: Path, kinds: FileKinds) -> ReadFile:
+    """Read a regular file; never blocks on a pipe or device. A file above the limits is refused without being read.
 
     Raises `OSError`, `UnicodeEncodeError` for a name that is not UTF-8, and `InputError` for what is not a regular
     file, for one that is too large and for one that is being written to.
     """
     str(path).encode()  # uris are text: fail here rather than after the work
-    status = path.stat()
+    kind, status = kinds.of_file(path), path.stat()
     if not stat.S_ISREG(status.st_mode):  # reading a pipe or a device might never end
         raise InputError("is not a regular file")
-    if (refusal := size_refusal(status.st_size, limits)) is not None:
+    if (refusal := size_refusal(status.st_size, kinds.limits[kind])) is not None:
         raise InputError(refusal)
     with path.open("rb") as file:
         before = os.fstat(file.fileno())
@@ -63,7 +65,7 @@ def read_file(path: Path, limits: ImageLimits) -> ReadFile:
         after = os.fstat(file.fileno())
     if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns) or size_bytes != after.st_size:
         raise InputError(WRITTEN_TO)
-    return ReadFile(path, content, digest.hexdigest(), size_bytes, modified_of(after), after.st_ino)
+    return ReadFile(path, kind, content, digest.hexdigest(), size_bytes, modified_of(after), after.st_ino)
 
 
 def read_text(path: Path, what: str) -> str:
@@ -96,9 +98,9 @@ def cause_of(error: OSError | UnicodeEncodeError | InputError) -> str:
     return str(error)
 
 
-def images_of(items: Iterable[StoredItem]) -> list[StoredItem]:
-    """Return the images among some items."""
-    return [item for item in items if item.kind is ItemKind.IMAGE]
+def files_of(items: Iterable[StoredItem]) -> list[StoredItem]:
+    """Return the items that are files, images and sounds, among some."""
+    return [item for item in items if item.kind in FILE_KINDS]
 
 
 def looks_the_same(item: StoredItem) -> bool:
@@ -133,7 +135,7 @@ def is_folder(path: Path) -> bool:
     return status is not None and stat.S_ISDIR(status.st_mode)
 
 
-def has_its_content(item: StoredItem, limits: ImageLimits) -> bool:
+def has_its_content(item: StoredItem, kinds: FileKinds) -> bool:
     """Whether an item's file exists and has the content of the item; true where it is unknown."""
     path = Path(item.uri)
     if is_gone(path):
@@ -141,7 +143,7 @@ def has_its_content(item: StoredItem, limits: ImageLimits) -> bool:
     if looks_the_same(item):
         return True
     try:
-        return read_file(path, limits).content_hash == item.content_hash
+        return read_file(path, kinds).content_hash == item.content_hash
     except (OSError, UnicodeEncodeError, InputError):
         return True
 

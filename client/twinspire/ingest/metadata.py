@@ -1,4 +1,4 @@
-"""Metadata of image files (name, size, EXIF), and how it merges with that of other sources."""
+"""Metadata of image and sound files (name, size, EXIF, duration), and how it merges with that of other sources."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ import re
 import unicodedata
 from collections.abc import Mapping
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from PIL import ExifTags, Image
 
+from twinspire.audio.decode import audio_header
 from twinspire.images.formats import open_header
 from twinspire.images.pillow_warnings import quiet_pillow
 from twinspire.ingest.files import ReadFile
+from twinspire.stores.items import ItemKind
 
 OVERRIDDEN = "overridden"
 """The key that lists those of `FILE_KEYS` whose values come from a caption source instead of the file."""
@@ -24,7 +27,7 @@ BOOKKEEPING_KEYS = frozenset(["bytes", "modified", "inode", "fused_captions", OV
 """Keys that tell whether a file has changed and how its vector was made: no source may override them."""
 
 FILE_KEYS = BOOKKEEPING_KEYS.union(
-    "name folder width height format taken year camera latitude longitude".split()  # noqa: SIM905
+    "name folder width height format taken year camera latitude longitude duration_s sample_rate channels".split()  # noqa: SIM905
 )
 """Keys that are read from the file; all others come from users and sources."""
 
@@ -32,13 +35,14 @@ _TURNED = range(5, 9)  # EXIF orientations that swap width and height
 _MAX_NAME = 200
 
 
-def image_metadata(file: ReadFile) -> dict[str, Any]:
-    """Return the metadata of an image's file, a JSON object.
+def file_metadata(file: ReadFile) -> dict[str, Any]:
+    """Return the metadata of an image's or sound's file, a JSON object.
 
-    Always `name` (of the file), `folder` (its absolute path), `bytes`, `modified` (ISO 8601, UTC) and `inode`;
-    `width`, `height` (after EXIF's rotation) and `format` where the header can be read; `taken` (ISO 8601, local time,
-    with its UTC offset where EXIF has it), `year`, `camera`, `latitude` and `longitude` (degrees, south and west
-    negative) where EXIF has them and they are valid. Damaged EXIF is left out and never an error.
+    Always `name` (of the file), `folder` (its absolute path), `bytes`, `modified` (ISO 8601, UTC) and `inode`. Of an
+    image `width`, `height` (after EXIF's rotation) and `format` where the header can be read; `taken` (ISO 8601, local
+    time, with its UTC offset where EXIF has it), `year`, `camera`, `latitude` and `longitude` (degrees, south and west
+    negative) where EXIF has them and they are valid. Of a sound `duration_s` (seconds), `sample_rate` (Hz), `channels`
+    and `format`. Damaged EXIF is left out and never an error.
     """
     metadata: dict[str, Any] = {
         "name": file.path.name,
@@ -49,17 +53,21 @@ def image_metadata(file: ReadFile) -> dict[str, Any]:
     }
     source = io.BytesIO(file.content) if isinstance(file.content, bytes) else file.content
     try:
-        with quiet_pillow(), open_header(source) as image:
-            metadata |= {"width": image.width, "height": image.height, "format": image.format}
-            if exif := image.getexif():
-                if exif.get(ExifTags.Base.Orientation) in _TURNED:
-                    metadata |= {"width": image.height, "height": image.width}
-                metadata |= _from_exif(exif)
+        return metadata | (audio_header(source) if file.kind is ItemKind.AUDIO else _image_header(source))
     except MemoryError:
         raise
-    except Exception:  # noqa: S110 - headers raise anything; the decoder decides later what is an image
-        pass
-    return metadata
+    except Exception:  # headers raise anything; the decoder decides later what is an image
+        return metadata
+
+
+def _image_header(source: io.BytesIO | Path) -> dict[str, Any]:
+    with quiet_pillow(), open_header(source) as image:
+        found = {"width": image.width, "height": image.height, "format": image.format}
+        if exif := image.getexif():
+            if exif.get(ExifTags.Base.Orientation) in _TURNED:
+                found |= {"width": image.height, "height": image.width}
+            found |= _from_exif(exif)
+    return found
 
 
 def same_value(a: object, b: object) -> bool:

@@ -1,4 +1,4 @@
-"""The pipeline of image files: read, decode, encode and write in parallel, in batches, each in a thread of its own."""
+"""The pipeline of files: read, decode, encode and write in parallel, in batches, each in a thread of its own."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from twinspire.errors import InputError
-from twinspire.images import ImageLimits
+from twinspire.errors import AudioError, ImageError, InputError
 from twinspire.ingest.caption_fusion import encode_captions, fuse
 from twinspire.ingest.files import HELD_BYTES, ReadFile, cause_of, read_file
-from twinspire.ingest.metadata import combined, image_metadata
+from twinspire.ingest.kinds import FileKinds
+from twinspire.ingest.metadata import combined, file_metadata
 from twinspire.ingest.options import IngestOptions
 from twinspire.ingest.reports import FolderEvent, Happened
 from twinspire.stores import Item, ItemKind, StoredItem
@@ -31,10 +31,10 @@ _CHECKED_BATCHES = 8  # batches of files that need no decoding, after which prog
 
 
 def vector_key(item: Item | StoredItem) -> bytes:
-    """Return a hash of all that an image's vector depends on: images of one key have one vector."""
+    """Return a hash of all that a file's vector depends on: files of one key have one vector."""
     weight = item.metadata.get("fused_captions")
     caption = "" if weight is None else f"\0{weight}\0{item.caption}"
-    return hashlib.blake2b(f"{item.content_hash}{caption}".encode(), digest_size=16).digest()
+    return hashlib.blake2b(f"{item.kind}{item.content_hash}{caption}".encode(), digest_size=16).digest()
 
 
 class Candidate(NamedTuple):
@@ -49,11 +49,11 @@ class Candidate(NamedTuple):
         """Make the item of a file. Raises `InputError` where its captions cannot be read."""
         source = options.captions
         captions = source.of(file.path) if source is not None else ()
-        metadata = combined(image_metadata(file), source.metadata_of(file.path) if source is not None else {})
+        metadata = combined(file_metadata(file), source.metadata_of(file.path) if source is not None else {})
         if captions and options.caption_weight is not None:
             metadata["fused_captions"] = options.caption_weight
         caption = "\n".join(captions) or None
-        return cls(file, Item(str(file.path), ItemKind.IMAGE, caption, metadata, file.content_hash), captions)
+        return cls(file, Item(str(file.path), file.kind, caption, metadata, file.content_hash), captions)
 
 
 @dataclass(slots=True)
@@ -64,11 +64,11 @@ class Batch:
     already: int = 0
     events: list[FolderEvent] = field(default_factory=list)
     read: list[Candidate] = field(default_factory=list)  # to be decoded
-    broken: dict[bytes, str] = field(default_factory=dict)  # by vector key: causes of images that were not decoded
+    broken: dict[bytes, str] = field(default_factory=dict)  # by vector key: causes of files that were not decoded
     copies: list[Item] = field(default_factory=list)  # whose vectors the store has when they are written
     items: list[Item] = field(default_factory=list)
     captions: list[Sequence[str]] = field(default_factory=list)  # of each of the items; may be empty
-    pixels: NDArray[np.uint8] | None = None  # (len(items), S, S, 3)
+    inputs: list[tuple[ItemKind, NDArray[Any]]] = field(default_factory=list)  # of the towers, in the items' order
     embeddings: NDArray[np.float32] | None = None  # (len(items), D) or (len(items), Q, D)
 
     def fail(self, path: Path, cause: str) -> None:
@@ -87,24 +87,30 @@ class Writer(Protocol):
 
 
 def run_pipeline(
-    writer: Writer, client: Client, files: Iterable[Path], options: IngestOptions, *, on_batch: Callable[[Batch], None]
+    writer: Writer,
+    client: Client,
+    kinds: FileKinds,
+    files: Iterable[Path],
+    options: IngestOptions,
+    *,
+    on_batch: Callable[[Batch], None],
 ) -> None:
     """Take files through all stages; `on_batch` is called from the calling thread with each batch that was written."""
     stages = _Stages(client, options.caption_weight)
     with Flow() as flow:
-        read = flow.stage("read", _batches(writer, files, options.batch, client.limits))
+        read = flow.stage("read", _batches(writer, files, options.batch, kinds))
         decoded = flow.stage("decode", map(stages.decode, read))
         for done in flow.stage("write", map(writer.write, flow.stage("encode", map(stages.encode, decoded)))):
             on_batch(done)
 
 
-def _batches(writer: Writer, files: Iterable[Path], batch: int, limits: ImageLimits) -> Iterator[Batch]:
+def _batches(writer: Writer, files: Iterable[Path], batch: int, kinds: FileKinds) -> Iterator[Batch]:
     """Read the files and pack those to decode, `batch` at a time or fewer where they are large."""
     step, held_bytes = Batch(), 0
     for path in files:
         step.files += 1
         try:
-            file = read_file(path, limits)
+            file = read_file(path, kinds)
             before = len(step.read)
             writer.decide(file, step)
             held_bytes += sum(candidate.file.held_bytes for candidate in step.read[before:])
@@ -124,31 +130,47 @@ class _Stages:
         self._client, self._weight = client, weight
 
     def decode(self, step: Batch) -> Batch:
-        """Decode the files that were read into pixels, and take their items."""
-        pixels, errors = self._client.preprocess([candidate.file.content for candidate in step.read], on_error="skip")
-        causes = {error.position: error.cause for error in errors}
-        for place, candidate in enumerate(step.read):
-            if (cause := causes.get(place)) is not None:
-                step.broken[vector_key(candidate.item)] = cause
-                step.fail(candidate.file.path, cause)
-            else:
-                step.items.append(candidate.item)
-                step.captions.append(candidate.captions)
-        step.read, step.pixels = [], pixels  # (len(items), S, S, 3)
+        """Decode the files that were read into inputs of the towers, and take their items."""
+        for kind in ItemKind:
+            own = [candidate for candidate in step.read if candidate.file.kind is kind]
+            if not own:
+                continue
+            contents = [candidate.file.content for candidate in own]
+            rows, errors = self._prepare(kind, contents)
+            causes = {error.position: error.cause for error in errors}
+            for place, candidate in enumerate(own):
+                if (cause := causes.get(place)) is not None:
+                    step.broken[vector_key(candidate.item)] = cause
+                    step.fail(candidate.file.path, cause)
+                else:
+                    step.items.append(candidate.item)
+                    step.captions.append(candidate.captions)
+            step.inputs.append((kind, rows))  # (n, ...)
+        step.read = []
         return step
 
+    def _prepare(
+        self, kind: ItemKind, contents: Sequence[bytes | Path]
+    ) -> tuple[NDArray[Any], Sequence[ImageError | AudioError]]:
+        if kind is ItemKind.AUDIO:
+            return self._client.preprocess_audio(contents, on_error="skip")
+        return self._client.preprocess(contents, on_error="skip")
+
+    def _encode(self, kind: ItemKind, rows: NDArray[Any]) -> NDArray[np.float32]:
+        towers = self._client.towers
+        return towers.encode_audio(rows) if kind is ItemKind.AUDIO else towers.encode_images(rows)
+
     def encode(self, step: Batch) -> Batch:
-        """Encode pixels, and fuse the vectors with those of the captions where there is a caption weight."""
-        assert step.pixels is not None
+        """Encode the inputs, and fuse the vectors with those of the captions where there is a caption weight."""
         if step.items:
-            step.embeddings = self._client.towers.encode_images(step.pixels)  # (n, D)
+            step.embeddings = np.concatenate([self._encode(kind, rows) for kind, rows in step.inputs if len(rows)])
             places = [place for place, captions in enumerate(step.captions) if captions]
             if self._weight is not None and places:
                 captions = encode_captions(self._client, [step.captions[place] for place in places])
                 embeddings = step.embeddings.copy()
                 embeddings[places] = fuse(step.embeddings[places], captions, self._weight)
                 step.embeddings = embeddings
-        step.pixels = None
+        step.inputs = []
         return step
 
 

@@ -1,4 +1,4 @@
-"""The reconciler of `add_images`, `sync` and `watch`: makes a store match image files.
+"""The reconciler of `add_images`, `sync` and `watch`: makes a store match image and sound files.
 
 For each file it decides whether it is known, new, a copy, moved, or has other content than its item. All state is in
 the store and the file system, so a run continues where an interrupted one ended.
@@ -21,13 +21,14 @@ from twinspire.ingest.files import (
     WRITTEN_TO,
     ReadFile,
     cause_of,
-    images_of,
+    files_of,
     is_gone,
     is_text,
     looks_the_same,
     read_file,
 )
-from twinspire.ingest.metadata import image_metadata, refreshed, replaced, with_given
+from twinspire.ingest.kinds import FileKinds
+from twinspire.ingest.metadata import file_metadata, refreshed, replaced, with_given
 from twinspire.ingest.options import IngestOptions
 from twinspire.ingest.pipeline import Batch, Candidate, run_pipeline, vector_key
 from twinspire.ingest.reports import FolderEvent, Happened
@@ -59,7 +60,7 @@ class _RunState:
 
 
 class Reconciler:
-    """Makes a store match image files.
+    """Makes a store match image and sound files. Raises `BundleError` as `FileKinds.of` does.
 
     `on_event` is called from the calling thread for every change, once it is durable.
     """
@@ -68,6 +69,7 @@ class Reconciler:
         self, store: VectorStore, client: Client, options: IngestOptions, on_event: Callable[[FolderEvent], None]
     ) -> None:
         self._store, self._client, self._options, self._on_event = store, client, options, on_event
+        self._kinds = FileKinds.of(client)
         self._deciding = threading.Lock()  # the reading and the writing thread both change items after a look-up
         self._state = self._new_state()
 
@@ -110,7 +112,7 @@ class Reconciler:
         return state.already, state.unsettled
 
     def _new_state(self) -> _RunState:
-        return _RunState(Contents(self._store, self._client.limits))
+        return _RunState(Contents(self._store, self._kinds))
 
     def _check(self, item: StoredItem) -> None:
         """Determine whether an item's file is unchanged, gone, or has other content."""
@@ -120,15 +122,15 @@ class Reconciler:
             return
         try:
             if not looks_the_same(item):
-                file = read_file(path, self._client.limits)
+                file = read_file(path, self._kinds)
                 if file.content_hash != item.content_hash:
                     state.contents.loosen(item)
-                    if not any(other.content_hash == file.content_hash for other in self._images_at(path)):
+                    if not any(other.content_hash == file.content_hash for other in self._files_at(path)):
                         # Not kept in memory, since thousands of files may have changed.
                         state.changed[path] = replace(file, content=path)
                         state.own[path] = item
                     return
-                item = self._store.update(item.id, metadata=refreshed(item.metadata, image_metadata(file)))
+                item = self._store.update(item.id, metadata=refreshed(item.metadata, file_metadata(file)))
             changed = self._update_from_source(item)
         except (OSError, UnicodeEncodeError, InputError) as error:
             self._emit(FolderEvent(Happened.FAILED, path, item.id, cause=cause_of(error)))
@@ -167,14 +169,14 @@ class Reconciler:
             on_done(step.files)
 
         if files:
-            run_pipeline(self, self._client, files, self._options, on_batch=report)
+            run_pipeline(self, self._client, self._kinds, files, self._options, on_batch=report)
 
     def decide(self, file: ReadFile, step: Batch) -> None:
         """Let a file take over the item of its content whose file is gone; else mark it to be decoded or copied."""
         state = self._state
-        if file.path not in state.recaptioned and state.contents.is_known(file.content_hash):
+        if file.path not in state.recaptioned and state.contents.is_known(file):
             with self._deciding:
-                if any(item.content_hash == file.content_hash for item in self._images_at(file.path)):
+                if any(item.content_hash == file.content_hash for item in self._files_at(file.path)):
                     step.already += 1
                     return
                 if (mover := state.contents.take(file)) is not None:
@@ -250,7 +252,7 @@ class Reconciler:
 
     def _move(self, item: StoredItem, file: ReadFile, emit: Callable[[FolderEvent], None]) -> None:
         """Give an item its file's new path, and the caption and metadata of that path."""
-        metadata = refreshed(item.metadata, image_metadata(file))
+        metadata = refreshed(item.metadata, file_metadata(file))
         moved = self._store.update(item.id, uri=str(file.path), metadata=metadata)
         try:
             event = self._update_from_source(moved)
@@ -290,5 +292,5 @@ class Reconciler:
         for item in loose.values():
             self._on_event(FolderEvent(Happened.REMOVED, Path(item.uri), item.id))
 
-    def _images_at(self, path: Path) -> list[StoredItem]:
-        return images_of(self._store.find(uri=str(path))) if is_text(path) else []
+    def _files_at(self, path: Path) -> list[StoredItem]:
+        return files_of(self._store.find(uri=str(path))) if is_text(path) else []

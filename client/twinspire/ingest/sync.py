@@ -1,9 +1,9 @@
-"""Making a store match the images of folders, once; and a dry run of it."""
+"""Making a store match the images and sounds of folders, once; and a dry run of it."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -14,13 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twinspire.errors import InputError
-from twinspire.ingest.discovery import FoundImages, absolute_paths, describe_skipped, images_below
-from twinspire.ingest.files import has_vanished, images_of, is_folder
+from twinspire.ingest.discovery import FoundImages, absolute_paths, describe_skipped, files_below
+from twinspire.ingest.files import files_of, has_vanished, is_folder
+from twinspire.ingest.kinds import FileKinds, nouns_of
 from twinspire.ingest.options import IngestOptions
 from twinspire.ingest.reconciler import OnDone, Reconciler
 from twinspire.ingest.reports import FolderEvent, Happened, IngestReport, Tally
 from twinspire.ingest.upsert import skipped_files
-from twinspire.stores import AddReport, Item, StoredItem, VectorStore
+from twinspire.stores import AddReport, Item, ItemKind, StoredItem, VectorStore
 
 if TYPE_CHECKING:
     from twinspire.client import Client
@@ -35,7 +36,7 @@ def sync(
     dry_run: bool = False,
     on_progress: Callable[[int, int], None] = lambda _, __: None,
 ) -> IngestReport:
-    """Make `store` match the images in `folders` and below, once: what `watch` does at its start.
+    """Make `store` match the images and sounds in `folders` and below, once: what `watch` does at its start.
 
     New images are added, changed ones encoded again under their ids, moved ones keep their ids, and the items of
     images that are gone are removed. Items of images elsewhere and of texts stay as they are. With `dry_run` nothing is
@@ -59,7 +60,7 @@ def sync(
 
     target = cast("VectorStore", _DryRunStore(store, client.dim)) if dry_run else store
     reconciler = Reconciler(target, _dry_run_client(client) if dry_run else client, options, emit)
-    state = FoldersState.of(store, roots)
+    state = FoldersState.of(store, roots, FileKinds.of(client).limits)
     state.require_images()
     for path, cause in state.found.failed:
         emit(FolderEvent(Happened.FAILED, path, cause=cause))
@@ -93,20 +94,25 @@ class FoldersState(NamedTuple):
 
     @classmethod
     def of(
-        cls, store: VectorStore, folders: Iterable[Path], *, explained: Callable[[Path], bool] = lambda _: False
+        cls,
+        store: VectorStore,
+        folders: Iterable[Path],
+        kinds: Collection[ItemKind],
+        *,
+        explained: Callable[[Path], bool] = lambda _: False,
     ) -> FoldersState:
-        """Compare folders with a store. Images whose absence is `explained` are not lost."""
+        """Compare the files of some kinds in folders with a store. Images whose absence is `explained` are not lost."""
         found, items, vanished = FoundImages(), list[StoredItem](), None
         for folder in folders:
-            below = images_below(folder)
-            known = images_of(store.find(under=str(folder)))
+            below = files_below(folder, kinds)
+            known = files_of(store.find(under=str(folder)))
             if unread := [failed.path for failed in below.failed]:
                 known = [item for item in known if not any(path in Path(item.uri).parents for path in unread)]
             if not below and (lost := [item for item in known if not explained(Path(item.uri))]):
                 left_out = f" ({describe_skipped(below.skipped)})" if below.skipped else ""
                 vanished = (
-                    f"the folder {folder} has no images{left_out}, but the index has {len(lost):,} of it: is its disk "
-                    f"mounted? If the images are gone for good, run `twinspire index remove INDEX {folder}`"
+                    f"the folder {folder} has no {nouns_of(kinds)}{left_out}, but the index has {len(lost):,} of it: "
+                    f"is its disk mounted? If the files are gone for good, run `twinspire index remove INDEX {folder}`"
                 )
             found += below
             found.failed += below.failed
@@ -141,8 +147,8 @@ class _DryRunStore:
         self._updated: dict[int, StoredItem] = {}
         self._ids = count(2**62)  # of items that would be added: no store has them
 
-    def known_hashes(self, hashes: Iterable[str]) -> set[str]:
-        return self._store.known_hashes(hashes)
+    def known_hashes(self, hashes: Iterable[str], *, kind: ItemKind | str = ItemKind.IMAGE) -> set[str]:
+        return self._store.known_hashes(hashes, kind=kind)
 
     def find(self, *, uri: str | None = None, content_hash: str | None = None) -> list[StoredItem]:
         return [self._updated.get(item.id, item) for item in self._store.find(uri=uri, content_hash=content_hash)]
@@ -172,11 +178,17 @@ def _dry_run_client(client: Client) -> Client:
     def encode(inputs: Sequence[object]) -> NDArray[np.float32]:
         return _placeholder(len(inputs), client.dim)
 
-    towers = SimpleNamespace(encode_images=encode)
     return cast(
         "Client",
         SimpleNamespace(
-            space=client.space, limits=client.limits, preprocess=preprocess, encode_texts=encode, towers=towers
+            bundle=client.bundle,
+            space=client.space,
+            limits=client.limits,
+            audio_limits=client.audio_limits,
+            preprocess=preprocess,
+            preprocess_audio=preprocess,
+            encode_texts=encode,
+            towers=SimpleNamespace(encode_images=encode, encode_audio=encode),
         ),
     )
 

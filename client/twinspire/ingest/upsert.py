@@ -17,7 +17,7 @@ from twinspire._arguments import as_whole
 from twinspire.errors import InputError
 from twinspire.ingest.captions import SIDECAR_SUFFIX, Sidecars
 from twinspire.ingest.discovery import FoundImages, absolute_paths
-from twinspire.ingest.files import images_of, is_gone, is_missing, is_text, read_text
+from twinspire.ingest.files import files_of, is_gone, is_missing, is_text, read_text
 from twinspire.ingest.options import IngestOptions
 from twinspire.ingest.pipeline import Flow
 from twinspire.ingest.reconciler import Reconciler
@@ -36,10 +36,12 @@ def add_images(
     *,
     on_progress: Callable[[int], None] = lambda _: None,
 ) -> IngestReport:
-    """Encode the image files at `paths` and add them to `store`.
+    """Encode the image and sound files at `paths` and add them to `store`.
+
+    A file is read as the kind of its suffix, as far as the model has the tower; see `FileKinds`.
 
     An item is a file: its uri is the file's absolute path, its content hash the SHA-256 of its bytes, its metadata that
-    of `image_metadata` and of the caption source. A file that is unchanged since it was added is not read again, but
+    of `file_metadata` and of the caption source. A file that is unchanged since it was added is not read again, but
     its item takes a new caption and new metadata. A file with the content of another item takes over that item, with
     its id and vector, if the item's own file is gone or has changed (the file was moved); else it is a copy, an item of
     its own with the same vector. A file with other content than the item of its path changes that item. A file that
@@ -50,7 +52,8 @@ def add_images(
     Every batch is durable once it is done: after an error or an interruption the same call continues there. The report
     includes what `find_images` could not read or skipped.
 
-    Raises `SpaceMismatchError`, `IndexStoreError`, `EngineError` and `ServerError`.
+    Raises `SpaceMismatchError`, `IndexStoreError`, `EngineError`, `ServerError`, and `BundleError` for a model that
+    has neither an image nor an audio tower.
     """
     options = options or IngestOptions()
     files = absolute_paths(paths)
@@ -79,7 +82,7 @@ def _items_at(store: VectorStore, files: Sequence[Path]) -> Iterator[StoredItem]
         return
     for path in files:
         if is_text(path) and not is_gone(path):
-            yield from images_of(store.find(uri=str(path)))
+            yield from files_of(store.find(uri=str(path)))
 
 
 def add_texts(

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 from twinspire.errors import InputError, ServerUnavailableError
 from twinspire.ingest.captions import SIDECAR_SUFFIX, Sidecars, sidecars_of
 from twinspire.ingest.changes import ChangeSource, Signature, change_source, signature_of
-from twinspire.ingest.discovery import images_below, is_image
-from twinspire.ingest.files import WRITTEN_TO, has_vanished, images_of, is_folder, is_gone, is_text, looks_the_same
+from twinspire.ingest.discovery import files_below
+from twinspire.ingest.files import WRITTEN_TO, files_of, has_vanished, is_folder, is_gone, is_text, looks_the_same
+from twinspire.ingest.kinds import FILE_KINDS, FileKinds, is_of_kind
 from twinspire.ingest.options import IngestOptions
 from twinspire.ingest.reconciler import InFlight, OnDone, Reconciler
 from twinspire.ingest.reports import FailedImage, FolderEvent, Happened
@@ -49,7 +50,7 @@ def watch(
     on_server: Callable[[ServerUnavailableError | None], None] = _ignore,
     stop: threading.Event | None = None,
 ) -> None:
-    """Keep `store`, open for writing, in step with the images in `folders` and below, until `stop` is set.
+    """Keep `store`, open for writing, in step with the images and sounds in `folders` and below, until `stop` is set.
 
     First it catches up with what changed before, as `sync` does, then it follows: new images are added, changed ones
     encoded again under their ids, moved ones keep their ids and vectors, deleted ones are removed. Items of images
@@ -120,6 +121,7 @@ class _Watcher:
         self._store, self._roots, self._options, self._on_server = store, roots, options, on_server
         self._gone_s, self._rescan_s = gone_s, rescan_s
         self._reconciler = Reconciler(store, client, options, self._emit)
+        self._kinds = tuple(FileKinds.of(client).limits)
         self._waiting = _Waiting(settle_s=settle_s, gone_s=gone_s, sidecars=isinstance(options.captions, Sidecars))
         self._failed: dict[Path, Signature] = {}  # files that failed, as they were then
         self._failed_folders: set[Path] = set()
@@ -130,7 +132,7 @@ class _Watcher:
 
     def catch_up(self, source: ChangeSource, on_done: OnDone) -> bool:
         """Compare the folders with the store and reconcile them; False where the server is unavailable."""
-        state = FoldersState.of(self._store, self._roots)
+        state = FoldersState.of(self._store, self._roots, self._kinds)
         state.require_images()
         self._emit_folders(source.failed)
         self._emit_folders(state.found.failed)
@@ -212,7 +214,7 @@ class _Watcher:
         """
         start_s = time.monotonic()
         self._lost = False
-        state = FoldersState.of(self._store, self._roots, explained=self._waiting.concerns)
+        state = FoldersState.of(self._store, self._roots, self._kinds, explained=self._waiting.concerns)
         if state.vanished is not None and not self._vanished:  # the events may be late
             self._vanished, self._rescan_at_s = True, start_s + max(self._gone_s, 1.0)
             return
@@ -231,11 +233,11 @@ class _Watcher:
             unread: list[Path] = []
             if is_folder(path):
                 if not path.is_symlink():  # as in `find_images`
-                    below = images_below(path)
+                    below = files_below(path, self._kinds)
                     unread = [failed.path for failed in below.failed]
                     self._emit_folders(below.failed)
                     files.update(dict.fromkeys(below))
-            elif is_image(path) and not is_gone(path):
+            elif is_of_kind(path, *self._kinds) and not is_gone(path):
                 files[path] = None
             for item in self._items_at(path):
                 if not any(folder in Path(item.uri).parents for folder in unread):
@@ -270,7 +272,7 @@ class _Watcher:
     def _items_at(self, path: Path) -> list[StoredItem]:
         if not is_text(path):
             return []
-        return images_of([*self._store.find(uri=str(path)), *self._store.find(under=str(path))])
+        return files_of([*self._store.find(uri=str(path)), *self._store.find(under=str(path))])
 
 
 class _Waiting:
@@ -342,7 +344,7 @@ def _captioned_by(path: Path) -> list[Path]:
     if path.suffix != SIDECAR_SUFFIX:
         return []
     try:
-        beside = [entry for entry in path.parent.iterdir() if is_image(entry)]
+        beside = [entry for entry in path.parent.iterdir() if is_of_kind(entry, *FILE_KINDS)]
     except OSError:
         return []
     return [entry for entry in beside if path in sidecars_of(entry)]

@@ -1,4 +1,4 @@
-"""Zero-shot classification of images by labels in plain words, and moderation by thresholds."""
+"""Zero-shot classification of images and sounds by labels in plain words, and moderation by thresholds."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twinspire._arguments import as_list, is_finite, require_list, require_text, shown
+from twinspire.audio import AudioItem
 from twinspire.bundle import Bundle
-from twinspire.errors import ImageError, InputError
+from twinspire.errors import AudioError, ImageError, InputError
 from twinspire.images import ImageItem
 from twinspire.search.calibration import Calibration
 from twinspire.search.encoding import Templates
@@ -90,9 +91,18 @@ class ClassifierEncoder(Protocol):
         self, items: Iterable[ImageItem], *, on_error: Literal["skip"]
     ) -> tuple[NDArray[np.float32], list[ImageError]]: ...
 
+    @overload
+    def encode_audio(
+        self, items: Iterable[AudioItem], *, on_error: Literal["raise"] = "raise"
+    ) -> NDArray[np.float32]: ...
+    @overload
+    def encode_audio(
+        self, items: Iterable[AudioItem], *, on_error: Literal["skip"]
+    ) -> tuple[NDArray[np.float32], list[AudioError]]: ...
+
 
 class Classifier:
-    """Scores images by labels, which are encoded once, when it is made.
+    """Scores images and sounds by labels, which are encoded once, when it is made.
 
     With a bundle that has a logit bias the probability is that of each label by itself. Without one it is the softmax
     over the labels, which assumes that one of them fits; for a single label there is none then. Raises `InputError` for
@@ -128,6 +138,15 @@ class Classifier:
     def classify_or_skip(self, images: Iterable[ImageItem]) -> tuple[list[Classification], list[ImageError]]:
         """Score the images that can be used, in order, and return an error for each of the others."""
         embeddings, errors = self._client.encode_images(require_list(images, "images"), on_error="skip")
+        return self._classified(embeddings), errors
+
+    def classify_audio(self, sounds: Iterable[AudioItem]) -> list[Classification]:
+        """Score each sound. Raises `AudioError` for the first that cannot be used, `EngineError`, `ServerError`."""
+        return self._classified(self._client.encode_audio(require_list(sounds, "sounds")))
+
+    def classify_audio_or_skip(self, sounds: Iterable[AudioItem]) -> tuple[list[Classification], list[AudioError]]:
+        """Score the sounds that can be used, in order, and return an error for each of the others."""
+        embeddings, errors = self._client.encode_audio(require_list(sounds, "sounds"), on_error="skip")
         return self._classified(embeddings), errors
 
     def _classified(self, embeddings: NDArray[np.float32]) -> list[Classification]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from twinspire._arguments import as_list, require_text, shown
 from twinspire._lru_cache import LruCache
+from twinspire.audio import AudioItem
 from twinspire.errors import InputError
 from twinspire.images import ImageItem
 from twinspire.search.query import Query, QueryPart
@@ -33,6 +34,9 @@ class Encoder(Protocol):
 
     def encode_images(self, items: Iterable[ImageItem]) -> NDArray[np.float32]:
         """Encode N images to (N, D) float32, or (N, Q, D) of Q vectors each, L2-normalised."""
+
+    def encode_audio(self, items: Iterable[AudioItem]) -> NDArray[np.float32]:
+        """Encode N sounds to (N, D) float32, L2-normalised."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +88,7 @@ class Templates:
 
 
 class QueryEncoder:
-    """Encodes queries with one client. Embeddings of texts, and of images in files, are kept in `cache`.
+    """Encodes queries with one client. Embeddings of texts, and of images and sounds in files, are kept in `cache`.
 
     Cache keys have the space, the engine and the templates, so that several encoders may share one cache.
     """
@@ -123,15 +127,16 @@ class QueryEncoder:
         """Return the vector of each part, (D,), or (Q, D) of an image with several."""
         keys = [self._key(part) for part in parts]
         vectors = [self._cache.get(key) if key is not None else None for key in keys]
-        for is_text in (True, False):  # one call of the client for all texts, one for all images
+        encoders = {"text": self._texts, "image": self._images, "audio": self._audio}
+        for name, encode in encoders.items():  # one call of the client for all texts, one for all images, ...
             missing = [
                 position
                 for position, part in enumerate(parts)
-                if vectors[position] is None and (part.text is not None) is is_text
+                if vectors[position] is None and getattr(part, name) is not None
             ]
             if not missing:
                 continue
-            encoded = (self._texts if is_text else self._images)([parts[position] for position in missing])
+            encoded = encode([parts[position] for position in missing])
             for position, row in zip(missing, encoded, strict=True):
                 vectors[position] = row
                 if (key := keys[position]) is not None:
@@ -147,6 +152,9 @@ class QueryEncoder:
 
     def _images(self, parts: Sequence[QueryPart]) -> NDArray[np.float32]:
         return self._client.encode_images([part.image for part in parts if part.image is not None])
+
+    def _audio(self, parts: Sequence[QueryPart]) -> NDArray[np.float32]:
+        return self._client.encode_audio([part.audio for part in parts if part.audio is not None])
 
     def _key(self, part: QueryPart) -> Hashable | None:
         if part.text is not None:

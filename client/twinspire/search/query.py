@@ -1,4 +1,4 @@
-"""`Query`: a weighted sum of texts and images, and the syntax of sums."""
+"""`Query`: a weighted sum of texts, images and sounds, and the syntax of sums."""
 
 from __future__ import annotations
 
@@ -8,18 +8,20 @@ from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, replace
 from numbers import Real
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 from twinspire._arguments import as_weight, checked_array, checked_object, is_finite, naming, require_text, shown
+from twinspire.audio import AudioItem
 from twinspire.errors import InputError
 from twinspire.images import ImageItem
 from twinspire.search.text_query import ParsedText, parse_phrases
 
 ImageResolver: TypeAlias = Callable[[str], ImageItem]
-"""Turns the name of an image in a query into the image; raises `InputError` for a name that the caller may not use or
-that does not exist. A command passes one that opens any file, a server one that refuses or restricts them."""
+"""Turns the name of an image or sound file in a query into it; raises `InputError` for a name that the caller may not
+use or that does not exist. A command passes one that opens any file, a server one that refuses or restricts them."""
 
 _IMAGE_NAME = re.compile(r".*\.(jpe?g|jfif|png|webp|gif|tiff?|bmp|p[gp]m|avif|jp2)", re.DOTALL | re.IGNORECASE)
+_AUDIO_NAME = re.compile(r".*\.(wave?|flac|og[ga]|opus|mp3|aif[fc]?|aiff|caf)", re.DOTALL | re.IGNORECASE)
 _NUMBER = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*\*\s*(.+)", re.DOTALL)
 _SHOWN = 60
 _QUOTES = {'"': '"', "'": "'", "“": "”", "「": "」", "『": "』"}
@@ -28,27 +30,27 @@ _EDGES = frozenset([*_QUOTES, *_QUOTES.values()])
 
 @dataclass(frozen=True, slots=True, eq=False)
 class QueryPart:
-    """A text or an image and its weight; a weight below 0 subtracts it.
+    """A text, an image or a sound and its weight; a weight below 0 subtracts it.
 
-    Parts are equal where weight, text and image are: images by path or by encoded bytes, other images (a PIL image, an
-    array, a file object) only where they are the same object.
+    Parts are equal where weight, text, image and audio are: images and sounds by path or by encoded bytes, others (a
+    PIL image, an array, a file object) only where they are the same object.
     """
 
     weight: float
     text: str | None = None
     image: ImageItem | None = None
+    audio: AudioItem | None = None
 
     def __post_init__(self) -> None:
         with naming("weight"):
             object.__setattr__(self, "weight", as_weight(self.weight, "the weight of a query's part"))
+        given = sum(value is not None for value in (self.text, self.image, self.audio))
+        if given != 1:
+            raise InputError(f"a part of a query is a text, an image or a sound: expected one of them, got {given}")
         if self.text is not None:
-            if self.image is not None:
-                raise InputError("a part of a query is a text or an image: expected one of them, got both")
             with naming("text"):
                 if not require_text(self.text, "the text of a query").strip():
                     raise InputError(f"the query is empty: expected a text to search for, got {shown(self.text)}")
-        elif self.image is None:
-            raise InputError("a part of a query is a text or an image: expected one of them, got neither")
 
     def __eq__(self, other: object) -> bool:
         return self._identity() == other._identity() if isinstance(other, QueryPart) else NotImplemented
@@ -57,30 +59,40 @@ class QueryPart:
         return hash(self._identity())
 
     def _identity(self) -> Hashable:
-        by_value = self.image is None or isinstance(self.image, str | bytes | Path)
-        return self.weight, self.text, self.image if by_value else (type(self.image), id(self.image))
+        media = [
+            item if item is None or isinstance(item, str | bytes | Path) else (type(item), id(item))
+            for item in (self.image, self.audio)
+        ]
+        return self.weight, self.text, *media
+
+    @property
+    def media(self) -> ImageItem | AudioItem | None:
+        """The image or the sound; None for a text."""
+        return self.audio if self.image is None else self.image
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the part as JSON. Raises `InputError` for an image that is not given by its path."""
+        """Return the part as JSON. Raises `InputError` for an image or sound that is not given by its path."""
         if self.text is not None:
             return {"text": self.text, "weight": self.weight}
-        if not isinstance(self.image, str | os.PathLike):
+        if not isinstance(self.media, str | os.PathLike):
+            noun = "an image" if self.audio is None else "a sound"
             raise InputError(
-                f"an image in memory ({type(self.image).__name__}) cannot be written as JSON: give it by its path"
+                f"{noun} in memory ({type(self.media).__name__}) cannot be written as JSON: give it by its path"
             )
-        return {"image": os.fsdecode(self.image), "weight": self.weight}
+        return {"image" if self.audio is None else "audio": os.fsdecode(self.media), "weight": self.weight}
 
     @classmethod
     def from_dict(cls, document: object, *, images: ImageResolver | None = None) -> QueryPart:
         """Read what `to_dict` writes; the weight may be left out. `images` is as of `Query.parse`."""
 
-        def image(name: str) -> ImageItem:
-            return _resolved(require_text(name, "the name of an image"), images)
+        def media(name: str) -> Any:  # noqa: ANN401 - an image or sound, as the resolver gives it
+            return _resolved(require_text(name, "the name of a file"), images)
 
         checks: dict[str, Callable[[Any], Any]] = {
             "weight": lambda weight: as_weight(weight, "a weight"),
             "text": lambda text: require_text(text, "the text of a query"),
-            "image": image,
+            "image": media,
+            "audio": media,
         }
         return cls(**{"weight": 1.0} | checked_object(document, "a part of a query", checks, optional=checks))
 
@@ -94,25 +106,26 @@ class QueryPart:
         """A cache key: equal for equal content; None where that is unknown, as for pixels in memory."""
         if self.text is not None:
             return ("text", self.text)
-        if isinstance(self.image, str | os.PathLike):
+        kind = "image" if self.audio is None else "audio"
+        if isinstance(self.media, str | os.PathLike):
             try:
-                status = Path(self.image).stat()
+                status = Path(self.media).stat()
             except (OSError, ValueError):
                 return None
-            return ("file", str(Path(self.image).absolute()), status.st_mtime_ns, status.st_size, status.st_ino)
-        return ("bytes", self.image) if isinstance(self.image, bytes) else None
+            return (kind, str(Path(self.media).absolute()), status.st_mtime_ns, status.st_size, status.st_ino)
+        return (kind, self.media) if isinstance(self.media, bytes) else None
 
     def __str__(self) -> str:
         if self.text is not None:
             return f"'{self.text}'" if '"' in self.text else f'"{self.text}"'
-        if isinstance(self.image, str | os.PathLike):
-            return os.fsdecode(self.image).encode(errors="backslashreplace").decode()
-        return f"<{type(self.image).__name__}>"
+        if isinstance(self.media, str | os.PathLike):
+            return os.fsdecode(self.media).encode(errors="backslashreplace").decode()
+        return f"<{type(self.media).__name__}>"
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Query:
-    """A weighted sum of texts and images: `Query.text("a beach") + 0.5 * Query.image("a.jpg") - Query.text("people")`.
+    """A weighted sum of texts, images and sounds, such as `Query.text("a beach") + 0.5 * Query.image("a.jpg")`.
 
     The query's vector is the weighted sum of its parts' unit vectors, normalised. A phrase in double quotes inside a
     text, as in `Query.text('red car "Sunny Bay"')`, must occur word for word in the caption or file name of a hit.
@@ -123,7 +136,7 @@ class Query:
 
     def __post_init__(self) -> None:
         if not self.parts:
-            raise InputError("the query is empty: expected texts or images")
+            raise InputError("the query is empty: expected texts, images or sounds")
 
     @classmethod
     def text(cls, text: str, weight: float = 1.0) -> Query:
@@ -136,14 +149,19 @@ class Query:
         return cls((QueryPart(weight, image=image),))
 
     @classmethod
+    def audio(cls, audio: AudioItem, weight: float = 1.0) -> Query:
+        """Make a query of one sound: a path, encoded bytes or a pair of samples and rate, as `Client` takes them."""
+        return cls((QueryPart(weight, audio=audio),))
+
+    @classmethod
     def parse(cls, text: str, *, images: ImageResolver | None = None) -> Query:
         """Parse a sum such as `"a beach" + photo.jpg - 0.5 * "people"`.
 
-        A sum has quoted texts and names of image files, with + and - between spaces. Any other text is a query of one
-        text: `salt + pepper` and `red car "Sunny Bay"` too.
+        A sum has quoted texts and names of image and sound files, with + and - between spaces. Any other text is a
+        query of one text: `salt + pepper` and `red car "Sunny Bay"` too.
 
-        `images` turns the name of an image into the image, such as a path below a folder that the caller may read.
-        Without it no file is looked up or opened, and a sum that names an image raises `InputError`. Raises
+        `images` turns the name of an image or sound file into it, such as a path below a folder that the caller may
+        read. Without it no file is looked up or opened, and a sum that names an image raises `InputError`. Raises
         `InputError` for a sum with a part that is neither a quoted text nor the name of an image, and what `images`
         raises.
         """
@@ -264,21 +282,23 @@ def _operand(sign: int, term: str, images: ImageResolver | None) -> QueryPart:
     weight, bare = _factored(term)
     if _is_quoted(bare):
         return QueryPart(sign * weight, text=bare[1:-1])
+    if _is_audio_name(bare):
+        return QueryPart(sign * weight, audio=cast("AudioItem", _resolved(bare, images)))
     return QueryPart(sign * weight, image=_resolved(bare, images))
 
 
 def _resolved(name: str, images: ImageResolver | None) -> ImageItem:
     if images is None:
         raise InputError(
-            f"the query names the image {_shortened(name)}, but image files are not allowed here: use texts only. A "
-            "program allows images by the argument images=, which turns names into images"
+            f"the query names the file {_shortened(name)}, but files of images and sounds are not allowed here: use "
+            "texts only. A program allows them by the argument images=, which turns names into images and sounds"
         )
     return images(name)
 
 
 def _is_operand(term: str) -> bool:
     bare = _factored(term)[1]
-    return _is_quoted(bare) or _is_image_name(bare)
+    return _is_quoted(bare) or _is_image_name(bare) or _is_audio_name(bare)
 
 
 def _factored(term: str) -> tuple[float, str]:
@@ -293,6 +313,10 @@ def _is_quoted(bare: str) -> bool:
 
 def _is_image_name(bare: str) -> bool:
     return _IMAGE_NAME.fullmatch(bare) is not None and '"' not in bare
+
+
+def _is_audio_name(bare: str) -> bool:
+    return _AUDIO_NAME.fullmatch(bare) is not None and '"' not in bare
 
 
 def _shortened(text: str) -> str:

@@ -200,6 +200,8 @@ def _card(hit: SearchHit) -> str:
 
 
 def _thumbnail(hit: SearchHit) -> str:
+    if hit.kind is ItemKind.AUDIO:
+        return "<i>sound</i>"
     if not hit.uri.startswith("/"):
         return "<i>no local file</i>"
     try:

@@ -21,13 +21,14 @@ class ItemKind(StrEnum):
 
     IMAGE = "image"
     TEXT = "text"
+    AUDIO = "audio"
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """The image or text that a vector was computed from.
+    """The image, text or sound that a vector was computed from.
 
-    `uri` is its location, for an image the absolute path. `kind` may be given by name: "image". `metadata` is a JSON
+    `uri` is its location, for a file the absolute path. `kind` may be given by name: "image". `metadata` is a JSON
     object. `content_hash` identifies the content: a store takes an item of the same kind, uri and content hash only
     once; without a hash always. Raises `InputError` for values that a store cannot return unchanged or filter by: lone
     surrogates, NUL characters, numbers that are not finite and ints of thousands of digits.

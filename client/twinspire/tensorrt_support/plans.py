@@ -54,6 +54,9 @@ class PlanRecord(EngineRecord):
         return tuple(sorted(profile.maximum[1] for profile in self.profiles))
 
 
+_RANKS = {Tower.IMAGE: 4, Tower.TEXT: 2, Tower.AUDIO: 3}
+
+
 @dataclass(frozen=True, kw_only=True)
 class PlanManifest:
     """The content of plans.json. Plans run only on GPUs of the kind `gpu` and with TensorRT's version `tensorrt`."""
@@ -67,10 +70,10 @@ class PlanManifest:
     plans: Mapping[Tower, PlanRecord]
 
     def __post_init__(self) -> None:
-        if set(self.plans) != set(Tower):
-            raise InputError(f"plans of {', '.join(self.plans) or 'no tower'}: expected one for each tower")
+        if not self.plans:
+            raise InputError("plans of no tower: expected one for each tower")
         for tower, record in self.plans.items():
-            rank = 4 if tower is Tower.IMAGE else 2
+            rank = _RANKS[tower]
             if not record.profiles or any(len(profile.maximum) != rank for profile in record.profiles):
                 raise InputError(f"the {tower} tower's profiles: expected one or more of {rank} dimensions")
 
@@ -119,6 +122,11 @@ class PlanFolder:
             raise BundleError(
                 f"the plans in {self.path} are of the bundle {manifest.bundle!r}, not {bundle.name!r}. {_BUILD_AGAIN}"
             )
+        if set(manifest.plans) != set(bundle.towers):
+            raise BundleError(
+                f"{self.path} has plans of {', '.join(manifest.plans)}, {bundle.path} the towers "
+                f"{', '.join(bundle.towers)}. {_BUILD_AGAIN}"
+            )
         for tower, record in manifest.plans.items():
             engine = bundle.manifest.engines[tower].get(manifest.precision)
             if engine is None or engine.sha256 != record.engine_sha256:
@@ -137,7 +145,7 @@ class PlanFolder:
 
 def _check_shapes(tower: Tower, record: PlanRecord, bundle: Bundle, folder: Path) -> None:
     """Raise BundleError unless the profiles accept the bundle's inputs."""
-    expected = bundle.input_spec(tower).shape if tower is Tower.IMAGE else (bundle.text.context_length,)
+    expected = (bundle.text.context_length,) if tower is Tower.TEXT else bundle.input_spec(tower).shape
     longest = max(profile.maximum[1:] for profile in record.profiles)
     if longest != expected:
         raise BundleError(

@@ -1,4 +1,4 @@
-"""Batches of inputs: images in order, texts grouped by length so that little of a batch is padding.
+"""Batches of inputs: images and sounds in order, texts grouped by length so that little of a batch is padding.
 
 COCO captions in batches of 32 are padded to 25.7 tokens on average as they come, to 16.7 once sorted and padded to
 buckets, and to 13.5, their own length, once sorted alone. Runtimes that plan memory and choose kernels for each shape
@@ -49,10 +49,10 @@ def one_batch(sequences: Sequence[NDArray[np.int32]], settings: TextSettings) ->
     )
 
 
-def image_batches(images: NDArray[np.uint8], *, batch: int) -> Iterator[InputBatch]:
-    """Split (N, H, W, 3) uint8 into batches of at most `batch` images, in order."""
-    for start in range(0, len(images), batch):
-        part = images[start : start + batch]
+def row_batches(rows: NDArray[Any], *, batch: int) -> Iterator[InputBatch]:
+    """Split images or spectrograms, (N, ...), into batches of at most `batch`, in order."""
+    for start in range(0, len(rows), batch):
+        part = rows[start : start + batch]
         yield InputBatch(np.arange(start, start + len(part)), part)
 
 

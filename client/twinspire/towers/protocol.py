@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 
 class Towers(Protocol):
-    """Both towers of one model. Embeddings are in the order of the inputs, and comparable within `space`."""
+    """The towers of one model. Embeddings are in the order of the inputs, and comparable within `space`."""
 
     @property
     def dim(self) -> int:
@@ -38,6 +38,12 @@ class Towers(Protocol):
 
         Each holds start and end token and no padding: the runtime pads. Raises InputError
         for anything else, EngineError where the runtime fails, ServerError where a server does.
+        """
+
+    def encode_audio(self, spectrograms: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Encode (N, F, M) float32 log-mel spectrograms to (N, D) float32, L2-normalised; N may be 0.
+
+        Raises what `encode_images` raises.
         """
 
     def close(self) -> None:

@@ -56,6 +56,9 @@ class BundleTowers:
     def _check_images(self, images: NDArray[np.uint8]) -> None:
         check_images(images, height=self._bundle.image.height, width=self._bundle.image.width)
 
+    def _check_audio(self, spectrograms: NDArray[np.float32]) -> None:
+        check_audio(spectrograms, frames=self._bundle.audio.frames, mels=self._bundle.audio.mels)
+
     def _check_sequences(self, sequences: Sequence[NDArray[np.int32]]) -> None:
         check_sequences(
             sequences,
@@ -87,6 +90,22 @@ def check_images(images: NDArray[np.uint8], *, height: int, width: int) -> None:
             f"images is {images.shape} {images.dtype}: expected {expected}, as `Client.preprocess` returns",
             option="images",
         )
+
+
+def check_audio(spectrograms: NDArray[np.float32], *, frames: int, mels: int) -> None:
+    """Raise InputError unless `spectrograms` is finite (N, frames, mels) float32."""
+    expected = f"(N, {frames}, {mels}) float32"
+    if not isinstance(spectrograms, np.ndarray):
+        found = type(spectrograms).__name__
+        raise InputError(f"spectrograms is {found}: expected an array {expected}", option="spectrograms")
+    if spectrograms.dtype != np.float32 or spectrograms.ndim != 3 or spectrograms.shape[1:] != (frames, mels):
+        raise InputError(
+            f"spectrograms is {spectrograms.shape} {spectrograms.dtype}: expected {expected}, as "
+            "`Client.preprocess_audio` returns",
+            option="spectrograms",
+        )
+    if not np.isfinite(spectrograms).all():
+        raise InputError("spectrograms has NaN or infinities: expected decibels", option="spectrograms")
 
 
 def check_sequences(

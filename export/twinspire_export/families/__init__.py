@@ -9,6 +9,7 @@ from twinspire_export.families.align import AlignFamily
 from twinspire_export.families.altclip import AltClipFamily
 from twinspire_export.families.blip_2 import Blip2Family
 from twinspire_export.families.chinese_clip import ChineseClipFamily
+from twinspire_export.families.clap import ClapFamily
 from twinspire_export.families.clip import ClipFamily
 from twinspire_export.families.dual_encoder import DualEncoderFamily
 from twinspire_export.families.family import Checkpoint, CheckpointSource, ModelFamily
@@ -31,6 +32,7 @@ FAMILIES: dict[str, ModelFamily] = {
         AlignFamily(),
         DualEncoderFamily(),
         Blip2Family(),
+        ClapFamily(),
         SentenceBertFamily(),
     )
 }

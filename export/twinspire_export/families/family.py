@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from twinspire.bundle import ImageSettings, TextSettings, Tower, TowerSpecs
+from twinspire.bundle import AudioSettings, ImageSettings, TextSettings, Tower, TowerSpecs
 from twinspire_export.onnx_export import Exporter
 from twinspire_export.weights import weight_files
 
@@ -35,10 +35,10 @@ class CheckpointSource:
 class Checkpoint(ABC):
     """An opened checkpoint: its settings as a bundle states them, its towers, and reference embeddings.
 
-    `image` and `text` are the settings of the towers that it has, None of those it lacks. `vectors_per_item` is Q where
-    an image has several vectors, of which the best scores; a text has one. `files` hold its weights, `tokenizer_json`
-    is in the format of the tokenizers library, without padding and truncation, None without a text tower. `pooling`
-    names how a tower pools its tokens: models that differ in it alone are different spaces.
+    `image`, `text` and `audio` are the settings of the towers that it has, None of those it lacks. `vectors_per_item`
+    is Q where an image has several vectors, of which the best scores; others have one. `files` hold its weights,
+    `tokenizer_json` is in the format of the tokenizers library, without padding and truncation, None without a text
+    tower. `pooling` names how a tower pools its tokens: models that differ in it alone are different spaces.
     `logit_scale` multiplies cosines and `logit_bias` is added to them to give the logits the model was trained on.
     """
 
@@ -48,6 +48,7 @@ class Checkpoint(ABC):
     dim: int
     image: ImageSettings | None = None
     text: TextSettings | None = None
+    audio: AudioSettings | None = None
     tokenizer_json: str | None = None
     pooling: str
     logit_scale: float
@@ -57,21 +58,30 @@ class Checkpoint(ABC):
     @property
     def towers(self) -> TowerSpecs:
         """The towers' settings and tensors, as the bundle's manifest states them."""
-        return TowerSpecs.of_contract(self.image, self.text, dim=self.dim, vectors_per_item=self.vectors_per_item)
+        return TowerSpecs.of_contract(
+            self.image, self.text, audio=self.audio, dim=self.dim, vectors_per_item=self.vectors_per_item
+        )
 
     @abstractmethod
     def tower(self, tower: Tower) -> nn.Module:
         """Return a new module of a tower, which shares the checkpoint's weights and never writes to them.
 
         Its `forward` takes the tower's tensor by the name in the contract and returns L2-normalised embeddings:
-        `forward(image)` uint8 (N, S, S, 3), or `forward(input_ids)` int32 (N, L), to float32 (N, D); of images with
-        several vectors to (N, Q, D).
+        `forward(image)` uint8 (N, S, S, 3), `forward(input_ids)` int32 (N, L) or `forward(audio)` float32 (N, F, M), to
+        float32 (N, D); of images with several vectors to (N, Q, D).
         """
 
     def embed_images(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Encode `images` (N, H, W, 3), resized and cropped, by the original code: as the tower, L2-normalised.
 
         Only for checkpoints with an image tower.
+        """
+        raise NotImplementedError
+
+    def embed_audio(self, spectrograms: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Encode `spectrograms` (N, F, M) float32 by the original code: (N, D), L2-normalised.
+
+        Only for checkpoints with an audio tower.
         """
         raise NotImplementedError
 

@@ -173,11 +173,11 @@ def load_tokenizer(
 
 
 def load_processor(processor_class: type[BaseImageProcessor], folder: Path) -> Any:  # noqa: ANN401
-    """Load the image processor. Raises CheckpointError where its file is missing or malformed."""
+    """Load the image processor or feature extractor. Raises CheckpointError where its file is missing or malformed."""
     file = folder / "preprocessor_config.json"
     if not file.is_file():
         raise CheckpointError(
-            f"the checkpoint {folder} has no {file.name}, which says how images are resized and normalised. Copy it "
+            f"the checkpoint {folder} has no {file.name}, which says how its inputs are prepared. Copy it "
             "from the model's repository"
         )
     try:

@@ -368,6 +368,11 @@ def _check(base: Bundle, destination: Path, data: CaptionedImages) -> None:
             f"{base.path} has no fp32 engine for the {' and the '.join(lacking)} tower, the reference of all others. "
             "Use the bundle that `twinspire export` made, or one made from it"
         )
+    if Tower.AUDIO in base.towers:
+        raise BundleError(
+            f"{base.path} has an audio tower, whose recall cannot be measured: the data sets have images and texts. "
+            "`twinspire quantize` makes its engines and measures their cosines"
+        )
     if os.path.lexists(destination):
         raise BundleError(f"{destination} exists: a bundle is never changed. Give another name or remove it")
     if not destination.absolute().parent.is_dir():

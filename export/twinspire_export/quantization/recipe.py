@@ -109,7 +109,7 @@ DEFAULT_RECIPE = Int8Recipe(keep_float=(NodeRole.ATTENTION_SCORES, NodeRole.PROJ
 also hold for images unlike those calibrated on. Where it is not accurate enough, `quantize` splits outlier channels off
 and keeps layers in float (`quantization.float_fallback`). `twinspire precision` compares it with other recipes."""
 
-DEFAULT_RECIPES: Mapping[Tower, Int8Recipe] = {Tower.IMAGE: DEFAULT_RECIPE, Tower.TEXT: DEFAULT_RECIPE}
+DEFAULT_RECIPES: Mapping[Tower, Int8Recipe] = dict.fromkeys(Tower, DEFAULT_RECIPE)
 
 
 def recipes_with(*, ranges: str) -> dict[Tower, Int8Recipe]:

@@ -78,7 +78,7 @@ def make(
         raise InputError(f"{folder} exists: name a new folder") from error
     model = random_model(size, seed=seed, layers=layers)
     steps: dict[str, list[dict[str, Any]]] = {}
-    for tower in Tower:
+    for tower in (Tower.IMAGE, Tower.TEXT):
         steps[tower] = [vars(step) for step in _make(model, tower, folder, int8=int8, on_message=typer.echo)]
     precision = Precision.INT8 if int8 else Precision.FP32
     description = {"size": size, "seed": seed, "layers": layers, "precision": precision, "steps": steps}
@@ -101,7 +101,7 @@ def run(
     description = _description(folder)
     threads = usable_cores()
     results: dict[str, Any] = {}
-    for tower in Tower:
+    for tower in (Tower.IMAGE, Tower.TEXT):
         steps = [RewriteStep(**step) for step in description["steps"][tower]]
         size = SHAPES[ModelSize(description["size"])].image_size
         feed: NDArray[Any] = _images(size, batch) if tower is Tower.IMAGE else _captions(batch, length)

@@ -1,4 +1,4 @@
-"""One tower under Triton's Python backend; the same file serves the image and the text tower.
+"""One tower under Triton's Python backend; the same file serves towers of every modality.
 
 `twinspire build` writes it beside a copy of the bundle. Triton decides which requests form a batch; they become one
 call of `LocalTowers`, which chooses its provider as in any other process.
@@ -51,10 +51,10 @@ FULL, EXPIRED = "Exceeds maximum queue size", "Request timeout expired"
 class TritonPythonModel:
     """The interface that Triton calls, one call at a time.
 
-    Input `image` uint8 (n, H, W, 3) or `input_ids` int32 (n, context) with any padding right of the end token;
-    output `embedding` float32 (n, D), L2-normalised. A request that cannot be answered gets an error of its own; the
-    other requests of its batch are answered. No exception leaves `execute`: Triton 2.51 does not replace a process
-    that one has ended.
+    Input `image` uint8 (n, H, W, 3), `audio` float32 (n, F, M), or `input_ids` int32 (n, context) with any padding
+    right of the end token; output `embedding` float32 (n, D), L2-normalised. A request that cannot be answered gets an
+    error of its own; the other requests of its batch are answered. No exception leaves `execute`: Triton 2.51 does not
+    replace a process that one has ended.
     """
 
     def initialize(self, args: dict[str, str]) -> None:
@@ -82,7 +82,8 @@ class TritonPythonModel:
         )
         self._max_batch = int(config["max_batch_size"])
         self._input = INPUT_NAMES[tower]
-        self._encode: Encode = self._images if tower is Tower.IMAGE else self._texts
+        encoders: dict[Tower, Encode] = {Tower.IMAGE: self._images, Tower.TEXT: self._texts, Tower.AUDIO: self._audio}
+        self._encode = encoders[tower]
         self._bundle = bundle
         for rows in warm_up_inputs(bundle, tower, self._max_batch):
             self._encode([rows])
@@ -153,6 +154,9 @@ class TritonPythonModel:
     def _images(self, inputs: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
         return self._towers.encode_images(inputs[0] if len(inputs) == 1 else np.concatenate(inputs))
 
+    def _audio(self, inputs: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
+        return self._towers.encode_audio(inputs[0] if len(inputs) == 1 else np.concatenate(inputs))
+
     def _texts(self, inputs: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
         pad_id, eos_id = self._bundle.text.pad_id, self._bundle.text.eos_id
         texts = [without_padding(row, pad_id=pad_id, eos_id=eos_id) for rows in inputs for row in rows]
@@ -187,9 +191,10 @@ def warm_up_inputs(bundle: Bundle, tower: Tower, max_batch: int) -> Iterator[NDA
 
     The first call of a shape pays for planning its memory, the first full batch for having it.
     """
-    if tower is Tower.IMAGE:
+    if tower is not Tower.TEXT:
+        spec = bundle.input_spec(tower)
         for count in (1, max_batch):
-            yield np.zeros((count, *bundle.input_spec(Tower.IMAGE).shape), np.uint8)
+            yield np.zeros((count, *spec.shape), spec.dtype)
         return
     context = bundle.text.context_length
     for length in bucket_lengths(bundle.text):

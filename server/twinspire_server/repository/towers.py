@@ -205,7 +205,7 @@ def _engine_lengths(served: ServedBundle) -> tuple[int, ...]:
 
 
 def _warm_ups(bundle: Bundle, shapes: Sequence[TensorSpec], *, batches: Iterable[int]) -> list[WarmUp]:
-    """Return each shape of an input in each batch size: black images, texts that end where the shape does.
+    """Return each shape of an input in each batch size: zeros, or texts that end where the shape does.
 
     The first call of a shape pays for planning its memory, the first full batch for having it.
     """
@@ -213,8 +213,8 @@ def _warm_ups(bundle: Bundle, shapes: Sequence[TensorSpec], *, batches: Iterable
 
 
 def _warm_up(bundle: Bundle, tensor: TensorSpec, batch: int) -> WarmUp:
-    if tensor.name == contract.IMAGE:
-        return WarmUp(f"{batch}_images", batch, (tensor,))
+    if tensor.name != contract.INPUT_IDS:
+        return WarmUp(f"{batch}_{'images' if tensor.name == contract.IMAGE else 'sounds'}", batch, (tensor,))
     (length,) = tensor.shape
     ids = np.array([*[0] * (length - 1), bundle.text.eos_id], np.int32)
     return WarmUp(f"{batch}_of_{length}_tokens", batch, (tensor,), {tensor.name: ids.tobytes()})

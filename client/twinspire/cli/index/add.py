@@ -1,4 +1,4 @@
-"""`twinspire index add`: add images and lines of text to an index."""
+"""`twinspire index add`: add images, sounds and lines of text to an index."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ from twinspire.errors import InputError
 def add(
     index: StoreArgument,
     paths: Annotated[
-        list[Path] | None, typer.Argument(metavar="PATH...", help="Images, and folders of images.", show_default=False)
+        list[Path] | None,
+        typer.Argument(metavar="PATH...", help="Images or sounds, and folders of them.", show_default=False),
     ] = None,
     texts: Annotated[
         list[Path] | None,
@@ -38,34 +39,43 @@ def add(
     options: ClientOptions,
     as_json: JsonOption = False,
 ) -> None:
-    """Add images and lines of text to an index, which is created if it does not exist.
+    """Add images, sounds and lines of text to an index, which is created if it does not exist.
+
+    Images are added where the bundle has an image tower, sounds (WAV, FLAC, OGG, MP3, ...) where it has an audio tower.
 
     Files that the index has already are skipped, so an interrupted run is finished by running it again; a file that was
     moved or changed keeps its item. Ends with status 3 where some files failed and the others were added.
     """
-    from twinspire.ingest import Captions, IngestReport, add_images, add_texts, find_images
+    from twinspire.ingest import Captions, FoundImages, IngestReport, add_images, add_texts, find_files
+    from twinspire.ingest.discovery import no_files
+    from twinspire.ingest.kinds import FILE_KINDS, FileKinds
     from twinspire.ingest.upsert import count_lines
 
     if not paths and not texts:
-        raise InputError("no input: pass images or folders of images (PATH...), or --texts FILE")
+        raise InputError("no input: pass images or sounds or folders of them (PATH...), or --texts FILE")
     ingest = captions.read()
-    images = find_images(paths, on_error="skip") if paths else []
+    found = find_files(paths, kinds=FILE_KINDS, on_error="skip") if paths else FoundImages()
     lines = count_lines(texts) if texts else 0
-    if isinstance(ingest.captions, Captions) and not any(ingest.captions.mentions(path) for path in images):
+    if isinstance(ingest.captions, Captions) and not any(ingest.captions.mentions(path) for path in found):
         raise InputError(
-            f"{captions.captions} has no row for any of the {len(images):,} images, such as {images[0].name}: expected "
+            f"{captions.captions} has no row for any of the {len(found):,} files, such as {found[0].name}: expected "
             "file names, or paths relative to the folder of the captions file"
-            if images
-            else "--captions needs images: pass images or folders of images (PATH...)"
+            if found
+            else "--captions needs files: pass images or sounds or folders of them (PATH...)"
         )
     reports: list[IngestReport] = []
-    unit = "images" if not texts else "items" if images else "texts"
     with ExitStack() as stack:
         store, client = open_store_and_client(stack, index, options, lazy=True)
         start_s = time.perf_counter()
+        unit = "items" if paths and texts else "texts"
         if paths:
-            with ProgressBar("images") as bar:
-                reports.append(add_images(store, client, images, ingest, on_progress=bar.adding(len(images))))
+            kinds = FileKinds.of(client)
+            files = found.only(kinds.limits)
+            if not files and not files.failed:
+                raise no_files(None, kinds.limits, files.skipped)
+            unit = "items" if texts or len(kinds.limits) > 1 else kinds.nouns
+            with ProgressBar(unit) as bar:
+                reports.append(add_images(store, client, files, ingest, on_progress=bar.adding(len(files))))
         if texts:
             with ProgressBar("texts") as bar:
                 reports.append(add_texts(store, client, texts, on_progress=bar.adding(lines)))

@@ -112,6 +112,7 @@ def stats(index: IndexArgument, as_json: JsonOption = False) -> None:
         "items": found.items,
         "images": found.items_by_kind[ItemKind.IMAGE],
         "texts": found.items_by_kind[ItemKind.TEXT],
+        "sounds": found.items_by_kind[ItemKind.AUDIO],
         "dim": found.dim,
         "vectors_per_item": found.vectors_per_item,
         "dtype": found.dtype.value,

@@ -34,7 +34,7 @@ StoreArgument = Annotated[
     ),
 ]
 FoldersArgument = Annotated[
-    list[Path] | None, typer.Argument(metavar="DIR...", help="Folders of images.", show_default=False)
+    list[Path] | None, typer.Argument(metavar="DIR...", help="Folders of images or sounds.", show_default=False)
 ]
 
 

@@ -63,7 +63,7 @@ def sync(
     start_s = time.perf_counter()
     with ExitStack() as stack:
         store, client = open_store_and_client(stack, index, options, mode="read" if dry_run else "write")
-        with ProgressBar("images") as bar:
+        with ProgressBar("files") as bar:
             report = sync_folders(store, client, folders, ingest, dry_run=dry_run, on_progress=bar.update)
         items = len(store)
     counts = {
@@ -76,7 +76,7 @@ def sync(
     }
     names = {"captioned": "with a caption"}
     shown = {**counts, "failed": len(report.failed)}
-    summary = ", ".join(f"{count:,} {names.get(name, name)}" for name, count in shown.items() if count) or "no images"
+    summary = ", ".join(f"{count:,} {names.get(name, name)}" for name, count in shown.items() if count) or "no files"
     print_ingest(
         index,
         report,
@@ -140,7 +140,7 @@ def _checked(index: str, folders: list[Path] | None, captions: CaptionOptions) -
     from twinspire.ingest.sync import checked_folders
 
     if not folders:
-        raise InputError("no input: pass folders of images (DIR...)")
+        raise InputError("no input: pass folders of images or sounds (DIR...)")
     checked_folders(folders)
     options = captions.read()
     check_target(index)
@@ -153,7 +153,7 @@ class _Printer:
     def __init__(self, folders: Sequence[Path], *, as_json: bool) -> None:
         self._folders = ", ".join(printable(folder) for folder in folders)
         self._as_json = as_json
-        self.bar = ProgressBar("images")
+        self.bar = ProgressBar("files")
         self._start_s = time.perf_counter()
         self._following = False
         self._counts: Counter[str] = Counter()

@@ -1,4 +1,4 @@
-"""Both towers on a Triton Inference Server, over gRPC."""
+"""The towers on a Triton Inference Server, over gRPC."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from twinspire._arguments import as_member, as_whole
 from twinspire.bundle import Bundle, Tower
 from twinspire.errors import EngineError, InputError, ServerError, ServerOverloadedError
-from twinspire.towers.batching import InputBatch, image_batches, text_batches
+from twinspire.towers.batching import InputBatch, row_batches, text_batches
 from twinspire.towers.triton.options import LONGEST_DEADLINE_S, TlsOptions, checked_address
 from twinspire.towers.triton.statistics import ModelStatistics
 from twinspire.towers.validation import BundleTowers, check_embeddings
@@ -44,7 +44,7 @@ class _ServerState:
 
 
 class TritonTowers(BundleTowers):
-    """A bundle's two models on a Triton Inference Server. Safe to use from several threads.
+    """A bundle's models on a Triton Inference Server. Safe to use from several threads.
 
     `url` is host:port of its gRPC service, `name` that of the models `{name}_image` and `{name}_text`, by default
     the bundle's. The bundle defines the inputs and the space; its engines are not opened. Calls larger than the
@@ -130,7 +130,7 @@ class TritonTowers(BundleTowers):
         self._check_images(images)
 
         def requests(model: InspectedModel) -> Iterator[InputBatch]:
-            return image_batches(images, batch=1 if self._send_images_singly else model.max_batch)
+            return row_batches(images, batch=1 if self._send_images_singly else model.max_batch)
 
         return self._encode(Tower.IMAGE, len(images), requests)
 
@@ -146,6 +146,19 @@ class TritonTowers(BundleTowers):
             return text_batches(sequences, self._bundle.text, batch=model.max_batch, lengths=model.text_lengths)
 
         return self._encode(Tower.TEXT, len(sequences), requests)
+
+    def encode_audio(self, spectrograms: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Encode (N, F, M) float32 log-mel spectrograms to (N, D) float32, L2-normalised; N may be 0.
+
+        Raises InputError for another dtype or shape and for values that are not finite, ServerError as opening does,
+        EngineError where the response is not N unit vectors.
+        """
+        self._check_audio(spectrograms)
+
+        def requests(model: InspectedModel) -> Iterator[InputBatch]:
+            return row_batches(spectrograms, batch=model.max_batch)
+
+        return self._encode(Tower.AUDIO, len(spectrograms), requests)
 
     def statistics(self, tower: Tower | str) -> ModelStatistics:
         """Return the server's counters of a tower. Raises ServerError as opening does, BundleError for an absent tower.
