@@ -39,6 +39,9 @@ class ClapFamily(ModelFamily):
 
     model_type = "clap"
     architecture = "ClapModel"
+    title = "CLAP"
+    examples = ("laion/clap-htsat-unfused", "laion/larger_clap_general")
+    modalities = ("text", "audio")
     rewrites = ALL
 
     def open(self, source: CheckpointSource, files: tuple[Path, ...]) -> ClapCheckpoint:
