@@ -76,12 +76,14 @@ def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return make_bundle(ModelSize.TINY, request.param, tmp_path_factory.mktemp("tiny"))
 
 
+@pytest.mark.slow
 def test_int8_holds(tiny: Bundle, tmp_path: Path) -> None:
     """Every held-out sample keeps its embedding in int8, whatever the outliers."""
     for tower, certificate in certificates(tiny, tmp_path / "int8", Precision.INT8).items():
         assert certificate.min_cosine >= COSINE, f"{tower}: {certificate}"
 
 
+@pytest.mark.slow
 def test_recipe_alone_falls_short(tmp_path: Path) -> None:
     """Kept to its recipe, a tiny int8 text tower with outliers is below the bar: the test above can fail."""
     base = make_bundle(ModelSize.TINY, "20 times", tmp_path)
