@@ -37,8 +37,8 @@ from twinspire_export.random_checkpoints import ModelSize, random_model, save_ra
 COSINE = 0.995
 """What the worst held-out sample must reach, in both towers."""
 
-MOST_IN_FLOAT = 6
-"""Labels such as `mlp-down:3` and `tokens`, of sixty."""
+MOST_IN_FLOAT = {"20 times": 8, "100 times": 14, "massive": 2}
+"""Labels such as `mlp-down:3` and `tokens`, of the 21 of four blocks at ViT-B/32's width."""
 
 SAMPLES = 40
 """Images and captions; a fifth is held out."""
@@ -76,12 +76,14 @@ def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return make_bundle(ModelSize.TINY, request.param, tmp_path_factory.mktemp("tiny"))
 
 
+@pytest.mark.slow
 def test_int8_holds(tiny: Bundle, tmp_path: Path) -> None:
     """Every held-out sample keeps its embedding in int8, whatever the outliers."""
     for tower, certificate in certificates(tiny, tmp_path / "int8", Precision.INT8).items():
         assert certificate.min_cosine >= COSINE, f"{tower}: {certificate}"
 
 
+@pytest.mark.slow
 def test_recipe_alone_falls_short(tmp_path: Path) -> None:
     """Kept to its recipe, a tiny int8 text tower with outliers is below the bar: the test above can fail."""
     base = make_bundle(ModelSize.TINY, "20 times", tmp_path)
@@ -105,7 +107,7 @@ def test_vit_b_32_holds(tmp_path: Path, kind: str) -> None:
     base = make_bundle(ModelSize.VIT_B_32, kind, tmp_path)
     for tower, certificate in certificates(base, tmp_path / "int8", Precision.INT8).items():
         assert certificate.min_cosine >= COSINE, f"{tower}: {certificate}"
-        assert len(certificate.float_layers or ()) <= MOST_IN_FLOAT, f"{tower}: {certificate}"
+        assert len(certificate.float_layers or ()) <= MOST_IN_FLOAT[kind], f"{tower}: {certificate}"
 
 
 @torch.no_grad()
