@@ -124,7 +124,10 @@ def quantize(
         str, typer.Option(help="int8 for CPUs, fp16 for GPUs, int8-tensorrt for GPUs with TensorRT.")
     ] = "int8",
     ranges: Annotated[
-        str | None, typer.Option(help="symmetric or asymmetric ranges of int8 activations. By default symmetric.")
+        str | None,
+        typer.Option(
+            help="symmetric or asymmetric ranges of int8 activations. By default as the kind of network needs."
+        ),
     ] = None,
     min_cosine: Annotated[
         float,
@@ -165,13 +168,12 @@ def quantize(
         from twinspire.stores import ItemKind
         from twinspire_export import quantize_bundle
         from twinspire_export.calibration import read_captions
-        from twinspire_export.quantization.recipe import recipes_with
 
         quantized = quantize_bundle(
             bundle,
             output,
             precision=precision,
-            recipes=None if ranges is None else recipes_with(ranges=ranges),
+            ranges=ranges,
             min_cosine=min_cosine or None,
             images=None if images is None else find_images([images]),
             captions=None if captions is None else read_captions(captions),

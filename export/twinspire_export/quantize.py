@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from twinspire._arguments import as_member
 from twinspire.audio import AudioItem
 from twinspire.bundle import Bundle, BundleWriter, Certificate, Precision, Tower
 from twinspire.errors import BundleError, EngineError, InputError, ItemError
@@ -26,10 +27,11 @@ from twinspire_export.calibration import (
 from twinspire_export.engine_check import EngineRunner, certify, check_engine, row_cosines
 from twinspire_export.fp16 import nodes_out_of_range, to_fp16
 from twinspire_export.quantization.float_fallback import MIN_COSINE, Accuracy, Layers, Measure, quantize_accurately
+from twinspire_export.quantization.graph_passes import has_post_norm_blocks
 from twinspire_export.quantization.node_roles import is_convolutional
 from twinspire_export.quantization.outlier_channels import split_nodes_of
 from twinspire_export.quantization.quantizer import quantize_graph
-from twinspire_export.quantization.recipe import DEFAULT_RECIPES, Int8Recipe, QuantizationTarget, Ranges
+from twinspire_export.quantization.recipe import DEFAULT_RECIPE, Int8Recipe, QuantizationTarget, Ranges
 
 if TYPE_CHECKING:
     import onnx
@@ -63,6 +65,7 @@ def quantize_bundle(
     captions: Sequence[str] | None = None,
     sounds: Sequence[AudioItem] | None = None,
     recipes: Mapping[Tower, Int8Recipe] | None = None,
+    ranges: Ranges | str | None = None,
     min_cosine: float | None = MIN_COSINE,
     on_step: Callable[[str], None] | None = None,
     on_bad_item: Callable[[ItemError], None] | None = None,
@@ -71,9 +74,10 @@ def quantize_bundle(
 
     Engines are measured on `images`, items that a client takes or (N, S, S, 3) uint8, on `captions` and on `sounds`; by
     default on synthetic scenes and generated sounds. int8 is also calibrated on them: of 20 or more a fifth is held out
-    to measure on, and the certificates say so. `recipes` says how to quantize a tower, by default as `default_recipe`.
-    Where the worst sample's cosine to fp32 stays below `min_cosine`, layers of the int8 engine are split or stay in
-    float until it is reached, and the certificate names them (`quantization.float_fallback`); None keeps to the recipe.
+    to measure on, and the certificates say so. `recipes` says how to quantize a tower, by default as `default_recipe`
+    with `ranges`. Where the worst sample's cosine to fp32 stays below `min_cosine`, layers of the int8 engine are split
+    or stay in float until it is reached, and the certificate names them (`quantization.float_fallback`); None keeps to
+    the recipe.
     Unchanged files are hard links. `on_step` is called with a description of each step as it begins, `on_bad_item` with
     the error of each image or sound that is skipped; without it the first such error is raised.
 
@@ -105,7 +109,10 @@ def quantize_bundle(
         for tower, chosen in samples.items():
             reference, file = base.engine(tower, Precision.FP32), f"{tower}.{target}.onnx"
             step(f"making the {target} {tower} tower on {len(chosen.calibration)} samples")
-            engine, recipe = writer.path(file), (recipes or {}).get(tower) or default_recipe(reference, tower, target)
+            engine, recipe = (
+                writer.path(file),
+                (recipes or {}).get(tower) or default_recipe(reference, target, ranges=ranges),
+            )
             write_engine(reference, chosen.calibration, engine, precision=target, recipe=recipe)
             check_engine(engine, tower, base.manifest.tower(tower))
             step(f"measuring the {tower} tower on {len(chosen.measurement)} samples")
@@ -131,16 +138,25 @@ def quantize_bundle(
         return writer.commit(base.manifest.draft(), engines)
 
 
-def default_recipe(reference: Path, tower: Tower, precision: Precision) -> Int8Recipe:
-    """Return the recipe of DEFAULT_RECIPES, with asymmetric ranges for int8 of a convolutional network.
+def default_recipe(
+    reference: Path, precision: Precision = Precision.INT8, *, ranges: Ranges | str | None = None
+) -> Int8Recipe:
+    """Return DEFAULT_RECIPE, changed for convolutional networks and post-norm blocks in the fp32 engine `reference`.
 
-    EfficientNet's SiLU gives -0.28 and more: symmetric ranges use little more than half of their levels. A small ALIGN
-    has a mean cosine to fp32 of 0.998 in place of 0.988. TensorRT accepts symmetric ranges only.
+    Convolutional networks get asymmetric ranges, where the target has them: EfficientNet's SiLU gives -0.28 and more,
+    so symmetric ranges use little more than half of their levels. A small ALIGN has a mean cosine to fp32 of 0.998 in
+    place of 0.988. Post-norm blocks, as of BERT, are not smoothed (`has_post_norm_blocks`). `ranges` are taken as
+    named. Raises InputError for unknown ranges.
     """
     import onnx
 
-    recipe = DEFAULT_RECIPES[tower]
-    if precision is Precision.INT8 and is_convolutional(onnx.load(reference, load_external_data=False)):
+    graph = onnx.load(reference, load_external_data=False)
+    recipe = DEFAULT_RECIPE
+    if has_post_norm_blocks(graph):
+        recipe = replace(recipe, smooth_alpha=None)
+    if ranges is not None:
+        return replace(recipe, ranges=as_member(ranges, Ranges, "ranges"))
+    if precision is Precision.INT8 and is_convolutional(graph):
         return replace(recipe, ranges=Ranges.ASYMMETRIC)
     return recipe
 

@@ -35,10 +35,11 @@ def recipe_engines(
         return
     require(Extra.QUANTIZE, "making int8 engines")
     from twinspire_export.quantization.float_fallback import MIN_COSINE
-    from twinspire_export.quantization.recipe import DEFAULT_RECIPES, Int8Recipe, Ranges
-    from twinspire_export.quantize import quantize_bundle
+    from twinspire_export.quantization.recipe import Int8Recipe, Ranges
+    from twinspire_export.quantize import default_recipe, quantize_bundle
 
     fp32 = _fp32_only(bundle, work)
+    defaults = {tower: default_recipe(fp32.engine(tower, Precision.FP32)) for tower in fp32.towers}
     present = {tower: _roles(fp32.engine(tower, Precision.FP32)) for tower in fp32.towers}
 
     def keeping(roles: Sequence[str], tower: Tower, recipe: Int8Recipe) -> Int8Recipe:
@@ -51,7 +52,7 @@ def recipe_engines(
         ("MLPs in fp32", lambda tower, recipe: keeping(["mlp-down", "mlp-up"], tower, recipe)),
     ]
     for name, change in changes[:count]:
-        recipes = {tower: change(tower, DEFAULT_RECIPES[tower]) for tower in fp32.towers}
+        recipes = {tower: change(tower, defaults[tower]) for tower in fp32.towers}
         digest = "-".join(recipes[tower].digest()[:16] for tower in fp32.towers)
         folder = work / f"int8-{_engines_digest(fp32)[:8]}-{digest}"
         if folder.exists():

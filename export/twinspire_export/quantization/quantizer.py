@@ -26,7 +26,6 @@ from twinspire_export.dependencies import silenced
 from twinspire_export.quantization.graph_passes import (
     absorb_smoothing,
     gather_before_dequantizing,
-    has_post_norm_blocks,
     multiplies_pixels,
     multiply_bytes,
     share_as_uint8,
@@ -180,8 +179,6 @@ def _run_nncf(
     model: onnx.ModelProto, feeds: Sequence[Feed], recipe: Int8Recipe, *, ignored: Sequence[str]
 ) -> onnx.ModelProto:
     nncf = _import_nncf()
-    if has_post_norm_blocks(model):
-        recipe = replace(recipe, smooth_alpha=None)
     try:
         with silenced("nncf"), contextlib.redirect_stdout(io.StringIO()):  # progress bars go to stdout
             quantized: onnx.ModelProto = nncf.quantize(

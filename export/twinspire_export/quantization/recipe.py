@@ -5,11 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 
 from twinspire._arguments import as_finite, as_member
-from twinspire.bundle import Tower
 from twinspire.errors import InputError
 from twinspire_export.quantization.node_roles import NodeRole
 
@@ -108,11 +107,3 @@ DEFAULT_RECIPE = Int8Recipe(keep_float=(NodeRole.ATTENTION_SCORES, NodeRole.PROJ
 """Keeps the smallest matrix multiplications in float32. Ranges from minimum to maximum cut nothing off, so they
 also hold for images unlike those calibrated on. Where it is not accurate enough, `quantize` splits outlier channels off
 and keeps layers in float (`quantization.float_fallback`). `twinspire precision` compares it with other recipes."""
-
-DEFAULT_RECIPES: Mapping[Tower, Int8Recipe] = dict.fromkeys(Tower, DEFAULT_RECIPE)
-
-
-def recipes_with(*, ranges: str) -> dict[Tower, Int8Recipe]:
-    """Return the default recipes with other ranges. Raises InputError for unknown ones."""
-    chosen = as_member(ranges, Ranges, "ranges")
-    return {tower: replace(recipe, ranges=chosen) for tower, recipe in DEFAULT_RECIPES.items()}
