@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 from twinspire import Bundle, sample_bundle
-from twinspire.bundle import PROBES_NAME, BundleWriter, Precision, Tower
+from twinspire.bundle import PROBES_NAME, BundleWriter, Precision
 from twinspire_export import quantize_bundle
 
 
@@ -26,7 +26,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         bundle = Bundle.open(arguments.bundle) if arguments.bundle else fp32_only(Path(folder) / "fp32")
         quantized = quantize_bundle(bundle, arguments.output or Path(folder) / "int8", on_step=print)
-        for tower in Tower:
+        for tower in quantized.towers:
             for precision in quantized.precisions(tower):
                 engine = quantized.manifest.engines[tower][precision]
                 cosine = f"mean cosine {engine.certificate.mean_cosine:.4f}" if engine.certificate else "no certificate"
@@ -36,7 +36,7 @@ def main() -> None:
 def fp32_only(destination: Path) -> Bundle:
     """Write the sample model with its fp32 engines alone."""
     sample = Bundle.open(sample_bundle())
-    engines = {tower: sample.engine(tower, Precision.FP32) for tower in Tower}
+    engines = {tower: sample.engine(tower, Precision.FP32) for tower in sample.towers}
     with BundleWriter(destination) as writer:
         for file in (sample.tokenizer_path, sample.path / PROBES_NAME, *engines.values()):
             writer.put_file(file.name, file)

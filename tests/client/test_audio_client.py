@@ -21,6 +21,7 @@ from twinspire.bundle.folder import check_probes
 from twinspire.contract import AUDIO
 from twinspire.errors import AudioError, BundleError, EngineError, IndexStoreError, InputError
 from twinspire.index import catalogue
+from twinspire.index.schema import schema_of
 from twinspire.ingest import IngestOptions, Sidecars, add_images, sync, watch
 from twinspire.search import Classifier
 from twinspire.stores import Item, ItemKind
@@ -218,8 +219,9 @@ def test_sync_follows_sound_files(heard: Any, folder: Path, tmp_path: Path) -> N
 def test_an_index_of_the_version_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An index whose table knows images and texts alone is read and changed as before, and refuses sounds."""
     kinds = "('image', 'text', 'audio')"
-    assert kinds in catalogue.SCHEMA
-    monkeypatch.setattr(catalogue, "SCHEMA", catalogue.SCHEMA.replace(kinds, "('image', 'text')"))
+    tables = schema_of(1)
+    assert kinds in tables
+    monkeypatch.setattr(catalogue, "schema_of", lambda _: tables.replace(kinds, "('image', 'text')"))
     Index.create(tmp_path / "old", space="5" * 64, dim=2).close()
     monkeypatch.undo()
     vector = np.array([[1, 0]], np.float32)

@@ -71,7 +71,7 @@ def test_commands_and_values_are_completed() -> None:
     assert _completed("twinspire index ex") <= {"export"}
     assert {"--server", "--streams", "--sheet"} <= _completed("twinspire search idx --s")
     assert _completed("twinspire search idx --mode ") == {"auto", "vector", "keyword", "hybrid"}
-    assert _completed("twinspire search idx --kind ") == {"image", "text"}
+    assert _completed("twinspire search idx --kind ") == {"image", "text", "audio"}
     assert _completed("twinspire search idx --provider o") == {"openvino"}
     assert _completed("twinspire classify x --precision f") == {"fp32", "fp16"}
     assert "ivf,sq8" in _completed("twinspire index build idx --spec i")

@@ -27,7 +27,7 @@ from twinspire.index.vectors import VectorFile, header
 from twinspire.similarity import similarities
 
 SPACE, DIM, SEVERAL, COUNT, K = "5" * 64, 24, 4, 600, 10
-CRC_OF_SCHEMA_3 = 32227320
+CRC_OF_SCHEMA_3 = 2006079620
 MINIMUM_RECALL = {
     "ivf": 1.0,
     "ivf,sq8": 0.99,

@@ -165,7 +165,7 @@ def test_rewrites_change_no_embedding(exported: tuple[Path, Bundle], tmp_path: P
     assert plain.space == bundle.space
     assert_image_embeddings(plain, image_features(checkpoint))
     assert_text_embeddings(plain, text_features(checkpoint))
-    for tower in Tower:
+    for tower in plain.towers:
         engines = [model.manifest.engines[tower][Precision.FP32].sha256 for model in (plain, bundle)]
         assert engines[0] != engines[1]
 

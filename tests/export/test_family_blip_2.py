@@ -275,7 +275,7 @@ def test_an_image_token_is_left_out(tmp_path: Path) -> None:
 def test_further_precisions(bundle: Bundle, tmp_path: Path, precision: Precision) -> None:
     """int8 and fp16 engines are made with certificates, and score nearly as fp32 does."""
     made = quantize_bundle(bundle, tmp_path / "made", precision=precision)
-    for tower in Tower:
+    for tower in made.towers:
         certificate = made.manifest.engines[tower][precision].certificate
         assert certificate is not None
         print(tower, certificate.min_cosine, certificate.mean_cosine)

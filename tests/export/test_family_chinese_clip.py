@@ -40,7 +40,7 @@ from support.families import (
     fill_weights,
     photographs_and_odd_images,
 )
-from twinspire.bundle import Bundle, Padding, Precision, Resize, Tower
+from twinspire.bundle import Bundle, Padding, Precision, Resize
 from twinspire.errors import CheckpointError
 from twinspire_export import export_checkpoint
 from twinspire_export.checkpoint import open_checkpoint
@@ -162,7 +162,7 @@ def test_rewrites_change_no_embedding(exported: tuple[Path, Bundle], tmp_path: P
     assert plain.space == bundle.space
     assert_image_embeddings(plain, image_features(checkpoint))
     assert_text_embeddings(plain, text_features(checkpoint))
-    for tower in Tower:
+    for tower in plain.towers:
         engines = [model.manifest.engines[tower][Precision.FP32].sha256 for model in (plain, bundle)]
         assert engines[0] != engines[1]
 

@@ -179,7 +179,7 @@ def test_table_too_large_for_a_file_is_stored_in_fp16(checkpoint: Path, tmp_path
     assert certificate is not None
     assert "fp16" in certificate.data
     assert certificate.min_cosine >= 0.999999
-    assert_text_embeddings(bundle, text_features(checkpoint, ids_of(checkpoint), pad=1), tolerance=2e-4)
+    assert_text_embeddings(bundle, text_features(checkpoint, ids_of(checkpoint), pad=1), tolerance=5e-4)
     image = engines[Tower.IMAGE][Precision.FP32].certificate
     assert image is not None
     assert "fp16" not in image.data

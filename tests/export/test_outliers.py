@@ -64,7 +64,7 @@ def certificates(base: Bundle, folder: Path, precision: Precision, **options: An
     """Quantize a bundle on scenes; return the certificates of both towers."""
     samples: dict[str, Any] = {"images": scene_images()[:SAMPLES], "captions": scene_captions()[:SAMPLES]}
     made = quantize_bundle(base, folder, precision=precision, **samples, **options)
-    found = {tower: made.manifest.engines[tower][precision].certificate for tower in Tower}
+    found = {tower: made.manifest.engines[tower][precision].certificate for tower in made.towers}
     for tower, certificate in found.items():
         print(precision, tower, certificate)
     return {tower: certificate for tower, certificate in found.items() if certificate is not None}
