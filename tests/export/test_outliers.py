@@ -24,6 +24,7 @@ from torch import Tensor
 from transformers import CLIPModel
 
 from twinspire.bundle import Bundle, Certificate, Precision, Tower
+from twinspire.errors import EngineError
 from twinspire_export import export_checkpoint, quantize_bundle
 from twinspire_export.calibration import scene_captions, scene_images
 from twinspire_export.engine_check import EngineRunner, open_engine
@@ -93,11 +94,28 @@ def test_recipe_alone_falls_short(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", [Precision.INT8_TENSORRT, Precision.FP16])
-def test_gpu_precisions_hold(tiny: Bundle, tmp_path: Path, precision: Precision) -> None:
-    """So do the engines for GPUs: int8 between fp16, and fp16 alone."""
-    for tower, certificate in certificates(tiny, tmp_path / "made", precision).items():
+def test_fp16_holds(tiny: Bundle, tmp_path: Path) -> None:
+    """So do the engines in fp16."""
+    for tower, certificate in certificates(tiny, tmp_path / "made", Precision.FP16).items():
         assert certificate.min_cosine >= COSINE, f"{tower}: {certificate}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "smallest"), [("massive", COSINE), ("20 times", 0.99), ("100 times", 0.99)])
+def test_int8_for_tensorrt_holds(tmp_path: Path, kind: str, smallest: float) -> None:
+    """int8 between fp16 holds massive activations; outlier channels cost a little more, as fp16 rounds beside them."""
+    base = make_bundle(ModelSize.TINY, kind, tmp_path)
+    for tower, certificate in certificates(base, tmp_path / "made", Precision.INT8_TENSORRT).items():
+        assert certificate.min_cosine >= smallest, f"{tower}: {certificate}"
+
+
+@pytest.mark.slow
+def test_no_layer_can_be_int8_for_tensorrt(tmp_path: Path) -> None:
+    """Where all layers would stay in float, an EngineError says to use fp16."""
+    base = make_bundle(ModelSize.TINY, "20 times", tmp_path)
+    with pytest.raises(EngineError, match="fp16"):
+        certificates(base, tmp_path / "made", Precision.INT8_TENSORRT, min_cosine=1.0)
+    assert not (tmp_path / "made").exists()
 
 
 @pytest.mark.slow

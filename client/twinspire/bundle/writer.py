@@ -166,7 +166,7 @@ class BundleWriter:
             raise BundleError(f"{self.destination.parent} is not a folder: create it first")
 
     def _discard(self, error: BaseException) -> None:
-        self._draft.__exit__(type(error), error, None)
+        self._draft.__exit__(type(error), error, error.__traceback__)
 
 
 def copy_file(source: Path, target: Path) -> None:

@@ -141,7 +141,8 @@ def finish(prepared: Prepared, quantized: onnx.ModelProto, feeds: Sequence[Feed]
         share_as_uint8(quantized)
     else:
         sign_activations(quantized)
-        check_symmetric(quantized)
+        if any(node.op_type == "QuantizeLinear" for node in quantized.graph.node):
+            check_symmetric(quantized)  # `write_engine` refuses a graph where none is left
     quantized.graph.ClearField("value_info")
     return quantized
 
