@@ -31,6 +31,9 @@ def test_training_writes_a_checkpoint_and_its_log(tmp_path: Path) -> None:
     train(TINY, tmp_path / "out", tmp_path / "cache", threads=1, compiled=False, report_every=1)
     names = {file.name for file in (tmp_path / "out").iterdir()}
     assert {"model.safetensors", "config.json", "tokenizer.json", "preprocessor_config.json"} <= names
+    preprocessing = json.loads((tmp_path / "out" / "preprocessor_config.json").read_text(encoding="utf-8"))
+    assert preprocessing["size"] == {"shortest_edge": 112}
+    assert preprocessing["crop_size"] == {"height": 112, "width": 112}
     log = (tmp_path / "out" / "training.jsonl").read_text(encoding="utf-8")
     settings, *reports = map(json.loads, log.splitlines())
     assert settings["settings"]["steps"] == 3

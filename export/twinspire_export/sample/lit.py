@@ -19,7 +19,6 @@ import typer
 from transformers import (
     AutoTokenizer,
     BertModel,
-    CLIPImageProcessor,
     VisionTextDualEncoderConfig,
     VisionTextDualEncoderModel,
     ViTConfig,
@@ -31,7 +30,7 @@ from twinspire_eval.scenes.captions import caption
 from twinspire_eval.scenes.description import Scene
 from twinspire_eval.scenes.vocabulary import Language
 from twinspire_export.sample.data import IMAGE_SETTINGS, TrainingSettings, load_training_set
-from twinspire_export.sample.train import Batches, fit
+from twinspire_export.sample.train import Batches, fit, save_image_processor
 from twinspire_export.text_encoder import masked_mean
 
 CONTEXT_LENGTH = 64
@@ -101,12 +100,7 @@ def train(
     def save() -> None:
         model.save_pretrained(out, safe_serialization=True)
         tokenizer.save_pretrained(out)
-        CLIPImageProcessor(
-            size={"shortest_edge": IMAGE_SETTINGS.size},
-            crop_size={"height": IMAGE_SETTINGS.size, "width": IMAGE_SETTINGS.size},
-            image_mean=list(IMAGE_SETTINGS.mean),
-            image_std=list(IMAGE_SETTINGS.std),
-        ).save_pretrained(out)
+        save_image_processor(out)
 
     header: dict[str, Any] = {"scenes": len(data.scenes), "drawing_s": round(drawn_s, 1), "threads": threads}
     fit(

@@ -262,9 +262,14 @@ def save_checkpoint(model: CLIPModel, tokenizer: Tokenizer, folder: Path) -> Non
         unk_token=UNKNOWN,
         eos_token=END,
     ).save_pretrained(folder)
+    save_image_processor(folder)
+
+
+def save_image_processor(folder: Path) -> None:
+    """Write preprocessor_config.json: the preprocessing of the scenes, `IMAGE_SETTINGS`."""
     CLIPImageProcessor(
-        size={"shortest_edge": IMAGE_SETTINGS.resize},
-        crop_size={"height": IMAGE_SETTINGS.size, "width": IMAGE_SETTINGS.size},
+        size={"shortest_edge": IMAGE_SETTINGS.shortest_side},
+        crop_size={"height": IMAGE_SETTINGS.height, "width": IMAGE_SETTINGS.width},
         image_mean=list(IMAGE_SETTINGS.mean),
         image_std=list(IMAGE_SETTINGS.std),
     ).save_pretrained(folder)
