@@ -65,6 +65,20 @@ def opened_path(path: Path, limits: ByteLimits, origin: Origin) -> Iterator[Bina
         raise origin.error(f"not a usable path: {error}") from error
 
 
+def begin_encoded(item: Any, limits: ByteLimits, origin: Origin) -> Path | bytes | None:  # noqa: ANN401
+    """Return a path as it is, and the bytes of encoded data or of a binary file object; None for anything else.
+
+    File objects are read here, in the caller's thread. Raises the item's error.
+    """
+    if isinstance(item, (str, os.PathLike)):
+        if not os.fspath(item):
+            raise origin.error("empty path")
+        return Path(os.fsdecode(item))
+    if isinstance(item, (bytes, bytearray, memoryview)):
+        return take_bytes(item, limits, origin)
+    return read_file_object(item, limits, origin) if hasattr(item, "read") else None
+
+
 def read_path(path: Path, limits: ByteLimits, origin: Origin) -> bytes:
     """Read a regular file of at most `max_bytes`. Raises what `opened_path` raises."""
     with opened_path(path, limits, origin) as file:

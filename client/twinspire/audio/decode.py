@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import importlib
 import io
-import os
 import re
 from pathlib import Path
 from types import ModuleType
 from typing import Any, BinaryIO, TypeAlias
 
 from twinspire._dependencies import import_failure
-from twinspire._media import Origin, opened_path, origin_of, read_file_object, take_bytes
+from twinspire._media import Origin, begin_encoded, opened_path, origin_of
 from twinspire.audio.items import AudioItem, AudioLimits, Sound, check_sound, frames_of, mono, sound_of_pair
 from twinspire.errors import AudioError
 
@@ -45,14 +44,8 @@ def begin(item: AudioItem, limits: AudioLimits, origin: Origin, *, seconds: floa
     if isinstance(value, tuple):
         return sound_of_pair(value, limits, origin, seconds=seconds)
     soundfile()  # missing: fail before anything is read
-    if isinstance(value, (str, os.PathLike)):
-        if not os.fspath(value):
-            raise origin.error("empty path")
-        return Path(os.fsdecode(value))
-    if isinstance(value, (bytes, bytearray, memoryview)):
-        return take_bytes(value, limits, origin)
-    if hasattr(value, "read"):
-        return read_file_object(value, limits, origin)
+    if (encoded := begin_encoded(value, limits, origin)) is not None:
+        return encoded
     raise origin.error(
         f"type {type(value).__name__}: expected a path, bytes, a binary file, or a pair of samples and their rate"
     )

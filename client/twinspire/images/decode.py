@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, TypeAlias
@@ -11,7 +10,7 @@ from typing import IO, Any, TypeAlias
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageFile
 
-from twinspire._media import Origin, origin_of, read_file_object, read_path, take_bytes
+from twinspire._media import Origin, begin_encoded, origin_of, read_path
 from twinspire.errors import ImageError, ItemError, MissingDependencyError
 from twinspire.images.formats import FORMATS, PREFIX_BYTES, is_heif, open_heif
 from twinspire.images.items import ImageItem, ImageLimits, check_pixels, image_of_array
@@ -53,20 +52,14 @@ def begin(item: ImageItem, limits: ImageLimits, origin: Origin) -> Pending:
     Neither is safe to use from two threads, and one may be in a list twice. Raises ImageError.
     """
     value: Any = item
-    if isinstance(value, (str, os.PathLike)):
-        if not os.fspath(value):
-            raise origin.error("empty path")
-        return Path(os.fsdecode(value))
-    if isinstance(value, (bytes, bytearray, memoryview)):
-        return take_bytes(value, limits, origin)
     if isinstance(value, Image.Image):
         check_pixels(value.size, limits, origin)
         _load(value, origin)
         return value
     if isinstance(value, np.ndarray):
         return image_of_array(value, limits, origin)
-    if hasattr(value, "read"):
-        return read_file_object(value, limits, origin)
+    if (encoded := begin_encoded(value, limits, origin)) is not None:
+        return encoded
     raise origin.error(
         f"type {type(value).__name__}: expected a path, bytes, a binary file, a PIL image or a uint8 array"
     )
