@@ -109,11 +109,9 @@ def quantize_bundle(
         for tower, chosen in samples.items():
             reference, file = base.engine(tower, Precision.FP32), f"{tower}.{target}.onnx"
             step(f"making the {target} {tower} tower on {len(chosen.calibration)} samples")
-            engine, recipe = (
-                writer.path(file),
-                (recipes or {}).get(tower) or default_recipe(reference, target, ranges=ranges),
-            )
-            write_engine(reference, chosen.calibration, engine, precision=target, recipe=recipe)
+            engine, recipe = writer.path(file), (recipes or {}).get(tower)
+            options: dict[str, Any] = {"precision": target, "recipe": recipe, "ranges": ranges}
+            write_engine(reference, chosen.calibration, engine, **options)
             check_engine(engine, tower, base.manifest.tower(tower))
             step(f"measuring the {tower} tower on {len(chosen.measurement)} samples")
             certificate = _certify(tower, target, reference, engine, chosen)
@@ -123,9 +121,7 @@ def quantize_bundle(
                     "for layers to split or to keep in float"
                 )
                 accuracy = Accuracy(min_cosine, _measure(reference, chosen.measurement))
-                layers = write_engine(
-                    reference, chosen.calibration, engine, precision=target, recipe=recipe, accuracy=accuracy
-                )
+                layers = write_engine(reference, chosen.calibration, engine, **options, accuracy=accuracy)
                 check_engine(engine, tower, base.manifest.tower(tower))
                 certificate = replace(
                     _certify(tower, target, reference, engine, chosen),
@@ -139,24 +135,21 @@ def quantize_bundle(
 
 
 def default_recipe(
-    reference: Path, precision: Precision = Precision.INT8, *, ranges: Ranges | str | None = None
+    model: onnx.ModelProto, precision: Precision = Precision.INT8, *, ranges: Ranges | str | None = None
 ) -> Int8Recipe:
-    """Return DEFAULT_RECIPE, changed for convolutional networks and post-norm blocks in the fp32 engine `reference`.
+    """Return DEFAULT_RECIPE, changed where the fp32 graph `model` is a convolutional network or has post-norm blocks.
 
     Convolutional networks get asymmetric ranges, where the target has them: EfficientNet's SiLU gives -0.28 and more,
     so symmetric ranges use little more than half of their levels. A small ALIGN has a mean cosine to fp32 of 0.998 in
     place of 0.988. Post-norm blocks, as of BERT, are not smoothed (`has_post_norm_blocks`). `ranges` are taken as
     named. Raises InputError for unknown ranges.
     """
-    import onnx
-
-    graph = onnx.load(reference, load_external_data=False)
     recipe = DEFAULT_RECIPE
-    if has_post_norm_blocks(graph):
+    if has_post_norm_blocks(model):
         recipe = replace(recipe, smooth_alpha=None)
     if ranges is not None:
         return replace(recipe, ranges=as_member(ranges, Ranges, "ranges"))
-    if precision is Precision.INT8 and is_convolutional(graph):
+    if precision is Precision.INT8 and is_convolutional(model):
         return replace(recipe, ranges=Ranges.ASYMMETRIC)
     return recipe
 
@@ -167,10 +160,13 @@ def write_engine(
     destination: Path,
     *,
     precision: Precision,
-    recipe: Int8Recipe,
+    recipe: Int8Recipe | None = None,
+    ranges: Ranges | str | None = None,
     accuracy: Accuracy | None = None,
 ) -> Layers:
-    """Convert the fp32 engine `reference` to `precision`; `samples` are inputs of it, `recipe` is for int8 only.
+    """Convert the fp32 engine `reference` to `precision`; `samples` are inputs of it.
+
+    `recipe` is for int8 only, by default as `default_recipe` with `ranges`.
 
     With `accuracy`, layers are split or stay in float until it is reached; returns which.
     Raises EngineError where it cannot be converted.
@@ -183,6 +179,7 @@ def write_engine(
     if precision is Precision.FP16:
         model = to_fp16(model, keep=nodes_out_of_range(model, feeds[:_RANGE_SAMPLES]))
     else:
+        recipe = recipe or default_recipe(model, precision, ranges=ranges)
         for_tensorrt = precision is Precision.INT8_TENSORRT
         keep = nodes_out_of_range(model, feeds[:_RANGE_SAMPLES]) if for_tensorrt else []
         if for_tensorrt:

@@ -34,12 +34,14 @@ def recipe_engines(
     if count == 0:
         return
     require(Extra.QUANTIZE, "making int8 engines")
+    import onnx
+
     from twinspire_export.quantization.float_fallback import MIN_COSINE
     from twinspire_export.quantization.recipe import Int8Recipe, Ranges
     from twinspire_export.quantize import default_recipe, quantize_bundle
 
     fp32 = _fp32_only(bundle, work)
-    defaults = {tower: default_recipe(fp32.engine(tower, Precision.FP32)) for tower in fp32.towers}
+    defaults = {tower: default_recipe(onnx.load(fp32.engine(tower, Precision.FP32))) for tower in fp32.towers}
     present = {tower: _roles(fp32.engine(tower, Precision.FP32)) for tower in fp32.towers}
 
     def keeping(roles: Sequence[str], tower: Tower, recipe: Int8Recipe) -> Int8Recipe:
