@@ -132,5 +132,5 @@ def _block(layer: Any) -> Block:  # noqa: ANN401 - transformers' layer
             scale=float(attention.scale),
         ),
         Norm(layer.layer_norm2),
-        Mlp(Linear.of(layer.mlp.fc1), layer.mlp.activation_fn, Linear.of(layer.mlp.fc2)),
+        Mlp.of(layer.mlp),
     )

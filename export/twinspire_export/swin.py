@@ -81,14 +81,9 @@ class WindowBlock(Block):
         mask = biases.view(1, length, length, -1).permute(0, 3, 1, 2).contiguous()  # (1, heads, L, L)
         if shift:
             mask = mask + layer.get_attn_mask(padded, padded, torch.float32, mask.device)[:, None]
-        linears = (attention.query, attention.key, attention.value, layer.attention.output.dense)
         return cls(
             Norm(layer.layernorm_before),
-            Attention(
-                *map(Linear.of, linears),
-                heads=int(attention.num_attention_heads),
-                scale=float(attention.attention_head_size) ** -0.5,
-            ),
+            Attention.of_vit(layer),
             Norm(layer.layernorm_after),
             Mlp.of_vit(layer),
             side=side,

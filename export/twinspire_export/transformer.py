@@ -160,6 +160,24 @@ class Attention(nn.Module):
         self.project = Projection((query, key, value), [width] * 3)
         self.heads, self.output = Heads(heads, width, scale), output
 
+    @classmethod
+    def of_vit(cls, layer: Any, *, scale: Tensor | None = None) -> Attention:  # noqa: ANN401 - of many classes
+        """Return a module that shares the weights of a layer of transformers' ViT, Swin or DINOv2.
+
+        `scale` (W,) multiplies the output, as DINOv2's LayerScale does.
+        """
+        inner = getattr(layer.attention, "self", None) or layer.attention.attention  # Swin's name, and the others'
+        output = Linear.of(layer.attention.output.dense)
+        query, key, value = map(Linear.of, (inner.query, inner.key, inner.value))
+        return cls(
+            query,
+            key,
+            value,
+            output if scale is None else output.scaled(scale),
+            heads=int(inner.num_attention_heads),
+            scale=float(inner.attention_head_size) ** -0.5,
+        )
+
     def input_layers(self) -> list[Linear]:
         """List the layers that read the tokens, the queries' first."""
         return list(self.project.linears)
@@ -220,34 +238,16 @@ class Block(nn.Module):
     @classmethod
     def of_vit(cls, layer: Any) -> Block:  # noqa: ANN401 - layers of ViT and of the models derived from it
         """Return a block that shares the weights of a layer of transformers' ViT."""
-        attention = layer.attention.attention
-        linears = (attention.query, attention.key, attention.value, layer.attention.output.dense)
         return cls(
-            Norm(layer.layernorm_before),
-            Attention(
-                *map(Linear.of, linears),
-                heads=int(attention.num_attention_heads),
-                scale=float(attention.attention_head_size) ** -0.5,
-            ),
-            Norm(layer.layernorm_after),
-            Mlp.of_vit(layer),
+            Norm(layer.layernorm_before), Attention.of_vit(layer), Norm(layer.layernorm_after), Mlp.of_vit(layer)
         )
 
     @classmethod
     def of_dinov2(cls, layer: Any) -> Block:  # noqa: ANN401 - layers with and without scale share no class
         """Return a block with the weights of a layer of transformers' DINOv2, its LayerScale folded into them."""
-        attention = layer.attention.attention
-        query, key, value = map(Linear.of, (attention.query, attention.key, attention.value))
         return cls(
             Norm(layer.norm1),
-            Attention(
-                query,
-                key,
-                value,
-                Linear.of(layer.attention.output.dense).scaled(layer.layer_scale1.lambda1),
-                heads=int(attention.num_attention_heads),
-                scale=float(attention.attention_head_size) ** -0.5,
-            ),
+            Attention.of_vit(layer, scale=layer.layer_scale1.lambda1),
             Norm(layer.norm2),
             Mlp(
                 Linear.of(layer.mlp.fc1),

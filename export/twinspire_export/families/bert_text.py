@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from twinspire.bundle import Padding, TextSettings
 from twinspire.errors import CheckpointError
-from twinspire_export.families.huggingface import load_tokenizer
+from twinspire_export.families.huggingface import check_vocabulary, load_tokenizer
 from twinspire_export.text_encoder import counts_positions
 
 _TOKENIZER_FILES = (("tokenizer.json",), ("vocab.txt",), ("vocab.json", "merges.txt"), ("sentencepiece.bpe.model",))
@@ -58,15 +58,10 @@ def text_settings(
     """
     config = model.config
     plain = Tokenizer.from_str(serialised)
-    highest_id = max(plain.get_vocab(with_added_tokens=True).values())
     vocabulary, positions = (
         len(table.weight) for table in (model.embeddings.word_embeddings, model.embeddings.position_embeddings)
     )
-    if highest_id >= vocabulary:
-        raise CheckpointError(
-            f"{folder}: the tokenizer has ids up to {highest_id}, but the text tower only {vocabulary} embeddings "
-            "('vocab_size' in config.json); tokenizer and weights belong to different models"
-        )
+    check_vocabulary(plain, vocabulary, folder)
     start, end, pad_id = tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id
     empty = list(plain.encode("").ids)
     if start is None or end is None or empty != [start, end]:
