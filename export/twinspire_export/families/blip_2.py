@@ -8,10 +8,10 @@ is a reranker and not part of the towers.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,12 +21,14 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import BertTokenizerFast, Blip2ForImageTextRetrieval, BlipImageProcessor
 
-from twinspire.bundle import ImageSettings, Interpolation, Padding, Resize, TextSettings, Tower
+from twinspire.bundle import ImageSettings, Interpolation, Resize, TextSettings, Tower
 from twinspire.errors import CheckpointError
 from twinspire_export.dependencies import silenced
+from twinspire_export.families.bert_text import load_bert_tokenizer, text_settings
 from twinspire_export.families.family import CheckpointSource, ModelFamily
 from twinspire_export.families.huggingface import (
     HuggingFaceCheckpoint,
+    image_settings,
     load_model,
     load_processor,
     tokenizer_json,
@@ -52,7 +54,7 @@ class Blip2Family(ModelFamily):
         folder = source.folder
         with silenced("transformers"):
             processor = load_processor(BlipImageProcessor, folder)
-            tokenizer = _load_tokenizer(folder)
+            tokenizer = load_bert_tokenizer(folder, BertTokenizerFast)
             model: Any = load_model(Blip2ForImageTextRetrieval, folder, files)
         config = model.config
         _check_config(config, folder)
@@ -63,8 +65,8 @@ class Blip2Family(ModelFamily):
             files=files,
             dim=int(config.image_text_hidden_size),
             vectors_per_item=int(config.num_query_tokens),
-            image=_image_settings(processor, int(config.vision_config.image_size), folder),
-            text=_text_settings(tokenizer, serialised, config.qformer_config, folder),
+            image=_image_settings(processor, config.vision_config, folder),
+            text=_text_settings(tokenizer, serialised, model, folder),
             tokenizer_json=serialised,
             pooling=f"{config.num_query_tokens} queries; first token",
             # The temperature of the training is no part of transformers' checkpoints: their logits are the cosines.
@@ -127,19 +129,6 @@ def _check_config(config: Any, folder: Path) -> None:  # noqa: ANN401 - transfor
         )
 
 
-def _load_tokenizer(folder: Path) -> BertTokenizerFast:
-    """Load BERT's tokenizer. Raises CheckpointError where its files are missing or malformed."""
-    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.txt")):
-        raise CheckpointError(
-            f"the checkpoint {folder} has no tokenizer: expected tokenizer.json or vocab.txt. Copy it from the model's "
-            "repository"
-        )
-    try:
-        return BertTokenizerFast.from_pretrained(folder, local_files_only=True)
-    except Exception as exc:  # the tokenizers library raises bare Exception for a file that it cannot read
-        raise CheckpointError(f"transformers cannot load the tokenizer of the checkpoint {folder}: {exc}") from exc
-
-
 def _without_image_token(serialised: str, image_token: int | None) -> str:
     """Leave out the token that transformers' processor puts in the image's place: no text has it, and no embedding."""
     document = json.loads(serialised)
@@ -150,68 +139,27 @@ def _without_image_token(serialised: str, image_token: int | None) -> str:
     return str(Tokenizer.from_str(json.dumps(document)).to_str())
 
 
-def _image_settings(processor: Any, model_size: int, folder: Path) -> ImageSettings:  # noqa: ANN401
+def _image_settings(processor: Any, vision_config: Any, folder: Path) -> ImageSettings:  # noqa: ANN401
     """Translate the image processor, which stretches to a square. Raises CheckpointError where it does not."""
-    size = dict(processor.size)
-    found = {
-        "do_resize": processor.do_resize,
-        "size": (size.get("height"), size.get("width")),
-        "resample": int(processor.resample),
-        "do_rescale": processor.do_rescale and math.isclose(processor.rescale_factor, 1 / 255, rel_tol=1e-6),
-        "do_normalize": processor.do_normalize,
-    }
-    expected = {
-        "do_resize": True,
-        "size": (model_size, model_size),
-        "resample": 3,
-        "do_rescale": True,
-        "do_normalize": True,
-    }
-    if found != expected:
+    # Its config has no number of channels: always 3.
+    taken = SimpleNamespace(image_size=vision_config.image_size, num_channels=3)
+    settings = image_settings(processor, taken, folder)
+    found = (settings.resize, settings.interpolation, bool(processor.do_normalize))
+    if found != (Resize.STRETCH, Interpolation.BICUBIC, True):
         raise CheckpointError(
-            f"{folder / 'preprocessor_config.json'} has {found}: expected {expected}, images stretched to the size of "
-            "config.json by bicubic interpolation and rescaled by 1/255"
+            f"{folder / 'preprocessor_config.json'}: 'size' is {dict(processor.size)}, 'resample' {processor.resample}, "
+            f"'do_normalize' {processor.do_normalize}; expected images stretched to the size of config.json by bicubic "
+            "interpolation (3), and normalised"
         )
-    mean, std = tuple(map(float, processor.image_mean)), tuple(map(float, processor.image_std))
-    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
-        raise CheckpointError(
-            f"{folder / 'preprocessor_config.json'} has 'image_mean' {mean} and 'image_std' {std}: expected three "
-            "means and three positive standard deviations"
-        )
-    return ImageSettings(
-        height=model_size,
-        width=model_size,
-        resize=Resize.STRETCH,
-        interpolation=Interpolation.BICUBIC,
-        mean=mean,
-        std=std,
-    )
+    return settings
 
 
-def _text_settings(tokenizer: BertTokenizerFast, serialised: str, qformer: Any, folder: Path) -> TextSettings:  # noqa: ANN401
+def _text_settings(tokenizer: BertTokenizerFast, serialised: str, model: Any, folder: Path) -> TextSettings:  # noqa: ANN401
     """Translate BERT's tokenizer. Raises CheckpointError where it is another one, or that of another model."""
-    plain = Tokenizer.from_str(serialised)
-    highest_id = max(plain.get_vocab(with_added_tokens=True).values())
-    if highest_id >= qformer.vocab_size:
-        raise CheckpointError(
-            f"{folder}: the tokenizer has ids up to {highest_id}, but the Q-Former only {qformer.vocab_size} "
-            "embeddings ('vocab_size' in config.json); tokenizer and weights belong to different models"
-        )
     if (json.loads(serialised)["normalizer"] or {}).get("type") != "BertNormalizer":
         raise CheckpointError(
             f"{folder}: the tokenizer has no BERT normalizer, which lowercases and splits texts: its ids would be "
             "those of other words. Copy tokenizer.json from the model's repository"
         )
-    first, last, pad = tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id
-    empty = list(plain.encode("").ids)
-    if empty != [first, last] or pad != qformer.pad_token_id:
-        raise CheckpointError(
-            f"{folder}: the tokenizer encodes the empty text as {empty} and pads with {pad}; expected its [CLS] and "
-            f"[SEP], {[first, last]}, and 'pad_token_id' {qformer.pad_token_id} of config.json"
-        )
-    return TextSettings(
-        context_length=int(min(qformer.max_position_embeddings, tokenizer.model_max_length)),
-        pad_id=int(pad),
-        eos_id=int(last),
-        padding=Padding.TRIM,
-    )
+    encoder = SimpleNamespace(embeddings=model.embeddings, config=model.config.qformer_config)
+    return text_settings(tokenizer, serialised, encoder, folder)
