@@ -147,9 +147,9 @@ def _image_settings(processor: Any, vision_config: Any, folder: Path) -> ImageSe
     found = (settings.resize, settings.interpolation, bool(processor.do_normalize))
     if found != (Resize.STRETCH, Interpolation.BICUBIC, True):
         raise CheckpointError(
-            f"{folder / 'preprocessor_config.json'}: 'size' is {dict(processor.size)}, 'resample' {processor.resample}, "
-            f"'do_normalize' {processor.do_normalize}; expected images stretched to the size of config.json by bicubic "
-            "interpolation (3), and normalised"
+            f"{folder / 'preprocessor_config.json'}: 'size' is {dict(processor.size)}, 'resample' "
+            f"{processor.resample}, 'do_normalize' {processor.do_normalize}; expected images stretched to the size of "
+            "config.json by bicubic interpolation (3), and normalised"
         )
     return settings
 
