@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from rich.console import Console
     from rich.table import Table
@@ -36,6 +36,14 @@ def figures_table(words: Sequence[str], figures: Sequence[str], *, title: str | 
     for name in figures:
         table.add_column(name, justify="right", no_wrap=True)
     return table
+
+
+def ratio_cells(ratio: Mapping[str, Any] | None) -> tuple[str, str]:
+    """Return a ratio of a record and its interval as two cells of a table, MISSING where there is none."""
+    if ratio is None:
+        return MISSING, MISSING
+    between = ratio["interval"]
+    return f"{ratio['value']:.3g}", f"{between['low']:.3g} to {between['high']:.3g}"
 
 
 def figure(value: float | None) -> str:

@@ -25,7 +25,7 @@ from twinspire_eval.datasets import CaptionedImages
 from twinspire_eval.load import interleaved
 from twinspire_eval.records import Record, series
 from twinspire_eval.statistics import paired_ratio
-from twinspire_eval.tables import MISSING, figure, figures_table
+from twinspire_eval.tables import figure, figures_table, ratio_cells
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -177,9 +177,5 @@ def show(record: Record, console: Console) -> None:
         )
         for label, rates in comparison[unit].items():
             ratio = comparison["times_as_fast_as"].get(label)
-            value = MISSING if ratio is None else f"{ratio['value']:.3g}"
-            interval = (
-                MISSING if ratio is None else f"{ratio['interval']['low']:.3g} to {ratio['interval']['high']:.3g}"
-            )
-            table.add_row(label, figure(rates["median"]), value, interval)
+            table.add_row(label, figure(rates["median"]), *ratio_cells(ratio))
         console.print(table)

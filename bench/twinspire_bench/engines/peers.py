@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import cycle
 from pathlib import Path
@@ -19,7 +19,7 @@ from twinspire.images import Preprocessor
 from twinspire.text import Tokenizer
 from twinspire.towers.batching import one_batch
 from twinspire_bench.engines.peer import EngineComparison, EnginePeer, PeerTask, register_peer
-from twinspire_bench.scripts import batches_of, rate
+from twinspire_bench.scripts import batches_of, openvino_queue, rate
 
 SINGLE_CAPTIONS = 30
 """Captions that a measurement encodes one by one."""
@@ -59,7 +59,8 @@ class OpenVinoImages(EnginePeer):
     packages: ClassVar = {"openvino": ("openvino", "peers")}
 
     def __init__(self, task: PeerTask) -> None:
-        self._queue, self._batches = _openvino_queue(task, task.inputs.openvino_int8, {}), task.image_batches()
+        self._queue = openvino_queue(task.inputs.openvino_int8, threads=task.threads, streams=task.streams)
+        self._batches = task.image_batches()
 
     def measure(self) -> float:
         return _queue_rate(self._queue, self._batches)
@@ -102,7 +103,7 @@ class OpenVinoBf16Texts(EnginePeer):
 
     def __init__(self, task: PeerTask) -> None:
         engine = task.inputs.plain_engine(Tower.TEXT)
-        self._queue = _openvino_queue(task, engine, {"INFERENCE_PRECISION_HINT": "bf16"})
+        self._queue = openvino_queue(engine, threads=task.threads, streams=task.streams, precision="bf16")
         self._tokenizer, self._batch = task.tokenizer(), task.batch
         self._parts = cycle(batches_of(task.captions(), task.bf16_texts))
 
@@ -258,18 +259,6 @@ def _session(task: PeerTask, tower: Tower) -> Any:  # noqa: ANN401 - onnxruntime
     options.intra_op_num_threads = task.threads
     engine = str(task.inputs.plain_engine(tower))
     return onnxruntime.InferenceSession(engine, options, providers=["CPUExecutionProvider"])
-
-
-def _openvino_queue(task: PeerTask, engine: Path, options: Mapping[str, str]) -> Any:  # noqa: ANN401 - OpenVINO's
-    import openvino
-
-    settings = {
-        "NUM_STREAMS": str(task.streams),
-        "INFERENCE_NUM_THREADS": str(task.threads),
-        "PERFORMANCE_HINT": "THROUGHPUT",
-        **options,
-    }
-    return openvino.AsyncInferQueue(openvino.Core().compile_model(str(engine), "CPU", settings), task.streams)
 
 
 def _queue_rate(queue: Any, batches: Sequence[NDArray[Any]]) -> float:  # noqa: ANN401 - OpenVINO's

@@ -37,7 +37,7 @@ from twinspire_eval.load import interleaved
 from twinspire_eval.records import Record, series
 from twinspire_eval.smoke import smoke_option
 from twinspire_eval.statistics import paired_ratio
-from twinspire_eval.tables import MISSING, figure, figures_console, figures_table
+from twinspire_eval.tables import figure, figures_console, figures_table, ratio_cells
 
 _CALIBRATION = 256
 _RUNTIMES = ("int8 cpu f32", "int8 openvino f32", "int8 openvino bf16")
@@ -172,13 +172,7 @@ def _show(record: Record, console: Console) -> None:
         table = figures_table(["peer"], ["texts/s", f"{found['best']} / peer", "95% interval"], title=f"\n{comparison}")
         for label, rates in found["texts_per_s"].items():
             ratio = found["times_as_fast_as"].get(label)
-            interval = None if ratio is None else ratio["interval"]
-            table.add_row(
-                label,
-                figure(rates["median"]),
-                MISSING if ratio is None else f"{ratio['value']:.3g}",
-                MISSING if interval is None else f"{interval['low']:.3g} to {interval['high']:.3g}",
-            )
+            table.add_row(label, figure(rates["median"]), *ratio_cells(ratio))
         console.print(table)
 
 

@@ -18,7 +18,7 @@ from twinspire.bundle import Bundle, Precision, Tower
 from twinspire.text import Tokenizer
 from twinspire.towers import InferencePrecision, OpenVinoOptions
 from twinspire.towers.batching import fitted_batches
-from twinspire_bench.scripts import rate
+from twinspire_bench.scripts import openvino_queue, rate
 
 BATCH = 32
 """Texts of a peer's run, the default of sentence-transformers."""
@@ -118,17 +118,10 @@ class OpenVino(SentencePeer):
         """Return the file of the engine."""
 
     def __init__(self, task: SentenceTask) -> None:
-        import openvino
-
         super().__init__(task)
-        settings = {
-            "NUM_STREAMS": str(task.streams),
-            "INFERENCE_NUM_THREADS": str(task.threads),
-            "PERFORMANCE_HINT": "THROUGHPUT",
-            "INFERENCE_PRECISION_HINT": self.precision,
-        }
-        engine = openvino.Core().compile_model(str(self.engine()), "CPU", settings)
-        self._queue = openvino.AsyncInferQueue(engine, task.streams)
+        self._queue = openvino_queue(
+            self.engine(), threads=task.threads, streams=task.streams, precision=self.precision
+        )
         self._batches = task.batches(self.texts)
 
     def measure(self) -> float:
