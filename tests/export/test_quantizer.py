@@ -22,6 +22,7 @@ from twinspire.tensorrt_support import check_symmetric
 from twinspire_export.quantization.graph_passes import (
     absorb_smoothing,
     gather_before_dequantizing,
+    mean_patch,
     multiplies_pixels,
     multiply_bytes,
     share_as_uint8,
@@ -208,7 +209,7 @@ def test_pixels_are_multiplied_as_bytes() -> None:
     feed = {"x": rng.integers(0, 256, (3, 4, 4, 3), dtype=np.uint8)}
     before = run(model, feed)
     assert multiplies_pixels(model.graph.node[2], Wiring(model.graph))
-    multiply_bytes(model, "embed", [feed])
+    multiply_bytes(model, "embed", mean_patch(model, "embed", [feed]))
     assert [node.op_type for node in model.graph.node] == [
         "Reshape", "DequantizeLinear", "DequantizeLinear", "MatMul", "Add",
     ]  # fmt: skip
@@ -227,7 +228,7 @@ def test_mean_patch_keeps_its_place() -> None:
     model = make(nodes, {"matrix": matrix}, given=("x", TensorProto.UINT8, ["N", 4, 12]))
     feeds = [{"x": rng.integers(100, 256, (1, 4, 12), dtype=np.uint8)} for _ in range(8)]
     before = np.mean([run(model, feed) for feed in feeds], axis=(0, 1, 2))
-    multiply_bytes(model, "embed", feeds)
+    multiply_bytes(model, "embed", mean_patch(model, "embed", feeds))
     after = np.mean([run(model, feed) for feed in feeds], axis=(0, 1, 2))
     difference = np.abs(after - before).max()
     assert difference <= 1e-2, f"largest difference of the means {difference}"

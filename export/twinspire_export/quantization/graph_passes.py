@@ -211,11 +211,11 @@ def multiplies_pixels(node: onnx.NodeProto, wiring: Wiring) -> bool:
     )
 
 
-def multiply_bytes(model: onnx.ModelProto, name: str, feeds: Sequence[Mapping[str, NDArray[Any]]]) -> None:
+def multiply_bytes(model: onnx.ModelProto, name: str, mean: NDArray[np.float64]) -> None:
     """Make the multiplication of pixels `name` take them as uint8, and its weight as int8 with a scale per channel.
 
-    The pixels stay exact. The mean patch of `feeds` is far from 0: the error that rounding the weight makes on it is
-    added back as a bias. `multiplies_pixels` must hold for the node. Raises EngineError where the graph cannot be run.
+    The pixels stay exact. The `mean` patch (`mean_patch`) is far from 0: the error that rounding the weight makes on it
+    is added back as a bias. `multiplies_pixels` must hold for the node.
     """
     from onnx import helper
 
@@ -226,7 +226,7 @@ def multiply_bytes(model: onnx.ModelProto, name: str, feeds: Sequence[Mapping[st
     weight = wiring.constant(matmul.input[1]).astype(np.float64)  # (K, W)
     scale = np.maximum(np.abs(weight).max(axis=0) / 127, np.finfo(np.float32).tiny).astype(np.float32)  # (W,)
     rounded = np.rint(weight / scale).clip(-127, 127)
-    error = _mean_row(model, cast.input[0], feeds) @ (weight - rounded * scale)  # (W,)
+    error = mean @ (weight - rounded * scale)  # (W,)
 
     def constant(suffix: str, value: NDArray[Any]) -> str:
         return add_constant(graph, f"{name}_{suffix}", value)
@@ -265,9 +265,14 @@ def multiply_bytes(model: onnx.ModelProto, name: str, feeds: Sequence[Mapping[st
     replace_nodes(graph, nodes)
 
 
-def _mean_row(model: onnx.ModelProto, name: str, feeds: Sequence[Mapping[str, NDArray[Any]]]) -> NDArray[np.float64]:
-    """Return the mean row of the uint8 tensor `name` (..., K) over `feeds`: (K,)."""
-    session = open_engine(cut_at(model, name).SerializeToString(), "the engine up to its patches")
-    rows = [run_engine(session, [name], dict(feed), "the engine up to its patches")[0] for feed in feeds]
+def mean_patch(model: onnx.ModelProto, name: str, feeds: Sequence[Mapping[str, NDArray[Any]]]) -> NDArray[np.float64]:
+    """Return the mean over `feeds` of the pixels (..., K) that the multiplication `name` takes: (K,), 0 to 255.
+
+    `multiplies_pixels` must hold for the node. Raises EngineError where the graph cannot be run.
+    """
+    matmul = next(node for node in model.graph.node if node.name == name)
+    pixels = Wiring(model.graph).producers[matmul.input[0]].input[0]
+    session = open_engine(cut_at(model, pixels).SerializeToString(), "the engine up to its patches")
+    rows = [run_engine(session, [pixels], dict(feed), "the engine up to its patches")[0] for feed in feeds]
     mean: NDArray[np.float64] = np.mean([row.reshape(-1, row.shape[-1]).mean(axis=0) for row in rows], axis=0)
     return mean

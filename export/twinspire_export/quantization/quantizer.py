@@ -17,6 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from twinspire.errors import EngineError, MissingDependencyError
@@ -26,6 +27,7 @@ from twinspire_export.dependencies import silenced
 from twinspire_export.quantization.graph_passes import (
     absorb_smoothing,
     gather_before_dequantizing,
+    mean_patch,
     multiplies_pixels,
     multiply_bytes,
     share_as_uint8,
@@ -82,7 +84,8 @@ class Prepared:
     """A float graph and which of its nodes are quantized how, before NNCF.
 
     `in_float` stay in float32; `pixels` are multiplications of pixels, quantized after NNCF, which would estimate a
-    range for the uint8 pixels; `split` are the nodes that splitting outlier channels added.
+    range for the uint8 pixels; `split` are the nodes that splitting outlier channels added. `mean_patches` keeps what
+    `finish` measured of the pixels, for the next graph made of the same.
     """
 
     model: onnx.ModelProto
@@ -91,6 +94,7 @@ class Prepared:
     in_float: frozenset[str]
     pixels: tuple[str, ...]
     split: SplitNodes = field(default_factory=SplitNodes)
+    mean_patches: dict[str, NDArray[np.float64]] = field(default_factory=dict)
 
     @property
     def quantized(self) -> dict[str, RoleInBlock]:
@@ -137,7 +141,9 @@ def finish(prepared: Prepared, quantized: onnx.ModelProto, feeds: Sequence[Feed]
     if prepared.recipe.target is QuantizationTarget.CPU:
         for name in prepared.pixels:
             if name not in prepared.in_float:
-                multiply_bytes(quantized, name, feeds)
+                if name not in prepared.mean_patches:
+                    prepared.mean_patches[name] = mean_patch(quantized, name, feeds)
+                multiply_bytes(quantized, name, prepared.mean_patches[name])
         share_as_uint8(quantized)
     else:
         sign_activations(quantized)
