@@ -63,4 +63,4 @@ class ConvolutionalTower(nn.Module):
         """Encode `image` (N, S, S, 3) uint8 to (N, D) float32."""
         features = self.stages(self.stem(pixel_values(image, self.mean, self.std))).last_hidden_state  # (N, W, H, H)
         pooled = features.amax(dim=(2, 3)) if self.pools_maximum else features.mean(dim=(2, 3))
-        return unit(self.projection(pooled.unsqueeze(1)))  # (N, 1, W): see `transformer`
+        return unit(self.projection(pooled.unsqueeze(1))[:, 0])  # through (N, 1, W): see `transformer`

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from twinspire.bundle import ImageSettings
 from twinspire_export.rewrite.passes import MASKED
-from twinspire_export.towers import ImageTower, Patches
+from twinspire_export.towers import ImageTower, Patches, unit
 from twinspire_export.transformer import Attention, Block, Heads, Linear, Mlp, Norm, frozen
 
 
@@ -83,7 +83,7 @@ class Blip2ImageTower(ImageTower):
                 hidden = cross_attention(hidden, tokens, queries=self.count, keys=self.length)
             hidden = mlp(hidden)
         assert self.projection is not None
-        return _unit(self.projection(hidden))
+        return unit(self.projection(hidden))
 
 
 class Blip2TextTower(nn.Module):
@@ -108,12 +108,7 @@ class Blip2TextTower(nn.Module):
         mask = (input_ids == self.pad_id).to(torch.float32)[:, None, None, :] * MASKED  # (N, 1, 1, L)
         for attention, mlp in zip(self.attentions, self.mlps, strict=True):
             hidden = mlp(attention(hidden, hidden, queries=length, keys=length, mask=mask))
-        return _unit(self.projection(hidden[:, :1]))[:, 0]
-
-
-def _unit(vectors: Tensor) -> Tensor:
-    unit: Tensor = vectors / vectors.norm(dim=-1, keepdim=True)
-    return unit
+        return unit(self.projection(hidden[:, :1]))[:, 0]
 
 
 def _block(layer: Any) -> Block:  # noqa: ANN401 - transformers' layer

@@ -212,4 +212,4 @@ class SwinTower(TransformerTower):
             hidden = merging(block(hidden, block.window**2, block.mask))
         token = self.final_norm(hidden).mean(dim=1, keepdim=True)  # (N, 1, W)
         assert self.projection is not None
-        return unit(self.projection(token))
+        return unit(self.projection(token)[:, 0])

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from twinspire.errors import CheckpointError
-from twinspire_export.towers import BlockTower, TokenTable
+from twinspire_export.towers import BlockTower, TokenTable, unit
 from twinspire_export.transformer import Block, Linear, Norm, PostNormBlock, frozen
 
 _PARTS = ("embeddings.token_type_embeddings", "embeddings.LayerNorm", "encoder.layer")
@@ -70,9 +70,7 @@ class TextEncoder(BlockTower):
         pooled = hidden[:, :1] if self.pools_one_token else masked_mean(hidden, is_token)  # (N, 1, W)
         if self.pooled_block is not None:
             pooled = self.pooled_block(pooled, hidden, length, mask)
-        embedding = self.head(pooled)[:, 0]
-        unit: Tensor = embedding / embedding.norm(dim=-1, keepdim=True)
-        return unit
+        return unit(self.head(pooled)[:, 0])
 
     def _positions(self, is_token: Tensor, length: int) -> Tensor:
         """Return the position embeddings of the tokens: (L, W), or (N, L, W) where they are counted."""

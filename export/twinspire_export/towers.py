@@ -119,13 +119,13 @@ class TransformerTower(BlockTower):
     def embed(self, token: Tensor) -> Tensor:
         """Turn the pooled token (N, 1, W) into an embedding (N, D), L2-normalised."""
         token = self.final_norm(token)
-        return unit(token if self.projection is None else self.projection(token))
+        embedding: Tensor = token if self.projection is None else self.projection(token)
+        return unit(embedding[:, 0])
 
 
-def unit(token: Tensor) -> Tensor:
-    """Return the one token of (N, 1, D) as an embedding (N, D), L2-normalised."""
-    embedding = token[:, 0]
-    normalised: Tensor = embedding / embedding.norm(dim=-1, keepdim=True)
+def unit(vectors: Tensor) -> Tensor:
+    """Return vectors (..., D), L2-normalised."""
+    normalised: Tensor = vectors / vectors.norm(dim=-1, keepdim=True)
     return normalised
 
 
@@ -208,7 +208,7 @@ class AttentionPoolImageTower(ImageTower):
 
     def pooled(self, hidden: Tensor) -> Tensor:
         """Pool the tokens (N, L, W) that left the blocks: (N, D), L2-normalised."""
-        return unit(self.attention_pool(self.final_norm(hidden), self.length))
+        return unit(self.attention_pool(self.final_norm(hidden), self.length)[:, 0])
 
 
 class TokenTable(nn.Module):

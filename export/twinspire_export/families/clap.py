@@ -7,7 +7,6 @@ transformers' own module. The text tower is RoBERTa with its pooler. Both end in
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,14 +15,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from transformers import ClapFeatureExtractor, ClapModel, PreTrainedTokenizerFast
+from transformers import ClapFeatureExtractor, ClapModel
 
-from twinspire.bundle import AudioSettings, MelNorm, MelScale, TextSettings, Tower
+from twinspire.bundle import AudioSettings, MelNorm, MelScale, Tower
 from twinspire.errors import CheckpointError
 from twinspire_export.dependencies import silenced
 from twinspire_export.families.bert_text import text_settings
-from twinspire_export.families.family import Checkpoint, CheckpointSource, ModelFamily
+from twinspire_export.families.family import CheckpointSource, ModelFamily
 from twinspire_export.families.huggingface import (
+    HuggingFaceTexts,
     load_model,
     load_processor,
     load_tokenizer,
@@ -32,6 +32,7 @@ from twinspire_export.families.huggingface import (
 )
 from twinspire_export.rewrite import ALL
 from twinspire_export.text_encoder import TextPooling, encoder_of
+from twinspire_export.towers import unit
 
 
 class ClapFamily(ModelFamily):
@@ -69,14 +70,10 @@ class ClapFamily(ModelFamily):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class ClapCheckpoint(Checkpoint):
+class ClapCheckpoint(HuggingFaceTexts):
     """An opened `ClapModel`."""
 
     audio: AudioSettings
-    text: TextSettings
-    tokenizer_json: str
-    model: Any  # a ClapModel
-    tokenizer: PreTrainedTokenizerFast
 
     def tower(self, tower: Tower) -> nn.Module:
         """Return a new module of a tower."""
@@ -90,15 +87,6 @@ class ClapCheckpoint(Checkpoint):
         """Encode `spectrograms` (N, F, M): (N, D), L2-normalised."""
         with torch.inference_mode():
             return unit_rows(self.model.get_audio_features(torch.from_numpy(spectrograms)[:, None]))
-
-    def embed_texts(self, captions: Sequence[str]) -> NDArray[np.float32]:
-        """Encode `captions` one at a time, so that nothing is padded: (N, D), L2-normalised."""
-        rows = []
-        for caption in captions:
-            ids = self.tokenizer(caption, truncation=True, max_length=self.text.context_length, return_tensors="pt")
-            with torch.inference_mode():
-                rows.append(unit_rows(self.model.get_text_features(ids["input_ids"])))
-        return np.concatenate(rows)
 
 
 class HtsatTower(nn.Module):
@@ -126,9 +114,7 @@ class HtsatTower(nn.Module):
     def forward(self, audio: Tensor) -> Tensor:
         """Encode log-mel spectrograms (N, F, M) float32 to (N, D) float32."""
         pooled = self.encoder(audio.unsqueeze(1), always_partition=True).pooler_output  # (N, W)
-        embedding = self.projection(pooled)
-        unit: Tensor = embedding / embedding.norm(dim=-1, keepdim=True)
-        return unit
+        return unit(self.projection(pooled))
 
 
 class _Constant:

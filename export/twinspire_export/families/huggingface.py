@@ -41,27 +41,13 @@ OPEN_CLIP_CONFIG = "open_clip_config.json"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class HuggingFaceCheckpoint(Checkpoint):
-    """A two-tower checkpoint whose reference is transformers' own model, tokenizer and image processor."""
+class HuggingFaceTexts(Checkpoint):
+    """A checkpoint with a text tower whose reference is transformers' own model and tokenizer."""
 
-    image: ImageSettings
     text: TextSettings
     tokenizer_json: str
-    model: Any  # a PreTrainedModel with get_image_features and get_text_features
+    model: Any  # a PreTrainedModel with get_text_features, or what `text_features` calls
     tokenizer: Any  # that of transformers, or what the family's `token_ids` reads
-    processor: BaseImageProcessor
-
-    def embed_images(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Encode `images` (N, S, S, 3), resized and cropped: (N, D), L2-normalised."""
-        steps = [step for step in ("do_resize", "do_center_crop") if hasattr(self.processor, step)]
-        inputs = self.processor(list(images), return_tensors="pt", **dict.fromkeys(steps, False))
-        with torch.inference_mode():
-            return unit_rows(self.image_features(inputs["pixel_values"]))
-
-    def image_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Encode normalised images: `pixel_values` (N, 3, S, S) to (N, D)."""
-        features: torch.Tensor = self.model.get_image_features(pixel_values=pixel_values)
-        return features
 
     def embed_texts(self, captions: Sequence[str]) -> NDArray[np.float32]:
         """Encode `captions` one at a time, so that nothing is padded but by `token_ids`: (N, D), L2-normalised."""
@@ -79,6 +65,26 @@ class HuggingFaceCheckpoint(Checkpoint):
     def text_features(self, input_ids: torch.Tensor) -> torch.Tensor:
         """Encode texts of one length: `input_ids` (N, L) int64 to (N, D)."""
         features: torch.Tensor = self.model.get_text_features(input_ids=input_ids)
+        return features
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class HuggingFaceCheckpoint(HuggingFaceTexts):
+    """A checkpoint of images and texts whose reference is transformers' own model, tokenizer and image processor."""
+
+    image: ImageSettings
+    processor: BaseImageProcessor
+
+    def embed_images(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Encode `images` (N, S, S, 3), resized and cropped: (N, D), L2-normalised."""
+        steps = [step for step in ("do_resize", "do_center_crop") if hasattr(self.processor, step)]
+        inputs = self.processor(list(images), return_tensors="pt", **dict.fromkeys(steps, False))
+        with torch.inference_mode():
+            return unit_rows(self.image_features(inputs["pixel_values"]))
+
+    def image_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Encode normalised images: `pixel_values` (N, 3, S, S) to (N, D)."""
+        features: torch.Tensor = self.model.get_image_features(pixel_values=pixel_values)
         return features
 
 

@@ -7,24 +7,22 @@ a text tower alone.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from tokenizers.normalizers import Lowercase
 from tokenizers.normalizers import Sequence as Normalizers
 from transformers import BertModel, CamembertModel, PreTrainedTokenizerFast, RobertaModel, XLMRobertaModel
 
-from twinspire.bundle import TextSettings, Tower
+from twinspire.bundle import Tower
 from twinspire.errors import CheckpointError
 from twinspire_export.dependencies import silenced
 from twinspire_export.families.bert_text import load_bert_tokenizer, text_settings
-from twinspire_export.families.family import Checkpoint, CheckpointSource, ModelFamily
-from twinspire_export.families.huggingface import fit_one_file, load_model, tokenizer_json, unit_rows
+from twinspire_export.families.family import CheckpointSource, ModelFamily
+from twinspire_export.families.huggingface import HuggingFaceTexts, fit_one_file, load_model, tokenizer_json
 from twinspire_export.rewrite import ALL
 from twinspire_export.text_encoder import TextEncoder, TextPooling, counts_positions, encoder_of
 
@@ -99,29 +97,18 @@ class SentenceBertFamily(ModelFamily):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class SentenceBertCheckpoint(Checkpoint):
-    """An opened text encoder whose reference is transformers' own model and tokenizer."""
-
-    text: TextSettings
-    tokenizer_json: str
-    model: Any  # one of `_ENCODERS`
-    tokenizer: PreTrainedTokenizerFast
+class SentenceBertCheckpoint(HuggingFaceTexts):
+    """An opened text encoder, `model` one of `_ENCODERS`."""
 
     def tower(self, tower: Tower) -> TextEncoder:
         """Return a new module of the text tower."""
         assert tower is Tower.TEXT
         return fit_one_file(encoder_of(self.model, pooling=TextPooling(self.pooling)))
 
-    def embed_texts(self, captions: Sequence[str]) -> NDArray[np.float32]:
-        """Encode `captions` one at a time, so that nothing is padded: (N, D), L2-normalised."""
-        rows = []
-        for caption in captions:
-            inputs = self.tokenizer(caption, truncation=True, max_length=self.text.context_length, return_tensors="pt")
-            with torch.inference_mode():
-                states = self.model(**inputs).last_hidden_state  # (1, L, D)
-            pooled = states[:, 0] if self.pooling == TextPooling.FIRST_TOKEN else states.mean(dim=1)
-            rows.append(unit_rows(pooled))
-        return np.concatenate(rows)
+    def text_features(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """Encode a text without padding: `input_ids` (1, L) int64 to (1, D)."""
+        states: torch.Tensor = self.model(input_ids=input_ids).last_hidden_state  # (1, L, D)
+        return states[:, 0] if self.pooling == TextPooling.FIRST_TOKEN else states.mean(dim=1)
 
 
 def _pooling(folder: Path) -> TextPooling:
