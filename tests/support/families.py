@@ -23,7 +23,7 @@ from twinspire.errors import ImageError, MissingDependencyError
 from twinspire.images import Preprocessor, load_image
 from twinspire.text import Tokenizer
 from twinspire.towers.batching import one_batch
-from twinspire_export import quantize_bundle
+from twinspire_export import export_checkpoint, quantize_bundle
 from twinspire_export.engine_check import EngineRunner, certify
 from twinspire_export.fp16 import to_fp16
 from twinspire_server.repository import build_repository
@@ -112,6 +112,17 @@ def fill_batch_norms(model: Any, *, seed: int = 0) -> Any:
                     tensor.copy_(centre + 0.3 * torch.randn(tensor.shape, generator=generator))
                 module.running_var.copy_(0.5 + torch.rand(module.running_var.shape, generator=generator))
     return model
+
+
+def export_without_rewrites(checkpoint: Path, bundle: Bundle, folder: Path) -> tuple[Bundle, set[Tower]]:
+    """Export the checkpoint of `bundle` once more, without rewrites; return it and the towers whose engines differ."""
+    plain = export_checkpoint(checkpoint, folder / "plain", rewrites=())
+    assert plain.space == bundle.space
+    before, after = (
+        {tower: made.manifest.engines[tower][Precision.FP32].sha256 for tower in made.towers}
+        for made in (plain, bundle)
+    )
+    return plain, {tower for tower in plain.towers if before[tower] != after[tower]}
 
 
 def assert_pixels(bundle: Bundle, processor: Any) -> None:
