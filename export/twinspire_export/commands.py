@@ -55,7 +55,11 @@ def _list_families(wanted: bool) -> None:
 def export(
     checkpoint: Annotated[
         str,
-        typer.Argument(metavar="CHECKPOINT", help="Folder or Hugging Face hub id of a model in transformers' format."),
+        typer.Argument(
+            metavar="CHECKPOINT",
+            help="Folder or Hugging Face hub id of a model in the format of transformers, OpenCLIP or "
+            "sentence-transformers.",
+        ),
     ],
     output: _Output,
     name: Annotated[str | None, typer.Option(help="Name of the bundle. By default the checkpoint's.")] = None,
@@ -134,8 +138,8 @@ def quantize(
         typer.Option(
             min=0,
             max=1,
-            help="What the worst sample's cosine to fp32 must reach in int8: layers are split or stay in float for it. "
-            "0 keeps to the recipe.",
+            help="Minimum cosine of int8 to fp32 over the samples. Where it is lower, outlier channels, then whole "
+            "layers stay in float. 0 keeps to the recipe.",
         ),
     ] = 0.995,
     images: Annotated[
@@ -346,7 +350,7 @@ def _print_bundle(bundle: Bundle) -> None:
             if certificate is not None:
                 for words, layers in (
                     ("outlier channels in float", certificate.split_layers),
-                    ("in float", certificate.float_layers),
+                    ("layers in float", certificate.float_layers),
                 ):
                     if layers:
                         typer.echo(f"        {words}: {', '.join(layers)}")

@@ -39,7 +39,7 @@ MEMORY_BYTES = 256 << 20
 """What the worker may map besides twice the size of the files: once for the files, once for copies of tensors."""
 
 TIME_S = 60.0
-"""What reading takes at most besides `_MIN_BYTES_PER_S`: the time of importing torch, with a lot to spare."""
+"""Time limit for importing torch, added to that for reading the files, which follows from `_MIN_BYTES_PER_S`."""
 
 _MIN_BYTES_PER_S = 10_000_000
 _MAX_GROWTH = 2  # tensors that share memory are written each

@@ -20,7 +20,7 @@ RATES = range(1_000, 768_001)
 """The sample rates in Hz that are resampled: telephones have 8,000, studios at most 768,000."""
 
 _LOUDEST = 1e3
-"""Floats may exceed full scale, by tens of decibels where somebody forgot a gain; more was never scaled."""
+"""Largest absolute value of a float sample. Full scale is 1, which recordings exceed by tens of decibels at most."""
 
 _FULL_SCALE = {np.dtype(np.int16): 2.0**15, np.dtype(np.int32): 2.0**31}
 _SAMPLES = "float32, float64, int16 or int32 of shape (n,) or (n, channels)"

@@ -270,7 +270,7 @@ class AudioSettings:
 
 
 _MAX_AUDIO_SAMPLES = 2**26
-"""Six minutes at 192 kHz: more would be a mistake in a manifest, and take gigabytes."""
+"""Most samples of the audio tower's input: six minutes at 192 kHz. Above it a manifest is taken to be wrong."""
 
 _AUDIO_ENUMS: Mapping[str, type[StrEnum]] = {
     "mel_scale": MelScale,

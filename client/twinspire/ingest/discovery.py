@@ -34,7 +34,7 @@ class FoundImages(list[Path]):
         self.named: set[Path] = set()
 
     def only(self, kinds: Collection[ItemKind]) -> FoundImages:
-        """Return those of some kinds, and those that were named; the others count as skipped."""
+        """Return the files of these kinds, and any that the caller named one by one; count the others as skipped."""
         kept = FoundImages()
         kept.failed, kept.skipped, kept.named = self.failed, Counter(self.skipped), self.named
         for path in self:

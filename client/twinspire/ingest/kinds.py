@@ -48,8 +48,8 @@ class FileKinds:
             limits[ItemKind.AUDIO] = client.audio_limits
         if not limits:
             raise BundleError(
-                f"the bundle {client.bundle.name!r} encodes no files, it has the towers "
-                f"{', '.join(client.bundle.towers)}: add texts with --texts, or use another model"
+                f"the bundle {client.bundle.name!r} has a text tower alone and cannot encode files: add texts with "
+                "--texts, or use a model with an image tower or an audio tower"
             )
         return cls(limits)
 

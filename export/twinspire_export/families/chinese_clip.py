@@ -30,7 +30,7 @@ class ChineseClipFamily(ClipWithBertFamily):
     context_length = 52
 
     def text_model(self, model: ChineseCLIPModel) -> ChineseCLIPTextModel:
-        """Return the BERT."""
+        """Return the text tower, a BERT."""
         return model.text_model
 
     def head(self, model: ChineseCLIPModel) -> Sequence[nn.Module]:

@@ -84,8 +84,8 @@ class Prepared:
     """A float graph and which of its nodes are quantized how, before NNCF.
 
     `in_float` stay in float32; `pixels` are multiplications of pixels, quantized after NNCF, which would estimate a
-    range for the uint8 pixels; `split` are the nodes that splitting outlier channels added. `mean_patches` keeps what
-    `finish` measured of the pixels, for the next graph made of the same.
+    range for the uint8 pixels; `split` are the nodes that splitting outlier channels added. `mean_patches` are the
+    mean pixels of each of `pixels`, once `finish` has measured them.
     """
 
     model: onnx.ModelProto
