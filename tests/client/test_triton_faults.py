@@ -400,7 +400,7 @@ def test_a_server_of_another_space_in_its_place_is_refused(
             monkeypatch.setattr(towers._group, "_max_retries", 0)
             with pytest.raises(ServerUnavailableError):
                 towers.encode_images(noise_images(1))
-            monkeypatch.setattr(towers, "_max_retries", 20)
+            monkeypatch.setattr(towers._group, "_max_retries", 20)
         elif when == "while idle":
             monkeypatch.setattr(triton_server, "_TRUSTED_S", 0.0)
         relay.open(other)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from twinspire.towers.triton.channel import Channel
@@ -48,7 +49,7 @@ def ask(channel: Channel, requests: Sequence[tuple[str, Any]], deadline: Deadlin
     futures: list[Any] = []
     try:
         for method, request in requests:
-            futures.append((yield Send(channel, method, request, deadline)))
+            futures.append((yield Send(partial(channel.send, method, request, deadline))))
         waiting = set(futures)
         while waiting:
             waiting.discard((yield NextDone(deadline.left_s)))
@@ -91,7 +92,8 @@ def exchange(
                 batch = failed.pop() if failed else next(batches, None)
                 if batch is None:
                     break
-                pending[(yield Send(channel, "ModelInfer", request(batch), deadline))] = batch
+                message = request(batch)
+                pending[(yield Send(partial(channel.send, "ModelInfer", message, deadline)))] = batch
                 rows_pending += rows(batch)
             if not pending:
                 if failure is None:

@@ -46,7 +46,7 @@ class ThreadRunner:
     def _perform(self, step: Step, done: SimpleQueue[Any]) -> Any:  # noqa: ANN401 - the kind of step says which
         match step:
             case Send():
-                future = step.channel.send(step.method, step.request, step.deadline)
+                future = step.send()
                 future.add_done_callback(done.put)
                 return future
             case NextDone():
@@ -119,7 +119,7 @@ class AsyncRunner:
     async def _perform(self, step: Step, done: asyncio.Queue[Any]) -> Any:  # noqa: ANN401 - as above
         match step:
             case Send():
-                future = step.channel.send(step.method, step.request, step.deadline)
+                future = step.send()
                 future.add_done_callback(lambda ended: _put(ended, done))
                 return future
             case NextDone():

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, TypeVar
+from typing import Protocol, TypeVar
 
 import grpc  # type: ignore[import-untyped, unused-ignore]
 
 from twinspire._arguments import printable
 from twinspire.errors import EngineError, ServerError, ServerOverloadedError, ServerRefusedError, ServerUnavailableError
 from twinspire.towers.triton.retries import Deadline, DeadlinePassedError, TransientServerError
-
-if TYPE_CHECKING:
-    from twinspire.towers.triton.channel import Channel
 
 Failed = TypeVar("Failed", bound=ServerError)
 
@@ -40,7 +37,16 @@ _TOO_LARGE = re.compile("(CLIENT: Received|Decompressed) message larger than max
 _UNREADABLE = "Exception deserializing response!"
 
 
-def error_of(code: grpc.StatusCode, details: str, channel: Channel, deadline: Deadline) -> Exception:
+class Connection(Protocol):
+    """What an error says about a connection: see `Channel`."""
+
+    address: str
+    max_response_bytes: int
+    models_seen: bool
+    is_encrypted: bool
+
+
+def error_of(code: grpc.StatusCode, details: str, channel: Connection, deadline: Deadline) -> Exception:
     """Return the error for a request that ended with a status other than OK.
 
     TransientServerError where it may be sent again, DeadlinePassedError where no time is left, EngineError for a

@@ -8,23 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
-
-if TYPE_CHECKING:
-    from twinspire.towers.triton.channel import Channel
-    from twinspire.towers.triton.retries import Deadline
+from typing import Any, TypeAlias, TypeVar
 
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Send a request. The result is its future, which fails at the deadline."""
+    """Send a request with a function that returns its future. That is the result."""
 
-    channel: Channel
-    method: str
-    request: Any
-    deadline: Deadline
+    send: Callable[[], Any]
 
 
 @dataclass(frozen=True, slots=True)
