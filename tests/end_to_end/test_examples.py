@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import urllib.error
@@ -132,6 +133,19 @@ def test_serve_and_query(tmp_path: Path) -> None:
     (difference,) = re.findall(r"largest difference (\S+)", "\n".join(lines))
     assert float(difference) < 1e-6
     assert lines[0] == "built scenes_image, scenes_text"
+
+
+def test_encode_async(tmp_path: Path, server: str) -> None:
+    """The cosines are those of this process, and with a server that is away beside another none is computed here."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        away = f"127.0.0.1:{listener.getsockname()[1]}"
+    here = run("encode_async", folder=tmp_path)
+    *cosines, first, second, local = run("encode_async", "--server", server, "--server", away, folder=tmp_path)
+    assert cosines == here
+    assert first == f"{server}: 3 calls, 0 failed"
+    assert second.startswith(f"{away}: 0 calls")
+    assert local == "this process: 0 calls"
+    assert run("encode_async", "--server", away, folder=tmp_path)[-1] == "this process: 3 calls"
 
 
 def test_evaluate(tmp_path: Path) -> None:

@@ -51,8 +51,16 @@ class ClientOptions:
 
     bundle: BundleOption = None
     server: Annotated[
-        str | None, _option("--server", metavar="HOST:PORT", help="Encode on the Triton server at this gRPC address.")
+        str | None,
+        _option(
+            "--server",
+            metavar="HOST:PORT[,...]",
+            help="Encode on the Triton server at this gRPC address, or on the least busy of several.",
+        ),
     ] = None
+    fallback: Annotated[
+        bool, _option("--fallback", help="Encode in this process while no server is available; with --server.")
+    ] = False
     deadline: Annotated[
         float | None,
         _option(
@@ -99,7 +107,7 @@ class ClientOptions:
     ] = None
 
     def __post_init__(self) -> None:
-        given = [name for name in (*_LOCAL, *_TLS, "deadline") if getattr(self, name) not in (None, False)]
+        given = [name for name in (*_LOCAL, *_TLS, "deadline", "fallback") if getattr(self, name) not in (None, False)]
         if self.server is not None:
             for name in _LOCAL:
                 if name in given:
@@ -117,9 +125,9 @@ class ClientOptions:
         if self.max_megapixels is not None and not 1e-6 <= self.max_megapixels <= 1e6:
             raise _error("max_megapixels", f"{self.max_megapixels:g}: expected millions of pixels, above 0")
         if self.server is not None:
-            from twinspire.towers.triton.options import checked_address
+            from twinspire.towers.triton.options import checked_addresses
 
-            checked_address(self.server)
+            checked_addresses(self.servers())
         if (tls := self.tls_options()) is not None:
             tls.read()
         if self.precision not in (None, "auto"):
@@ -130,6 +138,10 @@ class ClientOptions:
             from twinspire.towers import Provider
 
             as_member(self.provider, Provider, "--provider", besides=["auto"])
+
+    def servers(self) -> list[str]:
+        """Return the addresses of the servers, none without --server."""
+        return [] if self.server is None else self.server.split(",")
 
     def image_limits(self) -> ImageLimits | None:
         """Return the limits of images to decode, None without --max-megapixels."""
@@ -185,7 +197,7 @@ with_client_options = with_options(ClientOptions)
 
 
 def open_client(options: ClientOptions, store: VectorStore | None = None) -> Client:
-    """Open the bundle that was given, the bundle that made `store`, or the sample, on the server or in this process.
+    """Open the bundle that was given, the bundle that made `store`, or the sample, on the servers or in this process.
 
     Raises `BundleError` where the store's own bundle is gone, `SpaceMismatchError` for a bundle of another space.
     """
@@ -196,10 +208,11 @@ def open_client(options: ClientOptions, store: VectorStore | None = None) -> Cli
     if options.server is not None:
         deadline_s = DEADLINE_S if options.deadline is None else options.deadline
         return Client.connect(
-            options.server,
+            options.servers(),
             bundle,
             deadline_s=deadline_s,
             tls=options.tls_options(),
+            fallback=bundle if options.fallback else None,
             threads=options.threads,
             limits=options.image_limits(),
         )
