@@ -124,12 +124,13 @@ def test_requests_are_counted_without_warm_up_and_canary(watched: _Watched) -> N
         assert watched.value("twinspire_server_phase_seconds_bucket", **labels, le="+Inf") == 1
 
 
-def test_a_refusal_of_a_model_is_counted_as_one(watched: _Watched) -> None:
+def test_a_refusal_of_a_model_is_counted_as_one(watched: _Watched, tiny: Any) -> None:
     """A text without an end token is `invalid` in the model's metrics; Triton counts it as a success."""
+    without_end = np.full((1, tiny.bundle.text.context_length), 4, np.int32)
     failed = watched.value("nv_inference_request_failure", model="tiny_text", reason="BACKEND")
     before = watched.value("twinspire_server_requests_total", model="tiny_text", status="invalid")
     with pytest.raises(grpc.InferenceServerException):
-        _infer(watched.server, "tiny_text", "input_ids", np.full((1, 16), 3, np.int32), "bad")
+        _infer(watched.server, "tiny_text", "input_ids", without_end, "bad")
     _until(lambda: watched.value("twinspire_server_requests_total", model="tiny_text", status="invalid") == before + 1)
     assert watched.value("nv_inference_request_failure", model="tiny_text", reason="BACKEND") == failed
 
