@@ -104,7 +104,7 @@ def test_texts_and_images_are_encoded_as_by_the_client(tiny: Any, start_fake: St
 def test_sounds_are_encoded_as_by_the_client(make_tiny: Callable[..., Any]) -> None:
     """Sounds give the vectors and spectrograms of `Client`, and its errors; absent towers are BundleErrors."""
     heard = make_tiny("heard", towers=(Tower.TEXT, Tower.AUDIO))
-    made = list(sounds(8_000, 1.0).values())
+    made = [(samples, 8_000) for samples in sounds(8_000, 1.0).values()]
     with Client.local(heard.bundle) as client:
         expected, spectrograms = client.encode_audio(made), client.preprocess_audio(made)
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
 
 import numpy as np
 import pytest
@@ -119,8 +120,8 @@ def test_one_of_two_servers_is_killed_and_restarted(
         after = [now - then for now, then in zip(calls(), restarted, strict=True)]
     print(f"calls of each server: {before} before the kill, {after} after the restart; {len(ended)} in all")
     assert [what for what in ended if what != "right"] == []
-    for spread in (before, after):
-        assert max(spread) <= 2 * min(spread)
+    for spread in (before, after):  # the faster one gets more
+        assert max(spread) <= 4 * min(spread)
 
 
 def test_the_server_is_killed_and_restarted(sample: Bundle, servers: list[TritonServer], expected: np.ndarray) -> None:
@@ -148,33 +149,38 @@ def test_the_server_is_killed_and_restarted(sample: Bundle, servers: list[Triton
     assert counters.fallbacks == counters.returns >= 1
 
 
+def _computed(server: TritonServer) -> int:
+    """How many requests for images the server has answered with embeddings, by its metrics."""
+    with urllib.request.urlopen(server.metrics_url, timeout=10) as response:
+        text = response.read().decode()
+    lines = re.findall(r"^twinspire_server_requests_total\{(.*)\} (\S+)$", text, re.MULTILINE)
+    (count,) = [float(value) for labels, value in lines if 'model="scenes_image"' in labels and 'status="ok"' in labels]
+    return round(count)
+
+
 def test_cancelled_requests_are_not_computed(sample: Bundle, servers: list[TritonServer]) -> None:
-    """Of images whose tasks were cancelled the server computes a part, by its own count; then it goes on as before."""
-    height, width = sample.image.height, sample.image.width
-    images = np.zeros((32, height, width, 3), np.uint8)
-    tasks_count = 12
+    """Of requests whose tasks were cancelled the server computes a part, by its own count; then it goes on as before.
 
-    async def run() -> int:
-        async with await AsyncClient.connect(servers[1].grpc_url, sample) as client:
+    Triton's counters count cancelled requests as answered.
+    """
+    server, count = servers[1], 8
+    images = np.zeros((32, sample.image.height, sample.image.width, 3), np.uint8)
+    before = _computed(server)
 
-            async def computed() -> int:
-                return (await statistics(Tower.IMAGE)).inferences
-
-            statistics: Any = client.towers.statistics  # type: ignore[attr-defined]
-            before = await computed()
-            tasks = [asyncio.create_task(client.towers.encode_images(images)) for _ in range(tasks_count)]
+    async def run() -> None:
+        async with await AsyncClient.connect(server.grpc_url, sample) as client:
+            tasks = [asyncio.create_task(client.towers.encode_images(images)) for _ in range(count)]
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            # A request that comes after the others is computed after them: what it waited for is counted by then.
+            # A request that comes after the others is computed after them.
             assert (await client.encode_images(list(images[:1]))).shape == (1, client.dim)
-            await asyncio.sleep(0.5)
-            return await computed() - before - 1
 
-    count = asyncio.run(run())
-    print(f"{count} of {tasks_count * 32} images computed")
-    assert 32 <= count <= tasks_count * 32 / 2
+    asyncio.run(run())
+    computed = _computed(server) - before - 1
+    print(f"{computed} of {count} requests computed")
+    assert 1 <= computed <= count / 2
 
 
 def test_asyncio_gives_the_same_vectors_while_servers_change(
