@@ -225,11 +225,12 @@ class ServerGroup:
             available = sum(other.is_available for other in self._members)
             is_fallback = available == 0 and self._fallback is not None
             self._fallbacks += is_fallback
+        consequence = f"It gets no calls until it answers again, {available} other servers do"
         if is_fallback:
-            consequence = "calls are computed in this process until it answers again"
-        else:
-            consequence = f"it gets no calls until it answers again; servers left: {available}"
-        _log.warning("%s; %s", failure, consequence)
+            consequence = "Calls are computed in this process until a server answers again"
+        elif available == 0:
+            consequence = "Calls wait until a server answers again"
+        _log.warning("%s %s", failure, consequence)
         yield Background(self._probe(member))
 
     def _probe(self, member: _Member) -> Steps[None]:

@@ -143,5 +143,5 @@ class OneAttempt(RetryPolicy):
         if self._last is not None:
             return self._last
         return TransientServerError(
-            ServerUnavailableError(f"the server at {self._server} does not answer", address=self._server)
+            ServerUnavailableError(f"the server at {self._server} does not answer.", address=self._server)
         )
