@@ -413,3 +413,24 @@ def test_nothing_is_left_of_many_clients(tiny: Any, start_fake: Start) -> None:
         await _wait_for(lambda: open_files() <= before[1] + 8)
 
     asyncio.run(run())
+
+
+def test_tasks_that_wait_for_their_turn_are_not_given_up(tiny: Any, start_fake: Start) -> None:
+    """Many tasks at once inspect the server once, and those that wait longer than an answer takes do not fall back."""
+    server = start_fake(hook=lambda *_: time.sleep(0.2))
+
+    async def run() -> None:
+        fallback = LocalTowers(tiny.bundle, precision="fp32")
+        connected = AsyncClient.connect(server.url, tiny.bundle, fallback=fallback, in_flight=2, deadline_s=3)
+        async with await connected as client:
+            await asyncio.sleep(0.3)  # the inspection of opening is old
+            server.asked.clear()
+            tasks = [asyncio.create_task(client.encode_images(IMAGES[:1])) for _ in range(20)]
+            await _wait_for(lambda: server.under_way > 0)
+            assert len(server.asked) == 1
+            await asyncio.gather(*tasks)
+            assert client.counters is not None
+            assert client.counters.local_calls == client.counters.fallbacks == 0
+
+    asyncio.run(run())
+    assert len(server.requests) == 20
