@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from twinspire._batched import BatchPreprocessor
 from twinspire.audio import AudioItem, AudioLimits, AudioPreprocessor
-from twinspire.bundle import Bundle, Precision, Tower
+from twinspire.bundle import Bundle, BundleDescription, Precision, Tower
 from twinspire.errors import AudioError, ImageError, InputError, ItemError, SpaceMismatchError
 from twinspire.images import ImageItem, ImageLimits, Preprocessor
 from twinspire.text import Tokenizer
 from twinspire.towers import LocalTowers, OpenVinoOptions, Provider, TlsOptions, Towers, TritonTowers
+from twinspire.towers.triton import describe_server
 
 OnError: TypeAlias = Literal["raise", "skip"]
 _Part = TypeVar("_Part", Tokenizer, Preprocessor, AudioPreprocessor)
@@ -29,7 +30,7 @@ MEDIA_BATCH = 32
 class Client:
     """The tokenizer, image preprocessing and towers of one model.
 
-    `Client.local(bundle)` runs the engines in this process, `Client.connect(url, bundle)` on a server. The
+    `Client.local(bundle)` runs the engines in this process, `Client.connect(url)` on a server. The
     constructor accepts any `Towers` of the same space and closes them with `close` or at the end of a `with`
     block. `limits` bounds the images that are decoded and `audio_limits` the sounds, `threads` is the number of them
     decoded at a time, by default one for each usable core.
@@ -44,7 +45,7 @@ class Client:
 
     def __init__(
         self,
-        bundle: Bundle,
+        bundle: BundleDescription,
         towers: Towers,
         *,
         limits: ImageLimits | None = None,
@@ -53,15 +54,15 @@ class Client:
     ) -> None:
         if towers.space != bundle.space:
             raise SpaceMismatchError(
-                f"the towers are of another space than the bundle {bundle.name!r} at {bundle.path}: open both from the "
-                "same bundle",
+                f"the towers are of another space than the bundle {bundle.name!r} at {bundle.location}: open both from "
+                "the same bundle",
                 expected=bundle.space,
                 found=towers.space,
             )
         self.bundle = bundle
         self.towers = towers
         self._limits, self._audio_limits = limits or ImageLimits(), audio_limits or AudioLimits()
-        self._tokenizer = Tokenizer(bundle.tokenizer_path, bundle.text) if Tower.TEXT in bundle.towers else None
+        self._tokenizer = Tokenizer(bundle.tokenizer_json(), bundle.text) if Tower.TEXT in bundle.towers else None
         self._preprocessor = self._audio_preprocessor = None
         if Tower.IMAGE in bundle.towers:
             self._preprocessor = Preprocessor(bundle.image, limits=self._limits, threads=threads)
@@ -97,7 +98,7 @@ class Client:
     def connect(
         cls,
         url: str,
-        bundle: Bundle | str | os.PathLike[str],
+        bundle: BundleDescription | str | os.PathLike[str] | None = None,
         *,
         name: str | None = None,
         deadline_s: float = 30.0,
@@ -111,11 +112,16 @@ class Client:
     ) -> Client:
         """Run the towers on a Triton Inference Server at `url`, host:port of its gRPC service.
 
-        `bundle`, or its path, must be the served bundle: texts, images and sounds are prepared here. See `TritonTowers`
-        for the other arguments, the retries and the errors. Raises BundleError where the bundle is not intact,
-        SpaceMismatchError where the server's models are of another space.
+        Texts, images and sounds are prepared here, by the settings and the tokenizer of the bundle that the server
+        describes; `name` chooses where it serves several. With `bundle`, or its path, the server is not asked: it must
+        be the served one. See `TritonTowers` for the other arguments, the retries and the errors, and
+        `describe_server` for its errors. Raises BundleError where the bundle is not intact, SpaceMismatchError where
+        the server's models are of another space.
         """
-        opened = _opened(bundle)
+        if bundle is None:
+            opened: BundleDescription = describe_server(url, name=name, deadline_s=deadline_s, tls=tls)
+        else:
+            opened = bundle if isinstance(bundle, BundleDescription) else _opened(bundle)
         towers = TritonTowers(
             url,
             opened,

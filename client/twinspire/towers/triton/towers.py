@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twinspire._arguments import as_member, as_whole
-from twinspire.bundle import Bundle, Tower
-from twinspire.errors import EngineError, InputError, ServerError, ServerOverloadedError
+from twinspire.bundle import BundleDescription, Tower
+from twinspire.errors import EngineError, ServerError, ServerOverloadedError
 from twinspire.towers.batching import InputBatch, row_batches, text_batches
-from twinspire.towers.triton.options import LONGEST_DEADLINE_S, TlsOptions, checked_address
+from twinspire.towers.triton.options import OPENING_S, TlsOptions, checked_address, checked_deadline
 from twinspire.towers.triton.statistics import ModelStatistics
 from twinspire.towers.validation import BundleTowers, check_embeddings
 
@@ -29,9 +29,6 @@ if TYPE_CHECKING:  # these load grpc and tritonclient, which importing a name mu
 # How long after its last response an inspected server is trusted. No server is replaced faster: the smallest bundle's
 # takes 0.6 s to start. Replacing it while requests are in flight breaks them, which leads to another inspection.
 _TRUSTED_S = 0.25
-
-# The longest wait for a server at opening: one that restarts is back by then, otherwise the address is probably wrong.
-_OPENING_S = 10.0
 
 
 @dataclass
@@ -72,7 +69,7 @@ class TritonTowers(BundleTowers):
     def __init__(
         self,
         url: str,
-        bundle: Bundle,
+        bundle: BundleDescription,
         *,
         name: str | None = None,
         deadline_s: float = 30.0,
@@ -87,7 +84,7 @@ class TritonTowers(BundleTowers):
         super().__init__(bundle)
         self._address = checked_address(url)
         self._models = {tower: f"{bundle.name if name is None else name}_{tower}" for tower in bundle.towers}
-        self._deadline_s = _checked_seconds(deadline_s)
+        self._deadline_s = checked_deadline(deadline_s)
         self._in_flight = None if in_flight is None else as_whole(in_flight, "in_flight", minimum=1)
         self._max_retries = None if max_retries is None else as_whole(max_retries, "max_retries", minimum=0)
         self._send_images_singly = send_images_singly
@@ -96,7 +93,7 @@ class TritonTowers(BundleTowers):
         largest = largest_response_bytes(bundle.dim * bundle.vectors_per_item)
         self._channel = Channel(self._address, tls, max_response_bytes=largest)
         try:
-            deadline = self._begin(limit_s=_OPENING_S)
+            deadline = self._begin(limit_s=OPENING_S)
             policy = self._retry_policy(deadline)
             self._server_version = self._inspect(deadline, policy).server_version
         except BaseException:
@@ -306,12 +303,3 @@ class TritonTowers(BundleTowers):
             for (tower, name), answer in zip(self._models.items(), configs, strict=True)
         }
         return _ServerState(models, read_version(server), time.monotonic())
-
-
-def _checked_seconds(value: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= LONGEST_DEADLINE_S:
-        raise InputError(
-            f"deadline_s {value!r}: expected a number of seconds above 0, at most {LONGEST_DEADLINE_S:g}",
-            option="deadline_s",
-        )
-    return float(value)
