@@ -66,7 +66,9 @@ class TritonPythonModel:
         )
         (self._input,), (self._output,) = ([tensor["name"] for tensor in config[role]] for role in ("input", "output"))
         max_batch = int(config["max_batch_size"])
-        self._backlog = Backlog(self._answer, max_batch=max_batch, max_rows=QUEUED_BATCHES * max_batch)
+        self._backlog = Backlog(
+            lambda batch, *_: self._answer(batch), max_batch=max_batch, max_rows=QUEUED_BATCHES * max_batch
+        )
         self._waiting_bytes = 0
         self._lock = threading.Lock()
         os.nice(NICENESS)
