@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import subprocess
 import wave
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +27,7 @@ from twinspire.bundle import Bundle, BundleDescription, BundleWriter, Tower
 from twinspire.errors import InputError, ServerError, ServerRefusedError
 from twinspire.towers.triton import describe_server
 from twinspire_server.repository import build_repository
-from twinspire_server.triton import TritonServer
+from twinspire_server.triton import TritonServer, launch
 
 TOGETHER = 8
 """How many requests the models of `waiting` wait for, so that a test knows what is in a batch."""
@@ -357,3 +358,65 @@ def test_a_description_has_no_engines(client: Client) -> None:
     assert type(client.bundle) is BundleDescription
     assert not hasattr(client.bundle, "engine")
     assert client.bundle.name in repr(client.bundle)
+
+
+# HTTP
+
+
+def test_http_is_not_opened_on_the_wheels_triton(triton_server: TritonServer, tiny: Any) -> None:
+    """`open_http` on 2.51 is refused before anything starts."""
+    if tuple(map(int, triton_server.version.split(".")[:2])) >= (2, 73):
+        pytest.skip("this Triton has no known faults of HTTP")
+    server = TritonServer(triton_server.repository, open_http=True)
+    with pytest.raises(InputError, match="gateway"):
+        server.start()
+    assert not server.running
+
+
+@pytest.fixture(scope="module")
+def open_server(triton_server: TritonServer) -> Iterator[TritonServer]:
+    """Open HTTP on whatever Triton is here: what the flags do, without the check of the version."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(launch, "check_open_http", lambda version, origin: None)
+        with TritonServer(triton_server.repository, open_http=True) as server:
+            yield server
+
+
+def _curl(*arguments: str, given: bytes | None = None) -> tuple[int, Any]:
+    """Run curl; return the status and the parsed body."""
+    command = ["curl", "--silent", "--max-time", "30", "--write-out", "\\n%{http_code}", *arguments]
+    done = subprocess.run(command, input=given, capture_output=True, check=True, timeout=DEADLINE_S)
+    body, _, status = done.stdout.rpartition(b"\n")
+    return int(status), json.loads(body or b"null")
+
+
+def test_curl_gets_a_texts_embedding(open_server: TritonServer, client: Client) -> None:
+    """Where HTTP is open, a line of JSON gives what `Client` gives."""
+    document = {"inputs": [{"name": "text", "datatype": "BYTES", "shape": [2, 1], "data": ["a red cat", "雪"]}]}
+    url = f"{open_server.http_url}/v2/models/tiny_text_raw/infer"
+    status, answer = _curl(url, "--json", json.dumps(document))
+    assert status == 200
+    (output,) = answer["outputs"]
+    found = np.array(output["data"], np.float32).reshape(output["shape"])
+    _assert_close(found, client.encode_texts(["a red cat", "雪"]))
+
+
+def test_curl_gets_a_files_embedding(open_server: TritonServer, client: Client) -> None:
+    """A file goes behind a header of JSON, as Triton's binary extension has it."""
+    file = next(PHOTOS.glob("*.jpg")).read_bytes()
+    given = {"name": "image_bytes", "datatype": "BYTES", "shape": [1, 1]}
+    header = json.dumps({"inputs": [{**given, "parameters": {"binary_data_size": len(file) + 4}}]}).encode()
+    status, answer = _curl(
+        f"{open_server.http_url}/v2/models/tiny_image_bytes/infer",
+        *("--data-binary", "@-", "--header", f"Inference-Header-Content-Length: {len(header)}"),
+        given=header + len(file).to_bytes(4, "little") + file,
+    )
+    assert status == 200
+    (output,) = answer["outputs"]
+    _assert_close(np.array(output["data"], np.float32).reshape(output["shape"]), client.encode_images([file]))
+
+
+@pytest.mark.parametrize("path", ["models/tiny_text_raw/config", "models/tiny_text_raw/stats", "logging"])
+def test_open_http_leaves_the_rest_closed(open_server: TritonServer, path: str) -> None:
+    """Configs, statistics and logging still need the key."""
+    assert _curl(f"{open_server.http_url}/v2/{path}")[0] == 403

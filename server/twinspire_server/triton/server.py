@@ -25,7 +25,8 @@ class TritonServer:
     over from another without a break. `log_file` is appended to; without one the log is a temporary file that is
     removed at the end, unless the server failed. `triton_flags` are passed on (`log-verbose=1`), as are the environment
     variables that `pass_env` names. `backend_directory` is a folder of further Triton backends, used beside its own.
-    The server does not outlive this process, however it ends. `start` may be called again after `stop`, and after the
+    `open_http` opens inference over HTTP to programs of this machine, on a Triton without the known faults. The server
+    does not outlive this process, however it ends. `start` may be called again after `stop`, and after the
     server died. Raises `InputError` for a repository without models, impossible ports, an open address without TLS, and
     flags that twinspire sets itself.
     """
@@ -47,6 +48,7 @@ class TritonServer:
         ready_timeout_s: float = 120,
         triton_flags: Sequence[str] = (),
         pass_env: Sequence[str] = (),
+        open_http: bool = False,
     ) -> None:
         self.repository = repository.absolute()
         self.models = _models(self.repository)
@@ -78,6 +80,7 @@ class TritonServer:
             pass_env=tuple(variables),
             backend_directory=backend_directory.absolute() if backend_directory is not None else None,
             ready_timeout_s=ready_timeout_s,
+            open_http=open_http,
         )
         self._requested = Ports(http=http_port, grpc=grpc_port, metrics=metrics_port)
         self._log = ServerLog(log_file.absolute() if log_file is not None else None)
