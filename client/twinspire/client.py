@@ -16,8 +16,7 @@ from twinspire.bundle import Bundle, BundleDescription, Precision, Tower
 from twinspire.errors import AudioError, ImageError, InputError, ItemError, SpaceMismatchError
 from twinspire.images import ImageItem, ImageLimits, Preprocessor
 from twinspire.text import Tokenizer
-from twinspire.towers import LocalTowers, OpenVinoOptions, Provider, TlsOptions, Towers, TritonTowers
-from twinspire.towers.triton import describe_server
+from twinspire.towers import LocalTowers, OpenVinoOptions, Provider, TlsOptions, Towers, TritonTowers, describe_server
 
 OnError: TypeAlias = Literal["raise", "skip"]
 _Part = TypeVar("_Part", Tokenizer, Preprocessor, AudioPreprocessor)

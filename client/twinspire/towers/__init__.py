@@ -9,7 +9,7 @@ from twinspire.towers.auto_selection import Runtime
 from twinspire.towers.local import LocalTowers
 from twinspire.towers.protocol import Towers
 from twinspire.towers.providers import InferencePrecision, OpenVinoOptions, Provider
-from twinspire.towers.triton import ModelStatistics, TlsOptions, TritonTowers
+from twinspire.towers.triton import ModelStatistics, TlsOptions, TritonTowers, describe_server
 
 __all__ = [
     "InferencePrecision",
@@ -21,4 +21,5 @@ __all__ = [
     "TlsOptions",
     "Towers",
     "TritonTowers",
+    "describe_server",
 ]
