@@ -54,12 +54,14 @@ def build(
         typer.Option(metavar="DIR", help="Folder of a bundle's TensorRT plans; repeatable. Default: BUNDLE.plans."),
     ] = None,
     raw_inputs: Annotated[
-        bool,
+        bool | None,
         typer.Option(
+            "--raw-inputs/--no-raw-inputs",
             help="Also serve encoded images and sounds and plain texts as inputs, for clients in any language: "
-            "NAME_image_bytes, NAME_audio_bytes, NAME_text_raw. A process of some 60 MB for each."
+            "NAME_image_bytes, NAME_audio_bytes, NAME_text_raw. A process of some 60 MB for each. Default: for the "
+            "wheel; the container needs further packages for it.",
         ),
-    ] = True,
+    ] = None,
 ) -> None:
     """Write a model repository, the folder that Triton loads: a model for each tower of a bundle.
 
@@ -80,7 +82,7 @@ def build(
         streams=streams,
         accelerator=accelerator,
         plans=plans or (),
-        raw_inputs=raw_inputs,
+        raw_inputs=runtime is RepositoryRuntime.WHEEL if raw_inputs is None else raw_inputs,
         description=True,
     )
     for model in models:

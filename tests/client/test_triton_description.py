@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tritonclient.grpc import service_pb2
 
@@ -114,7 +114,7 @@ def test_models_of_another_space_than_described_are_refused(tiny: Any, start_fak
     assert (caught.value.expected, caught.value.found) == (tiny.bundle.space, "b" * 64)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=st.binary(max_size=60), shape=st.lists(st.integers(-2, 2**40), max_size=2), count=st.integers(0, 3))
 def test_any_answer_is_an_error_of_ours(
     tiny: Any, answering: Any, content: bytes, shape: list[int], count: int
