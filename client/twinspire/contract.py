@@ -35,6 +35,10 @@ DESCRIPTION_MODEL = "twinspire"
 BUNDLE, NAMES, SPACES, MANIFEST, TOKENIZER, CONTRACT = "bundle", "names", "spaces", "manifest", "tokenizer", "contract"
 """Its tensors, all BYTES: the input, a bundle's name, and the outputs. NAMES and SPACES are of all bundles (n,)."""
 
+
+CANARY_REQUEST_ID = "twinspire-canary"
+"""The id of requests that check a server: its metrics and access log leave them out."""
+
 FREE = -1
 """An axis of any length."""
 

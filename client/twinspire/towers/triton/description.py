@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from twinspire._arguments import printable
 from twinspire.bundle import TOKENIZER_NAME, BundleDescription, Manifest, Tower
 from twinspire.contract import BUNDLE, DESCRIPTION_MODEL, MANIFEST, NAMES, SPACES, TOKENIZER
-from twinspire.errors import BundleError, InputError, ServerError, ServerRefusedError
-from twinspire.towers.triton.options import OPENING_S, TlsOptions, checked_address, checked_deadline
+from twinspire.errors import BundleError, InputError, ServerError, ServerRefusedError, ServerUnavailableError
+from twinspire.towers.triton.options import OPENING_S, TlsOptions, checked_addresses, checked_deadline
 
 _LARGEST_BYTES = 256 * 2**20
 """The most bytes of a description that are accepted: the largest tokenizers known have 35 MB."""
@@ -18,7 +19,7 @@ _SHOWN_CHARACTERS = 400
 
 
 def describe_server(
-    url: str,
+    url: str | Sequence[str],
     *,
     name: str | None = None,
     space: str | None = None,
@@ -27,31 +28,44 @@ def describe_server(
 ) -> BundleDescription:
     """Read the description of a bundle that a Triton Inference Server at `url` serves, host:port of its gRPC service.
 
-    `name` is the bundle's; without it the server must serve one bundle alone, or one alone of `space` where that is
-    given. The manifest and the digest of the tokenizer are checked. Connecting is tried for 10 seconds at most.
+    Of several addresses the first that answers is asked. `name` is the bundle's; without it the server must serve one
+    bundle alone, or one alone of `space` where that is given. The manifest and the digest of the tokenizer are checked.
+    Connecting is tried for 10 seconds at most.
 
     Raises InputError for an unusable argument and, with the names that are served, where no bundle or several fit;
     ServerUnavailableError where the server does not answer, ServerRefusedError where it has no description,
     ServerError where it is damaged, BundleError where it needs a later version of twinspire.
     """
-    from twinspire.towers.triton.channel import Channel, Deadline
-    from twinspire.towers.triton.exchange import RetryPolicy
+    addresses = checked_addresses(url)
+    limit_s = min(checked_deadline(deadline_s), OPENING_S) / len(addresses)
+    for address in addresses[:-1]:
+        with suppress(ServerUnavailableError):
+            return _describe(address, name, space, limit_s, tls)
+    return _describe(addresses[-1], name, space, limit_s, tls)
 
-    address = checked_address(url)
-    deadline = Deadline.after(min(checked_deadline(deadline_s), OPENING_S))
-    channel = Channel(address, tls, max_response_bytes=_LARGEST_BYTES)
-    policy = RetryPolicy(channel, deadline, max_retries=None)
 
-    def ask(bundle: str, *outputs: str) -> Mapping[str, list[bytes]]:
+def _describe(
+    address: str, name: str | None, space: str | None, limit_s: float, tls: TlsOptions | None
+) -> BundleDescription:
+    from twinspire.towers.triton.channel import ThreadChannel
+    from twinspire.towers.triton.exchange import ask
+    from twinspire.towers.triton.retries import Deadline, RetryPolicy
+    from twinspire.towers.triton.runners import ThreadRunner
+
+    runner, deadline = ThreadRunner(), Deadline.after(limit_s)
+    channel = ThreadChannel(address, tls, max_response_bytes=_LARGEST_BYTES, closed=runner.closed)
+    policy = RetryPolicy(address, deadline, max_retries=None)
+
+    def outputs_of(bundle: str, *outputs: str) -> Mapping[str, list[bytes]]:
         request = [("ModelInfer", _request(bundle, outputs, timeout_s=deadline.left_s))]
-        (response,) = policy.run(lambda: channel.ask(request, deadline))
+        (response,) = runner.run(policy.run(lambda: ask(channel, request, deadline)))
         return _read(response, outputs, address)
 
     try:
-        listed = ask("", NAMES, SPACES)
+        listed = outputs_of("", NAMES, SPACES)
         served = dict(zip(_texts(listed[NAMES]), _texts(listed[SPACES]), strict=True))
         chosen = _choose(served, name, space, address)
-        answer = ask(chosen, MANIFEST, TOKENIZER)
+        answer = outputs_of(chosen, MANIFEST, TOKENIZER)
     except ServerRefusedError as error:
         if error.code != "NOT_FOUND":
             raise
@@ -63,7 +77,8 @@ def describe_server(
             code=error.code,
         ) from error
     finally:
-        channel.close()
+        runner.closed.set()
+        channel.channel.close()
     return _description(chosen, served[chosen], answer[MANIFEST][0], answer[TOKENIZER][0], address)
 
 
