@@ -10,7 +10,8 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -25,8 +26,8 @@ from twinspire.errors import AudioError, ImageError, InputError, ItemError, Serv
 from twinspire.text import Tokenizer
 from twinspire_server.repository.backlog import Backlog, QueuedRequest
 
-Prepared: TypeAlias = tuple[NDArray[Any], Mapping[int, TwinspireError]]
-"""The rows of the items that could be prepared, in their order, and the errors of the others by position."""
+Prepare: TypeAlias = Callable[[list[bytes]], Generator[NDArray[Any] | TwinspireError, None, None]]
+"""Yields the row or the error of each item, in their order, as soon as it is there."""
 
 QUEUED_BATCHES = 8
 """How many full batches wait at most."""
@@ -74,14 +75,11 @@ class TritonPythonModel:
         os.nice(NICENESS)
 
     def execute(self, requests: Sequence[Any]) -> None:
-        """Answer each request of a batch; those that arrive while one is prepared are queued."""
+        """Queue the requests of a batch, so that Triton hands over further ones, and refuse those that do not fit."""
         if self._backlog.computing_s > HUNG_S:
             pb_utils.Logger.log_error(f"one batch has been prepared for {HUNG_S:.0f} s: ending the process")
             os._exit(1)  # `twinspire serve` starts the server again
         batch = [queued for queued in map(self._read, requests) if queued is not None]
-        if self._backlog.is_idle:
-            self._answer(batch)
-            return
         for refused in self._backlog.submit(batch):
             self._refuse(refused, FULL)
         self._backlog.wait_until_idle(GATHER_S)
@@ -115,6 +113,7 @@ class TritonPythonModel:
                 self._refuse(queued, EXPIRED)
             else:
                 due.append(queued)
+        # Each answer is sent at once: the tower computes it while the next images are decoded.
         for queued, answer in zip(due, prepare_together(self._prepare, [queued.rows for queued in due]), strict=True):
             self._finish(queued, answer)
 
@@ -138,36 +137,30 @@ class TritonPythonModel:
 
 
 def prepare_together(
-    prepare: Callable[[list[bytes]], Prepared], requests: Sequence[NDArray[Any]]
-) -> list[NDArray[Any] | TwinspireError]:
-    """Prepare the items of several requests in one call; return each one's rows, or the error of its first bad item.
+    prepare: Prepare, requests: Sequence[NDArray[Any]]
+) -> Generator[NDArray[Any] | TwinspireError, None, None]:
+    """Prepare the items of several requests in one call; yield each one's rows, or the error of its first bad item.
 
-    Where the call raises, each request is prepared alone.
+    Where the call raises, each request that is left is prepared alone.
     """
-    if not requests:
-        return []
+    done = 0
     try:
-        rows, errors = prepare([item for items in requests for item in items])
+        with closing(prepare([item for items in requests for item in items])) as results:
+            for items in requests:
+                prepared = [next(results) for _ in items]
+                errors = [_at(each, place) for place, each in enumerate(prepared) if isinstance(each, TwinspireError)]
+                rows = [each for each in prepared if not isinstance(each, TwinspireError)]
+                yield errors[0] if errors else np.stack(rows)
+                done += 1
     except Exception as error:  # MemoryError too: fewer items may fit
         if len(requests) == 1:
-            return [error if isinstance(error, TwinspireError) else TwinspireError(f"{type(error).__name__}: {error}")]
-        return [answer for items in requests for answer in prepare_together(prepare, [items])]
-    answers: list[NDArray[Any] | TwinspireError] = []
-    position = row = 0
-    for items in requests:
-        failed = [place for place in range(len(items)) if position + place in errors]
-        good = len(items) - len(failed)
-        if failed:
-            answers.append(_at(errors[position + failed[0]], failed[0]))
-        else:
-            answers.append(rows[row : row + good])
-        position, row = position + len(items), row + good
-    return answers
+            yield error if isinstance(error, TwinspireError) else TwinspireError(f"{type(error).__name__}: {error}")
+            return
+        for items in requests[done:]:
+            yield from prepare_together(prepare, [items])
 
 
-def _preparation(
-    tower: Tower, manifest: Manifest, folder: Path, threads: int | None
-) -> Callable[[list[bytes]], Prepared]:
+def _preparation(tower: Tower, manifest: Manifest, folder: Path, threads: int | None) -> Prepare:
     """Return the function that prepares a tower's inputs."""
     if tower is Tower.TEXT:
         tokenizer = Tokenizer(folder / TOKENIZER_NAME, manifest.text)
@@ -182,15 +175,15 @@ def _preparation(
 
         preprocessor = AudioPreprocessor(manifest.audio, threads=threads)
 
-    def media(items: list[bytes]) -> Prepared:
-        rows, errors = preprocessor.many_or_skip(items)
-        return rows, {error.position: error for error in errors}
+    def media(items: list[bytes]) -> Generator[NDArray[Any] | TwinspireError, None, None]:
+        for _, rows, errors in preprocessor.stream(items, batch=1):
+            yield errors[0] if errors else rows[0]
 
     return media
 
 
-def prepare_texts(items: Sequence[bytes], tokenizer: Tokenizer) -> Prepared:
-    """Tokenize texts in UTF-8 to (n, context) int32, padded."""
+def prepare_texts(items: Sequence[bytes], tokenizer: Tokenizer) -> Generator[NDArray[Any] | TwinspireError, None, None]:
+    """Tokenize texts in UTF-8 to (context,) int32 each, padded."""
     texts, errors = list[str](), dict[int, TwinspireError]()
     for position, item in enumerate(items):
         if len(item) > MAX_TEXT_BYTES:
@@ -201,10 +194,9 @@ def prepare_texts(items: Sequence[bytes], tokenizer: Tokenizer) -> Prepared:
         except UnicodeDecodeError as error:
             errors[position] = TextError(position, f"not UTF-8 at byte {error.start}: {error.reason}")
     settings = tokenizer.settings
-    ids = tokenizer.encode(texts)
-    if not ids:
-        return np.empty((0, settings.context_length), np.int32), errors
-    return padded(ids, settings.pad_id, settings.context_length), errors
+    rows = iter(padded(ids, settings.pad_id, settings.context_length) if (ids := tokenizer.encode(texts)) else ())
+    for position in range(len(items)):
+        yield errors[position] if position in errors else next(rows)
 
 
 class TextError(ItemError):
