@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -40,6 +40,9 @@ class _Request:
         self.sent: list[Any] = []
         self.timeout, self.is_cancelled = (lambda: timeout_us), (lambda: cancelled)
 
+    def request_id(self) -> str:
+        return "id"
+
     def as_numpy(self) -> np.ndarray:
         return self.array
 
@@ -53,11 +56,26 @@ class _Request:
         return response.error or response.rows
 
 
+class _MetricFamily:
+    """Triton's metrics: every value that was given, by the family's name and the last label."""
+
+    COUNTER, HISTOGRAM = "counter", "histogram"
+    values: ClassVar[dict[tuple[str, str], list[float]]] = {}
+
+    def __init__(self, name: str, description: str, kind: str) -> None:
+        self.name = name
+
+    def Metric(self, labels: dict[str, str], buckets: Sequence[float] = ()) -> Any:  # noqa: N802 - Triton's name
+        kept = self.values.setdefault((self.name, list(labels.values())[-1]), [])
+        return SimpleNamespace(increment=kept.append, observe=kept.append)
+
+
 @pytest.fixture
 def module(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """Import the file as Triton does, with a stand-in for what Triton brings."""
     backend: Any = ModuleType("triton_python_backend_utils")
-    backend.TritonError = _TritonError
+    backend.TritonError, backend.MetricFamily = _TritonError, _MetricFamily
+    monkeypatch.setattr(_MetricFamily, "values", {})
     backend.Tensor = lambda name, array: array
     backend.InferenceResponse = lambda tensors=(None,), error=None: SimpleNamespace(rows=tensors[0], error=error)
     backend.TRITONSERVER_RESPONSE_COMPLETE_FINAL = 1
@@ -84,8 +102,8 @@ def model(module: ModuleType, tiny: Any, tmp_path: Path) -> Iterator[Any]:
         "parameters": {"prepares": {"string_value": "image"}},
     }
     made = module.TritonPythonModel()
-    folder = str(tmp_path / "tiny_decode")
-    made.initialize({"model_config": json.dumps(config), "model_repository": folder, "model_version": "1"})
+    folder = {"model_repository": str(tmp_path / "tiny_decode"), "model_version": "1", "model_name": "tiny_decode"}
+    made.initialize({"model_config": json.dumps(config), **folder})
     yield made
     made.finalize()
 
@@ -106,6 +124,17 @@ def test_each_request_gets_its_own_answer(model: Any, tiny: Any) -> None:
     assert np.array_equal(np.concatenate([first, last]), expected)
     assert (bad.kind, "image 1 (bytes): not an image" in str(bad)) == ("invalid", True)
     assert (empty.kind, "image 0 (bytes): empty" in str(empty)) == ("invalid", True)
+
+
+def test_answers_are_counted_by_status_and_times_by_phase(model: Any) -> None:
+    """An answered request, a bad one and a cancelled one count each; the time of decoding is a phase."""
+    good, bad, gone = _Request([png(noise_images(1)[0])]), _Request([b"no image"]), _Request([b"x"], cancelled=True)
+    _execute(model, [good, bad, gone])
+    values = _MetricFamily.values
+    counted = {status: len(kept) for (name, status), kept in values.items() if name.endswith("requests_total")}
+    assert counted == {"ok": 1, "invalid": 1, "overloaded": 0, "expired": 1, "error": 0}
+    assert len(values["twinspire_server_phase_seconds", "preprocess"]) == 2
+    assert all(0 < seconds < 60 for seconds in values["twinspire_server_phase_seconds", "preprocess"])
 
 
 @pytest.mark.parametrize("options", [{"cancelled": True}, {"timeout_us": 1}])

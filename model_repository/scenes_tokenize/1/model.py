@@ -25,6 +25,13 @@ from twinspire.contract import padded
 from twinspire.errors import AudioError, ImageError, InputError, ItemError, ServerOverloadedError, TwinspireError
 from twinspire.text import Tokenizer
 from twinspire_server.repository.backlog import Backlog, QueuedRequest
+from twinspire_server.repository.telemetry import (
+    ACCESS_LOG,
+    ModelTelemetry,
+    Observation,
+    status_of,
+    warm_up_requests,
+)
 
 Prepare: TypeAlias = Callable[[list[bytes]], Generator[NDArray[Any] | TwinspireError, None, None]]
 """Yields the row or the error of each item, in their order, as soon as it is there."""
@@ -66,6 +73,13 @@ class TritonPythonModel:
             Tower(parameters["prepares"]), manifest, folder, None if threads is None else int(threads)
         )
         (self._input,), (self._output,) = ([tensor["name"] for tensor in config[role]] for role in ("input", "output"))
+        self._telemetry = ModelTelemetry(
+            pb_utils,
+            model=args["model_name"],
+            version=args["model_version"],
+            warm_ups=warm_up_requests(config),
+            access_log=os.environ.get(ACCESS_LOG),
+        )
         max_batch = int(config["max_batch_size"])
         self._backlog = Backlog(
             lambda batch, *_: self._answer(batch), max_batch=max_batch, max_rows=QUEUED_BATCHES * max_batch
@@ -90,13 +104,17 @@ class TritonPythonModel:
 
     def _read(self, request: Any) -> QueuedRequest | None:  # noqa: ANN401 - Triton's own class
         """Read the items of a request. Where that fails, answer it with an error and return None."""
+        observation = self._telemetry.arrived(request)
         try:
             items = pb_utils.get_input_tensor_by_name(request, self._input).as_numpy().reshape(-1)  # (n,) bytes
-            queued = QueuedRequest(request, items, time.monotonic() + (request.timeout() / 1e6 or QUEUE_TIMEOUT_S))
+            expires_s = time.monotonic() + (request.timeout() / 1e6 or QUEUE_TIMEOUT_S)
+            queued = QueuedRequest(request, items, expires_s, observation=observation)
             size_bytes = _size_bytes(queued)
         except Exception as error:  # numpy's, pybind11's, for contents that Triton did not expect
-            self._send(request, InputError(f"the input {self._input} cannot be read: {error}"))
+            self._send(request, InputError(f"the input {self._input} cannot be read: {error}"), observation)
             return None
+        if observation is not None:
+            observation.rows = len(items)
         with self._lock:
             is_full = self._waiting_bytes > 0 and self._waiting_bytes + size_bytes > QUEUED_BYTES
             self._waiting_bytes += size_bytes
@@ -113,6 +131,7 @@ class TritonPythonModel:
                 self._refuse(queued, EXPIRED)
             else:
                 due.append(queued)
+        self._telemetry.began([queued.observation for queued in due])
         # Each answer is sent at once: the tower computes it while the next images are decoded.
         for queued, answer in zip(due, prepare_together(self._prepare, [queued.rows for queued in due]), strict=True):
             self._finish(queued, answer)
@@ -123,9 +142,18 @@ class TritonPythonModel:
     def _finish(self, queued: QueuedRequest, answer: NDArray[Any] | TwinspireError) -> None:
         with self._lock:
             self._waiting_bytes -= _size_bytes(queued)
-        self._send(queued.request, answer)
+        observation = queued.observation
+        if observation is not None and observation.began_s:
+            observation.computed_s = time.perf_counter()
+            self._telemetry.preprocessed(observation.computed_s - observation.began_s)
+        self._send(queued.request, answer, observation)
 
-    def _send(self, request: Any, answer: NDArray[Any] | TwinspireError) -> None:  # noqa: ANN401 - Triton's own class
+    def _send(
+        self,
+        request: Any,  # noqa: ANN401 - Triton's own class
+        answer: NDArray[Any] | TwinspireError,
+        observation: Observation | None,
+    ) -> None:
         if isinstance(answer, TwinspireError):
             response = pb_utils.InferenceResponse(error=pb_utils.TritonError(str(answer), _status(answer)))
         else:
@@ -134,6 +162,7 @@ class TritonPythonModel:
             request.get_response_sender().send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
         except Exception as error:  # the other callers of the batch still get their answers
             pb_utils.Logger.log_error(f"cannot send a response: {error}")
+        self._telemetry.answered(observation, status_of(answer, expired=EXPIRED))
 
 
 def prepare_together(
