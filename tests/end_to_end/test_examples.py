@@ -136,12 +136,17 @@ def test_serve_and_query(tmp_path: Path) -> None:
 
 
 def test_encode_async(tmp_path: Path, server: str) -> None:
-    """The cosines are those of this process, and with a server that is away beside another none is computed here."""
+    """Servers give the cosines of this process, where nothing is computed unless no server is available."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         away = f"127.0.0.1:{listener.getsockname()[1]}"
-    here = run("encode_async", folder=tmp_path)
+
+    def numbers(lines: list[str]) -> list[float]:
+        return [float(number) for line in lines for number in re.findall(r"-?\d\.\d\d", line)]
+
+    here = numbers(run("encode_async", folder=tmp_path))
+    assert len(here) == 9
     *cosines, first, second, local = run("encode_async", "--server", server, "--server", away, folder=tmp_path)
-    assert cosines == here
+    assert numbers(cosines) == pytest.approx(here, abs=0.02)  # the provider may be another
     assert first == f"{server}: 3 calls, 0 failed"
     assert second.startswith(f"{away}: 0 calls")
     assert local == "this process: 0 calls"
