@@ -13,6 +13,8 @@ import os
 import re
 import secrets
 import shutil
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -28,6 +30,7 @@ from twinspire_server.repository.spec import BUNDLE, BuiltModel
 
 _STAGED, _COMMITTED = "tmp", "install"
 """The suffixes of a build's folder, before and after it is committed."""
+_POLL_S = 0.05
 _PLAN = "build.json"
 """The file of a committed build that lists its models."""
 
@@ -85,14 +88,22 @@ def _engine_sha256(version: Path, parameters: dict[str, str]) -> str | None:
 
 
 @contextmanager
-def locked(repository: Path) -> Iterator[None]:
+def locked(repository: Path, *, aborted: threading.Event | None = None) -> Iterator[None]:
     """Hold the lock of a repository's folder, which one process at a time has, and finish an interrupted build first.
 
-    Raises OSError where the folder cannot be read, or where there is a build to finish and it cannot be written.
+    Raises BlockingIOError where another process holds it and `aborted` is set, OSError where the folder cannot be read,
+    or where there is a build to finish and it cannot be written.
     """
     descriptor = os.open(repository, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if aborted is not None and aborted.is_set():
+                    raise
+                time.sleep(_POLL_S)
         _recover(repository)
         yield
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 import time
 from contextlib import closing
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ _TRITON_LINE = re.compile(r"^[IWE]\d{4} \d\d:", re.MULTILINE)
 
 @dataclass(frozen=True, kw_only=True)
 class LaunchOptions:
-    """What every start of one server has in common: see `TritonServer`."""
+    """What every start of one server has in common: see `TritonServer`. `aborted` ends a start, from another thread."""
 
     repository: Path
     models: tuple[str, ...]
@@ -43,6 +44,8 @@ class LaunchOptions:
     pass_env: tuple[str, ...]
     backend_directory: Path | None
     ready_timeout_s: float
+    connection_age_s: float | None = None
+    aborted: threading.Event | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +107,8 @@ def _attempt(options: LaunchOptions, install: TritonInstall, ports: Ports, log: 
         metrics_port=ports.metrics,
     )
     arguments += ["--reuse-grpc-port=true"] if options.reuse_grpc_port else []
+    if options.connection_age_s is not None:
+        arguments.append(f"--grpc-max-connection-age={round(options.connection_age_s * 1000)}")
     arguments += [*(options.tls.flags() if options.tls is not None else []), *options.further_flags]
     log.open()
     try:
@@ -144,6 +149,8 @@ def _wait_until_ready(process: TritonProcess, options: LaunchOptions, ports: Por
             raise _ChanceError(failure) if _LOST_RACE in text else failure
         if version is not None:
             return version
+        if options.aborted is not None and options.aborted.is_set():
+            raise ServerError(f"the start of Triton on {options.repository} was interrupted")
         if time.monotonic() > deadline_s:
             limit = f"{options.ready_timeout_s:g} s (--ready-timeout)"
             raise ServerUnavailableError(

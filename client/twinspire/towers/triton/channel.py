@@ -211,7 +211,11 @@ class Channel:
                 return unavailable(f"is not available ({message}). Is it running and ready?{hint}")
             case grpc.StatusCode.NOT_FOUND if self.models_seen or _UNLOADED in details:
                 return unavailable(f"has lost its models ({message}). Is it being stopped?")
-            case grpc.StatusCode.CANCELLED | grpc.StatusCode.DEADLINE_EXCEEDED:
+            case (
+                grpc.StatusCode.CANCELLED
+            ):  # by gRPC in the server, when it stops; what is cancelled here raises another
+                return unavailable(f"cancelled the request ({message}). Is it being stopped?")
+            case grpc.StatusCode.DEADLINE_EXCEEDED:
                 return failed(ServerUnavailableError, f"gave the request up ({message})")
         return failed(ServerRefusedError, f"refused the request ({message})")
 
