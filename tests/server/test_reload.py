@@ -330,7 +330,7 @@ def test_a_new_build_is_served_by_reload_or_latest_alone(needs_triton: None, tmp
     assert server.precisions() == {"fp32"}
     assert "--latest" in server.log
     command = [TWINSPIRE, "reload", server.repository]
-    for delay_s in (1.0, 3.0):
+    for delay_s in (0.5, 3.0):
         reload = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         time.sleep(delay_s)
         server.stop(signal.SIGKILL)

@@ -27,7 +27,7 @@ from twinspire.contract import EMBEDDING, INPUT_NAMES, padded
 from twinspire.errors import InputError, ServerError, SpaceMismatchError
 from twinspire_server.repository.config import CONFIG, HttpRequest, read_config
 from twinspire_server.repository.installation import versions
-from twinspire_server.repository.spec import BUNDLE
+from twinspire_server.repository.spec import BUNDLE, PROBES
 from twinspire_server.triton.ports import LOOPBACK
 
 _UNCERTIFIED_COSINE = 0.99
@@ -81,7 +81,7 @@ class ProbeResult:
     """How a served model's answers compare with its probes.
 
     `cosine` is the lowest cosine of an answer to its probe's embedding, `bound` what it may be at least; both are None
-    for a model whose bundle is not in the repository. `problem` says why there is no cosine although there are probes.
+    for a model without probes in the repository. `problem` says why there is no cosine although there are probes.
     """
 
     model: str
@@ -115,15 +115,16 @@ class ProbeResult:
 
 
 def read_probes(model: Path) -> ModelProbes | None:
-    """Read the probes of a model's newest version; None where it is no tower or its bundle is not in the repository.
+    """Read the probes of a model's newest version; None where it is no tower or has none in the repository.
 
     Raises InputError for a config and BundleError for a bundle that cannot be read.
     """
     config = read_config(model)
     parameters = {name: value.string_value for name, value in config.parameters.items()}
     version = max(versions(model), default=0)
-    bundle = model / str(version) / BUNDLE
-    if not parameters.get("tower") or not bundle.is_dir():
+    folders = [model / str(version) / name for name in (BUNDLE, PROBES)]
+    bundle = next((folder for folder in folders if folder.is_dir()), None)
+    if not parameters.get("tower") or bundle is None:
         return None
     if [tensor.name for tensor in config.input] != [INPUT_NAMES[Tower(parameters["tower"])]]:
         return None
