@@ -31,7 +31,7 @@ from twinspire.towers.triton.models import infer_request
 from twinspire_server.repository import build_repository
 
 TWINSPIRE = Path(sys.executable).with_name("twinspire")
-_FREE = ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0", "--canary-interval", "0"]
+_FREE = ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0", "--status-port", "0", "--canary-interval", "0"]
 _REQUESTS = 10_000
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from twinspire._arguments import as_whole
 from twinspire.cli.shared import JsonOption, print_json, printable
 from twinspire.errors import InputError
 from twinspire_server.triton.canary import CanaryOptions
@@ -40,6 +41,10 @@ def serve(
     http_port: Annotated[int, typer.Option(help="Port of HTTP; 0 picks a free one.")] = 8000,
     grpc_port: Annotated[int, typer.Option(help="Port of gRPC; 0 picks a free one.")] = 8001,
     metrics_port: Annotated[int, typer.Option(help="Port of the metrics; 0 picks a free one.")] = 8002,
+    status_port: Annotated[
+        int,
+        typer.Option(help="Port of /metrics (all of them), /readyz and /livez, at --metrics-host; 0 picks a free one."),
+    ] = 8003,
     tls_certificate: Annotated[
         Path | None, typer.Option(metavar="PEM", help="Encrypt gRPC with this server certificate; needs --tls-key.")
     ] = None,
@@ -75,6 +80,17 @@ def serve(
         Path | None,
         typer.Option(help="Append the server's log to this file. Default: a temporary file, kept if the server fails."),
     ] = None,
+    access_log: Annotated[
+        Path | None,
+        typer.Option(help="Append a line of JSON to this file for each request: time, model, id, rows, times, status."),
+    ] = None,
+    trace_url: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Send OpenTelemetry spans of traced requests to this OTLP address, http://HOST:4318/v1/traces.",
+        ),
+    ] = None,
     backend_directory: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder of further Triton backends, such as onnxruntime/.")
     ] = None,
@@ -108,6 +124,7 @@ def serve(
     """
     from twinspire_server.triton.serving import Serving
 
+    as_whole(status_port, "--status-port", minimum=0, maximum=65535)
     ready = False
     with _signals_raise():
         try:
@@ -118,6 +135,7 @@ def serve(
                 http_port=http_port,
                 grpc_port=grpc_port,
                 metrics_port=metrics_port,
+                status_port=status_port,
                 host=host,
                 metrics_host=metrics_host,
                 reuse_grpc_port=reuse_grpc_port,
@@ -128,6 +146,8 @@ def serve(
                 tls=_tls(tls_certificate, tls_key, tls_ca),
                 insecure=insecure,
                 log_file=log_file,
+                access_log=access_log,
+                trace_url=trace_url,
                 backend_directory=backend_directory,
                 ready_timeout_s=ready_timeout,
                 triton_flags=triton_flag or (),
@@ -208,6 +228,7 @@ def _announce(serving: Serving, *, as_json: bool) -> None:
                 "grpc": server.grpc_url,
                 "http": serving.http_url,
                 "metrics": serving.metrics_url,
+                "status": serving.status_url,
                 "log": printable(server.log_file),
                 "pid": server.pid,
                 "models": list(server.models),
@@ -221,6 +242,7 @@ def _announce(serving: Serving, *, as_json: bool) -> None:
         ("gRPC", f"{server.grpc_url}{_access(server)}"),
         ("HTTP", serving.http_url),
         ("metrics", serving.metrics_url),
+        ("status", f"{serving.status_url}/metrics /readyz /livez"),
         ("log", printable(server.log_file)),
     ):
         typer.echo(f"{name:<8} {address}")

@@ -84,7 +84,7 @@ def bound_socket(name: str, host: str, port: int, *, shared: bool = False, reuse
         bound.bind((host, port))
     except OSError as error:
         bound.close()
-        raise _bind_error(error, name, port, host) from error
+        raise bind_error(error, name, port, host) from error
     return bound
 
 
@@ -95,7 +95,7 @@ def listening_socket(name: str, host: str, port: int) -> socket.socket:
         bound.listen()
     except OSError as error:
         bound.close()
-        raise _bind_error(error, name, port, host) from error
+        raise bind_error(error, name, port, host) from error
     return bound
 
 
@@ -123,7 +123,8 @@ def port_taken_error(name: str, number: int, host: str) -> ServerError:
     )
 
 
-def _bind_error(error: OSError, name: str, number: int, host: str) -> ServerError | InputError:
+def bind_error(error: OSError, name: str, number: int, host: str) -> ServerError | InputError:
+    """Return the error for a port of the service `name` that cannot be listened on."""
     if error.errno == errno.EADDRINUSE:
         return port_taken_error(name, number, host)
     if error.errno in (errno.EACCES, errno.EPERM):

@@ -15,6 +15,7 @@ from twinspire_server.triton.ports import LOOPBACK, Ports, checked_address, is_o
 from twinspire_server.triton.releases import Releases
 from twinspire_server.triton.reloading import Reloader
 from twinspire_server.triton.server import TritonServer, check_repository
+from twinspire_server.triton.status import ServerStatus, StatusServer
 from twinspire_server.triton.supervisor import Supervisor
 
 
@@ -22,9 +23,10 @@ class Serving:
     """A server of a repository on fixed ports, supervised by `run`; a context manager.
 
     It serves a copy of the repository: the release that was taken last, at the first start and with `latest` what was
-    built last. `state` is the folder of the releases, by default beside the repository. HTTP and metrics ports are
-    passed on to the Triton of the moment; further `options` are those of `TritonServer`. `server.ports` are Triton's
-    own. `report` is called with a message for people at each event.
+    built last. `state` is the folder of the releases, by default beside the repository. Connections to the HTTP and
+    metrics ports are passed on to the Triton of the moment; `status_port` is that of the supervisor's own pages.
+    Further `options` are those of `TritonServer`. `server.ports` are Triton's own. `report` is called with a message
+    for people at each event.
 
     Raises what `TritonServer` and `Releases` raise.
     """
@@ -38,6 +40,7 @@ class Serving:
         http_port: int = 0,
         grpc_port: int = 0,
         metrics_port: int = 0,
+        status_port: int = 0,
         host: str = LOOPBACK,
         metrics_host: str = LOOPBACK,
         reuse_grpc_port: bool = False,
@@ -73,6 +76,9 @@ class Serving:
             self._metrics = stack.enter_context(
                 Forwarder("metrics", self._metrics_host, metrics_port, lambda: (LOOPBACK, self.server.ports.metrics))
             )
+            self._status = stack.enter_context(
+                StatusServer(ServerStatus(self.server, self._supervisor), host=self._metrics_host, port=status_port)
+            )
             self._reloader = stack.enter_context(
                 Reloader(
                     self._releases, self.server, self._supervisor, connection_age_s=connection_age_s, report=report
@@ -89,6 +95,11 @@ class Serving:
     def metrics_url(self) -> str:
         """The address of the metrics, in Prometheus' format: `http://127.0.0.1:8002/metrics`."""
         return f"http://{local_address(self._metrics_host)}:{self._metrics.port}/metrics"
+
+    @property
+    def status_url(self) -> str:
+        """The address of the supervisor's own pages: `http://127.0.0.1:8003`."""
+        return self._status.url
 
     def run(self) -> None:
         """Supervise the server. Raises what ended it when no restart is left."""
