@@ -19,6 +19,7 @@ from support.arrays import noise_images
 from twinspire.bundle import Tower
 from twinspire.contract import without_padding
 from twinspire.errors import BundleError, EngineError, InputError, SpaceMismatchError
+from twinspire.towers import Provider
 from twinspire_server import repository
 from twinspire_server.repository import build_repository
 
@@ -121,8 +122,10 @@ def _ask(model: Any, tower: Tower, inputs: Sequence[np.ndarray | Exception]) -> 
     name = {Tower.IMAGE: "image", Tower.TEXT: "input_ids"}[tower]
     answers = []
     requests = [_Request(name, array) for array in inputs]
-    model.execute(requests)
+    returned = model.execute(requests)
     model._backlog.wait_until_idle(60)
+    for request, response in zip(requests, returned or [], strict=False):
+        request.sent.append((response, FINAL))
     for request in requests:
         ((response, flags),) = request.sent
         assert flags == FINAL
@@ -143,20 +146,19 @@ def test_requests_for_images_are_answered_in_order(open_model: Callable[..., Any
         assert np.abs(found - tiny.model.encode_images(images)).max() <= TOLERANCE
 
 
-def test_the_pause_is_after_batches_of_several(
-    open_model: Callable[..., Any], module: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Several requests are followed by a pause of a small part of their time, a lone one and a full batch by none."""
-    pauses: list[float] = []
-    # When a batch began, was computed and was answered; a pause begins when it was computed.
-    clock = iter([0.0, 0.1, 0.101, 0.0, 0.1, 0.2, 0.0, 10.0, 10.0, 0.0, 0.1, 0.0, 0.1])
-    counter, monotonic = (lambda: next(clock)), time.monotonic
-    monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=counter, monotonic=monotonic, sleep=pauses.append))
-    model, image = open_model(Tower.IMAGE), np.zeros((1, 16, 16, 3), np.uint8)
-    for count in (2, 2, 2, 1, MAX_BATCH):
-        _ask(model, Tower.IMAGE, [image] * count)
-    assert pauses == pytest.approx([0.003, 0.0, module.PAUSE_AT_MOST_S])
-    assert next(clock, None) is None
+def test_a_lone_request_is_answered_by_the_call(open_model: Callable[..., Any]) -> None:
+    """A single row is computed in the thread that Triton calls, so that no other has to wake up for it."""
+    model, request = open_model(Tower.IMAGE), _Request("image", noise_images(1))
+    (response,) = model.execute([request])
+    assert response.error is None
+    assert request.sent == []
+    assert model.execute([request, request]) is None
+
+
+@pytest.mark.parametrize(("provider", "is_paused"), [("cpu", True), ("openvino", True), ("cuda", False)])
+def test_there_is_no_pause_on_a_gpu(module: ModuleType, provider: str, is_paused: bool) -> None:
+    """On a processor other threads compute while one pauses; on a GPU nothing would."""
+    assert (module.pause_after(Provider(provider)) > 0) is is_paused
 
 
 @pytest.fixture
@@ -309,6 +311,7 @@ def test_a_caller_that_is_gone_harms_no_other(open_model: Callable[..., Any], ti
     gone, there = _Request("input_ids", rows), _Request("input_ids", rows)
     gone.get_response_sender = lambda: SimpleNamespace(send=lambda *_, **__: 1 / 0)  # type: ignore[method-assign]
     model.execute([gone, there])
+    model._backlog.wait_until_idle(60)
     ((response, _),) = there.sent
     assert np.abs(response.tensors[0].array - tiny.model.encode_texts(list(rows))).max() <= TOLERANCE
 

@@ -10,6 +10,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -20,19 +21,17 @@ from numpy.typing import NDArray
 from twinspire.bundle import Bundle, Tower
 from twinspire.contract import EMBEDDING, INPUT_NAMES, without_padding
 from twinspire.errors import EngineError, InputError, ServerOverloadedError, SpaceMismatchError, TwinspireError
-from twinspire.towers import LocalTowers
+from twinspire.towers import LocalTowers, Provider
 from twinspire.towers.batching import bucket_lengths
 from twinspire_server.repository.backlog import Backlog, QueuedRequest
 
 Encode: TypeAlias = Callable[[Sequence[NDArray[Any]]], NDArray[np.float32]]
 
-# Triton forms the next batch of what is queued the moment `execute` returns. The callers that were just answered have
-# not sent their next request by then: 16 callers of one image settle at batches of 8. During a pause of a small part
-# of the batch's own time their answers arrive and they send it. ViT-B/32 int8, two cores: 92% of the images/s in
-# process with a pause of 2%, 94% with one of 4%. There is no pause for a lone caller, nor while more is queued than
-# fits one batch.
-PAUSE = 0.04
-PAUSE_AT_MOST_S = 0.01
+# The callers that a thread of the engine has just answered have not sent their next request yet: one that took what
+# waits at once would compute batches of half the size and less. It waits for them, for this part of the batch's own
+# time at most; the other threads compute meanwhile. No lone caller ever waits.
+PAUSE = 0.1
+PAUSE_AT_MOST_S = 0.02
 
 QUEUED_BATCHES = 8
 """How many full batches wait at most: 256 images, 39 MB at 224 pixels, a few seconds of computing."""
@@ -87,31 +86,32 @@ class TritonPythonModel:
         self._bundle = bundle
         for rows in warm_up_inputs(bundle, tower, self._max_batch):
             self._encode([rows])
-        self._backlog = Backlog(self._answer, max_batch=self._max_batch, max_rows=QUEUED_BATCHES * self._max_batch)
+        self._backlog = Backlog(
+            self._answer,
+            max_batch=self._max_batch,
+            max_rows=QUEUED_BATCHES * self._max_batch,
+            workers=self._towers.runtime.streams,
+            pause=pause_after(self._towers.runtime.provider),
+            pause_at_most_s=PAUSE_AT_MOST_S,
+        )
         pb_utils.Logger.log_info(f"{args['model_name']}: {self._towers.runtime}")
 
-    def execute(self, requests: Sequence[Any]) -> None:
-        """Answer each request of a batch, in order; after several, pause so that their callers can send the next ones.
+    def execute(self, requests: Sequence[Any]) -> list[Any] | None:
+        """Answer a lone request; queue several, and those that come while others are computed.
 
-        A full batch, and requests that arrive while one is computed, are queued, so that Triton hands over further
-        ones.
+        Triton hands over further ones as soon as this returns.
         """
-        started_s = time.perf_counter()
-        batch = [queued for queued in map(self._read, requests) if queued is not None]
-        rows = sum(len(queued.rows) for queued in batch)
         if self._backlog.computing_s > HUNG_S:
             pb_utils.Logger.log_error(f"the engine has been computing one batch for {HUNG_S:.0f} s: ending the process")
             os._exit(1)  # `twinspire serve` starts the server again
-        if rows >= self._max_batch or not self._backlog.is_idle:
-            for refused in self._backlog.submit(batch):
-                self._send(refused.request, ServerOverloadedError(FULL))
-            if rows < self._max_batch:
-                self._backlog.wait_until_idle(GATHER_S)
-            return
-        computed_s = self._answer(batch)
-        if len(requests) > 1:
-            pause_s = min(PAUSE * (computed_s - started_s), PAUSE_AT_MOST_S)
-            time.sleep(max(0.0, computed_s + pause_s - time.perf_counter()))
+        batch = [queued for queued in map(self._read, requests) if queued is not None]
+        if len(requests) == len(batch) == 1 and len(batch[0].rows) == 1 and self._backlog.is_idle:
+            (answer,) = encode_together(self._encode, [batch[0].rows])
+            return [_response(answer)]
+        for refused in self._backlog.submit(batch):
+            self._send(refused.request, ServerOverloadedError(FULL))
+        self._backlog.wait_until_wanted(GATHER_S)
+        return None
 
     def finalize(self) -> None:
         """Close the engine, after the queued requests are answered."""
@@ -128,8 +128,8 @@ class TritonPythonModel:
             return None
         return QueuedRequest(request, rows, time.monotonic() + timeout_s)
 
-    def _answer(self, batch: Sequence[QueuedRequest]) -> float:
-        """Answer requests in one call of the engine; return when it ended, on the clock `time.perf_counter`.
+    def _answer(self, batch: Sequence[QueuedRequest], is_shared: bool) -> None:
+        """Answer requests in one call of the engine, in one of its streams where `is_shared`.
 
         Requests that have expired or whose caller has gone are not computed.
         """
@@ -139,11 +139,10 @@ class TritonPythonModel:
                 self._send(queued.request, ServerOverloadedError(EXPIRED))
             else:
                 due.append(queued)
-        answers = encode_together(self._encode, [queued.rows for queued in due])
-        computed_s = time.perf_counter()
+        with self._towers.unsplit() if is_shared else nullcontext():
+            answers = encode_together(self._encode, [queued.rows for queued in due])
         for queued, answer in zip(due, answers, strict=True):
             self._send(queued.request, answer)
-        return computed_s
 
     def _send(self, request: Any, answer: NDArray[np.float32] | TwinspireError) -> None:  # noqa: ANN401
         try:
@@ -200,6 +199,11 @@ def warm_up_inputs(bundle: Bundle, tower: Tower, max_batch: int) -> Iterator[NDA
     for length in bucket_lengths(bundle.text):
         yield np.array([[0] * (length - 1) + [bundle.text.eos_id]], np.int32)  # (1, length)
     yield np.array([[0] * (context - 1) + [bundle.text.eos_id]] * max_batch, np.int32)  # (max_batch, context)
+
+
+def pause_after(provider: Provider) -> float:
+    """Return the part of a batch's time to pause after it: none on a GPU, where no other thread computes meanwhile."""
+    return 0.0 if provider is Provider.CUDA else PAUSE
 
 
 def _response(answer: NDArray[np.float32] | TwinspireError) -> Any:  # noqa: ANN401 - Triton's own class
