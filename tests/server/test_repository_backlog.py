@@ -16,15 +16,17 @@ LONG_S = 30.0
 
 
 class _Engine:
-    """Notes the rows of each batch and whether it was shared; holds a batch until it is released."""
+    """Notes the rows of each batch and whether it is shared; holds a batch until it is released."""
 
     def __init__(self) -> None:
+        self.backlog: Backlog | None = None
         self.batches: list[tuple[int, bool]] = []
         self._started = threading.Semaphore(0)
         self._released = threading.Semaphore(0)
 
-    def compute(self, batch: Sequence[QueuedRequest], is_shared: bool) -> None:
-        self.batches.append((sum(len(queued.rows) for queued in batch), is_shared))
+    def compute(self, batch: Sequence[QueuedRequest]) -> None:
+        assert self.backlog is not None
+        self.batches.append((sum(len(queued.rows) for queued in batch), self.backlog.is_shared(batch)))
         self._started.release()
         assert self._released.acquire(timeout=LONG_S)
 
@@ -49,8 +51,9 @@ def open_backlog(engine: _Engine) -> Iterator[Callable[..., Backlog]]:
     opened = []
 
     def open_backlog(**options: Any) -> Backlog:
-        opened.append(Backlog(engine.compute, **{"max_batch": 32, "max_rows": 256, "workers": 2, **options}))
-        return opened[-1]
+        engine.backlog = Backlog(engine.compute, **{"max_batch": 32, "max_rows": 256, "workers": 2, **options})
+        opened.append(engine.backlog)
+        return engine.backlog
 
     yield open_backlog
     engine.release(100)

@@ -24,6 +24,13 @@ from twinspire.errors import EngineError, InputError, ServerOverloadedError, Spa
 from twinspire.towers import LocalTowers, Provider
 from twinspire.towers.batching import bucket_lengths
 from twinspire_server.repository.backlog import Backlog, QueuedRequest
+from twinspire_server.repository.telemetry import (
+    ACCESS_LOG,
+    ModelTelemetry,
+    Observation,
+    status_of,
+    warm_up_requests,
+)
 
 Encode: TypeAlias = Callable[[Sequence[NDArray[Any]]], NDArray[np.float32]]
 
@@ -86,6 +93,13 @@ class TritonPythonModel:
         self._bundle = bundle
         for rows in warm_up_inputs(bundle, tower, self._max_batch):
             self._encode([rows])
+        self._telemetry = ModelTelemetry(
+            pb_utils,
+            model=args["model_name"],
+            version=args["model_version"],
+            warm_ups=warm_up_requests(config),
+            access_log=os.environ.get(ACCESS_LOG),
+        )
         self._backlog = Backlog(
             self._answer,
             max_batch=self._max_batch,
@@ -96,7 +110,7 @@ class TritonPythonModel:
         )
         pb_utils.Logger.log_info(f"{args['model_name']}: {self._towers.runtime}")
 
-    def execute(self, requests: Sequence[Any]) -> list[Any] | None:
+    def execute(self, requests: Sequence[Any]) -> None:
         """Answer a lone request; queue several, and those that come while others are computed.
 
         Triton hands over further ones as soon as this returns.
@@ -105,13 +119,12 @@ class TritonPythonModel:
             pb_utils.Logger.log_error(f"the engine has been computing one batch for {HUNG_S:.0f} s: ending the process")
             os._exit(1)  # `twinspire serve` starts the server again
         batch = [queued for queued in map(self._read, requests) if queued is not None]
-        if len(requests) == len(batch) == 1 and len(batch[0].rows) == 1 and self._backlog.is_idle:
-            (answer,) = encode_together(self._encode, [batch[0].rows])
-            return [_response(answer)]
+        if len(batch) == 1 and len(batch[0].rows) == 1 and self._backlog.is_idle:
+            self._answer(batch)  # here, so that no other thread has to wake up for it
+            return
         for refused in self._backlog.submit(batch):
-            self._send(refused.request, ServerOverloadedError(FULL))
+            self._send(refused.request, ServerOverloadedError(FULL), refused.observation)
         self._backlog.wait_until_wanted(GATHER_S)
-        return None
 
     def finalize(self) -> None:
         """Close the engine, after the queued requests are answered."""
@@ -120,35 +133,46 @@ class TritonPythonModel:
 
     def _read(self, request: Any) -> QueuedRequest | None:  # noqa: ANN401 - Triton's own class
         """Read the input of a request. Where that fails, answer it with an error and return None."""
+        observation = self._telemetry.arrived(request)
         try:
             rows: NDArray[Any] = pb_utils.get_input_tensor_by_name(request, self._input).as_numpy()
             timeout_s = request.timeout() / 1e6 or QUEUE_TIMEOUT_S
         except Exception as error:  # numpy's, pybind11's, for shapes that Triton did not expect
-            self._send(request, InputError(f"the input {self._input} cannot be read: {error}"))
+            self._send(request, InputError(f"the input {self._input} cannot be read: {error}"), observation)
             return None
-        return QueuedRequest(request, rows, time.monotonic() + timeout_s)
+        if observation is not None:
+            observation.rows = len(rows)
+        return QueuedRequest(request, rows, time.monotonic() + timeout_s, observation)
 
-    def _answer(self, batch: Sequence[QueuedRequest], is_shared: bool) -> None:
-        """Answer requests in one call of the engine, in one of its streams where `is_shared`.
+    def _answer(self, batch: Sequence[QueuedRequest]) -> None:
+        """Answer requests in one call of the engine: in one of its streams where others will compute beside it.
 
         Requests that have expired or whose caller has gone are not computed.
         """
         due = []
         for queued in batch:
             if queued.request.is_cancelled() or time.monotonic() > queued.expires_s:
-                self._send(queued.request, ServerOverloadedError(EXPIRED))
+                self._send(queued.request, ServerOverloadedError(EXPIRED), queued.observation)
             else:
                 due.append(queued)
-        with self._towers.unsplit() if is_shared else nullcontext():
+        self._telemetry.began([queued.observation for queued in due])
+        with self._towers.unsplit() if self._backlog.is_shared(batch) else nullcontext():
             answers = encode_together(self._encode, [queued.rows for queued in due])
+        self._telemetry.computed([queued.observation for queued in due])
         for queued, answer in zip(due, answers, strict=True):
-            self._send(queued.request, answer)
+            self._send(queued.request, answer, queued.observation)
 
-    def _send(self, request: Any, answer: NDArray[np.float32] | TwinspireError) -> None:  # noqa: ANN401
+    def _send(
+        self,
+        request: Any,  # noqa: ANN401 - Triton's own class
+        answer: NDArray[np.float32] | TwinspireError,
+        observation: Observation | None,
+    ) -> None:
         try:
             request.get_response_sender().send(_response(answer), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
         except Exception as error:  # the other callers of the batch still get their answers
             pb_utils.Logger.log_error(f"cannot send a response: {error}")
+        self._telemetry.answered(observation, status_of(answer, expired=EXPIRED))
 
     def _images(self, inputs: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
         return self._towers.encode_images(inputs[0] if len(inputs) == 1 else np.concatenate(inputs))

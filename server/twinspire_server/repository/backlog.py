@@ -14,20 +14,25 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from numpy.typing import NDArray
 
+from twinspire_server.repository.telemetry import Observation
+
 
 @dataclass(frozen=True, eq=False)
 class QueuedRequest:
-    """A request of Triton with its rows (n, ...). It expires at `expires_s`, on the clock time.monotonic."""
+    """A request of Triton with its rows (n, ...). It expires at `expires_s`, on the clock time.monotonic.
+
+    `observation` is None where it is not to appear in metrics.
+    """
 
     request: Any
     rows: NDArray[Any]
     expires_s: float
-    queued_s: float = field(default_factory=time.monotonic)
+    observation: Observation | None = None
 
 
 @dataclass(eq=False)
@@ -46,9 +51,8 @@ class Backlog:
     """A queue of requests and the threads that compute them, oldest first, in batches of at most `max_batch` rows.
 
     Each of `workers` threads computes batches of its own: while the callers of one are answered and send their next
-    requests, the others compute. What waits is divided equally among them. `compute` receives a batch, and whether
-    other threads compute beside it; it answers all requests and raises nothing. At most `max_rows` rows wait. Only one
-    thread may submit.
+    requests, the others compute. What waits is divided equally among them. `compute` answers all requests of a batch
+    and raises nothing. At most `max_rows` rows wait. Only one thread may submit.
 
     `pause` is the part of a batch's time, and `pause_at_most_s` the time, that a thread waits at most after it for as
     many rows as it has just answered; 0 disables the pause. It ends as soon as they have come. A thread that finds
@@ -57,7 +61,7 @@ class Backlog:
 
     def __init__(
         self,
-        compute: Callable[[Sequence[QueuedRequest], bool], object],
+        compute: Callable[[Sequence[QueuedRequest]], object],
         *,
         max_batch: int,
         max_rows: int,
@@ -84,10 +88,9 @@ class Backlog:
         with self._changed:
             return not self._queue and all(worker.began_s is None for worker in self._workers) and not self._pausing()
 
-    @property
-    def is_full(self) -> bool:
-        """Whether not even a request of one row fits."""
-        return self._rows >= self._max_rows
+    def is_shared(self, batch: Sequence[QueuedRequest]) -> bool:
+        """Whether other threads have, or will at once get, requests to compute beside a batch."""
+        return len(batch) > 1 or self._rows > 0
 
     @property
     def computing_s(self) -> float:
@@ -132,9 +135,8 @@ class Backlog:
 
     def _run(self, worker: _Worker) -> None:
         while batch := self._take(worker):
-            is_shared = len(batch) > 1 or self._rows > 0
-            began_s = time.monotonic()
-            self._compute(batch, is_shared)
+            is_shared, began_s = self.is_shared(batch), time.monotonic()
+            self._compute(batch)
             with self._changed:
                 now_s = time.monotonic()
                 if is_shared:  # a lone caller's next request is computed at once
