@@ -130,11 +130,12 @@ _HEARTBEAT_S = 30.0
 
 @dataclass(frozen=True)
 class RunningServer:
-    """Triton started by `twinspire serve`: its gRPC address, version and origin (wheel or installation)."""
+    """Triton started by `twinspire serve`: its gRPC address, version and origin (wheel or installation), process."""
 
     address: str
     version: str
     origin: str
+    pid: int
 
 
 def run(*command: str | Path) -> None:
@@ -202,18 +203,19 @@ def running_server(repository: Path, *, backend_directory: Path | None = None) -
             announced = _first_document(process.stdout)
             if announced is None:
                 raise ServerError(f"`{_shown(command)}` did not start a server: see its output above")
-            yield RunningServer(announced["grpc"], announced["triton_version"], announced["triton_origin"])
+            version, origin = announced["triton_version"], announced["triton_origin"]
+            yield RunningServer(announced["grpc"], version, origin, announced["pid"])
         finally:
             _stop(process)
 
 
-def _first_document(stream: IO[str]) -> dict[str, str] | None:
+def _first_document(stream: IO[str]) -> dict[str, Any] | None:
     """Read the first JSON object of a stream, over several lines; None where the stream ends before."""
     text = ""
     for line in stream:
         text += line
         try:
-            found: dict[str, str] = json.loads(text)
+            found: dict[str, Any] = json.loads(text)
         except ValueError:
             continue
         return found
