@@ -11,7 +11,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -22,12 +21,12 @@ from twinspire.bundle import Bundle, Tower
 from twinspire.text import Tokenizer
 from twinspire.towers import TritonTowers
 from twinspire.towers.local import BATCH
-from twinspire_bench.overload import PRECISION, WHEEL, Generator, Request, requests_of
+from twinspire_bench.load_generator import Generator, Request, requests_of
 from twinspire_bench.scripts import (
     DEFAULT_WORK,
-    TWINSPIRE,
     JsonFileOption,
     RunningServer,
+    ServedOptions,
     SizeOption,
     ThreadsOption,
     VocabularyOption,
@@ -36,8 +35,6 @@ from twinspire_bench.scripts import (
     progress_lines,
     random_model,
     read_captions,
-    run,
-    running_server,
 )
 from twinspire_bench.server_usage import ServerUsage
 from twinspire_eval.load import open_loop
@@ -120,27 +117,14 @@ def measure(
     }
 
 
-def measure_bundle(
-    bundle: Bundle, *, threads: int, streams: int, settings: LaneSettings, work: Path, say: Callable[[str], None]
-) -> Record:
-    """Serve `bundle` and measure its lanes. Raises EngineError and ServerError as `scripts` does."""
-    repository = work / f"{bundle.name}-models-{WHEEL}-{streams}"
-    options = {"precision": PRECISION, "threads": threads, "streams": streams}
-    run(*TWINSPIRE, "build", bundle.path, "-o", repository, *(f"--{name}={value}" for name, value in options.items()))
+def measure_bundle(served: ServedOptions, *, settings: LaneSettings, say: Callable[[str], None]) -> Record:
+    """Serve a bundle and measure its lanes. Raises EngineError and ServerError as `ServedOptions.serve`."""
     rows = BATCH[Tower.IMAGE]
-    (request,) = [
-        request
-        for request in requests_of(bundle, rows, deadline_s=_DEADLINE_S, has_bytes=False).values()
-        if request.rows == rows
-    ]
-    with running_server(repository) as server:
-        results = measure(server, bundle, request, settings=settings, say=say)
-    return Record(
-        kind="lanes",
-        parameters={**asdict(settings), **options},
-        subject={"bundle": bundle.name, "space": bundle.space, "triton": server.version, "triton_from": server.origin},
-        results=results,
-    )
+    found = requests_of(served.bundle, rows, deadline_s=_DEADLINE_S, has_bytes=False).values()
+    (request,) = [request for request in found if request.rows == rows]
+    with served.serve() as server:
+        results = measure(server, served.bundle, request, settings=settings, say=say)
+    return served.record("lanes", server, asdict(settings), results)
 
 
 def show(record: Record, console: Console) -> None:
@@ -173,11 +157,8 @@ def main(
     with exit_on_error(console):
         model = random_model(size, work, vocabulary=vocabulary)
         record = measure_bundle(
-            model.bundle,
-            threads=thread_count(threads),
-            streams=streams,
+            ServedOptions(bundle=model.bundle, threads=thread_count(threads), streams=streams, work=model.folder),
             settings=LaneSettings(rounds=rounds, visit_s=visit),
-            work=model.folder,
             say=progress_lines(console),
         )
         show(record, figures_console())

@@ -17,28 +17,26 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
-from io import BytesIO
-from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Annotated, Any
 
 import numpy as np
 import typer
-from PIL import Image
 from rich.console import Console
 
 from twinspire._cores import thread_count
-from twinspire.bundle import Bundle, Precision, Tower
+from twinspire.bundle import Tower
 from twinspire.errors import ServerError
 from twinspire.towers.local import BATCH
+from twinspire_bench.load_generator import LONGEST_S, Generator, Request, requests_of
 from twinspire_bench.scripts import (
     DEFAULT_WORK,
-    TWINSPIRE,
     JsonFileOption,
     RunningServer,
+    ServedOptions,
     SizeOption,
     ThreadsOption,
     VocabularyOption,
@@ -46,22 +44,15 @@ from twinspire_bench.scripts import (
     exit_on_error,
     progress_lines,
     random_model,
-    run,
-    running_server,
 )
 from twinspire_bench.server_usage import ServerUsage
 from twinspire_eval.load import arrivals
 from twinspire_eval.records import Record
-from twinspire_eval.scenes import Split, scene_set
 from twinspire_eval.smoke import smoke_option
 from twinspire_eval.statistics import percentiles
 from twinspire_eval.tables import figure, figures_console, figures_table
 
-PRECISION = Precision.INT8
-WHEEL = "wheel"
-_METHOD = "/inference.GRPCInferenceService/ModelInfer"
 _SETTLED_S = 2.0
-_LONGEST_S = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,62 +64,6 @@ class OverloadSettings:
     closed_s: float = 5.0
     rows: int = 16
     deadline_s: float = 30.0
-
-
-@dataclass(frozen=True)
-class Request:
-    """A request as bytes of the protocol, for `rows` images."""
-
-    content: bytes
-    rows: int
-
-
-class Generator:
-    """A load generator with one gRPC connection. It sends bytes and keeps only codes and times."""
-
-    def __init__(self, address: str, *, deadline_s: float) -> None:
-        import grpc  # type: ignore[import-untyped, unused-ignore]
-
-        options = [("grpc.max_send_message_length", -1), ("grpc.enable_retries", 0)]
-        self._channel = grpc.insecure_channel(address, options=options)
-        self._infer = self._channel.unary_unary(_METHOD)
-        self._deadline_s = deadline_s
-
-    def send(self, request: Request) -> Any:  # noqa: ANN401 - grpc.Future
-        """Send a request; return its future."""
-        return self._infer.future(request.content, timeout=self._deadline_s)
-
-    def closed_loop(self, request: Request, *, in_flight: int, seconds: float) -> float:
-        """Return the images/s that are answered with `in_flight` requests in flight, without the first tenth.
-
-        Raises ServerError where a request fails.
-        """
-        done: SimpleQueue[Any] = SimpleQueue()
-
-        def send() -> None:
-            self.send(request).add_done_callback(done.put)
-
-        for _ in range(in_flight):
-            send()
-        start_s = time.perf_counter()
-        counted, counted_from_s, ended_s = 0, start_s, start_s
-        while ended_s - start_s < seconds:
-            future = done.get(timeout=_LONGEST_S)
-            if future.exception() is not None:
-                raise ServerError(f"a request of the closed loop failed with {future.code().name}: {future.details()}")
-            send()
-            ended_s = time.perf_counter()
-            if ended_s - start_s < seconds / 10:
-                counted, counted_from_s = 0, ended_s
-            else:
-                counted += 1
-        for _ in range(in_flight):
-            done.get(timeout=_LONGEST_S)
-        return counted * request.rows / (ended_s - counted_from_s)
-
-    def close(self) -> None:
-        """Close the connection; requests in flight are cancelled."""
-        self._channel.close()
 
 
 def measure(
@@ -153,7 +88,7 @@ def measure(
         **found,
         "goodput_of_capacity": found["goodput_images_per_s"] / capacity,
         "recovered_of_capacity": recovered / capacity,
-        **measure_cancelled(server, request, full_batch=full_batch),
+        **measure_cancelled(server.address, request, full_batch=full_batch),
     }
 
 
@@ -190,7 +125,7 @@ def _open_loop(
     outcomes: list[tuple[str, float, float]] = []
     try:
         while len(outcomes) < len(schedule):
-            outcomes.append(done.get(timeout=_LONGEST_S))
+            outcomes.append(done.get(timeout=LONGEST_S))
     except Empty:
         raise ServerError(f"{len(schedule) - len(outcomes)} requests were never answered nor refused") from None
     # Without the first second, in which the queue fills.
@@ -214,12 +149,12 @@ def _open_loop(
     }
 
 
-def measure_cancelled(server: RunningServer, request: Request, *, full_batch: int) -> dict[str, float]:
+def measure_cancelled(address: str, request: Request, *, full_batch: int) -> dict[str, float]:
     """Return how long one request takes behind eight full batches that wait, and behind as many that were cancelled."""
     seconds = {}
     for name in ("behind_waiting_ms", "behind_cancelled_ms"):
-        with closing(Generator(server.address, deadline_s=_LONGEST_S)) as generator:
-            gone = Generator(server.address, deadline_s=_LONGEST_S)
+        with closing(Generator(address, deadline_s=LONGEST_S)) as generator:
+            gone = Generator(address, deadline_s=LONGEST_S)
             futures = [gone.send(request) for _ in range(8 * full_batch // request.rows)]
             time.sleep(0.3)  # until they have arrived
             if name == "behind_cancelled_ms":
@@ -237,63 +172,16 @@ def _quantiles(milliseconds: Sequence[float]) -> dict[str, float] | None:
     return asdict(percentiles(milliseconds)) if milliseconds else None
 
 
-def requests_of(bundle: Bundle, rows: int, *, deadline_s: float, has_bytes: bool) -> Mapping[str, Request]:
-    """Return a request for one image, one for `rows` of them and, with `has_bytes`, one for `rows` JPEG files."""
-    from tritonclient.grpc import service_pb2
-
-    spec, size = bundle.input_spec(Tower.IMAGE), bundle.image.size
-    noise = np.random.default_rng(0).integers(0, 256, (rows, size, size, 3), np.uint8)
-
-    def request(model: str, name: str, datatype: str, shape: Sequence[int], content: bytes) -> Request:
-        message = service_pb2.ModelInferRequest(model_name=f"{bundle.name}_{model}")
-        message.inputs.add(name=name, datatype=datatype, shape=shape)
-        message.raw_input_contents.append(content)
-        message.parameters["timeout"].int64_param = int(1e6 * deadline_s)
-        return Request(message.SerializeToString(), shape[0])
-
-    found = {
-        f"{count} tensors": request("image", spec.name, spec.triton_type, images.shape, images.tobytes())
-        for count, images in ((1, noise[:1]), (rows, noise))
-    }
-    if has_bytes:
-        files = [_jpeg(scene.draw()) for scene in scene_set(rows, seed=0, split=Split.HELDOUT)]
-        content = b"".join(len(file).to_bytes(4, "little") + file for file in files)
-        found[f"{rows} JPEG files"] = request("image_bytes", "image_bytes", "BYTES", (rows, 1), content)
-    return found
-
-
-def _jpeg(image: Image.Image) -> bytes:
-    file = BytesIO()
-    image.resize((640, 480)).save(file, "JPEG", quality=90)
-    return file.getvalue()
-
-
-def measure_bundle(
-    bundle: Bundle,
-    *,
-    threads: int,
-    streams: int,
-    settings: OverloadSettings,
-    work: Path,
-    say: Callable[[str], None],
-) -> Record:
-    """Serve `bundle` and measure each kind of request. Raises EngineError and ServerError as `scripts` does."""
-    repository = work / f"{bundle.name}-models-{WHEEL}-{streams}"
-    options = {"precision": PRECISION, "threads": threads, "streams": streams}
-    run(*TWINSPIRE, "build", bundle.path, "-o", repository, *(f"--{name}={value}" for name, value in options.items()))
-    has_bytes = (repository / f"{bundle.name}_image_bytes").exists()
-    requests = requests_of(bundle, settings.rows, deadline_s=settings.deadline_s, has_bytes=has_bytes)
+def measure_bundle(served: ServedOptions, *, settings: OverloadSettings, say: Callable[[str], None]) -> Record:
+    """Serve a bundle and measure each kind of request. Raises EngineError and ServerError as `ServedOptions.serve`."""
     results: dict[str, Any] = {}
-    with running_server(repository) as server:
+    with served.serve() as server:
+        has_bytes = (served.repository / f"{served.bundle.name}_image_bytes").exists()
+        requests = requests_of(served.bundle, settings.rows, deadline_s=settings.deadline_s, has_bytes=has_bytes)
         for name, request in requests.items():
             say(f"requests of {name}, {len(request.content):,} bytes")
             results[name] = measure(server, request, full_batch=BATCH[Tower.IMAGE], settings=settings, say=say)
-    return Record(
-        kind="overload",
-        parameters={**asdict(settings), **options},
-        subject={"bundle": bundle.name, "space": bundle.space, "triton": server.version, "triton_from": server.origin},
-        results=results,
-    )
+    return served.record("overload", server, asdict(settings), results)
 
 
 def show(record: Record, console: Console) -> None:
@@ -344,11 +232,8 @@ def main(
     with exit_on_error(console):
         model = random_model(size, work, vocabulary=vocabulary)
         record = measure_bundle(
-            model.bundle,
-            threads=thread_count(threads),
-            streams=streams,
+            ServedOptions(bundle=model.bundle, threads=thread_count(threads), streams=streams, work=model.folder),
             settings=OverloadSettings(factor=factor, seconds=seconds, rows=rows),
-            work=model.folder,
             say=progress_lines(console),
         )
         show(record, figures_console())
