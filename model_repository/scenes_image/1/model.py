@@ -158,9 +158,13 @@ class TritonPythonModel:
         self._telemetry.began([queued.observation for queued in due])
         with self._towers.unsplit() if self._backlog.is_shared(batch) else nullcontext():
             answers = encode_together(self._encode, [queued.rows for queued in due])
-        self._telemetry.computed([queued.observation for queued in due])
+        computed_s = time.perf_counter()
         for queued, answer in zip(due, answers, strict=True):
-            self._send(queued.request, answer, queued.observation)
+            self._respond(queued.request, answer)
+        # After all responses: each metric is a message to Triton's process, for which this thread waits.
+        self._telemetry.computed([queued.observation for queued in due], computed_s)
+        for queued, answer in zip(due, answers, strict=True):
+            self._telemetry.answered(queued.observation, status_of(answer, expired=EXPIRED))
 
     def _send(
         self,
@@ -168,11 +172,14 @@ class TritonPythonModel:
         answer: NDArray[np.float32] | TwinspireError,
         observation: Observation | None,
     ) -> None:
+        self._respond(request, answer)
+        self._telemetry.answered(observation, status_of(answer, expired=EXPIRED))
+
+    def _respond(self, request: Any, answer: NDArray[np.float32] | TwinspireError) -> None:  # noqa: ANN401
         try:
             request.get_response_sender().send(_response(answer), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
         except Exception as error:  # the other callers of the batch still get their answers
             pb_utils.Logger.log_error(f"cannot send a response: {error}")
-        self._telemetry.answered(observation, status_of(answer, expired=EXPIRED))
 
     def _images(self, inputs: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
         return self._towers.encode_images(inputs[0] if len(inputs) == 1 else np.concatenate(inputs))

@@ -103,9 +103,8 @@ class ModelTelemetry:
             if observation is not None:
                 observation.began_s = now_s
 
-    def computed(self, batch: Sequence[Observation | None]) -> None:
-        """Note that the batch of these requests was computed."""
-        now_s = time.perf_counter()
+    def computed(self, batch: Sequence[Observation | None], now_s: float) -> None:
+        """Note that the batch of these requests was computed at `now_s`, on the clock `time.perf_counter`."""
         observed = [observation for observation in batch if observation is not None]
         for observation in observed:
             observation.computed_s = now_s
