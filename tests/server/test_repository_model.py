@@ -108,8 +108,14 @@ def module(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 @pytest.fixture
-def open_model(module: ModuleType, tiny: Any, tmp_path: Path) -> Iterator[Callable[..., Any]]:
-    """Initialize the model of a tower of the tiny bundle, as `build` writes it; `changes` are to its parameters."""
+def open_model(
+    module: ModuleType, tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., Any]]:
+    """Initialize the model of a tower of the tiny bundle, as `build` writes it; `changes` are to its parameters.
+
+    It does not change this process's niceness.
+    """
+    monkeypatch.setattr(module.os, "nice", lambda increment: increment)
     build_repository([tiny.bundle.path], tmp_path / "models", precision="fp32", threads=1)
     opened = []
 
@@ -168,6 +174,21 @@ def test_a_lone_request_is_answered_before_the_call_returns(open_model: Callable
     model, request = open_model(Tower.IMAGE), _Request("image", noise_images(1))
     model.execute([request])
     assert len(request.sent) == 1
+
+
+@pytest.mark.parametrize(("tower", "niceness"), [(Tower.IMAGE, [10]), (Tower.TEXT, [])])
+def test_images_yield_processors_to_texts(
+    open_model: Callable[..., Any],
+    module: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    tower: Tower,
+    niceness: list[int],
+) -> None:
+    """The process of images is nicer than that of texts of the same bundle, whose queries somebody waits for."""
+    added: list[int] = []
+    monkeypatch.setattr(module.os, "nice", added.append)
+    open_model(tower)
+    assert added == niceness
 
 
 @pytest.mark.parametrize(("provider", "is_paused"), [("cpu", True), ("openvino", True), ("cuda", False)])
