@@ -92,6 +92,17 @@ def test_a_request_of_many_rows_alone_may_use_all_threads(
     assert engine.batches == [(32, False)]
 
 
+def test_a_request_of_many_rows_is_shared_while_others_wait(
+    open_backlog: Callable[..., Backlog], engine: _Engine
+) -> None:
+    """With a request behind it, a single one does not use all threads; the last one does."""
+    open_backlog(workers=1).submit(_requests(32, 32))
+    for _ in range(2):
+        assert engine.wait_for_batch()
+        engine.release()
+    assert engine.batches == [(32, True), (32, False)]
+
+
 def test_a_thread_waits_for_as_many_rows_as_it_answered(open_backlog: Callable[..., Backlog], engine: _Engine) -> None:
     """After a batch of 4, the thread takes nothing until 4 more have come, and then at once."""
     backlog = open_backlog(workers=1, pause=1e6)
