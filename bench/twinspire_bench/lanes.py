@@ -83,7 +83,7 @@ def measure(
                 seed=seed,
                 duration_s=settings.visit_s,
             )
-            return found.latencies_ms.tolist()
+            return list(map(float, found.latencies_ms))
 
         def images() -> float:
             return generator.closed_loop(request, in_flight=_BATCHES_IN_FLIGHT, seconds=settings.visit_s)
