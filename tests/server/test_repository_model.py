@@ -22,6 +22,7 @@ from twinspire.errors import BundleError, EngineError, InputError, SpaceMismatch
 from twinspire.towers import Provider
 from twinspire_server import repository
 from twinspire_server.repository import build_repository
+from twinspire_server.repository.telemetry import Status
 
 MODEL_FILE = Path(repository.__file__).with_name("model.py")
 START, END, PAD = 1, 2, 0
@@ -213,6 +214,40 @@ def test_answers_are_counted_by_status_and_times_by_phase(open_model: Callable[.
     for phase in ("queue", "compute"):
         (seconds,) = values["twinspire_server_phase_seconds", "tiny_image", "1", phase]
         assert 0 < seconds < 60
+
+
+def test_metrics_are_used_by_one_thread_at_a_time(
+    open_model: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Triton's metrics are not safe to use from several threads: a server crashed whose streams counted at once."""
+    using, overlaps = threading.Semaphore(1), []
+
+    class _Slow:
+        def __init__(self, *_: object, **__: object) -> None: ...
+
+        def use(self, _: float) -> None:
+            alone = using.acquire(blocking=False)
+            time.sleep(0.001)
+            if alone:
+                using.release()
+            else:
+                overlaps.append(1)
+
+        increment = observe = use
+
+    monkeypatch.setattr(_MetricFamily, "Metric", _Slow)
+    telemetry = open_model(Tower.IMAGE)._telemetry
+
+    def count() -> None:
+        for _ in range(20):
+            telemetry.answered(telemetry.arrived(_Request("image", noise_images(1))), Status.OK)
+
+    threads = [threading.Thread(target=count) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert overlaps == []
 
 
 @pytest.fixture
