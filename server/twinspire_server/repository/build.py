@@ -102,12 +102,12 @@ def build_repository(
     specs = [spec for bundle in served for make in MODEL_SPECS[runtime] for spec in make(bundle)]
     if not raw_inputs:
         specs = without_raw_models(specs)
-    if description:
-        specs.append(description_model(served, specs, destination))
     _placed(specs, destination)  # raises before anything is written
     with file_errors(f"{destination} cannot be written", destination, ". Name another folder with -o"):
         destination.mkdir(parents=True, exist_ok=True)
         with locked(destination):
+            if description:  # of other builds too, so it waits for those that write now
+                specs.append(description_model(served, specs, destination))
             models = _placed(specs, destination)
             install_models(destination, models)
     return models
