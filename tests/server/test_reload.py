@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper
-from tritonclient.grpc import service_pb2_grpc
+from tritonclient.grpc import InferenceServerClient, service_pb2_grpc
 
 from twinspire import sample_bundle
 from twinspire.bundle import Bundle, BundleWriter, Precision, Tower
@@ -95,10 +96,12 @@ class Server:
 
     def precisions(self) -> set[str]:
         """Ask the server which precisions it serves."""
-        bundle = Bundle.open(sample_bundle())
-        with TritonTowers(self.told["grpc"], bundle) as towers:
-            assert towers._state is not None
-            return {model.precision for model in towers._state.models.values()}
+        found = set()
+        with closing(InferenceServerClient(self.told["grpc"])) as client:
+            for model in ("scenes_image", "scenes_text"):
+                parameters = client.get_model_config(model, as_json=True)["config"]["parameters"]
+                found.add(parameters["precision"]["string_value"])
+        return found
 
 
 @pytest.fixture(scope="module")
