@@ -34,6 +34,8 @@ from twinspire_server.repository import build_repository
 TWINSPIRE = Path(sys.executable).with_name("twinspire")
 _FREE = ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0", "--status-port", "0", "--canary-interval", "0"]
 _REQUESTS = 10_000
+_PAUSE_S = 0.005
+"""Between two requests of a client: servers have to start beside the load, on machines with few cores."""
 
 
 @dataclass
@@ -92,7 +94,7 @@ class Server:
     def run_reload(self, *options: str) -> subprocess.CompletedProcess[str]:
         """Run `twinspire reload --json`."""
         command = [TWINSPIRE, "reload", self.repository, "--json", *options]
-        return subprocess.run(command, text=True, capture_output=True, timeout=120, check=False)
+        return subprocess.run(command, text=True, capture_output=True, timeout=600, check=False)
 
     def precisions(self) -> set[str]:
         """Ask the server which precisions it serves."""
@@ -164,6 +166,7 @@ class Load:
                 except Exception as error:
                     self.errors.append(error)
                 self.longest_s = max(self.longest_s, time.monotonic() - start_s)
+                time.sleep(_PAUSE_S)
 
     def _ours(self) -> Iterator[Callable[[int], NDArray[np.float32]]]:
         with TritonTowers(self._address, self._bundle) as towers:
