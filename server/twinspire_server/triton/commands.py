@@ -14,6 +14,7 @@ import typer
 from twinspire.cli.shared import JsonOption, print_json, printable
 from twinspire.errors import InputError
 from twinspire_server.triton.canary import CanaryOptions
+from twinspire_server.triton.wrong_vectors import AccuracyOptions, OnWrong
 
 if TYPE_CHECKING:
     from twinspire_server.triton import ServerTls, TritonServer
@@ -73,6 +74,20 @@ def serve(
     canary_interval: Annotated[
         float, typer.Option(min=0, help="Seconds between test inferences, which detect hung models; 0: none.")
     ] = CanaryOptions.interval_s,
+    accuracy_interval: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            metavar="SECONDS",
+            help="Seconds between probes, which detect wrong vectors; 0: none. "
+            f"[default: {AccuracyOptions.interval_s:g}, 0 with --canary-interval 0]",
+            show_default=False,
+        ),
+    ] = None,
+    on_wrong: Annotated[
+        OnWrong,
+        typer.Option(help="What follows wrong vectors beside the alarm: nothing, one restart, or the server's end."),
+    ] = OnWrong.ALARM,
     triton_flag: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME=VALUE", help="Further flag for tritonserver, such as log-verbose=1; repeatable."),
@@ -90,7 +105,7 @@ def serve(
 
     Uses the tritonserver on PATH or the one in the wheel nvidia-pytriton, whichever is newer.
     """
-    from twinspire_server.triton import Supervisor, TritonServer
+    from twinspire_server.triton import AccuracyCanary, Supervisor, TritonServer
 
     server = TritonServer(
         repository,
@@ -108,11 +123,20 @@ def serve(
         triton_flags=triton_flag or (),
         pass_env=pass_env or (),
     )
+
+    def report(message: str) -> None:
+        typer.echo(message, err=True)
+
+    if accuracy_interval is None and canary_interval:
+        accuracy_interval = AccuracyOptions.interval_s
     supervisor = Supervisor(
         server,
         max_restarts=max_restarts,
         canary=CanaryOptions(interval_s=canary_interval) if canary_interval else None,
-        report=lambda message: typer.echo(message, err=True),
+        accuracy=AccuracyCanary(AccuracyOptions(interval_s=accuracy_interval, on_wrong=on_wrong), report=report)
+        if accuracy_interval
+        else None,
+        report=report,
     )
     for warning in server.warnings():
         typer.echo(f"warning: {warning}", err=True)

@@ -53,6 +53,7 @@ class TritonServer:
         self.host = checked_address(host)
         self.metrics_host = checked_address(metrics_host)
         self.tls = tls
+        self.reuses_grpc_port = reuse_grpc_port
         if is_open(self.host) and tls is None and not insecure:
             raise InputError(
                 f"other machines can reach {self.host}, and connections would be neither encrypted nor authenticated: "

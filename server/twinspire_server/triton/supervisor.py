@@ -11,8 +11,10 @@ from queue import Empty, SimpleQueue
 from twinspire._arguments import as_whole
 from twinspire.errors import ServerError, TwinspireError
 from twinspire_server.repository.config import ready_check
+from twinspire_server.triton.accuracy import AccuracyCanary
 from twinspire_server.triton.canary import Canary, CanaryOptions
 from twinspire_server.triton.server import TritonServer
+from twinspire_server.triton.wrong_vectors import OnWrong
 
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 30.0
 _STABLE_S = 600.0
@@ -25,8 +27,10 @@ class Supervisor:
     """Restarts a started `TritonServer` whenever it ends by itself, a model's process ends, or a model hangs.
 
     Restarts wait 0.5 s, then twice as long each time, at most 30 s; after `max_restarts` in a row, with no ten minutes
-    of serving between them, the last error is raised. `canary` sets how models are checked; None does not check them.
-    `report` is called with a message for each failure and each restart. Raises InputError for a negative number.
+    of serving between them, the last error is raised. `canary` sets how models are checked for hangs; None does not
+    check them. `accuracy` checks their vectors while the server runs; where they are wrong, its options say whether the
+    server is restarted or ended. `report` is called with a message for each failure and each restart. Raises InputError
+    for a negative number.
     """
 
     def __init__(
@@ -35,11 +39,12 @@ class Supervisor:
         *,
         max_restarts: int = 10,
         canary: CanaryOptions | None = None,
+        accuracy: AccuracyCanary | None = None,
         report: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._max_restarts = as_whole(max_restarts, "max_restarts", minimum=0)
         self._server, self._report = server, report
-        self._canary = canary
+        self._canary, self._accuracy = canary, accuracy
         checks = {} if canary is None else {name: ready_check(server.repository / name) for name in server.models}
         self._ready_checks = {name: request for name, request in checks.items() if request is not None}
         self._stopped = threading.Event()
@@ -79,13 +84,18 @@ class Supervisor:
     def _failure(self) -> ServerError | None:
         """Wait until the server has ended, or end it where a model hangs; return why. None where `stop` was called."""
         hung: SimpleQueue[str] = SimpleQueue()
+        wrong: SimpleQueue[str] = SimpleQueue()
         canaries = [
             Canary(name, request, self._server, self._canary, on_failure=hung.put)
             for name, request in self._ready_checks.items()
             if self._canary is not None
         ]
+        if self._accuracy is not None:
+            self._accuracy.start(self._server, on_wrong=wrong.put)
         try:
             while not self._stopped.is_set():
+                with suppress(Empty):
+                    return self._wrong(wrong.get_nowait())
                 with suppress(Empty):
                     reason = hung.get(timeout=_POLL_S)
                     self._server.kill()
@@ -94,5 +104,16 @@ class Supervisor:
                     return self._server.ended_error(self._server.wait(0))
             return None
         finally:
+            if self._accuracy is not None:
+                self._accuracy.stop()
             for canary in canaries:
                 canary.stop()
+
+    def _wrong(self, reason: str) -> ServerError:
+        """End the server; return why, for a restart, or raise it."""
+        assert self._accuracy is not None
+        self._server.kill()
+        error = ServerError(f"ended Triton because its vectors are wrong: {reason}. Full log: {self._server.log_file}")
+        if self._accuracy.options.on_wrong is OnWrong.STOP:
+            raise error
+        return error
