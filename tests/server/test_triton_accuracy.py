@@ -24,6 +24,7 @@ from twinspire.errors import BundleError, InputError, ServerError
 from twinspire_server.repository import build_repository
 from twinspire_server.repository.served_probes import PROBES, ServedProbes, largest_loss, served_probes
 from twinspire_server.triton import AccuracyCanary, AccuracyOptions, Fault, OnWrong, Prober, Supervisor, TritonServer
+from twinspire_server.triton.status import ServerStatus
 
 _WITHIN_S = 60
 
@@ -41,15 +42,15 @@ def _built(place: Any, bundle: Bundle) -> tuple[Path, Path]:
 
 
 @contextmanager
-def _watched(server: TritonServer, **options: Any) -> Iterator[tuple[AccuracyCanary, list[str]]]:
-    """Supervise a server with a short interval between probes; yield the canary and what is reported."""
+def _watched(server: TritonServer, **options: Any) -> Iterator[tuple[AccuracyCanary, list[str], ServerStatus]]:
+    """Supervise a server with a short interval between probes; yield the canary, what is reported, and the status."""
     reports: list[str] = []
     canary = AccuracyCanary(AccuracyOptions(interval_s=0.3, **options), report=reports.append)
     supervisor = Supervisor(server, accuracy=canary, report=reports.append)
     thread = threading.Thread(target=supervisor.run)
     thread.start()
     try:
-        yield canary, reports
+        yield canary, reports, ServerStatus(server, supervisor, canary)
     finally:
         supervisor.stop()
         thread.join()
@@ -78,7 +79,7 @@ def test_exchanged_rows_are_noticed_and_a_restart_heals(place: Any, sample: Bund
     )
     with (
         TritonServer(place.repository, reuse_grpc_port=True) as server,
-        _watched(server, on_wrong=OnWrong.RESTART) as (canary, reports),
+        _watched(server, on_wrong=OnWrong.RESTART) as (canary, reports, _),
     ):
         _until(lambda: canary.ready)
         assert reports == []
@@ -102,15 +103,20 @@ def test_memory_damage_is_noticed_and_readiness_returns(place: Any, sample: Bund
         "        found = self._towers.encode_texts(texts)\n"
         f"        return np.roll(found, 1, axis=1) if os.path.exists({str(flag)!r}) else found\n",
     )
-    with TritonServer(place.repository) as server, _watched(server) as (canary, reports):
+    with TritonServer(place.repository) as server, _watched(server) as (canary, reports, status):
         _until(lambda: canary.ready)
         flag.touch()
         _until(lambda: not canary.ready)
         assert canary.results["scenes_text"].fault is Fault.INACCURATE
         assert canary.results["scenes_text"].cosine < canary.results["scenes_text"].bound
         assert canary.results["scenes_image"].ok
+        assert "scenes_text" in str(status.not_ready())
+        page = status.page().decode()
+        assert "twinspire_canary_ok 0" in page
+        assert float(re.findall(r'twinspire_canary_cosine{model="scenes_text"} (\S+)', page)[0]) < 0.9
         flag.unlink()
         _until(lambda: canary.ready)
+        assert status.not_ready() == []
         assert "again" in reports[-1]
         assert faults.change_weights_in_memory(server, "scenes_image", image / "1" / "bundle" / "image.fp32.onnx")
         _until(lambda: not canary.ok)
@@ -194,6 +200,7 @@ def test_probes_without_an_answer_are_no_fault(place: Any, tiny: Any) -> None:
         canary.start(server)
         _until(lambda: bool(reports))
         assert canary.ok
+        assert not canary.checked
         assert not canary.ready
         assert "no answer" in reports[0]
         canary.stop()

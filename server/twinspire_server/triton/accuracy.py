@@ -57,7 +57,7 @@ class AccuracyCanary:
         self._results: dict[str, CanaryResult] = {}
         self._wrong: dict[str, Fault] = {}
         self._right_in_a_row = self._unanswered = 0
-        self._checked_since_start = False
+        self._checked = False
         self._ok_at: float | None = None
         self._acted_s = -math.inf
         self._stopped = threading.Event()
@@ -75,14 +75,24 @@ class AccuracyCanary:
             return dict(self._results)
 
     @property
+    def cosine(self) -> Mapping[str, float]:
+        """The cosine of each model's last result."""
+        return {name: result.cosine for name, result in self.results.items()}
+
+    @property
     def ok(self) -> bool:
         """Whether no model was found wrong, or all probes have passed twice since."""
         return not self._wrong
 
     @property
+    def checked(self) -> bool:
+        """Whether the running server's probes have been answered since its start."""
+        return self._checked
+
+    @property
     def ready(self) -> bool:
         """Whether the running server's probes have been answered since its start, and none was wrong."""
-        return self._checked_since_start and self.ok
+        return self.checked and self.ok
 
     def start(self, server: TritonServer, *, on_wrong: Callable[[str], None] = lambda _: None) -> None:
         """Begin to check a running server, at once."""
@@ -97,7 +107,7 @@ class AccuracyCanary:
     def stop(self) -> None:
         """Stop checking; a check under way ends without a result. The results stay."""
         self._stopped.set()
-        self._checked_since_start = False
+        self._checked = False
         if self._prober is not None:
             self._prober.close()
 
@@ -155,7 +165,7 @@ class AccuracyCanary:
             if not self._wrong:
                 self._ok_at = now
         self._note_unanswered(results, is_complete=is_complete)
-        self._checked_since_start = self._checked_since_start or is_complete or bool(wrong)
+        self._checked = self._checked or is_complete or bool(wrong)
         return ", ".join(f"{name} ({result.fault})" for name, result in wrong.items())
 
     def _note_unanswered(self, results: Mapping[str, ProbeResult], *, is_complete: bool) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from twinspire.contract import EMBEDDING
+from twinspire.contract import CANARY_REQUEST_ID, EMBEDDING
 from twinspire_server.triton.canary import ERROR_CHARACTERS, error_text
 from twinspire_server.triton.ports import LOOPBACK
 
@@ -144,6 +144,7 @@ class _HttpSender:
         tensor = {"name": inference.name, "datatype": inference.datatype, "shape": inference.shape}
         header = json.dumps(
             {
+                "id": CANARY_REQUEST_ID,
                 "inputs": [{**tensor, "parameters": {"binary_data_size": len(content)}}],
                 "outputs": [{"name": EMBEDDING, "parameters": {"binary_data": True}}],
                 "parameters": {"timeout": int(_ATTEMPT_S * 1e6)},
@@ -173,7 +174,7 @@ class _HttpSender:
 def _message(inference: Inference) -> Any:  # noqa: ANN401 - the generated messages have no types
     from tritonclient.grpc import service_pb2
 
-    request = service_pb2.ModelInferRequest(model_name=inference.model)
+    request = service_pb2.ModelInferRequest(model_name=inference.model, id=CANARY_REQUEST_ID)
     request.inputs.add(name=inference.name, datatype=inference.datatype, shape=inference.shape)
     request.outputs.add(name=EMBEDDING)
     request.raw_input_contents.append(inference.content)

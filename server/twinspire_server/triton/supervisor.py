@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from enum import StrEnum
 from queue import Empty, SimpleQueue
 
 from twinspire._arguments import as_whole
@@ -21,6 +22,17 @@ _STABLE_S = 600.0
 """A server that has run so long counts as recovered: its restarts are counted from 0 again. It takes up to 5 minutes to
 notice some hangs."""
 _POLL_S = 0.1
+
+
+class RestartCause(StrEnum):
+    """Why a server is started again: it ended by itself, a model hung, its vectors were wrong, or the last
+    start failed.
+    """
+
+    ENDED = "ended"
+    HUNG = "hung"
+    WRONG = "wrong"
+    START = "start"
 
 
 class Supervisor:
@@ -48,6 +60,9 @@ class Supervisor:
         checks = {} if canary is None else {name: ready_check(server.repository / name) for name in server.models}
         self._ready_checks = {name: request for name, request in checks.items() if request is not None}
         self._stopped = threading.Event()
+        self._cause = RestartCause.ENDED
+        self.restarts = dict.fromkeys(RestartCause, 0)
+        """How often the server was restarted since `run` began, by cause."""
 
     def stop(self) -> None:
         """Let `run` return, after a start that is under way. The server goes on."""
@@ -66,6 +81,7 @@ class Supervisor:
                     raise failure
                 wait_s = min(_FIRST_WAIT_S * 2**restarts, _LONGEST_WAIT_S)
                 restarts += 1
+                self.restarts[self._cause] += 1
                 self._report(f"{failure}\nRestart {restarts} of at most {self._max_restarts} in {wait_s:g} s")
                 if self._stopped.wait(wait_s):
                     return
@@ -78,6 +94,7 @@ class Supervisor:
         try:
             self._server.restart()
         except TwinspireError as error:  # a full disk or a missing network interface may be temporary
+            self._cause = RestartCause.START
             return error
         return None
 
@@ -99,9 +116,12 @@ class Supervisor:
                 with suppress(Empty):
                     reason = hung.get(timeout=_POLL_S)
                     self._server.kill()
+                    self._cause = RestartCause.HUNG
                     return ServerError(f"ended Triton because {reason.rstrip('.')}. Full log: {self._server.log_file}")
                 with suppress(TimeoutError):
-                    return self._server.ended_error(self._server.wait(0))
+                    status = self._server.wait(0)
+                    self._cause = RestartCause.ENDED
+                    return self._server.ended_error(status)
             return None
         finally:
             if self._accuracy is not None:
@@ -113,6 +133,7 @@ class Supervisor:
         """End the server; return why, for a restart, or raise it."""
         assert self._accuracy is not None
         self._server.kill()
+        self._cause = RestartCause.WRONG
         error = ServerError(f"ended Triton because its vectors are wrong: {reason}. Full log: {self._server.log_file}")
         if self._accuracy.options.on_wrong is OnWrong.STOP:
             raise error
