@@ -25,9 +25,7 @@ _POLL_S = 0.1
 
 
 class RestartCause(StrEnum):
-    """Why a server is started again: it ended by itself, a model hung, its vectors were wrong, or the last
-    start failed.
-    """
+    """Why a server is started again: it ended, a model hung, vectors were wrong, or the last start failed."""
 
     ENDED = "ended"
     HUNG = "hung"
