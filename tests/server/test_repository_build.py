@@ -178,11 +178,15 @@ def test_the_files_of_a_warm_up_are_there(tiny: Any, tmp_path: Path, runtime: Re
 
 def test_what_serves_the_sample_is_committed(tmp_path: Path) -> None:
     """model_repository/ holds the configs and model.py that the sample's bundle gives today."""
-    build_repository([sample_bundle()], tmp_path, precision="int8")
-    names = [f"scenes_{tower}/{file}" for tower in (Tower.IMAGE, Tower.TEXT) for file in ("config.pbtxt", "1/model.py")]
+    models = build_repository([sample_bundle()], tmp_path, precision="int8", raw_inputs=True, description=True)
+    names = [f"{model.name}/{file}" for model in models for file in ("config.pbtxt", "1/model.py")]
+    ensembles = [model.name for model in models if model.spec.steps]
+    assert ensembles == ["scenes_image_bytes", "scenes_text_raw"]
     for name in names:
+        if name in {f"{ensemble}/1/model.py" for ensemble in ensembles}:
+            continue
         assert (COMMITTED / name).read_text() == (tmp_path / name).read_text(), (
-            f"{name} is out of date: remove {COMMITTED}/scenes_* and run "
+            f"{name} is out of date: remove {COMMITTED}/*/ and run "
             f"twinspire build {sample_bundle()} -o {COMMITTED} --precision int8"
         )
 
@@ -196,7 +200,11 @@ def test_git_ignores_what_is_generated() -> None:
         return subprocess.run(command, cwd=CHECKOUT, check=False).returncode == 0
 
     assert all(
-        ignored(f"scenes_text/{name}") for name in ("1/bundle/bundle.json", "1/model.onnx", "warmup/1_of_8_tokens")
+        ignored(name)
+        for name in (
+            *("scenes_text/1/bundle/bundle.json", "scenes_text/1/model.onnx", "scenes_text/warmup/1_of_8_tokens"),
+            *("scenes_tokenize/1/bundle.json", "scenes_tokenize/1/tokenizer.json", "twinspire/1/bundles/a/bundle.json"),
+        )
     )
     assert not any(ignored(f"scenes_text/{name}") for name in ("config.pbtxt", "1/model.py"))
 
@@ -468,11 +476,12 @@ def test_a_failure_leaves_nothing(tiny: Any, tmp_path: Path, monkeypatch: pytest
 
 
 def test_the_command_builds_and_says_what(tiny: Any, tmp_path: Path) -> None:
-    """`twinspire build` takes every option and prints one line a model."""
+    """`twinspire build` takes every option and prints one line a model: towers, raw inputs, the description."""
     options = ["--precision", "fp32", "--runtime", "wheel", "--device", "cpu", "--threads", "2"]
     done = CliRunner().invoke(application(), ["build", str(tiny.bundle.path), "-o", str(tmp_path / "models"), *options])
     assert done.exit_code == 0, done.output
-    assert [("fp32" in line, "0" * 12 in line) for line in done.output.splitlines()] == [(True, True)] * 2
+    facts = [("fp32" in line, "0" * 12 in line) for line in done.output.splitlines()]
+    assert facts == [(True, True)] * 2 + [(False, True)] * 4 + [(False, False)]
     assert _parameters(tmp_path / "models" / "tiny_text")["threads"] == "2"
 
 

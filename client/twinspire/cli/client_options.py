@@ -22,6 +22,7 @@ from twinspire.cli.shared import completing
 from twinspire.errors import InputError
 
 if TYPE_CHECKING:
+    from twinspire.bundle import BundleDescription
     from twinspire.client import Client
     from twinspire.images import ImageLimits
     from twinspire.stores import VectorStore
@@ -38,7 +39,10 @@ def _option(*names: str, help: str, **more: Any) -> Any:  # noqa: A002, ANN401 -
 
 
 BundleOption = Annotated[
-    Path | None, _option("--bundle", "-b", help="Bundle of the model; default: that of the index, else the sample.")
+    Path | None,
+    _option(
+        "--bundle", "-b", help="Bundle of the model; default: that of the index, else the server's, else the sample."
+    ),
 ]
 
 
@@ -52,6 +56,9 @@ class ClientOptions:
     bundle: BundleOption = None
     server: Annotated[
         str | None, _option("--server", metavar="HOST:PORT", help="Encode on the Triton server at this gRPC address.")
+    ] = None
+    model: Annotated[
+        str | None, _option("--model", metavar="NAME", help="Bundle to use of a server that has several.")
     ] = None
     deadline: Annotated[
         float | None,
@@ -99,7 +106,7 @@ class ClientOptions:
     ] = None
 
     def __post_init__(self) -> None:
-        given = [name for name in (*_LOCAL, *_TLS, "deadline") if getattr(self, name) not in (None, False)]
+        given = [name for name in (*_LOCAL, *_TLS, "deadline", "model") if getattr(self, name) not in (None, False)]
         if self.server is not None:
             for name in _LOCAL:
                 if name in given:
@@ -185,26 +192,37 @@ with_client_options = with_options(ClientOptions)
 
 
 def open_client(options: ClientOptions, store: VectorStore | None = None) -> Client:
-    """Open the bundle that was given, the bundle that made `store`, or the sample, on the server or in this process.
+    """Open the bundle that was given, the bundle that made `store`, the server's, or the sample.
+
+    The server needs no bundle here: its own is used where none was given and that of `store` is not known or gone.
 
     Raises `BundleError` where the store's own bundle is gone, `SpaceMismatchError` for a bundle of another space.
     """
-    from twinspire.cli.bundles import open_bundle
+    from twinspire.cli.bundles import has_bundle, open_bundle
     from twinspire.client import Client
 
-    bundle = open_bundle(options.bundle, store)
     if options.server is not None:
+        from twinspire.towers.triton import describe_server
+
         deadline_s = DEADLINE_S if options.deadline is None else options.deadline
+        tls = options.tls_options()
+        bundle: BundleDescription
+        if options.bundle is not None or has_bundle(store):
+            bundle = open_bundle(options.bundle, store)
+        else:
+            space = None if store is None else store.space
+            bundle = describe_server(options.server, name=options.model, space=space, deadline_s=deadline_s, tls=tls)
         return Client.connect(
             options.server,
             bundle,
+            name=options.model,
             deadline_s=deadline_s,
-            tls=options.tls_options(),
+            tls=tls,
             threads=options.threads,
             limits=options.image_limits(),
         )
     return Client.local(
-        bundle,
+        open_bundle(options.bundle, store),
         precision=options.precision or "auto",
         provider=options.provider or "auto",
         threads=options.threads,

@@ -14,6 +14,7 @@ from twinspire.bundle import MANIFEST_NAME, Manifest, Precision, Tower
 from twinspire.bundle.folder import file_record
 from twinspire.errors import BundleError, InputError
 from twinspire_server.repository.config import CONFIG, WARM_UP_FOLDER, config_pbtxt, read_config
+from twinspire_server.repository.description import DESCRIBES
 from twinspire_server.repository.engines import ENGINE, PLAN
 from twinspire_server.repository.spec import BUNDLE, BuiltModel
 
@@ -36,7 +37,7 @@ def read_installed(folder: Path) -> InstalledModel | None:
     if not folder.exists():
         return None
     parameters = {name: value.string_value for name, value in read_config(folder).parameters.items()}
-    if not parameters.get("space"):
+    if not parameters.get("space") and DESCRIBES not in parameters:
         raise InputError(
             f"{folder / CONFIG} names no space: `twinspire build` did not write it. Remove the folder or build into "
             "another with -o",
@@ -48,7 +49,7 @@ def read_installed(folder: Path) -> InstalledModel | None:
     newest = max(engines, default=0)
     has_engine = any(engine is not None for engine in engines.values())
     return InstalledModel(
-        space=parameters["space"] if has_engine else None, newest=newest, engine_sha256=engines.get(newest)
+        space=parameters.get("space") if has_engine else None, newest=newest, engine_sha256=engines.get(newest)
     )
 
 

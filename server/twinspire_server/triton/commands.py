@@ -108,6 +108,13 @@ def serve(
         list[str] | None,
         typer.Option(metavar="NAME=VALUE", help="Further flag for tritonserver, such as log-verbose=1; repeatable."),
     ] = None,
+    open_http: Annotated[
+        bool,
+        typer.Option(
+            "--open-http",
+            help="Open inference over HTTP to programs of this machine; needs Triton 26.09 or later.",
+        ),
+    ] = False,
     pass_env: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME", help="Further environment variable that the models may see; repeatable."),
@@ -142,6 +149,7 @@ def serve(
         ready_timeout_s=ready_timeout,
         triton_flags=triton_flag or (),
         pass_env=pass_env or (),
+        open_http=open_http,
     )
 
     def report(message: str) -> None:

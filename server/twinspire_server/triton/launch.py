@@ -14,9 +14,9 @@ from twinspire.errors import ServerError, ServerUnavailableError
 from twinspire_server.repository.telemetry import ACCESS_LOG
 from twinspire_server.triton import logs
 from twinspire_server.triton.environment import available_backends, check_backends
-from twinspire_server.triton.locate import TritonInstall, find_triton
+from twinspire_server.triton.locate import TritonInstall, find_triton, triton_version
 from twinspire_server.triton.logs import ServerLog
-from twinspire_server.triton.options import ServerTls, flags, new_key
+from twinspire_server.triton.options import ServerTls, check_open_http, flags, new_key
 from twinspire_server.triton.ports import LOOPBACK, Ports, local_address, port_taken_error
 from twinspire_server.triton.process import TritonProcess, describe_status
 
@@ -44,6 +44,7 @@ class LaunchOptions:
     pass_env: tuple[str, ...]
     backend_directory: Path | None
     ready_timeout_s: float
+    open_http: bool = False
     access_log: Path | None
 
 
@@ -77,6 +78,8 @@ def launch(options: LaunchOptions, ports: Ports, log: ServerLog) -> ReadyServer:
     or log that cannot be used. In all these cases no process is left.
     """
     install = find_triton()
+    if options.open_http:
+        check_open_http(triton_version(install), install.origin)
     backends = available_backends(install, options.backend_directory)
     check_backends(options.repository, options.models, install, backends)
     for attempt in range(1, _ATTEMPTS + 1):
@@ -104,6 +107,7 @@ def _attempt(options: LaunchOptions, install: TritonInstall, ports: Ports, log: 
         http_port=ports.http,
         grpc_port=ports.grpc,
         metrics_port=ports.metrics,
+        open_http=options.open_http,
     )
     arguments += ["--reuse-grpc-port=true"] if options.reuse_grpc_port else []
     arguments += [*(options.tls.flags() if options.tls is not None else []), *options.further_flags]

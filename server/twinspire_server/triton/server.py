@@ -26,7 +26,8 @@ class TritonServer:
     removed at the end, unless the server failed. `triton_flags` are passed on (`log-verbose=1`), as are the environment
     variables that `pass_env` names. `backend_directory` is a folder of further Triton backends, used beside its own.
     `access_log` is a file that the models append a line of JSON to for each request. `trace_url` is the OTLP address
-    that Triton sends the spans of requests to whose clients trace them: `http://127.0.0.1:4318/v1/traces`.
+    that Triton sends the spans of requests to whose clients trace them: `http://127.0.0.1:4318/v1/traces`. `open_http`
+    opens inference over HTTP to programs of this machine, on a Triton without the known faults.
     The server does not outlive this process, however it ends. `start` may be called again after `stop`, and after the
     server died. Raises `InputError` for a repository without models, impossible ports, an open address without TLS, and
     flags that twinspire sets itself.
@@ -49,6 +50,7 @@ class TritonServer:
         ready_timeout_s: float = 120,
         triton_flags: Sequence[str] = (),
         pass_env: Sequence[str] = (),
+        open_http: bool = False,
         access_log: Path | None = None,
         trace_url: str | None = None,
     ) -> None:
@@ -83,6 +85,7 @@ class TritonServer:
             pass_env=tuple(variables),
             backend_directory=backend_directory.absolute() if backend_directory is not None else None,
             ready_timeout_s=ready_timeout_s,
+            open_http=open_http,
             access_log=checked_log(access_log),
         )
         self._requested = Ports(http=http_port, grpc=grpc_port, metrics=metrics_port)
