@@ -163,6 +163,24 @@ def test_worse_numerics_and_shifted_pixels_are_noticed(place: Any, sample: Bundl
     }
 
 
+def test_another_tokenizer_and_another_crop_are_noticed(place: Any, sample: Bundle) -> None:
+    """Texts that keep their capitals, and pictures that lose a column of pixels, are no fault of the towers."""
+    build_repository([sample.path], place.repository, threads=1, raw_inputs=True)
+    with TritonServer(place.repository) as server, Prober(server) as prober:
+        assert all(result.ok for result in prober.check().values())
+    faults.keep_capitals(place.repository / "scenes_tokenize")
+    faults.crop_pictures(place.repository / "scenes_decode")
+    with TritonServer(place.repository) as server, Prober(server) as prober:
+        results = prober.check()
+    assert {name: result.fault for name, result in results.items()} == {
+        "scenes_image": None,
+        "scenes_image_bytes": Fault.PREPROCESSING,
+        "scenes_text": None,
+        "scenes_text_raw": Fault.PREPROCESSING,
+    }
+    print({name: result.cosine for name, result in results.items()})
+
+
 def test_right_vectors_raise_no_alarm_under_load(triton_server: TritonServer, tiny: Any) -> None:
     """Probes that share batches with thousands of requests of clients are answered, and none is called wrong."""
     results = []

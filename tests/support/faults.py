@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from twinspire.bundle import MANIFEST_NAME, Tower
+from twinspire.bundle import MANIFEST_NAME, TOKENIZER_NAME, Tower
 from twinspire.bundle.folder import file_record
 from twinspire_server.triton import TritonServer
 from twinspire_server.triton.reaper import model_processes
@@ -86,6 +86,27 @@ def exchange_rows(model: Path, flag: Path) -> None:
         f"        if len(inputs) > 1 and os.path.exists({str(flag)!r}):\n"
         "            embeddings = np.roll(embeddings, 1, axis=0)\n",
     )
+
+
+def crop_pictures(model: Path) -> None:
+    """Let a model that decodes pictures cut off the leftmost column of pixels first."""
+    patch(
+        model / "1" / "model.py",
+        "        rows, errors = preprocessor.many_or_skip(items)\n",
+        "        import io\n"
+        "        from PIL import Image\n"
+        "        pictures = [Image.open(io.BytesIO(item)) for item in items]\n"
+        "        cropped = [picture.crop((1, 0, *picture.size)) for picture in pictures]\n"
+        "        rows, errors = preprocessor.many_or_skip(cropped)\n",
+    )
+
+
+def keep_capitals(model: Path) -> None:
+    """Give a model another tokenizer: one that does not make texts lower case."""
+    file = model / "1" / TOKENIZER_NAME
+    document = json.loads(file.read_text(encoding="utf-8"))
+    assert document["normalizer"] is not None
+    _replace(file, json.dumps({**document, "normalizer": None}).encode())
 
 
 def change_weights_in_memory(server: TritonServer, model: str, engine: Path) -> int:
