@@ -105,8 +105,9 @@ def keep_capitals(model: Path) -> None:
     """Give a model another tokenizer: one that does not make texts lower case."""
     file = model / "1" / TOKENIZER_NAME
     document = json.loads(file.read_text(encoding="utf-8"))
-    assert document["normalizer"] is not None
-    _replace(file, json.dumps({**document, "normalizer": None}).encode())
+    steps = document["normalizer"]["normalizers"]
+    steps.remove({"type": "Lowercase"})
+    _replace(file, json.dumps(document).encode())
 
 
 def change_weights_in_memory(server: TritonServer, model: str, engine: Path) -> int:
