@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -24,6 +26,7 @@ from twinspire.errors import BundleError, InputError, ServerError
 from twinspire_server.repository import build_repository
 from twinspire_server.repository.served_probes import PROBES, ServedProbes, largest_loss, served_probes
 from twinspire_server.triton import AccuracyCanary, AccuracyOptions, Fault, OnWrong, Prober, Supervisor, TritonServer
+from twinspire_server.triton.reaper import model_processes
 from twinspire_server.triton.status import ServerStatus
 
 _WITHIN_S = 60
@@ -94,7 +97,10 @@ def test_exchanged_rows_are_noticed_and_a_restart_heals(place: Any, sample: Bund
 
 
 def test_memory_damage_is_noticed_and_readiness_returns(place: Any, sample: Bundle) -> None:
-    """Weights changed in the memory of a running model end readiness; so do wrong texts, until they are right again."""
+    """Weights changed in the memory of a running model end readiness; so do wrong texts, until they are right again.
+
+    A restart, here after the models' processes were killed, heals the memory.
+    """
     image, text = _built(place, sample)
     flag = place.folder / "wrong"
     faults.patch(
@@ -122,7 +128,12 @@ def test_memory_damage_is_noticed_and_readiness_returns(place: Any, sample: Bund
         _until(lambda: not canary.ok)
         assert not canary.results["scenes_image"].ok
         assert canary.results["scenes_text"].ok
-        assert any("WRONG" in report and "scenes_image" in report for report in reports)
+        alarms = [report for report in reports if "WRONG" in report]
+        assert "scenes_image" in alarms[-1]
+        for process in model_processes(server.pid):
+            os.kill(process.pid, signal.SIGKILL)  # a server that is about to end refuses: that is no alarm
+        _until(lambda: canary.ready)
+        assert [report for report in reports if "WRONG" in report] == alarms
 
 
 def test_damaged_and_stale_engines_are_noticed_at_the_start(place: Any, sample: Bundle) -> None:
@@ -209,7 +220,7 @@ def test_right_vectors_raise_no_alarm_under_load(triton_server: TritonServer, ti
 
 
 def test_probes_without_an_answer_are_no_fault(place: Any, tiny: Any) -> None:
-    """A server that has gone shows nothing about its vectors: no alarm, and no readiness."""
+    """A server that has gone, and probes that cannot be read, show nothing: no alarm, and no readiness."""
     build_repository([tiny.bundle.path], place.repository, threads=1)
     reports: list[str] = []
     canary = AccuracyCanary(AccuracyOptions(interval_s=0.1, timeout_s=0.2), report=reports.append)
@@ -221,6 +232,10 @@ def test_probes_without_an_answer_are_no_fault(place: Any, tiny: Any) -> None:
         assert not canary.checked
         assert not canary.ready
         assert "no answer" in reports[0]
+        next(place.repository.glob(f"*/1/{PROBES}")).write_bytes(b"")
+        canary.start(server)
+        _until(lambda: "cannot" in reports[-1])
+        assert not canary.ready
         canary.stop()
 
 

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from twinspire.errors import TwinspireError
 from twinspire_server.triton.prober import Prober
 from twinspire_server.triton.wrong_vectors import AccuracyOptions, Fault, OnWrong, ProbeResult, alarm
 
@@ -112,17 +111,20 @@ class AccuracyCanary:
             self._prober.close()
 
     def _run(self, prober: Prober, stopped: threading.Event, on_wrong: Callable[[str], None]) -> None:
-        wait_s = 0.0
+        wait_s, told = 0.0, ""
+        results: Mapping[str, ProbeResult] | None
         while not stopped.wait(wait_s):
             try:
                 results = prober.check(timeout_s=self._options.timeout_s, wait=stopped.wait)
-            except TwinspireError as error:  # probes that cannot be read
-                self._report(f"the accuracy of the models cannot be checked: {error}")
-                results = {}
+            except Exception as error:  # probes that cannot be read; this thread must not end unnoticed
+                if (problem := f"{type(error).__name__}: {error}") != told:
+                    told = problem
+                    self._report(f"the vectors cannot be checked: {problem}")
+                self._checked = False
+                results = None
             if stopped.is_set():
                 return
-            reason = self._note(results)
-            if reason and self._acts():
+            if results is not None and (reason := self._note(results)) and self._acts():
                 on_wrong(reason)
             wait_s = self._options.interval_s if self.ok else min(self._options.interval_s, _AFTER_FAULT_S)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from twinspire_server.triton.server import TritonServer
 
 _HTTP_CONNECTIONS = 16
+_REFUSALS_S = 2.0
 _ATTEMPT_S = 10.0
 """How long an inference may take before it counts as not answered."""
 
@@ -207,18 +208,24 @@ def infer_until_answered(
     inferences: Sequence[Inference],
     *,
     timeout_s: float,
-    wait: Any = time.sleep,  # noqa: ANN401
+    wait: Callable[[float], object] = time.sleep,
 ) -> list[Answer]:
-    """Send inferences and send those without an answer again, ever more rarely, until `timeout_s` has passed."""
+    """Send inferences and send those without an answer again, ever more rarely, until `timeout_s` has passed.
+
+    Those that were refused are sent again for 2 s: a server that has lost a model's process refuses for a moment before
+    it ends. `wait` waits for some seconds; it returns true to end early.
+    """
     answers: list[Answer] = [None] * len(inferences)
     missing = list(range(len(inferences)))
-    end_s, wait_s = time.monotonic() + timeout_s, 0.05
+    begin_s, wait_s = time.monotonic(), 0.05
     while missing:
         for position, answer in zip(missing, sender.infer([inferences[at] for at in missing]), strict=True):
             answers[position] = answer
-        missing = [position for position in missing if answers[position] is None]
-        if not missing or time.monotonic() + wait_s > end_s:
+        passed_s = time.monotonic() - begin_s
+        if passed_s > min(timeout_s, _REFUSALS_S):
+            missing = [position for position in missing if answers[position] is None]
+        missing = [position for position in missing if not isinstance(answers[position], np.ndarray)]
+        if not missing or passed_s + wait_s > timeout_s or wait(wait_s):
             break
-        wait(wait_s)
         wait_s = min(2 * wait_s, 1.0)
     return answers

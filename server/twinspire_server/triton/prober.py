@@ -12,12 +12,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeAlias
+from typing import TYPE_CHECKING, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from twinspire.bundle import Tower
+from twinspire.errors import InputError
 from twinspire_server.repository.config import read_config
 from twinspire_server.repository.served_probes import PROBES, ServedProbes, smallest_cosines
 from twinspire_server.triton.comparison import Answers, compare_raw, compare_with_first, compare_with_reference
@@ -27,7 +28,7 @@ from twinspire_server.triton.wrong_vectors import Fault, ProbeResult
 if TYPE_CHECKING:
     from twinspire_server.triton.server import TritonServer
 
-Wait: TypeAlias = Callable[[float], Any]
+Wait: TypeAlias = Callable[[float], object]
 
 RAW_MODELS = {Tower.IMAGE: "bytes", Tower.TEXT: "raw"}
 """The ends of the names of the models that take encoded inputs: scenes_image_bytes, scenes_text_raw."""
@@ -62,8 +63,8 @@ class Prober:
     @property
     def unprobed(self) -> tuple[str, ...]:
         """The models that clients ask for embeddings and that have no probes."""
-        found = {name: read_config(self._server.repository / name).parameters for name in self._server.models}
-        called = {parameters["engine"].string_value for parameters in found.values() if "engine" in parameters}
+        found = {name: _parameters(self._server.repository / name) for name in self._server.models}
+        called = {parameters["engine"] for parameters in found.values() if "engine" in parameters}
         return tuple(
             name
             for name, parameters in found.items()
@@ -160,6 +161,14 @@ class Prober:
                 detail = f"{result.detail} is answered wrong among others, right alone"
                 return replace(result, fault=Fault.EXCHANGED, detail=detail)
         return result
+
+
+def _parameters(folder: Path) -> dict[str, str]:
+    """Return the parameters of a model's config, none where only Triton can read it."""
+    try:
+        return {name: value.string_value for name, value in read_config(folder).parameters.items()}
+    except InputError:
+        return {}
 
 
 def _read_model(folder: Path, version: int, models: tuple[str, ...]) -> _Model:
