@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from tritonclient.grpc import service_pb2
 
 from support.description import describing
-from twinspire import Client
+from twinspire import AsyncClient, Client
 from twinspire.bundle import Bundle
 from twinspire.errors import (
     BundleError,
@@ -37,6 +38,31 @@ def test_a_client_without_a_bundle_encodes_as_with_it(tiny: Any, start_fake: Sta
     with Client.connect(server.url) as client, Client.connect(server.url, tiny.bundle) as known:
         assert client.bundle.manifest == tiny.bundle.manifest
         assert np.array_equal(client.encode_texts(["a red cat"]), known.encode_texts(["a red cat"]))
+
+
+def test_an_async_client_needs_no_bundle_either(tiny: Any, start_fake: Start) -> None:
+    """`AsyncClient` reads the same description."""
+
+    async def encode(url: str) -> np.ndarray:
+        async with await AsyncClient.connect(url) as client:
+            assert client.bundle.manifest == tiny.bundle.manifest
+            return await client.encode_texts(["a red cat"])
+
+    server = start_fake(hook=describing(tiny.bundle))
+    with Client.connect(server.url, tiny.bundle) as known:
+        assert np.array_equal(asyncio.run(encode(server.url)), known.encode_texts(["a red cat"]))
+
+
+def test_the_first_server_that_answers_is_asked(tiny: Any, start_fake: Start) -> None:
+    """Of several addresses one that does not answer is passed over."""
+    server = start_fake(hook=describing(tiny.bundle))
+    assert describe_server(["127.0.0.1:1", server.url], deadline_s=3).location == server.url
+
+
+def test_a_fallbacks_bundle_is_taken_without_asking(tiny: Any, start_fake: Start) -> None:
+    """Where the fallback is a bundle, the server need not describe anything."""
+    with Client.connect(start_fake().url, fallback=tiny.bundle) as client:
+        assert client.bundle is tiny.bundle
 
 
 def test_a_server_without_description_is_refused(tiny: Any, start_fake: Start) -> None:

@@ -10,7 +10,8 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -24,9 +25,16 @@ from twinspire.contract import padded
 from twinspire.errors import AudioError, ImageError, InputError, ItemError, ServerOverloadedError, TwinspireError
 from twinspire.text import Tokenizer
 from twinspire_server.repository.backlog import Backlog, QueuedRequest
+from twinspire_server.repository.telemetry import (
+    ACCESS_LOG,
+    ModelTelemetry,
+    Observation,
+    status_of,
+    warm_up_requests,
+)
 
-Prepared: TypeAlias = tuple[NDArray[Any], Mapping[int, TwinspireError]]
-"""The rows of the items that could be prepared, in their order, and the errors of the others by position."""
+Prepare: TypeAlias = Callable[[list[bytes]], Generator[NDArray[Any] | TwinspireError, None, None]]
+"""Yields the row or the error of each item, in their order, as soon as it is there."""
 
 QUEUED_BATCHES = 8
 """How many full batches wait at most."""
@@ -65,6 +73,13 @@ class TritonPythonModel:
             Tower(parameters["prepares"]), manifest, folder, None if threads is None else int(threads)
         )
         (self._input,), (self._output,) = ([tensor["name"] for tensor in config[role]] for role in ("input", "output"))
+        self._telemetry = ModelTelemetry(
+            pb_utils,
+            model=args["model_name"],
+            version=args["model_version"],
+            warm_ups=warm_up_requests(config),
+            access_log=os.environ.get(ACCESS_LOG),
+        )
         max_batch = int(config["max_batch_size"])
         self._backlog = Backlog(
             lambda batch, *_: self._answer(batch), max_batch=max_batch, max_rows=QUEUED_BATCHES * max_batch
@@ -74,14 +89,11 @@ class TritonPythonModel:
         os.nice(NICENESS)
 
     def execute(self, requests: Sequence[Any]) -> None:
-        """Answer each request of a batch; those that arrive while one is prepared are queued."""
+        """Queue the requests of a batch, so that Triton hands over further ones, and refuse those that do not fit."""
         if self._backlog.computing_s > HUNG_S:
             pb_utils.Logger.log_error(f"one batch has been prepared for {HUNG_S:.0f} s: ending the process")
             os._exit(1)  # `twinspire serve` starts the server again
         batch = [queued for queued in map(self._read, requests) if queued is not None]
-        if self._backlog.is_idle:
-            self._answer(batch)
-            return
         for refused in self._backlog.submit(batch):
             self._refuse(refused, FULL)
         self._backlog.wait_until_idle(GATHER_S)
@@ -92,13 +104,17 @@ class TritonPythonModel:
 
     def _read(self, request: Any) -> QueuedRequest | None:  # noqa: ANN401 - Triton's own class
         """Read the items of a request. Where that fails, answer it with an error and return None."""
+        observation = self._telemetry.arrived(request)
         try:
             items = pb_utils.get_input_tensor_by_name(request, self._input).as_numpy().reshape(-1)  # (n,) bytes
-            queued = QueuedRequest(request, items, time.monotonic() + (request.timeout() / 1e6 or QUEUE_TIMEOUT_S))
+            expires_s = time.monotonic() + (request.timeout() / 1e6 or QUEUE_TIMEOUT_S)
+            queued = QueuedRequest(request, items, expires_s, observation=observation)
             size_bytes = _size_bytes(queued)
         except Exception as error:  # numpy's, pybind11's, for contents that Triton did not expect
-            self._send(request, InputError(f"the input {self._input} cannot be read: {error}"))
+            self._send(request, InputError(f"the input {self._input} cannot be read: {error}"), observation)
             return None
+        if observation is not None:
+            observation.rows = len(items)
         with self._lock:
             is_full = self._waiting_bytes > 0 and self._waiting_bytes + size_bytes > QUEUED_BYTES
             self._waiting_bytes += size_bytes
@@ -115,6 +131,8 @@ class TritonPythonModel:
                 self._refuse(queued, EXPIRED)
             else:
                 due.append(queued)
+        self._telemetry.began([queued.observation for queued in due])
+        # Each answer is sent at once: the tower computes it while the next images are decoded.
         for queued, answer in zip(due, prepare_together(self._prepare, [queued.rows for queued in due]), strict=True):
             self._finish(queued, answer)
 
@@ -124,9 +142,18 @@ class TritonPythonModel:
     def _finish(self, queued: QueuedRequest, answer: NDArray[Any] | TwinspireError) -> None:
         with self._lock:
             self._waiting_bytes -= _size_bytes(queued)
-        self._send(queued.request, answer)
+        observation = queued.observation
+        if observation is not None and observation.began_s:
+            observation.computed_s = time.perf_counter()
+            self._telemetry.preprocessed(observation.computed_s - observation.began_s)
+        self._send(queued.request, answer, observation)
 
-    def _send(self, request: Any, answer: NDArray[Any] | TwinspireError) -> None:  # noqa: ANN401 - Triton's own class
+    def _send(
+        self,
+        request: Any,  # noqa: ANN401 - Triton's own class
+        answer: NDArray[Any] | TwinspireError,
+        observation: Observation | None,
+    ) -> None:
         if isinstance(answer, TwinspireError):
             response = pb_utils.InferenceResponse(error=pb_utils.TritonError(str(answer), _status(answer)))
         else:
@@ -135,39 +162,34 @@ class TritonPythonModel:
             request.get_response_sender().send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
         except Exception as error:  # the other callers of the batch still get their answers
             pb_utils.Logger.log_error(f"cannot send a response: {error}")
+        self._telemetry.answered(observation, status_of(answer, expired=EXPIRED))
 
 
 def prepare_together(
-    prepare: Callable[[list[bytes]], Prepared], requests: Sequence[NDArray[Any]]
-) -> list[NDArray[Any] | TwinspireError]:
-    """Prepare the items of several requests in one call; return each one's rows, or the error of its first bad item.
+    prepare: Prepare, requests: Sequence[NDArray[Any]]
+) -> Generator[NDArray[Any] | TwinspireError, None, None]:
+    """Prepare the items of several requests in one call; yield each one's rows, or the error of its first bad item.
 
-    Where the call raises, each request is prepared alone.
+    Where the call raises, each request that is left is prepared alone.
     """
-    if not requests:
-        return []
+    done = 0
     try:
-        rows, errors = prepare([item for items in requests for item in items])
+        with closing(prepare([item for items in requests for item in items])) as results:
+            for items in requests:
+                prepared = [next(results) for _ in items]
+                errors = [_at(each, place) for place, each in enumerate(prepared) if isinstance(each, TwinspireError)]
+                rows = [each for each in prepared if not isinstance(each, TwinspireError)]
+                yield errors[0] if errors else np.stack(rows)
+                done += 1
     except Exception as error:  # MemoryError too: fewer items may fit
         if len(requests) == 1:
-            return [error if isinstance(error, TwinspireError) else TwinspireError(f"{type(error).__name__}: {error}")]
-        return [answer for items in requests for answer in prepare_together(prepare, [items])]
-    answers: list[NDArray[Any] | TwinspireError] = []
-    position = row = 0
-    for items in requests:
-        failed = [place for place in range(len(items)) if position + place in errors]
-        good = len(items) - len(failed)
-        if failed:
-            answers.append(_at(errors[position + failed[0]], failed[0]))
-        else:
-            answers.append(rows[row : row + good])
-        position, row = position + len(items), row + good
-    return answers
+            yield error if isinstance(error, TwinspireError) else TwinspireError(f"{type(error).__name__}: {error}")
+            return
+        for items in requests[done:]:
+            yield from prepare_together(prepare, [items])
 
 
-def _preparation(
-    tower: Tower, manifest: Manifest, folder: Path, threads: int | None
-) -> Callable[[list[bytes]], Prepared]:
+def _preparation(tower: Tower, manifest: Manifest, folder: Path, threads: int | None) -> Prepare:
     """Return the function that prepares a tower's inputs."""
     if tower is Tower.TEXT:
         tokenizer = Tokenizer(folder / TOKENIZER_NAME, manifest.text)
@@ -182,15 +204,15 @@ def _preparation(
 
         preprocessor = AudioPreprocessor(manifest.audio, threads=threads)
 
-    def media(items: list[bytes]) -> Prepared:
-        rows, errors = preprocessor.many_or_skip(items)
-        return rows, {error.position: error for error in errors}
+    def media(items: list[bytes]) -> Generator[NDArray[Any] | TwinspireError, None, None]:
+        for _, rows, errors in preprocessor.stream(items, batch=1):
+            yield errors[0] if errors else rows[0]
 
     return media
 
 
-def prepare_texts(items: Sequence[bytes], tokenizer: Tokenizer) -> Prepared:
-    """Tokenize texts in UTF-8 to (n, context) int32, padded."""
+def prepare_texts(items: Sequence[bytes], tokenizer: Tokenizer) -> Generator[NDArray[Any] | TwinspireError, None, None]:
+    """Tokenize texts in UTF-8 to (context,) int32 each, padded."""
     texts, errors = list[str](), dict[int, TwinspireError]()
     for position, item in enumerate(items):
         if len(item) > MAX_TEXT_BYTES:
@@ -201,10 +223,9 @@ def prepare_texts(items: Sequence[bytes], tokenizer: Tokenizer) -> Prepared:
         except UnicodeDecodeError as error:
             errors[position] = TextError(position, f"not UTF-8 at byte {error.start}: {error.reason}")
     settings = tokenizer.settings
-    ids = tokenizer.encode(texts)
-    if not ids:
-        return np.empty((0, settings.context_length), np.int32), errors
-    return padded(ids, settings.pad_id, settings.context_length), errors
+    rows = iter(padded(ids, settings.pad_id, settings.context_length) if (ids := tokenizer.encode(texts)) else ())
+    for position in range(len(items)):
+        yield errors[position] if position in errors else next(rows)
 
 
 class TextError(ItemError):
