@@ -89,16 +89,14 @@ def exchange_rows(model: Path, flag: Path) -> None:
 
 
 def crop_pictures(model: Path) -> None:
-    """Let a model that decodes pictures cut off the leftmost column of pixels first."""
-    patch(
-        model / "1" / "model.py",
-        "        rows, errors = preprocessor.many_or_skip(items)\n",
-        "        import io\n"
-        "        from PIL import Image\n"
-        "        pictures = [Image.open(io.BytesIO(item)) for item in items]\n"
-        "        cropped = [picture.crop((1, 0, *picture.size)) for picture in pictures]\n"
-        "        rows, errors = preprocessor.many_or_skip(cropped)\n",
+    """Let a model that decodes pictures cut off the leftmost column of pixels before it resizes them."""
+    file = model / "1" / "model.py"
+    code = (
+        "\nfrom twinspire.images import preprocess\n"
+        "fit = preprocess.fit\n"
+        "preprocess.fit = lambda image, settings: fit(image.crop((1, 0, *image.size)), settings)\n"
     )
+    _replace(file, file.read_bytes() + code.encode())
 
 
 def keep_capitals(model: Path) -> None:
