@@ -1,4 +1,4 @@
-"""The commands that this package adds to `twinspire`: `build` here, `serve` and `demo` in their packages."""
+"""The commands that this package adds to `twinspire`: `build` here, `serve`, `reload` and `demo` in their packages."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import typer
 
 from twinspire_server.demo.commands import demo
 from twinspire_server.repository.settings import Accelerator, Device, RepositoryRuntime
-from twinspire_server.triton.commands import serve
+from twinspire_server.triton.commands import reload, serve
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to `app`."""
-    for command in (demo, build, serve):
+    for command in (demo, build, serve, reload):
         app.command()(command)
 
 

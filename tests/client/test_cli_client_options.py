@@ -90,6 +90,19 @@ def test_a_server_encodes_for_every_command(run: Run, start_fake: Callable[..., 
     assert difference < 1e-6, f"largest difference {difference:.2e}"
 
 
+def test_several_servers_and_a_fallback(
+    run: Run, start_fake: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """--server takes addresses separated by commas; with --fallback commands work, and warn, while none is there."""
+    servers = [start_fake(), start_fake()]
+    ran = run("index", "add", "idx", "photos", "-b", "tiny", "--server", ",".join(server.url for server in servers))
+    assert ran.status == 0, ran.err
+    assert sum(sum(server.rows()) for server in servers) == 3
+    ran = run("search", "idx", "red cat", "-b", "tiny", "--server", "127.0.0.1:1,127.0.0.1:2", "--fallback")
+    assert (ran.status, len(ran.out.splitlines())) == (0, 3), ran.err
+    assert "127.0.0.1:1" in caplog.text
+
+
 @pytest.mark.usefixtures("engines_stay_shut")
 def test_tls_options_reach_the_connection(run: Run, start_fake: Callable[..., Any], tmp_path: Path) -> None:
     """With the authority and a client certificate the server answers; without either it does not."""
@@ -148,6 +161,9 @@ def test_an_overloaded_server_is_an_error(run: Run, start_fake: Callable[..., An
         ("--server h:1 --streams 2", ["--server", "--streams"]),
         ("--deadline 3", ["--deadline", "--server"]),
         ("--tls", ["--tls", "--server"]),
+        ("--fallback", ["--fallback", "--server"]),
+        ("--server h:1,h:1", ["h:1", "twice"]),
+        ("--server h:1,", ["host:port"]),
         ("--tls-ca ca.pem", ["--tls-ca", "--server"]),
         ("--server h:1 --tls-key key.pem", ["--tls-certificate", "--tls-key"]),
         ("--server h:1 --tls-ca nope.pem", ["nope.pem"]),

@@ -67,10 +67,7 @@ def _until(true: Callable[[], bool]) -> None:
 
 
 def test_exchanged_rows_are_noticed_and_a_restart_heals(place: Any, sample: Bundle) -> None:
-    """Rows that are exchanged between the requests of a batch raise the alarm; after one restart all is right again.
-
-    The port is shared, so that the probes go over HTTP.
-    """
+    """Rows that are exchanged between the requests of a batch raise the alarm; after one restart all is right again."""
     flag = place.folder / "exchange"
     image, _ = _built(place, sample)
     faults.exchange_rows(image, flag)
@@ -81,7 +78,7 @@ def test_exchanged_rows_are_noticed_and_a_restart_heals(place: Any, sample: Bund
         f"        if os.path.exists({str(flag)!r}):\n            os.unlink({str(flag)!r})\n",
     )
     with (
-        TritonServer(place.repository, reuse_grpc_port=True) as server,
+        TritonServer(place.repository) as server,
         _watched(server, on_wrong=OnWrong.RESTART) as (canary, reports, _),
     ):
         _until(lambda: canary.ready)

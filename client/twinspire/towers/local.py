@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -116,6 +117,12 @@ class LocalTowers(BundleTowers):
         """
         self._check_audio(spectrograms)
         return self._encode(Tower.AUDIO, len(spectrograms), lambda batch: row_batches(spectrograms, batch=batch))
+
+    @contextmanager
+    def unsplit(self) -> Iterator[None]:
+        """Compute each call in one stream while the context is open, for callers that keep the other streams busy."""
+        with self._streams.call():
+            yield
 
     def close(self) -> None:
         """Release the engines. Encoding then raises EngineError; closing twice does nothing."""

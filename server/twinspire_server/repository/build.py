@@ -18,13 +18,7 @@ from twinspire.towers.auto_selection import AUTO, candidates, mismatch_reason, p
 from twinspire.towers.providers import unavailable_error, unavailable_reason
 from twinspire_server.repository.description import description_model
 from twinspire_server.repository.engines import open_plans
-from twinspire_server.repository.installation import (
-    InstalledModel,
-    install_model,
-    read_installed,
-    staging_folder,
-    write_model,
-)
+from twinspire_server.repository.installation import InstalledModel, install_models, locked, read_installed
 from twinspire_server.repository.raw_inputs import raw_models, without_raw_models
 from twinspire_server.repository.settings import Accelerator, Device, RepositoryRuntime, ServingOptions
 from twinspire_server.repository.spec import BuiltModel, BundleCopy, ModelSpec
@@ -67,7 +61,8 @@ def build_repository(
     wrote, by default BUNDLE.plans beside each bundle. Engines are copies: changes to the repository never reach a
     bundle. The models of one bundle share theirs where the file system knows hard links. A model that is installed
     already gets a further version; the newest one is replaced where it has the same engine or none. Nothing is written
-    where a bundle cannot be served.
+    where a bundle cannot be served, and a running `twinspire serve` is not disturbed: it serves a copy. One process
+    at a time builds into a folder; others wait.
 
     Raises BundleError where a bundle or its plans are not intact or lack the precision, SpaceMismatchError where a
     model of that name or the plans have another space, EngineError where TensorRT will not take an engine
@@ -108,16 +103,14 @@ def build_repository(
     specs = [spec for bundle in served for make in MODEL_SPECS[runtime] for spec in make(bundle)]
     if not raw_inputs:
         specs = without_raw_models(specs)
-    if description:
-        specs.append(description_model(served, specs, destination))
-    models = _placed(specs, destination)
+    _placed(specs, destination)  # raises before anything is written
     with file_errors(f"{destination} cannot be written", destination, ". Name another folder with -o"):
         destination.mkdir(parents=True, exist_ok=True)
-        with staging_folder(destination) as staging:
-            for model in models:
-                write_model(staging, model)
-            for model in models:
-                install_model(staging, model)
+        with locked(destination):
+            if description:  # of other builds too, so it waits for those that write now
+                specs.append(description_model(served, specs, destination))
+            models = _placed(specs, destination)
+            install_models(destination, models)
     return models
 
 

@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from twinspire.bundle import Bundle, BundleWriter, Precision, Tower
+from twinspire.bundle import MANIFEST_NAME, Bundle, BundleWriter, Precision, Tower
+from twinspire.bundle.manifest import required_files
 from twinspire.contract import TensorSpec
 from twinspire.errors import InputError
 
-BUNDLE = "bundle"
-"""The folder of a version that holds a copy of the bundle."""
+BUNDLE, PROBES = "bundle", "probes"
+"""The folders of a version that hold a copy of the bundle, or of what checks a model without it."""
 
 
 class ModelFile(Protocol):
@@ -66,6 +67,20 @@ class BundleCopy:
         """Copy the bundle, or link to the copy that was written before."""
         with BundleWriter(path, base=self._copy or self.bundle, links=self._copy is not None) as writer:
             self._copy = writer.commit(self.bundle.manifest.draft(), {})
+
+
+@dataclass(frozen=True)
+class ProbesCopy:
+    """A copy of what checks a model whose version holds no bundle: manifest, probes and tokenizer."""
+
+    bundle: Bundle
+    name: str = field(default=PROBES, init=False)
+
+    def write(self, path: Path) -> None:
+        """Copy the files into a folder."""
+        path.mkdir()
+        for name in (MANIFEST_NAME, *required_files(self.bundle.manifest.towers)):
+            shutil.copyfile(self.bundle.path / name, path / name)
 
 
 @dataclass(frozen=True)

@@ -76,38 +76,64 @@ class Sender(Protocol):
 def open_sender(server: TritonServer) -> Sender:
     """Return the sender for a server: gRPC, as clients use it.
 
-    HTTP, which needs the server's key, where gRPC encrypts, since only clients have the certificates that it may ask
-    for, and where it shares its port, since another server could answer.
+    HTTP, which needs the server's key, where gRPC is encrypted: only clients have the certificates that it may ask for.
     """
-    if server.tls is not None or server.reuses_grpc_port:
+    if server.tls is not None:
         return _HttpSender(server.ports.http, server.admin_headers)
-    return _GrpcSender(server.grpc_url)
+    return _GrpcSender(server.grpc_url, server.name)
 
 
 class _GrpcSender:
-    def __init__(self, address: str) -> None:
-        import grpc  # type: ignore[import-untyped, unused-ignore]
-        from tritonclient.grpc import service_pb2_grpc
+    """gRPC to the server called `name`; others may share its port, and the connections to it."""
 
-        unlimited = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
-        # A channel of its own: gRPC would share the connection of other channels to this address.
-        options = [*unlimited, ("grpc.use_local_subchannel_pool", 1)]
-        self._channel = grpc.insecure_channel(address, options=options)
-        self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+    def __init__(self, address: str, name: str) -> None:
+        import grpc  # type: ignore[import-untyped, unused-ignore]
+
+        self._address, self._name = address, name
+        self._errors = (grpc.RpcError, grpc.FutureCancelledError)
         self._no_answer = {
             grpc.StatusCode.UNAVAILABLE,
             grpc.StatusCode.RESOURCE_EXHAUSTED,
             grpc.StatusCode.DEADLINE_EXCEEDED,
             grpc.StatusCode.CANCELLED,
         }
-        self._errors = (grpc.RpcError, grpc.FutureCancelledError)
+        self._is_closed = False
+        self._connect()
+
+    def _connect(self) -> None:
+        import grpc
+        from tritonclient.grpc import service_pb2_grpc
+
+        unlimited = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
+        # A channel of its own: gRPC would share the connection of other channels to this address.
+        options = [*unlimited, ("grpc.use_local_subchannel_pool", 1)]
+        self._channel = grpc.insecure_channel(self._address, options=options)
+        self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+
+    def _is_connected(self) -> bool:
+        """Whether the connection is to this server. One to another is closed: the next may be to this one."""
+        from tritonclient.grpc import service_pb2
+
+        try:
+            if self._stub.ServerMetadata(service_pb2.ServerMetadataRequest(), timeout=_ATTEMPT_S).name == self._name:
+                return True
+        except (ValueError, *self._errors):
+            pass
+        if not self._is_closed:
+            self._channel.close()
+            self._connect()
+        return False
 
     def infer(self, inferences: Sequence[Inference]) -> list[Answer]:
+        unanswered: list[Answer] = [None] * len(inferences)
+        if not self._is_connected():
+            return unanswered
         try:
             futures = [self._stub.ModelInfer.future(_message(each), timeout=_ATTEMPT_S) for each in inferences]
         except ValueError:  # the channel was closed
-            return [None] * len(inferences)
-        return [self._answer(future) for future in futures]
+            return unanswered
+        answers = [self._answer(future) for future in futures]
+        return answers if self._is_connected() else unanswered
 
     def _answer(self, future: Any) -> Answer:  # noqa: ANN401 - grpc.Future has no types
         try:
@@ -121,6 +147,7 @@ class _GrpcSender:
         return _vectors(response.raw_output_contents, outputs.get(EMBEDDING))
 
     def close(self) -> None:
+        self._is_closed = True
         self._channel.close()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 import time
 from contextlib import closing
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ _TRITON_LINE = re.compile(r"^[IWE]\d{4} \d\d:", re.MULTILINE)
 
 @dataclass(frozen=True, kw_only=True)
 class LaunchOptions:
-    """What every start of one server has in common: see `TritonServer`."""
+    """What every start of one server has in common: see `TritonServer`. `aborted` ends a start, from another thread."""
 
     repository: Path
     models: tuple[str, ...]
@@ -46,6 +47,8 @@ class LaunchOptions:
     ready_timeout_s: float
     open_http: bool = False
     access_log: Path | None
+    connection_age_s: float | None = None
+    aborted: threading.Event | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +113,8 @@ def _attempt(options: LaunchOptions, install: TritonInstall, ports: Ports, log: 
         open_http=options.open_http,
     )
     arguments += ["--reuse-grpc-port=true"] if options.reuse_grpc_port else []
+    if options.connection_age_s is not None:
+        arguments.append(f"--grpc-max-connection-age={round(options.connection_age_s * 1000)}")
     arguments += [*(options.tls.flags() if options.tls is not None else []), *options.further_flags]
     log.open()
     try:
@@ -155,6 +160,8 @@ def _wait_until_ready(process: TritonProcess, options: LaunchOptions, ports: Por
             raise _ChanceError(failure) if _LOST_RACE in text else failure
         if version is not None:
             return version
+        if options.aborted is not None and options.aborted.is_set():
+            raise ServerError(f"the start of Triton on {options.repository} was interrupted")
         if time.monotonic() > deadline_s:
             limit = f"{options.ready_timeout_s:g} s (--ready-timeout)"
             raise ServerUnavailableError(

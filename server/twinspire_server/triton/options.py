@@ -44,6 +44,7 @@ _REASONS = {
     "the address is set by --host": "grpc-address",
     "the port is set by --grpc-port": "grpc-port",
     "it is set by --reuse-grpc-port": "reuse-grpc-port",
+    "it is set by --connection-age": "grpc-max-connection-age",
     "the address is set by --metrics-host": "metrics-address",
     "the port is set by --metrics-port": "metrics-port",
     "twinspire asks all three services whether the server is ready": "allow-http allow-grpc allow-metrics",

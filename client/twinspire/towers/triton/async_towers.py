@@ -51,12 +51,11 @@ class AsyncTritonTowers(RemoteTowers):
         from twinspire.towers.triton.runners import AsyncRunner
 
         self._loop = asyncio.get_running_loop()
-        self._runner = AsyncRunner()
-        slots = asyncio.Semaphore(_IN_FLIGHT if in_flight is None else as_whole(in_flight, "in_flight", minimum=1))
+        self._runner = AsyncRunner(_IN_FLIGHT if in_flight is None else as_whole(in_flight, "in_flight", minimum=1))
         super().__init__(
             url,
             bundle,
-            open_channel=functools.partial(AsyncChannel, closed=self._runner.closed, slots=slots),
+            open_channel=functools.partial(AsyncChannel, closed=self._runner.closed),
             name=name,
             deadline_s=deadline_s,
             in_flight=in_flight,

@@ -9,7 +9,7 @@ extensions of it.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -35,12 +35,13 @@ class InspectedModel:
     """One tower on a server: its model's name, the most rows of a request, its precision.
 
     `text_lengths` are the lengths that texts are padded to, ascending, the context the last; the image tower has none.
+    Models that differ in precision alone are equal: a server may take another one during a call.
     """
 
     name: str
     max_batch: int
     text_lengths: tuple[int, ...]
-    precision: str
+    precision: str = field(compare=False)
 
 
 def largest_response_bytes(numbers: int) -> int:
