@@ -141,7 +141,7 @@ def test_damaged_and_stale_engines_are_noticed_at_the_start(place: Any, sample: 
     image, text = _built(place, sample)
     faults.change_engine(image, Tower.IMAGE, "fp32", faults.flip_bytes)
     faults.change_engine(text, Tower.TEXT, "fp32", faults.retrain)
-    ports = ["--http-port=0", "--grpc-port=0", "--metrics-port=0"]
+    ports = [f"--{name}-port=0" for name in ("http", "grpc", "metrics", "status")]
     command = [sys.executable, "-m", "twinspire", "serve", str(place.repository), *ports, "--on-wrong=stop"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert ended.returncode == STATUSES[ServerError].exit_code
