@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from twinspire_server.triton.prober import Prober
+from twinspire_server.triton.prober import Prober, unprobed_models
 from twinspire_server.triton.wrong_vectors import AccuracyOptions, Fault, OnWrong, ProbeResult, alarm
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class AccuracyCanary:
         self.stop()
         self._stopped = threading.Event()
         self._prober = prober = Prober(server)
-        for model in prober.unprobed:
+        for model in unprobed_models(server):
             self._report(f"warning: {model} has no probes, so that wrong vectors are not noticed: build it again")
         arguments = (prober, self._stopped, on_wrong)
         threading.Thread(target=self._run, args=arguments, name="accuracy-canary", daemon=True).start()

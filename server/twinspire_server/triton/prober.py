@@ -49,8 +49,7 @@ class _Model:
 class Prober:
     """Sends the probes of a running server's models through it. Close it when the server has ended.
 
-    Models without probes, which an older `twinspire build` or somebody else wrote, are not probed: `unprobed` names the
-    towers among them. The version that is probed is the one that the server has loaded.
+    Models without probes, which an older `twinspire build` or somebody else wrote, are not probed. The version that is probed is the one that the server has loaded.
     """
 
     def __init__(self, server: TritonServer) -> None:
@@ -59,17 +58,6 @@ class Prober:
         self._models: dict[str, _Model] = {}
         self._first: dict[str, NDArray[np.float32]] = {}
         self._random = random.Random()
-
-    @property
-    def unprobed(self) -> tuple[str, ...]:
-        """The models that clients ask for embeddings and that have no probes."""
-        found = {name: _parameters(self._server.repository / name) for name in self._server.models}
-        called = {parameters["engine"] for parameters in found.values() if "engine" in parameters}
-        return tuple(
-            name
-            for name, parameters in found.items()
-            if "tower" in parameters and name not in called and not self._has_probes(name)
-        )
 
     def check(self, *, timeout_s: float = 20.0, wait: Wait = time.sleep) -> dict[str, ProbeResult]:
         """Send all probes and return what they show of each model; those refused for overload are sent again.
@@ -90,18 +78,14 @@ class Prober:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _has_probes(self, name: str) -> bool:
-        return any((self._server.repository / name).glob(f"*/{PROBES}"))
-
     def _model(self, name: str) -> _Model | None:
         """Return a model with probes, None for others. Its version may have changed since the last check."""
-        known = self._models.get(name)
-        if known is None and not self._has_probes(name):
+        known, folder = self._models.get(name), self._server.repository / name
+        if known is None and not _has_probes(folder):
             return None
         about = http_get(self._server, f"/v2/models/{name}")
         if about is None and known is not None:  # the server has gone, or is too busy: no probe is answered either
             return known
-        folder = self._server.repository / name
         version = (
             max(map(int, about["versions"]))
             if about
@@ -161,6 +145,21 @@ class Prober:
                 detail = f"{result.detail} is answered wrong among others, right alone"
                 return replace(result, fault=Fault.EXCHANGED, detail=detail)
         return result
+
+
+def unprobed_models(server: TritonServer) -> tuple[str, ...]:
+    """Return the models of a server that clients ask for embeddings and that have no probes."""
+    found = {name: _parameters(server.repository / name) for name in server.models}
+    called = {parameters["engine"] for parameters in found.values() if "engine" in parameters}
+    return tuple(
+        name
+        for name, parameters in found.items()
+        if "tower" in parameters and name not in called and not _has_probes(server.repository / name)
+    )
+
+
+def _has_probes(folder: Path) -> bool:
+    return any(folder.glob(f"*/{PROBES}"))
 
 
 def _parameters(folder: Path) -> dict[str, str]:
