@@ -49,7 +49,8 @@ class _Model:
 class Prober:
     """Sends the probes of a running server's models through it. Close it when the server has ended.
 
-    Models without probes, which an older `twinspire build` or somebody else wrote, are not probed. The version that is probed is the one that the server has loaded.
+    Models without probes, which an older `twinspire build` or somebody else wrote, are not probed. The version that is
+    probed is the one that the server has loaded.
     """
 
     def __init__(self, server: TritonServer) -> None:
