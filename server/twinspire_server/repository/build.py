@@ -65,7 +65,8 @@ def build_repository(
     at a time builds into a folder; others wait.
 
     Raises BundleError where a bundle or its plans are not intact or lack the precision, SpaceMismatchError where a
-    model of that name or the plans have another space, EngineError where TensorRT will not take an engine,
+    model of that name or the plans have another space, EngineError where TensorRT will not take an engine
+    or onnxruntime cannot run it on the bundle's probes, which are written beside each tower for `twinspire serve`,
     ProviderError or MissingDependencyError where the wheel's server would compute on a GPU and this machine has none,
     InputError for two bundles of one name, unknown options and a destination that cannot be written.
     """
