@@ -60,6 +60,8 @@ class LocalTowers(BundleTowers):
     cannot be loaded or violates the contract.
     """
 
+    _bundle: Bundle
+
     def __init__(
         self,
         bundle: Bundle,
