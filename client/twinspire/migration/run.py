@@ -20,7 +20,7 @@ from twinspire.index.ann.family import parse_choice
 from twinspire.index.migration import Staging, discard, kept_old, staged_keys
 from twinspire.ingest.files import looks_the_same
 from twinspire.ingest.kinds import FILE_KINDS
-from twinspire.ingest.reencoding import LostItem, Reencoder, content_key, why_lost
+from twinspire.migration.reencoding import LostItem, Reencoder, content_key, why_lost
 
 if TYPE_CHECKING:
     from twinspire.client import Client
