@@ -87,7 +87,8 @@ class TritonPythonModel:
         self._bundle = bundle
         for rows in warm_up_inputs(bundle, tower, self._max_batch):
             self._encode([rows])
-        self._backlog = Backlog(self._answer, max_batch=self._max_batch, max_rows=QUEUED_BATCHES * self._max_batch)
+        queued_batches = int(parameters.get("queue_batches", QUEUED_BATCHES))
+        self._backlog = Backlog(self._answer, max_batch=self._max_batch, max_rows=queued_batches * self._max_batch)
         pb_utils.Logger.log_info(f"{args['model_name']}: {self._towers.runtime}")
 
     def execute(self, requests: Sequence[Any]) -> None:
