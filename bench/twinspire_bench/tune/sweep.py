@@ -13,9 +13,8 @@ from twinspire_bench.tune.measure import Load
 
 _KEPT = 2
 """Best points of a step that the next step starts from."""
-_CLOSE = 0.85
-"""Points with this share of the best goodput are measured again, since the sweep measures each of them once."""
-_MOST_AGAIN = 5
+_AGAIN = 5
+"""Best points that are measured again: the sweep measures each once, so the best of them was lucky too."""
 _SIMPLER = 0.98
 """A point with fewer options than the best one is chosen where it has this share of its goodput."""
 
@@ -69,8 +68,7 @@ def sweep(
         raise InputError(
             "no point serves any rate within the budget: expected a larger --p99-ms, a smaller model or more cores"
         )
-    close = [options for options in tried if tried[options] >= _CLOSE * max(tried.values())]
-    again = sorted(close, key=lambda options: -tried[options])[:_MOST_AGAIN]
+    again = sorted((options for options in tried if tried[options]), key=lambda options: -tried[options])[:_AGAIN]
     again += [DEFAULTS] if DEFAULTS not in again else []
     for turn in range(1, rounds + 1):
         for place in range(len(again)):
