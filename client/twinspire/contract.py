@@ -29,6 +29,9 @@ IMAGE, INPUT_IDS, AUDIO, EMBEDDING = "image", "input_ids", "audio", "embedding"
 INPUT_NAMES = {"image": IMAGE, "text": INPUT_IDS, "audio": AUDIO}
 """The name of each tower's only input."""
 
+CANARY_REQUEST_ID = "twinspire-canary"
+"""The id of requests that check a server: its metrics and access log leave them out."""
+
 FREE = -1
 """An axis of any length."""
 

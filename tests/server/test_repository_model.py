@@ -10,14 +10,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
 from support.arrays import noise_images
 from twinspire.bundle import Tower
-from twinspire.contract import without_padding
+from twinspire.contract import CANARY_REQUEST_ID, without_padding
 from twinspire.errors import BundleError, EngineError, InputError, SpaceMismatchError
 from twinspire_server import repository
 from twinspire_server.repository import build_repository
@@ -58,7 +58,10 @@ class _Request:
     def __init__(self, name: str, array: np.ndarray | Exception) -> None:
         self.input = _Tensor(name, array)
         self.sent: list[tuple[_Response, int]] = []
-        self.timeout_us, self.cancelled = 0, False
+        self.timeout_us, self.cancelled, self.id = 0, False, "id"
+
+    def request_id(self) -> str:
+        return self.id
 
     def timeout(self) -> int:
         return self.timeout_us
@@ -70,12 +73,28 @@ class _Request:
         return SimpleNamespace(send=lambda response, flags: self.sent.append((response, flags)))
 
 
+class _MetricFamily:
+    """Triton's metrics: every value that was given, by the family's name and its labels."""
+
+    COUNTER, HISTOGRAM = "counter", "histogram"
+    values: ClassVar[dict[tuple[str, ...], list[float]]] = {}
+
+    def __init__(self, name: str, description: str, kind: str) -> None:
+        self.name = name
+
+    def Metric(self, labels: dict[str, str], buckets: Sequence[float] = ()) -> Any:  # noqa: N802 - Triton's name
+        kept = self.values.setdefault((self.name, *labels.values()), [])
+        return SimpleNamespace(increment=kept.append, observe=kept.append)
+
+
 @pytest.fixture
 def module(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """Import model.py as Triton does, from its file, with a stand-in for what Triton brings."""
     backend: Any = ModuleType("triton_python_backend_utils")
     backend.Tensor, backend.TritonError, backend.InferenceResponse = _Tensor, _TritonError, _Response
     backend.TRITONSERVER_RESPONSE_COMPLETE_FINAL = FINAL
+    backend.MetricFamily = _MetricFamily
+    monkeypatch.setattr(_MetricFamily, "values", {})
     backend.get_input_tensor_by_name = lambda request, name: request.input if name == request.input.name else None
     backend.Logger = SimpleNamespace(log_info=lambda message: None, log_error=lambda message: None)
     monkeypatch.setitem(sys.modules, backend.__name__, backend)
@@ -157,6 +176,24 @@ def test_the_pause_is_after_batches_of_several(
         _ask(model, Tower.IMAGE, [image] * count)
     assert pauses == pytest.approx([0.003, 0.0, module.PAUSE_AT_MOST_S])
     assert next(clock, None) is None
+
+
+def test_answers_are_counted_by_status_and_times_by_phase(open_model: Callable[..., Any], tmp_path: Path) -> None:
+    """A request that is answered, one that cannot be read and an expired one count each; the canary's does not."""
+    model = open_model(Tower.IMAGE)
+    good, bad, late, canary = (_Request("image", noise_images(2)) for _ in range(4))
+    bad.input = _Tensor("image", ValueError("array is too big"))
+    late.cancelled, canary.id = True, CANARY_REQUEST_ID
+    for request in (good, bad, late, canary):
+        model.execute([request])
+        model._backlog.wait_until_idle(60)
+    values = _MetricFamily.values
+    counted = {key[-1]: len(kept) for key, kept in values.items() if key[0] == "twinspire_server_requests_total"}
+    assert counted == {"ok": 1, "invalid": 1, "overloaded": 0, "expired": 1, "error": 0}
+    assert values["twinspire_server_batch_rows", "tiny_image", "1"] == [2]
+    for phase in ("queue", "compute"):
+        (seconds,) = values["twinspire_server_phase_seconds", "tiny_image", "1", phase]
+        assert 0 < seconds < 60
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 TWINSPIRE = Path(sys.executable).with_name("twinspire")
-_FREE = ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"]
+_FREE = ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0", "--status-port", "0"]
 _Serve = Callable[..., "subprocess.Popen[str]"]
 
 
@@ -76,14 +76,14 @@ def test_it_serves_until_a_signal_and_ends_cleanly(place: Any, serve: _Serve, nu
 
 
 def test_what_people_read(place: Any, serve: _Serve) -> None:
-    """Without `--json`: the version, the models, four addresses and what strangers may do at an open one."""
+    """Without `--json`: the version, the models, the addresses and what strangers may do at an open one."""
     place.add_echo()
     process = serve(*_FREE, "--log-file", "own.log", "--host", "0.0.0.0", "--insecure")
     assert process.stdout is not None
-    lines = [process.stdout.readline() for _ in range(5)]
+    lines = [process.stdout.readline() for _ in range(6)]
     assert "echo" in lines[0]
-    assert [line.split()[0] for line in lines[1:]] == ["gRPC", "HTTP", "metrics", "log"]
-    assert lines[4].split()[1] == str(place.folder / "own.log")
+    assert [line.split()[0] for line in lines[1:]] == ["gRPC", "HTTP", "metrics", "status", "log"]
+    assert lines[5].split()[1] == str(place.folder / "own.log")
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=20)
     assert (place.folder / "own.log").is_file()
@@ -175,7 +175,7 @@ def test_two_on_one_port(place: Any, serve: _Serve, triton_server: Any) -> None:
     """A second server on the port of a first one ends with status 2 and names port and option."""
     place.add_echo()
     port = str(triton_server.ports.grpc)
-    process = serve("--http-port", "0", "--grpc-port", port, "--metrics-port", "0")
+    process = serve("--http-port", "0", "--grpc-port", port, "--metrics-port", "0", "--status-port", "0")
     _, stderr = process.communicate(timeout=20)
     assert process.returncode == 2
     assert port in stderr

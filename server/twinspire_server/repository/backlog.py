@@ -18,14 +18,20 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from twinspire_server.repository.telemetry import Observation
+
 
 @dataclass(frozen=True, eq=False)
 class QueuedRequest:
-    """A request of Triton with its rows (n, ...). It expires at `expires_s`, on the clock time.monotonic."""
+    """A request of Triton with its rows (n, ...). It expires at `expires_s`, on the clock time.monotonic.
+
+    `observation` is None where it is not to appear in metrics.
+    """
 
     request: Any
     rows: NDArray[Any]
     expires_s: float
+    observation: Observation | None = None
 
 
 class Backlog:

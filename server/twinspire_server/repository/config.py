@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from twinspire._arguments import file_errors
-from twinspire.contract import TensorSpec
+from twinspire.contract import CANARY_REQUEST_ID, TensorSpec
 from twinspire.errors import InputError
 from twinspire_server.repository.spec import InstanceGroup, ModelSpec, WarmUp
 
@@ -144,7 +144,8 @@ def ready_check(model: Path) -> HttpRequest | None:
                 "parameters": {"binary_data_size": len(row)},
             }
         )
-    header = json.dumps({"inputs": inputs, "parameters": {"binary_data_output": True}}).encode()
+    request = {"id": CANARY_REQUEST_ID, "inputs": inputs, "parameters": {"binary_data_output": True}}
+    header = json.dumps(request).encode()
     headers = {"Inference-Header-Content-Length": str(len(header)), "Content-Type": "application/octet-stream"}
     return HttpRequest(b"".join([header, *content]), headers)
 

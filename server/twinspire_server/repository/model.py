@@ -23,6 +23,13 @@ from twinspire.errors import EngineError, InputError, ServerOverloadedError, Spa
 from twinspire.towers import LocalTowers
 from twinspire.towers.batching import bucket_lengths
 from twinspire_server.repository.backlog import Backlog, QueuedRequest
+from twinspire_server.repository.telemetry import (
+    ACCESS_LOG,
+    ModelTelemetry,
+    Observation,
+    status_of,
+    warm_up_requests,
+)
 
 Encode: TypeAlias = Callable[[Sequence[NDArray[Any]]], NDArray[np.float32]]
 
@@ -87,6 +94,13 @@ class TritonPythonModel:
         self._bundle = bundle
         for rows in warm_up_inputs(bundle, tower, self._max_batch):
             self._encode([rows])
+        self._telemetry = ModelTelemetry(
+            pb_utils,
+            model=args["model_name"],
+            version=args["model_version"],
+            warm_ups=warm_up_requests(config),
+            access_log=os.environ.get(ACCESS_LOG),
+        )
         queued_batches = int(parameters.get("queue_batches", QUEUED_BATCHES))
         self._backlog = Backlog(self._answer, max_batch=self._max_batch, max_rows=queued_batches * self._max_batch)
         pb_utils.Logger.log_info(f"{args['model_name']}: {self._towers.runtime}")
@@ -105,7 +119,7 @@ class TritonPythonModel:
             os._exit(1)  # `twinspire serve` starts the server again
         if rows >= self._max_batch or not self._backlog.is_idle:
             for refused in self._backlog.submit(batch):
-                self._send(refused.request, ServerOverloadedError(FULL))
+                self._send(refused.request, ServerOverloadedError(FULL), refused.observation)
             if rows < self._max_batch:
                 self._backlog.wait_until_idle(GATHER_S)
             return
@@ -121,13 +135,16 @@ class TritonPythonModel:
 
     def _read(self, request: Any) -> QueuedRequest | None:  # noqa: ANN401 - Triton's own class
         """Read the input of a request. Where that fails, answer it with an error and return None."""
+        observation = self._telemetry.arrived(request)
         try:
             rows: NDArray[Any] = pb_utils.get_input_tensor_by_name(request, self._input).as_numpy()
             timeout_s = request.timeout() / 1e6 or QUEUE_TIMEOUT_S
         except Exception as error:  # numpy's, pybind11's, for shapes that Triton did not expect
-            self._send(request, InputError(f"the input {self._input} cannot be read: {error}"))
+            self._send(request, InputError(f"the input {self._input} cannot be read: {error}"), observation)
             return None
-        return QueuedRequest(request, rows, time.monotonic() + timeout_s)
+        if observation is not None:
+            observation.rows = len(rows)
+        return QueuedRequest(request, rows, time.monotonic() + timeout_s, observation)
 
     def _answer(self, batch: Sequence[QueuedRequest]) -> float:
         """Answer requests in one call of the engine; return when it ended, on the clock `time.perf_counter`.
@@ -137,20 +154,28 @@ class TritonPythonModel:
         due = []
         for queued in batch:
             if queued.request.is_cancelled() or time.monotonic() > queued.expires_s:
-                self._send(queued.request, ServerOverloadedError(EXPIRED))
+                self._send(queued.request, ServerOverloadedError(EXPIRED), queued.observation)
             else:
                 due.append(queued)
+        self._telemetry.began([queued.observation for queued in due])
         answers = encode_together(self._encode, [queued.rows for queued in due])
         computed_s = time.perf_counter()
+        self._telemetry.computed([queued.observation for queued in due])
         for queued, answer in zip(due, answers, strict=True):
-            self._send(queued.request, answer)
+            self._send(queued.request, answer, queued.observation)
         return computed_s
 
-    def _send(self, request: Any, answer: NDArray[np.float32] | TwinspireError) -> None:  # noqa: ANN401
+    def _send(
+        self,
+        request: Any,  # noqa: ANN401 - Triton's own class
+        answer: NDArray[np.float32] | TwinspireError,
+        observation: Observation | None,
+    ) -> None:
         try:
             request.get_response_sender().send(_response(answer), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
         except Exception as error:  # the other callers of the batch still get their answers
             pb_utils.Logger.log_error(f"cannot send a response: {error}")
+        self._telemetry.answered(observation, status_of(answer, expired=EXPIRED))
 
     def _images(self, inputs: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
         return self._towers.encode_images(inputs[0] if len(inputs) == 1 else np.concatenate(inputs))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from twinspire._arguments import as_whole
 from twinspire.cli.shared import JsonOption, print_json, printable
 from twinspire.errors import InputError
 from twinspire_server.triton.canary import CanaryOptions
@@ -38,6 +39,10 @@ def serve(
     http_port: Annotated[int, typer.Option(help="Port of HTTP; 0 picks a free one.")] = 8000,
     grpc_port: Annotated[int, typer.Option(help="Port of gRPC; 0 picks a free one.")] = 8001,
     metrics_port: Annotated[int, typer.Option(help="Port of the metrics; 0 picks a free one.")] = 8002,
+    status_port: Annotated[
+        int,
+        typer.Option(help="Port of /metrics (all of them), /readyz and /livez, at --metrics-host; 0 picks a free one."),
+    ] = 8003,
     tls_certificate: Annotated[
         Path | None, typer.Option(metavar="PEM", help="Encrypt gRPC with this server certificate; needs --tls-key.")
     ] = None,
@@ -58,6 +63,17 @@ def serve(
     log_file: Annotated[
         Path | None,
         typer.Option(help="Append the server's log to this file. Default: a temporary file, kept if the server fails."),
+    ] = None,
+    access_log: Annotated[
+        Path | None,
+        typer.Option(help="Append a line of JSON to this file for each request: time, model, id, rows, times, status."),
+    ] = None,
+    trace_url: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Send OpenTelemetry spans of traced requests to this OTLP address, http://HOST:4318/v1/traces.",
+        ),
     ] = None,
     backend_directory: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder of further Triton backends, such as onnxruntime/.")
@@ -91,7 +107,9 @@ def serve(
     Uses the tritonserver on PATH or the one in the wheel nvidia-pytriton, whichever is newer.
     """
     from twinspire_server.triton import Supervisor, TritonServer
+    from twinspire_server.triton.status import ServerStatus, StatusServer
 
+    as_whole(status_port, "--status-port", minimum=0, maximum=65535)
     server = TritonServer(
         repository,
         host=host,
@@ -103,6 +121,8 @@ def serve(
         grpc_port=grpc_port,
         metrics_port=metrics_port,
         log_file=log_file,
+        access_log=access_log,
+        trace_url=trace_url,
         backend_directory=backend_directory,
         ready_timeout_s=ready_timeout,
         triton_flags=triton_flag or (),
@@ -114,14 +134,15 @@ def serve(
         canary=CanaryOptions(interval_s=canary_interval) if canary_interval else None,
         report=lambda message: typer.echo(message, err=True),
     )
+    status = ServerStatus(server, supervisor)
     for warning in server.warnings():
         typer.echo(f"warning: {warning}", err=True)
     ready = False
-    with _signals_raise():
+    with _signals_raise(), StatusServer(status, host=server.metrics_host, port=status_port) as status_server:
         try:
             with server:
                 ready = True
-                _announce(server, as_json=as_json)
+                _announce(server, status_server.url, as_json=as_json)
                 supervisor.run()
         except _Terminated:
             if not ready:
@@ -144,13 +165,14 @@ def _tls(certificate: Path | None, key: Path | None, client_ca: Path | None) -> 
     return ServerTls(certificate=certificate, key=key, client_ca=client_ca)
 
 
-def _announce(server: TritonServer, *, as_json: bool) -> None:
+def _announce(server: TritonServer, status_url: str, *, as_json: bool) -> None:
     if as_json:
         print_json(
             {
                 "grpc": server.grpc_url,
                 "http": server.http_url,
                 "metrics": server.metrics_url,
+                "status": status_url,
                 "log": printable(server.log_file),
                 "pid": server.pid,
                 "models": list(server.models),
@@ -164,6 +186,7 @@ def _announce(server: TritonServer, *, as_json: bool) -> None:
         ("gRPC", f"{server.grpc_url}{_access(server)}"),
         ("HTTP", server.http_url),
         ("metrics", server.metrics_url),
+        ("status", f"{status_url}/metrics /readyz /livez"),
         ("log", printable(server.log_file)),
     ):
         typer.echo(f"{name:<8} {address}")

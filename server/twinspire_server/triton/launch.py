@@ -11,6 +11,7 @@ from http.client import OK, HTTPConnection, HTTPException
 from pathlib import Path
 
 from twinspire.errors import ServerError, ServerUnavailableError
+from twinspire_server.repository.telemetry import ACCESS_LOG
 from twinspire_server.triton import logs
 from twinspire_server.triton.environment import available_backends, check_backends
 from twinspire_server.triton.locate import TritonInstall, find_triton
@@ -43,6 +44,7 @@ class LaunchOptions:
     pass_env: tuple[str, ...]
     backend_directory: Path | None
     ready_timeout_s: float
+    access_log: Path | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +112,12 @@ def _attempt(options: LaunchOptions, install: TritonInstall, ports: Ports, log: 
         with log.path.open("ab") as file:
             logs.claim(file)
             process = TritonProcess(
-                install, arguments, log=file, backend_directory=options.backend_directory, pass_env=options.pass_env
+                install,
+                arguments,
+                log=file,
+                backend_directory=options.backend_directory,
+                pass_env=options.pass_env,
+                set_env={} if options.access_log is None else {ACCESS_LOG: str(options.access_log)},
             )
         version = _wait_until_ready(process, options, ports, key, log)
     except BaseException as error:

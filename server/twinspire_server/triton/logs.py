@@ -85,6 +85,15 @@ class ServerLog:
         return "\n".join([summary, *lines, f"Full log: {self.path}"])
 
 
+def checked_log(path: Path | None) -> Path | None:
+    """Return the absolute path of a log, made where it is missing. Raises InputError where it cannot be written."""
+    if path is None:
+        return None
+    with file_errors(f"cannot write the access log {path}", path):
+        path.open("ab").close()
+    return path.absolute()
+
+
 def new_log() -> Path:
     """Make a temporary log and remove all but the newest five of those that no server writes to any more."""
     handle, name = tempfile.mkstemp(prefix=_PREFIX, suffix=_SUFFIX)

@@ -8,6 +8,7 @@ import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
+from urllib.parse import urlsplit
 
 from twinspire.errors import InputError
 from twinspire.towers.triton.options import read_pem
@@ -139,6 +140,24 @@ def flags(
         f"--http-restricted-api={','.join(_RESTRICTED_HTTP)}:{ADMIN_HEADER}={key}",
         f"--grpc-restricted-protocol={','.join(_RESTRICTED_GRPC)}:{ADMIN_HEADER}={key}",
     ]
+
+
+def trace_flags(url: str | None) -> list[str]:
+    """List the flags that send OpenTelemetry spans to an OTLP address over HTTP; none without one.
+
+    With a rate of 0 Triton traces those requests alone that carry a trace's context (`traceparent`). Raises InputError
+    for what is no address.
+    """
+    if url is None:
+        return []
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise InputError(
+            f"the trace address {url!r}: expected a URL of an OTLP collector, such as http://127.0.0.1:4318/v1/traces",
+            option="trace_url",
+        )
+    settings = ("mode=opentelemetry", f"opentelemetry,url={url}", "level=TIMESTAMPS", "rate=0")
+    return [f"--trace-config={setting}" for setting in settings]
 
 
 def further_flags(values: Sequence[str]) -> list[str]:

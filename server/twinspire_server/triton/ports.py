@@ -71,7 +71,7 @@ class Ports:
                     if not is_shared:  # it would receive connections for the other server
                         bound.listen()
                 except OSError as error:
-                    raise _bind_error(error, field.name, number, hosts[field.name]) from error
+                    raise bind_error(error, field.name, number, hosts[field.name]) from error
                 picked[field.name] = bound.getsockname()[1]
         return Ports(**picked)
 
@@ -86,7 +86,8 @@ def port_taken_error(name: str, number: int, host: str) -> ServerError:
     )
 
 
-def _bind_error(error: OSError, name: str, number: int, host: str) -> ServerError | InputError:
+def bind_error(error: OSError, name: str, number: int, host: str) -> ServerError | InputError:
+    """Return the error for a port of the service `name` that cannot be listened on."""
     if error.errno == errno.EADDRINUSE:
         return port_taken_error(name, number, host)
     if error.errno in (errno.EACCES, errno.EPERM):

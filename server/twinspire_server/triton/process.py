@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -34,7 +34,7 @@ class TritonProcess:
 
     `arguments` are flags; `name` is the name that the server reports. Its output and its models' is written to `log`.
     `backend_directory` holds backends to use beside Triton's own, `pass_env` names environment variables to pass beside
-    the usual ones. Raises `ServerError` where it cannot be executed.
+    the usual ones, `set_env` are variables to set. Raises `ServerError` where it cannot be executed.
     """
 
     def __init__(
@@ -45,6 +45,7 @@ class TritonProcess:
         log: IO[bytes],
         backend_directory: Path | None = None,
         pass_env: Collection[str] = (),
+        set_env: Mapping[str, str] | None = None,
     ) -> None:
         token = secrets.token_hex(4)
         self.name = f"twinspire-{token}"
@@ -53,7 +54,8 @@ class TritonProcess:
             try:
                 self._folder = tempfile.mkdtemp(prefix="twinspire-triton-")
                 cleanup.callback(reaper.remove_leftovers, self._folder, self._shm_prefix)
-                self._reaper = self._started_reaper(install, arguments, log, backend_directory, pass_env)
+                variables = inherited_variables(os.environ, pass_env) | dict(set_env or {})
+                self._reaper = self._started_reaper(install, arguments, log, backend_directory, variables)
             except OSError as error:
                 raise ServerError(f"cannot start tritonserver: {error}") from error
             cleanup.callback(self.end, kill=True)
@@ -71,9 +73,8 @@ class TritonProcess:
         arguments: Sequence[str],
         log: IO[bytes],
         backend_directory: Path | None,
-        pass_env: Collection[str],
+        variables: Mapping[str, str],
     ) -> subprocess.Popen[bytes]:
-        variables = inherited_variables(os.environ, pass_env)
         environment = prepare(install, Path(self._folder), variables, backend_directory=backend_directory)
         own = [f"--id={self.name}", f"--backend-config=python,shm-region-prefix-name={self._shm_prefix}"]
         if environment.backends is not None:

@@ -10,8 +10,8 @@ from twinspire._arguments import as_list
 from twinspire.errors import InputError, ServerError
 from twinspire_server.repository.config import CONFIG
 from twinspire_server.triton.launch import LaunchOptions, ReadyServer, launch
-from twinspire_server.triton.logs import ServerLog
-from twinspire_server.triton.options import ADMIN_HEADER, ServerTls, further_flags
+from twinspire_server.triton.logs import ServerLog, checked_log
+from twinspire_server.triton.options import ADMIN_HEADER, ServerTls, further_flags, trace_flags
 from twinspire_server.triton.ports import LOOPBACK, Ports, checked_address, is_open, local_address
 from twinspire_server.triton.process import TritonProcess, describe_status
 
@@ -25,6 +25,8 @@ class TritonServer:
     over from another without a break. `log_file` is appended to; without one the log is a temporary file that is
     removed at the end, unless the server failed. `triton_flags` are passed on (`log-verbose=1`), as are the environment
     variables that `pass_env` names. `backend_directory` is a folder of further Triton backends, used beside its own.
+    `access_log` is a file that the models append a line of JSON to for each request. `trace_url` is the OTLP address
+    that Triton sends the spans of requests to whose clients trace them: `http://127.0.0.1:4318/v1/traces`.
     The server does not outlive this process, however it ends. `start` may be called again after `stop`, and after the
     server died. Raises `InputError` for a repository without models, impossible ports, an open address without TLS, and
     flags that twinspire sets itself.
@@ -47,6 +49,8 @@ class TritonServer:
         ready_timeout_s: float = 120,
         triton_flags: Sequence[str] = (),
         pass_env: Sequence[str] = (),
+        access_log: Path | None = None,
+        trace_url: str | None = None,
     ) -> None:
         self.repository = repository.absolute()
         self.models = _models(self.repository)
@@ -74,10 +78,11 @@ class TritonServer:
             metrics_host=self.metrics_host,
             tls=tls,
             reuse_grpc_port=reuse_grpc_port,
-            further_flags=tuple(further_flags(as_list(triton_flags, "Triton flags"))),
+            further_flags=(*trace_flags(trace_url), *further_flags(as_list(triton_flags, "Triton flags"))),
             pass_env=tuple(variables),
             backend_directory=backend_directory.absolute() if backend_directory is not None else None,
             ready_timeout_s=ready_timeout_s,
+            access_log=checked_log(access_log),
         )
         self._requested = Ports(http=http_port, grpc=grpc_port, metrics=metrics_port)
         self._log = ServerLog(log_file.absolute() if log_file is not None else None)

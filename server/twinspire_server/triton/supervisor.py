@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from enum import StrEnum
 from queue import Empty, SimpleQueue
 
 from twinspire._arguments import as_whole
@@ -19,6 +20,14 @@ _STABLE_S = 600.0
 """A server that has run so long counts as recovered: its restarts are counted from 0 again. It takes up to 5 minutes to
 notice some hangs."""
 _POLL_S = 0.1
+
+
+class RestartCause(StrEnum):
+    """Why a server is started again: it ended by itself, a model hung, or the last start failed."""
+
+    ENDED = "ended"
+    HUNG = "hung"
+    START = "start"
 
 
 class Supervisor:
@@ -43,6 +52,9 @@ class Supervisor:
         checks = {} if canary is None else {name: ready_check(server.repository / name) for name in server.models}
         self._ready_checks = {name: request for name, request in checks.items() if request is not None}
         self._stopped = threading.Event()
+        self._cause = RestartCause.ENDED
+        self.restarts = dict.fromkeys(RestartCause, 0)
+        """How often the server was restarted since `run` began, by cause."""
 
     def stop(self) -> None:
         """Let `run` return, after a start that is under way. The server goes on."""
@@ -61,6 +73,7 @@ class Supervisor:
                     raise failure
                 wait_s = min(_FIRST_WAIT_S * 2**restarts, _LONGEST_WAIT_S)
                 restarts += 1
+                self.restarts[self._cause] += 1
                 self._report(f"{failure}\nRestart {restarts} of at most {self._max_restarts} in {wait_s:g} s")
                 if self._stopped.wait(wait_s):
                     return
@@ -73,6 +86,7 @@ class Supervisor:
         try:
             self._server.restart()
         except TwinspireError as error:  # a full disk or a missing network interface may be temporary
+            self._cause = RestartCause.START
             return error
         return None
 
@@ -89,9 +103,12 @@ class Supervisor:
                 with suppress(Empty):
                     reason = hung.get(timeout=_POLL_S)
                     self._server.kill()
+                    self._cause = RestartCause.HUNG
                     return ServerError(f"ended Triton because {reason.rstrip('.')}. Full log: {self._server.log_file}")
                 with suppress(TimeoutError):
-                    return self._server.ended_error(self._server.wait(0))
+                    status = self._server.wait(0)
+                    self._cause = RestartCause.ENDED
+                    return self._server.ended_error(status)
             return None
         finally:
             for canary in canaries:
