@@ -535,3 +535,31 @@ def test_vectors_of_a_finished_migration_are_not_touched_by_the_next(
     with Index.open(path) as index:
         assert index.vectors(added).shape == (2, 5)
     assert verify_index(path).problems == []
+
+
+def test_an_item_that_was_encoded_and_is_lost_since_can_be_dropped(path: Path, photos: Path) -> None:
+    """Its vector is there from an earlier run, its file has changed and then gone: it is named, then dropped."""
+    with Index.open(path, mode="write") as writer:
+        draw(photos / "040.png", 201)  # so that there is something to change in its item
+        with pytest.raises(IndexLockedError):
+            migrate(path, new_client())
+        item = writer.find(uri=str(photos / "040.png"))[0]
+        writer.update(item.id, uri=str(photos / "away.png"))
+        items = [other for other in content(writer) if other.id != item.id]
+    assert [lost.id for lost in migrate(path, new_client()).lost] == [item.id]
+    report = migrate(path, new_client(), drop_missing=True)
+    assert (report.switched, report.items, report.dropped) == (True, len(items), 1)
+    check(path, new_client(), items)
+
+
+def test_a_path_that_is_not_in_its_normal_form_is_named_as_it_is(path: Path, photos: Path) -> None:
+    """An item whose uri has two slashes is encoded, and lost where its file is no image, like any other."""
+    with Index.open(path, mode="write") as index:
+        rows = unit(np.ones((2, 3)))
+        uris = [f"{photos.parent}//photos/000.png", f"{photos.parent}//photos/none.png"]
+        good, bad = index.add(rows, [Item(uri, "image", content_hash=uri[-9:]) for uri in uris], space=OLD).added
+    (photos / "none.png").write_bytes(b"no image")
+    report = migrate(path, new_client(), drop_missing=True)
+    assert [lost.id for lost in report.lost] == [bad]
+    with Index.open(path) as index:
+        assert index.get([good])[0].content_hash == hash_of(photos / "000.png")

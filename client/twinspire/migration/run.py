@@ -112,9 +112,9 @@ def migrate(
         reencoder.run(writer)  # what has changed since
         if reencoder.lost and not drop_missing:
             return report(len(writer))
-        staging.switch(writer, reencoder.changed(), reencoder.lost, keep_old=old is not None)
+        items = staging.switch(writer, reencoder.changed(), reencoder.lost, keep_old=old is not None)
         _finish(index.path, old)
-        return report(len(staging), switched=True)
+        return report(items, switched=True)
 
 
 def _finish(path: Path, old: Path | None) -> None:
