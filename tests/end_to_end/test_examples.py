@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import urllib.error
@@ -132,6 +133,24 @@ def test_serve_and_query(tmp_path: Path) -> None:
     (difference,) = re.findall(r"largest difference (\S+)", "\n".join(lines))
     assert float(difference) < 1e-6
     assert lines[0] == "built scenes_image, scenes_text"
+
+
+def test_encode_async(tmp_path: Path, server: str) -> None:
+    """Servers give the cosines of this process, where nothing is computed unless no server is available."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        away = f"127.0.0.1:{listener.getsockname()[1]}"
+
+    def numbers(lines: list[str]) -> list[float]:
+        return [float(number) for line in lines for number in re.findall(r"-?\d\.\d\d", line)]
+
+    here = numbers(run("encode_async", folder=tmp_path))
+    assert len(here) == 9
+    *cosines, first, second, local = run("encode_async", "--server", server, "--server", away, folder=tmp_path)
+    assert numbers(cosines) == pytest.approx(here, abs=0.02)  # the provider may be another
+    assert first == f"{server}: 3 calls, 0 failed"
+    assert second.startswith(f"{away}: 0 calls")
+    assert local == "this process: 0 calls"
+    assert run("encode_async", "--server", away, folder=tmp_path)[-1] == "this process: 3 calls"
 
 
 def test_evaluate(tmp_path: Path) -> None:

@@ -53,7 +53,8 @@ class ServingOptions:
     `instances` is the number of processes that compute each tower (wheel), `max_batch` the most rows of a batch,
     `queue_batches` how many full batches wait in an instance before requests are refused; None: the defaults.
     `tuning` is the record of `twinspire tune` that these were chosen by, a file that is copied into the models.
-    `provider` is passed to `LocalTowers` (wheel); `accelerator` runs the engine on the container's GPU.
+    `provider` is passed to `LocalTowers` (wheel); `accelerator` runs the engine on the container's GPU. `raw_inputs`
+    adds the models that take encoded files and plain texts.
     """
 
     runtime: RepositoryRuntime = RepositoryRuntime.WHEEL
@@ -62,6 +63,7 @@ class ServingOptions:
     streams: int | None = None
     provider: str = "auto"
     accelerator: Accelerator = Accelerator.TENSORRT
+    raw_inputs: bool = False
     instances: int | None = None
     max_batch: int | None = None
     queue_batches: int | None = None

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twinspire._arguments import as_whole
-from twinspire.bundle import Bundle, Tower
+from twinspire.bundle import BundleDescription, Tower
 from twinspire.errors import EngineError
 from twinspire.towers.protocol import Towers
 from twinspire.towers.triton.options import TlsOptions
@@ -37,7 +37,7 @@ class AsyncTritonTowers(RemoteTowers):
     def __init__(
         self,
         url: str | Sequence[str],
-        bundle: Bundle,
+        bundle: BundleDescription,
         *,
         name: str | None = None,
         deadline_s: float = 30.0,
@@ -51,12 +51,11 @@ class AsyncTritonTowers(RemoteTowers):
         from twinspire.towers.triton.runners import AsyncRunner
 
         self._loop = asyncio.get_running_loop()
-        self._runner = AsyncRunner()
-        slots = asyncio.Semaphore(_IN_FLIGHT if in_flight is None else as_whole(in_flight, "in_flight", minimum=1))
+        self._runner = AsyncRunner(_IN_FLIGHT if in_flight is None else as_whole(in_flight, "in_flight", minimum=1))
         super().__init__(
             url,
             bundle,
-            open_channel=functools.partial(AsyncChannel, closed=self._runner.closed, slots=slots),
+            open_channel=functools.partial(AsyncChannel, closed=self._runner.closed),
             name=name,
             deadline_s=deadline_s,
             in_flight=in_flight,

@@ -130,16 +130,12 @@ class ThreadChannel(Channel):
 
 
 class AsyncChannel(Channel):
-    """A channel for the event loop that it is made in. At most `slots` inferences are in flight, the others wait."""
+    """A channel for the event loop that it is made in."""
 
     grpc = grpc.aio
 
-    def __init__(self, *arguments: Any, slots: asyncio.Semaphore, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self._slots = slots
-
     def send(self, method: str, request: Any, deadline: Deadline) -> Any:
-        """Send a request, as soon as there is a slot, and return its task. Cancelling that cancels the request."""
+        """Send a request and return its task. Cancelling that cancels the request."""
 
         async def call() -> Any:
             try:
@@ -147,8 +143,4 @@ class AsyncChannel(Channel):
             except grpc.aio.UsageError as error:  # a closed channel
                 raise self._unsent(error) from error
 
-        async def call_in_slot() -> Any:
-            async with self._slots:
-                return await call()
-
-        return asyncio.ensure_future(call_in_slot() if method == "ModelInfer" else call())
+        return asyncio.ensure_future(call())

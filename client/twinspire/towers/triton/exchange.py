@@ -82,6 +82,10 @@ def exchange(
     Raises ServerError, also where no answer comes for `patience_s`, and EngineError where the channel is closed
     meanwhile or a response cannot be read.
     """
+
+    def send(batch: Sent) -> Any:  # noqa: ANN401 - the future of grpc or asyncio
+        return channel.send("ModelInfer", request(batch), deadline)
+
     pending: dict[Any, Sent] = {}
     failed: list[Sent] = []
     failure: TransientServerError | None = None
@@ -92,8 +96,11 @@ def exchange(
                 batch = failed.pop() if failed else next(batches, None)
                 if batch is None:
                     break
-                message = request(batch)
-                pending[(yield Send(partial(channel.send, "ModelInfer", message, deadline)))] = batch
+                try:
+                    future = yield Send(partial(send, batch), deadline.left_s)
+                except DeadlinePassedError as passed:
+                    raise policy.deadline_error() from passed.__cause__
+                pending[future] = batch
                 rows_pending += rows(batch)
             if not pending:
                 if failure is None:

@@ -19,7 +19,14 @@ from numpy.typing import NDArray
 from twinspire.errors import ServerUnavailableError, TwinspireError
 from twinspire.towers.protocol import Towers
 from twinspire.towers.triton.counters import ClientCounters, ServerCounters
-from twinspire.towers.triton.retries import Deadline, OneAttempt, RetryPolicy, TransientServerError, backoff_s
+from twinspire.towers.triton.retries import (
+    CLOCKS_DIFFER_S,
+    Deadline,
+    OneAttempt,
+    RetryPolicy,
+    TransientServerError,
+    backoff_s,
+)
 from twinspire.towers.triton.server import EncodeCall, Server
 from twinspire.towers.triton.steps import Background, Compute, Sleep, Steps
 
@@ -120,7 +127,7 @@ class ServerGroup:
             (only,) = self._members
             with self._counted(only):
                 return (yield from only.server.encode(call, deadline, self.policy(deadline)))
-        # With a fallback servers have half of the time: the rest is for computing here.
+        # With a fallback overloaded servers have half of the time: the rest is for computing here.
         patient = deadline if self._fallback is None else deadline.within(deadline.left_s / 2)
         policy = self.policy(patient)
         failed: dict[_Member, TransientServerError] = {}
@@ -138,15 +145,12 @@ class ServerGroup:
                     break
                 failed.clear()
                 continue
+            is_last = self._fallback is None and len(failed) + 1 == len(self._members)
             try:
-                return (
-                    yield from self._attempt(
-                        member, call, deadline, patient, is_last=len(failed) + 1 == len(self._members)
-                    )
-                )
+                return (yield from self._attempt(member, call, deadline, is_last=is_last))
             except TransientServerError as failure:
-                if deadline.left_s == 0:
-                    raise failure.error from failure.__cause__
+                if failure.error.code is None and deadline.left_s < CLOCKS_DIFFER_S:  # the call's time, not the server
+                    raise self.policy(deadline).deadline_error() from failure.__cause__
                 failed[member] = failure
                 if not failure.is_overload:
                     yield from self._eject(member, failure)
@@ -157,15 +161,13 @@ class ServerGroup:
         return embeddings
 
     def _attempt(
-        self, member: _Member, call: EncodeCall, deadline: Deadline, patient: Deadline, *, is_last: bool
+        self, member: _Member, call: EncodeCall, deadline: Deadline, *, is_last: bool
     ) -> Steps[NDArray[np.float32]]:
         """Encode on one server. Raises TransientServerError where it is away, hung or overloaded.
 
         It is hung where no answer comes for half of the time left: of a long call, answers come all the time.
         """
         patience_s = math.inf if is_last else deadline.left_s / 2
-        if self._fallback is not None:
-            patience_s = patient.left_s
         with self._counted(member):
             return (
                 yield from member.server.encode(
@@ -223,11 +225,12 @@ class ServerGroup:
             available = sum(other.is_available for other in self._members)
             is_fallback = available == 0 and self._fallback is not None
             self._fallbacks += is_fallback
+        consequence = f"It gets no calls until it answers again, {available} other servers do"
         if is_fallback:
-            consequence = "calls are computed in this process until it answers again"
-        else:
-            consequence = f"it gets no calls until it answers again; servers left: {available}"
-        _log.warning("%s; %s", failure, consequence)
+            consequence = "Calls are computed in this process until a server answers again"
+        elif available == 0:
+            consequence = "Calls wait until a server answers again"
+        _log.warning("%s %s", failure, consequence)
         yield Background(self._probe(member))
 
     def _probe(self, member: _Member) -> Steps[None]:

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from twinspire.errors import ServerOverloadedError, ServerUnavailableError
 from twinspire.towers.triton.steps import Result, Sleep, Steps
 
+CLOCKS_DIFFER_S = 0.1
+"""How much earlier than `Deadline` gRPC may end a request at its deadline."""
+
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.1, 2.0
 _DOUBLINGS = 5  # 0.1 s times 2 to the fifth is more than the longest wait
 
@@ -140,5 +143,5 @@ class OneAttempt(RetryPolicy):
         if self._last is not None:
             return self._last
         return TransientServerError(
-            ServerUnavailableError(f"the server at {self._server} does not answer", address=self._server)
+            ServerUnavailableError(f"the server at {self._server} does not answer.", address=self._server)
         )

@@ -10,7 +10,7 @@ from typing import Any
 from twinspire.errors import EngineError
 from twinspire.towers.triton.channel import CLOSED
 from twinspire.towers.triton.retries import DeadlinePassedError
-from twinspire.towers.triton.steps import Background, Compute, NextDone, Result, Send, Sleep, Step, Steps
+from twinspire.towers.triton.steps import Background, Compute, NextDone, Result, Send, Shared, Sleep, Step, Steps
 
 _THREAD = "twinspire-probe"
 
@@ -59,6 +59,8 @@ class ThreadRunner:
                 self.check_open()
             case Compute():
                 return step.function()
+            case Shared():
+                return self.run(step.steps)
             case Background():
                 self._start(step.steps)
         return None
@@ -90,10 +92,15 @@ class ThreadRunner:
 
 
 class AsyncRunner:
-    """Performs steps in the running event loop, and those in the background in tasks."""
+    """Performs steps in the running event loop, and those in the background in tasks.
 
-    def __init__(self) -> None:
+    At most `in_flight` inferences are in flight, the others wait.
+    """
+
+    def __init__(self, in_flight: int) -> None:
         self.closed = asyncio.Event()
+        self._slots = asyncio.Semaphore(in_flight)
+        self._shared: dict[object, asyncio.Task[Any]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self, steps: Steps[Result]) -> Result:
@@ -119,9 +126,7 @@ class AsyncRunner:
     async def _perform(self, step: Step, done: asyncio.Queue[Any]) -> Any:  # noqa: ANN401 - as above
         match step:
             case Send():
-                future = step.send()
-                future.add_done_callback(lambda ended: _put(ended, done))
-                return future
+                return await self._send(step, done)
             case NextDone():
                 try:
                     async with asyncio.timeout(step.timeout_s):
@@ -137,11 +142,48 @@ class AsyncRunner:
                 self.check_open()
             case Compute():
                 return await asyncio.to_thread(step.function)
+            case Shared():
+                return await self._share(step)
             case Background():
                 task = asyncio.ensure_future(self.run(step.steps))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
         return None
+
+    async def _send(self, step: Send, done: asyncio.Queue[Any]) -> Any:  # noqa: ANN401 - as above
+        if step.timeout_s is not None:
+            try:
+                async with asyncio.timeout(step.timeout_s):
+                    await self._slots.acquire()
+            except TimeoutError as error:
+                raise DeadlinePassedError from error
+
+        def ended(task: asyncio.Task[Any]) -> None:
+            if step.timeout_s is not None:
+                self._slots.release()
+            _read(task)
+            done.put_nowait(task)
+
+        try:
+            task: asyncio.Task[Any] = step.send()
+        except BaseException:
+            if step.timeout_s is not None:
+                self._slots.release()
+            raise
+        task.add_done_callback(ended)
+        return task
+
+    async def _share(self, step: Shared) -> Any:  # noqa: ANN401 - as above
+        task = self._shared.get(step.key)
+        if task is None:
+
+            def ended(task: asyncio.Task[Any]) -> None:
+                del self._shared[step.key]
+                _read(task)
+
+            task = self._shared[step.key] = asyncio.ensure_future(self.run(step.steps))
+            task.add_done_callback(ended)
+        return await asyncio.shield(task)  # a cancelled call leaves it to the others
 
     def check_open(self) -> None:
         """Raise EngineError where the towers were closed."""
@@ -150,13 +192,13 @@ class AsyncRunner:
 
     async def join(self) -> None:
         """Cancel what runs in the background and wait for it."""
-        tasks = [task for task in self._tasks if task is not asyncio.current_task()]
+        tasks = [task for task in (*self._tasks, *self._shared.values()) if task is not asyncio.current_task()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _put(ended: asyncio.Task[Any], done: asyncio.Queue[Any]) -> None:
-    if not ended.cancelled():
-        ended.exception()  # asyncio logs errors that nobody read, as of a call that ended for another reason
-    done.put_nowait(ended)
+def _read(task: asyncio.Task[Any]) -> None:
+    """Mark the error of an ended task as read: asyncio logs others, as of a call that ended for another reason."""
+    if not task.cancelled():
+        task.exception()

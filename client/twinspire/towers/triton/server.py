@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tritonclient.grpc.service_pb2 import ModelConfigRequest, ModelStatisticsRequest, ServerMetadataRequest
 
-from twinspire.bundle import Bundle, Tower
+from twinspire.bundle import BundleDescription, Tower
 from twinspire.errors import ServerError, ServerOverloadedError
 from twinspire.towers.batching import InputBatch
 from twinspire.towers.protocol import Towers
@@ -28,11 +28,12 @@ from twinspire.towers.triton.models import (
 )
 from twinspire.towers.triton.retries import Deadline, RetryPolicy, TransientServerError
 from twinspire.towers.triton.statistics import ModelStatistics
-from twinspire.towers.triton.steps import Steps
+from twinspire.towers.triton.steps import Shared, Steps
 from twinspire.towers.validation import check_embeddings
 
 # How long after its last response an inspected server is trusted. No server is replaced faster: the smallest bundle's
-# takes 0.6 s to start. Replacing it while requests are in flight breaks them, which leads to another inspection.
+# takes 0.6 s to start. Replacing it while requests are in flight breaks them, which leads to another inspection;
+# `twinspire reload` breaks none, and lets no other space or preprocessing take its place.
 _TRUSTED_S = 0.25
 
 
@@ -56,6 +57,11 @@ class _ServerState:
     models: Mapping[Tower, InspectedModel]
     heard_at: float
 
+    @property
+    def is_trusted(self) -> bool:
+        """Whether it answered just now: it is still the server that was inspected."""
+        return time.monotonic() - self.heard_at < _TRUSTED_S
+
 
 class Server:
     """The models of a bundle on one server. Its methods return steps and may be used by several calls at once.
@@ -63,7 +69,9 @@ class Server:
     `models` are their names by tower; `in_flight` is the number of requests of a call in flight at a time.
     """
 
-    def __init__(self, channel: Channel, bundle: Bundle, models: Mapping[Tower, str], *, in_flight: int | None) -> None:
+    def __init__(
+        self, channel: Channel, bundle: BundleDescription, models: Mapping[Tower, str], *, in_flight: int | None
+    ) -> None:
         self.address = channel.address
         self.version = ""
         self._channel, self._bundle, self._models, self._in_flight = channel, bundle, models, in_flight
@@ -90,12 +98,15 @@ class Server:
         is_trusted = True
 
         def request(batch: InputBatch) -> Any:  # noqa: ANN401 - the generated messages have no types
+            nonlocal is_trusted
+            is_trusted &= state.is_trusted  # not where it waited for its turn
             return infer_request(model.name, spec, batch.array, timeout_s=deadline.left_s)
 
         def receive(batch: InputBatch, response: Any) -> None:  # noqa: ANN401 - as above
             shape = (len(batch.array), *output_shape)
             output = read_embeddings(response, shape=shape, source=source)
             embeddings[batch.positions] = check_embeddings(output, shape=shape, source=source, tower=call.tower)
+            state.heard_at = time.monotonic()
 
         def inspect() -> Steps[_ServerState]:
             inspected = yield from self._inspect(deadline, policy)
@@ -138,7 +149,6 @@ class Server:
             if not isinstance(failure, ServerOverloadedError):
                 self._state = None  # at the next call it may be another server
             raise
-        state.heard_at = time.monotonic()
         return embeddings
 
     @property
@@ -159,13 +169,17 @@ class Server:
     def _current_state(self, deadline: Deadline, policy: RetryPolicy) -> Steps[_ServerState]:
         """Return the server's state, after another inspection where it is unknown or its last response is old."""
         state = self._state
-        if state is not None and time.monotonic() - state.heard_at < _TRUSTED_S:
+        if state is not None and state.is_trusted:
             return state
         return (yield from self._inspect(deadline, policy))
 
     def _inspect(self, deadline: Deadline, policy: RetryPolicy) -> Steps[_ServerState]:
+        def read() -> Steps[_ServerState]:
+            state: _ServerState = yield Shared(self, self._read_state(deadline))
+            return state
+
         self._state = None
-        state = yield from policy.run(lambda: self._read_state(deadline))
+        state = yield from policy.run(read)
         self._channel.models_seen = True
         self._state = state
         return state

@@ -9,15 +9,12 @@ import grpc  # type: ignore[import-untyped, unused-ignore]
 
 from twinspire._arguments import printable
 from twinspire.errors import EngineError, ServerError, ServerOverloadedError, ServerRefusedError, ServerUnavailableError
-from twinspire.towers.triton.retries import Deadline, DeadlinePassedError, TransientServerError
+from twinspire.towers.triton.retries import CLOCKS_DIFFER_S, Deadline, DeadlinePassedError, TransientServerError
 
 Failed = TypeVar("Failed", bound=ServerError)
 
 _SHOWN_CHARACTERS = 400
 """How much of a server's text an error message shows."""
-_CLOCKS_DIFFER_S = 0.1
-"""How much earlier than `Deadline` gRPC may end a request at its deadline."""
-
 # Triton 2.51's messages, found by experiment, for a full queue and for a request that timed out in it. The models of
 # `twinspire serve` send the same for their own queue, other models where they have a `default_queue_policy`.
 _OVERLOAD = re.compile("exceeds maximum queue size|request timeout expired", re.IGNORECASE)
@@ -67,7 +64,7 @@ def error_of(code: grpc.StatusCode, details: str, channel: Connection, deadline:
     )
 
     match code:
-        case grpc.StatusCode.DEADLINE_EXCEEDED if deadline.left_s < _CLOCKS_DIFFER_S:
+        case grpc.StatusCode.DEADLINE_EXCEEDED if deadline.left_s < CLOCKS_DIFFER_S:
             return DeadlinePassedError()
         case grpc.StatusCode.RESOURCE_EXHAUSTED if _TOO_LARGE.search(details):
             return EngineError(
@@ -94,6 +91,8 @@ def error_of(code: grpc.StatusCode, details: str, channel: Connection, deadline:
             return unavailable(f"is not available ({message}). Is it running and ready?{hint}")
         case grpc.StatusCode.NOT_FOUND if channel.models_seen or _UNLOADED in details:
             return unavailable(f"has lost its models ({message}). Is it being stopped?")
-        case grpc.StatusCode.CANCELLED | grpc.StatusCode.DEADLINE_EXCEEDED:
+        case grpc.StatusCode.CANCELLED:  # by a server that stops: what the client cancels never comes here
+            return unavailable(f"cancelled the request ({message}). Is it being stopped?")
+        case grpc.StatusCode.DEADLINE_EXCEEDED:
             return failed(ServerUnavailableError, f"gave the request up ({message})")
     return failed(ServerRefusedError, f"refused the request ({message})")

@@ -15,9 +15,14 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Send a request with a function that returns its future. That is the result."""
+    """Send a request with a function that returns its future. That is the result.
+
+    Where the runner bounds the inferences in flight, one waits for its turn first; DeadlinePassedError after
+    `timeout_s`. None is for small requests, which do not wait.
+    """
 
     send: Callable[[], Any]
+    timeout_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +47,22 @@ class Compute:
 
 
 @dataclass(frozen=True, slots=True)
+class Shared:
+    """Run other steps and return their result, or that of the same `key` where such are running already.
+
+    The calls of an event loop that begin at once then ask a server once. Threads are few: each runs its own.
+    """
+
+    key: object
+    steps: Steps[Any]
+
+
+@dataclass(frozen=True, slots=True)
 class Background:
     """Run other steps beside this call. They may outlive it, and end when the towers are closed."""
 
     steps: Steps[None]
 
 
-Step: TypeAlias = Send | NextDone | Sleep | Compute | Background
+Step: TypeAlias = Send | NextDone | Sleep | Compute | Shared | Background
 Steps: TypeAlias = Generator[Step, Any, Result]
