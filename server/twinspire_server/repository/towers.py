@@ -24,6 +24,8 @@ SHORT_LENGTH = 32
 """90% of COCO's captions fit 16 tokens. Runtimes that take few fixed shapes get this length beside the context."""
 
 MODEL_FILE = "model.py"
+TUNING_FILE = "tuning.json"
+"""The record of `twinspire tune` in a version's folder."""
 _HERE = Path(__file__).parent
 
 
@@ -44,11 +46,20 @@ class ServedBundle:
 def wheel_towers(served: ServedBundle) -> list[ModelSpec]:
     """Return a Python model for each tower, whose model.py opens the engine through `LocalTowers`."""
     bundle, options = served.bundle, served.options
-    settings = {"provider": options.provider, "threads": options.threads, "streams": options.streams}
+    settings = {
+        "provider": options.provider,
+        "threads": options.threads,
+        "streams": options.streams,
+        "queue_batches": options.queue_batches,
+        "tuning": None if options.tuning is None else TUNING_FILE,
+    }
+    evidence = [] if options.tuning is None else [CopiedFile(TUNING_FILE, options.tuning)]
     return [
         replace(
             spec,
-            files=[CopiedFile(MODEL_FILE, _HERE / "model.py"), served.copy, _probes(served, tower)],
+            files=[CopiedFile(MODEL_FILE, _HERE / "model.py"), served.copy, _probes(served, tower), *evidence],
+            max_batch=options.max_batch or spec.max_batch,
+            instances=InstanceGroup(count=options.instances or 1),
             parameters={**spec.parameters, **{key: str(value) for key, value in settings.items() if value is not None}},
             # Triton counts warm-ups in its metrics like requests of clients. So it runs a single one, and model.py runs
             # the rest where Triton does not see it.
