@@ -339,6 +339,12 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     return make_tiny_bundle(tmp_path_factory.mktemp("bundles") / "tiny")
 
 
+@pytest.fixture(scope="session")
+def make_tiny_at() -> Callable[..., Tiny]:
+    """Write a tiny bundle into a folder, for fixtures that several tests share."""
+    return make_tiny_bundle
+
+
 @pytest.fixture
 def make_tiny(tmp_path: Path) -> Callable[..., Tiny]:
     """Write further tiny bundles: `make_tiny(name, **options)`, with the options of `make_tiny_bundle`."""

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ from twinspire.ingest.caption_files import CaptionForm
 from twinspire_eval.datasets.caption_files import list_images
 from twinspire_eval.flops import count_flops
 from twinspire_eval.machine import matrix_peaks
+from twinspire_eval.records import Record
 from twinspire_eval.scenes import Language, Split, scene_set
 
 SizeOption: TypeAlias = Annotated[
@@ -130,11 +131,12 @@ _HEARTBEAT_S = 30.0
 
 @dataclass(frozen=True)
 class RunningServer:
-    """Triton started by `twinspire serve`: its gRPC address, version and origin (wheel or installation)."""
+    """Triton started by `twinspire serve`: its gRPC address, version and origin (wheel or installation), process."""
 
     address: str
     version: str
     origin: str
+    pid: int
 
 
 def run(*command: str | Path) -> None:
@@ -184,6 +186,48 @@ def random_model(size: str, work: Path, *, vocabulary: Path | None = None) -> Ra
     return RandomModel(folder, checkpoint, Bundle.open(quantized))
 
 
+@dataclass(frozen=True, kw_only=True)
+class ServedOptions:
+    """A bundle, how it is served from the wheel, and the folder for its repository."""
+
+    bundle: Bundle
+    threads: int
+    streams: int
+    work: Path
+    precision: Precision = Precision.INT8
+
+    @property
+    def repository(self) -> Path:
+        """The folder of the model repository."""
+        return self.work / f"{self.bundle.name}-models-wheel-{self.streams}"
+
+    def parameters(self) -> dict[str, Any]:
+        """Return the options as a record holds them."""
+        return {"precision": self.precision, "threads": self.threads, "streams": self.streams}
+
+    @contextmanager
+    def serve(self) -> Iterator[RunningServer]:
+        """Build the repository and serve it until the block ends. Raises as `run` and `running_server` do."""
+        words = [f"--{name}={value}" for name, value in self.parameters().items()]
+        run(*TWINSPIRE, "build", self.bundle.path, "-o", self.repository, *words)
+        with running_server(self.repository) as server:
+            yield server
+
+    def record(self, kind: str, server: RunningServer, settings: Mapping[str, Any], results: Any) -> Record:  # noqa: ANN401 - JSON
+        """Return the record of a benchmark on `server`."""
+        return Record(
+            kind=kind,
+            parameters={**settings, **self.parameters()},
+            subject={
+                "bundle": self.bundle.name,
+                "space": self.bundle.space,
+                "triton": server.version,
+                "triton_from": server.origin,
+            },
+            results=results,
+        )
+
+
 @contextmanager
 def running_server(repository: Path, *, backend_directory: Path | None = None) -> Iterator[RunningServer]:
     """Serve a repository with `twinspire serve` on free ports, without its canary, until the block ends.
@@ -202,18 +246,19 @@ def running_server(repository: Path, *, backend_directory: Path | None = None) -
             announced = _first_document(process.stdout)
             if announced is None:
                 raise ServerError(f"`{_shown(command)}` did not start a server: see its output above")
-            yield RunningServer(announced["grpc"], announced["triton_version"], announced["triton_origin"])
+            version, origin = announced["triton_version"], announced["triton_origin"]
+            yield RunningServer(announced["grpc"], version, origin, announced["pid"])
         finally:
             _stop(process)
 
 
-def _first_document(stream: IO[str]) -> dict[str, str] | None:
+def _first_document(stream: IO[str]) -> dict[str, Any] | None:
     """Read the first JSON object of a stream, over several lines; None where the stream ends before."""
     text = ""
     for line in stream:
         text += line
         try:
-            found: dict[str, str] = json.loads(text)
+            found: dict[str, Any] = json.loads(text)
         except ValueError:
             continue
         return found

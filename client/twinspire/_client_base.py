@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from twinspire._arguments import shown
 from twinspire.audio import AudioLimits, AudioPreprocessor
-from twinspire.bundle import Bundle, Tower
+from twinspire.bundle import Bundle, BundleDescription, Tower
 from twinspire.errors import InputError, SpaceMismatchError
 from twinspire.images import ImageLimits, Preprocessor
 from twinspire.text import Tokenizer
-from twinspire.towers import ClientCounters, LocalTowers, Towers
+from twinspire.towers import ClientCounters, LocalTowers, TlsOptions, Towers, describe_server
 
 OnError: TypeAlias = Literal["raise", "skip"]
 BundleOrPath: TypeAlias = Bundle | str | os.PathLike[str]
@@ -41,7 +41,7 @@ class ClientBase(Generic[AnyTowers]):
 
     def __init__(
         self,
-        bundle: Bundle,
+        bundle: BundleDescription,
         towers: AnyTowers,
         *,
         limits: ImageLimits | None = None,
@@ -50,15 +50,15 @@ class ClientBase(Generic[AnyTowers]):
     ) -> None:
         if towers.space != bundle.space:
             raise SpaceMismatchError(
-                f"the towers are of another space than the bundle {bundle.name!r} at {bundle.path}: open both from the "
-                "same bundle",
+                f"the towers are of another space than the bundle {bundle.name!r} at {bundle.location}: open both from "
+                "the same bundle",
                 expected=bundle.space,
                 found=towers.space,
             )
         self.bundle = bundle
         self.towers = towers
         self._limits, self._audio_limits = limits or ImageLimits(), audio_limits or AudioLimits()
-        self._tokenizer = Tokenizer(bundle.tokenizer_path, bundle.text) if Tower.TEXT in bundle.towers else None
+        self._tokenizer = Tokenizer(bundle.tokenizer_json(), bundle.text) if Tower.TEXT in bundle.towers else None
         self._preprocessor = self._audio_preprocessor = None
         if Tower.IMAGE in bundle.towers:
             self._preprocessor = Preprocessor(bundle.image, limits=self._limits, threads=threads)
@@ -116,14 +116,24 @@ class ClientBase(Generic[AnyTowers]):
         )
 
 
-def served_bundle(bundle: BundleOrPath | None, fallback: BundleOrPath | Towers | None) -> Bundle:
-    """Return the bundle of a connection, by default that of its fallback. Raises InputError where neither names one."""
+def served_bundle(
+    url: str | Sequence[str],
+    bundle: BundleDescription | BundleOrPath | None,
+    fallback: BundleOrPath | Towers | None,
+    *,
+    name: str | None,
+    deadline_s: float,
+    tls: TlsOptions | None,
+) -> BundleDescription:
+    """Return the bundle of a connection, by default that of its fallback, else what the server describes.
+
+    Raises what `describe_server` raises.
+    """
     if bundle is None and isinstance(fallback, Bundle | str | os.PathLike):
         bundle = fallback
     if bundle is None:
-        message = "bundle: expected the served Bundle or its path, or one as the fallback, got None"
-        raise InputError(message, option="bundle")
-    return opened_bundle(bundle)
+        return describe_server(url, name=name, deadline_s=deadline_s, tls=tls)
+    return bundle if isinstance(bundle, BundleDescription) else opened_bundle(bundle)
 
 
 def opened_fallback(fallback: BundleOrPath | Towers | None, *, threads: int | None) -> Towers | None:

@@ -23,7 +23,7 @@ from twinspire._client_base import (
     served_bundle,
 )
 from twinspire.audio import AudioItem, AudioLimits
-from twinspire.bundle import Precision, Tower
+from twinspire.bundle import BundleDescription, Precision, Tower
 from twinspire.errors import AudioError, ImageError, ItemError
 from twinspire.images import ImageItem, ImageLimits
 from twinspire.towers import (
@@ -80,7 +80,7 @@ class AsyncClient(ClientBase[AsyncTowers]):
     async def connect(
         cls,
         url: str | Sequence[str],
-        bundle: BundleOrPath | None = None,
+        bundle: BundleDescription | BundleOrPath | None = None,
         *,
         name: str | None = None,
         deadline_s: float = 30.0,
@@ -94,7 +94,9 @@ class AsyncClient(ClientBase[AsyncTowers]):
         audio_limits: AudioLimits | None = None,
     ) -> AsyncClient:
         """Run the towers on Triton Inference Servers; see `Client.connect` and `AsyncTritonTowers`."""
-        opened = await asyncio.to_thread(served_bundle, bundle, fallback)
+        opened = await asyncio.to_thread(
+            served_bundle, url, bundle, fallback, name=name, deadline_s=deadline_s, tls=tls
+        )
         local = await asyncio.to_thread(opened_fallback, fallback, threads=threads)
         with closing_on_error(local):
             towers = AsyncTritonTowers(

@@ -22,7 +22,7 @@ from twinspire._client_base import (
     served_bundle,
 )
 from twinspire.audio import AudioItem, AudioLimits
-from twinspire.bundle import Precision, Tower
+from twinspire.bundle import BundleDescription, Precision, Tower
 from twinspire.errors import AudioError, ImageError, ItemError
 from twinspire.images import ImageItem, ImageLimits
 from twinspire.towers import LocalTowers, OpenVinoOptions, Provider, TlsOptions, Towers, TritonTowers
@@ -33,7 +33,7 @@ _Failure = TypeVar("_Failure", bound=ItemError)
 class Client(ClientBase[Towers]):
     """The tokenizer, image preprocessing and towers of one model.
 
-    `Client.local(bundle)` runs the engines in this process, `Client.connect(url, bundle)` on a server. The
+    `Client.local(bundle)` runs the engines in this process, `Client.connect(url)` on a server. The
     constructor accepts any `Towers` of the same space and closes them with `close` or at the end of a `with`
     block. `limits` bounds the images that are decoded and `audio_limits` the sounds, `threads` is the number of them
     decoded at a time, by default one for each usable core.
@@ -75,7 +75,7 @@ class Client(ClientBase[Towers]):
     def connect(
         cls,
         url: str | Sequence[str],
-        bundle: BundleOrPath | None = None,
+        bundle: BundleDescription | BundleOrPath | None = None,
         *,
         name: str | None = None,
         deadline_s: float = 30.0,
@@ -90,14 +90,16 @@ class Client(ClientBase[Towers]):
     ) -> Client:
         """Run the towers on Triton Inference Servers: `url` is host:port of the gRPC service, or a list of several.
 
-        `bundle`, or its path, must be the served bundle: texts, images and sounds are prepared here. `fallback`, a
+        Texts, images and sounds are prepared here, by the settings and the tokenizer of `bundle`, which must be the
+        served one, or its path. Without it they come from `fallback` where that is a bundle, else from the server:
+        `name` then chooses among several bundles, and `describe_server` says what it raises. `fallback`, a
         bundle of the same space, its path or open towers, computes in this process while no server is available;
         its engines are opened at once, so that one that cannot be used is an error here and not during an outage.
         See `TritonTowers` for the other arguments, the retries and the errors. Raises BundleError where a bundle is not
         intact, SpaceMismatchError where the servers' models or the fallback are of another space, and what
         `LocalTowers` raises for the fallback.
         """
-        opened = served_bundle(bundle, fallback)
+        opened = served_bundle(url, bundle, fallback, name=name, deadline_s=deadline_s, tls=tls)
         local = opened_fallback(fallback, threads=threads)
         with closing_on_error(local):
             towers = TritonTowers(

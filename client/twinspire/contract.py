@@ -29,6 +29,13 @@ IMAGE, INPUT_IDS, AUDIO, EMBEDDING = "image", "input_ids", "audio", "embedding"
 INPUT_NAMES = {"image": IMAGE, "text": INPUT_IDS, "audio": AUDIO}
 """The name of each tower's only input."""
 
+DESCRIPTION_MODEL = "twinspire"
+"""The model of a server that describes the bundles that it serves: their manifests, tokenizers and models."""
+
+BUNDLE, NAMES, SPACES, MANIFEST, TOKENIZER, CONTRACT = "bundle", "names", "spaces", "manifest", "tokenizer", "contract"
+"""Its tensors, all BYTES: the input, a bundle's name, and the outputs. NAMES and SPACES are of all bundles (n,)."""
+
+
 CANARY_REQUEST_ID = "twinspire-canary"
 """The id of requests that check a server: its metrics and access log leave them out."""
 

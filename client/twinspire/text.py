@@ -13,7 +13,7 @@ import tokenizers
 from numpy.typing import NDArray
 
 from twinspire._arguments import as_list, require_text
-from twinspire.bundle import TextSettings
+from twinspire.bundle import TOKENIZER_NAME, TextSettings
 from twinspire.errors import BundleError, InputError
 
 __all__ = ["Tokenizer"]
@@ -22,17 +22,21 @@ _log = logging.getLogger("twinspire")
 
 
 class Tokenizer:
-    """A bundle's tokenizer.json with its text settings. Safe to use from several threads.
+    """A bundle's tokenizer.json, its path or content, with its text settings. Safe to use from several threads.
 
     Raises BundleError where the file is not a tokenizer or does not append the end token to a text.
     """
 
-    def __init__(self, path: str | os.PathLike[str], settings: TextSettings) -> None:
+    def __init__(self, source: str | os.PathLike[str] | bytes, settings: TextSettings) -> None:
         self.settings = settings
+        name = TOKENIZER_NAME if isinstance(source, bytes) else os.fspath(source)
         try:
-            self._tokenizer = tokenizers.Tokenizer.from_file(os.fspath(path))
+            if isinstance(source, bytes):
+                self._tokenizer = tokenizers.Tokenizer.from_buffer(source)
+            else:
+                self._tokenizer = tokenizers.Tokenizer.from_file(name)
         except Exception as error:  # the library raises bare Exception
-            raise BundleError(f"{os.fspath(path)} is not a tokenizer: {error}") from error
+            raise BundleError(f"{name} is not a tokenizer: {error}") from error
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         self._warned = False
@@ -40,7 +44,7 @@ class Tokenizer:
         empty = self._tokenizer.encode("").ids
         if empty[-1:] != [settings.eos_id]:
             raise BundleError(
-                f"{os.fspath(path)} encodes an empty text as {empty}: expected the end token {settings.eos_id} at the "
+                f"{name} encodes an empty text as {empty}: expected the end token {settings.eos_id} at the "
                 "end, from a post-processor"
             )
 

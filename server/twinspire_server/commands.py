@@ -1,4 +1,4 @@
-"""The commands that this package adds to `twinspire`: `build` here, `serve` and `demo` in their packages."""
+"""The commands that this package adds to `twinspire`: `build` here, `serve`, `reload` and `demo` in their packages."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import typer
 
 from twinspire_server.demo.commands import demo
 from twinspire_server.repository.settings import Accelerator, Device, RepositoryRuntime
-from twinspire_server.triton.commands import serve
+from twinspire_server.triton.commands import reload, serve
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to `app`."""
-    for command in (demo, build, serve):
+    for command in (demo, build, serve, reload):
         app.command()(command)
 
 
@@ -53,8 +53,19 @@ def build(
         list[Path] | None,
         typer.Option(metavar="DIR", help="Folder of a bundle's TensorRT plans; repeatable. Default: BUNDLE.plans."),
     ] = None,
+    raw_inputs: Annotated[
+        bool | None,
+        typer.Option(
+            "--raw-inputs/--no-raw-inputs",
+            help="Also serve encoded images and sounds and plain texts as inputs, for clients in any language: "
+            "NAME_image_bytes, NAME_audio_bytes, NAME_text_raw. A process of some 60 MB for each. Default: for the "
+            "wheel; the container needs further packages for it.",
+        ),
+    ] = None,
 ) -> None:
     """Write a model repository, the folder that Triton loads: a model for each tower of a bundle.
+
+    The model `twinspire` describes what is served, so that clients need no bundle.
 
     For NVIDIA's container the text tower has two: NAME_text, which clients call, checks texts and forms batches for
     NAME_engine_text, which computes them.
@@ -71,7 +82,10 @@ def build(
         streams=streams,
         accelerator=accelerator,
         plans=plans or (),
+        raw_inputs=runtime is RepositoryRuntime.WHEEL if raw_inputs is None else raw_inputs,
+        description=True,
     )
     for model in models:
-        facts = [f"version {model.version}", model.spec.precision, f"space {model.spec.space[:12]}"]
+        space = None if model.spec.space is None else f"space {model.spec.space[:12]}"
+        facts = [f"version {model.version}", model.spec.precision, space]
         typer.echo(f"{model.folder}: {', '.join(fact for fact in facts if fact)}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import trustme
 from PIL import Image
 
 from support.commands import Ran, run_twinspire
+from support.description import describing
+from twinspire.bundle import Bundle
 from twinspire.index import Index
 
 pytestmark = pytest.mark.slow
@@ -199,3 +202,34 @@ def test_the_runtime_can_be_chosen(run: Run, monkeypatch: pytest.MonkeyPatch) ->
         assert ran.status == 0, ran.err
         assert re.search(rf"cpu {precision}, threads: 2, streams: 2", opened[-1])
     refused(run("classify", "photos", "-l", "labels.txt", "-b", "tiny", "--precision", "fp16"), "fp16")
+
+
+def test_a_servers_own_bundle(
+    run: Run, tiny: Any, start_fake: Callable[..., Any], engines_stay_shut: None, tmp_path: Path
+) -> None:
+    """With --server an index is filled and searched without any bundle here, and remembers none."""
+    server = start_fake(hook=describing(tiny.bundle))
+    assert run("index", "add", "idx", "photos", "--server", server.url).status == 0
+    with Index.open(tmp_path / "idx") as index:
+        assert (index.space, index.bundle) == (tiny.bundle.space, None)
+    assert run("search", "idx", "red cat", "--server", server.url).status == 0
+
+
+def test_the_bundle_of_the_indexs_space_is_chosen(
+    run: Run, tiny: Any, make_tiny: Callable[..., Any], start_fake: Callable[..., Any]
+) -> None:
+    """Of a server with several bundles, an index takes that of its space; elsewhere --model names one."""
+    other = make_tiny("other", seed=5).bundle
+    other = Bundle(other.path, replace(other.manifest, name="other"))
+    server = start_fake(hook=describing(other, tiny.bundle))
+    ran = run("index", "add", "idx", "photos", "--server", server.url)
+    assert ran.status == 2
+    assert "other, tiny" in ran.err
+    assert run("index", "add", "idx", "photos", "--server", server.url, "--model", "tiny").status == 0
+    assert run("search", "idx", "red cat", "--server", server.url).status == 0
+
+
+def test_a_name_without_server_is_refused(run: Run) -> None:
+    """--model chooses among a server's bundles."""
+    ran = run("search", "idx", "red cat", "--model", "tiny")
+    assert (ran.status, "--server" in ran.err) == (2, True)

@@ -20,6 +20,7 @@ from twinspire_server.triton import TritonServer
 
 DEADLINE_S = 60
 _TYPES = {np.dtype(np.uint8): "UINT8", np.dtype(np.int32): "INT32", np.dtype(np.int64): "INT64"}
+_TYPES[np.dtype(np.object_)] = "BYTES"
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,14 @@ def wheel(backends: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 def _served(folder: Path, runtime: RepositoryRuntime, precision: Precision, backends: Path) -> Iterator[RawServer]:
     repository = folder / "models"
     for model in build_repository(
-        [sample_bundle()], repository, precision=precision, runtime=runtime, threads=2, streams=2
+        [sample_bundle()],
+        repository,
+        precision=precision,
+        runtime=runtime,
+        threads=2,
+        streams=2,
+        raw_inputs=True,
+        description=True,
     ):
         config = model.folder / "config.pbtxt"  # on Intel's processors the wheel would take OpenVINO
         config.write_text(config.read_text().replace('string_value: "auto"', 'string_value: "cpu"'))

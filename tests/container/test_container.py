@@ -15,7 +15,8 @@ import tritonclient.grpc as grpc
 from grpc import RpcError
 from tritonclient.grpc import service_pb2
 
-from twinspire import LocalTowers, TritonTowers
+from support.data import PHOTOS
+from twinspire import Client, LocalTowers, TritonTowers
 from twinspire.bundle import Bundle, Precision
 from twinspire.errors import ServerError
 from twinspire_server.repository import RepositoryRuntime, build_repository
@@ -117,6 +118,27 @@ def test_raw_clients_get_the_same_from_both_runtimes(
     else:
         assert found == expected
         assert expected[0] == INVALID
+
+
+def test_raw_inputs_get_the_clients_vectors(int8: Any) -> None:
+    """Files and plain texts go through the container's engines, and a client needs no bundle there either."""
+    files = [[file.read_bytes()] for file in sorted(PHOTOS.glob("*.jpg"))[:8]]
+    texts = ["a red bus", "", "雪の上の家", "blue " * 100]
+    with Client.connect(int8.server.grpc_url) as client:
+        images = int8.ask("scenes_image_bytes", "image_bytes", np.array(files, np.object_))
+        assert np.abs(images - client.encode_images([file for (file,) in files])).max() <= TOLERANCE
+        encoded = int8.ask("scenes_text_raw", "text", np.array([[text.encode()] for text in texts], np.object_))
+        assert np.abs(encoded - client.encode_texts(texts)).max() <= TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "content", "word"),
+    [("scenes_image_bytes", "image_bytes", b"no image", "image 0"), ("scenes_text_raw", "text", b"\xff", "UTF-8")],
+)
+def test_a_bad_raw_input_is_named(int8: Any, model: str, name: str, content: bytes, word: str) -> None:
+    """A file that is no image and a text that is no UTF-8 are invalid arguments, as under the wheel."""
+    status, message = int8.ask(model, name, np.array([[content]], np.object_))
+    assert (status, word in message) == (INVALID, True)
 
 
 @pytest.mark.parametrize("bad", BAD_TEXTS.values(), ids=BAD_TEXTS)

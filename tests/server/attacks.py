@@ -191,6 +191,45 @@ def grpc_large_text(target: Target) -> str:
     return target.call("ModelInfer", target.text_request((1, count), bytes(4 * count)))
 
 
+def grpc_raw_shapes(target: Target) -> str:
+    """Send files and texts in shapes whose size in bytes is 0, negative or none. All must be answered alike."""
+    sizes = (2**62, -(2**63), 2**61, 2**32, -1, 0, 2)
+    shapes = [(1, size) for size in sizes] + [(size, 1) for size in sizes] + [(1,), (), (1, 1, 1), (2**32, 2**32)]
+    return _alike(target, [(shape, b"\4\0\0\0\xff\xd8\xff\xe0") for shape in shapes] + [((1, 1), b"")])
+
+
+def grpc_raw_lengths(target: Target) -> str:
+    """Announce strings that go beyond the content, end before it, or are missing. All must be answered alike."""
+    contents = [length.to_bytes(4, "little") + b"\xff\xd8" for length in (1, 3, 2**31 - 1, 2**31, 2**32 - 1)]
+    contents += [b"", b"\0", b"\2\0\0", b"\0\0\0\0" * 2]
+    return _alike(target, [((1, 1), content) for content in contents])
+
+
+def _alike(target: Target, inputs: list[tuple[tuple[int, ...], bytes]]) -> str:
+    """Send inputs to each model of raw inputs, and to the description; return the one answer that all of them get."""
+    models = [(f"{target.models}_{name}", "image_bytes") for name in ("image_bytes", "decode")]
+    models += [(f"{target.models}_{name}", "text") for name in ("text_raw", "tokenize")]
+    requests = [_inference(model, name, "BYTES", shape, raw) for model, name in models for shape, raw in inputs]
+    requests += [_inference("twinspire", "bundle", "BYTES", shape, raw) for shape, raw in inputs if shape != (1,)]
+    answers = {target.call("ModelInfer", request) for request in requests}
+    return answers.pop() if len(answers) == 1 else f"several answers: {sorted(answers)}"
+
+
+def grpc_large_file(target: Target) -> str:
+    """Send a file of 100 MB that claims to be a PNG, and texts of 100 MB."""
+    size = 100 * _MEGABYTE
+    file = b"\x89PNG\r\n\x1a\n".ljust(size, b"\0")
+    requests = [
+        (f"{target.models}_image_bytes", "image_bytes", file),
+        (f"{target.models}_text_raw", "text", b"a" * size),
+    ]
+    answers = {
+        target.call("ModelInfer", _inference(model, name, "BYTES", (1, 1), size.to_bytes(4, "little") + content))
+        for model, name, content in requests
+    }
+    return answers.pop() if len(answers) == 1 else f"several answers: {sorted(answers)}"
+
+
 def grpc_outputs(target: Target) -> str:
     """Ask for very many outputs (CVE-2026-24146)."""
     request = target.text_request()
@@ -237,6 +276,10 @@ def grpc_cancellations(target: Target) -> str:
     end_s = time.monotonic() + 2
     broken = target.text_request(raw=np.full(target.context, 5, np.int32).tobytes())  # has no end token
     requests = [target.text_request(), broken, target.image_request(4)]
+    for name, content in (("text_raw", b"a red cat"), ("image_bytes", b"no image")):
+        tensor = name.replace("text_raw", "text")
+        raw = len(content).to_bytes(4, "little") + content
+        requests.append(_inference(f"{target.models}_{name}", tensor, "BYTES", (1, 1), raw))
 
     def cancel(seed: int) -> None:
         generator = np.random.default_rng(seed)
@@ -309,6 +352,9 @@ ATTACKS: dict[str, tuple[Callable[[Target], str], str]] = {
     "grpc shapes": (grpc_shapes, INVALID),
     "grpc batch": (grpc_batch, INVALID),
     "grpc large text": (grpc_large_text, INVALID),
+    "grpc raw shapes": (grpc_raw_shapes, INVALID),
+    "grpc raw lengths": (grpc_raw_lengths, INVALID),
+    "grpc large file": (grpc_large_file, INVALID),
     "grpc outputs": (grpc_outputs, INVALID),
     "grpc classification": (grpc_classification, INVALID),
     "grpc shared memory": (grpc_shared_memory, RESTRICTED),

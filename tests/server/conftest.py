@@ -51,9 +51,9 @@ def needs_triton() -> None:
 
 @pytest.fixture(scope="session")
 def triton_server(needs_triton: None, tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
-    """Serve the tiny bundle for all tests of this folder."""
+    """Serve the tiny bundle, as `twinspire build` writes it, for all tests of this folder."""
     folder = tmp_path_factory.mktemp("triton")
-    build_repository([tiny.bundle.path], folder / "repository", threads=1)
+    build_repository([tiny.bundle.path], folder / "repository", threads=1, raw_inputs=True, description=True)
     with TritonServer(folder / "repository", log_file=folder / "triton.log") as server:
         yield server
 

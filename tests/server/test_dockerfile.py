@@ -6,6 +6,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path, PurePosixPath
 
 import pytest
@@ -17,6 +18,16 @@ ROOT = Path(__file__).parents[2]
 DOCKERFILE = (ROOT / "Dockerfile.triton").read_text(encoding="utf-8")
 LOOPBACK, HTTP_PORT = "127.0.0.1", 8000
 COMPOSE = (ROOT / "compose.yaml").read_text(encoding="utf-8")
+
+# Runs the imports of the model that decodes and tokenizes; what Triton brings is left empty.
+_IMPORTS = """import sys, types
+before = set(sys.modules)
+sys.modules["triton_python_backend_utils"] = types.ModuleType("triton_python_backend_utils")
+import twinspire_server.repository.preprocess_model
+import twinspire.images
+found = {name.partition(".")[0] for name in set(sys.modules) - before - {"triton_python_backend_utils"}}
+print(*(name for name in found - set(sys.stdlib_module_names) if "cython" not in name))
+"""
 
 
 def _started(folder: Path, *arguments: str) -> list[str]:
@@ -104,6 +115,25 @@ def test_engines_of_tensorrt_outlive_the_container() -> None:
     (volume,) = re.findall(rf"^ +- (\w+):{CACHE_FOLDER}$", COMPOSE, re.MULTILINE)
     assert f"\nvolumes:\n  {volume}:\n" in COMPOSE
     assert not any(CACHE_FOLDER.startswith(folder) for folder in re.findall(r"^      - (/\w+)$", COMPOSE, re.MULTILINE))
+
+
+def test_raw_inputs_are_pinned() -> None:
+    """What RAW_INPUTS installs has the versions of constraints.txt, each with a hash for both processors."""
+    text = (ROOT / "container-requirements.txt").read_text(encoding="utf-8").replace("\\\n", " ")
+    pinned = dict(re.findall(r"^(\S+==\S+) +(--hash.*)$", text, re.MULTILINE))
+    constraints = (ROOT / "constraints.txt").read_text(encoding="utf-8").split()
+    assert {name.partition("==")[0] for name in pinned} == {"pillow", "tokenizers"}
+    assert set(pinned) <= set(constraints)
+    assert all(len(re.findall(r"--hash=sha256:[0-9a-f]{64}\b", hashes)) == 2 for hashes in pinned.values())
+    assert "--require-hashes" in DOCKERFILE
+    assert "--requirement /src/container-requirements.txt" in DOCKERFILE
+
+
+def test_raw_inputs_need_no_other_package() -> None:
+    """What decodes and tokenizes imports NumPy, Pillow and tokenizers, and nothing else that is not Python's own."""
+    done = subprocess.run([sys.executable, "-c", _IMPORTS], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert set(done.stdout.split()) == {"numpy", "PIL", "tokenizers", "twinspire", "twinspire_server"}
 
 
 def test_tf32_is_off() -> None:

@@ -101,10 +101,16 @@ def test_the_containers_models(tiny: Any, tmp_path: Path) -> None:
     files = {name for name in _files(tmp_path) if "warmup" not in name}
     engines = {Tower.IMAGE: "tiny_image/1/model.onnx", Tower.TEXT: "tiny_engine_text/1/model.onnx"}
     front = {"tiny_text/1/model.py", "tiny_text/1/contract.py"}
+    probes = {
+        f"tiny_{tower}/1/probes/{name}"
+        for tower in ("image", "text")
+        for name in ("bundle.json", "probes.npz", "tokenizer.json")
+    }
     assert files == {
         *(f"tiny_{name}/config.pbtxt" for name in ("image", "text", "engine_text")),
         *engines.values(),
         *front,
+        *probes,
     }
     for tower, name in engines.items():
         assert (tmp_path / name).read_bytes() == tiny.bundle.engine(tower, Precision.FP32).read_bytes()
@@ -178,11 +184,15 @@ def test_the_files_of_a_warm_up_are_there(tiny: Any, tmp_path: Path, runtime: Re
 
 def test_what_serves_the_sample_is_committed(tmp_path: Path) -> None:
     """model_repository/ holds the configs and model.py that the sample's bundle gives today."""
-    build_repository([sample_bundle()], tmp_path, precision="int8")
-    names = [f"scenes_{tower}/{file}" for tower in (Tower.IMAGE, Tower.TEXT) for file in ("config.pbtxt", "1/model.py")]
+    models = build_repository([sample_bundle()], tmp_path, precision="int8", raw_inputs=True, description=True)
+    names = [f"{model.name}/{file}" for model in models for file in ("config.pbtxt", "1/model.py")]
+    ensembles = [model.name for model in models if model.spec.steps]
+    assert ensembles == ["scenes_image_bytes", "scenes_text_raw"]
     for name in names:
+        if name in {f"{ensemble}/1/model.py" for ensemble in ensembles}:
+            continue
         assert (COMMITTED / name).read_text() == (tmp_path / name).read_text(), (
-            f"{name} is out of date: remove {COMMITTED}/scenes_* and run "
+            f"{name} is out of date: remove {COMMITTED}/*/ and run "
             f"twinspire build {sample_bundle()} -o {COMMITTED} --precision int8"
         )
 
@@ -196,7 +206,11 @@ def test_git_ignores_what_is_generated() -> None:
         return subprocess.run(command, cwd=CHECKOUT, check=False).returncode == 0
 
     assert all(
-        ignored(f"scenes_text/{name}") for name in ("1/bundle/bundle.json", "1/model.onnx", "warmup/1_of_8_tokens")
+        ignored(name)
+        for name in (
+            *("scenes_text/1/bundle/bundle.json", "scenes_text/1/model.onnx", "scenes_text/warmup/1_of_8_tokens"),
+            *("scenes_tokenize/1/bundle.json", "scenes_tokenize/1/tokenizer.json", "twinspire/1/bundles/a/bundle.json"),
+        )
     )
     assert not any(ignored(f"scenes_text/{name}") for name in ("config.pbtxt", "1/model.py"))
 
@@ -239,8 +253,9 @@ def test_the_other_runtime_takes_the_version_over(tiny: Any, tmp_path: Path) -> 
     build_repository([tiny.bundle.path], tmp_path, precision="int8")
     before = _files(tmp_path)
     build_repository([tiny.bundle.path], tmp_path, precision="int8", runtime=RepositoryRuntime.CONTAINER)
-    assert _files(tmp_path / "tiny_image") == {"config.pbtxt", "1/model.onnx"}
-    assert not any("bundle" in name for name in _files(tmp_path))
+    left = {name for name in _files(tmp_path / "tiny_image") if not name.startswith("1/probes/")}
+    assert left == {"config.pbtxt", "1/model.onnx"}
+    assert not any("bundle/" in name for name in _files(tmp_path))
     models = build_repository([tiny.bundle.path], tmp_path, precision="int8")
     assert [model.version for model in models] == [1, 1]
     assert _files(tmp_path) - before == {name for name in _files(tmp_path) if "warmup" in name} - before
@@ -468,11 +483,12 @@ def test_a_failure_leaves_nothing(tiny: Any, tmp_path: Path, monkeypatch: pytest
 
 
 def test_the_command_builds_and_says_what(tiny: Any, tmp_path: Path) -> None:
-    """`twinspire build` takes every option and prints one line a model."""
+    """`twinspire build` takes every option and prints one line a model: towers, raw inputs, the description."""
     options = ["--precision", "fp32", "--runtime", "wheel", "--device", "cpu", "--threads", "2"]
     done = CliRunner().invoke(application(), ["build", str(tiny.bundle.path), "-o", str(tmp_path / "models"), *options])
     assert done.exit_code == 0, done.output
-    assert [("fp32" in line, "0" * 12 in line) for line in done.output.splitlines()] == [(True, True)] * 2
+    facts = [("fp32" in line, "0" * 12 in line) for line in done.output.splitlines()]
+    assert facts == [(True, True)] * 2 + [(False, True)] * 4 + [(False, False)]
     assert _parameters(tmp_path / "models" / "tiny_text")["threads"] == "2"
 
 

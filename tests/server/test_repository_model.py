@@ -19,8 +19,10 @@ from support.arrays import noise_images
 from twinspire.bundle import Tower
 from twinspire.contract import CANARY_REQUEST_ID, without_padding
 from twinspire.errors import BundleError, EngineError, InputError, SpaceMismatchError
+from twinspire.towers import Provider
 from twinspire_server import repository
 from twinspire_server.repository import build_repository
+from twinspire_server.repository.telemetry import Status
 
 MODEL_FILE = Path(repository.__file__).with_name("model.py")
 START, END, PAD = 1, 2, 0
@@ -107,8 +109,14 @@ def module(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 @pytest.fixture
-def open_model(module: ModuleType, tiny: Any, tmp_path: Path) -> Iterator[Callable[..., Any]]:
-    """Initialize the model of a tower of the tiny bundle, as `build` writes it; `changes` are to its parameters."""
+def open_model(
+    module: ModuleType, tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., Any]]:
+    """Initialize the model of a tower of the tiny bundle, as `build` writes it; `changes` are to its parameters.
+
+    It does not change this process's niceness.
+    """
+    monkeypatch.setattr(module.os, "nice", lambda increment: increment)
     build_repository([tiny.bundle.path], tmp_path / "models", precision="fp32", threads=1)
     opened = []
 
@@ -162,20 +170,32 @@ def test_requests_for_images_are_answered_in_order(open_model: Callable[..., Any
         assert np.abs(found - tiny.model.encode_images(images)).max() <= TOLERANCE
 
 
-def test_the_pause_is_after_batches_of_several(
-    open_model: Callable[..., Any], module: ModuleType, monkeypatch: pytest.MonkeyPatch
+def test_a_lone_request_is_answered_before_the_call_returns(open_model: Callable[..., Any]) -> None:
+    """A single row is computed in the thread that Triton calls, so that no other has to wake up for it."""
+    model, request = open_model(Tower.IMAGE), _Request("image", noise_images(1))
+    model.execute([request])
+    assert len(request.sent) == 1
+
+
+@pytest.mark.parametrize(("tower", "niceness"), [(Tower.IMAGE, [10]), (Tower.TEXT, [])])
+def test_images_yield_processors_to_texts(
+    open_model: Callable[..., Any],
+    module: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    tower: Tower,
+    niceness: list[int],
 ) -> None:
-    """Several requests are followed by a pause of a small part of their time, a lone one and a full batch by none."""
-    pauses: list[float] = []
-    # When a batch began, was computed and was answered; a pause begins when it was computed.
-    clock = iter([0.0, 0.1, 0.101, 0.0, 0.1, 0.2, 0.0, 10.0, 10.0, 0.0, 0.1, 0.0, 0.1])
-    counter, monotonic = (lambda: next(clock)), time.monotonic
-    monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=counter, monotonic=monotonic, sleep=pauses.append))
-    model, image = open_model(Tower.IMAGE), np.zeros((1, 16, 16, 3), np.uint8)
-    for count in (2, 2, 2, 1, MAX_BATCH):
-        _ask(model, Tower.IMAGE, [image] * count)
-    assert pauses == pytest.approx([0.003, 0.0, module.PAUSE_AT_MOST_S])
-    assert next(clock, None) is None
+    """The process of images is nicer than that of texts of the same bundle, whose queries somebody waits for."""
+    added: list[int] = []
+    monkeypatch.setattr(module.os, "nice", added.append)
+    open_model(tower)
+    assert added == niceness
+
+
+@pytest.mark.parametrize(("provider", "is_paused"), [("cpu", True), ("openvino", True), ("cuda", False)])
+def test_there_is_no_pause_on_a_gpu(module: ModuleType, provider: str, is_paused: bool) -> None:
+    """On a processor other threads compute while one pauses; on a GPU nothing would."""
+    assert (module.pause_after(Provider(provider)) > 0) is is_paused
 
 
 def test_answers_are_counted_by_status_and_times_by_phase(open_model: Callable[..., Any], tmp_path: Path) -> None:
@@ -194,6 +214,40 @@ def test_answers_are_counted_by_status_and_times_by_phase(open_model: Callable[.
     for phase in ("queue", "compute"):
         (seconds,) = values["twinspire_server_phase_seconds", "tiny_image", "1", phase]
         assert 0 < seconds < 60
+
+
+def test_metrics_are_used_by_one_thread_at_a_time(
+    open_model: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Triton's metrics are not safe to use from several threads: a server crashed whose streams counted at once."""
+    using, overlaps = threading.Semaphore(1), []
+
+    class _Slow:
+        def __init__(self, *_: object, **__: object) -> None: ...
+
+        def use(self, _: float) -> None:
+            alone = using.acquire(blocking=False)
+            time.sleep(0.001)
+            if alone:
+                using.release()
+            else:
+                overlaps.append(1)
+
+        increment = observe = use
+
+    monkeypatch.setattr(_MetricFamily, "Metric", _Slow)
+    telemetry = open_model(Tower.IMAGE)._telemetry
+
+    def count() -> None:
+        for _ in range(20):
+            telemetry.answered(telemetry.arrived(_Request("image", noise_images(1))), Status.OK)
+
+    threads = [threading.Thread(target=count) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert overlaps == []
 
 
 @pytest.fixture
@@ -346,6 +400,7 @@ def test_a_caller_that_is_gone_harms_no_other(open_model: Callable[..., Any], ti
     gone, there = _Request("input_ids", rows), _Request("input_ids", rows)
     gone.get_response_sender = lambda: SimpleNamespace(send=lambda *_, **__: 1 / 0)  # type: ignore[method-assign]
     model.execute([gone, there])
+    model._backlog.wait_until_idle(60)
     ((response, _),) = there.sent
     assert np.abs(response.tensors[0].array - tiny.model.encode_texts(list(rows))).max() <= TOLERANCE
 

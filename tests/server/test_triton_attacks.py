@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tritonclient.grpc import InferenceServerClient, InferInput
 
+from support.arrays import png
 from twinspire.towers import TritonTowers
 from twinspire_server.triton import TritonServer, flags, launch
 
@@ -25,6 +27,7 @@ _SPEC.loader.exec_module(attacks)
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), np.uint8)
 TEXTS = [np.array([1, 5, 7, 2], np.int32), np.array([1, 2], np.int32)]
+PNG = png(IMAGES[0])
 TOLERANCE = 1e-6
 CANCELLATIONS = "grpc cancellations"
 _FIXED_STREAMS = (2, 68)
@@ -71,9 +74,19 @@ def _assert_ready_and_right(server: TritonServer, towers: TritonTowers, tiny: An
     for found, right in (
         (towers.encode_images(IMAGES), tiny.int8.encode_images(IMAGES)),
         (towers.encode_texts(TEXTS), tiny.int8.encode_texts(TEXTS)),
+        (_raw(server, "image_bytes", "image_bytes", PNG), tiny.int8.encode_images(IMAGES[:1])),
+        (_raw(server, "text_raw", "text", b""), tiny.int8.encode_texts([np.array([1, 2], np.int32)])),
     ):
         difference = np.abs(found - right).max()
         assert difference <= TOLERANCE, f"largest difference {difference:.2e}"
+
+
+def _raw(server: TritonServer, model: str, name: str, content: bytes) -> np.ndarray:
+    """Encode a file or a text as clients without code of ours do."""
+    given = InferInput(name, [1, 1], "BYTES")
+    given.set_data_from_numpy(np.array([[content]], np.object_))
+    with InferenceServerClient(server.grpc_url) as client:
+        return client.infer(f"tiny_{model}", [given]).as_numpy("embedding")
 
 
 @pytest.mark.parametrize("path", ["/v2/models/tiny_text/stats", "/v2/models/tiny_text/config", "/v2/logging"])

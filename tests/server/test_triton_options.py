@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import PurePath
+
 import pytest
 
 from twinspire.errors import InputError
-from twinspire_server.triton.options import further_flags
+from twinspire_server.triton.options import check_open_http, flags, further_flags
 
 
 @pytest.mark.parametrize(
@@ -54,3 +56,36 @@ def test_what_is_no_flag_is_refused(given: str) -> None:
     """What is no NAME or NAME=VALUE is refused."""
     with pytest.raises(InputError, match="NAME=VALUE"):
         further_flags([given])
+
+
+def _restricted(given: list[str], protocol: str) -> set[str]:
+    (flag,) = [flag for flag in given if flag.startswith(f"--{protocol}=")]
+    return set(flag.partition("=")[2].partition(":")[0].split(","))
+
+
+def test_open_http_opens_inference_and_nothing_else() -> None:
+    """Of what needs the key over HTTP, inference alone is left out; HTTP stays on this machine."""
+    closed, opened = (flags(PurePath("/models"), key="k", open_http=is_open) for is_open in (False, True))
+    before, after = (_restricted(given, "http-restricted-api") for given in (closed, opened))
+    assert before - after == {"inference"}
+    assert not after - before
+    assert "--http-address=127.0.0.1" in opened
+    assert [flag for flag in opened if "http-restricted" not in flag] == [
+        flag for flag in closed if "http-restricted" not in flag
+    ]
+
+
+@pytest.mark.parametrize("version", [(2, 51), (2, 60), (2, 68), (2, 72), (1, 99), None])
+def test_http_is_not_opened_on_a_triton_with_faults(version: tuple[int, ...] | None) -> None:
+    """A release before 26.09, and one that is not known, is refused with both versions and the gateway."""
+    with pytest.raises(InputError, match=r"2\.73.*26\.09.*gateway") as caught:
+        check_open_http(version, "/opt/tritonserver/bin/tritonserver")
+    assert caught.value.option == "open_http"
+    if version is not None:
+        assert ".".join(map(str, version)) in str(caught.value)
+
+
+@pytest.mark.parametrize("version", [(2, 73), (2, 74), (3, 0)])
+def test_http_may_be_opened_on_later_ones(version: tuple[int, ...]) -> None:
+    """26.09, which is 2.73, and later releases are accepted."""
+    check_open_http(version, "/opt/tritonserver/bin/tritonserver")

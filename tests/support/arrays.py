@@ -1,11 +1,13 @@
-"""Random images and unit vectors, and rows brought to length 1."""
+"""Random images and unit vectors, rows brought to length 1, and images as files."""
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 
 def unit(rows: Any) -> NDArray[np.float32]:
@@ -27,3 +29,10 @@ def numbered_vectors(start: int, end: int, *, dim: int) -> NDArray[np.float32]:
 def noise_images(count: int, size: int = 16, seed: int | None = None) -> NDArray[np.uint8]:
     """Return (count, size, size, 3) uint8; without a seed, another `count` gives other images."""
     return np.random.default_rng(count if seed is None else seed).integers(0, 256, (count, size, size, 3), np.uint8)
+
+
+def png(pixels: NDArray[np.uint8]) -> bytes:
+    """Return an image (H, W, 3) as a PNG file."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()

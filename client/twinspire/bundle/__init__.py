@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from twinspire.bundle.description import BundleDescription
 from twinspire.bundle.folder import Bundle
 from twinspire.bundle.manifest import (
     MANIFEST_NAME,
@@ -48,6 +49,7 @@ __all__ = [
     "AudioSettings",
     "AudioTowerSpec",
     "Bundle",
+    "BundleDescription",
     "BundleWriter",
     "Certificate",
     "CropRounding",

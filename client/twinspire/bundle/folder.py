@@ -7,11 +7,11 @@ import os
 from pathlib import Path
 
 from twinspire._arguments import as_member
+from twinspire.bundle.description import BundleDescription
 from twinspire.bundle.manifest import MANIFEST_NAME, PROBES_NAME, TOKENIZER_NAME, Manifest, ManifestDraft
 from twinspire.bundle.probes import Probes
 from twinspire.bundle.records import FileRecord
-from twinspire.bundle.settings import AudioSettings, ImageSettings, Precision, TextSettings, Tower
-from twinspire.contract import TensorSpec
+from twinspire.bundle.settings import Precision, Tower
 from twinspire.errors import BundleError
 
 _HOW_TO_MAKE = {
@@ -22,15 +22,15 @@ _HOW_TO_MAKE = {
 }
 
 
-class Bundle:
+class Bundle(BundleDescription):
     """A folder with one model: manifest, tokenizer, engines and probes. Open one with `Bundle.open`.
 
     Bundles are immutable: quantizing or certifying writes a new one.
     """
 
     def __init__(self, path: Path, manifest: Manifest) -> None:
+        super().__init__(manifest, tokenizer_json=None, location=str(path))
         self.path = path
-        self.manifest = manifest
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Bundle:
@@ -50,57 +50,17 @@ class Bundle:
         return cls(folder, manifest)
 
     @property
-    def name(self) -> str:
-        """The model's name; Triton serves it as `{name}_image` and `{name}_text`."""
-        return self.manifest.name
-
-    @property
-    def space(self) -> str:
-        """The id of the model's embedding space: vectors are comparable within it only."""
-        return self.manifest.space
-
-    @property
-    def dim(self) -> int:
-        """The embedding's length D."""
-        return self.manifest.dim
-
-    @property
-    def towers(self) -> tuple[Tower, ...]:
-        """The towers that the model has, in the order of `Tower`."""
-        return self.manifest.towers.present
-
-    @property
-    def vectors_per_item(self) -> int:
-        """Q, how many vectors an image has. Where it is above 1, the best of them scores; texts have one vector."""
-        return self.manifest.vectors_per_item
-
-    @property
-    def image(self) -> ImageSettings:
-        """How images are prepared. Raises BundleError where the model has no image tower."""
-        return self.manifest.image
-
-    @property
-    def text(self) -> TextSettings:
-        """How texts are prepared. Raises BundleError where the model has no text tower."""
-        return self.manifest.text
-
-    @property
-    def audio(self) -> AudioSettings:
-        """How sounds are prepared. Raises BundleError where the model has no audio tower."""
-        return self.manifest.audio
-
-    def input_spec(self, tower: Tower) -> TensorSpec:
-        """Return the input of a tower's engines; texts have any length where padding may be left out."""
-        return self.manifest.tower(tower).input
-
-    def output_spec(self, tower: Tower) -> TensorSpec:
-        """Return the output of a tower's engines."""
-        return self.manifest.tower(tower).output
-
-    @property
     def tokenizer_path(self) -> Path:
         """The path of tokenizer.json."""
         return self.path / TOKENIZER_NAME
+
+    def tokenizer_json(self) -> bytes:
+        """Read tokenizer.json. Raises BundleError where it cannot be read or the model has no text tower."""
+        self.manifest.tower(Tower.TEXT)
+        try:
+            return self.tokenizer_path.read_bytes()
+        except OSError as error:
+            raise BundleError(f"{self.tokenizer_path} cannot be read: {error}") from error
 
     def precisions(self, tower: Tower | str) -> tuple[Precision, ...]:
         """Return the precisions of a tower's engines, in the order of `Precision`.
@@ -134,9 +94,6 @@ class Bundle:
         probes = Probes.load(self.path / PROBES_NAME)
         check_probes(probes, self.manifest, self.path / PROBES_NAME)
         return probes
-
-    def __repr__(self) -> str:
-        return f"Bundle({str(self.path)!r}, name={self.name!r}, space={self.space[:12]}…)"
 
 
 def read_manifest(file: Path, expected: str) -> str:

@@ -48,7 +48,7 @@ def space_id(
         _HEADER,
         _digest(*(digests[name] for name in sorted(digests))),
         _canonical(None if image is None else image.canonical()),
-        _canonical(None if tokenizer_json is None else _tokenizer_essence(tokenizer_json)),
+        _canonical(None if tokenizer_json is None else tokenizer_essence(tokenizer_json)),
         pooling.encode(),
         str(context_length).encode(),
         *([] if audio is None else [_canonical(encode(audio))]),
@@ -68,11 +68,11 @@ def _canonical(value: object) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode()
 
 
-def _tokenizer_essence(tokenizer_json: str) -> dict[str, Any]:
-    """Return what decides the ids, in a form that does not depend on the library's version.
+def tokenizer_essence(tokenizer_json: str) -> dict[str, Any]:
+    """Return what decides the ids of texts, in a form that does not depend on the version of the library tokenizers.
 
     Newer versions of tokenizers write a merge as a pair where older ones wrote "a b", and add model options
-    at their defaults (null, false or "").
+    at their defaults (null, false or ""). Raises BundleError where it is no tokenizer.
     """
     try:
         document = parse_json(tokenizer_json, "tokenizer.json")

@@ -10,7 +10,7 @@ from twinspire.cli.shared import printable
 from twinspire.errors import BundleError, InputError, SpaceMismatchError
 
 if TYPE_CHECKING:
-    from twinspire.bundle import Bundle
+    from twinspire.bundle import Bundle, BundleDescription
     from twinspire.stores import BundleReference, VectorStore
 
 
@@ -40,11 +40,19 @@ def open_bundle(given: Path | None, store: VectorStore | None = None) -> Bundle:
     return bundle
 
 
-def reference_to(bundle: Bundle) -> BundleReference | None:
-    """Return the reference to a bundle that an index stores, None where its path is not UTF-8."""
+def has_bundle(store: VectorStore | None) -> bool:
+    """Whether an index remembers a bundle that still exists."""
+    return store is not None and store.bundle is not None and _is_there(store.bundle)
+
+
+def reference_to(bundle: BundleDescription) -> BundleReference | None:
+    """Return the reference to a bundle that an index stores, None for a server's and where its path is not UTF-8."""
+    from twinspire.bundle import Bundle
     from twinspire.sample import sample_bundle
     from twinspire.stores import BundleReference
 
+    if not isinstance(bundle, Bundle):
+        return None
     is_sample = bundle.path.resolve() == sample_bundle().resolve()
     try:
         # A link is not resolved: when it is changed to a newer bundle, that one is used.
@@ -53,7 +61,7 @@ def reference_to(bundle: Bundle) -> BundleReference | None:
         return None
 
 
-def remember_bundle(store: VectorStore, bundle: Bundle) -> None:
+def remember_bundle(store: VectorStore, bundle: BundleDescription) -> None:
     """Store a reference to a bundle in an index of its space, unless the index has one that still exists."""
     known, reference = store.bundle, reference_to(bundle)
     if reference is None or (known is not None and _space_at(known) == store.space):

@@ -38,7 +38,10 @@ def _option(*names: str, help: str, **more: Any) -> Any:  # noqa: A002, ANN401 -
 
 
 BundleOption = Annotated[
-    Path | None, _option("--bundle", "-b", help="Bundle of the model; default: that of the index, else the sample.")
+    Path | None,
+    _option(
+        "--bundle", "-b", help="Bundle of the model; default: that of the index, else the server's, else the sample."
+    ),
 ]
 
 
@@ -61,6 +64,9 @@ class ClientOptions:
     fallback: Annotated[
         bool, _option("--fallback", help="Encode in this process while no server is available; with --server.")
     ] = False
+    model: Annotated[
+        str | None, _option("--model", metavar="NAME", help="Bundle to use of a server that has several.")
+    ] = None
     deadline: Annotated[
         float | None,
         _option(
@@ -107,7 +113,11 @@ class ClientOptions:
     ] = None
 
     def __post_init__(self) -> None:
-        given = [name for name in (*_LOCAL, *_TLS, "deadline", "fallback") if getattr(self, name) not in (None, False)]
+        given = [
+            name
+            for name in (*_LOCAL, *_TLS, "deadline", "fallback", "model")
+            if getattr(self, name) not in (None, False)
+        ]
         if self.server is not None:
             for name in _LOCAL:
                 if name in given:
@@ -197,27 +207,38 @@ with_client_options = with_options(ClientOptions)
 
 
 def open_client(options: ClientOptions, store: VectorStore | None = None) -> Client:
-    """Open the bundle that was given, the bundle that made `store`, or the sample, on the servers or in this process.
+    """Open the bundle that was given, the bundle that made `store`, the servers', or the sample.
+
+    Servers need no bundle here: theirs is used where none was given and that of `store` is not known or gone.
 
     Raises `BundleError` where the store's own bundle is gone, `SpaceMismatchError` for a bundle of another space.
     """
-    from twinspire.cli.bundles import open_bundle
+    from twinspire.cli.bundles import has_bundle, open_bundle
     from twinspire.client import Client
 
-    bundle = open_bundle(options.bundle, store)
     if options.server is not None:
+        from twinspire.towers.triton import describe_server
+
         deadline_s = DEADLINE_S if options.deadline is None else options.deadline
+        tls = options.tls_options()
+        needs_bundle = options.fallback or options.bundle is not None or has_bundle(store)
+        local = open_bundle(options.bundle, store) if needs_bundle else None
+        space = None if store is None else store.space
+        bundle = local or describe_server(
+            options.servers(), name=options.model, space=space, deadline_s=deadline_s, tls=tls
+        )
         return Client.connect(
             options.servers(),
             bundle,
+            name=options.model,
             deadline_s=deadline_s,
-            tls=options.tls_options(),
-            fallback=bundle if options.fallback else None,
+            tls=tls,
+            fallback=local if options.fallback else None,
             threads=options.threads,
             limits=options.image_limits(),
         )
     return Client.local(
-        bundle,
+        open_bundle(options.bundle, store),
         precision=options.precision or "auto",
         provider=options.provider or "auto",
         threads=options.threads,

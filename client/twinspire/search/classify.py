@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from twinspire._arguments import as_list, is_finite, require_list, require_text, shown
 from twinspire.audio import AudioItem
-from twinspire.bundle import Bundle
+from twinspire.bundle import BundleDescription
 from twinspire.errors import AudioError, ImageError, InputError
 from twinspire.images import ImageItem
 from twinspire.search.calibration import Calibration
@@ -77,7 +77,7 @@ class Classification:
 class ClassifierEncoder(Protocol):
     """What a classifier needs of a client; `twinspire.Client` is one."""
 
-    bundle: Bundle
+    bundle: BundleDescription
 
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Encode N texts to (N, D) float32, L2-normalised."""

@@ -16,6 +16,7 @@ from twinspire.towers.triton import (
     ServerCounters,
     TlsOptions,
     TritonTowers,
+    describe_server,
 )
 
 __all__ = [
@@ -32,4 +33,5 @@ __all__ = [
     "TlsOptions",
     "Towers",
     "TritonTowers",
+    "describe_server",
 ]

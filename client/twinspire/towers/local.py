@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,8 @@ class LocalTowers(BundleTowers):
     ProviderError where the provider is unavailable or, on a GPU, cannot compute an input, EngineError where an engine
     cannot be loaded or violates the contract.
     """
+
+    _bundle: Bundle
 
     def __init__(
         self,
@@ -114,6 +117,12 @@ class LocalTowers(BundleTowers):
         """
         self._check_audio(spectrograms)
         return self._encode(Tower.AUDIO, len(spectrograms), lambda batch: row_batches(spectrograms, batch=batch))
+
+    @contextmanager
+    def unsplit(self) -> Iterator[None]:
+        """Compute each call in one stream while the context is open, for callers that keep the other streams busy."""
+        with self._streams.call():
+            yield
 
     def close(self) -> None:
         """Release the engines. Encoding then raises EngineError; closing twice does nothing."""

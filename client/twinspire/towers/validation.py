@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from twinspire.bundle import Bundle, Tower
+from twinspire.bundle import TOKENIZER_NAME, BundleDescription, Tower
 from twinspire.contract import sequence_problem
 from twinspire.errors import BundleError, EngineError, InputError
 
@@ -27,11 +27,11 @@ class BundleTowers:
     Raises BundleError where the towers have tensors that no runtime of this version supports.
     """
 
-    def __init__(self, bundle: Bundle) -> None:
+    def __init__(self, bundle: BundleDescription) -> None:
         if (reason := bundle.manifest.unsupported()) is not None:
-            raise BundleError(f"{bundle.path} cannot be used: {reason}. Install a newer version of twinspire")
+            raise BundleError(f"{bundle.location} cannot be used: {reason}. Install a newer version of twinspire")
         self._bundle = bundle
-        self._vocabulary_size = vocabulary_size(bundle.tokenizer_path) if Tower.TEXT in bundle.towers else 0
+        self._vocabulary_size = vocabulary_size(bundle.tokenizer_json()) if Tower.TEXT in bundle.towers else 0
 
     @property
     def dim(self) -> int:
@@ -68,16 +68,17 @@ class BundleTowers:
         )
 
 
-def vocabulary_size(tokenizer: Path) -> int:
-    """Return the highest token id plus 1: for ids beyond it some engines return a vector and no error."""
+def vocabulary_size(tokenizer: Path | bytes) -> int:
+    """Return the highest token id of a tokenizer.json plus 1: for ids beyond it some engines return a vector."""
     try:
-        document = json.loads(tokenizer.read_bytes())
+        document = json.loads(tokenizer if isinstance(tokenizer, bytes) else tokenizer.read_bytes())
         vocabulary = document["model"]["vocab"]  # BPE, WordPiece: token to id; Unigram: pairs in the ids' order
         ids = vocabulary.values() if isinstance(vocabulary, dict) else range(len(vocabulary))
         added = [token["id"] for token in document.get("added_tokens") or ()]
         return 1 + max(int(token) for token in (*ids, *added))
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise BundleError(f"{tokenizer} has no vocabulary: {error!r}. Export the bundle again") from error
+        name = TOKENIZER_NAME if isinstance(tokenizer, bytes) else tokenizer
+        raise BundleError(f"{name} has no vocabulary: {error!r}. Export the bundle again") from error
 
 
 def check_images(images: NDArray[np.uint8], *, height: int, width: int) -> None:

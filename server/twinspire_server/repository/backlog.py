@@ -9,6 +9,7 @@ wait in this queue, and are refused when it is full.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
@@ -34,34 +35,68 @@ class QueuedRequest:
     observation: Observation | None = None
 
 
-class Backlog:
-    """A queue of requests and the thread that computes them, oldest first, in batches of at most `max_batch` rows.
+@dataclass(eq=False)
+class _Worker:
+    """A thread's batch: `rows` of it, since `began_s`; None between batches.
 
-    `compute` answers all requests of a batch and raises nothing. At most `max_rows` rows wait. Only one thread may
-    submit.
+    After a batch it pauses until `pause_until_s`, while the callers that were answered send their next requests.
     """
 
-    def __init__(self, compute: Callable[[Sequence[QueuedRequest]], object], *, max_batch: int, max_rows: int) -> None:
+    rows: int = 0
+    began_s: float | None = None
+    pause_until_s: float = 0.0
+
+
+class Backlog:
+    """A queue of requests and the threads that compute them, oldest first, in batches of at most `max_batch` rows.
+
+    Each of `workers` threads computes batches of its own: while the callers of one are answered and send their next
+    requests, the others compute. What waits is divided equally among them. `compute` answers all requests of a batch
+    and raises nothing. At most `max_rows` rows wait. Only one thread may submit.
+
+    `pause` is the part of a batch's time, and `pause_at_most_s` the time, that a thread waits at most after it for as
+    many rows as it has just answered; 0 disables the pause. It ends as soon as they have come. A thread that finds
+    nothing in its queue afterwards is idle and takes the next request at once.
+    """
+
+    def __init__(
+        self,
+        compute: Callable[[Sequence[QueuedRequest]], object],
+        *,
+        max_batch: int,
+        max_rows: int,
+        workers: int = 1,
+        pause: float = 0.0,
+        pause_at_most_s: float = math.inf,
+    ) -> None:
         self._compute, self._max_batch, self._max_rows = compute, max_batch, max_rows
+        self._pause, self._pause_at_most_s = pause, pause_at_most_s
         self._changed = threading.Condition()
         self._queue: deque[QueuedRequest] = deque()
         self._rows = 0
         self._closed = False
-        self._began_s: float | None = None
-        self._thread = threading.Thread(target=self._run, name="backlog", daemon=True)
-        self._thread.start()
+        self._workers = [_Worker() for _ in range(workers)]
+        self._threads = [
+            threading.Thread(target=self._run, args=(worker,), name="backlog", daemon=True) for worker in self._workers
+        ]
+        for thread in self._threads:
+            thread.start()
 
     @property
     def is_idle(self) -> bool:
-        """Whether the queue is empty and no batch is being computed."""
+        """Whether nothing waits, is computed, or is expected from callers that were just answered."""
         with self._changed:
-            return not self._queue and self._began_s is None
+            return not self._queue and all(worker.began_s is None for worker in self._workers) and not self._pausing()
+
+    def is_shared(self, batch: Sequence[QueuedRequest]) -> bool:
+        """Whether other threads have, or will at once get, requests to compute beside a batch."""
+        return len(batch) > 1 or self._rows > 0
 
     @property
     def computing_s(self) -> float:
-        """Seconds since the current batch began to be computed; 0 where there is none."""
-        began_s = self._began_s
-        return 0.0 if began_s is None else time.monotonic() - began_s
+        """Seconds since the oldest batch that is being computed began; 0 where there is none."""
+        began_s = [worker.began_s for worker in self._workers if worker.began_s is not None]
+        return time.monotonic() - min(began_s) if began_s else 0.0
 
     def submit(self, requests: Sequence[QueuedRequest]) -> list[QueuedRequest]:
         """Queue requests. Return those that do not fit."""
@@ -76,34 +111,74 @@ class Backlog:
             self._changed.notify_all()
         return refused
 
+    def wait_until_wanted(self, timeout_s: float) -> None:
+        """Wait until a thread is free to take more requests, for `timeout_s` at most."""
+        with self._changed:
+            self._changed.wait_for(lambda: any(worker.began_s is None for worker in self._workers), timeout_s)
+
     def wait_until_idle(self, timeout_s: float | None = None) -> None:
         """Wait until the queue is empty and no batch is being computed, for `timeout_s` at most."""
+
+        def idle() -> bool:
+            return not self._queue and all(worker.began_s is None for worker in self._workers)
+
         with self._changed:
-            self._changed.wait_for(lambda: self.is_idle, timeout_s)
+            self._changed.wait_for(idle, timeout_s)
 
     def close(self) -> None:
-        """Compute the queued requests, then end the thread."""
+        """Compute the queued requests, then end the threads."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()
 
-    def _run(self) -> None:
-        while batch := self._take():
+    def _run(self, worker: _Worker) -> None:
+        while batch := self._take(worker):
+            is_shared, began_s = self.is_shared(batch), time.monotonic()
             self._compute(batch)
             with self._changed:
-                self._began_s = None
+                now_s = time.monotonic()
+                if is_shared:  # a lone caller's next request is computed at once
+                    worker.pause_until_s = now_s + min(self._pause * (now_s - began_s), self._pause_at_most_s)
+                worker.began_s = None
                 self._changed.notify_all()
 
-    def _take(self) -> list[QueuedRequest]:
+    def _take(self, worker: _Worker) -> list[QueuedRequest]:
         """Wait for requests and return those of the next batch; none when closed."""
-        batch: list[QueuedRequest] = []
         with self._changed:
-            self._changed.wait_for(lambda: self._queue or self._closed)
-            rows = 0
-            while self._queue and (not batch or rows + len(self._queue[0].rows) <= self._max_batch):
-                batch.append(self._queue.popleft())
-                rows += len(batch[-1].rows)
-            self._rows -= rows
-            self._began_s = time.monotonic() if batch else None
+            while not (self._closed and not self._queue):
+                left_s = worker.pause_until_s - time.monotonic()
+                if left_s > 0 and self._rows < self._share() and not self._closed:
+                    self._changed.wait(left_s)
+                elif self._queue:
+                    return self._next_batch(worker)
+                else:
+                    worker.rows = 0
+                    self._changed.wait()
+        return []
+
+    def _next_batch(self, worker: _Worker) -> list[QueuedRequest]:
+        batch: list[QueuedRequest] = []
+        share, rows = self._share(), 0
+        while self._queue and (not batch or rows + len(self._queue[0].rows) <= share):
+            batch.append(self._queue.popleft())
+            rows += len(batch[-1].rows)
+        self._rows -= rows
+        worker.rows, worker.began_s, worker.pause_until_s = rows, time.monotonic(), 0.0
         return batch
+
+    def _share(self) -> int:
+        """Return how many rows the next batch takes at most: its part of all that wait, are computed or are expected.
+
+        So the batches of all threads come to the same size. Half a batch takes longer a row: ViT-B/32 int8 on two Xeon
+        cores computes 79 images/s in batches of 16, 74 of 8, 69 of 4 and 47 of 1.
+        """
+        computed = sum(worker.rows for worker in self._workers if worker.began_s is not None)
+        expected = max(self._rows, sum(worker.rows for worker in self._pausing()))
+        workers = len(self._workers)
+        return max(1, min(math.ceil(self._max_batch / workers), math.ceil((expected + computed) / workers)))
+
+    def _pausing(self) -> list[_Worker]:
+        now_s = time.monotonic()
+        return [worker for worker in self._workers if worker.began_s is None and worker.pause_until_s > now_s]

@@ -16,14 +16,10 @@ from twinspire.tensorrt_support import PRECISIONS, PlanFolder, check_precision
 from twinspire.towers import Provider
 from twinspire.towers.auto_selection import AUTO, candidates, mismatch_reason, parse_precision
 from twinspire.towers.providers import unavailable_error, unavailable_reason
+from twinspire_server.repository.description import description_model
 from twinspire_server.repository.engines import open_plans
-from twinspire_server.repository.installation import (
-    InstalledModel,
-    install_model,
-    read_installed,
-    staging_folder,
-    write_model,
-)
+from twinspire_server.repository.installation import InstalledModel, install_models, locked, read_installed
+from twinspire_server.repository.raw_inputs import raw_models, without_raw_models
 from twinspire_server.repository.settings import Accelerator, Device, RepositoryRuntime, ServingOptions
 from twinspire_server.repository.spec import BuiltModel, BundleCopy, ModelSpec
 from twinspire_server.repository.towers import ServedBundle, container_towers, wheel_towers
@@ -31,8 +27,8 @@ from twinspire_server.repository.towers import ServedBundle, container_towers, w
 SpecFunction: TypeAlias = Callable[[ServedBundle], Sequence[ModelSpec]]
 
 MODEL_SPECS: dict[RepositoryRuntime, list[SpecFunction]] = {
-    RepositoryRuntime.WHEEL: [wheel_towers],
-    RepositoryRuntime.CONTAINER: [container_towers],
+    RepositoryRuntime.WHEEL: [wheel_towers, raw_models],
+    RepositoryRuntime.CONTAINER: [container_towers, raw_models],
 }
 """The functions that make the models of each bundle. To serve a further model, add one."""
 
@@ -50,18 +46,23 @@ def build_repository(
     streams: int | None = None,
     accelerator: Accelerator | str = Accelerator.TENSORRT,
     plans: Sequence[Path] = (),
+    raw_inputs: bool = False,
+    description: bool = False,
 ) -> list[BuiltModel]:
     """Write the models of each bundle into `destination` and return them; other models there stay.
 
     They are `{name}_image` and `{name}_text`, one for each tower that the bundle has; for the container also
-    `{name}_engine_text`, which `{name}_text` calls.
+    `{name}_engine_text`, which `{name}_text` calls. `raw_inputs` adds `{name}_image_bytes` and `{name}_text_raw`, which
+    take encoded images and plain texts, with the models that prepare them; without it such models are removed.
+    `description` adds the model `twinspire`, which tells clients what is served. `twinspire build` adds both.
 
     `precision` `auto` is what `LocalTowers` would take on this machine; for a GPU, what the bundle was measured to be
     best on one, wherever the repository is built; for plans, theirs. `plans` are folders that `twinspire tensorrt`
     wrote, by default BUNDLE.plans beside each bundle. Engines are copies: changes to the repository never reach a
     bundle. The models of one bundle share theirs where the file system knows hard links. A model that is installed
     already gets a further version; the newest one is replaced where it has the same engine or none. Nothing is written
-    where a bundle cannot be served.
+    where a bundle cannot be served, and a running `twinspire serve` is not disturbed: it serves a copy. One process
+    at a time builds into a folder; others wait.
 
     Raises BundleError where a bundle or its plans are not intact or lack the precision, SpaceMismatchError where a
     model of that name or the plans have another space, EngineError where TensorRT will not take an engine,
@@ -91,6 +92,7 @@ def build_repository(
         streams=streams,
         provider=_provider(device),
         accelerator=accelerator,
+        raw_inputs=raw_inputs,
     )
     _check_machine(options)
     if named is not None and options.is_container_gpu and accelerator is not Accelerator.CUDA:
@@ -98,14 +100,16 @@ def build_repository(
     folders = open_plans(opened, list(require_list(plans, "plans")), accelerator, named)
     served = [_served(bundle, named, options, folders.get(bundle.name)) for bundle in opened]
     specs = [spec for bundle in served for make in MODEL_SPECS[runtime] for spec in make(bundle)]
-    models = _placed(specs, destination)
+    if not raw_inputs:
+        specs = without_raw_models(specs)
+    _placed(specs, destination)  # raises before anything is written
     with file_errors(f"{destination} cannot be written", destination, ". Name another folder with -o"):
         destination.mkdir(parents=True, exist_ok=True)
-        with staging_folder(destination) as staging:
-            for model in models:
-                write_model(staging, model)
-            for model in models:
-                install_model(staging, model)
+        with locked(destination):
+            if description:  # of other builds too, so it waits for those that write now
+                specs.append(description_model(served, specs, destination))
+            models = _placed(specs, destination)
+            install_models(destination, models)
     return models
 
 

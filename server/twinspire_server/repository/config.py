@@ -12,7 +12,7 @@ from typing import Any
 from twinspire._arguments import file_errors
 from twinspire.contract import CANARY_REQUEST_ID, TensorSpec
 from twinspire.errors import InputError
-from twinspire_server.repository.spec import InstanceGroup, ModelSpec, WarmUp
+from twinspire_server.repository.spec import EnsembleStep, InstanceGroup, ModelSpec, WarmUp
 
 CONFIG = "config.pbtxt"
 WARM_UP_FOLDER = "warmup"
@@ -29,18 +29,22 @@ _SIZES = {
 
 def config_pbtxt(spec: ModelSpec) -> str:
     """Return the text of a model's config.pbtxt."""
+    source = "" if spec.bundle is None else f" from the bundle {spec.bundle}"
     named = {"tower": spec.tower, "space": spec.space, "precision": spec.precision}
     parts = [
-        f"# Written by `twinspire build` from the bundle {spec.bundle}; the next build writes it again.",
+        f"# Written by `twinspire build`{source}; the next build writes it again.",
         f'name: "{spec.name}"',
         spec.note,
-        f'platform: "{spec.platform}"' if spec.platform else None,
-        f'backend: "{spec.backend}"',
+        'platform: "ensemble"' if spec.steps else f'platform: "{spec.platform}"' if spec.platform else None,
+        f'backend: "{spec.backend}"' if spec.backend else None,
         f"max_batch_size: {spec.max_batch}",
         _tensors("input", spec.inputs),
         _tensors("output", spec.outputs),
-        _BATCHING if spec.dynamic_batching else None,
-        _instances(spec.instances),
+        *(
+            [_ensemble(spec.steps)]
+            if spec.steps
+            else [_BATCHING if spec.dynamic_batching else None, _instances(spec.instances)]
+        ),
         *(_parameter(name, str(value)) for name, value in named.items() if value is not None),
         *(_parameter(name, value) for name, value in spec.parameters.items()),
         spec.further_config,
@@ -66,6 +70,16 @@ def _instances(group: InstanceGroup) -> str:
     # https://github.com/triton-inference-server/tensorrt_backend/blob/main/src/instance_state.cc
     profiles = f" profile: [ {names} ]" if names else ""
     return f"instance_group [ {{ kind: {group.kind} count: {group.count}{profiles} }} ]"
+
+
+def _ensemble(steps: Iterable[EnsembleStep]) -> str:
+    """Return the steps; each calls the newest version of its model."""
+    lines = []
+    for step in steps:
+        maps = [("input_map", step.inputs), ("output_map", step.outputs)]
+        mapped = [f'{role} {{ key: "{own}" value: "{name}" }}' for role, names in maps for own, name in names.items()]
+        lines.append(f'  step {{ model_name: "{step.model}" model_version: -1 {" ".join(mapped)} }}')
+    return "\n".join(["ensemble_scheduling {", *lines, "}"])
 
 
 def _parameter(name: str, value: str) -> str:

@@ -46,7 +46,8 @@ class ServingOptions:
     `threads` is the number of threads that compute a batch on the CPU (None: one per core). `streams` is the number of
     batches, or parts of one, that are computed in parallel; `threads` is divided among them. In the wheel they are
     streams of `LocalTowers`, which chooses their number for None; in the container they are instances of the engine.
-    `provider` is passed to `LocalTowers` (wheel); `accelerator` runs the engine on the container's GPU.
+    `provider` is passed to `LocalTowers` (wheel); `accelerator` runs the engine on the container's GPU. `raw_inputs`
+    adds the models that take encoded files and plain texts.
     """
 
     runtime: RepositoryRuntime = RepositoryRuntime.WHEEL
@@ -55,6 +56,7 @@ class ServingOptions:
     streams: int | None = None
     provider: str = "auto"
     accelerator: Accelerator = Accelerator.TENSORRT
+    raw_inputs: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "runtime", as_member(self.runtime, RepositoryRuntime, "runtime"))

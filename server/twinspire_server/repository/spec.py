@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from twinspire.bundle import Bundle, BundleWriter, Precision, Tower
+from twinspire.bundle import MANIFEST_NAME, Bundle, BundleWriter, Precision, Tower
+from twinspire.bundle.manifest import required_files
 from twinspire.contract import TensorSpec
 from twinspire.errors import InputError
 
-BUNDLE = "bundle"
-"""The folder of a version that holds a copy of the bundle."""
+BUNDLE, PROBES = "bundle", "probes"
+"""The folders of a version that hold a copy of the bundle, or of what checks a model without it."""
 
 
 class ModelFile(Protocol):
@@ -42,6 +43,18 @@ class CopiedFile:
         shutil.copyfile(self.source, path)
 
 
+@dataclass(frozen=True)
+class WrittenFile:
+    """A file with a given text."""
+
+    name: str
+    text: str
+
+    def write(self, path: Path) -> None:
+        """Write the text."""
+        path.write_text(self.text, encoding="utf-8")
+
+
 @dataclass
 class BundleCopy:
     """A copy of a bundle. The models of one bundle share it: the first write copies, later ones make hard links."""
@@ -54,6 +67,20 @@ class BundleCopy:
         """Copy the bundle, or link to the copy that was written before."""
         with BundleWriter(path, base=self._copy or self.bundle, links=self._copy is not None) as writer:
             self._copy = writer.commit(self.bundle.manifest.draft(), {})
+
+
+@dataclass(frozen=True)
+class ProbesCopy:
+    """A copy of what checks a model whose version holds no bundle: manifest, probes and tokenizer."""
+
+    bundle: Bundle
+    name: str = field(default=PROBES, init=False)
+
+    def write(self, path: Path) -> None:
+        """Copy the files into a folder."""
+        path.mkdir()
+        for name in (MANIFEST_NAME, *required_files(self.bundle.manifest.towers)):
+            shutil.copyfile(self.bundle.path / name, path / name)
 
 
 @dataclass(frozen=True)
@@ -83,13 +110,27 @@ class WarmUp:
             yield name, self.name if len(self.inputs) == 1 else f"{self.name}.{name}", content
 
 
+@dataclass(frozen=True)
+class EnsembleStep:
+    """A model that an ensemble calls.
+
+    `inputs` and `outputs` say which of the ensemble's tensors each of the model's own tensors is, by their names.
+    """
+
+    model: str
+    inputs: Mapping[str, str]
+    outputs: Mapping[str, str]
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
     """A model that Triton serves.
 
-    - `bundle` is the name of the bundle that it belongs to, `space` the space of its embeddings. `tower` and
-      `precision` say which engine it runs, None where it runs none. Clients read them, and `parameters`, from its
-      configuration.
+    - `bundle` is the name of the bundle that it belongs to, `space` the space of its embeddings; both None for a model
+      of the whole repository. `tower` and `precision` say which engine it runs, None where it runs none. Clients read
+      them, and `parameters`, from its configuration.
+    - `steps` are the models that an ensemble calls, one after the other; it has no `backend`, batches and warm-ups of
+      its own.
     - `files` are what its version holds; `engine_sha256` is the digest of its engine's file. A model with another
       engine than the newest version in the repository becomes a further version; without an engine the newest version
       is replaced.
@@ -103,9 +144,9 @@ class ModelSpec:
     """
 
     name: str
-    bundle: str
-    space: str
-    backend: str
+    bundle: str | None = None
+    space: str | None = None
+    backend: str | None = None
     inputs: Sequence[TensorSpec]
     outputs: Sequence[TensorSpec]
     files: Sequence[ModelFile]
@@ -117,6 +158,7 @@ class ModelSpec:
     dynamic_batching: bool = True
     instances: InstanceGroup = InstanceGroup()
     warm_ups: Sequence[WarmUp] = ()
+    steps: Sequence[EnsembleStep] = ()
     called_by: str | None = None
     replaces: Sequence[str] = ()
     platform: str | None = None
@@ -126,6 +168,10 @@ class ModelSpec:
     def __post_init__(self) -> None:
         if not self.name or "/" in self.name or self.name.startswith("."):
             raise InputError(f"the model name {self.name!r}: expected the name of a folder", option="name")
+        if bool(self.steps) == (self.backend is not None) or (self.steps and self.warm_ups):
+            raise InputError(
+                f"the model {self.name}: expected either a backend, or the steps of an ensemble without warm-ups"
+            )
         names = {tensor.name for tensor in self.inputs}
         for warm_up in self.warm_ups:
             if {tensor.name for tensor in warm_up.inputs} != names:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -72,6 +73,9 @@ class ModelTelemetry:
         self._labels = {"model": model, "version": version}
         self._warm_ups = warm_ups
         self._failed = False
+        # A metric of Triton 2.51 keeps the message that it sends in a member and frees the one before: two threads that
+        # use it at once crash the server (`Metric::SaveToSharedMemory` in metric.cc of its Python backend).
+        self._using_metrics = threading.Lock()
         self._log = _access_logger(model, access_log) if access_log else None
         kinds = backend.MetricFamily
         # Kept: a family must outlive its metrics.
@@ -103,9 +107,8 @@ class ModelTelemetry:
             if observation is not None:
                 observation.began_s = now_s
 
-    def computed(self, batch: Sequence[Observation | None]) -> None:
-        """Note that the batch of these requests was computed."""
-        now_s = time.perf_counter()
+    def computed(self, batch: Sequence[Observation | None], now_s: float) -> None:
+        """Note that the batch of these requests was computed at `now_s`, on the clock `time.perf_counter`."""
         observed = [observation for observation in batch if observation is not None]
         for observation in observed:
             observation.computed_s = now_s
@@ -138,7 +141,8 @@ class ModelTelemetry:
 
     def _quietly(self, action: Any) -> None:  # noqa: ANN401 - a lambda
         try:
-            action()
+            with self._using_metrics:
+                action()
         except Exception as error:  # whatever Triton's shared memory raises; answers go on
             if not self._failed:
                 self._failed = True

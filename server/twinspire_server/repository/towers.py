@@ -17,7 +17,7 @@ from twinspire.towers.local import BATCH, PROCESSOR_BATCH
 from twinspire.towers.validation import vocabulary_size
 from twinspire_server.repository.engines import EngineFile, engine_file, gpu_optimization
 from twinspire_server.repository.settings import Device, ServingOptions
-from twinspire_server.repository.spec import BundleCopy, CopiedFile, InstanceGroup, ModelSpec, WarmUp
+from twinspire_server.repository.spec import BundleCopy, CopiedFile, InstanceGroup, ModelSpec, ProbesCopy, WarmUp
 
 SHORT_LENGTH = 32
 """90% of COCO's captions fit 16 tokens. Runtimes that take few fixed shapes get this length beside the context."""
@@ -135,7 +135,7 @@ def _engine(served: ServedBundle, tower: Tower, file: EngineFile) -> ModelSpec:
         backend="onnxruntime",
         max_batch=max_batch,
         inputs=inputs,
-        files=[file],
+        files=[file] if tower is Tower.TEXT else [file, ProbesCopy(bundle)],
         parameters=parameters,
         engine_sha256=file.sha256,
         instances=InstanceGroup("KIND_GPU" if options.is_container_gpu else "KIND_CPU", options.streams or 1),
@@ -170,7 +170,11 @@ def _text_checks(served: ServedBundle, engine: EngineFile) -> ModelSpec:
     }
     return replace(
         spec,
-        files=[CopiedFile(MODEL_FILE, _HERE / "container_text.py"), CopiedFile("contract.py", Path(contract.__file__))],
+        files=[
+            CopiedFile(MODEL_FILE, _HERE / "container_text.py"),
+            CopiedFile("contract.py", Path(contract.__file__)),
+            ProbesCopy(bundle),
+        ],
         # Each instance runs a full batch after the other: as many as keep the engine's instances busy. One that cuts
         # its batches for two instances: 296 texts/s, two that do not: 335 (ViT-B/32 int8, two cores, 64 captions in
         # flight).

@@ -1,4 +1,4 @@
-"""`twinspire serve`: serve a model repository with Triton."""
+"""`twinspire serve` and `twinspire reload`: serve a model repository with Triton, and change what is served."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ from twinspire_server.triton.canary import CanaryOptions
 
 if TYPE_CHECKING:
     from twinspire_server.triton import ServerTls, TritonServer
+    from twinspire_server.triton.serving import Serving
 
 _EXIT_TERMINATED = 128 + signal.SIGTERM
+_EXIT_REFUSED = 1
 
 
 def serve(
@@ -56,9 +58,23 @@ def serve(
     reuse_grpc_port: Annotated[
         bool,
         typer.Option(
-            "--reuse-grpc-port",
-            help="Share the gRPC port with a running server of the same models that has this flag too, to replace it.",
+            "--reuse-grpc-port", help="Share the gRPC port with another server of the same models that has this flag."
         ),
+    ] = False,
+    connection_age: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            help="Seconds after which a client is asked to connect anew, which moves it to the new server after a "
+            "reload; 0: never.",
+        ),
+    ] = 30,
+    state: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder for copies of what is served. Default: .NAME.serving beside NAME."),
+    ] = None,
+    latest: Annotated[
+        bool, typer.Option("--latest", help="Serve what was built last, not what was last served or reloaded.")
     ] = False,
     log_file: Annotated[
         Path | None,
@@ -93,6 +109,13 @@ def serve(
         list[str] | None,
         typer.Option(metavar="NAME=VALUE", help="Further flag for tritonserver, such as log-verbose=1; repeatable."),
     ] = None,
+    open_http: Annotated[
+        bool,
+        typer.Option(
+            "--open-http",
+            help="Open inference over HTTP to programs of this machine; needs Triton 26.09 or later.",
+        ),
+    ] = False,
     pass_env: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME", help="Further environment variable that the models may see; repeatable."),
@@ -106,44 +129,41 @@ def serve(
 
     Uses the tritonserver on PATH or the one in the wheel nvidia-pytriton, whichever is newer.
     """
-    from twinspire_server.triton import Supervisor, TritonServer
-    from twinspire_server.triton.status import ServerStatus, StatusServer
+    from twinspire_server.triton.serving import Serving
 
     as_whole(status_port, "--status-port", minimum=0, maximum=65535)
-    server = TritonServer(
-        repository,
-        host=host,
-        metrics_host=metrics_host,
-        tls=_tls(tls_certificate, tls_key, tls_ca),
-        insecure=insecure,
-        reuse_grpc_port=reuse_grpc_port,
-        http_port=http_port,
-        grpc_port=grpc_port,
-        metrics_port=metrics_port,
-        log_file=log_file,
-        access_log=access_log,
-        trace_url=trace_url,
-        backend_directory=backend_directory,
-        ready_timeout_s=ready_timeout,
-        triton_flags=triton_flag or (),
-        pass_env=pass_env or (),
-    )
-    supervisor = Supervisor(
-        server,
-        max_restarts=max_restarts,
-        canary=CanaryOptions(interval_s=canary_interval) if canary_interval else None,
-        report=lambda message: typer.echo(message, err=True),
-    )
-    status = ServerStatus(server, supervisor)
-    for warning in server.warnings():
-        typer.echo(f"warning: {warning}", err=True)
     ready = False
-    with _signals_raise(), StatusServer(status, host=server.metrics_host, port=status_port) as status_server:
+    with _signals_raise():
         try:
-            with server:
+            with Serving(
+                repository,
+                state=state,
+                latest=latest,
+                http_port=http_port,
+                grpc_port=grpc_port,
+                metrics_port=metrics_port,
+                status_port=status_port,
+                host=host,
+                metrics_host=metrics_host,
+                reuse_grpc_port=reuse_grpc_port,
+                connection_age_s=connection_age or None,
+                max_restarts=max_restarts,
+                canary=CanaryOptions(interval_s=canary_interval) if canary_interval else None,
+                report=lambda message: typer.echo(message, err=True),
+                tls=_tls(tls_certificate, tls_key, tls_ca),
+                insecure=insecure,
+                log_file=log_file,
+                access_log=access_log,
+                trace_url=trace_url,
+                backend_directory=backend_directory,
+                ready_timeout_s=ready_timeout,
+                triton_flags=triton_flag or (),
+                pass_env=pass_env or (),
+                open_http=open_http,
+            ) as serving:
                 ready = True
-                _announce(server, status_server.url, as_json=as_json)
-                supervisor.run()
+                _announce(serving, as_json=as_json)
+                serving.run()
         except _Terminated:
             if not ready:
                 raise typer.Exit(_EXIT_TERMINATED) from None
@@ -151,6 +171,49 @@ def serve(
             if not ready:
                 raise
     typer.echo("stopped", err=True)
+
+
+def reload(
+    repository: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Model repository that `twinspire serve` serves.")
+    ] = Path("model_repository"),
+    rollback: Annotated[
+        bool, typer.Option("--rollback", help="Return to what was served before the last reload.")
+    ] = False,
+    keep: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Number of earlier releases to keep for --rollback.")
+    ] = 1,
+    state: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The folder that `twinspire serve` was given as --state.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Let a running `twinspire serve` take what was built last, without losing a request.
+
+    The new models are loaded beside those that are served and have to answer the probes of their bundle. Where they do
+    not, they are refused with exit status 1, and the server goes on as before.
+    """
+    from twinspire_server.triton.control import send_command
+    from twinspire_server.triton.releases import releases_folder
+
+    outcome = send_command(
+        releases_folder(repository) if state is None else state,
+        {"command": "reload", "rollback": rollback, "keep": keep},
+        progress=lambda text: typer.echo(text, err=True),
+        repository=repository,
+    )
+    if as_json:
+        print_json(outcome)
+    else:
+        served = ", ".join(f"{model} version {version}" for model, version in outcome["serving"].items())
+        if outcome["taken"]:
+            typer.echo(f"serving {served} after {outcome['took_s']:.1f} s")
+        else:
+            typer.echo(f"refused, still serving {served}: {outcome['reason']}")
+        for note in outcome["notes"]:
+            typer.echo(f"warning: {note}", err=True)
+    if not outcome["taken"]:
+        raise typer.Exit(_EXIT_REFUSED)
 
 
 def _tls(certificate: Path | None, key: Path | None, client_ca: Path | None) -> ServerTls | None:
@@ -165,14 +228,15 @@ def _tls(certificate: Path | None, key: Path | None, client_ca: Path | None) -> 
     return ServerTls(certificate=certificate, key=key, client_ca=client_ca)
 
 
-def _announce(server: TritonServer, status_url: str, *, as_json: bool) -> None:
+def _announce(serving: Serving, *, as_json: bool) -> None:
+    server = serving.server
     if as_json:
         print_json(
             {
                 "grpc": server.grpc_url,
-                "http": server.http_url,
-                "metrics": server.metrics_url,
-                "status": status_url,
+                "http": serving.http_url,
+                "metrics": serving.metrics_url,
+                "status": serving.status_url,
                 "log": printable(server.log_file),
                 "pid": server.pid,
                 "models": list(server.models),
@@ -184,9 +248,9 @@ def _announce(server: TritonServer, status_url: str, *, as_json: bool) -> None:
     typer.echo(f"Triton {server.version} ({server.origin}) serves {', '.join(server.models)}")
     for name, address in (
         ("gRPC", f"{server.grpc_url}{_access(server)}"),
-        ("HTTP", server.http_url),
-        ("metrics", server.metrics_url),
-        ("status", f"{status_url}/metrics /readyz /livez"),
+        ("HTTP", serving.http_url),
+        ("metrics", serving.metrics_url),
+        ("status", f"{serving.status_url}/metrics /readyz /livez"),
         ("log", printable(server.log_file)),
     ):
         typer.echo(f"{name:<8} {address}")

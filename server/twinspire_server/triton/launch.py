@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 import time
 from contextlib import closing
 from dataclasses import dataclass
@@ -14,9 +15,9 @@ from twinspire.errors import ServerError, ServerUnavailableError
 from twinspire_server.repository.telemetry import ACCESS_LOG
 from twinspire_server.triton import logs
 from twinspire_server.triton.environment import available_backends, check_backends
-from twinspire_server.triton.locate import TritonInstall, find_triton
+from twinspire_server.triton.locate import TritonInstall, find_triton, triton_version
 from twinspire_server.triton.logs import ServerLog
-from twinspire_server.triton.options import ServerTls, flags, new_key
+from twinspire_server.triton.options import ServerTls, check_open_http, flags, new_key
 from twinspire_server.triton.ports import LOOPBACK, Ports, local_address, port_taken_error
 from twinspire_server.triton.process import TritonProcess, describe_status
 
@@ -32,7 +33,7 @@ _TRITON_LINE = re.compile(r"^[IWE]\d{4} \d\d:", re.MULTILINE)
 
 @dataclass(frozen=True, kw_only=True)
 class LaunchOptions:
-    """What every start of one server has in common: see `TritonServer`."""
+    """What every start of one server has in common: see `TritonServer`. `aborted` ends a start, from another thread."""
 
     repository: Path
     models: tuple[str, ...]
@@ -44,7 +45,10 @@ class LaunchOptions:
     pass_env: tuple[str, ...]
     backend_directory: Path | None
     ready_timeout_s: float
+    open_http: bool = False
     access_log: Path | None
+    connection_age_s: float | None = None
+    aborted: threading.Event | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +81,8 @@ def launch(options: LaunchOptions, ports: Ports, log: ServerLog) -> ReadyServer:
     or log that cannot be used. In all these cases no process is left.
     """
     install = find_triton()
+    if options.open_http:
+        check_open_http(triton_version(install), install.origin)
     backends = available_backends(install, options.backend_directory)
     check_backends(options.repository, options.models, install, backends)
     for attempt in range(1, _ATTEMPTS + 1):
@@ -104,8 +110,11 @@ def _attempt(options: LaunchOptions, install: TritonInstall, ports: Ports, log: 
         http_port=ports.http,
         grpc_port=ports.grpc,
         metrics_port=ports.metrics,
+        open_http=options.open_http,
     )
     arguments += ["--reuse-grpc-port=true"] if options.reuse_grpc_port else []
+    if options.connection_age_s is not None:
+        arguments.append(f"--grpc-max-connection-age={round(options.connection_age_s * 1000)}")
     arguments += [*(options.tls.flags() if options.tls is not None else []), *options.further_flags]
     log.open()
     try:
@@ -151,6 +160,8 @@ def _wait_until_ready(process: TritonProcess, options: LaunchOptions, ports: Por
             raise _ChanceError(failure) if _LOST_RACE in text else failure
         if version is not None:
             return version
+        if options.aborted is not None and options.aborted.is_set():
+            raise ServerError(f"the start of Triton on {options.repository} was interrupted")
         if time.monotonic() > deadline_s:
             limit = f"{options.ready_timeout_s:g} s (--ready-timeout)"
             raise ServerUnavailableError(

@@ -67,6 +67,11 @@ def find_triton() -> TritonInstall:
     return _installed(Path(on_path))
 
 
+def triton_version(install: TritonInstall) -> tuple[int, ...] | None:
+    """Return major and minor version of an installed Triton, None where it is not known."""
+    return _version_of(install.executable) if install.stub is None else _WHEEL_VERSION
+
+
 def _version_of(executable: Path) -> tuple[int, ...] | None:
     """Read the version of an installed Triton from NVIDIA's file beside `bin`; None where it is missing."""
     try:

@@ -27,6 +27,10 @@ _RESTRICTED_GRPC = ("shared-memory", "logging", "trace", "model-repository")
 _RESTRICTED_HTTP = (*_RESTRICTED_GRPC, "inference", "statistics", "model-config")
 """Over gRPC, inference and what clients ask about models stay open; over HTTP only health and names."""
 
+HTTP_SINCE, HTTP_RELEASE = (2, 73), "26.09"
+"""The first Triton whose HTTP inference may be opened, and its release. Requests to it crash or fill up earlier ones;
+the last fault that is known: https://github.com/triton-inference-server/server/pull/8925"""
+
 _FLAG = re.compile(r"(?:--)?(?P<name>[a-z][a-z0-9-]*)(?P<value>=.*)?", re.DOTALL)
 _REASONS = {
     "twinspire recognises its server by it": "id",
@@ -40,6 +44,7 @@ _REASONS = {
     "the address is set by --host": "grpc-address",
     "the port is set by --grpc-port": "grpc-port",
     "it is set by --reuse-grpc-port": "reuse-grpc-port",
+    "it is set by --connection-age": "grpc-max-connection-age",
     "the address is set by --metrics-host": "metrics-address",
     "the port is set by --metrics-port": "metrics-port",
     "twinspire asks all three services whether the server is ready": "allow-http allow-grpc allow-metrics",
@@ -114,8 +119,11 @@ def flags(
     http_port: int = 8000,
     grpc_port: int = 8001,
     metrics_port: int = 8002,
+    open_http: bool = False,
 ) -> list[str]:
     """List the flags of a server for `repository`; `host` is for gRPC, `key` opens what is restricted.
+
+    With `open_http` inference over HTTP needs no key.
 
     HTTP listens on this machine alone: a body of many small chunks takes 170 times its size in memory (2.51), on any
     endpoint, before the key is checked.
@@ -124,6 +132,7 @@ def flags(
     are. Without `--disable-auto-complete-config` Triton would start each Python model once more to ask it for its
     config, 1.2 s each.
     """
+    restricted_http = [api for api in _RESTRICTED_HTTP if not (open_http and api == "inference")]
     return [
         f"--model-repository={repository}",
         "--model-control-mode=none",
@@ -137,9 +146,22 @@ def flags(
         f"--grpc-port={grpc_port}",
         f"--metrics-address={metrics_host}",
         f"--metrics-port={metrics_port}",
-        f"--http-restricted-api={','.join(_RESTRICTED_HTTP)}:{ADMIN_HEADER}={key}",
+        f"--http-restricted-api={','.join(restricted_http)}:{ADMIN_HEADER}={key}",
         f"--grpc-restricted-protocol={','.join(_RESTRICTED_GRPC)}:{ADMIN_HEADER}={key}",
     ]
+
+
+def check_open_http(version: tuple[int, ...] | None, origin: str) -> None:
+    """Raise InputError unless inference over HTTP may be opened on a Triton of this version, None where unknown."""
+    if version is not None and version >= HTTP_SINCE:
+        return
+    found = "of unknown version" if version is None else ".".join(map(str, version))
+    raise InputError(
+        f"--open-http on Triton {found} ({origin}): expected {'.'.join(map(str, HTTP_SINCE))} (release "
+        f"{HTTP_RELEASE}) or later, since HTTP requests crash earlier ones (SECURITY.md). Leave it out and use gRPC, "
+        "put an HTTP gateway in front of gRPC, or put a newer tritonserver on PATH",
+        option="open_http",
+    )
 
 
 def trace_flags(url: str | None) -> list[str]:

@@ -62,18 +62,55 @@ class Ports:
         with ExitStack() as held:  # all at once, so that they differ
             for field in sorted(fields(self), key=lambda field: getattr(self, field.name) == 0):
                 number = getattr(self, field.name)
-                bound = held.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
-                bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as Triton does: closed connections linger
-                is_shared = field.name == "grpc" and reuse_grpc
-                bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, is_shared)
-                try:
-                    bound.bind((hosts[field.name], number))
-                    if not is_shared:  # it would receive connections for the other server
-                        bound.listen()
-                except OSError as error:
-                    raise bind_error(error, field.name, number, hosts[field.name]) from error
+                host_of = hosts[field.name]
+                if field.name == "grpc" and reuse_grpc:  # listening, it would receive connections for the other server
+                    bound = held.enter_context(bound_socket(field.name, host_of, number, shared=True))
+                else:
+                    bound = held.enter_context(listening_socket(field.name, host_of, number))
                 picked[field.name] = bound.getsockname()[1]
         return Ports(**picked)
+
+
+def bound_socket(name: str, host: str, port: int, *, shared: bool = False, reuse_address: bool = True) -> socket.socket:
+    """Return a TCP socket bound to an address; `shared` lets other sockets that share the port have it too.
+
+    With `reuse_address`, as Triton binds, connections that were closed a moment ago do not count as taking the port.
+    Raises as `Ports.claim` does.
+    """
+    bound = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, reuse_address)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, shared)
+    try:
+        bound.bind((host, port))
+    except OSError as error:
+        bound.close()
+        raise bind_error(error, name, port, host) from error
+    return bound
+
+
+def listening_socket(name: str, host: str, port: int) -> socket.socket:
+    """Return a TCP socket that listens on an address. Raises as `Ports.claim` does."""
+    bound = bound_socket(name, host, port)
+    try:
+        bound.listen()
+    except OSError as error:
+        bound.close()
+        raise bind_error(error, name, port, host) from error
+    return bound
+
+
+def reserve_port(name: str, host: str, port: int, *, shared: bool) -> socket.socket:
+    """Bind a port for servers that will share it, and keep other programs from taking it until `close`.
+
+    The socket does not listen, so that it receives no connections. A port of 0 picks a free one. `shared`: other
+    servers that share the port may have it already. Raises as `Ports.claim` does.
+    """
+    try:
+        reserved = bound_socket(name, host, port, shared=shared, reuse_address=False)
+    except ServerError:  # taken, or by nothing but connections that were closed a moment ago
+        reserved = bound_socket(name, host, port, shared=shared)
+    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    return reserved
 
 
 def port_taken_error(name: str, number: int, host: str) -> ServerError:

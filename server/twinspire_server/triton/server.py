@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from twinspire._arguments import as_list
 from twinspire.errors import InputError, ServerError
@@ -22,11 +25,14 @@ class TritonServer:
     `repository` is a folder of models; ports of 0 pick free ones. `host` is the IPv4 address that gRPC listens on and
     `metrics_host` that of the metrics; HTTP is for this machine alone. `tls` encrypts gRPC; an address that other
     machines reach needs it, or `insecure`. With `reuse_grpc_port` servers may share the gRPC port, so that one takes
-    over from another without a break. `log_file` is appended to; without one the log is a temporary file that is
-    removed at the end, unless the server failed. `triton_flags` are passed on (`log-verbose=1`), as are the environment
-    variables that `pass_env` names. `backend_directory` is a folder of further Triton backends, used beside its own.
+    over from another without a break. Clients are asked to connect anew every `connection_age_s`, give or take 10%, so
+    that they find the other one; None does not ask them. `log_file` is appended to; without one the log is a temporary
+    file that is removed at the end, unless the server failed. `triton_flags` are passed on (`log-verbose=1`), as are
+    the environment variables that `pass_env` names. `backend_directory` is a folder of further Triton backends, used
+    beside its own.
     `access_log` is a file that the models append a line of JSON to for each request. `trace_url` is the OTLP address
-    that Triton sends the spans of requests to whose clients trace them: `http://127.0.0.1:4318/v1/traces`.
+    that Triton sends the spans of requests to whose clients trace them: `http://127.0.0.1:4318/v1/traces`. `open_http`
+    opens inference over HTTP to programs of this machine, on a Triton without the known faults.
     The server does not outlive this process, however it ends. `start` may be called again after `stop`, and after the
     server died. Raises `InputError` for a repository without models, impossible ports, an open address without TLS, and
     flags that twinspire sets itself.
@@ -44,16 +50,18 @@ class TritonServer:
         tls: ServerTls | None = None,
         insecure: bool = False,
         reuse_grpc_port: bool = False,
+        connection_age_s: float | None = None,
         log_file: Path | None = None,
         backend_directory: Path | None = None,
         ready_timeout_s: float = 120,
         triton_flags: Sequence[str] = (),
         pass_env: Sequence[str] = (),
+        open_http: bool = False,
         access_log: Path | None = None,
         trace_url: str | None = None,
     ) -> None:
         self.repository = repository.absolute()
-        self.models = _models(self.repository)
+        self.models = check_repository(self.repository)
         self.host = checked_address(host)
         self.metrics_host = checked_address(metrics_host)
         self.tls = tls
@@ -78,10 +86,12 @@ class TritonServer:
             metrics_host=self.metrics_host,
             tls=tls,
             reuse_grpc_port=reuse_grpc_port,
+            connection_age_s=connection_age_s,
             further_flags=(*trace_flags(trace_url), *further_flags(as_list(triton_flags, "Triton flags"))),
             pass_env=tuple(variables),
             backend_directory=backend_directory.absolute() if backend_directory is not None else None,
             ready_timeout_s=ready_timeout_s,
+            open_http=open_http,
             access_log=checked_log(access_log),
         )
         self._requested = Ports(http=http_port, grpc=grpc_port, metrics=metrics_port)
@@ -106,6 +116,30 @@ class TritonServer:
         self._start(self._requested)
         return self
 
+    def candidate(self, repository: Path, *, aborted: threading.Event) -> TritonServer:
+        """Return a server of another repository with this one's options, to try it out: it is not started yet.
+
+        Only this machine reaches it, on free ports and without TLS. `aborted` ends its start with a ServerError.
+        """
+        options = {"host": LOOPBACK, "metrics_host": LOOPBACK, "tls": None, "reuse_grpc_port": False}
+        return self._other(repository, Ports(http=0, grpc=0, metrics=0), aborted=aborted, **options)
+
+    def successor(self, repository: Path, *, aborted: threading.Event) -> TritonServer:
+        """Return a server of another repository that shares this one's gRPC port: it is not started yet.
+
+        Raises InputError where this one does not share its port.
+        """
+        if not self._options.reuse_grpc_port:
+            raise InputError("this server does not share its gRPC port: start it with reuse_grpc_port=True")
+        return self._other(repository, Ports(http=0, grpc=self.ports.grpc, metrics=0), aborted=aborted)
+
+    def adopt(self, successor: TritonServer) -> TritonServer:
+        """Become a started successor; return what this one was, which still runs and is to be stopped."""
+        former = copy.copy(self)
+        for name in ("repository", "models", "_options", "_requested", "_log", "_process", "_ready"):
+            setattr(self, name, getattr(successor, name))
+        return former
+
     def restart(self) -> None:
         """Start the server again on its ports and with the same log; one that still runs is killed first.
 
@@ -120,14 +154,17 @@ class TritonServer:
         if self._process is not None:
             self._process.end(kill=True)
 
-    def stop(self) -> None:
-        """End the server: requests in flight get 10 s to finish, then it is killed. Does nothing when called again."""
+    def stop(self, *, kill: bool = False) -> None:
+        """End the server: requests in flight get 10 s to finish, then it is killed. Does nothing when called again.
+
+        With `kill` it is killed at once.
+        """
         if self._process is None:
             return
         process, self._process = self._process, None
         has_died = process.poll() is not None
         try:
-            process.end()
+            process.end(kill=kill)
         finally:
             if not has_died:
                 self._log.discard()
@@ -227,13 +264,22 @@ class TritonServer:
         assert self._ready is not None, "start the server first"
         return self._ready
 
+    def _other(self, repository: Path, ports: Ports, **options: Any) -> TritonServer:  # noqa: ANN401 - of LaunchOptions
+        other = copy.copy(self)
+        other.repository, other.models = repository, check_repository(repository)
+        other._options = replace(self._options, repository=other.repository, models=other.models, **options)
+        other._requested, other._process, other._ready = ports, None, None
+        other._log = ServerLog(None if self._log.is_temporary else self._log.path)
+        return other
+
     def _start(self, ports: Ports) -> None:
         self._process = None
         self._ready = launch(self._options, ports, self._log)
         self._process = self._ready.process
 
 
-def _models(repository: Path) -> tuple[str, ...]:
+def check_repository(repository: Path) -> tuple[str, ...]:
+    """Return the names of a repository's models. Raises InputError where Triton cannot serve it."""
     if any(character.isspace() for character in str(repository)):
         # The Python backend hands the path to its processes in a command line that it splits at spaces: they die with
         # "stol", and the server waits for them.

@@ -49,9 +49,9 @@ class Supervisor:
         self._max_restarts = as_whole(max_restarts, "max_restarts", minimum=0)
         self._server, self._report = server, report
         self._canary = canary
-        checks = {} if canary is None else {name: ready_check(server.repository / name) for name in server.models}
-        self._ready_checks = {name: request for name, request in checks.items() if request is not None}
         self._stopped = threading.Event()
+        self._handover: _Handover | None = None
+        self._handing_over = threading.Lock()
         self._cause = RestartCause.ENDED
         self.restarts = dict.fromkeys(RestartCause, 0)
         """How often the server was restarted since `run` began, by cause."""
@@ -59,6 +59,20 @@ class Supervisor:
     def stop(self) -> None:
         """Let `run` return, after a start that is under way. The server goes on."""
         self._stopped.set()
+
+    def hand_over(self, successor: TritonServer, *, aborted: threading.Event) -> TritonServer | None:
+        """Let `run` adopt a started successor; return the server that it was, still to be stopped.
+
+        None where `aborted` is set before `run` has done so. For another thread than that of `run`.
+        """
+        handover = _Handover(successor)
+        self._handover = handover
+        while not handover.done.wait(_POLL_S):
+            if aborted.is_set():
+                with self._handing_over:
+                    self._handover = None
+                break
+        return handover.former
 
     def run(self) -> None:
         """Supervise until `stop`; when no restart is left, raise what ended the server or kept it from starting."""
@@ -75,9 +89,9 @@ class Supervisor:
                 restarts += 1
                 self.restarts[self._cause] += 1
                 self._report(f"{failure}\nRestart {restarts} of at most {self._max_restarts} in {wait_s:g} s")
-                if self._stopped.wait(wait_s):
+                if self._pause(wait_s):
                     return
-                failure = self._restart()
+                failure = None if self._adopt() else self._restart()
             started_s = time.monotonic()
             self._report(f"Triton serves again at {self._server.grpc_url}")
 
@@ -92,14 +106,24 @@ class Supervisor:
 
     def _failure(self) -> ServerError | None:
         """Wait until the server has ended, or end it where a model hangs; return why. None where `stop` was called."""
+        while not self._stopped.is_set():
+            failure = self._watch()
+            if failure is not None:
+                return failure
+            self._adopt()
+        return None
+
+    def _watch(self) -> ServerError | None:
+        """Return why the server has ended; None where `stop` was called or a successor waits."""
         hung: SimpleQueue[str] = SimpleQueue()
+        checks = {name: ready_check(self._server.repository / name) for name in self._server.models}
         canaries = [
             Canary(name, request, self._server, self._canary, on_failure=hung.put)
-            for name, request in self._ready_checks.items()
-            if self._canary is not None
+            for name, request in checks.items()
+            if request is not None and self._canary is not None
         ]
         try:
-            while not self._stopped.is_set():
+            while not self._stopped.is_set() and self._handover is None:
                 with suppress(Empty):
                     reason = hung.get(timeout=_POLL_S)
                     self._server.kill()
@@ -113,3 +137,30 @@ class Supervisor:
         finally:
             for canary in canaries:
                 canary.stop()
+
+    def _adopt(self) -> bool:
+        """Adopt the successor that waits, where there is one."""
+        with self._handing_over:
+            handover, self._handover = self._handover, None
+            if handover is None:
+                return False
+            handover.former = self._server.adopt(handover.successor)
+            handover.done.set()
+            return True
+
+    def _pause(self, limit_s: float) -> bool:
+        """Wait, no longer than until a successor is there; return whether `stop` was called."""
+        deadline_s = time.monotonic() + limit_s
+        while self._handover is None and (left_s := deadline_s - time.monotonic()) > 0:
+            if self._stopped.wait(min(left_s, _POLL_S)):
+                return True
+        return self._stopped.is_set()
+
+
+class _Handover:
+    """A successor that waits to be adopted, and the server that it replaced."""
+
+    def __init__(self, successor: TritonServer) -> None:
+        self.successor = successor
+        self.former: TritonServer | None = None
+        self.done = threading.Event()

@@ -16,7 +16,7 @@ from twinspire.cli.shared import EXIT_SOME_FAILED, JsonOption, printable
 from twinspire.errors import InputError
 
 if TYPE_CHECKING:
-    from twinspire.bundle import Bundle
+    from twinspire.bundle import BundleDescription
     from twinspire.ingest import MigrationReport
 
 
@@ -81,7 +81,7 @@ def migrate(
             {"id": lost.id, "uri": printable(lost.uri), "kind": lost.kind.value, "cause": lost.cause}
             for lost in report.lost
         ]
-        made_by = {"name": bundle.name, "path": printable(Path(bundle.path).absolute())}
+        made_by = {"name": bundle.name, "path": printable(options.bundle.absolute())}
         print_index_json(index, {**document, "dry_run": dry_run, "bundle": made_by, "elapsed_s": round(elapsed_s, 3)})
     else:
         _print(index, report, bundle, elapsed_s, dry_run=dry_run)
@@ -89,7 +89,7 @@ def migrate(
         raise typer.Exit(EXIT_SOME_FAILED)
 
 
-def _print(index: Path, report: MigrationReport, bundle: Bundle, elapsed_s: float, *, dry_run: bool) -> None:
+def _print(index: Path, report: MigrationReport, bundle: BundleDescription, elapsed_s: float, *, dry_run: bool) -> None:
     rate = (
         f" in {elapsed_s:.1f} s ({report.encoded / elapsed_s:,.1f} items/s)" if report.encoded and not dry_run else ""
     )

@@ -4,8 +4,17 @@ from __future__ import annotations
 
 from twinspire.towers.triton.async_towers import AsyncTritonTowers
 from twinspire.towers.triton.counters import ClientCounters, ServerCounters
+from twinspire.towers.triton.description import describe_server
 from twinspire.towers.triton.options import TlsOptions
 from twinspire.towers.triton.statistics import ModelStatistics
 from twinspire.towers.triton.towers import TritonTowers
 
-__all__ = ["AsyncTritonTowers", "ClientCounters", "ModelStatistics", "ServerCounters", "TlsOptions", "TritonTowers"]
+__all__ = [
+    "AsyncTritonTowers",
+    "ClientCounters",
+    "ModelStatistics",
+    "ServerCounters",
+    "TlsOptions",
+    "TritonTowers",
+    "describe_server",
+]

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twinspire._arguments import as_whole
-from twinspire.bundle import Bundle, Tower
+from twinspire.bundle import BundleDescription, Tower
 from twinspire.errors import EngineError
 from twinspire.towers.protocol import Towers
 from twinspire.towers.triton.options import TlsOptions
@@ -37,7 +37,7 @@ class AsyncTritonTowers(RemoteTowers):
     def __init__(
         self,
         url: str | Sequence[str],
-        bundle: Bundle,
+        bundle: BundleDescription,
         *,
         name: str | None = None,
         deadline_s: float = 30.0,

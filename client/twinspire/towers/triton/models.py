@@ -9,7 +9,7 @@ extensions of it.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tritonclient.grpc import model_config_pb2, service_pb2
 
 from twinspire._arguments import printable
-from twinspire.bundle import Bundle, Tower
+from twinspire.bundle import BundleDescription, Tower
 from twinspire.contract import EMBEDDING, FREE, TensorSpec, text_input
 from twinspire.errors import EngineError, ServerError, SpaceMismatchError
 from twinspire.towers.triton.statistics import ModelStatistics
@@ -35,12 +35,13 @@ class InspectedModel:
     """One tower on a server: its model's name, the most rows of a request, its precision.
 
     `text_lengths` are the lengths that texts are padded to, ascending, the context the last; the image tower has none.
+    Models that differ in precision alone are equal: a server may take another one during a call.
     """
 
     name: str
     max_batch: int
     text_lengths: tuple[int, ...]
-    precision: str
+    precision: str = field(compare=False)
 
 
 def largest_response_bytes(numbers: int) -> int:
@@ -48,7 +49,7 @@ def largest_response_bytes(numbers: int) -> int:
     return LARGEST_BATCH * numbers * 4 + 2**20
 
 
-def read_model(config: Any, name: str, tower: Tower, bundle: Bundle, *, address: str) -> InspectedModel:
+def read_model(config: Any, name: str, tower: Tower, bundle: BundleDescription, *, address: str) -> InspectedModel:
     """Read the `ModelConfig` message of the model `name`.
 
     Raises SpaceMismatchError where the model is of another space than the bundle, ServerError where its tensors,
@@ -65,8 +66,8 @@ def read_model(config: Any, name: str, tower: Tower, bundle: Bundle, *, address:
         raise failed(f"has no parameter 'space', which names its embeddings' space. {_BUILD}")
     if space != bundle.space:
         raise SpaceMismatchError(
-            f"{where} is of another space than the bundle {bundle.name!r} at {bundle.path}: it serves another bundle. "
-            f"{_BUILD}, or open the bundle that it serves",
+            f"{where} is of another space than the bundle {bundle.name!r} at {bundle.location}: it serves another "
+            f"bundle. {_BUILD}, or open the bundle that it serves",
             expected=bundle.space,
             found=printable(space, limit=_SHOWN_CHARACTERS),
         )
@@ -86,7 +87,7 @@ def read_model(config: Any, name: str, tower: Tower, bundle: Bundle, *, address:
     return InspectedModel(name, min(config.max_batch_size, LARGEST_BATCH), lengths, precision)
 
 
-def _contract_violation(config: Any, tower: Tower, bundle: Bundle) -> str | None:
+def _contract_violation(config: Any, tower: Tower, bundle: BundleDescription) -> str | None:
     """Return how a model's batching, inputs or outputs differ from the contract, None where they do not."""
     if config.max_batch_size < 1:
         return f"its max_batch_size is {config.max_batch_size}, expected at least 1"

@@ -14,6 +14,10 @@ from twinspire.errors import InputError
 LONGEST_DEADLINE_S = 1e9
 """30 years: gRPC treats a deadline that overflows its clock as one that has passed."""
 
+OPENING_S = 10.0
+"""The longest wait for a server at opening: one that restarts is back by then, otherwise the address is probably
+wrong."""
+
 _ADDRESS = re.compile(r"(?P<host>[^\s/:\[\]]+|\[[0-9a-fA-F:.%\w]+\]):(?P<port>[0-9]{1,5})")
 
 
@@ -55,6 +59,16 @@ def checked_address(url: str) -> str:
             option="url",
         )
     return url
+
+
+def checked_deadline(value: float) -> float:
+    """Return a deadline in seconds. Raises InputError unless it is a number above 0, at most `LONGEST_DEADLINE_S`."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= LONGEST_DEADLINE_S:
+        raise InputError(
+            f"deadline_s {value!r}: expected a number of seconds above 0, at most {LONGEST_DEADLINE_S:g}",
+            option="deadline_s",
+        )
+    return float(value)
 
 
 def checked_addresses(url: str | Sequence[str]) -> tuple[str, ...]:

@@ -91,6 +91,8 @@ def error_of(code: grpc.StatusCode, details: str, channel: Connection, deadline:
             return unavailable(f"is not available ({message}). Is it running and ready?{hint}")
         case grpc.StatusCode.NOT_FOUND if channel.models_seen or _UNLOADED in details:
             return unavailable(f"has lost its models ({message}). Is it being stopped?")
-        case grpc.StatusCode.CANCELLED | grpc.StatusCode.DEADLINE_EXCEEDED:
+        case grpc.StatusCode.CANCELLED:  # by a server that stops: what the client cancels never comes here
+            return unavailable(f"cancelled the request ({message}). Is it being stopped?")
+        case grpc.StatusCode.DEADLINE_EXCEEDED:
             return failed(ServerUnavailableError, f"gave the request up ({message})")
     return failed(ServerRefusedError, f"refused the request ({message})")

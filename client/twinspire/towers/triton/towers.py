@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twinspire._arguments import as_member, as_whole
-from twinspire.bundle import Bundle, Tower
-from twinspire.errors import EngineError, InputError, SpaceMismatchError
+from twinspire.bundle import BundleDescription, Tower
+from twinspire.errors import EngineError, SpaceMismatchError
 from twinspire.towers.batching import InputBatch, row_batches, text_batches
 from twinspire.towers.protocol import Towers
 from twinspire.towers.triton.counters import ClientCounters
-from twinspire.towers.triton.options import LONGEST_DEADLINE_S, TlsOptions, checked_addresses
+from twinspire.towers.triton.options import OPENING_S, TlsOptions, checked_addresses, checked_deadline
 from twinspire.towers.triton.statistics import ModelStatistics
 from twinspire.towers.triton.steps import Steps
 from twinspire.towers.validation import BundleTowers
@@ -27,9 +27,6 @@ if TYPE_CHECKING:  # these load grpc and tritonclient, which importing a name mu
     from twinspire.towers.triton.models import InspectedModel
     from twinspire.towers.triton.retries import Deadline
 
-# The longest wait for a server at opening: one that restarts is back by then, otherwise the address is probably wrong.
-_OPENING_S = 10.0
-
 
 class RemoteTowers(BundleTowers):
     """What `TritonTowers` and `AsyncTritonTowers` have in common: options, and calls as steps that they perform."""
@@ -37,7 +34,7 @@ class RemoteTowers(BundleTowers):
     def __init__(
         self,
         url: str | Sequence[str],
-        bundle: Bundle,
+        bundle: BundleDescription,
         *,
         open_channel: Callable[..., Channel],
         name: str | None,
@@ -56,12 +53,12 @@ class RemoteTowers(BundleTowers):
         self._addresses = checked_addresses(url)
         if fallback is not None and fallback.space != bundle.space:
             raise SpaceMismatchError(
-                f"the fallback is of another space than the bundle {bundle.name!r} at {bundle.path}: open both from "
-                "the same bundle",
+                f"the fallback is of another space than the bundle {bundle.name!r} at {bundle.location}: open "
+                "both from the same bundle",
                 expected=bundle.space,
                 found=fallback.space,
             )
-        self._deadline_s = _checked_seconds(deadline_s)
+        self._deadline_s = checked_deadline(deadline_s)
         in_flight = None if in_flight is None else as_whole(in_flight, "in_flight", minimum=1)
         max_retries = None if max_retries is None else as_whole(max_retries, "max_retries", minimum=0)
         self._send_images_singly = send_images_singly
@@ -144,7 +141,7 @@ class RemoteTowers(BundleTowers):
         return total
 
     def _open(self) -> Steps[None]:
-        return self._group.open(self._begin(limit_s=_OPENING_S))
+        return self._group.open(self._begin(limit_s=OPENING_S))
 
     def _begin(self, *, limit_s: float = math.inf) -> Deadline:
         """Begin a call, of at most `limit_s`.
@@ -205,7 +202,7 @@ class TritonTowers(RemoteTowers):
     def __init__(
         self,
         url: str | Sequence[str],
-        bundle: Bundle,
+        bundle: BundleDescription,
         *,
         name: str | None = None,
         deadline_s: float = 30.0,
@@ -288,12 +285,3 @@ class TritonTowers(RemoteTowers):
 
     def _check_open(self) -> None:
         self._runner.check_open()
-
-
-def _checked_seconds(value: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= LONGEST_DEADLINE_S:
-        raise InputError(
-            f"deadline_s {value!r}: expected a number of seconds above 0, at most {LONGEST_DEADLINE_S:g}",
-            option="deadline_s",
-        )
-    return float(value)
