@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twinspire._batched import BatchPreprocessor
+from twinspire._telemetry import detached_span, span
 from twinspire.audio import AudioItem, AudioLimits, AudioPreprocessor
 from twinspire.bundle import Bundle, Precision, Tower
 from twinspire.errors import AudioError, ImageError, InputError, ItemError, SpaceMismatchError
@@ -170,7 +171,11 @@ class Client:
 
         Raises InputError for anything but a list of str, EngineError and ServerError where the towers fail.
         """
-        return self.towers.encode_texts(self.tokenize(texts))
+        with span("encode", tower=Tower.TEXT):
+            with span("tokenize", tower=Tower.TEXT):
+                sequences = self.tokenize(texts)
+            with span("tower", tower=Tower.TEXT, rows=len(sequences)):
+                return self.towers.encode_texts(sequences)
 
     @overload
     def preprocess(self, items: Iterable[ImageItem], *, on_error: Literal["raise"] = "raise") -> NDArray[np.uint8]: ...
@@ -266,12 +271,14 @@ class Client:
         skipped: list[_Failure] = []
         # Closed explicitly: an error's traceback would keep the decoding threads alive.
         stream = cast("Generator[Any, None, None]", preprocessor.stream(items, batch=MEDIA_BATCH))
-        with closing(stream):
-            for _, rows, errors in stream:
+        with span("encode", tower=tower), closing(stream):
+            while (batch := _next(stream, tower)) is not None:
+                _, rows, errors = batch
                 if errors and on_error == "raise":
                     raise errors[0]
                 skipped += errors
-                parts.append(encode(rows))
+                with span("tower", tower=tower, rows=len(rows)):
+                    parts.append(encode(rows))
         embeddings = np.concatenate(parts)
         return (embeddings, skipped) if on_error == "skip" else embeddings
 
@@ -293,6 +300,19 @@ class Client:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _next(stream: Generator[Any, None, None], tower: Tower) -> Any:  # noqa: ANN401 - positions, rows and errors
+    """Return the next preprocessed batch, None at the end; observed is the time that the call waits for it."""
+    observed = detached_span("preprocess", tower=tower)
+    try:
+        batch = next(stream, None)
+    except BaseException as error:
+        observed.end(error)
+        raise
+    if batch is not None:
+        observed.end()
+    return batch
 
 
 def _opened(bundle: Bundle | str | os.PathLike[str]) -> Bundle:

@@ -19,6 +19,7 @@ import grpc  # type: ignore[import-untyped, unused-ignore]
 from tritonclient.grpc import service_pb2_grpc
 
 from twinspire._arguments import printable
+from twinspire._telemetry import count
 from twinspire.errors import EngineError, ServerError, ServerOverloadedError, ServerRefusedError, ServerUnavailableError
 from twinspire.towers.triton.options import TlsOptions
 
@@ -136,10 +137,12 @@ class Channel:
             for future in futures:  # where waiting was interrupted, or another one failed
                 future.cancel()
 
-    def send(self, method: str, request: Any, deadline: Deadline) -> Any:
-        """Send a request and return its future, which fails at the deadline."""
+    def send(self, method: str, request: Any, deadline: Deadline, *, metadata: Sequence[tuple[str, str]] = ()) -> Any:
+        """Send a request, with gRPC metadata, and return its future, which fails at the deadline."""
         try:
-            return getattr(self._stub, method).future(request, timeout=deadline.left_s)
+            return getattr(self._stub, method).future(
+                request, timeout=deadline.left_s, metadata=tuple(metadata) or None
+            )
         except ValueError as error:  # what gRPC raises for a closed channel
             self.check_open()
             message = f"a request to the server at {self.address} could not be sent: {error}"
@@ -155,7 +158,9 @@ class Channel:
         try:
             response = future.result()
         except (grpc.RpcError, grpc.FutureCancelledError) as error:
-            raise self._translated(error, deadline) from error
+            translated = self._translated(error, deadline)
+            count("failures", reason=_failure_reason(translated))
+            raise translated from error
         if response is None:  # status OK without a message
             raise EngineError(
                 f"the server at {self.address} sent an empty response: expected a message of Triton's protocol"
@@ -224,3 +229,18 @@ class Channel:
         """Close the channel: what is in flight fails. Closing twice does nothing."""
         self.closed.set()
         self._channel.close()
+
+
+def _failure_reason(error: Exception) -> str:
+    """Return the reason of a failed request for metrics."""
+    if isinstance(error, DeadlinePassedError):
+        return "deadline"
+    cause = error.error if isinstance(error, TransientServerError) else error
+    for kind, reason in (
+        (ServerOverloadedError, "overloaded"),
+        (ServerUnavailableError, "unavailable"),
+        (ServerRefusedError, "refused"),
+    ):
+        if isinstance(cause, kind):
+            return reason
+    return "error"

@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator, Iterator
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
+from twinspire._telemetry import count
 from twinspire.errors import ServerUnavailableError
 from twinspire.towers.triton.channel import Channel, Deadline, DeadlinePassedError, TransientServerError
 
@@ -66,6 +67,7 @@ class RetryPolicy:
                 return action()
             except TransientServerError as failure:
                 self.wait(failure)
+                count("retries")
             except DeadlinePassedError as passed:
                 raise self.deadline_error() from passed.__cause__
 
@@ -138,7 +140,11 @@ def exchange(
     try:
         while True:
             while failure is None and window.has_room(len(pending), rows_pending):
-                batch = failed.pop() if failed else next(batches, None)
+                if failed:
+                    batch: Sent | None = failed.pop()
+                    count("retries")
+                else:
+                    batch = next(batches, None)
                 if batch is None:
                     break
                 future = send(batch)

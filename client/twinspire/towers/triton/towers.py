@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -14,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twinspire._arguments import as_member, as_whole
+from twinspire._telemetry import detached_span
 from twinspire.bundle import Bundle, Tower
 from twinspire.errors import EngineError, InputError, ServerError, ServerOverloadedError
 from twinspire.towers.batching import InputBatch, row_batches, text_batches
@@ -205,10 +208,15 @@ class TritonTowers(BundleTowers):
         model, spec = state.models[tower], self._bundle.input_spec(tower)
         source = f"the {tower} tower ({model.name} on {self._address})"
         is_trusted = True
+        call_id, numbers = uuid.uuid4().hex[:16], itertools.count(1)
 
         def send(batch: InputBatch) -> Any:  # noqa: ANN401 - grpc.Future
-            request = infer_request(model.name, spec, batch.array, timeout_s=deadline.left_s)
-            return self._channel.send("ModelInfer", request, deadline)
+            request_id = f"{call_id}-{next(numbers)}"
+            request = infer_request(model.name, spec, batch.array, timeout_s=deadline.left_s, request_id=request_id)
+            observed = detached_span("request", tower=tower, model=model.name, rows=len(batch.array), id=request_id)
+            future = self._channel.send("ModelInfer", request, deadline, metadata=observed.context())
+            future.add_done_callback(lambda ended: observed.end(_exception(ended)))
+            return future
 
         def inspect() -> _ServerState:
             inspected = self._inspect(deadline, policy)
@@ -249,10 +257,10 @@ class TritonTowers(BundleTowers):
                     embeddings[batch.positions] = check_embeddings(output, shape=shape, source=source, tower=tower)
             if not is_trusted:  # the server may have been replaced during a wait
                 state = inspect()
-        except ServerOverloadedError:
-            raise
-        except ServerError:
-            self._state = None  # at the next call it may be another server
+        except ServerError as error:
+            error.request_id = call_id
+            if not isinstance(error, ServerOverloadedError):
+                self._state = None  # at the next call it may be another server
             raise
         state.heard_at = time.monotonic()
         return embeddings
@@ -306,6 +314,15 @@ class TritonTowers(BundleTowers):
             for (tower, name), answer in zip(self._models.items(), configs, strict=True)
         }
         return _ServerState(models, read_version(server), time.monotonic())
+
+
+def _exception(future: Any) -> BaseException | None:  # noqa: ANN401 - grpc.Future
+    """Return what an ended future raised, also where it was cancelled."""
+    try:
+        error: BaseException | None = future.exception()
+    except Exception as cancelled:
+        return cancelled
+    return error
 
 
 def _checked_seconds(value: float) -> float:
