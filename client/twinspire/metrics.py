@@ -30,6 +30,10 @@ _log = logging.getLogger("twinspire")
 
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 """Upper bounds of the histograms."""
+_KNOWN_LABELS = {
+    "failures": ("overloaded", "unavailable", "refused", "deadline", "error"),
+    "fallbacks": ("local", "server"),
+}
 _SEARCH, _SEARCH_PHASE = "search", "search."
 
 
@@ -75,6 +79,10 @@ class Metrics:
                 registry=registry,
             ),
         }
+        # Without a first value of 0 the first event would be no increase.
+        for name, values in _KNOWN_LABELS.items():
+            for value in values:
+                self._counters[name].labels(value)
         self._indexes = _IndexCollector()
         registry.register(self._indexes)
 
