@@ -52,9 +52,10 @@ class MachineLimits:
         }:
             found.append("the processor has no VNNI: int8 engines may overflow, and auto takes fp32")
         if self.shm_free_bytes is not None and self.shm_free_bytes < _NEEDED_SHM_BYTES:
+            free = f"{self.shm_free_bytes / 2**20:.0f} MiB"
             found.append(
-                f"{_SHARED_MEMORY} has {self.shm_free_bytes / 2**20:.0f} MiB free: Triton's models need 64 MiB and more. Start "
-                "the container with --shm-size=1g"
+                f"{_SHARED_MEMORY} has {free} free, Triton's models need 64 and more: start the container with "
+                "--shm-size=1g"
             )
         if self.open_files < _NEEDED_FILES:
             found.append(f"a process may open {self.open_files} files: raise it with ulimit -n {_NEEDED_FILES}")
