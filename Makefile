@@ -20,18 +20,18 @@ TRITON_BACKEND_SOURCES ?= ../shared/data/triton_onnxruntime_backend
 TRITON_BACKENDS := build/triton_backends
 TRITON_BACKEND := $(TRITON_BACKENDS)/onnxruntime/libtriton_onnxruntime.so
 
-.PHONY: demo docs test test-fast test-container test-gpu-packages test-tensorrt-bindings check bench clean help
+.PHONY: demo docs test test-fast test-container test-gpu-packages test-published-sizes test-tensorrt-bindings check bench clean help
 
 demo: $(VENV)/.run ## draw 500 pictures, index them through Triton, find them in words; writes demo/
 	$(BIN)/twinspire demo -o demo --json demo/demo.json
 
 # The tests of a file share servers and models, so they stay in one process.
 test: $(VENV)/.dev $(TENSORRT_BINDINGS) $(PROMETHEUS)/promtool ## run all tests
-	$(PARALLEL_TESTS) -m "not serial and not gpu_packages"
-	$(BIN)/python -m pytest -m "serial and not gpu_packages"
+	$(PARALLEL_TESTS) -m "not serial and not gpu_packages and not published_sizes"
+	$(BIN)/python -m pytest -m "serial and not gpu_packages and not published_sizes"
 
 test-fast: $(VENV)/.dev ## run the tests that need neither seconds nor a server, between edits
-	$(PARALLEL_TESTS) -m "not slow and not serial and not gpu_packages"
+	$(PARALLEL_TESTS) -m "not slow and not serial and not gpu_packages and not published_sizes"
 
 # Not in CI: downloads 2 GB the first time. The second line runs the same code's other tests with these packages.
 test-gpu-packages: $(GPU_VENV)/.dev ## test the extra gpu on a machine without a GPU, in .venv-gpu
@@ -39,6 +39,10 @@ test-gpu-packages: $(GPU_VENV)/.dev ## test the extra gpu on a machine without a
 	$(GPU_BIN)/python -m pytest tests/client/test_cuda_driver.py tests/client/test_dependencies.py tests/client/test_towers*.py \
 		tests/client/test_auto_selection.py tests/client/test_index_gpu.py tests/client/test_index_kinds.py \
 		tests/client/test_cli_index_build.py tests/client/test_index_snapshots.py tests/server/test_repository_build.py
+
+# Not in CI: half an hour.
+test-published-sizes: $(VENV)/.dev ## export, quantize and run whole models of published sizes with random weights
+	$(BIN)/python -m pytest -m published_sizes tests/export/test_published_sizes.py
 
 test-tensorrt-bindings: $(VENV)/.dev $(TENSORRT_BINDINGS) ## check every call of TensorRT against its bindings
 	$(BIN)/python -m pytest tests/export/test_tensorrt_bindings.py

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from twinspire._lazy import lazy_names
 
 if TYPE_CHECKING:
+    from twinspire.async_client import AsyncClient
     from twinspire.bundle import Bundle
     from twinspire.client import Client
     from twinspire.index import Index
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from twinspire.towers import LocalTowers, TritonTowers
 
 __all__ = [
+    "AsyncClient",
     "Bundle",
     "Client",
     "Index",
@@ -38,6 +40,7 @@ __all__ = [
 __getattr__ = lazy_names(
     __name__,
     {
+        "async_client": ["AsyncClient"],
         "bundle": ["Bundle"],
         "client": ["Client"],
         "index": ["Index"],

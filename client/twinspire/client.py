@@ -2,32 +2,36 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
-from typing import Any, Literal, Self, TypeAlias, TypeVar, cast, overload
+from typing import Any, Literal, Self, TypeVar, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from twinspire._batched import BatchPreprocessor
+from twinspire._client_base import (
+    MEDIA_BATCH,
+    BundleOrPath,
+    ClientBase,
+    OnError,
+    check_on_error,
+    closing_on_error,
+    opened_bundle,
+    opened_fallback,
+    served_bundle,
+)
 from twinspire._telemetry import detached_span, span
-from twinspire.audio import AudioItem, AudioLimits, AudioPreprocessor
-from twinspire.bundle import Bundle, Precision, Tower
-from twinspire.errors import AudioError, ImageError, InputError, ItemError, SpaceMismatchError
-from twinspire.images import ImageItem, ImageLimits, Preprocessor
-from twinspire.text import Tokenizer
+from twinspire.audio import AudioItem, AudioLimits
+from twinspire.bundle import Precision, Tower
+from twinspire.errors import AudioError, ImageError, ItemError
+from twinspire.images import ImageItem, ImageLimits
 from twinspire.towers import LocalTowers, OpenVinoOptions, Provider, TlsOptions, Towers, TritonTowers
 
-OnError: TypeAlias = Literal["raise", "skip"]
-_Part = TypeVar("_Part", Tokenizer, Preprocessor, AudioPreprocessor)
 _Failure = TypeVar("_Failure", bound=ItemError)
 
-# The towers' batch: the next items are decoded while these are encoded.
-MEDIA_BATCH = 32
 
-
-class Client:
+class Client(ClientBase[Towers]):
     """The tokenizer, image preprocessing and towers of one model.
 
     `Client.local(bundle)` runs the engines in this process, `Client.connect(url, bundle)` on a server. The
@@ -43,36 +47,10 @@ class Client:
     Raises SpaceMismatchError where the towers are not of the bundle's space.
     """
 
-    def __init__(
-        self,
-        bundle: Bundle,
-        towers: Towers,
-        *,
-        limits: ImageLimits | None = None,
-        audio_limits: AudioLimits | None = None,
-        threads: int | None = None,
-    ) -> None:
-        if towers.space != bundle.space:
-            raise SpaceMismatchError(
-                f"the towers are of another space than the bundle {bundle.name!r} at {bundle.path}: open both from the "
-                "same bundle",
-                expected=bundle.space,
-                found=towers.space,
-            )
-        self.bundle = bundle
-        self.towers = towers
-        self._limits, self._audio_limits = limits or ImageLimits(), audio_limits or AudioLimits()
-        self._tokenizer = Tokenizer(bundle.tokenizer_path, bundle.text) if Tower.TEXT in bundle.towers else None
-        self._preprocessor = self._audio_preprocessor = None
-        if Tower.IMAGE in bundle.towers:
-            self._preprocessor = Preprocessor(bundle.image, limits=self._limits, threads=threads)
-        if Tower.AUDIO in bundle.towers:
-            self._audio_preprocessor = AudioPreprocessor(bundle.audio, limits=self._audio_limits, threads=threads)
-
     @classmethod
     def local(
         cls,
-        bundle: Bundle | str | os.PathLike[str],
+        bundle: BundleOrPath,
         *,
         precision: Precision | str = "auto",
         provider: Provider | str = "auto",
@@ -88,7 +66,7 @@ class Client:
         anything else. To compute an fp32 engine in bf16: `provider="openvino"` and
         `openvino=OpenVinoOptions(inference_precision=InferencePrecision.BF16)`.
         """
-        opened = _opened(bundle)
+        opened = opened_bundle(bundle)
         towers = LocalTowers(
             opened, precision=precision, provider=provider, threads=threads, streams=streams, openvino=openvino
         )
@@ -97,8 +75,8 @@ class Client:
     @classmethod
     def connect(
         cls,
-        url: str,
-        bundle: Bundle | str | os.PathLike[str],
+        url: str | Sequence[str],
+        bundle: BundleOrPath | None = None,
         *,
         name: str | None = None,
         deadline_s: float = 30.0,
@@ -106,65 +84,36 @@ class Client:
         max_retries: int | None = None,
         tls: TlsOptions | None = None,
         send_images_singly: bool = False,
+        fallback: BundleOrPath | Towers | None = None,
         threads: int | None = None,
         limits: ImageLimits | None = None,
         audio_limits: AudioLimits | None = None,
     ) -> Client:
-        """Run the towers on a Triton Inference Server at `url`, host:port of its gRPC service.
+        """Run the towers on Triton Inference Servers: `url` is host:port of the gRPC service, or a list of several.
 
-        `bundle`, or its path, must be the served bundle: texts, images and sounds are prepared here. See `TritonTowers`
-        for the other arguments, the retries and the errors. Raises BundleError where the bundle is not intact,
-        SpaceMismatchError where the server's models are of another space.
+        `bundle`, or its path, must be the served bundle: texts, images and sounds are prepared here. `fallback`, a
+        bundle of the same space, its path or open towers, computes in this process while no server is available;
+        its engines are opened at once, so that one that cannot be used is an error here and not during an outage.
+        See `TritonTowers` for the other arguments, the retries and the errors. Raises BundleError where a bundle is not
+        intact, SpaceMismatchError where the servers' models or the fallback are of another space, and what
+        `LocalTowers` raises for the fallback.
         """
-        opened = _opened(bundle)
-        towers = TritonTowers(
-            url,
-            opened,
-            name=name,
-            deadline_s=deadline_s,
-            in_flight=in_flight,
-            max_retries=max_retries,
-            tls=tls,
-            send_images_singly=send_images_singly,
-        )
-        try:
+        opened = served_bundle(bundle, fallback)
+        local = opened_fallback(fallback, threads=threads)
+        with closing_on_error(local):
+            towers = TritonTowers(
+                url,
+                opened,
+                name=name,
+                deadline_s=deadline_s,
+                in_flight=in_flight,
+                max_retries=max_retries,
+                tls=tls,
+                send_images_singly=send_images_singly,
+                fallback=local,
+            )
+        with closing_on_error(towers):
             return cls(opened, towers, limits=limits, audio_limits=audio_limits, threads=threads)
-        except BaseException:
-            towers.close()
-            raise
-
-    @property
-    def limits(self) -> ImageLimits:
-        """The largest image that is decoded."""
-        return self._limits
-
-    @property
-    def audio_limits(self) -> AudioLimits:
-        """The largest sound that is read."""
-        return self._audio_limits
-
-    @property
-    def dim(self) -> int:
-        """The embedding's length D."""
-        return self.towers.dim
-
-    @property
-    def vectors_per_item(self) -> int:
-        """Q, how many vectors an image has; 1 for most models. Texts have one."""
-        return self.bundle.vectors_per_item
-
-    @property
-    def space(self) -> str:
-        """The id of the embedding space: vectors are comparable within it only."""
-        return self.towers.space
-
-    def tokenize(self, texts: Sequence[str]) -> list[NDArray[np.int32]]:
-        """Return N texts as N 1-D int32 arrays of token ids, start and end included, without padding.
-
-        A text longer than the context is cut and the end token kept; the first one logs a warning. Raises InputError
-        for anything but a list of str.
-        """
-        return self._required(self._tokenizer, Tower.TEXT).encode(texts)
 
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Encode N texts to (N, D) float32, L2-normalised, in the order given; N may be 0, a text empty.
@@ -191,7 +140,7 @@ class Client:
         The first image that cannot be used raises ImageError with its position and cause. With
         `on_error="skip"` the others are returned, and a list with an ImageError for each skipped one.
         """
-        _check_on_error(on_error)
+        check_on_error(on_error)
         if on_error == "skip":
             return self._required(self._preprocessor, Tower.IMAGE).many_or_skip(items)
         return self._required(self._preprocessor, Tower.IMAGE).many(items)
@@ -234,7 +183,7 @@ class Client:
         others are returned, and a list with an AudioError for each skipped one. Sound files raise
         MissingDependencyError without the package soundfile (extra `audio`).
         """
-        _check_on_error(on_error)
+        check_on_error(on_error)
         preprocessor = self._required(self._audio_preprocessor, Tower.AUDIO)
         return preprocessor.many_or_skip(items) if on_error == "skip" else preprocessor.many(items)
 
@@ -266,7 +215,7 @@ class Client:
         items: Iterable[Any],
         on_error: OnError,
     ) -> NDArray[np.float32] | tuple[NDArray[np.float32], list[_Failure]]:
-        _check_on_error(on_error)
+        check_on_error(on_error)
         parts = [np.zeros((0, *self.bundle.output_spec(tower).shape), np.float32)]
         skipped: list[_Failure] = []
         # Closed explicitly: an error's traceback would keep the decoding threads alive.
@@ -281,15 +230,6 @@ class Client:
                     parts.append(encode(rows))
         embeddings = np.concatenate(parts)
         return (embeddings, skipped) if on_error == "skip" else embeddings
-
-    def _required(self, part: _Part | None, tower: Tower) -> _Part:
-        """Return what prepares a tower's inputs. Raises BundleError where the model does not have the tower."""
-        self.bundle.manifest.tower(tower)
-        assert part is not None
-        return part
-
-    def __repr__(self) -> str:
-        return f"<Client of {self.bundle.name!r}, dim {self.dim}, space {self.space[:12]}: {self.towers!r}>"
 
     def close(self) -> None:
         """Close the towers. Closing twice does nothing."""
@@ -313,17 +253,3 @@ def _next(stream: Generator[Any, None, None], tower: Tower) -> Any:  # noqa: ANN
     if batch is not None:
         observed.end()
     return batch
-
-
-def _opened(bundle: Bundle | str | os.PathLike[str]) -> Bundle:
-    if isinstance(bundle, Bundle):
-        return bundle
-    if not isinstance(bundle, str | os.PathLike):
-        message = f"bundle: expected a Bundle or the path of one, got {bundle!r}. The sample's path: sample_bundle()"
-        raise InputError(message, option="bundle")
-    return Bundle.open(bundle)
-
-
-def _check_on_error(on_error: str) -> None:
-    if on_error not in ("raise", "skip"):
-        raise InputError(f"on_error {on_error!r}: expected 'raise' or 'skip'", option="on_error")

@@ -34,6 +34,7 @@ STATUSES: Mapping[type[errors.TwinspireError], ErrorStatus] = MappingProxyType(
         errors.SpaceMismatchError: ErrorStatus(2, 409, "FAILED_PRECONDITION"),
         errors.IndexStoreError: ErrorStatus(2, 500, "INTERNAL"),
         errors.IndexLockedError: ErrorStatus(2, 503, "UNAVAILABLE"),  # until the other writer has finished
+        errors.IndexReplacedError: ErrorStatus(2, 503, "UNAVAILABLE"),  # until the server has opened it again
         errors.IndexUncertainError: ErrorStatus(2, 500, "UNKNOWN"),
         errors.MissingDependencyError: ErrorStatus(2, 501, "UNIMPLEMENTED"),
         errors.BrokenDependencyError: ErrorStatus(2, 500, "INTERNAL"),

@@ -11,6 +11,7 @@
     ├── SpaceMismatchError       embeddings of two spaces would be compared
     ├── IndexStoreError          the index cannot be read or written
     │   ├── IndexLockedError     another process is writing to it
+    │   ├── IndexReplacedError   it was migrated or replaced since it was opened: open it again
     │   └── IndexUncertainError  a change failed and may have been committed all the same
     ├── MissingDependencyError   an optional package is not installed
     ├── BrokenDependencyError    an optional package is installed and cannot be imported
@@ -121,6 +122,10 @@ class IndexStoreError(TwinspireError):
 
 class IndexLockedError(IndexStoreError):
     """Another process is writing to the index."""
+
+
+class IndexReplacedError(IndexStoreError):
+    """The index was migrated to another space, or replaced by another, since it was opened: open it again."""
 
 
 class IndexUncertainError(IndexStoreError):

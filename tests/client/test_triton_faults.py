@@ -28,7 +28,7 @@ from twinspire.errors import (
     TwinspireError,
 )
 from twinspire.towers import TlsOptions
-from twinspire.towers.triton import towers as triton_towers
+from twinspire.towers.triton import server as triton_server
 
 pytestmark = pytest.mark.slow
 
@@ -397,12 +397,12 @@ def test_a_server_of_another_space_in_its_place_is_refused(
             assert held.under_way.wait(5)
         relay.cut()
         if when == "after a failed call":
-            monkeypatch.setattr(towers, "_max_retries", 0)
+            monkeypatch.setattr(towers._group, "_max_retries", 0)
             with pytest.raises(ServerUnavailableError):
                 towers.encode_images(noise_images(1))
-            monkeypatch.setattr(towers, "_max_retries", 20)
+            monkeypatch.setattr(towers._group, "_max_retries", 20)
         elif when == "while idle":
-            monkeypatch.setattr(triton_towers, "_TRUSTED_S", 0.0)
+            monkeypatch.setattr(triton_server, "_TRUSTED_S", 0.0)
         relay.open(other)
         if when != "during a call":
             call = pool.submit(towers.encode_images, noise_images(1))

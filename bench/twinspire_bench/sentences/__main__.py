@@ -40,7 +40,7 @@ from twinspire_eval.statistics import paired_ratio
 from twinspire_eval.tables import figure, figures_console, figures_table, ratio_cells
 
 _CALIBRATION = 256
-_RUNTIMES = ("int8 cpu f32", "int8 openvino f32", "int8 openvino bf16")
+_RUNTIMES = ("int8 cpu f32", "int8 openvino bf16", "fp32 openvino bf16")
 
 
 def make_task(

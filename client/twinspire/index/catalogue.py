@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from twinspire.errors import IndexStoreError
+from twinspire.errors import IndexReplacedError, IndexStoreError
 from twinspire.index.change import Change, insert_first_row
 from twinspire.index.connections import CATALOGUE_NAME, Connections
 from twinspire.index.digests import tables_checksum
@@ -118,7 +118,10 @@ class Catalogue:
 
     def _check_identity(self, view: View) -> None:
         if view.header.identity != self.identity:
-            raise IndexStoreError(f"the index {self._path.parent} was replaced by another: open it again")
+            raise IndexReplacedError(
+                f"the index {self._path.parent} was migrated to another space, or replaced by another, since it was "
+                "opened: open it again, with the bundle that it names now"
+            )
 
     def _header(self, connection: sqlite3.Connection) -> Header:
         application_id = connection.execute("PRAGMA application_id").fetchone()[0]

@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+import secrets
 import sqlite3
 from collections.abc import Iterable, Sequence
-from dataclasses import astuple, replace
+from dataclasses import astuple, dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from twinspire.errors import IndexStoreError
-from twinspire.index.digests import MOVED_CHECKSUM, SUM_MODULUS, content_sum, item_checksum, pair_sum, row_checksum
+from twinspire.index.digests import (
+    MOVED_CHECKSUM,
+    SUM_MODULUS,
+    content_sum,
+    item_checksum,
+    pair_sum,
+    row_checksum,
+    tables_checksum,
+)
 from twinspire.index.error_mapping import RESTORE
-from twinspire.index.schema import ITEM_COLUMNS, SNAPSHOT_COLUMNS
+from twinspire.index.schema import (
+    ITEM_COLUMNS,
+    SCHEMA_VERSION,
+    SEVERAL_VECTORS_VERSION,
+    SNAPSHOT_COLUMNS,
+    catalogue_table,
+)
 from twinspire.index.view import Commit, Header, SnapshotRow, View, catalogue_row, check_item, is_whole, only_row
 from twinspire.stores.items import BundleReference, Item, ItemKind, encoded_metadata
 from twinspire.stores.text_query import indexed_text
@@ -26,6 +41,22 @@ def _assignments(columns: str) -> str:
 _ROW = ITEM_COLUMNS.split(", ").index("row")
 _INSERT_ITEM = f"INSERT INTO items ({ITEM_COLUMNS}) VALUES ({', '.join('?' * len(ITEM_COLUMNS.split(', ')))})"  # noqa: S608
 _UPDATE_ITEM = f"UPDATE items SET {_assignments(ITEM_COLUMNS)} WHERE id = ?"  # noqa: S608
+
+
+@dataclass(frozen=True, slots=True)
+class NewVectors:
+    """A vector file of `count` rows that takes the place of an index's own, and which row each item has in it."""
+
+    vectors_file: str
+    count: int
+    checksum: int
+    ids: Sequence[int]  # of all items
+    rows: Sequence[int]  # in the order of `ids`
+    space: str
+    dim: int
+    vectors_per_item: int
+    bundle: BundleReference | None
+    snapshot: SnapshotRow | None
 
 
 class Change(View):
@@ -109,29 +140,48 @@ class Change(View):
 
         The snapshot must be rebuilt then: its rows are those of the old file.
         """
-        # In two steps: two items must never have the same row.
-        self._connection.execute(
-            f"UPDATE items SET checksum = {MOVED_CHECKSUM.format(to='(-1 - id)')}, row = -1 - id"  # noqa: S608
-        )
-        self._connection.executemany(
-            f"UPDATE items SET checksum = {MOVED_CHECKSUM.format(to='?1')}, row = ?1 WHERE id = ?2",  # noqa: S608
-            enumerate(ids),
-        )
-        self._connection.execute("DELETE FROM dead")
+        self._place(range(len(ids)), ids)
         snapshot = self.snapshot()
         if snapshot is not None:
             self.put_snapshot(replace(snapshot, name=""))
-        placed = _pairs(range(len(ids)), ids)
-        self._move(
-            replace(
-                self.commit,
-                vectors_file=vectors_file,
-                rows=len(ids),
-                checksum=checksum,
-                placed=placed,
-                dead=_pairs([], []),
-            )
+        self._move(replace(self.commit, vectors_file=vectors_file, rows=len(ids), checksum=checksum))
+
+    def migrate(self, new: NewVectors) -> None:
+        """Give every item its row in another vector file, which may be of another space, dim and count an item.
+
+        The index gets another identity, so that whoever has it open has to open it again. Raises `IndexStoreError` if
+        an item has no row in the file.
+        """
+        if self._connection.execute("SELECT count(*) FROM items").fetchone() != (len(new.ids),):
+            raise IndexStoreError(f"{len(new.ids)} items have a vector of the new space, of {self.commit.items}")
+        self._place(new.rows, new.ids)
+        if self._connection.execute("SELECT count(*) FROM items WHERE row < 0").fetchone() != (0,):
+            raise IndexStoreError("an item has no vector of the new space")
+        dead = sorted(set(range(new.count)).difference(new.rows))
+        self._bury(dead)
+        self.put_snapshot(new.snapshot)
+        header = replace(
+            self.header,
+            schema_version=SCHEMA_VERSION if new.vectors_per_item == 1 else SEVERAL_VECTORS_VERSION,
+            identity=secrets.randbits(63),
+            space=new.space,
+            dim=new.dim,
+            bundle_name=new.bundle.name if new.bundle is not None else None,
+            bundle_path=new.bundle.path if new.bundle is not None else None,
+            vectors_per_item=new.vectors_per_item,
         )
+        commit = replace(
+            self.commit,
+            generation=self._generation,
+            vectors_file=new.vectors_file,
+            rows=new.count,
+            checksum=new.checksum,
+        )
+        # Made anew: the table has another column where an item has several vectors.
+        self._connection.execute("DROP TABLE catalogue")
+        self._connection.execute(catalogue_table(new.vectors_per_item))
+        self.header, self.commit = replace(header, tables=tables_checksum(self._connection)), commit
+        insert_first_row(self._connection, self.header, self.commit)
 
     def put_snapshot(self, row: SnapshotRow | None) -> None:
         """Record `row` as the snapshot. Keeps the generation: searches find the same items."""
@@ -184,6 +234,19 @@ class Change(View):
         self._connection.executemany("INSERT INTO dead VALUES (?, ?)", ((row, self._generation) for row in rows))
         dead = self.commit.dead + _pairs(rows, [self._generation] * len(rows))
         self.commit = replace(self.commit, dead=dead % SUM_MODULUS)
+
+    def _place(self, rows: Sequence[int], ids: Sequence[int]) -> None:
+        """Give the items of `ids`, all of the index, these rows of another vector file, which has no dead ones."""
+        # In two steps: two items must never have the same row.
+        self._connection.execute(
+            f"UPDATE items SET checksum = {MOVED_CHECKSUM.format(to='(-1 - id)')}, row = -1 - id"  # noqa: S608
+        )
+        self._connection.executemany(
+            f"UPDATE items SET checksum = {MOVED_CHECKSUM.format(to='?1')}, row = ?1 WHERE id = ?2",  # noqa: S608
+            zip(rows, ids, strict=True),
+        )
+        self._connection.execute("DELETE FROM dead")
+        self.commit = replace(self.commit, placed=_pairs(rows, ids), dead=_pairs([], []))
 
     def _move(self, after: Commit) -> None:
         self.commit = replace(after, generation=self._generation)

@@ -11,7 +11,7 @@ from functools import wraps
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from twinspire.errors import IndexStoreError
+from twinspire.errors import IndexReplacedError, IndexStoreError
 from twinspire.index import disk
 from twinspire.index.forks import GuardedConnection, guard
 
@@ -126,7 +126,7 @@ class Connections:
             now = None
         if now != self._place:
             what = "is gone" if now is None else "was replaced by another"
-            raise IndexStoreError(f"the index {self._path.parent} {what} since it was opened: open it again")
+            raise IndexReplacedError(f"the index {self._path.parent} {what} since it was opened: open it again")
 
     def checkpoint(self, *, larger_than_bytes: int = 0) -> None:
         """Copy SQLite's log into the catalogue and empty it if it is larger, as far as readers allow, without waiting.

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import sqlite3
 import stat
 from pathlib import Path
@@ -79,6 +80,17 @@ def sync_folder(path: Path) -> None:
 def rename(old: Path, new: Path) -> None:
     """Rename a file or folder; replaces an empty folder of the new name."""
     old.rename(new)
+
+
+def link(old: Path, new: Path) -> None:
+    """Give a file that is not written to any more a second name; copy it where the file system has no hard links."""
+    try:
+        os.link(old, new)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.EXDEV):
+            raise
+        shutil.copyfile(old, new)
+        sync_file(new)
 
 
 def remove(path: Path) -> None:

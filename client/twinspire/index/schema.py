@@ -75,3 +75,10 @@ _VECTORS_PER_ITEM = "    vectors_per_item INTEGER NOT NULL, -- in a row of the v
 def schema_of(vectors_per_item: int) -> str:
     """Return the SQL that makes the tables of an empty index. Of one vector an item they are those of schema 3."""
     return SCHEMA if vectors_per_item == 1 else SCHEMA.replace(_LAST_COLUMN, _VECTORS_PER_ITEM + _LAST_COLUMN)
+
+
+def catalogue_table(vectors_per_item: int) -> str:
+    """Return the SQL that makes the table `catalogue` alone."""
+    statement = schema_of(vectors_per_item).strip().partition(";\n")[0]
+    assert statement.startswith("CREATE TABLE catalogue"), statement
+    return statement

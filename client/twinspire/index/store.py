@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import EllipsisType, TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -17,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twinspire._arguments import as_member, as_whole, is_utf8, shown
-from twinspire.errors import IndexStoreError, InputError, SpaceMismatchError, TwinspireError
+from twinspire.errors import IndexReplacedError, IndexStoreError, InputError, SpaceMismatchError, TwinspireError
 from twinspire.index.ann import Prediction, choose, parse_choice, predict
 from twinspire.index.ann.reports import BuildReport, TuneReport
 from twinspire.index.connections import CATALOGUE_NAME, repeated
@@ -62,9 +63,10 @@ class Index:
     """An open index, a context manager; made by `Index.create` and `Index.open`.
 
     One `Index` at a time may be open for writing, in one process; any number for reading, in any process. A reader sees
-    the latest commit at its next call. All methods may be called from several threads at once: searches run in
-    parallel, changes one after the other; what one call returns comes from one committed state. An open index does not
-    survive `os.fork`: in the child every call raises, so open it there.
+    the latest commit at its next call. After a migration to another space (`twinspire.ingest.migrate`) that call raises
+    `IndexReplacedError`: open the index again then. All methods may be called from several threads at once: searches
+    run in parallel, changes one after the other; what one call returns comes from one committed state. An open index
+    does not survive `os.fork`: in the child every call raises, so open it there.
 
     An id is never reused: an item keeps its own through `update` and `compact`. Every change is durable when its method
     returns. If it raises, nothing is changed; only after an `IndexUncertainError`, where undoing failed too, the change
@@ -117,6 +119,8 @@ class Index:
         check_mode(mode)
         folder = absolute_folder(path)
         require_index(folder)  # before a lock file is written into another folder
+        with suppress(IndexReplacedError):  # migrated between two steps of opening it
+            return cls(folder, writable=mode == "write")
         return cls(folder, writable=mode == "write")
 
     @classmethod

@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 
 from twinspire.errors import IndexStoreError, InputError
 from twinspire.index import disk
+from twinspire.index.ann.files import snapshot_name, snapshot_number
 from twinspire.index.catalogue import Catalogue
-from twinspire.index.change import Change
+from twinspire.index.change import Change, NewVectors
 from twinspire.index.commit_record import CommitRecord
 from twinspire.index.error_mapping import UncertainCommit
 from twinspire.index.lock import WriterLock
@@ -159,6 +160,36 @@ class Writer:
             file.close()
             disk.remove(self._folder / file.name)
         return before.rows - len(rows), size, new.size_bytes()
+
+    def migrate(self, source: Path, new: NewVectors, changed: Mapping[int, Item], dropped: Iterable[int]) -> None:
+        """Take the vectors of another space, from files in the folder `source`, in place of the own ones.
+
+        In the same transaction the items of `changed` get these fields, and those of `dropped` are removed. The writer
+        cannot be used any more then.
+        """
+        with self._lock:
+            file, before = self._recovered()
+            number = vectors_number(before.vectors_file)
+            assert number is not None
+            self._commit = None  # so that the next change recovers, which removes stale files
+            name = vectors_name(number + 1, self._catalogue.dtype)
+            disk.remove(self._folder / name)
+            disk.link(source / new.vectors_file, self._folder / name)
+            new = replace(new, vectors_file=name)
+            if new.snapshot is not None and new.snapshot.name:
+                taken = max((snapshot_number(path.name) or 0 for path in self._folder.iterdir()), default=0)
+                row = replace(new.snapshot, name=snapshot_name(taken + 1))
+                disk.link(source / new.snapshot.name, self._folder / row.name)
+                new = replace(new, snapshot=row)
+            disk.sync_folder(self._folder)
+            with self._changing(before) as change:
+                change.remove(dropped)
+                for item_id, item in changed.items():
+                    change.update(item_id, item, None, time.time())
+                change.migrate(new)
+            with suppress(OSError):  # it is stale; the next writer tries again
+                file.close()
+                disk.remove(self._folder / file.name)
 
     @contextmanager
     def exclusive(self) -> Iterator[Commit]:

@@ -7,17 +7,28 @@ from __future__ import annotations
 
 from twinspire.towers.auto_selection import Runtime
 from twinspire.towers.local import LocalTowers
-from twinspire.towers.protocol import Towers
+from twinspire.towers.protocol import AsyncTowers, Towers
 from twinspire.towers.providers import InferencePrecision, OpenVinoOptions, Provider
-from twinspire.towers.triton import ModelStatistics, TlsOptions, TritonTowers
+from twinspire.towers.triton import (
+    AsyncTritonTowers,
+    ClientCounters,
+    ModelStatistics,
+    ServerCounters,
+    TlsOptions,
+    TritonTowers,
+)
 
 __all__ = [
+    "AsyncTowers",
+    "AsyncTritonTowers",
+    "ClientCounters",
     "InferencePrecision",
     "LocalTowers",
     "ModelStatistics",
     "OpenVinoOptions",
     "Provider",
     "Runtime",
+    "ServerCounters",
     "TlsOptions",
     "Towers",
     "TritonTowers",

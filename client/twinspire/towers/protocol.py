@@ -48,3 +48,27 @@ class Towers(Protocol):
 
     def close(self) -> None:
         """Release engines and connections. Encoding then raises EngineError; closing twice does nothing."""
+
+
+class AsyncTowers(Protocol):
+    """`Towers` for asyncio: the same methods, to await."""
+
+    @property
+    def dim(self) -> int:
+        """The embedding's length D."""
+
+    @property
+    def space(self) -> str:
+        """The id of the embedding space: vectors are comparable within it only."""
+
+    async def encode_images(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Do what `Towers.encode_images` does."""
+
+    async def encode_texts(self, sequences: Sequence[NDArray[np.int32]]) -> NDArray[np.float32]:
+        """Do what `Towers.encode_texts` does."""
+
+    async def encode_audio(self, spectrograms: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Do what `Towers.encode_audio` does."""
+
+    async def close(self) -> None:
+        """Release engines and connections. Encoding then raises EngineError; closing twice does nothing."""

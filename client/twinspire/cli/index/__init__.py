@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import typer
 
-from twinspire.cli.index import add, build, maintenance, watch
+from twinspire.cli.index import add, build, maintenance, migrate, watch
 
 app = typer.Typer(help="Create and maintain indexes of images and texts.", no_args_is_help=True)
 for _command in (
-    *(add.add, watch.sync, watch.watch, build.build, build.tune),
+    *(add.add, watch.sync, watch.watch, build.build, build.tune, migrate.migrate),
     *(maintenance.export, maintenance.recover, maintenance.remove, maintenance.compact, maintenance.verify),
     maintenance.stats,
 ):

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import math
-import random
-from collections.abc import Callable, Generator, Iterator
-from queue import Empty, SimpleQueue
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from twinspire._telemetry import count
-from twinspire.errors import ServerUnavailableError
-from twinspire.towers.triton.channel import Channel, Deadline, DeadlinePassedError, TransientServerError
+from twinspire.towers.triton.channel import Channel
+from twinspire.towers.triton.retries import Deadline, DeadlinePassedError, RetryPolicy, TransientServerError
+from twinspire.towers.triton.steps import NextDone, Send, Steps
 
-Result = TypeVar("Result")
 Sent = TypeVar("Sent")
-
-_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.1, 2.0
-_DOUBLINGS = 5  # 0.1 s times 2 to the fifth is more than the longest wait
 
 
 class Window:
@@ -49,67 +45,19 @@ class Window:
         self._limit += 1 / self._limit
 
 
-class RetryPolicy:
-    """The retries of one call: exponential backoff with jitter until the deadline.
-
-    `max_retries` bounds how many follow one another without an answer in between; None does not.
-    """
-
-    def __init__(self, channel: Channel, deadline: Deadline, *, max_retries: int | None) -> None:
-        self._channel, self._deadline, self._max_retries = channel, deadline, max_retries
-        self._failures = 0
-        self._last: TransientServerError | None = None
-
-    def run(self, action: Callable[[], Result]) -> Result:
-        """Repeat an action until it raises no TransientServerError. Raises `deadline_error` where no time is left."""
-        while True:
-            try:
-                return action()
-            except TransientServerError as failure:
-                self.wait(failure)
-                count("retries")
-            except DeadlinePassedError as passed:
-                raise self.deadline_error() from passed.__cause__
-
-    def wait(self, failure: TransientServerError) -> None:
-        """Wait before the next attempt. Raises `deadline_error` where no retry or no time is left."""
-        self.note(failure)
-        self._failures += 1
-        left_s = self._deadline.left_s
-        exhausted = self._max_retries is not None and self._failures > self._max_retries
-        if exhausted or left_s < _FIRST_WAIT_S:
-            raise self.deadline_error() from failure.__cause__
-        # Jitter: clients that lost one server, or were refused by it, must not all come back at once.
-        # https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
-        longest_s = min(_FIRST_WAIT_S * 2 ** min(self._failures - 1, _DOUBLINGS), _LONGEST_WAIT_S)
-        # At most half of the time left, so that a call does not sleep through its last chances.
-        self._channel.closed.wait(min(random.uniform(0.5, 1.0) * longest_s, left_s / 2))
-        self._channel.check_open()
-
-    def note(self, failure: TransientServerError) -> None:
-        """Remember a failure: it is the call's error if no answer follows."""
-        self._last = failure
-
-    def progress(self) -> None:
-        """Note an answer: earlier failures no longer count."""
-        self._failures = 0
-        self._last = None
-
-    def deadline_error(self) -> ServerUnavailableError:
-        """Return the error of a call that ends without its answer: the last failure where there was one."""
-        address, limit_s = self._channel.address, self._deadline.limit_s
-        if self._last is None:
-            return ServerUnavailableError(
-                f"the server at {address} did not answer the whole call within {limit_s:g} s: it is overloaded or "
-                "cannot be reached. Send less in a call or allow more with deadline_s",
-                address=address,
-                deadline_s=limit_s,
-            )
-        error = self._last.error
-        attempts = f" Attempts: {self._failures}" if self._failures else ""
-        return type(error)(
-            f"{error}{attempts}", address=address, code=error.code, attempts=self._failures or None, deadline_s=limit_s
-        )
+def ask(channel: Channel, requests: Sequence[tuple[str, Any]], deadline: Deadline) -> Steps[list[Any]]:
+    """Send small requests, each a method and its message, and return all answers. Raises as `Channel.response` does."""
+    futures: list[Any] = []
+    try:
+        for method, request in requests:
+            futures.append((yield Send(partial(channel.send, method, request, deadline))))
+        waiting = set(futures)
+        while waiting:
+            waiting.discard((yield NextDone(deadline.left_s)))
+        return [channel.response(future, deadline) for future in futures]
+    finally:
+        for future in futures:  # where waiting was interrupted, or another one failed
+            future.cancel()
 
 
 def exchange(
@@ -118,21 +66,23 @@ def exchange(
     *,
     send: Callable[[Sent], Any],
     rows: Callable[[Sent], int],
+    receive: Callable[[Sent, Any], None],
     window: Window,
-    recover: Callable[[TransientServerError], None],
+    recover: Callable[[TransientServerError], Steps[None]],
     policy: RetryPolicy,
     deadline: Deadline,
-) -> Generator[tuple[Sent, Any], None, None]:
-    """Send every batch, several at a time, and yield each with its response in the order of the responses.
+    patience_s: float = math.inf,
+) -> Steps[None]:
+    """Send every batch, several at a time, and `receive` each with its response in the order of the responses.
 
-    `send` returns the request's future. A request that an overloaded server refused is sent again after the next
+    `send` returns the future of a batch. A request that an overloaded server refused is sent again after the next
     answer; `window` then allows fewer. When none is in flight, or after any other transient failure once
     all in flight have ended, `recover` waits, or raises, and the failed requests are sent again; answered ones never
     are. Any other error ends the exchange. Requests in flight when it ends, for whatever reason, are cancelled.
 
-    Raises ServerError, and EngineError where the channel is closed meanwhile or a response cannot be read.
+    Raises ServerError, also where no answer comes for `patience_s`, and EngineError where the channel is closed
+    meanwhile or a response cannot be read.
     """
-    done: SimpleQueue[Any] = SimpleQueue()
     pending: dict[Any, Sent] = {}
     failed: list[Sent] = []
     failure: TransientServerError | None = None
@@ -147,24 +97,24 @@ def exchange(
                     batch = next(batches, None)
                 if batch is None:
                     break
-                future = send(batch)
-                pending[future] = batch
+                pending[(yield Send(partial(send, batch)))] = batch
                 rows_pending += rows(batch)
-                future.add_done_callback(done.put)
             if not pending:
                 if failure is None:
                     return
-                recover(failure)
+                yield from recover(failure)
                 failure = None
                 continue
             try:
-                future = done.get(timeout=deadline.left_s)
-            except Empty as error:
-                raise policy.deadline_error() from error
+                future = yield NextDone(min(deadline.left_s, patience_s))
+            except DeadlinePassedError as passed:
+                raise policy.deadline_error() from passed.__cause__
+            if future not in pending:  # of an exchange before this one, in the same call
+                continue
             batch = pending.pop(future)
             rows_pending -= rows(batch)
             try:
-                response = channel.result(future, deadline)
+                response = channel.response(future, deadline)
             except DeadlinePassedError as passed:
                 raise policy.deadline_error() from passed.__cause__
             except TransientServerError as error:
@@ -177,7 +127,7 @@ def exchange(
             else:
                 policy.progress()
                 window.answered()
-                yield batch, response
+                receive(batch, response)
     finally:
         for future in pending:
             future.cancel()

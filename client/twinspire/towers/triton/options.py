@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,6 +55,18 @@ def checked_address(url: str) -> str:
             option="url",
         )
     return url
+
+
+def checked_addresses(url: str | Sequence[str]) -> tuple[str, ...]:
+    """Return one address or several as a tuple. Raises InputError unless each is `host:port` and given once."""
+    addresses = (url,) if isinstance(url, str) or not isinstance(url, Sequence) else tuple(url)
+    if not addresses:
+        raise InputError("no server's address: expected one or more of host:port", option="url")
+    for address in addresses:
+        checked_address(address)
+        if addresses.count(address) > 1:
+            raise InputError(f"the server's address {address!r} was given twice: expected each once", option="url")
+    return addresses
 
 
 def read_pem(path: str | os.PathLike[str]) -> bytes:

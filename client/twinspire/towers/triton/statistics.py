@@ -23,6 +23,11 @@ class ModelStatistics:
         """Inferences per execution; None where nothing was executed."""
         return self.inferences / self.executions if self.executions else None
 
+    def __add__(self, other: ModelStatistics) -> ModelStatistics:
+        return ModelStatistics(
+            self.requests + other.requests, self.inferences + other.inferences, self.executions + other.executions
+        )
+
     def since(self, before: ModelStatistics) -> ModelStatistics:
         """Return what was counted after `before`, on a server that was not restarted in between."""
         return ModelStatistics(

@@ -1,0 +1,163 @@
+"""What `Client` and `AsyncClient` have in common: a bundle's tokenizer and preprocessing, and its towers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Generic, Literal, Protocol, TypeAlias, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twinspire._arguments import shown
+from twinspire.audio import AudioLimits, AudioPreprocessor
+from twinspire.bundle import Bundle, Tower
+from twinspire.errors import InputError, SpaceMismatchError
+from twinspire.images import ImageLimits, Preprocessor
+from twinspire.text import Tokenizer
+from twinspire.towers import ClientCounters, LocalTowers, Towers
+
+OnError: TypeAlias = Literal["raise", "skip"]
+BundleOrPath: TypeAlias = Bundle | str | os.PathLike[str]
+_Part = TypeVar("_Part", Tokenizer, Preprocessor, AudioPreprocessor)
+
+# The towers' batch: the next items are decoded while these are encoded.
+MEDIA_BATCH = 32
+
+
+class _HasSpace(Protocol):
+    @property
+    def dim(self) -> int: ...
+    @property
+    def space(self) -> str: ...
+
+
+AnyTowers = TypeVar("AnyTowers", bound=_HasSpace)
+
+
+class ClientBase(Generic[AnyTowers]):
+    """The tokenizer, preprocessing and towers of one model. Raises SpaceMismatchError for towers of another space."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        towers: AnyTowers,
+        *,
+        limits: ImageLimits | None = None,
+        audio_limits: AudioLimits | None = None,
+        threads: int | None = None,
+    ) -> None:
+        if towers.space != bundle.space:
+            raise SpaceMismatchError(
+                f"the towers are of another space than the bundle {bundle.name!r} at {bundle.path}: open both from the "
+                "same bundle",
+                expected=bundle.space,
+                found=towers.space,
+            )
+        self.bundle = bundle
+        self.towers = towers
+        self._limits, self._audio_limits = limits or ImageLimits(), audio_limits or AudioLimits()
+        self._tokenizer = Tokenizer(bundle.tokenizer_path, bundle.text) if Tower.TEXT in bundle.towers else None
+        self._preprocessor = self._audio_preprocessor = None
+        if Tower.IMAGE in bundle.towers:
+            self._preprocessor = Preprocessor(bundle.image, limits=self._limits, threads=threads)
+        if Tower.AUDIO in bundle.towers:
+            self._audio_preprocessor = AudioPreprocessor(bundle.audio, limits=self._audio_limits, threads=threads)
+
+    @property
+    def limits(self) -> ImageLimits:
+        """The largest image that is decoded."""
+        return self._limits
+
+    @property
+    def audio_limits(self) -> AudioLimits:
+        """The largest sound that is read."""
+        return self._audio_limits
+
+    @property
+    def dim(self) -> int:
+        """The embedding's length D."""
+        return self.towers.dim
+
+    @property
+    def vectors_per_item(self) -> int:
+        """Q, how many vectors an image has; 1 for most models. Texts have one."""
+        return self.bundle.vectors_per_item
+
+    @property
+    def counters(self) -> ClientCounters | None:
+        """A client's counters of its servers and its fallback; None where it has no server."""
+        counters: ClientCounters | None = getattr(self.towers, "counters", None)
+        return counters
+
+    @property
+    def space(self) -> str:
+        """The id of the embedding space: vectors are comparable within it only."""
+        return self.towers.space
+
+    def tokenize(self, texts: Sequence[str]) -> list[NDArray[np.int32]]:
+        """Return N texts as N 1-D int32 arrays of token ids, start and end included, without padding.
+
+        A text longer than the context is cut and the end token kept; the first one logs a warning. Raises InputError
+        for anything but a list of str.
+        """
+        return self._required(self._tokenizer, Tower.TEXT).encode(texts)
+
+    def _required(self, part: _Part | None, tower: Tower) -> _Part:
+        """Return what prepares a tower's inputs. Raises BundleError where the model does not have the tower."""
+        self.bundle.manifest.tower(tower)
+        assert part is not None
+        return part
+
+    def __repr__(self) -> str:
+        return (
+            f"<{type(self).__name__} of {self.bundle.name!r}, dim {self.dim}, space {self.space[:12]}: {self.towers!r}>"
+        )
+
+
+def served_bundle(bundle: BundleOrPath | None, fallback: BundleOrPath | Towers | None) -> Bundle:
+    """Return the bundle of a connection, by default that of its fallback. Raises InputError where neither names one."""
+    if bundle is None and isinstance(fallback, Bundle | str | os.PathLike):
+        bundle = fallback
+    if bundle is None:
+        message = "bundle: expected the served Bundle or its path, or one as the fallback, got None"
+        raise InputError(message, option="bundle")
+    return opened_bundle(bundle)
+
+
+def opened_fallback(fallback: BundleOrPath | Towers | None, *, threads: int | None) -> Towers | None:
+    """Return the towers of a fallback, a bundle's in this process. Raises as `LocalTowers` and InputError."""
+    if isinstance(fallback, Bundle | str | os.PathLike):
+        return LocalTowers(opened_bundle(fallback), threads=threads)
+    if fallback is not None and not hasattr(fallback, "encode_texts"):
+        message = f"fallback: expected a Bundle, the path of one or open towers, got {shown(fallback)}"
+        raise InputError(message, option="fallback")
+    return fallback
+
+
+@contextmanager
+def closing_on_error(towers: Towers | None) -> Iterator[None]:
+    """Close towers where what follows fails."""
+    try:
+        yield
+    except BaseException:
+        if towers is not None:
+            towers.close()
+        raise
+
+
+def opened_bundle(bundle: BundleOrPath) -> Bundle:
+    """Return an open bundle. Raises InputError for what is neither a bundle nor a path."""
+    if isinstance(bundle, Bundle):
+        return bundle
+    if not isinstance(bundle, str | os.PathLike):
+        message = f"bundle: expected a Bundle or the path of one, got {bundle!r}. The sample's path: sample_bundle()"
+        raise InputError(message, option="bundle")
+    return Bundle.open(bundle)
+
+
+def check_on_error(on_error: str) -> None:
+    """Raise InputError for an unknown value."""
+    if on_error not in ("raise", "skip"):
+        raise InputError(f"on_error {on_error!r}: expected 'raise' or 'skip'", option="on_error")

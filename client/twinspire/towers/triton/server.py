@@ -1,0 +1,204 @@
+"""One inference server of a bundle's models: inspected, trusted for a while, and asked for embeddings."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tritonclient.grpc.service_pb2 import ModelConfigRequest, ModelStatisticsRequest, ServerMetadataRequest
+
+from twinspire._telemetry import detached_span
+from twinspire.bundle import Bundle, Tower
+from twinspire.errors import ServerError, ServerOverloadedError
+from twinspire.towers.batching import InputBatch
+from twinspire.towers.protocol import Towers
+from twinspire.towers.triton.channel import Channel
+from twinspire.towers.triton.exchange import Window, ask, exchange
+from twinspire.towers.triton.models import (
+    InspectedModel,
+    infer_request,
+    read_embeddings,
+    read_model,
+    read_statistics,
+    read_version,
+)
+from twinspire.towers.triton.retries import Deadline, RetryPolicy, TransientServerError
+from twinspire.towers.triton.statistics import ModelStatistics
+from twinspire.towers.triton.steps import Steps
+from twinspire.towers.validation import check_embeddings
+
+# How long after its last response an inspected server is trusted. No server is replaced faster: the smallest bundle's
+# takes 0.6 s to start. Replacing it while requests are in flight breaks them, which leads to another inspection.
+_TRUSTED_S = 0.25
+
+
+@dataclass(frozen=True)
+class EncodeCall:
+    """A call of `count` rows for one tower.
+
+    `batches` cuts it into requests for a server's model, `compute` computes it in this process.
+    """
+
+    tower: Tower
+    count: int
+    batches: Callable[[InspectedModel], Iterator[InputBatch]]
+    compute: Callable[[Towers], NDArray[np.float32]]
+
+
+@dataclass
+class _ServerState:
+    """An inspected server, whose models match the bundle. `heard_at` is the time of its last response."""
+
+    models: Mapping[Tower, InspectedModel]
+    heard_at: float
+
+
+class Server:
+    """The models of a bundle on one server. Its methods return steps and may be used by several calls at once.
+
+    `models` are their names by tower; `in_flight` is the number of requests of a call in flight at a time.
+    """
+
+    def __init__(self, channel: Channel, bundle: Bundle, models: Mapping[Tower, str], *, in_flight: int | None) -> None:
+        self.address = channel.address
+        self.version = ""
+        self._channel, self._bundle, self._models, self._in_flight = channel, bundle, models, in_flight
+        self._state: _ServerState | None = None
+
+    def encode(
+        self,
+        call: EncodeCall,
+        deadline: Deadline,
+        policy: RetryPolicy,
+        *,
+        inspection: Deadline | None = None,
+        patience_s: float = math.inf,
+    ) -> Steps[NDArray[np.float32]]:
+        """Encode a call's rows, split into requests, within its deadline.
+
+        The server is given up at the deadline of its `inspection`, and after `patience_s` without any answer.
+        """
+        output_shape = self._bundle.output_spec(call.tower).shape
+        embeddings = np.empty((call.count, *output_shape), np.float32)
+        state = yield from self._current_state(inspection or deadline, policy)
+        model, spec = state.models[call.tower], self._bundle.input_spec(call.tower)
+        source = f"the {call.tower} tower ({model.name} on {self.address})"
+        is_trusted = True
+
+        call_id, numbers = uuid.uuid4().hex[:16], itertools.count(1)
+
+        def send(batch: InputBatch) -> Any:  # noqa: ANN401 - grpc.Future or asyncio.Task
+            request_id = f"{call_id}-{next(numbers)}"
+            request = infer_request(model.name, spec, batch.array, timeout_s=deadline.left_s, request_id=request_id)
+            observed = detached_span(
+                "request", tower=call.tower, model=model.name, rows=len(batch.array), id=request_id
+            )
+            future = self._channel.send("ModelInfer", request, deadline, tuple(observed.context()))
+            future.add_done_callback(lambda ended: observed.end(_exception(ended)))
+            return future
+
+        def receive(batch: InputBatch, response: Any) -> None:  # noqa: ANN401 - the generated messages have no types
+            shape = (len(batch.array), *output_shape)
+            output = read_embeddings(response, shape=shape, source=source)
+            embeddings[batch.positions] = check_embeddings(output, shape=shape, source=source, tower=call.tower)
+
+        def inspect() -> Steps[_ServerState]:
+            inspected = yield from self._inspect(deadline, policy)
+            if inspected.models[call.tower] != model:
+                raise ServerError(
+                    f"{source} was replaced during the call by one with other settings: "
+                    f"{inspected.models[call.tower]} instead of {model}. Repeat the call",
+                    address=self.address,
+                    model=model.name,
+                )
+            return inspected
+
+        def recover(failure: TransientServerError) -> Steps[None]:
+            nonlocal state, is_trusted
+            if failure.is_overload:  # inspecting at each retry would send three more requests
+                yield from policy.wait(failure)
+                is_trusted = False
+                return
+            self._state = None
+            yield from policy.wait(failure)
+            state = yield from inspect()
+
+        try:
+            yield from exchange(
+                self._channel,
+                call.batches(model),
+                send=send,
+                rows=lambda batch: len(batch.array),
+                receive=receive,
+                window=Window(self._in_flight, model.max_batch),
+                recover=recover,
+                policy=policy,
+                deadline=deadline,
+                patience_s=patience_s,
+            )
+            if not is_trusted:  # the server may have been replaced during a wait
+                state = yield from inspect()
+        except (ServerError, TransientServerError) as error:
+            failure = error.error if isinstance(error, TransientServerError) else error
+            failure.request_id = call_id
+            if not isinstance(failure, ServerOverloadedError):
+                self._state = None  # at the next call it may be another server
+            raise
+        state.heard_at = time.monotonic()
+        return embeddings
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the towers were closed."""
+        return self._channel.is_closed
+
+    def inspect(self, deadline: Deadline, policy: RetryPolicy) -> Steps[None]:
+        """Read the server's version and all models' configurations and check them against the bundle."""
+        yield from self._inspect(deadline, policy)
+
+    def statistics(self, tower: Tower, deadline: Deadline, policy: RetryPolicy) -> Steps[ModelStatistics]:
+        """Return the server's counters of a tower."""
+        requests = [("ModelStatistics", ModelStatisticsRequest(name=self._models[tower]))]
+        (answer,) = yield from policy.run(lambda: ask(self._channel, requests, deadline))
+        return read_statistics(answer)
+
+    def _current_state(self, deadline: Deadline, policy: RetryPolicy) -> Steps[_ServerState]:
+        """Return the server's state, after another inspection where it is unknown or its last response is old."""
+        state = self._state
+        if state is not None and time.monotonic() - state.heard_at < _TRUSTED_S:
+            return state
+        return (yield from self._inspect(deadline, policy))
+
+    def _inspect(self, deadline: Deadline, policy: RetryPolicy) -> Steps[_ServerState]:
+        self._state = None
+        state = yield from policy.run(lambda: self._read_state(deadline))
+        self._channel.models_seen = True
+        self._state = state
+        return state
+
+    def _read_state(self, deadline: Deadline) -> Steps[_ServerState]:
+        requests = [("ServerMetadata", ServerMetadataRequest())]
+        requests += [("ModelConfig", ModelConfigRequest(name=name)) for name in self._models.values()]
+        server, *configs = yield from ask(self._channel, requests, deadline)
+        models = {
+            tower: read_model(answer.config, name, tower, self._bundle, address=self.address)
+            for (tower, name), answer in zip(self._models.items(), configs, strict=True)
+        }
+        self.version = read_version(server)
+        return _ServerState(models, time.monotonic())
+
+
+def _exception(future: Any) -> BaseException | None:  # noqa: ANN401 - grpc.Future or asyncio.Task
+    """Return what an ended future raised, also where it was cancelled."""
+    try:
+        error: BaseException | None = future.exception()
+    except BaseException as cancelled:  # asyncio's CancelledError is no Exception
+        return cancelled
+    return error
