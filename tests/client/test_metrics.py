@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from support.arrays import noise_images
-from twinspire import Client, Index, Searcher
+from twinspire import AsyncClient, Client, Index, Searcher
 from twinspire._telemetry import _NO_SPAN, span
 from twinspire.errors import ImageError, InputError
 from twinspire.metrics import Metrics, enable_metrics
@@ -140,3 +141,20 @@ def test_importing_loads_no_library() -> None:
     code = "import twinspire.metrics, twinspire.tracing, sys; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"prometheus_client", "opentelemetry"} & set(done.stdout.split())
+
+
+def test_the_asynchronous_client_is_observed_too(tiny: Any, metrics: Metrics, registry: CollectorRegistry) -> None:
+    """Its calls have the same phases."""
+
+    async def encode() -> None:
+        async with await AsyncClient.local(tiny.bundle, precision="fp32", provider="cpu", threads=1) as opened:
+            await opened.encode_texts(["a red cat"])
+            await opened.encode_images(list(noise_images(40)))
+
+    asyncio.run(encode())
+    for phase, tower, expected in (
+        *(("encode", "text", 1), ("tokenize", "text", 1), ("tower", "text", 1)),
+        *(("encode", "image", 1), ("preprocess", "image", 2), ("tower", "image", 2)),
+    ):
+        labels = {"phase": phase, "tower": tower}
+        assert registry.get_sample_value("twinspire_client_phase_seconds_count", labels) == expected

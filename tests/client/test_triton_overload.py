@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from support.arrays import noise_images
-from twinspire import Client, Index, TritonTowers
+from twinspire import Client, Index, LocalTowers, TritonTowers
 from twinspire.errors import ServerOverloadedError, ServerUnavailableError, SpaceMismatchError, TwinspireError
 from twinspire.ingest import IngestOptions, add_images
 from twinspire.metrics import enable_metrics
@@ -241,3 +241,30 @@ def test_refusals_and_retries_are_counted_and_the_error_names_the_requests(tiny:
     assert caught.value.request_id is not None
     assert all(one.startswith(f"{caught.value.request_id}-") for one in ids)
     assert caught.value.request_id in str(caught.value)
+
+
+def test_changes_to_the_fallback_and_back_are_counted(tiny: Any, start_fake: Start) -> None:
+    """A server that goes away is one fallback to `local`, its return one to `server`, each counted once."""
+    registry, server = prometheus_client.CollectorRegistry(), start_fake()
+    metrics = enable_metrics(registry)
+
+    def count(to: str) -> float | None:
+        return registry.get_sample_value("twinspire_client_fallbacks_total", {"to": to})
+
+    try:
+        fallback = LocalTowers(tiny.bundle, precision="fp32", provider="cpu", threads=1)
+        with TritonTowers(server.url, tiny.bundle, fallback=fallback) as towers:
+            assert (count("local"), count("server")) == (0, 0)
+            server.hook = _always(grpc.StatusCode.UNAVAILABLE, DEAD)
+            for _ in range(3):
+                towers.encode_images(noise_images(1))
+            assert count("local") == 1
+            server.hook = None
+            deadline_s = time.monotonic() + 30
+            while count("server") != 1:
+                assert time.monotonic() < deadline_s
+                time.sleep(0.05)
+            towers.encode_images(noise_images(1))
+            assert (count("local"), count("server")) == (1, 1)
+    finally:
+        metrics.disable()
