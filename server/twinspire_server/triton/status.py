@@ -36,7 +36,7 @@ _MOST_CONNECTIONS = 32
 
 
 class CanaryState(Protocol):
-    """What the accuracy canary found: the least cosine of each model's last check, and whether all are good enough."""
+    """What the accuracy canary found: the minimum cosine of each model's last check, and whether all suffice."""
 
     @property
     def ok(self) -> bool:
@@ -48,7 +48,7 @@ class CanaryState(Protocol):
 
     @property
     def cosine(self) -> Mapping[str, float]:
-        """The least cosine of the last check, by model."""
+        """The minimum cosine of the last check, by model."""
 
 
 class ServerStatus:
@@ -77,7 +77,7 @@ class ServerStatus:
             reasons.append("Triton is not ready")
         if self._canary is not None and not self._canary.ok:
             found = ", ".join(f"{model} {cosine:.6f}" for model, cosine in self._canary.cosine.items())
-            reasons.append(f"the canary found wrong embeddings; least cosines: {found}")
+            reasons.append(f"the canary found wrong embeddings; minimum cosines: {found}")
         elif self._canary is not None and not self._canary.checked:
             reasons.append("the canary has not checked the embeddings yet")
         return reasons
@@ -118,7 +118,7 @@ class ServerStatus:
             models.add_metric([], labels)
         yield models
         if self._canary is not None:
-            about = "Least cosine of a model's embeddings to the bundle's probes"
+            about = "Minimum cosine of a model's embeddings to the bundle's probes"
             cosines = GaugeMetricFamily("twinspire_canary_cosine", about, labels=["model"])
             for model, cosine in self._canary.cosine.items():
                 cosines.add_metric([model], cosine)
