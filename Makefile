@@ -15,6 +15,7 @@ TENSORRT_BINDINGS := $(TENSORRT_VERSIONS:%=$(VENV)/tensorrt-bindings/%)
 # Processes that share the tests' files; the order of the folders puts the longest files first.
 TEST_PROCESSES ?= 2
 PARALLEL_TESTS = $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
+PROMETHEUS := build/prometheus
 TRITON_BACKEND_SOURCES ?= ../shared/data/triton_onnxruntime_backend
 TRITON_BACKENDS := build/triton_backends
 TRITON_BACKEND := $(TRITON_BACKENDS)/onnxruntime/libtriton_onnxruntime.so
@@ -25,7 +26,7 @@ demo: $(VENV)/.run ## draw 500 pictures, index them through Triton, find them in
 	$(BIN)/twinspire demo -o demo --json demo/demo.json
 
 # The tests of a file share servers and models, so they stay in one process.
-test: $(VENV)/.dev $(TENSORRT_BINDINGS) ## run all tests
+test: $(VENV)/.dev $(TENSORRT_BINDINGS) $(PROMETHEUS)/promtool ## run all tests
 	$(PARALLEL_TESTS) -m "not serial and not gpu_packages and not published_sizes"
 	$(BIN)/python -m pytest -m "serial and not gpu_packages and not published_sizes"
 
@@ -45,6 +46,11 @@ test-published-sizes: $(VENV)/.dev ## export, quantize and run whole models of p
 
 test-tensorrt-bindings: $(VENV)/.dev $(TENSORRT_BINDINGS) ## check every call of TensorRT against its bindings
 	$(BIN)/python -m pytest tests/export/test_tensorrt_bindings.py
+
+# Debian's package; the tests of deploy/ need it.
+$(PROMETHEUS)/promtool: tools/fetch_prometheus.sh
+	tools/fetch_prometheus.sh $(PROMETHEUS)
+	@touch $@
 
 test-container: $(TRITON_BACKEND) ## run container repositories on Triton's onnxruntime backend, built from TRITON_BACKEND_SOURCES
 	TWINSPIRE_TRITON_BACKENDS=$(CURDIR)/$(TRITON_BACKENDS) $(BIN)/python -m pytest tests/container
@@ -81,7 +87,7 @@ $(VENV)/.run: $(SPEC) | $(BIN)/python
 	@touch $@
 
 $(VENV)/.dev: $(SPEC) | $(BIN)/python
-	$(PIP) --editable ".[cpu,server,audio,quantize,export,bench,peers,docs,dev]"
+	$(PIP) --editable ".[cpu,server,metrics,otel,audio,quantize,export,bench,peers,docs,dev]"
 	@touch $(VENV)/.run $@
 
 # pip before 24.1 cannot resolve the extra.

@@ -1,4 +1,4 @@
-"""The commands `twinspire bench` and `twinspire scenes`."""
+"""The commands `twinspire bench`, `twinspire scenes` and `twinspire tune`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from twinspire.errors import InputError
 from twinspire_bench.index.command import index
 from twinspire_bench.recall import recall
 from twinspire_bench.search.command import search
+from twinspire_bench.tune.command import tune
 from twinspire_eval.scenes.description import Contrast, Split
 from twinspire_eval.smoke import smoke_option
 
@@ -29,6 +30,7 @@ def register(app: typer.Typer) -> None:
     """Add this package's commands to `app`."""
     app.add_typer(scenes, name="scenes")
     app.add_typer(bench, name="bench")
+    app.command()(tune)
 
 
 @bench.callback()

@@ -236,7 +236,7 @@ def running_server(repository: Path, *, backend_directory: Path | None = None) -
     start; the command prints the reason on standard error.
     """
     command = [*TWINSPIRE, "serve", str(repository), "--json"]
-    command += [f"--{name}-port=0" for name in ("http", "grpc", "metrics")]
+    command += [f"--{name}-port=0" for name in ("http", "grpc", "metrics", "status")]
     command += ["--canary-interval=0"]  # Triton's statistics would count its inferences as requests
     if backend_directory is not None:
         command += ["--backend-directory", str(backend_directory)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import subprocess
 import tempfile
 import time
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from twinspire._cores import thread_count, usable_cores
+from twinspire._machine import cpu_model as cpu_model  # re-exported
 from twinspire.errors import MissingDependencyError
 from twinspire.towers import InferencePrecision, OpenVinoOptions, Provider
 from twinspire.towers.auto_selection import INSTRUCTION_SETS, processor_flags
@@ -72,16 +72,6 @@ def this_machine() -> Hardware:
         memory_bytes=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
         gpu=None if names is None else gpu_name(names),
     )
-
-
-def cpu_model(cpuinfo: Path = _CPUINFO) -> str:
-    """Return the processor's name, or its architecture where Linux does not report the name."""
-    try:
-        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    names = (value.strip() for key, _, value in (line.partition(":") for line in lines) if key.strip() == "model name")
-    return next(names, platform.machine())
 
 
 def gpu_name(listing: str) -> str | None:

@@ -22,6 +22,7 @@ from twinspire._client_base import (
     opened_fallback,
     served_bundle,
 )
+from twinspire._telemetry import detached_span, span
 from twinspire.audio import AudioItem, AudioLimits
 from twinspire.bundle import BundleDescription, Precision, Tower
 from twinspire.errors import AudioError, ImageError, ItemError
@@ -121,9 +122,12 @@ class AsyncClient(ClientBase[AsyncTowers]):
 
     async def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Encode N texts to (N, D) float32, L2-normalised; see `Client.encode_texts`."""
-        if isinstance(texts, Sequence) and len(texts) <= _INLINE_TEXTS:
-            return await self.towers.encode_texts(self.tokenize(texts))
-        return await self.towers.encode_texts(await asyncio.to_thread(self.tokenize, texts))
+        with span("encode", tower=Tower.TEXT):
+            with span("tokenize", tower=Tower.TEXT):
+                is_short = isinstance(texts, Sequence) and len(texts) <= _INLINE_TEXTS
+                sequences = self.tokenize(texts) if is_short else await asyncio.to_thread(self.tokenize, texts)
+            with span("tower", tower=Tower.TEXT, rows=len(sequences)):
+                return await self.towers.encode_texts(sequences)
 
     @overload
     async def preprocess(
@@ -203,18 +207,20 @@ class AsyncClient(ClientBase[AsyncTowers]):
         parts = [np.zeros((0, *self.bundle.output_spec(tower).shape), np.float32)]
         skipped: list[_Failure] = []
         stream = _ThreadSteps(cast("Generator[Any, None, None]", preprocessor.stream(items, batch=MEDIA_BATCH)))
-        try:
-            # One batch ahead: the decoding threads of a short call end while it is encoded.
-            following = stream.start()
-            while (step := await following) is not None:
+        with span("encode", tower=tower):
+            try:
+                # One batch ahead: the decoding threads of a short call end while it is encoded.
                 following = stream.start()
-                _, rows, errors = step
-                if errors and on_error == "raise":
-                    raise errors[0]
-                skipped += errors
-                parts.append(await encode(rows))
-        finally:
-            stream.close()
+                while (step := await _next(following, tower)) is not None:
+                    following = stream.start()
+                    _, rows, errors = step
+                    if errors and on_error == "raise":
+                        raise errors[0]
+                    skipped += errors
+                    with span("tower", tower=tower, rows=len(rows)):
+                        parts.append(await encode(rows))
+            finally:
+                stream.close()
         embeddings = np.concatenate(parts)
         return (embeddings, skipped) if on_error == "skip" else embeddings
 
@@ -227,6 +233,19 @@ class AsyncClient(ClientBase[AsyncTowers]):
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
+
+
+async def _next(following: asyncio.Future[Any], tower: Tower) -> Any:  # noqa: ANN401 - positions, rows and errors
+    """Return the next preprocessed batch, None at the end; observed is the time that the call waits for it."""
+    observed = detached_span("preprocess", tower=tower)
+    try:
+        batch = await following
+    except BaseException as error:
+        observed.end(error)
+        raise
+    if batch is not None:
+        observed.end()
+    return batch
 
 
 class _ThreadSteps:

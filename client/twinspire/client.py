@@ -21,6 +21,7 @@ from twinspire._client_base import (
     opened_fallback,
     served_bundle,
 )
+from twinspire._telemetry import detached_span, span
 from twinspire.audio import AudioItem, AudioLimits
 from twinspire.bundle import BundleDescription, Precision, Tower
 from twinspire.errors import AudioError, ImageError, ItemError
@@ -121,7 +122,11 @@ class Client(ClientBase[Towers]):
 
         Raises InputError for anything but a list of str, EngineError and ServerError where the towers fail.
         """
-        return self.towers.encode_texts(self.tokenize(texts))
+        with span("encode", tower=Tower.TEXT):
+            with span("tokenize", tower=Tower.TEXT):
+                sequences = self.tokenize(texts)
+            with span("tower", tower=Tower.TEXT, rows=len(sequences)):
+                return self.towers.encode_texts(sequences)
 
     @overload
     def preprocess(self, items: Iterable[ImageItem], *, on_error: Literal["raise"] = "raise") -> NDArray[np.uint8]: ...
@@ -217,12 +222,14 @@ class Client(ClientBase[Towers]):
         skipped: list[_Failure] = []
         # Closed explicitly: an error's traceback would keep the decoding threads alive.
         stream = cast("Generator[Any, None, None]", preprocessor.stream(items, batch=MEDIA_BATCH))
-        with closing(stream):
-            for _, rows, errors in stream:
+        with span("encode", tower=tower), closing(stream):
+            while (batch := _next(stream, tower)) is not None:
+                _, rows, errors = batch
                 if errors and on_error == "raise":
                     raise errors[0]
                 skipped += errors
-                parts.append(encode(rows))
+                with span("tower", tower=tower, rows=len(rows)):
+                    parts.append(encode(rows))
         embeddings = np.concatenate(parts)
         return (embeddings, skipped) if on_error == "skip" else embeddings
 
@@ -235,3 +242,16 @@ class Client(ClientBase[Towers]):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _next(stream: Generator[Any, None, None], tower: Tower) -> Any:  # noqa: ANN401 - positions, rows and errors
+    """Return the next preprocessed batch, None at the end; observed is the time that the call waits for it."""
+    observed = detached_span("preprocess", tower=tower)
+    try:
+        batch = next(stream, None)
+    except BaseException as error:
+        observed.end(error)
+        raise
+    if batch is not None:
+        observed.end()
+    return batch

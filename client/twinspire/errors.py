@@ -197,7 +197,8 @@ class ServerError(TwinspireError):
     """A server cannot be started, or fails.
 
     `address` is its host:port, `model` the model that was asked for, `code` the name of the gRPC status that came back
-    (UNAVAILABLE, ...), `attempts` how often the request was sent, `deadline_s` the time that it had.
+    (UNAVAILABLE, ...), `attempts` how often the request was sent, `deadline_s` the time that it had. `request_id`
+    is what the ids of the call's requests begin with, as in the server's access log and traces.
     """
 
     def __init__(
@@ -216,6 +217,11 @@ class ServerError(TwinspireError):
         self.code = code
         self.attempts = attempts
         self.deadline_s = deadline_s
+        self.request_id: str | None = None
+
+    def __str__(self) -> str:
+        message = super().__str__()
+        return message if self.request_id is None else f"{message} (request id {self.request_id})"
 
 
 class ServerUnavailableError(ServerError):

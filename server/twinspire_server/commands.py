@@ -53,6 +53,23 @@ def build(
         list[Path] | None,
         typer.Option(metavar="DIR", help="Folder of a bundle's TensorRT plans; repeatable. Default: BUNDLE.plans."),
     ] = None,
+    instances: Annotated[
+        int | None,
+        typer.Option(help="Processes that compute each tower, with --threads each; wheel only. Default: 1."),
+    ] = None,
+    max_batch: Annotated[
+        int | None, typer.Option(help="Most images or texts of a batch; wheel only. Default: 32 images, 64 texts.")
+    ] = None,
+    queue_batches: Annotated[
+        int | None,
+        typer.Option(help="Full batches that wait in an instance before requests are refused; wheel only. Default: 8."),
+    ] = None,
+    tuning: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Record of `twinspire tune`: use the options that it chose, and keep it in the models."
+        ),
+    ] = None,
     raw_inputs: Annotated[
         bool | None,
         typer.Option(
@@ -82,6 +99,10 @@ def build(
         streams=streams,
         accelerator=accelerator,
         plans=plans or (),
+        instances=instances,
+        max_batch=max_batch,
+        queue_batches=queue_batches,
+        tuning=tuning,
         raw_inputs=runtime is RepositoryRuntime.WHEEL if raw_inputs is None else raw_inputs,
         description=True,
     )

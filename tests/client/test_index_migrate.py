@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+import threading
+import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -21,7 +23,9 @@ from twinspire.bundle import Tower
 from twinspire.errors import BundleError, IndexLockedError, IndexReplacedError, InputError, SpaceMismatchError
 from twinspire.index import BundleReference, Index, Item, ItemKind, StoredItem, VectorType, verify_index
 from twinspire.index.ann import parse_choice
-from twinspire.ingest import Captions, IngestOptions, add_images, add_texts, migrate
+from twinspire.ingest import Captions, IngestOptions, add_images, add_texts
+from twinspire.migration import migrate
+from twinspire.search import LiveSearcher, Mode, Query, SearchRequest
 from twinspire.stores import TextQuery
 
 OLD, NEW, OTHER = "a" * 64, "b" * 64, "c" * 64
@@ -456,3 +460,106 @@ def test_the_number_of_vectors_an_item_may_change(tmp_path: Path, photos: Path, 
             tables.append(catalogue.execute("SELECT tables, schema_version FROM catalogue").fetchone())
     assert found[0] == found[1]
     assert tables[0] == tables[1]
+
+
+def test_a_service_goes_on_through_the_switch(path: Path) -> None:
+    """A `LiveSearcher` opens the index again with the model that it names: no search fails, none mixes spaces."""
+    clients = {OLD: old_client(), NEW: new_client()}
+    wrong: list[object] = []
+    spaces: set[int] = set()
+    stop = threading.Event()
+
+    def search(searcher: LiveSearcher) -> None:
+        while not stop.is_set():
+            try:
+                hits = searcher.run(SearchRequest(Query.text("green"), k=40, kind="image", mode=Mode.VECTOR)).hits
+            except Exception as error:
+                wrong.append(error)
+                return
+            last = hits[-1]  # the first one's score is near 1 in both spaces
+            scores = [
+                (client.encode_texts(["green"]) @ client.encode_images([last.uri]).T).item()
+                for client in clients.values()
+            ]
+            matching = [place for place, score in enumerate(scores) if abs(score - last.parts["vector"]) < 1e-6]
+            if len(matching) != 1:
+                wrong.append((last, scores))
+            spaces.update(matching)
+
+    def connect(store: Any) -> Any:
+        return {OLD: old_client, NEW: new_client}[store.space]()
+
+    with LiveSearcher(str(path), connect, cache=False) as searcher:
+        threads = [threading.Thread(target=search, args=(searcher,)) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.3)
+        migrate(path, new_client())
+        time.sleep(0.3)
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert wrong == []
+    assert spaces == {0, 1}
+
+
+def test_an_old_index_that_was_kept_is_moved_by_the_next_call_if_that_was_interrupted(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed between the switch and the move of the old index: the same call moves it, and nothing is left over."""
+    monkeypatch.setattr("twinspire.migration.run.kept_old", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        migrate(path, new_client(), keep_old=tmp_path / "before")
+    monkeypatch.undo()
+    with Index.open(path, mode="write") as index:  # the index goes on, in the file that it shares with the staged one
+        index.add(unit(np.ones((2, 5))), [Item(f"/n/{n}", "image") for n in range(2)], space=NEW)
+    assert migrate(path, new_client(), keep_old=tmp_path / "before").switched
+    with Index.open(tmp_path / "before") as index:
+        assert index.space == OLD
+    assert not (path / "migration").exists()
+    assert verify_index(path).problems == []
+
+
+def test_vectors_of_a_finished_migration_are_not_touched_by_the_next(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a killed clean-up left shares a file with the index: a migration to a third model discards it unopened."""
+    monkeypatch.setattr("twinspire.migration.run._finish", lambda *_: None)
+    migrate(path, new_client())
+    monkeypatch.undo()
+    with Index.open(path, mode="write") as index:
+        added = index.add(unit(np.ones((2, 5))), [Item(f"/n/{n}", "image") for n in range(2)], space=NEW).added
+    assert (path / "migration").exists()
+    with Index.open(path, mode="write"), pytest.raises(IndexLockedError):
+        migrate(path, new_client(OTHER), drop_missing=True)
+    with Index.open(path) as index:
+        assert index.vectors(added).shape == (2, 5)
+    assert verify_index(path).problems == []
+
+
+def test_an_item_that_was_encoded_and_is_lost_since_can_be_dropped(path: Path, photos: Path) -> None:
+    """Its vector is there from an earlier run, its file has changed and then gone: it is named, then dropped."""
+    with Index.open(path, mode="write") as writer:
+        draw(photos / "040.png", 201)  # so that there is something to change in its item
+        with pytest.raises(IndexLockedError):
+            migrate(path, new_client())
+        item = writer.find(uri=str(photos / "040.png"))[0]
+        writer.update(item.id, uri=str(photos / "away.png"))
+        items = [other for other in content(writer) if other.id != item.id]
+    assert [lost.id for lost in migrate(path, new_client()).lost] == [item.id]
+    report = migrate(path, new_client(), drop_missing=True)
+    assert (report.switched, report.items, report.dropped) == (True, len(items), 1)
+    check(path, new_client(), items)
+
+
+def test_a_path_that_is_not_in_its_normal_form_is_named_as_it_is(path: Path, photos: Path) -> None:
+    """An item whose uri has two slashes is encoded, and lost where its file is no image, like any other."""
+    with Index.open(path, mode="write") as index:
+        rows = unit(np.ones((2, 3)))
+        uris = [f"{photos.parent}//photos/000.png", f"{photos.parent}//photos/none.png"]
+        good, bad = index.add(rows, [Item(uri, "image", content_hash=uri[-9:]) for uri in uris], space=OLD).added
+    (photos / "none.png").write_bytes(b"no image")
+    report = migrate(path, new_client(), drop_missing=True)
+    assert [lost.id for lost in report.lost] == [bad]
+    with Index.open(path) as index:
+        assert index.get([good])[0].content_hash == hash_of(photos / "000.png")

@@ -11,13 +11,15 @@ from typing import Any
 
 import grpc
 import numpy as np
+import prometheus_client
 import pytest
 from PIL import Image
 
 from support.arrays import noise_images
-from twinspire import Client, Index, TritonTowers
+from twinspire import Client, Index, LocalTowers, TritonTowers
 from twinspire.errors import ServerOverloadedError, ServerUnavailableError, SpaceMismatchError, TwinspireError
 from twinspire.ingest import IngestOptions, add_images
+from twinspire.metrics import enable_metrics
 
 pytestmark = pytest.mark.slow
 
@@ -214,3 +216,55 @@ def test_images_added_before_an_overload_stay(tiny: Any, start_fake: Start, tmp_
         server.hook = None
         add_images(index, client, files, IngestOptions(batch=4))
         assert len(index) == 20
+
+
+def test_refusals_and_retries_are_counted_and_the_error_names_the_requests(tiny: Any, start_fake: Start) -> None:
+    """Each refused request counts once, each repetition once; `request_id` begins the ids of all that were sent."""
+    registry, server, ids = prometheus_client.CollectorRegistry(), start_fake(), list[str]()
+
+    def refuse(server: Any, request: Any, context: Any) -> None:
+        ids.append(request.id)
+        context.abort(grpc.StatusCode.UNAVAILABLE, FULL)
+
+    metrics = enable_metrics(registry)
+    try:
+        with TritonTowers(server.url, tiny.bundle, max_retries=2) as towers:
+            server.hook = refuse
+            with pytest.raises(ServerOverloadedError) as caught:
+                towers.encode_images(noise_images(1))
+        refused = registry.get_sample_value("twinspire_client_failed_requests_total", {"reason": "overloaded"})
+        assert refused == 3
+        assert registry.get_sample_value("twinspire_client_retries_total") == 2
+    finally:
+        metrics.disable()
+    assert len(set(ids)) == len(ids) == 3
+    assert caught.value.request_id is not None
+    assert all(one.startswith(f"{caught.value.request_id}-") for one in ids)
+    assert caught.value.request_id in str(caught.value)
+
+
+def test_changes_to_the_fallback_and_back_are_counted(tiny: Any, start_fake: Start) -> None:
+    """A server that goes away is one fallback to `local`, its return one to `server`, each counted once."""
+    registry, server = prometheus_client.CollectorRegistry(), start_fake()
+    metrics = enable_metrics(registry)
+
+    def count(to: str) -> float | None:
+        return registry.get_sample_value("twinspire_client_fallbacks_total", {"to": to})
+
+    try:
+        fallback = LocalTowers(tiny.bundle, precision="fp32", provider="cpu", threads=1)
+        with TritonTowers(server.url, tiny.bundle, fallback=fallback) as towers:
+            assert (count("local"), count("server")) == (0, 0)
+            server.hook = _always(grpc.StatusCode.UNAVAILABLE, DEAD)
+            for _ in range(3):
+                towers.encode_images(noise_images(1))
+            assert count("local") == 1
+            server.hook = None
+            deadline_s = time.monotonic() + 30
+            while count("server") != 1:
+                assert time.monotonic() < deadline_s
+                time.sleep(0.05)
+            towers.encode_images(noise_images(1))
+            assert (count("local"), count("server")) == (1, 1)
+    finally:
+        metrics.disable()

@@ -220,7 +220,7 @@ def test_metrics_are_used_by_one_thread_at_a_time(
     open_model: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Triton's metrics are not safe to use from several threads: a server crashed whose streams counted at once."""
-    using, overlaps = threading.Semaphore(1), []
+    using, overlaps = threading.Semaphore(1), list[int]()
 
     class _Slow:
         def __init__(self, *_: object, **__: object) -> None: ...

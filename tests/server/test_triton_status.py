@@ -32,6 +32,7 @@ pytestmark = pytest.mark.slow
 @dataclass
 class _Canary:
     ok: bool = True
+    checked: bool = True
     cosine: dict[str, float] = field(default_factory=lambda: {"tiny_image": 0.9998})
 
 

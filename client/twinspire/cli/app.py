@@ -19,15 +19,15 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from twinspire.cli import classify, index, search
+from twinspire.cli import classify, doctor, index, search
 from twinspire.cli.os_errors import StandardOutputError, describe, guarded_standard_output
 from twinspire.error_status import STATUSES, error_status
 from twinspire.errors import TwinspireError
 
 EXIT_ERROR = STATUSES[TwinspireError].exit_code
 _EPILOG = (
-    "Exit status: 0 success; 1 `index verify` found damage; 2 error; 3 some files failed and the others succeeded; 130 "
-    "Ctrl-C; 143 SIGTERM."
+    "Exit status: 0 success; 1 `index verify` found damage or `doctor` a fault; 2 error; 3 some files failed and the "
+    "others succeeded; 130 Ctrl-C; 143 SIGTERM."
 )
 _COMPLETION = ("--install-completion", "--show-completion")
 EXIT_INTERRUPTED = 130
@@ -56,6 +56,7 @@ def application() -> typer.Typer:
     app.add_typer(index.app, name="index")
     app.command("search")(search.search)
     app.command("classify")(classify.classify)
+    app.command("doctor")(doctor.doctor)
     for entry_point in sorted(entry_points(group="twinspire.commands"), key=lambda entry: entry.name):
         entry_point.load()(app)
     _unwrap_help(app)
@@ -81,8 +82,8 @@ def _print_version(wanted: bool) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Run `twinspire` and end the process.
 
-    Exit status: 0 on success, 1 if `index verify` found damage, 2 on an error, 3 if some files failed and the others
-    succeeded, 130 on Ctrl-C, 143 on SIGTERM.
+    Exit status: 0 on success, 1 if `index verify` found damage or `doctor` a fault, 2 on an error, 3 if some files
+    failed and the others succeeded, 130 on Ctrl-C, 143 on SIGTERM.
     """
     stderr = Console(stderr=True, soft_wrap=True)
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # else gRPC logs each failed TLS handshake

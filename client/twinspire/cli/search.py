@@ -12,10 +12,10 @@ from twinspire._arguments import as_whole
 from twinspire.cli.client_options import ClientOptions, open_client, with_client_options
 from twinspire.cli.output import CsvOption, Results, SheetOption, check_output, show
 from twinspire.cli.shared import JsonOption, completing, printable
-from twinspire.errors import InputError
+from twinspire.errors import IndexReplacedError, InputError
 
 if TYPE_CHECKING:
-    from twinspire.search import Query
+    from twinspire.search import Query, SearchResponse
 
 TemplatesOption = Annotated[
     Path | None,
@@ -106,13 +106,19 @@ def search(
     )
     prompts = Templates.read(templates) if templates is not None else None
     alternatives = Synonyms.read(synonyms) if synonyms is not None else None
-    with open_index(index) as store:
-        uri = store.uri
-        if len(store) == 0:
-            raise InputError(f"the index {printable(index)} is empty: add items with `twinspire index add`")
-        with open_client(options, store) as client:
-            searcher = Searcher(client, store, templates=prompts, synonyms=alternatives, cache=False)
-            response = searcher.run(request)
+
+    def run() -> tuple[str, SearchResponse]:
+        with open_index(index) as store:
+            if len(store) == 0:
+                raise InputError(f"the index {printable(index)} is empty: add items with `twinspire index add`")
+            with open_client(options, store) as client:
+                searcher = Searcher(client, store, templates=prompts, synonyms=alternatives, cache=False)
+                return store.uri, searcher.run(request)
+
+    try:
+        uri, response = run()
+    except IndexReplacedError:  # `index migrate` has switched it since it was opened
+        uri, response = run()
     for note in response.notes:
         typer.echo(f"note: {printable(note)}", err=True)
     results = Results(uri, _title(query), request, response, image=next(iter(_image_paths(query)), None))

@@ -138,16 +138,17 @@ class Staging:
 
     def switch(
         self, index: Index, changed: Mapping[int, Item], dropped: Iterable[int], *, keep_old: bool = False
-    ) -> None:
-        """Let `index`, open for writing, take the vectors in one step; both are closed then.
+    ) -> int:
+        """Let `index`, open for writing, take the vectors in one step; both are closed then. Return how many it took.
 
         Every item of the index must have a vector, but those of `dropped`, which are removed. The items of `changed`
         get these fields. With `keep_old` the index as it was lies in the folder then: see `kept_old`.
         """
-        staged = self.index
+        staged, dropped = self.index, set(dropped)
         with staged._handle.reading("migrate") as (view, state):
             rows = {staged_id: row for row, staged_id in enumerate(state.ids.tolist()) if staged_id != DEAD}
-            places = {number: rows[entry.id] for number, entry in sorted(self._entries.items())}
+            entries = sorted((number, entry.id) for number, entry in self._entries.items() if number not in dropped)
+            places = {number: rows[staged_id] for number, staged_id in entries}
             new = NewVectors(
                 vectors_file=view.commit.vectors_file,
                 count=view.commit.rows,
@@ -167,6 +168,7 @@ class Staging:
                 _copy(index, self._folder / _OLD)
             writer.migrate(self._folder, new, changed, dropped)
         index.close()
+        return len(places)
 
     def close(self) -> None:
         """Close it; what was encoded stays."""

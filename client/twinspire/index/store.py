@@ -63,7 +63,7 @@ class Index:
     """An open index, a context manager; made by `Index.create` and `Index.open`.
 
     One `Index` at a time may be open for writing, in one process; any number for reading, in any process. A reader sees
-    the latest commit at its next call. After a migration to another space (`twinspire.ingest.migrate`) that call raises
+    the latest commit at its next call. After a migration to another space (`twinspire.migration`) that call raises
     `IndexReplacedError`: open the index again then. All methods may be called from several threads at once: searches
     run in parallel, changes one after the other; what one call returns comes from one committed state. An open index
     does not survive `os.fork`: in the child every call raises, so open it there.

@@ -1,7 +1,6 @@
 """Adding images, sounds and lines of text to a store: reading, decoding, encoding and writing run in parallel.
 
-`add_images` and `add_texts` add files, `sync` makes a store match folders once, `watch` keeps it so, and
-`migrate` gives an index the vectors of another model.
+`add_images` and `add_texts` add files, `sync` makes a store match folders once, `watch` keeps it so.
 """
 
 from __future__ import annotations
@@ -10,9 +9,7 @@ from twinspire.ingest.caption_fusion import fuse
 from twinspire.ingest.captions import Captions, CaptionSource, OnConflict, Sidecars
 from twinspire.ingest.discovery import FoundImages, find_files, find_images
 from twinspire.ingest.kinds import AUDIO_SUFFIXES, IMAGE_SUFFIXES
-from twinspire.ingest.migrate import MigrationReport, migrate
 from twinspire.ingest.options import IngestOptions
-from twinspire.ingest.reencoding import LostItem
 from twinspire.ingest.reports import FailedImage, FolderEvent, Happened, IngestReport
 from twinspire.ingest.sync import sync
 from twinspire.ingest.upsert import add_images, add_texts
@@ -29,8 +26,6 @@ __all__ = [
     "Happened",
     "IngestOptions",
     "IngestReport",
-    "LostItem",
-    "MigrationReport",
     "OnConflict",
     "Sidecars",
     "add_images",
@@ -38,7 +33,6 @@ __all__ = [
     "find_files",
     "find_images",
     "fuse",
-    "migrate",
     "sync",
     "watch",
 ]

@@ -11,6 +11,7 @@ from twinspire._lru_cache import CacheStats, LruCache
 from twinspire.search.calibration import Calibration
 from twinspire.search.classify import Classification, Classifier, Label, LabelScore, read_labels
 from twinspire.search.encoding import Encoder, Templates
+from twinspire.search.live import LiveSearcher
 from twinspire.search.query import ImageResolver, Query, QueryPart
 from twinspire.search.request import Boost, SearchRequest
 from twinspire.search.response import Mode, SearchHit, SearchResponse
@@ -32,6 +33,7 @@ __all__ = [
     "ImageResolver",
     "Label",
     "LabelScore",
+    "LiveSearcher",
     "LruCache",
     "Mode",
     "Query",

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from twinspire._arguments import as_list, require_text
 from twinspire._lru_cache import CacheStats, LruCache
+from twinspire._telemetry import span
 from twinspire.errors import InputError
 from twinspire.search.calibration import Calibration
 from twinspire.search.encoding import Encoder, QueryEncoder, Templates
@@ -120,6 +121,12 @@ class Searcher:
 
     def run(self, request: SearchRequest) -> SearchResponse:
         """Return the response to a request; see `search`, which makes one of its arguments."""
+        with span("search", k=request.k) as observed:
+            response = self._run(request)
+            observed.set(mode=response.mode, cached=response.cached, hits=len(response.hits))
+            return response
+
+    def _run(self, request: SearchRequest) -> SearchResponse:
         generation = self._index.generation
         content = request.query.key  # files may change while their names stay
         key = (content, generation, request) if content is not None else None
@@ -142,12 +149,15 @@ class Searcher:
         searched = len(self._index)
         if searched == 0:
             return SearchResponse((), request.mode, 0, notes=("the index is empty",), offset=request.offset)
-        plan = self._retrieval.plan(request.query, request.mode, similarity=request.min_score is not None)
-        ranked = self._ranked(plan, request)
+        with span("search.encode"):
+            plan = self._retrieval.plan(request.query, request.mode, similarity=request.min_score is not None)
+        with span("search.retrieve"):
+            ranked = self._ranked(plan, request)
         notes = self._notes_on_rules(ranked, request)
         if not ranked.ids:
             notes += self._notes_on_no_hits(plan, request, ranked, searched)
-        items = {item.id: item for item in self._index.get(ranked.ids)}
+        with span("search.fetch"):
+            items = {item.id: item for item in self._index.get(ranked.ids)}
         hits = tuple(
             self._hit(position, items[id_], ranked) for position, id_ in enumerate(ranked.ids, start=request.offset + 1)
         )

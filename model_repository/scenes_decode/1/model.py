@@ -46,8 +46,9 @@ GATHER_S = 0.005
 """How long requests gather in Triton while a batch is prepared."""
 HUNG_S = 300.0
 """A batch that takes longer is taken for hung."""
-NICENESS = 5
-"""Yield processors to the towers: under overload they would starve while images are decoded that they then refuse."""
+NICENESS = {Tower.IMAGE: 15, Tower.TEXT: 5, Tower.AUDIO: 15}
+"""Yield processors to the towers, of which those of images and sounds run at 10: under overload they would starve while
+images are decoded that they then refuse."""
 MAX_TEXT_BYTES = 2**20
 """The longest text. Far less fills any context; the tokenizer reads 1 MB in about a second."""
 FULL, EXPIRED = "Exceeds maximum queue size", "Request timeout expired"
@@ -69,9 +70,9 @@ class TritonPythonModel:
         folder = Path(args["model_repository"]) / args["model_version"]
         manifest = Manifest.from_json((folder / MANIFEST_NAME).read_text(encoding="utf-8"))
         threads = parameters.get("threads")
-        self._prepare = _preparation(
-            Tower(parameters["prepares"]), manifest, folder, None if threads is None else int(threads)
-        )
+        tower = Tower(parameters["prepares"])
+        os.nice(NICENESS[tower])  # before any thread is made: on Linux each has a niceness of its own
+        self._prepare = _preparation(tower, manifest, folder, None if threads is None else int(threads))
         (self._input,), (self._output,) = ([tensor["name"] for tensor in config[role]] for role in ("input", "output"))
         self._telemetry = ModelTelemetry(
             pb_utils,
@@ -86,7 +87,6 @@ class TritonPythonModel:
         )
         self._waiting_bytes = 0
         self._lock = threading.Lock()
-        os.nice(NICENESS)
 
     def execute(self, requests: Sequence[Any]) -> None:
         """Queue the requests of a batch, so that Triton hands over further ones, and refuse those that do not fit."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
-from twinspire._arguments import as_member, file_errors, require_list
+from twinspire._arguments import as_member, as_whole, file_errors, require_list
 from twinspire._cores import usable_cores
 from twinspire.bundle import MANIFEST_NAME, Bundle, Precision
 from twinspire.errors import InputError, SpaceMismatchError
@@ -46,6 +47,10 @@ def build_repository(
     streams: int | None = None,
     accelerator: Accelerator | str = Accelerator.TENSORRT,
     plans: Sequence[Path] = (),
+    instances: int | None = None,
+    max_batch: int | None = None,
+    queue_batches: int | None = None,
+    tuning: Path | None = None,
     raw_inputs: bool = False,
     description: bool = False,
 ) -> list[BuiltModel]:
@@ -58,14 +63,16 @@ def build_repository(
 
     `precision` `auto` is what `LocalTowers` would take on this machine; for a GPU, what the bundle was measured to be
     best on one, wherever the repository is built; for plans, theirs. `plans` are folders that `twinspire tensorrt`
-    wrote, by default BUNDLE.plans beside each bundle. Engines are copies: changes to the repository never reach a
-    bundle. The models of one bundle share theirs where the file system knows hard links. A model that is installed
-    already gets a further version; the newest one is replaced where it has the same engine or none. Nothing is written
-    where a bundle cannot be served, and a running `twinspire serve` is not disturbed: it serves a copy. One process
-    at a time builds into a folder; others wait.
+    wrote, by default BUNDLE.plans beside each bundle. `tuning` is a record of `twinspire tune`: its choice replaces the
+    options that are None, and the file is copied into the models. Engines are copies: changes to the repository never
+    reach a bundle. The models of one bundle share theirs where the file system knows hard links. A model that is
+    installed already gets a further version; the newest one is replaced where it has the same engine or none. Nothing
+    is written where a bundle cannot be served, and a running `twinspire serve` is not disturbed: it serves a copy. One
+    process at a time builds into a folder; others wait.
 
     Raises BundleError where a bundle or its plans are not intact or lack the precision, SpaceMismatchError where a
-    model of that name or the plans have another space, EngineError where TensorRT will not take an engine,
+    model of that name or the plans have another space, EngineError where TensorRT will not take an engine
+    or onnxruntime cannot run it on the bundle's probes, which are written beside each tower for `twinspire serve`,
     ProviderError or MissingDependencyError where the wheel's server would compute on a GPU and this machine has none,
     InputError for two bundles of one name, unknown options and a destination that cannot be written.
     """
@@ -85,14 +92,28 @@ def build_repository(
     if (destination / MANIFEST_NAME).exists():
         raise InputError(f"{destination} is a bundle: name another folder with -o", path=destination)
     named = parse_precision(precision)
+    tuned: dict[str, int | None] = {
+        "threads": threads,
+        "streams": streams,
+        "instances": instances,
+        "max_batch": max_batch,
+        "queue_batches": queue_batches,
+    }
+    if tuning is not None:
+        choice = read_choice(tuning)
+        tuned = {name: choice.get(name) if value is None else value for name, value in tuned.items()}
     options = ServingOptions(
         runtime=runtime,
         device=device,
-        threads=threads,
-        streams=streams,
         provider=_provider(device),
         accelerator=accelerator,
         raw_inputs=raw_inputs,
+        tuning=tuning,
+        threads=tuned["threads"],
+        streams=tuned["streams"],
+        instances=tuned["instances"],
+        max_batch=tuned["max_batch"],
+        queue_batches=tuned["queue_batches"],
     )
     _check_machine(options)
     if named is not None and options.is_container_gpu and accelerator is not Accelerator.CUDA:
@@ -111,6 +132,20 @@ def build_repository(
             models = _placed(specs, destination)
             install_models(destination, models)
     return models
+
+
+def read_choice(tuning: Path) -> dict[str, int]:
+    """Return the options that `twinspire tune` chose. Raises InputError where the file is no record of it."""
+    with file_errors(f"the record of tuning {tuning} cannot be read", tuning, ". `twinspire tune` writes one"):
+        text = tuning.read_text(encoding="utf-8")
+    try:
+        options = json.loads(text)["results"]["options"]
+        return {str(name): as_whole(value, str(name), minimum=1) for name, value in options.items()}
+    except (ValueError, TypeError, KeyError, AttributeError, InputError) as error:
+        raise InputError(
+            f"{tuning} is not a record of `twinspire tune`: {error}. Expected the file tuning.json that it writes",
+            path=tuning,
+        ) from error
 
 
 def _check_machine(options: ServingOptions) -> None:

@@ -108,10 +108,11 @@ class TritonPythonModel:
             warm_ups=warm_up_requests(config),
             access_log=os.environ.get(ACCESS_LOG),
         )
+        queued_batches = int(parameters.get("queue_batches", QUEUED_BATCHES))
         self._backlog = Backlog(
             self._answer,
             max_batch=self._max_batch,
-            max_rows=QUEUED_BATCHES * self._max_batch,
+            max_rows=queued_batches * self._max_batch,
             workers=self._towers.runtime.streams,
             pause=pause_after(self._towers.runtime.provider),
             pause_at_most_s=PAUSE_AT_MOST_S,

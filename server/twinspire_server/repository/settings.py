@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 
 from twinspire._arguments import as_member, as_whole
 from twinspire.errors import InputError
@@ -39,6 +40,9 @@ class Accelerator(StrEnum):
     PLAN = "plan"
 
 
+_MOST = {"instances": 64, "max_batch": 1024, "queue_batches": 1024}
+
+
 @dataclass(frozen=True, kw_only=True)
 class ServingOptions:
     """How a repository serves.
@@ -46,6 +50,9 @@ class ServingOptions:
     `threads` is the number of threads that compute a batch on the CPU (None: one per core). `streams` is the number of
     batches, or parts of one, that are computed in parallel; `threads` is divided among them. In the wheel they are
     streams of `LocalTowers`, which chooses their number for None; in the container they are instances of the engine.
+    `instances` is the number of processes that compute each tower (wheel), `max_batch` the most rows of a batch,
+    `queue_batches` how many full batches wait in an instance before requests are refused; None: the defaults.
+    `tuning` is the record of `twinspire tune` that these were chosen by, a file that is copied into the models.
     `provider` is passed to `LocalTowers` (wheel); `accelerator` runs the engine on the container's GPU. `raw_inputs`
     adds the models that take encoded files and plain texts.
     """
@@ -57,14 +64,27 @@ class ServingOptions:
     provider: str = "auto"
     accelerator: Accelerator = Accelerator.TENSORRT
     raw_inputs: bool = False
+    instances: int | None = None
+    max_batch: int | None = None
+    queue_batches: int | None = None
+    tuning: Path | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "runtime", as_member(self.runtime, RepositoryRuntime, "runtime"))
         object.__setattr__(self, "device", as_member(self.device, Device, "device"))
         object.__setattr__(self, "accelerator", as_member(self.accelerator, Accelerator, "accelerator"))
-        for name, value in (("threads", self.threads), ("streams", self.streams)):
+        for name in ("threads", "streams", "instances", "max_batch", "queue_batches"):
+            value = getattr(self, name)
             if value is not None:
-                as_whole(value, name, minimum=1)
+                as_whole(value, name, minimum=1, maximum=_MOST.get(name))
+        tuned = {name for name in ("instances", "max_batch", "queue_batches") if getattr(self, name) is not None}
+        if tuned and self.runtime is RepositoryRuntime.CONTAINER:
+            option = min(tuned)
+            raise InputError(
+                f"{option} {getattr(self, option)} for the container: its engines have a batch of their own, and "
+                "--streams are their instances. Leave it out",
+                option=option,
+            )
         if self.streams is not None and self.device is Device.GPU:
             raise InputError(
                 f"streams {self.streams} for a GPU: they divide a CPU's threads, a GPU computes whole batches. Leave "

@@ -16,6 +16,7 @@ from twinspire.towers.batching import bucket_lengths
 from twinspire.towers.local import BATCH, PROCESSOR_BATCH
 from twinspire.towers.validation import vocabulary_size
 from twinspire_server.repository.engines import EngineFile, engine_file, gpu_optimization
+from twinspire_server.repository.served_probes import ProbesFile
 from twinspire_server.repository.settings import Device, ServingOptions
 from twinspire_server.repository.spec import BundleCopy, CopiedFile, InstanceGroup, ModelSpec, ProbesCopy, WarmUp
 
@@ -23,6 +24,8 @@ SHORT_LENGTH = 32
 """90% of COCO's captions fit 16 tokens. Runtimes that take few fixed shapes get this length beside the context."""
 
 MODEL_FILE = "model.py"
+TUNING_FILE = "tuning.json"
+"""The record of `twinspire tune` in a version's folder."""
 _HERE = Path(__file__).parent
 
 
@@ -43,18 +46,27 @@ class ServedBundle:
 def wheel_towers(served: ServedBundle) -> list[ModelSpec]:
     """Return a Python model for each tower, whose model.py opens the engine through `LocalTowers`."""
     bundle, options = served.bundle, served.options
-    settings = {"provider": options.provider, "threads": options.threads, "streams": options.streams}
+    settings = {
+        "provider": options.provider,
+        "threads": options.threads,
+        "streams": options.streams,
+        "queue_batches": options.queue_batches,
+        "tuning": None if options.tuning is None else TUNING_FILE,
+    }
+    evidence = [] if options.tuning is None else [CopiedFile(TUNING_FILE, options.tuning)]
     return [
         replace(
             spec,
-            files=[CopiedFile(MODEL_FILE, _HERE / "model.py"), served.copy],
+            files=[CopiedFile(MODEL_FILE, _HERE / "model.py"), served.copy, _probes(served, tower), *evidence],
+            max_batch=options.max_batch or spec.max_batch,
+            instances=InstanceGroup(count=options.instances or 1),
             parameters={**spec.parameters, **{key: str(value) for key, value in settings.items() if value is not None}},
             # Triton counts warm-ups in its metrics like requests of clients. So it runs a single one, and model.py runs
             # the rest where Triton does not see it.
             warm_ups=_warm_ups(bundle, spec.inputs, batches=[1]),
             replaces=[engine_name(bundle)] if spec.tower is Tower.TEXT else [],
         )
-        for spec in (_python_model(served, tower) for tower in bundle.towers)
+        for tower, spec in ((tower, _python_model(served, tower)) for tower in bundle.towers)
     ]
 
 
@@ -135,7 +147,8 @@ def _engine(served: ServedBundle, tower: Tower, file: EngineFile) -> ModelSpec:
         backend="onnxruntime",
         max_batch=max_batch,
         inputs=inputs,
-        files=[file] if tower is Tower.TEXT else [file, ProbesCopy(bundle)],
+        # Clients send texts to the model in front of their engine, so that the probes are beside that one.
+        files=[file] if tower is Tower.TEXT else [file, ProbesCopy(bundle), _probes(served, tower)],
         parameters=parameters,
         engine_sha256=file.sha256,
         instances=InstanceGroup("KIND_GPU" if options.is_container_gpu else "KIND_CPU", options.streams or 1),
@@ -174,6 +187,7 @@ def _text_checks(served: ServedBundle, engine: EngineFile) -> ModelSpec:
             CopiedFile(MODEL_FILE, _HERE / "container_text.py"),
             CopiedFile("contract.py", Path(contract.__file__)),
             ProbesCopy(bundle),
+            _probes(served, Tower.TEXT),
         ],
         # Each instance runs a full batch after the other: as many as keep the engine's instances busy. One that cuts
         # its batches for two instances: 296 texts/s, two that do not: 335 (ViT-B/32 int8, two cores, 64 captions in
@@ -182,6 +196,14 @@ def _text_checks(served: ServedBundle, engine: EngineFile) -> ModelSpec:
         parameters={**spec.parameters, **{key: str(value) for key, value in settings.items()}},
         engine_sha256=engine.sha256,
     )
+
+
+def _probes(served: ServedBundle, tower: Tower) -> ProbesFile:
+    bundle, precision = served.bundle, served.precision
+    certificate = bundle.manifest.engines[tower][precision].certificate
+    if served.plans is not None:
+        certificate = served.plans.manifest.plans[tower].certificate
+    return ProbesFile(bundle=bundle, tower=tower, precision=precision, certificate=certificate)
 
 
 def _engine_batch(served: ServedBundle, tower: Tower) -> int:

@@ -33,7 +33,7 @@ _COMPUTES = 0.1
 _ERRORS_IN_A_ROW = 2
 _AFTER_ERROR_S = 1.0
 """The longest wait before a model that gave an error is checked again."""
-_ERROR_CHARACTERS = 500
+ERROR_CHARACTERS = 500
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
@@ -110,7 +110,7 @@ class Canary:
             self._errors += 1
             if self._errors < _ERRORS_IN_A_ROW:
                 return None
-            return f"the model {self._model} fails on its own warm-up sample: {_error_text(answer[1])}"
+            return f"the model {self._model} fails on its own warm-up sample: {error_text(answer[1])}"
         if executed not in (None, before):
             self._note_life()
             return None
@@ -159,9 +159,9 @@ class Canary:
         return ticks / _TICKS_PER_S
 
 
-def _error_text(content: bytes) -> str:
+def error_text(content: bytes) -> str:
     """Return the message in an error of Triton's HTTP protocol."""
     text = content.decode(errors="replace")
     with suppress(ValueError, LookupError, TypeError):
         text = json.loads(content)["error"]
-    return text[:_ERROR_CHARACTERS]
+    return text[:ERROR_CHARACTERS]

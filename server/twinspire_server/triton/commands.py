@@ -15,6 +15,7 @@ from twinspire._arguments import as_whole
 from twinspire.cli.shared import JsonOption, print_json, printable
 from twinspire.errors import InputError
 from twinspire_server.triton.canary import CanaryOptions
+from twinspire_server.triton.wrong_vectors import AccuracyOptions, OnWrong
 
 if TYPE_CHECKING:
     from twinspire_server.triton import ServerTls, TritonServer
@@ -105,6 +106,20 @@ def serve(
     canary_interval: Annotated[
         float, typer.Option(min=0, help="Seconds between test inferences, which detect hung models; 0: none.")
     ] = CanaryOptions.interval_s,
+    accuracy_interval: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            metavar="SECONDS",
+            help="Seconds between probes, which detect wrong vectors; 0: none. "
+            f"[default: {AccuracyOptions.interval_s:g}, 0 with --canary-interval 0]",
+            show_default=False,
+        ),
+    ] = None,
+    on_wrong: Annotated[
+        OnWrong,
+        typer.Option(help="What follows wrong vectors beside the alarm: nothing, one restart, or the server's end."),
+    ] = OnWrong.ALARM,
     triton_flag: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME=VALUE", help="Further flag for tritonserver, such as log-verbose=1; repeatable."),
@@ -132,6 +147,8 @@ def serve(
     from twinspire_server.triton.serving import Serving
 
     as_whole(status_port, "--status-port", minimum=0, maximum=65535)
+    if accuracy_interval is None and canary_interval:
+        accuracy_interval = AccuracyOptions.interval_s
     ready = False
     with _signals_raise():
         try:
@@ -149,6 +166,9 @@ def serve(
                 connection_age_s=connection_age or None,
                 max_restarts=max_restarts,
                 canary=CanaryOptions(interval_s=canary_interval) if canary_interval else None,
+                accuracy=AccuracyOptions(interval_s=accuracy_interval, on_wrong=on_wrong)
+                if accuracy_interval
+                else None,
                 report=lambda message: typer.echo(message, err=True),
                 tls=_tls(tls_certificate, tls_key, tls_ca),
                 insecure=insecure,

@@ -201,6 +201,11 @@ class TritonServer:
         return self._process is not None and self._process.poll() is None
 
     @property
+    def name(self) -> str:
+        """The name that it reports to clients, of its own at each start: `twinspire-1a2b3c4d`."""
+        return self._started.name
+
+    @property
     def pid(self) -> int:
         """The process id of `tritonserver`."""
         return self._started.pid

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from twinspire.errors import InputError, ServerError
+from twinspire_server.triton.accuracy import AccuracyCanary
 from twinspire_server.triton.canary import CanaryOptions
 from twinspire_server.triton.control import ControlSocket, Progress
 from twinspire_server.triton.forwarding import Forwarder
@@ -17,6 +18,7 @@ from twinspire_server.triton.reloading import Reloader
 from twinspire_server.triton.server import TritonServer, check_repository
 from twinspire_server.triton.status import ServerStatus, StatusServer
 from twinspire_server.triton.supervisor import Supervisor
+from twinspire_server.triton.wrong_vectors import AccuracyOptions
 
 
 class Serving:
@@ -47,6 +49,7 @@ class Serving:
         connection_age_s: float | None = None,
         max_restarts: int = 10,
         canary: CanaryOptions | None = None,
+        accuracy: AccuracyOptions | None = None,
         report: Callable[[str], None] = lambda _: None,
         **options: Any,  # noqa: ANN401 - those of TritonServer
     ) -> None:
@@ -69,16 +72,18 @@ class Serving:
             taken = self._releases.taken
             release = taken if taken is not None and not latest else self._releases.copy()
             self.server = TritonServer(release, grpc_port=reserved.getsockname()[1], **options)
-            self._supervisor = Supervisor(self.server, max_restarts=max_restarts, canary=canary, report=report)
+            checks = None if accuracy is None else AccuracyCanary(accuracy, report=report)
+            self._supervisor = Supervisor(
+                self.server, max_restarts=max_restarts, canary=canary, accuracy=checks, report=report
+            )
             self._http = stack.enter_context(
                 Forwarder("http", LOOPBACK, http_port, lambda: (LOOPBACK, self.server.ports.http))
             )
             self._metrics = stack.enter_context(
                 Forwarder("metrics", self._metrics_host, metrics_port, lambda: (LOOPBACK, self.server.ports.metrics))
             )
-            self._status = stack.enter_context(
-                StatusServer(ServerStatus(self.server, self._supervisor), host=self._metrics_host, port=status_port)
-            )
+            status = ServerStatus(self.server, self._supervisor, checks)
+            self._status = stack.enter_context(StatusServer(status, host=self._metrics_host, port=status_port))
             self._reloader = stack.enter_context(
                 Reloader(
                     self._releases, self.server, self._supervisor, connection_age_s=connection_age_s, report=report

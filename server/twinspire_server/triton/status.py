@@ -6,6 +6,7 @@ One scrape of `/metrics` has the supervisor's own metrics and Triton's page, on 
 from __future__ import annotations
 
 import json
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -35,15 +36,19 @@ _MOST_CONNECTIONS = 32
 
 
 class CanaryState(Protocol):
-    """What the accuracy canary found: the least cosine of each model's last check, and whether all are good enough."""
+    """What the accuracy canary found: the minimum cosine of each model's last check, and whether all suffice."""
 
     @property
     def ok(self) -> bool:
         """Whether every model answers as its certificate says; True before the first check."""
 
     @property
+    def checked(self) -> bool:
+        """Whether the models of the running server have been checked since its start."""
+
+    @property
     def cosine(self) -> Mapping[str, float]:
-        """The least cosine of the last check, by model."""
+        """The minimum cosine of the last check, by model."""
 
 
 class ServerStatus:
@@ -72,7 +77,9 @@ class ServerStatus:
             reasons.append("Triton is not ready")
         if self._canary is not None and not self._canary.ok:
             found = ", ".join(f"{model} {cosine:.6f}" for model, cosine in self._canary.cosine.items())
-            reasons.append(f"the canary found wrong embeddings; least cosines: {found}")
+            reasons.append(f"the canary found wrong embeddings; minimum cosines: {found}")
+        elif self._canary is not None and not self._canary.checked:
+            reasons.append("the canary has not checked the embeddings yet")
         return reasons
 
     def document(self) -> dict[str, Any]:
@@ -84,7 +91,7 @@ class ServerStatus:
             "reasons": reasons,
             "models": list(self._server.models),
             "restarts": dict(self._supervisor.restarts),
-            "canary": None if canary is None else {"ok": canary.ok, "cosine": dict(canary.cosine)},
+            "canary": None if canary is None else {"ok": canary.ok, "cosine": _finite(canary.cosine)},
         }
 
     def page(self) -> bytes:
@@ -111,7 +118,7 @@ class ServerStatus:
             models.add_metric([], labels)
         yield models
         if self._canary is not None:
-            about = "Least cosine of a model's embeddings to the bundle's probes"
+            about = "Minimum cosine of a model's embeddings to the bundle's probes"
             cosines = GaugeMetricFamily("twinspire_canary_cosine", about, labels=["model"])
             for model, cosine in self._canary.cosine.items():
                 cosines.add_metric([model], cosine)
@@ -233,6 +240,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *_: object) -> None:  # noqa: A002 - as of http.server
         """Log nothing: a scrape each few seconds says nothing."""
+
+
+def _finite(values: Mapping[str, float]) -> dict[str, float | None]:
+    """Return numbers for JSON, which has none that are not finite."""
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}
 
 
 def _json(status: HTTPStatus, document: dict[str, Any]) -> tuple[HTTPStatus, str, bytes]:

@@ -12,8 +12,10 @@ from queue import Empty, SimpleQueue
 from twinspire._arguments import as_whole
 from twinspire.errors import ServerError, TwinspireError
 from twinspire_server.repository.config import ready_check
+from twinspire_server.triton.accuracy import AccuracyCanary
 from twinspire_server.triton.canary import Canary, CanaryOptions
 from twinspire_server.triton.server import TritonServer
+from twinspire_server.triton.wrong_vectors import OnWrong
 
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 30.0
 _STABLE_S = 600.0
@@ -23,10 +25,11 @@ _POLL_S = 0.1
 
 
 class RestartCause(StrEnum):
-    """Why a server is started again: it ended by itself, a model hung, or the last start failed."""
+    """Why a server is started again: it ended, a model hung, vectors were wrong, or the last start failed."""
 
     ENDED = "ended"
     HUNG = "hung"
+    WRONG = "wrong"
     START = "start"
 
 
@@ -34,8 +37,10 @@ class Supervisor:
     """Restarts a started `TritonServer` whenever it ends by itself, a model's process ends, or a model hangs.
 
     Restarts wait 0.5 s, then twice as long each time, at most 30 s; after `max_restarts` in a row, with no ten minutes
-    of serving between them, the last error is raised. `canary` sets how models are checked; None does not check them.
-    `report` is called with a message for each failure and each restart. Raises InputError for a negative number.
+    of serving between them, the last error is raised. `canary` sets how models are checked for hangs; None does not
+    check them. `accuracy` checks their vectors while the server runs; where they are wrong, its options say whether the
+    server is restarted or ended. `report` is called with a message for each failure and each restart. Raises InputError
+    for a negative number.
     """
 
     def __init__(
@@ -44,11 +49,12 @@ class Supervisor:
         *,
         max_restarts: int = 10,
         canary: CanaryOptions | None = None,
+        accuracy: AccuracyCanary | None = None,
         report: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._max_restarts = as_whole(max_restarts, "max_restarts", minimum=0)
         self._server, self._report = server, report
-        self._canary = canary
+        self._canary, self._accuracy = canary, accuracy
         self._stopped = threading.Event()
         self._handover: _Handover | None = None
         self._handing_over = threading.Lock()
@@ -116,14 +122,19 @@ class Supervisor:
     def _watch(self) -> ServerError | None:
         """Return why the server has ended; None where `stop` was called or a successor waits."""
         hung: SimpleQueue[str] = SimpleQueue()
+        wrong: SimpleQueue[str] = SimpleQueue()
         checks = {name: ready_check(self._server.repository / name) for name in self._server.models}
         canaries = [
             Canary(name, request, self._server, self._canary, on_failure=hung.put)
             for name, request in checks.items()
             if request is not None and self._canary is not None
         ]
+        if self._accuracy is not None:
+            self._accuracy.start(self._server, on_wrong=wrong.put)
         try:
             while not self._stopped.is_set() and self._handover is None:
+                with suppress(Empty):
+                    return self._wrong(wrong.get_nowait())
                 with suppress(Empty):
                     reason = hung.get(timeout=_POLL_S)
                     self._server.kill()
@@ -135,8 +146,20 @@ class Supervisor:
                     return self._server.ended_error(status)
             return None
         finally:
+            if self._accuracy is not None:
+                self._accuracy.stop()
             for canary in canaries:
                 canary.stop()
+
+    def _wrong(self, reason: str) -> ServerError:
+        """End the server; return why, for a restart, or raise it."""
+        assert self._accuracy is not None
+        self._server.kill()
+        self._cause = RestartCause.WRONG
+        error = ServerError(f"ended Triton because its vectors are wrong: {reason}. Full log: {self._server.log_file}")
+        if self._accuracy.options.on_wrong is OnWrong.STOP:
+            raise error
+        return error
 
     def _adopt(self) -> bool:
         """Adopt the successor that waits, where there is one."""

@@ -17,7 +17,7 @@ from twinspire.errors import InputError
 
 if TYPE_CHECKING:
     from twinspire.bundle import BundleDescription
-    from twinspire.ingest import MigrationReport
+    from twinspire.migration import MigrationReport
 
 
 @with_client_options
@@ -55,14 +55,14 @@ def migrate(
     meanwhile, with the old model; a process that has it open must open it again after the switch. An interrupted run
     is finished by running it again. Ends with status 3, and does not switch, where items cannot be encoded again.
     """
-    from twinspire import ingest
+    from twinspire import migration
 
     if options.bundle is None:
         raise InputError("index migrate needs the bundle of the new model: pass --bundle", option="--bundle")
     start_s = time.perf_counter()
     with open_client(options) as client:
         with ProgressBar("items") as bar:
-            report = ingest.migrate(
+            report = migration.migrate(
                 index,
                 client,
                 bundle=reference_to(client.bundle),

@@ -11,15 +11,22 @@ from __future__ import annotations
 import asyncio
 import threading
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import grpc  # type: ignore[import-untyped, unused-ignore]
 import grpc.aio  # type: ignore[import-untyped, unused-ignore]
 from tritonclient.grpc import service_pb2_grpc
 
-from twinspire.errors import EngineError, ServerError, ServerUnavailableError
+from twinspire._telemetry import count
+from twinspire.errors import (
+    EngineError,
+    ServerError,
+    ServerOverloadedError,
+    ServerRefusedError,
+    ServerUnavailableError,
+)
 from twinspire.towers.triton.options import TlsOptions
-from twinspire.towers.triton.retries import Deadline
+from twinspire.towers.triton.retries import Deadline, DeadlinePassedError, TransientServerError
 from twinspire.towers.triton.status import error_of
 
 _OPTIONS = [
@@ -39,6 +46,7 @@ _OPTIONS = [
     # Give each client of an address its own connection, so that closing one leaves the other open.
     ("grpc.use_local_subchannel_pool", 1),
 ]
+Metadata: TypeAlias = tuple[tuple[str, str], ...]
 CLOSED = "the towers are closed: open the client or the towers again"
 
 
@@ -80,8 +88,8 @@ class Channel(ABC):
         return self._closed.is_set()
 
     @abstractmethod
-    def send(self, method: str, request: Any, deadline: Deadline) -> Any:
-        """Send a request and return its future, which fails at the deadline."""
+    def send(self, method: str, request: Any, deadline: Deadline, metadata: Metadata = ()) -> Any:
+        """Send a request, with gRPC metadata, and return its future, which fails at the deadline."""
 
     def response(self, future: Any, deadline: Deadline) -> Any:
         """Return the response of a request that has ended.
@@ -101,7 +109,9 @@ class Channel(ABC):
             if self.is_closed:
                 raise EngineError(CLOSED) from error
             code, details = error.code(), error.details() or ""  # type: ignore[attr-defined, unused-ignore]
-            raise error_of(code, details, self, deadline) from error
+            translated = error_of(code, details, self, deadline)
+            count("failures", reason=_failure_reason(translated))
+            raise translated from error
         if response is None:  # status OK without a message, or in asyncio one that cannot be read
             raise EngineError(
                 f"the server at {self.address} sent an empty response: expected a message of Triton's protocol"
@@ -121,10 +131,10 @@ class ThreadChannel(Channel):
 
     grpc = grpc
 
-    def send(self, method: str, request: Any, deadline: Deadline) -> Any:
+    def send(self, method: str, request: Any, deadline: Deadline, metadata: Metadata = ()) -> Any:
         """Send a request and return its `grpc.Future`."""
         try:
-            return getattr(self._stub, method).future(request, timeout=deadline.left_s)
+            return getattr(self._stub, method).future(request, timeout=deadline.left_s, metadata=metadata or None)
         except ValueError as error:  # what gRPC raises for a closed channel
             raise self._unsent(error) from error
 
@@ -134,13 +144,28 @@ class AsyncChannel(Channel):
 
     grpc = grpc.aio
 
-    def send(self, method: str, request: Any, deadline: Deadline) -> Any:
+    def send(self, method: str, request: Any, deadline: Deadline, metadata: Metadata = ()) -> Any:
         """Send a request and return its task. Cancelling that cancels the request."""
 
         async def call() -> Any:
             try:
-                return await getattr(self._stub, method)(request, timeout=deadline.left_s)
+                return await getattr(self._stub, method)(request, timeout=deadline.left_s, metadata=metadata or None)
             except grpc.aio.UsageError as error:  # a closed channel
                 raise self._unsent(error) from error
 
         return asyncio.ensure_future(call())
+
+
+def _failure_reason(error: Exception) -> str:
+    """Return the reason of a failed request for metrics."""
+    if isinstance(error, DeadlinePassedError):
+        return "deadline"
+    cause = error.error if isinstance(error, TransientServerError) else error
+    for kind, reason in (
+        (ServerOverloadedError, "overloaded"),
+        (ServerUnavailableError, "unavailable"),
+        (ServerRefusedError, "refused"),
+    ):
+        if isinstance(cause, kind):
+            return reason
+    return "error"

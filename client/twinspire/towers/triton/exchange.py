@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
+from twinspire._telemetry import count
 from twinspire.towers.triton.channel import Channel
 from twinspire.towers.triton.retries import Deadline, DeadlinePassedError, RetryPolicy, TransientServerError
 from twinspire.towers.triton.steps import NextDone, Send, Steps
@@ -63,7 +64,7 @@ def exchange(
     channel: Channel,
     batches: Iterator[Sent],
     *,
-    request: Callable[[Sent], Any],
+    send: Callable[[Sent], Any],
     rows: Callable[[Sent], int],
     receive: Callable[[Sent, Any], None],
     window: Window,
@@ -74,7 +75,7 @@ def exchange(
 ) -> Steps[None]:
     """Send every batch, several at a time, and `receive` each with its response in the order of the responses.
 
-    `request` returns a batch's message. A request that an overloaded server refused is sent again after the next
+    `send` returns the future of a batch. A request that an overloaded server refused is sent again after the next
     answer; `window` then allows fewer. When none is in flight, or after any other transient failure once
     all in flight have ended, `recover` waits, or raises, and the failed requests are sent again; answered ones never
     are. Any other error ends the exchange. Requests in flight when it ends, for whatever reason, are cancelled.
@@ -82,10 +83,6 @@ def exchange(
     Raises ServerError, also where no answer comes for `patience_s`, and EngineError where the channel is closed
     meanwhile or a response cannot be read.
     """
-
-    def send(batch: Sent) -> Any:  # noqa: ANN401 - the future of grpc or asyncio
-        return channel.send("ModelInfer", request(batch), deadline)
-
     pending: dict[Any, Sent] = {}
     failed: list[Sent] = []
     failure: TransientServerError | None = None
@@ -93,7 +90,11 @@ def exchange(
     try:
         while True:
             while failure is None and window.has_room(len(pending), rows_pending):
-                batch = failed.pop() if failed else next(batches, None)
+                if failed:
+                    batch: Sent | None = failed.pop()
+                    count("retries")
+                else:
+                    batch = next(batches, None)
                 if batch is None:
                     break
                 try:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from twinspire._telemetry import count
 from twinspire.errors import ServerUnavailableError, TwinspireError
 from twinspire.towers.protocol import Towers
 from twinspire.towers.triton.counters import ClientCounters, ServerCounters
@@ -146,6 +147,8 @@ class ServerGroup:
                 failed.clear()
                 continue
             is_last = self._fallback is None and len(failed) + 1 == len(self._members)
+            if failed:
+                count("retries")
             try:
                 return (yield from self._attempt(member, call, deadline, is_last=is_last))
             except TransientServerError as failure:
@@ -227,6 +230,7 @@ class ServerGroup:
             self._fallbacks += is_fallback
         consequence = f"It gets no calls until it answers again, {available} other servers do"
         if is_fallback:
+            count("fallbacks", to="local")
             consequence = "Calls are computed in this process until a server answers again"
         elif available == 0:
             consequence = "Calls wait until a server answers again"
@@ -254,6 +258,8 @@ class ServerGroup:
             member.is_available = True
             member.returns += 1
             self._returns += is_return
+        if is_return:
+            count("fallbacks", to="server")
         note = "; calls are computed on servers again" if is_return else ""
         _log.info("the server at %s gets calls again%s", server.address, note)
 

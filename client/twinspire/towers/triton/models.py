@@ -128,12 +128,13 @@ def read_version(response: Any) -> str:
     return printable(response.version, limit=32)
 
 
-def infer_request(name: str, spec: TensorSpec, array: NDArray[Any], *, timeout_s: float) -> Any:
+def infer_request(name: str, spec: TensorSpec, array: NDArray[Any], *, timeout_s: float, request_id: str = "") -> Any:
     """Return a request for the embeddings of an array (n, ...) of the tower's input `spec`: `ModelInfer`.
 
+    `request_id` stands in the server's access log and traces.
     `timeout_s` is the time left in the call: a server with a bounded queue drops the request after it.
     """
-    request = service_pb2.ModelInferRequest(model_name=name)
+    request = service_pb2.ModelInferRequest(model_name=name, id=request_id)
     request.inputs.add(name=spec.name, datatype=spec.triton_type, shape=array.shape)
     request.outputs.add(name=EMBEDDING)
     request.raw_input_contents.append(array.tobytes())

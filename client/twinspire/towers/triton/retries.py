@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from twinspire._telemetry import count
 from twinspire.errors import ServerOverloadedError, ServerUnavailableError
 from twinspire.towers.triton.steps import Result, Sleep, Steps
 
@@ -88,6 +89,7 @@ class RetryPolicy:
                 return (yield from action())
             except TransientServerError as failure:
                 yield from self.wait(failure)
+                count("retries")
             except DeadlinePassedError as passed:
                 raise self.deadline_error() from passed.__cause__
 
@@ -123,13 +125,15 @@ class RetryPolicy:
             )
         error = self._last.error
         attempts = f" Attempts: {self._failures}" if self._failures else ""
-        return type(error)(
-            f"{error}{attempts}",
+        final = type(error)(
+            f"{error.args[0]}{attempts}",
             address=error.address,
             code=error.code,
             attempts=self._failures or None,
             deadline_s=limit_s,
         )
+        final.request_id = error.request_id
+        return final
 
 
 class OneAttempt(RetryPolicy):

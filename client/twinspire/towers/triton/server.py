@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tritonclient.grpc.service_pb2 import ModelConfigRequest, ModelStatisticsRequest, ServerMetadataRequest
 
+from twinspire._telemetry import detached_span
 from twinspire.bundle import BundleDescription, Tower
 from twinspire.errors import ServerError, ServerOverloadedError
 from twinspire.towers.batching import InputBatch
@@ -97,12 +100,21 @@ class Server:
         source = f"the {call.tower} tower ({model.name} on {self.address})"
         is_trusted = True
 
-        def request(batch: InputBatch) -> Any:  # noqa: ANN401 - the generated messages have no types
+        call_id, numbers = uuid.uuid4().hex[:16], itertools.count(1)
+
+        def send(batch: InputBatch) -> Any:  # noqa: ANN401 - grpc.Future or asyncio.Task
             nonlocal is_trusted
             is_trusted &= state.is_trusted  # not where it waited for its turn
-            return infer_request(model.name, spec, batch.array, timeout_s=deadline.left_s)
+            request_id = f"{call_id}-{next(numbers)}"
+            request = infer_request(model.name, spec, batch.array, timeout_s=deadline.left_s, request_id=request_id)
+            observed = detached_span(
+                "request", tower=call.tower, model=model.name, rows=len(batch.array), id=request_id
+            )
+            future = self._channel.send("ModelInfer", request, deadline, tuple(observed.context()))
+            future.add_done_callback(lambda ended: observed.end(_exception(ended)))
+            return future
 
-        def receive(batch: InputBatch, response: Any) -> None:  # noqa: ANN401 - as above
+        def receive(batch: InputBatch, response: Any) -> None:  # noqa: ANN401 - the generated messages have no types
             shape = (len(batch.array), *output_shape)
             output = read_embeddings(response, shape=shape, source=source)
             embeddings[batch.positions] = check_embeddings(output, shape=shape, source=source, tower=call.tower)
@@ -133,7 +145,7 @@ class Server:
             yield from exchange(
                 self._channel,
                 call.batches(model),
-                request=request,
+                send=send,
                 rows=lambda batch: len(batch.array),
                 receive=receive,
                 window=Window(self._in_flight, model.max_batch),
@@ -146,6 +158,7 @@ class Server:
                 state = yield from inspect()
         except (ServerError, TransientServerError) as error:
             failure = error.error if isinstance(error, TransientServerError) else error
+            failure.request_id = call_id
             if not isinstance(failure, ServerOverloadedError):
                 self._state = None  # at the next call it may be another server
             raise
@@ -194,3 +207,12 @@ class Server:
         }
         self.version = read_version(server)
         return _ServerState(models, time.monotonic())
+
+
+def _exception(future: Any) -> BaseException | None:  # noqa: ANN401 - grpc.Future or asyncio.Task
+    """Return what an ended future raised, also where it was cancelled."""
+    try:
+        error: BaseException | None = future.exception()
+    except BaseException as cancelled:  # asyncio's CancelledError is no Exception
+        return cancelled
+    return error

@@ -73,10 +73,16 @@ class Reencoder:
     def run(self, index: Index) -> None:
         """Encode until every item of the index has a vector or is lost. Items that were lost are tried again."""
         self._index, self.lost = index, {}
+        before: tuple[list[int], list[int]] | None = None
         while True:
             files, texts = self._missing()
             if not files and not texts:
                 return
+            if (files, texts) == before:
+                for item in self._stored([*files, *texts]):
+                    self._lose(item, "it changes all the time")
+                continue
+            before = files, texts
             self._total = len(self._staging) + len(self.lost) + len(files) + len(texts)
             if files:
                 kinds, paths = FileKinds.of(self._client), self._paths(files)
@@ -87,6 +93,8 @@ class Reencoder:
         """Return the items whose files have another content now, as they become with the switch."""
         found = {}
         for number, read in self._staging.changes().items():
+            if number in self.lost:
+                continue
             (item,) = self._index.get([number])
             metadata = replaced(item.metadata, read["metadata"])
             found[number] = Item(item.uri, item.kind, item.caption, metadata, read["content_hash"])
@@ -114,7 +122,7 @@ class Reencoder:
         owners = {item.id: item for path in paths for item in self._pending.pop(path, ())}
         for event in step.events:
             for item in owners.values():
-                if item.uri == str(event.path):
+                if Path(item.uri) == event.path:
                     self._lose(item, event.cause or "")
         if step.embeddings is not None:
             rows, embeddings = [], []

@@ -20,7 +20,7 @@ from twinspire.index.ann.family import parse_choice
 from twinspire.index.migration import Staging, discard, kept_old, staged_keys
 from twinspire.ingest.files import looks_the_same
 from twinspire.ingest.kinds import FILE_KINDS
-from twinspire.ingest.reencoding import LostItem, Reencoder, content_key, why_lost
+from twinspire.migration.reencoding import LostItem, Reencoder, content_key, why_lost
 
 if TYPE_CHECKING:
     from twinspire.client import Client
@@ -112,9 +112,9 @@ def migrate(
         reencoder.run(writer)  # what has changed since
         if reencoder.lost and not drop_missing:
             return report(len(writer))
-        staging.switch(writer, reencoder.changed(), reencoder.lost, keep_old=old is not None)
+        items = staging.switch(writer, reencoder.changed(), reencoder.lost, keep_old=old is not None)
         _finish(index.path, old)
-        return report(len(staging), switched=True)
+        return report(items, switched=True)
 
 
 def _finish(path: Path, old: Path | None) -> None:
