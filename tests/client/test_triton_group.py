@@ -377,9 +377,6 @@ def test_an_unusable_fallback_is_an_error_at_connect(
     ):
         with pytest.raises(error):
             Client.connect(url, tiny.bundle, fallback=fallback)  # type: ignore[arg-type]
-    with pytest.raises(InputError) as caught:
-        Client.connect(url)
-    assert caught.value.option == "bundle"
 
 
 def test_nothing_falls_back_unasked(tiny: Any, start_fake: Start) -> None:
