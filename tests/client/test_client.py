@@ -155,12 +155,16 @@ def test_bad_images_can_be_left_out(client: Client, files: list[Path]) -> None:
 
 
 def test_what_is_no_bundle_is_refused() -> None:
-    """None, as of a function that found nothing, is an InputError that says what was expected."""
+    """None, as of a function that found nothing, and a number are InputErrors that say what was expected.
+
+    A connection without a bundle asks the server for it.
+    """
     nothing: Any = None
+    number: Any = 1
     with pytest.raises(InputError, match="Bundle"):
         Client.local(nothing)
     with pytest.raises(InputError, match="Bundle"):
-        Client.connect("localhost:1", nothing)
+        Client.connect("localhost:1", number)
 
 
 def test_nothing_gives_no_rows(client: Client) -> None:
