@@ -49,6 +49,7 @@ from twinspire_export.quantization.recipe import (
     RangeEstimator,
     Ranges,
 )
+from twinspire_export.quantization.token_tables import keep_used_rows, restore_rows
 
 if TYPE_CHECKING:
     import onnx
@@ -130,7 +131,10 @@ def split_layers(prepared: Prepared, feeds: Sequence[Feed]) -> None:
 def run_nncf(prepared: Prepared, feeds: Sequence[Feed]) -> onnx.ModelProto:
     """Quantize the graph of `prepared` by NNCF, for `finish`; the graph must not be used afterwards."""
     ignored = {*prepared.in_float, *prepared.pixels, *prepared.split.in_float}
-    return _run_nncf(prepared.model, feeds, prepared.recipe, ignored=sorted(ignored))
+    tables, reduced = keep_used_rows(prepared.model, feeds)
+    quantized = _run_nncf(prepared.model, reduced, prepared.recipe, ignored=sorted(ignored))
+    restore_rows(quantized, tables)
+    return quantized
 
 
 def finish(prepared: Prepared, quantized: onnx.ModelProto, feeds: Sequence[Feed]) -> onnx.ModelProto:
