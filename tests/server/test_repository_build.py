@@ -102,9 +102,7 @@ def test_the_containers_models(tiny: Any, tmp_path: Path) -> None:
     engines = {Tower.IMAGE: "tiny_image/1/model.onnx", Tower.TEXT: "tiny_engine_text/1/model.onnx"}
     front = {"tiny_text/1/model.py", "tiny_text/1/contract.py"}
     probes = {
-        f"tiny_{tower}/1/probes/{name}"
-        for tower in ("image", "text")
-        for name in ("bundle.json", "probes.npz", "tokenizer.json")
+        f"tiny_{tower}/1/manifest/{name}" for tower in ("image", "text") for name in ("bundle.json", "tokenizer.json")
     } | {"tiny_image/1/probes.npz", "tiny_text/1/probes.npz"}
     assert files == {
         *(f"tiny_{name}/config.pbtxt" for name in ("image", "text", "engine_text")),
@@ -253,7 +251,7 @@ def test_the_other_runtime_takes_the_version_over(tiny: Any, tmp_path: Path) -> 
     build_repository([tiny.bundle.path], tmp_path, precision="int8")
     before = _files(tmp_path)
     build_repository([tiny.bundle.path], tmp_path, precision="int8", runtime=RepositoryRuntime.CONTAINER)
-    left = {name for name in _files(tmp_path / "tiny_image") if not name.startswith("1/probes")}
+    left = {name for name in _files(tmp_path / "tiny_image") if not name.startswith(("1/probes", "1/manifest"))}
     assert left == {"config.pbtxt", "1/model.onnx"}
     assert not any("bundle/" in name for name in _files(tmp_path))
     models = build_repository([tiny.bundle.path], tmp_path, precision="int8")

@@ -169,7 +169,10 @@ def _print_server(address: str | None, document: dict[str, Any] | None) -> None:
     _line("server", f"{address} is {state}; models {printable(models, limit=500)}; restarts: {restarts}")
     canary = document.get("canary")
     if isinstance(canary, dict):
-        cosines = ", ".join(f"{name} {value}" for name, value in (canary.get("cosine") or {}).items())
+        cosines = ", ".join(
+            f"{name} {value:.6f}" if isinstance(value, float) else f"{name} unknown"
+            for name, value in (canary.get("cosine") or {}).items()
+        )
         text = f"{'ok' if canary.get('ok') else 'WRONG EMBEDDINGS'}; minimum cosines: {cosines or 'none yet'}"
         _line("  canary", printable(text, limit=1000))
 

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Protocol
 
 from twinspire.bundle import MANIFEST_NAME, Bundle, BundleWriter, Precision, Tower
-from twinspire.bundle.manifest import required_files
+from twinspire.bundle.manifest import TOKENIZER_NAME
 from twinspire.contract import TensorSpec
 from twinspire.errors import InputError
 
-BUNDLE, PROBES = "bundle", "probes"
-"""The folders of a version that hold a copy of the bundle, or of what checks a model without it."""
+BUNDLE, MANIFEST = "bundle", "manifest"
+"""The folders of a version that hold a copy of the bundle, or of what describes the inputs of a model without it."""
 
 
 class ModelFile(Protocol):
@@ -70,17 +70,18 @@ class BundleCopy:
 
 
 @dataclass(frozen=True)
-class ProbesCopy:
-    """A copy of what checks a model whose version holds no bundle: manifest, probes and tokenizer."""
+class ManifestCopy:
+    """A copy of what describes the inputs of a model whose version holds no bundle: manifest and tokenizer."""
 
     bundle: Bundle
-    name: str = field(default=PROBES, init=False)
+    name: str = field(default=MANIFEST, init=False)
 
     def write(self, path: Path) -> None:
         """Copy the files into a folder."""
         path.mkdir()
-        for name in (MANIFEST_NAME, *required_files(self.bundle.manifest.towers)):
-            shutil.copyfile(self.bundle.path / name, path / name)
+        for name in (MANIFEST_NAME, TOKENIZER_NAME):
+            if (self.bundle.path / name).is_file():  # images alone have no tokenizer
+                shutil.copyfile(self.bundle.path / name, path / name)
 
 
 @dataclass(frozen=True)

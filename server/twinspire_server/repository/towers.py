@@ -18,7 +18,7 @@ from twinspire.towers.validation import vocabulary_size
 from twinspire_server.repository.engines import EngineFile, engine_file, gpu_optimization
 from twinspire_server.repository.served_probes import ProbesFile
 from twinspire_server.repository.settings import Device, ServingOptions
-from twinspire_server.repository.spec import BundleCopy, CopiedFile, InstanceGroup, ModelSpec, ProbesCopy, WarmUp
+from twinspire_server.repository.spec import BundleCopy, CopiedFile, InstanceGroup, ManifestCopy, ModelSpec, WarmUp
 
 SHORT_LENGTH = 32
 """90% of COCO's captions fit 16 tokens. Runtimes that take few fixed shapes get this length beside the context."""
@@ -148,7 +148,7 @@ def _engine(served: ServedBundle, tower: Tower, file: EngineFile) -> ModelSpec:
         max_batch=max_batch,
         inputs=inputs,
         # Clients send texts to the model in front of their engine, so that the probes are beside that one.
-        files=[file] if tower is Tower.TEXT else [file, ProbesCopy(bundle), _probes(served, tower)],
+        files=[file] if tower is Tower.TEXT else [file, ManifestCopy(bundle), _probes(served, tower)],
         parameters=parameters,
         engine_sha256=file.sha256,
         instances=InstanceGroup("KIND_GPU" if options.is_container_gpu else "KIND_CPU", options.streams or 1),
@@ -186,7 +186,7 @@ def _text_checks(served: ServedBundle, engine: EngineFile) -> ModelSpec:
         files=[
             CopiedFile(MODEL_FILE, _HERE / "container_text.py"),
             CopiedFile("contract.py", Path(contract.__file__)),
-            ProbesCopy(bundle),
+            ManifestCopy(bundle),
             _probes(served, Tower.TEXT),
         ],
         # Each instance runs a full batch after the other: as many as keep the engine's instances busy. One that cuts

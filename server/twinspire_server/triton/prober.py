@@ -41,6 +41,7 @@ class _Model:
     name: str
     version: int
     probes: ServedProbes
+    reference: ServedProbes | None
     request: Inference
     raw_request: Inference | None
     max_batch: int
@@ -50,11 +51,12 @@ class Prober:
     """Sends the probes of a running server's models through it. Close it when the server has ended.
 
     Models without probes, which an older `twinspire build` or somebody else wrote, are not probed. The version that is
-    probed is the one that the server has loaded.
+    probed is the one that the server has loaded. `reference` is a repository that is known to be right: towers of the
+    same name must answer the probes there too, so that a build whose own probes are wrong is noticed.
     """
 
-    def __init__(self, server: TritonServer) -> None:
-        self._server = server
+    def __init__(self, server: TritonServer, *, reference: Path | None = None) -> None:
+        self._server, self._reference = server, reference
         self._sender: Sender = open_sender(server)
         self._models: dict[str, _Model] = {}
         self._first: dict[str, NDArray[np.float32]] = {}
@@ -87,14 +89,10 @@ class Prober:
         about = http_get(self._server, f"/v2/models/{name}")
         if about is None and known is not None:  # the server has gone, or is too busy: no probe is answered either
             return known
-        version = (
-            max(map(int, about["versions"]))
-            if about
-            else max(int(file.parent.name) for file in folder.glob(f"*/{PROBES}"))
-        )
+        version = max(map(int, about["versions"])) if about else max(map(_version, folder.glob(f"*/{PROBES}")))
         if known is None or known.version != version:
             self._first.pop(name, None)
-            known = self._models[name] = _read_model(folder, version, self._server.models)
+            known = self._models[name] = _read_model(folder, version, self._server.models, self._reference)
         return known
 
     def _check(self, model: _Model, timeout_s: float, wait: Wait) -> list[ProbeResult]:
@@ -111,7 +109,10 @@ class Prober:
         shuffled = infer_until_answered(self._sender, [requests[at] for at in order], timeout_s=timeout_s, wait=wait)
         answers = dict(zip(order, shuffled, strict=True))
         towers = [answers[at] for at in range(len(positions))]
-        results = [self._tower_result(model, Answers.of(positions, towers, shape), timeout_s, wait)]
+        result = self._tower_result(model, Answers.of(positions, towers, shape), timeout_s, wait)
+        if model.reference is not None and result.ok:
+            result = self._reference_result(model, model.reference, result, timeout_s, wait)
+        results = [result]
         if model.raw_request is not None:
             rest = [answers[at] for at in range(len(positions), len(requests))]
             tensors, raw = (Answers.of(raw_positions, part, shape) for part in (rest[:raw_count], rest[raw_count:]))
@@ -132,6 +133,20 @@ class Prober:
         if result.ok:
             self._first[model.name] = first
         return result
+
+    def _reference_result(
+        self, model: _Model, probes: ServedProbes, own: ProbeResult, timeout_s: float, wait: Wait
+    ) -> ProbeResult:
+        """Return what the probes of the reference show, or `own` where that is no worse."""
+        every = np.arange(len(probes.inputs))
+        positions = [every[at : at + model.max_batch] for at in range(0, len(every), model.max_batch)]
+        requests = [replace(model.request, rows=probes.inputs[at], dims=probes.inputs.shape[1:]) for at in positions]
+        answers = infer_until_answered(self._sender, requests, timeout_s=timeout_s, wait=wait)
+        found = Answers.of(positions, answers, probes.embedding.shape[1:])
+        result = compare_with_reference(found, replace(probes, min_cosine=own.bound), replace(own, cosine=None))
+        if not result.ok:
+            return replace(result, detail=f"{result.detail}, of the version that is served now")
+        return own if result.is_answered else result
 
     def _diagnosed(self, model: _Model, result: ProbeResult, timeout_s: float, wait: Wait) -> ProbeResult:
         """Send a probe that was answered wrong once more alone: right alone, wrong among others is an exchange."""
@@ -159,6 +174,10 @@ def unprobed_models(server: TritonServer) -> tuple[str, ...]:
     )
 
 
+def _version(probes: Path) -> int:
+    return int(probes.parent.name)
+
+
 def _has_probes(folder: Path) -> bool:
     return any(folder.glob(f"*/{PROBES}"))
 
@@ -171,13 +190,15 @@ def _parameters(folder: Path) -> dict[str, str]:
         return {}
 
 
-def _read_model(folder: Path, version: int, models: tuple[str, ...]) -> _Model:
+def _read_model(folder: Path, version: int, models: tuple[str, ...], reference: Path | None) -> _Model:
     probes = ServedProbes.load(folder / str(version) / PROBES)
+    others = [] if reference is None else sorted(reference.glob(f"{folder.name}/*/{PROBES}"), key=_version)
     raw = f"{folder.name}_{RAW_MODELS.get(probes.tower)}"
     return _Model(
         name=folder.name,
         version=version,
         probes=probes,
+        reference=ServedProbes.load(others[-1]) if others else None,
         request=replace(_request(folder), dims=probes.inputs.shape[1:]),
         raw_request=_request(folder.with_name(raw)) if raw in models else None,
         max_batch=read_config(folder).max_batch_size,

@@ -17,12 +17,16 @@ from typing import Any, Self
 from twinspire._arguments import as_whole
 from twinspire.errors import InputError, ServerError, TwinspireError
 from twinspire_server.triton.draining import count_connections, stop_listening
-from twinspire_server.triton.probing import ProbeResult, probe_models
+from twinspire_server.triton.interchange import check_interchangeable
+from twinspire_server.triton.prober import Prober, unprobed_models
 from twinspire_server.triton.releases import Releases, model_versions
 from twinspire_server.triton.server import TritonServer
 from twinspire_server.triton.supervisor import Supervisor
+from twinspire_server.triton.wrong_vectors import ProbeResult
 
 _POLL_S = 0.1
+_PROBES_S = 60.0
+"""How long the probes of a model may take: beside load, on few cores."""
 _AGE_MARGIN, _AGE_MARGIN_S = 1.1, 3.0
 """gRPC ends connections at their age, give or take 10%; a client needs a moment to notice."""
 
@@ -184,6 +188,7 @@ class Reloader:
         """Start a server that shares the port and whose models have passed their probes, there and before it."""
         tell(f"loading {_listed(model_versions(release))}")
         try:
+            check_interchangeable(release, self._server.repository)
             candidate = self._server.candidate(release, aborted=self._aborted).start()
             try:
                 probes = self._probe(candidate)
@@ -191,6 +196,8 @@ class Reloader:
                 candidate.stop(kill=True)
             for result in probes:
                 tell(str(result))
+            for model in unprobed_models(candidate):
+                tell(f"warning: {model} has no probes, so that nothing is known of its vectors: build it again")
             successor = self._server.successor(release, aborted=self._aborted).start()
             try:
                 return successor, self._probe(successor)
@@ -201,13 +208,9 @@ class Reloader:
             raise _RefusedError(str(error)) from error
 
     def _probe(self, server: TritonServer) -> Sequence[ProbeResult]:
-        probes = probe_models(
-            server.repository,
-            http_port=server.ports.http,
-            headers=server.admin_headers,
-            reference=self._server.repository,
-        )
-        failed = [str(result) for result in probes if not result.ok]
+        with Prober(server, reference=self._server.repository) as prober:
+            probes = list(prober.check(timeout_s=_PROBES_S).values())
+        failed = [str(result) for result in probes if not (result.ok and result.is_answered)]
         if failed:
             raise _RefusedError("; ".join(failed), probes)
         return probes

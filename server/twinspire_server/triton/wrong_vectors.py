@@ -5,8 +5,10 @@ Imports nothing heavy, for the command line.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import asdict, dataclass
 from enum import StrEnum
+from typing import Any
 
 from twinspire._arguments import as_member
 from twinspire.errors import InputError
@@ -48,6 +50,18 @@ class ProbeResult:
     def is_answered(self) -> bool:
         """Whether the server answered all probes."""
         return self.cosine is not None
+
+    def __str__(self) -> str:
+        name = f"{self.model} version {self.version}"
+        if self.cosine is None:
+            return f"{name}: the probes were not answered"
+        problem = "" if self.fault is None else f", {self.fault}: {self.detail}"
+        return f"{name}: cosine {self.cosine:.6f} to its probes, at least {self.bound:.6f} expected{problem}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON document; a cosine that is not a number is null."""
+        has_cosine = self.cosine is not None and math.isfinite(self.cosine)
+        return {**asdict(self), "cosine": self.cosine if has_cosine else None, "ok": self.ok}
 
 
 _CAUSES = {
