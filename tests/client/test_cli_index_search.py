@@ -135,8 +135,8 @@ def test_another_space_and_a_second_writer_are_refused(run: Run, photos: Path) -
     """The index stays as it is, and the message says what to do."""
     run("index", "add", "idx", photos)
     before = (Path("idx") / "vectors-1.f32").read_bytes()
-    refused(run("index", "add", "idx", photos, "--bundle", "other"), "/fake")
-    refused(run("search", "idx", "red", "-b", "other"), "/fake")
+    refused(run("index", "add", "idx", photos, "--bundle", "other"), "another space")
+    refused(run("search", "idx", "red", "-b", "other"), "another space")
     with Index.open("idx", mode="write"):
         refused(run("index", "add", "idx", photos), str(os.getpid()))
         assert run("search", "idx", "red").status == 0

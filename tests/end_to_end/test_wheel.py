@@ -27,8 +27,9 @@ def test_the_wheel_brings_the_sample_and_the_command(tmp_path: Path) -> None:
         "    assert client.encode_texts(['a red car']).shape == (1, client.dim)\n"
         "names = {command.name or command.callback.__name__ for command in app.application().registered_commands}\n"
         "names |= {group.name for group in app.application().registered_groups}\n"
-        "export, server = {'export', 'convert', 'quantize', 'tensorrt', 'precision'}, {'demo', 'build', 'serve'}\n"
-        "assert names == {'index', 'search', 'classify', 'bench', 'scenes'} | export | server, names\n"
+        "export = {'export', 'convert', 'quantize', 'tensorrt', 'precision'}\n"
+        "server, bench = {'demo', 'build', 'serve', 'reload'}, {'bench', 'scenes', 'tune'}\n"
+        "assert names == {'index', 'search', 'classify', 'doctor'} | export | server | bench, names\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(site)}
     subprocess.run([sys.executable, "-c", program], check=True, cwd=tmp_path, env=environment)

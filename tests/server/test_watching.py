@@ -38,6 +38,7 @@ pytestmark = pytest.mark.slow
 class _Canary:
     ok: bool
     cosine: dict[str, float]
+    checked: bool = True
 
 
 class _Collector(ThreadingHTTPServer):
