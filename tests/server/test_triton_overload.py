@@ -11,9 +11,6 @@ from pathlib import Path
 import pytest
 
 from twinspire import Client, sample_bundle
-from twinspire.bundle import Bundle
-from twinspire_bench.load_generator import requests_of
-from twinspire_bench.overload import measure_cancelled
 from twinspire_server.repository import build_repository
 from twinspire_server.triton import TritonServer
 
@@ -43,10 +40,3 @@ def test_what_does_not_fit_the_queue_is_refused(server: TritonServer) -> None:
     assert found["answered_per_s"] > 0.25 * found["capacity"], found
     with Client.connect(server.grpc_url, sample_bundle()) as client:
         assert client.encode_texts(["a red car"]).shape == (1, 128)
-
-
-def test_a_caller_that_left_costs_no_computing(server: TritonServer) -> None:
-    """Behind a full queue that was cancelled, a request is answered far sooner than behind one that is computed."""
-    request = requests_of(Bundle.open(sample_bundle()), 8, deadline_s=60, has_bytes=False)["8 tensors"]
-    found = measure_cancelled(server.grpc_url, request, full_batch=32)
-    assert found["behind_cancelled_ms"] < 0.5 * found["behind_waiting_ms"], found

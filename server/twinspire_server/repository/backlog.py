@@ -10,6 +10,7 @@ wait in this queue, and are refused when it is full.
 from __future__ import annotations
 
 import math
+import os
 import threading
 import time
 from collections import deque
@@ -52,7 +53,8 @@ class Backlog:
 
     Each of `workers` threads computes batches of its own: while the callers of one are answered and send their next
     requests, the others compute. What waits is divided equally among them. `compute` answers all requests of a batch
-    and raises nothing. At most `max_rows` rows wait. Only one thread may submit.
+    and raises nothing. At most `max_rows` rows wait. Only one thread may submit. `niceness` is added to that of the
+    threads.
 
     `pause` is the part of a batch's time, and `pause_at_most_s` the time, that a thread waits at most after it for as
     many rows as it has just answered; 0 disables the pause. It ends as soon as they have come. A thread that finds
@@ -66,10 +68,12 @@ class Backlog:
         max_batch: int,
         max_rows: int,
         workers: int = 1,
+        niceness: int = 0,
         pause: float = 0.0,
         pause_at_most_s: float = math.inf,
     ) -> None:
         self._compute, self._max_batch, self._max_rows = compute, max_batch, max_rows
+        self._niceness = niceness
         self._pause, self._pause_at_most_s = pause, pause_at_most_s
         self._changed = threading.Condition()
         self._queue: deque[QueuedRequest] = deque()
@@ -134,6 +138,7 @@ class Backlog:
             thread.join()
 
     def _run(self, worker: _Worker) -> None:
+        os.nice(self._niceness)  # of this thread
         while batch := self._take(worker):
             is_shared, began_s = self.is_shared(batch), time.monotonic()
             self._compute(batch)

@@ -10,6 +10,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -82,18 +83,21 @@ class TritonPythonModel:
                 found=bundle.space,
             )
         tower = Tower(parameters["tower"])
-        if tower is not Tower.TEXT and Tower.TEXT in bundle.towers:
-            os.nice(BULK_NICENESS)  # before the engine makes its threads: on Linux each has a niceness of its own
+        niceness = BULK_NICENESS if tower is not Tower.TEXT and Tower.TEXT in bundle.towers else 0
         threads = parameters.get("threads")
         streams = parameters.get("streams")
-        self._towers = LocalTowers(
-            bundle,
-            precision=parameters["precision"],
-            provider=parameters["provider"],
-            threads=None if threads is None else int(threads),
-            streams=None if streams is None else int(streams),
-            towers=(tower,),
-        )
+        # On Linux each thread has a niceness of its own, which those that it makes inherit. This thread keeps its own:
+        # were it slow to refuse requests, Triton would hold them in memory.
+        with ThreadPoolExecutor(1, initializer=os.nice, initargs=(niceness,)) as opening:
+            self._towers = opening.submit(
+                LocalTowers,
+                bundle,
+                precision=parameters["precision"],
+                provider=parameters["provider"],
+                threads=None if threads is None else int(threads),
+                streams=None if streams is None else int(streams),
+                towers=(tower,),
+            ).result()
         self._max_batch = int(config["max_batch_size"])
         self._input = INPUT_NAMES[tower]
         encoders: dict[Tower, Encode] = {Tower.IMAGE: self._images, Tower.TEXT: self._texts, Tower.AUDIO: self._audio}
@@ -114,6 +118,7 @@ class TritonPythonModel:
             max_batch=self._max_batch,
             max_rows=queued_batches * self._max_batch,
             workers=self._towers.runtime.streams,
+            niceness=niceness,
             pause=pause_after(self._towers.runtime.provider),
             pause_at_most_s=PAUSE_AT_MOST_S,
         )
@@ -131,9 +136,11 @@ class TritonPythonModel:
         if len(batch) == 1 and len(batch[0].rows) == 1 and self._backlog.is_idle:
             self._answer(batch)  # here, so that no other thread has to wake up for it
             return
-        for refused in self._backlog.submit(batch):
-            self._send(refused.request, ServerOverloadedError(FULL), refused.observation)
-        self._backlog.wait_until_wanted(GATHER_S)
+        refused = self._backlog.submit(batch)
+        for queued in refused:
+            self._send(queued.request, ServerOverloadedError(FULL), queued.observation)
+        if not refused:  # else Triton would hold in memory what comes faster
+            self._backlog.wait_until_wanted(GATHER_S)
 
     def finalize(self) -> None:
         """Close the engine, after the queued requests are answered."""
