@@ -15,6 +15,7 @@ from functools import partial
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 from urllib.parse import urlsplit
 
@@ -65,6 +66,7 @@ class ServerStatus:
             raise import_failure(error, "prometheus_client", packages, "The status port of a server") from error
         self._server, self._supervisor, self._canary = server, supervisor, canary
         self._began_s = time.time()
+        self._described: tuple[Path, list[dict[str, str]]] | None = None
         self._registry = CollectorRegistry()
         self._registry.register(self)
 
@@ -125,9 +127,16 @@ class ServerStatus:
             yield cosines
             yield GaugeMetricFamily("twinspire_canary_ok", "0 where a model's embeddings are wrong", self._canary.ok)
 
-    def _models(self) -> Iterator[dict[str, str]]:
+    def _models(self) -> list[dict[str, str]]:
+        """Describe the models. A release never changes, and reading one hashes its engines: it is read once."""
+        repository = self._server.repository
+        if self._described is None or self._described[0] != repository:
+            self._described = repository, list(self._read_models(repository))
+        return self._described[1]
+
+    def _read_models(self, repository: Path) -> Iterator[dict[str, str]]:
         for name in self._server.models:
-            folder = self._server.repository / name
+            folder = repository / name
             try:
                 parameters = read_config(folder).parameters
                 installed = read_installed(folder)
