@@ -52,7 +52,8 @@ HUNG_S = 300.0
 """A batch that takes longer is taken for hung. Triton counts requests that wait behind it as executed, so that only
 this process can notice."""
 BULK_NICENESS = 10
-"""Niceness of the process of images or sounds beside a text tower: queries are texts, and what is indexed can wait.
+"""Niceness of the threads that compute images or sounds beside a text tower: queries are texts, what is indexed can
+wait.
 
 ViT-B/32 int8 on two cores, ten single texts a second while full batches of images are encoded: their p99 is 1.5 times
 that without images, and 3.0 times with equal priorities.
@@ -136,11 +137,8 @@ class TritonPythonModel:
         if len(batch) == 1 and len(batch[0].rows) == 1 and self._backlog.is_idle:
             self._answer(batch)  # here, so that no other thread has to wake up for it
             return
-        refused = self._backlog.submit(batch)
-        for queued in refused:
-            self._send(queued.request, ServerOverloadedError(FULL), queued.observation)
-        if not refused:  # else Triton would hold in memory what comes faster
-            self._backlog.wait_until_wanted(GATHER_S)
+        for refused in self._backlog.submit(batch, gather_s=GATHER_S):
+            self._send(refused.request, ServerOverloadedError(FULL), refused.observation)
 
     def finalize(self) -> None:
         """Close the engine, after the queued requests are answered."""

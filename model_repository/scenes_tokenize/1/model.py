@@ -82,9 +82,7 @@ class TritonPythonModel:
             access_log=os.environ.get(ACCESS_LOG),
         )
         max_batch = int(config["max_batch_size"])
-        self._backlog = Backlog(
-            lambda batch, *_: self._answer(batch), max_batch=max_batch, max_rows=QUEUED_BATCHES * max_batch
-        )
+        self._backlog = Backlog(self._answer, max_batch=max_batch, max_rows=QUEUED_BATCHES * max_batch)
         self._waiting_bytes = 0
         self._lock = threading.Lock()
 
@@ -94,9 +92,8 @@ class TritonPythonModel:
             pb_utils.Logger.log_error(f"one batch has been prepared for {HUNG_S:.0f} s: ending the process")
             os._exit(1)  # `twinspire serve` starts the server again
         batch = [queued for queued in map(self._read, requests) if queued is not None]
-        for refused in self._backlog.submit(batch):
+        for refused in self._backlog.submit(batch, gather_s=GATHER_S):
             self._refuse(refused, FULL)
-        self._backlog.wait_until_idle(GATHER_S)
 
     def finalize(self) -> None:
         """Answer the queued requests."""

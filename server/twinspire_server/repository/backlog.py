@@ -102,8 +102,12 @@ class Backlog:
         began_s = [worker.began_s for worker in self._workers if worker.began_s is not None]
         return time.monotonic() - min(began_s) if began_s else 0.0
 
-    def submit(self, requests: Sequence[QueuedRequest]) -> list[QueuedRequest]:
-        """Queue requests. Return those that do not fit."""
+    def submit(self, requests: Sequence[QueuedRequest], *, gather_s: float = 0.0) -> list[QueuedRequest]:
+        """Queue requests. Return those that do not fit.
+
+        Where all fit, wait until a thread is free to take more, for `gather_s` at most: further requests gather
+        meanwhile. Where some do not, return at once: Triton would hold in memory what comes faster than it is refused.
+        """
         refused = []
         with self._changed:
             for queued in requests:
@@ -113,12 +117,9 @@ class Backlog:
                     self._queue.append(queued)
                     self._rows += len(queued.rows)
             self._changed.notify_all()
+            if not refused and gather_s > 0:
+                self._changed.wait_for(lambda: any(worker.began_s is None for worker in self._workers), gather_s)
         return refused
-
-    def wait_until_wanted(self, timeout_s: float) -> None:
-        """Wait until a thread is free to take more requests, for `timeout_s` at most."""
-        with self._changed:
-            self._changed.wait_for(lambda: any(worker.began_s is None for worker in self._workers), timeout_s)
 
     def wait_until_idle(self, timeout_s: float | None = None) -> None:
         """Wait until the queue is empty and no batch is being computed, for `timeout_s` at most."""
