@@ -238,6 +238,7 @@ def running_server(repository: Path, *, backend_directory: Path | None = None) -
     command = [*TWINSPIRE, "serve", str(repository), "--json"]
     command += [f"--{name}-port=0" for name in ("http", "grpc", "metrics", "status")]
     command += ["--canary-interval=0"]  # Triton's statistics would count its inferences as requests
+    command += ["--latest"]  # what was built, not what an earlier run served last
     if backend_directory is not None:
         command += ["--backend-directory", str(backend_directory)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, encoding="utf-8") as process:  # noqa: S603
