@@ -199,14 +199,20 @@ def test_right_vectors_raise_no_alarm_under_load(triton_server: TritonServer, ti
             0, 256, (20, *tiny.bundle.input_spec(Tower.IMAGE).shape), dtype=np.uint8
         )
 
+        enough = threading.Event()
+
         def load(kind: int) -> None:
-            for _ in range(20):
+            calls = 0
+            while calls < 20 or not enough.is_set():
+                calls += 1
                 client.towers.encode_images(images) if kind % 2 else client.encode_texts(texts)
 
         with ThreadPoolExecutor(4) as callers:
             loads = [callers.submit(load, kind) for kind in range(4)]
             while not all(done.done() for done in loads):
                 results.append(prober.check())
+                if len(results) > 3:
+                    enough.set()
             for done in loads:
                 done.result()
     assert len(results) > 3
