@@ -1,7 +1,7 @@
 """Probes of a served model: inputs with reference embeddings and bounds, in a file beside each version of a tower.
 
 `twinspire serve` sends them through the running server to notice wrong vectors. Embeddings of the bundle's probes are
-compared with the fp32 reference. The answers to encoded pictures and texts, which go through a server's own
+compared with the fp32 reference. The answers to encoded images and texts, which go through a server's own
 preprocessing, are compared with the answers to their tensors, made here by the client's code: the engine is the same on
 both ways, so that any difference is one of preprocessing.
 """
@@ -66,7 +66,7 @@ class ServedProbes:
 
     `inputs` (N, ...) are in the form of the model's input, `embedding` (N, D) or (N, Q, D) are their fp32 embeddings.
     An answer is right where its cosine to the fp32 embedding is `min_cosine` or more, and where that to another answer
-    to the same input is `min_agreement` or more. `raw` holds R encoded pictures or texts in UTF-8, `raw_inputs`
+    to the same input is `min_agreement` or more. `raw` holds R encoded images or texts in UTF-8, `raw_inputs`
     (R, ...) the same after preprocessing, `min_raw_agreement` the bound of the cosine between the answers to both.
     """
 
@@ -217,13 +217,13 @@ def _raw_probes(bundle: Bundle, tower: Tower) -> tuple[list[bytes], Sequence[NDA
     if tower is Tower.TEXT:
         return [text.encode() for text in RAW_TEXTS], Tokenizer(bundle.tokenizer_path, bundle.text).encode(RAW_TEXTS)
     if tower is Tower.IMAGE:
-        pictures = raw_pictures()
-        return pictures, Preprocessor(bundle.image, threads=1).many(pictures)
+        images = raw_images()
+        return images, Preprocessor(bundle.image, threads=1).many(images)
     return [], np.zeros((0, *bundle.input_spec(tower).shape), bundle.input_spec(tower).dtype)
 
 
-def raw_pictures() -> list[bytes]:
-    """Generate pictures that resizing and cropping change: detailed, wide and tall, with odd margins; PNG and JPEG."""
+def raw_images() -> list[bytes]:
+    """Generate images that resizing and cropping change: detailed, wide and tall, with odd margins; PNG and JPEG."""
     encoded = []
     for number, (width, height, kind) in enumerate([(187, 132, "PNG"), (131, 190, "PNG"), (301, 226, "JPEG")]):
         down, right = np.meshgrid(np.arange(height), np.arange(width), indexing="ij")

@@ -2,7 +2,7 @@
 
 The probes of a tower are sent as single requests and as batches, all at once, so that the server joins them with one
 another and with the requests of clients: a fault that exchanges the rows of a batch does not show in a lone request.
-Encoded pictures and texts are sent beside their tensors, where the server has models for them.
+Encoded images and texts are sent beside their tensors, where the server has models for them.
 """
 
 from __future__ import annotations

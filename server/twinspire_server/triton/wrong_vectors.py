@@ -70,7 +70,7 @@ _CAUSES = {
     "machine's processor, provider or memory computes wrong",
     Fault.EXCHANGED: "Callers get the vectors of others: probably model.py or the server mixes up the rows of a batch",
     Fault.CHANGED: "Probably the engine's weights were damaged in memory after the start",
-    Fault.PREPROCESSING: "Probably its tokenizer is another one, or pictures are decoded, resized or cropped "
+    Fault.PREPROCESSING: "Probably its tokenizer is another one, or images are decoded, resized or cropped "
     "otherwise than for the index",
 }
 _REMEDY = (
