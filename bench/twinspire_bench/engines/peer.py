@@ -20,6 +20,8 @@ from twinspire._codec import decode
 from twinspire.bundle import Bundle, Precision
 from twinspire.errors import InputError, MissingDependencyError
 from twinspire.text import Tokenizer
+from twinspire.towers.auto_selection import AUTO
+from twinspire.towers.providers import InferencePrecision, OpenVinoOptions, Provider
 from twinspire_bench.engines.inputs import PeerInputs
 from twinspire_bench.scripts import batches_of
 
@@ -75,10 +77,18 @@ class PeerTask:
         bundle = Bundle.open(self.inputs.bundle)
         return Tokenizer(bundle.tokenizer_path, bundle.text)
 
-    def towers(self) -> LocalTowers:
-        """Open the bundle's int8 engines."""
-        bundle = Bundle.open(self.inputs.bundle)
-        return LocalTowers(bundle, precision=Precision.INT8, threads=self.threads, streams=self.streams)
+    def towers(
+        self, provider: Provider | str = AUTO, inference_precision: InferencePrecision = InferencePrecision.F32
+    ) -> LocalTowers:
+        """Open the bundle's int8 engines; with OpenVINO, float operators compute in `inference_precision`."""
+        return LocalTowers(
+            Bundle.open(self.inputs.bundle),
+            precision=Precision.INT8,
+            provider=provider,
+            threads=self.threads,
+            streams=self.streams,
+            openvino=OpenVinoOptions(inference_precision=inference_precision),
+        )
 
     def client(self) -> Client:
         """Open a client of the bundle's int8 engines."""
@@ -90,7 +100,7 @@ class EnginePeer(ABC):
 
     `comparison` is the one that it takes part in, `label` its name in it. It is measured once with each number of
     `stream_counts`, or once with the command's where there are none. `packages` are those that it needs, each module
-    with its package and twinspire's extra.
+    with its package and twinspire's extra. A peer whose `is_usable` is False on this machine is left out.
     """
 
     comparison: ClassVar[EngineComparison]
@@ -100,6 +110,11 @@ class EnginePeer(ABC):
 
     def __init__(self, task: PeerTask) -> None:
         self.task = task
+
+    @classmethod
+    def is_usable(cls) -> bool:
+        """Whether this machine has what the peer computes with."""
+        return True
 
     @abstractmethod
     def measure(self) -> float:
@@ -131,13 +146,13 @@ def require_peers() -> None:
 def peer_tasks(
     comparison: EngineComparison, inputs: PeerInputs, *, threads: int, streams: int, **options: int
 ) -> dict[str, PeerTask]:
-    """Return the tasks of a comparison's peers by label. `options` are fields of `PeerTask`."""
+    """Return the tasks of a comparison's usable peers by label. `options` are fields of `PeerTask`."""
     return {
         label: PeerTask(
             peer=f"{peer.__module__}:{peer.__qualname__}", inputs=inputs, threads=threads, streams=count, **options
         )
         for peer in PEERS
-        if peer.comparison is comparison
+        if peer.comparison is comparison and peer.is_usable()
         for label, count in _labels(peer, streams)
     }
 

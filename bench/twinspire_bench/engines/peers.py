@@ -17,7 +17,10 @@ from twinspire.bundle import Bundle, Tower
 from twinspire.contract import padded
 from twinspire.images import Preprocessor
 from twinspire.text import Tokenizer
+from twinspire.towers import LocalTowers
+from twinspire.towers.auto_selection import processor_flags
 from twinspire.towers.batching import one_batch
+from twinspire.towers.providers import InferencePrecision, Provider, unavailable_reason
 from twinspire_bench.engines.peer import EngineComparison, EnginePeer, PeerTask, register_peer
 from twinspire_bench.scripts import batches_of, openvino_queue, rate
 
@@ -27,15 +30,50 @@ SINGLE_CAPTIONS = 30
 
 @register_peer
 class TwinspireImages(EnginePeer):
-    """The bundle's int8 image tower on whole batches."""
+    """The bundle's int8 image tower on whole batches, with the provider that `auto` takes here."""
 
     comparison, label = EngineComparison.IMAGE_TOWER, "twinspire"
 
     def __init__(self, task: PeerTask) -> None:
-        self._towers, self._batches = task.towers(), task.image_batches()
+        self._towers, self._batches = self.open_towers(task), task.image_batches()
+
+    @staticmethod
+    def open_towers(task: PeerTask) -> LocalTowers:
+        """Open the engines."""
+        return task.towers()
 
     def measure(self) -> float:
         return rate(self._towers.encode_images, self._batches)
+
+
+@register_peer
+class TwinspireCpuImages(TwinspireImages):
+    """The same tower with onnxruntime's own kernels, where `auto` takes others."""
+
+    label = "twinspire, provider cpu"
+
+    @classmethod
+    def is_usable(cls) -> bool:
+        return _auto_takes_openvino()
+
+    @staticmethod
+    def open_towers(task: PeerTask) -> LocalTowers:
+        return task.towers(Provider.CPU)
+
+
+@register_peer
+class TwinspireBf16Images(TwinspireImages):
+    """The same tower with float operators in bf16, which is OpenVINO's own default where the processor has it."""
+
+    label = "twinspire, float operators in bf16"
+
+    @classmethod
+    def is_usable(cls) -> bool:
+        return _auto_takes_openvino() and "amx_bf16" in processor_flags()
+
+    @staticmethod
+    def open_towers(task: PeerTask) -> LocalTowers:
+        return task.towers(Provider.OPENVINO, InferencePrecision.BF16)
 
 
 @register_peer
@@ -250,6 +288,10 @@ class TransformersClip:
             padding = "max_length" if padded else "longest"
             inputs = self._tokenizer(list(captions), padding=padding, truncation=True, return_tensors="pt")
             return self._torch.nn.functional.normalize(self._model.get_text_features(**inputs))
+
+
+def _auto_takes_openvino() -> bool:
+    return "amx_int8" in processor_flags() and unavailable_reason(Provider.OPENVINO) is None
 
 
 def _session(task: PeerTask, tower: Tower) -> Any:  # noqa: ANN401 - onnxruntime has no types
