@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -30,6 +31,7 @@ from twinspire.contract import padded
 from twinspire.towers import LocalTowers, TritonTowers
 from twinspire.towers.triton.models import infer_request
 from twinspire_server.repository import build_repository
+from twinspire_server.repository.config import CONFIG
 
 TWINSPIRE = Path(sys.executable).with_name("twinspire")
 _FREE = ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0", "--status-port", "0", "--canary-interval", "0"]
@@ -351,6 +353,33 @@ def test_a_new_build_is_served_by_reload_or_latest_alone(needs_triton: None, tmp
     server.start("--latest")
     assert server.precisions() == {"int8"}
     assert server.stop() == 0
+
+
+def test_a_release_of_another_version_is_not_served(needs_triton: None, tmp_path: Path) -> None:
+    """After an upgrade `serve` starts with a build that fits, says so, and refuses where there is none."""
+    server = Server(tmp_path)
+    server.build("fp32")
+    server.start()
+    server.stop()
+    served = server.state / "1" / "scenes_image" / CONFIG
+    _claim_other_code(served)
+    server.start()
+    assert server.precisions() == {"fp32"}
+    assert "another version of twinspire" in server.log
+    server.stop()
+    for config in (server.state / "2" / "scenes_image" / CONFIG, server.repository / "scenes_image" / CONFIG):
+        _claim_other_code(config)
+    command = [TWINSPIRE, "serve", server.repository, *_FREE]
+    done = subprocess.run(command, text=True, capture_output=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert "scenes_image: run `twinspire build` again" in " ".join(done.stderr.split())
+
+
+def _claim_other_code(config: Path) -> None:
+    text = config.read_text()
+    changed = re.sub(r'("code_sha256" value: \{ string_value: ")\w+', r"\g<1>0123456789abcdef", text)
+    assert changed != text
+    config.write_text(changed)
 
 
 def _tritons(state: Path) -> list[int]:

@@ -11,7 +11,6 @@ import logging
 import wave
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from PIL import Image
 
@@ -19,12 +18,12 @@ from twinspire.audio.decode import soundfile
 from twinspire.bundle import MANIFEST_NAME, TOKENIZER_NAME, Bundle, Tower
 from twinspire.contract import TensorSpec
 from twinspire.errors import BrokenDependencyError, MissingDependencyError
+from twinspire_server.repository.code import PREPROCESSING_CODE, code_parameters
 from twinspire_server.repository.settings import RepositoryRuntime
 from twinspire_server.repository.spec import CopiedFile, EnsembleStep, ModelFile, ModelSpec, WarmUp, WrittenFile
 from twinspire_server.repository.towers import MODEL_FILE, ServedBundle, container_towers, model_name, wheel_towers
 
 _log = logging.getLogger("twinspire")
-_MODEL = Path(__file__).with_name("preprocess_model.py")
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,7 @@ def _raw_models(served: ServedBundle, tower: Tower, called: ModelSpec) -> list[M
     given = TensorSpec(raw.tensor, "object", (1,))
     (prepared,), (output,) = called.inputs, called.outputs
     files: list[ModelFile] = [
-        CopiedFile(MODEL_FILE, _MODEL),
+        CopiedFile(MODEL_FILE, PREPROCESSING_CODE),
         WrittenFile(MANIFEST_NAME, bundle.manifest.to_json()),
     ]
     if tower is Tower.TEXT:
@@ -96,7 +95,11 @@ def _raw_models(served: ServedBundle, tower: Tower, called: ModelSpec) -> list[M
             inputs=[given],
             outputs=[prepared],
             files=files,
-            parameters={"prepares": tower, **({} if threads is None else {"threads": str(threads)})},
+            parameters={
+                "prepares": tower,
+                **({} if threads is None else {"threads": str(threads)}),
+                **code_parameters(PREPROCESSING_CODE),
+            },
             warm_ups=[WarmUp(f"1_{raw.tensor}", 1, (given,), {given.name: content})],
         ),
         ModelSpec(

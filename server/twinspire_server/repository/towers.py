@@ -15,6 +15,7 @@ from twinspire.tensorrt_support import PlanFolder
 from twinspire.towers.batching import bucket_lengths
 from twinspire.towers.local import BATCH, PROCESSOR_BATCH
 from twinspire.towers.validation import vocabulary_size
+from twinspire_server.repository.code import TOWER_CODE, code_parameters
 from twinspire_server.repository.engines import EngineFile, engine_file, gpu_optimization
 from twinspire_server.repository.served_probes import ProbesFile
 from twinspire_server.repository.settings import Device, ServingOptions
@@ -57,10 +58,14 @@ def wheel_towers(served: ServedBundle) -> list[ModelSpec]:
     return [
         replace(
             spec,
-            files=[CopiedFile(MODEL_FILE, _HERE / "model.py"), served.copy, _probes(served, tower), *evidence],
+            files=[CopiedFile(MODEL_FILE, TOWER_CODE), served.copy, _probes(served, tower), *evidence],
             max_batch=options.max_batch or spec.max_batch,
             instances=InstanceGroup(count=options.instances or 1),
-            parameters={**spec.parameters, **{key: str(value) for key, value in settings.items() if value is not None}},
+            parameters={
+                **spec.parameters,
+                **{key: str(value) for key, value in settings.items() if value is not None},
+                **code_parameters(TOWER_CODE),
+            },
             # Triton counts warm-ups in its metrics like requests of clients. So it runs a single one, and model.py runs
             # the rest where Triton does not see it.
             warm_ups=_warm_ups(bundle, spec.inputs, batches=[1]),

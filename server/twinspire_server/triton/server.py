@@ -11,6 +11,7 @@ from typing import Any, Self
 
 from twinspire._arguments import as_list
 from twinspire.errors import InputError, ServerError
+from twinspire_server.repository.code import check_code
 from twinspire_server.repository.config import CONFIG
 from twinspire_server.triton.launch import LaunchOptions, ReadyServer, launch
 from twinspire_server.triton.logs import ServerLog, checked_log
@@ -104,13 +105,15 @@ class TritonServer:
 
         Raises `MissingDependencyError` or `ServerError` where no Triton is installed or it does not start, with
         Triton's own reason and the log's path; `ServerUnavailableError` where it is not ready in time; `InputError` for
-        a host or log file that cannot be used. In all these cases no process is left.
+        a host or log file that cannot be used, or a repository that another version of twinspire built. In all these
+        cases no process is left.
         """
         if self.running:
             raise ServerError(
                 f"the server of {self.repository} is running already, at {self.grpc_url}: stop it first",
                 address=self.grpc_url,
             )
+        check_code(self.repository)
         self.stop()  # what is left of one that died
         self._log.keep(False)
         self._start(self._requested)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from twinspire.errors import InputError, ServerError
+from twinspire_server.repository.code import check_code, foreign_models
 from twinspire_server.triton.accuracy import AccuracyCanary
 from twinspire_server.triton.canary import CanaryOptions
 from twinspire_server.triton.control import ControlSocket, Progress
@@ -25,10 +26,10 @@ class Serving:
     """A server of a repository on fixed ports, supervised by `run`; a context manager.
 
     It serves a copy of the repository: the release that was taken last, at the first start and with `latest` what was
-    built last. `state` is the folder of the releases, by default beside the repository. Connections to the HTTP and
-    metrics ports are passed on to the Triton of the moment; `status_port` is that of the supervisor's own pages.
-    Further `options` are those of `TritonServer`. `server.ports` are Triton's own. `report` is called with a message
-    for people at each event.
+    built last, and also where another version of twinspire built that release. `state` is the folder of the releases,
+    by default beside the repository. Connections to the HTTP and metrics ports are passed on to the Triton of the
+    moment; `status_port` is that of the supervisor's own pages. Further `options` are those of `TritonServer`.
+    `server.ports` are Triton's own. `report` is called with a message for people at each event.
 
     Raises what `TritonServer` and `Releases` raise.
     """
@@ -69,8 +70,7 @@ class Serving:
             reserved = stack.enter_context(
                 closing(reserve_port("grpc", checked_address(host), grpc_port, shared=reuse_grpc_port))
             )
-            taken = self._releases.taken
-            release = taken if taken is not None and not latest else self._releases.copy()
+            release = self._first_release(latest)
             self.server = TritonServer(release, grpc_port=reserved.getsockname()[1], **options)
             checks = None if accuracy is None else AccuracyCanary(accuracy, report=report)
             self._supervisor = Supervisor(
@@ -127,6 +127,19 @@ class Serving:
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
+
+    def _first_release(self, latest: bool) -> Path:
+        """Return the release to start with: the one that was taken last if its code fits, else what was built last."""
+        taken = self._releases.taken
+        if taken is not None and not latest:
+            if not foreign_models(taken):
+                return taken
+            check_code(self._releases.repository)
+            self._report(
+                "warning: what was served last was built by another version of twinspire than the installed one, and "
+                "cannot be served any more: serving what was built last"
+            )
+        return self._releases.copy()
 
     def _compare(self) -> None:
         """Report where the repository holds another build than is served."""
