@@ -83,11 +83,11 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.run: $(SPEC) | $(BIN)/python
-	$(PIP) --editable ".[cpu,server,bench]"
+	$(PIP) --editable ".[cpu,server,gateway,bench]"
 	@touch $@
 
 $(VENV)/.dev: $(SPEC) | $(BIN)/python
-	$(PIP) --editable ".[cpu,server,metrics,otel,audio,quantize,export,bench,peers,docs,dev]"
+	$(PIP) --editable ".[cpu,server,gateway,metrics,otel,audio,quantize,export,bench,peers,docs,dev]"
 	@touch $(VENV)/.run $@
 
 # pip before 24.1 cannot resolve the extra.

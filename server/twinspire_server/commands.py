@@ -1,4 +1,4 @@
-"""The commands that this package adds to `twinspire`: `build` here, `serve`, `reload` and `demo` in their packages."""
+"""The commands that this package adds to `twinspire`: `build` here, the others in their packages."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from typing import Annotated
 import typer
 
 from twinspire_server.demo.commands import demo
+from twinspire_server.gateway.commands import gateway
 from twinspire_server.repository.settings import Accelerator, Device, RepositoryRuntime
 from twinspire_server.triton.commands import reload, serve
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to `app`."""
-    for command in (demo, build, serve, reload):
+    for command in (demo, build, serve, reload, gateway):
         app.command()(command)
 
 

@@ -1,0 +1,38 @@
+"""`twinspire gateway`: serve embeddings and search over HTTP."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from twinspire.errors import MissingDependencyError
+
+
+def gateway(
+    server: Annotated[
+        list[str] | None,
+        typer.Option(metavar="HOST:PORT", help="Triton that computes, as `twinspire serve` starts it; repeatable."),
+    ] = None,
+    bundle: Annotated[
+        Path | None,
+        typer.Option(metavar="BUNDLE", help="Without --server: the bundle to compute with in this process."),
+    ] = None,
+    index: Annotated[
+        str | None, typer.Option(metavar="INDEX", help="Folder of the index to search, or URI of another store.")
+    ] = None,
+    host: Annotated[str, typer.Option(metavar="ADDRESS", help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 picks a free one.")] = 8080,
+) -> None:
+    """Serve embeddings over HTTP to existing clients (OpenAI's and others), and search of an index.
+
+    Embeddings are computed by the Tritons at --server, or in this process.
+    """
+    try:
+        from twinspire_server.gateway.running import run
+        from twinspire_server.gateway.settings import GatewaySettings
+    except ImportError as error:
+        raise MissingDependencyError(error.name or "fastapi", "gateway", "The gateway") from error
+    settings = GatewaySettings(servers=tuple(server or ()), bundle=bundle, index=index)
+    run(settings, host=host, port=port, announce=lambda url: typer.echo(f"gateway at {url}"))
