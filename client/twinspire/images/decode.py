@@ -46,6 +46,15 @@ def load_image(item: ImageItem, *, position: int = 0, limits: ImageLimits = DEFA
     return finish(begin(item, limits, origin), limits, origin)
 
 
+def encoded_size(data: bytes) -> tuple[int, int]:
+    """Return the width and height in pixels of an encoded image, as it is stored, from its header.
+
+    Raises ImageError for what is no image.
+    """
+    with quiet_pillow():
+        return _open(data, origin_of(data, 0)).size
+
+
 def begin(item: ImageItem, limits: ImageLimits, origin: Origin) -> Pending:
     """Do the part of loading that must run in the caller's thread: read file objects, load PIL images.
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from fastapi import APIRouter, FastAPI, Request
+from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from twinspire.errors import TwinspireError
-from twinspire_server.gateway.dialects import DIALECTS, dialect_of
+from twinspire_server.gateway.dialects import dialect_of_error, dialects_router
 from twinspire_server.gateway.embedder import Embedder
-from twinspire_server.gateway.errors import GatewayError, of_status, of_twinspire, of_validation
+from twinspire_server.gateway.errors import GatewayError, of_status, of_twinspire
 from twinspire_server.gateway.settings import GatewaySettings
+from twinspire_server.gateway.validation import of_validation
 
 
 def create_app(settings: GatewaySettings) -> FastAPI:
@@ -34,10 +35,7 @@ def create_app(settings: GatewaySettings) -> FastAPI:
 
     app = FastAPI(title="twinspire", lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.settings, app.state.failure, app.state.announce = settings, None, lambda: None
-    router = APIRouter()
-    for dialect in DIALECTS:
-        dialect.add_routes(router)
-    app.include_router(router)
+    app.include_router(dialects_router())
     app.add_exception_handler(GatewayError, _failed)
     app.add_exception_handler(TwinspireError, _failed)
     app.add_exception_handler(RequestValidationError, _failed)
@@ -46,7 +44,7 @@ def create_app(settings: GatewaySettings) -> FastAPI:
 
 
 async def _failed(request: Request, error: Exception) -> JSONResponse:
-    """Answer in the form of the path's dialect."""
+    """Answer in the form of the request's dialect."""
     match error:
         case GatewayError():
             known = error
@@ -58,4 +56,4 @@ async def _failed(request: Request, error: Exception) -> JSONResponse:
             known = of_status(error.status_code, str(error.detail))
         case _:
             raise error
-    return JSONResponse(dialect_of(request.url.path).error(known), known.status, headers=dict(known.headers))
+    return JSONResponse(dialect_of_error(request, error).error(known), known.status, headers=dict(known.headers))

@@ -22,6 +22,10 @@ def gateway(
     index: Annotated[
         str | None, typer.Option(metavar="INDEX", help="Folder of the index to search, or URI of another store.")
     ] = None,
+    alias: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Another name of the model in requests than its bundle's; repeatable."),
+    ] = None,
     host: Annotated[str, typer.Option(metavar="ADDRESS", help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 picks a free one.")] = 8080,
 ) -> None:
@@ -34,5 +38,5 @@ def gateway(
         from twinspire_server.gateway.settings import GatewaySettings
     except ImportError as error:
         raise MissingDependencyError(error.name or "fastapi", "gateway", "The gateway") from error
-    settings = GatewaySettings(servers=tuple(server or ()), bundle=bundle, index=index)
+    settings = GatewaySettings(servers=tuple(server or ()), bundle=bundle, index=index, aliases=tuple(alias or ()))
     run(settings, host=host, port=port, announce=lambda url: typer.echo(f"gateway at {url}"))

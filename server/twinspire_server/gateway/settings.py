@@ -13,14 +13,16 @@ class GatewaySettings:
     """What a gateway serves, and its limits.
 
     Embeddings are computed by the Tritons at `servers` (HOST:PORT), or with `bundle` alone in this process. `bundle`
-    beside `servers` saves asking them for the model's description. `index` is the folder or URI of the index that is
-    searched. A request may have `max_inputs` texts and images; while `max_pending` of them are being computed or wait,
-    further ones are refused. Raises InputError for neither servers nor bundle.
+    beside `servers` saves asking them for the model's description. The model is called by its bundle's name, or by one
+    of `aliases`. `index` is the folder or URI of the index that is searched. A request may have `max_inputs` texts and
+    images; while `max_pending` of them are being computed or wait, further ones are refused. Raises InputError for
+    neither servers nor bundle.
     """
 
     servers: tuple[str, ...] = ()
     bundle: Path | None = None
     index: str | None = None
+    aliases: tuple[str, ...] = ()
     max_inputs: int = 2048
     max_pending: int = 1024
 
