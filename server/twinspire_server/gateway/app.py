@@ -29,6 +29,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
 from twinspire.errors import ServerUnavailableError, TwinspireError
+from twinspire_server.gateway.api import SearchService, add_api
 from twinspire_server.gateway.dialects import DIALECTS, dialect_of
 from twinspire_server.gateway.embedder import Embedder
 from twinspire_server.gateway.errors import GatewayError, of_status, of_twinspire, of_validation
@@ -63,8 +64,8 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         metrics.enable()
         try:
-            async with await _opened(settings) as embedder:
-                app.state.embedder = embedder
+            async with await _opened(settings) as embedder, await SearchService.open(settings, embedder) as service:
+                app.state.embedder, app.state.search_service = embedder, service
                 metrics.watch("pending_inputs", "Inputs that are computed or wait", lambda: embedder.pending)
                 if settings.servers:
                     readiness.add("servers", lambda: check_client(embedder.client))
@@ -89,6 +90,7 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     router = APIRouter()
     for dialect in DIALECTS:
         dialect.add_routes(router)
+    add_api(router)
     app.include_router(router)
     for kind in (GatewayError, TwinspireError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, _failed)
