@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,9 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twinspire import AsyncClient
-from twinspire.bundle import Tower
-from twinspire.errors import ItemError, ServerOverloadedError, ServerUnavailableError, TextLengthError
+from twinspire.bundle import Bundle, BundleDescription, Tower
+from twinspire.cli.bundles import open_bundle
+from twinspire.errors import ItemError, ServerOverloadedError, TextLengthError
 from twinspire.search.encoding import unit_sum
+from twinspire.stores import open_index
+from twinspire.towers import describe_server
 from twinspire_server.gateway.errors import GatewayError, of_twinspire
 from twinspire_server.gateway.inputs import (
     EmbedRequest,
@@ -28,10 +31,9 @@ from twinspire_server.gateway.inputs import (
     Text,
     parts_of,
 )
+from twinspire_server.gateway.safety.context import charge_inputs
+from twinspire_server.gateway.safety.fetching import ImageFetcher
 from twinspire_server.gateway.settings import GatewaySettings
-
-READY_TIMEOUT_S = 2.0
-"""Time that a server has to show that it is ready."""
 
 # More texts than this are tokenized in a thread: these take about a millisecond.
 _INLINE_TEXTS = 64
@@ -60,17 +62,25 @@ class Embedder:
     def __init__(self, client: AsyncClient, settings: GatewaySettings) -> None:
         self.client = client
         self._settings = settings
-        self._pending = 0
+        self.pending = 0
+        """Inputs that are computed or wait."""
+        hosts = settings.safety.allow_image_host
+        limits = settings.safety.image_limits
+        self._fetcher = ImageFetcher(hosts, max_bytes=limits.max_bytes) if hosts else None
 
     @classmethod
     async def open(cls, settings: GatewaySettings) -> Self:
-        """Connect to the servers, or open the bundle in this process. Raises what `AsyncClient` raises."""
-        bundle: Path | None = settings.bundle
+        """Connect to the servers, or open the bundle in this process.
+
+        Raises what `AsyncClient` and `open_index` raise, and SpaceMismatchError where the index is of another model.
+        """
+        bundle = await asyncio.to_thread(_bundle_of, settings)
+        limits = settings.safety.image_limits
         if settings.servers:
-            client = await AsyncClient.connect(settings.servers, bundle)
+            client = await AsyncClient.connect(settings.servers, bundle, tls=settings.server_tls, limits=limits)
         else:
-            assert bundle is not None
-            client = await AsyncClient.local(bundle)
+            assert isinstance(bundle, Bundle | Path)
+            client = await AsyncClient.local(bundle, limits=limits)
         return cls(client, settings)
 
     @property
@@ -83,11 +93,6 @@ class Embedder:
         """All names of the model in requests: that of the bundle and its aliases."""
         return (self.model, *self._settings.aliases)
 
-    @property
-    def pending(self) -> int:
-        """The texts, images and sounds that are being computed or wait."""
-        return self._pending
-
     async def embed(self, request: EmbedRequest) -> Embeddings:
         """Return the vectors of a request's inputs.
 
@@ -99,7 +104,7 @@ class Embedder:
         parts = request.parts()
         towers = [_tower(part) for part in parts]
         self._check_towers(request, parts, towers)
-        with self._admitted(len(parts)):
+        with self.admitted(len(parts)):
             positions = {tower: [at for at, of in enumerate(towers) if of is tower] for tower in dict.fromkeys(towers)}
             sequences = await self._tokenized(request, parts, positions.get(Tower.TEXT, []))
             files: list[bytes] = []  # of the images
@@ -127,18 +132,10 @@ class Embedder:
                 "model_not_found",
             )
 
-    async def check_ready(self) -> None:
-        """Raise ServerUnavailableError, or another TwinspireError, unless the towers can be reached now."""
-        statistics = getattr(self.client.towers, "statistics", None)
-        if statistics is None:
-            return  # in this process
-        try:
-            await asyncio.wait_for(statistics(self.client.bundle.towers[0]), READY_TIMEOUT_S)
-        except TimeoutError as error:
-            raise ServerUnavailableError(f"no server of models answered within {READY_TIMEOUT_S:g} s") from error
-
     async def close(self) -> None:
         """Close the client."""
+        if self._fetcher is not None:
+            await self._fetcher.close()
         await self.client.close()
 
     async def __aenter__(self) -> Self:
@@ -192,15 +189,16 @@ class Embedder:
             )
 
     @contextmanager
-    def _admitted(self, count: int) -> Iterator[None]:
-        """Count the inputs of a request. One that is larger than the whole queue is only admitted to an empty one."""
-        if self._pending and self._pending + count > self._settings.max_pending:
-            raise of_twinspire(ServerOverloadedError(f"{self._pending} inputs wait already: try again later"))
-        self._pending += count
+    def admitted(self, inputs: int) -> Iterator[None]:
+        """Count inputs as waiting during a block. Raises GatewayError where too many wait."""
+        if self.pending + inputs > self._settings.max_pending:
+            raise of_twinspire(ServerOverloadedError(f"{self.pending} inputs wait already: try again later"))
+        charge_inputs(inputs)
+        self.pending += inputs
         try:
             yield
         finally:
-            self._pending -= count
+            self.pending -= inputs
 
     async def _tokenized(
         self, request: EmbedRequest, parts: Sequence[Part], positions: Sequence[int]
@@ -245,6 +243,11 @@ class Embedder:
         if isinstance(image, EncodedImage):
             return image.data
         assert isinstance(image, ImageUrl)
+        if self._fetcher is not None:
+            try:
+                return await self._fetcher.fetch(image.url)
+            except GatewayError as error:
+                raise replace(error, message=f"{place}: {error.message}", param=place) from error
         raise GatewayError(
             400, f"{place}: images are not fetched from URLs here: send a data URI", place, "url_not_allowed"
         )
@@ -265,6 +268,16 @@ class Embedder:
                 )
             sums[row] = total
         return sums
+
+
+def _bundle_of(settings: GatewaySettings) -> BundleDescription | Path | None:
+    """Return the bundle that was given, else the one that the index is of; None where the servers say it."""
+    if settings.index is None:
+        return settings.bundle
+    with open_index(settings.index) as store:
+        if settings.servers and settings.bundle is None:
+            return describe_server(settings.servers, space=store.space)
+        return open_bundle(settings.bundle, store)
 
 
 def _place(request: EmbedRequest, parts: Sequence[Part], at: int) -> str:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from twinspire_server.gateway.embedder import Embedder, Embeddings
 from twinspire_server.gateway.errors import GatewayError
 from twinspire_server.gateway.inputs import EmbedRequest
+from twinspire_server.gateway.safety.health import Readiness
 
 
 class Dialect(ABC):
@@ -52,6 +53,7 @@ class EmbedBody(BaseModel):
 async def answer(request: Request, body: EmbedBody) -> Response:
     """Embed what a body names, and respond in its dialect; errors have its form from here on."""
     request.state.dialect = body.dialect
+    request.state.context.dialect = body.dialect.name
     return body.respond(await embedder_of(request).embed(body.to_request()))
 
 
@@ -59,3 +61,9 @@ def embedder_of(request: Request) -> Embedder:
     """Return the gateway's embedder."""
     embedder: Embedder = request.app.state.embedder
     return embedder
+
+
+def readiness_of(request: Request) -> Readiness:
+    """Return whether requests should come here."""
+    readiness: Readiness = request.app.state.readiness
+    return readiness

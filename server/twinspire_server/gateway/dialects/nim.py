@@ -12,9 +12,8 @@ from fastapi import APIRouter, Request, Response
 from pydantic import Field
 
 from twinspire._dependencies import package_version
-from twinspire.errors import TwinspireError
 from twinspire.text import Truncation
-from twinspire_server.gateway.dialects.dialect import Dialect, embedder_of
+from twinspire_server.gateway.dialects.dialect import Dialect, embedder_of, readiness_of
 from twinspire_server.gateway.dialects.fields import TextOrTexts, placed
 from twinspire_server.gateway.dialects.openai import OpenAiForm
 from twinspire_server.gateway.dialects.responses import json_response, openai_error
@@ -40,10 +39,8 @@ class Nim(Dialect):
 
         @router.get("/v1/health/ready", summary="Whether requests can be answered")
         async def ready(request: Request) -> Response:
-            try:
-                await embedder_of(request).check_ready()
-            except TwinspireError as error:
-                document = {"object": "health.response", "message": f"not ready: {error}", "ready": False}
+            if reasons := await readiness_of(request).not_ready():
+                document = {"object": "health.response", "message": "; ".join(reasons), "ready": False}
                 return json_response(document, 503)
             return json_response({"object": "health.response", "message": "ready", "ready": True})
 

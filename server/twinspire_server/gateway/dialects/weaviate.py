@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from fastapi import APIRouter, Request, Response
 from pydantic import ConfigDict, Field
 
-from twinspire_server.gateway.dialects.dialect import Dialect, EmbedBody, answer, embedder_of
+from twinspire_server.gateway.dialects.dialect import Dialect, EmbedBody, answer, embedder_of, readiness_of
 from twinspire_server.gateway.dialects.responses import json_response
 from twinspire_server.gateway.embedder import Embeddings
 from twinspire_server.gateway.errors import GatewayError
@@ -50,7 +50,8 @@ class Weaviate(Dialect):
 
         @router.get("/.well-known/ready", status_code=204, summary="Whether requests can be answered")
         async def ready(request: Request) -> Response:
-            await embedder_of(request).check_ready()
+            if reasons := await readiness_of(request).not_ready():
+                raise GatewayError(503, "; ".join(reasons), code="service_unavailable")
             return Response(status_code=204)
 
     def error(self, error: GatewayError) -> dict[str, Any]:
