@@ -42,7 +42,7 @@ def gateway() -> Iterator[str]:
         yield url
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def http(gateway: str) -> Iterator[httpx.Client]:
     """An HTTP client of the gateway."""
     with httpx.Client(base_url=gateway, timeout=60) as client:

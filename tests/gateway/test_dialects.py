@@ -237,6 +237,7 @@ def test_weaviate(http: httpx.Client, text_rows: Vectors, image_rows: Vectors, p
         ("/meta", 200, "space"),
         ("/v1/metadata", 200, "modelInfo"),
         ("/models", 200, "image_embed"),
+        ("/models", 200, '"owned_by":"infinity"'),
     ],
 )
 def test_health_and_description(http: httpx.Client, path: str, status: int, has: str) -> None:
