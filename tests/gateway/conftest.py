@@ -6,8 +6,8 @@ import base64
 import io
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import httpx
@@ -78,3 +78,9 @@ def data_uris(pictures: list[bytes]) -> list[str]:
         f"data:image/{of};base64,{base64.b64encode(picture).decode()}"
         for of, picture in zip(types, pictures, strict=True)
     ]
+
+
+@pytest.fixture(scope="session")
+def run_gateway() -> Callable[..., AbstractContextManager[str]]:
+    """A context manager that runs a gateway with options in a process of its own and gives its address."""
+    return running_gateway

@@ -149,6 +149,13 @@ def test_too_many_inputs(http: httpx.Client, form: Form) -> None:
     assert of(code, "too_many_inputs")
 
 
+def test_too_many_parts(http: httpx.Client) -> None:
+    """The parts of inputs count, not the inputs alone."""
+    inputs = [{"content": [{"type": "text", "text": "a"}] * 1025}] * 2
+    message, _ = refused(http, FORMS["voyage"], {"model": MODEL, "inputs": inputs})
+    assert "2050" in message
+
+
 @ALL
 @pytest.mark.parametrize(("uri", "expected"), [(NO_IMAGE, "invalid_image"), (NO_BASE64, "invalid_base64")])
 def test_no_image(http: httpx.Client, form: Form, uri: str, expected: str) -> None:
