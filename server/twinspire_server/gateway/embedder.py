@@ -154,8 +154,8 @@ class Embedder:
         if count > self._settings.max_inputs:
             raise GatewayError(
                 400,
-                f"{request.name}: {count} texts and images, expected at most {self._settings.max_inputs}. Send the rest "
-                "in further requests",
+                f"{request.name}: {count} texts and images, expected at most {self._settings.max_inputs}. Send the "
+                "rest in further requests",
                 request.name,
                 "too_many_inputs",
             )
