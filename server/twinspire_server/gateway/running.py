@@ -72,7 +72,11 @@ def run(
 
         app.state.announce = announce_all
         server = GatewayServer(app, safety, metrics_listener)
-        server.run(sockets=[listener])
+        try:
+            server.run(sockets=[listener])
+        except SystemExit:  # of uvicorn, where the application does not start
+            if app.state.failure is None:
+                raise
     if app.state.failure is not None:
         raise app.state.failure
 
