@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from support.gateway import BODY, EMBEDDINGS, Gateway, eventually, is_closed, received, serving
+from support.live_gateway import BODY, EMBEDDINGS, Gateway, eventually, is_closed, received, serving
 
 CLOSED = "twinspire_gateway_closed_connections_total"
 CONTENT = json.dumps(BODY).encode()
