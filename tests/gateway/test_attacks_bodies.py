@@ -152,6 +152,34 @@ def image_answer(http: httpx.Client, image: bytes) -> httpx.Response:
     return http.post(EMBEDDINGS, json={"model": "scenes", "input": [uri]})
 
 
+def test_a_small_file_of_many_pixels_is_not_decoded(http: httpx.Client) -> None:
+    """A PNG of 25 megapixels in 25 kB is refused by its header, the one within the limit is served."""
+    packed = bomb(5000)
+    assert len(packed) < 100_000
+    answer = image_answer(http, packed)
+    assert answer.status_code == 400
+    assert "megapixels" in answer.json()["error"]["message"]
+    assert answer.json()["error"]["param"] == "input[0]"
+    assert image_answer(http, bomb(500)).status_code == 200
+
+
+def test_urls_are_refused_unless_their_host_is_allowed(http: httpx.Client) -> None:
+    """Without --allow-image-host a URL is an error that says what to send; with it, addresses inside stay closed."""
+
+    def body(url: str) -> object:
+        content = [{"type": "image_url", "image_url": {"url": url}}]
+        return {"model": "scenes", "messages": [{"role": "user", "content": content}]}
+
+    refused = http.post(EMBEDDINGS, json=body("http://localhost/a.png"))
+    assert refused.status_code == 400
+    assert refused.json()["error"]["code"] == "url_not_allowed"
+    with serving(allow_image_host=["localhost"]) as allowing:
+        answer = allowing.post(body("http://localhost/a.png"))
+        assert answer.status_code == 400
+        assert answer.json()["error"]["code"] == "url_not_fetched"
+        assert allowing.post(body("http://127.0.0.1/a.png")).json()["error"]["code"] == "url_not_allowed"
+
+
 @pytest.mark.parametrize(
     "path",
     [
