@@ -238,12 +238,12 @@ def test_what_began_is_finished() -> None:
 @pytest.mark.slow
 def test_load_balancers_are_told_before_the_end() -> None:
     """With --shutdown-delay it serves on after SIGTERM, and is not ready."""
-    process = start("--shutdown-delay", "3")
+    process = start("--shutdown-delay", "4")
     try:
         url = first_line(process)
         assert httpx.get(url + "/readyz").status_code == 200
         process.terminate()
-        assert eventually(lambda: httpx.get(url + "/readyz").status_code == 503, 2)
+        assert eventually(lambda: httpx.get(url + "/readyz").status_code == 503, 3)
         assert httpx.post(url + EMBEDDINGS, json=BODY, timeout=30).status_code == 200
         assert process.wait(30) == 0
     finally:
