@@ -13,7 +13,8 @@ from fastapi import Request
 
 from twinspire import AsyncClient, Client
 from twinspire.cli.bundles import open_bundle
-from twinspire.errors import TwinspireError
+from twinspire.cli.index.shared import exists
+from twinspire.errors import IndexStoreError, TwinspireError
 from twinspire.search import LiveSearcher, Searcher
 from twinspire.stores import VectorStore
 from twinspire.towers import describe_server
@@ -22,7 +23,7 @@ from twinspire_server.gateway.api.index_events import IndexEvents
 from twinspire_server.gateway.api.thumbnails import Thumbnails
 from twinspire_server.gateway.api.triton_status import TritonStatus
 from twinspire_server.gateway.embedder import Embedder
-from twinspire_server.gateway.errors import GatewayError
+from twinspire_server.gateway.errors import RETRY_AFTER_S, GatewayError
 from twinspire_server.gateway.settings import GatewaySettings
 
 _THREADS = 16
@@ -69,11 +70,21 @@ class SearchService:
     async def search(self, function: Callable[[Searcher], _Result]) -> _Result:
         """Return `function(searcher)`, called in a thread; again where the index was replaced meanwhile.
 
-        Raises GatewayError where the gateway has no index.
+        Raises GatewayError where the gateway has no index, and where its folder is gone.
         """
         if self._searcher is None:
             raise GatewayError(501, "this gateway has no index: start it with --index INDEX", code="no_index")
-        return await self.run(self._searcher.call, function)
+        try:
+            return await self.run(self._searcher.call, function)
+        except IndexStoreError as error:
+            if exists(str(self.settings.index)):
+                raise
+            raise GatewayError(
+                503,
+                f"the index {self.settings.index} is gone: put it back, or start the gateway with another",
+                code="index_gone",
+                headers={"Retry-After": str(RETRY_AFTER_S)},
+            ) from error
 
     @property
     def has_index(self) -> bool:
