@@ -65,6 +65,7 @@ def test_pictures_need_no_index(http: httpx.Client, scenes_index: Path, local_cl
         ({"labels": [str(number) for number in range(1001)], "images": ["item:0"]}, 400, "labels"),
         ({"labels": ["a"], "images": ["item:0"] * 257}, 400, "images"),
         ({"labels": ["a"], "images": ["item:0"], "top": 3}, 400, "top"),
+        ({"labels": ["a" * 100_001], "images": ["item:0"]}, 400, "labels"),
         ("labels", 400, None),
     ],
 )

@@ -264,6 +264,19 @@ def test_a_picture_of_too_many_pixels_is_not_decoded(own: tuple[httpx.Client, Pa
     _refused(http.get(f"/v1/items/{id_}/image"), 415, "megapixels")
 
 
+def test_metadata_of_any_json_comes_as_it_is(own: tuple[httpx.Client, Path], local_client: Client) -> None:
+    """Integers beyond 64 bits, nested objects and any text come out of items and hits as they were stored."""
+    http, folder = own
+    metadata = {"large": 2**70, "nested": {"a": [1, None, {"b": "\u2028"}]}, "text": "中文 \U0001f600"}
+    with Index.open(folder / "index", mode="write") as index:
+        item = Item("sums.txt#1", ItemKind.TEXT, "quokkas", metadata)
+        (id_,) = index.add(local_client.encode_texts(["quokkas"]), [item], space=index.space).added
+    assert http.get(f"/v1/items/{id_}").json()["metadata"] == metadata
+    (hit,) = http.post("/v1/search", json={"text": '"quokkas"'}).raise_for_status().json()["hits"]
+    assert hit["metadata"] == metadata
+    http.get("/v1/info").raise_for_status()
+
+
 def test_an_index_that_is_emptied_is_searched(local_client: Client, tmp_path: Path) -> None:
     """A search of an empty index has no hits and says so; its description has no items."""
     texts = tmp_path / "texts.txt"
@@ -292,12 +305,20 @@ def test_facets_are_those_of_the_metadata(api: httpx.Client, scenes_index: Path)
     assert str(scenes_index.parent) not in str(index)
 
 
+def test_a_page_begins_with_pictures_and_captions(api: httpx.Client) -> None:
+    """The description has the first pictures as items, and captions as examples of queries."""
+    page = api.get("/v1/info").json()["page"]
+    assert [item["id"] for item in page["items"]] == list(range(24))
+    assert page["items"][3] == api.get("/v1/items/3").json()
+    assert api.get("/v1/items/0").json()["caption"] in page["examples"]
+
+
 def test_a_large_jpeg_is_reduced_while_it_is_decoded(own: tuple[httpx.Client, Path], add: Add) -> None:
     """A JPEG that is decoded at a fraction of its size is still close to the picture."""
     http, _ = own
     original = _noise(77, 2400, 1600)
     id_ = add("big.jpg", original, quality=95)
-    small = _picture(http.get(f"/v1/items/{id_}/image?size=150"))
-    assert small.size == (150, 100)
+    small = _picture(http.get(f"/v1/items/{id_}/image?size=330"))
+    assert small.size == (330, 220)
     expected = np.asarray(original.resize(small.size, Image.Resampling.LANCZOS), float)
     assert float(np.abs(np.asarray(small, float) - expected).mean()) < 4

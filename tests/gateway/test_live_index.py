@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -198,3 +199,24 @@ def test_without_an_index_the_routes_say_so(http: httpx.Client, method: str, pat
     assert response.status_code == 501, response.text
     assert "--index" in response.json()["error"]["message"]
     assert http.get("/v1/info").json()["index"] is None
+
+
+def test_searches_are_bounded_as_embeddings_are(make_tiny: MakeTiny, pictures: list[Path], tmp_path: Path) -> None:
+    """Beyond the bound on waiting inputs searches get 429 with Retry-After; nothing else happens to them."""
+    _make(tmp_path / "index", make_tiny().bundle, pictures)
+    settings = GatewaySettings(index=str(tmp_path / "index"), max_inputs=1, max_pending=2)
+    parts = [{"text": word} for word in ("cat", "dog", "boat")]
+    with served(settings) as url, httpx.Client(base_url=url, timeout=60) as http:
+        refused = http.post("/v1/search", json={"query": parts})
+        assert (refused.status_code, int(refused.headers["retry-after"]) >= 1) == (429, True)
+        assert http.post("/v1/search", json={"query": parts[:2]}).status_code == 200
+        labels = http.post("/v1/classify", json={"labels": ["cat", "dog"], "images": ["item:1"]})
+        assert labels.status_code == 429
+
+        def ask(number: int) -> int:
+            return httpx.post(f"{url}/v1/search", json={"text": f"cat {number}"}, timeout=60).status_code
+
+        with ThreadPoolExecutor(16) as threads:
+            assert set(threads.map(ask, range(64))) <= {200, 429}
+        assert http.post("/v1/search", json={"query": parts[:2]}).status_code == 200
+        assert http.get("/v1/status").json()["pending_inputs"] == 0

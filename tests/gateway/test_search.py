@@ -159,6 +159,8 @@ def test_an_item_and_pictures_add_up(api: httpx.Client, scenes_index: Path, loca
         ({"query": [{"text": "a"}] * 65}, 400, "query", "64"),
         ({"text": "a", "pins": ["id = 1"] * 65}, 400, "boosts", "64"),
         ({"text": "a", "unknown": 1}, 400, "unknown", "unknown"),
+        ({"query": [{"text": "a" * 9_000}, {"text": "b" * 9_000}]}, 400, "query", "18,000"),
+        ({"text": "a", "where": f"year = {'1' * 6_000}", "pins": [f"year = {'1' * 6_000}"]}, 400, "where", "filters"),
         ({"query": [{"image": "upload:0"}]}, 400, "query[0].image", "0 images"),
         ({"query": [{"image": "data:image/png;base64,####"}]}, 400, "query[0].image", "base64"),
         ({"query": [{"image": "data:image/png;base64,AAAA"}]}, 400, None, "image"),

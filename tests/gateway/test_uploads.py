@@ -235,3 +235,4 @@ def _events(response: httpx.Response) -> Iterator[tuple[str, dict[str, Any]]]:
             name = value
         elif key == "data":
             yield name, json.loads(value)
+        assert line != ": nothing new", "no event came for 15 s"

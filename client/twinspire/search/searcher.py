@@ -23,7 +23,8 @@ from twinspire.search.text_query import STOP_WORDS, Synonyms
 from twinspire.stores import Filter, ItemKind, StoredItem, VectorStore
 
 CACHED_EMBEDDINGS = 10_000
-CACHED_RESPONSES = 1_000
+CACHED_HITS = 20_000
+"""Hits of all responses that are kept, with one more for each response."""
 _CACHED_RULES = 1_000
 _ATTEMPTS = 3
 
@@ -63,7 +64,9 @@ class Searcher:
         self._client = client
         self._embeddings = embeddings or LruCache[NDArray[np.float32]](CACHED_EMBEDDINGS if cache else 0)
         self._rules: LruCache[str] = LruCache(_CACHED_RULES)
-        self._responses: LruCache[SearchResponse] = LruCache(CACHED_RESPONSES if cache else 0)
+        self._responses: LruCache[SearchResponse] = LruCache(
+            CACHED_HITS if cache else 0, weigh=lambda response: 1 + len(response.hits)
+        )
         encoder = QueryEncoder(client, templates=templates, cache=self._embeddings)
         ignored = frozenset(require_text(word, "a stop word") for word in as_list(stop_words, "stop words"))
         self._retrieval = Retrieval(encoder, index, synonyms, ignored, weights or FusionWeights())

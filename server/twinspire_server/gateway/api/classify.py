@@ -18,6 +18,7 @@ from twinspire_server.gateway.api.service import SearchService, service_of
 
 MAX_LABELS = 1000
 MAX_IMAGES = 256
+MAX_CHARACTERS = 100_000
 _SCHEMA = {
     "type": "object",
     "additionalProperties": False,
@@ -89,6 +90,10 @@ def _parsed(document: object) -> tuple[list[Label], list[Media]]:
     for name, values in found.items():
         if not values:
             raise InputError(f"no {name}: expected at least one", option=name)
+    if (characters := sum(len(label.text) for label in found["labels"])) > MAX_CHARACTERS:
+        raise InputError(
+            f"the labels have {characters:,} characters: expected {MAX_CHARACTERS:,} at most", option="labels"
+        )
     return list(found["labels"]), list(found["images"])
 
 

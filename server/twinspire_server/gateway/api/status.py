@@ -22,6 +22,6 @@ def add_routes(router: APIRouter) -> None:
             "requests": metrics.recent.summary() if metrics is not None else None,
             "pending_inputs": service.embedder.pending,
             "servers": list(service.settings.servers),
-            "triton": await service.run(triton.read) if triton is not None else None,
+            "triton": await triton.read() if triton is not None else None,
         }
         return json_response(document)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-import threading
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -29,28 +29,28 @@ _GAUGES = {"nv_inference_pending_request_count": "pending", "twinspire_canary_co
 
 
 class TritonStatus:
-    """Reads the status port at `url`, at most once a second. Safe to use from several threads."""
+    """Reads the status port at `url`, at most once a second. For one event loop."""
 
     def __init__(self, url: str) -> None:
         self._address = urlsplit(url)
-        self._lock = threading.Lock()
+        self._lock = asyncio.Lock()
         self._read_s = -_KEPT_S
         self._document: dict[str, Any] = {}
         self._earlier: deque[tuple[float, dict[str, dict[str, float]]]] = deque()
 
-    def read(self) -> dict[str, Any]:
+    async def read(self) -> dict[str, Any]:
         """Return readiness, restarts and the models: totals since the start, and means of the last minute.
 
         Where the port does not answer, `error` says so.
         """
-        with self._lock:
+        async with self._lock:
             now = time.monotonic()
             if now - self._read_s >= _KEPT_S:
                 try:
-                    self._document = self._fetched(now)
+                    self._document = await asyncio.to_thread(self._fetched, now)
                 except (OSError, HTTPException, ValueError) as error:
                     self._document = {"error": f"{self._address.geturl()} does not answer: {error}"}
-                self._read_s = now
+                self._read_s = time.monotonic()
             return self._document
 
     def _fetched(self, now: float) -> dict[str, Any]:
