@@ -128,3 +128,14 @@ def test_a_status_port_that_is_away_is_no_error(scenes_index: Path) -> None:
         status = httpx.get(f"{url}/v1/status", timeout=60).raise_for_status().json()
     assert "127.0.0.1:9" in status["triton"]["error"]
     assert status["pending_inputs"] == 0
+
+
+def test_the_status_counts_requests_by_route(scenes_index: Path) -> None:
+    """The status has the rate and the latency of the last minute for each route."""
+    with served(GatewaySettings(index=str(scenes_index))) as url, httpx.Client(base_url=url, timeout=60) as http:
+        for number in range(3):
+            http.get(f"/v1/items/{number}").raise_for_status()
+        requests = http.get("/v1/status").json()["requests"]
+    route = requests["routes"]["/v1/items/{id}"]
+    assert (route["requests"], route["errors"]) == (3, 0)
+    assert 0 < route["p50_ms"] <= route["p99_ms"]

@@ -21,7 +21,16 @@ from twinspire import Client, Index
 from twinspire.errors import InputError
 from twinspire.ingest import add_texts
 from twinspire.stores import BundleReference
+from twinspire_server.gateway.safety.options import SafetyOptions
 from twinspire_server.gateway.settings import GatewaySettings
+
+KEY = {"Authorization": "Bearer a-key-of-these-tests"}
+
+
+def _keys(folder: Path) -> Path:
+    path = folder / "keys.txt"
+    path.write_text("a-key-of-these-tests tests\n", encoding="utf-8")
+    return path
 
 
 class Own(NamedTuple):
@@ -39,8 +48,10 @@ def own(local_client: Client, tmp_path_factory: pytest.TempPathFactory) -> Itera
     (folder / "uploads").mkdir()
     reference = BundleReference("scenes")
     Index.create(folder / "index", space=local_client.space, dim=local_client.dim, bundle=reference).close()
-    settings = GatewaySettings(index=str(folder / "index"), uploads=folder / "uploads")
-    with served(settings, key="tests") as url, httpx.Client(base_url=url, timeout=60) as http:
+    settings = GatewaySettings(
+        index=str(folder / "index"), uploads=folder / "uploads", safety=SafetyOptions(keys=_keys(folder))
+    )
+    with served(settings) as url, httpx.Client(base_url=url, timeout=60, headers=KEY) as http:
         yield Own(http, folder / "index", folder / "uploads")
 
 
@@ -179,6 +190,15 @@ def test_many_at_a_time_are_all_added(own: Own) -> None:
     assert statuses == [200] * 6
 
 
+def test_a_wrong_key_adds_nothing(own: Own) -> None:
+    """Without the key, and with a wrong one, the answer is 401 and nothing is written."""
+    before = set(own.uploads.iterdir())
+    for headers in ({"Authorization": ""}, {"Authorization": "Bearer a-key-of-other-tests"}):
+        response = own.http.post("/v1/items", files={"image": ("a.jpg", _encoded(50))}, headers=headers)
+        assert response.status_code == 401
+    assert set(own.uploads.iterdir()) == before
+
+
 def test_without_a_key_nothing_is_added(api: httpx.Client, scenes_index: Path, tmp_path: Path) -> None:
     """A gateway without keys adds nothing, with a folder for pictures and without one."""
     response = api.post("/v1/items", files={"image": ("a.jpg", _encoded(1))})
@@ -190,10 +210,11 @@ def test_without_a_key_nothing_is_added(api: httpx.Client, scenes_index: Path, t
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_a_folder_nothing_is_added(scenes_index: Path) -> None:
+def test_without_a_folder_nothing_is_added(scenes_index: Path, tmp_path: Path) -> None:
     """With a key and no --uploads the answer is 501 and names the option."""
-    with served(GatewaySettings(index=str(scenes_index)), key="tests") as url:
-        response = httpx.post(f"{url}/v1/items", files={"image": ("a.jpg", _encoded(1))}, timeout=60)
+    settings = GatewaySettings(index=str(scenes_index), safety=SafetyOptions(keys=_keys(tmp_path)))
+    with served(settings) as url:
+        response = httpx.post(f"{url}/v1/items", files={"image": ("a.jpg", _encoded(1))}, headers=KEY, timeout=60)
     assert response.status_code == 501
     assert "--uploads" in response.json()["error"]["message"]
 

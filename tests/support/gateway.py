@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import uvicorn
 
@@ -15,22 +14,13 @@ from twinspire_server.gateway.settings import GatewaySettings
 
 
 @contextmanager
-def served(settings: GatewaySettings, *, key: str | None = None) -> Iterator[str]:
-    """Serve a gateway on a free port; yield its address. With `key` every request has shown the key of that name.
-
-    Raises what opening the gateway raises.
-    """
+def served(settings: GatewaySettings) -> Iterator[str]:
+    """Serve a gateway on a free port; yield its address. Raises what opening the gateway raises."""
     app = create_app(settings)
     ready, ended = threading.Event(), threading.Event()
     app.state.announce = ready.set
-
-    async def with_key(scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
-        if key is not None and scope["type"] == "http":
-            scope.setdefault("state", {})["key"] = key
-        await app(scope, receive, send)
-
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = uvicorn.Server(uvicorn.Config(with_key, log_config=None, lifespan="on", timeout_graceful_shutdown=10))
+        server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="on", timeout_graceful_shutdown=10))
 
         def run() -> None:
             try:

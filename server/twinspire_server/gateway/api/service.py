@@ -128,11 +128,11 @@ class SearchService:
 
     async def _other_client(self, store: VectorStore) -> AsyncClient:
         """Open the client of a store of another space than the embedder's."""
-        servers = self.settings.servers
+        servers, tls, limits = self.settings.servers, self.settings.server_tls, self.embedder.client.limits
         if not servers:
-            return await AsyncClient.local(await asyncio.to_thread(open_bundle, None, store))
-        bundle = await asyncio.to_thread(describe_server, servers, space=store.space)
-        return await AsyncClient.connect(servers, bundle)
+            return await AsyncClient.local(await asyncio.to_thread(open_bundle, None, store), limits=limits)
+        bundle = await asyncio.to_thread(describe_server, servers, space=store.space, tls=tls)
+        return await AsyncClient.connect(servers, bundle, tls=tls, limits=limits)
 
     def _wait(self, function: Callable[..., Coroutine[Any, Any, _Result]], *args: object) -> _Result:
         return asyncio.run_coroutine_threadsafe(function(*args), self._loop).result()

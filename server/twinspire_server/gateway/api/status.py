@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request, Response
 
 from twinspire_server.gateway.api.bodies import ERRORS, json_response
 from twinspire_server.gateway.api.service import service_of
+from twinspire_server.gateway.safety.metrics import GatewayMetrics
 
 
 def add_routes(router: APIRouter) -> None:
@@ -16,10 +17,10 @@ def add_routes(router: APIRouter) -> None:
     @router.get("/v1/status", summary="Throughput, latency and the server", responses=ERRORS, tags=["service"])
     async def status(request: Request) -> Response:
         service = service_of(request)
-        metrics = getattr(request.app.state, "metrics", None)
+        metrics: GatewayMetrics = request.app.state.metrics
         triton = service.triton
         document: dict[str, Any] = {
-            "requests": metrics.recent.summary() if metrics is not None else None,
+            "requests": metrics.recent.summary(),
             "pending_inputs": service.embedder.pending,
             "servers": list(service.settings.servers),
             "triton": await triton.read() if triton is not None else None,
