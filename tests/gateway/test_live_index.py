@@ -194,9 +194,9 @@ def test_a_missing_index_is_refused_at_the_start(tmp_path: Path) -> None:
     ],
 )
 def test_without_an_index_the_routes_say_so(http: httpx.Client, method: str, path: str, body: object) -> None:
-    """A gateway that was started without an index answers 501 and names the option."""
+    """A gateway that was started without an index answers 404 and names the option."""
     response = http.request(method, path, json=body)
-    assert response.status_code == 501, response.text
+    assert response.status_code == 404, response.text
     assert "--index" in response.json()["error"]["message"]
     assert http.get("/v1/info").json()["index"] is None
 

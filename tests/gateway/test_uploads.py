@@ -211,11 +211,11 @@ def test_without_a_key_nothing_is_added(api: httpx.Client, scenes_index: Path, t
 
 
 def test_without_a_folder_nothing_is_added(scenes_index: Path, tmp_path: Path) -> None:
-    """With a key and no --uploads the answer is 501 and names the option."""
+    """With a key and no --uploads the answer is 404 and names the option."""
     settings = GatewaySettings(index=str(scenes_index), safety=SafetyOptions(keys=_keys(tmp_path)))
     with served(settings) as url:
         response = httpx.post(f"{url}/v1/items", files={"image": ("a.jpg", _encoded(1))}, headers=KEY, timeout=60)
-    assert response.status_code == 501
+    assert response.status_code == 404
     assert "--uploads" in response.json()["error"]["message"]
 
 

@@ -73,7 +73,7 @@ class SearchService:
         Raises GatewayError where the gateway has no index, and where its folder is gone.
         """
         if self._searcher is None:
-            raise GatewayError(501, "this gateway has no index: start it with --index INDEX", code="no_index")
+            raise GatewayError(404, "this gateway has no index: start it with --index INDEX", code="no_index")
         try:
             return await self.run(self._searcher.call, function)
         except IndexStoreError as error:

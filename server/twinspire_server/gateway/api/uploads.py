@@ -105,7 +105,7 @@ def _allowed(request: Request, service: SearchService) -> Path:
     if getattr(request.state, "key", None) is None:
         raise GatewayError(403, "adding pictures needs a key: start the gateway with --keys", code="key_required")
     if service.settings.uploads is None:
-        raise GatewayError(501, "no pictures are added here: start the gateway with --uploads DIR", code="no_uploads")
+        raise GatewayError(404, "no pictures are added here: start the gateway with --uploads DIR", code="no_uploads")
     return service.settings.uploads.absolute()
 
 
