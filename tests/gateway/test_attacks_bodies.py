@@ -12,11 +12,17 @@ import sys
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
-from support.gateway import BODY, EMBEDDINGS, Gateway, serving
+from support.live_gateway import BODY, EMBEDDINGS, Gateway, serving
+from twinspire import Client, Index, sample_bundle
+from twinspire.ingest import add_images
+from twinspire.stores import BundleReference
+from twinspire_eval.scenes import Split, scene_set
+from twinspire_server.gateway.settings import GatewaySettings
 
 REQUESTS = int(os.environ.get("TWINSPIRE_FUZZ_REQUESTS", "200"))
 """How many requests Schemathesis makes: `make fuzz-gateway` makes 5,000."""
@@ -146,6 +152,34 @@ def image_answer(http: httpx.Client, image: bytes) -> httpx.Response:
     return http.post(EMBEDDINGS, json={"model": "scenes", "input": [uri]})
 
 
+def test_a_small_file_of_many_pixels_is_not_decoded(http: httpx.Client) -> None:
+    """A PNG of 25 megapixels in 25 kB is refused by its header, the one within the limit is served."""
+    packed = bomb(5000)
+    assert len(packed) < 100_000
+    answer = image_answer(http, packed)
+    assert answer.status_code == 400
+    assert "megapixels" in answer.json()["error"]["message"]
+    assert answer.json()["error"]["param"] == "input[0]"
+    assert image_answer(http, bomb(500)).status_code == 200
+
+
+def test_urls_are_refused_unless_their_host_is_allowed(http: httpx.Client) -> None:
+    """Without --allow-image-host a URL is an error that says what to send; with it, addresses inside stay closed."""
+
+    def body(url: str) -> object:
+        content = [{"type": "image_url", "image_url": {"url": url}}]
+        return {"model": "scenes", "messages": [{"role": "user", "content": content}]}
+
+    refused = http.post(EMBEDDINGS, json=body("http://localhost/a.png"))
+    assert refused.status_code == 400
+    assert refused.json()["error"]["code"] == "url_not_allowed"
+    with serving(allow_image_host=["localhost"]) as allowing:
+        answer = allowing.post(body("http://localhost/a.png"))
+        assert answer.status_code == 400
+        assert answer.json()["error"]["code"] == "url_not_fetched"
+        assert allowing.post(body("http://127.0.0.1/a.png")).json()["error"]["code"] == "url_not_allowed"
+
+
 @pytest.mark.parametrize(
     "path",
     [
@@ -180,10 +214,40 @@ def test_no_path_leads_to_a_file(gateway: Gateway, path: str) -> None:
     assert b"import annotations" not in answer
 
 
+def with_models_name(schema: Any) -> Any:
+    """Return a schema in which `model` is the one that is served: else all requests would end at its name."""
+    if isinstance(schema, list):
+        return [with_models_name(value) for value in schema]
+    if not isinstance(schema, dict):
+        return schema
+    changed = {key: with_models_name(value) for key, value in schema.items()}
+    properties = changed.get("properties")
+    if isinstance(properties, dict) and "model" in properties:
+        properties["model"] = {"type": "string", "enum": ["scenes"]}
+    return changed
+
+
+@pytest.fixture(scope="module")
+def gateway_with_index(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    """A gateway with an index of pictures and texts."""
+    folder = tmp_path_factory.mktemp("fuzzed")
+    for number, scene in enumerate(scene_set(12, seed=3, split=Split.HELDOUT)):
+        scene.draw().save(folder / f"{number}.jpg")
+    with (
+        Client.local(sample_bundle()) as client,
+        Index.create(folder / "index", space=client.space, dim=client.dim, bundle=BundleReference("scenes")) as index,
+    ):
+        add_images(index, client, sorted(folder.glob("*.jpg")))
+    with serving(GatewaySettings(index=str(folder / "index"))) as found:
+        yield found
+
+
 @pytest.mark.slow
-def test_schemathesis_finds_no_server_error(gateway: Gateway, tmp_path: Path) -> None:
+def test_schemathesis_finds_no_server_error(gateway_with_index: Gateway, tmp_path: Path) -> None:
     """Requests made from the OpenAPI document, good and bad, never end in a 5xx."""
-    document = httpx.get(gateway.url + "/openapi.json").json()
+    gateway = gateway_with_index
+    document = with_models_name(httpx.get(gateway.url + "/openapi.json").json())
+    (tmp_path / "openapi.json").write_text(json.dumps(document))
     operations = sum(len(path) for path in document["paths"].values())
     program = Path(sys.executable).with_name("schemathesis")
     command = (
@@ -196,10 +260,11 @@ def test_schemathesis_finds_no_server_error(gateway: Gateway, tmp_path: Path) ->
         [
             *command,
             "run",
-            f"{gateway.url}/openapi.json",
+            str(tmp_path / "openapi.json"),
+            f"--url={gateway.url}",
             "--checks=not_a_server_error",
             f"--max-examples={max(5, REQUESTS // operations)}",
-            "--phases=examples,coverage,fuzzing",
+            f"--phases=examples,fuzzing{',coverage' if REQUESTS > 1000 else ''}",
             "--mode=all",
             "--continue-on-failure",
             "--report=junit",

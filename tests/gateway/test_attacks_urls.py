@@ -57,7 +57,7 @@ class Names(AbstractResolver):
 class Web:
     """An HTTP server on loopback; `answer` writes each answer."""
 
-    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None, address: tuple[str, int] = ("127.0.0.1", 0)) -> None:
         self.seen: list[dict[str, str]] = []
         self.answer: Callable[[BaseHTTPRequestHandler], None] = image
         web = self
@@ -72,7 +72,7 @@ class Web:
             def log_message(self, *arguments: Any) -> None:
                 """Say nothing."""
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server = ThreadingHTTPServer(address, Handler)
         if tls is not None:
             self.server.socket = tls.wrap_socket(self.server.socket, server_side=True)
         self.port = self.server.server_address[1]
@@ -93,9 +93,9 @@ def reply(handler: BaseHTTPRequestHandler, status: int, content: bytes, headers:
 
 
 @contextmanager
-def running(tls: ssl.SSLContext | None = None) -> Iterator[Web]:
+def running(tls: ssl.SSLContext | None = None, address: tuple[str, int] = ("127.0.0.1", 0)) -> Iterator[Web]:
     """Run a web server."""
-    web = Web(tls)
+    web = Web(tls, address)
     thread = threading.Thread(target=web.server.serve_forever, args=(0.02,))
     thread.start()
     yield web
@@ -267,9 +267,11 @@ def test_a_redirect_to_a_name_inside_is_refused(web: Web) -> None:
     """The address of each hop is checked: an allowed name that resolves inside at the second hop."""
     web.answer = lambda handler: reply(handler, 302, b"", {"Location": f"http://images.test:{web.port}/b"})
     names = Names(["127.0.0.1"], ["127.0.0.3"])
-    error = refusal(f"http://images.test:{web.port}/a", names, allowed_networks=LOOPBACK)
+    with running(address=("127.0.0.3", web.port)) as inside:
+        error = refusal(f"http://images.test:{web.port}/a", names, allowed_networks=LOOPBACK)
     assert error.code == "url_not_fetched"
     assert len(web.seen) == 1
+    assert not inside.seen
 
 
 def test_redirects_end(web: Web) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from support.gateway import BODY, EMBEDDINGS, Gateway, serving
+from support.live_gateway import BODY, EMBEDDINGS, Gateway, serving
 from twinspire.errors import InputError
 from twinspire_server.gateway.safety.keys import VARIABLE, KeyStore, TokenBucket, parse_keys
 

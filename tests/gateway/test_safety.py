@@ -21,7 +21,7 @@ import pytest
 import trustme
 
 from support.commands import run_twinspire
-from support.gateway import BODY, EMBEDDINGS, Gateway, eventually, serving
+from support.live_gateway import BODY, EMBEDDINGS, Gateway, eventually, serving
 from twinspire import sample_bundle
 from twinspire.errors import InputError
 from twinspire_server.gateway.safety.metrics import RecentRequests

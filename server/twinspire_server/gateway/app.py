@@ -72,6 +72,8 @@ def create_app(settings: GatewaySettings) -> FastAPI:
                 metrics.watch("pending_inputs", "Inputs that are computed or wait", lambda: embedder.pending)
                 if settings.servers:
                     readiness.add("servers", lambda: check_client(embedder.client))
+                if service.has_index:
+                    readiness.add("index", lambda: service.search(lambda searcher: len(searcher.index)))
                 app.state.announce()
                 yield
         except TwinspireError as error:
