@@ -285,5 +285,5 @@ def test_schemathesis_finds_no_server_error(gateway_with_index: Gateway, tmp_pat
     ]
     counted = sum(sample.value for sample in samples)
     print(f"{counted:.0f} requests to {operations} operations")
-    assert counted > 5 * operations
+    assert counted > 3 * operations  # one without parameters has a single request
     assert not [sample.labels for sample in samples if sample.labels["status"].startswith("5")]

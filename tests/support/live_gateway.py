@@ -121,10 +121,3 @@ def serving(settings: GatewaySettings | None = None, **safety: Any) -> Iterator[
             server.should_exit = True
             thread.join(60)
             assert not thread.is_alive()
-
-
-@contextmanager
-def served(settings: GatewaySettings) -> Iterator[str]:
-    """Serve a gateway with all of its settings; yield its address. Raises as `serving` does."""
-    with serving(settings, **vars(settings.safety)) as gateway:
-        yield gateway.url

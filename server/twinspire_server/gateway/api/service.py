@@ -132,7 +132,9 @@ class SearchService:
         if not servers:
             return await AsyncClient.local(await asyncio.to_thread(open_bundle, None, store), limits=limits)
         bundle = await asyncio.to_thread(describe_server, servers, space=store.space, tls=tls)
-        return await AsyncClient.connect(servers, bundle, tls=tls, limits=limits)
+        return await AsyncClient.connect(
+            servers, bundle, tls=tls, limits=limits, deadline_s=self.settings.safety.deadline
+        )
 
     def _wait(self, function: Callable[..., Coroutine[Any, Any, _Result]], *args: object) -> _Result:
         return asyncio.run_coroutine_threadsafe(function(*args), self._loop).result()
