@@ -20,7 +20,7 @@ from PIL import Image, ImageCms, ImageFile
 
 from support.data import ODD_IMAGES
 from twinspire.errors import ImageError, InputError
-from twinspire.images import ImageLimits, load_image
+from twinspire.images import ImageLimits, load_image, load_thumbnail
 
 PRESENT = {path.name for path in ODD_IMAGES.iterdir()} - {"LICENSE.Pillow"}
 OPENS = {
@@ -585,3 +585,45 @@ def test_warnings_of_others_pass(tmp_path: Path) -> None:
             with Image.open(path) as image:
                 image.getexif()
             assert any("Corrupt EXIF" in str(warning.message) for warning in caught)
+
+
+@pytest.mark.parametrize("name", sorted(OPENS))
+def test_a_thumbnail_is_the_image_reduced(name: str) -> None:
+    """A thumbnail has the image's proportions and is like it; it is never larger, and has no metadata."""
+    data = (ODD_IMAGES / name).read_bytes()
+    whole = load_image(data)
+    for size in (24, 4096):
+        small = load_thumbnail(data, size)
+        assert (small.mode, small.info) == ("RGB", {})
+        assert max(small.size) == min(size, max(whole.size))
+        expected = np.asarray(whole.resize(small.size, Image.Resampling.LANCZOS), float)
+        # 14 for a halftone of 500 pixels at 24, below 8 for all others; a turned image is at 60.
+        assert np.abs(np.asarray(small, float) - expected).mean() < 16
+
+
+def test_a_large_jpeg_is_decoded_at_a_fraction() -> None:
+    """Of a JPEG of 4000 x 3000 pixels a thumbnail needs a small part of the pixels."""
+    file = io.BytesIO()
+    Image.new("RGB", (4000, 3000), "red").save(file, "JPEG")
+    loaded: list[tuple[int, int]] = []
+    load = ImageFile.ImageFile.load
+
+    def counted(image: ImageFile.ImageFile) -> Any:
+        loaded.append(image.size)
+        return load(image)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ImageFile.ImageFile, "load", counted)
+        assert load_thumbnail(file.getvalue(), 200).size == (200, 150)
+    assert loaded[0] == (500, 375)
+
+
+@pytest.mark.parametrize("data", [b"", b"no image", b"\xff\xd8\xff\xe0"])
+def test_a_thumbnail_of_no_image_is_an_error(data: bytes) -> None:
+    """What is no whole image raises, and so does one above the limits, by its header."""
+    with pytest.raises(ImageError):
+        load_thumbnail(data, 100)
+    file = io.BytesIO()
+    Image.new("1", (200, 200)).save(file, "PNG")
+    with pytest.raises(ImageError, match="megapixels"):
+        load_thumbnail(file.getvalue(), 100, limits=ImageLimits(max_pixels=100))

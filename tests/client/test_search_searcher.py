@@ -338,3 +338,20 @@ def test_another_space_is_refused(index: Index) -> None:
     other.space = "6" * 64
     with pytest.raises(SpaceMismatchError):
         Searcher(other, index)
+
+
+def test_an_item_that_is_removed_while_it_is_found_is_left_out(
+    client: WordClient, index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hit that another thread removes before it is read is no error: the search runs again."""
+    best = Searcher(client, index).search("red car", 3).hits[0].id
+    get = index.get
+
+    def get_late(ids: Iterable[int]) -> Any:
+        index.remove([best])
+        return get(ids)
+
+    monkeypatch.setattr(index, "get", get_late)
+    hits = Searcher(client, index).search("red car", 3).hits
+    assert len(hits) == 3
+    assert best not in [hit.id for hit in hits]

@@ -285,5 +285,6 @@ def test_schemathesis_finds_no_server_error(gateway_with_index: Gateway, tmp_pat
     ]
     counted = sum(sample.value for sample in samples)
     print(f"{counted:.0f} requests to {operations} operations")
-    assert counted >= (5000 if REQUESTS >= 5000 else 5 * operations)
+    # One without parameters has a single request.
+    assert counted >= (5000 if REQUESTS >= 5000 else 3 * operations)
     assert not [sample.labels for sample in samples if sample.labels["status"].startswith("5")]

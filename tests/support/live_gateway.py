@@ -93,7 +93,7 @@ def eventually(condition: Callable[[], bool], within_s: float = 20) -> bool:
 
 @contextmanager
 def serving(settings: GatewaySettings | None = None, **safety: Any) -> Iterator[Gateway]:
-    """Serve the sample bundle in a thread, with options of `SafetyOptions`."""
+    """Serve the sample bundle in a thread, with options of `SafetyOptions`. Raises what opening the gateway raises."""
     settings = settings or GatewaySettings(bundle=sample_bundle())
     options = SafetyOptions(**safety)
     app = create_app(dataclasses.replace(settings, safety=options))
@@ -101,10 +101,19 @@ def serving(settings: GatewaySettings | None = None, **safety: Any) -> Iterator[
     app.state.announce = ready.set
     with listening("127.0.0.1", 0) as listener:
         server = GatewayServer(app, options, None)
-        thread = threading.Thread(target=lambda: server.run(sockets=[listener]))
+
+        def run() -> None:
+            try:
+                server.run(sockets=[listener])
+            except SystemExit:  # of uvicorn, where the application does not start
+                ready.set()
+
+        thread = threading.Thread(target=run)
         thread.start()
         try:
-            assert ready.wait(60)
+            assert ready.wait(120)
+            if app.state.failure is not None:
+                raise app.state.failure
             assert eventually(lambda: server.started)
             host, port = listener.getsockname()
             yield Gateway(f"http://{host}:{port}", app, server)

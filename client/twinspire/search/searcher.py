@@ -23,7 +23,8 @@ from twinspire.search.text_query import STOP_WORDS, Synonyms
 from twinspire.stores import Filter, ItemKind, StoredItem, VectorStore
 
 CACHED_EMBEDDINGS = 10_000
-CACHED_RESPONSES = 1_000
+CACHED_HITS = 20_000
+"""Hits of all responses that are kept, with one more for each response."""
 _CACHED_RULES = 1_000
 _ATTEMPTS = 3
 
@@ -63,7 +64,9 @@ class Searcher:
         self._client = client
         self._embeddings = embeddings or LruCache[NDArray[np.float32]](CACHED_EMBEDDINGS if cache else 0)
         self._rules: LruCache[str] = LruCache(_CACHED_RULES)
-        self._responses: LruCache[SearchResponse] = LruCache(CACHED_RESPONSES if cache else 0)
+        self._responses: LruCache[SearchResponse] = LruCache(
+            CACHED_HITS if cache else 0, weigh=lambda response: 1 + len(response.hits)
+        )
         encoder = QueryEncoder(client, templates=templates, cache=self._embeddings)
         ignored = frozenset(require_text(word, "a stop word") for word in as_list(stop_words, "stop words"))
         self._retrieval = Retrieval(encoder, index, synonyms, ignored, weights or FusionWeights())
@@ -161,25 +164,26 @@ class Searcher:
             return SearchResponse((), request.mode, 0, notes=("the index is empty",), offset=request.offset)
         with span("search.encode"):
             plan = self._retrieval.plan(request.query, request.mode, similarity=request.min_score is not None)
-        with span("search.retrieve"):
-            ranked = self._ranked(plan, request)
+        ranked, items = self._found(plan, request)
         notes = self._notes_on_rules(ranked, request)
         if not ranked.ids:
             notes += self._notes_on_no_hits(plan, request, ranked, searched)
-        with span("search.fetch"):
-            items = {item.id: item for item in self._index.get(ranked.ids)}
         hits = tuple(
             self._hit(position, items[id_], ranked) for position, id_ in enumerate(ranked.ids, start=request.offset + 1)
         )
         return SearchResponse(hits, ranked.mode, searched, notes=tuple(notes), offset=request.offset)
 
-    def _ranked(self, plan: RetrievalPlan, request: SearchRequest) -> Ranked:
+    def _found(self, plan: RetrievalPlan, request: SearchRequest) -> tuple[Ranked, dict[int, StoredItem]]:
+        """Return the ranking and its items by id."""
         for attempt in range(_ATTEMPTS):
             generation = self._index.generation
             try:
-                return rank(self._retrieval, self._index, plan, request)
+                with span("search.retrieve"):
+                    ranked = rank(self._retrieval, self._index, plan, request)
+                with span("search.fetch"):
+                    return ranked, {item.id: item for item in self._index.get(ranked.ids)}
             except InputError:
-                # A candidate may have been removed before its vector was read.
+                # A candidate may have been removed before its vector or the item itself was read.
                 if attempt == _ATTEMPTS - 1 or self._index.generation == generation:
                     raise
         raise AssertionError("unreachable")

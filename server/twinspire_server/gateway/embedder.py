@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from twinspire import AsyncClient
 from twinspire.bundle import Bundle, BundleDescription, Tower
 from twinspire.cli.bundles import open_bundle
-from twinspire.errors import ItemError, ServerOverloadedError, TextLengthError
+from twinspire.errors import InputError, ItemError, ServerOverloadedError, SpaceMismatchError, TextLengthError
 from twinspire.search.encoding import unit_sum
 from twinspire.stores import open_index
 from twinspire.towers import describe_server
@@ -281,9 +281,18 @@ def _bundle_of(settings: GatewaySettings) -> BundleDescription | Path | None:
     if settings.index is None:
         return settings.bundle
     with open_index(settings.index) as store:
-        if settings.servers and settings.bundle is None:
-            return describe_server(settings.servers, space=store.space)
-        return open_bundle(settings.bundle, store)
+        if not settings.servers or settings.bundle is not None:
+            return open_bundle(settings.bundle, store)
+        try:
+            return describe_server(settings.servers, space=store.space, tls=settings.server_tls)
+        except InputError as error:
+            if error.option != "name":  # that of the server's models is the one of the space
+                raise
+            raise SpaceMismatchError(
+                f"the index {store.uri} was made with {store.bundle or 'a bundle that it does not record'}: {error}. "
+                "Serve that model too, or name another index",
+                expected=store.space,
+            ) from error
 
 
 def _place(request: EmbedRequest, parts: Sequence[Part], at: int) -> str:

@@ -21,12 +21,11 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"description": text}
     for status, text in {
         400: "The request is invalid",
-        404: "There is no such item",
+        404: "There is no such item, or no index",
         409: "The index is of another space than the served model",
         413: "The body is too large",
         415: "The body is of another content type",
         429: "Too many inputs wait: try again after the seconds of Retry-After",
-        501: "The gateway was started without what this needs",
         503: "The server of models, or the writer of the index, is busy: try again later",
     }.items()
 }

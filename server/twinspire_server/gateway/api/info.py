@@ -2,66 +2,109 @@
 
 from __future__ import annotations
 
-import threading
+import asyncio
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
+from twinspire._codec import encode
 from twinspire.search import Searcher
-from twinspire.stores import ItemKind, VectorStore
+from twinspire.stores import ItemKind, StoredItem, VectorStore
 from twinspire_server.gateway.api.bodies import ERRORS, json_response
 from twinspire_server.gateway.api.facets import facets
-from twinspire_server.gateway.api.service import service_of
+from twinspire_server.gateway.api.service import SearchService, service_of
 
 _SCANNED = 100_000
 """How many items, the first ones, are read for their metadata."""
 _REFRESH_S = 10.0
 """While the index changes, its metadata is read at most this often."""
+_FIRST_ITEMS = 24
+_EXAMPLES = 6
+_LONGEST_EXAMPLE = 60
 
 
 def add_routes(router: APIRouter) -> None:
     """Add the route."""
-    summary = _Summary()
+    summaries = _Summaries()
 
     @router.get("/v1/info", summary="The model and the index", responses=ERRORS, tags=["search"])
     async def info(request: Request) -> Response:
         service = service_of(request)
         client = service.embedder.client
+        summary = await summaries.of(service) if service.has_index else None
         document: dict[str, Any] = {
             "model": service.embedder.model,
             "space": client.space,
             "dim": client.dim,
             "towers": sorted(tower.value for tower in client.bundle.towers),
-            "index": await service.search(summary.of) if service.has_index else None,
-            "page": {"uploads": service.settings.uploads is not None},
+            "index": summary.index if summary is not None else None,
+            "page": {
+                "uploads": service.settings.uploads is not None,
+                "rerank": False,
+                "items": summary.first if summary is not None else [],
+                "examples": summary.examples if summary is not None else [],
+            },
         }
         return json_response(document)
 
 
+@dataclass(frozen=True)
 class _Summary:
-    """What the items of an index are, kept until it changes."""
+    """What the items of an index are; `first` are the first pictures, `examples` some captions."""
+
+    store: VectorStore
+    generation: int
+    read_s: float
+    index: dict[str, Any]
+    first: list[dict[str, Any]]
+    examples: list[str]
+
+
+class _Summaries:
+    """The summary of the index, kept until it changes. For one event loop."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._metadata: list[dict[str, Any]] = []
-        self._state: tuple[VectorStore, int] | None = None
-        self._read_s = 0.0
+        self._lock = asyncio.Lock()  # a scan takes one thread, however many ask for it
+        self._summary: _Summary | None = None
 
-    def of(self, searcher: Searcher) -> dict[str, Any]:
-        """Return the numbers of items and the facets of their metadata."""
-        index = searcher.index
-        with self._lock:
-            state = index, index.generation
-            same = self._state is not None and self._state[0] is index
-            if not same or (self._state != state and time.monotonic() - self._read_s > _REFRESH_S):
-                self._metadata = facets(islice(index.items(), _SCANNED))
-                self._state, self._read_s = state, time.monotonic()
-        kinds = {kind.value: index.count(kind=kind) for kind in ItemKind}
-        return {
-            "items": sum(kinds.values()),
-            "kinds": {kind: count for kind, count in kinds.items() if count},
-            "space": index.space,
-            "metadata": self._metadata,
-        }
+    async def of(self, service: SearchService) -> _Summary:
+        """Return the summary of a service's index. Raises what `SearchService.search` raises."""
+        async with self._lock:
+            self._summary = await service.search(self._read)
+            return self._summary
+
+    def _read(self, searcher: Searcher) -> _Summary:
+        store, generation, known = searcher.index, searcher.index.generation, self._summary
+        is_same = known is not None and known.store is store
+        if known is not None and is_same and known.generation == generation:
+            return known
+        kinds = {kind.value: store.count(kind=kind) for kind in ItemKind}
+        counts = {"items": sum(kinds.values()), "kinds": {kind: count for kind, count in kinds.items() if count}}
+        if known is not None and is_same and time.monotonic() - known.read_s < _REFRESH_S:
+            return _Summary(store, -1, known.read_s, {**known.index, **counts}, known.first, known.examples)
+        first = _Firsts()
+        found = facets(first.noting(islice(store.items(), _SCANNED)))
+        index = {**counts, "space": store.space, "metadata": found}
+        return _Summary(store, generation, time.monotonic(), index, first.items, list(first.captions))
+
+
+class _Firsts:
+    """The first pictures among items, and short captions."""
+
+    def __init__(self) -> None:
+        self.items: list[dict[str, Any]] = []
+        self.captions: dict[str, None] = {}
+
+    def noting(self, items: Iterator[StoredItem]) -> Iterator[StoredItem]:
+        """Yield the items, and note the first ones."""
+        for item in items:
+            if item.kind is ItemKind.IMAGE and len(self.items) < _FIRST_ITEMS:
+                self.items.append(encode(item))
+            caption = (item.caption or "").partition("\n")[0].strip()
+            if caption and len(caption) <= _LONGEST_EXAMPLE and len(self.captions) < _EXAMPLES:
+                self.captions[caption] = None
+            yield item

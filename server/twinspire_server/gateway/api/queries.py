@@ -15,6 +15,8 @@ MAX_HITS = 10_000
 """The most hits that a request may rank: `offset` and `k` together."""
 MAX_PARTS = 64
 """The most parts of a query, and the most boosts and pins together."""
+MAX_CHARACTERS = 10_000
+"""The most characters of all texts of a query, and of all filters: requests are keys of caches."""
 _LARGEST_ID = 2**63 - 1
 _EXPECTED = (
     "expected data:image/...;base64,..., item:ID of an item of the index or, in a multipart request, upload:0 for its "
@@ -39,8 +41,13 @@ def search_request(document: object, uploads: Sequence[bytes] = ()) -> SearchReq
         values["query"] = values.pop("text")
         if not isinstance(values["query"], str):
             raise GatewayError(400, "text: expected a string; query takes several parts", "text")
+    if "query" not in values:
+        raise GatewayError(
+            400, 'the request has neither text nor query: expected one, such as {"text": "a red car"}', "query"
+        )
     check_count(values, MAX_PARTS, "query")
     check_count(values, MAX_PARTS, "boosts", "pins")
+    _check_characters(values)
     images = cast("ImageResolver", lambda name: media_of(name, uploads))  # which `IndexEncoder` encodes
     found = SearchRequest.from_dict(values, images=images)
     if found.depth > MAX_HITS:
@@ -56,6 +63,21 @@ def check_count(document: Mapping[str, Any], most: int, *keys: str) -> None:
         raise GatewayError(400, f"{names}: expected {most} elements at most, got {found}", keys[0], "too_many_elements")
 
 
+def _check_characters(document: Mapping[str, Any]) -> None:
+    """Raise GatewayError for longer texts than a server keeps; images in data URIs do not count."""
+    lists = {key: value if isinstance(value := document.get(key), list) else [value] for key in document}
+    texts = [part.get("text") if isinstance(part, dict) else part for part in lists["query"]]
+    rules = [*lists.get("boosts", ()), *lists.get("pins", ()), *lists.get("where", ())]
+    filters = [rule.get("where") if isinstance(rule, dict) else rule for rule in rules]
+    for key, values in (("query", texts), ("where", filters)):
+        found = sum(len(value) for value in values if isinstance(value, str))
+        if found > MAX_CHARACTERS:
+            what = "texts" if key == "query" else "filters"
+            raise GatewayError(
+                400, f"the {what} have {found:,} characters: expected {MAX_CHARACTERS:,} at most", key, "too_long"
+            )
+
+
 def count_inputs(document: object) -> int:
     """Return how many texts and images a request encodes at most."""
     query = document.get("query") if isinstance(document, dict) else None
@@ -66,7 +88,10 @@ def media_of(name: str, uploads: Sequence[bytes] = ()) -> Media:
     """Return the image or sound that a request names. Raises InputError for any other name than those of the API."""
     scheme, colon, rest = name.partition(":")
     if scheme == "data" and colon:
-        image = image_of(name, param="image")
+        try:
+            image = image_of(name, param="the data URI")
+        except GatewayError as error:
+            raise InputError(error.message) from error
         assert isinstance(image, EncodedImage)
         return EncodedFile(image.data)
     if scheme in ("item", "upload") and rest.isascii() and rest.isdecimal() and len(rest) < 20:

@@ -13,14 +13,17 @@ from fastapi import Request
 
 from twinspire import AsyncClient, Client
 from twinspire.cli.bundles import open_bundle
-from twinspire.errors import TwinspireError
+from twinspire.cli.index.shared import exists
+from twinspire.errors import IndexStoreError, TwinspireError
 from twinspire.search import LiveSearcher, Searcher
 from twinspire.stores import VectorStore
 from twinspire.towers import describe_server
 from twinspire_server.gateway.api.encoding import IndexEncoder, ThreadsClient
+from twinspire_server.gateway.api.index_events import IndexEvents
 from twinspire_server.gateway.api.thumbnails import Thumbnails
+from twinspire_server.gateway.api.triton_status import TritonStatus
 from twinspire_server.gateway.embedder import Embedder
-from twinspire_server.gateway.errors import GatewayError
+from twinspire_server.gateway.errors import RETRY_AFTER_S, GatewayError
 from twinspire_server.gateway.settings import GatewaySettings
 
 _THREADS = 16
@@ -43,6 +46,8 @@ class SearchService:
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="search")
         self.client: Client = ThreadsClient(embedder.client, self._loop)
         self.thumbnails = Thumbnails(embedder.client.limits)
+        self.events = IndexEvents(self.search)
+        self.triton = TritonStatus(settings.status_url) if settings.status_url is not None else None
         self._searcher: LiveSearcher | None = None
 
     @classmethod
@@ -65,11 +70,21 @@ class SearchService:
     async def search(self, function: Callable[[Searcher], _Result]) -> _Result:
         """Return `function(searcher)`, called in a thread; again where the index was replaced meanwhile.
 
-        Raises GatewayError where the gateway has no index.
+        Raises GatewayError where the gateway has no index, and where its folder is gone.
         """
         if self._searcher is None:
-            raise GatewayError(501, "this gateway has no index: start it with --index INDEX", code="no_index")
-        return await self.run(self._searcher.call, function)
+            raise GatewayError(404, "this gateway has no index: start it with --index INDEX", code="no_index")
+        try:
+            return await self.run(self._searcher.call, function)
+        except IndexStoreError as error:
+            if exists(str(self.settings.index)):
+                raise
+            raise GatewayError(
+                503,
+                f"the index {self.settings.index} is gone: put it back, or start the gateway with another",
+                code="index_gone",
+                headers={"Retry-After": str(RETRY_AFTER_S)},
+            ) from error
 
     @property
     def has_index(self) -> bool:
@@ -78,6 +93,7 @@ class SearchService:
 
     async def close(self) -> None:
         """Close the index, once the searches have ended."""
+        await self.events.close()
         if self._searcher is not None:
             await self.run(self._searcher.close)
         await asyncio.to_thread(self._threads.shutdown)
@@ -112,11 +128,13 @@ class SearchService:
 
     async def _other_client(self, store: VectorStore) -> AsyncClient:
         """Open the client of a store of another space than the embedder's."""
-        servers = self.settings.servers
+        servers, tls, limits = self.settings.servers, self.settings.server_tls, self.embedder.client.limits
         if not servers:
-            return await AsyncClient.local(await asyncio.to_thread(open_bundle, None, store))
-        bundle = await asyncio.to_thread(describe_server, servers, space=store.space)
-        return await AsyncClient.connect(servers, bundle)
+            return await AsyncClient.local(await asyncio.to_thread(open_bundle, None, store), limits=limits)
+        bundle = await asyncio.to_thread(describe_server, servers, space=store.space, tls=tls)
+        return await AsyncClient.connect(
+            servers, bundle, tls=tls, limits=limits, deadline_s=self.settings.safety.deadline
+        )
 
     def _wait(self, function: Callable[..., Coroutine[Any, Any, _Result]], *args: object) -> _Result:
         return asyncio.run_coroutine_threadsafe(function(*args), self._loop).result()
