@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -33,9 +34,15 @@ def demo(
         DemoRuntime, typer.Option(help="Encode in a Triton server or in this process; auto prefers Triton.")
     ] = DemoRuntime.AUTO,
     images: Annotated[int, typer.Option(min=1, help="Number of images to generate.")] = 500,
+    open_page: Annotated[
+        bool, typer.Option("--open", help="Then start the gateway and open its search page in the browser, until Ctrl-C.")
+    ] = False,
     _smoke: Annotated[bool, smoke_option(images=40)] = False,
 ) -> None:
-    """Generate images, index them, search them with texts, and measure recall and speed."""
+    """Generate images, index them, search them with texts, and measure recall and speed.
+
+    Ends with the command that shows the index in a browser; --open runs it.
+    """
     from rich.console import Console
     from rich.progress import Progress
 
@@ -59,6 +66,17 @@ def demo(
         with file_errors(f"cannot write {json_file}", json_file):
             json_file.parent.mkdir(parents=True, exist_ok=True)
             json_file.write_text(document, encoding="utf-8")
+    index = out / "index"
+    typer.echo(f"search it in a browser: twinspire gateway --index {shlex.quote(str(index))}")
+    if open_page:
+        _open_page(index)
+
+
+def _open_page(index: Path) -> None:
+    """Serve the page of the demo's index on a free port, and show it."""
+    from twinspire_server.gateway.commands import gateway
+
+    gateway(index=str(index), port=0, announce=_show_page)
 
 
 def _print(report: DemoReport, console: Console) -> None:
