@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -11,6 +11,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from twinspire.errors import TwinspireError
+from twinspire_server.gateway.api import SearchService, add_api
 from twinspire_server.gateway.dialects import DIALECTS, dialect_of
 from twinspire_server.gateway.embedder import Embedder
 from twinspire_server.gateway.errors import GatewayError, of_status, of_twinspire, of_validation
@@ -22,13 +23,14 @@ def create_app(settings: GatewaySettings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        try:
-            embedder = await Embedder.open(settings)
-        except TwinspireError as error:
-            app.state.failure = error  # for whoever runs the application: uvicorn passes none on
-            raise
-        async with embedder:
-            app.state.embedder = embedder
+        async with AsyncExitStack() as stack:
+            try:
+                embedder = await stack.enter_async_context(await Embedder.open(settings))
+                service = await stack.enter_async_context(await SearchService.open(settings, embedder))
+            except TwinspireError as error:
+                app.state.failure = error  # for whoever runs the application: uvicorn passes none on
+                raise
+            app.state.embedder, app.state.search_service = embedder, service
             app.state.announce()
             yield
 
@@ -37,6 +39,7 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     router = APIRouter()
     for dialect in DIALECTS:
         dialect.add_routes(router)
+    add_api(router)
     app.include_router(router)
     app.add_exception_handler(GatewayError, _failed)
     app.add_exception_handler(TwinspireError, _failed)

@@ -22,17 +22,31 @@ def gateway(
     index: Annotated[
         str | None, typer.Option(metavar="INDEX", help="Folder of the index to search, or URI of another store.")
     ] = None,
+    uploads: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Folder for pictures that are added over HTTP, with a key. Default: none are."
+        ),
+    ] = None,
+    status_url: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL", help="Status port of `twinspire serve`, shown by /v1/status: http://127.0.0.1:8003."
+        ),
+    ] = None,
     host: Annotated[str, typer.Option(metavar="ADDRESS", help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 picks a free one.")] = 8080,
 ) -> None:
     """Serve embeddings over HTTP to existing clients (OpenAI's and others), and search of an index.
 
-    Embeddings are computed by the Tritons at --server, or in this process.
+    Embeddings are computed by the Tritons at --server, or in this process: with --index alone by the index's bundle.
     """
     try:
         from twinspire_server.gateway.running import run
         from twinspire_server.gateway.settings import GatewaySettings
     except ImportError as error:
         raise MissingDependencyError(error.name or "fastapi", "gateway", "The gateway") from error
-    settings = GatewaySettings(servers=tuple(server or ()), bundle=bundle, index=index)
+    settings = GatewaySettings(
+        servers=tuple(server or ()), bundle=bundle, index=index, uploads=uploads, status_url=status_url
+    )
     run(settings, host=host, port=port, announce=lambda url: typer.echo(f"gateway at {url}"))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -12,7 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twinspire import AsyncClient
+from twinspire.bundle import Bundle, BundleDescription
+from twinspire.cli.bundles import open_bundle
 from twinspire.errors import ItemError, ServerOverloadedError
+from twinspire.stores import open_index
+from twinspire.towers import describe_server
 from twinspire_server.gateway.errors import GatewayError, of_twinspire
 from twinspire_server.gateway.inputs import EmbedRequest, EncodedImage, ImageUrl, Input, Mixed, Part, Text
 from twinspire_server.gateway.settings import GatewaySettings
@@ -39,12 +44,15 @@ class Embedder:
 
     @classmethod
     async def open(cls, settings: GatewaySettings) -> Self:
-        """Connect to the servers, or open the bundle in this process. Raises what `AsyncClient` raises."""
-        bundle: Path | None = settings.bundle
+        """Connect to the servers, or open the bundle in this process.
+
+        Raises what `AsyncClient` and `open_index` raise, and SpaceMismatchError where the index is of another model.
+        """
+        bundle = await asyncio.to_thread(_bundle_of, settings)
         if settings.servers:
             client = await AsyncClient.connect(settings.servers, bundle)
         else:
-            assert bundle is not None
+            assert isinstance(bundle, Bundle | Path)
             client = await AsyncClient.local(bundle)
         return cls(client, settings)
 
@@ -61,19 +69,30 @@ class Embedder:
         """
         self._check(request)
         parts = [part for input_ in request.inputs for part in _parts(input_)]
-        if self._pending + len(parts) > self._settings.max_pending:
-            raise of_twinspire(ServerOverloadedError(f"{self._pending} inputs wait already: try again later"))
-        self._pending += len(parts)
-        try:
+        with self.admitted(len(parts)):
             texts = [part.text for part in parts if isinstance(part, Text)]
             images = [part for part in parts if not isinstance(part, Text)]
             sequences = self.client.tokenize(texts) if texts else []
             rows = await asyncio.gather(self._images(images, request), self._texts(sequences))
-        finally:
-            self._pending -= len(parts)
         image_rows, text_rows = map(iter, rows)
         vectors = np.stack([next(text_rows if isinstance(part, Text) else image_rows) for part in parts])
         return Embeddings(_sums(vectors, request.inputs), sum(map(len, sequences)))
+
+    @contextmanager
+    def admitted(self, inputs: int) -> Iterator[None]:
+        """Count inputs as waiting during a block. Raises GatewayError where too many wait."""
+        if self._pending + inputs > self._settings.max_pending:
+            raise of_twinspire(ServerOverloadedError(f"{self._pending} inputs wait already: try again later"))
+        self._pending += inputs
+        try:
+            yield
+        finally:
+            self._pending -= inputs
+
+    @property
+    def pending(self) -> int:
+        """How many inputs are being computed or wait."""
+        return self._pending
 
     async def close(self) -> None:
         """Close the client."""
@@ -127,6 +146,16 @@ class Embedder:
             return image.data
         assert isinstance(image, ImageUrl)
         raise GatewayError(400, "images are not fetched from URLs here: send a data URI", code="url_not_allowed")
+
+
+def _bundle_of(settings: GatewaySettings) -> BundleDescription | Path | None:
+    """Return the bundle that was given, else the one that the index is of; None where the servers say it."""
+    if settings.index is None:
+        return settings.bundle
+    with open_index(settings.index) as store:
+        if settings.servers and settings.bundle is None:
+            return describe_server(settings.servers, space=store.space)
+        return open_bundle(settings.bundle, store)
 
 
 def _parts(input_: Input) -> tuple[Part, ...]:

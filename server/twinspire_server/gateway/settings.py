@@ -14,16 +14,23 @@ class GatewaySettings:
 
     Embeddings are computed by the Tritons at `servers` (HOST:PORT), or with `bundle` alone in this process. `bundle`
     beside `servers` saves asking them for the model's description. `index` is the folder or URI of the index that is
-    searched. A request may have `max_inputs` texts and images; while `max_pending` of them are being computed or wait,
-    further ones are refused. Raises InputError for neither servers nor bundle.
+    searched; with neither `servers` nor `bundle` its own bundle computes in this process. `uploads` is the folder for
+    pictures that are added over HTTP, None to add none. `status_url` is the status port of `twinspire serve`. A request
+    may have `max_inputs` texts and images; while `max_pending` of them are being computed or wait, further ones are
+    refused. Raises InputError where there is nothing to serve.
     """
 
     servers: tuple[str, ...] = ()
     bundle: Path | None = None
     index: str | None = None
+    uploads: Path | None = None
+    status_url: str | None = None
     max_inputs: int = 2048
     max_pending: int = 1024
 
     def __post_init__(self) -> None:
-        if not self.servers and self.bundle is None:
-            raise InputError("nothing to serve: name a server of models with --server, or a bundle with --bundle")
+        if not self.servers and self.bundle is None and self.index is None:
+            raise InputError(
+                "nothing to serve: name a server of models with --server, a bundle with --bundle, or an index with "
+                "--index"
+            )
