@@ -15,6 +15,7 @@ from twinspire_server.gateway.api import SearchService, add_api
 from twinspire_server.gateway.dialects import DIALECTS, dialect_of
 from twinspire_server.gateway.embedder import Embedder
 from twinspire_server.gateway.errors import GatewayError, of_status, of_twinspire, of_validation
+from twinspire_server.gateway.page_routes import add_page
 from twinspire_server.gateway.settings import GatewaySettings
 
 
@@ -40,6 +41,7 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     for dialect in DIALECTS:
         dialect.add_routes(router)
     add_api(router)
+    add_page(router)
     app.include_router(router)
     app.add_exception_handler(GatewayError, _failed)
     app.add_exception_handler(TwinspireError, _failed)

@@ -14,6 +14,7 @@ from twinspire.stores import ItemKind, VectorStore
 from twinspire_server.gateway.api.bodies import ERRORS, json_response
 from twinspire_server.gateway.api.facets import facets
 from twinspire_server.gateway.api.service import service_of
+from twinspire_server.gateway.page_examples import page_examples
 
 _SCANNED = 100_000
 """How many items, the first ones, are read for their metadata."""
@@ -29,13 +30,14 @@ def add_routes(router: APIRouter) -> None:
     async def info(request: Request) -> Response:
         service = service_of(request)
         client = service.embedder.client
+        index, page = await service.search(summary.of) if service.has_index else (None, {})
         document: dict[str, Any] = {
             "model": service.embedder.model,
             "space": client.space,
             "dim": client.dim,
             "towers": sorted(tower.value for tower in client.bundle.towers),
-            "index": await service.search(summary.of) if service.has_index else None,
-            "page": {"uploads": service.settings.uploads is not None},
+            "index": index,
+            "page": {"uploads": service.settings.uploads is not None, **page},
         }
         return json_response(document)
 
@@ -46,17 +48,19 @@ class _Summary:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._metadata: list[dict[str, Any]] = []
+        self._page: dict[str, Any] = {}
         self._state: tuple[VectorStore, int] | None = None
         self._read_s = 0.0
 
-    def of(self, searcher: Searcher) -> dict[str, Any]:
-        """Return the numbers of items and the facets of their metadata."""
+    def of(self, searcher: Searcher) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the numbers of items and the facets of their metadata, and what the page shows before a search."""
         index = searcher.index
         with self._lock:
             state = index, index.generation
             same = self._state is not None and self._state[0] is index
             if not same or (self._state != state and time.monotonic() - self._read_s > _REFRESH_S):
                 self._metadata = facets(islice(index.items(), _SCANNED))
+                self._page = page_examples(index)
                 self._state, self._read_s = state, time.monotonic()
         kinds = {kind.value: index.count(kind=kind) for kind in ItemKind}
         return {
@@ -64,4 +68,4 @@ class _Summary:
             "kinds": {kind: count for kind, count in kinds.items() if count},
             "space": index.space,
             "metadata": self._metadata,
-        }
+        }, self._page

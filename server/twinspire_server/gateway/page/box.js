@@ -1,7 +1,7 @@
 // The search box: words, and the other parts of the query as chips with a sign and a weight.
 
 import * as api from "./api.js";
-import { $, h, icon, iconButton, show } from "./dom.js";
+import { $, h, hasOpenPopover, icon, iconButton, keepFocus, show } from "./dom.js";
 import { place } from "./filters.js";
 import { t } from "./i18n.js";
 import * as pictures from "./pictures.js";
@@ -37,7 +37,8 @@ export class SearchBox {
     clearTimeout(this.timer);
     if (this.input.value.trim() !== text.trim()) this.input.value = text;
     this.parts = parts;
-    show($("parts"), parts.map((part, place) => this.#chip(part, place)));
+    // While a weight is being set its chip stays.
+    if (!hasOpenPopover($("parts"))) keepFocus($("parts"), () => show($("parts"), parts.map((part, place) => this.#chip(part, place))));
     $("parts").hidden = !parts.length;
     $("clear").hidden = !text && !parts.length;
     if (parts.length) this.input.placeholder = t.placeholderMore;
@@ -87,25 +88,28 @@ export class SearchBox {
     return h(
       "li",
       { className: `part${isMinus ? " minus" : ""}` },
-      this.#weightButton(part, name, (weight) => change(this.parts.map((one, at) => (at === place ? { ...one, weight } : one)))),
+      this.#weightButton(part, name, `part ${place}`, (weight) => change(this.parts.map((one, at) => (at === place ? { ...one, weight } : one)))),
       iconButton("close", t.remove(name), () => change(this.parts.filter((_, at) => at !== place))),
     );
   }
 
-  #weightButton(part, name, onWeight) {
+  #weightButton(part, name, focus, onWeight) {
     const popover = h("div", { className: "popover weight", popover: "auto", role: "dialog", "aria-label": t.weightOf(name) });
     const sign = part.weight < 0 ? "−" : "+";
     const size = Math.abs(part.weight);
     const button = h(
       "button",
-      { type: "button", className: "part-name", title: t.weightOf(name), "aria-haspopup": "dialog" },
+      { type: "button", className: "part-name", title: t.weightOf(name), dataset: { focus }, "aria-haspopup": "dialog" },
       h("span", { className: "sign" }, sign),
       this.#picture(part),
       part.kind === "text" ? h("span", { dir: "auto" }, part.value) : h("span", { className: "hidden-text" }, name),
       size === 1 ? null : h("span", { className: "times" }, `×${t.number(size, size < 1 ? 1 : 0)}`),
     );
     button.popoverTargetElement = popover;
-    popover.addEventListener("toggle", (event) => event.newState === "open" && place(popover, button));
+    popover.addEventListener("toggle", (event) => {
+      if (event.newState === "open") place(popover, button);
+      else this.onParts(this.parts, this.input.value);
+    });
     const field = h("input", { type: "range", min: "-2", max: "2", step: "0.1", value: String(part.weight), "aria-label": t.weightOf(name) });
     const figure = h("output", {}, t.number(part.weight, 1));
     field.addEventListener("input", () => (figure.textContent = t.number(Number(field.value), 1)));

@@ -2,11 +2,14 @@
 
 import * as api from "./api.js";
 import { $, h, iconButton, icon, show } from "./dom.js";
-import { nameOf, thumbnailSize } from "./grid.js";
+import { thumbnailSize } from "./grid.js";
 import { t } from "./i18n.js";
+import { nameOf } from "./names.js";
 
 const LARGE = 1600;
 const WITH_RANKS = /_rank$/;
+const UNINTERESTING = new Set(["name", "folder", "inode", "fused_captions", "overridden"]); // or told by the location
+const LARGEST_SCALE = 2.5; // small pictures are not blown up further
 
 export class Details {
   /** `actions`: onClose, onStep(-1 or 1), onLike, onPlus, onMinus, onFilter(key, value) and hasStep(step). */
@@ -56,7 +59,7 @@ export class Details {
     if (hit.kind === "image") {
       const { width, height } = hit.metadata ?? {};
       const image = h("img", { alt: name, className: "large" });
-      if (width && height) Object.assign(image, { width, height });
+      if (width && height) Object.assign(image.style, { maxWidth: `${LARGEST_SCALE * width}px`, maxHeight: `${LARGEST_SCALE * height}px` });
       stage.append(image);
       this.#load(image, hit);
     } else {
@@ -75,7 +78,8 @@ export class Details {
       const large = h("img", { alt: image.alt, className: "large" });
       await api.loadImage(large, hit.id, LARGE);
       if (this.hit === hit) {
-        Object.assign(large, { width: image.width || large.naturalWidth, height: image.height || large.naturalHeight });
+        large.style.maxWidth = `${LARGEST_SCALE * large.naturalWidth}px`;
+        large.style.maxHeight = `${LARGEST_SCALE * large.naturalHeight}px`;
         image.replaceWith(large);
       }
     } catch {
@@ -109,10 +113,15 @@ export class Details {
   }
 
   #metadata(hit) {
-    const rows = Object.entries(hit.metadata ?? {}).map(([key, value]) => [key, this.#values(key, value)]);
-    rows.push([t.location, [h("span", { className: "uri", dir: "ltr" }, hit.uri)]]);
-    if (hit.added_at) rows.push([t.added, [t.date(hit.added_at)]]);
-    return h("dl", { className: "metadata" }, rows.map(([key, content]) => [h("dt", {}, key), h("dd", {}, content)]));
+    const { width, height, format, bytes, modified, ...others } = hit.metadata ?? {};
+    const rows = Object.entries(others).filter(([key]) => !UNINTERESTING.has(key)).map(([key, value]) => [key, this.#values(key, value)]);
+    const size = width && height ? `${t.number(width)} × ${t.number(height)}` : null;
+    const file = [size, format, bytes ? t.bytes(bytes) : null].filter(Boolean).join(" · ");
+    if (file) rows.push([t.file, file]);
+    if (modified) rows.push([t.modified, Number.isNaN(Date.parse(modified)) ? String(modified) : t.date(Date.parse(modified) / 1000)]);
+    if (hit.added_at) rows.push([t.added, t.date(hit.added_at)]);
+    rows.push([t.location, h("span", { className: "uri", dir: "ltr" }, hit.uri)]);
+    return h("dl", { className: "metadata" }, rows.map(([key, content]) => [h("dt", { dir: "auto" }, key), h("dd", {}, content)]));
   }
 
   #values(key, value) {
@@ -151,7 +160,9 @@ async function copyText(text) {
 }
 
 function scoreParts(hit, best) {
-  const bars = [[t.score, hit.score, Math.abs(hit.score) / Math.max(1, best.score ?? 0), "score"]];
+  // In a search of one kind the score is that of its one part.
+  const isPart = Object.values(hit.parts).some((value) => Math.abs(value - hit.score) < 1e-9);
+  const bars = isPart ? [] : [[t.score, hit.score, Math.abs(hit.score) / Math.max(1, best.score ?? 0), "score"]];
   const ranks = [];
   for (const [name, value] of Object.entries(hit.parts)) {
     const label = t.part[name] ?? name;

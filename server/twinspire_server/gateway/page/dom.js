@@ -64,3 +64,13 @@ export function show(element, ...children) {
   element.replaceChildren(...children.flat(Infinity).filter(Boolean));
   return element;
 }
+
+/** Render anew, and give the focus back to the element with the same `data-focus`. */
+export function keepFocus(container, render) {
+  const focused = container.contains(document.activeElement) ? document.activeElement.dataset.focus : undefined;
+  render();
+  if (focused) [...container.querySelectorAll("[data-focus]")].find((one) => one.dataset.focus === focused)?.focus();
+}
+
+/** Return whether a popover in an element is open: what is rendered anew would close it. */
+export const hasOpenPopover = (element) => element.querySelector(":popover-open") !== null;

@@ -1,6 +1,6 @@
 // Chips: filters by metadata, the kind of items, and how to search.
 
-import { h, icon, show } from "./dom.js";
+import { h, hasOpenPopover, icon, keepFocus, show } from "./dom.js";
 import { t } from "./i18n.js";
 import { MODES } from "./state.js";
 
@@ -18,8 +18,15 @@ export function usefulKeys(metadata) {
     .slice(0, MOST);
 }
 
-/** Show the chips of a state; `onChange(changes)` is called with what the user chose. */
+let onClosed = () => {};
+
+/**
+ * Show the chips of a state; `onChange(changes)` is called with what the user chose. While a list of values is open the
+ * chips stay as they are, and `onChange` is called once more when it is closed.
+ */
 export function showFilters(container, info, state, onChange) {
+  if (hasOpenPopover(container)) return;
+  onClosed = () => onChange({});
   const keys = usefulKeys(info?.index?.metadata);
   const set = (key, filter) => {
     const filters = { ...state.filters };
@@ -35,7 +42,7 @@ export function showFilters(container, info, state, onChange) {
     ...others.map((key) => keyChip({ key, values: [] }, state.filters[key], (filter) => set(key, filter))),
     expressionChip(state.expression, (expression) => onChange({ expression })),
   ];
-  show(container, chips);
+  keepFocus(container, () => show(container, chips));
   container.setAttribute("aria-label", t.filters);
 }
 
@@ -48,7 +55,7 @@ export function showModes(container, info, state, onChange) {
       h(
         "label",
         { title: t.modeTitle[mode] },
-        h("input", { type: "radio", name: "mode", value: mode, checked: state.mode === mode, onchange: () => onChange({ mode }) }),
+        h("input", { type: "radio", name: "mode", value: mode, dataset: { focus: `mode ${mode}` }, checked: state.mode === mode, onchange: () => onChange({ mode }) }),
         h("span", {}, t.mode[mode]),
       ),
     ),
@@ -57,10 +64,10 @@ export function showModes(container, info, state, onChange) {
   const rerank = canRerank && h(
     "label",
     { className: "chip toggle" },
-    h("input", { type: "checkbox", checked: state.rerank, onchange: (event) => onChange({ rerank: event.target.checked }) }),
+    h("input", { type: "checkbox", dataset: { focus: "rerank" }, checked: state.rerank, onchange: (event) => onChange({ rerank: event.target.checked }) }),
     h("span", {}, t.rerank),
   );
-  show(container, rerank, modes);
+  keepFocus(container, () => show(container, rerank, modes));
 }
 
 function kindChips(info, state, onChange) {
@@ -70,7 +77,7 @@ function kindChips(info, state, onChange) {
     h(
       "label",
       {},
-      h("input", { type: "radio", name: "kind", value: kind, checked: state.kind === kind, onchange: () => onChange({ kind }) }),
+      h("input", { type: "radio", name: "kind", value: kind, dataset: { focus: `kind ${kind}` }, checked: state.kind === kind, onchange: () => onChange({ kind }) }),
       h("span", {}, kind ? (t.kind[kind] ?? kind) : t.kindAll),
     ),
   );
@@ -86,8 +93,14 @@ function describe(key, filter) {
 }
 
 function keyChip(entry, filter, onChange) {
-  const content = () => (entry.values?.length || filter?.in || filter?.has ? valueList(entry, filter, onChange) : rangeForm(entry, filter, onChange));
-  return chip(describe(entry.key, filter), Boolean(filter), content, () => onChange(null), entry.key);
+  const content = (close) => {
+    const change = (range) => {
+      close();
+      onChange(range);
+    };
+    return entry.values?.length || filter?.in || filter?.has ? valueList(entry, filter, onChange) : rangeForm(entry, filter, change);
+  };
+  return chip(describe(entry.key, filter), Boolean(filter), content, onChange, entry.key);
 }
 
 function expressionChip(expression, onChange) {
@@ -108,14 +121,14 @@ function expressionChip(expression, onChange) {
       h("button", { type: "submit", className: "primary" }, t.apply),
     );
   };
-  return chip(expression ? `${t.expression}: ${expression}` : t.expression, Boolean(expression), content, () => onChange(""), t.expression, "filter");
+  return chip(expression ? `${t.expression}: ${expression}` : t.expression, Boolean(expression), content, onChange, t.expression, "filter", "");
 }
 
 /** Return a chip that opens a popover; one that is set has a button that removes it. */
-function chip(label, isSet, content, onRemove, name, iconName = null) {
+function chip(label, isSet, content, onChange, name, iconName = null, nothing = null) {
   const popover = h("div", { className: "popover", popover: "auto", role: "dialog", "aria-label": name });
   const close = () => popover.hidePopover();
-  const button = h("button", { type: "button", className: `chip${isSet ? " set" : ""}`, "aria-haspopup": "dialog", "aria-expanded": "false" }, iconName && icon(iconName), h("span", { dir: "auto" }, label), icon("down"));
+  const button = h("button", { type: "button", className: `chip${isSet ? " set" : ""}`, dataset: { focus: `chip ${name}` }, "aria-haspopup": "dialog", "aria-expanded": "false" }, iconName && icon(iconName), h("span", { dir: "auto" }, label), icon("down"));
   button.popoverTargetElement = popover;
   popover.addEventListener("beforetoggle", (event) => {
     const isOpen = event.newState === "open";
@@ -123,11 +136,11 @@ function chip(label, isSet, content, onRemove, name, iconName = null) {
     if (isOpen) show(popover, content(close));
   });
   popover.addEventListener("toggle", (event) => {
-    if (event.newState !== "open") return;
+    if (event.newState !== "open") return onClosed();
     place(popover, button);
-    popover.querySelector("input")?.focus();
+    return popover.querySelector("input")?.focus();
   });
-  const remove = isSet && h("button", { type: "button", className: "chip-remove", title: t.remove(name), "aria-label": t.remove(name), onclick: onRemove }, icon("close"));
+  const remove = isSet && h("button", { type: "button", className: "chip-remove", title: t.remove(name), "aria-label": t.remove(name), onclick: () => onChange(nothing) }, icon("close"));
   return h("div", { className: `chip-group${isSet ? " set" : ""}` }, button, remove, popover);
 }
 

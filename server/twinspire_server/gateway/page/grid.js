@@ -4,6 +4,7 @@ import * as api from "./api.js";
 import { h, icon, iconButton } from "./dom.js";
 import { t } from "./i18n.js";
 import { aspect, justify } from "./justify.js";
+import { nameOf } from "./names.js";
 
 const SIZES = [160, 240, 320, 480, 640, 960, 1280];
 
@@ -13,7 +14,7 @@ export function thumbnailSize(pixels) {
   return SIZES.find((size) => size >= wanted * 0.95) ?? SIZES.at(-1);
 }
 
-export const nameOf = (hit) => hit.caption?.split("\n")[0] || hit.uri.split("/").at(-1) || hit.uri;
+const scoreOf = (hit) => (hit.score === undefined ? "" : t.number(hit.score, 2));
 
 export class Grid {
   /** `onOpen(hit)`, `onLike(hit)` and `onMinus(hit)` are called for a tile; `addressOf(hit)` is that of its details. */
@@ -98,7 +99,7 @@ export class Grid {
     for (const old of this.list.querySelectorAll(".placeholder")) old.remove();
     for (const hit of hits) {
       let tile = this.tiles.get(hit.id);
-      if (tile) tile.querySelector(".score").textContent = t.number(hit.score, 2);
+      if (tile) tile.querySelector(".score").textContent = scoreOf(hit);
       else this.tiles.set(hit.id, (tile = this.#tile(hit)));
       this.list.append(tile); // in the order of the hits; moves one that stays
     }
@@ -123,7 +124,7 @@ export class Grid {
         },
       },
       ...this.#content(hit, name),
-      h("span", { className: "label" }, h("span", { className: "name", dir: "auto" }, name), h("span", { className: "score" }, t.number(hit.score, 2))),
+      h("span", { className: "label" }, h("span", { className: "name", dir: "auto" }, name), h("span", { className: "score" }, scoreOf(hit))),
     );
     const buttons = h(
       "div",

@@ -21,7 +21,9 @@ const LATE_MS = 150; // until what is waited for is said to be waited for
 let state = emptyState();
 let info = null;
 let shownKey = null; // of the hits that the grid shows
-let total = null; // of hits, once the last page is known
+let loaded = 0; // hits that were received, those that came twice too
+let isComplete = true; // whether there is no further page of hits
+let hasFailed = false;
 let running = null;
 let retryTimer = null;
 let isTyping = false;
@@ -112,7 +114,8 @@ function render() {
 }
 
 function renderBar() {
-  $("bar").hidden = !info?.index?.items;
+  const isChosen = conditions(state) || state.kind || state.mode !== "auto";
+  $("bar").hidden = !info?.index?.items || !(isQuery(state) || isChosen);
   showFilters($("chips"), info, state, (changes) => go(changes));
   showModes($("switches"), info, state, (changes) => go(changes));
 }
@@ -162,6 +165,7 @@ async function update() {
 }
 
 async function run(offset) {
+  hasFailed = false;
   const abort = (running = new AbortController());
   const late = setTimeout(() => waiting(offset), LATE_MS);
   const started = performance.now();
@@ -176,8 +180,8 @@ async function run(offset) {
   } catch (error) {
     if (error.name === "AbortError" || running !== abort) return;
     running = null;
-    if (offset) total = grid.hits.length; // no further pages: the message says why
-    fail(error);
+    if (offset) failAtEnd(error);
+    else fail(error);
   } finally {
     clearTimeout(late);
     if (running === abort || running === null) {
@@ -205,7 +209,8 @@ function received(response, offset, ms) {
     grid.replace(hits);
     window.scrollTo({ top: 0 });
   }
-  total = hits.length < PAGE || offset + PAGE > DEEPEST ? grid.hits.length : null;
+  loaded = offset + hits.length;
+  isComplete = hits.length < PAGE || loaded + PAGE > DEEPEST;
   const mode = t.usedMode[response.mode] ?? response.mode;
   $("summary").textContent = grid.hits.length ? t.shown(grid.hits.length, searched, mode, Math.max(1, Math.round(ms))) : t.summaryNone;
   if (!offset) showOutcome(hits, notes);
@@ -231,14 +236,29 @@ function showOutcome(hits, notes) {
 }
 
 function showEnd() {
-  show($("more"), total !== null && total >= PAGE ? h("p", { className: "end" }, t.end(total)) : null);
+  const count = grid.hits.length;
+  show($("more"), isComplete && count >= PAGE && h("p", { className: "end" }, t.end(count)));
+  end.unobserve($("more")); // an observer tells changes only, and the end may be in view still
+  if (!isComplete) end.observe($("more"));
 }
+
+/** Say under the hits why there are no more of them. */
+function failAtEnd(error) {
+  isComplete = true;
+  const again = h("button", { type: "button", onclick: () => run(loaded) }, t.retry);
+  show($("more"), h("div", { className: "end", role: "alert" }, h("p", {}, error.message), again));
+}
+
+const end = new IntersectionObserver(
+  ([{ isIntersecting }]) => isIntersecting && !running && !isComplete && !hasFailed && run(loaded),
+  { rootMargin: "1200px 0px" },
+);
 
 function showStart() {
   $("progress").hidden = true;
   $("results").classList.remove("stale");
   $("summary").textContent = "";
-  total = 0;
+  isComplete = true;
   show($("more"));
   if (!info) return;
   const open = (event, changes) => {
@@ -251,16 +271,14 @@ function showStart() {
 
 /** Say what went wrong, and try again by itself where that may help. */
 function fail(error) {
-  shownKey = null;
-  if (!isTyping || !grid.hits.length || error.status !== 400) grid.replace([]);
+  hasFailed = true;
+  isComplete = true;
+  grid.replace([]);
+  show($("more"));
   $("summary").textContent = "";
   show($("notes"));
   clearTimeout(retryTimer);
   const again = [0, 429, 502, 503, 504].includes(error.status);
-  const retry = () => {
-    clearTimeout(retryTimer);
-    begin();
-  };
   const until = Date.now() + 1000 * Math.max(error.retryAfter ?? 0, error.status === 0 ? 3 : 2);
   const tick = () => {
     const seconds = Math.ceil((until - Date.now()) / 1000);
@@ -272,6 +290,12 @@ function fail(error) {
   show($("state"), messages.failure(error, again ? Math.ceil((until - Date.now()) / 1000) : null, retry));
   if (again) retryTimer = setTimeout(tick, 500);
   if (error.status === 401 || error.status === 403) $("state").querySelector("input")?.focus();
+}
+
+function retry() {
+  clearTimeout(retryTimer);
+  shownKey = null;
+  begin();
 }
 
 let awaited = null;
@@ -291,12 +315,13 @@ function markPictures() {
 
 /** Read what the gateway has, and show the state. */
 async function begin() {
+  hasFailed = false;
   const reading = api.info();
   render();
   try {
     info = await reading;
   } catch (error) {
-    return fail(error);
+    return hasFailed ? undefined : fail(error); // the search has said so
   }
   follow();
   render();
@@ -321,8 +346,8 @@ async function follow() {
 
 let refresh = null;
 
-function changed(_, { items, done, total: all }) {
-  $("indexing").textContent = Number.isFinite(done) && done < all ? t.indexing(done, all) : "";
+function changed(name, { items, done, total: all }) {
+  if (name === "upload") $("indexing").textContent = done < all ? t.indexing(done, all) : "";
   if (!Number.isFinite(items) || items === info.index.items) return;
   info.index.items = items;
   clearTimeout(refresh);
@@ -347,17 +372,12 @@ function setUp() {
       go(link.dataset.tab ? { tab: link.dataset.tab, item: null } : emptyState());
     });
   }
-  const more = new IntersectionObserver(
-    ([{ isIntersecting }]) => isIntersecting && !running && total === null && shownKey && run(grid.hits.length),
-    { rootMargin: "1200px 0px" },
-  );
-  more.observe($("more"));
   window.addEventListener("popstate", () => {
     isTyping = false;
     state = readState(location.search);
     render();
   });
-  window.addEventListener("online", () => shownKey === null && begin());
+  window.addEventListener("online", () => hasFailed && retry());
   document.addEventListener("visibilitychange", () => {
     if (document.hidden) following?.abort();
     else follow();

@@ -3,6 +3,9 @@
 import * as api from "./api.js";
 import { h, icon, svg } from "./dom.js";
 import { t } from "./i18n.js";
+import { ownFirst } from "./names.js";
+
+const EXAMPLES = 6;
 
 /** Return a message with a drawing, a title, texts and buttons. */
 function message(drawing, title, ...content) {
@@ -14,7 +17,7 @@ export function start(info, { addressOf, onOpen }) {
   const { index, page } = info;
   if (!index) return message(drawing("empty"), t.noIndex, h("p", {}, t.noIndexText));
   if (!index.items) return message(drawing("empty"), t.emptyIndex, h("p", {}, t.emptyIndexText));
-  const examples = (page?.examples ?? []).map((text) => h("a", { className: "chip example", href: addressOf({ text }), onclick: (event) => onOpen(event, { text }), dir: "auto" }, icon("search"), text));
+  const examples = ownFirst(page?.examples ?? [], EXAMPLES).map((text) => h("a", { className: "chip example", href: addressOf({ text }), onclick: (event) => onOpen(event, { text }), dir: "auto" }, icon("search"), text));
   return h(
     "div",
     { className: "start" },

@@ -43,7 +43,7 @@ export default {
   yes: "是",
   no: "否",
   shown: (shown, searched, mode, ms) =>
-    `${mode}搜索 ${number.format(searched)} 项，显示 ${number.format(shown)} 项，用时 ${number.format(ms)} 毫秒`,
+    `${number.format(searched)} 项中的 ${number.format(shown)} 项 · ${mode} · ${number.format(ms)} 毫秒`,
   summaryNone: "没有结果",
   searching: "正在搜索",
   emptyTitle: (items) => `搜索 ${number.format(items)} 项`,
@@ -102,6 +102,9 @@ export default {
   metadata: "元数据",
   location: "位置",
   added: "添加时间",
+  file: "文件",
+  modified: "修改时间",
+  bytes: (count) => (count < 1e6 ? `${number.format(Math.max(1, Math.round(count / 1e3)))} kB` : `${(count / 1e6).toFixed(1)} MB`),
   filterBy: (key, value) => `只看 ${key} ${value}`,
   remove: (name) => `移除 ${name}`,
   weightOf: (name) => `${name} 的权重`,
