@@ -11,7 +11,12 @@ from pathlib import Path
 import httpx
 import pytest
 
-from twinspire import Client, sample_bundle
+from support.gateway import served
+from twinspire import Client, Index, sample_bundle
+from twinspire.ingest import Captions, IngestOptions, add_images, add_texts
+from twinspire.stores import BundleReference
+from twinspire_eval.scenes import Language, Split, scene_set
+from twinspire_server.gateway.settings import GatewaySettings
 
 TWINSPIRE = Path(sys.executable).with_name("twinspire")
 
@@ -49,4 +54,46 @@ def http(gateway: str) -> Iterator[httpx.Client]:
 def local_client() -> Iterator[Client]:
     """The client whose vectors the gateway must give."""
     with Client.local(sample_bundle()) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def scenes_index(local_client: Client, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An index of 24 pictures, ids 0 to 23, with captions and metadata, and of two texts."""
+    folder = tmp_path_factory.mktemp("scenes")
+    scenes = scene_set(24, seed=3, split=Split.HELDOUT)
+    files = [folder / f"scene{number}.jpg" for number in range(len(scenes))]
+    for scene, file in zip(scenes, files, strict=True):
+        scene.draw().save(file, quality=92)
+    captions = {file.name: [scene.captions[Language.ENGLISH]] for scene, file in zip(scenes, files, strict=True)}
+    metadata = {
+        file.name: {
+            "year": 2010 + number % 4,
+            "tags": ["even" if number % 2 == 0 else "odd"],
+            "city": f"town{number % 3}",
+        }
+        for number, file in enumerate(files)
+    }
+    texts = folder / "texts.txt"
+    texts.write_text("a red house\na blue boat\n", encoding="utf-8")
+    with Index.create(
+        folder / "index", space=local_client.space, dim=local_client.dim, bundle=BundleReference("scenes")
+    ) as index:
+        source = Captions(captions, folder=folder, metadata=metadata)
+        add_images(index, local_client, files, IngestOptions(captions=source))
+        add_texts(index, local_client, [texts])
+    return folder / "index"
+
+
+@pytest.fixture(scope="session")
+def search_gateway(scenes_index: Path) -> Iterator[str]:
+    """The address of a gateway that searches `scenes_index`, in this process."""
+    with served(GatewaySettings(index=str(scenes_index))) as url:
+        yield url
+
+
+@pytest.fixture
+def api(search_gateway: str) -> Iterator[httpx.Client]:
+    """An HTTP client of a gateway with an index."""
+    with httpx.Client(base_url=search_gateway, timeout=60) as client:
         yield client

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from twinspire.errors import InputError
 
@@ -34,3 +35,19 @@ class GatewaySettings:
                 "nothing to serve: name a server of models with --server, a bundle with --bundle, or an index with "
                 "--index"
             )
+        if self.uploads is not None and (self.index is None or not self.uploads.is_dir()):
+            problem = "needs --index" if self.index is None else "is no folder: create it first"
+            raise InputError(f"--uploads {self.uploads} {problem}", option="--uploads", path=self.uploads)
+        if self.status_url is not None and not _is_http(self.status_url):
+            raise InputError(
+                f"--status-url {self.status_url!r}: expected an address such as http://127.0.0.1:8003",
+                option="--status-url",
+            )
+
+
+def _is_http(url: str) -> bool:
+    try:
+        address = urlsplit(url)
+        return address.scheme == "http" and bool(address.hostname) and (address.port is None or address.port > 0)
+    except ValueError:
+        return False

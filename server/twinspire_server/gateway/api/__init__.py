@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from twinspire_server.gateway.api import images, info, items, search
+from twinspire_server.gateway.api import classify, events, images, info, items, search, status, uploads
 from twinspire_server.gateway.api.service import SearchService, service_of
 
 
 def add_api(router: APIRouter) -> None:
     """Add the routes of the API."""
-    for module in (search, items, images, info):
+    # Events stand before items: `events` is no id.
+    for module in (search, classify, events, items, images, uploads, info, status):
         module.add_routes(router)
 
 

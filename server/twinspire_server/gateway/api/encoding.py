@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from twinspire import AsyncClient, Client
 from twinspire.bundle import BundleDescription
-from twinspire.errors import BundleError, InputError
+from twinspire.errors import BundleError, InputError, ItemError, MissingDependencyError
 from twinspire.stores import StoredItem, VectorStore
 from twinspire.towers import AsyncTowers
 from twinspire_server.gateway.errors import GatewayError
@@ -79,51 +79,61 @@ class _LoopTowers:
         return asyncio.run_coroutine_threadsafe(call, self._loop).result()
 
 
-class IndexEncoder:
-    """Encodes for one open store: files that requests brought with a client, items of the store by their vectors.
+class MediaEncoder:
+    """Encodes texts, and the files that requests brought, with a client."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+        self.space, self.bundle = client.space, client.bundle
+
+    def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Encode N texts to (N, D) float32, L2-normalised. Raises GatewayError where the model has no text tower."""
+        return self._encoded(self.client.encode_texts, list(texts))
+
+    def encode_images(self, items: Iterable[Any]) -> NDArray[np.float32]:
+        """Encode N `Media` to (N, D) float32, or (N, Q, D) of Q vectors each, L2-normalised.
+
+        Raises GatewayError for a file that is no image and where the model has no image tower.
+        """
+        return self._encoded(self.client.encode_images, list(items))
+
+    def encode_audio(self, items: Iterable[Any]) -> NDArray[np.float32]:
+        """Encode N `Media` to (N, D) float32, L2-normalised; raises as `encode_images` does."""
+        return self._encoded(self.client.encode_audio, list(items))
+
+    def _encoded(self, encode: Callable[[list[Any]], NDArray[np.float32]], items: list[Any]) -> NDArray[np.float32]:
+        try:
+            return encode([item.data if isinstance(item, EncodedFile) else item for item in items])
+        except ItemError as error:
+            raise GatewayError(
+                400, f"{error.noun} {error.position} of the request: {error.cause}", code="invalid_image"
+            ) from error
+        except (BundleError, MissingDependencyError) as error:  # no tower of this kind, nothing that reads sounds
+            raise GatewayError(400, str(error), code="unsupported_input") from error
+
+
+class IndexEncoder(MediaEncoder):
+    """A `MediaEncoder` for one open store, of which items are encoded by their vectors.
 
     `closing` is called by `close`.
     """
 
     def __init__(self, client: Client, store: VectorStore, closing: Callable[[], None] = lambda: None) -> None:
-        self.client, self._store, self._closing = client, store, closing
-        self.space, self.bundle = client.space, client.bundle
-
-    def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Encode N texts to (N, D) float32, L2-normalised."""
-        return self._encoded(texts, self.client.encode_texts)
-
-    def encode_images(self, items: Iterable[Any]) -> NDArray[np.float32]:
-        """Encode N `Media` to (N, D) float32, or (N, Q, D) of Q vectors each, L2-normalised.
-
-        Raises GatewayError for an item that the store does not have, and where the model has no image tower.
-        """
-        return self._encoded(items, self.client.encode_images)
-
-    def encode_audio(self, items: Iterable[Any]) -> NDArray[np.float32]:
-        """Encode N `Media` to (N, D) float32, L2-normalised; raises as `encode_images` does."""
-        return self._encoded(items, self.client.encode_audio)
+        super().__init__(client)
+        self._store, self._closing = store, closing
 
     def close(self) -> None:
         """Close the client, where it is this index's alone."""
         self._closing()
 
-    def _encoded(self, items: Iterable[Any], encode: Callable[[list[Any]], NDArray[np.float32]]) -> NDArray[np.float32]:
-        listed = list(items)
-        references = [item.id for item in listed if isinstance(item, ItemReference)]
-        others = [item.data if isinstance(item, EncodedFile) else item for item in listed]
-        others = [item for item in others if not isinstance(item, ItemReference)]
-        stored = self._vectors(references) if references else None
-        if not others:
-            return stored if stored is not None else encode([])
-        try:
-            encoded = encode(others)
-        except BundleError as error:  # the model has no tower of this kind
-            raise GatewayError(400, str(error), "query", "unsupported_input") from error
-        if stored is None:
-            return encoded
-        rows = {True: iter(stored), False: iter(encoded)}
-        return np.stack([next(rows[isinstance(item, ItemReference)]) for item in listed])
+    def _encoded(self, encode: Callable[[list[Any]], NDArray[np.float32]], items: list[Any]) -> NDArray[np.float32]:
+        is_stored = [isinstance(item, ItemReference) for item in items]
+        if not any(is_stored):
+            return super()._encoded(encode, items)
+        stored = iter(self._vectors([item.id for item in items if isinstance(item, ItemReference)]))
+        files = [item for item in items if not isinstance(item, ItemReference)]
+        encoded = iter(super()._encoded(encode, files) if files else ())
+        return np.stack([next(stored if known else encoded) for known in is_stored])
 
     def _vectors(self, ids: Sequence[int]) -> NDArray[np.float32]:
         try:

@@ -39,6 +39,10 @@ def search_request(document: object, uploads: Sequence[bytes] = ()) -> SearchReq
         values["query"] = values.pop("text")
         if not isinstance(values["query"], str):
             raise GatewayError(400, "text: expected a string; query takes several parts", "text")
+    if "query" not in values:
+        raise GatewayError(
+            400, 'the request has neither text nor query: expected one, such as {"text": "a red car"}', "query"
+        )
     check_count(values, MAX_PARTS, "query")
     check_count(values, MAX_PARTS, "boosts", "pins")
     images = cast("ImageResolver", lambda name: media_of(name, uploads))  # which `IndexEncoder` encodes
@@ -66,7 +70,10 @@ def media_of(name: str, uploads: Sequence[bytes] = ()) -> Media:
     """Return the image or sound that a request names. Raises InputError for any other name than those of the API."""
     scheme, colon, rest = name.partition(":")
     if scheme == "data" and colon:
-        image = image_of(name, param="image")
+        try:
+            image = image_of(name, param="the data URI")
+        except GatewayError as error:
+            raise InputError(error.message) from error
         assert isinstance(image, EncodedImage)
         return EncodedFile(image.data)
     if scheme in ("item", "upload") and rest.isascii() and rest.isdecimal() and len(rest) < 20:

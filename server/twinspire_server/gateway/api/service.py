@@ -18,7 +18,9 @@ from twinspire.search import LiveSearcher, Searcher
 from twinspire.stores import VectorStore
 from twinspire.towers import describe_server
 from twinspire_server.gateway.api.encoding import IndexEncoder, ThreadsClient
+from twinspire_server.gateway.api.index_events import IndexEvents
 from twinspire_server.gateway.api.thumbnails import Thumbnails
+from twinspire_server.gateway.api.triton_status import TritonStatus
 from twinspire_server.gateway.embedder import Embedder
 from twinspire_server.gateway.errors import GatewayError
 from twinspire_server.gateway.settings import GatewaySettings
@@ -43,6 +45,8 @@ class SearchService:
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="search")
         self.client: Client = ThreadsClient(embedder.client, self._loop)
         self.thumbnails = Thumbnails(embedder.client.limits)
+        self.events = IndexEvents(self.search)
+        self.triton = TritonStatus(settings.status_url) if settings.status_url is not None else None
         self._searcher: LiveSearcher | None = None
 
     @classmethod
@@ -78,6 +82,7 @@ class SearchService:
 
     async def close(self) -> None:
         """Close the index, once the searches have ended."""
+        await self.events.close()
         if self._searcher is not None:
             await self.run(self._searcher.close)
         await asyncio.to_thread(self._threads.shutdown)

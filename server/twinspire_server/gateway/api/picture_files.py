@@ -1,0 +1,50 @@
+"""Files of added pictures: named by their content, written whole and never overwritten."""
+
+from __future__ import annotations
+
+import io
+import os
+import tempfile
+from pathlib import Path
+
+from twinspire._atomic import sync
+from twinspire.images import ImageLimits, load_thumbnail
+from twinspire.images.formats import open_header
+from twinspire.images.pillow_warnings import quiet_pillow
+
+_CHECKED_SIZE = 64
+_SUFFIXES = {"JPEG": ".jpg", "MPO": ".jpg", "TIFF": ".tif", "JPEG2000": ".jp2", "HEIF": ".heic"}
+
+
+def checked_suffix(data: bytes, limits: ImageLimits) -> str:
+    """Return the suffix of an encoded picture's format: ".jpg".
+
+    Raises ImageError for anything but a whole picture within the limits, which are checked before it is decoded.
+    """
+    load_thumbnail(data, _CHECKED_SIZE, limits=limits)
+    with quiet_pillow(), open_header(io.BytesIO(data)) as image:
+        name = image.format or ""
+    return _SUFFIXES.get(name, f".{name.lower()}")
+
+
+def write_new(path: Path, data: bytes) -> bool:
+    """Write a file that appears whole or not at all, durably; return whether it is new. What is there stays.
+
+    Raises OSError.
+    """
+    descriptor, name = tempfile.mkstemp(prefix=".", suffix=".partial", dir=path.parent)
+    draft = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.chmod(0o644)
+        try:
+            path.hardlink_to(draft)
+        except FileExistsError:
+            return False
+    finally:
+        draft.unlink()
+    sync(path.parent)
+    return True
