@@ -33,10 +33,12 @@ export function lineChart({ series, slots, label, top = 0, bottom = 0, format })
     }),
   );
   const rules = [4, HEIGHT / 2 + 2, HEIGHT].map((at) => svg("path", { class: "rule", d: `M0,${at}H${WIDTH}` }));
-  return [
+  return h(
+    "div",
+    { className: "plot-box" },
     svg("svg", { class: "plot", viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img", "aria-label": label }, rules, drawn),
-    h("div", { className: "axis", "aria-hidden": "true" }, h("span", {}, format(bottom)), h("span", {}, format(high))),
-  ];
+    h("div", { className: "axis", "aria-hidden": "true" }, h("span", {}, format(high)), h("span", {}, format(bottom))),
+  );
 }
 
 function runs(values) {

@@ -168,6 +168,7 @@ async function run(offset) {
   hasFailed = false;
   const abort = (running = new AbortController());
   const late = setTimeout(() => waiting(offset), LATE_MS);
+  $("results").setAttribute("aria-busy", "true");
   const started = performance.now();
   try {
     const response = await api.search(searchBody(state, PAGE, offset), abort.signal);
@@ -195,7 +196,6 @@ async function run(offset) {
 
 function waiting(offset) {
   $("progress").hidden = false;
-  $("results").setAttribute("aria-busy", "true");
   if (offset) return;
   show($("state"));
   if (grid.hits.length) $("results").classList.add("stale");

@@ -43,7 +43,6 @@ export class ServerView {
   }
 
   #show(document, problem) {
-    // A row of a table or a chart that has the focus keeps it: only numbers are replaced.
     const title = h(
       "div",
       { className: "server-title" },
@@ -64,8 +63,8 @@ export class ServerView {
     const has = (name) => values(name).some((value) => value !== null);
     const words = t.server;
     return [
-      chart(words.requests, { series: [values("requests")], unit: words.perSecond, digits: 1 }),
-      chart(words.latency, { series: [values("p50"), values("p95"), values("p99")], names: [words.median, words.p95, words.p99], unit: "ms", digits: 1 }),
+      has("requests") && chart(words.requests, { series: [values("requests")], unit: words.perSecond, digits: 1 }),
+      has("requests") && chart(words.latency, { series: [values("p50"), values("p95"), values("p99")], names: [words.median, words.p95, words.p99], unit: "ms", digits: 1 }),
       chart(words.pending, { series: [values("pending")], digits: 0 }),
       has("batch") && chart(words.batch, { series: [values("batch")], digits: 1 }),
       has("queue") && chart(`${words.queue}, ${words.compute}`, { series: [values("queue"), values("compute")], names: [words.queue, words.compute], unit: "ms", digits: 2 }),
@@ -85,12 +84,11 @@ function sample(document) {
     const all = sum(busy.map(({ recent }) => recent.requests_per_s));
     return models.length ? (all ? sum(busy.map(({ recent }) => recent[name] * recent.requests_per_s)) / all : 0) : null;
   };
-  const inSum = sum(routes.map(([, route]) => route.requests));
-  const quantile = (name) => (inSum ? Math.max(...routes.map(([, route]) => route[name] ?? 0)) : null);
+  const quantile = (name) => (routes.length ? Math.max(...routes.map(([, route]) => route[name] ?? 0)) : null);
   const canaries = models.map((model) => model.canary_cosine).filter((value) => value !== undefined);
   return {
     requests: document.requests ? sum(routes.map(([, route]) => route.requests_per_s)) : null,
-    p50: slowestMedian(routes),
+    p50: busiestMedian(routes),
     p95: quantile("p95_ms"),
     p99: quantile("p99_ms"),
     pending: document.pending_inputs ?? null,
@@ -102,13 +100,18 @@ function sample(document) {
 }
 
 /** The median of the busiest route: medians of several do not add up. */
-function slowestMedian(routes) {
+function busiestMedian(routes) {
   if (!routes.length) return null;
   return routes.reduce((best, one) => (one[1].requests > best[1].requests ? one : best))[1].p50_ms ?? null;
 }
 
 const foreign = (requests) => Object.entries(requests?.routes ?? {}).filter(([route]) => !OWN.test(route));
-const towers = (triton) => Object.values(triton?.models ?? {}).filter(({ inputs }) => inputs !== undefined);
+const TOWER = /_(image|text|audio)$/; // the models that compute; others prepare their inputs
+
+function towers(triton) {
+  return Object.entries(triton?.models ?? {}).filter(([name]) => TOWER.test(name)).map(([, model]) => model);
+}
+
 
 function lights(document) {
   const { triton } = document;
