@@ -100,7 +100,10 @@ def test_a_word_after_a_minus_is_subtracted(page: Page) -> None:
     page.goto("/")
     body = search(page, 'a red bird -forest -"a big tree"')
     assert body["query"][0] == {"text": "a red bird", "weight": 1}
-    assert [(part["text"], part["weight"] < 0) for part in body["query"][1:]] == [("forest", True), ("a big tree", True)]
+    assert [(part["text"], part["weight"] < 0) for part in body["query"][1:]] == [
+        ("forest", True),
+        ("a big tree", True),
+    ]
     with page.expect_request("**/v1/search") as request:
         page.locator("#parts li.minus").first.get_by_role("button", name="Remove").click()
     assert [part["text"] for part in body_of(request.value)["query"]] == ["a red bird", "a big tree"]

@@ -11,7 +11,7 @@ from twinspire.stores import BundleReference
 from twinspire_eval.scenes import Split, scene_set
 
 COUNT = 130
-HOSTILE = "<img src=x onerror=\"window.hacked=1\"> \u202e<script>window.hacked=1</script>"
+HOSTILE = '<img src=x onerror="window.hacked=1"> \u202e<script>window.hacked=1</script>'
 _SHAPES = ((256, 256), (256, 192), (256, 144), (192, 256), (256, 128))
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import shlex
+import webbrowser
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from twinspire._arguments import file_errors
-from twinspire.errors import InputError
+from twinspire.errors import InputError, MissingDependencyError
 from twinspire_eval.smoke import smoke_option
 from twinspire_server.demo import DemoRuntime
 
@@ -35,7 +36,8 @@ def demo(
     ] = DemoRuntime.AUTO,
     images: Annotated[int, typer.Option(min=1, help="Number of images to generate.")] = 500,
     open_page: Annotated[
-        bool, typer.Option("--open", help="Then start the gateway and open its search page in the browser, until Ctrl-C.")
+        bool,
+        typer.Option("--open", help="Then start the gateway and open its search page in the browser, until Ctrl-C."),
     ] = False,
     _smoke: Annotated[bool, smoke_option(images=40)] = False,
 ) -> None:
@@ -73,10 +75,18 @@ def demo(
 
 
 def _open_page(index: Path) -> None:
-    """Serve the page of the demo's index on a free port, and show it."""
-    from twinspire_server.gateway.commands import gateway
+    """Serve the page of the demo's index on a free port, and show it in the browser, until Ctrl-C."""
+    try:
+        from twinspire_server.gateway.running import run
+        from twinspire_server.gateway.settings import GatewaySettings
+    except ImportError as error:
+        raise MissingDependencyError(error.name or "fastapi", "gateway", "demo --open") from error
 
-    gateway(index=str(index), port=0, announce=_show_page)
+    def show(url: str) -> None:
+        typer.echo(f"gateway at {url}")
+        webbrowser.open(url)
+
+    run(GatewaySettings(index=str(index)), host="127.0.0.1", port=0, announce=show, announce_metrics=typer.echo)
 
 
 def _print(report: DemoReport, console: Console) -> None:

@@ -20,6 +20,8 @@ from twinspire.stores import open_index
 from twinspire.towers import describe_server
 from twinspire_server.gateway.errors import GatewayError, of_twinspire
 from twinspire_server.gateway.inputs import EmbedRequest, EncodedImage, ImageUrl, Input, Mixed, Part, Text
+from twinspire_server.gateway.safety.context import charge_inputs
+from twinspire_server.gateway.safety.fetching import ImageFetcher
 from twinspire_server.gateway.settings import GatewaySettings
 
 
@@ -40,7 +42,11 @@ class Embedder:
     def __init__(self, client: AsyncClient, settings: GatewaySettings) -> None:
         self.client = client
         self._settings = settings
-        self._pending = 0
+        self.pending = 0
+        """Inputs that are computed or wait."""
+        hosts = settings.safety.allow_image_host
+        limits = settings.safety.image_limits
+        self._fetcher = ImageFetcher(hosts, max_bytes=limits.max_bytes) if hosts else None
 
     @classmethod
     async def open(cls, settings: GatewaySettings) -> Self:
@@ -49,11 +55,12 @@ class Embedder:
         Raises what `AsyncClient` and `open_index` raise, and SpaceMismatchError where the index is of another model.
         """
         bundle = await asyncio.to_thread(_bundle_of, settings)
+        limits = settings.safety.image_limits
         if settings.servers:
-            client = await AsyncClient.connect(settings.servers, bundle)
+            client = await AsyncClient.connect(settings.servers, bundle, tls=settings.server_tls, limits=limits)
         else:
             assert isinstance(bundle, Bundle | Path)
-            client = await AsyncClient.local(bundle)
+            client = await AsyncClient.local(bundle, limits=limits)
         return cls(client, settings)
 
     @property
@@ -81,21 +88,19 @@ class Embedder:
     @contextmanager
     def admitted(self, inputs: int) -> Iterator[None]:
         """Count inputs as waiting during a block. Raises GatewayError where too many wait."""
-        if self._pending + inputs > self._settings.max_pending:
-            raise of_twinspire(ServerOverloadedError(f"{self._pending} inputs wait already: try again later"))
-        self._pending += inputs
+        if self.pending + inputs > self._settings.max_pending:
+            raise of_twinspire(ServerOverloadedError(f"{self.pending} inputs wait already: try again later"))
+        charge_inputs(inputs)
+        self.pending += inputs
         try:
             yield
         finally:
-            self._pending -= inputs
-
-    @property
-    def pending(self) -> int:
-        """How many inputs are being computed or wait."""
-        return self._pending
+            self.pending -= inputs
 
     async def close(self) -> None:
         """Close the client."""
+        if self._fetcher is not None:
+            await self._fetcher.close()
         await self.client.close()
 
     async def __aenter__(self) -> Self:
@@ -145,6 +150,8 @@ class Embedder:
         if isinstance(image, EncodedImage):
             return image.data
         assert isinstance(image, ImageUrl)
+        if self._fetcher is not None:
+            return await self._fetcher.fetch(image.url)
         raise GatewayError(400, "images are not fetched from URLs here: send a data URI", code="url_not_allowed")
 
 

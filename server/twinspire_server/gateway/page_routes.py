@@ -37,10 +37,6 @@ _MEDIA_TYPES = {
 }
 _HEADERS = {
     "Content-Security-Policy": POLICY,
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
     "Cache-Control": "no-cache",  # asked for each time, and answered by 304 while it is the same
     "Vary": "Accept-Encoding",
 }
