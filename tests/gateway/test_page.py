@@ -110,7 +110,7 @@ def test_a_word_after_a_minus_is_subtracted(page: Page) -> None:
 
 
 def test_more_like_this_searches_by_the_item(page: Page) -> None:
-    """The key m on a tile searches for its item, which is then the first hit; the minus sign adds it with less weight."""
+    """The key m on a tile searches for its item, which is then the first hit; the minus sign subtracts one."""
     searched(page, f"/?q={QUERY}")
     first = ids(page)[0]
     page.locator(TILES).first.locator("a").focus()
@@ -188,7 +188,7 @@ def test_a_link_opens_the_details_of_an_item(page: Page, page_index: PageIndex) 
 
 
 def test_details_step_through_the_hits_and_give_the_focus_back(page: Page) -> None:
-    """Enter opens details with score parts, the right arrow the next hit, Escape returns to the tile that was shown."""
+    """Enter opens details with score parts, the right arrow the next hit; Escape returns to the tile last shown."""
     searched(page, f"/?q={QUERY}")
     page.keyboard.press("/")
     expect(page.locator("#words")).to_be_focused()
