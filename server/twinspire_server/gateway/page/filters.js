@@ -5,9 +5,10 @@ import { t } from "./i18n.js";
 import { MODES } from "./state.js";
 
 const BOOKKEEPING = new Set(["inode", "bytes", "fused_captions", "overridden", "name"]);
+const OF_FILES = new Set(["width", "height", "format", "modified", "line"]);
 const MOST = 12;
 
-/** Return the metadata keys that divide the items, those with few values first. */
+/** Return the metadata keys that divide the items, those that are read from files last. */
 export function usefulKeys(metadata) {
   return (metadata ?? [])
     .filter(({ key, values, minimum, maximum }) => {
@@ -15,6 +16,7 @@ export function usefulKeys(metadata) {
       if (values?.length) return values.length > 1 && values.some(({ count }) => count > 1);
       return minimum !== undefined && minimum !== null && minimum !== maximum;
     })
+    .sort((one, other) => OF_FILES.has(one.key) - OF_FILES.has(other.key)) // which are seldom asked for
     .slice(0, MOST);
 }
 

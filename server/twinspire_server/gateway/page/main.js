@@ -16,6 +16,7 @@ import { setUpTheme } from "./theme.js";
 
 const PAGE = 60; // hits of a request
 const DEEPEST = 9_900; // the gateway ranks 10,000 hits at most
+const AGAIN_MS = 10_000; // until a stream of events that ended is opened again
 const LATE_MS = 150; // until what is waited for is said to be waited for
 
 let state = emptyState();
@@ -337,11 +338,12 @@ async function follow() {
   const { signal } = following;
   try {
     await api.events("v1/items/events", changed, signal);
-  } catch {
-    // A gateway without events, or away: a search will say so.
+  } catch (error) {
+    if (error.status >= 400 && error.status < 500) return; // a gateway without events
   } finally {
     if (following?.signal === signal) following = null;
   }
+  setTimeout(follow, AGAIN_MS);
 }
 
 let refresh = null;
