@@ -18,13 +18,13 @@ import base64
 import json
 import subprocess
 import tempfile
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from http.client import HTTPConnection
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
@@ -79,22 +79,30 @@ class GatewaySettings:
 
 
 class HttpClient:
-    """Sends JSON bodies to a gateway; each thread has a connection of its own, which stays open."""
+    """Sends JSON bodies to a gateway, from several threads, over connections that stay open until `close`."""
 
     def __init__(self, url: str) -> None:
         self._address = urlsplit(url).netloc
-        self._threads = threading.local()
+        self._idle: SimpleQueue[HTTPConnection] = SimpleQueue()
 
     def post(self, body: bytes) -> bytes:
         """Return the body of the answer. Raises ServerError for another status than 200."""
-        if not hasattr(self._threads, "connection"):
-            self._threads.connection = HTTPConnection(self._address, timeout=_DEADLINE_S)
-        self._threads.connection.request("POST", _PATH, body, _JSON)
-        response = self._threads.connection.getresponse()
-        content: bytes = response.read()
+        try:
+            connection = self._idle.get_nowait()
+        except Empty:
+            connection = HTTPConnection(self._address, timeout=_DEADLINE_S)
+        connection.request("POST", _PATH, body, _JSON)
+        response = connection.getresponse()
+        content = response.read()
+        self._idle.put(connection)
         if response.status != 200:
             raise ServerError(f"the gateway answered {response.status}: {content[:200].decode(errors='replace')}")
         return content
+
+    def close(self) -> None:
+        """Close the connections. Not while others send."""
+        while not self._idle.empty():
+            self._idle.get().close()
 
 
 @contextmanager
@@ -216,8 +224,9 @@ def measure(
         running_gateway(server) as url,
         Client.connect(server.address, served.bundle) as client,
         closing(Generator(server.address, deadline_s=_DEADLINE_S)) as generator,
+        closing(HttpClient(url)) as http,
     ):
-        ways = _Ways(client, generator, HttpClient(url), captions, settings)
+        ways = _Ways(client, generator, http, captions, settings)
         difference = ways.largest_difference()
         in_turn = partial(interleaved, rounds=settings.rounds, on_round=say)
         say(f"single images, {IN_FLIGHT} in flight")

@@ -47,6 +47,15 @@ def load_image(item: ImageItem, *, position: int = 0, limits: ImageLimits = DEFA
     return finish(begin(item, limits, origin), limits, origin)
 
 
+def encoded_size(data: bytes) -> tuple[int, int]:
+    """Return the width and height in pixels of an encoded image, as it is stored, from its header.
+
+    Raises ImageError for what is no image.
+    """
+    with quiet_pillow():
+        return _open(data, origin_of(data, 0)).size
+
+
 def load_thumbnail(data: bytes, size: int, *, limits: ImageLimits = DEFAULT_LIMITS) -> Image.Image:
     """Load an encoded image as `load_image` does, reduced to at most `size` pixels a side and never enlarged.
 

@@ -34,6 +34,10 @@ def gateway(
     index: Annotated[
         str | None, typer.Option(metavar="INDEX", help="Folder of the index to search, or URI of another store.")
     ] = None,
+    alias: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Another name of the model in requests than its bundle's; repeatable."),
+    ] = None,
     uploads: Annotated[
         Path | None,
         typer.Option(
@@ -75,6 +79,7 @@ def gateway(
             root_certificates=server_tls_ca, client_certificate=server_tls_certificate, client_key=server_tls_key
         ),
         index=index,
+        aliases=tuple(alias or ()),
         uploads=uploads,
         status_url=status_url,
         safety=safety,

@@ -17,7 +17,8 @@ class GatewaySettings:
 
     Embeddings are computed by the Tritons at `servers` (HOST:PORT), over TLS with `server_tls`, or with `bundle` alone
     in this process. `bundle` beside `servers` saves asking them for the model's description. `index` is the folder or
-    URI of the index that is searched; with neither `servers` nor `bundle` its own bundle computes in this process.
+    URI of the index that is searched; with neither `servers` nor `bundle` its own bundle computes in this process. The
+    model is called by its bundle's name, or by one of `aliases`.
     `uploads` is the folder for pictures that are added over HTTP, None to add none. `status_url` is the status port of
     `twinspire serve`. A request may have `max_inputs` texts and images; while `max_pending` of them are being computed
     or wait, further ones are refused. `host_names` are the names that the gateway may be called by, None for any.
@@ -28,6 +29,7 @@ class GatewaySettings:
     bundle: Path | None = None
     server_tls: TlsOptions | None = None
     index: str | None = None
+    aliases: tuple[str, ...] = ()
     uploads: Path | None = None
     status_url: str | None = None
     max_inputs: int = 2048
