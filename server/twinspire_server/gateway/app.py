@@ -33,7 +33,6 @@ from twinspire_server.gateway.api import SearchService, add_api
 from twinspire_server.gateway.dialects import DIALECTS, Dialect, dialect_of, dialect_of_error, dialects_router
 from twinspire_server.gateway.embedder import Embedder
 from twinspire_server.gateway.errors import GatewayError, of_status, of_twinspire
-from twinspire_server.gateway.errors import GatewayError, of_status, of_twinspire, of_validation
 from twinspire_server.gateway.page_routes import add_page
 from twinspire_server.gateway.safety.bodies import Bodies
 from twinspire_server.gateway.safety.failures import Failures
