@@ -109,6 +109,37 @@ def test_a_word_after_a_minus_is_subtracted(page: Page) -> None:
     assert [part["text"] for part in body_of(request.value)["query"]] == ["a red bird", "a big tree"]
 
 
+def test_typing_searches_and_leaves_what_is_typed(page: Page) -> None:
+    """Hits come while words are typed; an unfinished minus word stays in the box; typing is one step of the history."""
+    page.goto("/")
+    before = page.evaluate("history.length")
+    for words in ("a red", " bird -fo"):
+        with page.expect_response("**/v1/search") as response:
+            page.locator("#words").press_sequentially(words)
+        assert response.value.ok
+        settled(page)
+    expect(page.locator("#words")).to_have_value("a red bird -fo")
+    assert body_of(response.value.request)["query"] == [{"text": "a red bird", "weight": 1}]
+    assert page.evaluate("history.length") == before + 1
+    page.go_back()
+    expect(page.locator(".start")).to_be_visible()
+
+
+def test_a_weight_can_be_set_with_the_keyboard(page: Page) -> None:
+    """A chip opens a slider; arrow keys change the weight step by step, and the slider keeps the focus."""
+    searched(page, f"/?q={QUERY}&p=-0.5*text:forest")
+    page.get_by_role("button", name="forest", exact=False).first.click()
+    slider = page.get_by_role("slider")
+    slider.focus()
+    for weight in (-0.4, -0.3):
+        with page.expect_request("**/v1/search") as request:
+            page.keyboard.press("ArrowRight")
+        assert body_of(request.value)["query"][1] == {"text": "forest", "weight": weight}
+    expect(slider).to_be_focused()
+    page.keyboard.press("Escape")
+    expect(page.locator("#parts")).to_contain_text("×0.3")
+
+
 def test_more_like_this_searches_by_the_item(page: Page) -> None:
     """The key m on a tile searches for its item, which is then the first hit; the minus sign subtracts one."""
     searched(page, f"/?q={QUERY}")

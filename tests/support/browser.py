@@ -8,9 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 CHROMIUM = Path(__file__).parents[2] / "build" / "chromium" / "chromium"
+expect.set_options(timeout=30_000)
 
 
 @contextmanager

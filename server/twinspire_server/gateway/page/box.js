@@ -35,7 +35,8 @@ export class SearchBox {
   /** Show the words and parts of a state. */
   show({ text, parts }) {
     clearTimeout(this.timer);
-    if (this.input.value.trim() !== text.trim()) this.input.value = text;
+    // Words after a minus stay in the box until Enter makes them chips.
+    if (![this.input.value.trim(), splitWords(this.input.value).text].includes(text.trim())) this.input.value = text;
     this.parts = parts;
     // While a weight is being set its chip stays.
     if (!hasOpenPopover($("parts"))) keepFocus($("parts"), () => show($("parts"), parts.map((part, place) => this.#chip(part, place))));

@@ -49,6 +49,11 @@ export class Details {
     this.dialog.querySelector("h2").focus({ preventScroll: true });
   }
 
+  /** Enable the buttons to the previous and next hit, where there are some. */
+  showSteps() {
+    for (const button of this.dialog.querySelectorAll(".step")) button.disabled = !this.actions.hasStep(Number(button.dataset.step));
+  }
+
   close() {
     if (this.dialog.open) this.dialog.close();
   }
@@ -66,7 +71,7 @@ export class Details {
       stage.append(h("div", { className: "words", dir: "auto", tabIndex: 0 }, hit.kind === "audio" ? icon("sound") : null, hit.caption || hit.uri));
     }
     for (const [step, side] of [[-1, "previous"], [1, "next"]]) {
-      stage.append(iconButton(side, t[side], () => onStep(step), { className: `plain step ${side}`, disabled: !hasStep(step) }));
+      stage.append(iconButton(side, t[side], () => onStep(step), { className: `plain step ${side}`, dataset: { step }, disabled: !hasStep(step) }));
     }
     return stage;
   }

@@ -125,7 +125,7 @@ async function renderDetails() {
   if (state.item === null || state.tab !== "search") return details.close();
   const id = state.item;
   let hit = grid.hits.find((one) => one.id === id);
-  if (details.isOpen && details.hit?.id === id && (details.hit.parts || !hit)) return undefined;
+  if (details.isOpen && details.hit?.id === id && (!hit || details.hit === hit)) return undefined;
   if (!hit) {
     if (running) return undefined; // its hits may have it
     try {
@@ -139,7 +139,9 @@ async function renderDetails() {
     }
     if (state.item !== id) return undefined;
   }
-  return details.open(hit, largestParts());
+  details.open(hit, largestParts());
+  if (!neighbour(2) && !isComplete && !running) run(loaded); // so that the next steps have hits to go to
+  return undefined;
 }
 
 function largestParts() {
@@ -215,6 +217,7 @@ function received(response, offset, ms) {
   const mode = t.usedMode[response.mode] ?? response.mode;
   $("summary").textContent = grid.hits.length ? t.shown(grid.hits.length, searched, mode, Math.max(1, Math.round(ms))) : t.summaryNone;
   if (!offset) showOutcome(hits, notes);
+  else details.showSteps();
   showEnd();
 }
 
