@@ -270,7 +270,10 @@ def test_tiles_have_their_pictures_shape_before_they_load(page: Page, page_index
         "window.shift = 0; new PerformanceObserver((list) => { for (const entry of list.getEntries()) "
         "window.shift += entry.value; }).observe({ type: 'layout-shift', buffered: true });"
     )
+    # What the index has to filter by is known after the hits: chips must not push them down.
+    page.route("**/v1/info", lambda route: (page.wait_for_timeout(300), route.continue_()))
     searched(page, f"/?q={QUERY}&kind=image")
+    expect(page.get_by_role("button", name="colours")).to_be_visible()
     boxes = page.eval_on_selector_all(
         TILES,
         "tiles => tiles.map(tile => { const { x, y, width, height } = tile.getBoundingClientRect();"

@@ -116,8 +116,9 @@ function render() {
 
 function renderBar() {
   const isChosen = conditions(state) || state.kind || state.mode !== "auto";
-  $("bar").hidden = !info?.index?.items || !(isQuery(state) || isChosen);
-  showFilters($("chips"), info, state, (changes) => go(changes));
+  // Before the index is known its place is kept, so that hits that come first do not move.
+  $("bar").hidden = (info && !info.index?.items) || !(isQuery(state) || isChosen);
+  if (info) showFilters($("chips"), info, state, (changes) => go(changes));
   showModes($("switches"), info, state, (changes) => go(changes));
 }
 
