@@ -21,7 +21,7 @@ TRITON_BACKEND_SOURCES ?= ../shared/data/triton_onnxruntime_backend
 TRITON_BACKENDS := build/triton_backends
 TRITON_BACKEND := $(TRITON_BACKENDS)/onnxruntime/libtriton_onnxruntime.so
 
-.PHONY: demo docs test test-fast test-container test-gpu-packages test-published-sizes test-tensorrt-bindings check bench clean help
+.PHONY: demo docs test test-fast test-container fuzz-gateway test-gpu-packages test-published-sizes test-tensorrt-bindings check bench clean help
 
 demo: $(VENV)/.run ## draw 500 pictures, index them through Triton, find them in words; writes demo/
 	$(BIN)/twinspire demo -o demo --json demo/demo.json
@@ -33,6 +33,10 @@ test: $(VENV)/.dev $(TENSORRT_BINDINGS) $(PROMETHEUS)/promtool $(CHROMIUM)/chrom
 
 test-fast: $(VENV)/.dev ## run the tests that need neither seconds nor a server, between edits
 	$(PARALLEL_TESTS) -m "not slow and not serial and not gpu_packages and not published_sizes"
+
+# In CI the same test makes some 200 requests.
+fuzz-gateway: $(VENV)/.dev ## send the gateway 5,000 requests that Schemathesis makes from its OpenAPI document
+	TWINSPIRE_FUZZ_REQUESTS=5000 $(BIN)/python -m pytest -s tests/gateway/test_attacks_bodies.py -k schemathesis
 
 # Not in CI: downloads 2 GB the first time. The second line runs the same code's other tests with these packages.
 test-gpu-packages: $(GPU_VENV)/.dev ## test the extra gpu on a machine without a GPU, in .venv-gpu

@@ -60,7 +60,9 @@ def create_app(settings: GatewaySettings) -> FastAPI:
 
     Raises InputError for keys or an access log that cannot be used.
     """
-    keys, metrics, readiness = key_store(settings.safety.keys), GatewayMetrics(), Readiness()
+    safety = settings.safety
+    keys, metrics, readiness = key_store(safety.keys), GatewayMetrics(), Readiness()
+    access_log = None if safety.access_log is None else AccessLog(safety.access_log)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -71,6 +73,8 @@ def create_app(settings: GatewaySettings) -> FastAPI:
                 metrics.watch("pending_inputs", "Inputs that are computed or wait", lambda: embedder.pending)
                 if settings.servers:
                     readiness.add("servers", lambda: check_client(embedder.client))
+                if service.has_index:
+                    readiness.add("index", lambda: service.search(lambda searcher: len(searcher.index)))
                 app.state.announce()
                 yield
         except TwinspireError as error:
@@ -78,13 +82,15 @@ def create_app(settings: GatewaySettings) -> FastAPI:
             raise
         finally:
             metrics.disable()
+            if access_log is not None:
+                access_log.close()
 
     app = FastAPI(
         title="twinspire",
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
-        middleware=_layers(settings, keys, metrics),
+        middleware=_layers(settings, keys, metrics, access_log),
     )
     app.state.settings, app.state.failure, app.state.announce = settings, None, lambda: None
     app.state.keys, app.state.metrics, app.state.readiness = keys, metrics, readiness
@@ -99,12 +105,13 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     return app
 
 
-def _layers(settings: GatewaySettings, keys: KeyStore | None, metrics: GatewayMetrics) -> list[Middleware]:
+def _layers(
+    settings: GatewaySettings, keys: KeyStore | None, metrics: GatewayMetrics, access_log: AccessLog | None
+) -> list[Middleware]:
     """Return what a request passes through, in its order."""
     safety = settings.safety
     origins = safety.cors_origin or []
     host_names = settings.host_names if keys is None else None  # other pages do not know a key
-    access_log = None if safety.access_log is None else AccessLog(safety.access_log)
     cors = Middleware(
         CORSMiddleware,
         allow_origins=origins,

@@ -77,7 +77,13 @@ class Embedder:
         bundle = await asyncio.to_thread(_bundle_of, settings)
         limits = settings.safety.image_limits
         if settings.servers:
-            client = await AsyncClient.connect(settings.servers, bundle, tls=settings.server_tls, limits=limits)
+            client = await AsyncClient.connect(
+                settings.servers,
+                bundle,
+                tls=settings.server_tls,
+                limits=limits,
+                deadline_s=settings.safety.deadline,
+            )
         else:
             assert isinstance(bundle, Bundle | Path)
             client = await AsyncClient.local(bundle, limits=limits)

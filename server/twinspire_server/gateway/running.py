@@ -9,6 +9,7 @@ import resource
 import signal
 import socket
 import ssl
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from types import FrameType
@@ -62,7 +63,7 @@ def run(
     if not is_loopback(host) and has_keys and safety.tls_certificate is None:
         _log.warning("keys travel to %s unencrypted: add --tls-certificate, or put a proxy with TLS in front", host)
     scheme = "http" if safety.tls_certificate is None else "https"
-    with _listening(host, port) as listener, _metrics_listener(safety) as metrics_listener:
+    with listening(host, port) as listener, _metrics_listener(safety) as metrics_listener:
 
         def announce_all() -> None:
             announce(f"{scheme}://{_address(listener)}")
@@ -70,13 +71,17 @@ def run(
                 announce_metrics(f"http://{_address(metrics_listener)}/metrics")
 
         app.state.announce = announce_all
-        server = _Server(app, safety, metrics_listener)
-        server.run(sockets=[listener])
+        server = GatewayServer(app, safety, metrics_listener)
+        try:
+            server.run(sockets=[listener])
+        except SystemExit:  # of uvicorn, where the application does not start
+            if app.state.failure is None:
+                raise
     if app.state.failure is not None:
         raise app.state.failure
 
 
-class _Server(uvicorn.Server):
+class GatewayServer(uvicorn.Server):
     """uvicorn with the metrics on a port of their own, a shutdown that load balancers notice, and exit status 0."""
 
     def __init__(self, app: FastAPI, safety: SafetyOptions, metrics_listener: socket.socket | None) -> None:
@@ -116,6 +121,9 @@ class _Server(uvicorn.Server):
             signal.SIGTERM: self._stop,
             signal.SIGHUP: self._reload,
         }
+        if threading.current_thread() is not threading.main_thread():  # which alone gets signals
+            yield
+            return
         before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
         try:
             yield
@@ -197,7 +205,7 @@ def _raise_open_files(count: int) -> None:
 def _metrics_listener(safety: SafetyOptions) -> Any:  # noqa: ANN401 - a context manager of a socket or None
     if safety.metrics_port is None:
         return nullcontext()
-    return _listening(checked_host(safety.metrics_host, "metrics_host"), safety.metrics_port)
+    return listening(checked_host(safety.metrics_host, "metrics_host"), safety.metrics_port)
 
 
 def _address(listener: socket.socket) -> str:
@@ -205,7 +213,8 @@ def _address(listener: socket.socket) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _listening(host: str, port: int) -> socket.socket:
+def listening(host: str, port: int) -> socket.socket:
+    """Return a socket bound to an address. Raises InputError where that is not possible."""
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:

@@ -13,19 +13,22 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import re
 import socket
+import ssl
 from collections.abc import Collection, Iterable
 from typing import Any, Self
-from urllib.parse import urljoin, urlsplit
 
 import aiohttp
 from aiohttp.abc import AbstractResolver
+from yarl import URL
 
 from twinspire_server.gateway.errors import GatewayError
 
 _MOST_REDIRECTS = 3
 _AT_A_TIME = 16
 _PORTS = {"http": 80, "https": 443}
+_NAME = re.compile(r"[a-z0-9.-]+")
 _TYPES = ("image/", "application/octet-stream", "binary/octet-stream")
 # What `is_global` leaves open, or takes for open in some versions of Python: addresses that carry another one (NAT64,
 # 6to4, Teredo), and those that have no meaning outside.
@@ -54,8 +57,8 @@ class ImageFetcher:
     """Fetches images over HTTP and HTTPS. An async context manager; for the event loop that it was opened in.
 
     `hosts` are names, or `*.NAME` for the subdomains of one. An image has at most `max_bytes`; it is fetched within
-    `timeout_s`, redirects included. `resolver` and `allowed_networks` are for tests: the latter are fetched from
-    although they are not public, at any port.
+    `timeout_s`, redirects included. Certificates are verified with `tls`, by default as Python does. `resolver` and
+    `allowed_networks` are for tests: the latter are fetched from although they are not public, at any port.
     """
 
     def __init__(
@@ -64,6 +67,7 @@ class ImageFetcher:
         *,
         max_bytes: int,
         timeout_s: float = 10.0,
+        tls: ssl.SSLContext | None = None,
         resolver: AbstractResolver | None = None,
         allowed_networks: Collection[ipaddress.IPv4Network | ipaddress.IPv6Network] = (),
     ) -> None:
@@ -72,7 +76,12 @@ class ImageFetcher:
         self._allowed_networks = tuple(allowed_networks)
         self._turns = asyncio.Semaphore(_AT_A_TIME)
         connector = aiohttp.TCPConnector(
-            resolver=resolver, use_dns_cache=False, socket_factory=self._socket, limit=_AT_A_TIME, force_close=True
+            ssl=True if tls is None else tls,
+            resolver=resolver,
+            use_dns_cache=False,
+            socket_factory=self._socket,
+            limit=_AT_A_TIME,
+            force_close=True,
         )
         self._session = aiohttp.ClientSession(
             connector=connector,
@@ -108,38 +117,41 @@ class ImageFetcher:
         await self.close()
 
     async def _followed(self, url: str, param: str | None) -> bytes:
+        target = self._parsed(url, param)
         for _ in range(1 + _MOST_REDIRECTS):
-            self._check(url, param)
-            async with self._session.get(url, allow_redirects=False) as response:
-                target = response.headers.get("Location")
-                if response.status not in (301, 302, 303, 307, 308) or target is None:
-                    return await self._content(response, url, param)
-                url = urljoin(url, target)
+            self._check(target, param)
+            async with self._session.get(target, allow_redirects=False) as response:
+                location = response.headers.get("Location")
+                if response.status not in (301, 302, 303, 307, 308) or location is None:
+                    return await self._content(response, param)
+                target = target.join(self._parsed(location, param))
         raise _failed(f"{_shown(url)} is behind more than {_MOST_REDIRECTS} redirects", param)
 
-    def _check(self, url: str, param: str | None) -> None:
-        """Raise GatewayError unless a URL's host is allowed, at its scheme's own port and without a user."""
+    def _parsed(self, url: str, param: str | None) -> URL:
+        """Return a URL as the HTTP client reads it: what is checked is what is fetched."""
         try:
-            parts = urlsplit(url)
-            host, port = (parts.hostname or "").lower().removesuffix("."), parts.port
+            return URL(url)
         except ValueError:
             raise _refused(f"{_shown(url)} is not a URL", param) from None
-        if parts.scheme not in _PORTS:
-            raise _refused(f"{_shown(url)}: expected http or https", param)
-        if not url.isascii() or any(character in url for character in "\\\t\r\n "):
-            raise _refused("the URL has characters that have to be written as %XX", param)
-        if "@" in parts.netloc:
-            raise _refused(f"{_shown(url)}: expected a URL without user and password", param)
+
+    def _check(self, url: URL, param: str | None) -> None:
+        """Raise GatewayError unless a URL's host is allowed, at its scheme's own port and without a user."""
+        host = (url.raw_host or "").lower().removesuffix(".")
+        if url.scheme not in _PORTS or not host:
+            raise _refused(f"{_shown(str(url))}: expected http://HOST/... or https://HOST/...", param)
+        if url.raw_user is not None or url.raw_password is not None:
+            raise _refused(f"a URL of {_shown(host)} has a user or a password: expected one without", param)
         if not any(_matches(host, pattern) for pattern in self._hosts):
             raise _refused(
                 f"images are not fetched from {_shown(host)} here: the operator allows hosts with --allow-image-host; "
                 "or send a data URI",
                 param,
             )
-        if port not in (None, _PORTS[parts.scheme]) and not self._allowed_networks:
-            raise _refused(f"{_shown(url)}: expected the port {_PORTS[parts.scheme]}", param)
+        if url.port != _PORTS[url.scheme] and not self._allowed_networks:
+            raise _refused(f"{_shown(str(url))}: expected the port {_PORTS[url.scheme]}", param)
 
-    async def _content(self, response: aiohttp.ClientResponse, url: str, param: str | None) -> bytes:
+    async def _content(self, response: aiohttp.ClientResponse, param: str | None) -> bytes:
+        url = str(response.url)
         if response.status != 200:
             raise _failed(f"{_shown(url)} answered {response.status}", param)
         kind = response.headers.get("Content-Type", "application/octet-stream").strip().lower()
@@ -178,7 +190,9 @@ def is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
 
 
 def _matches(host: str, pattern: str) -> bool:
-    return host.endswith(pattern[1:]) and host != pattern[2:] if pattern.startswith("*.") else host == pattern
+    if pattern.startswith("*."):
+        return _NAME.fullmatch(host) is not None and host.endswith(pattern[1:]) and len(host) > len(pattern) - 1
+    return host == pattern
 
 
 def _shown(text: str) -> str:

@@ -117,6 +117,15 @@ class SafetyOptions:
             help="Time for a request's headers, and for its body beyond what 16 KiB/s need; default 20.",
         ),
     ] = 20.0
+    deadline: Annotated[
+        float,
+        _option(
+            "--deadline",
+            metavar="SECONDS",
+            panel=_LIMITS,
+            help="Time of the servers for a request, retries included: 503 after it; default 30.",
+        ),
+    ] = 30.0
     access_log: Annotated[
         Path | None,
         _option("--access-log", metavar="FILE", panel=_WATCH, help="Append a line of JSON for each request."),
@@ -151,7 +160,16 @@ class SafetyOptions:
             value = getattr(self, field.name)
             if isinstance(value, float) and not (math.isfinite(value) and 0 <= value <= 1e6):
                 raise _error(field.name, f"{value:g}: expected a number from 0 to 1e6")
-        for name in ("max_body", "max_held", "max_megapixels", "read_timeout", "rate", "input_rate", "max_connections"):
+        for name in (
+            "max_body",
+            "max_held",
+            "max_megapixels",
+            "read_timeout",
+            "deadline",
+            "rate",
+            "input_rate",
+            "max_connections",
+        ):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise _error(name, f"{value:g}: expected a number above 0")

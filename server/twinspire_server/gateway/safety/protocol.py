@@ -54,15 +54,13 @@ class GuardedProtocol(HttpToolsProtocol):
         self._awaits_headers = True
         self._header_bytes = 0
         self._is_refused = False
-
-    @property
-    def is_above_bound(self) -> bool:
-        """Whether there are more connections than the bound."""
-        return len(self.connections) > self.limits.max_connections
+        self.is_above_bound = False
+        """Whether there were as many connections as there may be when this one came."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn's
         """Begin: the first request's headers have their time from here."""
         super().connection_made(transport)
+        self.is_above_bound = len(self.connections) > self.limits.max_connections
         if len(self.connections) > 2 * self.limits.max_connections:
             self._close("too_many")
             return
