@@ -15,6 +15,8 @@ from twinspire import AsyncClient
 from twinspire.errors import ItemError, ServerOverloadedError
 from twinspire_server.gateway.errors import GatewayError, of_twinspire
 from twinspire_server.gateway.inputs import EmbedRequest, EncodedImage, ImageUrl, Input, Mixed, Part, Text
+from twinspire_server.gateway.safety.context import charge_inputs
+from twinspire_server.gateway.safety.fetching import ImageFetcher
 from twinspire_server.gateway.settings import GatewaySettings
 
 
@@ -35,17 +37,22 @@ class Embedder:
     def __init__(self, client: AsyncClient, settings: GatewaySettings) -> None:
         self.client = client
         self._settings = settings
-        self._pending = 0
+        self.pending = 0
+        """Inputs that are computed or wait."""
+        hosts = settings.safety.allow_image_host
+        limits = settings.safety.image_limits
+        self._fetcher = ImageFetcher(hosts, max_bytes=limits.max_bytes) if hosts else None
 
     @classmethod
     async def open(cls, settings: GatewaySettings) -> Self:
         """Connect to the servers, or open the bundle in this process. Raises what `AsyncClient` raises."""
         bundle: Path | None = settings.bundle
+        limits = settings.safety.image_limits
         if settings.servers:
-            client = await AsyncClient.connect(settings.servers, bundle)
+            client = await AsyncClient.connect(settings.servers, bundle, tls=settings.server_tls, limits=limits)
         else:
             assert bundle is not None
-            client = await AsyncClient.local(bundle)
+            client = await AsyncClient.local(bundle, limits=limits)
         return cls(client, settings)
 
     @property
@@ -61,22 +68,25 @@ class Embedder:
         """
         self._check(request)
         parts = [part for input_ in request.inputs for part in _parts(input_)]
-        if self._pending + len(parts) > self._settings.max_pending:
-            raise of_twinspire(ServerOverloadedError(f"{self._pending} inputs wait already: try again later"))
-        self._pending += len(parts)
+        if self.pending + len(parts) > self._settings.max_pending:
+            raise of_twinspire(ServerOverloadedError(f"{self.pending} inputs wait already: try again later"))
+        charge_inputs(len(parts))
+        self.pending += len(parts)
         try:
             texts = [part.text for part in parts if isinstance(part, Text)]
             images = [part for part in parts if not isinstance(part, Text)]
             sequences = self.client.tokenize(texts) if texts else []
             rows = await asyncio.gather(self._images(images, request), self._texts(sequences))
         finally:
-            self._pending -= len(parts)
+            self.pending -= len(parts)
         image_rows, text_rows = map(iter, rows)
         vectors = np.stack([next(text_rows if isinstance(part, Text) else image_rows) for part in parts])
         return Embeddings(_sums(vectors, request.inputs), sum(map(len, sequences)))
 
     async def close(self) -> None:
         """Close the client."""
+        if self._fetcher is not None:
+            await self._fetcher.close()
         await self.client.close()
 
     async def __aenter__(self) -> Self:
@@ -126,6 +136,8 @@ class Embedder:
         if isinstance(image, EncodedImage):
             return image.data
         assert isinstance(image, ImageUrl)
+        if self._fetcher is not None:
+            return await self._fetcher.fetch(image.url)
         raise GatewayError(400, "images are not fetched from URLs here: send a data URI", code="url_not_allowed")
 
 

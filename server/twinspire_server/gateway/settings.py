@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from twinspire.errors import InputError
+from twinspire.towers import TlsOptions
+from twinspire_server.gateway.safety.options import SafetyOptions
 
 
 @dataclass(frozen=True, kw_only=True)
 class GatewaySettings:
     """What a gateway serves, and its limits.
 
-    Embeddings are computed by the Tritons at `servers` (HOST:PORT), or with `bundle` alone in this process. `bundle`
-    beside `servers` saves asking them for the model's description. `index` is the folder or URI of the index that is
-    searched. A request may have `max_inputs` texts and images; while `max_pending` of them are being computed or wait,
-    further ones are refused. Raises InputError for neither servers nor bundle.
+    Embeddings are computed by the Tritons at `servers` (HOST:PORT), over TLS with `server_tls`, or with `bundle` alone
+    in this process. `bundle` beside `servers` saves asking them for the model's description. `index` is the folder or
+    URI of the index that is searched. A request may have `max_inputs` texts and images; while `max_pending` of them are
+    being computed or wait, further ones are refused. `host_names` are the names that the gateway may be called by, None
+    for any. Raises InputError for neither servers nor bundle, and for limits that exclude each other.
     """
 
     servers: tuple[str, ...] = ()
     bundle: Path | None = None
+    server_tls: TlsOptions | None = None
     index: str | None = None
     max_inputs: int = 2048
-    max_pending: int = 1024
+    max_pending: int = 4096
+    host_names: tuple[str, ...] | None = None
+    safety: SafetyOptions = field(default_factory=SafetyOptions)
 
     def __post_init__(self) -> None:
         if not self.servers and self.bundle is None:
             raise InputError("nothing to serve: name a server of models with --server, or a bundle with --bundle")
+        if not 1 <= self.max_inputs <= self.max_pending:
+            raise InputError(
+                f"max_inputs {self.max_inputs}: expected from 1 to max_pending, {self.max_pending}", option="max_inputs"
+            )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 import time
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tritonclient.grpc.service_pb2 import ModelConfigRequest, ModelStatisticsRequest, ServerMetadataRequest
 
+from twinspire._request_id import new_call_id
 from twinspire._telemetry import detached_span
 from twinspire.bundle import BundleDescription, Tower
 from twinspire.errors import ServerError, ServerOverloadedError
@@ -100,7 +100,7 @@ class Server:
         source = f"the {call.tower} tower ({model.name} on {self.address})"
         is_trusted = True
 
-        call_id, numbers = uuid.uuid4().hex[:16], itertools.count(1)
+        call_id, numbers = new_call_id(), itertools.count(1)
 
         def send(batch: InputBatch) -> Any:  # noqa: ANN401 - grpc.Future or asyncio.Task
             nonlocal is_trusted
