@@ -40,7 +40,13 @@ from twinspire import Client, sample_bundle
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 PAIRS = ("gateway", "triton")
-TEXTS = ("a red car", "two blue fish at night", "一只白色的狗", "a big green umbrella on the left", "three orange turtles")
+TEXTS = (
+    "a red car",
+    "two blue fish at night",
+    "一只白色的狗",
+    "a big green umbrella on the left",
+    "three orange turtles",
+)
 PICTURES_A_LOT = 12
 START_S = 90
 MIN_COSINE = 0.999
@@ -288,7 +294,9 @@ class Writer(threading.Thread):
         self.join()
 
 
-def kill_in_turn(programs: dict[str, list[Program]], load: Load, *, seconds: float, rounds: int) -> list[dict[str, Any]]:
+def kill_in_turn(
+    programs: dict[str, list[Program]], load: Load, *, seconds: float, rounds: int
+) -> list[dict[str, Any]]:
     """Kill one program after the other and start it again; return what was killed when, and was ready again when."""
     events: list[dict[str, Any]] = []
     for turn in itertools.count():
