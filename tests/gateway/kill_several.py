@@ -204,7 +204,7 @@ def _checked(answer: httpx.Response) -> Any:
 
 @contextmanager
 def running(folder: Path, *, caddyfile: Path) -> Iterator[tuple[dict[str, list[Program]], Program]]:
-    """Run two Tritons, two gateways that know both and an index, and Caddy before them; give them when all are ready."""
+    """Run two Tritons, two gateways of both and an index, and Caddy before them; give them when all are ready."""
     twinspire = str(BIN / "twinspire")
     subprocess.run([twinspire, "build", sample_bundle(), "-o", folder / "models", "--threads", "1"], check=True)
     tritons, addresses = [], []
@@ -282,6 +282,7 @@ class Writer(threading.Thread):
         self.added: list[int] = []
 
     def run(self) -> None:
+        """Add until there are no more, or it is stopped."""
         for lot in range(1, self._lots):
             if self._ended.wait(1):
                 return
@@ -294,14 +295,11 @@ class Writer(threading.Thread):
         self.join()
 
 
-def kill_in_turn(
-    programs: dict[str, list[Program]], load: Load, *, seconds: float, rounds: int
-) -> list[dict[str, Any]]:
+def kill_in_turn(programs: dict[str, list[Program]], load: Load, *, seconds: float, rounds: int) -> list[Any]:
     """Kill one program after the other and start it again; return what was killed when, and was ready again when."""
-    events: list[dict[str, Any]] = []
-    for turn in itertools.count():
-        if turn >= 4 * rounds and load.now_s >= seconds:
-            return events
+    events: list[Any] = []
+    while len(events) < 4 * rounds or load.now_s < seconds:
+        turn = len(events)
         program = programs[PAIRS[turn % 2]][turn // 2 % 2]
         inner = [process for process in program.processes() if process.name() == "tritonserver"]
         server_only = bool(inner) and turn // 2 % 2 == 1
@@ -316,6 +314,7 @@ def kill_in_turn(
             program.start()
         program.wait_until_ready()
         events.append({**event, "ready_again_s": round(load.now_s, 2)})
+    return events
 
 
 def _until_not_ready(program: Program) -> None:
