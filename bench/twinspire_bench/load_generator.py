@@ -99,10 +99,15 @@ def requests_of(bundle: Bundle, rows: int, *, deadline_s: float, has_bytes: bool
         for count, images in ((1, noise[:1]), (rows, noise))
     }
     if has_bytes:
-        files = [_jpeg(scene.draw()) for scene in scene_set(rows, seed=0, split=Split.HELDOUT)]
+        files = jpeg_files(rows)
         content = b"".join(len(file).to_bytes(4, "little") + file for file in files)
         found[f"{rows} JPEG files"] = request("image_bytes", "image_bytes", "BYTES", (rows, 1), content)
     return found
+
+
+def jpeg_files(count: int) -> list[bytes]:
+    """Return scenes as JPEG files of 640 x 480 pixels."""
+    return [_jpeg(scene.draw()) for scene in scene_set(count, seed=0, split=Split.HELDOUT)]
 
 
 def _jpeg(image: Image.Image) -> bytes:

@@ -15,7 +15,7 @@ from twinspire.audio import AudioLimits, AudioPreprocessor
 from twinspire.bundle import Bundle, BundleDescription, Tower
 from twinspire.errors import InputError, SpaceMismatchError
 from twinspire.images import ImageLimits, Preprocessor
-from twinspire.text import Tokenizer
+from twinspire.text import Tokenizer, Truncation
 from twinspire.towers import ClientCounters, LocalTowers, TlsOptions, Towers, describe_server
 
 OnError: TypeAlias = Literal["raise", "skip"]
@@ -96,13 +96,14 @@ class ClientBase(Generic[AnyTowers]):
         """The id of the embedding space: vectors are comparable within it only."""
         return self.towers.space
 
-    def tokenize(self, texts: Sequence[str]) -> list[NDArray[np.int32]]:
+    def tokenize(self, texts: Sequence[str], *, truncation: Truncation | str = "end") -> list[NDArray[np.int32]]:
         """Return N texts as N 1-D int32 arrays of token ids, start and end included, without padding.
 
-        A text longer than the context is cut and the end token kept; the first one logs a warning. Raises InputError
-        for anything but a list of str.
+        Of a text longer than the context, `truncation` cuts the "end" or the "start", the start and end token kept;
+        the first one logs a warning. Raises InputError for anything but a list of str, and TextLengthError for a
+        longer text where `truncation` is "error".
         """
-        return self._required(self._tokenizer, Tower.TEXT).encode(texts)
+        return self._required(self._tokenizer, Tower.TEXT).encode(texts, truncation=truncation)
 
     def _required(self, part: _Part | None, tower: Tower) -> _Part:
         """Return what prepares a tower's inputs. Raises BundleError where the model does not have the tower."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -29,10 +29,15 @@ class CacheStats:
 
 
 class LruCache(Generic[Value]):
-    """Keeps the `size` entries that were asked for last. May be used from several threads. 0 keeps none."""
+    """Keeps the `size` entries that were asked for last. May be used from several threads. 0 keeps none.
 
-    def __init__(self, size: int) -> None:
+    With `weigh`, such as the bytes of a value, it keeps those whose weights add up to at most `size`.
+    """
+
+    def __init__(self, size: int, *, weigh: Callable[[Value], int] = lambda _: 1) -> None:
         self._size = as_whole(size, "the size of a cache", minimum=0)
+        self._weigh = weigh
+        self._weight = 0
         self._entries: OrderedDict[Hashable, Value] = OrderedDict()
         self._lock = threading.Lock()
         self._hits = self._misses = 0
@@ -51,10 +56,12 @@ class LruCache(Generic[Value]):
     def put(self, key: Hashable, value: Value) -> None:
         """Keep `value`, and drop what was not asked for the longest."""
         with self._lock:
+            if (before := self._entries.pop(key, None)) is not None:
+                self._weight -= self._weigh(before)
             self._entries[key] = value
-            self._entries.move_to_end(key)
-            while len(self._entries) > self._size:
-                self._entries.popitem(last=False)
+            self._weight += self._weigh(value)
+            while self._weight > self._size:
+                self._weight -= self._weigh(self._entries.popitem(last=False)[1])
 
     def stats(self) -> CacheStats:
         """Return the counts since it was made."""

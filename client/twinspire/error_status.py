@@ -28,6 +28,7 @@ STATUSES: Mapping[type[errors.TwinspireError], ErrorStatus] = MappingProxyType(
         errors.ItemError: ErrorStatus(2, 400, "INVALID_ARGUMENT"),
         errors.ImageError: ErrorStatus(2, 400, "INVALID_ARGUMENT"),
         errors.AudioError: ErrorStatus(2, 400, "INVALID_ARGUMENT"),
+        errors.TextLengthError: ErrorStatus(2, 400, "INVALID_ARGUMENT"),
         errors.EmbeddingError: ErrorStatus(2, 400, "INVALID_ARGUMENT"),
         errors.BundleError: ErrorStatus(2, 500, "INTERNAL"),
         errors.CheckpointError: ErrorStatus(2, 500, "INTERNAL"),

@@ -5,6 +5,7 @@
     │   ├── ItemError            one image or sound: its position, name and cause
     │   │   ├── ImageError
     │   │   └── AudioError
+    │   ├── TextLengthError      a text is longer than the model's context
     │   └── EmbeddingError       a vector of the wrong shape, dtype or norm, or not finite
     ├── BundleError              the folder is not an intact bundle
     ├── CheckpointError          the checkpoint cannot be exported
@@ -93,6 +94,24 @@ class AudioError(ItemError):
     """One sound cannot be used."""
 
     noun = "sound"
+
+
+class TextLengthError(InputError):
+    """A text is longer than the model's context.
+
+    `position` is its place in the list that was given, from 0; `tokens` its length and `limit` the context's, both in
+    tokens with start and end.
+    """
+
+    def __init__(self, position: int, *, tokens: int, limit: int) -> None:
+        super().__init__(
+            f"text {position} has {tokens} tokens: expected at most {limit}, the model's context. Shorten it, or have "
+            "it cut: truncation='end'",
+            position=position,
+        )
+        self.position: int = position
+        self.tokens = tokens
+        self.limit = limit
 
 
 class EmbeddingError(InputError):

@@ -6,6 +6,7 @@ import logging
 import os
 import threading
 from collections.abc import Sequence, Set
+from enum import StrEnum
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,19 @@ from numpy.typing import NDArray
 
 from twinspire._arguments import as_list, require_text
 from twinspire.bundle import TOKENIZER_NAME, TextSettings
-from twinspire.errors import BundleError, InputError
+from twinspire.errors import BundleError, InputError, TextLengthError
 
-__all__ = ["Tokenizer"]
+__all__ = ["Tokenizer", "Truncation"]
 
 _log = logging.getLogger("twinspire")
+
+
+class Truncation(StrEnum):
+    """What becomes of a text that is longer than the context: its end or its start is cut off, or it is an error."""
+
+    END = "end"
+    START = "start"
+    ERROR = "error"
 
 
 class Tokenizer:
@@ -47,22 +56,33 @@ class Tokenizer:
                 f"{name} encodes an empty text as {empty}: expected the end token {settings.eos_id} at the "
                 "end, from a post-processor"
             )
+        self._prefix = empty[:-1]
 
-    def encode(self, texts: Sequence[str]) -> list[NDArray[np.int32]]:
+    def encode(self, texts: Sequence[str], *, truncation: Truncation | str = "end") -> list[NDArray[np.int32]]:
         """Encode each text as a 1-D int32 array, start and end token included, without padding.
 
-        A text longer than the context is cut and its end token kept; the first one logs a warning. "" is
-        start and end. Raises InputError with the position of what is not a str.
+        A text longer than the context is cut as `truncation` says, start and end token kept; the first one logs a
+        warning. "" is start and end. Raises InputError with the position of what is not a str, TextLengthError with
+        that of the first text that is longer than the context where `truncation` is "error".
         """
+        cut = _truncation(truncation)
         encodings = self._tokenizer.encode_batch_fast(_checked(texts))
+        limit = self.settings.context_length
         longest = max((len(encoding) for encoding in encodings), default=0)
-        if longest > self.settings.context_length:
+        if longest > limit:
+            if cut is Truncation.ERROR:
+                position = next(place for place, encoding in enumerate(encodings) if len(encoding) > limit)
+                raise TextLengthError(position, tokens=len(encodings[position]), limit=limit)
             self._warn_once(longest)
-        return [self._within_context(encoding.ids) for encoding in encodings]
+        return [self._within_context(encoding.ids, cut) for encoding in encodings]
 
-    def _within_context(self, ids: list[int]) -> NDArray[np.int32]:
-        if len(ids) > self.settings.context_length:
-            ids = [*ids[: self.settings.context_length - 1], self.settings.eos_id]
+    def _within_context(self, ids: list[int], cut: Truncation) -> NDArray[np.int32]:
+        limit = self.settings.context_length
+        if len(ids) > limit:
+            if cut is Truncation.START:
+                ids = [*self._prefix, *ids[len(ids) - limit + len(self._prefix) :]]
+            else:
+                ids = [*ids[: limit - 1], self.settings.eos_id]
         return np.array(ids, np.int32)
 
     def _warn_once(self, length: int) -> None:
@@ -74,6 +94,14 @@ class Tokenizer:
                 length,
                 self.settings.context_length,
             )
+
+
+def _truncation(value: Truncation | str) -> Truncation:
+    try:
+        return Truncation(value)
+    except ValueError:
+        known = ", ".join(repr(each.value) for each in Truncation)
+        raise InputError(f"truncation {value!r}: expected one of {known}", option="truncation") from None
 
 
 def _checked(texts: Any) -> list[str]:  # noqa: ANN401 - whatever the caller gave

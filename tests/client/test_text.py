@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from support.data import PHOTO_CAPTIONS, TOKENIZATIONS, VOCABULARY
 from twinspire.bundle import Padding, TextSettings
-from twinspire.errors import BundleError, InputError
+from twinspire.errors import BundleError, InputError, TextLengthError
 from twinspire.text import Tokenizer
 
 START, END = 49406, 49407
@@ -180,3 +180,29 @@ def test_end_token_must_fit(tiny: Any) -> None:
     """Settings whose end token the tokenizer does not write are a BundleError: pooling would go wrong in silence."""
     with pytest.raises(BundleError, match=r"\[1, 2\]"):
         Tokenizer(tiny.bundle.tokenizer_path, _text_settings(eos_id=9))
+
+
+@pytest.mark.parametrize("context_length", [2, 3, 8])
+def test_truncation_at_the_start(by_context: dict[int, Tokenizer], context_length: int) -> None:
+    """`truncation="start"` keeps the start token and the last tokens that the context holds."""
+    text = "a photo of a red double decker bus in front of a church"
+    (whole,) = by_context[100_000].encode([text])
+    cut, short = by_context[context_length].encode([text, ""], truncation="start")
+    assert list(cut) == [START, *whole[len(whole) - context_length + 1 :]]
+    assert list(short) == [START, END]
+
+
+def test_truncation_as_an_error(tiny_tokenizer: Tokenizer) -> None:
+    """`truncation="error"` names the first text that is too long, its length and the context's."""
+    fits, longer = " ".join(["cat"] * 18), " ".join(["cat"] * 19)
+    assert [ids.size for ids in tiny_tokenizer.encode([fits], truncation="error")] == [20]
+    with pytest.raises(TextLengthError, match="context") as caught:
+        tiny_tokenizer.encode([fits, longer, longer + " dog"], truncation="error")
+    assert (caught.value.position, caught.value.tokens, caught.value.limit) == (1, 21, 20)
+
+
+def test_an_unknown_truncation(tiny_tokenizer: Tokenizer) -> None:
+    """Another word is an error that names the known ones."""
+    with pytest.raises(InputError, match="start") as caught:
+        tiny_tokenizer.encode(["cat"], truncation="middle")
+    assert caught.value.option == "truncation"

@@ -14,7 +14,7 @@ import trustme
 from twinspire.errors import InputError, ServerUnavailableError
 from twinspire.towers import TlsOptions, TritonTowers
 from twinspire_server.repository import build_repository
-from twinspire_server.triton import ServerTls, TritonServer
+from twinspire_server.triton import Prober, ServerTls, TritonServer
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), np.uint8)
 TOLERANCE = 1e-6
@@ -74,6 +74,16 @@ def test_an_encrypted_connection_gives_the_embeddings(encrypted: Encrypted, tiny
     towers.close()
     difference = np.abs(found - tiny.model.encode_images(IMAGES)).max()
     assert difference <= TOLERANCE, f"largest difference {difference:.2e}"
+
+
+def test_probes_reach_a_server_that_asks_for_certificates(encrypted: Encrypted) -> None:
+    """The supervisor, which has no client's certificate, still learns the vectors of every model, over HTTP."""
+    with Prober(encrypted.server) as prober:
+        results = prober.check(timeout_s=60)
+    assert {"tiny_image", "tiny_text"} <= set(results)
+    for result in results.values():
+        assert result.ok
+        assert result.is_answered
 
 
 @pytest.mark.parametrize("case", ["in the clear", "another authority", "no certificate", "a stranger's certificate"])

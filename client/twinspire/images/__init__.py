@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from twinspire.images.decode import load_image
+from twinspire.images.decode import load_image, load_thumbnail
 from twinspire.images.items import ImageItem, ImageLimits
 from twinspire.images.preprocess import Preprocessor
 
-__all__ = ["ImageItem", "ImageLimits", "Preprocessor", "load_image"]
+__all__ = ["ImageItem", "ImageLimits", "Preprocessor", "load_image", "load_thumbnail"]

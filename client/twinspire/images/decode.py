@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, TypeAlias
@@ -10,7 +11,7 @@ from typing import IO, Any, TypeAlias
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageFile
 
-from twinspire._media import Origin, begin_encoded, origin_of, read_path
+from twinspire._media import Origin, begin_encoded, origin_of, read_path, take_bytes
 from twinspire.errors import ImageError, ItemError, MissingDependencyError
 from twinspire.images.formats import FORMATS, PREFIX_BYTES, is_heif, open_heif
 from twinspire.images.items import ImageItem, ImageLimits, check_pixels, image_of_array
@@ -44,6 +45,33 @@ def load_image(item: ImageItem, *, position: int = 0, limits: ImageLimits = DEFA
     """
     origin = origin_of(item, position)
     return finish(begin(item, limits, origin), limits, origin)
+
+
+def encoded_size(data: bytes) -> tuple[int, int]:
+    """Return the width and height in pixels of an encoded image, as it is stored, from its header.
+
+    Raises ImageError for what is no image.
+    """
+    with quiet_pillow():
+        return _open(data, origin_of(data, 0)).size
+
+
+def load_thumbnail(data: bytes, size: int, *, limits: ImageLimits = DEFAULT_LIMITS) -> Image.Image:
+    """Load an encoded image as `load_image` does, reduced to at most `size` pixels a side and never enlarged.
+
+    It has no metadata and no colour profile. A JPEG is decoded at a half, a quarter or an eighth of its size where that
+    is at least twice what is asked for. Raises ImageError as `load_image` does.
+    """
+    origin = origin_of(data, 0)
+    with quiet_pillow():
+        image = _open(take_bytes(data, limits, origin), origin)
+        check_pixels(image.size, limits, origin)
+        factor = 2 * size / max(image.size)
+        image.draft(None, (math.ceil(image.width * factor), math.ceil(image.height * factor)))
+        _load(image, origin)
+    reduced = finish(image, limits, origin).copy()
+    reduced.thumbnail((size, size))
+    return Image.frombytes(reduced.mode, reduced.size, reduced.tobytes())
 
 
 def begin(item: ImageItem, limits: ImageLimits, origin: Origin) -> Pending:

@@ -87,6 +87,16 @@ class Templates:
         return np.asarray(mean / norms, np.float32)
 
 
+def unit_sum(vectors: NDArray[np.float32], weights: NDArray[np.float64]) -> NDArray[np.float32] | None:
+    """Return the weighted sum of P vectors, (P, D) or (P, Q, D), L2-normalised; None where they cancel out."""
+    total = np.tensordot(weights, vectors.astype(np.float64), axes=1)  # (D,) or (Q, D)
+    norm = np.linalg.norm(total, axis=-1, keepdims=True)
+    if not (norm > _MIN_NORM * np.abs(weights).sum()).all():
+        return None
+    unit: NDArray[np.float32] = (total / norm).astype(np.float32)
+    return unit
+
+
 class QueryEncoder:
     """Encodes queries with one client. Embeddings of texts, and of images and sounds in files, are kept in `cache`.
 
@@ -115,12 +125,9 @@ class QueryEncoder:
         image that cannot be used, `EngineError`, `ServerError`.
         """
         vectors = np.stack(np.broadcast_arrays(*self._embeddings(query.parts)))  # (P, D) or (P, Q, D)
-        weights = np.array([part.weight for part in query.parts])
-        total = np.tensordot(weights, vectors.astype(np.float64), axes=1)  # (D,) or (Q, D)
-        norm = np.linalg.norm(total, axis=-1, keepdims=True)
-        if not (norm > _MIN_NORM * np.abs(weights).sum()).all():
+        unit = unit_sum(vectors, np.array([part.weight for part in query.parts]))
+        if unit is None:
             raise InputError(f"the parts of the query {query} cancel out: their vectors add up to zero")
-        unit: NDArray[np.float32] = (total / norm).astype(np.float32)
         return unit
 
     def _embeddings(self, parts: Sequence[QueryPart]) -> list[NDArray[np.float32]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from twinspire.errors import IndexReplacedError, SpaceMismatchError
 from twinspire.search.encoding import Encoder
@@ -15,6 +15,7 @@ from twinspire.search.searcher import Searcher
 from twinspire.stores import VectorStore, open_index
 
 _ATTEMPTS = 5
+_Result = TypeVar("_Result")
 
 
 class _Opened:
@@ -47,12 +48,19 @@ class LiveSearcher:
 
     def run(self, request: SearchRequest) -> SearchResponse:
         """Return the response to a request, as `Searcher.run` does."""
+        return self.call(lambda searcher: searcher.run(request))
+
+    def call(self, function: Callable[[Searcher], _Result]) -> _Result:
+        """Return what `function` returns for the searcher of the open index.
+
+        Where the index was migrated or replaced meanwhile, it is called again, with the searcher of the new one.
+        """
         for _ in range(_ATTEMPTS):
             with self._used() as opened, suppress(IndexReplacedError):
-                return opened.searcher.run(request)
+                return function(opened.searcher)
             self._reopened(opened)
         with self._used() as opened:
-            return opened.searcher.run(request)
+            return function(opened.searcher)
 
     def close(self) -> None:
         """Close the store and the client. Not while searches run."""

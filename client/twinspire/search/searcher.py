@@ -69,6 +69,16 @@ class Searcher:
         self._retrieval = Retrieval(encoder, index, synonyms, ignored, weights or FusionWeights())
         self._calibration = calibration or _calibration_of(client)
 
+    @property
+    def index(self) -> VectorStore:
+        """The store that is searched."""
+        return self._index
+
+    @property
+    def client(self) -> Encoder:
+        """The client that encodes queries."""
+        return self._client
+
     def search(
         self,
         query: Query | str,

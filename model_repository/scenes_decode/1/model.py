@@ -24,7 +24,7 @@ from twinspire.bundle import MANIFEST_NAME, TOKENIZER_NAME, Manifest, Tower
 from twinspire.contract import padded
 from twinspire.errors import AudioError, ImageError, InputError, ItemError, ServerOverloadedError, TwinspireError
 from twinspire.text import Tokenizer
-from twinspire_server.repository.backlog import Backlog, QueuedRequest
+from twinspire_server.repository.backlog import EXPIRED, FULL, Backlog, QueuedRequest
 from twinspire_server.repository.telemetry import (
     ACCESS_LOG,
     ModelTelemetry,
@@ -51,8 +51,6 @@ NICENESS = {Tower.IMAGE: 15, Tower.TEXT: 5, Tower.AUDIO: 15}
 images are decoded that they then refuse."""
 MAX_TEXT_BYTES = 2**20
 """The longest text. Far less fills any context; the tokenizer reads 1 MB in about a second."""
-FULL, EXPIRED = "Exceeds maximum queue size", "Request timeout expired"
-"""The messages of Triton's own queue policy, which clients know."""
 
 
 class TritonPythonModel:

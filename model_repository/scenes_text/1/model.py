@@ -24,7 +24,7 @@ from twinspire.contract import EMBEDDING, INPUT_NAMES, without_padding
 from twinspire.errors import EngineError, InputError, ServerOverloadedError, SpaceMismatchError, TwinspireError
 from twinspire.towers import LocalTowers, Provider
 from twinspire.towers.batching import bucket_lengths
-from twinspire_server.repository.backlog import Backlog, QueuedRequest
+from twinspire_server.repository.backlog import EXPIRED, FULL, Backlog, QueuedRequest
 from twinspire_server.repository.telemetry import (
     ACCESS_LOG,
     ModelTelemetry,
@@ -58,8 +58,6 @@ wait.
 ViT-B/32 int8 on two cores, ten single texts a second while full batches of images are encoded: their p99 is 1.5 times
 that without images, and 3.0 times with equal priorities.
 """
-FULL, EXPIRED = "Exceeds maximum queue size", "Request timeout expired"
-"""The messages of Triton's own queue policy, which clients know."""
 
 
 class TritonPythonModel:

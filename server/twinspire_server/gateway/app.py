@@ -29,9 +29,10 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
 from twinspire.errors import ServerUnavailableError, TwinspireError
-from twinspire_server.gateway.dialects import DIALECTS, dialect_of
+from twinspire_server.gateway.api import SearchService, add_api
+from twinspire_server.gateway.dialects import DIALECTS, Dialect, dialect_of, dialect_of_error, dialects_router
 from twinspire_server.gateway.embedder import Embedder
-from twinspire_server.gateway.errors import GatewayError, of_status, of_twinspire, of_validation
+from twinspire_server.gateway.errors import GatewayError, of_status, of_twinspire
 from twinspire_server.gateway.safety.bodies import Bodies
 from twinspire_server.gateway.safety.failures import Failures
 from twinspire_server.gateway.safety.gate import Gate
@@ -41,6 +42,7 @@ from twinspire_server.gateway.safety.keys import Keys, KeyStore, key_store
 from twinspire_server.gateway.safety.metrics import GatewayMetrics
 from twinspire_server.gateway.safety.observed import AccessLog, Observed
 from twinspire_server.gateway.settings import GatewaySettings
+from twinspire_server.gateway.validation import of_validation
 
 _HEALTH_PATHS = frozenset(
     (*PATHS, "/health", "/v1/health/live", "/v1/health/ready", "/ping", "/.well-known/live", "/.well-known/ready")
@@ -63,8 +65,8 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         metrics.enable()
         try:
-            async with await _opened(settings) as embedder:
-                app.state.embedder = embedder
+            async with await _opened(settings) as embedder, await SearchService.open(settings, embedder) as service:
+                app.state.embedder, app.state.search_service = embedder, service
                 metrics.watch("pending_inputs", "Inputs that are computed or wait", lambda: embedder.pending)
                 if settings.servers:
                     readiness.add("servers", lambda: check_client(embedder.client))
@@ -86,9 +88,9 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     app.state.settings, app.state.failure, app.state.announce = settings, None, lambda: None
     app.state.keys, app.state.metrics, app.state.readiness = keys, metrics, readiness
     app.include_router(readiness.routes())
+    app.include_router(dialects_router())
     router = APIRouter()
-    for dialect in DIALECTS:
-        dialect.add_routes(router)
+    add_api(router)
     app.include_router(router)
     for kind in (GatewayError, TwinspireError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, _failed)
@@ -166,11 +168,15 @@ async def _failed(request: Request, error: Exception) -> Response:
         case _:
             raise error
     request.state.context.refusal = known.code
-    return _response(request.url.path, known)
+    return _written(dialect_of_error(request, error), known)
 
 
 def _response(path: str, error: GatewayError) -> Response:
     """Return an error in the form of the path's dialect."""
+    return _written(dialect_of(path), error)
+
+
+def _written(dialect: Dialect, error: GatewayError) -> Response:
     # ASCII alone: a message may repeat lone surrogates of a request, which UTF-8 cannot hold.
-    content = json.dumps(dialect_of(path).error(error))
+    content = json.dumps(dialect.error(error))
     return Response(content, error.status, dict(error.headers), "application/json")

@@ -34,6 +34,22 @@ def gateway(
     index: Annotated[
         str | None, typer.Option(metavar="INDEX", help="Folder of the index to search, or URI of another store.")
     ] = None,
+    alias: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Another name of the model in requests than its bundle's; repeatable."),
+    ] = None,
+    uploads: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Folder for pictures that are added over HTTP, with a key. Default: none are."
+        ),
+    ] = None,
+    status_url: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL", help="Status port of `twinspire serve`, shown by /v1/status: http://127.0.0.1:8003."
+        ),
+    ] = None,
     host: Annotated[
         str, typer.Option(metavar="ADDRESS", help="Address to listen on; others than loopback need --keys.")
     ] = "127.0.0.1",
@@ -43,8 +59,8 @@ def gateway(
 ) -> None:
     """Serve embeddings over HTTP to existing clients (OpenAI's and others), and search of an index.
 
-    Embeddings are computed by the Tritons at --server, or in this process. Ctrl-C and SIGTERM stop it: what began is
-    finished, and the exit status is 0.
+    Embeddings are computed by the Tritons at --server, or in this process: with --index alone by the index's bundle.
+    Ctrl-C and SIGTERM stop it: what began is finished, and the exit status is 0.
     """
     from twinspire.towers import TlsOptions
 
@@ -63,6 +79,9 @@ def gateway(
             root_certificates=server_tls_ca, client_certificate=server_tls_certificate, client_key=server_tls_key
         ),
         index=index,
+        aliases=tuple(alias or ()),
+        uploads=uploads,
+        status_url=status_url,
         safety=safety,
     )
     run(

@@ -3,29 +3,54 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from twinspire import AsyncClient
-from twinspire.errors import ItemError, ServerOverloadedError
+from twinspire.bundle import Bundle, BundleDescription, Tower
+from twinspire.cli.bundles import open_bundle
+from twinspire.errors import ItemError, ServerOverloadedError, TextLengthError
+from twinspire.search.encoding import unit_sum
+from twinspire.stores import open_index
+from twinspire.towers import describe_server
 from twinspire_server.gateway.errors import GatewayError, of_twinspire
-from twinspire_server.gateway.inputs import EmbedRequest, EncodedImage, ImageUrl, Input, Mixed, Part, Text
+from twinspire_server.gateway.inputs import (
+    EmbedRequest,
+    EncodedImage,
+    EncodedSound,
+    ImageUrl,
+    Input,
+    Mixed,
+    Part,
+    Text,
+    parts_of,
+)
 from twinspire_server.gateway.safety.context import charge_inputs
 from twinspire_server.gateway.safety.fetching import ImageFetcher
 from twinspire_server.gateway.settings import GatewaySettings
 
+# More texts than this are tokenized in a thread: these take about a millisecond.
+_INLINE_TEXTS = 64
+
 
 @dataclass(frozen=True)
 class Embeddings:
-    """Vectors (N, D) float32, L2-normalised, in the order of the inputs, and the tokens of all texts."""
+    """Vectors of a request, and what its usage is counted by.
+
+    `vectors` are (N, D) float32, L2-normalised, in the order of the inputs. `tokens` is the number of tokens of all
+    texts, as they were cut; `images` are the encoded images, in the order of the request. `model` is the bundle's name.
+    """
 
     vectors: NDArray[np.float32]
     tokens: int
+    model: str
+    images: Sequence[bytes] = ()
 
 
 class Embedder:
@@ -45,13 +70,16 @@ class Embedder:
 
     @classmethod
     async def open(cls, settings: GatewaySettings) -> Self:
-        """Connect to the servers, or open the bundle in this process. Raises what `AsyncClient` raises."""
-        bundle: Path | None = settings.bundle
+        """Connect to the servers, or open the bundle in this process.
+
+        Raises what `AsyncClient` and `open_index` raise, and SpaceMismatchError where the index is of another model.
+        """
+        bundle = await asyncio.to_thread(_bundle_of, settings)
         limits = settings.safety.image_limits
         if settings.servers:
             client = await AsyncClient.connect(settings.servers, bundle, tls=settings.server_tls, limits=limits)
         else:
-            assert bundle is not None
+            assert isinstance(bundle, Bundle | Path)
             client = await AsyncClient.local(bundle, limits=limits)
         return cls(client, settings)
 
@@ -60,28 +88,49 @@ class Embedder:
         """The model's name in requests: that of the bundle."""
         return self.client.bundle.name
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All names of the model in requests: that of the bundle and its aliases."""
+        return (self.model, *self._settings.aliases)
+
     async def embed(self, request: EmbedRequest) -> Embeddings:
         """Return the vectors of a request's inputs.
 
-        Raises GatewayError for another model's name, too many or no inputs, dimensions that the model does not allow,
-        an input that is no image or too long, and where too many inputs wait; TwinspireError where the server fails.
+        Raises GatewayError for another model's name, too many or no inputs, dimensions or a kind of input that the
+        model does not have, an input that is no image or too long, and where too many inputs wait; TwinspireError
+        where the server fails.
         """
         self._check(request)
-        parts = [part for input_ in request.inputs for part in _parts(input_)]
-        if self.pending + len(parts) > self._settings.max_pending:
-            raise of_twinspire(ServerOverloadedError(f"{self.pending} inputs wait already: try again later"))
-        charge_inputs(len(parts))
-        self.pending += len(parts)
-        try:
-            texts = [part.text for part in parts if isinstance(part, Text)]
-            images = [part for part in parts if not isinstance(part, Text)]
-            sequences = self.client.tokenize(texts) if texts else []
-            rows = await asyncio.gather(self._images(images, request), self._texts(sequences))
-        finally:
-            self.pending -= len(parts)
-        image_rows, text_rows = map(iter, rows)
-        vectors = np.stack([next(text_rows if isinstance(part, Text) else image_rows) for part in parts])
-        return Embeddings(_sums(vectors, request.inputs), sum(map(len, sequences)))
+        parts = request.parts()
+        towers = [_tower(part) for part in parts]
+        self._check_towers(request, parts, towers)
+        with self.admitted(len(parts)):
+            positions = {tower: [at for at, of in enumerate(towers) if of is tower] for tower in dict.fromkeys(towers)}
+            sequences = await self._tokenized(request, parts, positions.get(Tower.TEXT, []))
+            files: list[bytes] = []  # of the images
+            encoders: dict[Tower, Callable[[], Coroutine[Any, Any, NDArray[np.float32]]]] = {
+                Tower.TEXT: lambda: self.client.towers.encode_texts(sequences),
+                Tower.IMAGE: lambda: self._images(request, parts, positions[Tower.IMAGE], files),
+                Tower.AUDIO: lambda: self._sounds(request, parts, positions[Tower.AUDIO]),
+            }
+            rows = await _together([encoders[tower]() for tower in positions])
+        vectors = rows[0]
+        if len(rows) > 1:
+            vectors = np.empty((len(parts), self.client.dim), np.float32)
+            for places, found in zip(positions.values(), rows, strict=True):
+                vectors[places] = found
+        vectors = _cut(self._sums(vectors, request), request.dimensions)
+        return Embeddings(vectors, sum(map(len, sequences)), self.model, files)
+
+    def check_model(self, name: str) -> None:
+        """Raise GatewayError unless the model is called so."""
+        if name not in self.names:
+            raise GatewayError(
+                404,
+                f"the model {name!r} is not served here: expected {' or '.join(map(repr, self.names))}",
+                "model",
+                "model_not_found",
+            )
 
     async def close(self) -> None:
         """Close the client."""
@@ -96,60 +145,178 @@ class Embedder:
         await self.close()
 
     def _check(self, request: EmbedRequest) -> None:
-        if request.model not in (None, self.model):
-            raise GatewayError(
-                404,
-                f"the model {request.model!r} is not served here: expected {self.model!r}",
-                "model",
-                "model_not_found",
-            )
+        if request.model is not None:
+            self.check_model(request.model)
         if not request.inputs:
-            raise GatewayError(400, f"{request.name} is empty: expected at least one", request.name, "empty_input")
+            raise GatewayError(
+                400, f"{request.name}: nothing to embed, expected at least one", request.name, "empty_input"
+            )
         if len(request.inputs) > self._settings.max_inputs:
             raise GatewayError(
                 400,
-                f"{request.name} has {len(request.inputs)} elements: expected at most {self._settings.max_inputs}",
+                f"{request.name} has {len(request.inputs)} elements: expected at most {self._settings.max_inputs}, "
+                "send the rest in further requests",
                 request.name,
                 "too_many_inputs",
             )
-        if request.dimensions not in (None, self.client.dim):
+        dims = self.client.bundle.manifest.dims or (self.client.dim,)
+        if request.dimensions is not None and request.dimensions not in dims:
             raise GatewayError(
                 400,
-                f"dimensions {request.dimensions}: the model {self.model} has vectors of {self.client.dim} only",
-                "dimensions",
+                f"{request.dimensions_name} {request.dimensions}: expected {' or '.join(map(str, dims))}, what the "
+                f"model {self.model} has",
+                request.dimensions_name,
                 "dimensions_not_allowed",
             )
 
-    async def _texts(self, sequences: Sequence[NDArray[np.int32]]) -> NDArray[np.float32]:
-        return await self.client.towers.encode_texts(sequences)
+    def _check_towers(self, request: EmbedRequest, parts: Sequence[Part], towers: Sequence[Tower]) -> None:
+        nouns = {Tower.TEXT: "texts", Tower.IMAGE: "images", Tower.AUDIO: "sounds"}
+        present = self.client.bundle.towers
+        for tower in {*towers} - {*present}:
+            place = _place(request, parts, towers.index(tower))
+            known = " and ".join(nouns[each] for each in present)
+            raise GatewayError(
+                400, f"{place}: the model {self.model} embeds {known}, no {nouns[tower]}", place, "kind_not_supported"
+            )
+        if self.client.vectors_per_item > 1 and Tower.IMAGE in towers:
+            place = _place(request, parts, towers.index(Tower.IMAGE))
+            raise GatewayError(
+                400,
+                f"{place}: the model {self.model} gives {self.client.vectors_per_item} vectors an image, a response "
+                "has room for one. Texts can be embedded here; index and search its images with twinspire",
+                place,
+                "several_vectors",
+            )
 
-    async def _images(self, images: Sequence[Part], request: EmbedRequest) -> NDArray[np.float32]:
-        if not images:
-            return np.zeros((0, self.client.dim), np.float32)
-        files = [await self._file(image) for image in images]
+    @contextmanager
+    def admitted(self, inputs: int) -> Iterator[None]:
+        """Count inputs as waiting during a block. Raises GatewayError where too many wait."""
+        if self.pending + inputs > self._settings.max_pending:
+            raise of_twinspire(ServerOverloadedError(f"{self.pending} inputs wait already: try again later"))
+        charge_inputs(inputs)
+        self.pending += inputs
+        try:
+            yield
+        finally:
+            self.pending -= inputs
+
+    async def _tokenized(
+        self, request: EmbedRequest, parts: Sequence[Part], positions: Sequence[int]
+    ) -> list[NDArray[np.int32]]:
+        texts = [part.text for part in (parts[at] for at in positions) if isinstance(part, Text)]
+        if not texts:
+            return []
+        try:
+            if len(texts) <= _INLINE_TEXTS:
+                return self.client.tokenize(texts, truncation=request.truncation)
+            return await asyncio.to_thread(self.client.tokenize, texts, truncation=request.truncation)
+        except TextLengthError as error:
+            place = _place(request, parts, positions[error.position])
+            raise GatewayError(
+                400,
+                f"{place} has {error.tokens} tokens: expected at most {error.limit}, the context of the model "
+                f"{self.model}. Shorten it, or ask for texts to be truncated",
+                place,
+                "text_too_long",
+            ) from error
+
+    async def _images(
+        self, request: EmbedRequest, parts: Sequence[Part], positions: Sequence[int], files: list[bytes]
+    ) -> NDArray[np.float32]:
+        """Encode the images at `positions`, and add their files to `files`."""
+        files.extend([await self._file(parts[at], _place(request, parts, at)) for at in positions])
         try:
             return await self.client.encode_images(files)
         except ItemError as error:
-            raise GatewayError(400, str(error), request.name, "invalid_image") from error
+            raise _of_item(error, _place(request, parts, positions[error.position]), "invalid_image") from error
 
-    async def _file(self, image: Part) -> bytes:
+    async def _sounds(
+        self, request: EmbedRequest, parts: Sequence[Part], positions: Sequence[int]
+    ) -> NDArray[np.float32]:
+        files = [part.data for part in (parts[at] for at in positions) if isinstance(part, EncodedSound)]
+        try:
+            return await self.client.encode_audio(files)
+        except ItemError as error:
+            raise _of_item(error, _place(request, parts, positions[error.position]), "invalid_audio") from error
+
+    async def _file(self, image: Part, place: str) -> bytes:
         if isinstance(image, EncodedImage):
             return image.data
         assert isinstance(image, ImageUrl)
         if self._fetcher is not None:
-            return await self._fetcher.fetch(image.url)
-        raise GatewayError(400, "images are not fetched from URLs here: send a data URI", code="url_not_allowed")
+            try:
+                return await self._fetcher.fetch(image.url)
+            except GatewayError as error:
+                raise replace(error, message=f"{place}: {error.message}", param=place) from error
+        raise GatewayError(
+            400, f"{place}: images are not fetched from URLs here: send a data URI", place, "url_not_allowed"
+        )
+
+    def _sums(self, vectors: NDArray[np.float32], request: EmbedRequest) -> NDArray[np.float32]:
+        """Return a vector for each input: that of its one part, or the normalised sum of its parts'."""
+        if not any(isinstance(input_, Mixed) for input_ in request.inputs):
+            return vectors
+        sums = np.empty((len(request.inputs), vectors.shape[1]), np.float32)
+        end = 0
+        for row, input_ in enumerate(request.inputs):
+            start, end = end, end + len(parts_of(input_))
+            total = _sum(vectors[start:end], input_)
+            if total is None:
+                place = f"{request.name}[{row}]"
+                raise GatewayError(
+                    400, f"{place}: its parts cancel out: their vectors add up to zero", place, "parts_cancel_out"
+                )
+            sums[row] = total
+        return sums
 
 
-def _parts(input_: Input) -> tuple[Part, ...]:
-    return input_.parts if isinstance(input_, Mixed) else (input_,)
+def _bundle_of(settings: GatewaySettings) -> BundleDescription | Path | None:
+    """Return the bundle that was given, else the one that the index is of; None where the servers say it."""
+    if settings.index is None:
+        return settings.bundle
+    with open_index(settings.index) as store:
+        if settings.servers and settings.bundle is None:
+            return describe_server(settings.servers, space=store.space)
+        return open_bundle(settings.bundle, store)
 
 
-def _sums(vectors: NDArray[np.float32], inputs: Sequence[Input]) -> NDArray[np.float32]:
-    """Return a vector for each input: that of its one part, or the normalised sum of its parts'."""
-    if not any(isinstance(input_, Mixed) for input_ in inputs):
+def _place(request: EmbedRequest, parts: Sequence[Part], at: int) -> str:
+    return request.place(at, parts[at])
+
+
+def _tower(part: Part) -> Tower:
+    match part:
+        case Text():
+            return Tower.TEXT
+        case EncodedSound():
+            return Tower.AUDIO
+        case _:
+            return Tower.IMAGE
+
+
+def _sum(vectors: NDArray[np.float32], input_: Input) -> NDArray[np.float32] | None:
+    return unit_sum(vectors, np.ones(len(vectors))) if isinstance(input_, Mixed) else vectors[0]
+
+
+def _cut(vectors: NDArray[np.float32], dimensions: int | None) -> NDArray[np.float32]:
+    """Cut vectors to their first `dimensions` components and normalise them again."""
+    if dimensions is None or dimensions == vectors.shape[1]:
         return vectors
-    counts = np.array([len(_parts(input_)) for input_ in inputs])
-    sums = np.add.reduceat(vectors, np.concatenate([[0], np.cumsum(counts)[:-1]]))
-    sums[counts > 1] /= np.linalg.norm(sums[counts > 1], axis=1, keepdims=True)
-    return np.asarray(sums, np.float32)
+    cut = vectors[:, :dimensions]
+    return np.asarray(cut / np.linalg.norm(cut, axis=1, keepdims=True), np.float32)
+
+
+def _of_item(error: ItemError, place: str, code: str) -> GatewayError:
+    return GatewayError(400, f"{place}: {error.cause}", place, code)
+
+
+async def _together(coroutines: Sequence[Coroutine[Any, Any, NDArray[np.float32]]]) -> list[NDArray[np.float32]]:
+    """Run coroutines side by side. Where one fails, the others are cancelled."""
+    if len(coroutines) == 1:
+        return [await coroutines[0]]
+    tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Any
 
 from twinspire.error_status import error_status
 from twinspire.errors import ServerOverloadedError, ServerUnavailableError, TwinspireError
@@ -39,16 +38,6 @@ def of_twinspire(error: TwinspireError) -> GatewayError:
     return GatewayError(status, str(error), param=getattr(error, "option", None), code=_code(status), headers=headers)
 
 
-def of_validation(errors: Sequence[Mapping[str, Any]]) -> GatewayError:
-    """Return the error of a body that is not as its model says; `errors` are pydantic's, the first one counts."""
-    first = errors[0]
-    if first["type"] == "json_invalid":
-        return GatewayError(400, f"the body is not JSON: {first['ctx']['error']}", code="invalid_json")
-    path = _path(first["loc"])
-    where = f"{path}: " if path else ""
-    return GatewayError(400, f"{where}{first['msg']}", param=path or None, code=first["type"])
-
-
 def of_status(status: int, detail: str) -> GatewayError:
     """Return the error of a status that the framework decided on, such as 404."""
     return GatewayError(status, detail, code=_code(status))
@@ -56,13 +45,3 @@ def of_status(status: int, detail: str) -> GatewayError:
 
 def _code(status: int) -> str:
     return HTTPStatus(status).name.lower()
-
-
-def _path(location: Sequence[str | int]) -> str:
-    """Return the place of a fault as `input[3].text`; what pydantic names of ours is left out."""
-    path = ""
-    for part in location:
-        if part in ("body", "query", "path") and not path:
-            continue
-        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else str(part)
-    return path

@@ -16,23 +16,32 @@ class GatewaySettings:
 
     Embeddings are computed by the Tritons at `servers` (HOST:PORT), over TLS with `server_tls`, or with `bundle` alone
     in this process. `bundle` beside `servers` saves asking them for the model's description. `index` is the folder or
-    URI of the index that is searched. A request may have `max_inputs` texts and images; while `max_pending` of them are
-    being computed or wait, further ones are refused. `host_names` are the names that the gateway may be called by, None
-    for any. Raises InputError for neither servers nor bundle, and for limits that exclude each other.
+    URI of the index that is searched; with neither `servers` nor `bundle` its own bundle computes in this process. The
+    model is called by its bundle's name, or by one of `aliases`.
+    `uploads` is the folder for pictures that are added over HTTP, None to add none. `status_url` is the status port of
+    `twinspire serve`. A request may have `max_inputs` texts and images; while `max_pending` of them are being computed
+    or wait, further ones are refused. `host_names` are the names that the gateway may be called by, None for any.
+    Raises InputError where there is nothing to serve, and for limits that exclude each other.
     """
 
     servers: tuple[str, ...] = ()
     bundle: Path | None = None
     server_tls: TlsOptions | None = None
     index: str | None = None
+    aliases: tuple[str, ...] = ()
+    uploads: Path | None = None
+    status_url: str | None = None
     max_inputs: int = 2048
     max_pending: int = 4096
     host_names: tuple[str, ...] | None = None
     safety: SafetyOptions = field(default_factory=SafetyOptions)
 
     def __post_init__(self) -> None:
-        if not self.servers and self.bundle is None:
-            raise InputError("nothing to serve: name a server of models with --server, or a bundle with --bundle")
+        if not self.servers and self.bundle is None and self.index is None:
+            raise InputError(
+                "nothing to serve: name a server of models with --server, a bundle with --bundle, or an index with "
+                "--index"
+            )
         if not 1 <= self.max_inputs <= self.max_pending:
             raise InputError(
                 f"max_inputs {self.max_inputs}: expected from 1 to max_pending, {self.max_pending}", option="max_inputs"

@@ -22,6 +22,9 @@ from numpy.typing import NDArray
 
 from twinspire_server.repository.telemetry import Observation
 
+FULL, EXPIRED = "Exceeds maximum queue size", "Request timeout expired"
+"""The messages of Triton's own queue policy, which clients know."""
+
 
 @dataclass(frozen=True, eq=False)
 class QueuedRequest:

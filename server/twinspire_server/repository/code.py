@@ -25,13 +25,16 @@ def code_parameters(code: Path) -> dict[str, str]:
 def foreign_models(repository: Path) -> list[str]:
     """Return the models whose code was copied from another version of twinspire than the installed one.
 
-    Code that was edited in the repository counts as the version that it was copied from. Raises InputError where a
-    config cannot be read.
+    Code that was edited in the repository counts as the version that it was copied from. A config that cannot be read
+    is left to Triton, which says what is wrong with it.
     """
     own = [code_parameters(code)[CODE_PARAMETER] for code in (TOWER_CODE, PREPROCESSING_CODE)]
     foreign = []
     for file in sorted(repository.glob(f"*/{CONFIG}")):
-        parameters = read_config(file.parent).parameters
+        try:
+            parameters = read_config(file.parent).parameters
+        except InputError:
+            continue
         if CODE_PARAMETER in parameters and parameters[CODE_PARAMETER].string_value not in own:
             foreign.append(file.parent.name)
     return foreign

@@ -12,16 +12,15 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import closing, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
-from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from twinspire.errors import InputError
-from twinspire_server.triton.ports import LOOPBACK
+from twinspire_server.triton.http import HttpAnswer, http_answer
 from twinspire_server.triton.reaper import model_processes
 
 if TYPE_CHECKING:
@@ -72,7 +71,7 @@ class Canary:
         on_failure: Callable[[str], None],
     ) -> None:
         self._model, self._request, self._options = model, request, options
-        self._port, self._headers, self._pid = server.ports.http, server.admin_headers, server.pid
+        self._url, self._headers, self._pid = server.http_url, server.admin_headers, server.pid
         self._on_failure = on_failure
         self._stopped = threading.Event()
         self._executed: int | None = None
@@ -99,18 +98,18 @@ class Canary:
     def _hang_reason(self) -> str | None:
         """Send one inference. Return why the model counts as hung, None where it is alive or may be busy."""
         path = f"/v2/models/{self._model}/infer"
-        answer = self._http("POST", path, self._request.body, self._request.headers)
+        answer = self._http("POST", path)
         before, executed = self._executed, self._executions()
         if executed is not None:
             self._executed = executed
-        if answer is not None and answer[0] in (HTTPStatus.OK, HTTPStatus.SERVICE_UNAVAILABLE):  # or too busy
+        if answer is not None and answer.status in (HTTPStatus.OK, HTTPStatus.SERVICE_UNAVAILABLE):  # or too busy
             self._note_life()
             return None
         if answer is not None:
             self._errors += 1
             if self._errors < _ERRORS_IN_A_ROW:
                 return None
-            return f"the model {self._model} fails on its own warm-up sample: {error_text(answer[1])}"
+            return f"the model {self._model} fails on its own warm-up sample: {error_text(answer.content)}"
         if executed not in (None, before):
             self._note_life()
             return None
@@ -127,23 +126,22 @@ class Canary:
     def _executions(self) -> int | None:
         """Return how many batches the model has executed, None where the server does not answer."""
         answer = self._http("GET", f"/v2/models/{self._model}/stats")
-        if answer is None or answer[0] != HTTPStatus.OK:
+        if answer is None or not answer.ok:
             return None
         with suppress(ValueError, LookupError, TypeError):
-            return sum(int(version["execution_count"]) for version in json.loads(answer[1])["model_stats"])
+            return sum(int(version["execution_count"]) for version in json.loads(answer.content)["model_stats"])
         return None
 
-    def _http(
-        self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
-    ) -> tuple[int, bytes] | None:
-        """Send a request; return status and content, None where there is no answer in time."""
-        try:
-            with closing(HTTPConnection(LOOPBACK, self._port, timeout=self._options.timeout_s)) as connection:
-                connection.request(method, path, body, {**self._headers, **(headers or {})})
-                answer = connection.getresponse()
-                return answer.status, answer.read()
-        except (OSError, HTTPException):
-            return None
+    def _http(self, method: str, path: str) -> HttpAnswer | None:
+        """Send the ready check with POST, ask with GET; return the answer, None where there is none in time."""
+        is_check = method == "POST"
+        return http_answer(
+            f"{self._url}{path}",
+            method,
+            body=self._request.body if is_check else None,
+            headers={**self._headers, **(self._request.headers if is_check else {})},
+            timeout_s=self._options.timeout_s,
+        )
 
     def _processor_s(self) -> float:
         """Return the processor time of the model's processes in seconds; that of Triton where it has none."""

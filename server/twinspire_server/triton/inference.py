@@ -7,10 +7,9 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
-from http.client import HTTPConnection, HTTPException
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 
 from twinspire.contract import CANARY_REQUEST_ID, EMBEDDING
 from twinspire_server.triton.canary import ERROR_CHARACTERS, error_text
-from twinspire_server.triton.ports import LOOPBACK
+from twinspire_server.triton.http import http_answer, http_page
 
 if TYPE_CHECKING:
     from twinspire_server.triton.server import TritonServer
@@ -79,7 +78,7 @@ def open_sender(server: TritonServer) -> Sender:
     HTTP, which needs the server's key, where gRPC is encrypted: only clients have the certificates that it may ask for.
     """
     if server.tls is not None:
-        return _HttpSender(server.ports.http, server.admin_headers)
+        return _HttpSender(server.http_url, server.admin_headers)
     return _GrpcSender(server.grpc_url, server.name)
 
 
@@ -157,8 +156,8 @@ class _HttpSender:
     https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_binary_data.md
     """
 
-    def __init__(self, port: int, headers: dict[str, str]) -> None:
-        self._port, self._headers = port, headers
+    def __init__(self, url: str, headers: dict[str, str]) -> None:
+        self._url, self._headers = url, headers
         self._threads = ThreadPoolExecutor(_HTTP_CONNECTIONS, thread_name_prefix="probes")
 
     def infer(self, inferences: Sequence[Inference]) -> list[Answer]:
@@ -179,17 +178,17 @@ class _HttpSender:
             }
         ).encode()
         sent = {"Inference-Header-Content-Length": str(len(header)), "Content-Type": "application/octet-stream"}
-        try:
-            with closing(HTTPConnection(LOOPBACK, self._port, timeout=_ATTEMPT_S)) as connection:
-                path = f"/v2/models/{inference.model}/infer"
-                connection.request("POST", path, header + content, {**self._headers, **sent})
-                answer = connection.getresponse()
-                body = answer.read()
-        except (OSError, HTTPException):
+        answer = http_answer(
+            f"{self._url}/v2/models/{inference.model}/infer",
+            "POST",
+            body=header + content,
+            headers={**self._headers, **sent},
+            timeout_s=_ATTEMPT_S,
+        )
+        if answer is None or answer.status == HTTPStatus.SERVICE_UNAVAILABLE:
             return None
-        if answer.status == HTTPStatus.SERVICE_UNAVAILABLE:
-            return None
-        if answer.status != HTTPStatus.OK:
+        body = answer.content
+        if not answer.ok:
             return Refusal(error_text(body))
         size = int(answer.headers.get("Inference-Header-Content-Length", len(body)))
         outputs = {output["name"]: output["shape"] for output in json.loads(body[:size])["outputs"]}
@@ -220,13 +219,9 @@ def _vectors(contents: Sequence[bytes], shape: list[int] | None) -> Answer:
 
 def http_get(server: TritonServer, path: str) -> Any:  # noqa: ANN401 - a JSON document
     """Return a document of Triton's HTTP protocol, None where the server does not answer with one."""
-    with suppress(OSError, HTTPException, ValueError):
-        with closing(HTTPConnection(LOOPBACK, server.ports.http, timeout=_ATTEMPT_S)) as connection:
-            connection.request("GET", path, headers=server.admin_headers)
-            answer = connection.getresponse()
-            body = answer.read()
-        if answer.status == HTTPStatus.OK:
-            return json.loads(body)
+    page = http_page(f"{server.http_url}{path}", headers=server.admin_headers, timeout_s=_ATTEMPT_S)
+    with suppress(ValueError):
+        return None if page is None else json.loads(page)
     return None
 
 

@@ -6,15 +6,14 @@ import json
 import re
 import threading
 import time
-from contextlib import closing
 from dataclasses import dataclass
-from http.client import OK, HTTPConnection, HTTPException
 from pathlib import Path
 
 from twinspire.errors import ServerError, ServerUnavailableError
 from twinspire_server.repository.telemetry import ACCESS_LOG
 from twinspire_server.triton import logs
 from twinspire_server.triton.environment import available_backends, check_backends
+from twinspire_server.triton.http import http_page
 from twinspire_server.triton.locate import TritonInstall, find_triton, triton_version
 from twinspire_server.triton.logs import ServerLog
 from twinspire_server.triton.options import ServerTls, check_open_http, flags, new_key
@@ -181,22 +180,14 @@ def _ready_version(metrics_address: str, ports: Ports, name: str) -> str | None:
 
     Another server that took the HTTP port has another name. gRPC is started before HTTP, the metrics after it.
     """
-    try:
-        if _get(LOOPBACK, ports.http, "/v2/health/ready") is None:
-            return None
-        about = json.loads(_get(LOOPBACK, ports.http, "/v2") or b"{}")
-        metrics = _get(metrics_address, ports.metrics, "/metrics")
-    except (OSError, HTTPException, ValueError):
+    http = f"http://{LOOPBACK}:{ports.http}"
+    if http_page(f"{http}/v2/health/ready", timeout_s=_HTTP_TIMEOUT_S) is None:
         return None
+    try:
+        about = json.loads(http_page(f"{http}/v2", timeout_s=_HTTP_TIMEOUT_S) or b"{}")
+    except ValueError:
+        return None
+    metrics = http_page(f"http://{metrics_address}:{ports.metrics}/metrics", timeout_s=_HTTP_TIMEOUT_S)
     if about.get("name") != name or metrics is None or b"nv_" not in metrics:
         return None
     return str(about["version"])
-
-
-def _get(address: str, port: int, path: str) -> bytes | None:
-    """Return the page, None where the status is not 200."""
-    with closing(HTTPConnection(address, port, timeout=_HTTP_TIMEOUT_S)) as connection:
-        connection.request("GET", path)
-        answer = connection.getresponse()
-        body = answer.read()
-        return body if answer.status == OK else None

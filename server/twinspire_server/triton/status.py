@@ -10,10 +10,8 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
 from functools import partial
 from http import HTTPStatus
-from http.client import HTTPConnection, HTTPException
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -23,6 +21,7 @@ from twinspire._dependencies import import_failure
 from twinspire.errors import InputError
 from twinspire_server.repository.config import read_config
 from twinspire_server.repository.installation import read_installed
+from twinspire_server.triton.http import http_page
 from twinspire_server.triton.ports import bind_error, local_address
 
 if TYPE_CHECKING:
@@ -75,7 +74,7 @@ class ServerStatus:
         reasons = []
         if not self._server.running:
             reasons.append("Triton does not run")
-        elif self._get(self._server.http_url, "/v2/health/ready") is None:
+        elif http_page(f"{self._server.http_url}/v2/health/ready", timeout_s=_TIMEOUT_S) is None:
             reasons.append("Triton is not ready")
         if self._canary is not None and not self._canary.ok:
             found = ", ".join(f"{model} {cosine:.6f}" for model, cosine in self._canary.cosine.items())
@@ -100,7 +99,7 @@ class ServerStatus:
         """Return all metrics in Prometheus' text format: the supervisor's, then those of Triton and its models."""
         from prometheus_client import generate_latest
 
-        triton = self._get(self._server.metrics_url, "/metrics") if self._server.running else None
+        triton = http_page(self._server.metrics_url, timeout_s=_TIMEOUT_S) if self._server.running else None
         return generate_latest(self._registry) + (triton or b"")
 
     def collect(self) -> Iterator[Any]:
@@ -150,18 +149,6 @@ class ServerStatus:
                     "space": installed.space or "",
                     "version": str(installed.newest),
                 }
-
-    def _get(self, url: str, path: str) -> bytes | None:
-        """Return a page of Triton, None where it has none or does not answer in time."""
-        address = urlsplit(url)
-        try:
-            with closing(HTTPConnection(str(address.hostname), address.port, timeout=_TIMEOUT_S)) as connection:
-                connection.request("GET", path)
-                answer = connection.getresponse()
-                content = answer.read()
-                return content if answer.status == HTTPStatus.OK else None
-        except (OSError, HTTPException):
-            return None
 
 
 class StatusServer:

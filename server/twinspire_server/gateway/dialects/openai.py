@@ -2,77 +2,69 @@
 
 from __future__ import annotations
 
-import base64
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-import orjson
 from fastapi import APIRouter, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from twinspire_server.gateway.dialects.dialect import Dialect, embedder_of
+from twinspire_server.gateway.dialects.dialect import Dialect, EmbedBody, embedder_of
+from twinspire_server.gateway.dialects.fields import Dimensions, TextOrTexts, texts_of
+from twinspire_server.gateway.dialects.responses import in_base64, openai_error, openai_response
 from twinspire_server.gateway.embedder import Embeddings
 from twinspire_server.gateway.errors import GatewayError
-from twinspire_server.gateway.inputs import EmbedRequest, Text
-
-_TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
-
-
-class EmbeddingsBody(BaseModel):
-    """A request of the OpenAI API."""
-
-    model_config = ConfigDict(
-        extra="forbid", json_schema_extra={"examples": [{"model": "scenes", "input": ["a red car", "一只白色的狗"]}]}
-    )
-
-    model: str
-    input: str | Annotated[list[str], Field(min_length=1)]
-    encoding_format: Literal["float", "base64"] = "float"
-    dimensions: Annotated[int, Field(ge=1)] | None = None
-    user: str | None = None
-
-    def to_request(self) -> EmbedRequest:
-        """Return the request of any dialect."""
-        texts = [self.input] if isinstance(self.input, str) else self.input
-        return EmbedRequest(inputs=tuple(map(Text, texts)), model=self.model, dimensions=self.dimensions)
+from twinspire_server.gateway.inputs import EmbedRequest
 
 
 class OpenAi(Dialect):
-    """OpenAI's API."""
+    """OpenAI's API. Texts that are too long are cut at their end: it has no option for that."""
 
     name = "openai"
     paths: ClassVar = ("/v1/embeddings", "/v1/models")
 
     def add_routes(self, router: APIRouter) -> None:
-        """Add /v1/embeddings and /v1/models."""
-
-        @router.post("/v1/embeddings", summary="Embeddings of texts")
-        async def embeddings(request: Request, body: EmbeddingsBody) -> Response:
-            found = await embedder_of(request).embed(body.to_request())
-            return embeddings_response(found, body.model, encoding_format=body.encoding_format)
+        """Add /v1/models; /v1/embeddings is shared with other dialects."""
 
         @router.get("/v1/models", summary="The model that is served")
         async def models(request: Request) -> dict[str, Any]:
-            embedder = embedder_of(request)
-            return {
-                "object": "list",
-                "data": [{"id": embedder.model, "object": "model", "created": 0, "owned_by": "twinspire"}],
-            }
+            return {"object": "list", "data": [_model(name) for name in embedder_of(request).names]}
+
+        @router.get("/v1/models/{name:path}", summary="A model by its name")
+        async def model(request: Request, name: str) -> dict[str, Any]:
+            embedder_of(request).check_model(name)
+            return _model(name)
 
     def error(self, error: GatewayError) -> dict[str, Any]:
         """Return `{"error": {"message", "type", "param", "code"}}`."""
-        kind = _TYPES.get(error.status, "invalid_request_error" if error.status < 500 else "server_error")
-        return {"error": {"message": error.message, "type": kind, "param": error.param, "code": error.code}}
+        return openai_error(error)
 
 
-def embeddings_response(embeddings: Embeddings, model: str, *, encoding_format: str = "float") -> Response:
-    """Return OpenAI's list of embeddings: arrays of numbers, or base64 of little-endian float32."""
-    rows: list[Any] = list(embeddings.vectors)
-    if encoding_format == "base64":
-        rows = [base64.b64encode(row.astype("<f4", copy=False).tobytes()).decode("ascii") for row in rows]
-    document = {
-        "object": "list",
-        "data": [{"object": "embedding", "index": index, "embedding": row} for index, row in enumerate(rows)],
-        "model": model,
-        "usage": {"prompt_tokens": embeddings.tokens, "total_tokens": embeddings.tokens},
-    }
-    return Response(orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY), media_type="application/json")
+class OpenAiForm(EmbedBody):
+    """The fields of a request that its relatives have too."""
+
+    dialect: ClassVar[Dialect] = OpenAi()
+
+    model: str = Field(description="The name of the bundle, or an alias of it.")
+    encoding_format: Literal["float", "base64"] = Field(
+        "float", description="Vectors as numbers, or base64 of little-endian float32."
+    )
+    dimensions: Dimensions | None = Field(None, description="Length of the vectors, where the model allows another.")
+    user: str | None = Field(None, description="Changes nothing.")
+
+    def respond(self, found: Embeddings) -> Response:
+        """Return OpenAI's list of embeddings."""
+        rows = in_base64(found.vectors) if self.encoding_format == "base64" else None
+        return openai_response(found, self.model, rows=rows)
+
+
+class OpenAiBody(OpenAiForm):
+    """A request of the OpenAI API: a text or a list of texts."""
+
+    input: TextOrTexts
+
+    def to_request(self) -> EmbedRequest:
+        """Return the request of any dialect."""
+        return EmbedRequest(inputs=texts_of(self.input, "input"), model=self.model, dimensions=self.dimensions)
+
+
+def _model(name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": "twinspire"}

@@ -20,7 +20,7 @@ class RequestContext:
     """One request: its id, whose it is, and what is counted of it.
 
     `charge` is called with the number of inputs before they are computed and raises GatewayError where the key has
-    used up its rate.
+    used up its rate. `dialect` is that of its body, where several dialects share its path.
     """
 
     id: str
@@ -35,6 +35,7 @@ class RequestContext:
     response_bytes: int = 0
     status: int = 0
     refusal: str | None = None
+    dialect: str | None = None
     is_stream: bool = False
     is_disconnected: bool = False
 

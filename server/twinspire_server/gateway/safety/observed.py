@@ -75,7 +75,7 @@ class Observed:
             context.status = _CLIENT_CLOSED
         seconds = time.perf_counter() - context.began_s
         route = getattr(scope.get("route"), "path", None) or "other"
-        dialect = self._dialect_of(context.path)
+        dialect = context.dialect or self._dialect_of(context.path)
         self._metrics.end(context, seconds, route=route, dialect=dialect)
         if self._access_log is not None and not self._is_health(context.path):
             self._access_log.write(context, seconds, dialect=dialect, client=(scope.get("client") or ("",))[0])
