@@ -2,8 +2,8 @@
 # the other commands. One image; the arguments after its name choose the command, one process a container.
 #
 #   docker build -t twinspire .
-#   docker run --rm --read-only --tmpfs /tmp:exec -p 127.0.0.1:8080:8080 -v "$PWD/client/twinspire/sample/scenes:/bundle:ro" \
-#       twinspire gateway --bundle /bundle --host 0.0.0.0
+#   docker run --rm --read-only --tmpfs /tmp:exec -p 127.0.0.1:8080:8080 \
+#       twinspire gateway --bundle /opt/twinspire/sample --host 0.0.0.0 --insecure
 #
 # The Triton wheel has no Python 3.13.
 ARG PYTHON_VERSION=3.11
@@ -24,7 +24,7 @@ COPY export export
 COPY server server
 RUN /opt/twinspire/bin/pip install --no-cache-dir --disable-pip-version-check --no-deps --no-build-isolation . \
     && /opt/twinspire/bin/pip uninstall --yes --quiet hatchling pip \
-    && /opt/twinspire/bin/python -m compileall -q /opt/twinspire/lib/python*/site-packages/twinspire*
+    && ln -s "$(/opt/twinspire/bin/python -c 'import twinspire; print(twinspire.sample_bundle())')" /opt/twinspire/sample
 
 FROM python:${PYTHON_VERSION}-slim-bookworm
 # tini is the first process: it passes signals on and collects ended processes, which neither Python nor Triton does.
@@ -38,7 +38,8 @@ RUN apt-get update \
     && install --directory --owner=twinspire --group=twinspire /models /index /uploads
 COPY --from=build /opt/twinspire /opt/twinspire
 COPY deploy/docker/healthcheck.py /usr/local/lib/twinspire/healthcheck.py
-ENV PATH=/opt/twinspire/bin:$PATH PYTHONUNBUFFERED=1
+# The root may be read-only, /tmp may not.
+ENV PATH=/opt/twinspire/bin:$PATH PYTHONUNBUFFERED=1 HOME=/tmp
 # By number: Kubernetes cannot tell whether a name is root's.
 USER 10001:10001
 WORKDIR /var/lib/twinspire

@@ -295,10 +295,10 @@ class Writer(threading.Thread):
         self.join()
 
 
-def kill_in_turn(programs: dict[str, list[Program]], load: Load, *, seconds: float, rounds: int) -> list[Any]:
+def kill_in_turn(programs: dict[str, list[Program]], load: Load, *, seconds: float, kills: int) -> list[Any]:
     """Kill one program after the other and start it again; return what was killed when, and was ready again when."""
     events: list[Any] = []
-    while len(events) < 4 * rounds or load.now_s < seconds:
+    while len(events) < kills or load.now_s < seconds:
         turn = len(events)
         program = programs[PAIRS[turn % 2]][turn // 2 % 2]
         inner = [process for process in program.processes() if process.name() == "tritonserver"]
@@ -326,7 +326,7 @@ def _until_not_ready(program: Program) -> None:
     raise TimeoutError(f"{program.name} says that it is ready without tritonserver")
 
 
-def run(folder: Path, *, seconds: float, rounds: int, clients: int, caddyfile: Path, searches: bool) -> dict[str, Any]:
+def run(folder: Path, *, seconds: float, kills: int, clients: int, caddyfile: Path, searches: bool) -> dict[str, Any]:
     """Run everything in a folder; return the record."""
     lots = max(3, int(seconds / 5))
     draw_pictures(folder, lots)
@@ -335,7 +335,7 @@ def run(folder: Path, *, seconds: float, rounds: int, clients: int, caddyfile: P
         with Load(proxy.url.removesuffix("/readyz"), requests, clients) as load:
             writer = Writer(folder, lots)
             writer.start()
-            events = kill_in_turn(programs, load, seconds=seconds, rounds=rounds)
+            events = kill_in_turn(programs, load, seconds=seconds, kills=kills)
             writer.stop()
             time.sleep(2)
             duration_s = load.now_s
@@ -365,7 +365,7 @@ def main() -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=60, help="at least so long")
-    parser.add_argument("--rounds", type=int, default=1, help="at least so often each of the four is killed")
+    parser.add_argument("--kills", type=int, default=4, help="at least so many: gateway, Triton, the other of each")
     parser.add_argument("--clients", type=int, default=4)
     parser.add_argument("--caddyfile", type=Path, default=ROOT / "deploy" / "caddy" / "Caddyfile")
     parser.add_argument("--no-searches", action="store_true")
@@ -375,7 +375,7 @@ def main() -> None:
         record = run(
             Path(folder),
             seconds=given.seconds,
-            rounds=given.rounds,
+            kills=given.kills,
             clients=given.clients,
             caddyfile=given.caddyfile,
             searches=not given.no_searches,
