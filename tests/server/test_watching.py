@@ -20,6 +20,7 @@ from typing import Any
 import httpx
 import prometheus_client
 import pytest
+import yaml
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -288,6 +289,20 @@ def test_requests_without_a_trace_are_not_traced(service: _Service) -> None:
     service.client.encode_texts(["a dog"] * 3)
     time.sleep(1.0)
     assert len(service.collector.spans) == before
+
+
+def test_the_adapter_computes_the_recorded_ratio(service: _Service, prometheus: Prometheus) -> None:
+    """The query that prometheus-adapter makes for a pod gives the ratio of the recording rule."""
+    (rule,) = yaml.safe_load((DEPLOY / "prometheus-adapter.yml").read_text(encoding="utf-8"))["rules"]["custom"]
+    query = rule["metricsQuery"].replace("<<.GroupBy>>", "instance").replace("<<.LabelMatchers>>", 'instance!=""')
+
+    def is_equal() -> bool:
+        _use(service)
+        found, recorded = prometheus.query(query), prometheus.query("twinspire:queue_to_compute:ratio")
+        values = [float(series[0]["value"][1]) for series in (found, recorded) if len(series) == 1]
+        return len(values) == 2 and values[0] > 0 and abs(values[0] / values[1] - 1) < 0.5
+
+    until(is_equal)
 
 
 def _filled(expression: str) -> str:
