@@ -26,7 +26,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -108,11 +108,10 @@ class Program:
         assert self.process is not None
         self.process.wait(30)
 
-    def stop(self) -> None:
-        """Ask it to end; kill it where it does not."""
+    def wait_for_end(self) -> None:
+        """Wait until it has ended as it was asked to; kill it where it does not."""
         if self.process is None or self.process.poll() is not None:
             return
-        self.process.terminate()
         try:
             self.process.wait(40)
         except subprocess.TimeoutExpired:
@@ -206,7 +205,6 @@ def _checked(answer: httpx.Response) -> Any:
 def running(folder: Path, *, caddyfile: Path) -> Iterator[tuple[dict[str, list[Program]], Program]]:
     """Run two Tritons, two gateways of both and an index, and Caddy before them; give them when all are ready."""
     twinspire = str(BIN / "twinspire")
-    subprocess.run([twinspire, "build", sample_bundle(), "-o", folder / "models", "--threads", "1"], check=True)
     tritons, addresses = [], []
     for number in range(2):
         http, grpc, metrics, status = (free_port() for _ in range(4))
@@ -224,7 +222,7 @@ def running(folder: Path, *, caddyfile: Path) -> Iterator[tuple[dict[str, list[P
     gateways = []
     for number in range(2):
         port, metrics = free_port(), free_port()
-        options = [f"--port={port}", f"--metrics-port={metrics}", f"--index={folder / 'index'}"]
+        options = ["--wait=90", f"--port={port}", f"--metrics-port={metrics}", f"--index={folder / 'index'}"]
         options += [f"--server={address}" for address in addresses]
         gateways.append(
             Program(
@@ -243,18 +241,25 @@ def running(folder: Path, *, caddyfile: Path) -> Iterator[tuple[dict[str, list[P
         folder / "proxy.log",
         {"ADDRESS": f"http://127.0.0.1:{port}", "GATEWAYS": upstreams, "HOME": str(folder)},
     )
-    with ExitStack() as stack:
-        for programs in (tritons, gateways, [proxy]):
-            for program in programs:
-                stack.callback(program.stop)
-                program.start()
-            for program in programs:
-                program.wait_until_ready()
+    programs = [proxy, *gateways, *tritons]
+    try:
+        for program in reversed(programs):
+            program.start()
+        for program in reversed(programs):
+            program.wait_until_ready()
         yield {"triton": tritons, "gateway": gateways}, proxy
+    finally:
+        for program in programs:
+            if program.process is not None:
+                program.process.terminate()
+        for program in programs:
+            program.wait_for_end()
 
 
-def draw_pictures(folder: Path, lots: int) -> None:
-    """Draw pictures and index the first lot of them."""
+def prepare(folder: Path, lots: int) -> None:
+    """Write the models' repository, draw pictures and index the first lot of them."""
+    build = [BIN / "twinspire", "build", sample_bundle(), "--output", folder / "models", "--threads=1"]
+    subprocess.run([*build, "--no-raw-inputs"], check=True, stdout=subprocess.DEVNULL)
     count = str(lots * PICTURES_A_LOT)
     command = [BIN / "twinspire", "scenes", "draw", "--out", folder / "pictures", "--count", count]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
@@ -329,7 +334,7 @@ def _until_not_ready(program: Program) -> None:
 def run(folder: Path, *, seconds: float, kills: int, clients: int, caddyfile: Path, searches: bool) -> dict[str, Any]:
     """Run everything in a folder; return the record."""
     lots = max(3, int(seconds / 5))
-    draw_pictures(folder, lots)
+    prepare(folder, lots)
     requests = requests_of(folder, searches=searches)
     with running(folder, caddyfile=caddyfile) as (programs, proxy):
         with Load(proxy.url.removesuffix("/readyz"), requests, clients) as load:

@@ -23,7 +23,18 @@ def test_killed_gateways_and_servers_fail_no_request(tmp_path: Path) -> None:
         find_triton()
     except MissingDependencyError as error:
         pytest.skip(str(error))
-    command = [sys.executable, SCRIPT, "--kills", "2", "--seconds", "5", "--json", tmp_path / "record.json"]
+    command = [
+        sys.executable,
+        SCRIPT,
+        "--kills",
+        "2",
+        "--clients",
+        "2",
+        "--seconds",
+        "1",
+        "--json",
+        tmp_path / "record.json",
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
