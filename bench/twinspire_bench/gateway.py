@@ -88,16 +88,23 @@ class HttpClient:
     def post(self, body: bytes) -> bytes:
         """Return the body of the answer. Raises ServerError for another status than 200."""
         try:
-            connection = self._idle.get_nowait()
-        except Empty:
-            connection = HTTPConnection(self._address, timeout=_DEADLINE_S)
-        connection.request("POST", _PATH, body, _JSON)
-        response = connection.getresponse()
-        content = response.read()
-        self._idle.put(connection)
-        if response.status != 200:
-            raise ServerError(f"the gateway answered {response.status}: {content[:200].decode(errors='replace')}")
+            status, content = self._exchanged(self._idle.get_nowait(), body)
+        except (Empty, ConnectionError):  # none is idle, or the gateway has closed it meanwhile
+            status, content = self._exchanged(HTTPConnection(self._address, timeout=_DEADLINE_S), body)
+        if status != 200:
+            raise ServerError(f"the gateway answered {status}: {content[:200].decode(errors='replace')}")
         return content
+
+    def _exchanged(self, connection: HTTPConnection, body: bytes) -> tuple[int, bytes]:
+        try:
+            connection.request("POST", _PATH, body, _JSON)
+            response = connection.getresponse()
+            content = response.read()
+        except BaseException:
+            connection.close()
+            raise
+        self._idle.put(connection)
+        return response.status, content
 
     def close(self) -> None:
         """Close the connections. Not while others send."""

@@ -17,6 +17,7 @@ from support.commands import run_twinspire
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "deploy" / "helm" / "twinspire"
+_HELP: dict[str, str] = {}
 KUBERNETES = ("1.29", "1.37")
 """The oldest version that Chart.yaml admits, and the newest whose schemas there are."""
 
@@ -290,7 +291,9 @@ def test_the_command_knows_every_option(case: str, capsys: pytest.CaptureFixture
         spec = document["spec"]["template"]["spec"]
         for each in [*spec.get("initContainers", ()), *spec["containers"]]:
             command, *arguments = each["args"]
-            known = run_twinspire(capsys, command, "--help").out
+            if command not in _HELP:
+                _HELP[command] = run_twinspire(capsys, command, "--help").out
+            known = _HELP[command]
             for argument in arguments:
                 if argument.startswith("--"):
                     assert argument.partition("=")[0] in known

@@ -100,8 +100,8 @@ class Embedder:
         model does not have, an input that is no image or too long, and where too many inputs wait; TwinspireError
         where the server fails.
         """
-        self._check(request)
         parts = request.parts()
+        self._check(request, len(parts))
         towers = [_tower(part) for part in parts]
         self._check_towers(request, parts, towers)
         with self.admitted(len(parts)):
@@ -144,18 +144,18 @@ class Embedder:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    def _check(self, request: EmbedRequest) -> None:
+    def _check(self, request: EmbedRequest, count: int) -> None:
         if request.model is not None:
             self.check_model(request.model)
         if not request.inputs:
             raise GatewayError(
                 400, f"{request.name}: nothing to embed, expected at least one", request.name, "empty_input"
             )
-        if len(request.inputs) > self._settings.max_inputs:
+        if count > self._settings.max_inputs:
             raise GatewayError(
                 400,
-                f"{request.name} has {len(request.inputs)} elements: expected at most {self._settings.max_inputs}, "
-                "send the rest in further requests",
+                f"{request.name}: {count} texts and images, expected at most {self._settings.max_inputs}. Send the "
+                "rest in further requests",
                 request.name,
                 "too_many_inputs",
             )

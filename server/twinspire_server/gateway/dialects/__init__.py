@@ -43,7 +43,7 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 
 def dialects_router() -> APIRouter:
     """Return the routes of all dialects."""
-    router = APIRouter(route_class=JsonRoute, responses=_ERRORS)
+    router = APIRouter(route_class=JsonRoute, strict_content_type=False, responses=_ERRORS)
     add_shared_route(router)
     for dialect in DIALECTS:
         dialect.add_routes(router)

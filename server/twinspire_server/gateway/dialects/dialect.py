@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 from fastapi import APIRouter, Request, Response
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from twinspire_server.gateway.embedder import Embedder, Embeddings
 from twinspire_server.gateway.errors import GatewayError
@@ -30,15 +30,22 @@ class Dialect(ABC):
 
 
 class EmbedBody(BaseModel):
-    """The body of a dialect's request for embeddings, as JSON. Unknown fields are errors."""
+    """The body of a dialect's request for embeddings, as JSON. Unknown fields are errors; null is a field left out."""
 
     model_config = ConfigDict(extra="forbid")
 
     dialect: ClassVar[Dialect]
 
+    @model_validator(mode="before")
+    @classmethod
+    def _without_null(cls, document: Any) -> Any:  # noqa: ANN401 - JSON
+        if not isinstance(document, dict):
+            return document
+        return {key: value for key, value in document.items() if value is not None or key not in cls.model_fields}
+
     @classmethod
     def matches(cls, document: dict[str, Any]) -> bool:
-        """Return whether a body on a path that several dialects share is of this one."""
+        """Return whether a body, without null, on a path that several dialects share is of this one."""
         raise NotImplementedError(cls)
 
     def to_request(self) -> EmbedRequest:

@@ -39,7 +39,7 @@ class Infinity(Dialect):
             model = {
                 "object": "model",
                 "created": int(time.time()),
-                "owned_by": "twinspire",
+                "owned_by": "infinity",  # the only owner that its client reads
                 "backend": "twinspire",
                 "capabilities": sorted(kinds[tower] for tower in embedder.client.bundle.towers),
                 "stats": {"results_pending": embedder.pending},

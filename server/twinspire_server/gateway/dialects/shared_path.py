@@ -66,7 +66,8 @@ def form_of(document: Any) -> str:  # noqa: ANN401 - JSON or a model
         return tag_of(document.dialect)
     if not isinstance(document, dict):
         return tag_of(OpenAiBody.dialect)
-    return tag_of(next((body for body in _BODIES if body.matches(document)), OpenAiBody).dialect)
+    given = {key: value for key, value in document.items() if value is not None}
+    return tag_of(next((body for body in _BODIES if body.matches(given)), OpenAiBody).dialect)
 
 
 def tag_of(dialect: Dialect) -> str:

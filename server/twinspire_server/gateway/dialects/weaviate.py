@@ -12,7 +12,6 @@ from twinspire_server.gateway.dialects.responses import json_response
 from twinspire_server.gateway.embedder import Embeddings
 from twinspire_server.gateway.errors import GatewayError
 from twinspire_server.gateway.inputs import EmbedRequest, Input, Text, image_or_base64
-from twinspire_server.gateway.json_route import UntypedJsonRoute
 
 
 class Weaviate(Dialect):
@@ -23,14 +22,10 @@ class Weaviate(Dialect):
 
     def add_routes(self, router: APIRouter) -> None:
         """Add /vectorize, /meta and the routes of health."""
-        # Weaviate sends no Content-Type.
-        untyped = APIRouter(route_class=UntypedJsonRoute, strict_content_type=False)
 
-        @untyped.post("/vectorize", summary="Embeddings of texts and images, as Weaviate's module gives them")
+        @router.post("/vectorize", summary="Embeddings of texts and images, as Weaviate's module gives them")
         async def vectorize(request: Request, body: WeaviateBody) -> Response:
             return await answer(request, body)
-
-        router.include_router(untyped)
 
         @router.get("/meta", summary="The model that is served, as Weaviate shows it")
         async def meta(request: Request) -> dict[str, Any]:
