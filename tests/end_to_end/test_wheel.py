@@ -28,7 +28,7 @@ def test_the_wheel_brings_the_sample_and_the_command(tmp_path: Path) -> None:
         "names = {command.name or command.callback.__name__ for command in app.application().registered_commands}\n"
         "names |= {group.name for group in app.application().registered_groups}\n"
         "export = {'export', 'convert', 'quantize', 'tensorrt', 'precision'}\n"
-        "server, bench = {'demo', 'build', 'serve', 'reload'}, {'bench', 'scenes', 'tune'}\n"
+        "server, bench = {'demo', 'build', 'serve', 'reload', 'gateway'}, {'bench', 'scenes', 'tune'}\n"
         "assert names == {'index', 'search', 'classify', 'doctor'} | export | server | bench, names\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(site)}
