@@ -35,7 +35,7 @@ test-fast: $(VENV)/.dev ## run the tests that need neither seconds nor a server,
 	$(PARALLEL_TESTS) -m "not slow and not serial and not gpu_packages and not published_sizes"
 
 # In CI the same test makes some 200 requests.
-fuzz-gateway: $(VENV)/.dev ## send the gateway 5,000 requests that Schemathesis makes from its OpenAPI document
+fuzz-gateway: $(VENV)/.dev ## send the gateway some 5,000 requests that Schemathesis makes from its OpenAPI document
 	TWINSPIRE_FUZZ_REQUESTS=5000 $(BIN)/python -m pytest -s tests/gateway/test_attacks_bodies.py -k schemathesis
 
 # Not in CI: downloads 2 GB the first time. The second line runs the same code's other tests with these packages.

@@ -25,7 +25,7 @@ from twinspire_eval.scenes import Split, scene_set
 from twinspire_server.gateway.settings import GatewaySettings
 
 REQUESTS = int(os.environ.get("TWINSPIRE_FUZZ_REQUESTS", "150"))
-"""How many requests Schemathesis makes: `make fuzz-gateway` makes 5,000."""
+"""About how many requests Schemathesis makes: `make fuzz-gateway` makes some 5,000."""
 JSON = {"Content-Type": "application/json"}
 
 
@@ -285,6 +285,6 @@ def test_schemathesis_finds_no_server_error(gateway_with_index: Gateway, tmp_pat
     ]
     counted = sum(sample.value for sample in samples)
     print(f"{counted:.0f} requests to {operations} operations")
-    # One without parameters has a single request.
-    assert counted >= (5000 if REQUESTS >= 5000 else 3 * operations)
+    # An operation without parameters has a single request.
+    assert counted >= max(3 * operations, REQUESTS // 2)
     assert not [sample.labels for sample in samples if sample.labels["status"].startswith("5")]
