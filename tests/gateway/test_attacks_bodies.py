@@ -24,7 +24,7 @@ from twinspire.stores import BundleReference
 from twinspire_eval.scenes import Split, scene_set
 from twinspire_server.gateway.settings import GatewaySettings
 
-REQUESTS = int(os.environ.get("TWINSPIRE_FUZZ_REQUESTS", "200"))
+REQUESTS = int(os.environ.get("TWINSPIRE_FUZZ_REQUESTS", "150"))
 """How many requests Schemathesis makes: `make fuzz-gateway` makes 5,000."""
 JSON = {"Content-Type": "application/json"}
 
@@ -263,7 +263,7 @@ def test_schemathesis_finds_no_server_error(gateway_with_index: Gateway, tmp_pat
             str(tmp_path / "openapi.json"),
             f"--url={gateway.url}",
             "--checks=not_a_server_error",
-            f"--max-examples={max(5, REQUESTS // operations)}",
+            f"--max-examples={max(5, 2 * REQUESTS // operations)}",
             f"--phases=examples,fuzzing{',coverage' if REQUESTS > 1000 else ''}",
             "--mode=all",
             "--continue-on-failure",
@@ -285,5 +285,6 @@ def test_schemathesis_finds_no_server_error(gateway_with_index: Gateway, tmp_pat
     ]
     counted = sum(sample.value for sample in samples)
     print(f"{counted:.0f} requests to {operations} operations")
-    assert counted > 3 * operations  # one without parameters has a single request
+    # One without parameters has a single request.
+    assert counted >= (5000 if REQUESTS >= 5000 else 3 * operations)
     assert not [sample.labels for sample in samples if sample.labels["status"].startswith("5")]

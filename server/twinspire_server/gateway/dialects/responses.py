@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import orjson
+import pybase64
 from fastapi import Response
 from numpy.typing import NDArray
 
@@ -90,4 +90,4 @@ def in_type(vectors: NDArray[np.float32], number_type: NumberType, *, param: str
 def in_base64(vectors: NDArray[Any]) -> list[str]:
     """Return each row's bytes, little-endian, in base64."""
     little = np.ascontiguousarray(vectors.astype(vectors.dtype.newbyteorder("<"), copy=False))
-    return [base64.b64encode(row).decode("ascii") for row in little]
+    return [pybase64.b64encode_as_string(row) for row in little]
