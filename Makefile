@@ -16,6 +16,7 @@ TENSORRT_BINDINGS := $(TENSORRT_VERSIONS:%=$(VENV)/tensorrt-bindings/%)
 TEST_PROCESSES ?= 2
 PARALLEL_TESTS = $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 PROMETHEUS := build/prometheus
+CHROMIUM := build/chromium
 TRITON_BACKEND_SOURCES ?= ../shared/data/triton_onnxruntime_backend
 TRITON_BACKENDS := build/triton_backends
 TRITON_BACKEND := $(TRITON_BACKENDS)/onnxruntime/libtriton_onnxruntime.so
@@ -26,7 +27,7 @@ demo: $(VENV)/.run ## draw 500 pictures, index them through Triton, find them in
 	$(BIN)/twinspire demo -o demo --json demo/demo.json
 
 # The tests of a file share servers and models, so they stay in one process.
-test: $(VENV)/.dev $(TENSORRT_BINDINGS) $(PROMETHEUS)/promtool ## run all tests
+test: $(VENV)/.dev $(TENSORRT_BINDINGS) $(PROMETHEUS)/promtool $(CHROMIUM)/chromium ## run all tests
 	$(PARALLEL_TESTS) -m "not serial and not gpu_packages and not published_sizes"
 	$(BIN)/python -m pytest -m "serial and not gpu_packages and not published_sizes"
 
@@ -54,6 +55,12 @@ test-tensorrt-bindings: $(VENV)/.dev $(TENSORRT_BINDINGS) ## check every call of
 # Debian's package; the tests of deploy/ need it.
 $(PROMETHEUS)/promtool: tools/fetch_prometheus.sh
 	tools/fetch_prometheus.sh $(PROMETHEUS)
+	@touch $@
+
+# Debian's package; the tests of the gateway's page need it.
+$(CHROMIUM)/chromium: tools/fetch_chromium.sh
+	rm -rf $(CHROMIUM)
+	tools/fetch_chromium.sh $(CHROMIUM)
 	@touch $@
 
 test-container: $(TRITON_BACKEND) ## run container repositories on Triton's onnxruntime backend, built from TRITON_BACKEND_SOURCES

@@ -23,12 +23,14 @@ def test_the_wheel_brings_the_sample_and_the_command(tmp_path: Path) -> None:
         f"assert twinspire.__file__.startswith({str(site)!r}), twinspire.__file__\n"
         "fonts = pathlib.Path(twinspire.__file__).parent / 'fonts'\n"
         "assert {file.name for file in fonts.iterdir()} == {'OFL.txt', 'TwinspireSansSC-Regular.otf'}\n"
+        "page = pathlib.Path(twinspire.__file__).parents[1] / 'twinspire_server' / 'gateway' / 'page'\n"
+        "assert {'index.html', 'main.js', 'style.css'} <= {file.name for file in page.iterdir()}\n"
         "with twinspire.Client.local(twinspire.sample_bundle()) as client:\n"
         "    assert client.encode_texts(['a red car']).shape == (1, client.dim)\n"
         "names = {command.name or command.callback.__name__ for command in app.application().registered_commands}\n"
         "names |= {group.name for group in app.application().registered_groups}\n"
         "export = {'export', 'convert', 'quantize', 'tensorrt', 'precision'}\n"
-        "server, bench = {'demo', 'build', 'serve', 'reload'}, {'bench', 'scenes', 'tune'}\n"
+        "server, bench = {'demo', 'build', 'serve', 'reload', 'gateway'}, {'bench', 'scenes', 'tune'}\n"
         "assert names == {'index', 'search', 'classify', 'doctor'} | export | server | bench, names\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(site)}

@@ -14,8 +14,11 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
+from playwright.sync_api import Browser, Page
 
+from support.browser import running_chromium
 from support.gateway import served
+from support.page_index import PageIndex, make_page_index
 from twinspire import Client, Index, sample_bundle
 from twinspire.ingest import Captions, IngestOptions, add_images, add_texts
 from twinspire.stores import BundleReference
@@ -131,3 +134,37 @@ def api(search_gateway: str) -> Iterator[httpx.Client]:
     """An HTTP client of a gateway with an index."""
     with httpx.Client(base_url=search_gateway, timeout=60) as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Browser]:
+    """A browser."""
+    with running_chromium() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="session")
+def page_index(local_client: Client, tmp_path_factory: pytest.TempPathFactory) -> PageIndex:
+    """An index of 130 pictures of many shapes, and of two texts, that the page shows."""
+    return make_page_index(local_client, tmp_path_factory.mktemp("page"))
+
+
+@pytest.fixture(scope="session")
+def page_gateway(page_index: PageIndex) -> Iterator[str]:
+    """The address of a gateway that searches `page_index`, in this process."""
+    with served(GatewaySettings(index=str(page_index.path))) as url:
+        yield url
+
+
+@pytest.fixture
+def page(chromium: Browser, page_gateway: str) -> Iterator[Page]:
+    """A tab of a browser in English on a desktop; `goto("/...")` opens the page."""
+    with chromium.new_context(
+        base_url=page_gateway, locale="en-US", viewport={"width": 1280, "height": 800}, reduced_motion="reduce"
+    ) as context:
+        page = context.new_page()
+        page.set_default_timeout(30_000)
+        problems: list[str] = []
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        yield page
+        assert not problems

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
+import httpx
 import pytest
 
-from twinspire import sample_bundle
+from twinspire import Index, sample_bundle
 from twinspire.errors import InputError, MissingDependencyError
 from twinspire_server.demo import QUERIES, DemoRuntime, run_demo
 
@@ -105,3 +110,44 @@ def test_a_strangers_folder_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="empty"):
         run_demo(tmp_path, bundle=sample_bundle(), images=IMAGES)
     assert [file.name for file in tmp_path.iterdir()] == ["photo.jpg"]
+
+
+def test_the_index_has_captions_and_metadata(tmp_path: Path) -> None:
+    """Each image has a caption in both languages, and metadata that a filter can use."""
+    run_demo(tmp_path, bundle=sample_bundle(), images=IMAGES, runtime=DemoRuntime.LOCAL)
+    with Index.open(tmp_path / "index") as index:
+        items = list(index.items())
+        assert all(len(item.caption.splitlines()) == 2 for item in items if item.caption is not None)
+        assert all(item.metadata["objects"] in (1, 2, 3) for item in items)
+        assert 0 < index.count(where="colours contains 'red' and background != 'sea'") < IMAGES
+
+
+@pytest.mark.slow
+def test_the_command_ends_with_the_gateway_and_starts_it(tmp_path: Path) -> None:
+    """It prints the command of the demo's page; with --open the page is served and given to the browser."""
+    seen = tmp_path / "seen"
+    browser = tmp_path / "browser"
+    browser.write_text(f'#!/bin/sh\necho "$1" > {seen}\n')
+    browser.chmod(0o755)
+    command = [Path(sys.executable).with_name("twinspire"), "demo", "-o", tmp_path / "a demo", "--images", "8"]
+    environment = {**os.environ, "BROWSER": str(browser)}
+    with subprocess.Popen(
+        [*command, "--runtime", "local", "--open"], stdout=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        try:
+            assert process.stdout is not None
+            lines = []
+            while not lines or not lines[-1].startswith("gateway at "):
+                lines.append(process.stdout.readline())
+                assert lines[-1], lines
+            url = lines[-1].split()[-1]
+            assert f"twinspire gateway --index '{tmp_path}/a demo/index'" in lines[-2]
+            assert "<title>twinspire</title>" in httpx.get(url).text
+            for _ in range(100):
+                if seen.is_file() and seen.read_text():
+                    break
+                time.sleep(0.1)
+            assert seen.read_text().strip() == url
+        finally:
+            process.terminate()
+            process.wait(30)

@@ -113,7 +113,7 @@ def test_engines_of_tensorrt_outlive_the_container() -> None:
     user = re.findall(r"^USER (\S+)$", DOCKERFILE, re.MULTILINE)[-1]
     assert f"RUN install --directory --owner={user} --group={user} {CACHE_FOLDER}\n" in DOCKERFILE
     (volume,) = re.findall(rf"^ +- (\w+):{CACHE_FOLDER}$", COMPOSE, re.MULTILINE)
-    assert f"\nvolumes:\n  {volume}:\n" in COMPOSE
+    assert re.search(rf"^volumes:\n(?:  \w+:\n)*  {volume}:$", COMPOSE, re.MULTILINE)
     assert not any(CACHE_FOLDER.startswith(folder) for folder in re.findall(r"^      - (/\w+)$", COMPOSE, re.MULTILINE))
 
 
@@ -139,11 +139,3 @@ def test_raw_inputs_need_no_other_package() -> None:
 def test_tf32_is_off() -> None:
     """TensorRT's provider has no option for TF32: the image's environment turns it off."""
     assert "ENV NVIDIA_TF32_OVERRIDE=0\n" in DOCKERFILE
-
-
-def test_compose_publishes_to_this_machine_alone() -> None:
-    """Compose publishes gRPC and the metrics, bound to loopback; HTTP cannot be reached from outside the container."""
-    published = re.findall(r'- "([\d.]+):(\d+):(\d+)"', COMPOSE)
-    assert [inside for _, _, inside in published] == ["8001", "8002"]
-    assert {address for address, _, _ in published} == {"127.0.0.1"}
-    assert "dockerfile: Dockerfile.triton" in COMPOSE

@@ -1,4 +1,4 @@
-"""deploy/ against a real Prometheus that scrapes a real server and client: targets, dashboard, alerts; and traces."""
+"""deploy/ against a real Prometheus that scrapes a server, a gateway and a client: dashboard, alerts; and traces."""
 
 from __future__ import annotations
 
@@ -6,16 +6,21 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
+import httpx
 import prometheus_client
 import pytest
+import yaml
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -72,13 +77,30 @@ class _Service:
     client: Client
     searcher: Searcher
     collector: _Collector
+    gateway_url: str
     reports: list[str]
     targets: dict[str, str]
 
 
+@contextmanager
+def _gateway(server: str, bundle: Path) -> Iterator[tuple[str, str]]:
+    """Run a gateway of a server; give its address and HOST:PORT of its metrics."""
+    twinspire = Path(sys.executable).with_name("twinspire")
+    command = [twinspire, "gateway", "--server", server, "--bundle", bundle, "--port=0", "--metrics-port=0"]
+    with subprocess.Popen(command, text=True, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            lines = [process.stdout.readline().split()[-1] for _ in range(2)]
+            (metrics,) = [line for line in lines if line.endswith("/metrics")]
+            (url,) = [line for line in lines if line != metrics]
+            yield url, metrics.removeprefix("http://").removesuffix("/metrics")
+        finally:
+            process.terminate()
+
+
 @pytest.fixture(scope="module")
 def service(needs_triton: None, tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[_Service]:
-    """Supervise a server of the tiny bundle; a client of it, its index and the metrics of all of them."""
+    """Supervise a server of the tiny bundle; a gateway and a client of it, an index and the metrics of all of them."""
     folder = tmp_path_factory.mktemp("watching")
     build_repository([tiny.bundle.path], folder / "repository", threads=1)
     collector = _Collector()
@@ -101,6 +123,7 @@ def service(needs_triton: None, tiny: Any, tmp_path_factory: pytest.TempPathFact
         with (
             Client.connect(server.grpc_url, tiny.bundle) as client,
             Index.create(folder / "an.index", space=client.space, dim=client.dim) as index,
+            _gateway(server.grpc_url, tiny.bundle.path) as (gateway_url, gateway_metrics),
         ):
             index.add(
                 client.encode_texts(["a red cat"]),
@@ -115,9 +138,11 @@ def service(needs_triton: None, tiny: Any, tmp_path_factory: pytest.TempPathFact
                 client,
                 Searcher(client, index, cache=False),
                 collector,
+                gateway_url,
                 reports,
                 {
                     "twinspire-server": http_server.url.removeprefix("http://"),
+                    "twinspire-gateway": gateway_metrics,
                     "twinspire-client": f"127.0.0.1:{page.server_port}",
                 },
             )
@@ -148,11 +173,19 @@ def _use(service: _Service) -> None:
     service.searcher.search("cat")
     with pytest.raises(ImageError):
         service.client.encode_images([b"no image"])
+    for model, status in (("tiny", 200), ("other", 404)):
+        body = {"model": model, "input": ["a red cat", "a dog"]}
+        assert httpx.post(f"{service.gateway_url}/v1/embeddings", json=body, timeout=60).status_code == status
 
 
 @pytest.mark.parametrize(
     "arguments",
-    [("check", "config", "prometheus.yml"), ("check", "rules", "alerts.yml"), ("test", "rules", "alerts.test.yml")],
+    [
+        ("check", "config", "prometheus.yml"),
+        ("check", "config", "compose.yml"),
+        ("check", "rules", "alerts.yml"),
+        ("test", "rules", "alerts.test.yml"),
+    ],
 )
 def test_promtool_accepts_the_files(arguments: tuple[str, ...]) -> None:
     """The configuration and the alerts are valid, and the alerts' own tests pass."""
@@ -163,7 +196,7 @@ def test_promtool_accepts_the_files(arguments: tuple[str, ...]) -> None:
 
 
 def test_the_pages_are_in_the_text_format(service: _Service) -> None:
-    """Promtool can read both pages; of the names in them it objects to Triton's alone."""
+    """Promtool can read all pages; of the names in them it objects to Triton's alone."""
     for address in service.targets.values():
         with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as answer:
             page = answer.read()
@@ -174,7 +207,7 @@ def test_the_pages_are_in_the_text_format(service: _Service) -> None:
 
 
 def test_the_targets_are_up_and_every_panel_has_data(service: _Service, prometheus: Prometheus) -> None:
-    """Both jobs are scraped, and each expression of the dashboard gives a series."""
+    """All jobs are scraped, and each expression of the dashboard gives a series."""
     assert _expressions()
     missing = list(_expressions())
 
@@ -183,7 +216,7 @@ def test_the_targets_are_up_and_every_panel_has_data(service: _Service, promethe
         missing[:] = [expression for expression in missing if not prometheus.query(_filled(expression))]
         return not missing
 
-    until(lambda: prometheus.query("sum(up) == 2"))
+    until(lambda: prometheus.query("sum(up) == 3"))
     try:
         until(is_complete)
     except AssertionError:
@@ -256,6 +289,20 @@ def test_requests_without_a_trace_are_not_traced(service: _Service) -> None:
     service.client.encode_texts(["a dog"] * 3)
     time.sleep(1.0)
     assert len(service.collector.spans) == before
+
+
+def test_the_adapter_computes_the_recorded_ratio(service: _Service, prometheus: Prometheus) -> None:
+    """The query that prometheus-adapter makes for a pod gives the ratio of the recording rule."""
+    (rule,) = yaml.safe_load((DEPLOY / "prometheus-adapter.yml").read_text(encoding="utf-8"))["rules"]["custom"]
+    query = rule["metricsQuery"].replace("<<.GroupBy>>", "instance").replace("<<.LabelMatchers>>", 'instance!=""')
+
+    def is_equal() -> bool:
+        _use(service)
+        found, recorded = prometheus.query(query), prometheus.query("twinspire:queue_to_compute:ratio")
+        values = [float(series[0]["value"][1]) for series in (found, recorded) if len(series) == 1]
+        return len(values) == 2 and values[0] > 0 and abs(values[0] / values[1] - 1) < 0.5
+
+    until(is_equal)
 
 
 def _filled(expression: str) -> str:

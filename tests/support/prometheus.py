@@ -71,7 +71,11 @@ class Prometheus:
 def running_prometheus(folder: Path, targets: dict[str, str]) -> Iterator[Prometheus]:
     """Run a Prometheus with deploy/'s configuration, scraping `targets`, addresses by job, every second."""
     config = (DEPLOY / "prometheus" / "prometheus.yml").read_text(encoding="utf-8").replace(": 15s", ": 1s")
-    for job, default in (("twinspire-server", "127.0.0.1:8003"), ("twinspire-client", "127.0.0.1:9108")):
+    for job, default in (
+        ("twinspire-server", "127.0.0.1:8003"),
+        ("twinspire-gateway", "127.0.0.1:9109"),
+        ("twinspire-client", "127.0.0.1:9108"),
+    ):
         assert default in config
         config = config.replace(default, targets[job])
     (folder / "prometheus.yml").write_text(config, encoding="utf-8")

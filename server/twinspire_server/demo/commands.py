@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import shlex
+import webbrowser
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from twinspire._arguments import file_errors
-from twinspire.errors import InputError
+from twinspire.errors import InputError, MissingDependencyError
 from twinspire_eval.smoke import smoke_option
 from twinspire_server.demo import DemoRuntime
 
@@ -33,9 +35,16 @@ def demo(
         DemoRuntime, typer.Option(help="Encode in a Triton server or in this process; auto prefers Triton.")
     ] = DemoRuntime.AUTO,
     images: Annotated[int, typer.Option(min=1, help="Number of images to generate.")] = 500,
+    open_page: Annotated[
+        bool,
+        typer.Option("--open", help="Then start the gateway and open its search page in the browser, until Ctrl-C."),
+    ] = False,
     _smoke: Annotated[bool, smoke_option(images=40)] = False,
 ) -> None:
-    """Generate images, index them, search them with texts, and measure recall and speed."""
+    """Generate images, index them, search them with texts, and measure recall and speed.
+
+    Ends with the command that shows the index in a browser; --open runs it.
+    """
     from rich.console import Console
     from rich.progress import Progress
 
@@ -59,6 +68,25 @@ def demo(
         with file_errors(f"cannot write {json_file}", json_file):
             json_file.parent.mkdir(parents=True, exist_ok=True)
             json_file.write_text(document, encoding="utf-8")
+    index = out / "index"
+    typer.echo(f"search it in a browser: twinspire gateway --index {shlex.quote(str(index))}")
+    if open_page:
+        _open_page(index)
+
+
+def _open_page(index: Path) -> None:
+    """Serve the page of the demo's index on a free port, and show it in the browser, until Ctrl-C."""
+    try:
+        from twinspire_server.gateway.running import run
+        from twinspire_server.gateway.settings import GatewaySettings
+    except ImportError as error:
+        raise MissingDependencyError(error.name or "fastapi", "gateway", "demo --open") from error
+
+    def show(url: str) -> None:
+        typer.echo(f"gateway at {url}")
+        webbrowser.open(url)
+
+    run(GatewaySettings(index=str(index)), host="127.0.0.1", port=0, announce=show, announce_metrics=typer.echo)
 
 
 def _print(report: DemoReport, console: Console) -> None:

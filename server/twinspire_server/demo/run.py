@@ -18,9 +18,9 @@ from twinspire.cli.bundles import reference_to
 from twinspire.contact_sheet import SheetRow, contact_sheet
 from twinspire.errors import InputError, MissingDependencyError, ServerError
 from twinspire.index import Hit
-from twinspire.ingest import IngestOptions, add_images
+from twinspire.ingest import Captions, IngestOptions, add_images
 from twinspire_eval.recall import BothWays, both_ways
-from twinspire_eval.scenes import CaptionedScene, Language, Split, draw_dataset, draw_scene
+from twinspire_eval.scenes import CaptionedScene, Language, Scene, Split, draw_dataset, draw_scene
 from twinspire_server.demo import DemoRuntime
 
 QUERIES = (
@@ -132,7 +132,7 @@ def run_demo(
         with Index.create(
             out / "index", space=client.space, dim=client.dim, bundle=reference, vectors_per_item=several
         ) as index:
-            images_per_s, mean_batch_size = _index(index, client, files, progress)
+            images_per_s, mean_batch_size = _index(index, client, files, scenes, progress)
             query_image = out / "query.jpg"
             draw_scene(scenes[0].scene, random.Random("the same scene, drawn once more")).save(query_image, quality=90)
             answers = _answer(index, client, [*QUERIES, query_image])
@@ -206,9 +206,13 @@ def _claim(out: Path) -> None:
 
 
 def _index(
-    index: Index, client: Client, files: Sequence[Path], progress: Callable[[str, int, int], None]
+    index: Index,
+    client: Client,
+    files: Sequence[Path],
+    scenes: Sequence[CaptionedScene],
+    progress: Callable[[str, int, int], None],
 ) -> tuple[float, float | None]:
-    """Add the files; return images per second, and the mean batch size of a server."""
+    """Add the files with captions and metadata; return images per second, and the mean batch size of a server."""
     done = 0
 
     def advance(more: int) -> None:
@@ -219,11 +223,31 @@ def _index(
     server = client.towers if isinstance(client.towers, TritonTowers) else None
     before = server.statistics(Tower.IMAGE) if server else None
     started = time.perf_counter()
-    report = add_images(index, client, files, IngestOptions(batch=BATCH), on_progress=advance)
+    options = IngestOptions(captions=_captions(files, scenes), batch=BATCH)
+    report = add_images(index, client, files, options, on_progress=advance)
     seconds = time.perf_counter() - started
     assert not report.failed
     counted = server.statistics(Tower.IMAGE).since(before) if server and before else None
     return len(files) / seconds, counted.mean_batch_size if counted else None
+
+
+def _captions(files: Sequence[Path], scenes: Sequence[CaptionedScene]) -> Captions:
+    """Return the captions of the scenes in all languages, and what is in them as metadata to filter by."""
+    names = [file.name for file in files]
+    return Captions(
+        {name: list(scene.captions.values()) for name, scene in zip(names, scenes, strict=True)},
+        folder=files[0].parent,
+        metadata={name: _metadata(scene.scene) for name, scene in zip(names, scenes, strict=True)},
+    )
+
+
+def _metadata(scene: Scene) -> dict[str, Any]:
+    return {
+        "background": scene.background.value,
+        "colours": sorted({group.colour.value for group in scene.groups}),
+        "objects": scene.objects,
+        "things": sorted({group.kind.value for group in scene.groups}),
+    }
 
 
 def _answer(index: Index, client: Client, queries: Sequence[str | Path]) -> list[DemoQuery]:

@@ -33,6 +33,7 @@ from twinspire_server.gateway.api import SearchService, add_api
 from twinspire_server.gateway.dialects import DIALECTS, Dialect, dialect_of, dialect_of_error, dialects_router
 from twinspire_server.gateway.embedder import Embedder
 from twinspire_server.gateway.errors import GatewayError, of_status, of_twinspire
+from twinspire_server.gateway.page_routes import add_page
 from twinspire_server.gateway.safety.bodies import Bodies
 from twinspire_server.gateway.safety.failures import Failures
 from twinspire_server.gateway.safety.gate import Gate
@@ -97,6 +98,7 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     app.include_router(dialects_router())
     router = APIRouter()
     add_api(router)
+    add_page(router)
     app.include_router(router)
     for kind in (GatewayError, TwinspireError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, _failed)

@@ -4,27 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from twinspire._codec import encode
 from twinspire.search import Searcher
-from twinspire.stores import ItemKind, StoredItem, VectorStore
+from twinspire.stores import ItemKind, VectorStore
 from twinspire_server.gateway.api.bodies import ERRORS, json_response
 from twinspire_server.gateway.api.facets import facets
 from twinspire_server.gateway.api.service import SearchService, service_of
+from twinspire_server.gateway.page_examples import page_examples
 
 _SCANNED = 100_000
 """How many items, the first ones, are read for their metadata."""
 _REFRESH_S = 10.0
 """While the index changes, its metadata is read at most this often."""
-_FIRST_ITEMS = 24
-_EXAMPLES = 6
-_LONGEST_EXAMPLE = 60
 
 
 def add_routes(router: APIRouter) -> None:
@@ -45,8 +41,7 @@ def add_routes(router: APIRouter) -> None:
             "page": {
                 "uploads": service.settings.uploads is not None,
                 "rerank": False,
-                "items": summary.first if summary is not None else [],
-                "examples": summary.examples if summary is not None else [],
+                **(summary.page if summary is not None else {"items": [], "examples": []}),
             },
         }
         return json_response(document)
@@ -54,14 +49,13 @@ def add_routes(router: APIRouter) -> None:
 
 @dataclass(frozen=True)
 class _Summary:
-    """What the items of an index are; `first` are the first pictures, `examples` some captions."""
+    """What the items of an index are, and what the page shows of them before a search."""
 
     store: VectorStore
     generation: int
     read_s: float
     index: dict[str, Any]
-    first: list[dict[str, Any]]
-    examples: list[str]
+    page: dict[str, Any]
 
 
 class _Summaries:
@@ -85,26 +79,7 @@ class _Summaries:
         kinds = {kind.value: store.count(kind=kind) for kind in ItemKind}
         counts = {"items": sum(kinds.values()), "kinds": {kind: count for kind, count in kinds.items() if count}}
         if known is not None and is_same and time.monotonic() - known.read_s < _REFRESH_S:
-            return _Summary(store, -1, known.read_s, {**known.index, **counts}, known.first, known.examples)
-        first = _Firsts()
-        found = facets(first.noting(islice(store.items(), _SCANNED)))
+            return _Summary(store, -1, known.read_s, {**known.index, **counts}, known.page)
+        found = facets(islice(store.items(), _SCANNED))
         index = {**counts, "space": store.space, "metadata": found}
-        return _Summary(store, generation, time.monotonic(), index, first.items, list(first.captions))
-
-
-class _Firsts:
-    """The first pictures among items, and short captions."""
-
-    def __init__(self) -> None:
-        self.items: list[dict[str, Any]] = []
-        self.captions: dict[str, None] = {}
-
-    def noting(self, items: Iterator[StoredItem]) -> Iterator[StoredItem]:
-        """Yield the items, and note the first ones."""
-        for item in items:
-            if item.kind is ItemKind.IMAGE and len(self.items) < _FIRST_ITEMS:
-                self.items.append(encode(item))
-            caption = (item.caption or "").partition("\n")[0].strip()
-            if caption and len(caption) <= _LONGEST_EXAMPLE and len(self.captions) < _EXAMPLES:
-                self.captions[caption] = None
-            yield item
+        return _Summary(store, generation, time.monotonic(), index, page_examples(store))

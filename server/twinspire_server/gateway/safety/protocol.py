@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from twinspire_server.gateway.joined_writes import JoinedWrites
 from twinspire_server.gateway.safety.context import RequestContext
 
 _MAX_HEADER_BYTES = 32 * 1024
@@ -59,7 +60,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn's
         """Begin: the first request's headers have their time from here."""
-        super().connection_made(transport)
+        super().connection_made(cast("asyncio.Transport", JoinedWrites(transport, self.loop)))
         self.is_above_bound = len(self.connections) > self.limits.max_connections
         if len(self.connections) > 2 * self.limits.max_connections:
             self._close("too_many")
