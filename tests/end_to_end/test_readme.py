@@ -29,7 +29,7 @@ def test_the_ten_lines_find_images(tmp_path: Path) -> None:
 
 
 def test_the_command_lines_work_as_written(tmp_path: Path) -> None:
-    """Each line of the block below the session ends well on a folder of images; `watch` runs until it is stopped."""
+    """Each line of the block below the session ends well on a folder of images; two run until they are stopped."""
     (block,) = re.findall(
         r"The same on the command line.*?```\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL
     )
@@ -48,7 +48,8 @@ def test_the_command_lines_work_as_written(tmp_path: Path) -> None:
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
     }
     for line in block.splitlines():
-        until = ["timeout", "10"] if " watch " in line else []
+        runs_on = line.startswith(("twinspire index watch", "twinspire gateway"))
+        until = ["timeout", "20"] if runs_on else []
         done = subprocess.run(
             [*until, "bash", "-c", f"exec {line}" if until else line],
             cwd=tmp_path,
@@ -59,5 +60,6 @@ def test_the_command_lines_work_as_written(tmp_path: Path) -> None:
         )
         assert done.returncode == (124 if until else 0), f"{line}\n{done.stdout}\n{done.stderr}"
         assert done.stdout or done.stderr, line
+        assert "gateway" not in line or done.stdout.startswith("gateway at http://127.0.0.1:8080"), done.stderr
     assert (tmp_path / "hits.png").stat().st_size
     assert (tmp_path / "photos.npy").stat().st_size

@@ -11,11 +11,12 @@ export function setKey(value) {
   else sessionStorage.removeItem(KEPT);
 }
 
-/** A request that failed: `status` is 0 where no answer came, `retryAfter` is in seconds. */
+/** A request that failed: `status` is 0 where no answer came, `code` is the gateway's word for it, `retryAfter` is in seconds. */
 export class RequestError extends Error {
-  constructor(status, message, retryAfter = null) {
+  constructor(status, message, { code = null, retryAfter = null } = {}) {
     super(message);
     this.status = status;
+    this.code = code;
     this.retryAfter = retryAfter;
   }
 }
@@ -42,15 +43,17 @@ async function request(path, { body, signal, accept = "application/json" } = {})
 
 async function failure(response) {
   let message = `${response.status} ${response.statusText}`;
+  let code = null;
   try {
     const document = await response.json();
+    code = document.error?.code ?? null;
     const told = document.error?.message ?? document.message ?? document.detail ?? document.error;
     if (typeof told === "string") message = told;
   } catch {
     // Not JSON, as of a proxy: the status says it.
   }
   const seconds = Number.parseFloat(response.headers.get("Retry-After"));
-  return new RequestError(response.status, message, Number.isFinite(seconds) ? seconds : null);
+  return new RequestError(response.status, message, { code, retryAfter: Number.isFinite(seconds) ? seconds : null });
 }
 
 const json = async (path, options) => (await request(path, options)).json();

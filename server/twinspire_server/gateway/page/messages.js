@@ -43,6 +43,7 @@ export function failure(error, seconds, retry) {
   const again = h("button", { type: "button", className: "primary", onclick: retry }, t.retry);
   const buttons = h("div", { className: "buttons" }, again);
   const detail = h("p", { className: "detail", dir: "auto" }, error.message);
+  if (error.code === "no_index") return message(drawing("empty"), t.noIndex, h("p", {}, t.noIndexText));
   switch (error.status) {
     case 0:
       return message(drawing("offline"), t.offline, h("p", {}, t.offlineText), buttons);
@@ -57,8 +58,6 @@ export function failure(error, seconds, retry) {
       return message(drawing("offline"), t.unavailable, detail, countdown(seconds, t.unavailableText), buttons);
     case 409:
       return message(drawing("broken"), t.otherSpace, detail);
-    case 501:
-      return message(drawing("empty"), t.noIndex, h("p", {}, t.noIndexText));
     case 400:
     case 404:
     case 413:
