@@ -80,6 +80,7 @@ bench: $(VENV)/.dev ## run every benchmark at a size that ends in minutes; recor
 	$(BIN)/python -m twinspire_bench.serving_overhead --rounds 3 --json runs/bench/served.json
 	$(BIN)/python -m twinspire_bench.lanes --rounds 1 --json runs/bench/lanes.json
 	$(BIN)/python -m twinspire_bench.overload --seconds 10 --json runs/bench/overload.json
+	$(BIN)/python -m twinspire_bench.gateway --rounds 2 --json runs/bench/gateway.json
 
 docs: $(VENV)/.dev ## build the documentation in build/site; fails for a broken link and an undocumented public name
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

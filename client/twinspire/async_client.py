@@ -206,6 +206,15 @@ class AsyncClient(ClientBase[AsyncTowers]):
         check_on_error(on_error)
         parts = [np.zeros((0, *self.bundle.output_spec(tower).shape), np.float32)]
         skipped: list[_Failure] = []
+        if isinstance(items, Sequence) and len(items) == 1:  # one turn of a thread: there is nothing to look ahead to
+            with span("encode", tower=tower):
+                rows, skipped = await _next(asyncio.to_thread(preprocessor.many_or_skip, items), tower)
+                if not skipped:
+                    with span("tower", tower=tower, rows=1):
+                        parts.append(await encode(rows))
+                elif on_error == "raise":
+                    raise skipped[0]
+            return (parts[-1], skipped) if on_error == "skip" else parts[-1]
         stream = _ThreadSteps(cast("Generator[Any, None, None]", preprocessor.stream(items, batch=MEDIA_BATCH)))
         with span("encode", tower=tower):
             try:
@@ -235,7 +244,7 @@ class AsyncClient(ClientBase[AsyncTowers]):
         await self.close()
 
 
-async def _next(following: asyncio.Future[Any], tower: Tower) -> Any:  # noqa: ANN401 - positions, rows and errors
+async def _next(following: Awaitable[Any], tower: Tower) -> Any:  # noqa: ANN401 - positions, rows and errors
     """Return the next preprocessed batch, None at the end; observed is the time that the call waits for it."""
     observed = detached_span("preprocess", tower=tower)
     try:

@@ -49,7 +49,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_documentation_has_every_benchmark() -> None:
     """None of the benchmarks is without its command line."""
     names = {" ".join(command.split()[:3]) for command in benchmarks()}
-    modules = {f"python -m twinspire_bench.{module}" for module in ("engines", "serving_overhead", "lanes", "overload")}
+    ours = ("engines", "serving_overhead", "lanes", "overload", "gateway")
+    modules = {f"python -m twinspire_bench.{module}" for module in ours}
     assert names == modules | {f"twinspire bench {name}" for name in ("index", "latency", "recall", "search")} | {
         "twinspire demo -o"
     }
