@@ -107,7 +107,11 @@ class BatchPreprocessor(ABC, Generic[Failure]):
     def _ordered(self, items: Iterable[Any], *, look_ahead: int) -> Iterator[tuple[int, Any]]:
         """Yield every item's row or error in order, with at most `look_ahead` items decoded ahead."""
         if isinstance(items, Sequence) and len(items) == 1:  # starting threads for it would cost more than they bring
-            yield 0, self._one_or_error(items[0])
+            try:
+                result: NDArray[Any] | Failure = self.one(items[0])
+            except self.error_class as error:
+                result = error
+            yield 0, result
             return
         pending: deque[tuple[int, Future[NDArray[Any] | Failure] | Failure]] = deque()
         pool = ThreadPoolExecutor(self.threads, thread_name_prefix=self.thread_name)
@@ -125,12 +129,6 @@ class BatchPreprocessor(ABC, Generic[Failure]):
                 yield _settled(*pending.popleft())
         finally:
             pool.shutdown(cancel_futures=True)
-
-    def _one_or_error(self, item: Any) -> NDArray[Any] | Failure:  # noqa: ANN401 - as above
-        try:
-            return self.one(item)
-        except self.error_class as error:
-            return error
 
     def _finish_or_error(self, begun: Any, origin: Origin) -> NDArray[Any] | Failure:  # noqa: ANN401 - as above
         try:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable, Sequence
+from contextlib import aclosing
 from typing import Any, Literal, Self, TypeVar, cast, overload
 
 import numpy as np
@@ -206,30 +207,14 @@ class AsyncClient(ClientBase[AsyncTowers]):
         check_on_error(on_error)
         parts = [np.zeros((0, *self.bundle.output_spec(tower).shape), np.float32)]
         skipped: list[_Failure] = []
-        if isinstance(items, Sequence) and len(items) == 1:  # one turn of a thread: there is nothing to look ahead to
-            with span("encode", tower=tower):
-                rows, skipped = await _next(asyncio.to_thread(preprocessor.many_or_skip, items), tower)
-                if not skipped:
-                    with span("tower", tower=tower, rows=1):
-                        parts.append(await encode(rows))
-                elif on_error == "raise":
-                    raise skipped[0]
-            return (parts[-1], skipped) if on_error == "skip" else parts[-1]
-        stream = _ThreadSteps(cast("Generator[Any, None, None]", preprocessor.stream(items, batch=MEDIA_BATCH)))
         with span("encode", tower=tower):
-            try:
-                # One batch ahead: the decoding threads of a short call end while it is encoded.
-                following = stream.start()
-                while (step := await _next(following, tower)) is not None:
-                    following = stream.start()
-                    _, rows, errors = step
+            async with aclosing(_batches(preprocessor, items, tower)) as batches:
+                async for rows, errors in batches:
                     if errors and on_error == "raise":
                         raise errors[0]
                     skipped += errors
                     with span("tower", tower=tower, rows=len(rows)):
                         parts.append(await encode(rows))
-            finally:
-                stream.close()
         embeddings = np.concatenate(parts)
         return (embeddings, skipped) if on_error == "skip" else embeddings
 
@@ -244,8 +229,27 @@ class AsyncClient(ClientBase[AsyncTowers]):
         await self.close()
 
 
-async def _next(following: Awaitable[Any], tower: Tower) -> Any:  # noqa: ANN401 - positions, rows and errors
-    """Return the next preprocessed batch, None at the end; observed is the time that the call waits for it."""
+async def _batches(
+    preprocessor: BatchPreprocessor[_Failure], items: Iterable[Any], tower: Tower
+) -> AsyncGenerator[tuple[NDArray[Any], list[_Failure]], None]:
+    """Yield the rows of each batch and the errors of what it left out, the next one prepared while this is used."""
+    if isinstance(items, Sequence) and len(items) == 1:  # nothing to look ahead to: one turn of a thread
+        yield await _observed(asyncio.to_thread(preprocessor.many_or_skip, items), tower)
+        return
+    stream = _ThreadSteps(cast("Generator[Any, None, None]", preprocessor.stream(items, batch=MEDIA_BATCH)))
+    try:
+        # One batch ahead: the decoding threads of a short call end while it is encoded.
+        following = stream.start()
+        while (step := await _observed(following, tower)) is not None:
+            following = stream.start()
+            _, rows, errors = step
+            yield rows, errors
+    finally:
+        stream.close()
+
+
+async def _observed(following: Awaitable[Any], tower: Tower) -> Any:  # noqa: ANN401 - what the thread returns
+    """Return what a preprocessing thread returns, None at the end; observed is the time that the call waits for it."""
     observed = detached_span("preprocess", tower=tower)
     try:
         batch = await following
