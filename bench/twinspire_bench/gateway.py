@@ -18,8 +18,8 @@ import base64
 import json
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
 from http.client import HTTPConnection
@@ -39,10 +39,8 @@ from twinspire.errors import EngineError, ServerError
 from twinspire_bench.load_generator import Generator, jpeg_files, requests_of
 from twinspire_bench.scripts import (
     DEFAULT_WORK,
-    TWINSPIRE,
     CaptionsOption,
     JsonFileOption,
-    RunningServer,
     ServedOptions,
     SizeOption,
     ThreadsOption,
@@ -52,6 +50,7 @@ from twinspire_bench.scripts import (
     progress_lines,
     random_model,
     read_captions,
+    running_gateway,
 )
 from twinspire_eval.load import closed_loop, interleaved
 from twinspire_eval.records import Record, series
@@ -110,24 +109,6 @@ class HttpClient:
         """Close the connections. Not while others send."""
         while not self._idle.empty():
             self._idle.get().close()
-
-
-@contextmanager
-def running_gateway(server: RunningServer) -> Iterator[str]:
-    """Run `twinspire gateway` in front of a server until the block ends; yield its address.
-
-    Raises ServerError where it does not start.
-    """
-    command = [*TWINSPIRE, "gateway", "--server", server.address, "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603
-        try:
-            assert process.stdout is not None
-            line = process.stdout.readline()
-            if not line.startswith("gateway at "):
-                raise ServerError("`twinspire gateway` did not start: see its output above")
-            yield line.split()[-1]
-        finally:
-            process.terminate()
 
 
 def bodies(bundle: Bundle, inputs: Sequence[bytes | Sequence[str]]) -> list[bytes]:

@@ -253,6 +253,24 @@ def running_server(repository: Path, *, backend_directory: Path | None = None) -
             _stop(process)
 
 
+@contextmanager
+def running_gateway(server: RunningServer) -> Iterator[str]:
+    """Run `twinspire gateway` on a free port in front of a server until the block ends; yield its address.
+
+    Raises ServerError where it does not start; the command prints the reason on standard error.
+    """
+    command = [*TWINSPIRE, "gateway", "--server", server.address, "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, encoding="utf-8") as process:  # noqa: S603
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            if not line.startswith("gateway at "):
+                raise ServerError(f"`{_shown(command)}` did not start a gateway: see its output above")
+            yield line.split()[-1]
+        finally:
+            _stop(process)
+
+
 def _first_document(stream: IO[str]) -> dict[str, Any] | None:
     """Read the first JSON object of a stream, over several lines; None where the stream ends before."""
     text = ""
