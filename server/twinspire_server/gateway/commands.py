@@ -40,9 +40,7 @@ def gateway(
     ] = None,
     uploads: Annotated[
         Path | None,
-        typer.Option(
-            metavar="DIR", help="Folder for pictures that are added over HTTP, with a key. Default: none are."
-        ),
+        typer.Option(metavar="DIR", help="Folder for images that are added over HTTP, with a key. Default: none are."),
     ] = None,
     status_url: Annotated[
         str | None,

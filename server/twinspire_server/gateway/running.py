@@ -221,5 +221,9 @@ def listening(host: str, port: int) -> socket.socket:
         listener.bind((host, port))
     except OSError as error:
         listener.close()
-        raise InputError(f"cannot listen on {host}:{port}: {error.strerror}", option="port") from error
+        raise InputError(
+            f"cannot listen on {host}:{port}: {error.strerror}. Choose another address with --host or --port; port 0 "
+            "picks a free one",
+            option="port",
+        ) from error
     return listener

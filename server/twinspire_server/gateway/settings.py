@@ -19,7 +19,7 @@ class GatewaySettings:
     in this process. `bundle` beside `servers` saves asking them for the model's description. `index` is the folder or
     URI of the index that is searched; with neither `servers` nor `bundle` its own bundle computes in this process. The
     model is called by its bundle's name, or by one of `aliases`.
-    `uploads` is the folder for pictures that are added over HTTP, None to add none. `status_url` is the status port of
+    `uploads` is the folder for images that are added over HTTP, None to add none. `status_url` is the status port of
     `twinspire serve`. A request may have `max_inputs` texts and images; while `max_pending` of them are being computed
     or wait, further ones are refused. `host_names` are the names that the gateway may be called by, None for any.
     Raises InputError where there is nothing to serve, and for limits that exclude each other.

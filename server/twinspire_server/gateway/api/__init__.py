@@ -1,4 +1,4 @@
-"""The gateway's own API under /v1: search, classification, and the items of the index with their pictures.
+"""The gateway's own API under /v1: search, classification, and the items of the index with their images.
 
 A route is one module here that has `add_routes`, and a line in `add_api`.
 """

@@ -1,4 +1,4 @@
-"""`POST /v1/classify`: zero-shot classification of pictures by labels in plain words."""
+"""`POST /v1/classify`: zero-shot classification of images by labels in plain words."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ _BODY: dict[str, Any] = {
 def add_routes(router: APIRouter) -> None:
     """Add the route."""
 
-    @router.post("/v1/classify", summary="Classify pictures", openapi_extra=_BODY, responses=ERRORS, tags=["search"])
+    @router.post("/v1/classify", summary="Classify images", openapi_extra=_BODY, responses=ERRORS, tags=["search"])
     async def classify(request: Request) -> Response:
         service = service_of(request)
         document = await json_body(request)

@@ -14,7 +14,7 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
     **ERRORS,
     200: {
         "description": "`index` with items, generation and space, at once and at every change; `upload` with done and "
-        "total while pictures are added",
+        "total while images are added",
         "content": {"text/event-stream": {"schema": {"type": "string"}}},
     },
 }

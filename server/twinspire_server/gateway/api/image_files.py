@@ -1,4 +1,4 @@
-"""Files of added pictures: named by their content, written whole and never overwritten."""
+"""Files of added images: named by their content, written whole and never overwritten."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _SUFFIXES = {"JPEG": ".jpg", "MPO": ".jpg", "TIFF": ".tif", "JPEG2000": ".jp2", 
 
 
 def checked_suffix(data: bytes, limits: ImageLimits) -> str:
-    """Return the suffix of an encoded picture's format: ".jpg".
+    """Return the suffix of an encoded image's format: ".jpg".
 
-    Raises ImageError for anything but a whole picture within the limits, which are checked before it is decoded.
+    Raises ImageError for anything but a whole image within the limits, which are checked before it is decoded.
     """
     load_thumbnail(data, _CHECKED_SIZE, limits=limits)
     with quiet_pillow(), open_header(io.BytesIO(data)) as image:

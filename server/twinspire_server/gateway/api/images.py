@@ -1,4 +1,4 @@
-"""`GET /v1/items/{id}/image`: the picture of an item, reduced, upright and without metadata."""
+"""`GET /v1/items/{id}/image`: the image of an item, reduced, upright and without metadata."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _HASH_DIGITS = 32
 _RESPONSES: dict[int | str, dict[str, Any]] = {
     **ERRORS,
     200: {"description": "A JPEG", "content": {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}}},
-    304: {"description": "The client has this picture: If-None-Match names it"},
+    304: {"description": "The client has this image: If-None-Match names it"},
 }
 
 
@@ -25,7 +25,7 @@ def add_routes(router: APIRouter) -> None:
 
     @router.get(
         "/v1/items/{id}/image",
-        summary="The picture of an item",
+        summary="The image of an item",
         responses=_RESPONSES,
         response_class=Response,
         tags=["items"],

@@ -22,7 +22,7 @@ _MOST_WAITING = 256  # events of a listener that reads slowly; older ones are dr
 
 
 class IndexEvents:
-    """Events of the index as server-sent events: `index` with its size, `upload` with the progress of added pictures.
+    """Events of the index as server-sent events: `index` with its size, `upload` with the progress of added images.
 
     The index is polled by one task while anybody listens. For one event loop; `publish` may be called from threads.
     """

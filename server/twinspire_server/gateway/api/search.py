@@ -1,4 +1,4 @@
-"""`POST /v1/search`: search of the index by text, picture and item."""
+"""`POST /v1/search`: search of the index by text, image and item."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`Thumbnails`: pictures of items, decoded and encoded again within bounds."""
+"""`Thumbnails`: images of items, decoded and encoded again within bounds."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class Thumbnail:
 class Thumbnails:
     """Makes the thumbnails of items in threads, and keeps those of the last 64 MiB.
 
-    An item's picture is the file at its uri as long as that has the content which was indexed: neither a link put in
-    its place nor another picture is shown.
+    An item's image is the file at its uri as long as that has the content which was indexed: neither a link put in
+    its place nor another image is shown.
     """
 
     def __init__(self, limits: ImageLimits) -> None:
@@ -49,11 +49,11 @@ class Thumbnails:
     async def of(self, item: StoredItem, size: int) -> Thumbnail:
         """Return the thumbnail of an item, at most `size` pixels a side.
 
-        Raises GatewayError: 404 where the item has no picture or its file is gone or changed, 415 where the file is no
+        Raises GatewayError: 404 where the item has no image or its file is gone or changed, 415 where the file is no
         image that is decoded here, 429 where too many wait.
         """
         if self._waiting >= _MOST_WAITING:
-            raise of_twinspire(ServerOverloadedError(f"{self._waiting} pictures wait already: try again later"))
+            raise of_twinspire(ServerOverloadedError(f"{self._waiting} images wait already: try again later"))
         self._waiting += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._threads, self._made, item, size)
@@ -92,9 +92,9 @@ class Thumbnails:
 
 def _path_of(item: StoredItem) -> Path:
     if item.kind is not ItemKind.IMAGE:
-        raise GatewayError(404, f"the item {item.id} is of kind {item.kind} and has no picture", code="no_picture")
+        raise GatewayError(404, f"the item {item.id} is of kind {item.kind} and has no image", code="no_picture")
     if not item.uri.startswith("/"):
-        raise GatewayError(404, f"the picture of the item {item.id} is no file of this machine", code="no_picture")
+        raise GatewayError(404, f"the image of the item {item.id} is no file of this machine", code="no_picture")
     return Path(item.uri)
 
 

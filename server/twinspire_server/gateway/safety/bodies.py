@@ -23,9 +23,9 @@ class Bodies:
     """Middleware that bounds bodies in size, time and all together, and refuses compressed ones.
 
     The application gets a body whole. Raises GatewayError: 413 for more than `max_bytes`, announced or sent, and for
-    JSON of more values than anyone needs; 415 for a
-    Content-Encoding, since a small body could become any size; 408 where it takes longer than `timeout_s` and what its
-    bytes take at 16 KiB/s; 503 where the bodies of all requests have more than `max_held_bytes`.
+    JSON with more than `MOST_COMMAS` commas; 415 for a Content-Encoding, since a small body could become any size; 408
+    where it takes longer than `timeout_s` and what its bytes take at 16 KiB/s; 503 where the bodies of all requests
+    have more than `max_held_bytes`.
     """
 
     def __init__(self, app: ASGIApp, *, max_bytes: int, max_held_bytes: int, timeout_s: float) -> None:
