@@ -136,9 +136,9 @@ def api(search_gateway: str) -> Iterator[httpx.Client]:
         yield client
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    """A browser."""
+    """A browser, while a module's tests run: Playwright keeps an event loop running, where others start their own."""
     with running_chromium() as browser:
         yield browser
 

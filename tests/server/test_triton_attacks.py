@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 from tritonclient.grpc import InferenceServerClient, InferInput
+from tritonclient.utils import InferenceServerException
 
 from support.arrays import png
+from support.live_gateway import eventually
 from twinspire.towers import TritonTowers
 from twinspire_server.triton import TritonServer, flags, launch
 
@@ -81,6 +83,17 @@ def _assert_ready_and_right(server: TritonServer, towers: TritonTowers, tiny: An
         assert difference <= TOLERANCE, f"largest difference {difference:.2e}"
 
 
+def _is_accepted(server: TritonServer) -> bool:
+    """Whether the queue has room: a cancelled request leaves it when its turn comes."""
+    try:
+        _raw(server, "image_bytes", "image_bytes", PNG)
+    except InferenceServerException as error:
+        if "queue" not in str(error):
+            raise
+        return False
+    return True
+
+
 def _raw(server: TritonServer, model: str, name: str, content: bytes) -> np.ndarray:
     """Encode a file or a text as clients without code of ours do."""
     given = InferInput(name, [1, 1], "BYTES")
@@ -136,6 +149,7 @@ def test_cancellations_harm_nothing(lost_server: TritonServer, tiny: Any) -> Non
     """Calls and streams that are cancelled at any moment leave the server ready and right."""
     attack, answer = attacks.ATTACKS[CANCELLATIONS]
     assert attack(_target(lost_server)) == answer
+    assert eventually(lambda: _is_accepted(lost_server)), "the queue is still full of cancelled requests"
     opened = TritonTowers(lost_server.grpc_url, tiny.bundle)
     _assert_ready_and_right(lost_server, opened, tiny)
     opened.close()

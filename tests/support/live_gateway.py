@@ -98,9 +98,8 @@ def serving(settings: GatewaySettings | None = None, **safety: Any) -> Iterator[
     options = SafetyOptions(**safety)
     app = create_app(dataclasses.replace(settings, safety=options))
     ready = threading.Event()
-    app.state.announce = ready.set
     with listening("127.0.0.1", 0) as listener:
-        server = GatewayServer(app, options, None)
+        server = GatewayServer(app, options, None, ready.set)
 
         def run() -> None:
             try:

@@ -75,7 +75,6 @@ def create_app(settings: GatewaySettings) -> FastAPI:
                     readiness.add("servers", lambda: check_client(embedder.client))
                 if service.has_index:
                     readiness.add("index", lambda: service.search(lambda searcher: len(searcher.index)))
-                app.state.announce()
                 yield
         except TwinspireError as error:
             app.state.failure = error  # for whoever runs the application: uvicorn passes none on
@@ -92,7 +91,7 @@ def create_app(settings: GatewaySettings) -> FastAPI:
         redoc_url=None,
         middleware=_layers(settings, keys, metrics, access_log),
     )
-    app.state.settings, app.state.failure, app.state.announce = settings, None, lambda: None
+    app.state.settings, app.state.failure = settings, None
     app.state.keys, app.state.metrics, app.state.readiness = keys, metrics, readiness
     app.include_router(readiness.routes())
     app.include_router(dialects_router())

@@ -70,8 +70,7 @@ def run(
             if metrics_listener is not None:
                 announce_metrics(f"http://{_address(metrics_listener)}/metrics")
 
-        app.state.announce = announce_all
-        server = GatewayServer(app, safety, metrics_listener)
+        server = GatewayServer(app, safety, metrics_listener, announce_all)
         try:
             server.run(sockets=[listener])
         except SystemExit:  # of uvicorn, where the application does not start
@@ -84,8 +83,14 @@ def run(
 class GatewayServer(uvicorn.Server):
     """uvicorn with the metrics on a port of their own, a shutdown that load balancers notice, and exit status 0."""
 
-    def __init__(self, app: FastAPI, safety: SafetyOptions, metrics_listener: socket.socket | None) -> None:
-        self._app, self._safety, self._metrics_listener = app, safety, metrics_listener
+    def __init__(
+        self,
+        app: FastAPI,
+        safety: SafetyOptions,
+        metrics_listener: socket.socket | None,
+        announce: Callable[[], None],
+    ) -> None:
+        self._app, self._safety, self._metrics_listener, self._announce = app, safety, metrics_listener, announce
         self._metrics_server: asyncio.Server | None = None
         metrics = app.state.metrics
         limits = ConnectionLimits(safety.max_connections, safety.read_timeout, closed=metrics.count_closed)
@@ -93,11 +98,12 @@ class GatewayServer(uvicorn.Server):
         metrics.watch("connections", "Open connections", lambda: len(self.server_state.connections))
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, metrics first, so that a gateway that waits for its servers can be watched."""
+        """Start, metrics first, so that a gateway that waits for its servers can be watched; announce what listens."""
         _raise_open_files(2 * self._safety.max_connections + 256)
         if self._metrics_listener is not None:
             self._metrics_server = await _serve_metrics(self._app, self._metrics_listener)
         await super().startup(sockets)
+        self._announce()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Be ready no more, serve on for `--shutdown-delay`, then finish what began, and end endless streams."""
