@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from twinspire.images.decode import load_image, load_thumbnail
-from twinspire.images.items import ImageItem, ImageLimits
+from twinspire.images.items import DecodeMode, ImageItem, ImageLimits
 from twinspire.images.preprocess import Preprocessor
 
-__all__ = ["ImageItem", "ImageLimits", "Preprocessor", "load_image", "load_thumbnail"]
+__all__ = ["DecodeMode", "ImageItem", "ImageLimits", "Preprocessor", "load_image", "load_thumbnail"]
