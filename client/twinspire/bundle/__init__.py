@@ -20,12 +20,20 @@ from twinspire.bundle.manifest import (
     TowerSpecs,
 )
 from twinspire.bundle.probes import Probes, TowerProbes
-from twinspire.bundle.records import Certificate, EngineRecord, FileRecord, RecommendedRuntime, Source
+from twinspire.bundle.records import (
+    Certificate,
+    DecodeCertificate,
+    EngineRecord,
+    FileRecord,
+    RecommendedRuntime,
+    Source,
+)
 from twinspire.bundle.settings import (
     AudioCut,
     AudioPadding,
     AudioSettings,
     CropRounding,
+    DecodeMode,
     ImageSettings,
     Interpolation,
     MelNorm,
@@ -53,6 +61,8 @@ __all__ = [
     "BundleWriter",
     "Certificate",
     "CropRounding",
+    "DecodeCertificate",
+    "DecodeMode",
     "EngineRecord",
     "FileRecord",
     "ImageSettings",

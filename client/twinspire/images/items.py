@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
@@ -21,18 +20,6 @@ ImageItem: TypeAlias = (
 (H, W, 1), (H, W, 3) or (H, W, 4)."""
 
 _ARRAY_SHAPES = "uint8 of shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)"
-
-
-class DecodeMode(StrEnum):
-    """How encoded images are decoded for the image tower.
-
-    `exact` decodes all pixels: the result is bit-equal to the preprocessing of training. `scaled` lets libjpeg decode a
-    JPEG at a half, a quarter or an eighth of its size, where that is at least twice the size that it is resized to; all
-    other images are decoded as with `exact`.
-    """
-
-    EXACT = "exact"
-    SCALED = "scaled"
 
 
 @dataclass(frozen=True, kw_only=True)

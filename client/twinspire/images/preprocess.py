@@ -12,11 +12,11 @@ from PIL import Image
 from twinspire._arguments import as_member, require_list
 from twinspire._batched import BatchPreprocessor
 from twinspire._media import Origin
-from twinspire.bundle import ImageSettings
+from twinspire.bundle import DecodeMode, ImageSettings
 from twinspire.errors import ImageError, InputError
 from twinspire.images.decode import DEFAULT_LIMITS, Pending, begin, finish
 from twinspire.images.geometry import fit
-from twinspire.images.items import DecodeMode, ImageItem, ImageLimits
+from twinspire.images.items import ImageItem, ImageLimits
 from twinspire.images.scaled import fit_scaled
 
 
