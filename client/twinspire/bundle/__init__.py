@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from twinspire._decode_mode import DecodeMode
 from twinspire.bundle.description import BundleDescription
 from twinspire.bundle.folder import Bundle
 from twinspire.bundle.manifest import (
@@ -33,7 +34,6 @@ from twinspire.bundle.settings import (
     AudioPadding,
     AudioSettings,
     CropRounding,
-    DecodeMode,
     ImageSettings,
     Interpolation,
     MelNorm,

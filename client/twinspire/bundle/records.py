@@ -11,7 +11,8 @@ from typing import Any
 
 from twinspire._arguments import as_finite, as_list, as_member, as_whole
 from twinspire._codec import OPTIONAL
-from twinspire.bundle.settings import DecodeMode, Precision
+from twinspire._decode_mode import DecodeMode
+from twinspire.bundle.settings import Precision
 from twinspire.errors import InputError
 
 # Plain names only: a manifest must not reach outside its folder, and Triton names models after bundles.

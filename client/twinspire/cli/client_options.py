@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 from twinspire._arguments import as_member, as_whole
+from twinspire._decode_mode import DecodeMode
 from twinspire.cli.shared import completing
 from twinspire.errors import InputError
 
@@ -158,8 +159,6 @@ class ClientOptions:
 
             as_member(self.provider, Provider, "--provider", besides=["auto"])
         if self.decode not in (None, "auto"):
-            from twinspire.bundle import DecodeMode
-
             as_member(self.decode, DecodeMode, "--decode", besides=["auto"])
 
     def servers(self) -> list[str]:
