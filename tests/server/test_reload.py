@@ -299,7 +299,7 @@ def test_one_reload_at_a_time(server: Server) -> None:
 
 
 def test_a_killed_reload_goes_on_in_the_server(server: Server) -> None:
-    """kill -9 of `twinspire reload` half-way: the server takes the build, and takes further commands."""
+    """Kill -9 of `twinspire reload` half-way: the server takes the build, and takes further commands."""
     server.build("fp32")
     command = [TWINSPIRE, "reload", server.repository]
     with subprocess.Popen(command, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as reload:
