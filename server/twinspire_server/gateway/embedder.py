@@ -89,12 +89,13 @@ class Embedder:
                 settings.servers,
                 bundle,
                 tls=settings.server_tls,
+                decode=settings.decode,
                 limits=limits,
                 deadline_s=settings.safety.deadline,
             )
         else:
             assert isinstance(bundle, Bundle | Path)
-            client = await AsyncClient.local(bundle, limits=limits)
+            client = await AsyncClient.local(bundle, decode=settings.decode, limits=limits)
         return cls(client, settings)
 
     @property
