@@ -16,7 +16,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from twinspire.bundle import Tower
+from twinspire.bundle import DecodeMode, Tower
 from twinspire.errors import ServerUnavailableError
 from twinspire.images import ImageLimits
 from twinspire.index import Index
@@ -28,7 +28,7 @@ SPACE = "7" * 64
 class Server:
     """A client of a server that refuses the next `refusals` batches; calls `on_refusal` with how many are left."""
 
-    space, dim, limits = SPACE, 3, ImageLimits()
+    space, dim, limits, decode = SPACE, 3, ImageLimits(), DecodeMode.EXACT
     bundle = SimpleNamespace(towers=(Tower.IMAGE, Tower.TEXT))
 
     def __init__(self) -> None:

@@ -183,6 +183,7 @@ def _dry_run_client(client: Client) -> Client:
         SimpleNamespace(
             bundle=client.bundle,
             space=client.space,
+            decode=client.decode,
             limits=client.limits,
             audio_limits=client.audio_limits,
             preprocess=preprocess,
