@@ -217,7 +217,8 @@ def _residual(graph: onnx.GraphProto, softmax: onnx.NodeProto, wiring: Wiring) -
         if node.op_type == "Add" and not all(touched):
             other = node.input[touched.index(False)]
             if not wiring.is_constant(other):
-                return node
+                found: onnx.NodeProto = node
+                return found
         after.update(node.output)
     return None
 

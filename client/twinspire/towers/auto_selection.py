@@ -71,7 +71,7 @@ class RuntimeCandidate:
     def may_overflow(self) -> bool:
         """Whether the engines may be less accurate here than certified: int8 that the caller named."""
         on_this_processor = self.provider is not Provider.CUDA
-        return self.precision is Precision.INT8 and on_this_processor and not sums_int8_exactly()
+        return self.precision.is_int8_of_processors and on_this_processor and not sums_int8_exactly()
 
 
 def parse_provider(value: str) -> Provider | None:
@@ -151,7 +151,7 @@ def _skip_reason(provider: Provider, precision: Precision) -> str | None:
     """Return why `auto` should not try a provider, None where it should."""
     if provider is Provider.CPU:
         return None  # if it fails, opening it raises the cause
-    if provider is Provider.OPENVINO and precision is not Precision.INT8:
+    if provider is Provider.OPENVINO and not precision.is_int8_of_processors:
         return f"openvino is not faster at {precision}"
     cause = unavailable_reason(provider)
     if cause is not None:
