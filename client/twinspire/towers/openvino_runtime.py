@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twinspire._dependencies import import_failure
+from twinspire.towers.openvino_passes import split_projections
 
 PACKAGE = "openvino"
 EXTRA = "cpu-openvino"
@@ -60,7 +61,10 @@ class OpenVinoSession:
     """
 
     def __init__(self, engine: Path, settings: Mapping[str, str]) -> None:
-        self._model = openvino_library("The provider openvino").Core().compile_model(str(engine), "CPU", dict(settings))
+        core = openvino_library("The provider openvino").Core()
+        model = core.read_model(str(engine))
+        split_projections(model)
+        self._model = core.compile_model(model, "CPU", dict(settings))
         # A request computes one call at a time: as many are made as calls were ever in flight.
         self._idle: SimpleQueue[Any] = SimpleQueue()
 
