@@ -81,6 +81,7 @@ bench: $(VENV)/.dev ## run every benchmark at a size that ends in minutes; recor
 	$(BIN)/python -m twinspire_bench.lanes --rounds 1 --json runs/bench/lanes.json
 	$(BIN)/python -m twinspire_bench.overload --seconds 10 --json runs/bench/overload.json
 	$(BIN)/python -m twinspire_bench.gateway --rounds 2 --json runs/bench/gateway.json
+	$(BIN)/python -m twinspire_bench.growth --sizes 10000,100000 --json runs/bench/growth.json
 
 docs: $(VENV)/.dev ## build the documentation in build/site; fails for a broken link and an undocumented public name
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

@@ -19,6 +19,7 @@ from typing import IO, Annotated, Any, TypeAlias
 import typer
 from rich.console import Console
 
+from twinspire._termination import sigterm_unwinds
 from twinspire.bundle import Bundle, Precision, Tower
 from twinspire.errors import EngineError, InputError, ServerError, TwinspireError
 from twinspire.ingest.caption_files import CaptionForm
@@ -59,9 +60,10 @@ def progress_lines(console: Console) -> Callable[[str], None]:
 
 @contextmanager
 def exit_on_error(console: Console) -> Iterator[None]:
-    """Print a TwinspireError that the block raises, and exit with status 1."""
+    """Print a TwinspireError that the block raises, and exit with status 1. SIGTERM stops what the block started."""
     try:
-        yield
+        with sigterm_unwinds():
+            yield
     except TwinspireError as error:
         console.print(f"error: {error}", markup=False, soft_wrap=True)
         raise typer.Exit(1) from None
