@@ -36,6 +36,9 @@ SizeOption: TypeAlias = Annotated[
         "for a trial."
     ),
 ]
+GivenBundleOption: TypeAlias = Annotated[
+    Path | None, typer.Option("--bundle", help="Bundle to measure instead of a model with random weights of --size.")
+]
 WorkOption: TypeAlias = Annotated[Path, typer.Option(help="Folder in which models are made and kept.")]
 VocabularyOption: TypeAlias = Annotated[Path | None, typer.Option(help="Folder with OpenAI's CLIP vocabulary.")]
 CaptionsOption: TypeAlias = Annotated[
@@ -186,6 +189,18 @@ def random_model(size: str, work: Path, *, vocabulary: Path | None = None) -> Ra
     if not quantized.exists():
         run(*TWINSPIRE, "quantize", plain, "-o", quantized, "--ranges", RANGES)
     return RandomModel(folder, checkpoint, Bundle.open(quantized))
+
+
+def measured_bundle(
+    given: Path | None, size: str, work: Path, *, vocabulary: Path | None = None
+) -> tuple[Bundle, Path]:
+    """Return the bundle that was given, else one of a published size with random weights, and a folder to work in."""
+    if given is not None:
+        folder = work / "given"
+        folder.mkdir(parents=True, exist_ok=True)
+        return Bundle.open(given), folder
+    model = random_model(size, work, vocabulary=vocabulary)
+    return model.bundle, model.folder
 
 
 @dataclass(frozen=True, kw_only=True)
