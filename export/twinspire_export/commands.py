@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from twinspire._decode_mode import DecodeMode
 from twinspire.cli.shared import printable
 from twinspire.errors import InputError
 
@@ -213,6 +214,12 @@ def precision(
         Path | None,
         typer.Option(metavar="FILE", help="Captions to calibrate the recipes on. By default those of the scenes."),
     ] = None,
+    decode: Annotated[
+        DecodeMode,
+        typer.Option(
+            help="scaled: measure scaled decoding of JPEG files as well, and recommend it where recall is kept."
+        ),
+    ] = DecodeMode.EXACT,
     no_baseline: Annotated[
         bool, typer.Option("--no-baseline", help="Do not measure onnxruntime's quantize_dynamic for comparison.")
     ] = False,
@@ -260,6 +267,7 @@ def precision(
         images=None if calibrate_images is None else find_images([calibrate_images]),
         captions=None if calibrate_captions is None else read_captions(calibrate_captions),
         baseline=not no_baseline,
+        decode=decode,
         merge_tokens=_merge_tokens(merge_tokens),
         threads=threads,
         rounds=rounds,

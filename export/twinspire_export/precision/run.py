@@ -11,8 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from twinspire import Client
+from twinspire._arguments import as_member
+from twinspire._codec import decode, encode
 from twinspire._cores import usable_cores
-from twinspire.bundle import Bundle, BundleWriter, Precision, RecommendedRuntime, Tower
+from twinspire.bundle import (
+    Bundle,
+    BundleWriter,
+    DecodeCertificate,
+    DecodeMode,
+    Precision,
+    RecommendedRuntime,
+    Tower,
+)
 from twinspire.errors import BundleError, EngineError, InputError, MissingDependencyError, ProviderError
 from twinspire.images import ImageItem
 from twinspire.towers import Provider
@@ -45,6 +55,7 @@ from twinspire_export.precision.measurement import (
 )
 from twinspire_export.precision.merging import MERGED, merging_engines, merging_sweep
 from twinspire_export.precision.recipes import DYNAMIC, MAX_RECIPES, dynamic_engines, recipe_engines
+from twinspire_export.precision.scaled_decoding import certify_scaled_decoding
 from twinspire_export.precision.selection import (
     CandidateResult,
     accuracy_of,
@@ -52,6 +63,8 @@ from twinspire_export.precision.selection import (
     best_of,
     rejected,
 )
+
+SCALED_DECODING = "scaled decoding"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +76,9 @@ class PrecisionOptions:
     (synthetic scenes where None); None is one where the bundle has fp32 only, else none. `baseline` also measures
     onnxruntime's `quantize_dynamic`, which is never chosen. `merge_tokens` lists how many tokens of an image to merge
     in each block, of the fp32 engines and of the first int8 ones; None is a sweep. `threads` is the number of threads
-    of a call; None is all cores. Speed is measured in `rounds` rounds of at least `visit_s` seconds for each tower and
-    engine.
+    of a call; None is all cores. With `decode` scaled the best engines are measured with scaled decoding too, and the
+    bundle recommends it where no more than `max_recall_drop` is lost in all. Speed is measured in `rounds` rounds of
+    at least `visit_s` seconds for each tower and engine.
 
     Raises InputError where a value is out of range.
     """
@@ -76,10 +90,12 @@ class PrecisionOptions:
     baseline: bool = True
     merge_tokens: Sequence[int] | None = ()
     threads: int | None = None
+    decode: DecodeMode | str = DecodeMode.EXACT
     rounds: int = 10
     visit_s: float = 0.3
 
     def __post_init__(self) -> None:
+        as_member(self.decode, DecodeMode, "decode")
         if not 0 <= self.max_recall_drop < 1:
             raise InputError(
                 f"max_recall_drop {self.max_recall_drop:g}: expected a share of R@1 from 0 to below 1, such as 0.005 "
@@ -138,6 +154,8 @@ def choose_precision(
     base = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     target = Path(destination)
     _check(base, target, data)
+    if DecodeMode(chosen.decode) is DecodeMode.SCALED and not data.has_images:
+        raise InputError(f"decode scaled: {data.name} has no images to decode. Leave it out", option="decode")
     folder = target.with_name(f"{target.name}.work") if work is None else Path(work)
     run = _Run(base, data, chosen, folder, on_step or (lambda _: None), on_progress or (lambda *_: None))
     result = run.choose(target)
@@ -180,8 +198,9 @@ class _Run:
             for candidate, speed in self._speeds(list(found)).items()
         ]
         best = best_of(results, self.options.max_recall_drop)
+        scaled = self._scaled_decoding(best.candidate, fp32)
         self.step(f"writing {destination}")
-        written = self._write(destination, results, best, report)
+        written = self._write(destination, results, best, report, scaled)
         assert written.manifest.auto is not None
         return PrecisionResult(
             bundle=written,
@@ -302,6 +321,27 @@ class _Run:
                 speeds[candidate] = speed
         return speeds
 
+    def _scaled_decoding(self, best: PrecisionCandidate, fp32: DatasetEmbeddings) -> DecodeCertificate | None:
+        """Measure scaled decoding where it is asked for; None where it changes nothing, which `skipped` says."""
+        if DecodeMode(self.options.decode) is DecodeMode.EXACT:
+            return None
+        key = {**self._key(best.config), "decode": DecodeMode.SCALED, "streams": best.streams}
+        title = f"scaled decoding: {best}"
+        cached = self.cache.get_json(key)
+        if cached is not None:
+            self.step(f"{title}: measured before")
+            return decode(DecodeCertificate, cached, title)
+        self.step(title)
+        found = certify_scaled_decoding(best, self.data, fp32, threads=self.threads, on_progress=self.progress)
+        if found is None:
+            self.skipped[SCALED_DECODING] = (
+                f"no image of {self.data.name} is a JPEG of four times the size that it is resized to: nothing "
+                "to measure"
+            )
+            return None
+        self.cache.put_json(key, encode(found))
+        return found
+
     def _speed_inputs(self) -> SpeedInputs:
         with Client(self.base, open_towers(self.reference, threads=self.threads), threads=self.threads) as client:
             return SpeedInputs.of(self.data, client)
@@ -330,7 +370,12 @@ class _Run:
             self.skipped[str(measured)] = str(error)
 
     def _write(
-        self, destination: Path, results: Sequence[CandidateResult], best: CandidateResult, report: RecallReport
+        self,
+        destination: Path,
+        results: Sequence[CandidateResult],
+        best: CandidateResult,
+        report: RecallReport,
+        scaled: DecodeCertificate | None,
     ) -> Bundle:
         max_drop = self.options.max_recall_drop
         chosen = best_engines(results, max_drop)
@@ -372,6 +417,7 @@ class _Run:
                 max_recall_drop=max_drop,
                 hardware=self.hardware,
                 threads=self.threads,
+                scaled=scaled,
             )
             return writer.commit(self.base.manifest.draft(), engines, auto=choice)
 
