@@ -39,11 +39,12 @@ def _forget(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
 
 @pytest.fixture(params=["onnxruntime", "openvino"])
 def openvino(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Name the library that computes the provider: the plugin, and the runtime where the plugin has no device."""
+    """Name the library that computes the provider: the plugin where the runtime is not installed, and the runtime."""
     library: str = request.param
     if library == "openvino":
         pytest.importorskip("openvino", reason="needs openvino")
-        monkeypatch.setattr(onnxruntime, "get_ep_devices", list)
+    else:
+        _forget(monkeypatch, "openvino")
     error = providers.unavailable_error(Provider.OPENVINO)
     if error is not None or openvino_support.uses_runtime() != (library == "openvino"):
         pytest.skip(f"the provider openvino is not computed by {library} here: {error}")
@@ -163,6 +164,7 @@ def test_an_input_that_the_runtime_refuses_is_an_error(tiny: Any) -> None:
 @pytest.mark.usefixtures("plugin")
 def test_a_plugin_that_does_not_load_is_an_error(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A plugin library that cannot be registered is a ProviderError with onnxruntime's words."""
+    _forget(monkeypatch, "openvino")
 
     def fail(*_: str) -> None:
         raise onnxruntime.capi.onnxruntime_pybind11_state.Fail("wrong ELF class")
@@ -290,7 +292,7 @@ def test_auto_takes_openvino_where_it_gains(
 ) -> None:
     """`auto` tries OpenVINO first for int8 engines with AMX or where its runtime computes, and the CPU always last."""
     monkeypatch.setattr(auto_selection, "processor_flags", lambda: frozenset(flags))
-    monkeypatch.setattr(auto_selection, "uses_runtime", lambda: "runtime" in flags)
+    monkeypatch.setattr(auto_selection, "needs_runtime", lambda: "runtime" in flags)
     monkeypatch.setattr(
         auto_selection, "unavailable_reason", lambda provider: "is not there" if provider is Provider.CUDA else None
     )

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from twinspire._arguments import as_member
 from twinspire.bundle import Bundle, Precision, RecommendedRuntime
-from twinspire.towers.openvino_support import uses_runtime
+from twinspire.towers.openvino_support import needs_runtime
 from twinspire.towers.providers import InferencePrecision, Provider, unavailable_reason
 
 AUTO = "auto"
@@ -156,8 +156,8 @@ def _skip_reason(provider: Provider, precision: Precision) -> str | None:
     cause = unavailable_reason(provider)
     if cause is not None:
         return f"{provider} {cause}"
-    if provider is Provider.OPENVINO and _FASTER_WITH_OPENVINO not in processor_flags() and not uses_runtime():
-        return "onnxruntime's plugin of openvino is not faster on a processor without AMX"
+    if provider is Provider.OPENVINO and _FASTER_WITH_OPENVINO not in processor_flags() and not needs_runtime():
+        return "openvino is not faster on a processor without AMX"
     return None
 
 

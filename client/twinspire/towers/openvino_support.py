@@ -1,7 +1,8 @@
-"""The two libraries that compute the provider `openvino`: onnxruntime's plugin, and OpenVINO's own runtime.
+"""The two libraries that compute the provider `openvino`: OpenVINO's own runtime, and onnxruntime's plugin.
 
-The plugin computes where it has a device, which it offers on Intel processors only; elsewhere, and where it is not
-installed, the runtime does.
+The runtime computes where it is installed, else the plugin, which has a device on Intel processors only. ViT-B/16 int8,
+two cores of a Xeon with AMX: the runtime, which splits stacked projections, 1.19 times the images/s of the engine as it
+is in float32, 1.05 in bf16.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any
 
 from twinspire.errors import BrokenDependencyError, MissingDependencyError
 from twinspire.towers.onnxruntime_support import onnxruntime_library
-from twinspire.towers.openvino_runtime import openvino_library
+from twinspire.towers.openvino_runtime import EXTRA, PACKAGE, openvino_library
 
 PLUGIN_NAME = "OpenVINOExecutionProvider"
 _PLUGIN_PACKAGE = "onnxruntime-ep-openvino"
@@ -20,28 +21,41 @@ _registering = threading.Lock()
 
 
 def uses_runtime() -> bool:
-    """Whether OpenVINO's own runtime computes the provider here. Raises what loading the plugin raises."""
-    return not _plugin_is_installed() or not plugin_devices()
+    """Whether OpenVINO's own runtime computes the provider here: it is installed. Raises BrokenDependencyError."""
+    try:
+        openvino_library("The provider openvino")
+    except MissingDependencyError:
+        return False
+    return True
+
+
+def needs_runtime() -> bool:
+    """Whether the provider, which is available, could not compute here without OpenVINO's own runtime."""
+    if not uses_runtime():
+        return False
+    try:
+        return not _plugin_is_installed() or not plugin_devices()
+    except Exception:  # a library that does not load: the runtime computes all the same
+        return True
 
 
 def unavailable_reason() -> MissingDependencyError | BrokenDependencyError | str | None:
     """Return why the provider is unavailable, as `providers.unavailable_reason` does; None where it is available.
 
-    A plugin that is installed and does not load is the reason even where the runtime could compute.
+    A runtime that is installed and cannot be imported is the reason even where the plugin could compute.
     """
-    is_installed = _plugin_is_installed()
     try:
-        if is_installed and plugin_devices():
+        if uses_runtime():
             return None
-    except Exception as error:  # a library that does not load, or one made for another onnxruntime
-        return f"cannot be loaded ({error})"
-    try:
-        openvino_library(_NO_DEVICE if is_installed else "The provider openvino")
-    except MissingDependencyError as error:
-        return error if is_installed else MissingDependencyError(_PLUGIN_PACKAGE, "cpu", "The provider openvino")
     except BrokenDependencyError as error:
         return error
-    return None
+    if not _plugin_is_installed():
+        return MissingDependencyError(_PLUGIN_PACKAGE, "cpu", "The provider openvino")
+    try:
+        has_device = bool(plugin_devices())
+    except Exception as error:  # a library that does not load, or one made for another onnxruntime
+        return f"cannot be loaded ({error})"
+    return None if has_device else MissingDependencyError(PACKAGE, EXTRA, _NO_DEVICE)
 
 
 def plugin_devices() -> list[Any]:

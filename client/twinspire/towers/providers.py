@@ -35,7 +35,7 @@ from twinspire.towers.openvino_runtime import OpenVinoSession
 class Provider(StrEnum):
     """An execution provider of onnxruntime.
 
-    `openvino` is its plugin, or OpenVINO's own runtime where the plugin has no device or is not installed.
+    `openvino` is OpenVINO's own runtime where that is installed, else onnxruntime's plugin.
     """
 
     CPU = "cpu"
