@@ -59,17 +59,18 @@ def open_dataset(
     split: str | None = None,
     limit: int | None = None,
     seed: int = 0,
+    published_split: bool = False,
 ) -> CaptionedImages:
     """Open a data set: `NAME:ARGUMENT` of `DATASETS`, or the path of a captions file of any form or of its folder.
 
     `images` is the folder of the images, by default searched for beside the captions. `split` takes one part of a data
     set that names parts: `test` of Karpathy's, `train` of the scenes, which are held-out ones by default; `all` takes
-    every image. `limit` samples so many images with `seed`. All images' files must exist; they are read when they are
-    accessed.
+    every image. With `published_split` it is by default the one on which results are published, also of Karpathy's.
+    `limit` samples so many images with `seed`. All images' files must exist; they are read when they are accessed.
 
     Raises InputError for anything else, naming what was expected.
     """
-    options = DatasetOptions(images=images, split=split, limit=limit, seed=seed)
+    options = DatasetOptions(images=images, split=split, limit=limit, seed=seed, published_split=published_split)
     text = os.fspath(spec)
     name, colon, argument = text.partition(":")
     exists = os.path.exists(text)  # noqa: PTH110 - Path.exists raises for names that no file can have

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -130,6 +130,8 @@ def open_captions(
     """Open a captions file, of a form that is recognised by default, or the one such file in a folder."""
     path = _captions_file(path, form)
     form, images = list_images(path, form)
+    if form is CaptionForm.KARPATHY and options.split is None and options.published_split:
+        options = replace(options, split="test")
     if form is CaptionForm.KARPATHY and options.split is None:
         splits = ", ".join(sorted({str(image.split) for image in images}))
         raise InputError(

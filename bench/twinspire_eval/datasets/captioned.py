@@ -178,6 +178,7 @@ class DatasetOptions:
     split: str | None = None
     limit: int | None = None
     seed: int = 0
+    published_split: bool = False
 
 
 def sample_positions(count: int, limit: int | None, *, seed: int) -> list[int]:

@@ -116,11 +116,10 @@ def rank_pairs(
 
     first = np.array([own.min() for own in own_images], np.int64)
     asked = np.flatnonzero([len(own) > 0 for own in own_captions])
+    ranks, precisions = _ranks_of(images_scores, own_captions, len(texts))
     return {
         Direction.TEXT_TO_IMAGE: Ranking(*_ranks_of(captions_scores, own_images, len(images)), first, len(images)),
-        Direction.IMAGE_TO_TEXT: Ranking(
-            *(found[asked] for found in _ranks_of(images_scores, own_captions, len(texts))), asked, len(images)
-        ),
+        Direction.IMAGE_TO_TEXT: Ranking(ranks[asked], precisions[asked], asked, len(images)),
     }
 
 
