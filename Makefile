@@ -24,7 +24,7 @@ TRITON_BACKEND_SOURCES ?= ../shared/data/triton_onnxruntime_backend
 TRITON_BACKENDS := build/triton_backends
 TRITON_BACKEND := $(TRITON_BACKENDS)/onnxruntime/libtriton_onnxruntime.so
 
-.PHONY: demo docs test test-fast test-container fuzz-gateway test-gpu-packages test-harness test-published-sizes test-tensorrt-bindings check bench clean help
+.PHONY: demo docs test test-fast test-container fuzz-gateway test-gpu-packages test-harness test-published-sizes test-tensorrt-bindings check bench bench-smoke clean help
 
 demo: $(VENV)/.run ## draw 500 pictures, index them through Triton, find them in words; writes demo/
 	$(BIN)/twinspire demo -o demo --json demo/demo.json
@@ -87,6 +87,12 @@ bench: $(VENV)/.dev ## run every benchmark at a size that ends in minutes; recor
 	$(BIN)/python -m twinspire_bench.lanes --rounds 1 --json runs/bench/lanes.json
 	$(BIN)/python -m twinspire_bench.overload --seconds 10 --json runs/bench/overload.json
 	$(BIN)/python -m twinspire_bench.gateway --rounds 2 --json runs/bench/gateway.json
+	$(BIN)/python -m twinspire_bench.growth --sizes 10000,100000 --json runs/bench/growth.json
+
+bench-smoke: $(VENV)/.dev ## run every benchmark small, and fail where the sample's recall is below that of bench/baseline
+	rm -rf runs/smoke
+	$(BIN)/twinspire bench run --suite smoke --history runs/smoke
+	$(BIN)/twinspire bench gate bench/baseline runs/smoke --recall-only
 
 docs: $(VENV)/.dev ## build the documentation in build/site; fails for a broken link and an undocumented public name
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

@@ -13,6 +13,7 @@ from twinspire.errors import InputError
 from twinspire_bench.index.command import index
 from twinspire_bench.recall import recall
 from twinspire_bench.search.command import search
+from twinspire_bench.tracking import command as tracking
 from twinspire_bench.tune.command import tune
 from twinspire_eval.scenes.description import Contrast, Split
 from twinspire_eval.smoke import smoke_option
@@ -23,6 +24,8 @@ bench = typer.Typer(help="Measure speed and recall, and compare what was measure
 bench.command()(recall)
 bench.command()(index)
 bench.command()(search)
+for command in (tracking.run, tracking.history, tracking.report, tracking.gate):
+    bench.command()(command)
 scenes = typer.Typer(help="Draw synthetic scenes with captions in English and Chinese.", no_args_is_help=True)
 
 

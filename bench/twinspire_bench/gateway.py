@@ -40,6 +40,7 @@ from twinspire_bench.load_generator import Generator, jpeg_files, requests_of
 from twinspire_bench.scripts import (
     DEFAULT_WORK,
     CaptionsOption,
+    GivenBundleOption,
     JsonFileOption,
     ServedOptions,
     SizeOption,
@@ -47,8 +48,8 @@ from twinspire_bench.scripts import (
     VocabularyOption,
     WorkOption,
     exit_on_error,
+    measured_bundle,
     progress_lines,
-    random_model,
     read_captions,
     running_gateway,
 )
@@ -294,6 +295,7 @@ def show(record: Record, console: Console) -> None:
 
 def main(
     size: SizeOption = "vit-b-32",
+    bundle: GivenBundleOption = None,
     work: WorkOption = DEFAULT_WORK,
     vocabulary: VocabularyOption = None,
     captions: CaptionsOption = None,
@@ -309,8 +311,8 @@ def main(
     console = Console(stderr=True)
     with exit_on_error(console):
         sentences = read_captions(captions, TEXTS)
-        model = random_model(size, work, vocabulary=vocabulary)
-        served = ServedOptions(bundle=model.bundle, threads=thread_count(threads), streams=streams, work=model.folder)
+        measured, folder = measured_bundle(bundle, size, work, vocabulary=vocabulary)
+        served = ServedOptions(bundle=measured, threads=thread_count(threads), streams=streams, work=folder)
         settings = GatewaySettings(rounds=rounds, visit_s=visit)
         record = measure(served, sentences, settings=settings, say=progress_lines(console), autocannon=autocannon)
         show(record, figures_console())

@@ -19,6 +19,7 @@ from typing import IO, Annotated, Any, TypeAlias
 import typer
 from rich.console import Console
 
+from twinspire._termination import sigterm_unwinds
 from twinspire.bundle import Bundle, Precision, Tower
 from twinspire.errors import EngineError, InputError, ServerError, TwinspireError
 from twinspire.ingest.caption_files import CaptionForm
@@ -34,6 +35,9 @@ SizeOption: TypeAlias = Annotated[
         help="vit-b-32, vit-b-16, vit-l-14, vit-l-14-336, siglip-b-16, chinese-clip-b-16, metaclip-2-b-32, or tiny "
         "for a trial."
     ),
+]
+GivenBundleOption: TypeAlias = Annotated[
+    Path | None, typer.Option("--bundle", help="Bundle to measure instead of a model with random weights of --size.")
 ]
 WorkOption: TypeAlias = Annotated[Path, typer.Option(help="Folder in which models are made and kept.")]
 VocabularyOption: TypeAlias = Annotated[Path | None, typer.Option(help="Folder with OpenAI's CLIP vocabulary.")]
@@ -59,9 +63,10 @@ def progress_lines(console: Console) -> Callable[[str], None]:
 
 @contextmanager
 def exit_on_error(console: Console) -> Iterator[None]:
-    """Print a TwinspireError that the block raises, and exit with status 1."""
+    """Print a TwinspireError that the block raises, and exit with status 1. SIGTERM stops what the block started."""
     try:
-        yield
+        with sigterm_unwinds():
+            yield
     except TwinspireError as error:
         console.print(f"error: {error}", markup=False, soft_wrap=True)
         raise typer.Exit(1) from None
@@ -184,6 +189,18 @@ def random_model(size: str, work: Path, *, vocabulary: Path | None = None) -> Ra
     if not quantized.exists():
         run(*TWINSPIRE, "quantize", plain, "-o", quantized, "--ranges", RANGES)
     return RandomModel(folder, checkpoint, Bundle.open(quantized))
+
+
+def measured_bundle(
+    given: Path | None, size: str, work: Path, *, vocabulary: Path | None = None
+) -> tuple[Bundle, Path]:
+    """Return the bundle that was given, else one of a published size with random weights, and a folder to work in."""
+    if given is not None:
+        folder = work / "given"
+        folder.mkdir(parents=True, exist_ok=True)
+        return Bundle.open(given), folder
+    model = random_model(size, work, vocabulary=vocabulary)
+    return model.bundle, model.folder
 
 
 @dataclass(frozen=True, kw_only=True)

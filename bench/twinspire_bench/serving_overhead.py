@@ -38,6 +38,7 @@ from twinspire_bench.scripts import (
     DEFAULT_WORK,
     TWINSPIRE,
     CaptionsOption,
+    GivenBundleOption,
     JsonFileOption,
     SizeOption,
     ThreadsOption,
@@ -46,8 +47,8 @@ from twinspire_bench.scripts import (
     batches_of,
     exit_on_error,
     limit_images_per_s,
+    measured_bundle,
     progress_lines,
-    random_model,
     rate,
     read_captions,
     run,
@@ -237,6 +238,7 @@ def show(record: Record, console: Console) -> None:
 
 def main(
     size: SizeOption = "vit-b-32",
+    bundle: GivenBundleOption = None,
     work: WorkOption = DEFAULT_WORK,
     vocabulary: VocabularyOption = None,
     captions: CaptionsOption = None,
@@ -268,14 +270,14 @@ def main(
     settings = ServingSettings(rounds=rounds, images=images, texts=texts)
     with exit_on_error(console):
         sentences = read_captions(captions, settings.texts)
-        model = random_model(size, work, vocabulary=vocabulary)
+        measured, folder = measured_bundle(bundle, size, work, vocabulary=vocabulary)
         record = measure(
-            model.bundle,
+            measured,
             sentences,
             threads=thread_count(threads),
             streams=streams,
             settings=settings,
-            work=model.folder,
+            work=folder,
             say=progress_lines(console),
             runtime=runtime,
             backend_directory=backend_directory,

@@ -177,3 +177,15 @@ def _checked(samples: ArrayLike) -> NDArray[np.float64]:
     if not np.isfinite(array).all():
         raise InputError(f"{np.count_nonzero(~np.isfinite(array))} of {array.size} samples are not finite")
     return array
+
+
+def row_cosines(left: NDArray[np.float32], right: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return the cosine of each vector of `left` (..., D) with the same one of `right`: (V,) float64, -1 to 1.
+
+    NaN where a row is zero or not finite.
+    """
+    a, b = (side.reshape(-1, side.shape[-1]).astype(np.float64) for side in (left, right))
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        cosines: NDArray[np.float64] = (a * b).sum(1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
+    # Rounding may carry a cosine slightly beyond 1, which would puzzle readers of a certificate.
+    return np.clip(cosines, -1.0, 1.0)

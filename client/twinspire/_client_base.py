@@ -10,9 +10,9 @@ from typing import Generic, Literal, Protocol, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from twinspire._arguments import shown
+from twinspire._arguments import as_member, shown
 from twinspire.audio import AudioLimits, AudioPreprocessor
-from twinspire.bundle import Bundle, BundleDescription, Tower
+from twinspire.bundle import Bundle, BundleDescription, DecodeMode, Tower
 from twinspire.errors import InputError, SpaceMismatchError
 from twinspire.images import ImageLimits, Preprocessor
 from twinspire.text import Tokenizer, Truncation
@@ -44,6 +44,7 @@ class ClientBase(Generic[AnyTowers]):
         bundle: BundleDescription,
         towers: AnyTowers,
         *,
+        decode: DecodeMode | str = DecodeMode.EXACT,
         limits: ImageLimits | None = None,
         audio_limits: AudioLimits | None = None,
         threads: int | None = None,
@@ -57,13 +58,19 @@ class ClientBase(Generic[AnyTowers]):
             )
         self.bundle = bundle
         self.towers = towers
+        self._decode = decode_mode(bundle, decode)
         self._limits, self._audio_limits = limits or ImageLimits(), audio_limits or AudioLimits()
         self._tokenizer = Tokenizer(bundle.tokenizer_json(), bundle.text) if Tower.TEXT in bundle.towers else None
         self._preprocessor = self._audio_preprocessor = None
         if Tower.IMAGE in bundle.towers:
-            self._preprocessor = Preprocessor(bundle.image, limits=self._limits, threads=threads)
+            self._preprocessor = Preprocessor(bundle.image, decode=self._decode, limits=self._limits, threads=threads)
         if Tower.AUDIO in bundle.towers:
             self._audio_preprocessor = AudioPreprocessor(bundle.audio, limits=self._audio_limits, threads=threads)
+
+    @property
+    def decode(self) -> DecodeMode:
+        """How encoded images are decoded."""
+        return self._decode
 
     @property
     def limits(self) -> ImageLimits:
@@ -135,6 +142,14 @@ def served_bundle(
     if bundle is None:
         return describe_server(url, name=name, deadline_s=deadline_s, tls=tls)
     return bundle if isinstance(bundle, BundleDescription) else opened_bundle(bundle)
+
+
+def decode_mode(bundle: BundleDescription, decode: DecodeMode | str) -> DecodeMode:
+    """Return how images are decoded, for "auto" as the bundle recommends, else exactly. Raises InputError."""
+    if decode == "auto":
+        choice = bundle.manifest.auto
+        return DecodeMode.EXACT if choice is None or choice.decode is None else choice.decode
+    return as_member(decode, DecodeMode, "decode", besides=["auto"])
 
 
 def opened_fallback(fallback: BundleOrPath | Towers | None, *, threads: int | None) -> Towers | None:

@@ -25,7 +25,7 @@ from twinspire._client_base import (
 )
 from twinspire._telemetry import detached_span, span
 from twinspire.audio import AudioItem, AudioLimits
-from twinspire.bundle import BundleDescription, Precision, Tower
+from twinspire.bundle import BundleDescription, DecodeMode, Precision, Tower
 from twinspire.errors import AudioError, ImageError, ItemError
 from twinspire.images import ImageItem, ImageLimits
 from twinspire.towers import (
@@ -64,6 +64,7 @@ class AsyncClient(ClientBase[AsyncTowers]):
         threads: int | None = None,
         streams: int | None = None,
         openvino: OpenVinoOptions | None = None,
+        decode: DecodeMode | str = DecodeMode.EXACT,
         limits: ImageLimits | None = None,
         audio_limits: AudioLimits | None = None,
     ) -> AsyncClient:
@@ -74,7 +75,14 @@ class AsyncClient(ClientBase[AsyncTowers]):
             towers = LocalTowers(
                 open_bundle, precision=precision, provider=provider, threads=threads, streams=streams, openvino=openvino
             )
-            return cls(open_bundle, _ThreadTowers(towers), limits=limits, audio_limits=audio_limits, threads=threads)
+            return cls(
+                open_bundle,
+                _ThreadTowers(towers),
+                decode=decode,
+                limits=limits,
+                audio_limits=audio_limits,
+                threads=threads,
+            )
 
         return await asyncio.to_thread(opened)
 
@@ -92,6 +100,7 @@ class AsyncClient(ClientBase[AsyncTowers]):
         send_images_singly: bool = False,
         fallback: BundleOrPath | Towers | None = None,
         threads: int | None = None,
+        decode: DecodeMode | str = DecodeMode.EXACT,
         limits: ImageLimits | None = None,
         audio_limits: AudioLimits | None = None,
     ) -> AsyncClient:
@@ -115,7 +124,7 @@ class AsyncClient(ClientBase[AsyncTowers]):
             await towers.open()
         try:
             return await asyncio.to_thread(
-                cls, opened, towers, limits=limits, audio_limits=audio_limits, threads=threads
+                cls, opened, towers, decode=decode, limits=limits, audio_limits=audio_limits, threads=threads
             )
         except BaseException:
             await towers.close()

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from twinspire.bundle import Certificate, Tower, TowerSpec
 from twinspire.contract import EMBEDDING, FREE, TensorSpec, text_input
 from twinspire.errors import EngineError, MissingDependencyError
+from twinspire_eval.statistics import row_cosines
 from twinspire_export.dependencies import installed_version
 
 if TYPE_CHECKING:
@@ -147,15 +148,3 @@ def certify(
         recall=None,
         versions={package: installed_version(package) for package in packages},
     )
-
-
-def row_cosines(left: NDArray[np.float32], right: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return the cosine of each vector of `left` (..., D) with the same one of `right`: (V,) float64, -1 to 1.
-
-    NaN where a row is zero or not finite.
-    """
-    a, b = (side.reshape(-1, side.shape[-1]).astype(np.float64) for side in (left, right))
-    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-        cosines: NDArray[np.float64] = (a * b).sum(1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
-    # Rounding may carry a cosine slightly beyond 1, which would puzzle readers of a certificate.
-    return np.clip(cosines, -1.0, 1.0)

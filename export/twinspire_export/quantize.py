@@ -16,6 +16,7 @@ from twinspire.bundle import Bundle, BundleWriter, Certificate, Precision, Tower
 from twinspire.errors import BundleError, EngineError, InputError, ItemError
 from twinspire.images import ImageItem
 from twinspire.tensorrt_support import check_symmetric
+from twinspire_eval.statistics import row_cosines
 from twinspire_export.calibration import (
     CalibrationSplit,
     audio_samples,
@@ -24,7 +25,7 @@ from twinspire_export.calibration import (
     scene_images,
     text_samples,
 )
-from twinspire_export.engine_check import EngineRunner, certify, check_engine, row_cosines
+from twinspire_export.engine_check import EngineRunner, certify, check_engine
 from twinspire_export.fp16 import nodes_out_of_range, to_fp16
 from twinspire_export.quantization.float_fallback import MIN_COSINE, Accuracy, Layers, Measure, quantize_accurately
 from twinspire_export.quantization.graph_passes import has_post_norm_blocks

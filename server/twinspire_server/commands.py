@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from twinspire._decode_mode import DecodeMode
 from twinspire_server.demo.commands import demo
 from twinspire_server.gateway.commands import gateway
 from twinspire_server.repository.settings import Accelerator, Device, RepositoryRuntime
@@ -80,6 +81,13 @@ def build(
             "wheel; the container needs further packages for it.",
         ),
     ] = None,
+    decode: Annotated[
+        DecodeMode,
+        typer.Option(
+            help="How NAME_image_bytes decodes images. scaled: JPEG files at a fraction of their size, several times "
+            "as fast for photographs."
+        ),
+    ] = DecodeMode.EXACT,
 ) -> None:
     """Write a model repository, the folder that Triton loads: a model for each tower of a bundle.
 
@@ -105,6 +113,7 @@ def build(
         queue_batches=queue_batches,
         tuning=tuning,
         raw_inputs=runtime is RepositoryRuntime.WHEEL if raw_inputs is None else raw_inputs,
+        decode=decode,
         description=True,
     )
     for model in models:

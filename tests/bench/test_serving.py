@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -71,6 +74,35 @@ def test_the_report_of_perf_analyzer_is_read(tmp_path: Path) -> None:
     program.write_text("#!/bin/sh\necho no such model\nexit 3\n", encoding="utf-8")
     with pytest.raises(EngineError, match="no such model"):
         requests_per_s(program, "127.0.0.1:1", "model", in_flight=16, seconds=1)
+
+
+TERMINATED = """
+import sys, time
+from pathlib import Path
+from rich.console import Console
+from twinspire import sample_bundle
+from twinspire.bundle import Bundle
+from twinspire_bench.scripts import ServedOptions, exit_on_error
+
+options = ServedOptions(bundle=Bundle.open(sample_bundle()), threads=1, streams=1, work=Path(sys.argv[1]))
+with exit_on_error(Console(stderr=True)), options.serve() as server:
+    print(server.pid, flush=True)
+    time.sleep(600)
+"""
+
+
+@needs_triton
+@pytest.mark.slow
+def test_a_terminated_benchmark_leaves_no_server(tmp_path: Path) -> None:
+    """SIGTERM ends a benchmark with status 143, and the server that it started with it."""
+    command = [sys.executable, "-c", TERMINATED, tmp_path]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        server = Path("/proc", process.stdout.readline().strip())
+        assert server.is_dir()
+        process.terminate()
+        assert process.wait(60) == 128 + signal.SIGTERM
+    assert not server.exists()
 
 
 def _shown(show: object, record: Record) -> str:

@@ -31,7 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twinspire.audio import AudioLimits
-from twinspire.bundle import Tower
+from twinspire.bundle import DecodeMode, Tower
 from twinspire.errors import IndexReplacedError, InputError
 from twinspire.images import ImageLimits
 from twinspire.index import Index, verify_index
@@ -58,6 +58,7 @@ class Model:
     """A client that encodes the bytes of files; two spaces have vectors of different lengths."""
 
     limits, audio_limits, vectors_per_item = ImageLimits(), AudioLimits(), 1
+    decode = DecodeMode.EXACT
 
     def __init__(self, place: int) -> None:
         self.place, self.space, self.dim = place, SPACES[place], DIMS[place]

@@ -36,7 +36,8 @@ def test_exports() -> None:
     """The package's public names are exactly these."""
     assert sorted(twinspire.bundle.__all__) == [
         "AudioCut", "AudioPadding", "AudioSettings", "AudioTowerSpec", "Bundle", "BundleDescription", "BundleWriter",
-        "Certificate", "CropRounding", "EngineRecord", "FileRecord", "ImageSettings", "ImageTowerSpec", "Interpolation",
+        "Certificate", "CropRounding", "DecodeCertificate", "DecodeMode", "EngineRecord",
+        "FileRecord", "ImageSettings", "ImageTowerSpec", "Interpolation",
         "MANIFEST_NAME", "Manifest", "ManifestDraft", "MelNorm", "MelScale", "OutputForm", "PROBES_NAME", "Padding",
         "Precision", "Probes", "RecommendedRuntime", "Reranker", "Resize", "SCHEMA_VERSION", "Source", "TOKENIZER_NAME",
         "TextSettings", "TextTowerSpec", "Tower", "TowerProbes", "TowerSpec", "TowerSpecs", "space_id",

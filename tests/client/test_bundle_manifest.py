@@ -68,12 +68,14 @@ def test_unknown_schema_version(document: dict[str, Any], version: object) -> No
 
 
 def test_schema_1_is_read_as_schema_2() -> None:
-    """The sample's manifest in schema 1 gives the same manifest as in schema 2, and so the same space."""
+    """The sample's manifest in schema 1 gives that in schema 2, without the patches, and so the same space."""
     old = Manifest.from_json(SCHEMA_1.read_text(encoding="utf-8"))
     committed = (sample_bundle() / "bundle.json").read_text(encoding="utf-8")
-    assert old == Manifest.from_json(committed)
-    assert old.to_json() == committed
-    assert json.loads(committed)["schema_version"] == 2
+    document = json.loads(committed)
+    assert document["schema_version"] == 2
+    del document["towers"]["image"]["patches"]
+    assert old == Manifest.from_json(json.dumps(document))
+    assert json.loads(old.to_json()) == document
 
 
 def test_a_schema_1_bundle_is_upgraded_by_the_tool(tiny: Any, tmp_path: Path) -> None:

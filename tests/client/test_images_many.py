@@ -43,7 +43,14 @@ def preprocessor(request: pytest.FixtureRequest) -> Preprocessor:
 
 def test_exports() -> None:
     """The package's public names are exactly these."""
-    assert twinspire.images.__all__ == ["ImageItem", "ImageLimits", "Preprocessor", "load_image", "load_thumbnail"]
+    assert twinspire.images.__all__ == [
+        "DecodeMode",
+        "ImageItem",
+        "ImageLimits",
+        "Preprocessor",
+        "load_image",
+        "load_thumbnail",
+    ]
 
 
 def test_order(preprocessor: Preprocessor) -> None:

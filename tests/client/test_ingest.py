@@ -216,7 +216,7 @@ class Rendezvous(Watched):
         self._turn = {"read": 4, "decode": 3, "encode": 2, "write": 1}
         self.met: list[str] = []
         self.space, self.dim, self.towers = client.space, client.dim, SimpleNamespace(encode_images=self.encode)
-        self.limits, self.bundle = client.limits, client.bundle
+        self.limits, self.decode, self.bundle = client.limits, client.decode, client.bundle
 
     def _at(self, stage: str) -> None:
         self._seen[stage] += 1

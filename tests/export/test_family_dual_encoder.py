@@ -309,6 +309,21 @@ def test_embeddings(exported: Exported) -> None:
         assert_text_embeddings(bundle, text_features(name, checkpoint))
 
 
+def test_patches(exported: Exported) -> None:
+    """The manifest counts the patches that transformers' transformer attends to; convolutional networks have none."""
+    _, checkpoint, bundle = exported
+    assert bundle.manifest.towers.image is not None
+    vision = reference(checkpoint).vision_model
+    vision = getattr(vision, "vision_model", vision)
+    if vision.config.model_type in ("resnet", "efficientnet"):
+        assert bundle.manifest.towers.image.patches is None
+        return
+    tokens = vision.embeddings(torch.zeros(1, 3, bundle.image.height, bundle.image.width))
+    tokens = tokens[0] if isinstance(tokens, tuple) else tokens
+    has_class = vision.config.model_type != "swin"
+    assert bundle.manifest.towers.image.patches == tokens.shape[1] - has_class
+
+
 def test_pixels(exported: Exported) -> None:
     """Pixels are those of transformers' slow processor."""
     name, checkpoint, bundle = exported

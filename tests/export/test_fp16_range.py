@@ -23,8 +23,9 @@ from onnx import TensorProto, helper, numpy_helper
 from transformers import CLIPModel
 
 from twinspire.bundle import Bundle, Precision, Tower
+from twinspire_eval.statistics import row_cosines
 from twinspire_export import export_checkpoint, quantize_bundle
-from twinspire_export.engine_check import EngineRunner, row_cosines
+from twinspire_export.engine_check import EngineRunner
 from twinspire_export.fp16 import to_fp16
 
 COSINE = 0.9999

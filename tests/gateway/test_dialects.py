@@ -150,7 +150,8 @@ def test_cohere(
     assert texts["texts"] == TEXTS
     decoded = [np.frombuffer(base64.b64decode(row), "<f4") for row in images["embeddings"]["base64"]]
     assert np.array_equal(decoded, image_rows)
-    assert images["meta"]["billed_units"]["images"] == 3
+    assert images["meta"]["billed_units"] == {"input_tokens": 0, "images": 3}
+    assert images["meta"]["tokens"]["input_tokens"] == 3 * (112 // 16) ** 2, "an image counts its patches"
     assert np.array_equal(np.array(inputs["embeddings"]["float"], np.float32), mixed_row[None])
 
 

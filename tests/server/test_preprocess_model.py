@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import json
 import sys
 import threading
@@ -14,12 +15,15 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from support.arrays import noise_images, png
 from twinspire import Client
 from twinspire.errors import ImageError
+from twinspire.images import Preprocessor
 from twinspire_server import repository
 from twinspire_server.repository import build_repository
+from twinspire_server.repository.config import read_config
 
 MODEL_FILE = Path(repository.__file__).with_name("preprocess_model.py")
 
@@ -92,14 +96,21 @@ def module(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 @pytest.fixture
-def model(module: ModuleType, tiny: Any, tmp_path: Path) -> Iterator[Any]:
+def decode() -> str:
+    """Decode exactly, unless a test says otherwise."""
+    return "exact"
+
+
+@pytest.fixture
+def model(module: ModuleType, tiny: Any, tmp_path: Path, decode: str) -> Iterator[Any]:
     """Initialize the model that decodes images, as `build` writes it."""
-    build_repository([tiny.bundle.path], tmp_path, raw_inputs=True)
+    build_repository([tiny.bundle.path], tmp_path, raw_inputs=True, decode=decode)
+    built = read_config(tmp_path / "tiny_decode").parameters
     config = {
         "max_batch_size": 4,
         "input": [{"name": "image_bytes"}],
         "output": [{"name": "image"}],
-        "parameters": {"prepares": {"string_value": "image"}},
+        "parameters": {name: {"string_value": built[name].string_value} for name in built},
     }
     made = module.TritonPythonModel()
     folder = {"model_repository": str(tmp_path / "tiny_decode"), "model_version": "1", "model_name": "tiny_decode"}
@@ -124,6 +135,18 @@ def test_each_request_gets_its_own_answer(model: Any, tiny: Any) -> None:
     assert np.array_equal(np.concatenate([first, last]), expected)
     assert (bad.kind, "image 1 (bytes): not an image" in str(bad)) == ("invalid", True)
     assert (empty.kind, "image 0 (bytes): empty" in str(empty)) == ("invalid", True)
+
+
+@pytest.mark.parametrize("decode", ["exact", "scaled"])
+def test_images_are_decoded_as_the_repository_was_built(model: Any, tiny: Any, decode: str) -> None:
+    """A JPEG comes out as from a client of the mode that the repository was built with."""
+    file = io.BytesIO()
+    Image.fromarray(noise_images(1, size=200)[0]).save(file, "JPEG")
+    request = _Request([file.getvalue()])
+    _execute(model, [request])
+    assert np.array_equal(request.answer, Preprocessor(tiny.bundle.image, decode=decode).many([file.getvalue()]))
+    other = "exact" if decode == "scaled" else "scaled"
+    assert (request.answer != Preprocessor(tiny.bundle.image, decode=other).many([file.getvalue()])).any()
 
 
 def test_answers_are_counted_by_status_and_times_by_phase(model: Any) -> None:

@@ -17,16 +17,20 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+from PIL import Image
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc
 
 from support.arrays import noise_images, png
 from support.data import ODD_IMAGES, PHOTOS
 from twinspire import Client
-from twinspire.bundle import Bundle, BundleDescription, BundleWriter, Tower
+from twinspire.bundle import Bundle, BundleDescription, BundleWriter, DecodeMode, Tower
 from twinspire.errors import InputError, ServerError, ServerRefusedError
+from twinspire.images import Preprocessor
 from twinspire.towers.triton import describe_server
 from twinspire_server.repository import build_repository
+from twinspire_server.repository.config import read_config
+from twinspire_server.repository.served_probes import PROBES, ServedProbes
 from twinspire_server.triton import TritonServer, launch
 
 TOGETHER = 8
@@ -420,3 +424,48 @@ def test_curl_gets_a_files_embedding(open_server: TritonServer, client: Client) 
 def test_open_http_leaves_the_rest_closed(open_server: TritonServer, path: str) -> None:
     """Configs, statistics and logging still need the key."""
     assert _curl(f"{open_server.http_url}/v2/{path}")[0] == 403
+
+
+def _jpeg(seed: int = 0) -> bytes:
+    file = io.BytesIO()
+    noise = np.random.default_rng(seed).integers(0, 256, (200, 260, 3), np.uint8)
+    Image.fromarray(noise).save(file, "JPEG")
+    return file.getvalue()
+
+
+def test_a_repository_of_scaled_decoding(needs_triton: None, tiny: Any, tmp_path: Path) -> None:
+    """The vectors of encoded images are those of a client with `decode="scaled"`, and the canary finds no fault."""
+    build_repository([tiny.bundle.path], tmp_path, threads=1, raw_inputs=True, decode="scaled", description=True)
+    with TritonServer(tmp_path) as server, closing(RawClient(server.grpc_url)) as raw:
+        found = raw.encode("tiny_image_bytes", "image_bytes", [_jpeg()])
+        with Client.connect(server.grpc_url, decode="scaled") as client:
+            scaled = client.encode_images([_jpeg()])
+        with Client.connect(server.grpc_url) as client:
+            exact = client.encode_images([_jpeg()])
+        assert (read_config(tmp_path / "tiny_decode").parameters["decode"].string_value) == "scaled"
+    assert np.abs(found - scaled).max() <= TOLERANCE
+    assert np.abs(found - exact).max() > TOLERANCE
+
+
+def test_probes_of_scaled_decoding(tiny: Any, tmp_path: Path) -> None:
+    """The inputs that the canary expects of encoded probes are those of the mode that the repository was built with."""
+    rows = {}
+    for decode in DecodeMode:
+        (image, *_) = build_repository([tiny.bundle.path], tmp_path / decode, raw_inputs=True, decode=decode)
+        probes = ServedProbes.load(image.folder / str(image.version) / PROBES)
+        np.testing.assert_array_equal(
+            probes.raw_inputs, Preprocessor(tiny.bundle.image, decode=decode).many(probes.raw)
+        )
+        rows[decode] = probes.raw_inputs
+    assert (rows[DecodeMode.EXACT] != rows[DecodeMode.SCALED]).any()
+
+
+@pytest.mark.parametrize(
+    ("options", "word"), [({"decode": "fast", "raw_inputs": True}, "scaled"), ({"decode": "scaled"}, "raw")]
+)
+def test_decode_modes_that_cannot_be_built(tiny: Any, tmp_path: Path, options: Any, word: str) -> None:
+    """An unknown mode, and one without models that decode, are an InputError of that option; nothing is written."""
+    with pytest.raises(InputError, match=word) as caught:
+        build_repository([tiny.bundle.path], tmp_path / "models", **options)
+    assert caught.value.option == "decode"
+    assert not (tmp_path / "models").exists()

@@ -298,6 +298,25 @@ def test_one_reload_at_a_time(server: Server) -> None:
     assert json.loads(document)["taken"]
 
 
+def test_a_killed_reload_goes_on_in_the_server(server: Server) -> None:
+    """Kill -9 of `twinspire reload` half-way: the server takes the build, and takes further commands."""
+    server.build("fp32")
+    command = [TWINSPIRE, "reload", server.repository]
+    with subprocess.Popen(command, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as reload:
+        assert reload.stderr is not None
+        assert "loading" in reload.stderr.readline()
+        reload.kill()
+    deadline_s = time.monotonic() + 60
+    while server.precisions() != {"fp32"}:
+        assert time.monotonic() < deadline_s
+        time.sleep(0.1)
+    while (back := server.run_reload("--rollback")).returncode == 2 and "under way" in back.stderr:
+        assert time.monotonic() < deadline_s
+        time.sleep(0.1)
+    assert json.loads(back.stdout)["taken"]
+    assert server.precisions() == {"int8"}
+
+
 def test_a_second_server_of_a_repository_is_refused(server: Server) -> None:
     """`twinspire serve` of a repository that is served ends with status 2 and names `twinspire reload`."""
     command = [TWINSPIRE, "serve", server.repository, *_FREE]

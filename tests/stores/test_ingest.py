@@ -20,7 +20,7 @@ from PIL import Image
 from stores.numpy_store import SCHEME, create_store, open_store
 from twinspire import open_index
 from twinspire.audio import AudioLimits
-from twinspire.bundle import Tower
+from twinspire.bundle import DecodeMode, Tower
 from twinspire.cli import main
 from twinspire.images import ImageLimits
 from twinspire.index import Index
@@ -35,6 +35,7 @@ class FakeClient:
     """Encodes an image to the direction of its first pixel's colour, and a text to that of its length."""
 
     space, dim, limits, audio_limits = SPACE, DIM, ImageLimits(), AudioLimits()
+    decode = DecodeMode.EXACT
     bundle = SimpleNamespace(towers=(Tower.IMAGE, Tower.TEXT))
 
     def __init__(self) -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from support.arrays import unit
 from twinspire.audio import AudioLimits
-from twinspire.bundle import Tower
+from twinspire.bundle import DecodeMode, Tower
 from twinspire.errors import ImageError
 from twinspire.images import ImageLimits
 
@@ -43,6 +43,7 @@ class FakeClient:
     limits = ImageLimits()
     vectors_per_item = 1
     audio_limits = AudioLimits()
+    decode = DecodeMode.EXACT
 
     def __init__(
         self,

@@ -32,9 +32,9 @@ class CaptionedScene:
     captions: dict[Language, str]
     key: str
 
-    def draw(self) -> Image.Image:
-        """Draw the image, RGB, `SIDE` by `SIDE` pixels; the same at every call."""
-        return draw_scene(self.scene, random.Random(f"picture/{self.key}"))
+    def draw(self, side: int = SIDE) -> Image.Image:
+        """Draw the image, RGB, `side` by `side` pixels; the same at every call."""
+        return draw_scene(self.scene, random.Random(f"picture/{self.key}"), side)
 
 
 def scene_set(count: int, *, seed: int, split: Split) -> list[CaptionedScene]:

@@ -16,6 +16,7 @@ from twinspire_eval.scenes.vocabulary import Axis, Background, Place, Size
 SIDE = 256
 """Width and height of an image in pixels."""
 OVERSAMPLING = 2
+_FINE = 1024  # from this side on pixels are too small for jagged edges to matter
 
 # An object's half width, as a share of the image's side.
 _RADII: dict[Size, tuple[float, float]] = {Size.SMALL: (0.098, 0.112), Size.BIG: (0.150, 0.165)}
@@ -29,15 +30,15 @@ _PLACES: dict[Place, tuple[float, float]] = {
 _Point = tuple[float, float]
 
 
-def draw_scene(scene: Scene, rng: random.Random) -> Image.Image:
-    """Draw a scene, RGB, `SIDE` by `SIDE` pixels. The same state of `rng` gives the same image."""
-    side = SIDE * OVERSAMPLING
-    image = paint_background(scene.background, side, rng)
+def draw_scene(scene: Scene, rng: random.Random, side: int = SIDE) -> Image.Image:
+    """Draw a scene, RGB, `side` by `side` pixels. The same state of `rng` gives the same image."""
+    oversampling = OVERSAMPLING if side < _FINE else 1
+    image = paint_background(scene.background, side * oversampling, rng)
     for group, centres in zip(scene.groups, _layout(scene, rng), strict=True):
         colour = _shaded(BASE[group.colour], rng)
         for centre in centres:
             _put(image, group, colour, centre, rng)
-    return image.reduce(OVERSAMPLING)
+    return image.reduce(oversampling)
 
 
 def _shaded(colour: RGB, rng: random.Random) -> RGB:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from twinspire._decode_mode import DecodeMode
 from twinspire.bundle.description import BundleDescription
 from twinspire.bundle.folder import Bundle
 from twinspire.bundle.manifest import (
@@ -20,7 +21,14 @@ from twinspire.bundle.manifest import (
     TowerSpecs,
 )
 from twinspire.bundle.probes import Probes, TowerProbes
-from twinspire.bundle.records import Certificate, EngineRecord, FileRecord, RecommendedRuntime, Source
+from twinspire.bundle.records import (
+    Certificate,
+    DecodeCertificate,
+    EngineRecord,
+    FileRecord,
+    RecommendedRuntime,
+    Source,
+)
 from twinspire.bundle.settings import (
     AudioCut,
     AudioPadding,
@@ -53,6 +61,8 @@ __all__ = [
     "BundleWriter",
     "Certificate",
     "CropRounding",
+    "DecodeCertificate",
+    "DecodeMode",
     "EngineRecord",
     "FileRecord",
     "ImageSettings",

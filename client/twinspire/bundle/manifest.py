@@ -15,6 +15,7 @@ from typing import Any, TypeAlias, cast
 from twinspire._arguments import as_finite, as_whole
 from twinspire._codec import OPTIONAL, decode, encode, parse_document, write_document
 from twinspire.bundle.records import (
+    DecodeCertificate,
     EngineRecord,
     FileRecord,
     RecommendedRuntime,
@@ -53,12 +54,20 @@ class OutputForm(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class ImageTowerSpec:
-    """The image tower: how images are prepared, and the tensors of its engines."""
+    """The image tower: how images are prepared, and the tensors of its engines.
+
+    `patches` is the number of patches that it cuts an image into, None where it has none or a bundle does not say.
+    """
 
     settings: ImageSettings
     input: TensorSpec
     output: TensorSpec
     output_form: OutputForm = field(default=OutputForm.VECTOR, metadata=OPTIONAL)
+    patches: int | None = field(default=None, metadata=OPTIONAL)
+
+    def __post_init__(self) -> None:
+        if self.patches is not None:
+            as_whole(self.patches, "patches", minimum=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,10 +124,11 @@ class TowerSpecs:
         audio: AudioSettings | None = None,
         dim: int,
         vectors_per_item: int = 1,
+        patches: int | None = None,
     ) -> TowerSpecs:
         """Return towers with the tensors that every runtime of this version takes, of the modalities with settings.
 
-        An image has `vectors_per_item` vectors, a text or a sound one.
+        An image has `vectors_per_item` vectors, a text or a sound one. `patches` is of an image.
         """
         form = OutputForm.VECTOR if vectors_per_item == 1 else OutputForm.MAX_OF_VECTORS
         return cls(
@@ -129,6 +139,7 @@ class TowerSpecs:
                 input=image_input(image.height, image.width),
                 output=embedding_output(dim, vectors_per_item),
                 output_form=form,
+                patches=patches,
             ),
             text=None
             if text is None
@@ -255,12 +266,14 @@ class ManifestDraft:
 class Manifest(ManifestDraft):
     """The whole of bundle.json. `files` holds every file that is not an engine, except the manifest itself.
 
-    `auto` is the runtime that was measured to be best; None where nobody measured.
+    `auto` is the runtime that was measured to be best, `scaled_decoding` what decoding JPEG files at a fraction of
+    their size changes; None where nobody measured.
     """
 
     engines: Mapping[Tower, Mapping[Precision, EngineRecord]]
     files: Mapping[str, FileRecord]
     auto: RecommendedRuntime | None = field(default=None, metadata=OPTIONAL)
+    scaled_decoding: DecodeCertificate | None = field(default=None, metadata=OPTIONAL)
 
     def __post_init__(self) -> None:
         super().__post_init__()

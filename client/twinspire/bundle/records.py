@@ -11,6 +11,7 @@ from typing import Any
 
 from twinspire._arguments import as_finite, as_list, as_member, as_whole
 from twinspire._codec import OPTIONAL
+from twinspire._decode_mode import DecodeMode
 from twinspire.bundle.settings import Precision
 from twinspire.errors import InputError
 
@@ -78,6 +79,45 @@ class Certificate:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DecodeCertificate:
+    """What scaled decoding changes, measured on `images` photographs of `data` in the runtime that `auto` is.
+
+    `reduced` of them were large enough for it: of those are the mean and largest difference of a pixel of the image
+    tower's input, from 0 to 255, and the cosines between both embeddings. `recall_drop` is the loss of R@1 against
+    fp32 and exact decoding over all of `data`, as of `RecommendedRuntime`, `decode_drop` the part of it that decoding
+    has: the loss against the same engines with exact decoding. `speed` is how many times as many files a second are
+    decoded and resized. `versions` are those of the packages that decoded.
+
+    Raises InputError where a value is out of range.
+    """
+
+    data: str
+    images: int
+    reduced: int
+    mean_difference: float
+    max_difference: int
+    min_cosine: float
+    mean_cosine: float
+    recall_drop: float
+    recall_drop_high: float
+    decode_drop: float
+    decode_drop_high: float
+    speed: float
+    versions: Mapping[str, str]
+
+    def __post_init__(self) -> None:
+        as_whole(self.images, "images", minimum=1)
+        as_whole(self.reduced, "reduced", minimum=1, maximum=self.images)
+        as_whole(self.max_difference, "max_difference", minimum=0, maximum=255)
+        as_finite(self.mean_difference, "mean_difference", minimum=0, maximum=255)
+        for name in ("min_cosine", "mean_cosine"):
+            as_finite(getattr(self, name), name, minimum=-1 - _COSINE_SLACK, maximum=1 + _COSINE_SLACK)
+        for name in ("recall_drop", "recall_drop_high", "decode_drop", "decode_drop_high"):
+            as_finite(getattr(self, name), name, minimum=-1, maximum=1)
+        as_finite(self.speed, "speed", minimum=0)
+
+
+@dataclass(frozen=True, kw_only=True)
 class FileRecord:
     """The fingerprint of one file of the bundle."""
 
@@ -116,7 +156,8 @@ class RecommendedRuntime:
     `recall_drop` is the loss against fp32's R@1 over `data`, pooled over languages and directions: 0.005 is half a
     point, a gain is negative. `recall_drop_high` is the upper end of its 95% interval. At most `max_recall_drop` was
     allowed; the engines of the precisions in `rejected` lost more in every runtime, and `auto` never chooses them.
-    `measured` is the time of the measurement in ISO 8601.
+    `measured` is the time of the measurement in ISO 8601. `decode` is how images are decoded with `decode="auto"`;
+    None, where nobody measured, is exact decoding.
 
     Raises InputError where a value is out of range.
     """
@@ -136,9 +177,12 @@ class RecommendedRuntime:
     recall_drop_high: float
     rejected: tuple[Precision, ...]
     measured: str
+    decode: DecodeMode | None = field(default=None, metadata=OPTIONAL)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "precision", as_member(self.precision, Precision, "precision"))
+        if self.decode is not None:
+            object.__setattr__(self, "decode", as_member(self.decode, DecodeMode, "decode"))
         rejected = tuple(as_member(each, Precision, "rejected") for each in as_list(self.rejected, "precisions"))
         object.__setattr__(self, "rejected", rejected)
         for name in ("provider", "inference_precision"):

@@ -5,20 +5,16 @@ from __future__ import annotations
 import inspect
 import os
 import re
-import signal
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.metadata import entry_points
 from importlib.metadata import version as installed_version
-from types import FrameType
 from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
+from twinspire._termination import EXIT_TERMINATED, sigterm_unwinds
 from twinspire.cli import classify, doctor, index, search
 from twinspire.cli.os_errors import StandardOutputError, describe, guarded_standard_output
 from twinspire.error_status import STATUSES, error_status
@@ -31,7 +27,6 @@ _EPILOG = (
 )
 _COMPLETION = ("--install-completion", "--show-completion")
 EXIT_INTERRUPTED = 130
-EXIT_TERMINATED = 128 + signal.SIGTERM
 _ENDINGS = {EXIT_INTERRUPTED: "interrupted", EXIT_TERMINATED: "terminated"}
 
 
@@ -88,7 +83,7 @@ def main(arguments: list[str] | None = None) -> None:
     stderr = Console(stderr=True, soft_wrap=True)
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # else gRPC logs each failed TLS handshake
     try:
-        with _sigterm_unwinds(), guarded_standard_output():
+        with sigterm_unwinds(), guarded_standard_output():
             application()(arguments, prog_name=_program_name(sys.argv[1:] if arguments is None else arguments))
     except TwinspireError as error:
         stderr.print(Text("error: ", style="bold red") + Text(str(error), style=""))
@@ -117,25 +112,3 @@ def _program_name(arguments: list[str]) -> str | None:
     """
     asks_for_completion = bool(arguments) and arguments[0].split("=")[0] in _COMPLETION
     return "twinspire" if asks_for_completion else None
-
-
-@contextmanager
-def _sigterm_unwinds() -> Iterator[None]:
-    """Let SIGTERM unwind the program as Ctrl-C does: by default it ends at once and leaves half-written folders.
-
-    A second SIGTERM is ignored, so that the clean-up can finish. A command may set handlers of its own.
-    """
-    is_default = signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-    if not is_default or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def unwind(_number: int, _frame: FrameType | None) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        sys.exit(EXIT_TERMINATED)
-
-    signal.signal(signal.SIGTERM, unwind)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)

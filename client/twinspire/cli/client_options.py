@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 from twinspire._arguments import as_member, as_whole
+from twinspire._decode_mode import DecodeMode
 from twinspire.cli.shared import completing
 from twinspire.errors import InputError
 
@@ -108,6 +109,15 @@ class ClientOptions:
         int | None,
         _option("--streams", help="Parts of a batch run in parallel on a CPU; the threads are divided among them."),
     ] = None
+    decode: Annotated[
+        str | None,
+        _option(
+            "--decode",
+            help="exact, the default; scaled: decode JPEG files at a fraction of their size, several times as fast for "
+            "photographs; auto: as `twinspire precision` found for the bundle.",
+            autocompletion=completing("exact", "scaled", "auto"),
+        ),
+    ] = None
     max_megapixels: Annotated[
         float | None, _option("--max-megapixels", help="Reject larger images, by their header; default 64.")
     ] = None
@@ -148,6 +158,8 @@ class ClientOptions:
             from twinspire.towers import Provider
 
             as_member(self.provider, Provider, "--provider", besides=["auto"])
+        if self.decode not in (None, "auto"):
+            as_member(self.decode, DecodeMode, "--decode", besides=["auto"])
 
     def servers(self) -> list[str]:
         """Return the addresses of the servers, none without --server."""
@@ -235,6 +247,7 @@ def open_client(options: ClientOptions, store: VectorStore | None = None) -> Cli
             tls=tls,
             fallback=local if options.fallback else None,
             threads=options.threads,
+            decode=options.decode or "exact",
             limits=options.image_limits(),
         )
     return Client.local(
@@ -243,6 +256,7 @@ def open_client(options: ClientOptions, store: VectorStore | None = None) -> Cli
         provider=options.provider or "auto",
         threads=options.threads,
         streams=options.streams,
+        decode=options.decode or "exact",
         limits=options.image_limits(),
     )
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from twinspire.bundle import DecodeMode
 from twinspire.images.decode import load_image, load_thumbnail
 from twinspire.images.items import ImageItem, ImageLimits
 from twinspire.images.preprocess import Preprocessor
 
-__all__ = ["ImageItem", "ImageLimits", "Preprocessor", "load_image", "load_thumbnail"]
+__all__ = ["DecodeMode", "ImageItem", "ImageLimits", "Preprocessor", "load_image", "load_thumbnail"]

@@ -68,7 +68,7 @@ def load_thumbnail(data: bytes, size: int, *, limits: ImageLimits = DEFAULT_LIMI
         check_pixels(image.size, limits, origin)
         factor = 2 * size / max(image.size)
         image.draft(None, (math.ceil(image.width * factor), math.ceil(image.height * factor)))
-        _load(image, origin)
+        load(image, origin)
     reduced = finish(image, limits, origin).copy()
     reduced.thumbnail((size, size))
     return Image.frombytes(reduced.mode, reduced.size, reduced.tobytes())
@@ -82,7 +82,7 @@ def begin(item: ImageItem, limits: ImageLimits, origin: Origin) -> Pending:
     value: Any = item
     if isinstance(value, Image.Image):
         check_pixels(value.size, limits, origin)
-        _load(value, origin)
+        load(value, origin)
         return value
     if isinstance(value, np.ndarray):
         return image_of_array(value, limits, origin)
@@ -95,23 +95,20 @@ def begin(item: ImageItem, limits: ImageLimits, origin: Origin) -> Pending:
 
 def finish(pending: Pending, limits: ImageLimits, origin: Origin) -> Image.Image:
     """Finish loading, in any thread: read and decode, turn upright, convert to RGB. Raises ImageError."""
+    image = opened(pending, limits, origin)
+    load(image, origin)
+    return to_rgb(image, origin, turn=turn_of(image))
+
+
+def opened(pending: Pending, limits: ImageLimits, origin: Origin) -> Image.Image:
+    """Return pixels in memory as they are, or read an encoded image up to its header. Raises ImageError."""
     if isinstance(pending, Path):
         pending = read_path(pending, limits, origin)
-    image = pending if isinstance(pending, Image.Image) else _decode(pending, limits, origin)
-    try:
-        with quiet_pillow():
-            return _to_rgb(_upright(image), origin)
-    except (ImageError, MemoryError):
-        raise
-    except Exception as error:
-        raise origin.error(f"mode {image.mode} cannot be converted to RGB: {error}") from error
-
-
-def _decode(data: bytes, limits: ImageLimits, origin: Origin) -> Image.Image:
+    if isinstance(pending, Image.Image):
+        return pending
     with quiet_pillow():
-        image = _open(data, origin)
+        image = _open(pending, origin)
         check_pixels(image.size, limits, origin)
-        _load(image, origin)
         return image
 
 
@@ -151,7 +148,8 @@ def _readers(data: bytes, origin: Origin) -> Iterator[tuple[str, _Factory]]:
             yield name, factory
 
 
-def _load(image: Image.Image, origin: Origin) -> None:
+def load(image: Image.Image, origin: Origin) -> None:
+    """Decode an image that was opened; one in memory stays as it is. Raises ImageError."""
     try:
         with quiet_pillow():
             image.load()
@@ -169,22 +167,33 @@ def _bomb(error: Image.DecompressionBombError, origin: Origin) -> ItemError:
     return origin.error(f"too large according to its header, not decoded: {error}")
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """Turn a loaded image by its EXIF orientation. Damaged EXIF data is ignored.
+def turn_of(image: Image.Image) -> Image.Transpose | None:
+    """Return what turns an image upright by its EXIF orientation, None for nothing. Damaged EXIF data is ignored.
 
-    The image must be loaded first: reading a PNG's EXIF data loads it, and ignoring an error there would
+    Images other than JPEG must be loaded first: reading a PNG's EXIF data loads it, and ignoring an error there would
     accept a truncated file.
     """
     try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation)
+        with quiet_pillow():
+            orientation = image.getexif().get(ExifTags.Base.Orientation)
     except Exception:  # the parser raises any exception; the pixels are whole
-        return image
-    turn = _TURN.get(orientation) if isinstance(orientation, int) else None
-    return image.transpose(turn) if turn is not None else image
+        return None
+    return _TURN.get(orientation) if isinstance(orientation, int) else None
+
+
+def to_rgb(image: Image.Image, origin: Origin, *, turn: Image.Transpose | None = None) -> Image.Image:
+    """Turn a loaded image and convert it, transparency on white. Raises ImageError where that fails."""
+    try:
+        with quiet_pillow():
+            return _to_rgb(image if turn is None else image.transpose(turn), origin)
+    except (ImageError, MemoryError):
+        raise
+    except Exception as error:
+        raise origin.error(f"mode {image.mode} cannot be converted to RGB: {error}") from error
 
 
 def _to_rgb(image: Image.Image, origin: Origin) -> Image.Image:
-    """Convert a loaded image of any mode by value, transparency on white. Raises ImageError where that fails."""
+    """Convert an image of any mode by value."""
     if image.mode.startswith("I"):
         return _from_16_bit(image, origin)
     if image.mode == "F":

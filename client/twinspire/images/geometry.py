@@ -30,17 +30,39 @@ def fit(image: Image.Image, settings: ImageSettings) -> Image.Image:
     Exception: where the image scaled by its shorter side would have more than 64 million pixels (an aspect ratio above
     1 : 1,275 at 224 pixels) see `fit_window`.
     """
-    resample, _ = _FILTERS[Interpolation(settings.interpolation)]
-    if settings.resize is Resize.STRETCH:
-        return image.resize((settings.width, settings.height), resample)
-    if settings.resize is Resize.PAD:
-        return _padded(image, settings, resample)
-    width, height = scaled_size(image.size, settings)
-    if width * height > _WHOLE_PIXELS:
+    size = resized_size(image.size, settings)
+    if settings.shortest_side is not None and size[0] * size[1] > _WHOLE_PIXELS:
         return fit_window(image, settings)
-    left = crop_offset(width, settings.width, settings.crop_rounding)
-    top = crop_offset(height, settings.height, settings.crop_rounding)
-    return image.resize((width, height), resample).crop((left, top, left + settings.width, top + settings.height))
+    return place(image.resize(size, resample_filter(settings)), settings)
+
+
+def resample_filter(settings: ImageSettings) -> Image.Resampling:
+    """Return the settings' filter of Pillow."""
+    return _FILTERS[Interpolation(settings.interpolation)][0]
+
+
+def resized_size(size: tuple[int, int], settings: ImageSettings) -> tuple[int, int]:
+    """Return the (width, height) that an image of `size` is resized to, before `place` crops or pads it."""
+    if settings.resize is Resize.STRETCH:
+        return settings.width, settings.height
+    if settings.resize is Resize.PAD:
+        width, height = size
+        ratio = max(width / settings.width, height / settings.height)
+        return max(1, round(width / ratio)), max(1, round(height / ratio))
+    return scaled_size(size, settings)
+
+
+def place(resized: Image.Image, settings: ImageSettings) -> Image.Image:
+    """Crop the middle of an image of `resized_size`, or put it in the middle of a black one: the tower's input."""
+    if settings.resize is Resize.STRETCH:
+        return resized
+    if settings.resize is Resize.PAD:  # odd pixels go right and below
+        canvas = Image.new("RGB", (settings.width, settings.height))
+        canvas.paste(resized, ((settings.width - resized.width) // 2, (settings.height - resized.height) // 2))
+        return canvas
+    left = crop_offset(resized.width, settings.width, settings.crop_rounding)
+    top = crop_offset(resized.height, settings.height, settings.crop_rounding)
+    return resized.crop((left, top, left + settings.width, top + settings.height))
 
 
 def scaled_size(size: tuple[int, int], settings: ImageSettings) -> tuple[int, int]:
@@ -64,15 +86,6 @@ def crop_offset(length: int, crop: int, rounding: CropRounding | None) -> int:
     if rounding is CropRounding.FLOOR:
         return (length - crop) // 2
     return -((crop - length) // 2) if length < crop else round((length - crop) / 2)
-
-
-def _padded(image: Image.Image, settings: ImageSettings, resample: Image.Resampling) -> Image.Image:
-    """Scale an image until it just fits and put it in the middle of a black one, odd pixels right and below."""
-    ratio = max(image.width / settings.width, image.height / settings.height)
-    scaled = image.resize((max(1, round(image.width / ratio)), max(1, round(image.height / ratio))), resample)
-    canvas = Image.new("RGB", (settings.width, settings.height))
-    canvas.paste(scaled, ((settings.width - scaled.width) // 2, (settings.height - scaled.height) // 2))
-    return canvas
 
 
 def fit_window(image: Image.Image, settings: ImageSettings) -> Image.Image:

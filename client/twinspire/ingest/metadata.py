@@ -15,6 +15,7 @@ from typing import Any
 from PIL import ExifTags, Image
 
 from twinspire.audio.decode import audio_header
+from twinspire.bundle import DecodeMode
 from twinspire.images.formats import open_header
 from twinspire.images.pillow_warnings import quiet_pillow
 from twinspire.ingest.files import ReadFile
@@ -23,7 +24,7 @@ from twinspire.stores.items import ItemKind
 OVERRIDDEN = "overridden"
 """The key that lists those of `FILE_KEYS` whose values come from a caption source instead of the file."""
 
-BOOKKEEPING_KEYS = frozenset(["bytes", "modified", "inode", "fused_captions", OVERRIDDEN])
+BOOKKEEPING_KEYS = frozenset(["bytes", "modified", "inode", "fused_captions", "decode", OVERRIDDEN])
 """Keys that tell whether a file has changed and how its vector was made: no source may override them."""
 
 FILE_KEYS = BOOKKEEPING_KEYS.union(
@@ -33,16 +34,17 @@ FILE_KEYS = BOOKKEEPING_KEYS.union(
 
 _TURNED = range(5, 9)  # EXIF orientations that swap width and height
 _MAX_NAME = 200
+_SCALED_FORMATS = ("JPEG", "MPO")
 
 
-def file_metadata(file: ReadFile) -> dict[str, Any]:
+def file_metadata(file: ReadFile, decode: DecodeMode = DecodeMode.EXACT) -> dict[str, Any]:
     """Return the metadata of an image's or sound's file, a JSON object.
 
     Always `name` (of the file), `folder` (its absolute path), `bytes`, `modified` (ISO 8601, UTC) and `inode`. Of an
     image `width`, `height` (after EXIF's rotation) and `format` where the header can be read; `taken` (ISO 8601, local
     time, with its UTC offset where EXIF has it), `year`, `camera`, `latitude` and `longitude` (degrees, south and west
     negative) where EXIF has them and they are valid. Of a sound `duration_s` (seconds), `sample_rate` (Hz), `channels`
-    and `format`. Damaged EXIF is left out and never an error.
+    and `format`. Damaged EXIF is left out and never an error. `decode` is in it for a JPEG that is not decoded exactly.
     """
     metadata: dict[str, Any] = {
         "name": file.path.name,
@@ -53,11 +55,14 @@ def file_metadata(file: ReadFile) -> dict[str, Any]:
     }
     source = io.BytesIO(file.content) if isinstance(file.content, bytes) else file.content
     try:
-        return metadata | (audio_header(source) if file.kind is ItemKind.AUDIO else _image_header(source))
+        metadata |= audio_header(source) if file.kind is ItemKind.AUDIO else _image_header(source)
     except MemoryError:
         raise
     except Exception:  # headers raise anything; the decoder decides later what is an image
         return metadata
+    if decode is not DecodeMode.EXACT and metadata.get("format") in _SCALED_FORMATS:
+        metadata["decode"] = decode.value
+    return metadata
 
 
 def _image_header(source: io.BytesIO | Path) -> dict[str, Any]:

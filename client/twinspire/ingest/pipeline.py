@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, Self, Type
 import numpy as np
 from numpy.typing import NDArray
 
+from twinspire.bundle import DecodeMode
 from twinspire.errors import AudioError, ImageError, InputError
 from twinspire.ingest.caption_fusion import encode_captions, fuse
 from twinspire.ingest.files import HELD_BYTES, ReadFile, cause_of, read_file
@@ -34,7 +35,8 @@ def vector_key(item: Item | StoredItem) -> bytes:
     """Return a hash of all that a file's vector depends on: files of one key have one vector."""
     weight = item.metadata.get("fused_captions")
     caption = "" if weight is None else f"\0{weight}\0{item.caption}"
-    return hashlib.blake2b(f"{item.kind}{item.content_hash}{caption}".encode(), digest_size=16).digest()
+    decode = item.metadata.get("decode", "")
+    return hashlib.blake2b(f"{item.kind}{item.content_hash}{decode}{caption}".encode(), digest_size=16).digest()
 
 
 class Candidate(NamedTuple):
@@ -45,11 +47,11 @@ class Candidate(NamedTuple):
     captions: Sequence[str]
 
     @classmethod
-    def of(cls, file: ReadFile, options: IngestOptions) -> Candidate:
-        """Make the item of a file. Raises `InputError` where its captions cannot be read."""
+    def of(cls, file: ReadFile, options: IngestOptions, decode: DecodeMode) -> Candidate:
+        """Make the item of a file that is decoded so. Raises `InputError` where its captions cannot be read."""
         source = options.captions
         captions = source.of(file.path) if source is not None else ()
-        metadata = combined(file_metadata(file), source.metadata_of(file.path) if source is not None else {})
+        metadata = combined(file_metadata(file, decode), source.metadata_of(file.path) if source is not None else {})
         if captions and options.caption_weight is not None:
             metadata["fused_captions"] = options.caption_weight
         caption = "\n".join(captions) or None

@@ -183,7 +183,7 @@ class Reconciler:
                     self._move(mover, file, step.events.append)
                     if file.path not in state.recaptioned:
                         return
-        candidate = Candidate.of(file, self._options)
+        candidate = Candidate.of(file, self._options, self._client.decode)
         key = vector_key(candidate.item)
         if state.contents.has(key):
             step.copies.append(candidate.item)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from twinspire.bundle import DecodeMode
 from twinspire.errors import InputError
 from twinspire.index import Index, Item, ItemKind, StoredItem
 from twinspire.index.migration import StagedVector, Staging
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 _BATCH = 256
 _FUSED = "fused_captions"
+_DECODE = "decode"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,17 +106,26 @@ class Reencoder:
         """Mark a file to be decoded for each of its items."""
         for item in self._pending[file.path]:
             read = None
-            if item.content_hash not in (None, file.content_hash):
+            is_changed = item.content_hash not in (None, file.content_hash)
+            if is_changed:
                 others = files_of(self._index.find(uri=item.uri))
                 same = [other.id for other in others if other.content_hash == file.content_hash]
                 if same:
                     self._lose(item, f"its file has other content now, which is that of the item {same[0]}")
                     continue
+            if is_changed or self._is_relabelled(item, file):
                 fused = {key: item.metadata[key] for key in (_FUSED,) if key in item.metadata}
-                read = {"content_hash": file.content_hash, "metadata": file_metadata(file) | fused}
+                read = {"content_hash": file.content_hash, "metadata": file_metadata(file, self._client.decode) | fused}
             staged: dict[str, Any] = {"id": item.id} if read is None else {"id": item.id, "read": read}
             row = Item(item.uri, item.kind, None, staged, content_key(item))
             step.read.append(Candidate(replace(file, kind=item.kind), row, ()))
+
+    def _is_relabelled(self, item: StoredItem, file: ReadFile) -> bool:
+        """Whether an item's file is decoded in another mode than its metadata says."""
+        decode = self._client.decode
+        if item.content_hash is None or (decode is DecodeMode.EXACT and _DECODE not in item.metadata):
+            return False
+        return item.metadata.get(_DECODE) != file_metadata(file, decode).get(_DECODE)
 
     def write(self, step: Batch) -> Batch:
         """Stage the vectors of a batch, those of captions fused in where they were."""

@@ -59,8 +59,18 @@ class Checkpoint(ABC):
     def towers(self) -> TowerSpecs:
         """The towers' settings and tensors, as the bundle's manifest states them."""
         return TowerSpecs.of_contract(
-            self.image, self.text, audio=self.audio, dim=self.dim, vectors_per_item=self.vectors_per_item
+            self.image,
+            self.text,
+            audio=self.audio,
+            dim=self.dim,
+            vectors_per_item=self.vectors_per_item,
+            patches=self.patches,
         )
+
+    @property
+    def patches(self) -> int | None:
+        """The number of patches that the image tower cuts an image into, None where it has none."""
+        return None
 
     @abstractmethod
     def tower(self, tower: Tower) -> nn.Module:

@@ -75,6 +75,12 @@ class HuggingFaceCheckpoint(HuggingFaceTexts):
     image: ImageSettings
     processor: BaseImageProcessor
 
+    @property
+    def patches(self) -> int | None:
+        """The number of patches that a transformer cuts an image into; convolutional networks have none."""
+        side = getattr(self.model.config.vision_config, "patch_size", None)
+        return None if side is None else (self.image.height // side) * (self.image.width // side)
+
     def embed_images(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Encode `images` (N, S, S, 3), resized and cropped: (N, D), L2-normalised."""
         steps = [step for step in ("do_resize", "do_center_crop") if hasattr(self.processor, step)]

@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from twinspire.bundle import Precision, Tower
 from twinspire_eval.recall import R1, Estimate
 from twinspire_eval.recall.benchmark import DatasetEmbeddings, RecallReport
-from twinspire_eval.statistics import Interval
-from twinspire_export.engine_check import row_cosines
+from twinspire_eval.statistics import Interval, row_cosines
 from twinspire_export.precision.candidates import EnginePair, PrecisionCandidate, RuntimeConfig
 from twinspire_export.precision.measurement import Throughput
 

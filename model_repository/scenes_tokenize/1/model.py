@@ -20,7 +20,7 @@ import triton_python_backend_utils as pb_utils  # type: ignore[import-not-found]
 from numpy.typing import NDArray
 
 from twinspire._batched import BatchPreprocessor
-from twinspire.bundle import MANIFEST_NAME, TOKENIZER_NAME, Manifest, Tower
+from twinspire.bundle import MANIFEST_NAME, TOKENIZER_NAME, DecodeMode, Manifest, Tower
 from twinspire.contract import padded
 from twinspire.errors import AudioError, ImageError, InputError, ItemError, ServerOverloadedError, TwinspireError
 from twinspire.text import Tokenizer
@@ -67,10 +67,10 @@ class TritonPythonModel:
         parameters = {name: value["string_value"] for name, value in config["parameters"].items()}
         folder = Path(args["model_repository"]) / args["model_version"]
         manifest = Manifest.from_json((folder / MANIFEST_NAME).read_text(encoding="utf-8"))
-        threads = parameters.get("threads")
+        threads, decode = parameters.get("threads"), parameters.get("decode", DecodeMode.EXACT)
         tower = Tower(parameters["prepares"])
         os.nice(NICENESS[tower])  # before any thread is made: on Linux each has a niceness of its own
-        self._prepare = _preparation(tower, manifest, folder, None if threads is None else int(threads))
+        self._prepare = _preparation(tower, manifest, folder, None if threads is None else int(threads), decode)
         (self._input,), (self._output,) = ([tensor["name"] for tensor in config[role]] for role in ("input", "output"))
         self._telemetry = ModelTelemetry(
             pb_utils,
@@ -184,7 +184,7 @@ def prepare_together(
             yield from prepare_together(prepare, [items])
 
 
-def _preparation(tower: Tower, manifest: Manifest, folder: Path, threads: int | None) -> Prepare:
+def _preparation(tower: Tower, manifest: Manifest, folder: Path, threads: int | None, decode: str) -> Prepare:
     """Return the function that prepares a tower's inputs."""
     if tower is Tower.TEXT:
         tokenizer = Tokenizer(folder / TOKENIZER_NAME, manifest.text)
@@ -193,7 +193,7 @@ def _preparation(tower: Tower, manifest: Manifest, folder: Path, threads: int | 
     if tower is Tower.IMAGE:
         from twinspire.images import Preprocessor
 
-        preprocessor = Preprocessor(manifest.image, threads=threads)
+        preprocessor = Preprocessor(manifest.image, decode=decode, threads=threads)
     else:
         from twinspire.audio import AudioPreprocessor
 

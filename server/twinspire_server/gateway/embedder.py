@@ -43,14 +43,22 @@ _INLINE_TEXTS = 64
 class Embeddings:
     """Vectors of a request, and what its usage is counted by.
 
-    `vectors` are (N, D) float32, L2-normalised, in the order of the inputs. `tokens` is the number of tokens of all
-    texts, as they were cut; `images` are the encoded images, in the order of the request. `model` is the bundle's name.
+    `vectors` are (N, D) float32, L2-normalised, in the order of the inputs. `text_tokens` is the number of tokens of
+    all texts, as they were cut; `images` are the encoded images, in the order of the request, each of which counts
+    `image_tokens`, the patches that the tower cuts it into, or 0 where the bundle does not say. `model` is the bundle's
+    name.
     """
 
     vectors: NDArray[np.float32]
-    tokens: int
+    text_tokens: int
     model: str
     images: Sequence[bytes] = ()
+    image_tokens: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """The number of tokens of all texts and images."""
+        return self.text_tokens + len(self.images) * self.image_tokens
 
 
 class Embedder:
@@ -81,12 +89,13 @@ class Embedder:
                 settings.servers,
                 bundle,
                 tls=settings.server_tls,
+                decode=settings.decode,
                 limits=limits,
                 deadline_s=settings.safety.deadline,
             )
         else:
             assert isinstance(bundle, Bundle | Path)
-            client = await AsyncClient.local(bundle, limits=limits)
+            client = await AsyncClient.local(bundle, decode=settings.decode, limits=limits)
         return cls(client, settings)
 
     @property
@@ -126,7 +135,9 @@ class Embedder:
             for places, found in zip(positions.values(), rows, strict=True):
                 vectors[places] = found
         vectors = _cut(self._sums(vectors, request), request.dimensions)
-        return Embeddings(vectors, sum(map(len, sequences)), self.model, files)
+        image = self.client.bundle.manifest.towers.image
+        patches = None if image is None else image.patches
+        return Embeddings(vectors, sum(map(len, sequences)), self.model, files, patches or 0)
 
     def check_model(self, name: str) -> None:
         """Raise GatewayError unless the model is called so."""

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from twinspire._arguments import as_member
+from twinspire._decode_mode import DecodeMode
 from twinspire.errors import InputError
 from twinspire.towers import TlsOptions
 from twinspire_server.gateway.safety.options import SafetyOptions
@@ -15,13 +17,14 @@ from twinspire_server.gateway.safety.options import SafetyOptions
 class GatewaySettings:
     """What a gateway serves, and its limits.
 
-    Embeddings are computed by the Tritons at `servers` (HOST:PORT), over TLS with `server_tls`, or with `bundle` alone
-    in this process. `bundle` beside `servers` saves asking them for the model's description. `index` is the folder or
-    URI of the index that is searched; with neither `servers` nor `bundle` its own bundle computes in this process. The
-    model is called by its bundle's name, or by one of `aliases`.
-    `uploads` is the folder for images that are added over HTTP, None to add none. `status_url` is the status port of
-    `twinspire serve`. A request may have `max_inputs` texts and images; while `max_pending` of them are being computed
-    or wait, further ones are refused. `host_names` are the names that the gateway may be called by, None for any.
+    Embeddings are computed by the Tritons at `servers` (HOST:PORT), over TLS with `server_tls`, or with `bundle`
+    alone in this process. `bundle` beside `servers` saves asking them for the model's description. `index` is the
+    folder or URI of the index that is searched; with neither `servers` nor `bundle` its own bundle computes in this
+    process. The model is called by its bundle's name, or by one of `aliases`. `decode` is how images are decoded,
+    as of `Client`: a DecodeMode or "auto". `uploads` is the folder for images that are added over HTTP, None to add
+    none. `status_url` is the status port of `twinspire serve`. A request may have `max_inputs` texts and images;
+    while `max_pending` of them are being computed or wait, further ones are refused. `host_names` are the names
+    that the gateway may be called by, None for any.
     Raises InputError where there is nothing to serve, and for limits that exclude each other.
     """
 
@@ -30,6 +33,7 @@ class GatewaySettings:
     server_tls: TlsOptions | None = None
     index: str | None = None
     aliases: tuple[str, ...] = ()
+    decode: DecodeMode | str = DecodeMode.EXACT
     uploads: Path | None = None
     status_url: str | None = None
     max_inputs: int = 2048
@@ -43,6 +47,8 @@ class GatewaySettings:
                 "nothing to serve: name a server of models with --server, a bundle with --bundle, or an index with "
                 "--index"
             )
+        if self.decode != "auto":
+            as_member(self.decode, DecodeMode, "--decode", besides=["auto"])
         if not 1 <= self.max_inputs <= self.max_pending:
             raise InputError(
                 f"max_inputs {self.max_inputs}: expected from 1 to max_pending, {self.max_pending}", option="max_inputs"

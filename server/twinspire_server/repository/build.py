@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 from twinspire._arguments import as_member, as_whole, file_errors, require_list
 from twinspire._cores import usable_cores
-from twinspire.bundle import MANIFEST_NAME, Bundle, Precision
+from twinspire.bundle import MANIFEST_NAME, Bundle, DecodeMode, Precision
 from twinspire.errors import InputError, SpaceMismatchError
 from twinspire.tensorrt_support import PRECISIONS, PlanFolder, check_precision
 from twinspire.towers import Provider
@@ -52,13 +52,15 @@ def build_repository(
     queue_batches: int | None = None,
     tuning: Path | None = None,
     raw_inputs: bool = False,
+    decode: DecodeMode | str = DecodeMode.EXACT,
     description: bool = False,
 ) -> list[BuiltModel]:
     """Write the models of each bundle into `destination` and return them; other models there stay.
 
     They are `{name}_image` and `{name}_text`, one for each tower that the bundle has; for the container also
     `{name}_engine_text`, which `{name}_text` calls. `raw_inputs` adds `{name}_image_bytes` and `{name}_text_raw`, which
-    take encoded images and plain texts, with the models that prepare them; without it such models are removed.
+    take encoded images and plain texts, with the models that prepare them; without it such models are removed. `decode`
+    is how they decode images.
     `description` adds the model `twinspire`, which tells clients what is served. `twinspire build` adds both.
 
     `precision` `auto` is what `LocalTowers` would take on this machine; for a GPU, what the bundle was measured to be
@@ -108,6 +110,7 @@ def build_repository(
         provider=_provider(device),
         accelerator=accelerator,
         raw_inputs=raw_inputs,
+        decode=as_member(decode, DecodeMode, "decode"),
         tuning=tuning,
         threads=tuned["threads"],
         streams=tuned["streams"],

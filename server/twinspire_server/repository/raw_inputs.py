@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from PIL import Image
 
 from twinspire.audio.decode import soundfile
-from twinspire.bundle import MANIFEST_NAME, TOKENIZER_NAME, Bundle, Tower
+from twinspire.bundle import MANIFEST_NAME, TOKENIZER_NAME, Bundle, DecodeMode, Tower
 from twinspire.contract import TensorSpec
 from twinspire.errors import BrokenDependencyError, MissingDependencyError
 from twinspire_server.repository.code import PREPROCESSING_CODE, code_parameters
@@ -73,7 +73,7 @@ def without_raw_models(specs: Sequence[ModelSpec]) -> list[ModelSpec]:
 
 
 def _raw_models(served: ServedBundle, tower: Tower, called: ModelSpec) -> list[ModelSpec]:
-    bundle, threads = served.bundle, served.options.threads
+    bundle, threads, decode = served.bundle, served.options.threads, served.options.decode
     raw, (preprocessing, ensemble) = RAW_INPUTS[tower], raw_names(served.bundle.name, tower)
     given = TensorSpec(raw.tensor, "object", (1,))
     (prepared,), (output,) = called.inputs, called.outputs
@@ -98,6 +98,7 @@ def _raw_models(served: ServedBundle, tower: Tower, called: ModelSpec) -> list[M
             parameters={
                 "prepares": tower,
                 **({} if threads is None else {"threads": str(threads)}),
+                **({"decode": decode} if tower is Tower.IMAGE and decode is not DecodeMode.EXACT else {}),
                 **code_parameters(PREPROCESSING_CODE),
             },
             warm_ups=[WarmUp(f"1_{raw.tensor}", 1, (given,), {given.name: content})],

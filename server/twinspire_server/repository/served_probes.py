@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from twinspire.bundle import Bundle, Certificate, Precision, Tower
+from twinspire.bundle import Bundle, Certificate, DecodeMode, Precision, Tower
 from twinspire.contract import padded
 from twinspire.errors import BundleError, MissingDependencyError
 from twinspire.images import Preprocessor
@@ -110,12 +110,16 @@ class ServedProbes:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ProbesFile:
-    """The probes of a tower's model. `certificate` is that of the engine that is served, None where it has none."""
+    """The probes of a tower's model.
+
+    `certificate` is that of the engine that is served, None where it has none; `decode` how encoded images are decoded.
+    """
 
     bundle: Bundle
     tower: Tower
     precision: Precision
     certificate: Certificate | None
+    decode: DecodeMode = DecodeMode.EXACT
     name: str = PROBES
 
     def write(self, path: Path) -> None:
@@ -123,13 +127,20 @@ class ProbesFile:
 
         Raises EngineError where the engine cannot be run, BundleError where the probes cannot be read.
         """
-        served_probes(self.bundle, self.tower, self.precision, self.certificate).save(path)
+        served_probes(self.bundle, self.tower, self.precision, self.certificate, decode=self.decode).save(path)
 
 
-def served_probes(bundle: Bundle, tower: Tower, precision: Precision, certificate: Certificate | None) -> ServedProbes:
+def served_probes(
+    bundle: Bundle,
+    tower: Tower,
+    precision: Precision,
+    certificate: Certificate | None,
+    *,
+    decode: DecodeMode = DecodeMode.EXACT,
+) -> ServedProbes:
     """Return the probes of a tower's model that serves the engine of `precision`. Raises as `ProbesFile.write` does."""
     inputs, embedding = bundle.probes().towers[tower]
-    raw, raw_inputs = _raw_probes(bundle, tower)
+    raw, raw_inputs = _raw_probes(bundle, tower, decode)
     certified = None if certificate is None else (1 - certificate.min_cosine, 1 - certificate.mean_cosine)
     choice = bundle.manifest.auto
     in_bf16 = (
@@ -212,13 +223,15 @@ def _dense(bundle: Bundle, tower: Tower, rows: Sequence[NDArray[Any]] | NDArray[
     return np.asarray(rows)
 
 
-def _raw_probes(bundle: Bundle, tower: Tower) -> tuple[list[bytes], Sequence[NDArray[Any]] | NDArray[Any]]:
+def _raw_probes(
+    bundle: Bundle, tower: Tower, decode: DecodeMode
+) -> tuple[list[bytes], Sequence[NDArray[Any]] | NDArray[Any]]:
     """Return encoded inputs and what the client's code makes of them; none for sounds."""
     if tower is Tower.TEXT:
         return [text.encode() for text in RAW_TEXTS], Tokenizer(bundle.tokenizer_path, bundle.text).encode(RAW_TEXTS)
     if tower is Tower.IMAGE:
         images = raw_images()
-        return images, Preprocessor(bundle.image, threads=1).many(images)
+        return images, Preprocessor(bundle.image, decode=decode, threads=1).many(images)
     return [], np.zeros((0, *bundle.input_spec(tower).shape), bundle.input_spec(tower).dtype)
 
 

@@ -7,6 +7,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from twinspire._arguments import as_member, as_whole
+from twinspire._decode_mode import DecodeMode
 from twinspire.errors import InputError
 
 
@@ -54,7 +55,7 @@ class ServingOptions:
     `queue_batches` how many full batches wait in an instance before requests are refused; None: the defaults.
     `tuning` is the record of `twinspire tune` that these were chosen by, a file that is copied into the models.
     `provider` is passed to `LocalTowers` (wheel); `accelerator` runs the engine on the container's GPU. `raw_inputs`
-    adds the models that take encoded files and plain texts.
+    adds the models that take encoded files and plain texts; `decode` is how the one for images decodes them.
     """
 
     runtime: RepositoryRuntime = RepositoryRuntime.WHEEL
@@ -64,6 +65,7 @@ class ServingOptions:
     provider: str = "auto"
     accelerator: Accelerator = Accelerator.TENSORRT
     raw_inputs: bool = False
+    decode: DecodeMode = DecodeMode.EXACT
     instances: int | None = None
     max_batch: int | None = None
     queue_batches: int | None = None
@@ -72,6 +74,13 @@ class ServingOptions:
     def __post_init__(self) -> None:
         object.__setattr__(self, "runtime", as_member(self.runtime, RepositoryRuntime, "runtime"))
         object.__setattr__(self, "device", as_member(self.device, Device, "device"))
+        object.__setattr__(self, "decode", as_member(self.decode, DecodeMode, "decode"))
+        if self.decode is not DecodeMode.EXACT and not self.raw_inputs:
+            raise InputError(
+                f"decode {self.decode} without models for encoded images: clients decode for the others, by their own "
+                "`decode`. Add --raw-inputs",
+                option="decode",
+            )
         object.__setattr__(self, "accelerator", as_member(self.accelerator, Accelerator, "accelerator"))
         for name in ("threads", "streams", "instances", "max_batch", "queue_batches"):
             value = getattr(self, name)

@@ -208,7 +208,8 @@ def _probes(served: ServedBundle, tower: Tower) -> ProbesFile:
     certificate = bundle.manifest.engines[tower][precision].certificate
     if served.plans is not None:
         certificate = served.plans.manifest.plans[tower].certificate
-    return ProbesFile(bundle=bundle, tower=tower, precision=precision, certificate=certificate)
+    decode = served.options.decode
+    return ProbesFile(bundle=bundle, tower=tower, precision=precision, certificate=certificate, decode=decode)
 
 
 def _engine_batch(served: ServedBundle, tower: Tower) -> int:

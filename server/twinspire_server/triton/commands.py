@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from twinspire._arguments import as_whole
+from twinspire._termination import EXIT_TERMINATED
 from twinspire.cli.shared import JsonOption, print_json, printable
 from twinspire.errors import InputError
 from twinspire_server.triton.canary import CanaryOptions
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from twinspire_server.triton import ServerTls, TritonServer
     from twinspire_server.triton.serving import Serving
 
-_EXIT_TERMINATED = 128 + signal.SIGTERM
 _EXIT_REFUSED = 1
 
 
@@ -186,7 +186,7 @@ def serve(
                 serving.run()
         except _Terminated:
             if not ready:
-                raise typer.Exit(_EXIT_TERMINATED) from None
+                raise typer.Exit(EXIT_TERMINATED) from None
         except KeyboardInterrupt:
             if not ready:
                 raise

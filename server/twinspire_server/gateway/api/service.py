@@ -129,11 +129,13 @@ class SearchService:
     async def _other_client(self, store: VectorStore) -> AsyncClient:
         """Open the client of a store of another space than the embedder's."""
         servers, tls, limits = self.settings.servers, self.settings.server_tls, self.embedder.client.limits
+        decode = self.settings.decode
         if not servers:
-            return await AsyncClient.local(await asyncio.to_thread(open_bundle, None, store), limits=limits)
-        bundle = await asyncio.to_thread(describe_server, servers, space=store.space, tls=tls)
+            bundle = await asyncio.to_thread(open_bundle, None, store)
+            return await AsyncClient.local(bundle, decode=decode, limits=limits)
+        described = await asyncio.to_thread(describe_server, servers, space=store.space, tls=tls)
         return await AsyncClient.connect(
-            servers, bundle, tls=tls, limits=limits, deadline_s=self.settings.safety.deadline
+            servers, described, tls=tls, decode=decode, limits=limits, deadline_s=self.settings.safety.deadline
         )
 
     def _wait(self, function: Callable[..., Coroutine[Any, Any, _Result]], *args: object) -> _Result:

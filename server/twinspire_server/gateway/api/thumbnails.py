@@ -92,9 +92,9 @@ class Thumbnails:
 
 def _path_of(item: StoredItem) -> Path:
     if item.kind is not ItemKind.IMAGE:
-        raise GatewayError(404, f"the item {item.id} is of kind {item.kind} and has no image", code="no_picture")
+        raise GatewayError(404, f"the item {item.id} is of kind {item.kind} and has no image", code="no_image")
     if not item.uri.startswith("/"):
-        raise GatewayError(404, f"the image of the item {item.id} is no file of this machine", code="no_picture")
+        raise GatewayError(404, f"the image of the item {item.id} is no file of this machine", code="no_image")
     return Path(item.uri)
 
 

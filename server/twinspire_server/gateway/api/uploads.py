@@ -111,7 +111,7 @@ async def _read(form: FormData, service: SearchService) -> list[_Upload]:
     """Return the images of a form. Raises GatewayError and InputError for fields that cannot be used."""
     contents = await read_files(form, "image", service.client.limits)
     if not contents:
-        raise GatewayError(400, "no input: pass picture files in the field image", "image", "empty_input")
+        raise GatewayError(400, "no input: pass image files in the field image", "image", "empty_input")
     captions = _each(form, "caption", len(contents)) or [""]
     documents = [parsed(text, "the field metadata") for text in _each(form, "metadata", len(contents))] or [{}]
     for caption in captions:

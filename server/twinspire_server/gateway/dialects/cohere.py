@@ -110,7 +110,7 @@ class CohereBody(EmbedBody):
             else list(in_type(found.vectors, each, param="embedding_types"))
             for each in self.embedding_types
         }
-        units = {"input_tokens": found.tokens, "images": len(found.images)}
+        units = {"input_tokens": found.text_tokens, "images": len(found.images)}
         document = {
             "id": str(uuid4()),
             "embeddings": rows,

@@ -152,7 +152,7 @@ class VoyageBody(VoyageForm):
         """Return the list of embeddings; its usage counts the pixels of images as they were sent."""
         sizes = [encoded_size(file) for file in found.images]
         usage = {
-            "text_tokens": found.tokens,
+            "text_tokens": found.text_tokens,
             "image_pixels": sum(width * height for width, height in sizes),
             "video_pixels": 0,
             "total_tokens": found.tokens,
