@@ -8,6 +8,9 @@ SPEC := pyproject.toml constraints.txt
 # The GPU packages overwrite the modules of those for processors: they have an environment of their own, of 4 GB.
 GPU_VENV := .venv-gpu
 GPU_BIN := $(GPU_VENV)/bin
+# So do CLIP_benchmark and MTEB, which need other versions of Hugging Face's packages; 6 GB with PyTorch.
+HARNESS_VENV := .venv-harness
+HARNESS_BIN := $(HARNESS_VENV)/bin
 # The oldest and the newest TensorRT that plans are built with; the Python bindings alone, 1.3 MB each. Both bring a
 # module of the same name, so each has a folder of its own.
 TENSORRT_VERSIONS := 10.16.1.11 11.4.0.106
@@ -21,22 +24,26 @@ TRITON_BACKEND_SOURCES ?= ../shared/data/triton_onnxruntime_backend
 TRITON_BACKENDS := build/triton_backends
 TRITON_BACKEND := $(TRITON_BACKENDS)/onnxruntime/libtriton_onnxruntime.so
 
-.PHONY: demo docs test test-fast test-container fuzz-gateway test-gpu-packages test-published-sizes test-tensorrt-bindings check bench bench-smoke clean help
+.PHONY: demo docs test test-fast test-container fuzz-gateway test-gpu-packages test-harness test-published-sizes test-tensorrt-bindings check bench bench-smoke clean help
 
 demo: $(VENV)/.run ## draw 500 pictures, index them through Triton, find them in words; writes demo/
 	$(BIN)/twinspire demo -o demo --json demo/demo.json
 
 # The tests of a file share servers and models, so they stay in one process.
 test: $(VENV)/.dev $(TENSORRT_BINDINGS) $(PROMETHEUS)/promtool $(CHROMIUM)/chromium ## run all tests
-	$(PARALLEL_TESTS) -m "not serial and not gpu_packages and not published_sizes"
-	$(BIN)/python -m pytest -m "serial and not gpu_packages and not published_sizes"
+	$(PARALLEL_TESTS) -m "not serial and not gpu_packages and not published_sizes and not harness_packages"
+	$(BIN)/python -m pytest -m "serial and not gpu_packages and not published_sizes and not harness_packages"
 
 test-fast: $(VENV)/.dev ## run the tests that need neither seconds nor a server, between edits
-	$(PARALLEL_TESTS) -m "not slow and not serial and not gpu_packages and not published_sizes"
+	$(PARALLEL_TESTS) -m "not slow and not serial and not gpu_packages and not published_sizes and not harness_packages"
 
 # In CI the same test makes some 200 requests.
 fuzz-gateway: $(VENV)/.dev ## send the gateway some 5,000 requests that Schemathesis makes from its OpenAPI document
 	TWINSPIRE_FUZZ_REQUESTS=5000 $(BIN)/python -m pytest -s tests/gateway/test_attacks_bodies.py -k schemathesis
+
+# Not in CI: downloads 3 GB the first time.
+test-harness: $(HARNESS_VENV)/.dev ## test the adapters to CLIP_benchmark and MTEB with those packages, in .venv-harness
+	HF_HUB_OFFLINE=1 $(HARNESS_BIN)/python -m pytest -m harness_packages tests/harnesses
 
 # Not in CI: downloads 2 GB the first time. The second line runs the same code's other tests with these packages.
 test-gpu-packages: $(GPU_VENV)/.dev ## test the extra gpu on a machine without a GPU, in .venv-gpu
@@ -108,6 +115,11 @@ $(VENV)/.dev: $(SPEC) | $(BIN)/python
 	$(PIP) --editable ".[cpu,server,gateway,metrics,otel,audio,quantize,export,bench,peers,docs,dev]"
 	@touch $(VENV)/.run $@
 
+$(HARNESS_VENV)/.dev: $(SPEC)
+	$(PYTHON) -m venv $(HARNESS_VENV)
+	$(HARNESS_BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[cpu,harness]" pytest pytest-timeout
+	@touch $@
+
 # pip before 24.1 cannot resolve the extra.
 $(GPU_VENV)/.dev: $(SPEC) constraints-gpu.txt
 	$(PYTHON) -m venv $(GPU_VENV)
@@ -121,7 +133,7 @@ $(VENV)/tensorrt-bindings/%: | $(BIN)/python
 	mv $@.tmp $@
 
 clean: ## remove the environments and what demo and build wrote; runs/ stays
-	rm -rf $(VENV) $(GPU_VENV) demo dist build
+	rm -rf $(VENV) $(GPU_VENV) $(HARNESS_VENV) demo dist build
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.* ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 24

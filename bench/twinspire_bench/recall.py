@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-    from twinspire import Bundle, Client
+    from twinspire import Bundle
     from twinspire.towers import Runtime
     from twinspire_eval.recall import Estimate
     from twinspire_eval.recall.benchmark import RecallReport
@@ -28,14 +27,18 @@ _QUERY_NAMES = {"text_to_image": "caption", "image_to_text": "image", "text_to_t
 """Names of the queries in tables, by direction."""
 _DATA_HELP = (
     "Data set: scenes:COUNT:SEED, or a captions file (COCO, Karpathy, Flickr30k, CSV, TSV or JSONL) or its folder; "
-    "a prefix coco:, karpathy:, flickr30k: or table: sets the format; captions:PATH leaves the images out, and a "
+    "a prefix coco:, karpathy:, flickr30k:, table:, coco-cn:, flickr30k-cn:, muge:, xflickrco: or xm3600: sets the "
+    "format; with --reproduce it may be repeated; captions:PATH leaves the images out, and a "
     "caption finds the other captions of its image."
 )
 
 
 def recall(
-    data: Annotated[str, typer.Option("--data", "-d", help=_DATA_HELP, show_default=False)],
+    data: Annotated[list[str], typer.Option("--data", "-d", help=_DATA_HELP, show_default=False)],
     bundle: BundleOption = None,
+    form: Annotated[
+        str | None, typer.Option("--format", help="Form of the data set, as a prefix of --data: coco-cn, muge, ...")
+    ] = None,
     precision: Annotated[
         list[str] | None,
         typer.Option("--precision", "-p", help="Precisions to measure, such as fp32,int8 or auto; by default all."),
@@ -50,49 +53,68 @@ def recall(
     seed: Annotated[int, typer.Option(help="Seed of the sample that --limit takes.")] = 0,
     provider: Annotated[str, typer.Option(help="Execution provider: auto, cpu, openvino or cuda.")] = "auto",
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the record to this file too.")] = None,
+    checkpoint: Annotated[
+        str | None,
+        typer.Option(
+            "--published", help="Checkpoint whose published recall is shown; by default the one of the bundle."
+        ),
+    ] = None,
+    reproduce: Annotated[
+        bool, typer.Option("--reproduce", help="Measure every precision on each --data, and print one table for all.")
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", help="With --reproduce: folder to write recall.json, recall.md and recall.png to."),
+    ] = None,
     _smoke: Annotated[bool, smoke_option(limit=20)] = False,
 ) -> None:
     """Measure how often captions find their images and images their captions, or captions each other.
 
     R@k is the share of queries with an own item among the first k results. Below each value stands its 95% confidence
     interval. Other engines are compared with fp32, or with the first one where fp32 is not measured, on the same
-    queries.
+    queries. Of a published test set, recall that is published of the same checkpoint is shown beside one's own.
     """
-    from rich.console import Console
-    from rich.progress import MofNCompleteColumn, Progress
-
-    from twinspire import Bundle, Client, sample_bundle
+    from twinspire import Bundle, sample_bundle
+    from twinspire_bench.recall_engines import measure_engines, precisions_of
+    from twinspire_bench.reproduce import ReproduceRequest, run_reproduction
     from twinspire_eval.datasets import open_dataset
-    from twinspire_eval.recall.benchmark import measure_recall
+    from twinspire_eval.published import check_published_checkpoint
     from twinspire_eval.records import check_record_path
     from twinspire_eval.tables import figures_console
 
-    check_record_path(json_file)
-    captioned = open_dataset(data, images=images, split=split, limit=limit, seed=seed)
-    opened = Bundle.open(bundle if bundle is not None else sample_bundle())
-    chosen = _precisions(opened, _words(precision))
-    with (
-        ExitStack() as stack,
-        Progress(
-            *Progress.get_default_columns(), MofNCompleteColumn(), console=Console(stderr=True), transient=True
-        ) as bar,
-    ):
-        clients = {
-            name: stack.enter_context(Client.local(opened, precision=name, provider=provider)) for name in chosen
-        }
-        tasks = {stage: bar.add_task(stage, total=None) for stage in ("images", "captions")}
-
-        def advance(stage: str, done: int, total: int) -> None:
-            bar.update(tasks[stage], completed=done, total=total)
-
-        reference = "fp32" if "fp32" in chosen else chosen[0]
-        report = measure_recall(
-            clients, captioned, languages=_words(language), reference=reference, on_progress=advance
+    specs = [spec if form is None else f"{form}:{spec}" for spec in data]
+    if checkpoint is not None:
+        check_published_checkpoint(checkpoint)
+    if reproduce:
+        run_reproduction(
+            ReproduceRequest(
+                data=specs,
+                bundle=bundle,
+                precisions=_words(precision),
+                languages=_words(language),
+                checkpoint=checkpoint,
+                images=images,
+                split=split,
+                limit=limit,
+                seed=seed,
+                provider=provider,
+                out=out,
+                json_file=json_file,
+            )
         )
-        runtimes = {name: _runtime(client) for name, client in clients.items()}
+        return
+    if len(specs) > 1 or out is not None:
+        raise InputError("several --data and --out belong to --reproduce: add it, or measure one data set")
+    check_record_path(json_file)
+    captioned = open_dataset(specs[0], images=images, split=split, limit=limit, seed=seed)
+    opened = Bundle.open(bundle if bundle is not None else sample_bundle())
+    report, runtimes = measure_engines(
+        opened, precisions_of(opened, _words(precision)), captioned, provider=provider, languages=_words(language)
+    )
     _print(report, runtimes, figures_console())
+    _print_published(report, checkpoint or opened.manifest.source.checkpoint, figures_console())
     if json_file is not None:
-        _record(report, opened, runtimes, spec=data).save(json_file)
+        _record(report, opened, runtimes, spec=specs[0]).save(json_file)
 
 
 def _words(values: list[str] | None) -> list[str] | None:
@@ -100,33 +122,10 @@ def _words(values: list[str] | None) -> list[str] | None:
     return list(dict.fromkeys(word for value in values for word in value.split(","))) if values else None
 
 
-def _precisions(bundle: Bundle, names: list[str] | None) -> list[str]:
-    """Return the precisions to measure: `names`, or every one that both towers have."""
-    from twinspire.bundle import Precision
-
-    if not names:
-        return [name.value for name in Precision if all(name in bundle.precisions(tower) for tower in bundle.towers)]
-    unknown = [name for name in names if name not in ("auto", *Precision)]
-    if unknown:
-        raise InputError(f"unknown precision {unknown[0]!r}: expected auto, {', '.join(Precision)}")
-    return names
-
-
-def _runtime(client: Client) -> Runtime:
-    from twinspire import LocalTowers
-
-    assert isinstance(client.towers, LocalTowers)
-    return client.towers.runtime
-
-
 def _record(report: RecallReport, bundle: Bundle, runtimes: dict[str, Runtime], *, spec: str) -> Record:
+    from twinspire_bench.recall_engines import engines_subject
     from twinspire_eval.records import Record
 
-    engines = {
-        name: {"runtime": str(runtime)}
-        | {f"{tower}_sha256": bundle.manifest.engines[tower][runtime.precision].sha256 for tower in bundle.towers}
-        for name, runtime in runtimes.items()
-    }
     return Record(
         kind="recall",
         parameters=report.parameters(),
@@ -135,7 +134,7 @@ def _record(report: RecallReport, bundle: Bundle, runtimes: dict[str, Runtime], 
             "space": bundle.space,
             "data": report.data.name,
             "data_spec": spec,
-            "engines": engines,
+            "engines": engines_subject(bundle, runtimes),
         },
         results=report.results(),
     )
@@ -151,6 +150,8 @@ def _print(report: RecallReport, runtimes: dict[str, Runtime], console: Console)
         f"{count:,} captions ({language})" for language, count in report.parameters()["captions"].items()
     )
     line(f"{report.data.name}: {len(report.data):,} images, {counts}")
+    if report.data.note:
+        line(report.data.note)
     for name, runtime in runtimes.items():
         line(f"{name}: {runtime}")
     line("\nRecall, MRR and mAP in %, recall with its 95% confidence interval; ranks start at 1")
@@ -168,6 +169,26 @@ def _print(report: RecallReport, runtimes: dict[str, Runtime], console: Console)
             for direction, figures in both.items():
                 above.add_row(engine, language, _QUERY_NAMES[direction], *_cells(figures, "{:+.2f}"))
         console.print(above)
+
+
+def _print_published(report: RecallReport, checkpoint: str, console: Console) -> None:
+    """Print the recall that is published of the checkpoint on this test set beside the measured one, if any."""
+    from twinspire_bench.reproduce import rows_of
+    from twinspire_eval.tables import figures_table
+
+    rows = [row for row in rows_of(report, checkpoint) if row.published is not None]
+    if not rows:
+        return
+    console.print("\nRecall in % and what is published of this checkpoint", soft_wrap=True)
+    columns = [f"{label} {name}" for label in ("R@1", "R@5", "R@10") for name in ("measured", "published")]
+    table = figures_table(["engine", "language", "query"], columns)
+    for row in rows:
+        pairs = zip(("r1", "r5", "r10"), row.published or (), strict=True)
+        cells = [f"{100 * share:.1f}" for name, other in pairs for share in (row.figures[name].value, other)]
+        table.add_row(row.engine, row.language, _QUERY_NAMES[row.direction], *cells)
+    console.print(table)
+    for source in dict.fromkeys(row.source for row in rows):
+        console.print(f"published: {source}", soft_wrap=True)
 
 
 def _table() -> Table:

@@ -111,7 +111,10 @@ def test_a_form_is_told_by_its_file(put: Put, name: str, content: Any, expected:
 
 def test_every_data_set_is_described() -> None:
     """The usages that errors and the help show name what they describe."""
-    assert list(DATASETS) == ["scenes", "coco", "karpathy", "flickr30k", "table", "captions"]
+    assert list(DATASETS) == [
+        *("scenes", "coco", "karpathy", "flickr30k", "table", "captions"),
+        *("coco-cn", "flickr30k-cn", "muge", "xflickrco", "xm3600"),
+    ]
     assert all(dataset.usage.startswith(f"{name}:") for name, dataset in DATASETS.items())
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -20,9 +20,11 @@ from twinspire_eval.datasets.captioned import (
     sample_positions,
     sampled_name,
 )
+from twinspire_eval.datasets.published_sizes import as_test_set
 
 ALL = "all"
 """The split that takes every image."""
+_KARPATHY_TEST_SETS = {"dataset_coco.json": "coco", "dataset_flickr30k.json": "flickr30k"}
 _PROBED = 20  # images that are looked for in a folder to see whether it is theirs
 
 
@@ -128,6 +130,8 @@ def open_captions(
     """Open a captions file, of a form that is recognised by default, or the one such file in a folder."""
     path = _captions_file(path, form)
     form, images = list_images(path, form)
+    if form is CaptionForm.KARPATHY and options.split is None and options.published_split:
+        options = replace(options, split="test")
     if form is CaptionForm.KARPATHY and options.split is None:
         splits = ", ".join(sorted({str(image.split) for image in images}))
         raise InputError(
@@ -140,12 +144,14 @@ def open_captions(
     sampled = [images[position] for position in sample_positions(len(images), options.limit, seed=options.seed)]
     name = f"{path.name} ({form})" + ("" if options.split in (None, ALL) else f", {options.split}")
     name += "" if with_images else ", captions alone"
-    return CaptionedImages(
+    data = CaptionedImages(
         sampled_name(name, len(sampled), len(images), seed=options.seed),
         tuple(image.id for image in sampled),
         _find_images(sampled, path, CAPTION_FILE_DATASETS[form].folders, options.images) if with_images else (),
         tuple(tuple(image.captions) for image in sampled),
     )
+    test_set = _KARPATHY_TEST_SETS.get(path.name) if form is CaptionForm.KARPATHY and options.split == "test" else None
+    return as_test_set(data, test_set) if test_set and with_images and len(sampled) == len(images) else data
 
 
 def list_images(path: Path, form: CaptionForm | None = None) -> tuple[CaptionForm, list[CaptionedFile]]:

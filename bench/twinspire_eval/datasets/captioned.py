@@ -18,21 +18,28 @@ from twinspire.images import ImageItem
 
 @dataclass(frozen=True)
 class Caption:
-    """A caption of an image; `language` is None where the data set names none."""
+    """A caption of an image; `language` is None where the data set names none.
+
+    `key` identifies a caption that belongs to several images: those with equal keys are one query, and each of its
+    images is a right answer.
+    """
 
     text: str
     language: str | None = None
+    key: str | None = None
 
 
 @dataclass(frozen=True)
 class CaptionTexts:
     """The captions in one language, and the position of the image that each belongs to.
 
-    `owners` is (T,) int64 in ascending order: an image's captions are adjacent.
+    `owners` is (T,) int64 in ascending order: an image's captions are adjacent. Where captions belong to several
+    images, it holds the first of each, and `pairs`, (P, 2) int64, all pairs of a caption's and an image's position.
     """
 
     texts: list[str]
     owners: NDArray[np.int64]
+    pairs: NDArray[np.int64] | None = None
 
 
 class LazyImages(Sequence[ImageItem]):
@@ -62,7 +69,9 @@ class CaptionedImages:
 
     `name` describes the data set for people. `images` holds what `twinspire.Client` takes as an image: paths, arrays,
     or the bytes of files that are generated when they are accessed. Nothing here decodes them. It is empty where the
-    data set is of captions alone, which find other captions of their image.
+    data set is of captions alone, which find other captions of their image. `test_set` is the name of the published
+    test set that it is, whole, or None; `note` says what users should know about it. With `may_lack_captions` an image
+    without a caption is one that no caption should find.
 
     Raises InputError for no images, lists of different lengths, a repeated id, an image without a caption and an
     empty caption.
@@ -72,6 +81,9 @@ class CaptionedImages:
     ids: tuple[str, ...]
     images: Sequence[ImageItem]
     captions: tuple[tuple[Caption, ...], ...]
+    test_set: str | None = None
+    note: str | None = None
+    may_lack_captions: bool = False
 
     def __post_init__(self) -> None:
         lengths = len(self.ids), len(self.images), len(self.captions)
@@ -83,7 +95,7 @@ class CaptionedImages:
         if (repeated := first_repeated(self.ids)) is not None:
             raise InputError(f"{self.name}: the id {repeated!r} comes more than once: give every image its own")
         for name, captions in zip(self.ids, self.captions, strict=True):
-            if not captions:
+            if not captions and not self.may_lack_captions:
                 raise InputError(f"{self.name}: image {name!r} has no caption: add one or leave the image out")
             if not all(caption.text.strip() for caption in captions):
                 raise InputError(f"{self.name}: image {name!r} has an empty caption: expected words")
@@ -109,27 +121,35 @@ class CaptionedImages:
         The content of the images is not part of it, it would have to be read.
         """
         content = [
-            [name, [[caption.text, caption.language] for caption in captions]]
+            [name, [[caption.text, caption.language, *filter(None, [caption.key])] for caption in captions]]
             for name, captions in zip(self.ids, self.captions, strict=True)
         ]
         return hashlib.sha256(json.dumps(content, separators=(",", ":")).encode()).hexdigest()
 
     def captions_in(self, language: str | None) -> CaptionTexts:
-        """Return all captions in one language; an image may have none in it.
+        """Return all captions in one language, those of several images once; an image may have none in it.
 
         Raises InputError where no image has a caption in that language.
         """
         texts: list[str] = []
         owners: list[int] = []
+        pairs: list[tuple[int, int]] = []
+        places: dict[str, int] = {}  # of captions with a key
         for position, captions in enumerate(self.captions):
-            own = [caption.text for caption in captions if caption.language == language]
-            texts += own
-            owners += [position] * len(own)
+            for caption in captions:
+                if caption.language != language:
+                    continue
+                place = len(texts) if caption.key is None else places.setdefault(caption.key, len(texts))
+                if place == len(texts):
+                    texts.append(caption.text)
+                    owners.append(position)
+                pairs.append((place, position))
         if not texts:
             available = ", ".join(found or "captions without a language" for found in self.languages)
             asked = "without a language" if language is None else f"in the language {language!r}"
             raise InputError(f"{self.name}: no caption is {asked}: expected one of: {available}")
-        return CaptionTexts(texts, np.array(owners, np.int64))
+        shared = len(pairs) > len(texts)
+        return CaptionTexts(texts, np.array(owners, np.int64), np.array(pairs, np.int64) if shared else None)
 
     def sample(self, limit: int, *, seed: int = 0) -> CaptionedImages:
         """Sample `limit` images with all their captions, in their order here; take all if there are fewer."""
@@ -141,6 +161,7 @@ class CaptionedImages:
             tuple(self.ids[position] for position in positions),
             LazyImages(len(positions), lambda index: self.images[positions[index]]) if self.has_images else (),
             tuple(self.captions[position] for position in positions),
+            may_lack_captions=self.may_lack_captions,
         )
 
     def chunks(self, size: int) -> Iterator[Sequence[ImageItem]]:
@@ -157,6 +178,7 @@ class DatasetOptions:
     split: str | None = None
     limit: int | None = None
     seed: int = 0
+    published_split: bool = False
 
 
 def sample_positions(count: int, limit: int | None, *, seed: int) -> list[int]:

@@ -21,7 +21,7 @@ from twinspire_eval.recall.metrics import (
     recall,
     register_metric,
 )
-from twinspire_eval.recall.ranking import Direction, Ranking, rank_both_ways, rank_captions
+from twinspire_eval.recall.ranking import Direction, Ranking, rank_both_ways, rank_captions, rank_pairs
 from twinspire_eval.statistics import Estimate
 
 __all__ = [
@@ -46,6 +46,7 @@ __all__ = [
     "pair_accuracy",
     "rank_both_ways",
     "rank_captions",
+    "rank_pairs",
     "recall",
     "register_metric",
 ]

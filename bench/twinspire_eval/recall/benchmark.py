@@ -17,7 +17,16 @@ from twinspire import Client
 from twinspire.bundle import Tower
 from twinspire.errors import ImageError, InputError
 from twinspire_eval.datasets import CaptionedImages, CaptionTexts
-from twinspire_eval.recall import Direction, Estimate, Ranking, difference, estimates, rank_both_ways, rank_captions
+from twinspire_eval.recall import (
+    Direction,
+    Estimate,
+    Ranking,
+    difference,
+    estimates,
+    rank_both_ways,
+    rank_captions,
+    rank_pairs,
+)
 from twinspire_eval.recall.estimates import RESAMPLES
 from twinspire_eval.records import SAMPLES
 from twinspire_eval.statistics import CONFIDENCE
@@ -84,7 +93,7 @@ class RecallReport:
         """Rank the data set by the embeddings of each engine, and compute the metrics and their differences."""
         rankings = {
             engine: {
-                language: _rank(found.images, texts, _captions(data, language).owners)
+                language: _rank(found.images, texts, _captions(data, language))
                 for language, texts in found.texts.items()
             }
             for engine, found in embeddings.items()
@@ -187,11 +196,13 @@ def encode_dataset(
 
 
 def _rank(
-    images: NDArray[np.float32] | None, texts: NDArray[np.float32], owners: NDArray[np.int64]
+    images: NDArray[np.float32] | None, texts: NDArray[np.float32], captions: CaptionTexts
 ) -> Mapping[Direction, Ranking]:
     if images is None:
-        return {Direction.TEXT_TO_TEXT: rank_captions(texts, owners)}
-    return rank_both_ways(images, texts, owners)
+        return {Direction.TEXT_TO_TEXT: rank_captions(texts, captions.owners)}
+    if captions.pairs is not None:
+        return rank_pairs(images, texts, captions.pairs)
+    return rank_both_ways(images, texts, captions.owners)
 
 
 def _captions(data: CaptionedImages, language: str) -> CaptionTexts:

@@ -5,7 +5,7 @@ Scores are computed in blocks and not kept: 5,000 images and 25,000 captions nee
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -91,6 +91,60 @@ def rank_both_ways(
         ),
         Direction.IMAGE_TO_TEXT: _of_images(captions_ahead[order], owners[order], place, len(images)),
     }
+
+
+def rank_pairs(
+    images: NDArray[np.float32], texts: NDArray[np.float32], pairs: NDArray[np.int64]
+) -> Mapping[Direction, Ranking]:
+    """Rank N images for each of T captions, and the captions for each image, where a caption may have several images.
+
+    `images` and `texts` are those of `rank_both_ways`; `pairs` is (P, 2) int64, the rows of a caption and of an image
+    of its. Equal scores rank as in `rank_both_ways`, as do images without a caption. Raises EmbeddingError as it does,
+    and InputError for a caption without an image.
+    """
+    own_images = _by_query(pairs, len(texts))
+    own_captions = _by_query(pairs[:, ::-1], len(images))
+    if empty := [place for place, own in enumerate(own_images) if not len(own)]:
+        raise InputError(f"caption {empty[0]} has no image: expected at least one for each")
+    _check(images, texts, np.array([own[0] for own in own_images], np.int64))
+
+    def captions_scores(some: slice) -> NDArray[np.float32]:
+        return similarities(images.astype(np.float64), texts[some].astype(np.float64)).T.astype(np.float32)
+
+    def images_scores(some: slice) -> NDArray[np.float32]:
+        return similarities(images[some].astype(np.float64), texts.astype(np.float64)).astype(np.float32)
+
+    first = np.array([own.min() for own in own_images], np.int64)
+    asked = np.flatnonzero([len(own) > 0 for own in own_captions])
+    ranks, precisions = _ranks_of(images_scores, own_captions, len(texts))
+    return {
+        Direction.TEXT_TO_IMAGE: Ranking(*_ranks_of(captions_scores, own_images, len(images)), first, len(images)),
+        Direction.IMAGE_TO_TEXT: Ranking(ranks[asked], precisions[asked], asked, len(images)),
+    }
+
+
+def _by_query(pairs: NDArray[np.int64], count: int) -> list[NDArray[np.int64]]:
+    """Group (P, 2) pairs of a query and an item by query."""
+    order = pairs[np.argsort(pairs[:, 0], kind="stable")]
+    return np.split(order[:, 1], np.searchsorted(order[:, 0], np.arange(1, count)))
+
+
+def _ranks_of(
+    scores_of: Callable[[slice], NDArray[np.float32]], own: Sequence[NDArray[np.int64]], items: int
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return the rank of the best own item and the average precision of each query: (Q,) each, 0 for one without."""
+    ranks, precisions = np.zeros(len(own), np.int64), np.zeros(len(own))
+    rows = max(1, _SCORES_AT_ONCE // items)
+    for top in range(0, len(own), rows):
+        scores = scores_of(slice(top, top + rows))  # (q, items)
+        for query, (row, mine) in enumerate(zip(scores, own[top : top + rows], strict=True), start=top):
+            best = -np.sort(-row[mine])
+            row[mine] = -np.inf  # own ones are counted by their place
+            place = np.arange(1, len(mine) + 1)
+            found = place + (row >= best[:, None]).sum(axis=1)
+            if len(mine):
+                ranks[query], precisions[query] = found[0], (place / found).mean()
+    return ranks, precisions
 
 
 def rank_captions(texts: NDArray[np.float32], owners: NDArray[np.int64]) -> Ranking:

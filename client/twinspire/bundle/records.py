@@ -55,7 +55,8 @@ class Certificate:
     directions, None where it was not evaluated. `speed` holds the items/s in each runtime, None where nobody measured
     (`twinspire precision` does). `versions` are those of the packages that took part. `split_layers` are the layers of
     an int8 engine that compute outlier channels in float, `float_layers` those that stayed in float altogether beyond
-    what its recipe names: labels such as `mlp-down:3`; None where the recipe alone sufficed.
+    what its recipe names: labels such as `mlp-down:3`; None where the recipe alone sufficed. `merged_tokens` is the
+    number of an image's tokens that each block merges, None for engines that merge none.
     """
 
     reference: str
@@ -68,9 +69,12 @@ class Certificate:
     speed: Mapping[str, Any] | None = field(default=None, metadata=OPTIONAL)
     split_layers: tuple[str, ...] | None = field(default=None, metadata=OPTIONAL)
     float_layers: tuple[str, ...] | None = field(default=None, metadata=OPTIONAL)
+    merged_tokens: int | None = field(default=None, metadata=OPTIONAL)
 
     def __post_init__(self) -> None:
         as_whole(self.samples, "samples", minimum=1)
+        if self.merged_tokens is not None:
+            as_whole(self.merged_tokens, "merged_tokens", minimum=1)
         for cosine in (self.min_cosine, self.mean_cosine):
             if not -1 - _COSINE_SLACK <= cosine <= 1 + _COSINE_SLACK:
                 raise InputError(f"cosine {cosine}: expected a number from -1 to 1")

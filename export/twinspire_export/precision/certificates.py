@@ -52,6 +52,7 @@ def certificate(
         },
         split_layers=None if before is None else before.split_layers,
         float_layers=None if before is None else before.float_layers,
+        merged_tokens=None if before is None else before.merged_tokens,
     )
 
 

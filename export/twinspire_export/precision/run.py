@@ -26,6 +26,7 @@ from twinspire.bundle import (
 from twinspire.errors import BundleError, EngineError, InputError, MissingDependencyError, ProviderError
 from twinspire.images import ImageItem
 from twinspire.towers import Provider
+from twinspire.towers.openvino_support import uses_runtime
 from twinspire.towers.providers import available, unavailable_error
 from twinspire_eval.datasets import CaptionedImages
 from twinspire_eval.machine import this_machine
@@ -33,6 +34,7 @@ from twinspire_eval.recall.benchmark import DatasetEmbeddings, OnProgress, Recal
 from twinspire_export.dependencies import installed_version
 from twinspire_export.precision.cache import MeasurementCache
 from twinspire_export.precision.candidates import (
+    EnginePair,
     PrecisionCandidate,
     RuntimeConfig,
     candidates_of,
@@ -51,6 +53,7 @@ from twinspire_export.precision.measurement import (
     measure_speed,
     open_towers,
 )
+from twinspire_export.precision.merging import MERGED, merging_engines, merging_sweep
 from twinspire_export.precision.recipes import DYNAMIC, MAX_RECIPES, dynamic_engines, recipe_engines
 from twinspire_export.precision.scaled_decoding import certify_scaled_decoding
 from twinspire_export.precision.selection import (
@@ -71,10 +74,11 @@ class PrecisionOptions:
     `max_recall_drop` is how much of fp32's R@1 may be lost, pooled over languages and directions: 0.005 is half a
     point. `recipes` is the number of int8 recipes that are tried as well, calibrated on `images` and `captions`
     (synthetic scenes where None); None is one where the bundle has fp32 only, else none. `baseline` also measures
-    onnxruntime's `quantize_dynamic`, which is never chosen. `threads` is the number of threads of a call; None is
-    all cores. With `decode` scaled the best engines are measured with scaled decoding too, and the bundle
-    recommends it where no more than `max_recall_drop` is lost in all. Speed is measured in `rounds` rounds of at
-    least `visit_s` seconds for each tower and engine.
+    onnxruntime's `quantize_dynamic`, which is never chosen. `merge_tokens` lists how many tokens of an image to merge
+    in each block, of the fp32 engines and of the first int8 ones; None is a sweep. `threads` is the number of threads
+    of a call; None is all cores. With `decode` scaled the best engines are measured with scaled decoding too, and the
+    bundle recommends it where no more than `max_recall_drop` is lost in all. Speed is measured in `rounds` rounds of
+    at least `visit_s` seconds for each tower and engine.
 
     Raises InputError where a value is out of range.
     """
@@ -84,6 +88,7 @@ class PrecisionOptions:
     images: Sequence[ImageItem] | None = None
     captions: Sequence[str] | None = None
     baseline: bool = True
+    merge_tokens: Sequence[int] | None = ()
     threads: int | None = None
     decode: DecodeMode | str = DecodeMode.EXACT
     rounds: int = 10
@@ -98,6 +103,8 @@ class PrecisionOptions:
             )
         if self.recipes is not None and not 0 <= self.recipes <= MAX_RECIPES:
             raise InputError(f"recipes {self.recipes}: expected 0 to {MAX_RECIPES}")
+        if any(r < 1 for r in self.merge_tokens or ()):
+            raise InputError(f"merge_tokens {list(self.merge_tokens or ())}: expected numbers of at least 1")
         if self.rounds < 1 or not self.visit_s >= 0 or (self.threads is not None and self.threads < 1):
             raise InputError(
                 f"rounds {self.rounds}, visit_s {self.visit_s}, threads {self.threads}: expected rounds and threads of "
@@ -226,6 +233,7 @@ class _Run:
             if options.recipes is not None:
                 raise
             self.skipped[Precision.INT8] = str(error)
+        pairs += self._merging(pairs)
         if options.baseline:
             try:
                 pairs.append(dynamic_engines(self.base, self.work, on_step=self.step))
@@ -241,6 +249,25 @@ class _Run:
             else:
                 self.skipped[str(config)] = reason
         return configs
+
+    def _merging(self, pairs: Sequence[EnginePair]) -> list[EnginePair]:
+        """List the engines that merge tokens, of the fp32 engines and of the first int8 ones."""
+        numbers = self.options.merge_tokens
+        if numbers is not None and not numbers:
+            return []
+        first = {pair.precision: pair for pair in reversed(pairs) if pair.precision in MERGED}
+        try:
+            chosen = merging_sweep(self.base) if numbers is None else numbers
+            return [
+                merged
+                for pair in first.values()
+                for merged in merging_engines(pair, chosen, self.work, on_step=self.step)
+            ]
+        except InputError as error:
+            if numbers is not None:
+                raise
+            self.skipped["merging tokens"] = str(error)
+            return []
 
     def _embeddings(self, configs: Sequence[RuntimeConfig]) -> dict[RuntimeConfig, DatasetEmbeddings]:
         found: dict[RuntimeConfig, DatasetEmbeddings] = {}
@@ -397,7 +424,9 @@ class _Run:
 
 def _versions(provider: Provider) -> dict[str, str]:
     """Return the versions of the packages that ran an engine."""
-    packages = ("onnxruntime", "onnxruntime-ep-openvino") if provider is Provider.OPENVINO else ("onnxruntime",)
+    packages = ["onnxruntime"]
+    if provider is Provider.OPENVINO:
+        packages = ["openvino"] if uses_runtime() else ["onnxruntime", "onnxruntime-ep-openvino"]
     return {package: installed_version(package) for package in packages}
 
 
