@@ -41,10 +41,11 @@ test-fast: $(VENV)/.dev ## run the tests that need neither seconds nor a server,
 fuzz-gateway: $(VENV)/.dev ## send the gateway some 5,000 requests that Schemathesis makes from its OpenAPI document
 	TWINSPIRE_FUZZ_REQUESTS=5000 $(BIN)/python -m pytest -s tests/gateway/test_attacks_bodies.py -k schemathesis
 
-# Not in CI: downloads 2 GB the first time. The second line runs the same code's other tests with these packages.
+# Not in CI: downloads 3 GB the first time.
 test-harness: $(HARNESS_VENV)/.dev ## test the adapters to CLIP_benchmark and MTEB with those packages, in .venv-harness
 	HF_HUB_OFFLINE=1 $(HARNESS_BIN)/python -m pytest -m harness_packages tests/harnesses
 
+# Not in CI: downloads 2 GB the first time. The second line runs the same code's other tests with these packages.
 test-gpu-packages: $(GPU_VENV)/.dev ## test the extra gpu on a machine without a GPU, in .venv-gpu
 	$(GPU_BIN)/python -m pytest -m gpu_packages tests/gpu_packages
 	$(GPU_BIN)/python -m pytest tests/client/test_cuda_driver.py tests/client/test_dependencies.py tests/client/test_towers*.py \
@@ -114,12 +115,12 @@ $(VENV)/.dev: $(SPEC) | $(BIN)/python
 	$(PIP) --editable ".[cpu,server,gateway,metrics,otel,audio,quantize,export,bench,peers,docs,dev]"
 	@touch $(VENV)/.run $@
 
-# pip before 24.1 cannot resolve the extra.
 $(HARNESS_VENV)/.dev: $(SPEC)
 	$(PYTHON) -m venv $(HARNESS_VENV)
 	$(HARNESS_BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[cpu,harness]" pytest pytest-timeout
 	@touch $@
 
+# pip before 24.1 cannot resolve the extra.
 $(GPU_VENV)/.dev: $(SPEC) constraints-gpu.txt
 	$(PYTHON) -m venv $(GPU_VENV)
 	$(GPU_BIN)/python -m pip install --quiet --disable-pip-version-check "pip>=24.1"

@@ -34,6 +34,7 @@ _IMPORTED = {
     "faiss-gpu-cuvs": "faiss",
     "onnxruntime": "onnxruntime",
     "onnxruntime-gpu": "onnxruntime",
+    "openvino": "openvino",
 }
 _REQUIREMENT = re.compile(r"(?P<name>[A-Za-z0-9._-]+)")
 _EXTRA = re.compile(r"""extra == ['"](?P<extra>[\w-]+)['"]""")

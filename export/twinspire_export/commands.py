@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from twinspire._decode_mode import DecodeMode
 from twinspire.cli.shared import printable
 from twinspire.errors import InputError
 
@@ -213,9 +214,21 @@ def precision(
         Path | None,
         typer.Option(metavar="FILE", help="Captions to calibrate the recipes on. By default those of the scenes."),
     ] = None,
+    decode: Annotated[
+        DecodeMode,
+        typer.Option(
+            help="scaled: measure scaled decoding of JPEG files as well, and recommend it where recall is kept."
+        ),
+    ] = DecodeMode.EXACT,
     no_baseline: Annotated[
         bool, typer.Option("--no-baseline", help="Do not measure onnxruntime's quantize_dynamic for comparison.")
     ] = False,
+    merge_tokens: Annotated[
+        str,
+        typer.Option(
+            help="Tokens of an image to merge in each block, as further candidates: none, numbers such as 4,8, or auto."
+        ),
+    ] = "none",
     split: Annotated[str | None, typer.Option(help="Split of the data set, such as Karpathy's test; or all.")] = None,
     images: Annotated[Path | None, typer.Option(help="Folder of the data set's images, if not found.")] = None,
     limit: Annotated[int | None, typer.Option(help="Use a random sample of this many images.")] = None,
@@ -254,6 +267,8 @@ def precision(
         images=None if calibrate_images is None else find_images([calibrate_images]),
         captions=None if calibrate_captions is None else read_captions(calibrate_captions),
         baseline=not no_baseline,
+        decode=decode,
+        merge_tokens=_merge_tokens(merge_tokens),
         threads=threads,
         rounds=rounds,
     )
@@ -271,6 +286,16 @@ def precision(
     if json_file is not None:
         record(result, data_spec=data).save(json_file)
     console.print(f"{result.bundle.path}: bundle {result.bundle.name!r}", soft_wrap=True)
+
+
+def _merge_tokens(choice: str) -> tuple[int, ...] | None:
+    """Parse the value of `--merge-tokens`: () for none, None for auto."""
+    if choice in ("none", "auto"):
+        return () if choice == "none" else None
+    try:
+        return tuple(int(number) for number in choice.split(","))
+    except ValueError:
+        raise InputError(f"--merge-tokens {choice!r}: expected none, auto, or numbers such as 4,8") from None
 
 
 def tensorrt(
@@ -354,3 +379,5 @@ def _print_bundle(bundle: Bundle) -> None:
                 ):
                     if layers:
                         typer.echo(f"        {words}: {', '.join(layers)}")
+                if certificate.merged_tokens is not None:
+                    typer.echo(f"        tokens merged in each block: {certificate.merged_tokens}")

@@ -46,6 +46,7 @@ def processor(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
     def become(*flags: str) -> None:
         monkeypatch.setattr(auto_selection, "processor_flags", lambda: frozenset(flags))
+        monkeypatch.setattr(auto_selection, "needs_runtime", lambda: False)
 
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     become(*HERE, "fpu")

@@ -87,7 +87,7 @@ def test_a_provider_that_works_has_computed(report: Any) -> None:
 
 def test_the_engine_that_auto_runs(report: Any) -> None:
     """`auto` is reported with its runtime and the reason."""
-    assert report["auto"]["runtime"].startswith("onnxruntime")
+    assert report["auto"]["runtime"].startswith(("onnxruntime ", "openvino "))
     assert report["auto"]["reason"]
 
 

@@ -15,7 +15,15 @@ import pytest
 
 from twinspire.bundle import Precision, Tower
 from twinspire.errors import EngineError, InputError, MissingDependencyError, ProviderError
-from twinspire.towers import InferencePrecision, LocalTowers, OpenVinoOptions, Provider, auto_selection, providers
+from twinspire.towers import (
+    InferencePrecision,
+    LocalTowers,
+    OpenVinoOptions,
+    Provider,
+    auto_selection,
+    openvino_support,
+    providers,
+)
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), np.uint8)
 
@@ -29,12 +37,25 @@ def _forget(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
     monkeypatch.setitem(sys.modules, package, None)
 
 
-@pytest.fixture
-def openvino() -> None:
-    """Skip, with the reason, where the OpenVINO provider is not there."""
+@pytest.fixture(params=["onnxruntime", "openvino"])
+def openvino(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Name the library that computes the provider: the plugin where the runtime is not installed, and the runtime."""
+    library: str = request.param
+    if library == "openvino":
+        pytest.importorskip("openvino", reason="needs openvino")
+    else:
+        _forget(monkeypatch, "openvino")
     error = providers.unavailable_error(Provider.OPENVINO)
-    if error is not None:
-        pytest.skip(str(error))
+    if error is not None or openvino_support.uses_runtime() != (library == "openvino"):
+        pytest.skip(f"the provider openvino is not computed by {library} here: {error}")
+    return library
+
+
+@pytest.fixture
+def runtime_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the plugin offer no device, as on AMD, where OpenVINO's own runtime is installed."""
+    pytest.importorskip("openvino", reason="needs openvino")
+    monkeypatch.setattr(onnxruntime, "get_ep_devices", list)
 
 
 @pytest.fixture
@@ -68,23 +89,82 @@ def test_without_onnxruntime_the_extra_is_named(tiny: Any, monkeypatch: pytest.M
 def test_without_the_plugin_the_extra_is_named(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """`openvino` without its package names the extra that brings it."""
     _forget(monkeypatch, "onnxruntime_ep_openvino")
+    _forget(monkeypatch, "openvino")
     with pytest.raises(MissingDependencyError) as caught:
         _open(tiny, "openvino")
     assert (caught.value.package, caught.value.extra) == ("onnxruntime-ep-openvino", "cpu")
 
 
 @pytest.mark.usefixtures("plugin")
-def test_a_plugin_without_a_device_is_an_error(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`openvino` on a machine that its plugin does not serve raises and says what is there."""
+def test_without_a_device_the_extra_of_the_runtime_is_named(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the plugin has no device and OpenVINO's runtime is missing, the error names the extra that brings it."""
     monkeypatch.setattr(onnxruntime, "get_ep_devices", list)
-    with pytest.raises(ProviderError, match="processor") as caught:
+    _forget(monkeypatch, "openvino")
+    with pytest.raises(MissingDependencyError, match="Intel") as caught:
         _open(tiny, "openvino")
-    assert all(provider in str(caught.value) for provider in providers.available())
+    assert (caught.value.package, caught.value.extra) == ("openvino", "cpu-openvino")
+    assert Provider.OPENVINO not in providers.available()
+
+
+@pytest.mark.usefixtures("runtime_only")
+def test_without_the_plugin_the_runtime_computes(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the plugin is not installed and OpenVINO's runtime is, the runtime computes."""
+    _forget(monkeypatch, "onnxruntime_ep_openvino")
+    assert _open(tiny, "openvino").runtime.library == "openvino"
+
+
+@pytest.mark.usefixtures("runtime_only")
+def test_engines_that_the_runtime_cannot_load_are_an_error(tmp_path: Path) -> None:
+    """A file that OpenVINO cannot read is an EngineError that names it, with OpenVINO's own as its cause."""
+    (tmp_path / "broken.onnx").write_bytes(b"no graph")
+    for name in ("broken.onnx", "gone.onnx"):
+        with pytest.raises(EngineError, match=name) as caught:
+            providers.open_session(tmp_path / name, Provider.OPENVINO, threads=1, openvino=OpenVinoOptions())
+        assert caught.value.path == tmp_path / name
+        assert caught.value.__cause__ is not None
+
+
+@pytest.mark.usefixtures("runtime_only")
+def test_the_runtime_describes_tensors_as_onnxruntime_does(tiny: Any) -> None:
+    """Names, types and fixed axes of inputs and outputs are those that onnxruntime gives; free axes stay free."""
+    for tower in (Tower.IMAGE, Tower.TEXT):
+        engine = tiny.bundle.engine(tower, Precision.FP32)
+        own, plain = (
+            providers.open_session(engine, provider, threads=1, openvino=OpenVinoOptions())
+            for provider in (Provider.OPENVINO, Provider.CPU)
+        )
+        for found, expected in zip(
+            [*own.get_inputs(), *own.get_outputs()], [*plain.get_inputs(), *plain.get_outputs()], strict=True
+        ):
+            fixed = tuple(axis if isinstance(axis, int) else None for axis in expected.shape)
+            assert (found.name, found.type, found.shape) == (expected.name, expected.type, fixed)
+
+
+@pytest.mark.usefixtures("runtime_only")
+def test_the_runtime_keeps_no_reference_to_what_it_gave(tiny: Any) -> None:
+    """The embeddings of one call do not change when the next is made."""
+    towers = _open(tiny, "openvino")
+    first = towers.encode_images(IMAGES[:1])
+    before = first.copy()
+    towers.encode_images(IMAGES[1:2])
+    assert np.array_equal(first, before)
+
+
+@pytest.mark.usefixtures("runtime_only")
+def test_an_input_that_the_runtime_refuses_is_an_error(tiny: Any) -> None:
+    """A call that OpenVINO refuses raises, and the session computes the next one."""
+    session = providers.open_session(
+        tiny.bundle.engine(Tower.IMAGE, Precision.FP32), Provider.OPENVINO, threads=1, openvino=OpenVinoOptions()
+    )
+    with pytest.raises(RuntimeError):
+        session.run(["embedding"], {"image": IMAGES[:, :8]})
+    assert len(session.run(None, {"image": IMAGES})[0]) == len(IMAGES)
 
 
 @pytest.mark.usefixtures("plugin")
 def test_a_plugin_that_does_not_load_is_an_error(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A plugin library that cannot be registered is a ProviderError with onnxruntime's words."""
+    _forget(monkeypatch, "openvino")
 
     def fail(*_: str) -> None:
         raise onnxruntime.capi.onnxruntime_pybind11_state.Fail("wrong ELF class")
@@ -99,9 +179,8 @@ def test_registering_twice_is_fine() -> None:
     assert providers.available() == providers.available()
 
 
-@pytest.mark.usefixtures("openvino")
 @pytest.mark.parametrize("precision", [Precision.FP32, Precision.INT8])
-def test_openvino_agrees_with_numpy(tiny: Any, precision: Precision) -> None:
+def test_openvino_agrees_with_numpy(tiny: Any, precision: Precision, openvino: str) -> None:
     """OpenVINO gives what NumPy computes within 1e-6: float32 is computed as float32, not as bf16."""
     towers = _open(tiny, "openvino", precision=precision)
     model = tiny.int8 if precision is Precision.INT8 else tiny.model
@@ -112,17 +191,18 @@ def test_openvino_agrees_with_numpy(tiny: Any, precision: Precision) -> None:
     ):
         difference = np.abs(found - expected).max()
         assert difference <= 1e-6, f"largest difference {difference:.2e}"
-    assert str(towers.runtime) == f"onnxruntime openvino {precision}, threads: 1"
+    library = "onnxruntime openvino" if openvino == "onnxruntime" else "openvino"
+    assert str(towers.runtime) == f"{library} {precision}, threads: 1"
 
 
-@pytest.mark.usefixtures("openvino")
-def test_openvino_computes_in_bf16_where_asked(tiny: Any) -> None:
+def test_openvino_computes_in_bf16_where_asked(tiny: Any, openvino: str) -> None:
     """bf16 is used only where it was asked for; `runtime` says so, and it stays within 1e-2."""
     options = OpenVinoOptions(inference_precision=InferencePrecision.BF16)
     towers = _open(tiny, "openvino", threads=2, streams=2, openvino=options)
     difference = np.abs(towers.encode_images(IMAGES) - tiny.model.encode_images(IMAGES)).max()
     assert difference <= 1e-2, f"largest difference {difference:.2e}"
-    assert str(towers.runtime) == "onnxruntime openvino fp32 in bf16, threads: 2, streams: 2"
+    library = "onnxruntime openvino" if openvino == "onnxruntime" else "openvino"
+    assert str(towers.runtime) == f"{library} fp32 in bf16, threads: 2, streams: 2"
 
 
 @pytest.mark.usefixtures("openvino")
@@ -199,6 +279,8 @@ def test_light_operators_may_stay_on_the_cpu() -> None:
         ({"avx512_vnni", "amx_int8"}, Precision.INT8, [Provider.OPENVINO, Provider.CPU]),
         ({"avx512_vnni", "amx_int8"}, Precision.FP32, [Provider.CPU]),
         ({"avx512_vnni"}, Precision.INT8, [Provider.CPU]),
+        ({"avx512_vnni", "runtime"}, Precision.INT8, [Provider.OPENVINO, Provider.CPU]),
+        ({"avx512_vnni", "runtime"}, Precision.FP32, [Provider.CPU]),
     ],
 )
 def test_auto_takes_openvino_where_it_gains(
@@ -208,8 +290,9 @@ def test_auto_takes_openvino_where_it_gains(
     precision: Precision,
     expected: list[Provider],
 ) -> None:
-    """`auto` tries OpenVINO first for int8 engines on a processor with AMX, and the CPU always last."""
+    """`auto` tries OpenVINO first for int8 engines with AMX or where its runtime computes, and the CPU always last."""
     monkeypatch.setattr(auto_selection, "processor_flags", lambda: frozenset(flags))
+    monkeypatch.setattr(auto_selection, "needs_runtime", lambda: "runtime" in flags)
     monkeypatch.setattr(
         auto_selection, "unavailable_reason", lambda provider: "is not there" if provider is Provider.CUDA else None
     )

@@ -13,7 +13,7 @@ import onnx
 import pytest
 from PIL import Image
 
-from twinspire import Client, LocalTowers
+from twinspire import Client, LocalTowers, sample_bundle
 from twinspire.bundle import Bundle, BundleWriter, Precision, Tower
 from twinspire.cli.app import application
 from twinspire.errors import BundleError, EngineError, InputError, MissingDependencyError, TwinspireError
@@ -23,6 +23,7 @@ from twinspire_eval.recall import R1, R5, Estimate
 from twinspire_eval.recall.benchmark import measure_recall
 from twinspire_eval.records import Record
 from twinspire_eval.statistics import Interval
+from twinspire_export.commands import _merge_tokens
 from twinspire_export.precision import PrecisionOptions, PrecisionResult, choose_precision, measurement, run
 from twinspire_export.precision import candidates as listing
 from twinspire_export.precision.candidates import (
@@ -34,6 +35,7 @@ from twinspire_export.precision.candidates import (
     engine_pairs,
 )
 from twinspire_export.precision.measurement import Throughput
+from twinspire_export.precision.merging import merging_engines, merging_sweep
 from twinspire_export.precision.report import record, sentences, table
 from twinspire_export.precision.selection import (
     Accuracy,
@@ -656,3 +658,57 @@ def test_the_plot_needs_matplotlib(tiny: Any, data: Path, tmp_path: Path, monkey
         _command(tiny.bundle.path, "-o", tmp_path / "new", "-d", data)
     assert (caught.value.package, caught.value.extra) == ("matplotlib", "bench")
     assert not (tmp_path / "new").exists()
+
+
+# Token merging
+
+
+def _merging_is_faster(towers: LocalTowers) -> float:
+    return 400.0 if towers.runtime.precision is Precision.INT8_TOME else 100.0
+
+
+@pytest.mark.slow
+def test_merging_tokens_is_a_candidate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Engines that merge tokens are candidates; the certificate of the chosen one names it, and the towers run it."""
+    _slowed(monkeypatch, _merging_is_faster)
+    options = dataclasses.replace(QUICK, merge_tokens=(3,), recipes=0, threads=1)
+    result = choose_precision(sample_bundle(), tmp_path / "new", _captioned(), options=options)
+    names = {str(each.candidate) for each in result.results}
+    assert {"fp32-tome (r 3) on cpu", "int8-tome (r 3) on cpu"} <= names
+    assert result.choice.precision is Precision.INT8_TOME
+    written = Bundle.open(tmp_path / "new")
+    records = {tower: written.manifest.engines[tower][Precision.INT8_TOME] for tower in written.towers}
+    found = {tower: each.certificate.merged_tokens for tower, each in records.items() if each.certificate is not None}
+    assert found[Tower.IMAGE] == 3
+    assert found[Tower.TEXT] is None
+    assert records[Tower.TEXT].sha256 == written.manifest.engines[Tower.TEXT][Precision.INT8].sha256
+    with Client.local(written, precision=Precision.INT8_TOME, provider="cpu") as client:
+        assert client.encode_images([Image.new("RGB", (9, 9))]).shape == (1, written.dim)
+    (remade,) = merging_engines(EnginePair(Precision.INT8, written), [4], tmp_path, on_step=lambda _: None)
+    certificate = remade.bundle.manifest.engines[Tower.IMAGE][Precision.INT8_TOME].certificate
+    assert certificate is not None
+    assert certificate.merged_tokens == 4
+
+
+def test_a_tower_whose_tokens_cannot_be_merged(tiny: Any, tmp_path: Path) -> None:
+    """A sweep leaves such a tower out with the reason; numbers that were named are an error."""
+    result = choose_precision(
+        tiny.bundle, tmp_path / "new", _captioned(), options=dataclasses.replace(QUICK, merge_tokens=None)
+    )
+    assert "transformer" in result.skipped["merging tokens"]
+    with pytest.raises(InputError, match="transformer"):
+        choose_precision(
+            tiny.bundle, tmp_path / "more", _captioned(), options=dataclasses.replace(QUICK, merge_tokens=(2,))
+        )
+
+
+def test_the_sweep_covers_shares_of_the_tokens() -> None:
+    """The numbers merge a quarter, half and three quarters of the sample's 50 tokens in its five blocks that merge."""
+    assert merging_sweep(Bundle.open(sample_bundle())) == (2, 5, 8)
+
+
+@pytest.mark.parametrize("choice", ["4,x", "", "0", "-1"])
+def test_numbers_of_tokens_to_merge_are_checked(choice: str) -> None:
+    """Anything but `none`, `auto` or numbers of at least 1 is an InputError."""
+    with pytest.raises(InputError, match="expected"):
+        PrecisionOptions(merge_tokens=_merge_tokens(choice))

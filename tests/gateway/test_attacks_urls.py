@@ -12,14 +12,19 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import numpy as np
 import pytest
 import trustme
 from aiohttp.abc import AbstractResolver, ResolveResult
 
+from twinspire import sample_bundle
 from twinspire.errors import InputError
+from twinspire_server.gateway.embedder import Embedder
 from twinspire_server.gateway.errors import GatewayError
+from twinspire_server.gateway.inputs import EmbedRequest, EncodedImage, ImageUrl
 from twinspire_server.gateway.safety.fetching import ImageFetcher, is_public
 from twinspire_server.gateway.safety.options import SafetyOptions
+from twinspire_server.gateway.settings import GatewaySettings
 
 LOOPBACK = (ipaddress.ip_network("127.0.0.1/32"),)
 IMAGE = b"\xff\xd8\xff not much of an image"
@@ -338,3 +343,25 @@ def test_only_names_can_be_allowed(host: str) -> None:
     with pytest.raises(InputError) as raised:
         SafetyOptions(allow_image_host=[host])
     assert raised.value.option == "--allow-image-host"
+
+
+def test_the_images_of_a_request_are_fetched_together(monkeypatch: pytest.MonkeyPatch, pictures: list[bytes]) -> None:
+    """Two images of one request are under way at once, and their vectors are in the order of the request."""
+    contents = dict(zip(("https://images.test/a", "https://images.test/b"), pictures, strict=False))
+
+    async def run() -> tuple[Any, Any]:
+        both = asyncio.Barrier(2)
+
+        async def fetch(_fetcher: ImageFetcher, url: str) -> bytes:
+            await asyncio.wait_for(both.wait(), 10)
+            return contents[url]
+
+        monkeypatch.setattr(ImageFetcher, "fetch", fetch)
+        safety = SafetyOptions(allow_image_host=["images.test"])
+        async with await Embedder.open(GatewaySettings(bundle=sample_bundle(), safety=safety)) as embedder:
+            urls = EmbedRequest(inputs=tuple(map(ImageUrl, contents)))
+            files = EmbedRequest(inputs=tuple(map(EncodedImage, contents.values())))
+            return (await embedder.embed(urls)).vectors, (await embedder.embed(files)).vectors
+
+    fetched, sent = asyncio.run(run())
+    assert np.array_equal(fetched, sent)

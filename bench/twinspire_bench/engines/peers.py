@@ -20,6 +20,7 @@ from twinspire.text import Tokenizer
 from twinspire.towers import LocalTowers
 from twinspire.towers.auto_selection import processor_flags
 from twinspire.towers.batching import one_batch
+from twinspire.towers.openvino_support import uses_runtime
 from twinspire.towers.providers import InferencePrecision, Provider, unavailable_reason
 from twinspire_bench.engines.peer import EngineComparison, EnginePeer, PeerTask, register_peer
 from twinspire_bench.scripts import batches_of, openvino_queue, rate
@@ -95,13 +96,27 @@ class OpenVinoImages(EnginePeer):
 
     comparison, label, stream_counts = EngineComparison.IMAGE_TOWER, "OpenVINO int8", (1, 2)
     packages: ClassVar = {"openvino": ("openvino", "peers")}
+    precision: ClassVar[str | None] = None
 
     def __init__(self, task: PeerTask) -> None:
-        self._queue = openvino_queue(task.inputs.openvino_int8, threads=task.threads, streams=task.streams)
+        self._queue = openvino_queue(
+            task.inputs.openvino_int8, threads=task.threads, streams=task.streams, precision=self.precision
+        )
         self._batches = task.image_batches()
 
     def measure(self) -> float:
         return _queue_rate(self._queue, self._batches)
+
+
+@register_peer
+class OpenVinoF32Images(OpenVinoImages):
+    """The same with float operators in float32, as twinspire computes them unless bf16 was requested or measured."""
+
+    label, precision = "OpenVINO int8, float operators in f32", "f32"
+
+    @classmethod
+    def is_usable(cls) -> bool:
+        return "amx_bf16" in processor_flags()
 
 
 @register_peer
@@ -291,7 +306,7 @@ class TransformersClip:
 
 
 def _auto_takes_openvino() -> bool:
-    return "amx_int8" in processor_flags() and unavailable_reason(Provider.OPENVINO) is None
+    return unavailable_reason(Provider.OPENVINO) is None and ("amx_int8" in processor_flags() or uses_runtime())
 
 
 def _session(task: PeerTask, tower: Tower) -> Any:  # noqa: ANN401 - onnxruntime has no types

@@ -31,7 +31,10 @@ _Point = tuple[float, float]
 
 
 def draw_scene(scene: Scene, rng: random.Random, side: int = SIDE) -> Image.Image:
-    """Draw a scene, RGB, `side` by `side` pixels. The same state of `rng` gives the same image."""
+    """Draw a scene, RGB, `side` by `side` pixels.
+
+    The same state of `rng` gives the same image, with another size other details of the same scene.
+    """
     oversampling = OVERSAMPLING if side < _FINE else 1
     image = paint_background(scene.background, side * oversampling, rng)
     for group, centres in zip(scene.groups, _layout(scene, rng), strict=True):

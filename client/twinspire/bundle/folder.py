@@ -19,6 +19,8 @@ _HOW_TO_MAKE = {
     Precision.FP16: "twinspire quantize BUNDLE -o NEW --precision fp16",
     Precision.INT8: "twinspire quantize BUNDLE -o NEW",
     Precision.INT8_TENSORRT: "twinspire quantize BUNDLE -o NEW --precision int8-tensorrt",
+    Precision.FP32_TOME: "twinspire precision BUNDLE -o NEW --data DATA --merge-tokens auto",
+    Precision.INT8_TOME: "twinspire precision BUNDLE -o NEW --data DATA --merge-tokens auto",
 }
 
 

@@ -15,7 +15,6 @@ from typing import Any, TypeAlias, cast
 from twinspire._arguments import as_finite, as_whole
 from twinspire._codec import OPTIONAL, decode, encode, parse_document, write_document
 from twinspire.bundle.records import (
-    DecodeCertificate,
     EngineRecord,
     FileRecord,
     RecommendedRuntime,
@@ -266,14 +265,12 @@ class ManifestDraft:
 class Manifest(ManifestDraft):
     """The whole of bundle.json. `files` holds every file that is not an engine, except the manifest itself.
 
-    `auto` is the runtime that was measured to be best, `scaled_decoding` what decoding JPEG files at a fraction of
-    their size changes; None where nobody measured.
+    `auto` is the runtime that was measured to be best; None where nobody measured.
     """
 
     engines: Mapping[Tower, Mapping[Precision, EngineRecord]]
     files: Mapping[str, FileRecord]
     auto: RecommendedRuntime | None = field(default=None, metadata=OPTIONAL)
-    scaled_decoding: DecodeCertificate | None = field(default=None, metadata=OPTIONAL)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -55,7 +55,8 @@ class Certificate:
     directions, None where it was not evaluated. `speed` holds the items/s in each runtime, None where nobody measured
     (`twinspire precision` does). `versions` are those of the packages that took part. `split_layers` are the layers of
     an int8 engine that compute outlier channels in float, `float_layers` those that stayed in float altogether beyond
-    what its recipe names: labels such as `mlp-down:3`; None where the recipe alone sufficed.
+    what its recipe names: labels such as `mlp-down:3`; None where the recipe alone sufficed. `merged_tokens` is the
+    number of an image's tokens that each block merges, None for engines that merge none.
     """
 
     reference: str
@@ -68,9 +69,12 @@ class Certificate:
     speed: Mapping[str, Any] | None = field(default=None, metadata=OPTIONAL)
     split_layers: tuple[str, ...] | None = field(default=None, metadata=OPTIONAL)
     float_layers: tuple[str, ...] | None = field(default=None, metadata=OPTIONAL)
+    merged_tokens: int | None = field(default=None, metadata=OPTIONAL)
 
     def __post_init__(self) -> None:
         as_whole(self.samples, "samples", minimum=1)
+        if self.merged_tokens is not None:
+            as_whole(self.merged_tokens, "merged_tokens", minimum=1)
         for cosine in (self.min_cosine, self.mean_cosine):
             if not -1 - _COSINE_SLACK <= cosine <= 1 + _COSINE_SLACK:
                 raise InputError(f"cosine {cosine}: expected a number from -1 to 1")
@@ -80,13 +84,13 @@ class Certificate:
 
 @dataclass(frozen=True, kw_only=True)
 class DecodeCertificate:
-    """What scaled decoding changes, measured on `images` photographs of `data` in the runtime that `auto` is.
+    """What scaled decoding changes, measured on the images of `data` in the runtime that `auto` is.
 
-    `reduced` of them were large enough for it: of those are the mean and largest difference of a pixel of the image
-    tower's input, from 0 to 255, and the cosines between both embeddings. `recall_drop` is the loss of R@1 against
-    fp32 and exact decoding over all of `data`, as of `RecommendedRuntime`, `decode_drop` the part of it that decoding
-    has: the loss against the same engines with exact decoding. `speed` is how many times as many files a second are
-    decoded and resized. `versions` are those of the packages that decoded.
+    `reduced` of the `images` were large enough and came out different: of those are the mean and largest difference of
+    a pixel of the image tower's input, from 0 to 255, and the cosines between both embeddings. `recall_drop` is the
+    loss of R@1 against fp32 and exact decoding over all of `data`, as of `RecommendedRuntime`, `decode_drop` the
+    part of it that decoding has: the loss against the same engines with exact decoding. `speed` is how many times
+    as many files a second are decoded and resized. `versions` are those of the packages that decoded.
 
     Raises InputError where a value is out of range.
     """
@@ -154,10 +158,11 @@ class RecommendedRuntime:
     `instruction_sets` are those of that processor that speed up matrix multiplications; `gpu` is None without one.
 
     `recall_drop` is the loss against fp32's R@1 over `data`, pooled over languages and directions: 0.005 is half a
-    point, a gain is negative. `recall_drop_high` is the upper end of its 95% interval. At most `max_recall_drop` was
-    allowed; the engines of the precisions in `rejected` lost more in every runtime, and `auto` never chooses them.
-    `measured` is the time of the measurement in ISO 8601. `decode` is how images are decoded with `decode="auto"`;
-    None, where nobody measured, is exact decoding.
+    point, a gain is negative. `recall_drop_high` is the upper end of its 95% interval. At most `max_recall_drop`
+    was allowed; the engines of the precisions in `rejected` lost more in every runtime, and `auto` never chooses
+    them. `measured` is the time of the measurement in ISO 8601. `decode` is how images are decoded with
+    `decode="auto"`: None, where nobody measured, is exactly. `scaled_decoding` is what was measured of scaled
+    decoding.
 
     Raises InputError where a value is out of range.
     """
@@ -178,6 +183,7 @@ class RecommendedRuntime:
     rejected: tuple[Precision, ...]
     measured: str
     decode: DecodeMode | None = field(default=None, metadata=OPTIONAL)
+    scaled_decoding: DecodeCertificate | None = field(default=None, metadata=OPTIONAL)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "precision", as_member(self.precision, Precision, "precision"))

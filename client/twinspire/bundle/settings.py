@@ -25,12 +25,21 @@ class Precision(StrEnum):
     """The arithmetic of an engine.
 
     `int8` is for processors; `int8-tensorrt` is what TensorRT accepts: int8 with zero points 0, the rest in fp16.
+    `fp32-tome` and `int8-tome` merge similar tokens of an image (ToMe, https://arxiv.org/abs/2210.09461): their
+    certificates say how many in each block.
     """
 
     FP32 = "fp32"
     FP16 = "fp16"
     INT8 = "int8"
     INT8_TENSORRT = "int8-tensorrt"
+    FP32_TOME = "fp32-tome"
+    INT8_TOME = "int8-tome"
+
+    @property
+    def is_int8_of_processors(self) -> bool:
+        """Whether its products are of uint8 and int8, as processors compute them."""
+        return self in (Precision.INT8, Precision.INT8_TOME)
 
 
 class Padding(StrEnum):

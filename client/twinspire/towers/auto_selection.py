@@ -13,6 +13,7 @@ from pathlib import Path
 
 from twinspire._arguments import as_member
 from twinspire.bundle import Bundle, Precision, RecommendedRuntime
+from twinspire.towers.openvino_support import needs_runtime
 from twinspire.towers.providers import InferencePrecision, Provider, unavailable_reason
 
 AUTO = "auto"
@@ -23,7 +24,8 @@ INSTRUCTION_SETS = (
 )  # fmt: skip
 """Instruction sets for matrix multiplications, by Linux's names: a measurement holds for processors with the same."""
 # ViT-B/32, images/s, openvino against cpu: 180 and 112-116 for int8 on a Xeon with AMX; 23 and 24 for int8,
-# 9.9 and 9.8 for fp32 on a processor with VNNI but no AMX, where it only took 2 s longer to load.
+# 9.9 and 9.8 for fp32 on a processor with VNNI but no AMX, where it only took 2 s longer to load. OpenVINO's own
+# runtime where the plugin has no device, int8 on two AMD EPYC cores with VNNI: 76.7 and 69.5.
 _FASTER_WITH_OPENVINO = "amx_int8"
 # Without one of these an x86 processor sums uint8 x int8 products in 16 bits, which may saturate:
 # https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html, "U8S8 saturation".
@@ -32,18 +34,23 @@ _EXACT_INT8 = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
 
 @dataclass(frozen=True, kw_only=True)
 class Runtime:
-    """How both towers run: a call is computed by `threads` threads on the CPU, in `streams` parts in parallel."""
+    """How both towers run: a call is computed by `threads` threads on the CPU, in `streams` parts in parallel.
+
+    `library` is the package that computes: `onnxruntime`, or `openvino` for OpenVINO's own runtime.
+    """
 
     provider: Provider
     precision: Precision
     threads: int
     streams: int = 1
     inference_precision: InferencePrecision = InferencePrecision.F32
+    library: str = "onnxruntime"
 
     def __str__(self) -> str:
+        library = self.library if self.library == self.provider else f"{self.library} {self.provider}"
         arithmetic = "" if self.inference_precision is InferencePrecision.F32 else f" in {self.inference_precision}"
         streams = "" if self.streams == 1 else f", streams: {self.streams}"
-        return f"onnxruntime {self.provider} {self.precision}{arithmetic}, threads: {self.threads}{streams}"
+        return f"{library} {self.precision}{arithmetic}, threads: {self.threads}{streams}"
 
 
 @dataclass(frozen=True)
@@ -64,7 +71,7 @@ class RuntimeCandidate:
     def may_overflow(self) -> bool:
         """Whether the engines may be less accurate here than certified: int8 that the caller named."""
         on_this_processor = self.provider is not Provider.CUDA
-        return self.precision is Precision.INT8 and on_this_processor and not sums_int8_exactly()
+        return self.precision.is_int8_of_processors and on_this_processor and not sums_int8_exactly()
 
 
 def parse_provider(value: str) -> Provider | None:
@@ -144,13 +151,14 @@ def _skip_reason(provider: Provider, precision: Precision) -> str | None:
     """Return why `auto` should not try a provider, None where it should."""
     if provider is Provider.CPU:
         return None  # if it fails, opening it raises the cause
-    if provider is Provider.OPENVINO:
-        if precision is not Precision.INT8:
-            return f"openvino is not faster at {precision}"
-        if _FASTER_WITH_OPENVINO not in processor_flags():
-            return "openvino is not faster on a processor without AMX"
+    if provider is Provider.OPENVINO and not precision.is_int8_of_processors:
+        return f"openvino is not faster at {precision}"
     cause = unavailable_reason(provider)
-    return None if cause is None else f"{provider} {cause}"
+    if cause is not None:
+        return f"{provider} {cause}"
+    if provider is Provider.OPENVINO and _FASTER_WITH_OPENVINO not in processor_flags() and not needs_runtime():
+        return "openvino is not faster on a processor without AMX"
+    return None
 
 
 def _best_precision(bundle: Bundle, provider: Provider) -> tuple[Precision, str]:

@@ -1,4 +1,4 @@
-"""The towers in this process, through onnxruntime."""
+"""The towers in this process, through onnxruntime or OpenVINO's own runtime."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import itertools
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -41,7 +42,7 @@ stream each: 80 images/s in batches of 8, 75 of 16; 623 texts/s of 16, 604 of 64
 
 
 class LocalTowers(BundleTowers):
-    """The engines of a bundle, run by onnxruntime in this process. Safe to use from several threads.
+    """The engines of a bundle, run in this process. Safe to use from several threads.
 
     `precision` and `provider` are used as named, or an error is raised. `auto` tries what is installed and certified,
     best first, and logs on `twinspire` what it chose and why; `runtime` is the choice. `threads` is the number of
@@ -168,6 +169,7 @@ class LocalTowers(BundleTowers):
                     raise
                 _log.warning("auto skips the provider %s: %s", candidate.provider, error)
                 continue
+            runtime = replace(runtime, library=next(iter(sessions.values())).library)
             if provider is None or precision is None:
                 unused = self._named_streams not in (None, runtime.streams)
                 note = f"; streams: {self._named_streams} ignored, they are for processors" if unused else ""

@@ -9,7 +9,6 @@ know go to the CPU one by one. Here each of them is an error.
 from __future__ import annotations
 
 import json
-import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import Any, Protocol
 
 from twinspire._arguments import as_member
 from twinspire.errors import BrokenDependencyError, EngineError, MissingDependencyError, ProviderError, TwinspireError
+from twinspire.towers import openvino_runtime, openvino_support
 from twinspire.towers.onnxruntime_support import (
     CUDA_PROVIDER,
     INSTALL_GPU,
@@ -29,10 +29,14 @@ from twinspire.towers.onnxruntime_support import (
     load_cuda_libraries,
     onnxruntime_library,
 )
+from twinspire.towers.openvino_runtime import OpenVinoSession
 
 
 class Provider(StrEnum):
-    """An execution provider of onnxruntime."""
+    """An execution provider of onnxruntime.
+
+    `openvino` is OpenVINO's own runtime where that is installed, else onnxruntime's plugin.
+    """
 
     CPU = "cpu"
     OPENVINO = "openvino"
@@ -83,13 +87,12 @@ class Session(Protocol):
 
 _NAMES = {
     Provider.CPU: "CPUExecutionProvider",
-    Provider.OPENVINO: "OpenVINOExecutionProvider",
+    Provider.OPENVINO: openvino_support.PLUGIN_NAME,
     Provider.CUDA: CUDA_PROVIDER,
 }
 # Operators that mean a fallback where they are left to the CPU; others compute shapes. Found anywhere in the
 # name, since onnxruntime fuses them: FusedMatMul, QLinearConv, MatMulInteger, MultiHeadAttention.
 _HEAVY = ("MatMul", "Gemm", "Conv", "Attention")
-_registering = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,11 @@ class Sessions:
 
     whole: Session
     parts: tuple[Session, ...]
+
+    @property
+    def library(self) -> str:
+        """The package that computes: onnxruntime, or openvino for OpenVINO's own runtime."""
+        return openvino_runtime.PACKAGE if isinstance(self.whole, OpenVinoSession) else "onnxruntime"
 
     def pick(self, turn: int, *, whole: bool) -> Session:
         """Return the session for a call as a whole, or for a part: the sessions take turns."""
@@ -143,6 +151,13 @@ def open_session(
     """
     if (unavailable := unavailable_error(provider)) is not None:
         raise unavailable
+    if provider is Provider.OPENVINO and openvino_support.uses_runtime():
+        properties = _openvino_properties(threads=threads, streams=streams, openvino=openvino)
+        try:
+            return OpenVinoSession(engine, properties)
+        except Exception as error:  # OpenVINO's exceptions share no base below Exception
+            message = f"{engine} cannot be opened by OpenVINO's runtime: {failure_cause(error)}"
+            raise EngineError(message, path=engine) from error
     onnxruntime = onnxruntime_library()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = ONLY_FATAL
@@ -155,7 +170,7 @@ def open_session(
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     try:
         settings = _settings(provider, threads=threads, streams=streams, openvino=openvino)
-        devices = [] if provider is Provider.CPU else _devices(provider)
+        devices = openvino_support.plugin_devices() if provider is Provider.OPENVINO else []
         if devices:
             options.add_provider_for_devices(devices[:1], settings)
         session: Session = onnxruntime.InferenceSession(
@@ -210,60 +225,28 @@ def unavailable_reason(provider: Provider) -> TwinspireError | str | None:
     except (MissingDependencyError, BrokenDependencyError) as error:
         return error
     if provider is Provider.OPENVINO:
-        return _openvino_unavailable_reason()
+        return openvino_support.unavailable_reason()
     return cuda_unavailable_reason() if provider is Provider.CUDA else None
-
-
-def _openvino_unavailable_reason() -> MissingDependencyError | str | None:
-    try:
-        import onnxruntime_ep_openvino  # noqa: F401
-    except ImportError:
-        return MissingDependencyError("onnxruntime-ep-openvino", "cpu", "The provider openvino")
-    try:
-        _register_openvino()
-        devices = _devices(Provider.OPENVINO)
-    except Exception as error:  # a library that does not load, or one made for another onnxruntime
-        return f"cannot be loaded ({error})"
-    return None if devices else "is installed but has no device here: its plugin supports Intel processors only"
-
-
-def _register_openvino() -> None:
-    """Register the plugin in this process, if it is not registered yet."""
-    import onnxruntime_ep_openvino as plugin
-
-    onnxruntime = onnxruntime_library()
-    with _registering:
-        try:
-            onnxruntime.register_execution_provider_library(plugin.get_ep_name(), plugin.get_library_path())
-        except Exception as error:
-            # onnxruntime has no way to ask, and does not list a plugin without devices.
-            if "already registered" not in str(error):
-                raise
-
-
-def _devices(provider: Provider) -> list[Any]:
-    """Return the devices of a plugin provider; none for one that is built in."""
-    onnxruntime = onnxruntime_library()
-    found = [device for device in onnxruntime.get_ep_devices() if device.ep_name == _NAMES[provider]]
-    if provider is Provider.OPENVINO:
-        cpu = onnxruntime.OrtHardwareDeviceType.CPU
-        return [device for device in found if device.device.type == cpu]
-    return found
 
 
 def _settings(provider: Provider, *, threads: int, streams: int, openvino: OpenVinoOptions) -> dict[str, str]:
     """Return the provider's own options. float32 is computed as float32 unless the caller requested otherwise."""
     if provider is Provider.OPENVINO:
-        cpu = {
-            "INFERENCE_PRECISION_HINT": str(openvino.inference_precision),
-            "INFERENCE_NUM_THREADS": str(threads),
-            "NUM_STREAMS": str(streams),
-        }
-        return {"load_config": json.dumps({"CPU": cpu})}
+        properties = _openvino_properties(threads=threads, streams=streams, openvino=openvino)
+        return {"load_config": json.dumps({"CPU": properties})}
     if provider is Provider.CUDA:
         load_cuda_libraries()
         return {"use_tf32": "0"}
     return {}
+
+
+def _openvino_properties(*, threads: int, streams: int, openvino: OpenVinoOptions) -> dict[str, str]:
+    """Return the properties of OpenVINO's CPU device: nothing of them is left to its defaults."""
+    return {
+        "INFERENCE_PRECISION_HINT": str(openvino.inference_precision),
+        "INFERENCE_NUM_THREADS": str(threads),
+        "NUM_STREAMS": str(streams),
+    }
 
 
 def _check_assignment(session: Session, engine: Path, provider: Provider) -> None:

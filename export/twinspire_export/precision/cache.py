@@ -20,7 +20,7 @@ from twinspire.errors import InputError
 from twinspire_eval.machine import Hardware
 
 SCHEMA_VERSION = 1
-_PACKAGES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-ep-openvino")
+_PACKAGES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-ep-openvino", "openvino")
 
 
 @dataclass(frozen=True)

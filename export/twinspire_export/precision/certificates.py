@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from twinspire.bundle import Certificate, Precision, RecommendedRuntime, Tower
+from twinspire.bundle import Certificate, DecodeCertificate, DecodeMode, Precision, RecommendedRuntime, Tower
 from twinspire_eval.machine import Hardware
 from twinspire_eval.recall import R1, R5, R10, Estimate
 from twinspire_eval.recall.benchmark import RecallReport
@@ -52,6 +52,7 @@ def certificate(
         },
         split_layers=None if before is None else before.split_layers,
         float_layers=None if before is None else before.float_layers,
+        merged_tokens=None if before is None else before.merged_tokens,
     )
 
 
@@ -79,9 +80,13 @@ def recommended_runtime(
     max_recall_drop: float,
     hardware: Hardware,
     threads: int,
+    scaled: DecodeCertificate | None,
 ) -> RecommendedRuntime:
-    """Return what `auto` is in the new bundle."""
+    """Return what `auto` is in the new bundle; scaled decoding where it was measured and keeps recall."""
     candidate, drop = best.candidate, best.accuracy.recall_drop
+    decode: DecodeMode | None = None
+    if scaled is not None:
+        decode = DecodeMode.SCALED if scaled.recall_drop <= max_recall_drop else DecodeMode.EXACT
     return RecommendedRuntime(
         precision=candidate.config.engines.precision,
         provider=candidate.config.provider.value,
@@ -98,6 +103,8 @@ def recommended_runtime(
         recall_drop_high=drop.interval.high,
         rejected=tuple(rejected),
         measured=datetime.now(UTC).isoformat(timespec="seconds"),
+        decode=decode,
+        scaled_decoding=scaled,
     )
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from twinspire._codec import encode
+from twinspire.bundle import DecodeMode
 from twinspire_eval.records import Record, series
 from twinspire_eval.tables import figure, figures_table
 from twinspire_export.precision.measurement import IMAGES, TEXTS
@@ -52,6 +54,7 @@ def sentences(result: PrecisionResult) -> list[str]:
     """Return what was skipped, what was chosen, and how certain the choice is."""
     best, drop, most = result.best, result.best.accuracy.recall_drop, result.options.max_recall_drop
     lines = [f"skipped {name}: {reason}" for name, reason in result.skipped.items()]
+    lines += _of_decoding(result)
     if best.candidate.config == result.reference.config or result.choice.precision == "fp32":
         others = [r for r in result.results if r.engines.precision != "fp32" and not r.engines.is_baseline]
         reason = "there are no other engines"
@@ -69,6 +72,20 @@ def sentences(result: PrecisionResult) -> list[str]:
     if drop.interval.high > most:
         lines.append("Measure on more images to be certain")
     return lines
+
+
+def _of_decoding(result: PrecisionResult) -> list[str]:
+    """Return a sentence about scaled decoding where it was measured."""
+    scaled = result.choice.scaled_decoding
+    if scaled is None:
+        return []
+    is_chosen = result.choice.decode is DecodeMode.SCALED
+    verdict = "decode=auto takes it" if is_chosen else "it loses too much: decode=auto stays exact"
+    return [
+        f"scaled decoding changes {scaled.reduced:,} of {scaled.images:,} images, {scaled.speed:.1f} times as many "
+        f"files/s are decoded: cosine {scaled.min_cosine:.4f} at least, {100 * scaled.recall_drop:+.2f} points of R@1 "
+        f"lost in all, {100 * scaled.decode_drop:+.2f} by decoding; {verdict}"
+    ]
 
 
 def record(result: PrecisionResult, *, data_spec: str) -> Record:
@@ -98,6 +115,8 @@ def record(result: PrecisionResult, *, data_spec: str) -> Record:
             "auto_upper_end_within_limit": result.best.accuracy.recall_drop.interval.high <= options.max_recall_drop,
             "candidates": {str(measured.candidate): _candidate(measured, result) for measured in result.results},
             "recall": report.results(with_ranks=False),
+            "decode": result.choice.decode,
+            "scaled_decoding": encode(result.choice.scaled_decoding),
             "skipped": dict(result.skipped),
         },
     )

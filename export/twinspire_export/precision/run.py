@@ -11,11 +11,22 @@ from pathlib import Path
 from typing import Any
 
 from twinspire import Client
+from twinspire._arguments import as_member
+from twinspire._codec import decode, encode
 from twinspire._cores import usable_cores
-from twinspire.bundle import Bundle, BundleWriter, Precision, RecommendedRuntime, Tower
+from twinspire.bundle import (
+    Bundle,
+    BundleWriter,
+    DecodeCertificate,
+    DecodeMode,
+    Precision,
+    RecommendedRuntime,
+    Tower,
+)
 from twinspire.errors import BundleError, EngineError, InputError, MissingDependencyError, ProviderError
 from twinspire.images import ImageItem
 from twinspire.towers import Provider
+from twinspire.towers.openvino_support import uses_runtime
 from twinspire.towers.providers import available, unavailable_error
 from twinspire_eval.datasets import CaptionedImages
 from twinspire_eval.machine import this_machine
@@ -23,6 +34,7 @@ from twinspire_eval.recall.benchmark import DatasetEmbeddings, OnProgress, Recal
 from twinspire_export.dependencies import installed_version
 from twinspire_export.precision.cache import MeasurementCache
 from twinspire_export.precision.candidates import (
+    EnginePair,
     PrecisionCandidate,
     RuntimeConfig,
     candidates_of,
@@ -41,7 +53,9 @@ from twinspire_export.precision.measurement import (
     measure_speed,
     open_towers,
 )
+from twinspire_export.precision.merging import MERGED, merging_engines, merging_sweep
 from twinspire_export.precision.recipes import DYNAMIC, MAX_RECIPES, dynamic_engines, recipe_engines
+from twinspire_export.precision.scaled_decoding import certify_scaled_decoding
 from twinspire_export.precision.selection import (
     CandidateResult,
     accuracy_of,
@@ -49,6 +63,8 @@ from twinspire_export.precision.selection import (
     best_of,
     rejected,
 )
+
+SCALED_DECODING = "scaled decoding"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +74,11 @@ class PrecisionOptions:
     `max_recall_drop` is how much of fp32's R@1 may be lost, pooled over languages and directions: 0.005 is half a
     point. `recipes` is the number of int8 recipes that are tried as well, calibrated on `images` and `captions`
     (synthetic scenes where None); None is one where the bundle has fp32 only, else none. `baseline` also measures
-    onnxruntime's `quantize_dynamic`, which is never chosen. `threads` is the number of threads of a call; None is all
-    cores. Speed is measured in `rounds` rounds of at least `visit_s` seconds for each tower and engine.
+    onnxruntime's `quantize_dynamic`, which is never chosen. `merge_tokens` lists how many tokens of an image to merge
+    in each block, of the fp32 engines and of the first int8 ones; None is a sweep. `threads` is the number of threads
+    of a call; None is all cores. With `decode` scaled the best engines are measured with scaled decoding too, and the
+    bundle recommends it where no more than `max_recall_drop` is lost in all. Speed is measured in `rounds` rounds of
+    at least `visit_s` seconds for each tower and engine.
 
     Raises InputError where a value is out of range.
     """
@@ -69,11 +88,14 @@ class PrecisionOptions:
     images: Sequence[ImageItem] | None = None
     captions: Sequence[str] | None = None
     baseline: bool = True
+    merge_tokens: Sequence[int] | None = ()
     threads: int | None = None
+    decode: DecodeMode | str = DecodeMode.EXACT
     rounds: int = 10
     visit_s: float = 0.3
 
     def __post_init__(self) -> None:
+        as_member(self.decode, DecodeMode, "decode")
         if not 0 <= self.max_recall_drop < 1:
             raise InputError(
                 f"max_recall_drop {self.max_recall_drop:g}: expected a share of R@1 from 0 to below 1, such as 0.005 "
@@ -81,6 +103,8 @@ class PrecisionOptions:
             )
         if self.recipes is not None and not 0 <= self.recipes <= MAX_RECIPES:
             raise InputError(f"recipes {self.recipes}: expected 0 to {MAX_RECIPES}")
+        if any(r < 1 for r in self.merge_tokens or ()):
+            raise InputError(f"merge_tokens {list(self.merge_tokens or ())}: expected numbers of at least 1")
         if self.rounds < 1 or not self.visit_s >= 0 or (self.threads is not None and self.threads < 1):
             raise InputError(
                 f"rounds {self.rounds}, visit_s {self.visit_s}, threads {self.threads}: expected rounds and threads of "
@@ -130,6 +154,8 @@ def choose_precision(
     base = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     target = Path(destination)
     _check(base, target, data)
+    if DecodeMode(chosen.decode) is DecodeMode.SCALED and not data.has_images:
+        raise InputError(f"decode scaled: {data.name} has no images to decode. Leave it out", option="decode")
     folder = target.with_name(f"{target.name}.work") if work is None else Path(work)
     run = _Run(base, data, chosen, folder, on_step or (lambda _: None), on_progress or (lambda *_: None))
     result = run.choose(target)
@@ -172,8 +198,9 @@ class _Run:
             for candidate, speed in self._speeds(list(found)).items()
         ]
         best = best_of(results, self.options.max_recall_drop)
+        scaled = self._scaled_decoding(best.candidate, fp32)
         self.step(f"writing {destination}")
-        written = self._write(destination, results, best, report)
+        written = self._write(destination, results, best, report, scaled)
         assert written.manifest.auto is not None
         return PrecisionResult(
             bundle=written,
@@ -206,6 +233,7 @@ class _Run:
             if options.recipes is not None:
                 raise
             self.skipped[Precision.INT8] = str(error)
+        pairs += self._merging(pairs)
         if options.baseline:
             try:
                 pairs.append(dynamic_engines(self.base, self.work, on_step=self.step))
@@ -221,6 +249,25 @@ class _Run:
             else:
                 self.skipped[str(config)] = reason
         return configs
+
+    def _merging(self, pairs: Sequence[EnginePair]) -> list[EnginePair]:
+        """List the engines that merge tokens, of the fp32 engines and of the first int8 ones."""
+        numbers = self.options.merge_tokens
+        if numbers is not None and not numbers:
+            return []
+        first = {pair.precision: pair for pair in reversed(pairs) if pair.precision in MERGED}
+        try:
+            chosen = merging_sweep(self.base) if numbers is None else numbers
+            return [
+                merged
+                for pair in first.values()
+                for merged in merging_engines(pair, chosen, self.work, on_step=self.step)
+            ]
+        except InputError as error:
+            if numbers is not None:
+                raise
+            self.skipped["merging tokens"] = str(error)
+            return []
 
     def _embeddings(self, configs: Sequence[RuntimeConfig]) -> dict[RuntimeConfig, DatasetEmbeddings]:
         found: dict[RuntimeConfig, DatasetEmbeddings] = {}
@@ -274,6 +321,27 @@ class _Run:
                 speeds[candidate] = speed
         return speeds
 
+    def _scaled_decoding(self, best: PrecisionCandidate, fp32: DatasetEmbeddings) -> DecodeCertificate | None:
+        """Measure scaled decoding where it is asked for; None where it changes nothing, which `skipped` says."""
+        if DecodeMode(self.options.decode) is DecodeMode.EXACT:
+            return None
+        key = {**self._key(best.config), "decode": DecodeMode.SCALED, "streams": best.streams}
+        title = f"scaled decoding: {best}"
+        cached = self.cache.get_json(key)
+        if cached is not None:
+            self.step(f"{title}: measured before")
+            return decode(DecodeCertificate, cached, title)
+        self.step(title)
+        found = certify_scaled_decoding(best, self.data, fp32, threads=self.threads, on_progress=self.progress)
+        if found is None:
+            self.skipped[SCALED_DECODING] = (
+                f"no image of {self.data.name} is a JPEG of four times the size that it is resized to: nothing "
+                "to measure"
+            )
+            return None
+        self.cache.put_json(key, encode(found))
+        return found
+
     def _speed_inputs(self) -> SpeedInputs:
         with Client(self.base, open_towers(self.reference, threads=self.threads), threads=self.threads) as client:
             return SpeedInputs.of(self.data, client)
@@ -302,7 +370,12 @@ class _Run:
             self.skipped[str(measured)] = str(error)
 
     def _write(
-        self, destination: Path, results: Sequence[CandidateResult], best: CandidateResult, report: RecallReport
+        self,
+        destination: Path,
+        results: Sequence[CandidateResult],
+        best: CandidateResult,
+        report: RecallReport,
+        scaled: DecodeCertificate | None,
     ) -> Bundle:
         max_drop = self.options.max_recall_drop
         chosen = best_engines(results, max_drop)
@@ -344,13 +417,16 @@ class _Run:
                 max_recall_drop=max_drop,
                 hardware=self.hardware,
                 threads=self.threads,
+                scaled=scaled,
             )
             return writer.commit(self.base.manifest.draft(), engines, auto=choice)
 
 
 def _versions(provider: Provider) -> dict[str, str]:
     """Return the versions of the packages that ran an engine."""
-    packages = ("onnxruntime", "onnxruntime-ep-openvino") if provider is Provider.OPENVINO else ("onnxruntime",)
+    packages = ["onnxruntime"]
+    if provider is Provider.OPENVINO:
+        packages = ["openvino"] if uses_runtime() else ["onnxruntime", "onnxruntime-ep-openvino"]
     return {package: installed_version(package) for package in packages}
 
 

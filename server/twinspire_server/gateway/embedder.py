@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +37,9 @@ from twinspire_server.gateway.settings import GatewaySettings
 
 # More texts than this are tokenized in a thread: these take about a millisecond.
 _INLINE_TEXTS = 64
+
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -241,7 +244,7 @@ class Embedder:
         self, request: EmbedRequest, parts: Sequence[Part], positions: Sequence[int], files: list[bytes]
     ) -> NDArray[np.float32]:
         """Encode the images at `positions`, and add their files to `files`."""
-        files.extend([await self._file(parts[at], _place(request, parts, at)) for at in positions])
+        files.extend(await _together([self._file(parts[at], _place(request, parts, at)) for at in positions]))
         try:
             return await self.client.encode_images(files)
         except ItemError as error:
@@ -336,8 +339,8 @@ def _of_item(error: ItemError, place: str, code: str) -> GatewayError:
     return GatewayError(400, f"{place}: {error.cause}", place, code)
 
 
-async def _together(coroutines: Sequence[Coroutine[Any, Any, NDArray[np.float32]]]) -> list[NDArray[np.float32]]:
-    """Run coroutines side by side. Where one fails, the others are cancelled."""
+async def _together(coroutines: Sequence[Coroutine[Any, Any, Result]]) -> list[Result]:
+    """Run coroutines side by side; return their results in order. Where one fails, the others are cancelled."""
     if len(coroutines) == 1:
         return [await coroutines[0]]
     tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]

@@ -1,0 +1,92 @@
+"""Engines made for the comparison that merge tokens of the image: a sweep over the number merged in each block."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from twinspire.bundle import Bundle, BundleWriter, Certificate, Precision, Tower
+from twinspire_export.dependencies import Extra, require
+from twinspire_export.engine_check import EngineRunner, certify, check_engine
+from twinspire_export.precision.candidates import EnginePair
+
+MERGED = {Precision.FP32: Precision.FP32_TOME, Precision.INT8: Precision.INT8_TOME}
+"""The precision of engines that merge tokens, by that of the engines that they are made from."""
+
+SHARES = (0.25, 0.5, 0.75)
+"""Shares of the image's tokens that the sweep merges before the last block."""
+
+
+def merging_sweep(bundle: Bundle) -> tuple[int, ...]:
+    """Return the numbers of tokens to merge in each block that the sweep tries: `SHARES` of all, by the blocks.
+
+    Raises InputError where the image tower is no vision transformer whose tokens can be merged.
+    """
+    require(Extra.QUANTIZE, "merging tokens")
+    import onnx
+
+    from twinspire_export.token_merging import merge_tokens
+
+    lengths = merge_tokens(onnx.load(bundle.engine(Tower.IMAGE, Precision.FP32)), 1)
+    blocks = len(lengths) - 1
+    return tuple(dict.fromkeys(max(1, round(share * lengths[0] / blocks)) for share in SHARES))
+
+
+def merging_engines(
+    pair: EnginePair, numbers: Sequence[int], work: Path, *, on_step: Callable[[str], None]
+) -> Iterator[EnginePair]:
+    """Yield the engines `pair` with each of `numbers` of tokens merged in every block, reusing those in `work`.
+
+    The text tower's engine stays as it is. Raises InputError as `merging_sweep` does, EngineError where onnxruntime
+    cannot run an engine, MissingDependencyError where a package is missing.
+    """
+    require(Extra.QUANTIZE, "merging tokens")
+    import onnx
+
+    from twinspire_export.token_merging import merge_tokens
+
+    precision, base = MERGED[pair.precision], pair.bundle
+    for r in numbers:
+        recipe = f"r {r}" if pair.recipe is None else f"r {r}, {pair.recipe}"
+        folder = work / f"{precision}-{r}-{pair.engines_sha256[0][:16]}"
+        if folder.exists():
+            yield EnginePair(precision, Bundle.open(folder), recipe)
+            continue
+        on_step(f"merging {r} tokens in each block of the {pair} image tower")
+        engines: dict[tuple[Tower, Precision], tuple[str, Certificate | None]] = {}
+        with BundleWriter(folder, base=base) as writer:
+            for tower in base.towers:
+                source, file = base.engine(tower, pair.precision), f"{tower}.{precision}.onnx"
+                if tower is Tower.IMAGE:
+                    model = onnx.load(source)
+                    merge_tokens(model, r)
+                    onnx.save(model, writer.path(file))
+                    check_engine(writer.path(file), tower, base.manifest.tower(tower))
+                else:
+                    writer.put_file(file, source)
+                before = base.manifest.engines[tower][pair.precision].certificate
+                certificate = replace(
+                    _certify(base, tower, writer.path(file)),
+                    split_layers=None if before is None else before.split_layers,
+                    float_layers=None if before is None else before.float_layers,
+                    merged_tokens=r if tower is Tower.IMAGE else None,
+                )
+                engines[tower, precision] = file, certificate
+            made = writer.commit(base.manifest.draft(), engines)
+        yield EnginePair(precision, made, recipe)
+
+
+def _certify(bundle: Bundle, tower: Tower, engine: Path) -> Certificate:
+    """Compare an engine with the fp32 one on the bundle's probes."""
+    inputs: list[NDArray[Any]] = [row[None] for row in bundle.probes().towers[tower].inputs]
+    return certify(
+        EngineRunner(engine).embed(inputs),
+        EngineRunner(bundle.engine(tower, Precision.FP32)).embed(inputs),
+        reference="fp32 engine",
+        data=f"{len(inputs)} probes",
+        packages=("onnx", "onnxruntime"),
+    )
