@@ -158,7 +158,7 @@ class Base64Dataset(PublishedDataset):
                     "MUGE's test is not public"
                 )
             key = str(_value(row, "text_id", (int, str), where)) if len(ids) > 1 else None
-            for name in map(str, ids):
+            for name in dict.fromkeys(map(str, ids)):
                 if name not in images:
                     raise InputError(f"{where} names the image {name}: expected one of {stored.path}")
                 images[name].captions.append(Caption(text, "zh", key))
