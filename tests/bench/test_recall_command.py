@@ -216,7 +216,7 @@ def test_one_precision_has_nothing_to_be_compared_with(
     """Also `auto` may be asked for; it says what it took. A precision that comes twice is measured once."""
     _run("-b", tiny.bundle.path, "-d", table, "-p", "auto,auto", "-p", "auto", "-l", "zh")
     printed = capsys.readouterr().out
-    assert "onnxruntime" in printed
+    assert "threads:" in printed  # of the runtime that it took
     assert "above" not in printed
     assert len([line for line in printed.splitlines() if line.startswith("auto ")]) == 2
 
