@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ import pytest
 import yaml
 
 from support.commands import run_twinspire
+
+# Loading Go's runtime lets a pipe whose other end is closed end the process, as Python does not.
+signal.signal(signal.SIGPIPE, signal.SIG_IGN)
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "deploy" / "helm" / "twinspire"
