@@ -131,7 +131,7 @@ def test_bad_values_are_refused(values: dict[str, Any]) -> None:
     jsonschema.validate(own, schema)
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(merged, schema)
-    with pytest.raises(helm.HelmRefusal):
+    with pytest.raises(helm.RefusedByHelmError):
         rendered(values)
 
 
@@ -145,7 +145,7 @@ def test_bad_values_are_refused(values: dict[str, Any]) -> None:
 )
 def test_values_that_contradict_each_other_are_refused(values: dict[str, Any], word: str) -> None:
     """Where the schema cannot tell, rendering fails and names the value."""
-    with pytest.raises(helm.HelmRefusal, match=word):
+    with pytest.raises(helm.RefusedByHelmError, match=word):
         rendered(values)
 
 

@@ -1,4 +1,4 @@
-"""Helm's own engine in a process of its own: its Go runtime takes over signals, which other libraries do not survive."""
+"""Helm's engine in a process of its own: its Go runtime takes over signals, which other libraries do not survive."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 
-class HelmRefusal(Exception):
+class RefusedByHelmError(Exception):
     """What Helm refuses, with its message."""
 
 
 def render(chart: Path, values: dict[str, Any], *, name: str, namespace: str) -> dict[str, str]:
-    """Check values by the chart's schema and render it; return the files by path. Raises HelmRefusal."""
+    """Check values by the chart's schema and render it; return the files by path. Raises RefusedByHelmError."""
     found: dict[str, str] = _in_helm(_render, str(chart), values, name, namespace)
     return found
 
@@ -50,7 +50,7 @@ def _refused(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
     try:
         return function(*arguments)
     except helm_python.HelmError as error:
-        raise HelmRefusal(str(error)) from None
+        raise RefusedByHelmError(str(error)) from None
 
 
 def _render(chart: str, values: dict[str, Any], name: str, namespace: str) -> dict[str, str]:
