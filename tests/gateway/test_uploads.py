@@ -144,7 +144,7 @@ def test_a_bomb_is_not_decoded(own: Own) -> None:
 @pytest.mark.parametrize(
     ("fields", "files", "word"),
     [
-        ({}, [], "picture"),
+        ({}, [], "image"),
         ({"caption": ["a", "b", "c"]}, [("a.jpg", b"x"), ("b.jpg", b"y")], "caption"),
         ({"metadata": "[]"}, [("a.jpg", b"x")], "object"),
         ({"metadata": "{"}, [("a.jpg", b"x")], "JSON"),
