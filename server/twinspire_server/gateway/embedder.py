@@ -244,7 +244,10 @@ class Embedder:
         self, request: EmbedRequest, parts: Sequence[Part], positions: Sequence[int], files: list[bytes]
     ) -> NDArray[np.float32]:
         """Encode the images at `positions`, and add their files to `files`."""
-        files.extend(await _together([self._file(parts[at], _place(request, parts, at)) for at in positions]))
+        urls = [at for at in positions if isinstance(parts[at], ImageUrl)]
+        fetched = await _together([self._fetched(parts[at], _place(request, parts, at)) for at in urls]) if urls else []
+        following = iter(fetched)
+        files.extend(part.data if isinstance(part := parts[at], EncodedImage) else next(following) for at in positions)
         try:
             return await self.client.encode_images(files)
         except ItemError as error:
@@ -259,9 +262,7 @@ class Embedder:
         except ItemError as error:
             raise _of_item(error, _place(request, parts, positions[error.position]), "invalid_audio") from error
 
-    async def _file(self, image: Part, place: str) -> bytes:
-        if isinstance(image, EncodedImage):
-            return image.data
+    async def _fetched(self, image: Part, place: str) -> bytes:
         assert isinstance(image, ImageUrl)
         if self._fetcher is not None:
             try:
