@@ -10,7 +10,8 @@ from typing import Generic, Literal, Protocol, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from twinspire._arguments import as_member, shown
+from twinspire._arguments import shown
+from twinspire._decode_mode import as_decode
 from twinspire.audio import AudioLimits, AudioPreprocessor
 from twinspire.bundle import Bundle, BundleDescription, DecodeMode, Tower
 from twinspire.errors import InputError, SpaceMismatchError
@@ -146,10 +147,10 @@ def served_bundle(
 
 def decode_mode(bundle: BundleDescription, decode: DecodeMode | str) -> DecodeMode:
     """Return how images are decoded, for "auto" as the bundle recommends, else exactly. Raises InputError."""
-    if decode == "auto":
-        choice = bundle.manifest.auto
-        return DecodeMode.EXACT if choice is None or choice.decode is None else choice.decode
-    return as_member(decode, DecodeMode, "decode", besides=["auto"])
+    mode, choice = as_decode(decode, "decode"), bundle.manifest.auto
+    if mode is None and choice is not None:
+        mode = choice.decode
+    return mode or DecodeMode.EXACT
 
 
 def opened_fallback(fallback: BundleOrPath | Towers | None, *, threads: int | None) -> Towers | None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 from twinspire._arguments import as_member, as_whole
-from twinspire._decode_mode import DecodeMode
+from twinspire._decode_mode import DECODE_HELP, as_decode
 from twinspire.cli.shared import completing
 from twinspire.errors import InputError
 
@@ -113,8 +113,7 @@ class ClientOptions:
         str | None,
         _option(
             "--decode",
-            help="exact, the default; scaled: decode JPEG files at a fraction of their size, several times as fast for "
-            "photographs; auto: as `twinspire precision` found for the bundle.",
+            help=DECODE_HELP,
             autocompletion=completing("exact", "scaled", "auto"),
         ),
     ] = None
@@ -158,8 +157,8 @@ class ClientOptions:
             from twinspire.towers import Provider
 
             as_member(self.provider, Provider, "--provider", besides=["auto"])
-        if self.decode not in (None, "auto"):
-            as_member(self.decode, DecodeMode, "--decode", besides=["auto"])
+        if self.decode is not None:
+            as_decode(self.decode, "--decode")
 
     def servers(self) -> list[str]:
         """Return the addresses of the servers, none without --server."""

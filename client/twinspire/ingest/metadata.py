@@ -24,7 +24,9 @@ from twinspire.stores.items import ItemKind
 OVERRIDDEN = "overridden"
 """The key that lists those of `FILE_KEYS` whose values come from a caption source instead of the file."""
 
-BOOKKEEPING_KEYS = frozenset(["bytes", "modified", "inode", "fused_captions", "decode", OVERRIDDEN])
+DECODE = "decode"
+"""The key of the mode that an item's file was decoded in, where that is not exact."""
+BOOKKEEPING_KEYS = frozenset(["bytes", "modified", "inode", "fused_captions", DECODE, OVERRIDDEN])
 """Keys that tell whether a file has changed and how its vector was made: no source may override them."""
 
 FILE_KEYS = BOOKKEEPING_KEYS.union(
@@ -61,7 +63,7 @@ def file_metadata(file: ReadFile, decode: DecodeMode = DecodeMode.EXACT) -> dict
     except Exception:  # headers raise anything; the decoder decides later what is an image
         return metadata
     if decode is not DecodeMode.EXACT and metadata.get("format") in _SCALED_FORMATS:
-        metadata["decode"] = decode.value
+        metadata[DECODE] = decode.value
     return metadata
 
 

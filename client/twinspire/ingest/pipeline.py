@@ -19,7 +19,7 @@ from twinspire.errors import AudioError, ImageError, InputError
 from twinspire.ingest.caption_fusion import encode_captions, fuse
 from twinspire.ingest.files import HELD_BYTES, ReadFile, cause_of, read_file
 from twinspire.ingest.kinds import FileKinds
-from twinspire.ingest.metadata import combined, file_metadata
+from twinspire.ingest.metadata import DECODE, combined, file_metadata
 from twinspire.ingest.options import IngestOptions
 from twinspire.ingest.reports import FolderEvent, Happened
 from twinspire.stores import Item, ItemKind, StoredItem
@@ -35,7 +35,7 @@ def vector_key(item: Item | StoredItem) -> bytes:
     """Return a hash of all that a file's vector depends on: files of one key have one vector."""
     weight = item.metadata.get("fused_captions")
     caption = "" if weight is None else f"\0{weight}\0{item.caption}"
-    decode = item.metadata.get("decode", "")
+    decode = item.metadata.get(DECODE, "")
     return hashlib.blake2b(f"{item.kind}{item.content_hash}{decode}{caption}".encode(), digest_size=16).digest()
 
 

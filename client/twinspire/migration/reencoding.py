@@ -19,7 +19,7 @@ from twinspire.index.migration import StagedVector, Staging
 from twinspire.ingest.caption_fusion import encode_captions, fuse
 from twinspire.ingest.files import ReadFile, files_of, is_gone
 from twinspire.ingest.kinds import FILE_KINDS, FileKinds
-from twinspire.ingest.metadata import file_metadata, replaced
+from twinspire.ingest.metadata import DECODE, file_metadata, replaced
 from twinspire.ingest.options import IngestOptions
 from twinspire.ingest.pipeline import Batch, Candidate, run_pipeline
 
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 _BATCH = 256
 _FUSED = "fused_captions"
-_DECODE = "decode"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,9 +122,9 @@ class Reencoder:
     def _is_relabelled(self, item: StoredItem, file: ReadFile) -> bool:
         """Whether an item's file is decoded in another mode than its metadata says."""
         decode = self._client.decode
-        if item.content_hash is None or (decode is DecodeMode.EXACT and _DECODE not in item.metadata):
+        if item.content_hash is None or (decode is DecodeMode.EXACT and DECODE not in item.metadata):
             return False
-        return item.metadata.get(_DECODE) != file_metadata(file, decode).get(_DECODE)
+        return item.metadata.get(DECODE) != file_metadata(file, decode).get(DECODE)
 
     def write(self, step: Batch) -> Batch:
         """Stage the vectors of a batch, those of captions fused in where they were."""

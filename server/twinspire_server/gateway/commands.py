@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from twinspire._decode_mode import DECODE_HELP
 from twinspire.cli.client_options import with_options
 from twinspire.errors import MissingDependencyError
 from twinspire_server.gateway.safety.options import SafetyOptions
@@ -38,13 +39,7 @@ def gateway(
         list[str] | None,
         typer.Option(metavar="NAME", help="Another name of the model in requests than its bundle's; repeatable."),
     ] = None,
-    decode: Annotated[
-        str,
-        typer.Option(
-            help="How images are decoded: exact; scaled: JPEG files at a fraction of their size, several times as fast "
-            "for photographs; auto: as `twinspire precision` found for the bundle."
-        ),
-    ] = "exact",
+    decode: Annotated[str, typer.Option(help=DECODE_HELP)] = "exact",
     uploads: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Folder for images that are added over HTTP, with a key. Default: none are."),

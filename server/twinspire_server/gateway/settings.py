@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from twinspire._arguments import as_member
-from twinspire._decode_mode import DecodeMode
+from twinspire._decode_mode import DecodeMode, as_decode
 from twinspire.errors import InputError
 from twinspire.towers import TlsOptions
 from twinspire_server.gateway.safety.options import SafetyOptions
@@ -47,8 +46,7 @@ class GatewaySettings:
                 "nothing to serve: name a server of models with --server, a bundle with --bundle, or an index with "
                 "--index"
             )
-        if self.decode != "auto":
-            as_member(self.decode, DecodeMode, "--decode", besides=["auto"])
+        as_decode(self.decode, "--decode")
         if not 1 <= self.max_inputs <= self.max_pending:
             raise InputError(
                 f"max_inputs {self.max_inputs}: expected from 1 to max_pending, {self.max_pending}", option="max_inputs"
