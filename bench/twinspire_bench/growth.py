@@ -17,7 +17,6 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from twinspire._atomic import atomic_file
 from twinspire._cores import usable_cores
 from twinspire.errors import InputError
 from twinspire.index import VectorType
@@ -25,6 +24,7 @@ from twinspire_bench.index.growth import GrowthTask, building, growing, killed, 
 from twinspire_bench.index.inputs import Distribution
 from twinspire_bench.scripts import JsonFileOption, ThreadsOption, exit_on_error, progress_lines
 from twinspire_bench.worker import Target, Worker
+from twinspire_eval.plots import plot_file, require_matplotlib
 from twinspire_eval.records import Record
 from twinspire_eval.smoke import smoke_option
 from twinspire_eval.tables import figure, figures_console, figures_table
@@ -103,11 +103,6 @@ def show(record: Record, console: Console) -> None:
 
 def plot(record: Record, file: Path) -> None:
     """Draw what grows with the items, as a PNG: memory and files, rates, recall, and times."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot
-
     rows = record.results["sizes"]
     items = [row["items"] for row in rows]
     panels: Sequence[tuple[str, Sequence[tuple[str, Sequence[float]]]]] = (
@@ -139,19 +134,16 @@ def plot(record: Record, file: Path) -> None:
             ),
         ),
     )
-    figure_, axes = pyplot.subplots(1, len(panels), figsize=(13, 4.2), layout="constrained")
-    for axis, (unit, lines) in zip(axes, panels, strict=True):
-        for label, values in lines:
-            axis.plot(items, values, marker="o", markersize=4, linewidth=1.5, label=label)
-        axis.set(xscale="log", yscale="log", xlabel="items", ylabel=unit)
-        axis.grid(visible=True, which="major", alpha=0.25)
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.legend(frameon=False, fontsize=8)
-    recalls = ", ".join(f"{row['search']['recall']:.3f}" for row in rows)
-    figure_.suptitle(f"{rows[-1]['built']['spec']}, recall@10 {recalls}", fontsize=11)
-    with atomic_file(file) as out:
-        figure_.savefig(out, format="png", dpi=150)
-    pyplot.close(figure_)
+    with plot_file(file, columns=len(panels), size=(13, 4.2)) as (drawn, axes):
+        for axis, (unit, lines) in zip(axes[0], panels, strict=True):
+            for label, values in lines:
+                axis.plot(items, values, marker="o", markersize=4, linewidth=1.5, label=label)
+            axis.set(xscale="log", yscale="log", xlabel="items", ylabel=unit)
+            axis.grid(visible=True, which="major", alpha=0.25)
+            axis.spines[["top", "right"]].set_visible(False)
+            axis.legend(frameon=False, fontsize=8)
+        recalls = ", ".join(f"{row['search']['recall']:.3f}" for row in rows)
+        drawn.suptitle(f"{rows[-1]['built']['spec']}, recall@10 {recalls}", fontsize=11)
 
 
 def main(
@@ -171,6 +163,8 @@ def main(
     with exit_on_error(console), ExitStack() as stack:
         folder = work or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="twinspire-growth-")))
         folder.mkdir(parents=True, exist_ok=True)
+        if png is not None:
+            require_matplotlib()
         task = GrowthTask(
             folder=str(folder),
             sizes=_rising(sizes),

@@ -46,6 +46,17 @@ def write_scenes(folder: Path, settings: IngestSettings) -> list[Path]:
     return paths
 
 
+def added_per_s(client: Client, files: Sequence[Path], folder: Path) -> float:
+    """Add files to a new index in `folder`; return files/s. Raises InputError where one of them cannot be added."""
+    start_s = time.perf_counter()
+    with Index.create(folder, space=client.space, dim=client.dim) as index:
+        report = add_images(index, client, files)
+    taken_s = time.perf_counter() - start_s
+    if report.added != len(files):
+        raise InputError(f"{report.added} of {len(files)} files were added: {report.failed[:1]}")
+    return len(files) / taken_s
+
+
 def measure(
     bundle: Bundle, files: Sequence[Path], *, threads: int, settings: IngestSettings, say: Callable[[str], None]
 ) -> Record:
@@ -53,15 +64,9 @@ def measure(
     rates = []
     with tempfile.TemporaryDirectory() as work, Client.local(bundle, threads=threads) as client:
         for turn in range(settings.rounds + 1):  # the first one warms up
-            folder = Path(work, str(turn))
-            start_s = time.perf_counter()
-            with Index.create(folder, space=client.space, dim=client.dim) as index:
-                report = add_images(index, client, files)
-            taken_s = time.perf_counter() - start_s
-            if report.added != len(files):
-                raise InputError(f"{report.added} of {len(files)} files were added: {report.failed[:1]}")
-            say(f"round {turn}: {len(files) / taken_s:.1f} images/s")
-            rates += [len(files) / taken_s] * (turn > 0)
+            rate = added_per_s(client, files, Path(work, str(turn)))
+            say(f"round {turn}: {rate:.1f} images/s")
+            rates += [rate] * (turn > 0)
         towers = str(client.towers)
     return Record(
         kind="ingest",

@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import count
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,12 +26,12 @@ import typer
 from PIL import Image
 from rich.console import Console
 
-from twinspire import Client, Index, sample_bundle
+from twinspire import Client, sample_bundle
 from twinspire._cores import thread_count
 from twinspire.bundle import Bundle, DecodeMode
-from twinspire.errors import InputError
 from twinspire.images import Preprocessor, load_image
-from twinspire.ingest import add_images, find_images
+from twinspire.ingest import find_images
+from twinspire_bench.ingest import added_per_s
 from twinspire_bench.scripts import JsonFileOption, ThreadsOption, exit_on_error, progress_lines
 from twinspire_eval.datasets import open_dataset
 from twinspire_eval.load import interleaved
@@ -93,21 +94,10 @@ def measure_adding(
     """Measure photographs/s to a durable index in both modes, and the time of a file in one thread."""
     with tempfile.TemporaryDirectory() as work:
         clients = {mode: Client.local(bundle, decode=mode, threads=threads) for mode in DecodeMode}
-        indexes = 0
+        indexes = (Path(work, str(number)) for number in count())
 
         def adding(mode: DecodeMode) -> Callable[[], float]:
-            def photographs_per_s() -> float:
-                nonlocal indexes
-                indexes += 1
-                client, began = clients[mode], time.perf_counter()
-                with Index.create(Path(work, str(indexes)), space=client.space, dim=client.dim) as index:
-                    report = add_images(index, client, files)
-                passed = time.perf_counter() - began
-                if report.added != len(files):
-                    raise InputError(f"{report.added} of {len(files)} photographs were added: {report.failed[:1]}")
-                return len(files) / passed
-
-            return photographs_per_s
+            return lambda: added_per_s(clients[mode], files, next(indexes))
 
         try:
             found = interleaved({mode: adding(mode) for mode in DecodeMode}, rounds=settings.rounds, on_round=say)

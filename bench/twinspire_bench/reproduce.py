@@ -88,6 +88,7 @@ def run_reproduction(request: ReproduceRequest) -> None:
     from twinspire import Bundle, sample_bundle
     from twinspire_bench.recall_engines import engines_subject, measure_engines, precisions_of
     from twinspire_eval.datasets import open_dataset
+    from twinspire_eval.plots import require_matplotlib
     from twinspire_eval.records import Record, check_record_path
     from twinspire_eval.tables import figures_console
 
@@ -95,7 +96,7 @@ def run_reproduction(request: ReproduceRequest) -> None:
     if request.out is not None and request.out.exists() and not request.out.is_dir():
         raise InputError(f"{request.out} is no folder: expected one to write recall.json, recall.md and recall.png to")
     if request.out is not None:
-        _check_matplotlib()
+        require_matplotlib()
     # All are opened before the first is measured.
     data = {
         spec: open_dataset(
@@ -183,13 +184,6 @@ def _write(out: Path, bundle: Bundle, rows: Sequence[RecallRow], record: Any) ->
         _plot(out / "recall.png", bundle.name, rows)
     except OSError as error:
         raise InputError(f"the results cannot be written to {out}/: {error.strerror or error}") from error
-
-
-def _check_matplotlib() -> None:
-    from importlib.util import find_spec
-
-    if find_spec("matplotlib") is None:
-        raise InputError("--out draws a plot: it needs matplotlib, pip install 'twinspire[bench]'")
 
 
 def _plot(path: Path, title: str, rows: Sequence[RecallRow]) -> None:

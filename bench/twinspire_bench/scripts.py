@@ -267,7 +267,7 @@ def running_server(repository: Path, *, backend_directory: Path | None = None) -
             version, origin = announced["triton_version"], announced["triton_origin"]
             yield RunningServer(announced["grpc"], version, origin, announced["pid"])
         finally:
-            _stop(process)
+            stop(process)
 
 
 @contextmanager
@@ -285,7 +285,7 @@ def running_gateway(server: RunningServer) -> Iterator[str]:
                 raise ServerError(f"`{_shown(command)}` did not start a gateway: see its output above")
             yield line.split()[-1]
         finally:
-            _stop(process)
+            stop(process)
 
 
 def _first_document(stream: IO[str]) -> dict[str, Any] | None:
@@ -301,12 +301,14 @@ def _first_document(stream: IO[str]) -> dict[str, Any] | None:
     return None
 
 
-def _stop(process: subprocess.Popen[str]) -> None:
+def stop(process: subprocess.Popen[Any]) -> None:
+    """End a process that may still run, with what it has started; after a while by force."""
     process.send_signal(signal.SIGTERM)
     try:
         process.wait(_STOP_S)
     except subprocess.TimeoutExpired:
         process.kill()
+        process.wait()
 
 
 def _shown(command: Sequence[str]) -> str:

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from twinspire.errors import EngineError
 from twinspire.index import Index, Item, ItemKind
 from twinspire_bench.index.inputs import Blocks, Distribution, SyntheticVectors, generated
+from twinspire_bench.index.measurement import resident_bytes
 
 _SPACE = "bench"
 _K = 10
@@ -266,12 +267,9 @@ def _memory() -> Iterator[dict[str, int]]:
     stopped = threading.Event()
 
     def sample() -> None:
-        names = {"RssAnon:": "anonymous_bytes", "RssFile:": "file_bytes"}
         while True:
-            for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
-                name, *value = line.split()
-                if name in names:
-                    peak[names[name]] = max(peak[names[name]], int(value[0]) * 1024)
+            for name, held in resident_bytes().items():
+                peak[name] = max(peak[name], held)
             if stopped.wait(_SAMPLE_S):
                 return
 

@@ -166,7 +166,14 @@ def recall_of(
 
 def private_bytes() -> int:
     """Return the anonymous memory of this process: what it holds for itself, without mapped files."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("RssAnon:"):
-            return int(line.split()[1]) * 1024
-    raise OSError("/proc/self/status has no RssAnon")
+    return resident_bytes()["anonymous_bytes"]
+
+
+def resident_bytes() -> dict[str, int]:
+    """Return the memory of this process: `anonymous_bytes`, and `file_bytes` of mapped files, which can be dropped."""
+    names = {"RssAnon:": "anonymous_bytes", "RssFile:": "file_bytes"}
+    lines = [line.split() for line in Path("/proc/self/status").read_text().splitlines()]
+    found = {names[words[0]]: int(words[1]) * 1024 for words in lines if words and words[0] in names}
+    if len(found) < len(names):
+        raise OSError("/proc/self/status has no RssAnon and RssFile")
+    return found

@@ -70,7 +70,7 @@ def history(
     png: Annotated[Path | None, typer.Option(help="Draw the figures over the commits into this file.")] = None,
 ) -> None:
     """Show the figures of a history: each commit's median over its runs, and their range."""
-    from twinspire_bench.tracking.history import entries, points
+    from twinspire_bench.tracking.history import entries, points, short_commit
     from twinspire_bench.tracking.plot import save_plot
     from twinspire_eval.tables import figure, figures_console, figures_table
 
@@ -160,8 +160,3 @@ def _show(found: Sequence[Judgement]) -> None:
         value = form.format(one.change) + ("" if is_ratio else " points")
         table.add_row(one.name, one.verdict.value, value, spread)
     figures_console().print(table)
-
-
-def short_commit(commit: str) -> str:
-    """Return the first eight digits of a commit, and whether its tree was dirty."""
-    return commit[:8] + ("-dirty" if commit.endswith("-dirty") else "")

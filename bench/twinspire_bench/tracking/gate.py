@@ -145,7 +145,7 @@ def _visits(side: Sequence[Entry]) -> dict[str, list[float]]:
         if entry.record.kind == "recall":
             continue
         for figure in figures(entry.record):
-            if figure.unit == "ratio" or "added" in figure.name:  # differences of two figures that are judged
+            if figure.is_derived:
                 continue
             value = figure.value if figure.more_is_better else 1 / figure.value
             found[f"{figure.name} ({entry.suite} {entry.what})"].append(value)

@@ -49,20 +49,25 @@ class Entry:
 
 @dataclass(frozen=True)
 class Figure:
-    """A followed number of a record: name, value, unit, and whether more is better."""
+    """A followed number of a record: name, value, unit, and whether more is better.
+
+    `is_derived`: it is a ratio or a difference of others, which the gate judges in its place.
+    """
 
     name: str
     value: float
     unit: str
     more_is_better: bool = True
+    is_derived: bool = False
 
 
 @dataclass(frozen=True)
 class Point:
-    """A figure at one commit on one machine: its values over all visits, in the order of time."""
+    """A figure of a step at one commit on one machine: its values over all visits, in the order of time."""
 
     machine: str
     commit: str
+    step: str
     created: str
     figure: Figure
     values: tuple[float, ...]
@@ -108,6 +113,7 @@ def points(found: Sequence[Entry]) -> list[Point]:
         Point(
             group[0][0].machine,
             group[0][0].commit,
+            group[0][0].step,
             group[0][0].record.created,
             replace(group[0][1], value=float(np.median([figure.value for _, figure in group]))),
             tuple(figure.value for _, figure in group),
@@ -115,6 +121,19 @@ def points(found: Sequence[Entry]) -> list[Point]:
         )
         for group in gathered.values()
     ]
+
+
+def panels(found: Sequence[Entry]) -> dict[tuple[str, str], dict[str, list[Point]]]:
+    """Return the points to draw together: by step and unit, and there by figure, oldest first."""
+    drawn: dict[tuple[str, str], dict[str, list[Point]]] = defaultdict(lambda: defaultdict(list))
+    for point in points(found):
+        drawn[point.step, point.figure.unit][point.figure.name].append(point)
+    return drawn
+
+
+def short_commit(commit: str, *, mark: str = "-dirty") -> str:
+    """Return the first eight digits of a commit, and `mark` where its tree had uncommitted changes."""
+    return commit[:8] + (mark if commit.endswith("-dirty") else "")
 
 
 def figures(record: Record) -> Iterator[Figure]:
@@ -141,8 +160,9 @@ def figures(record: Record) -> Iterator[Figure]:
         busy, alone = results["images_in_flight"], results["one_image_in_flight"]
         for way, speed in busy["images_per_s"].items():
             yield Figure(f"16 images in flight, {way}", speed["median"], "images/s")
-        yield Figure("gateway / client, images", busy["gateway_of_client"]["value"], "ratio")
-        yield Figure("one image, added by the gateway", alone["added_ms"]["median"], "ms", more_is_better=False)
+        yield Figure("gateway / client, images", busy["gateway_of_client"]["value"], "ratio", is_derived=True)
+        added = alone["added_ms"]["median"]
+        yield Figure("one image, added by the gateway", added, "ms", more_is_better=False, is_derived=True)
 
 
 def _latency(results: Mapping[str, Any]) -> Iterator[Figure]:
@@ -159,11 +179,11 @@ def _latency(results: Mapping[str, Any]) -> Iterator[Figure]:
 def _served(results: Mapping[str, Any]) -> Iterator[Figure]:
     for inputs in ("images", "texts"):
         busy = results[f"{inputs}_in_flight"]
-        yield Figure(f"served / in process, {inputs}", busy["ratio"]["value"], "ratio")
+        yield Figure(f"served / in process, {inputs}", busy["ratio"]["value"], "ratio", is_derived=True)
         for where, speed in busy[f"{inputs}_per_s"].items():
             yield Figure(f"{inputs} in flight, {where}", speed["median"], f"{inputs}/s")
     added = results["one_image_in_flight"]["added_ms"]["median"]
-    yield Figure("one image, added by serving", added, "ms", more_is_better=False)
+    yield Figure("one image, added by serving", added, "ms", more_is_better=False, is_derived=True)
 
 
 def recalls(results: Mapping[str, Any]) -> Iterator[tuple[str, str, str, Mapping[str, Any]]]:

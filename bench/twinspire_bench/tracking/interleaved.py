@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 
@@ -18,9 +17,7 @@ Speeds = dict[str, tuple[list[float], list[float]]]
 """Items/s of base and head in each round, by case."""
 
 
-def measure_in_turn(
-    base: Bundle, head: Bundle, *, rounds: int, threads: int | None = None, on_visit: Callable[[], None] = lambda: None
-) -> Speeds:
+def measure_in_turn(base: Bundle, head: Bundle, *, rounds: int, threads: int | None = None) -> Speeds:
     """Measure the engines that both bundles have, on every provider here.
 
     Raises InputError for bundles whose towers take different inputs, and where they have no engine in common.
@@ -48,7 +45,7 @@ def measure_in_turn(
         chosen.sort(key=lambda target: target.name.partition(" ")[2])  # base and head next to each other
         if not chosen:
             raise InputError(f"{base.name} and {head.name} have no engine of the same precision and provider")
-        results = measure(base, chosen, settings, on_visit=on_visit)
+        results = measure(base, chosen, settings)
     speeds: Speeds = {}
     for result in results:
         side, _, engine = result.case.target.partition(" ")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from html import escape
 from importlib import resources
@@ -13,7 +12,7 @@ from typing import Any
 from twinspire._arguments import file_errors
 from twinspire._atomic import atomic_file
 from twinspire_bench.tracking.charts import Axis, Mark, Series, chart
-from twinspire_bench.tracking.history import Entry, Point, figures, points, recalls
+from twinspire_bench.tracking.history import Entry, Point, figures, panels, points, recalls, short_commit
 from twinspire_eval.records import SAMPLES, Record
 from twinspire_eval.tables import figure
 
@@ -143,12 +142,8 @@ def _history(found: Sequence[Entry], anchors: dict[Path, str]) -> Iterator[str]:
     for machine in dict.fromkeys(entry.machine for entry in found):
         of_machine = [entry for entry in found if entry.machine == machine]
         commits = list(dict.fromkeys(entry.commit for entry in of_machine))
-        names = [commit[:7] + "*" * commit.endswith("-dirty") for commit in commits]
-        groups: dict[tuple[str, str], dict[str, list[Point]]] = defaultdict(lambda: defaultdict(list))
-        for point in points(of_machine):
-            step = point.files[0].name.partition("-")[0]
-            groups[step, point.figure.unit][point.figure.name].append(point)
-        for (step, unit), lines in groups.items():
+        names = [short_commit(commit, mark="*") for commit in commits]
+        for (step, unit), lines in panels(of_machine).items():
             series = [
                 Series(
                     name,
@@ -156,7 +151,7 @@ def _history(found: Sequence[Entry], anchors: dict[Path, str]) -> Iterator[str]:
                         Mark(
                             commits.index(point.commit),
                             point.figure.value,
-                            f"{name}, {point.commit[:8]}: {_range(point)} {unit}",
+                            f"{name}, {short_commit(point.commit)}: {_range(point)} {unit}",
                             f"#{anchors[point.files[-1]]}",
                         )
                         for point in line
@@ -178,7 +173,7 @@ def _table(found: Sequence[Entry], anchors: dict[Path, str]) -> str:
     rows = []
     for point in sorted(points(found), key=lambda point: (point.machine, point.figure.name, point.created)):
         value = f'<a href="#{anchors[point.files[-1]]}">{_range(point)}</a>'
-        cells = (escape(point.figure.name), f"{escape(point.commit[:8])}{'*' * point.commit.endswith('-dirty')}")
+        cells = (escape(point.figure.name), escape(short_commit(point.commit, mark="*")))
         words = "".join(f"<td>{cell}</td>" for cell in (*cells, point.created[:10]))
         unit = escape(point.figure.unit)
         rows.append(f'<tr>{words}<td class="number">{value}</td><td>{unit}</td><td>{len(point.values)}</td></tr>')
@@ -189,7 +184,9 @@ def _table(found: Sequence[Entry], anchors: dict[Path, str]) -> str:
 def _records(found: Sequence[Entry], anchors: dict[Path, str]) -> str:
     parts = []
     for entry in found:
-        summary = f"{entry.step}, {entry.suite}, visit {entry.visit}, {entry.commit[:8]}, {entry.record.created}"
+        summary = (
+            f"{entry.step}, {entry.suite}, visit {entry.visit}, {short_commit(entry.commit)}, {entry.record.created}"
+        )
         document = json.dumps(_shortened(entry.record), indent=1, ensure_ascii=False)
         parts.append(
             f'<details id="{anchors[entry.file]}"><summary>{escape(summary)} '

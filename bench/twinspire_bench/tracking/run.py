@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import signal
 import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
@@ -15,6 +14,7 @@ from pathlib import Path
 from twinspire._arguments import file_errors
 from twinspire.bundle import Bundle
 from twinspire.errors import InputError, TwinspireError
+from twinspire_bench.scripts import stop
 from twinspire_bench.tracking.history import machine_name
 from twinspire_bench.tracking.plan import STEPS, Step, Suite, Target
 from twinspire_eval.machine import this_machine
@@ -113,7 +113,7 @@ def _run(arguments: Sequence[str], file: Path, limit_s: float) -> str | None:
         except subprocess.TimeoutExpired:
             status = None
         finally:
-            _stop(process)
+            stop(process)
         log.seek(0)
         last = _last_lines(log.read()) or "it printed nothing"
     if status is None:
@@ -127,14 +127,3 @@ def _last_lines(text: str) -> str:
     """Return the last lines of a program's output, without the frames that error messages are drawn in."""
     lines = [" ".join(_FRAMES.sub(" ", line).split()) for line in text.splitlines()]
     return " | ".join([line for line in lines if line][-_LOG_LINES:])
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    """End a benchmark that still runs, with the servers that it has started, then by force."""
-    if process.poll() is None:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()

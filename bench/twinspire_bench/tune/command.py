@@ -50,9 +50,10 @@ def tune(
     from twinspire_bench.tune.journal import JOURNAL, Journal
     from twinspire_bench.tune.knobs import Point, shown
     from twinspire_bench.tune.measure import Budget, Load, measure_point
-    from twinspire_bench.tune.report import require_matplotlib, results, save_plot, show
+    from twinspire_bench.tune.report import results, save_plot, show
     from twinspire_bench.tune.sweep import sweep
     from twinspire_eval.machine import this_machine
+    from twinspire_eval.plots import require_matplotlib
     from twinspire_eval.records import Record, versions
 
     budget = Budget(tower=as_member(tower, Tower, "--tower"), p99_ms=p99_ms, visit_s=visit)

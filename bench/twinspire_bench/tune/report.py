@@ -7,11 +7,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from twinspire.errors import InputError, MissingDependencyError
 from twinspire_bench.tune.journal import Visit
 from twinspire_bench.tune.knobs import Point, shown
 from twinspire_bench.tune.measure import Budget, Load
 from twinspire_bench.tune.sweep import Swept
+from twinspire_eval.plots import plot_file
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -85,26 +85,12 @@ def show(points: Sequence[Swept], loads: Mapping[Visit, Sequence[Load]], budget:
     console.print(front)
 
 
-def require_matplotlib() -> None:
-    """Raise `MissingDependencyError` where a plot cannot be drawn."""
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise MissingDependencyError("matplotlib", "bench", "plotting") from error
-
-
 def save_plot(
     points: Sequence[Swept], loads: Mapping[Visit, Sequence[Load]], budget: Budget, title: str, file: Path
 ) -> None:
     """Draw p99 against throughput of every visit as a PNG. Raises InputError where it cannot be written."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(8.4, 5.4), dpi=150, layout="constrained")
     chosen = points[0].options
-    try:
+    with plot_file(file, size=(8.4, 5.4)) as (figure, axes):
         for is_chosen, colour, name in ((False, _GREY, "other points"), (True, _CHOSEN, f"chosen: {shown(chosen)}")):
             visits = [
                 load
@@ -140,8 +126,3 @@ def save_plot(
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
         figure.legend(loc="outside lower center", ncols=2, fontsize=9, frameon=False)
-        figure.savefig(file, format="png")
-    except OSError as error:
-        raise InputError(f"the plot cannot be written to {file}: {error}") from error
-    finally:
-        pyplot.close(figure)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from twinspire.errors import InputError, MissingDependencyError
+from twinspire.errors import InputError
+from twinspire_eval.plots import plot_file, require_matplotlib
 from twinspire_export.precision.run import PrecisionResult
 from twinspire_export.precision.selection import CandidateResult, pareto_front
 
@@ -23,30 +24,16 @@ def check_plot(file: Path, *, is_named: bool) -> None:
 
     The folder of the default file is the new bundle's, which is checked with it.
     """
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise MissingDependencyError("matplotlib", "bench", "plotting") from error
+    require_matplotlib()
     if file.is_dir() or (is_named and not file.absolute().parent.is_dir()):
         raise InputError(f"the plot cannot be written to {file}: it is a folder, or its folder is missing")
 
 
 def save_plot(result: PrecisionResult, file: Path) -> None:
     """Draw the plot as a PNG. Raises InputError where it cannot be written."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(8.4, 5.8), dpi=150, layout="constrained")
-    try:
+    with plot_file(file, size=(8.4, 5.8)) as (figure, axes):
         _draw(axes, result)
         figure.legend(loc="outside lower center", ncols=2, fontsize=9, frameon=False)
-        figure.savefig(file, format="png")
-    except OSError as error:
-        raise InputError(f"the plot cannot be written to {file}: {error}") from error
-    finally:
-        pyplot.close(figure)
 
 
 def _draw(axes: Axes, result: PrecisionResult) -> None:
