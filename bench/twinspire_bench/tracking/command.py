@@ -44,7 +44,7 @@ def run(
     from twinspire_bench.tracking.run import run_suite
     from twinspire_eval.tables import figures_console, figures_table
 
-    chosen = as_member(suite, Suite, "suite")
+    chosen = as_member(suite, Suite, "--suite")
     target = Target(bundle=bundle or sample_bundle(), data=data, work=history / "work")
     outcomes = run_suite(
         chosen,

@@ -25,7 +25,7 @@ MINIMUM_VISITS = 3
 TOLERANCE = 0.05
 """The share of speed that a change may lose without being a regression, however sure the loss is."""
 CONFIDENCE = 0.99
-TOGETHER = "all of them, geometric mean"
+TOGETHER = "all figures, geometric mean"
 # Student's t for a two-sided interval of 99%, by degrees of freedom (Abramowitz and Stegun, table 26.10).
 _T_99 = (63.657, 9.925, 5.841, 4.604, 4.032, 3.707, 3.499, 3.355, 3.250, 3.169, 3.106, 3.055, 3.012, 2.977, 2.947)
 _T_99_MANY = 2.576

@@ -99,7 +99,7 @@ def entries(folder: Path) -> list[Entry]:
             )
         )
     if not found:
-        raise InputError(f"{folder} has no records: run `twinspire bench run --history {folder}` first")
+        raise InputError(f"{folder} has no records: run `twinspire bench run --suite smoke --history {folder}` first")
     return sorted(found, key=lambda entry: (entry.record.created, entry.file.name))
 
 

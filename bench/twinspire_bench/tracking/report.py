@@ -37,7 +37,7 @@ def write_report(found: Sequence[Entry], out: Path) -> None:
         ),
         _charts(
             "Precision frontier",
-            "What an engine costs in recall and gains in speed: the best R@1 of captions to images, and images/s.",
+            "What an engine costs in recall and gains in speed: R@1 of captions looking for images, against images/s.",
             list(_frontier(list(newest.values()), anchors)),
         ),
         _charts(
