@@ -18,28 +18,36 @@ TENSORRT_BINDINGS := $(TENSORRT_VERSIONS:%=$(VENV)/tensorrt-bindings/%)
 # Processes that share the tests' files; the order of the folders puts the longest files first.
 TEST_PROCESSES ?= 2
 PARALLEL_TESTS = $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
+# Tests that take longer than any of `make test` may.
+UNBOUNDED := -o timeout=3600 -o faulthandler_timeout=0
+# Without what has targets of its own.
+HERE := not thorough and not gpu_packages and not published_sizes and not harness_packages
 PROMETHEUS := build/prometheus
 CHROMIUM := build/chromium
 TRITON_BACKEND_SOURCES ?= ../shared/data/triton_onnxruntime_backend
 TRITON_BACKENDS := build/triton_backends
 TRITON_BACKEND := $(TRITON_BACKENDS)/onnxruntime/libtriton_onnxruntime.so
 
-.PHONY: demo docs test test-fast test-container fuzz-gateway test-gpu-packages test-harness test-published-sizes test-tensorrt-bindings check bench bench-smoke clean help
+.PHONY: demo docs test test-fast test-thorough test-container fuzz-gateway test-gpu-packages test-harness test-published-sizes test-tensorrt-bindings check bench bench-smoke clean help
 
 demo: $(VENV)/.run ## draw 500 pictures, index them through Triton, find them in words; writes demo/
 	$(BIN)/twinspire demo -o demo --json demo/demo.json
 
 # The tests of a file share servers and models, so they stay in one process.
 test: $(VENV)/.dev $(TENSORRT_BINDINGS) $(PROMETHEUS)/promtool $(CHROMIUM)/chromium ## run all tests
-	$(PARALLEL_TESTS) -m "not serial and not gpu_packages and not published_sizes and not harness_packages"
-	$(BIN)/python -m pytest -m "serial and not gpu_packages and not published_sizes and not harness_packages"
+	$(PARALLEL_TESTS) -m "not serial and $(HERE)"
+	$(BIN)/python -m pytest -m "serial and $(HERE)"
 
 test-fast: $(VENV)/.dev ## run the tests that need neither seconds nor a server, between edits
-	$(PARALLEL_TESTS) -m "not slow and not serial and not gpu_packages and not published_sizes and not harness_packages"
+	$(PARALLEL_TESTS) -m "not slow and not serial and $(HERE)"
+
+# Not in CI: half an hour.
+test-thorough: $(VENV)/.dev ## run the tests of which `make test` runs a part at their full size
+	$(PARALLEL_TESTS) $(UNBOUNDED) -m thorough
 
 # In CI the same test makes some 200 requests.
 fuzz-gateway: $(VENV)/.dev ## send the gateway some 5,000 requests that Schemathesis makes from its OpenAPI document
-	TWINSPIRE_FUZZ_REQUESTS=5000 $(BIN)/python -m pytest -s tests/gateway/test_attacks_bodies.py -k schemathesis
+	TWINSPIRE_FUZZ_REQUESTS=5000 $(BIN)/python -m pytest $(UNBOUNDED) -s tests/gateway/test_attacks_bodies.py -k schemathesis
 
 # Not in CI: downloads 3 GB the first time.
 test-harness: $(HARNESS_VENV)/.dev ## test the adapters to CLIP_benchmark and MTEB with those packages, in .venv-harness
@@ -54,7 +62,7 @@ test-gpu-packages: $(GPU_VENV)/.dev ## test the extra gpu on a machine without a
 
 # Not in CI: half an hour.
 test-published-sizes: $(VENV)/.dev ## export, quantize and run whole models of published sizes with random weights
-	$(BIN)/python -m pytest -m published_sizes tests/export/test_published_sizes.py
+	$(BIN)/python -m pytest $(UNBOUNDED) -m published_sizes tests/export/test_published_sizes.py
 
 test-tensorrt-bindings: $(VENV)/.dev $(TENSORRT_BINDINGS) ## check every call of TensorRT against its bindings
 	$(BIN)/python -m pytest tests/export/test_tensorrt_bindings.py
