@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -234,6 +235,40 @@ def test_other_openvino_options_are_refused(options: dict[str, Any], word: str) 
     """A wrong option is an InputError that says what there is."""
     with pytest.raises(InputError, match=word):
         OpenVinoOptions(**options)
+
+
+SIGNALLED = """
+import gc, signal, sys, threading
+if {library!r} == "onnxruntime":
+    sys.modules["openvino"] = None
+from twinspire.bundle import Bundle
+from twinspire.towers import LocalTowers
+
+opened = [LocalTowers(Bundle.open({bundle!r}), precision="fp32", threads=1, provider="openvino") for _ in range(2)]
+
+def close():
+    while opened:
+        opened.pop(0)  # in the order in which they were opened
+        gc.collect()
+
+if {thread}:
+    closing = threading.Thread(target=close)
+    closing.start()
+    closing.join()
+else:
+    close()
+signal.signal(signal.SIGTERM, lambda number, frame: print("handled"))
+signal.raise_signal(signal.SIGTERM)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="alternate signal stacks are kept on Linux")
+@pytest.mark.parametrize("thread", [False, True])
+def test_a_signal_after_closing_reaches_its_handler(tiny: Any, openvino: str, thread: bool) -> None:
+    """Towers closed in any order and thread leave the process a signal stack that is there."""
+    code = SIGNALLED.format(library=openvino, bundle=str(tiny.bundle.path), thread=thread)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
 
 
 # What the session says of itself

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from twinspire._dependencies import import_failure
 from twinspire.towers.openvino_passes import split_projections
+from twinspire.towers.signal_stack import kept_signal_stack
 
 PACKAGE = "openvino"
 EXTRA = "cpu-openvino"
@@ -61,10 +62,11 @@ class OpenVinoSession:
     """
 
     def __init__(self, engine: Path, settings: Mapping[str, str]) -> None:
-        core = openvino_library("The provider openvino").Core()
-        model = core.read_model(str(engine))
-        split_projections(model)
-        self._model = core.compile_model(model, "CPU", dict(settings))
+        with kept_signal_stack():
+            core = openvino_library("The provider openvino").Core()
+            model = core.read_model(str(engine))
+            split_projections(model)
+            self._model = core.compile_model(model, "CPU", dict(settings))
         # A request computes one call at a time: as many are made as calls were ever in flight.
         self._idle: SimpleQueue[Any] = SimpleQueue()
 

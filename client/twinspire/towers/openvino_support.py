@@ -13,6 +13,7 @@ from typing import Any
 from twinspire.errors import BrokenDependencyError, MissingDependencyError
 from twinspire.towers.onnxruntime_support import onnxruntime_library
 from twinspire.towers.openvino_runtime import EXTRA, PACKAGE, openvino_library
+from twinspire.towers.signal_stack import kept_signal_stack
 
 PLUGIN_NAME = "OpenVINOExecutionProvider"
 _PLUGIN_PACKAGE = "onnxruntime-ep-openvino"
@@ -63,15 +64,15 @@ def plugin_devices() -> list[Any]:
     import onnxruntime_ep_openvino as plugin
 
     onnxruntime = onnxruntime_library()
-    with _registering:
+    with _registering, kept_signal_stack():
         try:
             onnxruntime.register_execution_provider_library(plugin.get_ep_name(), plugin.get_library_path())
         except Exception as error:
             # onnxruntime has no way to ask, and does not list a plugin without devices.
             if "already registered" not in str(error):
                 raise
+        found = onnxruntime.get_ep_devices()
     processor = onnxruntime.OrtHardwareDeviceType.CPU
-    found = onnxruntime.get_ep_devices()
     return [device for device in found if device.ep_name == PLUGIN_NAME and device.device.type == processor]
 
 

@@ -30,6 +30,7 @@ from twinspire.towers.onnxruntime_support import (
     onnxruntime_library,
 )
 from twinspire.towers.openvino_runtime import OpenVinoSession
+from twinspire.towers.signal_stack import kept_signal_stack
 
 
 class Provider(StrEnum):
@@ -173,12 +174,13 @@ def open_session(
         devices = openvino_support.plugin_devices() if provider is Provider.OPENVINO else []
         if devices:
             options.add_provider_for_devices(devices[:1], settings)
-        session: Session = onnxruntime.InferenceSession(
-            str(engine),
-            sess_options=options,
-            providers=None if devices else [(_NAMES[provider], settings)],
-            enable_fallback=0,
-        )
+        with kept_signal_stack():
+            session: Session = onnxruntime.InferenceSession(
+                str(engine),
+                sess_options=options,
+                providers=None if devices else [(_NAMES[provider], settings)],
+                enable_fallback=0,
+            )
     except Exception as error:  # onnxruntime's exceptions share no base below Exception
         message = f"{engine} cannot be opened on the provider {provider}: {failure_cause(error)}"
         raise EngineError(message, path=engine) from error
