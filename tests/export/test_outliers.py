@@ -118,7 +118,7 @@ def test_no_layer_can_be_int8_for_tensorrt(tmp_path: Path) -> None:
     assert not (tmp_path / "made").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", ["20 times"])
 def test_vit_b_32_holds(tmp_path: Path, kind: str) -> None:
     """At ViT-B/32's width and resolution the bar is met with most layers in int8."""

@@ -91,7 +91,7 @@ def test_size_through_onnx(size: ModelSize, tmp_path: Path) -> None:
             assert difference <= TOLERANCE, f"{tower}, {tuple(given.shape)}: largest difference {difference}"
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_deepest_size_whole() -> None:
     """All rewrites of ViT-L/14-336, 24 and 12 blocks deep, leave its embeddings as they are."""
     size = ModelSize.VIT_L_14_336
