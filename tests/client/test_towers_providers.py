@@ -11,8 +11,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
+from onnx import TensorProto, helper
 
 from twinspire.bundle import Precision, Tower
 from twinspire.errors import EngineError, InputError, MissingDependencyError, ProviderError
@@ -139,6 +141,22 @@ def test_the_runtime_describes_tensors_as_onnxruntime_does(tiny: Any) -> None:
         ):
             fixed = tuple(axis if isinstance(axis, int) else None for axis in expected.shape)
             assert (found.name, found.type, found.shape) == (expected.name, expected.type, fixed)
+
+
+@pytest.mark.usefixtures("runtime_only")
+def test_inputs_have_the_engines_names(tmp_path: Path) -> None:
+    """An operator that OpenVINO removes, here a cast of int32 to int32, gives an input no other name."""
+    ids = helper.make_tensor_value_info("input_ids", TensorProto.INT32, ["N", "L"])
+    embedding = helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["N", "L"])
+    nodes = [
+        helper.make_node("Cast", ["input_ids"], ["/Cast_output_0"], to=TensorProto.INT32),
+        helper.make_node("Cast", ["/Cast_output_0"], ["embedding"], to=TensorProto.FLOAT),
+    ]
+    graph = helper.make_graph(nodes, "text", [ids], [embedding])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10), tmp_path / "t.onnx")
+    session = providers.open_session(tmp_path / "t.onnx", Provider.OPENVINO, threads=1, openvino=OpenVinoOptions())
+    assert [found.name for found in session.get_inputs()] == ["input_ids"]
+    assert session.run(["embedding"], {"input_ids": np.array([[3]], np.int32)})[0] == [[3.0]]
 
 
 @pytest.mark.usefixtures("runtime_only")

@@ -48,8 +48,8 @@ class TensorDescription:
     shape: tuple[int | None, ...]
 
     @classmethod
-    def of(cls, port: Any) -> TensorDescription:  # noqa: ANN401 - OpenVINO's ConstOutput
-        """Describe an input or output of a compiled model."""
+    def of(cls, port: Any) -> TensorDescription:  # noqa: ANN401 - OpenVINO's Output
+        """Describe an input or output of a model as it was read."""
         element = port.get_element_type().get_type_name()
         shape = tuple(axis.get_length() if axis.is_static else None for axis in port.get_partial_shape())
         return cls(port.get_any_name(), _ONNXRUNTIME_TYPES.get(element, element), shape)
@@ -65,6 +65,9 @@ class OpenVinoSession:
         with kept_signal_stack():
             core = openvino_library("The provider openvino").Core()
             model = core.read_model(str(engine))
+            # Compiling may give a port further names, of operators that it removed.
+            self._inputs = [TensorDescription.of(port) for port in model.inputs]
+            self._outputs = [TensorDescription.of(port) for port in model.outputs]
             split_projections(model)
             self._model = core.compile_model(model, "CPU", dict(settings))
         # A request computes one call at a time: as many are made as calls were ever in flight.
@@ -78,18 +81,18 @@ class OpenVinoSession:
             request = self._model.create_infer_request()
         try:
             request.infer(dict(input_feed), share_inputs=True)
-            names = [port.get_any_name() for port in self._model.outputs] if output_names is None else output_names
+            names = [output.name for output in self._outputs] if output_names is None else output_names
             return [np.array(request.get_tensor(name).data) for name in names]
         finally:
             self._idle.put(request)
 
     def get_inputs(self) -> list[TensorDescription]:
         """Return name, type and shape of each input."""
-        return [TensorDescription.of(port) for port in self._model.inputs]
+        return list(self._inputs)
 
     def get_outputs(self) -> list[TensorDescription]:
         """Return name, type and shape of each output."""
-        return [TensorDescription.of(port) for port in self._model.outputs]
+        return list(self._outputs)
 
     def get_providers(self) -> list[str]:
         """Return `NAME`: OpenVINO leaves no operator to another runtime."""
