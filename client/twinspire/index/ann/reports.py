@@ -21,8 +21,9 @@ class GroupRecall:
 class Calibration:
     """Setting that a build chose for searches, and what it was measured on.
 
-    `effort` is nprobe of `lists`, or efSearch of a graph, as `effort_name` says. `rescore_factor` is the number of
-    candidates rescored per result, 0 for an index that holds the vectors themselves.
+    `effort` is nprobe of `lists`, efSearch of a graph or the number of candidates to rescore, as `effort_name` says.
+    `rescore_factor` is the number of candidates rescored per result, 0 for an index that holds the vectors themselves
+    and for one whose effort says it.
     """
 
     target: float
@@ -74,7 +75,10 @@ class BuildReport:
 
 @dataclass(frozen=True, slots=True)
 class TuneReport:
-    """Setting that `tune` stored, its recall@k on the queries, and the time of a query in a batch of all."""
+    """Setting that `tune` stored, its recall@k on the queries, and the time of a query in a batch of all.
+
+    `rescore_factor` is 0 where the effort is the number of candidates.
+    """
 
     effort: int
     rescore_factor: int
