@@ -37,6 +37,7 @@ from twinspire.index.flat import ScoredRows
 from twinspire.index.vectors import Vectors
 
 _NUMBERS = 4  # of a part: FAISS's fast scan looks up 4 bits at a time
+_OPERATIONS = 28.0  # of a matrix product, in the time in which FAISS compares one number with that of a centroid
 _SIGNS = np.array([[1 if code >> bit & 1 else -1 for bit in range(_NUMBERS)] for code in range(16)], np.float32)
 
 
@@ -55,7 +56,7 @@ class Binary(FaissFamily):
     def cost(cls, spec: IndexSpec, count: int, dim: int) -> Cost:  # noqa: ARG003
         """Predict the codes and their table of signs; coding compares each part with 16 centroids."""
         parts = -(-dim // _NUMBERS)
-        return Cost(count * (-(-parts // 2)) + _SIGNS.nbytes * parts, 2.0 * count * len(_SIGNS) * dim)
+        return Cost(count * (-(-parts // 2)) + _SIGNS.nbytes * parts, _OPERATIONS * count * len(_SIGNS) * dim)
 
     def search(self, queries: NDArray[np.float32], parameters: SearchParameters) -> ScoredRows:
         """Score all codes."""
