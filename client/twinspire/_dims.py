@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from twinspire.errors import EngineError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 _CUT_SPACE = re.compile(r"([0-9a-f]{64}):([1-9][0-9]{0,5})")
 _MINIMUM_NORM = 1e-6
@@ -35,6 +37,8 @@ def cut_vectors(vectors: NDArray[np.float32], dim: int) -> NDArray[np.float32]:
 
     Raises EngineError for an embedding that starts with `dim` zeros, which has no direction then.
     """
+    import numpy as np  # the commands import this module, and not NumPy before it is needed
+
     if dim == vectors.shape[-1]:
         return vectors
     cut = vectors[..., :dim]
