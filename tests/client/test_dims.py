@@ -74,6 +74,23 @@ def test_an_async_client_cuts_as_a_client_does(cut_bundle: Bundle) -> None:
         assert space == client.space
 
 
+def test_served_embeddings_are_cut(cut_bundle: Bundle, start_fake: Callable[..., Any]) -> None:
+    """Clients of a server, also for asyncio, cut what it sends, and count its calls."""
+    server = start_fake()
+
+    async def encode() -> np.ndarray:
+        async with await AsyncClient.connect(server.url, cut_bundle, dim=4) as client:
+            assert client.counters is not None
+            return await client.encode_texts(TEXTS)
+
+    with Client.connect(server.url, cut_bundle, dim=4) as client, Client.local(cut_bundle, precision="fp32") as local:
+        assert client.space == f"{cut_bundle.space}:4"
+        expected = _cut(local.encode_texts(TEXTS), 4)
+        assert np.allclose(client.encode_texts(TEXTS), expected, atol=1e-6)
+        assert client.counters is not None
+    assert np.allclose(asyncio.run(encode()), expected, atol=1e-6)
+
+
 def test_a_client_can_be_cut_further(cut_bundle: Bundle) -> None:
     """`cut_to` gives a client of another length over the same engines, from a cut one and back to the whole."""
     with Client.local(cut_bundle, dim=8) as client:
@@ -190,6 +207,14 @@ def test_commands_refuse_another_length(run: Callable[..., Ran], option: Any, wo
     ran = run("search", "short", "a red cat", "--dim", option)
     assert ran.status == 2
     assert words in ran.err, ran.err
+
+
+def test_a_bundle_that_no_longer_allows_the_length(run: Callable[..., Ran], tiny: Any) -> None:
+    """A bundle of the same model that does not allow the index's length is refused, with what it allows."""
+    ran = run("search", "short", "a red cat", "--bundle", tiny.bundle.path)
+    assert ran.status == 2
+    for words in ("cut to 8", "allows 12", "--bundle"):
+        assert words in ran.err, ran.err
 
 
 def test_an_index_is_migrated_to_another_length(run: Callable[..., Ran], tmp_path: Path, cut_bundle: Bundle) -> None:

@@ -19,8 +19,8 @@ import typer
 
 from twinspire._arguments import as_member, as_whole
 from twinspire._decode_mode import DECODE_HELP, as_decode
-from twinspire._dims import split_space
-from twinspire.cli.shared import completing
+from twinspire._dims import shown_dims, split_space
+from twinspire.cli.shared import completing, printable
 from twinspire.errors import InputError
 
 if TYPE_CHECKING:
@@ -240,8 +240,8 @@ def open_client(options: ClientOptions, store: VectorStore | None = None) -> Cli
     from twinspire.cli.bundles import has_bundle, open_bundle
     from twinspire.client import Client
 
-    space, dim = (None, None) if store is None else split_space(store.space)
-    dim = options.dim if options.dim is not None else dim
+    space, own_dim = (None, None) if store is None else split_space(store.space)
+    dim = options.dim if options.dim is not None else own_dim
     if options.server is not None:
         from twinspire.towers.triton import describe_server
 
@@ -282,7 +282,17 @@ def _of_store(bundle: _Description, dim: int | None, store: VectorStore | None) 
 
     So that an option is refused before engines are opened.
     """
-    space = bundle.space_of(dim)
+    try:
+        space = bundle.space_of(dim)
+    except InputError as error:
+        if store is None or dim != split_space(store.space)[1]:
+            raise
+        raise InputError(
+            f"the index {printable(store.uri)} has embeddings that are cut to {dim} numbers, and {bundle.name} at "
+            f"{printable(bundle.location)} allows {shown_dims(bundle.dims, 'and')}: pass --bundle with one that allows "
+            f"{dim}",
+            option="--bundle",
+        ) from error
     if store is not None:
         store.check_space(space)
     return bundle
