@@ -124,6 +124,7 @@ def test_it_grows_with_what_is_added(tmp_path: Path) -> None:
         report = index.build("binary")
         assert report.calibration is not None
         assert report.calibration.effort_name == "candidates"
+        assert report.calibration.rescored_candidates == report.calibration.effort > 0
         for start in range(1_000, 11_000, 5_000):
             index.add(vectors[start : start + 5_000], _items(5_000, start), space=SPACE)
         found = index.search(queries, k=10, space=SPACE, effort=600)

@@ -467,8 +467,9 @@ class Index:
         `queries` is (M, D), or (M, Q, D) of images in a space of Q vectors an image: a score is the largest inner
         product of a vector of the query and one of the item. Hits are of `kind` and kept by `where`; there are fewer
         than k if the index has fewer such items. The search is exact unless `build` made an approximate index; items
-        added since then are searched exactly. `effort` is nprobe of inverted lists or efSearch of a graph, by default
-        as `build` or `tune` measured it. Raises `MissingDependencyError` without FAISS (extra `cpu`).
+        added since then are searched exactly. `effort` is nprobe of inverted lists, efSearch of a graph or the number
+        of candidates of binary codes, by default as `build` or `tune` measured it. Raises `MissingDependencyError`
+        without FAISS (extra `cpu`).
         """
         self.check_space(space)
         vectors = unit_vectors(queries, self._dim, "queries", self._vectors_per_item)  # (M, D) or (M, Q, D)

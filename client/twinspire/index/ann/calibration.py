@@ -49,6 +49,7 @@ def calibrated(ann: AnnIndex, vectors: Vectors, groups: list[QueryGroup]) -> Cal
         lists=ann.index.lists,
         rescore_factor=found.rescore_factor if ann.spec.has_rescore_factor else 0,
         measured=group_recalls(groups, found),
+        effort_is_candidates=ann.spec.family.effort_is_candidates,
     )
 
 

@@ -23,7 +23,7 @@ class Calibration:
 
     `effort` is nprobe of `lists`, efSearch of a graph or the number of candidates to rescore, as `effort_name` says.
     `rescore_factor` is the number of candidates rescored per result, 0 for an index that holds the vectors themselves
-    and for one whose effort says it.
+    and for one where `effort_is_candidates`.
     """
 
     target: float
@@ -33,6 +33,7 @@ class Calibration:
     lists: int | None
     rescore_factor: int
     measured: tuple[GroupRecall, ...]
+    effort_is_candidates: bool = False
 
     @property
     def recall(self) -> float:
@@ -47,7 +48,7 @@ class Calibration:
     @property
     def rescored_candidates(self) -> int:
         """Number of candidates rescored for k results."""
-        return self.k * self.rescore_factor
+        return self.effort if self.effort_is_candidates else self.k * self.rescore_factor
 
     @property
     def query_ms(self) -> float:
