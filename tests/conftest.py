@@ -280,8 +280,9 @@ def make_tiny_bundle(
     graphs: dict[Tower, onnx.ModelProto] | None = None,
     models: Mapping[Precision, TinyModel] | None = None,
     towers: Sequence[Tower] = (Tower.IMAGE, Tower.TEXT),
+    dims: tuple[int, ...] | None = None,
 ) -> Tiny:
-    """Write a tiny bundle named `tiny`; another seed gives another space.
+    """Write a tiny bundle named `tiny`; another seed gives another space, `dims` are lengths that it allows.
 
     `graphs` replaces a tower's engine at every precision, `models` both engines of a precision, for tests of broken
     ones; `certified=False` leaves the certificates out; `towers` are those that the bundle has.
@@ -304,6 +305,7 @@ def make_tiny_bundle(
         logit_scale=10.0,
         logit_bias=None,
         source=Source(checkpoint="drawn by the tests"),
+        dims=dims,
     )
     engines = {}
     with BundleWriter(destination) as writer:

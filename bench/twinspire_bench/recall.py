@@ -49,6 +49,15 @@ def recall(
     ] = None,
     split: Annotated[str | None, typer.Option(help="Part of the data set, such as test of Karpathy's, or all.")] = None,
     images: Annotated[Path | None, typer.Option(help="Folder of the images, if not beside the captions.")] = None,
+    dim: Annotated[
+        list[int] | None,
+        typer.Option(
+            "--dim",
+            min=1,
+            help="Length to cut embeddings to and measure as well, shown as PRECISION:DIM; may be repeated; by default "
+            "all that the bundle allows.",
+        ),
+    ] = None,
     limit: Annotated[int | None, typer.Option(help="Take a random sample of this many images.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the sample that --limit takes.")] = 0,
     provider: Annotated[str, typer.Option(help="Execution provider: auto, cpu, openvino or cuda.")] = "auto",
@@ -72,10 +81,11 @@ def recall(
 
     R@k is the share of queries with an own item among the first k results. Below each value stands its 95% confidence
     interval. Other engines are compared with fp32, or with the first one where fp32 is not measured, on the same
-    queries. Of a published test set, recall that is published of the same checkpoint is shown beside one's own.
+    queries; so are embeddings that are cut to the lengths that the bundle allows. Of a published test set, recall that
+    is published of the same checkpoint is shown beside one's own.
     """
     from twinspire import Bundle, sample_bundle
-    from twinspire_bench.recall_engines import measure_engines, precisions_of
+    from twinspire_bench.recall_engines import measure_engines, precisions_of, shorter_dims
     from twinspire_bench.reproduce import ReproduceRequest, run_reproduction
     from twinspire_eval.datasets import open_dataset
     from twinspire_eval.published import check_published_checkpoint
@@ -86,6 +96,8 @@ def recall(
     if checkpoint is not None:
         check_published_checkpoint(checkpoint)
     if reproduce:
+        if dim:
+            raise InputError("--dim is for one data set: leave it out, or --reproduce", option="--dim")
         run_reproduction(
             ReproduceRequest(
                 data=specs,
@@ -109,7 +121,12 @@ def recall(
     captioned = open_dataset(specs[0], images=images, split=split, limit=limit, seed=seed)
     opened = Bundle.open(bundle if bundle is not None else sample_bundle())
     report, runtimes = measure_engines(
-        opened, precisions_of(opened, _words(precision)), captioned, provider=provider, languages=_words(language)
+        opened,
+        precisions_of(opened, _words(precision)),
+        captioned,
+        provider=provider,
+        languages=_words(language),
+        dims=shorter_dims(opened, dim),
     )
     _print(report, runtimes, figures_console())
     _print_published(report, checkpoint or opened.manifest.source.checkpoint, figures_console())

@@ -27,10 +27,29 @@ def precisions_of(bundle: Bundle, names: Sequence[str] | None) -> list[str]:
     return list(names)
 
 
+def shorter_dims(bundle: Bundle, dims: Sequence[int] | None) -> list[int]:
+    """Return the lengths to measure beside whole embeddings, the longest first: `dims`, or all that are allowed.
+
+    Raises InputError, which names those, for another one.
+    """
+    for dim in dims or ():
+        bundle.space_of(dim)
+    return sorted({*(bundle.dims if dims is None else dims)} - {bundle.dim}, reverse=True)
+
+
 def measure_engines(
-    bundle: Bundle, precisions: Sequence[str], data: CaptionedImages, *, provider: str, languages: Sequence[str] | None
+    bundle: Bundle,
+    precisions: Sequence[str],
+    data: CaptionedImages,
+    *,
+    provider: str,
+    languages: Sequence[str] | None,
+    dims: Sequence[int] = (),
 ) -> tuple[RecallReport, dict[str, Runtime]]:
-    """Measure each precision on a data set; the others are compared with fp32, or with the first one without it."""
+    """Measure each precision on a data set; the others are compared with fp32, or with the first one without it.
+
+    Each is measured with embeddings cut to each of `dims` as well, which is compared with the same.
+    """
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress
 
@@ -52,7 +71,7 @@ def measure_engines(
             bar.update(tasks[stage], completed=done, total=total)
 
         reference = "fp32" if "fp32" in precisions else precisions[0]
-        report = measure_recall(clients, data, languages=languages, reference=reference, on_progress=advance)
+        report = measure_recall(clients, data, languages=languages, reference=reference, dims=dims, on_progress=advance)
         return report, {name: _runtime(client) for name, client in clients.items()}
 
 

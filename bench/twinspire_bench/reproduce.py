@@ -67,6 +67,7 @@ def rows_of(report: RecallReport, checkpoint: str) -> list[RecallRow]:
         entry = known.get(None if language == UNDETERMINED else language)
         for direction in both:
             for engine, found in report.figures.items():
+                is_published = entry is not None and direction in entry.recall and engine not in report.dims
                 loss = report.losses.get(engine)
                 rows.append(
                     RecallRow(
@@ -76,8 +77,8 @@ def rows_of(report: RecallReport, checkpoint: str) -> list[RecallRow]:
                         engine,
                         dict(found[language][direction]),
                         dict(loss.by_language[language][direction]) if loss is not None else {},
-                        entry.recall.get(direction) if entry is not None else None,
-                        entry.source if entry is not None and direction in entry.recall else None,
+                        entry.recall[direction] if entry is not None and is_published else None,
+                        entry.source if entry is not None and is_published else None,
                     )
                 )
     return rows

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Generic, Literal, Protocol, TypeAlias, TypeVar
+from copy import copy
+from typing import Generic, Literal, Protocol, Self, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,14 +39,18 @@ class _HasSpace(Protocol):
 AnyTowers = TypeVar("AnyTowers", bound=_HasSpace)
 
 
-class ClientBase(Generic[AnyTowers]):
-    """The tokenizer, preprocessing and towers of one model. Raises SpaceMismatchError for towers of another space."""
+class ClientBase(ABC, Generic[AnyTowers]):
+    """The tokenizer, preprocessing and towers of one model, whose embeddings may be cut to `dim` numbers.
+
+    Raises SpaceMismatchError for towers of another space, InputError for a `dim` that the bundle does not allow.
+    """
 
     def __init__(
         self,
         bundle: BundleDescription,
         towers: AnyTowers,
         *,
+        dim: int | None = None,
         decode: DecodeMode | str = DecodeMode.EXACT,
         limits: ImageLimits | None = None,
         audio_limits: AudioLimits | None = None,
@@ -58,7 +64,7 @@ class ClientBase(Generic[AnyTowers]):
                 found=towers.space,
             )
         self.bundle = bundle
-        self.towers = towers
+        self.towers = self._of_dim(towers, dim)
         self._decode = decode_mode(bundle, decode)
         self._limits, self._audio_limits = limits or ImageLimits(), audio_limits or AudioLimits()
         self._tokenizer = Tokenizer(bundle.tokenizer_json(), bundle.text) if Tower.TEXT in bundle.towers else None
@@ -85,7 +91,7 @@ class ClientBase(Generic[AnyTowers]):
 
     @property
     def dim(self) -> int:
-        """The embedding's length D."""
+        """The embedding's length D: the model's, or what embeddings are cut to."""
         return self.towers.dim
 
     @property
@@ -101,8 +107,28 @@ class ClientBase(Generic[AnyTowers]):
 
     @property
     def space(self) -> str:
-        """The id of the embedding space: vectors are comparable within it only."""
+        """The id of the embedding space: vectors are comparable within it only.
+
+        That of embeddings that are cut is `SPACE:DIM`, the model's space and their length.
+        """
         return self.towers.space
+
+    def cut_to(self, dim: int | None) -> Self:
+        """Return a client whose embeddings have `dim` numbers, None for whole ones; closing either closes both.
+
+        It shares the towers, the tokenizer and the preprocessing. Raises InputError where the bundle does not allow it.
+        """
+        other = copy(self)
+        other.towers = self._of_dim(getattr(self.towers, "whole", self.towers), dim)
+        return other
+
+    def _of_dim(self, towers: AnyTowers, dim: int | None) -> AnyTowers:
+        is_whole = self.bundle.space_of(dim) == self.bundle.space
+        return towers if dim is None or is_whole else self._cut(towers, dim)
+
+    @abstractmethod
+    def _cut(self, towers: AnyTowers, dim: int) -> AnyTowers:
+        """Return towers whose embeddings are those of `towers`, cut to `dim` numbers."""
 
     def tokenize(self, texts: Sequence[str], *, truncation: Truncation | str = "end") -> list[NDArray[np.int32]]:
         """Return N texts as N 1-D int32 arrays of token ids, start and end included, without padding.

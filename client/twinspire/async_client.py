@@ -37,6 +37,7 @@ from twinspire.towers import (
     TlsOptions,
     Towers,
 )
+from twinspire.towers.cut import AsyncCutTowers
 
 _Failure = TypeVar("_Failure", bound=ItemError)
 _Result = TypeVar("_Result")
@@ -59,6 +60,7 @@ class AsyncClient(ClientBase[AsyncTowers]):
         cls,
         bundle: BundleOrPath,
         *,
+        dim: int | None = None,
         precision: Precision | str = "auto",
         provider: Provider | str = "auto",
         threads: int | None = None,
@@ -72,12 +74,14 @@ class AsyncClient(ClientBase[AsyncTowers]):
 
         def opened() -> AsyncClient:
             open_bundle = opened_bundle(bundle)
+            open_bundle.space_of(dim)  # raises before engines are opened
             towers = LocalTowers(
                 open_bundle, precision=precision, provider=provider, threads=threads, streams=streams, openvino=openvino
             )
             return cls(
                 open_bundle,
                 _ThreadTowers(towers),
+                dim=dim,
                 decode=decode,
                 limits=limits,
                 audio_limits=audio_limits,
@@ -92,6 +96,7 @@ class AsyncClient(ClientBase[AsyncTowers]):
         url: str | Sequence[str],
         bundle: BundleDescription | BundleOrPath | None = None,
         *,
+        dim: int | None = None,
         name: str | None = None,
         deadline_s: float = 30.0,
         in_flight: int | None = None,
@@ -108,6 +113,7 @@ class AsyncClient(ClientBase[AsyncTowers]):
         opened = await asyncio.to_thread(
             served_bundle, url, bundle, fallback, name=name, deadline_s=deadline_s, tls=tls
         )
+        opened.space_of(dim)  # raises before engines are opened
         local = await asyncio.to_thread(opened_fallback, fallback, threads=threads)
         with closing_on_error(local):
             towers = AsyncTritonTowers(
@@ -124,7 +130,7 @@ class AsyncClient(ClientBase[AsyncTowers]):
             await towers.open()
         try:
             return await asyncio.to_thread(
-                cls, opened, towers, decode=decode, limits=limits, audio_limits=audio_limits, threads=threads
+                cls, opened, towers, dim=dim, decode=decode, limits=limits, audio_limits=audio_limits, threads=threads
             )
         except BaseException:
             await towers.close()
@@ -214,7 +220,7 @@ class AsyncClient(ClientBase[AsyncTowers]):
         on_error: OnError,
     ) -> NDArray[np.float32] | tuple[NDArray[np.float32], list[_Failure]]:
         check_on_error(on_error)
-        parts = [np.zeros((0, *self.bundle.output_spec(tower).shape), np.float32)]
+        parts = [np.zeros((0, *self.bundle.output_spec(tower).shape[:-1], self.dim), np.float32)]
         skipped: list[_Failure] = []
         with span("encode", tower=tower):
             async with aclosing(_batches(preprocessor, items, tower)) as batches:
@@ -226,6 +232,9 @@ class AsyncClient(ClientBase[AsyncTowers]):
                         parts.append(await encode(rows))
         embeddings = np.concatenate(parts)
         return (embeddings, skipped) if on_error == "skip" else embeddings
+
+    def _cut(self, towers: AsyncTowers, dim: int) -> AsyncTowers:
+        return AsyncCutTowers(towers, dim)
 
     async def close(self) -> None:
         """Close the towers. Closing twice does nothing."""

@@ -27,6 +27,7 @@ from twinspire.bundle import BundleDescription, DecodeMode, Precision, Tower
 from twinspire.errors import AudioError, ImageError, ItemError
 from twinspire.images import ImageItem, ImageLimits
 from twinspire.towers import LocalTowers, OpenVinoOptions, Provider, TlsOptions, Towers, TritonTowers
+from twinspire.towers.cut import CutTowers
 
 _Failure = TypeVar("_Failure", bound=ItemError)
 
@@ -38,15 +39,17 @@ class Client(ClientBase[Towers]):
     constructor accepts any `Towers` of the same space and closes them with `close` or at the end of a `with`
     block. `decode` says how images are decoded: "exact", as in training; "scaled", JPEG files at a fraction of their
     size, which is several times as fast for photographs (`DecodeMode`); "auto", as `twinspire precision` found, else
-    exactly. Vectors of both are of one space. `limits` bounds the images that are decoded and `audio_limits` the
-    sounds, `threads` is the number of them decoded at a time, by default one for each usable core.
+    exactly. Vectors of both are of one space. `dim` cuts embeddings to their first numbers, where the bundle allows
+    that length (`bundle.dims`); they are of a space of their own. `limits` bounds the images that are decoded and
+    `audio_limits` the sounds, `threads` is the number of them decoded at a time, by default one for each usable core.
 
     An image is a path, encoded bytes, a binary file object, a PIL image or a uint8 array (H, W), (H, W, 1),
     (H, W, 3) or (H, W, 4). A sound is a path, encoded bytes, a binary file object or a pair of samples and their rate
     in Hz. Texts, images and sounds are always passed as a list, also a single one. A model without the tower of a
     modality raises BundleError for its inputs.
 
-    Raises SpaceMismatchError where the towers are not of the bundle's space, InputError for an unknown `decode`.
+    Raises SpaceMismatchError where the towers are not of the bundle's space, InputError for an unknown `decode` and for
+    a `dim` that the bundle does not allow.
     """
 
     @classmethod
@@ -54,6 +57,7 @@ class Client(ClientBase[Towers]):
         cls,
         bundle: BundleOrPath,
         *,
+        dim: int | None = None,
         precision: Precision | str = "auto",
         provider: Provider | str = "auto",
         threads: int | None = None,
@@ -70,10 +74,11 @@ class Client(ClientBase[Towers]):
         `openvino=OpenVinoOptions(inference_precision=InferencePrecision.BF16)`.
         """
         opened = opened_bundle(bundle)
+        opened.space_of(dim)  # raises before engines are opened
         towers = LocalTowers(
             opened, precision=precision, provider=provider, threads=threads, streams=streams, openvino=openvino
         )
-        return cls(opened, towers, decode=decode, limits=limits, audio_limits=audio_limits, threads=threads)
+        return cls(opened, towers, dim=dim, decode=decode, limits=limits, audio_limits=audio_limits, threads=threads)
 
     @classmethod
     def connect(
@@ -81,6 +86,7 @@ class Client(ClientBase[Towers]):
         url: str | Sequence[str],
         bundle: BundleDescription | BundleOrPath | None = None,
         *,
+        dim: int | None = None,
         name: str | None = None,
         deadline_s: float = 30.0,
         in_flight: int | None = None,
@@ -105,6 +111,7 @@ class Client(ClientBase[Towers]):
         `LocalTowers` raises for the fallback.
         """
         opened = served_bundle(url, bundle, fallback, name=name, deadline_s=deadline_s, tls=tls)
+        opened.space_of(dim)  # raises before engines are opened
         local = opened_fallback(fallback, threads=threads)
         with closing_on_error(local):
             towers = TritonTowers(
@@ -119,7 +126,9 @@ class Client(ClientBase[Towers]):
                 fallback=local,
             )
         with closing_on_error(towers):
-            return cls(opened, towers, decode=decode, limits=limits, audio_limits=audio_limits, threads=threads)
+            return cls(
+                opened, towers, dim=dim, decode=decode, limits=limits, audio_limits=audio_limits, threads=threads
+            )
 
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Encode N texts to (N, D) float32, L2-normalised, in the order given; N may be 0, a text empty.
@@ -222,7 +231,7 @@ class Client(ClientBase[Towers]):
         on_error: OnError,
     ) -> NDArray[np.float32] | tuple[NDArray[np.float32], list[_Failure]]:
         check_on_error(on_error)
-        parts = [np.zeros((0, *self.bundle.output_spec(tower).shape), np.float32)]
+        parts = [np.zeros((0, *self.bundle.output_spec(tower).shape[:-1], self.dim), np.float32)]
         skipped: list[_Failure] = []
         # Closed explicitly: an error's traceback would keep the decoding threads alive.
         stream = cast("Generator[Any, None, None]", preprocessor.stream(items, batch=MEDIA_BATCH))
@@ -236,6 +245,9 @@ class Client(ClientBase[Towers]):
                     parts.append(encode(rows))
         embeddings = np.concatenate(parts)
         return (embeddings, skipped) if on_error == "skip" else embeddings
+
+    def _cut(self, towers: Towers, dim: int) -> Towers:
+        return CutTowers(towers, dim)
 
     def close(self) -> None:
         """Close the towers. Closing twice does nothing."""

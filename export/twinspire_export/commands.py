@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from twinspire._decode_mode import DecodeMode
+from twinspire._dims import shown_dims
 from twinspire.cli.shared import printable
 from twinspire.errors import InputError
 
@@ -71,6 +72,14 @@ def export(
             metavar="all|none|NAME,...", help="Lossless rewrites of the towers to apply; an unknown name lists them."
         ),
     ] = "all",
+    dims: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N,...",
+            help="Shorter lengths that the model was trained for (Matryoshka), such as 256,128, where the checkpoint "
+            "does not state them: clients may cut embeddings to them.",
+        ),
+    ] = None,
     list_families: Annotated[  # noqa: ARG001 - the callback does it, before CHECKPOINT is asked for
         bool,
         typer.Option(
@@ -79,6 +88,9 @@ def export(
     ] = False,
 ) -> None:
     """Export a checkpoint to a bundle with fp32 engines, and compare them with torch."""
+    from twinspire_export.dims import parse_dims
+
+    lengths = None if dims is None else parse_dims(dims)
     with _progress() as (step, _):
         step("export: loading torch")
         from twinspire_export import export_checkpoint
@@ -91,6 +103,7 @@ def export(
             name=name,
             revision=revision,
             rewrites=chosen,
+            dims=lengths,
             on_step=lambda message: step(f"export: {message}"),
         )
     _print_bundle(bundle)
@@ -361,7 +374,8 @@ def _progress(*, keep: bool = False) -> Iterator[tuple[Callable[[str], None], Ca
 
 def _print_bundle(bundle: Bundle) -> None:
     """Print a line about the bundle, and one about each engine with its size and certificate."""
-    typer.echo(f"{bundle.path}: bundle {bundle.name!r}, {bundle.dim} dimensions, space {bundle.space[:12]}")
+    shorter = f" (or {shown_dims(bundle.dims[:-1])})" if len(bundle.dims) > 1 else ""
+    typer.echo(f"{bundle.path}: bundle {bundle.name!r}, {bundle.dim} dimensions{shorter}, space {bundle.space[:12]}")
     width = max(len(precision) for engines in bundle.manifest.engines.values() for precision in engines)
     for tower, engines in bundle.manifest.engines.items():
         for precision, record in engines.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from twinspire.errors import CheckpointError, InputError
 from twinspire.text import Tokenizer
 from twinspire.towers.batching import one_batch
 from twinspire_export.checkpoint import open_checkpoint
+from twinspire_export.dims import allowed_dims
 from twinspire_export.engine_check import EngineRunner, certify, check_engine
 from twinspire_export.families import Checkpoint
 from twinspire_export.onnx_export import export_graph
@@ -70,26 +71,29 @@ def export_checkpoint(
     name: str | None = None,
     revision: str | None = None,
     rewrites: Iterable[str] = ALL,
+    dims: Sequence[int] | None = None,
     on_step: Callable[[str], None] | None = None,
 ) -> Bundle:
     """Turn a checkpoint, a local folder or a Hugging Face hub id, into the bundle `destination` with fp32 engines.
 
     `name` is the bundle's, by default the checkpoint's own; `revision` is a branch, tag or commit on the hub.
     `rewrites` are names in `twinspire_export.rewrite.REWRITES`, which make engines faster and change neither embeddings
-    nor space; those that the checkpoint's family does not allow are skipped. `on_step` is called with a description of
-    each step as it begins.
+    nor space; those that the checkpoint's family does not allow are skipped. `dims` are shorter lengths that the model
+    was trained for, where the checkpoint does not state them (`allowed_dims`). `on_step` is called with a description
+    of each step as it begins.
 
     Leaves nothing behind where it raises: CheckpointError for a checkpoint that cannot be used and for an engine that
-    differs from torch, InputError for an invalid name of the bundle and for rewrites that are unknown or lack another,
-    BundleError where `destination` cannot be written.
+    differs from torch, InputError for an invalid name of the bundle, for rewrites that are unknown or lack another and
+    for impossible `dims`, BundleError where `destination` cannot be written.
     """
     chosen = check_rewrites(rewrites)
     step = on_step or (lambda _: None)
     with BundleWriter(destination) as writer:
         step("opening the checkpoint")
         opened = open_checkpoint(checkpoint, revision=revision)
+        allowed = allowed_dims(opened.source.folder, opened.dim, dims)
         step("hashing the weights")
-        draft = _draft(opened, name)
+        draft = _draft(opened, name, allowed)
 
         if opened.tokenizer_json is not None:
             writer.path(TOKENIZER_NAME).write_text(opened.tokenizer_json, encoding="utf-8")
@@ -97,12 +101,12 @@ def export_checkpoint(
         probes = _probes(opened, writer.folder / TOKENIZER_NAME)
         probes.save(writer.path(PROBES_NAME))
 
-        allowed = [rewrite for rewrite in chosen if rewrite in opened.family.rewrites]
+        applied = [rewrite for rewrite in chosen if rewrite in opened.family.rewrites]
         engines: dict[tuple[Tower, Precision], tuple[str, Certificate | None]] = {}
         for tower in draft.towers.present:
             step(f"exporting the {tower} tower")
             file = f"{tower}.{Precision.FP32}.onnx"
-            module = apply_rewrites(opened.tower(tower), allowed)
+            module = apply_rewrites(opened.tower(tower), applied)
             export_graph(
                 module,
                 writer.path(file),
@@ -153,7 +157,7 @@ def probe_images(height: int, width: int) -> NDArray[np.uint8]:
     return generated
 
 
-def _draft(opened: Checkpoint, name: str | None) -> ManifestDraft:
+def _draft(opened: Checkpoint, name: str | None, dims: tuple[int, ...] | None) -> ManifestDraft:
     return ManifestDraft(
         name=_bundle_name(opened.source.name) if name is None else name,
         family=opened.family.model_type,
@@ -163,6 +167,7 @@ def _draft(opened: Checkpoint, name: str | None) -> ManifestDraft:
         logit_scale=opened.logit_scale,
         logit_bias=opened.logit_bias,
         source=Source(checkpoint=opened.source.name, revision=opened.source.revision, licence=opened.source.licence),
+        dims=dims,
     )
 
 

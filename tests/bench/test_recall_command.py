@@ -95,6 +95,29 @@ def test_every_engine_is_ranked_as_its_towers_rank(tiny: Any, clients: dict[str,
                 assert moved.mean() < 0.02
 
 
+def test_shorter_embeddings_are_ranked_as_cut_ones(make_tiny: Callable[..., Any]) -> None:
+    """Each length is ranked as by a client that cuts to it, and compared with whole embeddings."""
+    bundle, data = make_tiny(dims=(4, 8, 12)).bundle, _captioned(60)
+    with Client.local(bundle, precision="fp32", provider="cpu") as client:
+        report = measure_recall({"fp32": client}, data, dims=[8, 4])
+        assert list(report.figures) == ["fp32", "fp32:8", "fp32:4"]
+        assert report.dims == {"fp32:8": 8, "fp32:4": 4}
+        assert set(report.losses) == {"fp32:8", "fp32:4"}
+        images, texts = client.encode_images(data.images), client.encode_texts(data.captions_in("en").texts)
+        for dim in (4, 8):
+            scores = texts[:, :dim] / np.linalg.norm(texts[:, :dim], axis=1, keepdims=True)
+            scores = scores @ (images[:, :dim] / np.linalg.norm(images[:, :dim], axis=1, keepdims=True)).T
+            owners = data.captions_in("en").owners
+            expected = (scores > scores[np.arange(len(scores)), owners][:, None]).sum(axis=1) + 1
+            found = report.rankings[f"fp32:{dim}"]["en"][Direction.TEXT_TO_IMAGE].first_ranks
+            moved = np.abs(found - expected)
+            assert moved.max() <= 1, f"{moved.max()} places"
+            assert moved.mean() < 0.02
+        for bad in (5, 20):
+            with pytest.raises(InputError, match=f"dim {bad}"):
+                measure_recall({"fp32": client}, data, dims=[bad])
+
+
 def test_losses_are_differences_of_the_figures(clients: dict[str, Client]) -> None:
     """The pooled one is the mean over languages and directions; the reference may be named."""
     report = measure_recall(clients, _captioned(40), reference="int8")
@@ -197,6 +220,27 @@ def test_the_command_prints_and_writes(
     assert found["r5"]["value"] == np.mean(np.array(found["first_ranks"]["samples"]) <= 5)
     assert set(record.results["above"]["fp32"]["int8"]) == {"pooled", "en", "zh"}
     assert f"{100 * found['r5']['value']:.1f}" in printed
+
+
+def test_the_command_shows_every_length(
+    make_tiny: Callable[..., Any], table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A row for each length that the bundle allows, or for those asked for; another one names them."""
+    bundle, file = make_tiny(dims=(4, 8, 12)).bundle.path, tmp_path / "record.json"
+    _run("-b", bundle, "-d", table, "-p", "fp32", "-l", "zh", "--json", file)
+    printed = capsys.readouterr().out
+    for name in ("fp32 ", "fp32:8 ", "fp32:4 "):
+        assert any(line.startswith(name) for line in printed.splitlines()), printed
+    assert list(Record.load(file).results["engines"]) == ["fp32", "fp32:8", "fp32:4"]
+    _run("-b", bundle, "-d", table, "-p", "fp32", "-l", "zh", "--dim", "4", "--dim", "12")
+    printed = capsys.readouterr().out
+    assert "fp32:4 " in printed
+    assert "fp32:8 " not in printed
+    assert "fp32:12 " not in printed
+    with pytest.raises(InputError, match="4, 8 or 12"):
+        _run("-b", bundle, "-d", table, "--dim", "5")
+    with pytest.raises(InputError, match="--reproduce"):
+        _run("-b", bundle, "-d", table, "--dim", "4", "--reproduce")
 
 
 def test_records_compare_where_the_questions_are_the_same(tiny: Any, table: Path, tmp_path: Path) -> None:

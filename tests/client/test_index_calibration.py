@@ -65,7 +65,9 @@ def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("clusters", [0, 200])
-@pytest.mark.parametrize("kind", ["ivf", "ivf,sq8", "ivf,pq12x4", "ivf,pq12", "hnsw", "hnsw,sq8", "pca32,flat"])
+@pytest.mark.parametrize(
+    "kind", ["ivf", "ivf,sq8", "ivf,pq12x4", "ivf,pq12", "hnsw", "hnsw,sq8", "pca32,flat", "binary"]
+)
 def test_images_alone_are_found_by_queries_across_a_gap(kind: str, clusters: int, tmp_path: Path) -> None:
     """Queries that the build never saw, shifted by a modality gap, find 95% of numpy's ten best by default."""
     images, queries = across_a_gap((IMAGES, 400), clusters=clusters)
@@ -77,7 +79,7 @@ def test_images_alone_are_found_by_queries_across_a_gap(kind: str, clusters: int
         assert recall(index, images, images[:100], None) >= 0.95
 
 
-@pytest.mark.parametrize("kind", ["ivf", "ivf,sq8", "ivf,pq12x4", "hnsw"])
+@pytest.mark.parametrize("kind", ["ivf", "ivf,sq8", "ivf,pq12x4", "hnsw", "binary"])
 def test_both_kinds_find_each_other(kind: str, tmp_path: Path) -> None:
     """In an index of both, texts find images and images find texts, by other items than those measured with."""
     (images, more_images), (texts, more_texts) = (

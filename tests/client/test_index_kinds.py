@@ -48,6 +48,7 @@ KINDS = [
     "pca48,hnsw",
     "pca48,ivf,pq12",
     "ivf,pq15",  # 15 parts of 64 numbers: OPQ makes 60 of them
+    "binary",
 ]
 
 
@@ -140,6 +141,9 @@ def test_every_kind_that_can_be_made_reads_back(
         ("ivf,nlist=0", "option nlist"),
         ("ivf,nlist=3,nlist=4", "'nlist=4'"),
         ("pca32,cagra", "pca32"),
+        ("pca32,binary", "pca32"),
+        ("binary,sq8", "codes"),
+        ("binary,nlist=5", "option nlist"),
         ("cagra,sq8", "codes"),
         ("hnsw,m=1", "option m"),
         ("ivf,speed=9", "'speed=9'"),
@@ -158,7 +162,9 @@ def test_kind_that_vectors_do_not_suit_is_an_error(text: str, number: int) -> No
         IndexSpec.parse(text).check(DIM)
 
 
-@pytest.mark.parametrize(("text", "least"), [("ivf,pq16", "256"), ("ivf,nlist=500", "500"), ("pca50,hnsw", "50")])
+@pytest.mark.parametrize(
+    ("text", "least"), [("ivf,pq16", "256"), ("ivf,nlist=500", "500"), ("pca50,hnsw", "50"), ("binary", "1000")]
+)
 def test_too_few_vectors_are_an_error(
     text: str, least: str, data: tuple[NDArray[np.float32], NDArray[np.float32]]
 ) -> None:
@@ -241,7 +247,7 @@ def test_file_of_something_else_is_an_error(tmp_path: Path) -> None:
         AnnIndex.read(path, IndexSpec.parse("ivf"))
 
 
-@pytest.mark.parametrize("name", ["ivf", "ivf,pq32x4", "hnsw,sq8", "pca48,ivf"])
+@pytest.mark.parametrize("name", ["ivf", "ivf,pq32x4", "hnsw,sq8", "pca48,ivf", "binary"])
 def test_added_vectors_are_found(name: str, data: tuple[NDArray[np.float32], NDArray[np.float32]]) -> None:
     """Vectors added after the build are found under the rows that follow."""
     vectors, queries = data
@@ -330,7 +336,8 @@ def test_prediction_grows_with_codes_and_vectors() -> None:
         found = predict(IndexSpec.parse(text), count, 512, threads=2, speed=speed)
         return found.memory_bytes, found.build_s
 
-    assert of("ivf,pq64")[0] < of("ivf,sq8")[0] < of("ivf")[0] < of("hnsw")[0]
+    assert of("binary")[0] == pytest.approx(4 * 512 * 1_000_000 / 32, rel=0.01)
+    assert of("binary")[0] < of("ivf,pq64")[0] < of("ivf,sq8")[0] < of("ivf")[0] < of("hnsw")[0]
     assert of("ivf,pq64", 2_000_000)[0] == pytest.approx(2 * of("ivf,pq64")[0], rel=0.1)
     assert of("ivf")[1] < of("hnsw")[1]
     assert of("flat") == (0, 0.0)

@@ -36,6 +36,7 @@ MINIMUM_RECALL = {
     "hnsw,sq8": 0.99,
     "pca16,flat": 0.97,
     "pca16,ivf": 0.97,
+    "binary": 1.0,
 }
 
 

@@ -85,7 +85,7 @@ def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", list(VectorType))
-@pytest.mark.parametrize("kind", ["ivf", "ivf,sq8", "ivf,pq8", "ivf,pq16x4", "hnsw", "pca24,hnsw,sq8"])
+@pytest.mark.parametrize("kind", ["ivf", "ivf,sq8", "ivf,pq8", "ivf,pq16x4", "hnsw", "pca24,hnsw,sq8", "binary"])
 def test_built_kind_answers_as_exact_search_does(kind: str, dtype: VectorType, tmp_path: Path) -> None:
     """With the greatest effort a built kind finds 95% of numpy's ten best, and a reader the same hits as the writer."""
     with made(tmp_path / "index", dtype) as index:
@@ -158,7 +158,7 @@ def test_index_that_outgrew_its_lists_is_built_anew(tmp_path: Path) -> None:
         assert recall(found(index), exact(VECTORS)) >= 0.99
 
 
-@pytest.mark.parametrize("kind", ["ivf,pq8", "hnsw"])
+@pytest.mark.parametrize("kind", ["ivf,pq8", "hnsw", "binary"])
 def test_removed_items_are_never_found(kind: str, tmp_path: Path) -> None:
     """Removed and replaced vectors are not found, before compact as after; compact builds the same kind anew."""
     gone = {row[0] for row in exact(VECTORS)}
@@ -182,7 +182,7 @@ def test_removed_items_are_never_found(kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("where", "share"), [("n < 2700", 0.9), ("n < 300", 0.1), ("n < 9", 0.003), ("n < 0", 0)])
-@pytest.mark.parametrize("kind", ["ivf,pq8", "hnsw"])
+@pytest.mark.parametrize("kind", ["ivf,pq8", "hnsw", "binary"])
 def test_filters_keep_what_they_should(kind: str, where: str, share: float, tmp_path: Path) -> None:
     """Filters that keep much and little, some of it in the tail, give numpy's ten best of what is kept."""
     mask = np.arange(COUNT) < share * COUNT
@@ -190,7 +190,7 @@ def test_filters_keep_what_they_should(kind: str, where: str, share: float, tmp_
         index.build(kind)
         index.add(VECTORS[-100:], items(100, start=COUNT - 100), space=SPACE)
         assert recall(found(index), exact(VECTORS)) >= 0.97
-        ids = found(index, where=Filter.parse(where), effort=100 if kind == "hnsw" else 8)
+        ids = found(index, where=Filter.parse(where), effort={"ivf,pq8": 8, "hnsw": 100, "binary": 400}[kind])
         assert all(mask[row].all() for row in ids)
         assert {len(row) for row in ids} == {min(K, int(mask.sum()))}
         if mask.any():

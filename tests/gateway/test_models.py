@@ -16,8 +16,13 @@ import pytest
 from onnx import helper, numpy_helper
 
 from support.clap import encoded, sounds
+from support.gateway import served
 from twinspire import Client
 from twinspire.bundle import Tower
+from twinspire.index import BundleReference, Index
+from twinspire.ingest import add_texts
+from twinspire.migration import migrate
+from twinspire_server.gateway.settings import GatewaySettings
 
 Running = Callable[..., AbstractContextManager[str]]
 PICTURE = {"input": ["data:image/png;base64,AAAA"], "modality": "image"}
@@ -113,3 +118,33 @@ def test_aliases(run_gateway: Running, tiny: Any) -> None:
         httpx.post(f"{url}/predict", data={"entries": entries, "text": "red cat"}).raise_for_status()
         answer = httpx.post(f"{url}/v1/embeddings", json={"model": "other/name", "input": "a"})
         assert answer.raise_for_status().json()["model"] == "other/name"
+
+
+def test_an_index_of_shorter_vectors(make_tiny: Callable[..., Any], tmp_path: Path) -> None:
+    """An index cut to a length is searched with vectors of that length, and of another one once it has migrated."""
+    bundle = make_tiny(dims=(4, 8, 12)).bundle
+    (tmp_path / "lines.txt").write_text("a red cat\na blue boat\n", encoding="utf-8")
+    path = tmp_path / "index"
+    reference = BundleReference("tiny", str(bundle.path))
+
+    def found(url: str) -> list[tuple[str, float]]:
+        answer = httpx.post(f"{url}/v1/search", json={"text": "a red cat", "mode": "vector"}, timeout=60)
+        return [(hit["caption"], round(hit["score"], 4)) for hit in answer.raise_for_status().json()["hits"]]
+
+    with (
+        Client.local(bundle, dim=8) as client,
+        Index.create(path, space=client.space, dim=8, bundle=reference) as index,
+    ):
+        add_texts(index, client, [tmp_path / "lines.txt"])
+        cosines = {dim: float(np.prod(_of(client, dim), axis=0).sum()) for dim in (4, 8)}
+    with served(GatewaySettings(index=str(path))) as url:
+        assert found(url) == [("a red cat", 1.0), ("a blue boat", round(cosines[8], 4))]
+        answer = httpx.post(f"{url}/v1/embeddings", json={"input": "a red cat", "model": "tiny"}, timeout=60)
+        assert len(answer.raise_for_status().json()["data"][0]["embedding"]) == 12
+        with Client.local(bundle, dim=4) as client:
+            assert migrate(path, client, bundle=reference).switched
+        assert found(url) == [("a red cat", 1.0), ("a blue boat", round(cosines[4], 4))]
+
+
+def _of(client: Client, dim: int) -> np.ndarray:
+    return client.cut_to(dim).encode_texts(["a red cat", "a blue boat"])

@@ -22,6 +22,7 @@ from twinspire_bench.index.peers import Peer
 
 _LIST_EFFORTS = (1, 2, 4, 8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128, 192, 256, 512)
 _GRAPH_EFFORTS = (10, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536)
+_CANDIDATES = (20, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096)
 _RESCORE_FACTORS = (5, 10, 15, 20, 40)
 _SAME_SCORE = 1e-6
 _ENOUGH = 0.6  # of the way from the wanted recall to 1: searches of more effort are not measured
@@ -133,8 +134,10 @@ def _opened(task: IndexTask, spec: IndexSpec, vectors: NDArray[np.float32]) -> S
 
 def _settings(spec: IndexSpec) -> Iterator[tuple[int, int]]:
     """Give the efforts and rescore factors to measure, rising efforts for each factor."""
-    efforts = _GRAPH_EFFORTS if spec.family.is_graph else _LIST_EFFORTS
-    for factor in _RESCORE_FACTORS if spec.is_lossy else (1,):
+    efforts: tuple[int, ...] = _GRAPH_EFFORTS if spec.family.is_graph else _LIST_EFFORTS
+    if spec.family.effort_is_candidates:
+        efforts = _CANDIDATES
+    for factor in _RESCORE_FACTORS if spec.has_rescore_factor else (1,):
         for effort in efforts if spec.family.is_tunable else (1,):
             yield effort, factor
 

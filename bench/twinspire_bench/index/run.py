@@ -17,7 +17,7 @@ import numpy as np
 from twinspire._cores import usable_cores
 from twinspire.errors import InputError
 from twinspire.index import Index, Item, ItemKind
-from twinspire.index.ann import IndexSpec, measured_speed, predict
+from twinspire.index.ann import Binary, IndexSpec, measured_speed, predict
 from twinspire_bench.index.inputs import SyntheticVectors, VectorSet, generate, read_hdf5
 from twinspire_bench.index.measurement import IndexTask, best_at, building, searching
 from twinspire_bench.index.peers import Scann, check_scann
@@ -58,9 +58,10 @@ class IndexRequest:
             )
 
 
-def default_specs(dim: int) -> list[str]:
-    """Return the specs to measure if none are given."""
-    return ["flat", f"ivf,pq{max(1, dim // 4)}x4", f"ivf,pq{max(1, dim // 8)}", "ivf,sq8", "hnsw"]
+def default_specs(count: int, dim: int) -> list[str]:
+    """Return the specs to measure with `count` vectors of `dim` numbers if none are given."""
+    binary = ["binary"] if count >= Binary.minimum_vectors else []
+    return ["flat", f"ivf,pq{max(1, dim // 4)}x4", f"ivf,pq{max(1, dim // 8)}", "ivf,sq8", "hnsw", *binary]
 
 
 def measure_index(request: IndexRequest, *, progress: Callable[[str], None] = lambda _: None) -> Record:
@@ -113,7 +114,7 @@ def _measured(
 ) -> dict[str, Any]:
     """Build and search every index over `inputs`."""
     count, dim = inputs.vectors.shape
-    names = list(dict.fromkeys([*(request.specs or default_specs(dim)), *request.peers]))
+    names = list(dict.fromkeys([*(request.specs or default_specs(count, dim)), *request.peers]))
     specs = {name: IndexSpec.parse(name) for name in names}
     for spec in specs.values():
         spec.check(dim)

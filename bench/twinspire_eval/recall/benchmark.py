@@ -6,7 +6,7 @@ Inputs are image files and strings: preprocessing and tokenizing are part of the
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 from typing import Any, TypeAlias
 
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twinspire import Client
+from twinspire._dims import cut_vectors
 from twinspire.bundle import Tower
 from twinspire.errors import ImageError, InputError
 from twinspire_eval.datasets import CaptionedImages, CaptionTexts
@@ -65,6 +66,11 @@ class DatasetEmbeddings:
         texts = {name.removeprefix("texts_"): rows for name, rows in arrays.items() if name != "images"}
         return cls(arrays.get("images"), texts)
 
+    def cut_to(self, dim: int) -> DatasetEmbeddings:
+        """Return the embeddings cut to `dim` numbers and normalised again. Raises EngineError where one is then 0."""
+        images = None if self.images is None else cut_vectors(self.images, dim)
+        return DatasetEmbeddings(images, {language: cut_vectors(rows, dim) for language, rows in self.texts.items()})
+
 
 @dataclass(frozen=True)
 class Loss:
@@ -79,7 +85,7 @@ class RecallReport:
     """Rankings and metrics of engines on one data set, by engine, language and direction.
 
     `figures` are the metrics of each engine with their intervals, `losses` the differences of each other engine to the
-    reference, on the same queries.
+    reference, on the same queries. `dims` are the lengths of the engines, as `ENGINE:DIM`, whose embeddings were cut.
     """
 
     data: CaptionedImages
@@ -87,10 +93,26 @@ class RecallReport:
     rankings: Mapping[str, Rankings]
     figures: Mapping[str, Mapping[str, Mapping[Direction, Estimates]]]
     losses: Mapping[str, Loss]
+    dims: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, data: CaptionedImages, embeddings: Mapping[str, DatasetEmbeddings], *, reference: str) -> RecallReport:
-        """Rank the data set by the embeddings of each engine, and compute the metrics and their differences."""
+    def of(
+        cls,
+        data: CaptionedImages,
+        embeddings: Mapping[str, DatasetEmbeddings],
+        *,
+        reference: str,
+        dims: Sequence[int] = (),
+    ) -> RecallReport:
+        """Rank the data set by the embeddings of each engine, and compute the metrics and their differences.
+
+        Then by those of each engine cut to each of `dims`.
+        """
+        cut = {f"{engine}:{dim}": (engine, dim) for engine, dim in product(embeddings, dims)}
+        embeddings = {
+            **embeddings,
+            **{name: embeddings[engine].cut_to(dim) for name, (engine, dim) in cut.items()},
+        }
         rankings = {
             engine: {
                 language: _rank(found.images, texts, _captions(data, language))
@@ -108,7 +130,7 @@ class RecallReport:
         losses = {
             engine: _loss(rankings[reference], found) for engine, found in rankings.items() if engine != reference
         }
-        return cls(data, reference, rankings, figures, losses)
+        return cls(data, reference, rankings, figures, losses, {name: dim for name, (_, dim) in cut.items()})
 
     def parameters(self) -> dict[str, Any]:
         """Return the parameters of a record: two records are compared only where they are equal."""
@@ -146,20 +168,28 @@ def measure_recall(
     *,
     languages: Sequence[str] | None = None,
     reference: str | None = None,
+    dims: Sequence[int] = (),
     on_progress: OnProgress | None = None,
 ) -> RecallReport:
     """Encode a data set with each of several engines of one model, by name, and rank it.
 
-    `reference` is the engine to compare with, by default the first; the other options and errors are those of
-    `encode_dataset`. Raises InputError for no engines and for engines of different spaces.
+    `reference` is the engine to compare with, by default the first; `dims` are shorter lengths to rank by as well, of
+    the same embeddings; the other options and errors are those of `encode_dataset`. Raises InputError for no engines,
+    for engines of different spaces and for a length that a bundle does not allow.
     """
     if not clients or (reference is not None and reference not in clients):
         wanted = "at least one" if reference is None else f"the reference {reference} among them"
         raise InputError(f"the engines to measure are {', '.join(clients) or 'none'}: expected {wanted}")
     if len({client.space for client in clients.values()}) > 1:
         raise InputError(f"the engines {', '.join(clients)} have different spaces: expected engines of one model")
+    for client, dim in product(clients.values(), dims):
+        if dim > client.dim:
+            raise InputError(f"dim {dim}: the clients' embeddings have {client.dim} numbers", option="dim")
+        client.bundle.space_of(dim)
     embeddings = encode_dataset(clients, data, languages=languages, on_progress=on_progress)
-    return RecallReport.of(data, embeddings, reference=next(iter(clients)) if reference is None else reference)
+    return RecallReport.of(
+        data, embeddings, reference=next(iter(clients)) if reference is None else reference, dims=dims
+    )
 
 
 def encode_dataset(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from twinspire._arguments import as_whole
+from twinspire._dims import cut_space, shown_dims
 from twinspire.bundle.manifest import Manifest
 from twinspire.bundle.settings import AudioSettings, ImageSettings, TextSettings, Tower
 from twinspire.contract import TensorSpec
+from twinspire.errors import InputError
 
 
 class BundleDescription:
@@ -33,6 +36,32 @@ class BundleDescription:
     def dim(self) -> int:
         """The embedding's length D."""
         return self.manifest.dim
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """The lengths that embeddings may have, ascending, `dim` the last; `dim` alone where they may not be cut."""
+        return self.manifest.dims or (self.dim,)
+
+    def space_of(self, dim: int | None) -> str:
+        """Return the space of embeddings of `dim` numbers, None for whole ones.
+
+        Raises InputError, which names `dims`, for a length that the model was not trained for.
+        """
+        if dim is None or as_whole(dim, "dim", minimum=1) == self.dim:
+            return self.space
+        if dim not in self.dims:
+            remedy = (
+                "Pass one of them, or no dim for whole embeddings"
+                if len(self.dims) > 1
+                else "It does not say that its embeddings may be cut: pass no dim, or, if the model was trained for "
+                f"shorter ones (Matryoshka), export it with --dims {dim}"
+            )
+            raise InputError(
+                f"dim {dim}: the embeddings of the bundle {self.name!r} at {self.location} have "
+                f"{shown_dims(self.dims)} numbers. {remedy}",
+                option="dim",
+            )
+        return cut_space(self.space, dim)
 
     @property
     def towers(self) -> tuple[Tower, ...]:

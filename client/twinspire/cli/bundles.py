@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from twinspire._dims import split_space
 from twinspire.cli.shared import printable
 from twinspire.errors import BundleError, InputError, SpaceMismatchError
 
@@ -35,7 +36,7 @@ def open_bundle(given: Path | None, store: VectorStore | None = None) -> Bundle:
             f"the index {printable(store.uri)} was made with {printable(str(remembered))}, which does not exist: pass "
             "the bundle's folder with --bundle"
         )
-    if store is not None and bundle.space != store.space:
+    if store is not None and bundle.space != split_space(store.space)[0]:
         raise SpaceMismatchError(_mismatch(store, remembered, bundle, was_given=given is not None))
     return bundle
 
@@ -64,7 +65,7 @@ def reference_to(bundle: BundleDescription) -> BundleReference | None:
 def remember_bundle(store: VectorStore, bundle: BundleDescription) -> None:
     """Store a reference to a bundle in an index of its space, unless the index has one that still exists."""
     known, reference = store.bundle, reference_to(bundle)
-    if reference is None or (known is not None and _space_at(known) == store.space):
+    if reference is None or (known is not None and _space_at(known) == split_space(store.space)[0]):
         return
     store.set_bundle(reference)
 

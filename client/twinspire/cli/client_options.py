@@ -13,21 +13,24 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
 from twinspire._arguments import as_member, as_whole
 from twinspire._decode_mode import DECODE_HELP, as_decode
-from twinspire.cli.shared import completing
+from twinspire._dims import shown_dims, split_space
+from twinspire.cli.shared import completing, printable
 from twinspire.errors import InputError
 
 if TYPE_CHECKING:
+    from twinspire.bundle import BundleDescription
     from twinspire.client import Client
     from twinspire.images import ImageLimits
     from twinspire.stores import VectorStore
     from twinspire.towers import TlsOptions
 
+_Description = TypeVar("_Description", bound="BundleDescription")
 DEADLINE_S = 30.0
 _PANEL = "Bundle, server and runtime"
 _TLS = ("tls", "tls_ca", "tls_certificate", "tls_key")
@@ -86,6 +89,13 @@ class ClientOptions:
     tls_key: Annotated[
         Path | None, _option("--tls-key", metavar="PEM", help="Private key of the client certificate.")
     ] = None
+    dim: Annotated[
+        int | None,
+        _option(
+            "--dim",
+            help="Cut embeddings to this many numbers, where the bundle allows it; default: as the index has them.",
+        ),
+    ] = None
     precision: Annotated[
         str | None,
         _option(
@@ -137,7 +147,7 @@ class ClientOptions:
             raise _error("tls_key", "and --tls-certificate belong together: expected both or neither")
         if self.deadline is not None and not 0 < self.deadline <= 1e9:
             raise _error("deadline", f"{self.deadline:g}: expected a number of seconds above 0, at most 1e9")
-        for name in ("threads", "streams"):
+        for name in ("threads", "streams", "dim"):
             value = getattr(self, name)
             if value is not None:
                 as_whole(value, f"--{name}", minimum=1)
@@ -222,11 +232,16 @@ def open_client(options: ClientOptions, store: VectorStore | None = None) -> Cli
 
     Servers need no bundle here: theirs is used where none was given and that of `store` is not known or gone.
 
-    Raises `BundleError` where the store's own bundle is gone, `SpaceMismatchError` for a bundle of another space.
+    Embeddings are cut as those of `store` are, unless a `dim` was given.
+
+    Raises `BundleError` where the store's own bundle is gone, `SpaceMismatchError` for a bundle of another space or a
+    `dim` that is not that of `store`.
     """
     from twinspire.cli.bundles import has_bundle, open_bundle
     from twinspire.client import Client
 
+    space, own_dim = (None, None) if store is None else split_space(store.space)
+    dim = options.dim if options.dim is not None else own_dim
     if options.server is not None:
         from twinspire.towers.triton import describe_server
 
@@ -234,13 +249,14 @@ def open_client(options: ClientOptions, store: VectorStore | None = None) -> Cli
         tls = options.tls_options()
         needs_bundle = options.fallback or options.bundle is not None or has_bundle(store)
         local = open_bundle(options.bundle, store) if needs_bundle else None
-        space = None if store is None else store.space
         bundle = local or describe_server(
             options.servers(), name=options.model, space=space, deadline_s=deadline_s, tls=tls
         )
+        _of_store(bundle, dim, store)
         return Client.connect(
             options.servers(),
             bundle,
+            dim=dim,
             name=options.model,
             deadline_s=deadline_s,
             tls=tls,
@@ -250,7 +266,8 @@ def open_client(options: ClientOptions, store: VectorStore | None = None) -> Cli
             limits=options.image_limits(),
         )
     return Client.local(
-        open_bundle(options.bundle, store),
+        _of_store(open_bundle(options.bundle, store), dim, store),
+        dim=dim,
         precision=options.precision or "auto",
         provider=options.provider or "auto",
         threads=options.threads,
@@ -258,6 +275,27 @@ def open_client(options: ClientOptions, store: VectorStore | None = None) -> Cli
         decode=options.decode or "exact",
         limits=options.image_limits(),
     )
+
+
+def _of_store(bundle: _Description, dim: int | None, store: VectorStore | None) -> _Description:
+    """Return the bundle. Raises what `open_client` raises for a `dim` that it does not allow or `store` does not have.
+
+    So that an option is refused before engines are opened.
+    """
+    try:
+        space = bundle.space_of(dim)
+    except InputError as error:
+        if store is None or dim != split_space(store.space)[1]:
+            raise
+        raise InputError(
+            f"the index {printable(store.uri)} has embeddings that are cut to {dim} numbers, and {bundle.name} at "
+            f"{printable(bundle.location)} allows {shown_dims(bundle.dims, 'and')}: pass --bundle with one that allows "
+            f"{dim}",
+            option="--bundle",
+        ) from error
+    if store is not None:
+        store.check_space(space)
+    return bundle
 
 
 def _error(name: str, problem: str) -> InputError:

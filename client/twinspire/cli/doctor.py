@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from twinspire._arguments import as_member
+from twinspire._dims import shown_dims
 from twinspire.cli.shared import BundleOption, JsonOption, completing, print_json, printable, size_of
 from twinspire.errors import InputError, TwinspireError
 
@@ -72,7 +73,7 @@ def doctor(
                 "faults": faults,
                 "versions": _versions(),
                 "extras": [asdict(one) for one in extras],
-                "bundle": None if opened is None else {"name": opened.name, "space": opened.space},
+                "bundle": None if opened is None else {"name": opened.name, "space": opened.space, "dims": opened.dims},
                 "providers": [asdict(one) for one in engines],
                 "auto": None if chosen is None else asdict(chosen),
                 "server": server,
@@ -144,7 +145,8 @@ def _print_installed(extras: list[ExtraReport]) -> None:
 def _print_engines(bundle: Bundle | None, engines: list[EngineReport], chosen: EngineReport | None) -> None:
     if bundle is None:
         return
-    _line("bundle", f"{printable(bundle.name)}, space {bundle.space[:12]}, {printable(bundle.path)}")
+    numbers = f"{shown_dims(bundle.dims)} numbers"
+    _line("bundle", f"{printable(bundle.name)}, {numbers}, space {bundle.space[:12]}, {printable(bundle.path)}")
     for one in engines:
         _line(f"  {one.provider}", _described(one))
     if chosen is not None:

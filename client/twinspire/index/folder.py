@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 
 from twinspire._arguments import as_member, as_whole, require_text, shown
+from twinspire._dims import split_space
 from twinspire.errors import IndexStoreError, InputError
 from twinspire.index import disk
 from twinspire.index.catalogue import Catalogue
@@ -64,6 +65,9 @@ def create_folder(
         raise InputError(f"an index's space must be a non-empty str, got {shown(space)}")
     require_text(space, "an index's space")
     dim = as_whole(dim, "an index's dim", minimum=1, maximum=_MAX_DIM)
+    cut = split_space(space)[1]
+    if cut not in (None, dim):
+        raise InputError(f"an index's dim is {dim}: expected {cut}, to which the embeddings of its space are cut")
     count = as_whole(vectors_per_item, "an index's vectors per item", minimum=1, maximum=_MAX_VECTORS_PER_ITEM)
     dtype = as_member(dtype, VectorType, "an index's dtype")
     if bundle is not None:

@@ -195,7 +195,7 @@ class Snapshots:
             ms_per_query = 1000 / count
             return TuneReport(
                 effort=found.effort,
-                rescore_factor=found.rescore_factor,
+                rescore_factor=0 if ann.spec.family.effort_is_candidates else found.rescore_factor,
                 recall=found.recall,
                 query_ms=found.seconds * ms_per_query,
                 exact_query_ms=exact_s * ms_per_query,

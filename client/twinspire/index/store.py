@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twinspire._arguments import as_member, as_whole, is_utf8, shown
-from twinspire.errors import IndexReplacedError, IndexStoreError, InputError, SpaceMismatchError, TwinspireError
+from twinspire.errors import IndexReplacedError, IndexStoreError, InputError, TwinspireError
 from twinspire.index.ann import Prediction, choose, parse_choice, predict
 from twinspire.index.ann.reports import BuildReport, TuneReport
 from twinspire.index.connections import CATALOGUE_NAME, repeated
@@ -37,6 +37,7 @@ from twinspire.stores.text_query import TextQuery
 from twinspire.stores.validation import (
     check_bundle,
     check_mode,
+    check_same_space,
     checked_addition,
     checked_effort,
     checked_find,
@@ -100,8 +101,9 @@ class Index:
         `dtype` is how vectors are stored; `bundle` is the bundle that makes the embeddings, recorded for
         `Client.local`. `vectors_per_item` is Q in a space of several vectors an image: every item then takes the room
         of Q vectors, also a text, whose one vector is stored Q times. The folder appears whole or not at all; it may
-        exist if it is empty. Raises `InputError` for an empty space, a dim below 1, an unknown dtype and an invalid
-        bundle reference, `IndexStoreError` if `path` exists with content or cannot be written.
+        exist if it is empty. Raises `InputError` for an empty space, a dim below 1 or not the one that the space says,
+        an unknown dtype and an invalid bundle reference, `IndexStoreError` if `path` exists with content or cannot be
+        written.
         """
         folder = absolute_folder(path)
         create_folder(folder, space=space, dim=dim, dtype=dtype, bundle=bundle, vectors_per_item=vectors_per_item)
@@ -229,11 +231,7 @@ class Index:
     def check_space(self, space: str) -> None:
         """Raise `SpaceMismatchError` unless `space` is the index's."""
         if space != self._space:
-            raise SpaceMismatchError(
-                f"the index {self._path} was made with {self.bundle or 'a bundle that it does not record'}: embeddings "
-                "of another space cannot be compared with its own. Use the bundle that made it or a bundle quantized "
-                "from it, or create another index"
-            )
+            check_same_space(space, self._space, uri=self.uri, bundle=self.bundle)
 
     def __repr__(self) -> str:
         if self._handle.is_closed:
@@ -469,8 +467,9 @@ class Index:
         `queries` is (M, D), or (M, Q, D) of images in a space of Q vectors an image: a score is the largest inner
         product of a vector of the query and one of the item. Hits are of `kind` and kept by `where`; there are fewer
         than k if the index has fewer such items. The search is exact unless `build` made an approximate index; items
-        added since then are searched exactly. `effort` is nprobe of inverted lists or efSearch of a graph, by default
-        as `build` or `tune` measured it. Raises `MissingDependencyError` without FAISS (extra `cpu`).
+        added since then are searched exactly. `effort` is nprobe of inverted lists, efSearch of a graph or the number
+        of candidates of binary codes, by default as `build` or `tune` measured it. Raises `MissingDependencyError`
+        without FAISS (extra `cpu`).
         """
         self.check_space(space)
         vectors = unit_vectors(queries, self._dim, "queries", self._vectors_per_item)  # (M, D) or (M, Q, D)

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twinspire._arguments import as_list, as_member, as_whole, require_text, shown
-from twinspire.errors import EmbeddingError, InputError
+from twinspire._dims import split_space
+from twinspire.errors import EmbeddingError, InputError, SpaceMismatchError
 from twinspire.stores.filters.filter import Filter
 from twinspire.stores.items import BundleReference, Item, ItemKind
 from twinspire.stores.text_query import TextQuery
@@ -69,6 +70,30 @@ def checked_text_query(query: TextQuery) -> TextQuery:
     if not isinstance(query, TextQuery):
         raise InputError(f"a text query must be a TextQuery, such as TextQuery.any_of('red car'), got {shown(query)}")
     return query
+
+
+def check_same_space(given: str, own: str, *, uri: str, bundle: BundleReference | None) -> None:
+    """Raise `SpaceMismatchError`, which says what to do, unless `given` is the `own` space of the store at `uri`."""
+    if given == own:
+        return
+    (given_model, given_dim), (model, dim) = split_space(given), split_space(own)
+    if given_model == model:
+        found = "whole ones" if given_dim is None else f"cut to {given_dim} numbers"
+        kept = "whole" if dim is None else f"cut to {dim} numbers"
+        remedy = "Leave dim (--dim) out" if dim is None else f"Pass dim={dim} (--dim {dim})"
+        raise SpaceMismatchError(
+            f"the index {uri} has embeddings that are {kept}, and these are {found}, of the same model: embeddings of "
+            f"two lengths cannot be compared. {remedy}, or create another index",
+            expected=own,
+            found=given,
+        )
+    raise SpaceMismatchError(
+        f"the index {uri} was made with {bundle or 'a bundle that it does not record'}: embeddings of another space "
+        "cannot be compared with its own. Use the bundle that made it or a bundle quantized from it, or create "
+        "another index",
+        expected=own,
+        found=given,
+    )
 
 
 def checked_addition(

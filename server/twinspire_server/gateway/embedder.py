@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twinspire import AsyncClient
+from twinspire._dims import cut_vectors, shown_dims, split_space
 from twinspire.bundle import Bundle, BundleDescription, Tower
 from twinspire.cli.bundles import open_bundle
 from twinspire.errors import InputError, ItemError, ServerOverloadedError, SpaceMismatchError, TextLengthError
@@ -137,7 +138,9 @@ class Embedder:
             vectors = np.empty((len(parts), self.client.dim), np.float32)
             for places, found in zip(positions.values(), rows, strict=True):
                 vectors[places] = found
-        vectors = _cut(self._sums(vectors, request), request.dimensions)
+        vectors = self._sums(vectors, request)
+        if request.dimensions is not None:
+            vectors = cut_vectors(vectors, request.dimensions)
         image = self.client.bundle.manifest.towers.image
         patches = None if image is None else image.patches
         return Embeddings(vectors, sum(map(len, sequences)), self.model, files, patches or 0)
@@ -179,12 +182,12 @@ class Embedder:
                 request.name,
                 "too_many_inputs",
             )
-        dims = self.client.bundle.manifest.dims or (self.client.dim,)
+        dims = self.client.bundle.dims
         if request.dimensions is not None and request.dimensions not in dims:
             raise GatewayError(
                 400,
-                f"{request.dimensions_name} {request.dimensions}: expected {' or '.join(map(str, dims))}, what the "
-                f"model {self.model} has",
+                f"{request.dimensions_name} {request.dimensions}: expected {shown_dims(dims)}, what the model "
+                f"{self.model} has",
                 request.dimensions_name,
                 "dimensions_not_allowed",
             )
@@ -299,7 +302,7 @@ def _bundle_of(settings: GatewaySettings) -> BundleDescription | Path | None:
         if not settings.servers or settings.bundle is not None:
             return open_bundle(settings.bundle, store)
         try:
-            return describe_server(settings.servers, space=store.space, tls=settings.server_tls)
+            return describe_server(settings.servers, space=split_space(store.space)[0], tls=settings.server_tls)
         except InputError as error:
             if error.option != "name":  # that of the server's models is the one of the space
                 raise
@@ -326,14 +329,6 @@ def _tower(part: Part) -> Tower:
 
 def _sum(vectors: NDArray[np.float32], input_: Input) -> NDArray[np.float32] | None:
     return unit_sum(vectors, np.ones(len(vectors))) if isinstance(input_, Mixed) else vectors[0]
-
-
-def _cut(vectors: NDArray[np.float32], dimensions: int | None) -> NDArray[np.float32]:
-    """Cut vectors to their first `dimensions` components and normalise them again."""
-    if dimensions is None or dimensions == vectors.shape[1]:
-        return vectors
-    cut = vectors[:, :dimensions]
-    return np.asarray(cut / np.linalg.norm(cut, axis=1, keepdims=True), np.float32)
 
 
 def _of_item(error: ItemError, place: str, code: str) -> GatewayError:

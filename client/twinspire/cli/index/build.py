@@ -21,11 +21,12 @@ if TYPE_CHECKING:
     from twinspire.index.ann.reports import BuildReport, Calibration
 
 _SPEC_HELP = (
-    "What to build. Families: flat (exact), ivf (lists), hnsw (graph); on a GPU cagra, gpu-flat, gpu-ivf. After the "
-    "family: a code (ivf,sq8 hnsw,sq8 ivf,pq64 ivf,pq128x4) and options (nlist=1024, m=32); before it: a "
-    "projection (pca256,hnsw). auto: flat below 100,000 items, above ivf with the longest codes that fit --memory."
+    "What to build. Families: flat (exact), ivf (lists), hnsw (graph), binary (one bit a number); on a GPU cagra, "
+    "gpu-flat, gpu-ivf. After the family: a code (ivf,sq8 hnsw,sq8 ivf,pq64 ivf,pq128x4) and options (nlist=1024, "
+    "m=32); before it: a projection (pca256,hnsw). auto: flat below 100,000 items, above ivf with the longest codes "
+    "that fit --memory."
 )
-_COMPLETED_SPECS = completing("auto", "flat", "ivf", "ivf,sq8", "ivf,pq64", "hnsw", "hnsw,sq8")
+_COMPLETED_SPECS = completing("auto", "flat", "ivf", "ivf,sq8", "ivf,pq64", "hnsw", "hnsw,sq8", "binary")
 _MEMORY_HELP = "Memory that auto may use, in MiB; default: half of the free memory."
 _QUERIES_HELP = (
     "Queries to tune for: a text file with one on each line, encoded with the bundle, or an .npy file of "
@@ -107,8 +108,9 @@ def tune(
             }
         )
         return
+    factor = f", rescore factor {report.rescore_factor}" if report.rescore_factor else ""
     typer.echo(
-        f"{stats.spec}: effort {report.effort}, rescore factor {report.rescore_factor}: recall@{report.k} "
+        f"{stats.spec}: effort {report.effort}{factor}: recall@{report.k} "
         f"{report.recall:.3f} on {report.queries:,} queries, {report.query_ms:.3f} ms a query "
         f"(exact: {report.exact_query_ms:.3f} ms)"
     )

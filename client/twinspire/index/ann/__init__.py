@@ -6,6 +6,7 @@ Which row of a vector file belongs to which item, and what is stored on disk, is
 from __future__ import annotations
 
 from twinspire.index.ann.ann_index import AnnIndex
+from twinspire.index.ann.binary_family import Binary
 from twinspire.index.ann.codes import Cost
 from twinspire.index.ann.cost_model import EXACT_BELOW, Prediction, Speed, choose, measured_speed, predict
 from twinspire.index.ann.faiss_families import Ivf
@@ -25,6 +26,7 @@ from twinspire.index.ann.gpu_families import OnGpu
 __all__ = [
     "EXACT_BELOW",
     "AnnIndex",
+    "Binary",
     "Cost",
     "IndexFamily",
     "IndexSpec",

@@ -18,6 +18,7 @@ from twinspire.index.vectors import Vectors
 from twinspire.similarity import vectors_per_item
 
 _OVERFETCH = 1.5  # times the results expected to be dropped by a filter that the family does not apply
+_RESULTS_OF_EFFORT = 10  # that an effort in candidates is for
 _OUTGROWN = 4.0
 _PARTS_PER_THREAD = 4  # so that a thread whose core is taken away does less
 _RESCORED_BYTES = 16 << 20
@@ -107,8 +108,10 @@ class AnnIndex:
         factor = self.spec.default_rescore_factor if rescore_factor is None else rescore_factor
         several = self.vectors_per_item
         wanted = k * factor if self.spec.is_lossy else k
+        if family.effort_is_candidates:
+            wanted = max(k, math.ceil(effort * max(1, k / _RESULTS_OF_EFFORT)))
         if several > 1:
-            wanted = k * max(factor, _MINIMUM_FACTOR_OF_SEVERAL)
+            wanted = max(wanted, k * max(factor, _MINIMUM_FACTOR_OF_SEVERAL))
         candidates = min(wanted * several, max(1, len(self.index)))
         if selection is not None:
             share = max(selection.share, 1e-6)

@@ -47,8 +47,9 @@ def calibrated(ann: AnnIndex, vectors: Vectors, groups: list[QueryGroup]) -> Cal
         effort=found.effort,
         effort_name=ann.spec.family.effort_name,
         lists=ann.index.lists,
-        rescore_factor=found.rescore_factor if ann.spec.is_lossy else 0,
+        rescore_factor=found.rescore_factor if ann.spec.has_rescore_factor else 0,
         measured=group_recalls(groups, found),
+        effort_is_candidates=ann.spec.family.effort_is_candidates,
     )
 
 

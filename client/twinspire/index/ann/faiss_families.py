@@ -134,7 +134,7 @@ class FaissFamily(IndexFamily):
             sample = transform.apply(sample)
         core = self._empty_core(sample.shape[1], count, seed)
         core.train(sample)
-        return _chained(chain, core)
+        return chained(chain, core)
 
 
 @register
@@ -274,7 +274,7 @@ def _projection(sample: NDArray[np.float32], width: int) -> list[Any]:
     return [linear, faiss.NormalizationTransform(width, 2.0)]
 
 
-def _chained(chain: list[Any], core: Any) -> Any:  # noqa: ANN401
+def chained(chain: list[Any], core: Any) -> Any:  # noqa: ANN401
     """Return `core` behind the transformations of `chain`."""
     if not chain:
         return core

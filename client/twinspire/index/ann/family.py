@@ -1,7 +1,8 @@
 """Families of indexes, and the specs that name them: strings such as `pca256,ivf,pq64` and `hnsw,sq8,m=32`.
 
-A family is one class: flat, lists (IVF), graphs (HNSW), those of a GPU, or another library's. A new one subclasses
-`IndexFamily`, is decorated with `register`, and can then be named in every spec string; nothing else changes.
+A family is one class: flat, lists (IVF), graphs (HNSW), binary codes, those of a GPU, or another library's. A new one
+subclasses `IndexFamily`, is decorated with `register`, and can then be named in every spec string; nothing else
+changes.
 
 A spec string is a list of words with commas between: optionally `pcaN`, which projects vectors to N dimensions, then
 the family, then how vectors are coded (`sq8`, `pqM`, `pqMx4`), then options. A coded or projected index finds
@@ -105,6 +106,12 @@ class IndexFamily(ABC):
     """Whether more effort finds more."""
     effort_name: ClassVar[str] = "effort"
     """The library's own name of the effort, such as nprobe."""
+    effort_is_candidates: ClassVar[bool] = False
+    """Whether the effort is the number of candidates that are rescored: for up to 10 results, in proportion for more.
+
+    Then there is no rescore factor."""
+    minimum_vectors: ClassVar[int] = 1
+    """Number of vectors below which it is of no use: exact search takes hardly longer."""
     rescore_factor: ClassVar[int] = 1
     """Default number of candidates that are rescored per result; above 1 where its scores are no inner products."""
     rescores_itself: ClassVar[bool] = False
@@ -293,7 +300,12 @@ class IndexSpec:
     @property
     def is_lossy(self) -> bool:
         """Whether the index's scores are approximate, so that candidates are rescored."""
-        return self.default_rescore_factor > 1
+        return self.family.effort_is_candidates or self.default_rescore_factor > 1
+
+    @property
+    def has_rescore_factor(self) -> bool:
+        """Whether the number of candidates to rescore follows from a factor, not from the effort."""
+        return self.is_lossy and not self.family.effort_is_candidates
 
     @property
     def default_rescore_factor(self) -> int:
@@ -311,13 +323,13 @@ class IndexSpec:
             self.code.check(self.width(dim))
 
     def require_vectors(self, count: int) -> None:
-        """Raise `InputError` where `count` vectors are too few to train it."""
-        trained = 1 if self.code is None else self.code.minimum_vectors
-        minimum = max(trained, self.pca or 1, self.family.list_count(self, count) or 1)
+        """Raise `InputError` where `count` vectors are too few to train it, or for it to be of use."""
+        coded = 1 if self.code is None else self.code.minimum_vectors
+        minimum = max(self.family.minimum_vectors, coded, self.pca or 1, self.family.list_count(self, count) or 1)
         if count < minimum:
             raise InputError(
-                f"an index {self} needs at least {minimum} vectors to be trained, got {count}: "
-                "search exactly (flat) until there are more"
+                f"an index {self} needs at least {minimum} vectors, got {count}: search exactly (flat) until there are "
+                "more"
             )
 
     def width(self, dim: int) -> int:

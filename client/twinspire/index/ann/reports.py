@@ -21,8 +21,9 @@ class GroupRecall:
 class Calibration:
     """Setting that a build chose for searches, and what it was measured on.
 
-    `effort` is nprobe of `lists`, or efSearch of a graph, as `effort_name` says. `rescore_factor` is the number of
-    candidates rescored per result, 0 for an index that holds the vectors themselves.
+    `effort` is nprobe of `lists`, efSearch of a graph or the number of candidates to rescore, as `effort_name` says.
+    `rescore_factor` is the number of candidates rescored per result, 0 for an index that holds the vectors themselves
+    and for one where `effort_is_candidates`.
     """
 
     target: float
@@ -32,6 +33,7 @@ class Calibration:
     lists: int | None
     rescore_factor: int
     measured: tuple[GroupRecall, ...]
+    effort_is_candidates: bool = False
 
     @property
     def recall(self) -> float:
@@ -46,7 +48,7 @@ class Calibration:
     @property
     def rescored_candidates(self) -> int:
         """Number of candidates rescored for k results."""
-        return self.k * self.rescore_factor
+        return self.effort if self.effort_is_candidates else self.k * self.rescore_factor
 
     @property
     def query_ms(self) -> float:
@@ -74,7 +76,10 @@ class BuildReport:
 
 @dataclass(frozen=True, slots=True)
 class TuneReport:
-    """Setting that `tune` stored, its recall@k on the queries, and the time of a query in a batch of all."""
+    """Setting that `tune` stored, its recall@k on the queries, and the time of a query in a batch of all.
+
+    `rescore_factor` is 0 where the effort is the number of candidates.
+    """
 
     effort: int
     rescore_factor: int

@@ -123,7 +123,7 @@ def best_setting(ann: AnnIndex, vectors: Vectors, groups: Sequence[QueryGroup], 
 
 def _rescore_factors(spec: IndexSpec) -> tuple[int, list[int], list[int]]:
     """Return the factor to try first, those to try where no effort is enough with it, and where one is."""
-    if not spec.is_lossy:
+    if not spec.has_rescore_factor:
         return 1, [], []
     fine = spec.code is not None and spec.code.keeps_order and spec.pca is None
     first = _FIRST_FACTOR_OF_FINE_CODES if fine else _FIRST_FACTOR

@@ -12,6 +12,7 @@ from typing import Any, Self, TypeVar
 from fastapi import Request
 
 from twinspire import AsyncClient, Client
+from twinspire._dims import split_space
 from twinspire.cli.bundles import open_bundle
 from twinspire.cli.index.shared import exists
 from twinspire.errors import IndexStoreError, TwinspireError
@@ -107,9 +108,10 @@ class SearchService:
 
     def _encoder(self, store: VectorStore) -> IndexEncoder:
         """Return what encodes for an open store. Called in a thread, at the start and after each switch."""
-        if store.space == self.client.space:
-            return IndexEncoder(self.client, store)
+        model, dim = split_space(store.space)
         try:
+            if model == self.client.space:
+                return IndexEncoder(self.client.cut_to(dim), store)
             client = self._wait(self._other_client, store)
         except TwinspireError as error:
             raise GatewayError(
@@ -128,14 +130,21 @@ class SearchService:
 
     async def _other_client(self, store: VectorStore) -> AsyncClient:
         """Open the client of a store of another space than the embedder's."""
+        model, dim = split_space(store.space)
         servers, tls, limits = self.settings.servers, self.settings.server_tls, self.embedder.client.limits
         decode = self.settings.decode
         if not servers:
             bundle = await asyncio.to_thread(open_bundle, None, store)
-            return await AsyncClient.local(bundle, decode=decode, limits=limits)
-        described = await asyncio.to_thread(describe_server, servers, space=store.space, tls=tls)
+            return await AsyncClient.local(bundle, dim=dim, decode=decode, limits=limits)
+        described = await asyncio.to_thread(describe_server, servers, space=model, tls=tls)
         return await AsyncClient.connect(
-            servers, described, tls=tls, decode=decode, limits=limits, deadline_s=self.settings.safety.deadline
+            servers,
+            described,
+            dim=dim,
+            tls=tls,
+            decode=decode,
+            limits=limits,
+            deadline_s=self.settings.safety.deadline,
         )
 
     def _wait(self, function: Callable[..., Coroutine[Any, Any, _Result]], *args: object) -> _Result:

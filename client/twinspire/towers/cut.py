@@ -1,0 +1,85 @@
+"""Towers whose embeddings are cut to fewer numbers, for models that were trained for it (see `twinspire._dims`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twinspire._dims import cut_space, cut_vectors
+from twinspire.towers.protocol import AsyncTowers, Towers
+from twinspire.towers.triton import ClientCounters
+
+
+class CutTowers:
+    """`Towers` over `whole` ones. Closing either closes both."""
+
+    def __init__(self, whole: Towers, dim: int) -> None:
+        self.whole = whole
+        self.dim = dim
+        self.space = cut_space(whole.space, dim)
+
+    def __repr__(self) -> str:
+        return repr(self.whole)
+
+    @property
+    def context_length(self) -> int:
+        """The most token ids that one text may have, start and end included."""
+        return self.whole.context_length
+
+    @property
+    def counters(self) -> ClientCounters | None:
+        """The counters of servers and fallback; None where there is no server."""
+        counters: ClientCounters | None = getattr(self.whole, "counters", None)
+        return counters
+
+    def encode_images(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Encode as `Towers.encode_images` does, and cut."""
+        return cut_vectors(self.whole.encode_images(images), self.dim)
+
+    def encode_texts(self, sequences: Sequence[NDArray[np.int32]]) -> NDArray[np.float32]:
+        """Encode as `Towers.encode_texts` does, and cut."""
+        return cut_vectors(self.whole.encode_texts(sequences), self.dim)
+
+    def encode_audio(self, spectrograms: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Encode as `Towers.encode_audio` does, and cut."""
+        return cut_vectors(self.whole.encode_audio(spectrograms), self.dim)
+
+    def close(self) -> None:
+        """Close the whole towers."""
+        self.whole.close()
+
+
+class AsyncCutTowers:
+    """`AsyncTowers` over `whole` ones. Closing either closes both."""
+
+    def __init__(self, whole: AsyncTowers, dim: int) -> None:
+        self.whole = whole
+        self.dim = dim
+        self.space = cut_space(whole.space, dim)
+
+    def __repr__(self) -> str:
+        return repr(self.whole)
+
+    @property
+    def counters(self) -> ClientCounters | None:
+        """The counters of servers and fallback; None where there is no server."""
+        counters: ClientCounters | None = getattr(self.whole, "counters", None)
+        return counters
+
+    async def encode_images(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Encode as `AsyncTowers.encode_images` does, and cut."""
+        return cut_vectors(await self.whole.encode_images(images), self.dim)
+
+    async def encode_texts(self, sequences: Sequence[NDArray[np.int32]]) -> NDArray[np.float32]:
+        """Encode as `AsyncTowers.encode_texts` does, and cut."""
+        return cut_vectors(await self.whole.encode_texts(sequences), self.dim)
+
+    async def encode_audio(self, spectrograms: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Encode as `AsyncTowers.encode_audio` does, and cut."""
+        return cut_vectors(await self.whole.encode_audio(spectrograms), self.dim)
+
+    async def close(self) -> None:
+        """Close the whole towers."""
+        await self.whole.close()
