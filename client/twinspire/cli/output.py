@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from twinspire.cli.shared import check_destination, print_json, printable, shortened
+from twinspire.cli.shared import SHEET_SUFFIXES, check_destination, print_json, printable, shortened
 from twinspire.errors import InputError
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ _CSV_HELP = (
     "a formula starts with an apostrophe."
 )
 CsvOption = Annotated[bool, typer.Option("--csv", help=_CSV_HELP)]
-SheetOption = Annotated[Path | None, typer.Option("--sheet", help="Write the hits as pictures to this PNG.")]
+SheetOption = Annotated[Path | None, typer.Option("--sheet", help="Write the hits as pictures to this PNG or JPEG.")]
 
 CSV_COLUMNS = ("rank", "score", "probability", "uri", "id", "kind", "caption", "parts")
 """Columns of every CSV of hits, followed by one for each metadata key that a hit has."""
@@ -54,7 +54,7 @@ def check_output(*, as_json: bool = False, as_csv: bool = False, sheet: Path | N
     if as_json and as_csv:
         raise InputError("--json and --csv exclude each other: both print to standard output", option="--csv")
     if sheet is not None:
-        check_destination(sheet, "the contact sheet", suffix=".png")
+        check_destination(sheet, "the contact sheet", suffixes=SHEET_SUFFIXES)
 
 
 def show(results: Results, *, as_json: bool = False, as_csv: bool = False, sheet: Path | None = None) -> None:
