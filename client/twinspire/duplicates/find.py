@@ -12,19 +12,11 @@ from twinspire._arguments import as_finite, as_whole, naming
 from twinspire.duplicates.components import Components
 from twinspire.duplicates.correlation import correlations
 from twinspire.duplicates.files import ImageFile, read_files
-from twinspire.duplicates.neighbours import (
-    NEIGHBOURS,
-    ROUNDING,
-    Pairs,
-    candidate_pairs,
-    pair_similarities,
-    pairs_of,
-    unit_rows,
-)
+from twinspire.duplicates.neighbours import NEIGHBOURS, Pairs, candidate_pairs, pair_similarities, pairs_of
 from twinspire.duplicates.report import DuplicateGroup, DuplicateImage, DuplicateReport, UnreadableImage
 from twinspire.errors import IndexStoreError, InputError
 from twinspire.images import ImageLimits
-from twinspire.similarity import similarities
+from twinspire.similarity import ROUNDING, similarities, unit_rows
 from twinspire.stores import ItemKind, VectorStore
 
 DEFAULT_THRESHOLD = 0.7

@@ -15,8 +15,6 @@ NEIGHBOURS = 16
 _QUERIES = 1024  # vectors in one search
 # A store takes vectors whose length differs by 1e-3 from 1, and may keep them as float16.
 _TOLERANCE = 2.5e-3
-ROUNDING = 1e-6
-"""What a cosine of unit vectors may miss 1 by."""
 
 Pairs = NDArray[np.int64]
 """(P, 2) int64, the smaller id first."""
@@ -62,12 +60,6 @@ def pairs_of(store: VectorStore, number: int, threshold: float, neighbours: int)
 
 def _near(hits: Sequence[Hit], threshold: float) -> list[int]:
     return [hit.id for hit in hits if hit.score >= threshold - _TOLERANCE]
-
-
-def unit_rows(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return vectors (N, D) or (N, Q, D) at length 1 to the precision of float32."""
-    unit: NDArray[np.float32] = vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
-    return unit
 
 
 def pair_similarities(left: NDArray[np.float32], right: NDArray[np.float32]) -> NDArray[np.float32]:
