@@ -73,7 +73,7 @@ def search(
     ] = False,
     group_threshold: Annotated[
         float | None,
-        typer.Option(help="Minimum cosine of two near-equal hits, 0 to 1; default 0.95. Implies --group."),
+        typer.Option(help="Minimum cosine of two near-equal hits, 0 to 1; default 0.98. Implies --group."),
     ] = None,
     templates: TemplatesOption = None,
     synonyms: Annotated[

@@ -10,18 +10,21 @@ Implementation and Benchmarking of Perceptual Image Hash Functions, 2010), is sm
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from twinspire._cores import usable_cores
+
 THUMBNAIL = 48
 """Side of a stored thumbnail, in pixels."""
 _SIDE = 32  # at which pictures are compared
 _CROPPED_SIDES = range(27, _SIDE + 1)  # of a picture that is a crop of another: up to 16% of a side is missing
 _BLUR = 2  # radius of the local mean, in pixels of `_SIDE`
-_PAIRS_AT_ONCE = 256
+_PAIRS_AT_ONCE = 128
 # Mean square of a picture without its local mean, below which it has no structure to compare: rounding leaves 0.1.
 _FLAT = 0.25
 
@@ -43,10 +46,19 @@ def correlations(left: Thumbnails, right: Thumbnails) -> NDArray[np.float32]:
     picture with 0.
     """
     found = np.empty(len(left), np.float32)
-    for start in range(0, len(left), _PAIRS_AT_ONCE):
+
+    def compare(start: int) -> None:
         some = slice(start, start + _PAIRS_AT_ONCE)
         one, other = left[some].astype(np.float32), right[some].astype(np.float32)
         found[some] = np.maximum(_as_crop(one, other), _as_crop(other, one))
+
+    starts = range(0, len(left), _PAIRS_AT_ONCE)
+    if len(starts) <= 1:
+        for start in starts:
+            compare(start)
+    else:  # NumPy releases the GIL
+        with ThreadPoolExecutor(usable_cores(), "twinspire-duplicates") as executor:
+            list(executor.map(compare, starts))
     return found
 
 

@@ -19,7 +19,7 @@ from twinspire.images import ImageLimits
 from twinspire.similarity import ROUNDING, similarities, unit_rows
 from twinspire.stores import ItemKind, VectorStore
 
-DEFAULT_THRESHOLD = 0.7
+DEFAULT_THRESHOLD = 0.6
 """Minimum cosine, chosen by `twinspire bench search` on generated scenes."""
 DEFAULT_MIN_CORRELATION = 0.84
 """Minimum correlation of pixels, chosen by `twinspire bench search` on generated scenes."""

@@ -9,7 +9,7 @@ import numpy as np
 from twinspire.similarity import ROUNDING, similarities, unit_rows
 from twinspire.stores import ItemKind, VectorStore
 
-DEFAULT_GROUP = 0.95
+DEFAULT_GROUP = 0.98
 """Minimum cosine of two near-equal hits, chosen by `twinspire bench search` on generated scenes."""
 _AT_ONCE = 256
 

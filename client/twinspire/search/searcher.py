@@ -110,7 +110,7 @@ class Searcher:
         then considers the best 10,000 by BM25. `effort` is how thoroughly an approximate index is searched.
 
         `group` shows one of each group of near-equal hits of one kind: the best, with the ids of the others in
-        `SearchHit.similar`. It is the minimum cosine of their vectors, 0 to 1; True: the default, 0.95. Files are not
+        `SearchHit.similar`. It is the minimum cosine of their vectors, 0 to 1; True: the default, 0.98. Files are not
         compared, unlike in `twinspire.duplicates`. There are `k` hits still: where groups are few, more hits are
         ranked, up to 10,000, and `similar` has those among the hits that were ranked. Grouping comes after `boosts`,
         `pins` and `min_score` and before `diversify`, and `offset` counts groups.

@@ -32,7 +32,7 @@ _SHOWN_UNREADABLE = 20
 def duplicates(
     index: StoreArgument,
     threshold: Annotated[
-        float | None, typer.Option(help="Minimum cosine of two pictures' vectors, 0 to 1; default 0.7.")
+        float | None, typer.Option(help="Minimum cosine of two pictures' vectors, 0 to 1; default 0.6.")
     ] = None,
     min_correlation: Annotated[
         float | None, typer.Option(help="Minimum correlation of their pixels, 0 to 1; default 0.84.")

@@ -71,7 +71,7 @@ _SCHEMA = {
             "minimum": 0,
             "maximum": 1,
             "description": "One of each group of near-equal hits, with the ids of the others in `similar`: the minimum "
-            "cosine of two hits' vectors; true: the default, 0.95.",
+            "cosine of two hits' vectors; true: the default, 0.98.",
         },
     },
 }
