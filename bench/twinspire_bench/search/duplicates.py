@@ -1,10 +1,10 @@
 """Precision and recall of groups of near-equal images, and the thresholds that suit them.
 
 Pairs of images are counted: precision is the share of the pairs in one group that show one picture, recall the share of
-the pairs that show one picture and are in one group. Intervals are a bootstrap over scenes, each with its copies and the
-images beside it. The defaults of the product are measured as they are; of every method, the thresholds with the largest
-F1 on scenes of another seed. Of vectors alone, as a grouped search compares them, those with the largest F0.5 as well,
-in which precision counts double: a search that hides another picture is worse than one that shows a copy.
+the pairs that show one picture and are in one group. Intervals are a bootstrap over scenes, each with its copies and
+the images beside it. The defaults of the product are measured as they are; of every method, the thresholds with the
+largest F1 on scenes of another seed. Of vectors alone, as a grouped search compares them, those with the largest F0.5
+as well, in which precision counts double: to hide another picture is worse than to show a copy.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """pHash: a hash of 64 bits of an image's low frequencies, what other tools find near-equal images by.
 
-Zauner, Implementation and Benchmarking of Perceptual Image Hash Functions, 2010, section 3.2.1, as the package ImageHash
-computes it: grey, 32 x 32 pixels, discrete cosine transform, the 8 x 8 lowest frequencies against their median.
+Zauner, Implementation and Benchmarking of Perceptual Image Hash Functions, 2010, section 3.2.1, as the package
+ImageHash computes it: grey, 32 x 32 pixels, discrete cosine transform, the 8 x 8 lowest frequencies against their
+median.
 """
 
 from __future__ import annotations
@@ -10,10 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-BITS = 64
 _SIDE, _KEPT = 32, 8
-# The rows of DCT-II, unscaled: a factor for each row would not change which values are above the median of all by much,
-# and ImageHash applies none.
+# The rows of DCT-II without scaling, as ImageHash has them.
 _COSINES = np.cos(np.pi * np.arange(_KEPT)[:, None] * (2 * np.arange(_SIDE) + 1) / (2 * _SIDE))  # (8, 32)
 
 

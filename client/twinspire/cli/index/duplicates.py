@@ -71,7 +71,7 @@ def duplicates(
             limits=limits,
             on_progress=progress.update,
         )
-    if sheet is not None and report.groups:
+    if sheet is not None:
         _write_sheet(report, sheet)
     if as_json:
         print_index_json(index, report.to_dict())
@@ -154,8 +154,6 @@ def _size(image: DuplicateImage) -> str:
 def _print_summary(report: DuplicateReport, sheet: Path | None) -> None:
     if not report.groups:
         typer.echo(f"no near-equal pictures among {report.images:,}", err=True)
-        if sheet is not None:
-            typer.echo(f"no contact sheet was written to {printable(sheet)}: there are no groups", err=True)
         return
     groups = f"{len(report.groups):,} group{'' if len(report.groups) == 1 else 's'}"
     copies = f"{report.redundant:,} cop{'y' if report.redundant == 1 else 'ies'}"
@@ -175,6 +173,9 @@ def _print_unreadable(report: DuplicateReport) -> None:
 def _write_sheet(report: DuplicateReport, sheet: Path) -> None:
     from twinspire.contact_sheet import SheetRow, contact_sheet, missing_font_note
 
+    if not report.groups:
+        typer.echo(f"note: no contact sheet is written to {printable(sheet)}, as there are no groups", err=True)
+        return
     rows = []
     for number, group in enumerate(report.groups[:_SHEET_GROUPS], start=1):
         title = f"{number}. {_title(group)}"
