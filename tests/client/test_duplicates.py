@@ -109,6 +109,21 @@ def test_a_batch_gives_what_single_pairs_give() -> None:
     assert len(correlations(thumbnails[:0], other[:0])) == 0
 
 
+def test_a_minimum_changes_nothing_above_it() -> None:
+    """Pairs that reach the minimum have the same correlation as without one; the others stay below it."""
+    random = np.random.default_rng(1)
+    pictures = [picture(seed) for seed in range(200)]
+    crops = []
+    for image in pictures:
+        left, top, right, bottom = random.integers(0, 28, 4)
+        crops.append(image.crop((left, top, 192 - right, 192 - bottom)))
+    one, other = (np.stack([thumbnail_of(image) for image in images]) for images in (pictures, crops))
+    exact, found = correlations(one, other), correlations(one, other, minimum=0.84)
+    assert 20 < (exact >= 0.84).sum() < 200
+    np.testing.assert_array_equal(found >= 0.84, exact >= 0.84)
+    np.testing.assert_allclose(found[exact >= 0.84], exact[exact >= 0.84], atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("change", "is_copy"),
     [

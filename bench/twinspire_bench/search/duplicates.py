@@ -34,7 +34,7 @@ from twinspire.search.grouping import DEFAULT_GROUP, grouped
 from twinspire.similarity import similarities
 from twinspire_bench.search.copies import Change, SceneFile, write_copies
 from twinspire_bench.search.perceptual_hash import hash_of
-from twinspire_eval.statistics import Estimate, interval
+from twinspire_eval.statistics import Estimate, Statistic, interval, statistic_of
 
 PRODUCT = "index duplicates"
 SEARCH = "search --group"
@@ -201,17 +201,23 @@ def _scores(
     counts = _counts(files, labels)
     originals = {file.picture: place for place, file in enumerate(files) if file.change is None}
     is_found = [labels[place] == labels[originals[file.picture]] for place, file in enumerate(files)]
+
+    def estimate(of: Statistic) -> Estimate:
+        return Estimate(statistic_of(counts, of), interval(counts, of))
+
     return GroupScores(
         cosine,
         minimum,
-        *(Estimate(float(of(counts[None])[0]), interval(counts, of)) for of in (_precision, _recall, _f_measure)),
-        {
+        precision=estimate(_precision),
+        recall=estimate(_recall),
+        f1=estimate(_f_measure),
+        by_change={
             change: float(
                 np.mean([found for file, found in zip(files, is_found, strict=True) if file.change is change])
             )
             for change in Change
         },
-        took_s,
+        took_s=took_s,
     )
 
 

@@ -22,7 +22,11 @@ from twinspire._cores import usable_cores
 THUMBNAIL = 48
 """Side of a stored thumbnail, in pixels."""
 _SIDE = 32  # at which pictures are compared
-_CROPPED_SIDES = range(27, _SIDE + 1)  # of a picture that is a crop of another: up to 16% of a side is missing
+_SIDES = range(27, _SIDE + 1)  # of a picture that is a crop of another: up to 16% of a side is missing
+# A quarter of the windows, compared first. For 99% of the crops of generated scenes their best correlation is less than
+# 0.15 below that of all windows, and most pairs of different pictures are out of reach after a third of the time.
+_COARSE_SIDES = range(28, _SIDE + 1, 2)
+_COARSE_MARGIN = 0.25
 _BLUR = 2  # radius of the local mean, in pixels of `_SIDE`
 _PAIRS_AT_ONCE = 128
 # Mean square of a picture without its local mean, below which it has no structure to compare: rounding leaves 0.1.
@@ -38,19 +42,24 @@ def thumbnail_of(image: Image.Image) -> Thumbnails:
     return np.asarray(small.convert("L"), np.uint8)
 
 
-def correlations(left: Thumbnails, right: Thumbnails) -> NDArray[np.float32]:
+def correlations(left: Thumbnails, right: Thumbnails, *, minimum: float = -1) -> NDArray[np.float32]:
     """Return the correlation of each pair of thumbnails, (N, 48, 48) uint8 each, as (N,) float32, -1 to 1.
 
     It is the largest of those of the whole pictures and of either with each crop of the other that leaves out up to 16%
     of the width and height. Two pictures without structure, such as blank pages, correlate with 1, one with another
-    picture with 0.
+    picture with 0. A pair that is far below `minimum` in a quarter of the windows is not compared in the others, and
+    has the largest correlation of those.
     """
     found = np.empty(len(left), np.float32)
 
     def compare(start: int) -> None:
         some = slice(start, start + _PAIRS_AT_ONCE)
         one, other = left[some].astype(np.float32), right[some].astype(np.float32)
-        found[some] = np.maximum(_as_crop(one, other), _as_crop(other, one))
+        best = _largest(one, other, _COARSE_SIDES)
+        near = best >= minimum - _COARSE_MARGIN
+        if near.any():
+            best[near] = np.maximum(best[near], _largest(one[near], other[near], _SIDES))
+        found[some] = best
 
     starts = range(0, len(left), _PAIRS_AT_ONCE)
     if len(starts) <= 1:
@@ -62,14 +71,19 @@ def correlations(left: Thumbnails, right: Thumbnails) -> NDArray[np.float32]:
     return found
 
 
-def _as_crop(crops: NDArray[np.float32], whole: NDArray[np.float32]) -> NDArray[np.float32]:
+def _largest(left: NDArray[np.float32], right: NDArray[np.float32], sides: range) -> NDArray[np.float32]:
+    """Return the largest correlation of each pair, either as a crop of the other, over windows of these sides, (N,)."""
+    return np.maximum(_as_crop(left, right, sides), _as_crop(right, left, sides))
+
+
+def _as_crop(crops: NDArray[np.float32], whole: NDArray[np.float32], sides: range) -> NDArray[np.float32]:
     """Return the largest correlation of each of `crops` (N, 48, 48) with a window of `whole` (N, 48, 48), (N,)."""
     full = _without_local_mean(_resized(whole, _SIDE, _SIDE))  # (N, 32, 32)
     sums, squares = _integral(full), _integral(full * full)  # (N, 33, 33)
     best = np.full(len(crops), -1, np.float32)
-    for height in _CROPPED_SIDES:
+    for height in sides:
         rows = np.matmul(_weights(height), crops)  # (N, height, 48)
-        for width in _CROPPED_SIDES:
+        for width in sides:
             template = _without_local_mean(np.matmul(rows, _weights(width).T))  # (N, height, width)
             template -= template.mean(axis=(1, 2), keepdims=True)
             energy = np.einsum("nhw,nhw->n", template, template)

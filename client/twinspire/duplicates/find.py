@@ -178,7 +178,7 @@ class _Search:
                 pairs.append(thumbnails)
         if pairs:
             both = np.array(pairs, np.uint8)  # (P, 2, 48, 48)
-            found[places] = correlations(both[:, 0], both[:, 1])
+            found[places] = correlations(both[:, 0], both[:, 1], minimum=self._min_correlation or 0)
         return found
 
     def _are_alike(self, found: NDArray[np.float32]) -> NDArray[np.bool_]:
