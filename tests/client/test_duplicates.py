@@ -237,6 +237,16 @@ def test_a_file_that_is_gone_is_compared_by_vector_alone(make: Callable[..., Ind
     assert report.read == 1
 
 
+def test_without_files_metadata_says_which_is_the_best(tmp_path: Path) -> None:
+    """Of images whose files are gone the one is best that had the most pixels when it was added."""
+    vectors = np.repeat(random_vectors(1, dim=DIM), 3, axis=0)
+    sizes = [{}, {"width": 30, "height": 20, "bytes": 9}, {"width": 20, "height": 30, "bytes": 99}]
+    with Index.create(tmp_path / "index", space=SPACE, dim=DIM) as index:
+        items = [Item(f"/gone/{number}.png", "image", metadata=size) for number, size in enumerate(sizes)]
+        index.add(vectors, items, space=SPACE)
+        assert ids_of(find_duplicates(index)) == [[2, 0, 1]]
+
+
 def test_texts_are_left_out(make: Callable[..., Index]) -> None:
     """A text with the vector of an image is in no group, nor are two equal texts."""
     vectors = np.repeat(random_vectors(1, dim=DIM), 5, axis=0)

@@ -31,9 +31,13 @@ class ImageFile:
 
     @property
     def rank(self) -> tuple[bool, int, int, int]:
-        """A key to sort by: the best first."""
-        pixels = (self.width or 0) * (self.height or 0)
-        return (self.problem is not None, -pixels, -(self.size_bytes or 0), self.item.id)
+        """A key to sort by: the best first. Of a file that was not read by what the store knows of it, if anything."""
+        known = [
+            own if own is not None else self.item.metadata.get(key)
+            for own, key in ((self.width, "width"), (self.height, "height"), (self.size_bytes, "bytes"))
+        ]
+        width, height, size_bytes = (value if isinstance(value, int) else 0 for value in known)
+        return (self.problem is not None, -width * height, -size_bytes, self.item.id)
 
 
 def read_files(items: Sequence[StoredItem], limits: ImageLimits) -> Iterator[ImageFile]:

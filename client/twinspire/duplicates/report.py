@@ -32,8 +32,8 @@ class DuplicateImage:
 class DuplicateGroup:
     """Near-equal images: the best one, and those that were compared with it and are near-equal, nearest first.
 
-    The best image is the one with the most pixels, then the most bytes, then the lowest id; one whose file can be read
-    comes before one whose file cannot.
+    The best image is the one with the most pixels, then the most bytes, then the lowest id, by the metadata `width`,
+    `height` and `bytes` where the file was not read; one whose file can be read comes before one whose file cannot.
     """
 
     best: DuplicateImage
