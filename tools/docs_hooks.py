@@ -36,6 +36,7 @@ from twinspire.stores.filters import parser
 PUBLIC_PACKAGES = (
     "twinspire",
     "twinspire.bundle",
+    "twinspire.duplicates",
     "twinspire.images",
     "twinspire.index",
     "twinspire.index.ann",

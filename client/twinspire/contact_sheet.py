@@ -1,4 +1,4 @@
-"""Contact sheet: one PNG that shows queries and their hits as thumbnails."""
+"""Contact sheet: one PNG or JPEG that shows queries and their hits as thumbnails."""
 
 from __future__ import annotations
 
@@ -34,6 +34,9 @@ _TEXT_LINE = 24
 _TEXT_LINES = 8
 _TEXT_MARGIN = 14
 
+_JPEG_SUFFIXES = (".jpg", ".jpeg")
+_JPEG_QUALITY = 88
+
 _PAGE = "#f7f7f5"
 _CARD = "#e9e9e6"
 _INK = "#1c1f26"
@@ -58,7 +61,7 @@ class SheetRow:
 
 
 def contact_sheet(rows: Sequence[SheetRow], destination: str | os.PathLike[str]) -> frozenset[str]:
-    """Draw `rows` below each other and write them to `destination` as PNG, atomically.
+    """Draw `rows` below each other and write them to `destination`, atomically: JPEG for .jpg and .jpeg, else PNG.
 
     A hit whose file is missing or cannot be opened is drawn as an empty card that says so. Returns the characters of
     titles and names that no font has; the sheet says where they are missing. Raises `InputError` for no rows and
@@ -83,7 +86,10 @@ def contact_sheet(rows: Sequence[SheetRow], destination: str | os.PathLike[str])
         file_errors(f"the contact sheet cannot be written to {destination}", destination),
         atomic_file(destination) as draft,
     ):
-        page.save(draft, format="PNG", optimize=True)
+        if destination.suffix.lower() in _JPEG_SUFFIXES:
+            page.save(draft, format="JPEG", quality=_JPEG_QUALITY, optimize=True)
+        else:
+            page.save(draft, format="PNG", optimize=True)
     return frozenset().union(*(row.missing for row in drawn))
 
 

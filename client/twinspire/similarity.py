@@ -7,6 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+ROUNDING = 1e-6
+"""What the inner product of a float32 vector of length 1 with itself may differ from 1 by."""
+
 
 def similarities(left: NDArray[np.floating[Any]], right: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
     """Return the similarity of each item of `left` with each of `right`, (A, B), in their dtype.
@@ -22,6 +25,15 @@ def similarities(left: NDArray[np.floating[Any]], right: NDArray[np.floating[Any
         len(left), vectors_per_item(left), len(right), vectors_per_item(right)
     ).max(axis=(1, 3))
     return best
+
+
+def unit_rows(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return vectors (N, D) or (N, Q, D) scaled to length 1, to the precision of float32.
+
+    A store's are so within 1e-3: their inner products are cosines only after this.
+    """
+    unit: NDArray[np.float32] = vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return unit
 
 
 def vectors_per_item(embeddings: NDArray[Any]) -> int:

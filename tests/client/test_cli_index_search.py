@@ -227,7 +227,7 @@ def test_the_sheet_is_written_beside_the_hits(run: Run, photos: Path, tmp_path: 
         (["red", "-k", "-3"], "-3"),
         (["--image", "nowhere.png"], "nowhere.png"),
         (["--image", "bad.png"], "bad.png"),
-        (["red", "--sheet", "out.jpg"], "out.jpg"),
+        (["red", "--sheet", "out.gif"], "out.gif"),
         (["red", "--sheet", "nowhere/out.png"], "nowhere/out.png"),
     ],
 )

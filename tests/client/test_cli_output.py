@@ -108,7 +108,7 @@ def test_what_cannot_be_written_is_refused_first(tmp_path: Path) -> None:
     (tmp_path / "folder.png").mkdir()
     for options, message in (
         ({"as_json": True, "as_csv": True}, "--csv"),
-        ({"sheet": tmp_path / "a.jpg"}, r"\.png"),
+        ({"sheet": tmp_path / "a.gif"}, r"\.png"),
         ({"sheet": tmp_path / "no" / "a.png"}, r"/no/a\.png"),
         ({"sheet": tmp_path / "folder.png"}, "folder"),
     ):

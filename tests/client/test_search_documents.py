@@ -39,6 +39,7 @@ REQUESTS = st.builds(
     diversify=st.none() | st.floats(0, 1),
     min_score=st.none() | st.floats(-1, 1),
     effort=st.none() | st.integers(1, 2**40),
+    group=st.none() | st.booleans() | st.floats(0, 1),
 )
 JSON_TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
 METADATA = st.dictionaries(
@@ -61,6 +62,7 @@ HITS = st.builds(
     metadata=METADATA,
     parts=st.dictionaries(JSON_TEXTS, FINITE, max_size=4),
     probability=st.none() | st.floats(0, 1),
+    similar=st.lists(st.integers(0, 2**63 - 1), max_size=3).map(tuple),
 )
 RESPONSES = st.builds(
     SearchResponse,
@@ -94,6 +96,14 @@ def test_a_response_survives_json(response: SearchResponse) -> None:
     read = SearchResponse.from_dict(_through_json(document))
     assert read == response
     assert read.to_dict() == document
+
+
+def test_a_response_of_an_earlier_version_is_read() -> None:
+    """A hit without `similar` stands for itself alone."""
+    hit = SearchHit(1, 7, "/a.jpg", 0.5, ItemKind.IMAGE, None, {})
+    document = SearchResponse((hit,), Mode.VECTOR, 9).to_dict()
+    del document["hits"][0]["similar"]
+    assert SearchResponse.from_dict(document).hits == (hit,)
 
 
 def test_a_request_needs_a_query_alone() -> None:
@@ -143,6 +153,8 @@ def test_a_request_needs_a_query_alone() -> None:
         ({"min_score": -1.5}, "min_score"),
         ({"min_score": float("inf")}, "min_score"),
         ({"effort": 0}, "effort"),
+        ({"group": 2}, "group"),
+        ({"group": "true"}, "group"),
     ],
 )
 def test_a_request_names_the_key_that_is_wrong(changes: dict[str, Any], option: str) -> None:
@@ -189,6 +201,7 @@ def _hit_with(key: str, value: Any) -> Callable[[dict[str, Any]], None]:
         (_hit_with("metadata", {"a": float("inf")}), "hits[0].metadata"),
         (_hit_with("parts", {"vector": "high"}), "hits[0].parts.vector"),
         (_hit_with("probability", 1.5), "hits[0].probability"),
+        (_hit_with("similar", [1, -1]), "hits[0].similar[1]"),
     ],
 )
 def test_a_response_names_the_key_that_is_wrong(change: Callable[[dict[str, Any]], None], option: str) -> None:

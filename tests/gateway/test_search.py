@@ -74,6 +74,8 @@ def _scores_aside(document: dict[str, Any]) -> dict[str, Any]:
         ),
         ({"text": TEXT, "diversify": 0.7, "mode": "vector"}, [TEXT, "--diversify", 0.7, "--mode", "vector"]),
         ({"text": TEXT, "min_score": 0.9}, [TEXT, "--min-score", 0.9]),
+        ({"text": TEXT, "group": True}, [TEXT, "--group"]),
+        ({"text": TEXT, "group": 0.7, "k": 4, "offset": 2}, [TEXT, "--group-threshold", 0.7, "-k", 4, "--offset", 2]),
         ({"text": TEXT, "where": "nothing = 1"}, [TEXT, "--where", "nothing = 1"]),
     ],
 )
@@ -270,6 +272,7 @@ _KEYS = {
     "diversify": st.floats() | st.none(),
     "min_score": st.floats() | st.none(),
     "effort": st.integers() | st.none(),
+    "group": st.floats() | st.booleans() | st.none(),
     "rerank": st.booleans(),
 }
 _DOCUMENTS = st.fixed_dictionaries({}, optional={key: value | _VALUES for key, value in _KEYS.items()}) | _VALUES

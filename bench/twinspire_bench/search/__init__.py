@@ -1,3 +1,3 @@
-"""Recall of vector, keyword and hybrid search, and the cost of filters: `twinspire bench search`."""
+"""Recall of vector, keyword and hybrid search, cost of filters, groups of copies: `twinspire bench search`."""
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from twinspire_eval.smoke import smoke_option
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from twinspire_bench.search.duplicates import GroupScores
     from twinspire_bench.search.measure import Groups
     from twinspire_eval.recall import Estimate
 
@@ -24,19 +25,27 @@ def search(
     filter_items: Annotated[
         int, typer.Option(min=0, help="Number of vectors to search with filters; 0: none.")
     ] = 50_000,
+    copies: Annotated[
+        int, typer.Option(min=0, help="Number of scenes with near-equal copies to group; 0: none.")
+    ] = 200,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the record to this file.")] = None,
-    _smoke: Annotated[bool, smoke_option(count=24, filter_items=1_000)] = False,
+    _smoke: Annotated[bool, smoke_option(count=24, filter_items=1_000, copies=6)] = False,
 ) -> None:
-    """Measure the recall of vector, keyword and hybrid search, and the latency of filters.
+    """Measure the recall of vector, keyword and hybrid search, the latency of filters, and groups of copies.
 
     Generated scenes have invented names, which no model knows, in captions or file names. Queries describe an image in
     other words than its caption, with or without the name. R@k is the share of queries that find their image among the
     first k hits; below it is the difference to vector search, with 95% confidence.
+
+    Copies are scenes that were re-encoded, cropped and recoloured, beside other images of the same description. Groups
+    are right by pairs: precision and recall with 95% confidence, of the product's defaults and of the thresholds that
+    are best on another seed.
     """
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress
 
     from twinspire import Bundle, Client, sample_bundle
+    from twinspire_bench.search.duplicates import measure_duplicates
     from twinspire_bench.search.measure import measure_filters, measure_search
     from twinspire_eval.records import Record, check_record_path
     from twinspire_eval.tables import figures_console
@@ -54,18 +63,21 @@ def search(
             bar.update(task, description=stage, completed=done, total=total)
 
         rankings, times_ms = measure_search(client, count=count, seed=seed, on_progress=show_progress)
+        groups = measure_duplicates(client, count=copies, seed=seed, on_progress=show_progress) if copies else {}
     filters = measure_filters(count=filter_items, seed=seed) if filter_items else []
     console = figures_console()
     figures = _estimated(rankings)
     console.print(_recall_table(figures, times_ms, count))
     if filters:
         console.print(_filter_table(filters, filter_items))
+    if groups:
+        console.print(_groups_table(groups, copies))
     if json_file is not None:
         subject = {"bundle": opened.name, "space": opened.space}
-        parameters = {"count": count, "seed": seed, "filter_items": filter_items, "k": 10}
-        Record(
-            kind="search", parameters=parameters, results=_results(figures, times_ms, filters), subject=subject
-        ).save(json_file)
+        parameters = {"count": count, "seed": seed, "filter_items": filter_items, "copies": copies, "k": 10}
+        results = _results(figures, times_ms, filters)
+        results["groups"] = {name: scores.to_json() for name, scores in groups.items()}
+        Record(kind="search", parameters=parameters, results=results, subject=subject).save(json_file)
 
 
 Figures = dict[str, dict[tuple[str, str], tuple[dict[Any, Any], dict[Any, Any] | None]]]
@@ -121,6 +133,23 @@ def _filter_table(filters: list[dict[str, Any]], count: int) -> Any:  # noqa: AN
     for row in filters:
         name = "none" if row["share"] == 1 else f"matches {100 * row['share']:g}%"
         table.add_row(name, figure(row["kept"]), figure(float(np.median(row["latency_ms"]))), f"{row['exact']:.0%}")
+    return table
+
+
+def _groups_table(groups: Mapping[str, GroupScores], count: int) -> Any:  # noqa: ANN401 - rich's table
+    from twinspire_bench.search.copies import Change
+    from twinspire_eval.tables import MISSING, figures_table
+
+    def percent(estimate: Estimate) -> str:
+        between = estimate.interval
+        return f"{100 * estimate.value:.1f} ({100 * between.low:.1f} to {100 * between.high:.1f})"
+
+    heads = ["cosine", "second", "precision", "recall", *Change]
+    table = figures_table(["groups by"], heads, title=f"{count:,} scenes with copies, pairs in %")
+    for name, scores in groups.items():
+        second = MISSING if scores.minimum is None else f"{scores.minimum:g}"
+        changes = [f"{100 * scores.by_change[change]:.1f}" for change in Change]
+        table.add_row(name, f"{scores.cosine:g}", second, percent(scores.precision), percent(scores.recall), *changes)
     return table
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from twinspire.cli.shared import check_destination, print_json, printable, shortened
+from twinspire.cli.shared import SHEET_SUFFIXES, check_destination, print_json, printable, shortened
 from twinspire.errors import InputError
 
 if TYPE_CHECKING:
@@ -25,9 +25,9 @@ _CSV_HELP = (
     "a formula starts with an apostrophe."
 )
 CsvOption = Annotated[bool, typer.Option("--csv", help=_CSV_HELP)]
-SheetOption = Annotated[Path | None, typer.Option("--sheet", help="Write the hits as pictures to this PNG.")]
+SheetOption = Annotated[Path | None, typer.Option("--sheet", help="Write the hits as pictures to this PNG or JPEG.")]
 
-CSV_COLUMNS = ("rank", "score", "probability", "uri", "id", "kind", "caption", "parts")
+CSV_COLUMNS = ("rank", "score", "probability", "uri", "id", "kind", "caption", "parts", "similar")
 """Columns of every CSV of hits, followed by one for each metadata key that a hit has."""
 _SCORE_DIGITS = 6
 _RANKING_PARTS = frozenset({"vector", "keyword", "fused", "vector_rank", "keyword_rank"})
@@ -54,7 +54,7 @@ def check_output(*, as_json: bool = False, as_csv: bool = False, sheet: Path | N
     if as_json and as_csv:
         raise InputError("--json and --csv exclude each other: both print to standard output", option="--csv")
     if sheet is not None:
-        check_destination(sheet, "the contact sheet", suffix=".png")
+        check_destination(sheet, "the contact sheet", suffixes=SHEET_SUFFIXES)
 
 
 def show(results: Results, *, as_json: bool = False, as_csv: bool = False, sheet: Path | None = None) -> None:
@@ -115,7 +115,12 @@ def _csv_row(hit: SearchHit, columns: Mapping[str, str]) -> dict[str, Any]:
     row = hit.to_dict()
     row |= {columns[key]: value for key, value in row.pop("metadata").items()}
     parts = {name: rounded(part) for name, part in hit.parts.items()}
-    return row | {"score": rounded(hit.score), "probability": rounded(hit.probability), "parts": parts or None}
+    return row | {
+        "score": rounded(hit.score),
+        "probability": rounded(hit.probability),
+        "parts": parts or None,
+        "similar": row["similar"] or None,
+    }
 
 
 def _print_hits(title: str, response: SearchResponse) -> None:
@@ -149,6 +154,8 @@ def _described(hit: SearchHit) -> list[str | tuple[str, str]]:
             described.append(("  audio", "dim"))
         if hit.caption:
             described.append((f"  {printable(_first_line(hit.caption))}", "dim"))
+    if hit.similar:
+        described.append((f"  +{len(hit.similar):,} similar", "dim"))
     if hit.probability is not None:
         described.append((f"  p {hit.probability:.2f}", "cyan"))
     return described

@@ -68,6 +68,13 @@ def search(
         float | None,
         typer.Option(help="Minimum similarity of a hit, -1 to 1, in every mode; the part `vector` in --json."),
     ] = None,
+    group: Annotated[
+        bool, typer.Option("--group", help="Show one of each group of near-equal hits, with the ids of the others.")
+    ] = False,
+    group_threshold: Annotated[
+        float | None,
+        typer.Option(help="Minimum cosine of two near-equal hits, 0 to 1; default 0.98. Implies --group."),
+    ] = None,
     templates: TemplatesOption = None,
     synonyms: Annotated[
         Path | None, typer.Option(help="A file with synonyms for keyword search: car, automobile; tv => television.")
@@ -103,6 +110,7 @@ def search(
         pins=pin or (),
         diversify=diversify,
         min_score=min_score,
+        group=group if group_threshold is None else group_threshold,
     )
     prompts = Templates.read(templates) if templates is not None else None
     alternatives = Synonyms.read(synonyms) if synonyms is not None else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,6 +21,9 @@ BundleOption = Annotated[
 EXIT_SOME_FAILED = 3
 """Exit status of a command that failed for some files and succeeded for the others."""
 
+SHEET_SUFFIXES = (".png", ".jpg", ".jpeg")
+"""Suffixes of the files that a contact sheet may be written to."""
+
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")]
 
 
@@ -29,16 +32,15 @@ def completing(*values: str) -> Callable[[], list[str]]:
     return lambda: list(values)
 
 
-def check_destination(path: Path, what: str, *, suffix: str | None = None) -> None:
-    """Raise `InputError` for a path that is a folder, is in a missing folder, or has another suffix.
+def check_destination(path: Path, what: str, *, suffixes: Sequence[str] = ()) -> None:
+    """Raise `InputError` for a path that is a folder, is in a missing folder, or has none of `suffixes`, if any.
 
     Folders are never created: a slip in a path would leave them behind.
     """
-    if suffix is not None and path.suffix.lower() != suffix:
-        file_format = suffix.removeprefix(".").upper()
-        raise InputError(
-            f"{what} is a {file_format} file: expected a name that ends in {suffix}, got {printable(path)}", path=path
-        )
+    if suffixes and path.suffix.lower() not in suffixes:
+        *others, last = suffixes
+        expected = f"{', '.join(others)} or {last}" if others else last
+        raise InputError(f"{what}: expected a name that ends in {expected}, got {printable(path)}", path=path)
     if path.is_dir():
         raise InputError(f"{what} cannot be written to {printable(path)}: it is a folder, name a file in it", path=path)
     parent = path.absolute().parent

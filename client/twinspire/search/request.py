@@ -19,12 +19,15 @@ from twinspire._arguments import (
     shown,
 )
 from twinspire.errors import InputError
+from twinspire.search.grouping import DEFAULT_GROUP
 from twinspire.search.query import ImageResolver, Query
 from twinspire.search.response import Mode
 from twinspire.stores import Filter, ItemKind
 from twinspire.stores.validation import checked_effort, checked_k, checked_kind, checked_where, required_where
 
 _MIN_SCORE = "min_score (the inner product of the query's and the item's vector, in every mode)"
+
+_GROUP = "group (the minimum cosine of two near-equal hits, or true for the default)"
 
 _LARGEST_OFFSET = 2**40  # more than any index has: a larger one means the same
 
@@ -80,7 +83,8 @@ class SearchRequest:
     """All that one search asks; `Searcher.search` says what each argument means.
 
     A str stands for a query of plain text, for the filter or boost that it parses to, and for a member of `Mode` or
-    `ItemKind`. Raises `InputError` for anything out of range or of another type; its `option` names the argument.
+    `ItemKind`; a `group` of True for the default threshold, of False for None. Raises `InputError` for anything out of
+    range or of another type; its `option` names the argument.
     """
 
     query: Query
@@ -94,6 +98,7 @@ class SearchRequest:
     diversify: float | None = None
     min_score: float | None = None
     effort: int | None = None
+    group: float | None = None
 
     def __post_init__(self) -> None:
         checks: dict[str, Callable[[Any], Any]] = {
@@ -108,6 +113,7 @@ class SearchRequest:
             "diversify": lambda share: None if share is None else as_finite(share, "diversify", minimum=0, maximum=1),
             "min_score": lambda score: None if score is None else as_finite(score, _MIN_SCORE, minimum=-1, maximum=1),
             "effort": checked_effort,
+            "group": _group,
         }
         for name, check in checks.items():
             with naming(name):
@@ -132,6 +138,7 @@ class SearchRequest:
             "diversify": self.diversify,
             "min_score": self.min_score,
             "effort": self.effort,
+            "group": self.group,
         }
 
     @classmethod
@@ -153,6 +160,12 @@ class SearchRequest:
 
 def _unchecked(value: Any) -> Any:  # noqa: ANN401 - the class checks it
     return value
+
+
+def _group(threshold: float | None) -> float | None:
+    if threshold is None or threshold is False:
+        return None
+    return DEFAULT_GROUP if threshold is True else as_finite(threshold, _GROUP, minimum=0, maximum=1)
 
 
 def _query(query: Query | str) -> Query:

@@ -58,7 +58,7 @@ class SearchHit:
     item's vector, -1 to 1; `keyword`, BM25, above 0; `fused`, the reciprocal rank fusion, up to 1, and the ranks that
     it fuses, from 1: `vector_rank`, `keyword_rank`, `rare_rank` (by the rare words of the query); `boost FILTER`, what
     a boost added; `pinned`, 1 where a pin put the item first. `probability` is that of the similarity, where a
-    calibration is known.
+    calibration is known. `similar` are the ids of the near-equal hits that a grouped search left out, best first.
     """
 
     rank: int
@@ -70,6 +70,7 @@ class SearchHit:
     metadata: Mapping[str, Any]
     parts: Mapping[str, float] = field(default_factory=lambda: _NO_PARTS)
     probability: float | None = None
+    similar: tuple[int, ...] = ()
 
     def __repr__(self) -> str:
         return f"<SearchHit {self.id}: {self.score:.4f} {shown(self.uri)}>"
@@ -94,8 +95,9 @@ class SearchHit:
             "probability": lambda share: (
                 None if share is None else as_finite(share, "probability", minimum=0, maximum=1)
             ),
+            "similar": lambda ids: checked_array(ids, "similar", lambda number: as_whole(number, "an id", minimum=0)),
         }
-        return cls(**checked_object(document, "a hit", checks))
+        return cls(**checked_object(document, "a hit", checks, optional={"similar"}))  # older documents lack it
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -193,9 +195,10 @@ def _card(hit: SearchHit) -> str:
     shown = _text(hit.caption or "", _HTML_CHARACTERS) if is_text else _thumbnail(hit)
     caption = "" if is_text or not hit.caption else f"<div>{_text(hit.caption, _HTML_CHARACTERS)}</div>"
     name = _text(hit.uri.rpartition("/")[2], _HTML_CHARACTERS)
+    similar = f"<div>+{len(hit.similar):,} similar</div>" if hit.similar else ""
     return (
         f'<div style="{_CARD}"><div style="{_IMAGE_BOX}">{shown}</div>'
-        f"<div>{hit.rank}. <b>{hit.score:.3f}</b> {name}</div>{caption}</div>"
+        f"<div>{hit.rank}. <b>{hit.score:.3f}</b> {name}</div>{caption}{similar}</div>"
     )
 
 

@@ -24,7 +24,7 @@ from twinspire.stores import Filter, ItemKind, StoredItem, VectorStore
 
 CACHED_EMBEDDINGS = 10_000
 CACHED_HITS = 20_000
-"""Hits of all responses that are kept, with one more for each response."""
+"""Hits of all responses that are kept, near-equal ones included, with one more for each response."""
 _CACHED_RULES = 1_000
 _ATTEMPTS = 3
 
@@ -64,9 +64,7 @@ class Searcher:
         self._client = client
         self._embeddings = embeddings or LruCache[NDArray[np.float32]](CACHED_EMBEDDINGS if cache else 0)
         self._rules: LruCache[str] = LruCache(_CACHED_RULES)
-        self._responses: LruCache[SearchResponse] = LruCache(
-            CACHED_HITS if cache else 0, weigh=lambda response: 1 + len(response.hits)
-        )
+        self._responses: LruCache[SearchResponse] = LruCache(CACHED_HITS if cache else 0, weigh=_weight)
         encoder = QueryEncoder(client, templates=templates, cache=self._embeddings)
         ignored = frozenset(require_text(word, "a stop word") for word in as_list(stop_words, "stop words"))
         self._retrieval = Retrieval(encoder, index, synonyms, ignored, weights or FusionWeights())
@@ -96,6 +94,7 @@ class Searcher:
         diversify: float | None = None,
         min_score: float | None = None,
         effort: int | None = None,
+        group: float | None = None,
     ) -> SearchResponse:
         """Return the k best hits after the first `offset`.
 
@@ -110,8 +109,15 @@ class Searcher:
         the query's and the item's vector, -1 to 1, without boosts; it is the part `vector` of a hit. A keyword search
         then considers the best 10,000 by BM25. `effort` is how thoroughly an approximate index is searched.
 
+        `group` shows one of each group of near-equal hits of one kind: the best, with the ids of the others in
+        `SearchHit.similar`. It is the minimum cosine of their vectors, 0 to 1; True: the default, 0.98. Files are not
+        compared, unlike in `twinspire.duplicates`. There are `k` hits still: where groups are few, more hits are
+        ranked, up to 10,000, and `similar` has those among the hits that were ranked. Grouping comes after `boosts`,
+        `pins` and `min_score` and before `diversify`, and `offset` counts groups.
+
         Pages of one `k` are slices of one ranking while the index does not change. In a hybrid search, and with
-        `boosts` or `diversify`, that holds for the first hits (4 k, at least 100); beyond them a hit may come again.
+        `boosts`, `group` or `diversify`, that holds for the first hits (4 k, at least 100); beyond them a hit may come
+        again.
 
         Raises `InputError` as `SearchRequest` does, `ImageError`, `EngineError`, `ServerError`, `IndexStoreError`.
         """
@@ -129,6 +135,7 @@ class Searcher:
                 diversify=diversify,
                 min_score=min_score,
                 effort=effort,
+                group=group,
             )
         )
 
@@ -166,6 +173,11 @@ class Searcher:
             plan = self._retrieval.plan(request.query, request.mode, similarity=request.min_score is not None)
         ranked, items = self._found(plan, request)
         notes = self._notes_on_rules(ranked, request)
+        if ranked.groups_of is not None:
+            notes.append(
+                f"fewer groups than were asked for: the best {ranked.groups_of:,} hits were looked at, and more of "
+                "them are near-equal. A higher threshold makes more groups"
+            )
         if not ranked.ids:
             notes += self._notes_on_no_hits(plan, request, ranked, searched)
         hits = tuple(
@@ -203,6 +215,7 @@ class Searcher:
             metadata=item.metadata,
             parts=parts,
             probability=probability,
+            similar=tuple(ranked.similar.get(item.id, ())),
         )
 
     def _notes_on_no_hits(
@@ -257,6 +270,10 @@ class Searcher:
     def _reasons(self, where: Filter) -> str:
         reasons = self._index.explain_filter(where)
         return f": {'; '.join(reasons)}" if reasons else ""
+
+
+def _weight(response: SearchResponse) -> int:
+    return 1 + sum(1 + len(hit.similar) for hit in response.hits)
 
 
 def _calibration_of(client: object) -> Calibration | None:

@@ -66,11 +66,19 @@ _SCHEMA = {
         "diversify": {"type": ["number", "null"], "minimum": 0, "maximum": 1},
         "min_score": {"type": ["number", "null"], "minimum": -1, "maximum": 1},
         "effort": {"type": ["integer", "null"], "minimum": 1},
+        "group": {
+            "type": ["number", "boolean", "null"],
+            "minimum": 0,
+            "maximum": 1,
+            "description": "One of each group of near-equal hits, with the ids of the others in `similar`: the minimum "
+            "cosine of two hits' vectors; true: the default, 0.98.",
+        },
     },
 }
 _EXAMPLES = {
     "text": {"value": {"text": "a red car", "k": 10, "where": "year >= 2020"}},
     "sum": {"value": {"query": [{"text": "a beach"}, {"text": "people", "weight": -0.5}]}},
+    "one of each": {"value": {"text": "a red car", "group": True}},
     "more like an item": {"value": {"query": [{"image": "item:0"}, {"text": "at night"}], "k": 20}},
 }
 _BODY: dict[str, Any] = {

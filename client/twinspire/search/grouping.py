@@ -1,0 +1,56 @@
+"""Grouping of near-equal hits by their vectors: of each group only the best hit stays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from twinspire.similarity import ROUNDING, similarities, unit_rows
+from twinspire.stores import ItemKind, VectorStore
+
+DEFAULT_GROUP = 0.98
+"""Minimum cosine of two near-equal hits, chosen by `twinspire bench search` on generated scenes."""
+_AT_ONCE = 256
+
+
+def grouped(
+    index: VectorStore, ids: Sequence[int], threshold: float, count: int, *, kind: ItemKind | None
+) -> dict[int, list[int]]:
+    """Return the first `count` groups of `ids`, best first: the best id of each, and the others in their order.
+
+    An id joins the nearest of the ids that stand for a group where the cosine of their vectors is at least `threshold`,
+    and starts a group otherwise; only items of one kind are in a group. `kind` is that of all ids where it is known. No
+    file is read: see `twinspire.duplicates` for a comparison of pixels. Raises as `VectorStore.vectors` does.
+    """
+    groups: dict[int, list[int]] = {}
+    heads = np.empty((0, index.dim), np.float32)
+    head_kinds = np.empty(0, np.int64)
+    for start in range(0, len(ids), _AT_ONCE):
+        some = ids[start : start + _AT_ONCE]
+        kinds = _kinds(index, some, kind)
+        vectors = unit_rows(index.vectors(some))  # (n, D) or (n, Q, D)
+        places = list(range(len(heads)))  # of the heads in `known`, and of the ids that become one
+        known = np.concatenate([heads.reshape(-1, *vectors.shape[1:]), vectors])
+        known_kinds = np.concatenate([head_kinds, kinds])
+        cosines = similarities(vectors, known)  # (n, H + n)
+        cosines[kinds[:, None] != known_kinds] = -np.inf
+        names = list(groups)
+        for row, number in enumerate(some):
+            nearest = int(np.argmax(cosines[row, places])) if places else -1
+            if nearest >= 0 and cosines[row, places[nearest]] >= threshold - ROUNDING:
+                groups[names[nearest]].append(number)
+            elif len(groups) < count:
+                groups[number] = []
+                names.append(number)
+                places.append(len(heads) + row)
+        heads, head_kinds = known[places], known_kinds[places]
+    return groups
+
+
+def _kinds(index: VectorStore, ids: Sequence[int], kind: ItemKind | None) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """Return a number for the kind of each id, (N,) int64."""
+    if kind is not None:
+        return np.zeros(len(ids), np.int64)
+    numbers = {member: number for number, member in enumerate(ItemKind)}
+    return np.array([numbers[item.kind] for item in index.get(ids)], np.int64)
