@@ -1,8 +1,8 @@
 """fastembed on the bundle's fp32 engines, as models of its own.
 
-fastembed gives images as float32 (N, 3, H, W) and token ids as int64, so that a transposition and a conversion are put
-in front of the engines. Its settings are written from the bundle's; it has no images padded to a square of the model's
-size and no other rounding of crops, so that such models get other vectors.
+fastembed gives images as uint8 (N, 3, H, W), where it does not normalise them, and token ids as int64: a transposition
+and a conversion are put in front of the engines. Its settings are written from the bundle's. It neither pads images of
+a shape of their own nor rounds crops as torchvision does, so that such models get other vectors.
 """
 
 from __future__ import annotations
@@ -75,10 +75,9 @@ def _image_folder(task: dict[str, Any], work: Path) -> Path:
     name = model.graph.input[0].name
     shape = model.graph.input[0].type.tensor_type.shape
     batch, height, width, channels = ((axis.dim_param or axis.dim_value) for axis in shape.dim)
-    given = helper.make_tensor_value_info("pixels", TensorProto.FLOAT, [batch, channels, height, width])
+    given = helper.make_tensor_value_info("pixels", TensorProto.UINT8, [batch, channels, height, width])
     model.graph.input[0].CopyFrom(given)
-    model.graph.node.insert(0, helper.make_node("Cast", ["pixels"], ["pixels_uint8"], to=TensorProto.UINT8))
-    model.graph.node.insert(1, helper.make_node("Transpose", ["pixels_uint8"], [name], perm=[0, 2, 3, 1]))
+    model.graph.node.insert(0, helper.make_node("Transpose", ["pixels"], [name], perm=[0, 2, 3, 1]))
     onnx.save(model, folder / "model.onnx")
     return folder
 

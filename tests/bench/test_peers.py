@@ -1,0 +1,309 @@
+"""`twinspire bench peers` with toy peers: what is measured, flagged, and left out with its reason."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from support.commands import Ran, run_twinspire
+from twinspire.bundle import Tower
+from twinspire.cli.app import application
+from twinspire_bench.peers.catalogue import open_catalogue
+from twinspire_eval.records import Record
+
+IMAGES = 12
+TOYS = {
+    "right": ("embedding", "right"),
+    "junk": ("embedding", "junk"),
+    "other-images": ("embedding", "other images"),
+    "other-length": ("embedding", "other length"),
+    "not-finite": ("embedding", "not finite"),
+    "not-opened": ("embedding", "not opened"),
+    "crash": ("embedding", "crash"),
+    "crash-later": ("embedding", "crash in the second round"),
+    "hang": ("embedding", "hang"),
+    "full-disk": ("embedding", "full disk"),
+    "last": ("embedding", "right"),
+    "exact": ("store", "exact"),
+    "no-filter": ("store", "no filter"),
+    "ignores-filters": ("store", "ignores filters"),
+    "half": ("store", "half of the hits"),
+}
+
+
+def write_catalogue(file: Path, peers: Mapping[str, Mapping[str, Any]], environments: Mapping[str, list[str]]) -> Path:
+    """Write a catalogue of peers."""
+    lines = ["[environments]", *(f"{name} = {json.dumps(listed)}" for name, listed in environments.items())]
+    for name, fields in peers.items():
+        lines += [
+            f"[peers.{name}]",
+            *(f"{key} = {json.dumps(value)}" for key, value in fields.items() if key != "options"),
+        ]
+        lines += [f"[peers.{name}.options]", *(f"{k} = {json.dumps(v)}" for k, v in fields.get("options", {}).items())]
+    file.write_text("\n".join(lines), encoding="utf-8")
+    return file
+
+
+def toy_catalogue(file: Path) -> Path:
+    """Write the catalogue of the toys, which run in this environment."""
+    peers = {
+        name: {
+            "kind": kind,
+            "adapter": str(Path(__file__).with_name(f"toy_{kind}_peer.py")),
+            "options": {"behaviour": behaviour},
+        }
+        for name, (kind, behaviour) in TOYS.items()
+    }
+    return write_catalogue(file, peers, {})
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write images, one of which cannot be read, without captions."""
+    folder = tmp_path_factory.mktemp("photographs")
+    rng = np.random.default_rng(0)
+    for number in range(IMAGES):
+        Image.fromarray(rng.integers(0, 256, (30, 24, 3), np.uint8)).save(folder / f"{number:02}.png")
+    (folder / "damaged.png").write_bytes(b"no image")
+    return folder
+
+
+class Outcome:
+    """A run of all toys: its record, its output, and how long it took."""
+
+    def __init__(self, tiny: Any, photographs: Path, work: Path) -> None:
+        self.work = work
+        os.environ["TOY_CHILD"] = str(work / "child")
+        arguments = ["--data", photographs, "-b", tiny.bundle.path, "--catalogue", toy_catalogue(work / "toys.toml")]
+        arguments += [
+            "--peers",
+            ",".join(TOYS),
+            "--environments",
+            work / "environments",
+            "--json",
+            work / "record.json",
+        ]
+        arguments += ["--rounds", 2, "--time-limit-s", 6, "--k", 3]
+        self.result = CliRunner().invoke(application(), ["bench", "peers", *map(str, arguments)])
+        del os.environ["TOY_CHILD"]
+        assert self.result.exit_code == 0, self.result.output
+        self.record = Record.load(work / "record.json")
+        self.embedding, self.store = self.record.results["embedding"], self.record.results["store"]
+        self.reasons: dict[str, str] = self.record.results["not_measured"]
+
+
+@pytest.fixture(scope="module")
+def outcome(tiny: Any, photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    """Run the command once with every toy."""
+    return Outcome(tiny, photographs, tmp_path_factory.mktemp("peers"))
+
+
+def line_of(outcome: Outcome, name: str) -> str:
+    """Return the line of the tables, or of the list of those not measured, that is of a peer."""
+    return next(line for line in outcome.result.stdout.splitlines() if line.split() and line.split()[0] == name)
+
+
+def test_every_peer_has_a_row_or_a_reason(outcome: Outcome) -> None:
+    """Peers after a failed one are measured, and twinspire itself is a row of each kind."""
+    assert set(outcome.embedding) == {
+        "twinspire",
+        "right",
+        "junk",
+        "other-images",
+        "other-length",
+        "not-finite",
+        "last",
+    }
+    assert set(outcome.store) == {"twinspire-index", "exact", "no-filter", "ignores-filters", "half"}
+    assert set(outcome.reasons) == {"not-opened", "crash", "crash-later", "hang", "full-disk"}
+
+
+def test_rows_hold_every_round(outcome: Outcome) -> None:
+    """A peer has a sample a round; twinspire has those of its own rounds and of every peer's beside it."""
+    row = outcome.embedding["right"]
+    assert len(row["images_per_s"]["samples"]) == 2
+    assert len(row["text_ms"]["samples"]) == 2 * outcome.record.parameters["texts"]
+    assert len(outcome.embedding["twinspire"]["images_per_s"]["samples"]) == 2 + 2 * 6
+    assert row["twinspire_times_as_fast"]["images"]["value"] > 0
+    assert row["cosine_to_fp32"]["image"]["min"] == pytest.approx(1, abs=1e-5)
+    assert row["other_vectors"] == {}
+
+
+def test_what_a_peer_prints_disturbs_nothing(outcome: Outcome) -> None:
+    """A peer that prints on standard output is measured as the others are."""
+    assert outcome.embedding["junk"]["images_per_s"]["median"] > 0
+    assert outcome.embedding["junk"]["other_vectors"] == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "word"), [("other-images", "cosine"), ("other-length", "11"), ("not-finite", "finite")]
+)
+def test_other_vectors_are_flagged_and_not_compared(outcome: Outcome, name: str, word: str) -> None:
+    """Vectors of other images, of another length or not finite have no ratio; the texts, which are right, have one."""
+    row = outcome.embedding[name]
+    assert word in row["other_vectors"]["image"]
+    assert row["twinspire_times_as_fast"]["images"] is None
+    assert row["twinspire_times_as_fast"]["texts"] is not None
+    assert "other vectors" in line_of(outcome, name)
+    assert "other vectors" not in line_of(outcome, "right")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("not-opened", ["ValueError", "no such model"]),
+        ("crash", ["status 7", "memory"]),
+        ("crash-later", ["status 8"]),
+        ("hang", ["time limit", "6 s"]),
+        ("full-disk", ["No space left"]),
+    ],
+)
+def test_a_failed_peer_is_listed_with_its_reason(outcome: Outcome, name: str, words: list[str]) -> None:
+    """The record and the output say what happened."""
+    assert all(word in outcome.reasons[name] for word in words)
+    assert outcome.reasons[name] in " ".join(outcome.result.stdout.split())
+
+
+def test_a_peer_that_hangs_leaves_no_process(outcome: Outcome) -> None:
+    """What a peer started ends with it."""
+    child = Path("/proc", (outcome.work / "child").read_text(), "stat")
+    for _ in range(100):
+        if not child.exists() or child.read_text().rpartition(")")[2].split()[0] == "Z":
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"{child} is still running")
+
+
+def test_nothing_is_left_in_the_work_folder(outcome: Outcome) -> None:
+    """Files of peers are removed, also of those that failed."""
+    assert list((outcome.work / "environments").iterdir()) == []
+
+
+def test_stores_are_compared_with_exact_search(outcome: Outcome) -> None:
+    """Recall is 1 for exact stores, a share for one that returns every other hit, and null without filters."""
+    recalls = {name: (row["recall"], row["filtered_recall"]) for name, row in outcome.store.items()}
+    assert recalls["twinspire-index"] == recalls["exact"] == (1, 1)
+    assert recalls["no-filter"] == (1, None)
+    assert recalls["half"][0] == pytest.approx(2 / 3)
+    assert recalls["ignores-filters"][0] == 1
+    assert recalls["ignores-filters"][1] < 1
+    assert outcome.store["no-filter"]["filtered_ms"] is None
+    assert outcome.store["exact"]["filtering"] == "by a mask"
+    assert "keeps items in memory" in outcome.result.stdout
+    assert all(row["found_ms"]["median"] > 0 and row["added_per_s"]["median"] > 0 for row in outcome.store.values())
+
+
+def test_images_that_cannot_be_read_are_left_out(outcome: Outcome) -> None:
+    """All peers get the others; the record and the progress say so."""
+    assert outcome.record.parameters["images"] == IMAGES
+    assert outcome.record.parameters["images_left_out"] == 1
+    assert "damaged.png" in outcome.result.stderr
+
+
+def test_without_captions_built_in_texts_are_queries(outcome: Outcome) -> None:
+    """The record and the output say that the texts are not the user's."""
+    assert outcome.record.parameters["texts_from"] == "built-in texts"
+    assert "built-in texts" in outcome.result.stdout
+
+
+def test_captions_are_queries(tiny: Any, photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A captions.json in the folder names the images and gives the texts; a peer of checkpoints asks for one."""
+    folder = tmp_path / "captioned"
+    folder.mkdir()
+    for name in ("00.png", "01.png", "02.png"):
+        (folder / name).write_bytes((photographs / name).read_bytes())
+    captions = {
+        "images": [{"id": number, "file_name": f"{number:02}.png"} for number in range(2)],
+        "annotations": [
+            {"image_id": number, "id": number, "caption": f"the {word}"} for number, word in ((0, "cat"), (1, "dog"))
+        ],
+    }
+    (folder / "captions.json").write_text(json.dumps(captions))
+    adapter = {"kind": "embedding", "adapter": str(Path(__file__).with_name("toy_embedding_peer.py"))}
+    catalogue = write_catalogue(tmp_path / "a.toml", {"toy": {**adapter, "needs_checkpoint": True}}, {})
+    arguments = ["--data", folder, "-b", tiny.bundle.path, "--catalogue", catalogue, "--peers", "toy", "--rounds", 1]
+    ran = run_peers(capsys, *arguments, "--environments", tmp_path / "envs", "--json", tmp_path / "record.json")
+    assert ran.status == 0, ran.err
+    record = Record.load(tmp_path / "record.json")
+    assert {name: record.parameters[name] for name in ("images", "texts", "texts_from")} == {
+        "images": 2,
+        "texts": 2,
+        "texts_from": "captions.json",
+    }
+    assert "--checkpoint" in record.results["not_measured"]["toy"]
+
+
+def run_peers(capture: pytest.CaptureFixture[str], *arguments: object) -> Ran:
+    """Run `twinspire bench peers`."""
+    return run_twinspire(capture, "bench", "peers", *arguments)
+
+
+def test_unknown_peers_are_refused(photographs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The error names the unknown one and all that there are."""
+    ran = run_peers(capsys, "--data", photographs, "--peers", "hnswlib,qdrant")
+    assert ran.status == 2
+    assert "qdrant" in ran.err
+    assert all(name in " ".join(ran.err.split()) for name in open_catalogue())
+
+
+def test_a_folder_without_images_is_refused(tiny: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An empty folder, one with other files, and one that does not exist."""
+    empty, other = tmp_path / "empty", tmp_path / "other"
+    empty.mkdir()
+    other.mkdir()
+    (other / "notes.txt").write_text("a")
+    for folder, word in ((empty, "no images"), (other, ".txt"), (tmp_path / "none", "no such folder")):
+        ran = run_peers(capsys, "--data", folder, "-b", tiny.bundle.path, "--environments", tmp_path / "e")
+        assert ran.status == 2
+        assert word in " ".join(ran.err.split())
+        assert str(folder) in ran.err
+
+
+@pytest.mark.parametrize("towers", [(Tower.TEXT,), (Tower.IMAGE,), (Tower.TEXT, Tower.AUDIO)])
+def test_models_without_both_towers_are_refused(
+    make_tiny: Callable[..., Any], photographs: Path, towers: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The error names the towers that the bundle has."""
+    bundle = make_tiny("other", towers=towers).bundle
+    ran = run_peers(capsys, "--data", photographs, "-b", bundle.path)
+    assert ran.status == 2
+    assert ", ".join(towers) in ran.err
+
+
+def test_a_folder_that_is_no_checkpoint_is_refused(
+    tiny: Any, photographs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """--checkpoint must have a config.json."""
+    ran = run_peers(capsys, "--data", photographs, "-b", tiny.bundle.path, "--checkpoint", photographs)
+    assert ran.status == 2
+    assert "config.json" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[peers", ["cannot be read"]),
+        ("[peers.a]\nkind = 'index'\nadapter = 'a.py'", ["embedding, store"]),
+        ("[peers.a]\nkind = 'store'\nadapter = 'a.py'", ["a.py", "adapter"]),
+        ("[peers.a]\nkind = 'store'\nadapter = 'c.toml'\nenvironment = 'e'", ["'e'", "environment"]),
+        ("[peers.hnswlib]\nkind = 'store'\nadapter = 'c.toml'", ["hnswlib", "other names"]),
+        ("[peers.a]\nkind = 'store'\nadapter = 'c.toml'\nspeed = 1", ["speed"]),
+    ],
+)
+def test_wrong_catalogues_are_refused(
+    photographs: Path, tmp_path: Path, text: str, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Errors name the place and what was expected."""
+    (tmp_path / "c.toml").write_text(text)
+    ran = run_peers(capsys, "--data", photographs, "--catalogue", tmp_path / "c.toml")
+    assert ran.status == 2
+    assert all(word in " ".join(ran.err.split()) for word in words), ran.err
