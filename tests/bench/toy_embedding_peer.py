@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +32,6 @@ class ToyEmbeddingPeer:
                 os._exit(7)
             case "crash in the second round" if self.rounds == 2:
                 os._exit(8)
-            case "hang":
-                child = subprocess.Popen(["sleep", "600"])
-                Path(os.environ["TOY_CHILD"]).write_text(str(child.pid))
-                time.sleep(600)
             case "full disk":
                 with Path("/dev/full").open("w") as file:
                     file.write("x" * 100_000)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,10 @@ class ToyStore:
 
     def create(self, folder: str) -> None:
         """Forget all items; the folder must be new and empty."""
+        if self.behaviour == "hang":
+            child = subprocess.Popen(["sleep", "600"])
+            Path(os.environ["TOY_CHILD"]).write_text(str(child.pid))
+            time.sleep(600)
         assert list(Path(folder).iterdir()) == []
         assert folder not in self.folders
         self.folders.append(folder)

@@ -51,14 +51,14 @@ class Environments:
         return target / "bin" / "python"
 
     def _make(self, target: Path, environment: Environment) -> None:
-        with atomic_folder(target) as draft:
+        with atomic_folder(target, many_files=True) as draft:
             self._run([sys.executable, "-m", "venv", str(draft)])
             pip = [str(draft / "bin" / "python"), "-m", "pip", "install", "--no-input", "--disable-pip-version-check"]
             self._run([*pip, *environment.requirements])
 
     def _run(self, command: list[str]) -> None:
         """Run a command to its end. Raises EngineError with what it printed of the reason."""
-        process = subprocess.Popen(  # noqa: S603 - venv and pip
+        with subprocess.Popen(  # noqa: S603 - venv and pip
             command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -67,15 +67,14 @@ class Environments:
             errors="replace",
             env=own_environment(),
             start_new_session=True,
-        )
-        try:
-            output, _ = process.communicate(timeout=self._time_limit_s)
-        except subprocess.TimeoutExpired:
-            raise EngineError(
-                f"not done within the time limit of {self._time_limit_s:g} s (--install-limit-s)"
-            ) from None
-        finally:
-            end_group(process)
+        ) as process:
+            try:
+                output, _ = process.communicate(timeout=self._time_limit_s)
+            except subprocess.TimeoutExpired:
+                limit = f"{self._time_limit_s:g} s (--install-limit-s)"
+                raise EngineError(f"not done within the time limit of {limit}") from None
+            finally:
+                end_group(process)
         if process.returncode != 0:
             raise EngineError(_reason(output))
 
