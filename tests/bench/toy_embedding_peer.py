@@ -16,6 +16,8 @@ from twinspire import Client
 class ToyEmbeddingPeer:
     """Vectors of the bundle, changed or withheld as the behaviour says."""
 
+    description = "a toy"
+
     def __init__(self, task: dict[str, Any]) -> None:
         self.behaviour = task["options"]["behaviour"]
         self.client = Client.local(task["bundle"], precision="fp32", provider="cpu")

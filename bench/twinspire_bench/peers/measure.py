@@ -187,6 +187,7 @@ def _embedding_row(
         "twinspire_times_as_fast": ratios,
         "cosine_to_fp32": started.cosines,
         "other_vectors": other,
+        "description": answers[-1]["description"],
     }
 
 

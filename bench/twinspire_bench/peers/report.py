@@ -35,6 +35,8 @@ def show(record: Record, console: Console) -> None:
     )
     if rows := results.get(PeerKind.EMBEDDING):
         _show_embedding(rows, console)
+        for name, row in rows.items():
+            line(f"{name}: {row['description']}")
     if rows := results.get(PeerKind.STORE):
         _show_stores(rows, parameters, console)
         for name, row in rows.items():

@@ -14,12 +14,15 @@ if TYPE_CHECKING:
 
 
 class EmbeddingPeer(Protocol):
-    """What the `open_peer` of an embedding peer returns. The length of its vectors does not matter.
+    """What the `open_peer` of an embedding peer returns.
 
-    The task has `threads`; `image_engine` and `text_engine`, the bundle's fp32 ONNX files; `image` and `text`, the
-    bundle's settings; `tokenizer`, its file; `checkpoint`, a folder or None; `inputs`, a JSON file with the lists
-    `files` and `texts`; `work`, an empty folder; and `options`, as the catalogue gives them.
+    `description` says what computes and how. The task has `threads`; `image_engine` and `text_engine`, the bundle's
+    fp32 ONNX files; `image` and `text`, the bundle's settings; `tokenizer`, its file; `checkpoint`, a folder or None;
+    `inputs`, a JSON file with the lists `files` and `texts`; `work`, an empty folder; and `options`, as the catalogue
+    gives them.
     """
+
+    description: str
 
     def encode_images(self, files: list[str]) -> NDArray[np.float32]:
         """Encode N image files: (N, D) float32."""
@@ -29,9 +32,10 @@ class EmbeddingPeer(Protocol):
 
 
 def measure(peer: EmbeddingPeer, task: dict[str, Any], request: dict[str, Any]) -> dict[str, Any]:
-    """Encode all files in one call, and the texts one by one: `images_s`, the seconds, and `text_ms` of each.
+    """Encode all files in one call, and the texts one by one.
 
-    The vectors go to `images.npy` and `texts.npy` in the folder `save` of the request, where there is one.
+    Returns `images_s`, the seconds of all images, `text_ms` of each text, and the peer's description. The vectors go to
+    `images.npy` and `texts.npy` in the folder `save` of the request, where there is one.
     """
     inputs = json.loads(Path(task["inputs"]).read_text(encoding="utf-8"))
     start = time.perf_counter()
@@ -45,4 +49,4 @@ def measure(peer: EmbeddingPeer, task: dict[str, Any], request: dict[str, Any]) 
     if request["save"] is not None:
         np.save(Path(request["save"], "images.npy"), np.asarray(images, np.float32))
         np.save(Path(request["save"], "texts.npy"), np.asarray(texts, np.float32))
-    return {"images_s": images_s, "text_ms": text_ms}
+    return {"images_s": images_s, "text_ms": text_ms, "description": peer.description}

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from twinspire import Client
+from twinspire import Client, LocalTowers
 
 
 class TwinspireTowers:
@@ -16,6 +16,8 @@ class TwinspireTowers:
 
     def __init__(self, task: dict[str, Any]) -> None:
         self._client = Client.local(task["bundle"], precision=task["options"]["precision"], threads=task["threads"])
+        assert isinstance(self._client.towers, LocalTowers)
+        self.description = f"{self._client.towers.runtime}; decodes in threads beside it"
 
     def encode_images(self, files: Sequence[str]) -> NDArray[np.float32]:
         """Encode N image files: (N, D) float32."""

@@ -18,6 +18,8 @@ _NAME = "peer"
 class CheckpointInfinity:
     """All images in one request, which it batches by 32; a text in one of its own."""
 
+    description = "checkpoint in float32, PyTorch engine, without HTTP"
+
     def __init__(self, task: dict[str, Any]) -> None:
         torch.set_num_threads(task["threads"])
         arguments = EngineArgs(

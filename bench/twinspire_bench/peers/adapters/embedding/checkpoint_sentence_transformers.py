@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 class CheckpointSentenceTransformers:
     """`encode` of images and of a text, with the default batch size of 32."""
 
+    description = "checkpoint in float32, its module CLIPModel; decodes in between"
+
     def __init__(self, task: dict[str, Any]) -> None:
         torch.set_num_threads(task["threads"])
         self._model = SentenceTransformer(modules=[CLIPModel(task["checkpoint"])], device="cpu")

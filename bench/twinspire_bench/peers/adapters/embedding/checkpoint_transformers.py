@@ -21,6 +21,7 @@ class CheckpointTransformers:
     def __init__(self, task: dict[str, Any]) -> None:
         torch.set_num_threads(task["threads"])
         checkpoint, self._dtype = task["checkpoint"], getattr(torch, task["options"]["dtype"])
+        self.description = f"checkpoint in {task['options']['dtype']}, slow image processor; decodes in between"
         self._model = AutoModel.from_pretrained(checkpoint, dtype=self._dtype).eval()
         # The fast processors need torchvision.
         self._processor = AutoImageProcessor.from_pretrained(checkpoint, use_fast=False)

@@ -31,6 +31,8 @@ _BATCH = 32
 class FastembedCustom:
     """Decodes and encodes batches of 32 in turn, as fastembed does in one process."""
 
+    description = "fp32 engines of the bundle, CPUExecutionProvider; decodes in between"
+
     def __init__(self, task: dict[str, Any]) -> None:
         work = Path(task["work"])
         common = {"threads": task["threads"], "providers": ["CPUExecutionProvider"]}

@@ -25,6 +25,8 @@ _SAMPLES = 300
 class NativeOpenvino:
     """Batches of images run in as many streams as OpenVINO takes for throughput; a text alone, for latency."""
 
+    description = "fp32 engines of the bundle, quantized by NNCF for OpenVINO; decodes in threads beside it"
+
     def __init__(self, task: dict[str, Any]) -> None:
         self._settings, self._threads, self._ids = task["image"], task["threads"], TokenIds(task)
         inputs = json.loads(Path(task["inputs"]).read_text(encoding="utf-8"))

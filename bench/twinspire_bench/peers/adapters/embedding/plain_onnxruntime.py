@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 class PlainOnnxruntime:
     """Images are decoded by threads while the batch before is encoded."""
 
+    description = "fp32 engines of the bundle, CPUExecutionProvider; decodes in threads beside it"
+
     def __init__(self, task: dict[str, Any]) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = task["threads"]
