@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from support.commands import Ran, run_twinspire
+from support.peers import write_catalogue
 from twinspire.bundle import Tower
 from twinspire.cli.app import application
 from twinspire_bench.peers.catalogue import open_catalogue
@@ -36,19 +37,6 @@ TOYS = {
 }
 
 
-def write_catalogue(file: Path, peers: Mapping[str, Mapping[str, Any]], environments: Mapping[str, list[str]]) -> Path:
-    """Write a catalogue of peers."""
-    lines = ["[environments]", *(f"{name} = {json.dumps(listed)}" for name, listed in environments.items())]
-    for name, fields in peers.items():
-        lines += [
-            f"[peers.{name}]",
-            *(f"{key} = {json.dumps(value)}" for key, value in fields.items() if key != "options"),
-        ]
-        lines += [f"[peers.{name}.options]", *(f"{k} = {json.dumps(v)}" for k, v in fields.get("options", {}).items())]
-    file.write_text("\n".join(lines), encoding="utf-8")
-    return file
-
-
 def toy_catalogue(file: Path) -> Path:
     """Write the catalogue of the toys, which run in this environment."""
     peers = {
@@ -59,7 +47,7 @@ def toy_catalogue(file: Path) -> Path:
         }
         for name, (kind, behaviour) in TOYS.items()
     }
-    return write_catalogue(file, peers, {})
+    return write_catalogue(file, peers)
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +103,6 @@ def test_every_peer_has_a_row_or_a_reason(outcome: Outcome) -> None:
         "other-images",
         "other-length",
         "not-finite",
-        "last",
     }
     assert set(outcome.store) == {"twinspire-index", "exact", "no-filter", "ignores-filters", "half"}
     assert set(outcome.reasons) == {"not-opened", "crash", "crash-later", "full-disk"}
@@ -212,7 +199,7 @@ def test_captions_are_queries(tiny: Any, photographs: Path, tmp_path: Path, caps
     }
     (folder / "captions.json").write_text(json.dumps(captions))
     adapter = {"kind": "embedding", "adapter": str(Path(__file__).with_name("toy_embedding_peer.py"))}
-    catalogue = write_catalogue(tmp_path / "a.toml", {"toy": {**adapter, "needs_checkpoint": True}}, {})
+    catalogue = write_catalogue(tmp_path / "a.toml", {"toy": {**adapter, "needs_checkpoint": True}})
     arguments = ["--data", folder, "-b", tiny.bundle.path, "--catalogue", catalogue, "--peers", "toy", "--rounds", 1]
     ran = run_peers(capsys, *arguments, "--environments", tmp_path / "envs", "--json", tmp_path / "record.json")
     assert ran.status == 0, ran.err

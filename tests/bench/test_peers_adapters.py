@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench.test_peers import write_catalogue
 from support.commands import run_twinspire
+from support.peers import write_catalogue
 from twinspire.bundle import CropRounding, ImageSettings, Interpolation, Resize
 from twinspire.images import Preprocessor
 from twinspire_bench.peers.adapters.bundle_inputs import fitted
@@ -48,7 +48,7 @@ def test_built_in_peers_give_the_vectors_of_the_bundle(
         for peer in open_catalogue(BUILT_IN).values()
         if peer.environment is not None and not peer.needs_checkpoint and peer.name not in NOT_INSTALLED
     }
-    catalogue = write_catalogue(tmp_path / "here.toml", peers, {})
+    catalogue = write_catalogue(tmp_path / "here.toml", peers)
     arguments = ["--data", photographs, "--catalogue", catalogue]
     arguments += ["--peers", ",".join(peers), "--rounds", 1, "--k", 2, "--environments", tmp_path / "environments"]
     ran = run_twinspire(capsys, "bench", "peers", *arguments, "--json", tmp_path / "record.json")

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench.test_peers import write_catalogue
+from support.peers import write_catalogue
 from twinspire.errors import EngineError
 from twinspire_bench.peers.catalogue import Environment, open_catalogue
 from twinspire_bench.peers.environments import Environments
@@ -103,7 +103,7 @@ def is_running(child: Path) -> bool:
 def test_a_peer_that_hangs_is_ended_with_what_it_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The error names the peer and its time limit; leaving the block ends the peer and its own child."""
     monkeypatch.setenv("TOY_CHILD", str(tmp_path / "child"))
-    peer = open_catalogue(write_catalogue(tmp_path / "hang.toml", {"hangs": HANGS}, {}))["hangs"]
+    peer = open_catalogue(write_catalogue(tmp_path / "hang.toml", {"hangs": HANGS}))["hangs"]
     for name in ("vectors", "queries", "marks", "another"):
         np.save(tmp_path / f"{name}.npy", np.zeros((1, 2), np.float32))
     environments = Environments(tmp_path / "environments", time_limit_s=60, say=lambda _: None)
@@ -121,7 +121,7 @@ def test_a_run_that_is_ended_keeps_what_was_measured(tiny: Any, tmp_path: Path) 
     (tmp_path / "images").mkdir()
     for number in range(2):
         Image.new("RGB", (20, 20), (number, 0, 0)).save(tmp_path / "images" / f"{number}.png")
-    catalogue = write_catalogue(tmp_path / "hang.toml", {"hangs": HANGS}, {})
+    catalogue = write_catalogue(tmp_path / "hang.toml", {"hangs": HANGS})
     command = [sys.executable, "-m", "twinspire", "bench", "peers", "--data", tmp_path / "images"]
     command += ["-b", tiny.bundle.path, "--catalogue", catalogue, "--peers", "hangs"]
     command += ["--environments", tmp_path / "environments", "--json", tmp_path / "record.json"]
