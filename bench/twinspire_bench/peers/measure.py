@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from twinspire.errors import EngineError
+from twinspire.errors import EngineError, TwinspireError
 from twinspire_bench.peers.catalogue import Peer, PeerKind
 from twinspire_bench.peers.environments import Environments
 from twinspire_bench.peers.inputs import PeerInputs
@@ -67,8 +67,13 @@ def measure_peers(
             _measure_kind(measurement, reference, others, results, on_row)
         except EngineError as error:  # of the reference
             lost = [peer for peer in (reference, *others) if not _has_row(results, peer)]
-            results.not_measured.update({peer.name: str(error) for peer in lost})
+            results.not_measured.update({peer.name: _reason(error, peer) for peer in lost})
             on_row()
+
+
+def _reason(error: Exception, peer: Peer) -> str:
+    """Return why a peer is not measured, which may be an error of the reference beside it."""
+    return str(error).removeprefix(f"{peer.name}: ")
 
 
 def _has_row(results: PeerResults, peer: Peer) -> bool:
@@ -91,8 +96,8 @@ def _measure_kind(
         for peer in others:
             try:
                 rows[peer.name] = _measured(measurement, peer, ours, answers)
-            except (EngineError, OSError) as error:
-                results.not_measured[peer.name] = str(error).removeprefix(f"{peer.name}: ")
+            except (TwinspireError, OSError) as error:
+                results.not_measured[peer.name] = _reason(error, peer)
                 say(f"{peer.name} is not measured: {results.not_measured[peer.name]}")
             rows[reference.name] = _row(measurement, ours, answers, None)
             on_row()

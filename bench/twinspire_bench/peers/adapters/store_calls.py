@@ -78,8 +78,9 @@ def _search(
     times_ms, ids = [], []
     for query in queries:
         start = time.perf_counter()
-        ids.append(store.search(query, k, mark))
+        found = store.search(query, k, mark)
         times_ms.append(1000 * (time.perf_counter() - start))
+        ids.append([int(number) for number in found])
     return times_ms, ids
 
 
