@@ -158,6 +158,7 @@ def test_stores_are_compared_with_exact_search(outcome: Outcome) -> None:
     assert recalls["ignores-filters"][1] < 1
     assert outcome.store["no-filter"]["filtered_ms"] is None
     assert outcome.store["exact"]["filtering"] == "by a mask"
+    assert "none: a toy" in outcome.result.stdout
     assert "keeps items in memory" in outcome.result.stdout
     assert all(row["found_ms"]["median"] > 0 and row["added_per_s"]["median"] > 0 for row in outcome.store.values())
 

@@ -19,7 +19,8 @@ class ToyStore:
 
     def __init__(self, task: dict[str, Any]) -> None:
         self.behaviour, self.dim = task["options"]["behaviour"], task["dim"]
-        self.filtering: str | None = None if self.behaviour == "no filter" else "by a mask"
+        self.can_filter = self.behaviour != "no filter"
+        self.filtering = "by a mask" if self.can_filter else "none: a toy"
         self.folders: list[str] = []
 
     def create(self, folder: str) -> None:

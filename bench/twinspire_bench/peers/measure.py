@@ -202,7 +202,7 @@ def _store_row(
     scores = inputs.texts @ inputs.images.T  # (M, N)
     marked = np.where(inputs.marks == 1, scores, -np.inf)
     last = answers[-1]
-    has_filter = last["filtering"] is not None
+    has_filter = last["filtered_ms"] is not None
     return {
         "added_per_s": series([len(inputs.images) / answer["add_s"] for answer in answers], "median"),
         "found_ms": series([answer["found_ms"] for answer in answers], "median"),

@@ -40,7 +40,7 @@ def show(record: Record, console: Console) -> None:
     if rows := results.get(PeerKind.STORE):
         _show_stores(rows, parameters, console)
         for name, row in rows.items():
-            line(f"{name}: an add {row['durability']}; filters: {row['filtering'] or 'none'}")
+            line(f"{name}: an add {row['durability']}; filters: {row['filtering']}")
     if results["not_measured"]:
         line("\nNot measured")
         for name, reason in results["not_measured"].items():

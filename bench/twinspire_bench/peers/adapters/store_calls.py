@@ -18,12 +18,13 @@ _FOUND_S = 60.0
 class Store(Protocol):
     """What the `open_peer` of a store returns.
 
-    `durability` says what has happened when `add` returns, `filtering` how `search` filters, None where it cannot. The
-    task has `threads`, `dim`, `k` and `options`, as the catalogue gives them.
+    `durability` says what has happened when `add` returns, `filtering` how `search` filters, or why it cannot where
+    `can_filter` is False. The task has `threads`, `dim`, `k` and `options`, as the catalogue gives them.
     """
 
     durability: str
-    filtering: str | None
+    can_filter: bool
+    filtering: str
 
     def create(self, folder: str) -> None:
         """Make an empty store in an empty folder and open it, in place of the one that is open."""
@@ -56,7 +57,7 @@ def measure(store: Store, task: dict[str, Any], request: dict[str, Any]) -> dict
     store.add(list(range(len(vectors))), vectors, marks.tolist())
     add_s = time.perf_counter() - start
     search_ms, ids = _search(store, queries, task["k"], None)
-    filtered = (None, None) if store.filtering is None else _search(store, queries, task["k"], 1)
+    filtered = _search(store, queries, task["k"], 1) if store.can_filter else (None, None)
     found_ms = _found_ms(store, len(vectors), np.load(Path(task["inputs"], "another.npy")))
     store.close()
     shutil.rmtree(folder)

@@ -18,7 +18,8 @@ class TwinspireIndex:
     """An item's uri is its number."""
 
     durability = "commits vectors and items (fsync, and a transaction of SQLite with synchronous=FULL)"
-    filtering: str | None = "before it compares vectors, by metadata"
+    can_filter = True
+    filtering = "before it compares vectors, by metadata"
 
     def __init__(self, task: dict[str, Any]) -> None:
         self._dim = task["dim"]

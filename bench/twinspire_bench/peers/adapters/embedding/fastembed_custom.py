@@ -1,8 +1,9 @@
 """fastembed on the bundle's fp32 engines, as models of its own.
 
 fastembed gives images as uint8 (N, 3, H, W), where it does not normalise them, and token ids as int64: a transposition
-and a conversion are put in front of the engines. Its settings are written from the bundle's. It neither pads images of
-a shape of their own nor rounds crops as torchvision does, so that such models get other vectors.
+and a conversion are put in front of the engines. Its settings are written from the bundle's. It neither fits
+images into a square nor rounds crops as torchvision does, and pads texts to the longest alone: models that need one of
+these, as SigLIP needs texts of full length, get other vectors.
 """
 
 from __future__ import annotations

@@ -18,7 +18,8 @@ class FaissFlat:
     """Ids are positions. The marked ones are an array, which selects the rows that are compared."""
 
     durability = DURABILITY
-    filtering: str | None = "before it compares vectors, by a list of ids (IDSelectorBatch) made for each query"
+    can_filter = True
+    filtering = "before it compares vectors, by a list of ids (IDSelectorBatch) made for each query"
 
     def __init__(self, task: dict[str, Any]) -> None:
         self._task = task

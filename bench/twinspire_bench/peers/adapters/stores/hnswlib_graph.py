@@ -21,7 +21,8 @@ class HnswlibGraph:
     """Marks are kept in a set beside the index and filter it as a function that hnswlib calls for each candidate."""
 
     durability = DURABILITY
-    filtering: str | None = "while it searches the graph, by a Python function called for each candidate"
+    can_filter = True
+    filtering = "while it searches the graph, by a Python function called for each candidate"
 
     def __init__(self, task: dict[str, Any]) -> None:
         self._task = task

@@ -16,7 +16,8 @@ class LancedbTable:
     """Its synchronous interface."""
 
     durability = "commits a version of the table, without fsync"
-    filtering: str | None = "before it compares vectors (prefilter), by a column"
+    can_filter = True
+    filtering = "before it compares vectors (prefilter), by a column"
 
     def __init__(self, task: dict[str, Any]) -> None:
         self._task = task

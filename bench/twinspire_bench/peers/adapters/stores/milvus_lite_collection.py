@@ -19,7 +19,8 @@ class MilvusLiteCollection:
     """Searches ask for the consistency that shows what was just added."""
 
     durability = "inserts into its local file and flushes the collection"
-    filtering: str | None = "before it compares vectors, by a field"
+    can_filter = True
+    filtering = "before it compares vectors, by a field"
 
     def __init__(self, task: dict[str, Any]) -> None:
         self._task = task

@@ -25,7 +25,8 @@ class ScannTree:
     """Holds all vectors, of which an add makes a new index."""
 
     durability = "builds and saves the whole index, with fsync"
-    filtering: str | None = None
+    can_filter = False
+    filtering = "none: not part of its Python package"
 
     def __init__(self, task: dict[str, Any]) -> None:
         self._task = task

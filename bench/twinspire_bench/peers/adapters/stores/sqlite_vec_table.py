@@ -20,7 +20,8 @@ class SqliteVecTable:
     """Vectors of length 1 are ordered by cosine distance as by inner product."""
 
     durability = "commits a transaction of SQLite (WAL, synchronous=FULL: fsync)"
-    filtering: str | None = "while it compares vectors, by a metadata column"
+    can_filter = True
+    filtering = "while it compares vectors, by a metadata column"
 
     def __init__(self, task: dict[str, Any]) -> None:
         self._task = task

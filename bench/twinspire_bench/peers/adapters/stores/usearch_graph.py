@@ -15,10 +15,11 @@ if TYPE_CHECKING:
 
 
 class UsearchGraph:
-    """Its filters (predicates) are not part of the Python package."""
+    """Its filters are functions of C++ (predicates), which its Python package does not offer."""
 
     durability = DURABILITY
-    filtering: str | None = None
+    can_filter = False
+    filtering = "none: not part of its Python package"
 
     def __init__(self, task: dict[str, Any]) -> None:
         self._task = task
