@@ -11,6 +11,7 @@ import typer
 from twinspire.cli.shared import BundleOption
 from twinspire.errors import InputError
 from twinspire_bench.index.command import index
+from twinspire_bench.peers.command import peers
 from twinspire_bench.recall import recall
 from twinspire_bench.search.command import search
 from twinspire_bench.tracking import command as tracking
@@ -24,6 +25,7 @@ bench = typer.Typer(help="Measure speed and recall, and compare what was measure
 bench.command()(recall)
 bench.command()(index)
 bench.command()(search)
+bench.command()(peers)
 for command in (tracking.run, tracking.history, tracking.report, tracking.gate):
     bench.command()(command)
 scenes = typer.Typer(help="Draw synthetic scenes with captions in English and Chinese.", no_args_is_help=True)

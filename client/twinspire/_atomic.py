@@ -31,21 +31,25 @@ def atomic_file(target: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_folder(target: Path) -> Iterator[Path]:
+def atomic_folder(target: Path, *, many_files: bool = False) -> Iterator[Path]:
     """Give an empty folder to fill; at the end of the block it becomes `target`, which must not exist or be empty.
 
-    Folders above `target` are made, all files in the folder are synced. Where the block raises, nothing is left.
-    Raises OSError, also where `target` has content by then.
+    Folders above `target` are made, all files in the folder are synced: one by one, or with `many_files` by a sync of
+    all file systems, which takes seconds for tens of thousands of files in place of minutes. Where the block raises,
+    nothing is left. Raises OSError, also where `target` has content by then.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
         draft.chmod(0o777 & ~_umask())  # mkdtemp's folders are their owner's alone
         yield draft
-        for folder, _, files in os.walk(draft):
-            for file in files:
-                sync(Path(folder, file))
-            sync(Path(folder))
+        if many_files:
+            os.sync()
+        else:
+            for folder, _, files in os.walk(draft):
+                for file in files:
+                    sync(Path(folder, file))
+                sync(Path(folder))
         draft.rename(target)
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)

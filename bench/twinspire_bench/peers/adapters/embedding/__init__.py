@@ -1,0 +1,1 @@
+"""Libraries that encode images and texts, each used as its documentation says."""
