@@ -22,7 +22,8 @@ PROGRAMS = {
 def benchmarks() -> list[str]:
     """Return the command lines that start a benchmark, each once, and what `make demo` runs.
 
-    The check of a machine with a GPU is none: tests/bench/test_gpu_check.py rehearses it.
+    The check of a machine with a GPU is none: tests/bench/test_gpu_check.py rehearses it. `bench peers` installs
+    gigabytes: tests/bench/test_peers_command.py runs it with peers that need nothing.
     """
     shown = README + MEASURING
     written = re.findall(r"`(?:twinspire bench|python -m twinspire_bench)[^`]*`", shown)
@@ -30,7 +31,8 @@ def benchmarks() -> list[str]:
     commands = [" ".join(shlex.split(line.strip("`"), comments=True)) for line in written]
     (demo,) = recipe("demo")
     assert "make demo" in README
-    return list(dict.fromkeys([demo, *(c for c in commands if "compare" not in c and "gpu_check" not in c)]))
+    others = ("compare", "gpu_check", "bench peers")
+    return list(dict.fromkeys([demo, *(c for c in commands if not any(name in c for name in others))]))
 
 
 def recipe(target: str) -> list[str]:
