@@ -39,7 +39,7 @@ def _recall(scores: NDArray[np.float32], exact: NDArray[np.float64]) -> float:
     return float((scores >= exact[:, -1:] - 1e-6).mean())
 
 
-@settings(max_examples=8, deadline=None, derandomize=True)
+@settings(max_examples=5, deadline=None, derandomize=True)
 @given(
     count=st.integers(1_000, 1_300),
     dim=st.integers(8, 70),
