@@ -59,7 +59,11 @@ class Binary(FaissFamily):
         return Cost(count * (-(-parts // 2)) + _SIGNS.nbytes * parts, _OPERATIONS * count * len(_SIGNS) * dim)
 
     def search(self, queries: NDArray[np.float32], parameters: SearchParameters) -> ScoredRows:
-        """Score all codes."""
+        """Score all codes.
+
+        FAISS leaves out codes of the lowest sum that there can be, all of whose signs are the query's opposite. Where
+        all items are such, there are fewer results than wanted, and the store searches exactly.
+        """
         scores, rows = self._index.search(queries, parameters.candidates)
         return scores, rows
 
