@@ -9,6 +9,7 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
+from twinspire_server.gateway.joined_writes import JoinedWrites
 from twinspire_server.gateway.safety.protocol import ConnectionLimits, guarded
 
 
@@ -78,3 +79,18 @@ def test_nothing_of_a_body_in_parts_is_lost(size: int) -> None:
     assert wire.closed
     assert _body_of(b"".join(wire.writes)) == b"y" * size * 5
     assert max(map(len, wire.writes)) < 2 * size + 1000
+
+
+def test_nothing_is_written_to_a_client_that_left() -> None:
+    """Of a connection that ended within a turn the rest is dropped: uvloop refuses to write to it."""
+
+    async def run() -> _Wire:
+        wire = _Wire()
+        joined = JoinedWrites(wire, asyncio.get_running_loop())
+        joined.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        wire.closed = True
+        joined.close()
+        await asyncio.sleep(0)
+        return wire
+
+    assert asyncio.run(run()).writes == []

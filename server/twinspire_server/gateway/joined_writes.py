@@ -42,4 +42,5 @@ class JoinedWrites:
         if self._parts:
             data = b"".join(self._parts)
             self._parts, self._bytes = [], 0
-            self._transport.write(data)
+            if not self.is_closing():  # the client has left: uvloop would raise
+                self._transport.write(data)
