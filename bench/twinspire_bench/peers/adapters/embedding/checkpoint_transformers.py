@@ -26,8 +26,8 @@ class CheckpointTransformers:
         # The fast processors need torchvision.
         self._processor = AutoImageProcessor.from_pretrained(checkpoint, use_fast=False)
         self._tokenizer = AutoTokenizer.from_pretrained(checkpoint)
-        # SigLIP was trained on texts of full length; its tokenizer does not say so.
-        self._padding = "max_length" if task["text"]["padding"] == "max_length" else "longest"
+        # SigLIP was trained on texts of full length without a mask; not every tokenizer of its says so.
+        self._full_length = task["text"]["padding"] == "max_length"
         self._length = task["text"]["context_length"]
 
     def encode_images(self, files: list[str]) -> NDArray[np.float32]:
@@ -42,9 +42,10 @@ class CheckpointTransformers:
 
     def encode_text(self, text: str) -> NDArray[np.float32]:
         """Encode one text: (D,) float32."""
-        inputs = self._tokenizer(
-            [text], padding=self._padding, max_length=self._length, truncation=True, return_tensors="pt"
-        )
+        padding = "max_length" if self._full_length else "longest"
+        inputs = self._tokenizer([text], padding=padding, max_length=self._length, truncation=True, return_tensors="pt")
+        if self._full_length:
+            inputs.pop("attention_mask", None)
         with torch.inference_mode():
             vector: NDArray[np.float32] = self._model.get_text_features(**inputs)[0].float().numpy()
         return vector

@@ -1,7 +1,7 @@
-"""ScaNN: a tree of as many leaves as the square root of the vectors, and anisotropic codes, rescored.
+"""ScaNN, as its documentation recommends by the number of vectors (docs/algorithms.md in its repository).
 
-Its index cannot be changed: each add trains and builds it anew. Below a thousand vectors it compares all, as its
-documentation recommends.
+It compares all vectors below 20,000, their anisotropic codes below 100,000, and those of a tenth of the leaves of a
+tree above; codes are rescored. Its index cannot be changed: each add trains and builds it anew.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from ..saved_files import sync
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_BRUTE_FORCE_BELOW = 1_000
+_BRUTE_FORCE_BELOW = 20_000
+_CODES_ALONE_BELOW = 100_000
+_CODES_PER_RESULT = 10
 
 
 class ScannTree:
@@ -45,14 +47,13 @@ class ScannTree:
         builder = scann.scann_ops_pybind.builder(self._vectors, k, "dot_product")
         builder = builder.set_n_training_threads(self._task["threads"])
         if count < _BRUTE_FORCE_BELOW:
-            self._index = builder.score_brute_force().build()
+            builder = builder.score_brute_force()
         else:
-            leaves = round(math.sqrt(count))
-            tree = builder.tree(
-                num_leaves=leaves, num_leaves_to_search=max(1, leaves // 10), training_sample_size=count
-            )
-            coded = tree.score_ah(2, anisotropic_quantization_threshold=0.2)
-            self._index = coded.reorder(10 * k).build()
+            if count >= _CODES_ALONE_BELOW:
+                leaves = round(math.sqrt(count))
+                builder = builder.tree(leaves, max(1, leaves // 10), training_sample_size=count)
+            builder = builder.score_ah(2, anisotropic_quantization_threshold=0.2).reorder(_CODES_PER_RESULT * k)
+        self._index = builder.build()
         target = self._folder / str(count)
         target.mkdir()
         self._index.serialize(str(target))
