@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from twinspire.similarity import ROUNDING, similarities, unit_rows
+from twinspire.similarity import NEAR_EQUAL, ROUNDING, similarities, unit_rows
 from twinspire.stores import ItemKind, VectorStore
 
-DEFAULT_GROUP = 0.98
-"""Minimum cosine of two near-equal hits, chosen by `twinspire bench search` on generated scenes."""
+DEFAULT_GROUP = NEAR_EQUAL
+"""Minimum cosine of two near-equal hits."""
 _AT_ONCE = 256
 
 
