@@ -214,7 +214,7 @@ def test_images_of_several_vectors_are_compared_by_their_best(tmp_path: Path) ->
     vectors[2, 1] = near(vectors[0, 0], 0.97, 1)
     with Index.create(tmp_path / "several", space=SPACE, dim=DIM, vectors_per_item=2) as index:
         index.add(vectors, [Item(f"/gone/{number}.png", "image") for number in range(3)], space=SPACE)
-        report = find_duplicates(index, threshold=0.9)
+        report = find_duplicates(index, threshold=0.9, min_correlation=None)
     assert ids_of(report) == [[0, 2]]
     assert report.groups[0].others[0].similarity == pytest.approx(0.97, abs=1e-5)
 
@@ -225,7 +225,7 @@ def test_a_file_that_is_gone_is_compared_by_vector_alone(make: Callable[..., Ind
     (tmp_path / "damaged.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     uris = ["s3://bucket/b.png", str(tmp_path / "gone.png"), str(tmp_path / "damaged.png"), str(tmp_path / "a.png")]
     vector = random_vectors(1, dim=DIM)[0]
-    index = make(np.stack([near(vector, 0.99, seed) for seed in range(4)]), uris)
+    index = make(np.stack([near(vector, 0.999, seed) for seed in range(4)]), uris)
     report = find_duplicates(index)
     (group,) = report.groups
     assert group.best.uri == uris[3]
@@ -235,6 +235,15 @@ def test_a_file_that_is_gone_is_compared_by_vector_alone(make: Callable[..., Ind
     assert [bool(image.problem) for image in group] == [False, True, True, True]
     assert "no such file" in report.unreadable[1].problem
     assert report.read == 1
+
+
+def test_by_vector_alone_more_is_asked_of_a_cosine(make: Callable[..., Index]) -> None:
+    """Images without a file need 0.98, where the threshold is lower, as vectors say little of pixels."""
+    vector = random_vectors(1, dim=DIM)[0]
+    index = make(np.stack([vector, near(vector, 0.975, 1), near(vector, 0.985, 2)]))
+    assert ids_of(find_duplicates(index, threshold=0.5)) == [[0, 2]]
+    assert ids_of(find_duplicates(index, threshold=0.99)) == []
+    assert ids_of(find_duplicates(index, threshold=0.5, min_correlation=None)) == [[0, 2, 1]]
 
 
 def test_without_files_metadata_says_which_is_the_best(tmp_path: Path) -> None:

@@ -77,7 +77,8 @@ def server(folder: Path) -> Iterator[str]:
 def test_commands_of_the_docs(folder: Path) -> None:
     """Each command on the pages about search ends well, or with the error that the page shows."""
     launcher = f'twinspire() {{ {sys.executable} -m twinspire "$@"; }}; '
-    for page in ("start/search.md", "guides/index-millions.md", "guides/filters-hybrid.md"):
+    pages = ("start/search.md", "guides/index-millions.md", "guides/filters-hybrid.md", "guides/duplicates.md")
+    for page in pages:
         for block in re.findall(r"```console\n(.*?)```", (DOCS / page).read_text(encoding="utf-8"), re.DOTALL):
             for line, shown in re.findall(r"^\$ (.*)\n((?:[^$].*\n)?)", block, re.MULTILINE):
                 if "scenes draw" in line:
@@ -96,7 +97,7 @@ def test_commands_of_the_docs(folder: Path) -> None:
 def test_programs_of_the_docs(folder: Path, server: str) -> None:
     """Each Python block of the pages about search and clients runs, against a real server."""
     count = 0
-    for page in ("start/search.md", "start/clients.md", "guides/filters-hybrid.md"):
+    for page in ("start/search.md", "start/clients.md", "guides/filters-hybrid.md", "guides/duplicates.md"):
         text = (DOCS / page).read_text(encoding="utf-8").replace("127.0.0.1:8001", server)
         for program in re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
             run_in(folder, "-c", program)

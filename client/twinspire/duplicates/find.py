@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from twinspire.duplicates.neighbours import NEIGHBOURS, Pairs, candidate_pairs, 
 from twinspire.duplicates.report import DuplicateGroup, DuplicateImage, DuplicateReport, UnreadableImage
 from twinspire.errors import IndexStoreError, InputError
 from twinspire.images import ImageLimits
-from twinspire.similarity import ROUNDING, similarities, unit_rows
+from twinspire.similarity import NEAR_EQUAL, ROUNDING, similarities, unit_rows
 from twinspire.stores import ItemKind, VectorStore
 
 DEFAULT_THRESHOLD = 0.6
@@ -42,9 +42,10 @@ def find_duplicates(
     """Return groups of images that are near-equal: re-encoded, scaled, cropped by up to 16% of a side or recoloured.
 
     Two images are near-equal where the cosine of their vectors is at least `threshold`, 0 to 1, and the correlation of
-    their pixels at least `min_correlation`, 0 to 1; None: by vector alone, and no file is read. So is an image whose
-    file cannot be read, which the report names. Candidates are the `neighbours` nearest of each image. `on_progress`
-    takes a stage ("vectors", "files", "pixels"), how many are done and of how many.
+    their pixels at least `min_correlation`, 0 to 1; None: by vector alone, and no file is read. An image whose file
+    cannot be read is near-equal to others from a cosine of 0.98 on, and named in the report. Candidates are the
+    `neighbours` nearest of each image. `on_progress` takes a stage ("vectors", "files", "pixels"), how many are done
+    and of how many.
 
     Groups are connected components of near-equal images, split so that none is a chain of small differences: the best
     image of a component takes all that are near-equal to itself, and the rest is grouped in the same way again.
@@ -160,12 +161,11 @@ class _Search:
         ids, places = np.unique(pairs, return_inverse=True)
         places = places.reshape(pairs.shape)
         vectors = unit_rows(self._store.vectors(ids.tolist()))
-        near = pair_similarities(vectors[places[:, 0]], vectors[places[:, 1]]) >= self._threshold - ROUNDING
-        compared = np.flatnonzero(near)
-        if len(compared):
-            found = self._correlations(pairs[compared, 0].tolist(), pairs[compared, 1].tolist())
-            near[compared] = self._are_alike(found)
-        return np.asarray(near, np.bool_)
+        cosines = pair_similarities(vectors[places[:, 0]], vectors[places[:, 1]])
+        near = cosines >= self._threshold - ROUNDING
+        found = self._correlations(pairs[near, 0].tolist(), pairs[near, 1].tolist())
+        near[near] = self._are_alike(cosines[near], found)
+        return near
 
     def _correlations(self, left: Sequence[int], right: Sequence[int]) -> NDArray[np.float32]:
         """Return the correlation of the images of each pair of ids, (P,) float32; NaN where a file is missing."""
@@ -181,9 +181,15 @@ class _Search:
             found[places] = correlations(both[:, 0], both[:, 1], minimum=self._min_correlation or 0)
         return found
 
-    def _are_alike(self, found: NDArray[np.float32]) -> NDArray[np.bool_]:
-        """Return which correlations suffice; NaN does, which is a comparison by vector alone."""
-        return np.isnan(found) | (found >= (self._min_correlation or 0) - ROUNDING)
+    def _are_alike(self, cosines: NDArray[np.floating[Any]], found: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """Return which pairs of these cosines, at or above the threshold, and correlations are near-equal, (P,) each.
+
+        Where there is no correlation the cosine decides, which has to be higher where pixels should have been compared.
+        """
+        if self._min_correlation is None:
+            return np.ones(len(found), np.bool_)
+        by_vector = np.isnan(found) & (cosines >= NEAR_EQUAL - ROUNDING)
+        return np.asarray(by_vector | (found >= self._min_correlation - ROUNDING), np.bool_)
 
     def _complete_large_components(self) -> None:
         """Search more neighbours around components that are larger than the list of neighbours of an image.
@@ -214,7 +220,7 @@ class _Search:
             cosines = similarities(vectors[1:], vectors[:1])[:, 0]
             near = np.flatnonzero(cosines >= self._threshold - ROUNDING)
             found = self._correlations([best] * len(near), [others[place] for place in near])
-            alike = self._are_alike(found)
+            alike = self._are_alike(cosines[near], found)
             images = [
                 self._image(others[place], float(cosines[place]), None if np.isnan(value) else float(value))
                 for place, value in zip(near[alike].tolist(), found[alike], strict=True)

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from twinspire.similarity import ROUNDING, similarities, unit_rows
+from twinspire.similarity import NEAR_EQUAL, ROUNDING, similarities, unit_rows
 from twinspire.stores import ItemKind, VectorStore
 
-DEFAULT_GROUP = 0.98
-"""Minimum cosine of two near-equal hits, chosen by `twinspire bench search` on generated scenes."""
+DEFAULT_GROUP = NEAR_EQUAL
+"""Minimum cosine of two near-equal hits."""
 _AT_ONCE = 256
 
 
@@ -24,26 +24,29 @@ def grouped(
     file is read: see `twinspire.duplicates` for a comparison of pixels. Raises as `VectorStore.vectors` does.
     """
     groups: dict[int, list[int]] = {}
-    heads = np.empty((0, index.dim), np.float32)
+    heads = np.empty((0, index.dim), np.float32)  # (H, D) or (H, Q, D): the vectors of the ids that stand for a group
     head_kinds = np.empty(0, np.int64)
     for start in range(0, len(ids), _AT_ONCE):
         some = ids[start : start + _AT_ONCE]
         kinds = _kinds(index, some, kind)
         vectors = unit_rows(index.vectors(some))  # (n, D) or (n, Q, D)
-        places = list(range(len(heads)))  # of the heads in `known`, and of the ids that become one
+        names, before = list(groups), len(groups)
         known = np.concatenate([heads.reshape(-1, *vectors.shape[1:]), vectors])
         known_kinds = np.concatenate([head_kinds, kinds])
         cosines = similarities(vectors, known)  # (n, H + n)
         cosines[kinds[:, None] != known_kinds] = -np.inf
-        names = list(groups)
+        nearest = cosines[:, :before].argmax(axis=1) if before else np.zeros(len(some), np.int64)
+        fresh: list[int] = []  # places in `known` of the heads that this block adds
         for row, number in enumerate(some):
-            nearest = int(np.argmax(cosines[row, places])) if places else -1
-            if nearest >= 0 and cosines[row, places[nearest]] >= threshold - ROUNDING:
-                groups[names[nearest]].append(number)
+            best, head = (cosines[row, nearest[row]], names[nearest[row]]) if before else (-np.inf, number)
+            if fresh and (closest := cosines[row, fresh].max()) > best:
+                best, head = closest, some[fresh[int(cosines[row, fresh].argmax())] - before]
+            if best >= threshold - ROUNDING:
+                groups[head].append(number)
             elif len(groups) < count:
                 groups[number] = []
-                names.append(number)
-                places.append(len(heads) + row)
+                fresh.append(before + row)
+        places = [*range(before), *fresh]
         heads, head_kinds = known[places], known_kinds[places]
     return groups
 

@@ -50,7 +50,7 @@ def duplicates(
     Candidates are found by vector and compared by the pixels of their files. The best of a group has the most pixels;
     every other one is near-equal to it. On a terminal the groups are a list to read, in a pipe lines of group, best or
     copy, cosine, correlation and path, with tabs between. Ends with status 3 where files could not be read: these
-    pictures are compared by vector alone, and named.
+    pictures are compared by vector alone, from a cosine of 0.98 on, and named.
     """
     from twinspire.duplicates import DEFAULT_MIN_CORRELATION, DEFAULT_THRESHOLD, find_duplicates
     from twinspire.images import ImageLimits
