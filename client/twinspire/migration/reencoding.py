@@ -180,7 +180,7 @@ class Reencoder:
 
     def _paths(self, ids: Sequence[int]) -> Iterator[Path]:
         """Give the files of these items, and note which items each has."""
-        wanted = set(ids)
+        wanted, given = set(ids), set[Path]()
         for item in self._stored(ids):
             owners = [other for other in files_of(self._index.find(uri=item.uri)) if other.id in wanted]
             if not owners or item.id != owners[0].id:  # it was given with the first, or has moved
@@ -189,8 +189,12 @@ class Reencoder:
                 for owner in owners:
                     self._lose(owner, cause)
                 continue
-            self._pending[Path(item.uri)] = owners
-            yield Path(item.uri)
+            path = Path(item.uri)
+            if path in given:  # under another spelling: the next turn of `run` takes it
+                continue
+            given.add(path)
+            self._pending[path] = owners
+            yield path
 
     def _encode_texts(self, ids: Sequence[int]) -> None:
         for start in range(0, len(ids), _BATCH):
