@@ -12,7 +12,7 @@ from PIL import Image
 from support.arrays import noise_images
 from twinspire import Client, sample_bundle
 from twinspire.cli import main
-from twinspire_bench.search.copies import Change, write_copies
+from twinspire_bench.search.copies import CopyChange, write_copies
 from twinspire_bench.search.duplicates import measure_duplicates
 from twinspire_bench.search.inputs import named_scenes, scene_queries
 from twinspire_bench.search.perceptual_hash import hash_of
@@ -76,7 +76,7 @@ def test_copies_show_the_picture_of_their_scene(tmp_path: Path) -> None:
     files = write_copies(tmp_path / "a", 6, seed=3)
     for scene in range(6):
         own = [file for file in files if file.scene == scene]
-        assert [file.change for file in own[:5]] == [None, *Change]
+        assert [file.change for file in own[:5]] == [None, *CopyChange]
         assert len({file.picture for file in own[:5]}) == 1
         assert len({file.picture for file in own}) == len(own) - 4 in (2, 3)
     with Image.open(files[0].path) as original, Image.open(files[3].path) as cropped:
@@ -113,7 +113,7 @@ def test_groups_of_copies_are_measured(tmp_path: Path) -> None:
         found = measure_duplicates(client, count=12, seed=5, on_progress=lambda *_: None)
     product, vectors = found["index duplicates"], found["vectors"]
     assert product.f1.value > vectors.f1.value
-    assert product.by_change[Change.JPEG_75] == 1
+    assert product.by_change[CopyChange.JPEG_75] == 1
     assert product.precision.interval.low <= product.precision.value <= product.precision.interval.high
     # Recall by pairs, counted one by one: an original with its four copies has ten pairs.
     assert product.recall.value == pytest.approx(round(product.recall.value * 120) / 120)

@@ -55,7 +55,7 @@ class PeerDescription:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Peer:
+class CataloguedPeer:
     """A peer of an opened catalogue. `environment` None is twinspire's own."""
 
     name: str
@@ -78,7 +78,7 @@ class _Catalogue:
     peers: Mapping[str, PeerDescription]
 
 
-def open_catalogue(file: Path = BUILT_IN) -> dict[str, Peer]:
+def open_catalogue(file: Path = BUILT_IN) -> dict[str, CataloguedPeer]:
     """Read a catalogue: its peers by name, in its order.
 
     Raises InputError, with the place, where it cannot be read, an adapter does not exist or an environment is unknown.
@@ -102,7 +102,7 @@ def open_catalogue(file: Path = BUILT_IN) -> dict[str, Peer]:
             raise InputError(
                 f"{file}: the environment of {name} is {chosen!r}: expected one of its environments: {known}"
             )
-        peers[name] = Peer(
+        peers[name] = CataloguedPeer(
             name=name,
             kind=described.kind,
             adapter=adapter.absolute(),
@@ -114,7 +114,7 @@ def open_catalogue(file: Path = BUILT_IN) -> dict[str, Peer]:
     return peers
 
 
-def choose_peers(names: Sequence[str] | None, further: Path | None = None) -> list[Peer]:
+def choose_peers(names: Sequence[str] | None, further: Path | None = None) -> list[CataloguedPeer]:
     """Return the built-in peers and those of a `further` catalogue, or only the named ones and their references.
 
     Raises InputError for an unknown name, and for a further peer that has the name of a built-in one.

@@ -49,7 +49,7 @@ class UserData:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PeerInputs:
+class ComparisonInputs:
     """Inputs in the folder `work`: `task` is the part of a peer's task that does not depend on the peer.
 
     `images` (N, D) and `texts` (M, D) are float32, L2-normalised; `skipped` counts images that cannot be read.
@@ -132,7 +132,7 @@ def make_inputs(
     threads: int,
     k: int,
     say: Callable[[str], None],
-) -> PeerInputs:
+) -> ComparisonInputs:
     """Encode the data with the bundle's fp32 engines and write what peers read.
 
     Images that cannot be read are left out. Raises InputError where fewer than two can be read, EngineError where the
@@ -155,7 +155,7 @@ def make_inputs(
         np.save(work / f"{name}.npy", array)
     inputs = work / "inputs.json"
     inputs.write_text(json.dumps({"files": [str(file) for file in files], "texts": data.texts}), encoding="utf-8")
-    return PeerInputs(
+    return ComparisonInputs(
         data=data,
         work=work,
         images=images,

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from twinspire.errors import EngineError, TwinspireError
-from twinspire_bench.peers.catalogue import Peer, PeerKind
+from twinspire_bench.peers.catalogue import CataloguedPeer, PeerKind
 from twinspire_bench.peers.environments import Environments
-from twinspire_bench.peers.inputs import PeerInputs
+from twinspire_bench.peers.inputs import ComparisonInputs
 from twinspire_bench.peers.judgement import cosines, recall
 from twinspire_bench.peers.processes import PeerProcess
 from twinspire_eval.records import series
@@ -32,7 +32,7 @@ Answers = list[dict[str, Any]]
 class PeerMeasurement:
     """What is measured, and how. `time_limit_s` is that of opening a peer, and of each of its rounds."""
 
-    inputs: PeerInputs
+    inputs: ComparisonInputs
     environments: Environments
     threads: int
     rounds: int
@@ -54,7 +54,7 @@ class PeerResults:
 
 
 def measure_peers(
-    measurement: PeerMeasurement, peers: Sequence[Peer], results: PeerResults, *, on_row: Callable[[], None]
+    measurement: PeerMeasurement, peers: Sequence[CataloguedPeer], results: PeerResults, *, on_row: Callable[[], None]
 ) -> None:
     """Measure peers into `results`; the references of their kinds must be among them. `on_row` is called after each.
 
@@ -71,19 +71,19 @@ def measure_peers(
             on_row()
 
 
-def _reason(error: Exception, peer: Peer) -> str:
+def _reason(error: Exception, peer: CataloguedPeer) -> str:
     """Return why a peer is not measured, which may be an error of the reference beside it."""
     return str(error).removeprefix(f"{peer.name}: ")
 
 
-def _has_row(results: PeerResults, peer: Peer) -> bool:
+def _has_row(results: PeerResults, peer: CataloguedPeer) -> bool:
     return peer.name in results.rows.get(peer.kind, {}) or peer.name in results.not_measured
 
 
 def _measure_kind(
     measurement: PeerMeasurement,
-    reference: Peer,
-    others: Sequence[Peer],
+    reference: CataloguedPeer,
+    others: Sequence[CataloguedPeer],
     results: PeerResults,
     on_row: Callable[[], None],
 ) -> None:
@@ -103,7 +103,7 @@ def _measure_kind(
             on_row()
 
 
-def _measured(measurement: PeerMeasurement, peer: Peer, ours: _Started, answers: Answers) -> dict[str, Any]:
+def _measured(measurement: PeerMeasurement, peer: CataloguedPeer, ours: _Started, answers: Answers) -> dict[str, Any]:
     """Measure a peer and the reference in turn, and append what the reference answers."""
     if peer.needs_checkpoint and measurement.inputs.task["checkpoint"] is None:
         raise EngineError(NEEDS_CHECKPOINT)
@@ -121,7 +121,7 @@ def _measured(measurement: PeerMeasurement, peer: Peer, ours: _Started, answers:
 class _Started:
     """A peer's process after a first round, which warms it up, with the judgement of its vectors."""
 
-    def __init__(self, measurement: PeerMeasurement, peer: Peer, process: PeerProcess, work: Path) -> None:
+    def __init__(self, measurement: PeerMeasurement, peer: CataloguedPeer, process: PeerProcess, work: Path) -> None:
         self.peer, self.versions, self._process, self._work = peer, process.versions, process, work
         self.cosines: dict[str, dict[str, Any]] = {}
         self.measure(save=work)
@@ -147,7 +147,7 @@ class _Started:
 
 
 @contextmanager
-def _started(measurement: PeerMeasurement, peer: Peer) -> Iterator[_Started]:
+def _started(measurement: PeerMeasurement, peer: CataloguedPeer) -> Iterator[_Started]:
     """Start a peer and warm it up; end it and remove its files at the end of the block."""
     work = Path(tempfile.mkdtemp(prefix=f"{peer.name}-", dir=measurement.inputs.work))
     inputs = measurement.inputs.work
@@ -176,7 +176,7 @@ def _row(measurement: PeerMeasurement, started: _Started, answers: Answers, ours
 
 
 def _embedding_row(
-    inputs: PeerInputs, _k: int, started: _Started, answers: Answers, ours: Answers | None
+    inputs: ComparisonInputs, _k: int, started: _Started, answers: Answers, ours: Answers | None
 ) -> dict[str, Any]:
     other = started.other_vectors()
     ratios: dict[str, Any] = {"images": None, "texts": None}
@@ -197,7 +197,7 @@ def _embedding_row(
 
 
 def _store_row(
-    inputs: PeerInputs, k: int, _started: _Started, answers: Answers, ours: Answers | None
+    inputs: ComparisonInputs, k: int, _started: _Started, answers: Answers, ours: Answers | None
 ) -> dict[str, Any]:
     scores = inputs.texts @ inputs.images.T  # (M, N)
     marked = np.where(inputs.marks == 1, scores, -np.inf)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from twinspire_bench.json_process import JsonProcess
-from twinspire_bench.peers.catalogue import Peer
+from twinspire_bench.peers.catalogue import CataloguedPeer
 from twinspire_bench.peers.environments import Environments, own_environment
 
 _SERVE = Path(__file__).with_name("adapters") / "serve.py"
@@ -33,7 +33,13 @@ class PeerProcess:
     """
 
     def __init__(
-        self, peer: Peer, task: Mapping[str, Any], *, threads: int, environments: Environments, time_limit_s: float
+        self,
+        peer: CataloguedPeer,
+        task: Mapping[str, Any],
+        *,
+        threads: int,
+        environments: Environments,
+        time_limit_s: float,
     ) -> None:
         requirements = () if peer.environment is None else peer.environment.requirements
         packages = [found[0] for requirement in requirements if (found := _PACKAGE.match(requirement))]

@@ -137,18 +137,18 @@ def _filter_table(filters: list[dict[str, Any]], count: int) -> Any:  # noqa: AN
 
 
 def _groups_table(groups: Mapping[str, GroupScores], count: int) -> Any:  # noqa: ANN401 - rich's table
-    from twinspire_bench.search.copies import Change
+    from twinspire_bench.search.copies import CopyChange
     from twinspire_eval.tables import MISSING, figures_table
 
     def percent(estimate: Estimate) -> str:
         between = estimate.interval
         return f"{100 * estimate.value:.1f} ({100 * between.low:.1f} to {100 * between.high:.1f})"
 
-    heads = ["cosine", "second", "precision", "recall", *Change]
+    heads = ["cosine", "second", "precision", "recall", *CopyChange]
     table = figures_table(["groups by"], heads, title=f"{count:,} scenes with copies, pairs in %")
     for name, scores in groups.items():
         second = MISSING if scores.minimum is None else f"{scores.minimum:g}"
-        changes = [f"{100 * scores.by_change[change]:.1f}" for change in Change]
+        changes = [f"{100 * scores.by_change[change]:.1f}" for change in CopyChange]
         table.add_row(name, f"{scores.cosine:g}", second, percent(scores.precision), percent(scores.recall), *changes)
     return table
 

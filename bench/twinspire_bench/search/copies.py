@@ -26,7 +26,7 @@ _BRIGHTNESS = ((0.7, 0.85), (1.15, 1.3))
 _SATURATION = ((0.5, 0.8), (1.25, 1.6))
 
 
-class Change(StrEnum):
+class CopyChange(StrEnum):
     """How a copy was made of its original."""
 
     JPEG_75 = "jpeg 75"
@@ -42,7 +42,7 @@ class SceneFile:
     path: Path
     picture: int
     scene: int
-    change: Change | None = None
+    change: CopyChange | None = None
 
 
 def write_copies(folder: Path, count: int, *, seed: int) -> list[SceneFile]:
@@ -51,7 +51,7 @@ def write_copies(folder: Path, count: int, *, seed: int) -> list[SceneFile]:
     files: list[SceneFile] = []
     pictures = 0
 
-    def write(image: Image.Image, quality: int, scene: int, change: Change | None = None) -> None:
+    def write(image: Image.Image, quality: int, scene: int, change: CopyChange | None = None) -> None:
         path = folder / f"{len(files):06d}.jpg"
         path.write_bytes(_jpeg(image, quality))
         files.append(SceneFile(path, pictures, scene, change))
@@ -59,10 +59,10 @@ def write_copies(folder: Path, count: int, *, seed: int) -> list[SceneFile]:
     for scene, captioned in enumerate(scene_set(count, seed=seed, split=Split.HELDOUT)):
         original = captioned.draw()
         write(original, _ORIGINAL_QUALITY, scene)
-        write(original, 75, scene, Change.JPEG_75)
-        write(original, 40, scene, Change.JPEG_40)
-        write(_cropped(original, rng), _EDITED_QUALITY, scene, Change.CROPPED)
-        write(_recoloured(original, rng), _EDITED_QUALITY, scene, Change.RECOLOURED)
+        write(original, 75, scene, CopyChange.JPEG_75)
+        write(original, 40, scene, CopyChange.JPEG_40)
+        write(_cropped(original, rng), _EDITED_QUALITY, scene, CopyChange.CROPPED)
+        write(_recoloured(original, rng), _EDITED_QUALITY, scene, CopyChange.RECOLOURED)
         pictures += 1
         for other in _beside(captioned, rng):
             write(other.draw(), _ORIGINAL_QUALITY, scene)

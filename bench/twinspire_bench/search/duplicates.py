@@ -32,7 +32,7 @@ from twinspire.duplicates import (
 from twinspire.index import Item, ItemKind
 from twinspire.search.grouping import DEFAULT_GROUP, grouped
 from twinspire.similarity import similarities
-from twinspire_bench.search.copies import Change, SceneFile, write_copies
+from twinspire_bench.search.copies import CopyChange, SceneFile, write_copies
 from twinspire_bench.search.perceptual_hash import hash_of
 from twinspire_eval.statistics import Estimate, Statistic, interval, statistic_of
 
@@ -83,7 +83,7 @@ class GroupScores:
     precision: Estimate
     recall: Estimate
     f1: Estimate
-    by_change: dict[Change, float]
+    by_change: dict[CopyChange, float]
     took_s: float | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -215,7 +215,7 @@ def _scores(
             change: float(
                 np.mean([found for file, found in zip(files, is_found, strict=True) if file.change is change])
             )
-            for change in Change
+            for change in CopyChange
         },
         took_s=took_s,
     )

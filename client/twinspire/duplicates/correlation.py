@@ -2,9 +2,9 @@
 
 Template matching by normalised cross-correlation (Lewis, Fast Normalized Cross-Correlation, 1995), of thumbnails
 without their local mean. It does not depend on brightness and contrast, hardly on compression and saturation, and it
-compares where things are in a picture, of which embeddings say little. A hash of 64 bits, such as pHash (Zauner,
+compares where things are in an image, of which embeddings say little. A hash of 64 bits, such as pHash (Zauner,
 Implementation and Benchmarking of Perceptual Image Hash Functions, 2010), is smaller and compares faster, but a crop of
-10% changes a third of its bits: `twinspire bench search` measures both. Rotated and mirrored pictures do not correlate.
+10% changes a third of its bits: `twinspire bench search` measures both. Rotated and mirrored images do not correlate.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from twinspire._cores import usable_cores
 
 THUMBNAIL = 48
 """Side of a stored thumbnail, in pixels."""
-_SIDE = 32  # at which pictures are compared
-_SIDES = range(27, _SIDE + 1)  # of a picture that is a crop of another: up to 16% of a side is missing
+_SIDE = 32  # at which images are compared
+_SIDES = range(27, _SIDE + 1)  # of an image that is a crop of another: up to 16% of a side is missing
 # A quarter of the windows, compared first. For 99% of the crops of generated scenes their best correlation is less than
-# 0.15 below that of all windows, and most pairs of different pictures are out of reach after a third of the time.
+# 0.15 below that of all windows, and most pairs of different images are out of reach after a third of the time.
 _COARSE_SIDES = range(28, _SIDE + 1, 2)
 _COARSE_MARGIN = 0.25
 _BLUR = 2  # radius of the local mean, in pixels of `_SIDE`
 _PAIRS_AT_ONCE = 128
-# Mean square of a picture without its local mean, below which it has no structure to compare: rounding leaves 0.1.
+# Mean square of an image without its local mean, below which it has no structure to compare: rounding leaves 0.1.
 _FLAT = 0.25
 
 Thumbnails = NDArray[np.uint8]
@@ -45,9 +45,9 @@ def thumbnail_of(image: Image.Image) -> Thumbnails:
 def correlations(left: Thumbnails, right: Thumbnails, *, minimum: float = -1) -> NDArray[np.float32]:
     """Return the correlation of each pair of thumbnails, (N, 48, 48) uint8 each, as (N,) float32, -1 to 1.
 
-    It is the largest of those of the whole pictures and of either with each crop of the other that leaves out up to 16%
-    of the width and height. Two pictures without structure, such as blank pages, correlate with 1, one with another
-    picture with 0. A pair that is far below `minimum` in a quarter of the windows is not compared in the others, and
+    It is the largest of those of the whole images and of either with each crop of the other that leaves out up to 16%
+    of the width and height. Two images without structure, such as blank pages, correlate with 1, one with another
+    image with 0. A pair that is far below `minimum` in a quarter of the windows is not compared in the others, and
     has the largest correlation of those.
     """
     found = np.empty(len(left), np.float32)
@@ -114,8 +114,8 @@ def _offsets(height: int, width: int) -> Iterator[tuple[int, int]]:
             yield top, left
 
 
-def _resized(pictures: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
-    resized: NDArray[np.float32] = _weights(height) @ pictures @ _weights(width).T
+def _resized(images: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
+    resized: NDArray[np.float32] = _weights(height) @ images @ _weights(width).T
     return resized
 
 
@@ -129,11 +129,11 @@ def _weights(side: int) -> NDArray[np.float32]:
     return np.asarray(covered / covered.sum(axis=1, keepdims=True), np.float32)
 
 
-def _without_local_mean(pictures: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return pictures (N, H, W) minus the mean of the 5 x 5 pixels around each, the edge repeated."""
-    height, width = pictures.shape[1:]
-    blurred = np.matmul(_blur(height), np.matmul(pictures, _blur(width).T))
-    return np.asarray(pictures - blurred, np.float32)
+def _without_local_mean(images: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return images (N, H, W) minus the mean of the 5 x 5 pixels around each, the edge repeated."""
+    height, width = images.shape[1:]
+    blurred = np.matmul(_blur(height), np.matmul(images, _blur(width).T))
+    return np.asarray(images - blurred, np.float32)
 
 
 @cache
@@ -146,9 +146,9 @@ def _blur(side: int) -> NDArray[np.float32]:
     return matrix
 
 
-def _integral(pictures: NDArray[np.float32]) -> NDArray[np.float64]:
+def _integral(images: NDArray[np.float32]) -> NDArray[np.float64]:
     """Return the sums of all pixels above and to the left, (N, H + 1, W + 1)."""
-    sums = pictures.astype(np.float64).cumsum(axis=1).cumsum(axis=2)
+    sums = images.astype(np.float64).cumsum(axis=1).cumsum(axis=2)
     return np.pad(sums, ((0, 0), (1, 0), (1, 0)))
 
 

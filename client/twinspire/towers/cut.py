@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,11 +12,13 @@ from twinspire._dims import cut_space, cut_vectors
 from twinspire.towers.protocol import AsyncTowers, Towers
 from twinspire.towers.triton import ClientCounters
 
+AnyTowers = TypeVar("AnyTowers", bound=Towers | AsyncTowers)
 
-class CutTowers:
-    """`Towers` over `whole` ones. Closing either closes both."""
 
-    def __init__(self, whole: Towers, dim: int) -> None:
+class _Cut(Generic[AnyTowers]):
+    """What cut towers are, whether their calls are awaited or not."""
+
+    def __init__(self, whole: AnyTowers, dim: int) -> None:
         self.whole = whole
         self.dim = dim
         self.space = cut_space(whole.space, dim)
@@ -24,15 +27,19 @@ class CutTowers:
         return repr(self.whole)
 
     @property
-    def context_length(self) -> int:
-        """The most token ids that one text may have, start and end included."""
-        return self.whole.context_length
-
-    @property
     def counters(self) -> ClientCounters | None:
         """The counters of servers and fallback; None where there is no server."""
         counters: ClientCounters | None = getattr(self.whole, "counters", None)
         return counters
+
+
+class CutTowers(_Cut[Towers]):
+    """`Towers` over `whole` ones. Closing either closes both."""
+
+    @property
+    def context_length(self) -> int:
+        """The most token ids that one text may have, start and end included."""
+        return self.whole.context_length
 
     def encode_images(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Encode as `Towers.encode_images` does, and cut."""
@@ -51,22 +58,8 @@ class CutTowers:
         self.whole.close()
 
 
-class AsyncCutTowers:
+class AsyncCutTowers(_Cut[AsyncTowers]):
     """`AsyncTowers` over `whole` ones. Closing either closes both."""
-
-    def __init__(self, whole: AsyncTowers, dim: int) -> None:
-        self.whole = whole
-        self.dim = dim
-        self.space = cut_space(whole.space, dim)
-
-    def __repr__(self) -> str:
-        return repr(self.whole)
-
-    @property
-    def counters(self) -> ClientCounters | None:
-        """The counters of servers and fallback; None where there is no server."""
-        counters: ClientCounters | None = getattr(self.whole, "counters", None)
-        return counters
 
     async def encode_images(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Encode as `AsyncTowers.encode_images` does, and cut."""
