@@ -328,8 +328,8 @@ class IndexSpec:
         minimum = max(self.family.minimum_vectors, coded, self.pca or 1, self.family.list_count(self, count) or 1)
         if count < minimum:
             raise InputError(
-                f"an index {self} needs at least {minimum} vectors, got {count}: search exactly (flat) until there are "
-                "more"
+                f"an index built as {self} needs at least {minimum} vectors, got {count}: search exactly (flat) until "
+                "there are more"
             )
 
     def width(self, dim: int) -> int:
