@@ -12,7 +12,7 @@ import random
 from dataclasses import dataclass
 
 from twinspire.errors import InputError
-from twinspire_eval.scenes import CaptionedScene, Language, Split, caption, scene_set
+from twinspire_eval.scenes import CaptionedScene, Language, Split, caption, scene_set, some_details
 
 IMAGES_PER_NAME = 4
 _ENGLISH = "bra dor fen gal hul jor kel lim mor nav pel quo rud sil tav vex wol yan zor bri dal fim"
@@ -66,7 +66,7 @@ def scene_queries(scenes: list[NamedScene], *, seed: int) -> list[SceneQuery]:
     queries = []
     for image, named in enumerate(scenes):
         for language in Language:
-            description = caption(named.scene.scene, language, rng, partial=True)
+            description = caption(named.scene.scene, language, rng, omit=some_details(rng))
             queries.append(SceneQuery(description, language, False, image))
             name = named.names[language]
             text = f"{description} with {name}" if language is Language.ENGLISH else f"{description}，{name}"

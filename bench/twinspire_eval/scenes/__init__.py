@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from twinspire_eval.scenes.captions import caption
+from twinspire_eval.scenes.captions import caption, in_template, query_text, some_details
 from twinspire_eval.scenes.dataset import CaptionedScene, draw_dataset, draw_pairs, scene_set
 from twinspire_eval.scenes.description import (
     Contrast,
+    Detail,
     Group,
+    Query,
     Scene,
     Split,
     Swap,
@@ -25,10 +27,12 @@ __all__ = [
     "CaptionedScene",
     "Colour",
     "Contrast",
+    "Detail",
     "Group",
     "Language",
     "ObjectType",
     "Place",
+    "Query",
     "Scene",
     "Size",
     "Split",
@@ -37,9 +41,12 @@ __all__ = [
     "draw_dataset",
     "draw_pairs",
     "draw_scene",
+    "in_template",
     "other_kinds",
+    "query_text",
     "sample_pairs",
     "sample_scenes",
     "scene_set",
+    "some_details",
     "swapped",
 ]

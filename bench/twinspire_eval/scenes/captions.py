@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Collection
 
-from twinspire_eval.scenes.description import Group, Scene
+from twinspire_eval.scenes.description import Detail, Group, Query, Scene
 from twinspire_eval.scenes.vocabulary import Axis, Background, Colour, Language, ObjectType, Place, Size
 
 # English: (singular, plural). Chinese: (measure word, noun).
@@ -137,35 +138,87 @@ _COUNTS_EN = {2: "two", 3: "three"}
 _COUNTS_ZH = {1: "一", 2: "两", 3: "三"}
 
 
+TEMPLATES: dict[Language, tuple[str, ...]] = {
+    Language.ENGLISH: ("a picture of {}", "a photo of {}", "an image of {}", "a drawing of {}", "a picture with {}"),
+    Language.CHINESE: ("{}的图片", "{}的照片", "一张图片，{}", "图中有{}", "画面里有{}"),
+}
+"""What people put around the words that matter."""
+
+
+def in_template(text: str, language: Language, rng: random.Random) -> str:
+    """Return a text within one of the `TEMPLATES`."""
+    return rng.choice(TEMPLATES[language]).format(text)
+
+
+def some_details(rng: random.Random) -> frozenset[Detail]:
+    """Return details that a text leaves out as users' queries do: each of them half of the time."""
+    return frozenset(detail for detail in Detail if rng.random() < 0.5)
+
+
 def caption(
-    scene: Scene, language: Language, rng: random.Random, *, partial: bool = False, synonyms: bool = True
+    scene: Scene,
+    language: Language,
+    rng: random.Random,
+    *,
+    omit: Collection[Detail] = (),
+    synonyms: bool = True,
 ) -> str:
     """Return a caption of a scene, with synonyms chosen by `rng`.
 
-    The caption names everything: objects, colours, sizes, counts, sides and background. With `partial` it may leave out
-    sizes, background, place or sides, as users' queries do. Without `synonyms` an English caption calls each type of
-    object by one noun, always the same.
+    The caption names everything but what it is told to `omit`: objects, colours, sizes, counts, sides and background.
+    Without `synonyms` an English caption calls each type of object by one noun, always the same.
     """
     if language is Language.ENGLISH:
-        return _english(scene, rng, partial, synonyms)
-    return _chinese(scene, rng, partial)
+        return _english(scene, rng, omit, synonyms)
+    return _chinese(scene, rng, omit)
 
 
-def _omit(rng: random.Random, partial: bool) -> bool:
-    return partial and rng.random() < 0.5
+def query_text(query: Query, language: Language, rng: random.Random) -> str:
+    """Return a short query in words, with synonyms chosen by `rng`."""
+    return (_english_query if language is Language.ENGLISH else _chinese_query)(query, rng)
 
 
-def _english(scene: Scene, rng: random.Random, partial: bool, synonyms: bool) -> str:
-    sized = not _omit(rng, partial)
-    where = "" if _omit(rng, partial) else rng.choice(_BACKGROUNDS_EN[scene.background])
-    things = [_english_group(group, rng, sized, synonyms) for group in scene.groups]
+def _english_query(query: Query, rng: random.Random) -> str:
+    words = [rng.choice(_SIZES_EN[query.size])] if query.size is not None else []
+    words += [rng.choice(_COLOURS_EN[query.colour])] if query.colour is not None else []
+    singular, plural = rng.choice(_OBJECTS_EN[query.kind])
+    if query.count is not None and query.count > 1:
+        words = [_COUNTS_EN[query.count], *words, plural]
+    else:
+        words = [*words, singular]
+        if rng.random() < 0.7:
+            words = [_article(words[0]), *words]
+    where = [rng.choice(_BACKGROUNDS_EN[query.background])] if query.background is not None else []
+    return " ".join(words + where)
+
+
+def _chinese_query(query: Query, rng: random.Random) -> str:
+    size = rng.choice(_SIZES_ZH[query.size]) if query.size is not None else ""
+    colour = rng.choice(_COLOURS_ZH[query.colour]) if query.colour is not None else ""
+    measure, noun = rng.choice(_OBJECTS_ZH[query.kind])
+    if query.count is not None or rng.random() < 0.5:
+        text = f"{_COUNTS_ZH[query.count or 1]}{measure}{size}{colour}{noun}"
+    elif rng.random() < 0.5:
+        text = f"{size}{colour}{noun}"
+    else:
+        text = f"{size}{colour.removesuffix('的')}{noun}"
+    if query.background is None:
+        return text
+    where = rng.choice(_BACKGROUNDS_ZH[query.background])
+    return f"{where}的{text}" if rng.random() < 0.5 else f"{where}，{text}"
+
+
+def _english(scene: Scene, rng: random.Random, omit: Collection[Detail], synonyms: bool) -> str:
+    arranged = Detail.ARRANGEMENT not in omit
+    where = "" if Detail.BACKGROUND in omit else rng.choice(_BACKGROUNDS_EN[scene.background])
+    things = [_english_group(group, rng, Detail.SIZES not in omit, synonyms) for group in scene.groups]
     if scene.place is not None:
         text = things[0]
-        if not _omit(rng, partial):
+        if arranged:
             text += " " + rng.choice(_PLACES_EN[scene.place])
     elif scene.axis is None:
         text = things[0]
-    elif _omit(rng, partial):
+    elif not arranged:
         shuffled = rng.sample(things, len(things))
         text = ", ".join(shuffled[:-1]) + " and " + shuffled[-1]
     elif len(things) == 2:
@@ -190,22 +243,25 @@ def _english_group(group: Group, rng: random.Random, sized: bool, synonyms: bool
     words = ([rng.choice(_SIZES_EN[group.size])] if sized else []) + [colour]
     if group.count > 1:
         return " ".join([_COUNTS_EN[group.count], *words, plural])
-    article = "an" if words[0][0] in "aeio" else "a"
-    return " ".join([article, *words, singular])
+    return " ".join([_article(words[0]), *words, singular])
 
 
-def _chinese(scene: Scene, rng: random.Random, partial: bool) -> str:
-    sized = not _omit(rng, partial)
-    where = "" if _omit(rng, partial) else rng.choice(_BACKGROUNDS_ZH[scene.background])
-    things = [_chinese_group(group, rng, sized) for group in scene.groups]
+def _article(word: str) -> str:
+    return "an" if word[0] in "aeiou" else "a"
+
+
+def _chinese(scene: Scene, rng: random.Random, omit: Collection[Detail]) -> str:
+    arranged = Detail.ARRANGEMENT not in omit
+    where = "" if Detail.BACKGROUND in omit else rng.choice(_BACKGROUNDS_ZH[scene.background])
+    things = [_chinese_group(group, rng, Detail.SIZES not in omit) for group in scene.groups]
     if scene.place is not None:
         text = things[0]
-        if not _omit(rng, partial):
+        if arranged:
             place = rng.choice(_PLACES_ZH[scene.place])
             text = f"{place}有{text}" if rng.random() < 0.5 else f"{text}在{place}"
     elif scene.axis is None:
         text = things[0]
-    elif _omit(rng, partial):
+    elif not arranged:
         text = "和".join(rng.sample(things, len(things)))
     elif len(things) == 2:
         before, after = _SIDES_ZH[scene.axis]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Any
 
 from twinspire_eval.scenes.vocabulary import Axis, Background, Colour, ObjectType, Place, Size
 
@@ -85,6 +86,52 @@ class Scene:
         """Split of this scene, computed from its family."""
         digest = hashlib.sha256(self.family.encode()).digest()
         return Split.HELDOUT if int.from_bytes(digest[:8], "big") % HELDOUT_SHARE == 0 else Split.TRAIN
+
+
+class Detail(StrEnum):
+    """What a caption may leave out: all sizes, the background, or where the objects stand."""
+
+    SIZES = "sizes"
+    BACKGROUND = "background"
+    ARRANGEMENT = "arrangement"
+
+
+def without(scene: Scene, omitted: Collection[Detail]) -> tuple[Any, ...]:
+    """Return what a caption that omits some details says of a scene.
+
+    It is true of another scene if, without the same details, that is equal.
+    """
+    groups = tuple(
+        (group.kind, group.colour, group.count, None if Detail.SIZES in omitted else group.size)
+        for group in scene.groups
+    )
+    background = None if Detail.BACKGROUND in omitted else scene.background
+    if Detail.ARRANGEMENT in omitted:
+        return background, frozenset(groups)
+    return background, groups, scene.axis, scene.place
+
+
+@dataclass(frozen=True)
+class Query:
+    """What a short query asks for: objects of one type, with the properties that it names; None leaves one open."""
+
+    kind: ObjectType
+    colour: Colour | None = None
+    size: Size | None = None
+    count: int | None = None
+    background: Background | None = None
+
+    def matches(self, scene: Scene) -> bool:
+        """Return whether a scene shows what the query asks for, whatever else it shows."""
+        if self.background not in {None, scene.background}:
+            return False
+        return any(
+            group.kind is self.kind
+            and self.colour in {None, group.colour}
+            and self.size in {None, group.size}
+            and self.count in {None, group.count}
+            for group in scene.groups
+        )
 
 
 # Share of each layout in a sample: 75% of the images show two or three objects.

@@ -19,7 +19,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 
 from twinspire.bundle import ImageSettings
 from twinspire.images import Preprocessor
-from twinspire_eval.scenes.captions import caption
+from twinspire_eval.scenes.captions import caption, in_template
 from twinspire_eval.scenes.description import Scene, Split, Swap, other_kinds, sample_scenes, swapped
 from twinspire_eval.scenes.drawing import draw_scene
 from twinspire_eval.scenes.vocabulary import Language
@@ -46,13 +46,18 @@ class TrainingSettings:
     colours, sides or kinds. They are hard negatives in the same batch, which teaches kinds and binding.
     """
 
-    scenes: int = 15_000
-    steps: int = 1_700
+    scenes: int = 25_000
+    steps: int = 4_500
     batch: int = 256
+    queries: int = 128
+    """Short queries in a batch, beside a caption of each image."""
+    dims: tuple[int, ...] = (128, 64, 32)
+    """Lengths to which an embedding may be cut (Kusupati et al. 2022, arXiv:2205.13147)."""
     warmup_steps: int = 100
     learning_rate: float = 2e-3
     weight_decay: float = 0.02
-    partial_captions: float = 0.2
+    partial_captions: float = 0.25
+    templates: float = 0.1
     seed: int = 2026
 
 
@@ -123,8 +128,8 @@ def _siblings(scene: Scene, rng: random.Random) -> list[Scene]:
     if len(scene.groups) == 1:
         siblings = [other_kinds(scene, rng) for _ in range(3)]
     else:
-        binding = swapped(scene, rng.choice((Swap.COLOURS, Swap.SIDES)), rng)
-        siblings = [binding, swapped(scene, Swap.KINDS, rng), other_kinds(scene, rng)]
+        kinds = other_kinds(scene, rng) if rng.random() < 0.5 else swapped(scene, Swap.KINDS, rng)
+        siblings = [swapped(scene, Swap.COLOURS, rng), swapped(scene, Swap.SIDES, rng), kinds]
     return [scene, *(sibling for sibling in siblings if sibling is not None)]
 
 
@@ -157,11 +162,12 @@ def _draw(job: tuple[Scene, int, int]) -> npt.NDArray[np.uint8]:
     return Preprocessor(IMAGE_SETTINGS, threads=1).one(encoded.getvalue())
 
 
-def training_captions(scenes: list[Scene], rng: random.Random, *, partial: float) -> Iterator[str]:
-    """Yield one caption per scene and language, for the tokenizer."""
+def training_captions(scenes: list[Scene], rng: random.Random) -> Iterator[str]:
+    """Yield one caption per scene and language, some of them in a template, for the tokenizer."""
     for scene in scenes:
         for language in Language:
-            yield caption(scene, language, rng, partial=rng.random() < partial)
+            text = caption(scene, language, rng)
+            yield in_template(text, language, rng) if rng.random() < TrainingSettings.templates else text
 
 
 def train_tokenizer(captions: Iterable[str]) -> Tokenizer:

@@ -9,8 +9,8 @@ Writes a checkpoint of transformers' `VisionTextDualEncoderModel` and `training.
 
 from __future__ import annotations
 
-import random
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,11 +26,10 @@ from transformers import (
 )
 
 from twinspire._cores import usable_cores
-from twinspire_eval.scenes.captions import caption
-from twinspire_eval.scenes.description import Scene
 from twinspire_eval.scenes.vocabulary import Language
+from twinspire_export.sample.batches import Batch, Batches, Wording
 from twinspire_export.sample.data import IMAGE_SETTINGS, TrainingSettings, load_training_set
-from twinspire_export.sample.train import Batches, fit, save_image_processor
+from twinspire_export.sample.train import fit, save_image_processor
 from twinspire_export.text_encoder import masked_mean
 
 CONTEXT_LENGTH = 64
@@ -74,14 +73,14 @@ def train(
     drawn_s = time.monotonic() - started
     torch.set_num_threads(threads)
     model = build_model(text_checkpoint, settings.seed)
+    # Whole captions in the whole space: a query or a template would bring other nouns, a shorter length another space.
+    settings = replace(settings, queries=0, templates=0.0, dims=(model.config.projection_dim,))
     tokenizer = AutoTokenizer.from_pretrained(text_checkpoint, local_files_only=True, use_fast=True)
     pad_id = int(tokenizer.pad_token_id)
     assert pad_id == 0, "Batches pads with 0"
 
-    def tokenize(scene: Scene, rng: random.Random) -> list[int]:
-        partial = rng.random() < settings.partial_captions
-        words = caption(scene, Language.ENGLISH, rng, partial=partial, synonyms=False)
-        ids: list[int] = tokenizer(words, truncation=True, max_length=CONTEXT_LENGTH)["input_ids"]
+    def tokenize(text: str) -> list[int]:
+        ids: list[int] = tokenizer(text, truncation=True, max_length=CONTEXT_LENGTH)["input_ids"]
         return ids
 
     @torch.compile(disable=not compiled)
@@ -97,6 +96,10 @@ def train(
             hidden = model.text_model(input_ids=ids, attention_mask=is_token.long()).last_hidden_state
         return masked_mean(hidden.float(), is_token)[:, 0]
 
+    def embed(batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        captions = embed_texts(batch.captions)
+        return embed_images(batch.pixels), captions, captions[:0]
+
     def save() -> None:
         model.save_pretrained(out, safe_serialization=True)
         tokenizer.save_pretrained(out)
@@ -105,8 +108,8 @@ def train(
     header: dict[str, Any] = {"scenes": len(data.scenes), "drawing_s": round(drawn_s, 1), "threads": threads}
     fit(
         model,
-        lambda pixels, ids: (embed_images(pixels), embed_texts(ids)),
-        Batches(data, tokenize, settings),
+        embed,
+        Batches(data, Wording(tokenize, (Language.ENGLISH,), synonyms=False), settings),
         settings,
         out,
         save=save,

@@ -12,13 +12,12 @@ import math
 import random
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, TextIO, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import typer
 from tokenizers import Tokenizer
@@ -32,9 +31,7 @@ from transformers import (
 )
 
 from twinspire._cores import usable_cores
-from twinspire_eval.scenes.captions import caption
-from twinspire_eval.scenes.description import Scene
-from twinspire_eval.scenes.vocabulary import Language
+from twinspire_export.sample.batches import Batch, Batches, Wording
 from twinspire_export.sample.data import (
     CONTEXT_LENGTH,
     END,
@@ -42,7 +39,6 @@ from twinspire_export.sample.data import (
     PAD,
     START,
     UNKNOWN,
-    TrainingSet,
     TrainingSettings,
     clip_config,
     load_training_set,
@@ -52,10 +48,8 @@ from twinspire_export.sample.data import (
 )
 
 MAX_LOGIT_SCALE = 100.0
-LENGTH_STEP = 16
-"""Token sequences are padded to a multiple of this, so that few shapes are compiled."""
-SHIFT = 3
-"""Training images are shifted by up to this many pixels."""
+QUERY_WEIGHT = 0.5
+"""Weight of the short queries' loss beside that of the captions, which looks in both directions."""
 
 ImageTextModel: TypeAlias = CLIPModel | VisionTextDualEncoderModel
 _LAYER = re.compile(r"\.layers?\.\d")  # CLIPModel calls its blocks `layers`, ViTModel `layer`
@@ -104,49 +98,55 @@ def build_optimizers(model: ImageTextModel, settings: TrainingSettings) -> list[
     ]
 
 
-def info_nce(model: ImageTextModel, image: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
-    """Return the symmetric InfoNCE loss of matching rows; `image` and `text` are (N, D), not normalised."""
-    image, text = functional.normalize(image.float()), functional.normalize(text.float())
-    logits = image @ text.T * model.logit_scale.exp()
-    target = torch.arange(len(logits), device=logits.device)
-    return (functional.cross_entropy(logits, target) + functional.cross_entropy(logits.T, target)) / 2
+def contrastive_loss(
+    image: torch.Tensor,
+    captions: torch.Tensor,
+    queries: torch.Tensor,
+    captions_true: torch.Tensor,
+    queries_true: torch.Tensor,
+    scale: torch.Tensor,
+) -> torch.Tensor:
+    """Return the InfoNCE loss of a batch whose texts may be true of several images.
 
-
-class Batches:
-    """Batches of tensors: images shifted a little, captions generated anew each time.
-
-    `tokenize` makes a caption of a scene and returns its token ids; 0 is the padding.
+    `image` (N, D), `captions` (N, D) and `queries` (Q, D) are not normalised; `captions_true` (N, N) and `queries_true`
+    (Q, N) are those of a `Batch`. Each image of which a text is true has to win against all of which it is not; each
+    caption of an image against all texts that are not true of it. Where a caption is true of its image alone and there
+    are no queries, this is CLIP's symmetric loss.
     """
-
-    def __init__(
-        self, data: TrainingSet, tokenize: Callable[[Scene, random.Random], list[int]], settings: TrainingSettings
-    ) -> None:
-        self._data = data
-        self._tokenize = tokenize
-        self._rng = random.Random(f"batches/{settings.seed}")
-        self._positions = data.batches(settings.batch, self._rng)
-        # Images reach the model as (uint8 / 255 - mean) / std, here as one multiply and one add.
-        std = torch.tensor(IMAGE_SETTINGS.std).view(1, 3, 1, 1)
-        self._scale = 1 / (255 * std)
-        self._offset = -torch.tensor(IMAGE_SETTINGS.mean).view(1, 3, 1, 1) / std
-
-    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Yield pixel values (N, 3, S, S) float32 and token ids (N, L) int64, endlessly."""
-        for positions in self._positions:
-            images = self._data.images[np.asarray(positions)]
-            down, across = (self._rng.randint(-SHIFT, SHIFT) for _ in range(2))
-            pixels = torch.from_numpy(_shifted(images, down, across)).permute(0, 3, 1, 2)
-            ids = [self._tokenize(self._data.scenes[position], self._rng) for position in positions]
-            length = -(-max(map(len, ids)) // LENGTH_STEP) * LENGTH_STEP
-            padded = [row + [0] * (length - len(row)) for row in ids]
-            yield pixels * self._scale + self._offset, torch.tensor(padded)
+    image, captions, queries = (functional.normalize(rows.float()) for rows in (image, captions, queries))
+    caption_logits, query_logits = (scale * texts @ image.T for texts in (captions, queries))
+    untrue = _hide(torch.cat([caption_logits, query_logits]), torch.cat([captions_true, queries_true]))
+    to_image = _against(caption_logits, untrue[: len(captions)], captions_true, dim=1)
+    to_caption = _against(caption_logits, untrue, captions_true, dim=0)
+    loss = (to_image + to_caption) / 2
+    if len(queries):
+        loss = loss + QUERY_WEIGHT * _against(query_logits, untrue[len(captions) :], queries_true, dim=1)
+    return loss
 
 
-def _shifted(images: npt.NDArray[np.uint8], down: int, across: int) -> npt.NDArray[np.uint8]:
-    """Shift images, (N, S, S, 3), by some pixels, repeating the edge."""
-    padded = np.pad(images, ((0, 0), (SHIFT, SHIFT), (SHIFT, SHIFT), (0, 0)), mode="edge")
-    side = images.shape[1]
-    return np.ascontiguousarray(padded[:, SHIFT + down : SHIFT + down + side, SHIFT + across : SHIFT + across + side])
+def _hide(logits: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
+    return logits.masked_fill(where, -1e4)
+
+
+def _against(logits: torch.Tensor, untrue: torch.Tensor, true: torch.Tensor, dim: int) -> torch.Tensor:
+    """Return the mean over the other dimension of the cross-entropy of the true logits against the untrue ones."""
+    losses = functional.softplus(untrue.logsumexp(dim, keepdim=True) - logits) * true
+    return (losses.sum(dim) / true.sum(dim).clamp(min=1)).mean()
+
+
+def matryoshka_loss(
+    model: ImageTextModel, outputs: tuple[torch.Tensor, torch.Tensor, torch.Tensor], batch: Batch, dims: Sequence[int]
+) -> torch.Tensor:
+    """Return the loss of the first `dims` components of the towers' outputs, each length half as heavy as the last."""
+    weights = [0.5**position for position in range(len(dims))]
+    total = torch.zeros(())
+    for weight, dim in zip(weights, dims, strict=True):
+        image, captions, queries = (rows[:, :dim] for rows in outputs)
+        scale = model.logit_scale.exp()
+        total = total + weight * contrastive_loss(
+            image, captions, queries, batch.captions_true, batch.queries_true, scale
+        )
+    return total / sum(weights)
 
 
 def learning_rate(step: int, settings: TrainingSettings) -> float:
@@ -166,30 +166,34 @@ def train(
     out.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     scenes, _ = training_scenes(settings)
-    tokenizer = train_tokenizer(
-        training_captions(scenes[:20_000], random.Random(settings.seed), partial=settings.partial_captions)
-    )
+    tokenizer = train_tokenizer(training_captions(scenes[:20_000], random.Random(settings.seed)))
     data = load_training_set(settings, cache, processes=threads)
     drawn_s = time.monotonic() - started
     torch.set_num_threads(threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = build_model(tokenizer.get_vocab_size(), settings.seed).to(device)
 
-    def tokenize(scene: Scene, rng: random.Random) -> list[int]:
-        language = rng.choice(list(Language))
-        partial = rng.random() < settings.partial_captions
-        ids: list[int] = tokenizer.encode(caption(scene, language, rng, partial=partial)).ids
-        return ids
-
-    @torch.compile(disable=not compiled)
-    def embed(pixels: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    # Fixed shapes: a batch of images, and texts of a few lengths.
+    @torch.compile(disable=not compiled, dynamic=False)
+    def embed_images(pixels: torch.Tensor) -> torch.Tensor:
         with torch.autocast(device.type, torch.bfloat16):
-            return model.get_image_features(pixel_values=pixels), model.get_text_features(input_ids=ids)
+            features: torch.Tensor = model.get_image_features(pixel_values=pixels)
+        return features
+
+    @torch.compile(disable=not compiled, dynamic=False)
+    def embed_texts(ids: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(device.type, torch.bfloat16):
+            features: torch.Tensor = model.get_text_features(input_ids=ids)
+        return features
+
+    def tokenize(text: str) -> list[int]:
+        ids: list[int] = tokenizer.encode(text).ids
+        return ids
 
     fit(
         model,
-        embed,
-        Batches(data, tokenize, settings),
+        lambda batch: (embed_images(batch.pixels), embed_texts(batch.captions), embed_texts(batch.queries)),
+        Batches(data, Wording(tokenize), settings),
         settings,
         out,
         save=lambda: save_checkpoint(model, tokenizer, out),
@@ -200,8 +204,8 @@ def train(
 
 def fit(
     model: ImageTextModel,
-    embed: Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]],
-    batches: Iterable[tuple[torch.Tensor, torch.Tensor]],
+    embed: Callable[[Batch], tuple[torch.Tensor, torch.Tensor, torch.Tensor]],
+    batches: Iterable[Batch],
     settings: TrainingSettings,
     out: Path,
     *,
@@ -209,10 +213,10 @@ def fit(
     header: Mapping[str, Any],
     report_every: int = 25,
 ) -> None:
-    """Minimise InfoNCE over the parameters of `model` that require gradients, and `save` it after every 500 steps.
+    """Minimise the loss over the parameters of `model` that require gradients, and `save` it after every 500 steps.
 
-    `embed` turns pixels and token ids into the towers' outputs, (N, D) each, not normalised. `header` and a line a
-    report are written to training.jsonl in `out`.
+    `embed` turns a batch into the towers' outputs for its images, captions and queries, not normalised. `header` and a
+    line a report are written to training.jsonl in `out`.
     """
     started, cpu_started = time.monotonic(), time.process_time()
     optimizers = build_optimizers(model, settings)
@@ -222,11 +226,12 @@ def fit(
         about = {"parameters": parameters, "device": str(device), "torch": torch.__version__}
         _report(log, {"settings": asdict(settings), **header, **about})
         losses: list[float] = []
-        for step, (pixels, ids) in zip(range(settings.steps), batches, strict=False):
+        for step, batch in zip(range(settings.steps), batches, strict=False):
             for optimizer in optimizers:
                 for group in optimizer.param_groups:
                     group["lr"] = settings.learning_rate * learning_rate(step, settings)
-            loss = info_nce(model, *embed(pixels.to(device), ids.to(device)))
+            batch = batch.to(device)
+            loss = matryoshka_loss(model, embed(batch), batch, settings.dims)
             loss.backward()  # type: ignore[no-untyped-call]
             for optimizer in optimizers:
                 optimizer.step()

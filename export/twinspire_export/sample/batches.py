@@ -1,0 +1,135 @@
+"""Training batches of the sample model: images, captions, short queries, and which text is true of which image."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from twinspire_eval.scenes.captions import caption, in_template, query_text, some_details
+from twinspire_eval.scenes.description import Detail, Query, Scene, without
+from twinspire_eval.scenes.vocabulary import Language
+from twinspire_export.sample.data import IMAGE_SETTINGS, TrainingSet, TrainingSettings
+
+LENGTH_STEP = 16
+"""Token sequences are padded to a multiple of this, so that few shapes are compiled."""
+SHIFT = 3
+"""Training images are shifted by up to this many pixels."""
+_NAMED = {"colour": 0.85, "size": 0.15, "count": 0.15, "background": 0.2}
+"""How often a short query names a property beside the type of object."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """N images with a caption each, and Q short queries.
+
+    `pixels` is (N, 3, S, S) float32; `captions` (N, L) and `queries` (Q, L') are int64 token ids, padded with 0.
+    `captions_true` (N, N) and `queries_true` (Q, N) say of which images a text is true.
+    """
+
+    pixels: torch.Tensor
+    captions: torch.Tensor
+    captions_true: torch.Tensor
+    queries: torch.Tensor
+    queries_true: torch.Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        """Return the batch on a device."""
+        return Batch(*(getattr(self, field.name).to(device) for field in fields(self)))
+
+
+@dataclass(frozen=True)
+class Wording:
+    """How texts are put into words: the tokenizer, the languages, and whether objects have more than one noun."""
+
+    tokenize: Callable[[str], list[int]]
+    languages: tuple[Language, ...] = tuple(Language)
+    synonyms: bool = True
+
+
+class Batches:
+    """Batches of training scenes: images shifted a little, captions and queries generated anew each time."""
+
+    def __init__(self, data: TrainingSet, wording: Wording, settings: TrainingSettings) -> None:
+        self._data = data
+        self._wording = wording
+        self._settings = settings
+        self._rng = random.Random(f"batches/{settings.seed}")
+        self._positions = data.batches(settings.batch, self._rng)
+        # Images reach the model as (uint8 / 255 - mean) / std, here as one multiply and one add.
+        std = torch.tensor(IMAGE_SETTINGS.std).view(1, 3, 1, 1)
+        self._scale = 1 / (255 * std)
+        self._offset = -torch.tensor(IMAGE_SETTINGS.mean).view(1, 3, 1, 1) / std
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yield batches endlessly."""
+        for positions in self._positions:
+            images = self._data.images[np.asarray(positions)]
+            down, across = (self._rng.randint(-SHIFT, SHIFT) for _ in range(2))
+            pixels = torch.from_numpy(_shifted(images, down, across)).permute(0, 3, 1, 2)
+            scenes = [self._data.scenes[position] for position in positions]
+            captions, captions_true = self._captions(scenes)
+            queries, queries_true = self._queries(scenes)
+            yield Batch(pixels * self._scale + self._offset, captions, captions_true, queries, queries_true)
+
+    def _captions(self, scenes: list[Scene]) -> tuple[torch.Tensor, torch.Tensor]:
+        texts = []
+        true = np.zeros((len(scenes), len(scenes)), dtype=bool)
+        said: dict[frozenset[Detail], list[object]] = {}
+        for row, scene in enumerate(scenes):
+            partial = self._rng.random() < self._settings.partial_captions
+            omit = some_details(self._rng) if partial else frozenset()
+            language = self._rng.choice(self._wording.languages)
+            texts.append(
+                self._framed(caption(scene, language, self._rng, omit=omit, synonyms=self._wording.synonyms), language)
+            )
+            if omit not in said:
+                said[omit] = [without(other, omit) for other in scenes]
+            true[row] = [other == said[omit][row] for other in said[omit]]
+        return self._padded(texts), torch.from_numpy(true)
+
+    def _queries(self, scenes: list[Scene]) -> tuple[torch.Tensor, torch.Tensor]:
+        texts = []
+        true = np.zeros((min(self._settings.queries, len(scenes)), len(scenes)), dtype=bool)
+        for row, scene in enumerate(self._rng.sample(scenes, len(true))):
+            query = a_query(scene, self._rng)
+            language = self._rng.choice(self._wording.languages)
+            texts.append(self._framed(query_text(query, language, self._rng), language))
+            true[row] = [query.matches(other) for other in scenes]
+        return self._padded(texts), torch.from_numpy(true)
+
+    def _framed(self, text: str, language: Language) -> str:
+        framed = self._rng.random() < self._settings.templates
+        return in_template(text, language, self._rng) if framed else text
+
+    def _padded(self, texts: list[str]) -> torch.Tensor:
+        ids = [self._wording.tokenize(text) for text in texts]
+        length = -(-max(map(len, ids), default=0) // LENGTH_STEP) * LENGTH_STEP
+        return torch.tensor([row + [0] * (length - len(row)) for row in ids], dtype=torch.int64)
+
+
+def a_query(scene: Scene, rng: random.Random) -> Query:
+    """Return a short query of which a scene is a right answer."""
+    group = rng.choice(scene.groups)
+    named = {name: rng.random() < share for name, share in _NAMED.items()}
+    query = Query(group.kind)
+    if named["colour"]:
+        query = replace(query, colour=group.colour)
+    if named["size"]:
+        query = replace(query, size=group.size)
+    if named["count"] and group.count > 1:
+        query = replace(query, count=group.count)
+    if named["background"]:
+        query = replace(query, background=scene.background)
+    return query
+
+
+def _shifted(images: npt.NDArray[np.uint8], down: int, across: int) -> npt.NDArray[np.uint8]:
+    """Shift images, (N, S, S, 3), by some pixels, repeating the edge."""
+    padded = np.pad(images, ((0, 0), (SHIFT, SHIFT), (SHIFT, SHIFT), (0, 0)), mode="edge")
+    side = images.shape[1]
+    return np.ascontiguousarray(padded[:, SHIFT + down : SHIFT + down + side, SHIFT + across : SHIFT + across + side])
