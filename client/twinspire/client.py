@@ -24,7 +24,7 @@ from twinspire._client_base import (
 from twinspire._telemetry import detached_span, span
 from twinspire.audio import AudioItem, AudioLimits
 from twinspire.bundle import BundleDescription, DecodeMode, Precision, Tower
-from twinspire.errors import AudioError, ImageError, ItemError
+from twinspire.errors import AudioError, ImageError, InputError, ItemError
 from twinspire.images import ImageItem, ImageLimits
 from twinspire.towers import LocalTowers, OpenVinoOptions, Provider, TlsOptions, Towers, TritonTowers
 from twinspire.towers.cut import CutTowers
@@ -180,6 +180,41 @@ class Client(ClientBase[Towers]):
         """
         preprocessor = self._required(self._preprocessor, Tower.IMAGE)
         return self._encoded(Tower.IMAGE, preprocessor, self.towers.encode_images, items, on_error)
+
+    @overload
+    def score_pairs(
+        self, items: Iterable[ImageItem], texts: Sequence[str], *, on_error: Literal["raise"] = "raise"
+    ) -> NDArray[np.float32]: ...
+    @overload
+    def score_pairs(
+        self, items: Iterable[ImageItem], texts: Sequence[str], *, on_error: Literal["skip"]
+    ) -> tuple[NDArray[np.float32], list[ImageError]]: ...
+    def score_pairs(
+        self, items: Iterable[ImageItem], texts: Sequence[str], *, on_error: OnError = "raise"
+    ) -> NDArray[np.float32] | tuple[NDArray[np.float32], list[ImageError]]:
+        """Return the reranker's probability that text n is true of image n, (N,) float32, 0 to 1; N may be 0.
+
+        It reads image and text together, unlike the towers, and so sees which object has which colour, at the price of
+        a run for every pair. The first image that cannot be used raises ImageError. With `on_error="skip"` such an
+        image's probability is NaN, and a list with an ImageError for each is returned beside them. Raises BundleError
+        where the bundle has no reranker, InputError for other than one text for each image, EngineError and ServerError
+        where the reranker fails.
+        """
+        self.bundle.manifest.reranker()
+        pictures, sequences = list(items), self.tokenize(texts)
+        if len(pictures) != len(sequences):
+            message = f"{len(pictures)} images and {len(sequences)} texts: expected one text for each image"
+            raise InputError(message, option="texts")
+        with span("rerank", rows=len(pictures)):
+            pixels, skipped = self.preprocess(pictures, on_error="skip")
+            if skipped and on_error == "raise":
+                raise skipped[0]
+            check_on_error(on_error)
+            absent = {error.position for error in skipped}
+            usable = [position for position in range(len(pictures)) if position not in absent]
+            scores = np.full(len(pictures), np.nan, np.float32)
+            scores[usable] = self.towers.score_pairs(pixels, [sequences[position] for position in usable])
+        return (scores, skipped) if on_error == "skip" else scores
 
     @overload
     def preprocess_audio(

@@ -5,6 +5,7 @@ The tensors are the same in ONNX files, on Triton and in this process:
     image tower: image uint8 (N, H, W, 3), RGB, resized and cropped  ->  embedding float32 (N, D), L2-normalised
     text tower:  input_ids int32 (N, L), padded on the right          ->  embedding float32 (N, D), L2-normalised
     audio tower: audio float32 (N, F, M), log-mel frames              ->  embedding float32 (N, D), L2-normalised
+    reranker:    image and input_ids (N, C), padded to the context C  ->  probability float32 (N, 1), 0 to 1
 
 An image tower may give Q vectors for an image, as BLIP-2's does: (N, Q, D), each vector of length 1. The score of an
 image and a text is then the largest of the Q inner products.
@@ -25,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 IMAGE, INPUT_IDS, AUDIO, EMBEDDING = "image", "input_ids", "audio", "embedding"
+PROBABILITY = "probability"
 
 INPUT_NAMES = {"image": IMAGE, "text": INPUT_IDS, "audio": AUDIO}
 """The name of each tower's only input."""
@@ -97,6 +99,11 @@ def audio_input(frames: int, mels: int) -> TensorSpec:
 def embedding_output(dim: int, vectors_per_item: int = 1) -> TensorSpec:
     """Return either tower's output: L2-normalised vectors, (D,) for an item or, where it has several, (Q, D)."""
     return TensorSpec(EMBEDDING, "float32", (dim,) if vectors_per_item == 1 else (vectors_per_item, dim))
+
+
+def probability_output() -> TensorSpec:
+    """Return a reranker's output: the probability that a text is true of an image."""
+    return TensorSpec(PROBABILITY, "float32", (1,))
 
 
 def sequence_problem(ids: NDArray[np.int32], *, context_length: int, vocabulary_size: int, eos_id: int) -> str | None:

@@ -32,7 +32,15 @@ from twinspire.bundle.settings import (
     TextSettings,
     Tower,
 )
-from twinspire.contract import FREE, TensorSpec, audio_input, embedding_output, image_input, text_input
+from twinspire.contract import (
+    FREE,
+    TensorSpec,
+    audio_input,
+    embedding_output,
+    image_input,
+    probability_output,
+    text_input,
+)
 from twinspire.errors import BundleError, InputError
 
 SCHEMA_VERSION = 2
@@ -162,11 +170,26 @@ def required_files(towers: TowerSpecs) -> tuple[str, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class Reranker:
-    """A model that scores pairs of an image and a text: its tensors, and its engine file at each precision."""
+    """A model that scores pairs of an image and a text: its tensors, and its engine file at each precision.
+
+    Images and texts are prepared as for the towers of its bundle.
+    """
 
     inputs: tuple[TensorSpec, ...]
     output: TensorSpec
     engines: Mapping[Precision, str]
+
+    @classmethod
+    def of_contract(
+        cls, image: ImageSettings, text: TextSettings, engines: Mapping[Precision, str] | None = None
+    ) -> Reranker:
+        """Return a reranker with the tensors that every runtime of this version takes."""
+        inputs = image_input(image.height, image.width), text_input(text.context_length)
+        return cls(inputs=inputs, output=probability_output(), engines=engines or {})
+
+    def engine_file(self, precision: Precision) -> str:
+        """Return the engine's file at a precision, or else at the first that there is, in the order of `Precision`."""
+        return self.engines.get(precision) or next(self.engines[known] for known in Precision if known in self.engines)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,6 +250,25 @@ class ManifestDraft:
             present = ", ".join(self.towers.present)
             raise BundleError(f"the bundle {self.name!r} has no {tower} tower, only {present}: use another model")
         return spec
+
+    def reranker(self) -> tuple[str, Reranker]:
+        """Return the name and the engines of the model that scores pairs, the first of several.
+
+        Raises BundleError where the bundle has none, or one with other tensors than this version computes.
+        """
+        if not self.rerankers:
+            raise BundleError(
+                f"the bundle {self.name!r} has no reranker: search without rerank, or with a bundle that has one"
+            )
+        name, found = next(iter(self.rerankers.items()))
+        expected = Reranker.of_contract(self.image, self.text)
+        if (found.inputs, found.output) != (expected.inputs, expected.output) or not found.engines:
+            raise BundleError(
+                f"the reranker {name!r} of the bundle {self.name!r} takes {list(map(str, found.inputs))} and gives "
+                f"{found.output}, with {len(found.engines)} engines: expected {list(map(str, expected.inputs))} and "
+                f"{expected.output}, with one or more. Install a newer version of twinspire"
+            )
+        return name, found
 
     @property
     def vectors_per_item(self) -> int:

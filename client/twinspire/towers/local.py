@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,17 +20,17 @@ from twinspire.contract import EMBEDDING, FREE, INPUT_NAMES
 from twinspire.errors import EngineError, InputError, ProviderError
 from twinspire.towers.auto_selection import AUTO, Runtime, RuntimeCandidate, candidates, parse_precision, parse_provider
 from twinspire.towers.batching import InputBatch, fitted_batches, row_batches, text_batches
+from twinspire.towers.local_reranker import LocalReranker
 from twinspire.towers.providers import (
     InferencePrecision,
     OpenVinoOptions,
     Provider,
-    Session,
     Sessions,
     open_sessions,
     require_computing,
 )
 from twinspire.towers.streams import Streams
-from twinspire.towers.validation import BundleTowers, check_embeddings
+from twinspire.towers.validation import BundleTowers, check_embeddings, contract_violation
 
 _log = logging.getLogger("twinspire")
 
@@ -83,6 +84,8 @@ class LocalTowers(BundleTowers):
             raise InputError(message, option="streams")
         self._named_openvino = openvino
         self._calls = itertools.count()
+        self._reranker: LocalReranker | None = None
+        self._reranker_lock = threading.Lock()
         self._sessions, self.runtime = self._open(parse_provider(provider), parse_precision(precision))
         on_processor = self.runtime.provider is Provider.CPU
         self._max_batch = PROCESSOR_BATCH if on_processor else BATCH
@@ -119,6 +122,22 @@ class LocalTowers(BundleTowers):
         self._check_audio(spectrograms)
         return self._encode(Tower.AUDIO, len(spectrograms), lambda batch: row_batches(spectrograms, batch=batch))
 
+    def score_pairs(self, images: NDArray[np.uint8], sequences: Sequence[NDArray[np.int32]]) -> NDArray[np.float32]:
+        """Return the reranker's probability that text n is true of image n, (N,) float32, 0 to 1; N may be 0.
+
+        Images and token ids are those of `encode_images` and `encode_texts`, equally many. The engine is opened at the
+        first call. Raises InputError for anything else, BundleError where the bundle has no reranker, EngineError where
+        it fails.
+        """
+        self._check_pairs(images, sequences)
+        with self._reranker_lock:
+            if not self._sessions:
+                raise EngineError("the towers are closed: open the client or the towers again")
+            if self._reranker is None:
+                self._reranker = LocalReranker(self._bundle, self.runtime)
+            reranker = self._reranker
+        return reranker.score(images, sequences)
+
     @contextmanager
     def unsplit(self) -> Iterator[None]:
         """Compute each call in one stream while the context is open, for callers that keep the other streams busy."""
@@ -127,7 +146,8 @@ class LocalTowers(BundleTowers):
 
     def close(self) -> None:
         """Release the engines. Encoding then raises EngineError; closing twice does nothing."""
-        self._sessions = {}
+        with self._reranker_lock:
+            self._sessions, self._reranker = {}, None
 
     def _encode(self, tower: Tower, count: int, split: Callable[[int], Iterator[InputBatch]]) -> NDArray[np.float32]:
         """Encode `count` rows, which `split` cuts into batches of at most the size that it is given."""
@@ -211,7 +231,9 @@ class LocalTowers(BundleTowers):
                 streams=runtime.streams,
                 openvino=OpenVinoOptions(inference_precision=runtime.inference_precision),
             )
-            problem = _contract_violation(opened.whole, tower, self._bundle)
+            problem = contract_violation(
+                opened.whole, (self._bundle.input_spec(tower),), self._bundle.output_spec(tower)
+            )
             if problem:
                 message = f"{engine} is not an engine of the {tower} tower: {problem}"
                 raise EngineError(message, path=engine, tower=tower)
@@ -227,27 +249,6 @@ def _zeros(tower: Tower, bundle: Bundle) -> NDArray[Any]:
     """Return the smallest input of a tower: (1, H, W, 3) uint8, (1, context) int32 or (1, F, M) float32."""
     spec = bundle.input_spec(tower)
     return np.zeros((1, *(bundle.text.context_length if axis == FREE else axis for axis in spec.shape)), spec.dtype)
-
-
-def _contract_violation(session: Session, tower: Tower, bundle: Bundle) -> str | None:
-    """Return how an engine's inputs or outputs differ from the contract, None where they do not."""
-    for role, nodes, spec in (
-        ("input", session.get_inputs(), bundle.input_spec(tower)),
-        ("output", session.get_outputs(), bundle.output_spec(tower)),
-    ):
-        found = [(node.name, node.type, tuple(node.shape)) for node in nodes]
-        shape = (FREE, *spec.shape)
-        if len(found) != 1 or found[0][:2] != (spec.name, spec.onnxruntime_type) or not _accepts(found[0][2], shape):
-            expected = ", ".join("any" if axis == FREE else str(axis) for axis in shape)
-            return f"its {role} is {found}, expected one {spec.name!r} {spec.onnxruntime_type} of shape ({expected})"
-    return None
-
-
-def _accepts(shape: Sequence[int | str | None], expected: Sequence[int]) -> bool:
-    """Whether a graph's shape accepts every array of the expected one; a free axis must be free in the graph."""
-    return len(shape) == len(expected) and all(
-        not isinstance(axis, int) or axis == needed for axis, needed in zip(shape, expected, strict=True)
-    )
 
 
 def _checked_towers(towers: Collection[Tower | str]) -> tuple[Tower, ...]:

@@ -7,18 +7,29 @@ the wrong layout.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from twinspire.bundle import TOKENIZER_NAME, BundleDescription, Tower
-from twinspire.contract import sequence_problem
+from twinspire.contract import FREE, TensorSpec, sequence_problem
 from twinspire.errors import BundleError, EngineError, InputError
 
 # int8 and bf16 engines too normalise in float32: a norm that is further off was not normalised at all.
 UNIT_TOLERANCE = 1e-3
+
+
+class Session(Protocol):
+    """The part of a session that says what its engine takes and gives."""
+
+    def get_inputs(self) -> Sequence[Any]:
+        """Return name, type and shape of each input."""
+
+    def get_outputs(self) -> Sequence[Any]:
+        """Return name, type and shape of each output."""
 
 
 class BundleTowers:
@@ -55,6 +66,14 @@ class BundleTowers:
 
     def _check_images(self, images: NDArray[np.uint8]) -> None:
         check_images(images, height=self._bundle.image.height, width=self._bundle.image.width)
+
+    def _check_pairs(self, images: NDArray[np.uint8], sequences: Sequence[NDArray[np.int32]]) -> None:
+        self._bundle.manifest.reranker()  # raises where there is none
+        self._check_images(images)
+        self._check_sequences(sequences)
+        if len(images) != len(sequences):
+            message = f"{len(images)} images and {len(sequences)} texts: expected one text for each image"
+            raise InputError(message, option="sequences")
 
     def _check_audio(self, spectrograms: NDArray[np.float32]) -> None:
         check_audio(spectrograms, frames=self._bundle.audio.frames, mels=self._bundle.audio.mels)
@@ -129,6 +148,42 @@ def check_sequences(
         problem = sequence_problem(ids, context_length=context_length, vocabulary_size=vocabulary_size, eos_id=eos_id)
         if problem is not None:
             raise InputError(f"text {position} {problem}", position=position)
+
+
+def contract_violation(session: Session, inputs: Sequence[TensorSpec], output: TensorSpec) -> str | None:
+    """Return how an engine's inputs or output differ from the contract, None where they do not."""
+    for role, nodes, specs in (("input", session.get_inputs(), inputs), ("output", session.get_outputs(), [output])):
+        found = {node.name: (node.type, tuple(node.shape)) for node in nodes}
+        expected = {spec.name: (spec.onnxruntime_type, (FREE, *spec.shape)) for spec in specs}
+        if found.keys() != expected.keys() or not all(
+            found[name][0] == kind and _accepts(found[name][1], shape) for name, (kind, shape) in expected.items()
+        ):
+            return f"its {role} is {_shown(found)}, expected {_shown(expected)}"
+    return None
+
+
+def _shown(tensors: Mapping[str, tuple[str, tuple[Any, ...]]]) -> str:
+    return " and ".join(
+        f"{name!r} {kind} of shape ({', '.join('any' if axis == FREE else str(axis) for axis in shape)})"
+        for name, (kind, shape) in tensors.items()
+    )
+
+
+def _accepts(shape: Sequence[int | str | None], expected: Sequence[int]) -> bool:
+    """Whether a graph's shape accepts every array of the expected one; a free axis must be free in the graph."""
+    return len(shape) == len(expected) and all(
+        not isinstance(axis, int) or axis == needed for axis, needed in zip(shape, expected, strict=True)
+    )
+
+
+def check_probabilities(output: object, *, count: int, source: str) -> NDArray[np.float32]:
+    """Return a reranker's output, (N, 1), as (N,). Raises EngineError unless it is float32 from 0 to 1."""
+    if not isinstance(output, np.ndarray) or output.dtype != np.float32 or output.shape != (count, 1):
+        found = f"{output.shape} {output.dtype}" if isinstance(output, np.ndarray) else type(output).__name__
+        raise EngineError(f"{source} returned {found}: expected ({count}, 1) float32")
+    if not ((output >= 0) & (output <= 1)).all():  # NaN is neither
+        raise EngineError(f"{source} returned values outside 0 to 1: expected probabilities. Export the bundle again")
+    return output[:, 0]
 
 
 def check_embeddings(output: object, *, shape: tuple[int, ...], source: str, tower: Tower) -> NDArray[np.float32]:
