@@ -75,6 +75,9 @@ def search(
         float | None,
         typer.Option(help="Minimum cosine of two near-equal hits, 0 to 1; default 0.98. Implies --group."),
     ] = None,
+    rerank: Annotated[
+        int | None, typer.Option(help="Reorder this many of the first hits with the bundle's reranker, such as 20.")
+    ] = None,
     templates: TemplatesOption = None,
     synonyms: Annotated[
         Path | None, typer.Option(help="A file with synonyms for keyword search: car, automobile; tv => television.")
@@ -111,6 +114,7 @@ def search(
         diversify=diversify,
         min_score=min_score,
         group=group if group_threshold is None else group_threshold,
+        rerank=rerank,
     )
     prompts = Templates.read(templates) if templates is not None else None
     alternatives = Synonyms.read(synonyms) if synonyms is not None else None

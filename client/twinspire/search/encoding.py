@@ -153,7 +153,7 @@ class QueryEncoder:
         return [vector for vector in vectors if vector is not None]
 
     def _texts(self, parts: Sequence[QueryPart]) -> NDArray[np.float32]:
-        texts = [_encoded_text(part) for part in parts]
+        texts = [part.encoded_text for part in parts]
         sentences = [sentence for text in texts for sentence in self._templates.filled(text)]
         return self._templates.averaged(self._client.encode_texts(sentences), texts)
 
@@ -165,12 +165,8 @@ class QueryEncoder:
 
     def _key(self, part: QueryPart) -> Hashable | None:
         if part.text is not None:
-            return (self._client.space, self._engine, self._templates, _encoded_text(part))
+            return (self._client.space, self._engine, self._templates, part.encoded_text)
         return (self._client.space, self._engine, part.key) if part.key is not None else None
-
-
-def _encoded_text(part: QueryPart) -> str:
-    return part.parsed.rest or " ".join(part.parsed.phrases) or part.text or ""
 
 
 def _engine(client: Any) -> Hashable:  # noqa: ANN401 - any client has an engine of its own kind

@@ -102,6 +102,11 @@ class QueryPart:
         return parse_phrases(self.text or "")
 
     @property
+    def encoded_text(self) -> str:
+        """The words of a text that a model reads: without its quoted phrases, unless there is nothing else."""
+        return self.parsed.rest or " ".join(self.parsed.phrases) or self.text or ""
+
+    @property
     def key(self) -> Hashable | None:
         """A cache key: equal for equal content; None where that is unknown, as for pixels in memory."""
         if self.text is not None:
@@ -208,6 +213,15 @@ class Query:
         return ParsedText(
             " ".join(text.rest for text in texts), tuple(phrase for text in texts for phrase in text.phrases)
         )
+
+    def as_one_text(self) -> str:
+        """The words of the query as they are encoded. Raises InputError where it is not one text alone."""
+        (first, *more) = self.parts
+        if first.text is None or first.weight < 0 or more:
+            raise InputError(
+                f"rerank compares one text with each image: the query is {self}. Search for one text, or without rerank"
+            )
+        return first.encoded_text
 
     @property
     def key(self) -> Hashable | None:

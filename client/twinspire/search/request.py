@@ -29,6 +29,10 @@ _MIN_SCORE = "min_score (the inner product of the query's and the item's vector,
 
 _GROUP = "group (the minimum cosine of two near-equal hits, or true for the default)"
 
+MAX_RERANKED = 1_000
+"""The most candidates to rerank: each is a run of an engine."""
+_RERANK = "rerank (the number of candidates to rerank)"
+
 _LARGEST_OFFSET = 2**40  # more than any index has: a larger one means the same
 
 
@@ -99,6 +103,7 @@ class SearchRequest:
     min_score: float | None = None
     effort: int | None = None
     group: float | None = None
+    rerank: int | None = None
 
     def __post_init__(self) -> None:
         checks: dict[str, Callable[[Any], Any]] = {
@@ -114,10 +119,15 @@ class SearchRequest:
             "min_score": lambda score: None if score is None else as_finite(score, _MIN_SCORE, minimum=-1, maximum=1),
             "effort": checked_effort,
             "group": _group,
+            "rerank": _rerank,
         }
         for name, check in checks.items():
             with naming(name):
                 object.__setattr__(self, name, check(getattr(self, name)))
+        if self.rerank is not None:
+            self.query.as_one_text()  # raises where it is more
+            if self.diversify:
+                raise InputError("rerank and diversify exclude each other: both order the hits", option="rerank")
 
     @property
     def depth(self) -> int:
@@ -139,6 +149,7 @@ class SearchRequest:
             "min_score": self.min_score,
             "effort": self.effort,
             "group": self.group,
+            "rerank": self.rerank,
         }
 
     @classmethod
@@ -166,6 +177,10 @@ def _group(threshold: float | None) -> float | None:
     if threshold is None or threshold is False:
         return None
     return DEFAULT_GROUP if threshold is True else as_finite(threshold, _GROUP, minimum=0, maximum=1)
+
+
+def _rerank(count: int | None) -> int | None:
+    return None if count is None else as_whole(count, _RERANK, minimum=1, maximum=MAX_RERANKED)
 
 
 def _query(query: Query | str) -> Query:

@@ -57,7 +57,8 @@ class SearchHit:
     `parts` are what the score is made of: `vector`, the similarity, which is the inner product of the query's and the
     item's vector, -1 to 1; `keyword`, BM25, above 0; `fused`, the reciprocal rank fusion, up to 1, and the ranks that
     it fuses, from 1: `vector_rank`, `keyword_rank`, `rare_rank` (by the rare words of the query); `boost FILTER`, what
-    a boost added; `pinned`, 1 where a pin put the item first. `probability` is that of the similarity, where a
+    a boost added; `pinned`, 1 where a pin put the item first; `rerank`, the reranker's probability, which orders the
+    first hits of a reranked search. `probability` is that of the similarity, where a
     calibration is known. `similar` are the ids of the near-equal hits that a grouped search left out, best first.
     """
 

@@ -17,6 +17,7 @@ from twinspire.search.encoding import Encoder, QueryEncoder, Templates
 from twinspire.search.query import Query
 from twinspire.search.ranking import Ranked, rank
 from twinspire.search.request import Boost, SearchRequest
+from twinspire.search.reranking import check_reranks, rerank, widened
 from twinspire.search.response import Mode, SearchHit, SearchResponse
 from twinspire.search.retrieval import FusionWeights, Retrieval, RetrievalPlan
 from twinspire.search.text_query import STOP_WORDS, Synonyms
@@ -95,6 +96,7 @@ class Searcher:
         min_score: float | None = None,
         effort: int | None = None,
         group: float | None = None,
+        rerank: int | None = None,
     ) -> SearchResponse:
         """Return the k best hits after the first `offset`.
 
@@ -115,11 +117,17 @@ class Searcher:
         ranked, up to 10,000, and `similar` has those among the hits that were ranked. Grouping comes after `boosts`,
         `pins` and `min_score` and before `diversify`, and `offset` counts groups.
 
+        `rerank` orders that many of the first hits by the probability that the bundle's reranker gives them, the part
+        `rerank` of a hit; their `score` stays. It reads the images' files, and one text is the query. Pinned items stay
+        first; items without a local image, or whose file cannot be read, come after the others. It comes last, and
+        excludes `diversify`.
+
         Pages of one `k` are slices of one ranking while the index does not change. In a hybrid search, and with
         `boosts`, `group` or `diversify`, that holds for the first hits (4 k, at least 100); beyond them a hit may come
         again.
 
-        Raises `InputError` as `SearchRequest` does, `ImageError`, `EngineError`, `ServerError`, `IndexStoreError`.
+        Raises `InputError` as `SearchRequest` does, `BundleError` for `rerank` where the bundle has no reranker,
+        `ImageError`, `EngineError`, `ServerError`, `IndexStoreError`.
         """
         request: Callable[..., SearchRequest] = SearchRequest  # which converts names of members and texts of filters
         return self.run(
@@ -136,6 +144,7 @@ class Searcher:
                 min_score=min_score,
                 effort=effort,
                 group=group,
+                rerank=rerank,
             )
         )
 
@@ -167,12 +176,20 @@ class Searcher:
 
     def _uncached(self, request: SearchRequest) -> SearchResponse:
         searched = len(self._index)
+        if request.rerank is not None:
+            check_reranks(self._client)
         if searched == 0:
             return SearchResponse((), request.mode, 0, notes=("the index is empty",), offset=request.offset)
         with span("search.encode"):
             plan = self._retrieval.plan(request.query, request.mode, similarity=request.min_score is not None)
-        ranked, items = self._found(plan, request)
-        notes = self._notes_on_rules(ranked, request)
+        notes: list[str] = []
+        if request.rerank is None:
+            ranked, items = self._found(plan, request)
+        else:
+            ranked, items = self._found(plan, widened(request))
+            with span("search.rerank"):
+                ranked, notes = rerank(self._client, request, ranked, items)
+        notes += self._notes_on_rules(ranked, request)
         if ranked.groups_of is not None:
             notes.append(
                 f"fewer groups than were asked for: the best {ranked.groups_of:,} hits were looked at, and more of "

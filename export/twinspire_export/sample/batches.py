@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from twinspire_eval.scenes.captions import caption, in_template, query_text, some_details
-from twinspire_eval.scenes.description import Detail, Query, Scene, without
+from twinspire_eval.scenes.description import Query, Scene, without
 from twinspire_eval.scenes.vocabulary import Language
 from twinspire_export.sample.data import IMAGE_SETTINGS, TrainingSet, TrainingSettings
 
@@ -51,14 +52,53 @@ class Wording:
     synonyms: bool = True
 
 
+@dataclass(frozen=True)
+class Said:
+    """A text's token ids, and what it says: it is true of the scenes of which `view` is `value`.
+
+    Texts with equal `key` have the same view.
+    """
+
+    ids: list[int]
+    key: Hashable
+    view: Callable[[Scene], Hashable]
+    value: Hashable
+
+
+class Texts:
+    """Captions and short queries of scenes, put into words anew each time."""
+
+    def __init__(self, wording: Wording, settings: TrainingSettings, rng: random.Random) -> None:
+        self._wording, self._settings, self._rng = wording, settings, rng
+
+    def caption(self, scene: Scene) -> Said:
+        """Return a caption of a scene, of which some leave details out."""
+        is_partial = self._rng.random() < self._settings.partial_captions
+        omit = some_details(self._rng) if is_partial else frozenset()
+        language = self._rng.choice(self._wording.languages)
+        text = caption(scene, language, self._rng, omit=omit, synonyms=self._wording.synonyms)
+        view = partial(without, omitted=omit)
+        return Said(self._ids(text, language), omit, view, view(scene))
+
+    def query(self, scene: Scene) -> Said:
+        """Return a short query of which a scene is a right answer."""
+        query = a_query(scene, self._rng)
+        language = self._rng.choice(self._wording.languages)
+        return Said(self._ids(query_text(query, language, self._rng), language), query, query.matches, True)
+
+    def _ids(self, text: str, language: Language) -> list[int]:
+        framed = self._rng.random() < self._settings.templates
+        return self._wording.tokenize(in_template(text, language, self._rng) if framed else text)
+
+
 class Batches:
     """Batches of training scenes: images shifted a little, captions and queries generated anew each time."""
 
     def __init__(self, data: TrainingSet, wording: Wording, settings: TrainingSettings) -> None:
         self._data = data
-        self._wording = wording
         self._settings = settings
         self._rng = random.Random(f"batches/{settings.seed}")
+        self._texts = Texts(wording, settings, self._rng)
         self._positions = data.batches(settings.batch, self._rng)
         # Images reach the model as (uint8 / 255 - mean) / std, here as one multiply and one add.
         std = torch.tensor(IMAGE_SETTINGS.std).view(1, 3, 1, 1)
@@ -70,46 +110,32 @@ class Batches:
         for positions in self._positions:
             images = self._data.images[np.asarray(positions)]
             down, across = (self._rng.randint(-SHIFT, SHIFT) for _ in range(2))
-            pixels = torch.from_numpy(_shifted(images, down, across)).permute(0, 3, 1, 2)
+            pixels = torch.from_numpy(shifted(images, down, across)).permute(0, 3, 1, 2)
             scenes = [self._data.scenes[position] for position in positions]
-            captions, captions_true = self._captions(scenes)
-            queries, queries_true = self._queries(scenes)
-            yield Batch(pixels * self._scale + self._offset, captions, captions_true, queries, queries_true)
-
-    def _captions(self, scenes: list[Scene]) -> tuple[torch.Tensor, torch.Tensor]:
-        texts = []
-        true = np.zeros((len(scenes), len(scenes)), dtype=bool)
-        said: dict[frozenset[Detail], list[object]] = {}
-        for row, scene in enumerate(scenes):
-            partial = self._rng.random() < self._settings.partial_captions
-            omit = some_details(self._rng) if partial else frozenset()
-            language = self._rng.choice(self._wording.languages)
-            texts.append(
-                self._framed(caption(scene, language, self._rng, omit=omit, synonyms=self._wording.synonyms), language)
+            captions = [self._texts.caption(scene) for scene in scenes]
+            asked = self._rng.sample(scenes, min(self._settings.queries, len(scenes)))
+            queries = [self._texts.query(scene) for scene in asked]
+            yield Batch(
+                pixels * self._scale + self._offset,
+                padded_ids(captions),
+                truth(captions, scenes),
+                padded_ids(queries),
+                truth(queries, scenes),
             )
-            if omit not in said:
-                said[omit] = [without(other, omit) for other in scenes]
-            true[row] = [other == said[omit][row] for other in said[omit]]
-        return self._padded(texts), torch.from_numpy(true)
 
-    def _queries(self, scenes: list[Scene]) -> tuple[torch.Tensor, torch.Tensor]:
-        texts = []
-        true = np.zeros((min(self._settings.queries, len(scenes)), len(scenes)), dtype=bool)
-        for row, scene in enumerate(self._rng.sample(scenes, len(true))):
-            query = a_query(scene, self._rng)
-            language = self._rng.choice(self._wording.languages)
-            texts.append(self._framed(query_text(query, language, self._rng), language))
-            true[row] = [query.matches(other) for other in scenes]
-        return self._padded(texts), torch.from_numpy(true)
 
-    def _framed(self, text: str, language: Language) -> str:
-        framed = self._rng.random() < self._settings.templates
-        return in_template(text, language, self._rng) if framed else text
+def padded_ids(texts: Sequence[Said]) -> torch.Tensor:
+    """Return the token ids of texts, (N, L) int64, padded with 0 to a multiple of `LENGTH_STEP`."""
+    length = -(-max((len(text.ids) for text in texts), default=0) // LENGTH_STEP) * LENGTH_STEP
+    return torch.tensor([text.ids + [0] * (length - len(text.ids)) for text in texts], dtype=torch.int64)
 
-    def _padded(self, texts: list[str]) -> torch.Tensor:
-        ids = [self._wording.tokenize(text) for text in texts]
-        length = -(-max(map(len, ids), default=0) // LENGTH_STEP) * LENGTH_STEP
-        return torch.tensor([row + [0] * (length - len(row)) for row in ids], dtype=torch.int64)
+
+def truth(texts: Sequence[Said], scenes: Sequence[Scene]) -> torch.Tensor:
+    """Return of which scenes each text is true, (T, N) bool."""
+    views = {text.key: text.view for text in texts}
+    seen = {key: [view(scene) for scene in scenes] for key, view in views.items()}
+    true = [[found == text.value for found in seen[text.key]] for text in texts]
+    return torch.tensor(true, dtype=torch.bool).view(len(texts), len(scenes))
 
 
 def a_query(scene: Scene, rng: random.Random) -> Query:
@@ -128,7 +154,7 @@ def a_query(scene: Scene, rng: random.Random) -> Query:
     return query
 
 
-def _shifted(images: npt.NDArray[np.uint8], down: int, across: int) -> npt.NDArray[np.uint8]:
+def shifted(images: npt.NDArray[np.uint8], down: int, across: int) -> npt.NDArray[np.uint8]:
     """Shift images, (N, S, S, 3), by some pixels, repeating the edge."""
     padded = np.pad(images, ((0, 0), (SHIFT, SHIFT), (SHIFT, SHIFT), (0, 0)), mode="edge")
     side = images.shape[1]

@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from twinspire import AsyncClient, Client
 from twinspire.bundle import BundleDescription
-from twinspire.errors import BundleError, InputError, ItemError, MissingDependencyError
+from twinspire.errors import BundleError, ImageError, InputError, ItemError, MissingDependencyError
+from twinspire.images import ImageItem
 from twinspire.stores import StoredItem, VectorStore
 from twinspire.towers import AsyncTowers
 from twinspire_server.gateway.errors import GatewayError
@@ -72,6 +73,9 @@ class _LoopTowers:
     def encode_audio(self, spectrograms: NDArray[np.float32]) -> NDArray[np.float32]:
         return self._run(self._towers.encode_audio(spectrograms))
 
+    def score_pairs(self, images: NDArray[np.uint8], sequences: Sequence[NDArray[np.int32]]) -> NDArray[np.float32]:
+        return self._run(self._towers.score_pairs(images, sequences))
+
     def close(self) -> None:
         """Close nothing: who opened the towers closes them."""
 
@@ -100,6 +104,12 @@ class MediaEncoder:
     def encode_audio(self, items: Iterable[Any]) -> NDArray[np.float32]:
         """Encode N `Media` to (N, D) float32, L2-normalised; raises as `encode_images` does."""
         return self._encoded(self.client.encode_audio, list(items))
+
+    def score_pairs(
+        self, items: Sequence[ImageItem], texts: Sequence[str], *, on_error: Literal["skip"]
+    ) -> tuple[NDArray[np.float32], list[ImageError]]:
+        """Score pairs of a file of the index and a text, as `Client.score_pairs` does."""
+        return self.client.score_pairs(items, texts, on_error=on_error)
 
     def _encoded(self, encode: Callable[[list[Any]], NDArray[np.float32]], items: list[Any]) -> NDArray[np.float32]:
         try:

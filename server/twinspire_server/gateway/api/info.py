@@ -40,7 +40,7 @@ def add_routes(router: APIRouter) -> None:
             "index": summary.index if summary is not None else None,
             "page": {
                 "uploads": service.settings.uploads is not None,
-                "rerank": False,
+                "rerank": bool(client.bundle.manifest.rerankers),
                 **(summary.page if summary is not None else {"items": [], "examples": []}),
             },
         }

@@ -15,6 +15,8 @@ MAX_HITS = 10_000
 """The most hits that a request may rank: `offset` and `k` together."""
 MAX_PARTS = 64
 """The most parts of a query, and the most boosts and pins together."""
+MAX_RERANKED = 100
+"""The most candidates to rerank: each is a file to decode and a run of an engine."""
 MAX_CHARACTERS = 10_000
 """The most characters of all texts of a query, and of all filters: requests are keys of caches."""
 _LARGEST_ID = 2**63 - 1
@@ -28,12 +30,10 @@ def search_request(document: object, uploads: Sequence[bytes] = ()) -> SearchReq
     """Return the request of a JSON document: the keys of `SearchRequest.to_dict`, or `text` in place of `query`.
 
     Raises InputError as `SearchRequest.from_dict` does, and GatewayError for what a server does not take: too many
-    hits, parts or rules, and `rerank`.
+    hits, parts, rules or candidates to rerank.
     """
     if not isinstance(document, dict):
         raise GatewayError(400, 'the body is no JSON object: expected one such as {"text": "a red car"}')
-    if "rerank" in document:
-        raise GatewayError(400, "rerank is not supported yet: leave it out", "rerank", "unsupported_parameter")
     values = dict(document)
     if "text" in values:
         if "query" in values:
@@ -52,6 +52,9 @@ def search_request(document: object, uploads: Sequence[bytes] = ()) -> SearchReq
     found = SearchRequest.from_dict(values, images=images)
     if found.depth > MAX_HITS:
         raise GatewayError(400, f"offset + k is {found.depth:,}: expected {MAX_HITS:,} at most", "k", "too_many_hits")
+    if (found.rerank or 0) > MAX_RERANKED:
+        message = f"rerank is {found.rerank:,}: expected {MAX_RERANKED} candidates at most"
+        raise GatewayError(400, message, "rerank", "too_many_candidates")
     return found
 
 
@@ -79,9 +82,12 @@ def _check_characters(document: Mapping[str, Any]) -> None:
 
 
 def count_inputs(document: object) -> int:
-    """Return how many texts and images a request encodes at most."""
-    query = document.get("query") if isinstance(document, dict) else None
-    return max(1, len(query)) if isinstance(query, list) else 1
+    """Return how many texts and images a request encodes at most, with those that it reranks."""
+    if not isinstance(document, dict):
+        return 1
+    query, rerank = document.get("query"), document.get("rerank")
+    reranked = max(0, min(rerank, MAX_RERANKED)) if isinstance(rerank, int) else 0
+    return (max(1, len(query)) if isinstance(query, list) else 1) + reranked
 
 
 def media_of(name: str, uploads: Sequence[bytes] = ()) -> Media:

@@ -6,6 +6,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
+from twinspire.errors import BundleError
 from twinspire.search import Searcher, SearchResponse
 from twinspire_server.gateway.api.bodies import (
     ERRORS,
@@ -127,4 +128,10 @@ async def _read(request: Request, service: SearchService) -> tuple[Any, list[byt
 
 
 def _searched(searcher: Searcher, document: object, uploads: list[bytes]) -> SearchResponse:
-    return searcher.run(search_request(document, uploads))  # parsed in the thread: filters and data URIs may be long
+    request = search_request(document, uploads)  # parsed in the thread: filters and data URIs may be long
+    try:
+        return searcher.run(request)
+    except BundleError as error:
+        if request.rerank is None:
+            raise
+        raise GatewayError(400, str(error), "rerank", "unsupported_parameter") from error

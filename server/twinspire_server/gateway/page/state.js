@@ -5,6 +5,7 @@ import * as pictures from "./pictures.js";
 const NAME = /^[^\W\d][\w-]*$/;
 const RESERVED = /^(and|or|not|in|is|exists|like|contains|true|false|null)$/i;
 export const MODES = ["auto", "vector", "keyword", "hybrid"];
+const RERANKED = 20; // candidates of a search for a text alone
 const FILTERS = ["in", "has", "min", "max"];
 
 /** Return the state of a page with nothing in its search box. */
@@ -89,7 +90,7 @@ export function searchBody(state, k, offset) {
   if (where) body.where = where;
   if (state.mode !== "auto") body.mode = state.mode;
   if (state.kind) body.kind = state.kind;
-  if (state.rerank) body.rerank = true;
+  if (state.rerank && query.length === 1 && words) body.rerank = RERANKED;
   return body;
 }
 
