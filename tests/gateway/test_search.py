@@ -150,6 +150,8 @@ def test_an_item_and_pictures_add_up(api: httpx.Client, scenes_index: Path, loca
     ("document", "status", "param", "word"),
     [
         ({"text": "a", "rerank": True}, 400, "rerank", "rerank"),
+        ({"text": "a", "rerank": 101}, 400, "rerank", "100"),
+        ({"query": [{"text": "a"}, {"text": "b"}], "rerank": 5}, 400, "rerank", "one text"),
         ({"text": "a", "query": "b"}, 400, "text", "exclude"),
         ({"k": 3}, 400, "query", "query"),
         ({"text": ""}, 400, "query.text", "empty"),
@@ -273,7 +275,7 @@ _KEYS = {
     "min_score": st.floats() | st.none(),
     "effort": st.integers() | st.none(),
     "group": st.floats() | st.booleans() | st.none(),
-    "rerank": st.booleans(),
+    "rerank": st.integers(-1, 120) | st.booleans() | st.none(),
 }
 _DOCUMENTS = st.fixed_dictionaries({}, optional={key: value | _VALUES for key, value in _KEYS.items()}) | _VALUES
 _GOOD = st.fixed_dictionaries(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from twinspire._arguments import as_whole
+from twinspire._arguments import as_finite, as_whole
 from twinspire.cli.client_options import ClientOptions, open_client, with_client_options
 from twinspire.cli.output import CsvOption, Results, SheetOption, check_output, show
 from twinspire.cli.shared import JsonOption, completing, printable
@@ -96,6 +96,8 @@ def search(
     """
     as_whole(k, "-k", minimum=1)
     as_whole(offset, "--offset", minimum=0)
+    if group_threshold is not None:
+        as_finite(group_threshold, "--group-threshold", minimum=0, maximum=1)
     check_output(as_json=as_json, as_csv=as_csv, sheet=sheet)
     query = _query(text, image or [], audio or [], add or [], minus or [])
     from twinspire.search import Searcher, SearchRequest, Synonyms, Templates

@@ -125,7 +125,8 @@ class SearchRequest:
             with naming(name):
                 object.__setattr__(self, name, check(getattr(self, name)))
         if self.rerank is not None:
-            self.query.as_one_text()  # raises where it is more
+            with naming("rerank"):
+                self.query.as_one_text()  # raises where it is more
             if self.diversify:
                 raise InputError("rerank and diversify exclude each other: both order the hits", option="rerank")
 

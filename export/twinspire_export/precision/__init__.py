@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from twinspire._lazy import lazy_names
 
 if TYPE_CHECKING:
-    from twinspire_export.precision.run import PrecisionOptions, PrecisionResult, choose_precision
+    from twinspire_export.precision.options import PrecisionOptions
+    from twinspire_export.precision.run import PrecisionResult, choose_precision
 
 __all__ = ["PrecisionOptions", "PrecisionResult", "choose_precision"]
 

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import typer
+from safetensors.torch import load_model, save_model
 from tokenizers import Tokenizer
 from torch import nn
 from torch.nn import functional
@@ -40,7 +41,7 @@ from twinspire_export.sample.data import (
 from twinspire_export.sample.train import build_optimizers, learning_rate
 
 PAD_ID = 0
-WEIGHTS = "reranker.pt"
+WEIGHTS = "reranker.safetensors"
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,13 @@ class SceneReranker(nn.Module):
         self.head = nn.Linear(width, 1)
         self.register_buffer("mean", torch.tensor(IMAGE_SETTINGS.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGE_SETTINGS.std).view(1, 3, 1, 1), persistent=False)
+
+    @classmethod
+    def load(cls, checkpoint: Path, folder: Path, settings: RerankerSettings | None = None) -> SceneReranker:
+        """Return the reranker that `train` wrote to `folder`, ready to be exported."""
+        model = cls(CLIPModel.from_pretrained(checkpoint), settings or RerankerSettings())
+        load_model(model, folder / WEIGHTS)
+        return model.eval()
 
     def patches(self, images: torch.Tensor) -> torch.Tensor:
         """Return the tokens (N, P, W) of images (N, S, S, 3) uint8."""
@@ -244,7 +252,7 @@ def train(
                 log.flush()
                 typer.echo(json.dumps(report))
             if (step + 1) % 500 == 0 or step + 1 == settings.steps:
-                torch.save(model.state_dict(), out / WEIGHTS)
+                save_model(model, str(out / WEIGHTS))
     return model
 
 

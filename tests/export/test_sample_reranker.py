@@ -1,0 +1,100 @@
+"""The training of the sample's reranker, on a scale at which it learns nothing but must run."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import CLIPModel
+
+from twinspire import Client, sample_bundle
+from twinspire_export.sample.batches import Texts, Wording, truth
+from twinspire_export.sample.data import TrainingSettings, load_training_set
+from twinspire_export.sample.reranker import (
+    ClusterBatches,
+    RerankerSettings,
+    SceneReranker,
+    nearest_scenes,
+    train,
+)
+from twinspire_export.sample.train import train as train_towers
+
+TINY_DATA = TrainingSettings(scenes=24, steps=1, batch=8, warmup_steps=1)
+TINY = RerankerSettings(steps=2, clusters=2, warmup_steps=1)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with an untrained checkpoint of the sample and its training images."""
+    folder = tmp_path_factory.mktemp("reranker")
+    train_towers(TINY_DATA, folder / "checkpoint", folder / "cache", threads=1, compiled=False)
+    return folder
+
+
+def test_training_writes_weights_that_open_again(folder: Path, tmp_path: Path) -> None:
+    """A run leaves the weights of the model that it returns, and a log with its settings."""
+    with Client.local(sample_bundle()) as client:
+        made = train(
+            folder / "checkpoint",
+            client,
+            TINY,
+            tmp_path,
+            folder / "cache",
+            data_settings=TINY_DATA,
+            threads=1,
+            compiled=False,
+        ).eval()
+    opened = SceneReranker.load(folder / "checkpoint", tmp_path, TINY)
+    images = torch.randint(0, 255, (3, 112, 112, 3), dtype=torch.uint8)
+    ids = torch.randint(4, 100, (3, 64))
+    with torch.no_grad():
+        assert torch.equal(made(images, ids), opened(images, ids))
+    settings = json.loads((tmp_path / "training.jsonl").read_text(encoding="utf-8").splitlines()[0])
+    assert settings["settings"]["steps"] == 2
+
+
+def test_padding_changes_nothing(folder: Path) -> None:
+    """A text has the same probability however far it is padded, and whatever else is in the batch."""
+    torch.manual_seed(0)
+    model = SceneReranker(CLIPModel.from_pretrained(folder / "checkpoint"), TINY).eval()
+    images = torch.randint(0, 255, (3, 112, 112, 3), dtype=torch.uint8)
+    ids = torch.zeros(3, 64, dtype=torch.int64)
+    for row, length in enumerate((5, 12, 64)):
+        ids[row, :length] = torch.randint(4, 100, (length,))
+    with torch.no_grad():
+        together = model(images, ids)
+        for row, length in enumerate((5, 12, 64)):
+            alone = model(images[row : row + 1], ids[row : row + 1, :length])
+            assert alone.item() == pytest.approx(together[row].item(), abs=1e-6)
+
+
+def test_a_cluster_is_of_like_scenes(folder: Path) -> None:
+    """Each cluster has different images, and a text is true of its own and not of all."""
+    data = load_training_set(TINY_DATA, folder / "cache", processes=1)
+    with Client.local(sample_bundle()) as client:
+        nearest = nearest_scenes(data, client, 8, seed=0)
+        tokenizer = client.tokenize
+        wording = Wording(lambda text: tokenizer([text])[0].tolist())
+        batch = next(iter(ClusterBatches(data, nearest, Texts(wording, TINY_DATA, random.Random(0)), TINY)))
+    assert nearest.shape == (len(data.scenes), 8)
+    assert all(len({place, *row}) == 9 for place, row in enumerate(nearest.tolist()))
+    assert batch.images.shape == (2, 6, 112, 112, 3)
+    assert batch.ids.shape[:2] == (2, 6)
+    assert batch.true.diagonal(dim1=1, dim2=2).all()
+    assert not batch.true.flatten(1).all(dim=1).any()
+    flat = batch.images.flatten(2).numpy()
+    assert all(len(np.unique(cluster, axis=0)) == 6 for cluster in flat)
+
+
+def test_truth_is_what_each_text_says(folder: Path) -> None:
+    """The matrix holds, row by row, what a text's view gives for every scene."""
+    data = load_training_set(TINY_DATA, folder / "cache", processes=1)
+    texts = Texts(Wording(lambda text: list(text.encode())), TINY_DATA, random.Random(1))
+    scenes = data.scenes[:20]
+    said = [texts.caption(scene) for scene in scenes] + [texts.query(scene) for scene in scenes]
+    expected = [[text.view(scene) == text.value for scene in scenes] for text in said]
+    assert truth(said, scenes).tolist() == expected
