@@ -16,4 +16,4 @@ if TYPE_CHECKING:
 __all__ = ["PrecisionOptions", "PrecisionResult", "choose_precision"]
 
 # At first use: the command line imports this package for every command.
-__getattr__ = lazy_names(__name__, {"run": __all__})
+__getattr__ = lazy_names(__name__, {"options": ["PrecisionOptions"], "run": ["PrecisionResult", "choose_precision"]})
