@@ -1,10 +1,11 @@
-"""Checkpoint to bundle: its towers as fp32 engines, compared with torch."""
+"""Checkpoint to bundle: its towers and its reranker as fp32 engines, compared with torch."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from twinspire.bundle import (
     Padding,
     Precision,
     Probes,
+    Reranker,
     Source,
     Tower,
     TowerProbes,
@@ -37,6 +39,7 @@ from twinspire_export.engine_check import EngineRunner, certify, check_engine
 from twinspire_export.families import Checkpoint
 from twinspire_export.onnx_export import export_graph
 from twinspire_export.probes import probe_captions, probe_images
+from twinspire_export.reranker import RERANKER_FILE, export_reranker
 from twinspire_export.rewrite import ALL, apply_rewrites, check_rewrites
 from twinspire_export.sounds import PROBES, generated_sounds
 from twinspire_export.weights import stored_tensors
@@ -57,6 +60,7 @@ def export_checkpoint(
     revision: str | None = None,
     rewrites: Iterable[str] = ALL,
     dims: Sequence[int] | None = None,
+    reranker: bool = True,
     on_step: Callable[[str], None] | None = None,
 ) -> Bundle:
     """Turn a checkpoint, a local folder or a Hugging Face hub id, into the bundle `destination` with fp32 engines.
@@ -64,8 +68,8 @@ def export_checkpoint(
     `name` is the bundle's, by default the checkpoint's own; `revision` is a branch, tag or commit on the hub.
     `rewrites` are names in `twinspire_export.rewrite.REWRITES`, which make engines faster and change neither embeddings
     nor space; those that the checkpoint's family does not allow are skipped. `dims` are shorter lengths that the model
-    was trained for, where the checkpoint does not state them (`allowed_dims`). `on_step` is called with a description
-    of each step as it begins.
+    was trained for, where the checkpoint does not state them (`allowed_dims`). The bundle has the checkpoint's reranker
+    where there is one, unless `reranker` is False. `on_step` is called with a description of each step as it begins.
 
     Leaves nothing behind where it raises: CheckpointError for a checkpoint that cannot be used and for an engine that
     differs from torch, InputError for an invalid name of the bundle, for rewrites that are unknown or lack another and
@@ -101,6 +105,10 @@ def export_checkpoint(
             check_engine(writer.folder / file, tower, draft.tower(tower))
             step(f"comparing the {tower} tower with torch")
             engines[tower, Precision.FP32] = (file, _certify(module, writer.folder / file, draft, tower, probes))
+        if reranker and opened.reranker_name is not None:
+            step(f"exporting the reranker {opened.reranker_name} and comparing it with torch")
+            scored = _export_reranker(opened, writer, applied)
+            draft = replace(draft, rerankers={opened.reranker_name: scored})
         step("writing the bundle")
         return writer.commit(draft, engines)
 
@@ -131,6 +139,18 @@ def _draft(opened: Checkpoint, name: str | None, dims: tuple[int, ...] | None) -
         logit_bias=opened.logit_bias,
         source=Source(checkpoint=opened.source.name, revision=opened.source.revision, licence=opened.source.licence),
         dims=dims,
+    )
+
+
+def _export_reranker(opened: Checkpoint, writer: BundleWriter, rewrites: Sequence[str]) -> Reranker:
+    assert opened.image is not None, "a reranker takes an image"
+    assert opened.text is not None, "and a text"
+    return export_reranker(
+        apply_rewrites(opened.reranker(), rewrites),
+        writer.path(RERANKER_FILE),
+        image=opened.image,
+        tokenizer=Tokenizer(writer.folder / TOKENIZER_NAME, opened.text),
+        reference=opened.score_pairs,
     )
 
 
