@@ -80,6 +80,13 @@ def export(
             "does not state them: clients may cut embeddings to them.",
         ),
     ] = None,
+    no_reranker: Annotated[
+        bool,
+        typer.Option(
+            "--no-reranker",
+            help="Leave out the checkpoint's reranker, whose engine holds the weights of an image tower once more.",
+        ),
+    ] = False,
     list_families: Annotated[  # noqa: ARG001 - the callback does it, before CHECKPOINT is asked for
         bool,
         typer.Option(
@@ -87,7 +94,10 @@ def export(
         ),
     ] = False,
 ) -> None:
-    """Export a checkpoint to a bundle with fp32 engines, and compare them with torch."""
+    """Export a checkpoint to a bundle with fp32 engines, and compare them with torch.
+
+    A checkpoint that scores pairs of an image and a text (BLIP-2's) also gives the bundle a reranker.
+    """
     from twinspire_export.dims import parse_dims
 
     lengths = None if dims is None else parse_dims(dims)
@@ -104,6 +114,7 @@ def export(
             revision=revision,
             rewrites=chosen,
             dims=lengths,
+            reranker=not no_reranker,
             on_step=lambda message: step(f"export: {message}"),
         )
     _print_bundle(bundle)
@@ -373,7 +384,7 @@ def _progress(*, keep: bool = False) -> Iterator[tuple[Callable[[str], None], Ca
 
 
 def _print_bundle(bundle: Bundle) -> None:
-    """Print a line about the bundle, and one about each engine with its size and certificate."""
+    """Print a line about the bundle, and one about each engine with its size and certificate, the rerankers' last."""
     shorter = f" (or {shown_dims(bundle.dims[:-1])})" if len(bundle.dims) > 1 else ""
     typer.echo(f"{bundle.path}: bundle {bundle.name!r}, {bundle.dim} dimensions{shorter}, space {bundle.space[:12]}")
     width = max(len(precision) for engines in bundle.manifest.engines.values() for precision in engines)
@@ -395,3 +406,7 @@ def _print_bundle(bundle: Bundle) -> None:
                         typer.echo(f"        {words}: {', '.join(layers)}")
                 if certificate.merged_tokens is not None:
                     typer.echo(f"        tokens merged in each block: {certificate.merged_tokens}")
+    for name, reranker in (bundle.manifest.rerankers or {}).items():
+        for precision, file in reranker.engines.items():
+            size_bytes = bundle.manifest.files[file].size_bytes
+            typer.echo(f"  {name:<5} {precision:<{width}} {size_bytes / 2**20:8.1f} MiB   reranker of images and texts")

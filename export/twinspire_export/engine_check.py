@@ -28,6 +28,15 @@ STANDARD_DOMAINS = frozenset({"", "ai.onnx"})
 def check_engine(path: Path, tower: Tower, spec: TowerSpec) -> None:
     """Check the ONNX file `path` against the tensors of a tower.
 
+    Raises EngineError as `check_graph` does.
+    """
+    # Engines take texts of any length, also of families that always pad them to the context.
+    check_graph(path, [text_input() if tower is Tower.TEXT else spec.input], spec.output, of=f"the {tower} tower")
+
+
+def check_graph(path: Path, inputs: Sequence[TensorSpec], output: TensorSpec, *, of: str) -> None:
+    """Check the ONNX file `path` against `inputs` and `output`; `of` says in errors what has them.
+
     Does not run it. Raises EngineError where the file is invalid, has operators beyond the ONNX standard, or other
     inputs, outputs, types or axes.
     """
@@ -42,13 +51,11 @@ def check_engine(path: Path, tower: Tower, spec: TowerSpec) -> None:
     foreign = {f"{node.domain}::{node.op_type}" for node in _nodes(model.graph) if node.domain not in STANDARD_DOMAINS}
     if foreign:
         raise EngineError(f"{path.name} has operators beyond the ONNX standard: {', '.join(sorted(foreign))}")
-    # Engines take texts of any length, also of families that always pad them to the context.
-    expected = [_expected(text_input() if tower is Tower.TEXT else spec.input), _expected(spec.output)]
+    expected = [_expected(spec) for spec in (*inputs, output)]
     found = [_found(value) for value in (*model.graph.input, *model.graph.output)]
     if found != expected:
         raise EngineError(
-            f"{path.name} has the inputs and outputs {', '.join(found)}; expected of the {tower} tower: "
-            f"{' and '.join(expected)}"
+            f"{path.name} has the inputs and outputs {', '.join(found)}; expected of {of}: {' and '.join(expected)}"
         )
 
 

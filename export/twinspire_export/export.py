@@ -1,15 +1,15 @@
-"""Checkpoint to bundle: its towers as fp32 engines, compared with torch."""
+"""Checkpoint to bundle: its towers and its reranker as fp32 engines, compared with torch."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tokenizers
 import torch
 from numpy.typing import NDArray
 
@@ -23,6 +23,7 @@ from twinspire.bundle import (
     Padding,
     Precision,
     Probes,
+    Reranker,
     Source,
     Tower,
     TowerProbes,
@@ -37,27 +38,14 @@ from twinspire_export.dims import allowed_dims
 from twinspire_export.engine_check import EngineRunner, certify, check_engine
 from twinspire_export.families import Checkpoint
 from twinspire_export.onnx_export import export_graph
+from twinspire_export.probes import probe_captions, probe_images
+from twinspire_export.reranker import RERANKER_FILE, export_reranker
 from twinspire_export.rewrite import ALL, apply_rewrites, check_rewrites
 from twinspire_export.sounds import PROBES, generated_sounds
 from twinspire_export.weights import stored_tensors
 
 MIN_COSINE = 0.99999
 """The smallest cosine to torch that an fp32 engine may have on any probe. Measured: 1 - 1e-7."""
-
-PROBE_CAPTIONS = (
-    "",
-    "a cat",
-    "a red car",
-    "a photo of a dog",
-    "two boats on the sea at night",
-    "a blue house to the left of a green tree in a meadow",
-    "Three people stand in the snow; one of them holds a yellow umbrella.",
-    "12 apples & 3 pears, 50% off!",
-    "一只猫",
-    "一辆红色的汽车",
-    "夜晚的海上有两艘小船",
-    "草地上，绿树的左边有一座蓝色的房子。",
-)
 
 _MAX_NORM_ERROR = 1e-3
 _TRACED_LENGTH = 5
@@ -72,6 +60,7 @@ def export_checkpoint(
     revision: str | None = None,
     rewrites: Iterable[str] = ALL,
     dims: Sequence[int] | None = None,
+    reranker: bool = True,
     on_step: Callable[[str], None] | None = None,
 ) -> Bundle:
     """Turn a checkpoint, a local folder or a Hugging Face hub id, into the bundle `destination` with fp32 engines.
@@ -79,8 +68,8 @@ def export_checkpoint(
     `name` is the bundle's, by default the checkpoint's own; `revision` is a branch, tag or commit on the hub.
     `rewrites` are names in `twinspire_export.rewrite.REWRITES`, which make engines faster and change neither embeddings
     nor space; those that the checkpoint's family does not allow are skipped. `dims` are shorter lengths that the model
-    was trained for, where the checkpoint does not state them (`allowed_dims`). `on_step` is called with a description
-    of each step as it begins.
+    was trained for, where the checkpoint does not state them (`allowed_dims`). The bundle has the checkpoint's reranker
+    where there is one, unless `reranker` is False. `on_step` is called with a description of each step as it begins.
 
     Leaves nothing behind where it raises: CheckpointError for a checkpoint that cannot be used and for an engine that
     differs from torch, InputError for an invalid name of the bundle, for rewrites that are unknown or lack another and
@@ -110,13 +99,16 @@ def export_checkpoint(
             export_graph(
                 module,
                 writer.path(file),
-                name=INPUT_NAMES[tower],
-                example=_example(draft, tower),
+                inputs={INPUT_NAMES[tower]: _example(draft, tower)},
                 exporter=opened.family.exporter,
             )
             check_engine(writer.folder / file, tower, draft.tower(tower))
             step(f"comparing the {tower} tower with torch")
             engines[tower, Precision.FP32] = (file, _certify(module, writer.folder / file, draft, tower, probes))
+        if reranker and opened.reranker_name is not None:
+            step(f"exporting the reranker {opened.reranker_name} and comparing it with torch")
+            scored = _export_reranker(opened, writer, applied)
+            draft = replace(draft, rerankers={opened.reranker_name: scored})
         step("writing the bundle")
         return writer.commit(draft, engines)
 
@@ -136,27 +128,6 @@ def checkpoint_space(opened: Checkpoint) -> str:
         raise CheckpointError(f"the checkpoint {opened.source.folder} is malformed: {exc}") from exc
 
 
-def probe_images(height: int, width: int) -> NDArray[np.uint8]:
-    """Generate the probe images, the same on every machine: (8, H, W, 3) uint8; flat, smooth, sharp and noisy."""
-    down, right = np.meshgrid(np.linspace(0, 1, height), np.linspace(0, 1, width), indexing="ij")
-    noise = np.random.default_rng(20240229).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    cells = (np.floor(down * 7.999) + np.floor(right * 7.999)) % 2
-    disc = (down - 0.45) ** 2 + (right - 0.55) ** 2 < 0.09
-    ripples = 0.5 + 0.5 * np.sin(40 * down * right)
-    images = [
-        np.zeros((height, width, 3)),
-        np.full((height, width, 3), 255.0),
-        255 * np.stack([down, right, 1 - down], axis=-1),
-        255 * np.stack([cells, cells, 1 - cells], axis=-1),
-        np.where(disc[..., None], (220.0, 40.0, 30.0), (90.0, 160.0, 235.0)),
-        255 * np.stack([ripples, down, 1 - ripples], axis=-1),
-        noise.astype(np.float64),
-        noise * down[..., None],
-    ]
-    generated: NDArray[np.uint8] = np.stack(images).astype(np.uint8)
-    return generated
-
-
 def _draft(opened: Checkpoint, name: str | None, dims: tuple[int, ...] | None) -> ManifestDraft:
     return ManifestDraft(
         name=_bundle_name(opened.source.name) if name is None else name,
@@ -168,6 +139,18 @@ def _draft(opened: Checkpoint, name: str | None, dims: tuple[int, ...] | None) -
         logit_bias=opened.logit_bias,
         source=Source(checkpoint=opened.source.name, revision=opened.source.revision, licence=opened.source.licence),
         dims=dims,
+    )
+
+
+def _export_reranker(opened: Checkpoint, writer: BundleWriter, rewrites: Sequence[str]) -> Reranker:
+    assert opened.image is not None, "a reranker takes an image"
+    assert opened.text is not None, "and a text"
+    return export_reranker(
+        apply_rewrites(opened.reranker(), rewrites),
+        writer.path(RERANKER_FILE),
+        image=opened.image,
+        tokenizer=Tokenizer(writer.folder / TOKENIZER_NAME, opened.text),
+        reference=opened.score_pairs,
     )
 
 
@@ -196,10 +179,7 @@ def _probes(opened: Checkpoint, tokenizer_path: Path) -> Probes:
         towers[Tower.IMAGE] = TowerProbes(images, opened.embed_images(images))
     if opened.text is not None:
         tokenizer = Tokenizer(tokenizer_path, opened.text)
-        untruncated = tokenizers.Tokenizer.from_file(str(tokenizer_path))
-        captions = [
-            caption for caption in PROBE_CAPTIONS if len(untruncated.encode(caption).ids) <= opened.text.context_length
-        ]
+        captions = probe_captions(tokenizer)
         towers[Tower.TEXT] = TowerProbes(tokenizer.encode(captions), opened.embed_texts(captions))
     if opened.audio is not None:
         sounds = generated_sounds(PROBES, opened.audio)

@@ -1,9 +1,9 @@
-"""A tower as an ONNX file, through optimum's exporter or torch's own."""
+"""A tower or a reranker as an ONNX file, through optimum's exporter or torch's own."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.jit import TracerWarning  # type: ignore[attr-defined]  # not in its __all__
 from transformers import PretrainedConfig
 
-from twinspire.contract import EMBEDDING
+from twinspire.contract import EMBEDDING, INPUT_IDS
 from twinspire.errors import CheckpointError
 from twinspire_export.dependencies import silenced
 
@@ -34,45 +34,53 @@ class Exporter(StrEnum):
     TORCH = "torch"
 
 
-class _TowerConfig(OnnxConfig):  # type: ignore[misc]  # optimum ships no types
-    """What optimum asks about a tower: its tensors, their dynamic axes, and an input to trace it with."""
+class _GraphConfig(OnnxConfig):  # type: ignore[misc]  # optimum ships no types
+    """What optimum asks about a module: its tensors, their dynamic axes, and inputs to trace it with."""
 
     NORMALIZED_CONFIG_CLASS = NormalizedConfig
 
-    def __init__(self, name: str, example: Tensor, axes: dict[int, str]) -> None:
+    def __init__(self, examples: Mapping[str, Tensor], axes: Mapping[str, dict[int, str]]) -> None:
         super().__init__(PretrainedConfig())
-        self._name, self._example, self._axes = name, example, axes
+        self._examples, self._axes = examples, axes
 
     @property
     def inputs(self) -> dict[str, dict[int, str]]:
-        """The input with its dynamic axes: the batch, and the length of token ids."""
-        return {self._name: self._axes}
+        """The inputs with their dynamic axes."""
+        return {name: self._axes[name] for name in self._examples}
 
     @property
     def outputs(self) -> dict[str, dict[int, str]]:
         """The output with its dynamic axis."""
-        return {EMBEDDING: {0: "N"}}
+        return {name: axes for name, axes in self._axes.items() if name not in self._examples}
 
     def generate_dummy_inputs(self, **_: object) -> dict[str, Tensor]:
-        """Return the input that is traced."""
-        return {self._name: self._example}
+        """Return the inputs that are traced."""
+        return dict(self._examples)
 
 
-def export_graph(tower: nn.Module, destination: Path, *, name: str, example: Tensor, exporter: Exporter) -> None:
-    """Write `tower` as an ONNX file of opset 17, traced on `example`, its input `name`.
+def export_graph(
+    module: nn.Module,
+    destination: Path,
+    *,
+    inputs: Mapping[str, Tensor],
+    exporter: Exporter,
+    output: str = EMBEDDING,
+    free_lengths: Collection[str] = (INPUT_IDS,),
+) -> None:
+    """Write `module` as an ONNX file of opset 17, traced on `inputs`, by name in the order of its arguments.
 
-    The first axis N is dynamic, and L, the second one of a matrix of token ids. Does not compare the result with
-    torch. Raises CheckpointError where the tower does not fit one ONNX file.
+    The first axis N is dynamic, and the second one, L, of the inputs `free_lengths`. Does not compare the result with
+    torch. Raises CheckpointError where the module does not fit one ONNX file.
     """
-    size_bytes = weight_bytes(tower)
+    size_bytes = weight_bytes(module)
     if size_bytes > MAX_GRAPH_BYTES:
         raise CheckpointError(
-            f"the {type(tower).__name__} has {size_bytes / 2**30:.1f} GiB of weights; an engine is one ONNX "
+            f"the {type(module).__name__} has {size_bytes / 2**30:.1f} GiB of weights; an engine is one ONNX "
             "file of at most 2 GiB. Use a smaller checkpoint"
         )
-    axes = {0: "N", 1: "L"} if example.ndim == 2 else {0: "N"}
-    # The exporters restore the mode that the tower was in: in training mode dropout and batch norms would change it.
-    tower.eval()
+    axes = {name: {0: "N", 1: "L"} if name in free_lengths else {0: "N"} for name in (*inputs, output)}
+    # The exporters restore the mode that the module was in: in training mode dropout and batch norms would change it.
+    module.eval()
     with silenced("optimum", "transformers", "torch.onnx"), warnings.catch_warnings():
         # Warns of indexing by a pair, before the rewrite `end-token`: it is right for indices that are not negative.
         warnings.filterwarnings("ignore", "Exporting aten::index operator", UserWarning)
@@ -82,21 +90,21 @@ def export_graph(tower: nn.Module, destination: Path, *, name: str, example: Ten
         warnings.filterwarnings("ignore", "Constant folding - Only steps=1", UserWarning)
         if exporter is Exporter.TORCH:
             torch.onnx.export(
-                tower,
-                (example,),
+                module,
+                tuple(inputs.values()),
                 destination,
-                input_names=[name],
-                output_names=[EMBEDDING],
-                dynamic_axes={name: axes, EMBEDDING: {0: "N"}},
+                input_names=list(inputs),
+                output_names=[output],
+                dynamic_axes=axes,
                 opset_version=OPSET,
                 dynamo=False,
             )
         else:
-            config = _TowerConfig(name, example, axes)
-            tower.config = config._config  # optimum sets return_dict in it
-            export_through_optimum(tower, config, destination, opset=OPSET)
+            config = _GraphConfig(inputs, axes)
+            module.config = config._config  # optimum sets return_dict in it
+            export_through_optimum(module, config, destination, opset=OPSET)
     with torch.inference_mode():
-        _state_output_shape(destination, tower(example).shape[1:])
+        _state_output_shape(destination, module(*inputs.values()).shape[1:])
 
 
 def _state_output_shape(file: Path, shape: Sequence[int]) -> None:
@@ -110,6 +118,6 @@ def _state_output_shape(file: Path, shape: Sequence[int]) -> None:
         onnx.save(model, file)
 
 
-def weight_bytes(tower: nn.Module) -> int:
-    """Return the size of a tower's weights."""
-    return sum(parameter.numel() * parameter.element_size() for parameter in tower.parameters())
+def weight_bytes(module: nn.Module) -> int:
+    """Return the size of a module's weights."""
+    return sum(parameter.numel() * parameter.element_size() for parameter in module.parameters())

@@ -1,4 +1,4 @@
-"""BLIP-2's towers as plain modules: a ViT whose tokens a Q-Former reads, and the Q-Former over a text.
+"""BLIP-2 as plain modules: a ViT whose tokens a Q-Former reads, the Q-Former over a text, and over a pair of both.
 
 A Q-Former is BERT with post-norm layers, some of which attend to an image's tokens between attention and MLP; images
 and texts share the attention, not the MLPs. https://arxiv.org/abs/2301.12597, section 3.1.
@@ -77,17 +77,23 @@ class Blip2ImageTower(ImageTower):
         """Encode `image` (N, S, S, 3) uint8 to (N, Q, D) float32."""
         tokens = self.final_norm(self.tokens(image))  # (N, L, W)
         hidden = self.queries.repeat(image.shape[0], 1, 1)  # (N, Q, W)
-        for attention, cross_attention, mlp in zip(self.self_attentions, self.cross_attentions, self.mlps, strict=True):
+        for position, attention in enumerate(self.self_attentions):
             hidden = attention(hidden, hidden, queries=self.count, keys=self.count)
-            if isinstance(cross_attention, QFormerAttention):
-                hidden = cross_attention(hidden, tokens, queries=self.count, keys=self.length)
-            hidden = mlp(hidden)
+            hidden = self.read(hidden, tokens, position)
         assert self.projection is not None
         return unit(self.projection(hidden))
 
+    def read(self, hidden: Tensor, tokens: Tensor, layer: int) -> Tensor:
+        """Do what follows the attention in a layer: queries (N, Q, W) may attend to an image's `tokens` (N, P, V)."""
+        cross_attention, mlp = self.cross_attentions[layer], self.mlps[layer]
+        if isinstance(cross_attention, QFormerAttention):
+            hidden = cross_attention(hidden, tokens, queries=self.count, keys=self.length)
+        output: Tensor = mlp(hidden)
+        return output
 
-class Blip2TextTower(nn.Module):
-    """The Q-Former over a text, pooled at its first token: `(N, L) int32 -> (N, D) float32`, L2-normalised."""
+
+class QFormerTexts(nn.Module):
+    """Token ids to what the Q-Former's layers read."""
 
     def __init__(self, model: Any) -> None:  # noqa: ANN401 - transformers' model
         super().__init__()
@@ -95,20 +101,70 @@ class Blip2TextTower(nn.Module):
         self.words = frozen(embeddings.word_embeddings.weight)  # (V, W)
         self.positions = frozen(embeddings.position_embeddings.weight)  # (C, W)
         self.norm = Norm(model.qformer.layernorm)
+        self.pad_id = int(model.config.qformer_config.pad_token_id)
+
+    def forward(self, input_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Embed `input_ids` (N, L) int32: (N, L, W), and the mask of the padding for the logits, (N, 1, 1, L)."""
+        embedded = nn.functional.embedding(input_ids, self.words) + self.positions[: input_ids.shape[1]]
+        mask = (input_ids == self.pad_id).to(torch.float32)[:, None, None, :] * MASKED
+        return self.norm(embedded), mask
+
+
+class Blip2TextTower(nn.Module):
+    """The Q-Former over a text, pooled at its first token: `(N, L) int32 -> (N, D) float32`, L2-normalised."""
+
+    def __init__(self, model: Any) -> None:  # noqa: ANN401 - transformers' model
+        super().__init__()
+        self.texts = QFormerTexts(model)
         layers = model.qformer.encoder.layer
         self.attentions = nn.ModuleList(map(QFormerAttention, (layer.attention for layer in layers)))
         self.mlps = nn.ModuleList(QFormerMlp(layer.intermediate, layer.output) for layer in layers)
         self.projection = Linear.of(model.text_projection)
-        self.pad_id = int(model.config.qformer_config.pad_token_id)
 
     def forward(self, input_ids: Tensor) -> Tensor:
         """Encode `input_ids` (N, L) int32 to (N, D) float32."""
         length = input_ids.shape[1]
-        hidden = self.norm(nn.functional.embedding(input_ids, self.words) + self.positions[:length])  # (N, L, W)
-        mask = (input_ids == self.pad_id).to(torch.float32)[:, None, None, :] * MASKED  # (N, 1, 1, L)
+        hidden, mask = self.texts(input_ids)  # (N, L, W), (N, 1, 1, L)
         for attention, mlp in zip(self.attentions, self.mlps, strict=True):
             hidden = mlp(attention(hidden, hidden, queries=length, keys=length, mask=mask))
         return unit(self.projection(hidden[:, :1]))[:, 0]
+
+
+class Blip2Matcher(Blip2ImageTower):
+    """The Q-Former over an image and a text, and the matching head: a pair to the probability that they match.
+
+    `(N, S, S, 3) uint8, (N, L) int32 -> (N, 1) float32`. Queries and words attend to each other; the queries alone
+    attend to the image, and are what the head reads.
+    """
+
+    def __init__(self, model: Any, settings: ImageSettings) -> None:  # noqa: ANN401 - transformers' model
+        super().__init__(model, settings)
+        self.projection = None  # of the contrast
+        self.texts = QFormerTexts(model)
+        # The last layer's words are not read.
+        self.word_mlps = nn.ModuleList(
+            QFormerMlp(layer.intermediate, layer.output) for layer in model.qformer.encoder.layer[:-1]
+        )
+        self.head = Linear.of(model.itm_head)
+
+    def forward(self, image: Tensor, input_ids: Tensor) -> Tensor:  # type: ignore[override]  # a pair
+        """Score `image` (N, S, S, 3) uint8 with `input_ids` (N, L) int32: (N, 1) float32, 0 to 1."""
+        tokens = self.final_norm(self.tokens(image))  # (N, P, V)
+        words, padding = self.texts(input_ids)  # (N, L, W), (N, 1, 1, L)
+        mask = nn.functional.pad(padding, (self.count, 0))  # (N, 1, 1, Q + L)
+        length = self.count + input_ids.shape[1]
+        hidden = self.queries.repeat(image.shape[0], 1, 1)  # (N, Q, W)
+        for position, attention in enumerate(self.self_attentions):
+            both = torch.cat([hidden, words], dim=1)  # (N, Q + L, W)
+            if position < len(self.word_mlps):
+                both = attention(both, both, queries=length, keys=length, mask=mask)
+                hidden, words = both[:, : self.count], self.word_mlps[position](both[:, self.count :])
+            else:
+                hidden = attention(hidden, both, queries=self.count, keys=length, mask=mask)
+            hidden = self.read(hidden, tokens, position)
+        logits = self.head(hidden).mean(dim=1)  # (N, 2): no match, match
+        probability: Tensor = logits.softmax(dim=-1)[:, 1:]
+        return probability
 
 
 def _block(layer: Any) -> Block:  # noqa: ANN401 - transformers' layer

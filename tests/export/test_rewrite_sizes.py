@@ -82,7 +82,7 @@ def test_size_through_onnx(size: ModelSize, tmp_path: Path) -> None:
     for tower, (plain, inputs) in towers.items():
         file = tmp_path / f"{tower}.onnx"
         name = "image" if tower is Tower.IMAGE else "input_ids"
-        export_graph(apply_rewrites(plain), file, name=name, example=inputs[0], exporter=Exporter.OPTIMUM)
+        export_graph(apply_rewrites(plain), file, inputs={name: inputs[0]}, exporter=Exporter.OPTIMUM)
         check_engine(file, tower, specs[tower])
         runner = EngineRunner(file)
         for given in inputs:

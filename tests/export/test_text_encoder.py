@@ -280,9 +280,8 @@ def exported(
     model = text_model(layout)
     path = tmp_path_factory.mktemp("engines") / "text.onnx"
     tower = apply_rewrites(tower_of(model, pooling, "linear"))
-    export_graph(
-        tower, path, name="input_ids", example=torch.full((2, 5), 9, dtype=torch.int32), exporter=Exporter.TORCH
-    )
+    example = torch.full((2, 5), 9, dtype=torch.int32)
+    export_graph(tower, path, inputs={"input_ids": example}, exporter=Exporter.TORCH)
     return path, reference(model, pooling, "linear"), model.config.pad_token_id
 
 

@@ -61,7 +61,7 @@ def _engine(folder: Path, family: str, rewrites: tuple[str, ...]) -> Path:
     build: Any = getattr(module, "image_tower", clip.image_tower)
     tower = apply_rewrites(build(_model(family), SETTINGS), rewrites)
     path = folder / f"{family}-{len(rewrites)}.onnx"
-    export_graph(tower, path, name="image", example=torch.from_numpy(IMAGES[:2]), exporter=Exporter.OPTIMUM)
+    export_graph(tower, path, inputs={"image": torch.from_numpy(IMAGES[:2])}, exporter=Exporter.OPTIMUM)
     return path
 
 

@@ -73,7 +73,7 @@ def doctor(
                 "faults": faults,
                 "versions": _versions(),
                 "extras": [asdict(one) for one in extras],
-                "bundle": None if opened is None else {"name": opened.name, "space": opened.space, "dims": opened.dims},
+                "bundle": None if opened is None else _bundle_document(opened),
                 "providers": [asdict(one) for one in engines],
                 "auto": None if chosen is None else asdict(chosen),
                 "server": server,
@@ -142,11 +142,22 @@ def _print_installed(extras: list[ExtraReport]) -> None:
         _line(f"  {one.extra}", packages if one.works else f"no: {one.problem}")
 
 
+def _bundle_document(bundle: Bundle) -> dict[str, Any]:
+    return {"name": bundle.name, "space": bundle.space, "dims": bundle.dims, "rerankers": _rerankers(bundle)}
+
+
+def _rerankers(bundle: Bundle) -> dict[str, list[str]]:
+    """Return the precisions of each reranker, by name."""
+    return {name: list(map(str, found.engines)) for name, found in (bundle.manifest.rerankers or {}).items()}
+
+
 def _print_engines(bundle: Bundle | None, engines: list[EngineReport], chosen: EngineReport | None) -> None:
     if bundle is None:
         return
     numbers = f"{shown_dims(bundle.dims)} numbers"
     _line("bundle", f"{printable(bundle.name)}, {numbers}, space {bundle.space[:12]}, {printable(bundle.path)}")
+    for name, precisions in _rerankers(bundle).items():
+        _line("  reranker", f"{printable(name)}, {', '.join(precisions)}")
     for one in engines:
         _line(f"  {one.provider}", _described(one))
     if chosen is not None:

@@ -1,8 +1,8 @@
 """BLIP-2's image-text contrast: checkpoints of transformers' `Blip2ForImageTextRetrieval`.
 
 https://arxiv.org/abs/2301.12597. A Q-Former turns an image into some 32 vectors, by learned queries that attend to the
-tokens of a ViT, and a text into one. The score is the largest of the cosines. The matching head (ITM) takes a pair: it
-is a reranker and not part of the towers.
+tokens of a ViT, and a text into one. The score is the largest of the cosines. The matching head (ITM) takes a pair, of
+which the Q-Former reads both together: it is the bundle's reranker.
 """
 
 from __future__ import annotations
@@ -34,9 +34,11 @@ from twinspire_export.families.huggingface import (
     tokenizer_json,
     unit_rows,
 )
-from twinspire_export.q_former import Blip2ImageTower, Blip2TextTower
+from twinspire_export.q_former import Blip2ImageTower, Blip2Matcher, Blip2TextTower
+from twinspire_export.weights import stored_shapes
 
 _BATCH = 8
+_MATCHING_HEAD = "itm_head."
 
 
 class Blip2Family(ModelFamily):
@@ -55,7 +57,9 @@ class Blip2Family(ModelFamily):
         with silenced("transformers"):
             processor = load_processor(BlipImageProcessor, folder)
             tokenizer = load_bert_tokenizer(folder, BertTokenizerFast)
-            model: Any = load_model(Blip2ForImageTextRetrieval, folder, files)
+            matches = any(name.startswith(_MATCHING_HEAD) for name in stored_shapes(files))
+            unused = None if matches else _MATCHING_HEAD
+            model: Any = load_model(Blip2ForImageTextRetrieval, folder, files, unused=unused)
         config = model.config
         _check_config(config, folder)
         serialised = _without_image_token(tokenizer_json(tokenizer, folder), config.image_token_index)
@@ -71,6 +75,7 @@ class Blip2Family(ModelFamily):
             pooling=f"{config.num_query_tokens} queries; first token",
             # The temperature of the training is no part of transformers' checkpoints: their logits are the cosines.
             logit_scale=1.0,
+            reranker_name="itm" if matches else None,
             model=model,
             tokenizer=tokenizer,
             processor=processor,
@@ -101,17 +106,30 @@ class Blip2Checkpoint(HuggingFaceCheckpoint):
         pixels = torch.zeros(1, 3, self.image.height, self.image.width)
         return np.concatenate([unit_rows(self._run(pixels, self._ids(text)).text_embeds) for text in captions])
 
+    def reranker(self) -> nn.Module:
+        """Return a new module of the Q-Former over a pair and its matching head."""
+        return Blip2Matcher(self.model, self.image).eval()
+
+    def score_pairs(self, images: NDArray[np.uint8], captions: Sequence[str]) -> NDArray[np.float32]:
+        """Score pairs one at a time, so that nothing is padded, with transformers' `forward`: (N,), from 0 to 1."""
+        scores = []
+        for image, caption in zip(images, captions, strict=True):
+            pixels = self.processor([image], do_resize=False, return_tensors="pt")["pixel_values"]
+            logits = self._run(pixels, self._ids(caption), use_image_text_matching_head=True).logits_per_image  # (1, 2)
+            scores.append(logits.softmax(dim=1)[:, 1].numpy())
+        return np.concatenate(scores)
+
     def _ids(self, text: str) -> Tensor:
         ids: Tensor = self.tokenizer(
             text, truncation=True, max_length=self.text.context_length, return_tensors="pt"
         ).input_ids
         return ids
 
-    def _run(self, pixels: Tensor, ids: Tensor) -> Any:  # noqa: ANN401 - transformers' output
+    def _run(self, pixels: Tensor, ids: Tensor, **options: bool) -> Any:  # noqa: ANN401 - transformers' output
         if self.model.config.image_token_index is not None:  # `forward` cuts off the place of the image
             ids = nn.functional.pad(ids, (self.vectors_per_item, 0))
         with torch.inference_mode():
-            return self.model(pixel_values=pixels, input_ids=ids, attention_mask=torch.ones_like(ids))
+            return self.model(pixel_values=pixels, input_ids=ids, attention_mask=torch.ones_like(ids), **options)
 
 
 def _check_config(config: Any, folder: Path) -> None:  # noqa: ANN401 - transformers' config

@@ -33,13 +33,14 @@ class CheckpointSource:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Checkpoint(ABC):
-    """An opened checkpoint: its settings as a bundle states them, its towers, and reference embeddings.
+    """An opened checkpoint: its settings as a bundle states them, its towers and reranker, and reference embeddings.
 
     `image`, `text` and `audio` are the settings of the towers that it has, None of those it lacks. `vectors_per_item`
     is Q where an image has several vectors, of which the best scores; others have one. `files` hold its weights,
     `tokenizer_json` is in the format of the tokenizers library, without padding and truncation, None without a text
     tower. `pooling` names how a tower pools its tokens: models that differ in it alone are different spaces.
     `logit_scale` multiplies cosines and `logit_bias` is added to them to give the logits the model was trained on.
+    `reranker_name` is what the manifest calls the reranker of a checkpoint that has one.
     """
 
     source: CheckpointSource
@@ -54,6 +55,7 @@ class Checkpoint(ABC):
     logit_scale: float
     logit_bias: float | None = None
     vectors_per_item: int = 1
+    reranker_name: str | None = None
 
     @property
     def towers(self) -> TowerSpecs:
@@ -99,6 +101,20 @@ class Checkpoint(ABC):
         """Encode `captions` by the original tokenizer and code: (N, D), L2-normalised.
 
         Only for checkpoints with a text tower.
+        """
+        raise NotImplementedError
+
+    def reranker(self) -> nn.Module:
+        """Return a new module of the reranker, as `export_reranker` takes it, which shares weights as a tower does.
+
+        Only for checkpoints with a `reranker_name`.
+        """
+        raise NotImplementedError
+
+    def score_pairs(self, images: NDArray[np.uint8], captions: Sequence[str]) -> NDArray[np.float32]:
+        """Return the probability that caption n is true of image n, by the original tokenizer and code: (N,).
+
+        `images` (N, H, W, 3) are resized and cropped. Only for checkpoints with a `reranker_name`.
         """
         raise NotImplementedError
 

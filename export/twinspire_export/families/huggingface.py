@@ -117,13 +117,15 @@ def load_model(
     files: tuple[Path, ...],
     *,
     config: PretrainedConfig | None = None,
+    unused: str | None = None,
     **options: bool,
 ) -> Any:  # noqa: ANN401
     """Load the weights in float32, for `config` in place of config.json's where it is given.
 
-    `options` are those of the class's constructor.
+    Tensors whose names begin with `unused` may be missing, and are random then. `options` are those of the class's
+    constructor.
 
-    Raises CheckpointError where tensors are missing or of another shape.
+    Raises CheckpointError where other tensors are missing or any of another shape.
     """
     stored = stored_shapes(files)
     try:
@@ -142,9 +144,10 @@ def load_model(
         )
     except Exception as exc:  # transformers promises no set of errors for a config or weights that it cannot use
         raise CheckpointError(f"transformers cannot load the checkpoint {folder}: {exc}") from exc
-    if report["missing_keys"]:
+    missing = sorted(name for name in report["missing_keys"] if unused is None or not name.startswith(unused))
+    if missing:
         raise CheckpointError(
-            f"the checkpoint {folder} is missing {listing(sorted(report['missing_keys']))}. Copy or download it "
+            f"the checkpoint {folder} is missing {listing(missing)}. Copy or download it "
             "again, or convert it from the original weights again"
         )
     expected = model.state_dict()

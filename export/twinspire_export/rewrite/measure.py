@@ -142,8 +142,7 @@ def _make(
         export_graph(
             rewritten,
             folder / file,
-            name=INPUT_NAMES[tower],
-            example=torch.from_numpy(feed[:2]),
+            inputs={INPUT_NAMES[tower]: torch.from_numpy(feed[:2])},
             exporter=Exporter.OPTIMUM,
         )
         if int8:
