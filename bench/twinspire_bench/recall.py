@@ -200,7 +200,7 @@ def _print_queries(report: RecallReport, console: Console) -> None:
         return
     counts = ", ".join(f"{count:,} ({language})" for language, count in queries.queries.items())
     console.print(
-        f"\nShort queries, {counts}; P@1, the share whose first image is right, and mAP in %, with their 95% confidence "
+        f"\nShort queries, {counts}: P@1, the share whose first image is right, and mAP in % with their 95% confidence "
         "intervals",
         soft_wrap=True,
     )

@@ -28,14 +28,17 @@ def short_queries(scenes: Sequence[Scene], *, seed: int = 0) -> list[ShortQuery]
 
     `seed` chooses among synonyms. A query has the same words whatever scenes there are.
     """
+    shown: dict[Query, list[int]] = {}
+    for position, scene in enumerate(scenes):
+        for query in {Query(group.kind, group.colour) for group in scene.groups}:
+            shown.setdefault(query, []).append(position)
     rng = random.Random(f"short queries/{seed}")
     queries = []
     for kind, colour in product(ObjectType, Colour):
-        texts = {language: _text(kind, colour, language, rng) for language in Language}
-        query = Query(kind, colour)
-        relevant = tuple(position for position, scene in enumerate(scenes) if query.matches(scene))
-        if relevant:
-            queries.append(ShortQuery(texts, relevant))
+        texts = {language: _text(kind, colour, language, rng) for language in Language}  # also of those not shown
+        relevant = shown.get(Query(kind, colour))
+        if relevant is not None:
+            queries.append(ShortQuery(texts, tuple(relevant)))
     return queries
 
 
