@@ -80,9 +80,10 @@ def recall(
     """Measure how often captions find their images and images their captions, or captions each other.
 
     R@k is the share of queries with an own item among the first k results. Below each value stands its 95% confidence
-    interval. Other engines are compared with fp32, or with the first one where fp32 is not measured, on the same
-    queries; so are embeddings that are cut to the lengths that the bundle allows. Of a published test set, recall that
-    is published of the same checkpoint is shown beside one's own.
+    interval. Scenes are also searched by short queries, "a red car", each with all images that show one: P@1 is the
+    share whose first image is right. Other engines are compared with fp32, or with the first one where fp32 is not
+    measured, on the same queries; so are embeddings that are cut to the lengths that the bundle allows. Of a published
+    test set, recall that is published of the same checkpoint is shown beside one's own.
     """
     from twinspire import Bundle, sample_bundle
     from twinspire_bench.recall_engines import measure_engines, precisions_of, shorter_dims
@@ -186,6 +187,35 @@ def _print(report: RecallReport, runtimes: dict[str, Runtime], console: Console)
             for direction, figures in both.items():
                 above.add_row(engine, language, _QUERY_NAMES[direction], *_cells(figures, "{:+.2f}"))
         console.print(above)
+    _print_queries(report, console)
+
+
+def _print_queries(report: RecallReport, console: Console) -> None:
+    """Print P@1 and mAP of the data set's short queries, if it has any, and the difference to the reference."""
+    from twinspire_eval.recall import MAP, P1
+    from twinspire_eval.tables import figures_table
+
+    queries = report.queries
+    if not queries.queries:
+        return
+    counts = ", ".join(f"{count:,} ({language})" for language, count in queries.queries.items())
+    console.print(
+        f"\nShort queries, {counts}: P@1, the share whose first image is right, and mAP in % with their 95% confidence "
+        "intervals",
+        soft_wrap=True,
+    )
+    heads = ["P@1", "mAP"]
+    if queries.losses:
+        heads += [f"{head} above {report.reference}, points" for head in heads]
+    table = figures_table(["engine", "language"], heads)
+    for engine, by_language in queries.figures.items():
+        for language, found in by_language.items():
+            cells = [_with_interval(found[name], "{:.1f}") for name in (P1, MAP)]
+            if engine in queries.losses:
+                loss = queries.losses[engine][language]
+                cells += [_with_interval(loss[name], "{:+.2f}") for name in (P1, MAP)]
+            table.add_row(engine, language, *cells)
+    console.print(table)
 
 
 def _print_published(report: RecallReport, checkpoint: str, console: Console) -> None:
@@ -229,7 +259,14 @@ def _cells(figures: Mapping[str, Estimate], form: str) -> Iterator[Text]:
         if not metric.is_share:
             yield Text(f"{estimate.value:g}")
             continue
-        value, low, high = (
-            form.format(100 * share) for share in (estimate.value, estimate.interval.low, estimate.interval.high)
-        )
-        yield Text.assemble((value, "bold"), (f"\n{low} {high}", "dim") if metric.shows_interval else "")
+        yield _with_interval(estimate, form, shows_interval=metric.shows_interval)
+
+
+def _with_interval(estimate: Estimate, form: str, *, shows_interval: bool = True) -> Text:
+    """Format a share in percent, with its interval below it."""
+    from rich.text import Text
+
+    value, low, high = (
+        form.format(100 * share) for share in (estimate.value, estimate.interval.low, estimate.interval.high)
+    )
+    return Text.assemble((value, "bold"), (f"\n{low} {high}", "dim") if shows_interval else "")

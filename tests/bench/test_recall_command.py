@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +19,9 @@ from twinspire import Client, sample_bundle
 from twinspire.cli.app import application
 from twinspire.errors import ImageError, InputError, TwinspireError
 from twinspire_eval.comparison import compare
-from twinspire_eval.datasets import Caption, CaptionedImages, open_dataset
-from twinspire_eval.recall import METRICS, R1, Direction
-from twinspire_eval.recall.benchmark import RecallReport, measure_recall
+from twinspire_eval.datasets import Caption, CaptionedImages, LabelledQuery, open_dataset
+from twinspire_eval.recall import METRICS, P1, R1, Direction
+from twinspire_eval.recall.benchmark import DatasetEmbeddings, RecallReport, encode_dataset, measure_recall
 from twinspire_eval.records import Record
 
 # Of the tiny bundle's tokenizer.
@@ -116,6 +118,78 @@ def test_shorter_embeddings_are_ranked_as_cut_ones(make_tiny: Callable[..., Any]
         for bad in (5, 20):
             with pytest.raises(InputError, match=f"dim {bad}"):
                 measure_recall({"fp32": client}, data, dims=[bad])
+
+
+def _asked(data: CaptionedImages) -> CaptionedImages:
+    """Add five queries in each language; random images are right."""
+    rng = np.random.default_rng(5)
+    queries = tuple(
+        LabelledQuery(
+            " ".join(rng.choice(WORDS, 3)),
+            language,
+            tuple(np.flatnonzero(rng.random(len(data)) < 0.4).tolist()) or (0,),
+        )
+        for language in ("en", "zh")
+        for _ in range(5)
+    )
+    return replace(data, queries=queries)
+
+
+def test_short_queries_are_ranked_by_every_engine_and_length(make_tiny: Callable[..., Any]) -> None:
+    """P@1 is NumPy's share of queries whose best image is right, also of cut embeddings; losses are differences."""
+    bundle, data = make_tiny(dims=(4, 8, 12)).bundle, _asked(_captioned(20))
+    with Client.local(bundle, precision="fp32", provider="cpu") as client:
+        report = measure_recall({"fp32": client}, data, dims=[8, 4]).queries
+        images = client.encode_images(data.images)
+        assert report.queries == {"en": 5, "zh": 5}
+        for engine, dim in (("fp32", 12), ("fp32:8", 8), ("fp32:4", 4)):
+            unit = images[:, :dim] / np.linalg.norm(images[:, :dim], axis=1, keepdims=True)
+            for language in ("en", "zh"):
+                queries = data.queries_in(language)
+                best = (client.encode_texts([query.text for query in queries])[:, :dim] @ unit.T).argmax(axis=1)
+                right = [image in query.relevant for image, query in zip(best.tolist(), queries, strict=True)]
+                found = report.figures[engine][language][P1]
+                assert found.value == np.mean(right)
+                assert found.interval.low <= found.value <= found.interval.high
+                if engine != "fp32":
+                    difference = np.mean(right) - report.figures["fp32"][language][P1].value
+                    assert report.losses[engine][language][P1].value == pytest.approx(difference)
+        assert measure_recall({"fp32": client}, data, languages=["zh"]).queries.queries == {"zh": 5}
+
+
+def test_embeddings_are_kept_with_those_of_queries(clients: dict[str, Client]) -> None:
+    """Arrays by name are read as what they were, with queries and without."""
+    for data in (_captioned(6), _asked(_captioned(6))):
+        for found in encode_dataset(clients, data).values():
+            again = DatasetEmbeddings.from_arrays(found.to_arrays())
+            assert again.images is not None
+            assert found.images is not None
+            assert np.array_equal(again.images, found.images)
+            for ours, theirs in ((again.texts, found.texts), (again.queries, found.queries)):
+                assert {name: rows.tolist() for name, rows in ours.items()} == {
+                    name: rows.tolist() for name, rows in theirs.items()
+                }
+            assert bool(found.queries) is bool(data.queries)
+
+
+def test_the_command_shows_short_queries(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Scenes have a table of them, and a record with each rank; other data, and its record, have neither."""
+    file = tmp_path / "record.json"
+    _run("-d", "scenes:12:4", "-p", "fp32,int8", "--provider", "cpu", "--json", file)
+    printed = capsys.readouterr().out
+    record = Record.load(file)
+    data = open_dataset("scenes:12:4")
+    found = record.results["short_queries"]["engines"]
+    assert list(found) == ["fp32", "int8"]
+    for engine, language in product(found, ("en", "zh")):
+        figures = found[engine][language]
+        ranks = np.array(figures["first_ranks"]["samples"])
+        assert len(ranks) == figures["queries"] == len(data.queries_in(language))
+        assert figures["p1"]["value"] == np.mean(ranks == 1)
+        assert f"{100 * figures['p1']['value']:.1f}" in printed
+    assert set(record.results["short_queries"]["above"]["fp32"]["int8"]["en"]) == {"p1", "map"}
+    assert record.parameters["queries_sha256"] == data.queries_sha256
+    assert "P@1" in printed
 
 
 def test_losses_are_differences_of_the_figures(clients: dict[str, Client]) -> None:
@@ -220,6 +294,8 @@ def test_the_command_prints_and_writes(
     assert found["r5"]["value"] == np.mean(np.array(found["first_ranks"]["samples"]) <= 5)
     assert set(record.results["above"]["fp32"]["int8"]) == {"pooled", "en", "zh"}
     assert f"{100 * found['r5']['value']:.1f}" in printed
+    assert "P@1" not in printed
+    assert not {"short_queries", "queries_sha256"} & {*record.results, *record.parameters}
 
 
 def test_the_command_shows_every_length(

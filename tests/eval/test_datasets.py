@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +23,11 @@ from twinspire_eval.datasets import (
     Caption,
     CaptionedImages,
     DatasetOptions,
+    LabelledQuery,
     open_dataset,
     register_dataset,
 )
-from twinspire_eval.scenes import Split, draw_dataset, scene_set
+from twinspire_eval.scenes import Colour, Language, ObjectType, Query, Split, draw_dataset, scene_set
 
 IMAGES = [{"id": 7, "file_name": "a.jpg"}, {"id": 9, "file_name": "b.jpg"}]
 SAID = [{"image_id": 9, "caption": "two"}, {"image_id": 7, "caption": "one "}, {"image_id": 7, "caption": "uno"}]
@@ -413,6 +416,74 @@ def test_a_limit_draws_before_images_are_looked_for(put: Put) -> None:
     data = open_dataset(path, limit=1, seed=3)
     assert data.ids == open_dataset(path).sample(1, seed=3).ids
     assert data.name == "some.csv (table), 1 of 2 sampled with seed 3"
+
+
+def test_scenes_have_a_query_for_each_object_and_colour_that_they_show() -> None:
+    """In each language; right are all scenes of which `Query` is true, and no two queries are alike."""
+    scenes = [entry.scene for entry in scene_set(60, seed=9, split=Split.HELDOUT)]
+    shown = {(group.kind, group.colour) for scene in scenes for group in scene.groups}
+    data = open_dataset("scenes:60:9")
+    expected = [
+        tuple(place for place, scene in enumerate(scenes) if Query(kind, colour).matches(scene))
+        for kind, colour in product(ObjectType, Colour)
+        if (kind, colour) in shown
+    ]
+    for language in Language:
+        queries = data.queries_in(language)
+        assert [query.relevant for query in queries] == expected
+        assert len({query.text for query in queries}) == len(shown)
+    assert all(query.text.startswith(("a ", "an ")) for query in data.queries_in("en"))
+    assert all(query.text.startswith("一") for query in data.queries_in("zh"))
+
+
+def test_queries_keep_their_words_in_any_scenes() -> None:
+    """Queries of other scenes differ in which images are right, never in words; many scenes show all 192 pairs."""
+    many = {query.text for query in open_dataset("scenes:2000:3").queries}
+    assert len(many) == 2 * 192
+    assert {query.text for query in open_dataset("scenes:30:8").queries} < many
+
+
+def test_queries_follow_a_sample() -> None:
+    """A limit and a sample find the same images right, and leave out queries that lost all of theirs."""
+    data = open_dataset("scenes:60:9")
+    part = data.sample(12, seed=4)
+    assert part.queries == open_dataset("scenes:60:9", limit=12, seed=4).queries
+    kept = set(part.ids)
+    whole = {query.text: {data.ids[place] for place in query.relevant} & kept for query in data.queries}
+    found = {query.text: {part.ids[place] for place in query.relevant} for query in part.queries}
+    assert found == {text: ids for text, ids in whole.items() if ids}
+
+
+def test_queries_have_a_fingerprint_of_their_own() -> None:
+    """That of the captions stays what it is without queries; another word or right image gives the queries another."""
+    data = _numbered(3)
+    asked = replace(data, queries=(LabelledQuery("low", "en", (0, 1)),))
+    assert (asked.sha256, data.queries_sha256) == (data.sha256, None)
+    others = [LabelledQuery("high", "en", (0, 1)), LabelledQuery("low", "en", (0, 2)), LabelledQuery("low", None, (0,))]
+    assert len({asked.queries_sha256, *(replace(data, queries=(other,)).queries_sha256 for other in others)}) == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "relevant", "message"),
+    [
+        (" ", (0,), "empty"),
+        ("low", (), "one or more"),
+        ("low", (1, 0), "ascending"),
+        ("low", (1, 1), "ascending"),
+        ("low", (3,), "0 to 2"),
+        ("low", (-1, 0), "0 to 2"),
+    ],
+)
+def test_queries_are_checked(text: str, relevant: tuple[int, ...], message: str) -> None:
+    """Words, and the positions of right images in ascending order, of the images that there are."""
+    with pytest.raises(InputError, match=message):
+        replace(_numbered(3), queries=(LabelledQuery(text, "en", relevant),))
+
+
+def test_captions_alone_take_no_queries() -> None:
+    """There is no image that could be right."""
+    with pytest.raises(InputError, match="captions alone"):
+        replace(_numbered(3), images=(), queries=(LabelledQuery("low", "en", (0,)),))
 
 
 def _numbered(count: int) -> CaptionedImages:

@@ -17,6 +17,7 @@ from twinspire_eval.recall import (
     MEDIAN_RANK,
     METRICS,
     MRR,
+    P1,
     R1,
     R5,
     R10,
@@ -29,7 +30,9 @@ from twinspire_eval.recall import (
     estimates,
     metrics_of,
     pair_accuracy,
+    query_figures,
     rank_both_ways,
+    rank_queries,
     recall,
     register_metric,
 )
@@ -408,3 +411,49 @@ def test_a_metric_is_added_by_one_class() -> None:
     assert difference([before], [after])["last_rank"].value == -2
     with pytest.raises(InputError, match="worst"):
         register_metric(_Worst())
+
+
+# Queries with several right images
+
+
+@given(seed=st.integers(0, 10_000), pictures=st.integers(2, 40), queries=st.integers(1, 12))
+@settings(max_examples=30, deadline=None)
+def test_queries_are_ranked_as_others_rank_them(seed: int, pictures: int, queries: int) -> None:
+    """Ranks, R@k, MRR and mAP of queries with any number of right images are those of trec_eval."""
+    rng = np.random.default_rng(seed)
+    images, texts = _unit(rng, pictures, 6), _unit(rng, queries, 6)
+    relevant = rng.random((queries, pictures)) < 0.3
+    relevant[np.arange(queries), rng.integers(0, pictures, queries)] = True
+    ranking = rank_queries(images, texts, [np.flatnonzero(row).tolist() for row in relevant])
+    _agrees(ranking, texts.astype(np.float64) @ images.T.astype(np.float64), relevant)
+
+
+def test_precision_at_1_is_the_share_whose_best_image_is_right() -> None:
+    """P@1 is NumPy's share of queries whose argmax is right; its interval is that of as many independent samples."""
+    rng = np.random.default_rng(7)
+    images, texts = _unit(rng, 300, 16), _unit(rng, 400, 16)
+    relevant = rng.random((400, 300)) < 0.4
+    relevant[:, 0] = True
+    right = relevant[np.arange(400), (texts @ images.T).argmax(axis=1)].astype(np.float64)
+    found = query_figures(rank_queries(images, texts, [np.flatnonzero(row).tolist() for row in relevant]))[P1]
+    assert found.value == right.mean()
+    expected = interval(right, lambda draws: draws.mean(axis=1))
+    assert found.interval.low == pytest.approx(expected.low, abs=0.01)
+    assert found.interval.high == pytest.approx(expected.high, abs=0.01)
+
+
+def test_equal_images_are_no_luck() -> None:
+    """A wrong image with the score of the right ones stands before them."""
+    same = np.tile(np.float32([1, 0]), (5, 1))
+    ranking = rank_queries(same, same[:1], [[1, 3]])
+    assert ranking.first_ranks.tolist() == [4]
+    assert ranking.average_precisions.tolist() == [pytest.approx((1 / 4 + 2 / 5) / 2)]
+
+
+@pytest.mark.parametrize(
+    ("relevant", "message"), [([[0]], "1 queries"), ([[0], []], "query 1"), ([[0], [3]], "3"), ([[0], [-1]], "-1")]
+)
+def test_right_images_are_checked(relevant: list[list[int]], message: str) -> None:
+    """Other numbers of queries, a query without a right image, and rows that are not there are errors."""
+    with pytest.raises(InputError, match=message):
+        rank_queries(np.eye(3, dtype=np.float32), np.eye(3, dtype=np.float32)[:2], relevant)

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from twinspire.errors import InputError
 from twinspire_eval.datasets.caption_files import CAPTION_FILE_DATASETS, CaptionsAlone, open_captions
-from twinspire_eval.datasets.captioned import Caption, CaptionedImages, CaptionTexts, DatasetOptions
+from twinspire_eval.datasets.captioned import Caption, CaptionedImages, CaptionTexts, DatasetOptions, LabelledQuery
 from twinspire_eval.datasets.published_forms import PUBLISHED_DATASETS, recognise
 from twinspire_eval.datasets.scenes import SceneDataset
 
@@ -22,6 +22,7 @@ __all__ = [
     "CaptionedImages",
     "Dataset",
     "DatasetOptions",
+    "LabelledQuery",
     "open_dataset",
     "register_dataset",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import overload
 
@@ -42,6 +42,15 @@ class CaptionTexts:
     pairs: NDArray[np.int64] | None = None
 
 
+@dataclass(frozen=True)
+class LabelledQuery:
+    """A query and the positions of all images that are right answers to it: one or more, in ascending order."""
+
+    text: str
+    language: str | None
+    relevant: tuple[int, ...]
+
+
 class LazyImages(Sequence[ImageItem]):
     """A sequence of images, each of which is made anew whenever it is accessed."""
 
@@ -71,10 +80,11 @@ class CaptionedImages:
     or the bytes of files that are generated when they are accessed. Nothing here decodes them. It is empty where the
     data set is of captions alone, which find other captions of their image. `test_set` is the name of the published
     test set that it is, whole, or None; `note` says what users should know about it. With `may_lack_captions` an image
-    without a caption is one that no caption should find.
+    without a caption is one that no caption should find. `queries` are searched for beside the captions: short ones,
+    each with all images that are right.
 
-    Raises InputError for no images, lists of different lengths, a repeated id, an image without a caption and an
-    empty caption.
+    Raises InputError for no images, lists of different lengths, a repeated id, an image without a caption, an empty
+    caption or query, and a query whose right images are none, not in ascending order or not in the data set.
     """
 
     name: str
@@ -84,6 +94,7 @@ class CaptionedImages:
     test_set: str | None = None
     note: str | None = None
     may_lack_captions: bool = False
+    queries: tuple[LabelledQuery, ...] = ()
 
     def __post_init__(self) -> None:
         lengths = len(self.ids), len(self.images), len(self.captions)
@@ -99,6 +110,8 @@ class CaptionedImages:
                 raise InputError(f"{self.name}: image {name!r} has no caption: add one or leave the image out")
             if not all(caption.text.strip() for caption in captions):
                 raise InputError(f"{self.name}: image {name!r} has an empty caption: expected words")
+        for query in self.queries:
+            self._check_query(query)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -118,13 +131,27 @@ class CaptionedImages:
     def sha256(self) -> str:
         """The hash of the ids and captions in their order: equal for equal queries, wherever the files are.
 
-        The content of the images is not part of it, it would have to be read.
+        The content of the images is not part of it, it would have to be read. Nor are `queries`: a data set that gets
+        some keeps the hash by which certificates and records know its captions; theirs is `queries_sha256`.
         """
         content = [
             [name, [[caption.text, caption.language, *filter(None, [caption.key])] for caption in captions]]
             for name, captions in zip(self.ids, self.captions, strict=True)
         ]
-        return hashlib.sha256(json.dumps(content, separators=(",", ":")).encode()).hexdigest()
+        return _sha256(content)
+
+    @property
+    def queries_sha256(self) -> str | None:
+        """The hash of the queries and the ids of the images that are right, None without queries."""
+        if not self.queries:
+            return None
+        return _sha256(
+            [[query.text, query.language, [self.ids[place] for place in query.relevant]] for query in self.queries]
+        )
+
+    def queries_in(self, language: str | None) -> tuple[LabelledQuery, ...]:
+        """Return the queries in one language; it may have none."""
+        return tuple(query for query in self.queries if query.language == language)
 
     def captions_in(self, language: str | None) -> CaptionTexts:
         """Return all captions in one language, those of several images once; an image may have none in it.
@@ -152,7 +179,10 @@ class CaptionedImages:
         return CaptionTexts(texts, np.array(owners, np.int64), np.array(pairs, np.int64) if shared else None)
 
     def sample(self, limit: int, *, seed: int = 0) -> CaptionedImages:
-        """Sample `limit` images with all their captions, in their order here; take all if there are fewer."""
+        """Sample `limit` images with all their captions, in their order here; take all if there are fewer.
+
+        Of the queries those stay of which a sampled image is right.
+        """
         positions = sample_positions(len(self), limit, seed=seed)
         if len(positions) == len(self):
             return self
@@ -162,12 +192,25 @@ class CaptionedImages:
             LazyImages(len(positions), lambda index: self.images[positions[index]]) if self.has_images else (),
             tuple(self.captions[position] for position in positions),
             may_lack_captions=self.may_lack_captions,
+            queries=tuple(_sampled_queries(self.queries, positions)),
         )
 
     def chunks(self, size: int) -> Iterator[Sequence[ImageItem]]:
         """Yield the images in their order, `size` at a time."""
         for start in range(0, len(self.images), size):
             yield self.images[start : start + size]
+
+    def _check_query(self, query: LabelledQuery) -> None:
+        named = f"{self.name}: the query {query.text!r}"
+        if not query.text.strip():
+            raise InputError(f"{named} is empty: expected words")
+        if not self.has_images:
+            raise InputError(f"{named} has no images to find: leave queries out of a data set of captions alone")
+        places = query.relevant
+        if not places or list(places) != sorted(set(places)):
+            raise InputError(f"{named} has the right images {list(places)}: expected one or more in ascending order")
+        if places[0] < 0 or places[-1] >= len(self):
+            raise InputError(f"{named} has the right images {list(places)}: expected 0 to {len(self) - 1}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,6 +234,18 @@ def sample_positions(count: int, limit: int | None, *, seed: int) -> list[int]:
         return list(range(count))
     chosen = np.random.default_rng(seed).choice(count, limit, replace=False)
     return sorted(int(position) for position in chosen)
+
+
+def _sampled_queries(queries: Sequence[LabelledQuery], positions: Sequence[int]) -> Iterator[LabelledQuery]:
+    places = {position: place for place, position in enumerate(positions)}
+    for query in queries:
+        relevant = tuple(places[position] for position in query.relevant if position in places)
+        if relevant:
+            yield replace(query, relevant=relevant)
+
+
+def _sha256(content: object) -> str:
+    return hashlib.sha256(json.dumps(content, separators=(",", ":")).encode()).hexdigest()
 
 
 def sampled_name(name: str, sampled: int, count: int, *, seed: int) -> str:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import io
-from itertools import zip_longest
+from collections.abc import Iterator
+from itertools import product, zip_longest
 
 from twinspire.errors import InputError
 from twinspire_eval.datasets.captioned import (
     Caption,
     CaptionedImages,
     DatasetOptions,
+    LabelledQuery,
     LazyImages,
     sample_positions,
     sampled_name,
 )
-from twinspire_eval.scenes import SIDE, Split, scene_set
+from twinspire_eval.scenes import SIDE, Language, Scene, Split, scene_set, short_queries
 from twinspire_eval.scenes.dataset import JPEG_QUALITY
 
 DEFAULT_COUNT = 1_000
@@ -35,7 +37,8 @@ class SceneDataset:
     def open(self, argument: str, options: DatasetOptions) -> CaptionedImages:
         """Generate `COUNT:SEED:SIDE` scenes of the split `heldout`, the default, or `train`.
 
-        SIDE is in pixels: 3464 makes images of 12 megapixels, each drawn in half a second.
+        SIDE is in pixels: 3464 makes images of 12 megapixels, each drawn in half a second. The queries are the
+        `short_queries` of the scenes, in each language.
         """
         if options.images is not None:
             raise InputError(f"scenes are generated and take no folder of images, got {options.images}: leave it out")
@@ -59,7 +62,13 @@ class SceneDataset:
             tuple(scene.key for scene in sampled),
             LazyImages(len(sampled), jpeg),
             tuple(tuple(Caption(text, lang.value) for lang, text in scene.captions.items()) for scene in sampled),
+            queries=tuple(_queries([entry.scene for entry in sampled])),
         )
+
+
+def _queries(scenes: list[Scene]) -> Iterator[LabelledQuery]:
+    for query, language in product(short_queries(scenes), Language):
+        yield LabelledQuery(query.texts[language], language.value, query.relevant)
 
 
 def _numbers(argument: str, maximum: int) -> tuple[int, int, int]:

@@ -21,7 +21,8 @@ from twinspire_eval.recall.metrics import (
     recall,
     register_metric,
 )
-from twinspire_eval.recall.ranking import Direction, Ranking, rank_both_ways, rank_captions, rank_pairs
+from twinspire_eval.recall.queries import P1, QueryReport, query_figures
+from twinspire_eval.recall.ranking import Direction, Ranking, rank_both_ways, rank_captions, rank_pairs, rank_queries
 from twinspire_eval.statistics import Estimate
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "MEDIAN_RANK",
     "METRICS",
     "MRR",
+    "P1",
     "R1",
     "R5",
     "R10",
@@ -37,6 +39,7 @@ __all__ = [
     "Estimate",
     "MeanMetric",
     "Metric",
+    "QueryReport",
     "Ranking",
     "Recall",
     "both_ways",
@@ -44,9 +47,11 @@ __all__ = [
     "estimates",
     "metrics_of",
     "pair_accuracy",
+    "query_figures",
     "rank_both_ways",
     "rank_captions",
     "rank_pairs",
+    "rank_queries",
     "recall",
     "register_metric",
 ]

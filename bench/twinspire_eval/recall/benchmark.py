@@ -17,7 +17,7 @@ from twinspire import Client
 from twinspire._dims import cut_vectors
 from twinspire.bundle import Tower
 from twinspire.errors import ImageError, InputError
-from twinspire_eval.datasets import CaptionedImages, CaptionTexts
+from twinspire_eval.datasets import CaptionedImages, CaptionTexts, LabelledQuery
 from twinspire_eval.recall import (
     Direction,
     Estimate,
@@ -27,8 +27,10 @@ from twinspire_eval.recall import (
     rank_both_ways,
     rank_captions,
     rank_pairs,
+    rank_queries,
 )
 from twinspire_eval.recall.estimates import RESAMPLES
+from twinspire_eval.recall.queries import QueryReport
 from twinspire_eval.records import SAMPLES
 from twinspire_eval.statistics import CONFIDENCE
 
@@ -38,6 +40,7 @@ POOLED = "pooled"
 """The mean over all languages and directions, each with the same weight."""
 SEED = 0
 _CHUNK = 256
+_TEXTS, _QUERIES = "texts_", "queries_"  # before the language, in the names of arrays
 
 Rankings: TypeAlias = Mapping[str, Mapping[Direction, Ranking]]
 """By language, by direction."""
@@ -49,27 +52,37 @@ OnProgress: TypeAlias = Callable[[str, int, int], None]
 class DatasetEmbeddings:
     """A data set's embeddings: `images` (N, D) float32, and by language `texts` (T, D) float32, L2-normalised.
 
-    `images` is None where the data set has captions alone.
+    `images` is None where the data set has captions alone. `queries` are those of the data set's queries by language,
+    (Q, D) float32, L2-normalised.
     """
 
     images: NDArray[np.float32] | None
     texts: Mapping[str, NDArray[np.float32]]
+    queries: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
 
     def to_arrays(self) -> dict[str, NDArray[np.float32]]:
         """Return all arrays by name; the inverse of `from_arrays`."""
         images = {} if self.images is None else {"images": self.images}
-        return {**images, **{f"texts_{language}": rows for language, rows in self.texts.items()}}
+        texts = {f"{_TEXTS}{language}": rows for language, rows in self.texts.items()}
+        return {**images, **texts, **{f"{_QUERIES}{language}": rows for language, rows in self.queries.items()}}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> DatasetEmbeddings:
         """Read the arrays of `to_arrays`."""
-        texts = {name.removeprefix("texts_"): rows for name, rows in arrays.items() if name != "images"}
-        return cls(arrays.get("images"), texts)
+        texts, queries = (
+            {name.removeprefix(prefix): rows for name, rows in arrays.items() if name.startswith(prefix)}
+            for prefix in (_TEXTS, _QUERIES)
+        )
+        return cls(arrays.get("images"), texts, queries)
 
     def cut_to(self, dim: int) -> DatasetEmbeddings:
         """Return the embeddings cut to `dim` numbers and normalised again. Raises EngineError where one is then 0."""
         images = None if self.images is None else cut_vectors(self.images, dim)
-        return DatasetEmbeddings(images, {language: cut_vectors(rows, dim) for language, rows in self.texts.items()})
+        texts, queries = (
+            {language: cut_vectors(rows, dim) for language, rows in by_language.items()}
+            for by_language in (self.texts, self.queries)
+        )
+        return DatasetEmbeddings(images, texts, queries)
 
 
 @dataclass(frozen=True)
@@ -86,6 +99,7 @@ class RecallReport:
 
     `figures` are the metrics of each engine with their intervals, `losses` the differences of each other engine to the
     reference, on the same queries. `dims` are the lengths of the engines, as `ENGINE:DIM`, whose embeddings were cut.
+    `queries` are the figures of the data set's queries, where they were encoded.
     """
 
     data: CaptionedImages
@@ -93,6 +107,7 @@ class RecallReport:
     rankings: Mapping[str, Rankings]
     figures: Mapping[str, Mapping[str, Mapping[Direction, Estimates]]]
     losses: Mapping[str, Loss]
+    queries: QueryReport
     dims: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
@@ -130,12 +145,17 @@ class RecallReport:
         losses = {
             engine: _loss(rankings[reference], found) for engine, found in rankings.items() if engine != reference
         }
-        return cls(data, reference, rankings, figures, losses, {name: dim for name, (_, dim) in cut.items()})
+        queries = QueryReport.of(_rank_queries(data, embeddings), reference=reference)
+        lengths = {name: dim for name, (_, dim) in cut.items()}
+        return cls(data, reference, rankings, figures, losses, queries, lengths)
 
     def parameters(self) -> dict[str, Any]:
         """Return the parameters of a record: two records are compared only where they are equal."""
         by_language = next(iter(self.rankings.values()))
+        queries = self.queries.queries
+        asked = {"short_queries": queries, "queries_sha256": self.data.queries_sha256} if queries else {}
         return {
+            **asked,
             "data_sha256": self.data.sha256,
             "images": len(self.data),
             "captions": {language: len(_captions(self.data, language).texts) for language in by_language},
@@ -146,9 +166,11 @@ class RecallReport:
 
     def results(self, *, with_ranks: bool = True) -> dict[str, Any]:
         """Return the results of a record; `with_ranks` includes the rank of the first own item of each query."""
+        asked = {"short_queries": self.queries.results(with_ranks=with_ranks)} if self.queries.queries else {}
         return {
             "engines": {engine: self._engine_results(engine, with_ranks) for engine in self.rankings},
             "above": {self.reference: {engine: _loss_results(loss) for engine, loss in self.losses.items()}},
+            **asked,
         }
 
     def _engine_results(self, engine: str, with_ranks: bool) -> dict[str, Any]:
@@ -202,27 +224,31 @@ def encode_dataset(
     """Encode a data set with each of several engines of one model, by name.
 
     Every image is read and preprocessed once and then encoded by all engines, so that they see the same pixels.
-    `languages` are those of the captions to encode, by default all. `on_progress` receives the stage, the steps done
-    and the number of steps.
+    `languages` are those of the captions and queries to encode, by default all. `on_progress` receives the stage, the
+    steps done and the number of steps.
 
     Raises BundleError where an engine lacks a tower that the data set needs: captions alone, `captions:PATH`, need no
     image tower. Raises InputError for a language that no caption has, ImageError with the position in the data set and
     the id for an image that cannot be used, and EngineError.
     """
     report = on_progress or (lambda *_: None)
-    names = [language or UNDETERMINED for language in data.languages] if languages is None else languages
+    names = _languages(data) if languages is None else languages
     captions = {language: _captions(data, language).texts for language in names}
     for client in clients.values():
         for tower in (Tower.IMAGE, Tower.TEXT) if data.has_images else (Tower.TEXT,):
             client.bundle.manifest.tower(tower)  # before any work
     images = _encode_images(clients, data, report) if data.has_images else {}
+    queries = {language: found for language in captions if (found := _queries(data, language))}
     texts: dict[str, dict[str, NDArray[np.float32]]] = {engine: {} for engine in clients}
+    asked: dict[str, dict[str, NDArray[np.float32]]] = {engine: {} for engine in clients}
     steps = len(clients) * len(captions)
     for step, (engine, language) in enumerate(product(clients, captions)):
         report("captions", step, steps)
         texts[engine][language] = clients[engine].encode_texts(captions[language])
+        if language in queries:
+            asked[engine][language] = clients[engine].encode_texts([query.text for query in queries[language]])
     report("captions", steps, steps)
-    return {engine: DatasetEmbeddings(images.get(engine), texts[engine]) for engine in clients}
+    return {engine: DatasetEmbeddings(images.get(engine), texts[engine], asked[engine]) for engine in clients}
 
 
 def _rank(
@@ -233,6 +259,27 @@ def _rank(
     if captions.pairs is not None:
         return rank_pairs(images, texts, captions.pairs)
     return rank_both_ways(images, texts, captions.owners)
+
+
+def _rank_queries(data: CaptionedImages, embeddings: Mapping[str, DatasetEmbeddings]) -> dict[str, dict[str, Ranking]]:
+    """Rank the queries of the languages in which every engine has encoded them."""
+    languages = [language for language in _languages(data) if all(language in e.queries for e in embeddings.values())]
+    relevant = {language: [query.relevant for query in _queries(data, language)] for language in languages}
+    rankings: dict[str, dict[str, Ranking]] = {}
+    for engine, found in embeddings.items():
+        rankings[engine] = {}
+        for language, places in relevant.items():
+            assert found.images is not None  # a data set with queries has images
+            rankings[engine][language] = rank_queries(found.images, found.queries[language], places)
+    return rankings
+
+
+def _languages(data: CaptionedImages) -> list[str]:
+    return [language or UNDETERMINED for language in data.languages]
+
+
+def _queries(data: CaptionedImages, language: str) -> tuple[LabelledQuery, ...]:
+    return data.queries_in(None if language == UNDETERMINED else language)
 
 
 def _captions(data: CaptionedImages, language: str) -> CaptionTexts:

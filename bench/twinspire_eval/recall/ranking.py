@@ -6,7 +6,7 @@ Scores are computed in blocks and not kept: 5,000 images and 25,000 captions nee
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import numpy as np
@@ -104,23 +104,41 @@ def rank_pairs(
     """
     own_images = _by_query(pairs, len(texts))
     own_captions = _by_query(pairs[:, ::-1], len(images))
-    if empty := [place for place, own in enumerate(own_images) if not len(own)]:
-        raise InputError(f"caption {empty[0]} has no image: expected at least one for each")
-    _check(images, texts, np.array([own[0] for own in own_images], np.int64))
-
-    def captions_scores(some: slice) -> NDArray[np.float32]:
-        return similarities(images.astype(np.float64), texts[some].astype(np.float64)).T.astype(np.float32)
+    queries = rank_queries(images, texts, own_images)
+    first = np.array([own.min() for own in own_images], np.int64)
 
     def images_scores(some: slice) -> NDArray[np.float32]:
         return similarities(images[some].astype(np.float64), texts.astype(np.float64)).astype(np.float32)
 
-    first = np.array([own.min() for own in own_images], np.int64)
     asked = np.flatnonzero([len(own) > 0 for own in own_captions])
     ranks, precisions = _ranks_of(images_scores, own_captions, len(texts))
     return {
-        Direction.TEXT_TO_IMAGE: Ranking(*_ranks_of(captions_scores, own_images, len(images)), first, len(images)),
+        Direction.TEXT_TO_IMAGE: replace(queries, images=first, image_count=len(images)),
         Direction.IMAGE_TO_TEXT: Ranking(ranks[asked], precisions[asked], asked, len(images)),
     }
+
+
+def rank_queries(
+    images: NDArray[np.float32], texts: NDArray[np.float32], relevant: Sequence[Sequence[int] | NDArray[np.int64]]
+) -> Ranking:
+    """Rank N images for each of T queries of which several images may be right.
+
+    `images` and `texts` are those of `rank_both_ways`; `relevant` has for each query the rows of its right images. A
+    query counts for itself, not for an image: intervals resample queries. Equal scores rank as in `rank_both_ways`.
+    Raises EmbeddingError as it does, and InputError for a query without a right image and rows that are not there.
+    """
+    own = [np.asarray(places, np.int64) for places in relevant]
+    _check_embeddings(images, texts)
+    if len(own) != len(texts):
+        raise InputError(f"right images of {len(own):,} queries: expected those of each of {len(texts):,}")
+    if empty := [place for place, mine in enumerate(own) if not len(mine)]:
+        raise InputError(f"query {empty[0]} has no image: expected at least one for each")
+    _check_rows(np.concatenate(own), len(images))
+
+    def scores_of(some: slice) -> NDArray[np.float32]:
+        return similarities(images.astype(np.float64), texts[some].astype(np.float64)).T.astype(np.float32)
+
+    return Ranking(*_ranks_of(scores_of, own, len(images)), np.arange(len(texts)), len(texts))
 
 
 def _by_query(pairs: NDArray[np.int64], count: int) -> list[NDArray[np.int64]]:
@@ -215,6 +233,13 @@ def _places(owners: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _check(images: NDArray[np.float32], texts: NDArray[np.float32], owners: NDArray[np.int64]) -> None:
+    _check_embeddings(images, texts)
+    if owners.shape != (len(texts),) or not np.issubdtype(owners.dtype, np.integer):
+        raise InputError(f"owners of {owners.dtype} {owners.shape}: expected integers, one for each of {len(texts):,}")
+    _check_rows(owners, len(images))
+
+
+def _check_embeddings(images: NDArray[np.float32], texts: NDArray[np.float32]) -> None:
     if images.ndim not in (2, 3) or texts.ndim != 2 or images.shape[-1] != texts.shape[1] or not len(texts):
         raise EmbeddingError(
             f"images {images.shape} and captions {texts.shape}: expected (N, D) or (N, Q, D), and (T, D), at least "
@@ -227,7 +252,8 @@ def _check(images: NDArray[np.float32], texts: NDArray[np.float32], owners: NDAr
                 f"the embeddings of {len(wrong):,} {name}s are not finite, such as that of {name} {wrong[0]}: expected "
                 "unit vectors; the engine that made them is broken"
             )
-    if owners.shape != (len(texts),) or not np.issubdtype(owners.dtype, np.integer):
-        raise InputError(f"owners of {owners.dtype} {owners.shape}: expected integers, one for each of {len(texts):,}")
-    if owners.min() < 0 or owners.max() >= len(images):
-        raise InputError(f"owners from {owners.min()} to {owners.max()}: expected rows of the {len(images):,} images")
+
+
+def _check_rows(owners: NDArray[np.int64], count: int) -> None:
+    if owners.min() < 0 or owners.max() >= count:
+        raise InputError(f"owners from {owners.min()} to {owners.max()}: expected rows of the {count:,} images")

@@ -18,6 +18,7 @@ from twinspire_eval.scenes.description import (
     swapped,
 )
 from twinspire_eval.scenes.drawing import SIDE, draw_scene
+from twinspire_eval.scenes.short_queries import ShortQuery, short_queries
 from twinspire_eval.scenes.vocabulary import Axis, Background, Colour, Language, ObjectType, Place, Size
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "Place",
     "Query",
     "Scene",
+    "ShortQuery",
     "Size",
     "Split",
     "Swap",
@@ -47,6 +49,7 @@ __all__ = [
     "sample_pairs",
     "sample_scenes",
     "scene_set",
+    "short_queries",
     "some_details",
     "swapped",
 ]

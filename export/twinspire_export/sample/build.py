@@ -11,13 +11,25 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import typer
+from numpy.typing import NDArray
 
 from twinspire import Client
 from twinspire._codec import encode
+from twinspire._dims import cut_vectors
 from twinspire.bundle import Bundle, BundleWriter, Precision, Tower
-from twinspire_eval.recall import BothWays, both_ways, pair_accuracy
-from twinspire_eval.scenes import CaptionedScene, Contrast, Language, Split, draw_dataset, draw_pairs
+from twinspire_eval.recall import R1, BothWays, both_ways, metrics_of, pair_accuracy, rank_queries, recall
+from twinspire_eval.scenes import (
+    CaptionedScene,
+    Contrast,
+    Language,
+    Split,
+    draw_dataset,
+    draw_pairs,
+    short_queries,
+)
+from twinspire_eval.scenes.captions import TEMPLATES
 from twinspire_export.export import export_checkpoint
 from twinspire_export.quantize import quantize_bundle
 
@@ -25,6 +37,8 @@ NAME = "scenes"
 SCENES = 1_000
 PAIRS = 200
 SEED = 101
+SHORTER_DIMS = (64, 32)
+"""Lengths to which embeddings are cut and measured as well."""
 DATA = f"{SCENES} held-out scenes, seed {SEED}, one caption a language, JPEG files"
 
 
@@ -38,9 +52,17 @@ class PairAccuracy:
 
 @dataclass(frozen=True)
 class SampleFigures:
-    """Figures of one precision by language: recall, and the accuracy on pairs that differ in one respect."""
+    """Figures of one precision by language: recall, precision, and the accuracy on pairs that differ in one respect.
+
+    `recall_in_template` is of captions within the first of the `TEMPLATES`. `r1_by_dim` is R@1 of captions finding
+    their images by shorter embeddings, by their length; `short_query_p1` the share of short queries, an object and its
+    colour, whose first image is right.
+    """
 
     recall: dict[Language, BothWays]
+    recall_in_template: dict[Language, BothWays]
+    r1_by_dim: dict[str, dict[Language, float]]
+    short_query_p1: dict[Language, float]
     pairs: dict[Contrast, dict[Language, PairAccuracy]]
 
 
@@ -53,11 +75,40 @@ def measure(bundle: Bundle, precision: Precision) -> SampleFigures:
         folder = Path(temporary)
         entries = draw_dataset(folder / "scenes", SCENES, seed=SEED, split=Split.HELDOUT)
         images = client.encode_images(sorted((folder / "scenes").glob("*.jpg")))  # (N, D)
-        recall = {
-            language: both_ways(images, client.encode_texts(_captions(entries, language))) for language in Language
-        }
         pairs = {contrast: _pair_accuracy(client, contrast, folder / contrast) for contrast in Contrast}
-    return SampleFigures(recall, pairs)
+        captions = {language: _captions(entries, language) for language in Language}
+        texts = {language: client.encode_texts(captions[language]) for language in Language}  # (N, D) each
+        templated = {
+            language: client.encode_texts([TEMPLATES[language][0].format(text) for text in captions[language]])
+            for language in Language
+        }
+        short_query_p1 = _short_query_p1(client, images, entries)
+    return SampleFigures(
+        recall={language: both_ways(images, texts[language]) for language in Language},
+        recall_in_template={language: both_ways(images, templated[language]) for language in Language},
+        r1_by_dim={
+            str(dim): {
+                language: recall(cut_vectors(texts[language], dim), cut_vectors(images, dim)).r1
+                for language in Language
+            }
+            for dim in SHORTER_DIMS
+        },
+        short_query_p1=short_query_p1,
+        pairs=pairs,
+    )
+
+
+def _short_query_p1(
+    client: Client, images: NDArray[np.float32], entries: list[CaptionedScene]
+) -> dict[Language, float]:
+    queries = short_queries([entry.scene for entry in entries])
+    relevant = [query.relevant for query in queries]
+    return {
+        language: metrics_of(
+            rank_queries(images, client.encode_texts([query.texts[language] for query in queries]), relevant)
+        )[R1]
+        for language in Language
+    }
 
 
 def _pair_accuracy(client: Client, contrast: Contrast, folder: Path) -> dict[Language, PairAccuracy]:
