@@ -72,6 +72,9 @@ class _LoopTowers:
     def encode_audio(self, spectrograms: NDArray[np.float32]) -> NDArray[np.float32]:
         return self._run(self._towers.encode_audio(spectrograms))
 
+    def score_pairs(self, images: NDArray[np.uint8], sequences: Sequence[NDArray[np.int32]]) -> NDArray[np.float32]:
+        return self._run(self._towers.score_pairs(images, sequences))
+
     def close(self) -> None:
         """Close nothing: who opened the towers closes them."""
 
