@@ -23,6 +23,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from support.rerankers import with_reranker
 from twinspire.bundle import (
     AudioPadding,
     AudioSettings,
@@ -339,6 +340,12 @@ def make_tiny_bundle(
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     """Make the tiny bundle with fp32 and int8 engines once: bundles never change."""
     return make_tiny_bundle(tmp_path_factory.mktemp("bundles") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def rerank(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """Make the tiny bundle with a reranker once (see support/rerankers.py)."""
+    return with_reranker(tiny.bundle, tmp_path_factory.mktemp("rerank") / "tiny")
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from twinspire._arguments import shown
 from twinspire._decode_mode import as_decode
 from twinspire.audio import AudioLimits, AudioPreprocessor
 from twinspire.bundle import Bundle, BundleDescription, DecodeMode, Tower
-from twinspire.errors import InputError, SpaceMismatchError
+from twinspire.errors import ImageError, InputError, SpaceMismatchError
 from twinspire.images import ImageLimits, Preprocessor
 from twinspire.text import Tokenizer, Truncation
 from twinspire.towers import ClientCounters, LocalTowers, TlsOptions, Towers, describe_server
@@ -208,6 +208,21 @@ def opened_bundle(bundle: BundleOrPath) -> Bundle:
         message = f"bundle: expected a Bundle or the path of one, got {bundle!r}. The sample's path: sample_bundle()"
         raise InputError(message, option="bundle")
     return Bundle.open(bundle)
+
+
+def check_paired(images: Sequence[object], texts: Sequence[object]) -> None:
+    """Raise InputError unless there is a text for each image."""
+    if len(images) != len(texts):
+        message = f"{len(images)} images and {len(texts)} texts: expected one text for each image"
+        raise InputError(message, option="texts")
+
+
+def usable_positions(count: int, skipped: Sequence[ImageError], on_error: OnError) -> list[int]:
+    """Return the positions of `count` images without those that cannot be used; raise the first of their errors."""
+    if skipped and on_error == "raise":
+        raise skipped[0]
+    absent = {error.position for error in skipped}
+    return [position for position in range(count) if position not in absent]
 
 
 def check_on_error(on_error: str) -> None:

@@ -18,14 +18,17 @@ from twinspire._client_base import (
     ClientBase,
     OnError,
     check_on_error,
+    check_paired,
     closing_on_error,
     opened_bundle,
     opened_fallback,
     served_bundle,
+    usable_positions,
 )
 from twinspire._telemetry import detached_span, span
 from twinspire.audio import AudioItem, AudioLimits
 from twinspire.bundle import BundleDescription, DecodeMode, Precision, Tower
+from twinspire.contract import RERANKER
 from twinspire.errors import AudioError, ImageError, ItemError
 from twinspire.images import ImageItem, ImageLimits
 from twinspire.towers import (
@@ -140,8 +143,7 @@ class AsyncClient(ClientBase[AsyncTowers]):
         """Encode N texts to (N, D) float32, L2-normalised; see `Client.encode_texts`."""
         with span("encode", tower=Tower.TEXT):
             with span("tokenize", tower=Tower.TEXT):
-                is_short = isinstance(texts, Sequence) and len(texts) <= _INLINE_TEXTS
-                sequences = self.tokenize(texts) if is_short else await asyncio.to_thread(self.tokenize, texts)
+                sequences = await self._tokenized(texts)
             with span("tower", tower=Tower.TEXT, rows=len(sequences)):
                 return await self.towers.encode_texts(sequences)
 
@@ -179,6 +181,29 @@ class AsyncClient(ClientBase[AsyncTowers]):
         return await self._encoded(Tower.IMAGE, preprocessor, self.towers.encode_images, items, on_error)
 
     @overload
+    async def score_pairs(
+        self, items: Iterable[ImageItem], texts: Sequence[str], *, on_error: Literal["raise"] = "raise"
+    ) -> NDArray[np.float32]: ...
+    @overload
+    async def score_pairs(
+        self, items: Iterable[ImageItem], texts: Sequence[str], *, on_error: Literal["skip"]
+    ) -> tuple[NDArray[np.float32], list[ImageError]]: ...
+    async def score_pairs(
+        self, items: Iterable[ImageItem], texts: Sequence[str], *, on_error: OnError = "raise"
+    ) -> NDArray[np.float32] | tuple[NDArray[np.float32], list[ImageError]]:
+        """Return the reranker's probability that text n is true of image n, (N,); see `Client.score_pairs`."""
+        check_on_error(on_error)
+        self.bundle.manifest.reranker()
+        pictures, sequences = await asyncio.to_thread(list, items), await self._tokenized(texts)
+        check_paired(pictures, sequences)
+        with span("rerank", tower=RERANKER, rows=len(pictures)):
+            pixels, skipped = await self.preprocess(pictures, on_error="skip")
+            usable = usable_positions(len(pictures), skipped, on_error)
+            scores = np.full(len(pictures), np.nan, np.float32)
+            scores[usable] = await self.towers.score_pairs(pixels, [sequences[position] for position in usable])
+        return (scores, skipped) if on_error == "skip" else scores
+
+    @overload
     async def preprocess_audio(
         self, items: Iterable[AudioItem], *, on_error: Literal["raise"] = "raise"
     ) -> NDArray[np.float32]: ...
@@ -210,6 +235,10 @@ class AsyncClient(ClientBase[AsyncTowers]):
         """Encode N sounds to (N, D) float32, L2-normalised; see `Client.encode_audio`."""
         preprocessor = self._required(self._audio_preprocessor, Tower.AUDIO)
         return await self._encoded(Tower.AUDIO, preprocessor, self.towers.encode_audio, items, on_error)
+
+    async def _tokenized(self, texts: Sequence[str]) -> list[NDArray[np.int32]]:
+        is_short = isinstance(texts, Sequence) and len(texts) <= _INLINE_TEXTS
+        return self.tokenize(texts) if is_short else await asyncio.to_thread(self.tokenize, texts)
 
     async def _encoded(
         self,
@@ -329,6 +358,11 @@ class _ThreadTowers:
 
     async def encode_audio(self, spectrograms: NDArray[np.float32]) -> NDArray[np.float32]:
         return await asyncio.to_thread(self._towers.encode_audio, spectrograms)
+
+    async def score_pairs(
+        self, images: NDArray[np.uint8], sequences: Sequence[NDArray[np.int32]]
+    ) -> NDArray[np.float32]:
+        return await asyncio.to_thread(self._towers.score_pairs, images, sequences)
 
     async def close(self) -> None:
         self._towers.close()

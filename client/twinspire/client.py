@@ -16,15 +16,18 @@ from twinspire._client_base import (
     ClientBase,
     OnError,
     check_on_error,
+    check_paired,
     closing_on_error,
     opened_bundle,
     opened_fallback,
     served_bundle,
+    usable_positions,
 )
 from twinspire._telemetry import detached_span, span
 from twinspire.audio import AudioItem, AudioLimits
 from twinspire.bundle import BundleDescription, DecodeMode, Precision, Tower
-from twinspire.errors import AudioError, ImageError, InputError, ItemError
+from twinspire.contract import RERANKER
+from twinspire.errors import AudioError, ImageError, ItemError
 from twinspire.images import ImageItem, ImageLimits
 from twinspire.towers import LocalTowers, OpenVinoOptions, Provider, TlsOptions, Towers, TritonTowers
 from twinspire.towers.cut import CutTowers
@@ -200,18 +203,13 @@ class Client(ClientBase[Towers]):
         where the bundle has no reranker, InputError for other than one text for each image, EngineError and ServerError
         where the reranker fails.
         """
+        check_on_error(on_error)
         self.bundle.manifest.reranker()
         pictures, sequences = list(items), self.tokenize(texts)
-        if len(pictures) != len(sequences):
-            message = f"{len(pictures)} images and {len(sequences)} texts: expected one text for each image"
-            raise InputError(message, option="texts")
-        with span("rerank", rows=len(pictures)):
+        check_paired(pictures, sequences)
+        with span("rerank", tower=RERANKER, rows=len(pictures)):
             pixels, skipped = self.preprocess(pictures, on_error="skip")
-            if skipped and on_error == "raise":
-                raise skipped[0]
-            check_on_error(on_error)
-            absent = {error.position for error in skipped}
-            usable = [position for position in range(len(pictures)) if position not in absent]
+            usable = usable_positions(len(pictures), skipped, on_error)
             scores = np.full(len(pictures), np.nan, np.float32)
             scores[usable] = self.towers.score_pairs(pixels, [sequences[position] for position in usable])
         return (scores, skipped) if on_error == "skip" else scores

@@ -20,13 +20,15 @@ NVIDIA's images have Python but not twinspire.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Sequence, Tuple  # noqa: UP035 - Python 3.8
+from typing import Final, Sequence, Tuple  # noqa: UP035 - Python 3.8
 
 import numpy as np
 from numpy.typing import NDArray
 
 IMAGE, INPUT_IDS, AUDIO, EMBEDDING = "image", "input_ids", "audio", "embedding"
 PROBABILITY = "probability"
+RERANKER: Final = "reranker"
+"""What the model that scores pairs is called beside the towers, as in metrics."""
 
 INPUT_NAMES = {"image": IMAGE, "text": INPUT_IDS, "audio": AUDIO}
 """The name of each tower's only input."""

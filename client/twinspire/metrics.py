@@ -35,6 +35,8 @@ _KNOWN_LABELS = {
     "fallbacks": ("local", "server"),
 }
 _SEARCH, _SEARCH_PHASE = "search", "search."
+_WHOLE_CALLS = ("encode", "rerank", _SEARCH)
+"""The spans whose errors are counted; those in them fail of the same error."""
 
 
 class Metrics:
@@ -46,7 +48,7 @@ class Metrics:
         self._registry = registry
         self._phases = Histogram(
             "twinspire_client_phase_seconds",
-            "Time in a client, by phase: encode is a whole call, request one round trip to a server",
+            "Time in a client, by phase: encode and rerank are whole calls, request one round trip to a server",
             ["phase", "tower"],
             buckets=SECONDS,
             registry=registry,
@@ -108,7 +110,7 @@ class Metrics:
     def end(self, handle: object, attributes: Mapping[str, Any], seconds: float, error: BaseException | None) -> None:
         """Observe a span's time, or count the error that ended it."""
         name = str(handle)
-        if name in ("encode", _SEARCH) and error is not None:
+        if name in _WHOLE_CALLS and error is not None:
             self._errors.labels(type(error).__name__).inc()
         elif error is None and name == _SEARCH:
             self._searches.labels(str(attributes["mode"]), str(attributes["cached"]).lower()).observe(seconds)

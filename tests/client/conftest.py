@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 
+from support.rerankers import expected_scores
 from twinspire.bundle import Tower
-from twinspire.contract import EMBEDDING, IMAGE
+from twinspire.contract import EMBEDDING, IMAGE, PROBABILITY
 
 Hook = Callable[["FakeTriton", Any, Any], Any]
 
@@ -42,9 +43,19 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
     ) -> None:
         self.tiny, self.hook = tiny, hook
         self.config_hook: Hook | None = None
+        bundle = tiny.bundle
+        parameters = {
+            "space": space or bundle.space,
+            "text_lengths": str(bundle.text.context_length) if text_lengths is None else text_lengths,
+            "precision": "fp32",
+        }
+        tensors = {
+            tower: ([bundle.input_spec(tower)], bundle.output_spec(tower)) for tower in (Tower.IMAGE, Tower.TEXT)
+        }
+        tensors |= {name: (model.inputs, model.output) for name, model in (bundle.manifest.rerankers or {}).items()}
         self.configs = {
-            f"{tiny.bundle.name}_{tower}": _config(tiny, tower, max_batch, text_lengths, space)
-            for tower in ("image", "text")
+            f"{bundle.name}_{name}": _config(f"{bundle.name}_{name}", inputs, output, max_batch, parameters)
+            for name, (inputs, output) in tensors.items()
         }
         self.requests: list[Any] = []
         self.asked: list[str] = []
@@ -110,13 +121,17 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
 
     def answer(self, request: Any) -> Any:
         """Compute the right answer."""
-        (given,) = request.inputs
         config = self.configs[request.model_name]
-        assert given.shape[0] <= config.max_batch_size
-        array = np.frombuffer(request.raw_input_contents[0], {"UINT8": np.uint8, "INT32": np.int32}[given.datatype])
-        array = array.reshape(given.shape)
-        model = self.tiny.model
-        rows = model.encode_images(array) if given.name == IMAGE else model.encode_texts(list(array))
+        arrays = []
+        for given, content in zip(request.inputs, request.raw_input_contents, strict=True):
+            assert given.shape[0] <= config.max_batch_size
+            array = np.frombuffer(content, {"UINT8": np.uint8, "INT32": np.int32}[given.datatype])
+            arrays.append(array.reshape(given.shape))
+        if len(arrays) == 2:
+            scores = expected_scores(self.tiny.bundle, arrays[0], list(arrays[1]))
+            return infer_response(scores[:, None].astype(np.float32), name=PROBABILITY)
+        (array,), model = arrays, self.tiny.model
+        rows = model.encode_images(array) if request.inputs[0].name == IMAGE else model.encode_texts(list(array))
         return infer_response(rows.astype(np.float32))
 
 
@@ -184,15 +199,11 @@ def infer_response(
     return response
 
 
-def _config(tiny: Any, tower: str, max_batch: int, text_lengths: str | None, space: str | None) -> Any:
-    bundle = tiny.bundle
-    config = model_config_pb2.ModelConfig(name=f"{bundle.name}_{tower}", max_batch_size=max_batch)
-    tensors_of = ((config.input, bundle.input_spec(Tower(tower))), (config.output, bundle.output_spec(Tower(tower))))
-    for tensors, spec in tensors_of:
+def _config(name: str, inputs: Any, output: Any, max_batch: int, parameters: dict[str, str]) -> Any:
+    config = model_config_pb2.ModelConfig(name=name, max_batch_size=max_batch)
+    for tensors, spec in [*((config.input, spec) for spec in inputs), (config.output, output)]:
         data_type = model_config_pb2.DataType.Value(f"TYPE_{spec.triton_type}")
         tensors.add(name=spec.name, data_type=data_type, dims=spec.shape)
-    lengths = text_lengths if text_lengths is not None else str(bundle.text.context_length)
-    parameters = {"space": space or bundle.space, "text_lengths": lengths, "precision": "fp32"}
     for key, value in parameters.items():
         config.parameters[key].string_value = value
     return config

@@ -57,9 +57,10 @@ def test_batches_hold_every_text_once(lengths: list[int], context: int, batch: i
     asked = _settings(context, padding)
     seen: list[int] = []
     for group in text_batches(texts, asked, batch=batch):
-        assert group.array.dtype == np.int32
-        assert 1 <= len(group.positions) == len(group.array) <= batch
-        for position, row in zip(group.positions, group.array, strict=True):
+        (array,) = group.arrays
+        assert array.dtype == np.int32
+        assert 1 <= len(group) == len(array) <= batch
+        for position, row in zip(group.positions, array, strict=True):
             length = lengths[position]
             assert row.size == padded_length(length, asked) <= context
             assert np.array_equal(row[:length], texts[position])
@@ -79,13 +80,14 @@ def test_fitted_batches_waste_little(lengths: list[int], batch: int, padding: Pa
     asked = _settings(70, padding)
     seen: list[int] = []
     for group in fitted_batches(texts, asked, batch=batch):
-        assert group.array.dtype == np.int32
-        assert 1 <= len(group.positions) == len(group.array) <= batch
+        (array,) = group.arrays
+        assert array.dtype == np.int32
+        assert 1 <= len(group) == len(array) <= batch
         own = [lengths[position] for position in group.positions]
-        width = group.array.shape[1]
+        width = array.shape[1]
         assert width == (70 if padding is Padding.MAX_LENGTH else max(own))
         assert padding is Padding.MAX_LENGTH or sum(width - length for length in own) <= RUN_TOKENS
-        for position, row in zip(group.positions, group.array, strict=True):
+        for position, row in zip(group.positions, array, strict=True):
             assert np.array_equal(row[: lengths[position]], texts[position])
             assert np.all(row[lengths[position] :] == PAD)
         seen += group.positions.tolist()
@@ -95,7 +97,7 @@ def test_fitted_batches_waste_little(lengths: list[int], batch: int, padding: Pa
 def test_as_few_batches_as_padding_is_cheap() -> None:
     """Texts of one length fill whole batches, and one that is a little shorter goes with them."""
     texts = [np.ones(length, np.int32) for length in (12,) * 63 + (11,)]
-    widths = [group.array.shape for group in fitted_batches(texts, _settings(77), batch=32)]
+    widths = [group.arrays[0].shape for group in fitted_batches(texts, _settings(77), batch=32)]
     assert widths == [(32, 12), (32, 12)]
 
 

@@ -29,7 +29,7 @@ from twinspire import sample_bundle
 from twinspire.bundle import Bundle, BundleWriter, Precision, Tower
 from twinspire.contract import padded
 from twinspire.towers import LocalTowers, TritonTowers
-from twinspire.towers.triton.models import infer_request
+from twinspire.towers.triton.models import expected_tower, infer_request
 from twinspire_server.repository import build_repository
 from twinspire_server.repository.config import CONFIG
 
@@ -175,13 +175,13 @@ class Load:
             yield lambda position: towers.encode_texts([self._texts[position]])[0]
 
     def _stub(self) -> Iterator[Callable[[int], NDArray[np.float32]]]:
-        spec, text = self._bundle.input_spec(Tower.TEXT), self._bundle.text
+        model, text = expected_tower(self._bundle, Tower.TEXT, "scenes"), self._bundle.text
         with grpc.insecure_channel(self._address) as channel:
             stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
 
             def ask(position: int) -> NDArray[np.float32]:
                 rows = padded([self._texts[position]], text.pad_id, text.context_length)
-                request = infer_request("scenes_text", spec, rows, timeout_s=30)
+                request = infer_request(model, [rows], timeout_s=30)
                 return np.frombuffer(stub.ModelInfer(request, timeout=30).raw_output_contents[0], np.float32)
 
             yield ask

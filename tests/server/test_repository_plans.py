@@ -26,7 +26,7 @@ from twinspire.bundle import Bundle, Certificate, Padding, Precision, Tower
 from twinspire.cli.app import application
 from twinspire.errors import BundleError, InputError, SpaceMismatchError
 from twinspire.tensorrt_support import PlanFolder, PlanManifest, PlanRecord, Profile
-from twinspire.towers.triton.models import read_model
+from twinspire.towers.triton.models import expected_tower, read_model
 from twinspire_server.repository import Accelerator, Device, RepositoryRuntime, build_repository
 from twinspire_server.triton import find_triton
 
@@ -107,7 +107,7 @@ def test_plans_are_served_by_the_tensorrt_backend(planned: Bundle, tmp_path: Pat
         (group,) = config.instance_group
         assert (group.kind, list(group.profile)) == (triton.ModelInstanceGroup.KIND_GPU, profiles)
         assert not config.HasField("optimization")
-        served = read_model(_config(model.folder), model.name, tower, planned, address="here")
+        served = read_model(_config(model.folder), expected_tower(planned, tower, "tiny"), planned, address="here")
         assert (served.max_batch, served.precision) == (48 if tower is Tower.IMAGE else 64, "fp32")
         assert served.text_lengths == (() if tower is Tower.IMAGE else (40,))
         assert {(sample.batch_size, *sample.inputs.popitem()[1].dims) for sample in config.model_warmup} == (
@@ -129,7 +129,8 @@ def test_plans_of_one_length(make_tiny: Callable[..., Any], tmp_path: Path) -> N
     bundle = make_tiny(context_length=64, padding=Padding.MAX_LENGTH).bundle
     write_plans(bundle, tmp_path / "plans", lengths=(64,))
     *_, text = build_repository([bundle.path], tmp_path / "models", plans=[tmp_path / "plans"], **PLAN)
-    assert read_model(_config(text.folder), text.name, Tower.TEXT, bundle, address="here").text_lengths == (64,)
+    expected = expected_tower(bundle, Tower.TEXT, "tiny")
+    assert read_model(_config(text.folder), expected, bundle, address="here").text_lengths == (64,)
 
 
 def test_another_plan_is_a_further_version(planned: Bundle, tmp_path: Path) -> None:

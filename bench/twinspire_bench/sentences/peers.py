@@ -53,7 +53,7 @@ class SentenceTask:
         """Tokenize and pad texts as the plain engine takes them, sorted by length: (n, L) int32 each."""
         bundle = Bundle.open(self.plain)
         ids = Tokenizer(bundle.tokenizer_path, bundle.text).encode(texts)
-        return [batch.array for batch in fitted_batches(ids, bundle.text, batch=BATCH)]
+        return [batch.arrays[0] for batch in fitted_batches(ids, bundle.text, batch=BATCH)]
 
 
 class SentencePeer(ABC):

@@ -1,4 +1,4 @@
-"""Batches of inputs: images and sounds in order, texts grouped by length so that little of a batch is padding.
+"""Batches of inputs: images, sounds and pairs in order, texts by length so that little of a batch is padding.
 
 COCO captions in batches of 32 are padded to 25.7 tokens on average as they come, to 16.7 once sorted and padded to
 buckets, and to 13.5, their own length, once sorted alone. Runtimes that plan memory and choose kernels for each shape
@@ -23,10 +23,17 @@ BUCKETS = (8, 16, 24, 32, 48, 64, 77, 128, 256, 512)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class InputBatch:
-    """A tower's input for some items of a call: `array` (n, ...) and `positions` (n,), their places in the call."""
+    """A model's inputs for some items of a call: `arrays`, each (n, ...), and `positions` (n,), places in the call.
+
+    A tower has one array, the reranker images and texts.
+    """
 
     positions: NDArray[np.intp]
-    array: NDArray[Any]
+    arrays: tuple[NDArray[Any], ...]
+
+    def __len__(self) -> int:
+        """Return n, the number of items."""
+        return len(self.positions)
 
 
 def bucket_lengths(settings: TextSettings) -> tuple[int, ...]:
@@ -53,7 +60,20 @@ def row_batches(rows: NDArray[Any], *, batch: int) -> Iterator[InputBatch]:
     """Split images or spectrograms, (N, ...), into batches of at most `batch`, in order."""
     for start in range(0, len(rows), batch):
         part = rows[start : start + batch]
-        yield InputBatch(np.arange(start, start + len(part)), part)
+        yield InputBatch(np.arange(start, start + len(part)), (part,))
+
+
+def pair_batches(
+    images: NDArray[np.uint8], sequences: Sequence[NDArray[np.int32]], settings: TextSettings, *, batch: int
+) -> Iterator[InputBatch]:
+    """Split pairs, (N, H, W, 3) and N 1-D texts, into batches of at most `batch`, in order.
+
+    Texts are padded to the context, so that a server can join the pairs of several requests.
+    """
+    for images_batch in row_batches(images, batch=batch):
+        (rows,), positions = images_batch.arrays, images_batch.positions
+        texts = padded([sequences[position] for position in positions], settings.pad_id, settings.context_length)
+        yield InputBatch(positions, (rows, texts))
 
 
 def text_batches(
@@ -95,4 +115,4 @@ def _text_batch(
     sequences: Sequence[NDArray[np.int32]], positions: Sequence[int], length: int, settings: TextSettings
 ) -> InputBatch:
     array = padded([sequences[position] for position in positions], settings.pad_id, length)
-    return InputBatch(np.array(positions, np.intp), array)
+    return InputBatch(np.array(positions, np.intp), (array,))

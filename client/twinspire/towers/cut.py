@@ -53,6 +53,10 @@ class CutTowers(_Cut[Towers]):
         """Encode as `Towers.encode_audio` does, and cut."""
         return cut_vectors(self.whole.encode_audio(spectrograms), self.dim)
 
+    def score_pairs(self, images: NDArray[np.uint8], sequences: Sequence[NDArray[np.int32]]) -> NDArray[np.float32]:
+        """Score as `Towers.score_pairs` does: probabilities know no length."""
+        return self.whole.score_pairs(images, sequences)
+
     def close(self) -> None:
         """Close the whole towers."""
         self.whole.close()
@@ -72,6 +76,12 @@ class AsyncCutTowers(_Cut[AsyncTowers]):
     async def encode_audio(self, spectrograms: NDArray[np.float32]) -> NDArray[np.float32]:
         """Encode as `AsyncTowers.encode_audio` does, and cut."""
         return cut_vectors(await self.whole.encode_audio(spectrograms), self.dim)
+
+    async def score_pairs(
+        self, images: NDArray[np.uint8], sequences: Sequence[NDArray[np.int32]]
+    ) -> NDArray[np.float32]:
+        """Score as `AsyncTowers.score_pairs` does: probabilities know no length."""
+        return await self.whole.score_pairs(images, sequences)
 
     async def close(self) -> None:
         """Close the whole towers."""

@@ -158,7 +158,8 @@ class LocalTowers(BundleTowers):
             whole = is_only_call and len(batches) == 1
 
             def encode(batch: InputBatch) -> None:
-                embeddings[batch.positions] = self._run(tower, np.ascontiguousarray(batch.array), whole=whole)
+                (array,) = batch.arrays
+                embeddings[batch.positions] = self._run(tower, np.ascontiguousarray(array), whole=whole)
 
             self._streams.run(encode, batches, is_only_call=is_only_call)
         return embeddings

@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twinspire.bundle import Bundle
-from twinspire.contract import IMAGE, INPUT_IDS, PROBABILITY, padded
+from twinspire.contract import IMAGE, INPUT_IDS, PROBABILITY
 from twinspire.errors import EngineError
 from twinspire.towers.auto_selection import Runtime
+from twinspire.towers.batching import pair_batches
 from twinspire.towers.providers import OpenVinoOptions, open_session
 from twinspire.towers.validation import check_probabilities, contract_violation
 
@@ -29,7 +30,7 @@ class LocalReranker:
 
     def __init__(self, bundle: Bundle, runtime: Runtime) -> None:
         name, spec = bundle.manifest.reranker()
-        self._pad_id, self._length = bundle.text.pad_id, bundle.text.context_length
+        self._text = bundle.text
         self._source = f"the reranker {name} ({runtime.provider})"
         engine = bundle.path / spec.engine_file(runtime.precision)
         self._session = open_session(
@@ -45,16 +46,13 @@ class LocalReranker:
     def score(self, images: NDArray[np.uint8], sequences: Sequence[NDArray[np.int32]]) -> NDArray[np.float32]:
         """Return the probability that text n is true of image n, (N,) float32; inputs as those of the towers."""
         scores = np.empty(len(images), np.float32)
-        for start in range(0, len(images), BATCH):
-            rows = slice(start, start + BATCH)
-            feed = {
-                IMAGE: np.ascontiguousarray(images[rows]),
-                INPUT_IDS: padded(sequences[rows], self._pad_id, self._length),
-            }
+        for batch in pair_batches(images, sequences, self._text, batch=BATCH):
+            pixels, input_ids = batch.arrays
             try:
-                (output,) = self._session.run([PROBABILITY], feed)
+                (output,) = self._session.run(
+                    [PROBABILITY], {IMAGE: np.ascontiguousarray(pixels), INPUT_IDS: input_ids}
+                )
             except Exception as error:  # onnxruntime's exceptions share no base below Exception
-                shape = feed[IMAGE].shape
-                raise EngineError(f"{self._source} failed on pairs of images of {shape}: {error}") from error
-            scores[rows] = check_probabilities(output, count=len(feed[IMAGE]), source=self._source)
+                raise EngineError(f"{self._source} failed on pairs of images of {pixels.shape}: {error}") from error
+            scores[batch.positions] = check_probabilities(output, count=len(batch), source=self._source)
         return scores

@@ -46,6 +46,13 @@ class Towers(Protocol):
         Raises what `encode_images` raises.
         """
 
+    def score_pairs(self, images: NDArray[np.uint8], sequences: Sequence[NDArray[np.int32]]) -> NDArray[np.float32]:
+        """Return the reranker's probability that text n is true of image n, (N,) float32, 0 to 1; N may be 0.
+
+        Images and token ids are those of `encode_images` and `encode_texts`, equally many. Raises what these raise, and
+        BundleError where the bundle has no reranker.
+        """
+
     def close(self) -> None:
         """Release engines and connections. Encoding then raises EngineError; closing twice does nothing."""
 
@@ -69,6 +76,11 @@ class AsyncTowers(Protocol):
 
     async def encode_audio(self, spectrograms: NDArray[np.float32]) -> NDArray[np.float32]:
         """Do what `Towers.encode_audio` does."""
+
+    async def score_pairs(
+        self, images: NDArray[np.uint8], sequences: Sequence[NDArray[np.int32]]
+    ) -> NDArray[np.float32]:
+        """Do what `Towers.score_pairs` does."""
 
     async def close(self) -> None:
         """Release engines and connections. Encoding then raises EngineError; closing twice does nothing."""

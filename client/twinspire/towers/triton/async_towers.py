@@ -95,6 +95,15 @@ class AsyncTritonTowers(RemoteTowers):
         """
         return await self._runner.run(self._audio(spectrograms))
 
+    async def score_pairs(
+        self, images: NDArray[np.uint8], sequences: Sequence[NDArray[np.int32]]
+    ) -> NDArray[np.float32]:
+        """Return the reranker's probability that text n is true of image n, (N,) float32, 0 to 1; N may be 0.
+
+        Raises what `TritonTowers.score_pairs` raises.
+        """
+        return await self._runner.run(self._pairs(images, sequences))
+
     async def statistics(self, tower: Tower | str) -> ModelStatistics:
         """Return the servers' counters of a tower, added up. Raises what `TritonTowers.statistics` raises."""
         return await self._runner.run(self._statistics(tower))

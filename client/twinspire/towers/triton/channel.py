@@ -27,7 +27,7 @@ from twinspire.errors import (
 )
 from twinspire.towers.triton.options import TlsOptions
 from twinspire.towers.triton.retries import Deadline, DeadlinePassedError, TransientServerError
-from twinspire.towers.triton.status import error_of
+from twinspire.towers.triton.status import error_of, is_unknown_model
 
 _OPTIONS = [
     ("grpc.max_send_message_length", -1),  # 4 MB by default: 26 images of 224 pixels
@@ -91,8 +91,8 @@ class Channel(ABC):
     def send(self, method: str, request: Any, deadline: Deadline, metadata: Metadata = ()) -> Any:
         """Send a request, with gRPC metadata, and return its future, which fails at the deadline."""
 
-    def response(self, future: Any, deadline: Deadline) -> Any:
-        """Return the response of a request that has ended.
+    def response(self, future: Any, deadline: Deadline, *, optional: bool = False) -> Any:
+        """Return the response of a request that has ended; None where its model may be absent (`optional`) and is.
 
         Raises TransientServerError where the request may be sent again, DeadlinePassedError where no time is left,
         ServerError where the server refuses, EngineError where the channel was closed and for a response that is too
@@ -109,6 +109,8 @@ class Channel(ABC):
             if self.is_closed:
                 raise EngineError(CLOSED) from error
             code, details = error.code(), error.details() or ""  # type: ignore[attr-defined, unused-ignore]
+            if optional and is_unknown_model(code, details):
+                return None
             translated = error_of(code, details, self, deadline)
             count("failures", reason=_failure_reason(translated))
             raise translated from error

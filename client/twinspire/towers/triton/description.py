@@ -48,7 +48,7 @@ def _describe(
     address: str, name: str | None, space: str | None, limit_s: float, tls: TlsOptions | None
 ) -> BundleDescription:
     from twinspire.towers.triton.channel import ThreadChannel
-    from twinspire.towers.triton.exchange import ask
+    from twinspire.towers.triton.exchange import Question, ask
     from twinspire.towers.triton.retries import Deadline, RetryPolicy
     from twinspire.towers.triton.runners import ThreadRunner
 
@@ -57,8 +57,8 @@ def _describe(
     policy = RetryPolicy(address, deadline, max_retries=None)
 
     def outputs_of(bundle: str, *outputs: str) -> Mapping[str, list[bytes]]:
-        request = [("ModelInfer", _request(bundle, outputs, timeout_s=deadline.left_s))]
-        (response,) = runner.run(policy.run(lambda: ask(channel, request, deadline)))
+        question = Question("ModelInfer", _request(bundle, outputs, timeout_s=deadline.left_s))
+        (response,) = runner.run(policy.run(lambda: ask(channel, [question], deadline)))
         return _read(response, outputs, address)
 
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from twinspire._telemetry import count
 from twinspire.towers.triton.channel import Channel
@@ -45,16 +45,28 @@ class Window:
         self._limit += 1 / self._limit
 
 
-def ask(channel: Channel, requests: Sequence[tuple[str, Any]], deadline: Deadline) -> Steps[list[Any]]:
-    """Send small requests, each a method and its message, and return all answers. Raises as `Channel.response` does."""
+class Question(NamedTuple):
+    """A small request: a method and its message. With `optional` its model may be absent: the answer then is None."""
+
+    method: str
+    message: Any
+    optional: bool = False
+
+
+def ask(channel: Channel, questions: Sequence[Question], deadline: Deadline) -> Steps[list[Any]]:
+    """Send small requests and return all answers. Raises as `Channel.response` does."""
     futures: list[Any] = []
     try:
-        for method, request in requests:
-            futures.append((yield Send(partial(channel.send, method, request, deadline))))
+        for question in questions:
+            send = partial(channel.send, question.method, question.message, deadline)
+            futures.append((yield Send(send)))
         waiting = set(futures)
         while waiting:
             waiting.discard((yield NextDone(deadline.left_s)))
-        return [channel.response(future, deadline) for future in futures]
+        return [
+            channel.response(future, deadline, optional=question.optional)
+            for future, question in zip(futures, questions, strict=True)
+        ]
     finally:
         for future in futures:  # where waiting was interrupted, or another one failed
             future.cancel()

@@ -28,7 +28,7 @@ from twinspire.towers.triton.retries import (
     TransientServerError,
     backoff_s,
 )
-from twinspire.towers.triton.server import EncodeCall, Server
+from twinspire.towers.triton.server import ModelCall, Server
 from twinspire.towers.triton.steps import Background, Compute, Sleep, Steps
 
 _log = logging.getLogger("twinspire")
@@ -122,12 +122,12 @@ class ServerGroup:
         for member in away:
             yield from self._eject(member, away[member])
 
-    def encode(self, call: EncodeCall, deadline: Deadline) -> Steps[NDArray[np.float32]]:
-        """Encode a call's rows on a server, or in this process."""
+    def infer(self, call: ModelCall, deadline: Deadline) -> Steps[NDArray[np.float32]]:
+        """Compute a call's rows on a server, or in this process."""
         if not self._has_others:
             (only,) = self._members
             with self._counted(only):
-                return (yield from only.server.encode(call, deadline, self.policy(deadline)))
+                return (yield from only.server.infer(call, deadline, self.policy(deadline)))
         # With a fallback overloaded servers have half of the time: the rest is for computing here.
         patient = deadline if self._fallback is None else deadline.within(deadline.left_s / 2)
         policy = self.policy(patient)
@@ -160,20 +160,20 @@ class ServerGroup:
         with self._lock:
             self._local_calls += 1
         fallback = self._fallback
-        embeddings: NDArray[np.float32] = yield Compute(lambda: call.compute(fallback))
-        return embeddings
+        results: NDArray[np.float32] = yield Compute(lambda: call.compute(fallback))
+        return results
 
     def _attempt(
-        self, member: _Member, call: EncodeCall, deadline: Deadline, *, is_last: bool
+        self, member: _Member, call: ModelCall, deadline: Deadline, *, is_last: bool
     ) -> Steps[NDArray[np.float32]]:
-        """Encode on one server. Raises TransientServerError where it is away, hung or overloaded.
+        """Compute on one server. Raises TransientServerError where it is away, hung or overloaded.
 
         It is hung where no answer comes for half of the time left: of a long call, answers come all the time.
         """
         patience_s = math.inf if is_last else deadline.left_s / 2
         with self._counted(member):
             return (
-                yield from member.server.encode(
+                yield from member.server.infer(
                     call,
                     deadline,
                     OneAttempt(member.server.address, deadline),

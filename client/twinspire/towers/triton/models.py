@@ -9,8 +9,9 @@ extensions of it.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +19,10 @@ from tritonclient.grpc import model_config_pb2, service_pb2
 
 from twinspire._arguments import printable
 from twinspire.bundle import BundleDescription, Tower
-from twinspire.contract import EMBEDDING, FREE, TensorSpec, text_input
-from twinspire.errors import EngineError, ServerError, SpaceMismatchError
+from twinspire.contract import FREE, RERANKER, TensorSpec, text_input
+from twinspire.errors import BundleError, EngineError, ServerError, ServerRefusedError, SpaceMismatchError
 from twinspire.towers.triton.statistics import ModelStatistics
+from twinspire.towers.validation import check_embeddings, check_probabilities
 
 LARGEST_BATCH = 1024
 """The most rows of a request, whatever the server accepts: it bounds the size of a response."""
@@ -30,12 +32,65 @@ _SHOWN_CHARACTERS = 200
 _BUILD = "Build its repository from this bundle with `twinspire build` and restart it"
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ExpectedModel:
+    """A bundle's model as its server must have it: a tower, or the reranker.
+
+    `name` is the model's on the server. `inputs` and `output` are without the batch axis; a free axis may be the
+    context instead. `check` raises EngineError for an output (n, ...) with wrong values, named by its second argument.
+    """
+
+    name: str
+    role: Tower | Literal["reranker"]
+    inputs: tuple[TensorSpec, ...]
+    output: TensorSpec
+    check: Callable[[NDArray[np.float32], str], object]
+
+    @property
+    def title(self) -> str:
+        """What error messages call it."""
+        return f"{self.role} tower" if isinstance(self.role, Tower) else self.role
+
+    @property
+    def is_required(self) -> bool:
+        """Whether a server of the bundle must have it: one that an older version built has no reranker."""
+        return isinstance(self.role, Tower)
+
+
+def expected_tower(bundle: BundleDescription, tower: Tower, name: str) -> ExpectedModel:
+    """Return what a server must have of a tower; `name` is that of the bundle's models there."""
+
+    def check(output: NDArray[np.float32], source: str) -> object:
+        return check_embeddings(output, shape=output.shape, source=source, tower=tower)
+
+    return ExpectedModel(
+        name=f"{name}_{tower}",
+        role=tower,
+        inputs=(bundle.input_spec(tower),),
+        output=bundle.output_spec(tower),
+        check=check,
+    )
+
+
+def expected_reranker(bundle: BundleDescription, name: str) -> ExpectedModel | None:
+    """Return what a server should have of the reranker; None where the bundle has none that this version can use."""
+    try:
+        reranker, spec = bundle.manifest.reranker()
+    except BundleError:  # raised again where pairs are to be scored
+        return None
+
+    def check(output: NDArray[np.float32], source: str) -> object:
+        return check_probabilities(output, count=len(output), source=source)
+
+    return ExpectedModel(name=f"{name}_{reranker}", role=RERANKER, inputs=spec.inputs, output=spec.output, check=check)
+
+
 @dataclass(frozen=True, slots=True)
 class InspectedModel:
-    """One tower on a server: its model's name, the most rows of a request, its precision.
+    """A bundle's model on a server: its name, the most rows of a request, its precision.
 
-    `text_lengths` are the lengths that texts are padded to, ascending, the context the last; the image tower has none.
-    Models that differ in precision alone are equal: a server may take another one during a call.
+    `text_lengths` are the lengths that texts are padded to, ascending, the context the last; only the text tower has
+    any. Models that differ in precision alone are equal: a server may take another one during a call.
     """
 
     name: str
@@ -49,13 +104,13 @@ def largest_response_bytes(numbers: int) -> int:
     return LARGEST_BATCH * numbers * 4 + 2**20
 
 
-def read_model(config: Any, name: str, tower: Tower, bundle: BundleDescription, *, address: str) -> InspectedModel:
-    """Read the `ModelConfig` message of the model `name`.
+def read_model(config: Any, expected: ExpectedModel, bundle: BundleDescription, *, address: str) -> InspectedModel:
+    """Read the `ModelConfig` message of a model.
 
     Raises SpaceMismatchError where the model is of another space than the bundle, ServerError where its tensors,
     batches or parameters violate the contract.
     """
-    where = f"the model {name!r} on {address}"
+    name, where = expected.name, f"the model {expected.name!r} on {address}"
 
     def failed(text: str) -> ServerError:
         return ServerError(f"{where} {text}", address=address, model=name)
@@ -71,11 +126,11 @@ def read_model(config: Any, name: str, tower: Tower, bundle: BundleDescription, 
             expected=bundle.space,
             found=printable(space, limit=_SHOWN_CHARACTERS),
         )
-    problem = _contract_violation(config, tower, bundle)
+    problem = _contract_violation(config, expected, bundle)
     if problem:
-        raise failed(f"is not the {tower} tower of the bundle {bundle.name!r}: {problem}. {_BUILD}")
+        raise failed(f"is not the {expected.title} of the bundle {bundle.name!r}: {problem}. {_BUILD}")
     lengths: tuple[int, ...] = ()
-    if tower is Tower.TEXT:
+    if expected.role is Tower.TEXT:
         value, context_length = parameters.get("text_lengths", ""), bundle.text.context_length
         lengths = _text_lengths(value)
         if not lengths or lengths[0] < 1 or lengths[-1] != context_length:
@@ -87,21 +142,34 @@ def read_model(config: Any, name: str, tower: Tower, bundle: BundleDescription, 
     return InspectedModel(name, min(config.max_batch_size, LARGEST_BATCH), lengths, precision)
 
 
-def _contract_violation(config: Any, tower: Tower, bundle: BundleDescription) -> str | None:
+def missing_model(expected: ExpectedModel, bundle: BundleDescription, *, address: str) -> ServerRefusedError:
+    """Return the error for a model that a server does not have."""
+    return ServerRefusedError(
+        f"the server at {address} has no model {expected.name!r}, the {expected.title} of the bundle {bundle.name!r}. "
+        f"{_BUILD}",
+        address=address,
+        model=expected.name,
+        code="NOT_FOUND",
+    )
+
+
+def _contract_violation(config: Any, expected: ExpectedModel, bundle: BundleDescription) -> str | None:
     """Return how a model's batching, inputs or outputs differ from the contract, None where they do not."""
     if config.max_batch_size < 1:
         return f"its max_batch_size is {config.max_batch_size}, expected at least 1"
-    inputs = [bundle.input_spec(tower)]
-    if tower is Tower.TEXT:  # a server that pads itself takes one length only
-        inputs = [text_input(FREE), text_input(bundle.text.context_length)]
-    outputs = [bundle.output_spec(tower)]
-    for role, tensors, specs in (("input", config.input, inputs), ("output", config.output, outputs)):
+    inputs = [expected.inputs]
+    if any(FREE in spec.shape for spec in expected.inputs):  # a server that pads texts itself takes one length only
+        inputs.append((text_input(bundle.text.context_length),))
+    for role, tensors, choices in (("input", config.input, inputs), ("output", config.output, [(expected.output,)])):
         found = [(tensor.name, _type_name(tensor.data_type), tuple(tensor.dims)) for tensor in tensors]
-        if found not in [[(spec.name, spec.triton_type, spec.shape)] for spec in specs]:
-            expected = " or ".join(f"{spec.name!r} {spec.triton_type} of {list(spec.shape)}" for spec in specs)
-            got = ", ".join(f"{name!r} {type_name} of {list(shape)}" for name, type_name, shape in found)
-            return f"its {role} is {_shown(got)}, expected one {expected}"
+        wanted = [[(spec.name, spec.triton_type, spec.shape) for spec in specs] for specs in choices]
+        if sorted(found) not in map(sorted, wanted):
+            return f"its {role} is {_shown(_listed(found))}, expected {' or '.join(map(_listed, wanted))}"
     return None
+
+
+def _listed(tensors: Sequence[tuple[str, str, tuple[int, ...]]]) -> str:
+    return ", ".join(f"{name!r} {type_name} of {list(shape)}" for name, type_name, shape in tensors)
 
 
 def _type_name(data_type: int) -> str:
@@ -128,28 +196,35 @@ def read_version(response: Any) -> str:
     return printable(response.version, limit=32)
 
 
-def infer_request(name: str, spec: TensorSpec, array: NDArray[Any], *, timeout_s: float, request_id: str = "") -> Any:
-    """Return a request for the embeddings of an array (n, ...) of the tower's input `spec`: `ModelInfer`.
+def infer_request(
+    model: ExpectedModel, arrays: Sequence[NDArray[Any]], *, timeout_s: float, request_id: str = ""
+) -> Any:
+    """Return a request for the output of a model's inputs, arrays (n, ...) in their order: `ModelInfer`.
 
     `request_id` stands in the server's access log and traces.
     `timeout_s` is the time left in the call: a server with a bounded queue drops the request after it.
     """
-    request = service_pb2.ModelInferRequest(model_name=name, id=request_id)
-    request.inputs.add(name=spec.name, datatype=spec.triton_type, shape=array.shape)
-    request.outputs.add(name=EMBEDDING)
-    request.raw_input_contents.append(array.tobytes())
+    request = service_pb2.ModelInferRequest(model_name=model.name, id=request_id)
+    for spec, array in zip(model.inputs, arrays, strict=True):
+        request.inputs.add(name=spec.name, datatype=spec.triton_type, shape=array.shape)
+        request.raw_input_contents.append(array.tobytes())
+    request.outputs.add(name=model.output.name)
     request.parameters["timeout"].int64_param = max(1, int(timeout_s * 1e6))
     return request
 
 
-def read_embeddings(response: Any, *, shape: tuple[int, ...], source: str) -> NDArray[np.float32]:
-    """Return the only output. Raises EngineError unless it is float32 of `shape`."""
+def read_output(response: Any, model: ExpectedModel, *, count: int, source: str) -> NDArray[np.float32]:
+    """Return a model's output for `count` rows. Raises EngineError unless it is the only one, and as it must be."""
+    shape = (count, *model.output.shape)
     outputs = [(output.name, output.datatype, list(output.shape)) for output in response.outputs]
     sizes = [len(raw) for raw in response.raw_output_contents]
-    if outputs != [(EMBEDDING, "FP32", list(shape))] or sizes != [4 * math.prod(shape)]:
+    expected = model.output.name, model.output.triton_type, list(shape)
+    if outputs != [expected] or sizes != [4 * math.prod(shape)]:
         found = _shown(f"{outputs} in {sizes} bytes")
-        raise EngineError(f"{source} returned {found}: expected one {EMBEDDING!r} FP32 of {list(shape)}")
-    return np.frombuffer(response.raw_output_contents[0], np.float32).reshape(shape)
+        raise EngineError(f"{source} returned {found}: expected one {_listed([(*expected[:2], shape)])}")
+    rows = np.frombuffer(response.raw_output_contents[0], np.float32).reshape(shape)
+    model.check(rows, source)
+    return rows
 
 
 def read_statistics(response: Any) -> ModelStatistics:

@@ -1,11 +1,11 @@
-"""One inference server of a bundle's models: inspected, trusted for a while, and asked for embeddings."""
+"""One inference server of a bundle's models: inspected, trusted for a while, and asked for their outputs."""
 
 from __future__ import annotations
 
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,24 +15,25 @@ from tritonclient.grpc.service_pb2 import ModelConfigRequest, ModelStatisticsReq
 
 from twinspire._request_id import new_call_id
 from twinspire._telemetry import detached_span
-from twinspire.bundle import BundleDescription, Tower
+from twinspire.bundle import BundleDescription
 from twinspire.errors import ServerError, ServerOverloadedError
 from twinspire.towers.batching import InputBatch
 from twinspire.towers.protocol import Towers
 from twinspire.towers.triton.channel import Channel
-from twinspire.towers.triton.exchange import Window, ask, exchange
+from twinspire.towers.triton.exchange import Question, Window, ask, exchange
 from twinspire.towers.triton.models import (
+    ExpectedModel,
     InspectedModel,
     infer_request,
-    read_embeddings,
+    missing_model,
     read_model,
+    read_output,
     read_statistics,
     read_version,
 )
 from twinspire.towers.triton.retries import Deadline, RetryPolicy, TransientServerError
 from twinspire.towers.triton.statistics import ModelStatistics
 from twinspire.towers.triton.steps import Shared, Steps
-from twinspire.towers.validation import check_embeddings
 
 # How long after its last response an inspected server is trusted. No server is replaced faster: the smallest bundle's
 # takes 0.6 s to start. Replacing it while requests are in flight breaks them, which leads to another inspection;
@@ -41,13 +42,13 @@ _TRUSTED_S = 0.25
 
 
 @dataclass(frozen=True)
-class EncodeCall:
-    """A call of `count` rows for one tower.
+class ModelCall:
+    """A call of `count` rows for one model.
 
     `batches` cuts it into requests for a server's model, `compute` computes it in this process.
     """
 
-    tower: Tower
+    model: ExpectedModel
     count: int
     batches: Callable[[InspectedModel], Iterator[InputBatch]]
     compute: Callable[[Towers], NDArray[np.float32]]
@@ -55,9 +56,9 @@ class EncodeCall:
 
 @dataclass
 class _ServerState:
-    """An inspected server, whose models match the bundle. `heard_at` is the time of its last response."""
+    """An inspected server, whose models, by name, match the bundle. `heard_at` is the time of its last response."""
 
-    models: Mapping[Tower, InspectedModel]
+    models: Mapping[str, InspectedModel]
     heard_at: float
 
     @property
@@ -69,35 +70,35 @@ class _ServerState:
 class Server:
     """The models of a bundle on one server. Its methods return steps and may be used by several calls at once.
 
-    `models` are their names by tower; `in_flight` is the number of requests of a call in flight at a time.
+    `models` are those that it must or may have; `in_flight` is the number of requests of a call in flight at a time.
     """
 
     def __init__(
-        self, channel: Channel, bundle: BundleDescription, models: Mapping[Tower, str], *, in_flight: int | None
+        self, channel: Channel, bundle: BundleDescription, models: Sequence[ExpectedModel], *, in_flight: int | None
     ) -> None:
         self.address = channel.address
         self.version = ""
         self._channel, self._bundle, self._models, self._in_flight = channel, bundle, models, in_flight
         self._state: _ServerState | None = None
 
-    def encode(
+    def infer(
         self,
-        call: EncodeCall,
+        call: ModelCall,
         deadline: Deadline,
         policy: RetryPolicy,
         *,
         inspection: Deadline | None = None,
         patience_s: float = math.inf,
     ) -> Steps[NDArray[np.float32]]:
-        """Encode a call's rows, split into requests, within its deadline.
+        """Return the model's outputs for a call's rows, split into requests, within its deadline.
 
         The server is given up at the deadline of its `inspection`, and after `patience_s` without any answer.
         """
-        output_shape = self._bundle.output_spec(call.tower).shape
-        embeddings = np.empty((call.count, *output_shape), np.float32)
+        expected = call.model
+        results = np.empty((call.count, *expected.output.shape), np.float32)
         state = yield from self._current_state(inspection or deadline, policy)
-        model, spec = state.models[call.tower], self._bundle.input_spec(call.tower)
-        source = f"the {call.tower} tower ({model.name} on {self.address})"
+        model = self._model_of(state, expected)
+        source = f"the {expected.title} ({model.name} on {self.address})"
         is_trusted = True
 
         call_id, numbers = new_call_id(), itertools.count(1)
@@ -106,26 +107,23 @@ class Server:
             nonlocal is_trusted
             is_trusted &= state.is_trusted  # not where it waited for its turn
             request_id = f"{call_id}-{next(numbers)}"
-            request = infer_request(model.name, spec, batch.array, timeout_s=deadline.left_s, request_id=request_id)
-            observed = detached_span(
-                "request", tower=call.tower, model=model.name, rows=len(batch.array), id=request_id
-            )
+            request = infer_request(expected, batch.arrays, timeout_s=deadline.left_s, request_id=request_id)
+            observed = detached_span("request", tower=expected.role, model=model.name, rows=len(batch), id=request_id)
             future = self._channel.send("ModelInfer", request, deadline, tuple(observed.context()))
             future.add_done_callback(lambda ended: observed.end(_exception(ended)))
             return future
 
         def receive(batch: InputBatch, response: Any) -> None:  # noqa: ANN401 - the generated messages have no types
-            shape = (len(batch.array), *output_shape)
-            output = read_embeddings(response, shape=shape, source=source)
-            embeddings[batch.positions] = check_embeddings(output, shape=shape, source=source, tower=call.tower)
+            results[batch.positions] = read_output(response, expected, count=len(batch), source=source)
             state.heard_at = time.monotonic()
 
         def inspect() -> Steps[_ServerState]:
             inspected = yield from self._inspect(deadline, policy)
-            if inspected.models[call.tower] != model:
+            found = self._model_of(inspected, expected)
+            if found != model:
                 raise ServerError(
-                    f"{source} was replaced during the call by one with other settings: "
-                    f"{inspected.models[call.tower]} instead of {model}. Repeat the call",
+                    f"{source} was replaced during the call by one with other settings: {found} instead of {model}. "
+                    "Repeat the call",
                     address=self.address,
                     model=model.name,
                 )
@@ -146,7 +144,7 @@ class Server:
                 self._channel,
                 call.batches(model),
                 send=send,
-                rows=lambda batch: len(batch.array),
+                rows=len,
                 receive=receive,
                 window=Window(self._in_flight, model.max_batch),
                 recover=recover,
@@ -162,7 +160,7 @@ class Server:
             if not isinstance(failure, ServerOverloadedError):
                 self._state = None  # at the next call it may be another server
             raise
-        return embeddings
+        return results
 
     @property
     def is_closed(self) -> bool:
@@ -173,10 +171,10 @@ class Server:
         """Read the server's version and all models' configurations and check them against the bundle."""
         yield from self._inspect(deadline, policy)
 
-    def statistics(self, tower: Tower, deadline: Deadline, policy: RetryPolicy) -> Steps[ModelStatistics]:
-        """Return the server's counters of a tower."""
-        requests = [("ModelStatistics", ModelStatisticsRequest(name=self._models[tower]))]
-        (answer,) = yield from policy.run(lambda: ask(self._channel, requests, deadline))
+    def statistics(self, model: ExpectedModel, deadline: Deadline, policy: RetryPolicy) -> Steps[ModelStatistics]:
+        """Return the server's counters of a model."""
+        question = Question("ModelStatistics", ModelStatisticsRequest(name=model.name))
+        (answer,) = yield from policy.run(lambda: ask(self._channel, [question], deadline))
         return read_statistics(answer)
 
     def _current_state(self, deadline: Deadline, policy: RetryPolicy) -> Steps[_ServerState]:
@@ -198,15 +196,24 @@ class Server:
         return state
 
     def _read_state(self, deadline: Deadline) -> Steps[_ServerState]:
-        requests = [("ServerMetadata", ServerMetadataRequest())]
-        requests += [("ModelConfig", ModelConfigRequest(name=name)) for name in self._models.values()]
-        server, *configs = yield from ask(self._channel, requests, deadline)
+        questions = [Question("ServerMetadata", ServerMetadataRequest())]
+        for model in self._models:
+            message = ModelConfigRequest(name=model.name)
+            questions.append(Question("ModelConfig", message, optional=not model.is_required))
+        server, *configs = yield from ask(self._channel, questions, deadline)
         models = {
-            tower: read_model(answer.config, name, tower, self._bundle, address=self.address)
-            for (tower, name), answer in zip(self._models.items(), configs, strict=True)
+            model.name: read_model(answer.config, model, self._bundle, address=self.address)
+            for model, answer in zip(self._models, configs, strict=True)
+            if answer is not None
         }
         self.version = read_version(server)
         return _ServerState(models, time.monotonic())
+
+    def _model_of(self, state: _ServerState, expected: ExpectedModel) -> InspectedModel:
+        """Return a model of the inspected server. Raises ServerRefusedError where it has none of that name."""
+        if expected.name not in state.models:
+            raise missing_model(expected, self._bundle, address=self.address)
+        return state.models[expected.name]
 
 
 def _exception(future: Any) -> BaseException | None:  # noqa: ANN401 - grpc.Future or asyncio.Task

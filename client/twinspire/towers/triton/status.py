@@ -43,6 +43,11 @@ class Connection(Protocol):
     is_encrypted: bool
 
 
+def is_unknown_model(code: grpc.StatusCode, details: str) -> bool:
+    """Whether a request failed because the server has no such model; one that it has unloaded is not unknown."""
+    return code is grpc.StatusCode.NOT_FOUND and _UNLOADED not in details
+
+
 def error_of(code: grpc.StatusCode, details: str, channel: Connection, deadline: Deadline) -> Exception:
     """Return the error for a request that ended with a status other than OK.
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from twinspire._arguments import as_member, as_whole
 from twinspire.bundle import BundleDescription, Tower
 from twinspire.errors import EngineError, SpaceMismatchError
-from twinspire.towers.batching import InputBatch, row_batches, text_batches
+from twinspire.towers.batching import InputBatch, pair_batches, row_batches, text_batches
 from twinspire.towers.protocol import Towers
 from twinspire.towers.triton.counters import ClientCounters
 from twinspire.towers.triton.options import OPENING_S, TlsOptions, checked_addresses, checked_deadline
@@ -24,7 +24,7 @@ from twinspire.towers.validation import BundleTowers
 
 if TYPE_CHECKING:  # these load grpc and tritonclient, which importing a name must not
     from twinspire.towers.triton.channel import Channel
-    from twinspire.towers.triton.models import InspectedModel
+    from twinspire.towers.triton.models import ExpectedModel, InspectedModel
     from twinspire.towers.triton.retries import Deadline
 
 
@@ -46,7 +46,7 @@ class RemoteTowers(BundleTowers):
         fallback: Towers | None,
     ) -> None:
         from twinspire.towers.triton.group import ServerGroup
-        from twinspire.towers.triton.models import largest_response_bytes
+        from twinspire.towers.triton.models import expected_reranker, expected_tower, largest_response_bytes
         from twinspire.towers.triton.server import Server
 
         super().__init__(bundle)
@@ -64,7 +64,10 @@ class RemoteTowers(BundleTowers):
         self._send_images_singly = send_images_singly
         self._fallback = fallback
         self._process = os.getpid()
-        models = {tower: f"{bundle.name if name is None else name}_{tower}" for tower in bundle.towers}
+        name = bundle.name if name is None else name
+        self._models = {tower: expected_tower(bundle, tower, name) for tower in bundle.towers}
+        self._reranker = expected_reranker(bundle, name)
+        models = [*self._models.values(), *([] if self._reranker is None else [self._reranker])]
         largest = largest_response_bytes(bundle.dim * bundle.vectors_per_item)
         self._channels = [open_channel(address, tls, max_response_bytes=largest) for address in self._addresses]
         servers = [Server(channel, bundle, models, in_flight=in_flight) for channel in self._channels]
@@ -99,7 +102,8 @@ class RemoteTowers(BundleTowers):
         def batches(model: InspectedModel) -> Iterator[InputBatch]:
             return row_batches(images, batch=1 if self._send_images_singly else model.max_batch)
 
-        return self._encode(Tower.IMAGE, len(images), batches, lambda towers: towers.encode_images(images))
+        model = self._models[Tower.IMAGE]
+        return self._infer(model, len(images), batches, lambda towers: towers.encode_images(images))
 
     def _texts(self, sequences: Sequence[NDArray[np.int32]]) -> Steps[NDArray[np.float32]]:
         self._check_sequences(sequences)
@@ -107,7 +111,8 @@ class RemoteTowers(BundleTowers):
         def batches(model: InspectedModel) -> Iterator[InputBatch]:
             return text_batches(sequences, self._bundle.text, batch=model.max_batch, lengths=model.text_lengths)
 
-        return self._encode(Tower.TEXT, len(sequences), batches, lambda towers: towers.encode_texts(sequences))
+        model = self._models[Tower.TEXT]
+        return self._infer(model, len(sequences), batches, lambda towers: towers.encode_texts(sequences))
 
     def _audio(self, spectrograms: NDArray[np.float32]) -> Steps[NDArray[np.float32]]:
         self._check_audio(spectrograms)
@@ -115,21 +120,34 @@ class RemoteTowers(BundleTowers):
         def batches(model: InspectedModel) -> Iterator[InputBatch]:
             return row_batches(spectrograms, batch=model.max_batch)
 
-        return self._encode(Tower.AUDIO, len(spectrograms), batches, lambda towers: towers.encode_audio(spectrograms))
+        model = self._models[Tower.AUDIO]
+        return self._infer(model, len(spectrograms), batches, lambda towers: towers.encode_audio(spectrograms))
 
-    def _encode(
+    def _pairs(self, images: NDArray[np.uint8], sequences: Sequence[NDArray[np.int32]]) -> Steps[NDArray[np.float32]]:
+        self._check_pairs(images, sequences)
+        assert self._reranker is not None  # as checked
+
+        def batches(model: InspectedModel) -> Iterator[InputBatch]:
+            return pair_batches(images, sequences, self._bundle.text, batch=model.max_batch)
+
+        scores = yield from self._infer(
+            self._reranker, len(images), batches, lambda towers: towers.score_pairs(images, sequences)
+        )
+        return scores.reshape(len(images))  # (N, 1) of a server, (N,) of the fallback
+
+    def _infer(
         self,
-        tower: Tower,
+        model: ExpectedModel,
         count: int,
         batches: Callable[[InspectedModel], Iterator[InputBatch]],
         compute: Callable[[Towers], NDArray[np.float32]],
     ) -> Steps[NDArray[np.float32]]:
-        from twinspire.towers.triton.server import EncodeCall
+        from twinspire.towers.triton.server import ModelCall
 
         deadline = self._begin()
         if count == 0:
-            return np.empty((0, *self._bundle.output_spec(tower).shape), np.float32)
-        return (yield from self._group.encode(EncodeCall(tower, count, batches, compute), deadline))
+            return np.empty((0, *model.output.shape), np.float32)
+        return (yield from self._group.infer(ModelCall(model, count, batches, compute), deadline))
 
     def _statistics(self, tower: Tower | str) -> Steps[ModelStatistics]:
         tower = as_member(tower, Tower, "tower")
@@ -137,7 +155,7 @@ class RemoteTowers(BundleTowers):
         deadline = self._begin()
         total = ModelStatistics(0, 0, 0)
         for server in self._group.servers:
-            total += yield from server.statistics(tower, deadline, self._group.policy(deadline))
+            total += yield from server.statistics(self._models[tower], deadline, self._group.policy(deadline))
         return total
 
     def _open(self) -> Steps[None]:
@@ -170,7 +188,8 @@ class TritonTowers(RemoteTowers):
     `{name}_text`, by default the bundle's. The bundle defines the inputs and the space; its engines are not opened.
     Calls larger than the server's largest batch are split. `in_flight` is the number of requests of a call in flight at
     a time; None is four, or as many as fill two of the server's largest batches. With `send_images_singly` every
-    image is a request of its own and the server forms the batches.
+    image to encode is a request of its own and the server forms the batches. The model of the bundle's reranker,
+    `{name}_` and the reranker's name, may be absent until pairs are scored.
 
     Every call ends within `deadline_s` seconds, with the whole result or an error. Until then, requests that failed for
     a transient reason are sent again with exponential backoff: the server is unreachable or stopping, a model's process
@@ -257,6 +276,16 @@ class TritonTowers(RemoteTowers):
         EngineError where the response is not N unit vectors.
         """
         return self._runner.run(self._audio(spectrograms))
+
+    def score_pairs(self, images: NDArray[np.uint8], sequences: Sequence[NDArray[np.int32]]) -> NDArray[np.float32]:
+        """Return the reranker's probability that text n is true of image n, (N,) float32, 0 to 1; N may be 0.
+
+        Images and token ids are those of `encode_images` and `encode_texts`, equally many; texts are padded to the
+        context, so that the server can join the pairs of several calls. Raises InputError for anything else,
+        BundleError where the bundle has no reranker, ServerError as opening does, ServerRefusedError where the server
+        has no model of it, EngineError where the response is not N probabilities.
+        """
+        return self._runner.run(self._pairs(images, sequences))
 
     def statistics(self, tower: Tower | str) -> ModelStatistics:
         """Return the servers' counters of a tower, added up. Raises ServerError as opening does.
