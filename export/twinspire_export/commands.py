@@ -188,6 +188,9 @@ def quantize(
             help="Sound files to calibrate and measure on; unreadable ones are skipped. By default generated sounds.",
         ),
     ] = None,
+    no_reranker: Annotated[
+        bool, typer.Option("--no-reranker", help="Add no engine for the bundle's reranker, which stays as it is.")
+    ] = False,
 ) -> None:
     """Add engines of another precision to BUNDLE, as a new bundle. Needs no torch."""
     bad: list[ItemError] = []
@@ -204,6 +207,7 @@ def quantize(
             precision=precision,
             ranges=ranges,
             min_cosine=min_cosine or None,
+            reranker=not no_reranker,
             images=None if images is None else find_images([images]),
             captions=None if captions is None else read_captions(captions),
             sounds=None if sounds is None else find_files([sounds], kinds=[ItemKind.AUDIO]),

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from twinspire._arguments import as_member
 from twinspire.audio import AudioItem
-from twinspire.bundle import Bundle, BundleWriter, Certificate, Precision, Tower
+from twinspire.bundle import Bundle, BundleWriter, Certificate, Precision, Reranker, Tower
+from twinspire.contract import INPUT_NAMES
 from twinspire.errors import BundleError, EngineError, InputError, ItemError
 from twinspire.images import ImageItem
 from twinspire.tensorrt_support import check_symmetric
@@ -25,13 +26,14 @@ from twinspire_export.calibration import (
     scene_images,
     text_samples,
 )
-from twinspire_export.engine_check import EngineRunner, certify, check_engine
+from twinspire_export.engine_check import EngineRunner, certify, check_engine, check_graph
 from twinspire_export.fp16 import nodes_out_of_range, to_fp16
+from twinspire_export.pairs import agreement, pair_samples
 from twinspire_export.quantization.float_fallback import MIN_COSINE, Accuracy, Layers, Measure, quantize_accurately
 from twinspire_export.quantization.graph_passes import has_post_norm_blocks
 from twinspire_export.quantization.node_roles import is_convolutional
 from twinspire_export.quantization.outlier_channels import split_nodes_of
-from twinspire_export.quantization.quantizer import quantize_graph
+from twinspire_export.quantization.quantizer import Feed, quantize_graph
 from twinspire_export.quantization.recipe import DEFAULT_RECIPE, Int8Recipe, QuantizationTarget, Ranges
 
 if TYPE_CHECKING:
@@ -46,6 +48,12 @@ MIN_MEAN_COSINE: Mapping[Precision, float] = {
     Precision.FP16: 0.999,
 }
 """Below it an engine is not imprecise but broken. Measured on ViT-B/32: 0.99 and more for int8, 0.99999 for fp16."""
+
+MAX_DIFFERENCE = 0.02
+"""The largest difference from fp32 that a probability of an int8 reranker may have on any pair."""
+
+MAX_MEAN_DIFFERENCE = 0.05
+"""Beyond it, on average, a reranker is not imprecise but broken."""
 
 _RANGE_SAMPLES = 16
 """Samples on which the ranges of all activations are measured for fp16; each holds all tensors of a run in memory."""
@@ -68,17 +76,20 @@ def quantize_bundle(
     recipes: Mapping[Tower, Int8Recipe] | None = None,
     ranges: Ranges | str | None = None,
     min_cosine: float | None = MIN_COSINE,
+    reranker: bool = True,
     on_step: Callable[[str], None] | None = None,
     on_bad_item: Callable[[ItemError], None] | None = None,
 ) -> Bundle:
-    """Make the bundle `destination`: `bundle` with an engine of `precision` added for each tower.
+    """Make the bundle `destination`: `bundle` with an engine of `precision` added for each tower and its reranker.
 
     Engines are measured on `images`, items that a client takes or (N, S, S, 3) uint8, on `captions` and on `sounds`; by
     default on synthetic scenes and generated sounds. int8 is also calibrated on them: of 20 or more a fifth is held out
     to measure on, and the certificates say so. `recipes` says how to quantize a tower, by default as `default_recipe`
     with `ranges`. Where the worst sample's cosine to fp32 stays below `min_cosine`, layers of the int8 engine are split
     or stay in float until it is reached, and the certificate names them (`quantization.float_fallback`); None keeps to
-    the recipe.
+    the recipe. The reranker scores pairs of the images and captions; unless `min_cosine` is None, layers of its int8
+    engine stay in float until no probability is further than MAX_DIFFERENCE from fp32's. With `reranker` False it stays
+    as it is.
     Unchanged files are hard links. `on_step` is called with a description of each step as it begins, `on_bad_item` with
     the error of each image or sound that is skipped; without it the first such error is raised.
 
@@ -112,7 +123,8 @@ def quantize_bundle(
             step(f"making the {target} {tower} tower on {len(chosen.calibration)} samples")
             engine, recipe = writer.path(file), (recipes or {}).get(tower)
             options: dict[str, Any] = {"precision": target, "recipe": recipe, "ranges": ranges}
-            write_engine(reference, chosen.calibration, engine, **options)
+            feeds = [{INPUT_NAMES[tower]: sample} for sample in chosen.calibration]
+            write_engine(reference, feeds, engine, **options)
             check_engine(engine, tower, base.manifest.tower(tower))
             step(f"measuring the {tower} tower on {len(chosen.measurement)} samples")
             certificate = _certify(tower, target, reference, engine, chosen)
@@ -122,7 +134,7 @@ def quantize_bundle(
                     "for layers to split or to keep in float"
                 )
                 accuracy = Accuracy(min_cosine, _measure(reference, chosen.measurement))
-                layers = write_engine(reference, chosen.calibration, engine, **options, accuracy=accuracy)
+                layers = write_engine(reference, feeds, engine, **options, accuracy=accuracy)
                 check_engine(engine, tower, base.manifest.tower(tower))
                 certificate = replace(
                     _certify(tower, target, reference, engine, chosen),
@@ -131,8 +143,71 @@ def quantize_bundle(
                 )
             _require_usable(tower, target, certificate)
             engines[tower, target] = file, certificate
+        draft = base.manifest.draft()
+        if reranker and draft.rerankers:
+            name, made = _quantize_reranker(
+                base, writer, samples, target, ranges, is_searched=min_cosine is not None, step=step
+            )
+            draft = replace(draft, rerankers={**draft.rerankers, name: made})
         step("writing the bundle")
-        return writer.commit(base.manifest.draft(), engines)
+        return writer.commit(draft, engines)
+
+
+def _quantize_reranker(
+    base: Bundle,
+    writer: BundleWriter,
+    samples: Mapping[Tower, CalibrationSplit[NDArray[Any]]],
+    target: Precision,
+    ranges: Ranges | str | None,
+    *,
+    is_searched: bool,
+    step: Callable[[str], None],
+) -> tuple[str, Reranker]:
+    """Write the engine of the bundle's reranker; return the reranker with it. Raises EngineError where it is unusable.
+
+    With `is_searched`, layers stay in float until no probability is further than MAX_DIFFERENCE from fp32's.
+    """
+    name, spec = base.manifest.reranker()
+    if target in spec.engines or Precision.FP32 not in spec.engines:
+        raise BundleError(
+            f"the reranker {name!r} of {base.path} has engines of {', '.join(spec.engines)}: expected fp32 and not yet "
+            f"{target}. Leave the reranker as it is (--no-reranker)"
+        )
+    pairs = pair_samples(samples[Tower.IMAGE], samples[Tower.TEXT], base.text)
+    reference, file = base.path / spec.engines[Precision.FP32], f"reranker.{target}.onnx"
+    engine, measure = writer.path(file), agreement(reference, pairs.measurement)
+    step(f"making the {target} reranker {name} on {len(pairs.calibration)} pairs")
+    write_engine(reference, pairs.calibration, engine, precision=target, ranges=ranges)
+    differences = _differences(engine, measure)
+    if target is not Precision.FP16 and is_searched and differences.max() > MAX_DIFFERENCE:
+        step(
+            f"the reranker's probabilities differ from fp32's by up to {differences.max():.3f}, more than "
+            f"{MAX_DIFFERENCE}: looking for layers to split or to keep in float"
+        )
+        accuracy = Accuracy(1 - MAX_DIFFERENCE, measure)
+        write_engine(reference, pairs.calibration, engine, precision=target, ranges=ranges, accuracy=accuracy)
+        differences = _differences(engine, measure)
+    check_graph(engine, spec.inputs, spec.output, of=f"the reranker {name}")
+    measured = (
+        f"its probabilities differ from fp32's by {differences.mean():.4f} on average, {differences.max():.4f} at most"
+    )
+    data = pairs.describe("pairs")
+    if differences.mean() > MAX_MEAN_DIFFERENCE:
+        raise EngineError(
+            f"the {target} reranker {name} is not usable: {measured}, on {data}; at most {MAX_MEAN_DIFFERENCE} on "
+            "average is required. Calibrate on more samples, like those the model is used on, or leave the reranker as "
+            "it is (--no-reranker)"
+        )
+    step(f"the {target} reranker {name}: {measured} ({data})")
+    return name, replace(spec, engines={**spec.engines, target: file})
+
+
+def _differences(engine: Path, measure: Measure) -> NDArray[np.float64]:
+    """Return how far each probability is from fp32's, 0 to 1."""
+    import onnx
+
+    differences: NDArray[np.float64] = 1.0 - measure(onnx.load(engine), None)
+    return differences
 
 
 def default_recipe(
@@ -157,7 +232,7 @@ def default_recipe(
 
 def write_engine(
     reference: Path,
-    samples: Sequence[NDArray[Any]],
+    feeds: Sequence[Feed],
     destination: Path,
     *,
     precision: Precision,
@@ -165,7 +240,7 @@ def write_engine(
     ranges: Ranges | str | None = None,
     accuracy: Accuracy | None = None,
 ) -> Layers:
-    """Convert the fp32 engine `reference` to `precision`; `samples` are inputs of it.
+    """Convert the fp32 engine `reference` to `precision`; each of `feeds` holds its inputs for one sample.
 
     `recipe` is for int8 only, by default as `default_recipe` with `ranges`.
 
@@ -175,7 +250,6 @@ def write_engine(
     import onnx
 
     model = onnx.load(reference)
-    feeds = [{model.graph.input[0].name: sample} for sample in samples]
     layers = Layers()
     if precision is Precision.FP16:
         model = to_fp16(model, keep=nodes_out_of_range(model, feeds[:_RANGE_SAMPLES]))

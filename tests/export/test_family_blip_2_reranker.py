@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,19 +16,23 @@ pytest.importorskip("torch", reason="the export needs torch")
 
 import onnx
 import torch
+from onnx import numpy_helper
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import BertTokenizer, Blip2ForImageTextRetrieval, BlipImageProcessor
 
 from support.blip_2 import CONTEXT, QUERIES, SIZE, save_blip_2
 from support.commands import run_twinspire
-from support.families import photographs_and_odd_images
+from support.families import coco_captions, photographs_and_odd_images
 from twinspire import Client
 from twinspire.bundle import Bundle, Precision, Reranker, Tower
-from twinspire.errors import BundleError, CheckpointError
-from twinspire_export import export_checkpoint
+from twinspire.errors import BundleError, CheckpointError, EngineError
+from twinspire_export import export_checkpoint, quantize
+from twinspire_export.calibration import image_samples, text_samples
 from twinspire_export.checkpoint import open_checkpoint
-from twinspire_export.quantize import quantize_bundle
+from twinspire_export.pairs import pair_samples
+from twinspire_export.precision.recipes import dynamic_engines
+from twinspire_export.quantize import MAX_DIFFERENCE, quantize_bundle, write_engine
 from twinspire_export.reranker import RERANKER_FILE
 from twinspire_export.rewrite import apply_rewrites
 
@@ -148,14 +153,98 @@ def test_every_rewrite_is_lossless(blip_2: Path) -> None:
         assert (rewritten(torch.from_numpy(images), ids) - expected).abs().max() <= 1e-6
 
 
-def test_further_precisions_keep_it(bundle: Bundle, tmp_path: Path, client: Client) -> None:
-    """A quantized bundle has the same file of the reranker, and a client of its engines the same probabilities."""
-    made = quantize_bundle(bundle, tmp_path / "fp16", precision=Precision.FP16)
-    assert made.manifest.rerankers == bundle.manifest.rerankers
-    assert (made.path / RERANKER_FILE).samefile(bundle.path / RERANKER_FILE)
+def quantized(bundle: Bundle, destination: Path, precision: Precision, **options: Any) -> Bundle:
+    """Quantize on photographs and captions."""
+    samples = {"images": photographs_and_odd_images(), "captions": coco_captions(24)}
+    return quantize_bundle(bundle, destination, precision=precision, **samples, **options)
+
+
+def test_without_a_further_engine_it_is_kept(
+    bundle: Bundle, tmp_path: Path, client: Client, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`quantize --no-reranker` keeps the same fp32 file, and a client of fp16 towers the same probabilities."""
+    made = tmp_path / "fp16"
+    done = run_twinspire(capsys, "quantize", bundle.path, "-o", made, "--precision", "fp16", "--no-reranker")
+    assert done.status == 0
+    assert Bundle.open(made).manifest.rerankers == bundle.manifest.rerankers
+    assert (made / RERANKER_FILE).samefile(bundle.path / RERANKER_FILE)
     images, texts = all_pairs(2)
-    with Client.local(Bundle.open(made.path), precision=Precision.FP16, provider="cpu", threads=1) as half:
+    with Client.local(Bundle.open(made), precision=Precision.FP16, provider="cpu", threads=1) as half:
         assert np.array_equal(half.score_pairs(images, texts), client.score_pairs(images, texts))
+
+
+@pytest.mark.parametrize(
+    ("precision", "bound"),
+    [(Precision.FP16, 0.002), pytest.param(Precision.INT8, MAX_DIFFERENCE, marks=pytest.mark.slow)],
+)
+def test_it_is_quantized(bundle: Bundle, tmp_path: Path, client: Client, precision: Precision, bound: float) -> None:
+    """A further engine takes the same pairs, is another file, and its probabilities are near those of fp32."""
+    steps: list[str] = []
+    made = quantized(bundle, tmp_path / "made", precision, on_step=steps.append)
+    file = f"reranker.{precision}.onnx"
+    assert made.manifest.reranker()[1].engines == {Precision.FP32: RERANKER_FILE, precision: file}
+    assert any(f"the {precision} reranker itm: its probabilities differ" in message for message in steps)
+    images, texts = all_pairs(4)
+    expected = client.score_pairs(images, texts)
+    with Client.local(Bundle.open(made.path), precision=precision, provider="cpu", threads=1) as other:
+        found = other.score_pairs(images, texts)
+    print(f"largest difference {np.abs(found - expected).max():.1e}")
+    assert 0 < np.abs(found - expected).max() <= bound
+    kinds = {node.op_type for node in onnx.load(made.path / file).graph.node}
+    assert ("QuantizeLinear" in kinds) == (precision is Precision.INT8)
+
+
+@pytest.mark.slow
+def test_layers_stay_in_float_until_it_is_near_enough(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a bound that the recipe does not reach, layers return to float until it is."""
+    monkeypatch.setattr(quantize, "MAX_DIFFERENCE", 0.001)
+    steps: list[str] = []
+    made = quantized(bundle, tmp_path / "made", Precision.INT8, min_cosine=0.5, on_step=steps.append)
+    assert any("more than 0.001: looking for layers" in message for message in steps)
+    assert float(re.findall(r"([\d.]+) at most", steps[-2])[0]) <= 0.001
+    assert any(node.op_type == "QuantizeLinear" for node in onnx.load(made.path / "reranker.int8.onnx").graph.node)
+
+
+def test_copies_of_a_bundle_keep_it(bundle: Bundle, tmp_path: Path) -> None:
+    """The baseline of `precision`, which is made of the fp32 engines alone and then of all, has the reranker."""
+    made = dynamic_engines(bundle, tmp_path, on_step=lambda _: None).bundle
+    assert made.precisions(Tower.IMAGE) == (Precision.FP32, Precision.INT8)
+    assert made.manifest.rerankers == bundle.manifest.rerankers
+    assert (made.path / RERANKER_FILE).read_bytes() == (bundle.path / RERANKER_FILE).read_bytes()
+
+
+def test_a_broken_engine_is_refused(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine with other probabilities is an error that says how far they are off, and no bundle is left."""
+
+    def write_negated(reference: Path, feeds: Any, destination: Path, **options: Any) -> Any:
+        layers = write_engine(reference, feeds, destination, **options)
+        if destination.name.startswith("reranker"):
+            model = onnx.load(destination)
+            head = next(node for node in model.graph.node if node.name == "/head/MatMul")
+            weights = next(tensor for tensor in model.graph.initializer if tensor.name == head.input[1])
+            weights.CopyFrom(numpy_helper.from_array(-numpy_helper.to_array(weights), weights.name))
+            onnx.save(model, destination)
+        return layers
+
+    monkeypatch.setattr(quantize, "write_engine", write_negated)
+    with pytest.raises(EngineError, match=r"fp16 reranker itm is not usable.*--no-reranker"):
+        quantized(bundle, tmp_path / "made", Precision.FP16)
+    assert not list(tmp_path.iterdir())
+
+
+def test_calibration_pairs_match_and_do_not(bundle: Bundle) -> None:
+    """Every other image has its own text and the others the next one's, padded to the context."""
+    images = image_samples(
+        bundle, np.arange(25, dtype=np.uint8)[:, None, None, None] + np.zeros((SIZE, SIZE, 3), np.uint8)
+    )
+    texts = text_samples(bundle, [f"a cat {'a ' * row}" for row in range(25)])
+    pairs = pair_samples(images, texts, bundle.text)
+    assert (len(pairs.calibration), len(pairs.measurement), pairs.held_out) == (20, 5, True)
+    assert pairs.measurement[0]["input_ids"].shape == (1, CONTEXT)
+    found = [(int(pair["image"].max()), int(np.count_nonzero(pair["input_ids"])) - 4) for pair in pairs.measurement]
+    assert found == [(0, 0), (5, 10), (10, 10), (15, 20), (20, 20)]
 
 
 def test_commands_name_it(bundle: Bundle, blip_2: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

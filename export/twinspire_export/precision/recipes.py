@@ -68,6 +68,7 @@ def recipe_engines(
                 recipes=recipes,
                 # The default is what `quantize` makes; the others are what their names say.
                 min_cosine=MIN_COSINE if name == "default recipe" else None,
+                reranker=False,  # only towers are measured
                 on_step=lambda step, name=name: on_step(f"{name}: {step}"),  # type: ignore[misc]
             )
         yield EnginePair(Precision.INT8, made, name)

@@ -30,7 +30,10 @@ RANKED_ON = 8
 """Samples that layers are ranked on: the worst ones."""
 
 Measure = Callable[["onnx.ModelProto", Sequence[int] | None], NDArray[np.float64]]
-"""Returns the cosine to fp32 of each measurement sample, or of those at the given positions."""
+"""Returns the cosine to fp32 of each measurement sample, or of those at the given positions.
+
+Of a reranker, which gives probabilities, 1 less the difference (`pairs.agreement`).
+"""
 
 
 @dataclass(frozen=True)

@@ -273,6 +273,10 @@ def mean_patch(model: onnx.ModelProto, name: str, feeds: Sequence[Mapping[str, N
     matmul = next(node for node in model.graph.node if node.name == name)
     pixels = Wiring(model.graph).producers[matmul.input[0]].input[0]
     session = open_engine(cut_at(model, pixels).SerializeToString(), "the engine up to its patches")
-    rows = [run_engine(session, [pixels], dict(feed), "the engine up to its patches")[0] for feed in feeds]
+    names = [node.name for node in session.get_inputs()]  # of a pair, the image alone
+    rows = [
+        run_engine(session, [pixels], {name: feed[name] for name in names}, "the engine up to its patches")[0]
+        for feed in feeds
+    ]
     mean: NDArray[np.float64] = np.mean([row.reshape(-1, row.shape[-1]).mean(axis=0) for row in rows], axis=0)
     return mean
