@@ -22,6 +22,7 @@ from twinspire.errors import BundleError, EngineError, InputError, SpaceMismatch
 from twinspire.towers import Provider
 from twinspire_server import repository
 from twinspire_server.repository import build_repository
+from twinspire_server.repository.served_engine import warm_up_inputs
 from twinspire_server.repository.telemetry import Status
 
 MODEL_FILE = Path(repository.__file__).with_name("model.py")
@@ -255,14 +256,14 @@ def test_metrics_are_used_by_one_thread_at_a_time(
 def held(open_model: Callable[..., Any]) -> Iterator[tuple[Any, list[int], threading.Event]]:
     """Open an image model whose engine waits for an event; beside it the rows of each call of the engine."""
     model, rows, go = open_model(Tower.IMAGE), [], threading.Event()
-    encode = model._encode
+    compute = model._engine.compute
 
     def waiting(inputs: Sequence[np.ndarray]) -> Any:
         rows.append(sum(map(len, inputs)))
         assert go.wait(60)
-        return encode(inputs)
+        return compute(inputs)
 
-    model._encode = waiting
+    model._engine.compute = waiting
     yield model, rows, go
     go.set()
 
@@ -388,7 +389,7 @@ def test_an_unexpected_error_is_the_requests_own(module: ModuleType) -> None:
         return np.concatenate(inputs)
 
     small, large = np.zeros((1, 9), np.float32), np.zeros((1, 10), np.float32)
-    first, second, third = module.encode_together(encode, [small, large, small])
+    first, second, third = module.compute_together(encode, [small, large, small])
     assert isinstance(second, EngineError)
     assert "MemoryError" in str(second)
     assert np.array_equal(first, small)
@@ -413,9 +414,9 @@ def test_a_caller_that_is_gone_harms_no_other(open_model: Callable[..., Any], ti
         (Tower.TEXT, [(1, 8), (1, 16), (1, 20), (MAX_BATCH, 20)]),
     ],
 )
-def test_every_shape_is_warmed_up(module: ModuleType, tiny: Any, tower: Tower, shapes: list[tuple[int, ...]]) -> None:
+def test_every_shape_is_warmed_up(tiny: Any, tower: Tower, shapes: list[tuple[int, ...]]) -> None:
     """Each shape that the engine will see runs alone, and the largest as a full batch."""
-    assert [rows.shape for rows in module.warm_up_inputs(tiny.bundle, tower, MAX_BATCH)] == shapes
+    assert [rows.shape for rows in warm_up_inputs(tiny.bundle, tower, MAX_BATCH)] == shapes
 
 
 @pytest.mark.parametrize("bad", [[], [0], [3], [7], [0, 7], [2, 3, 5], list(range(8))])
@@ -430,7 +431,7 @@ def test_what_is_at_fault_is_found_by_halves(module: ModuleType, bad: list[int])
         return np.concatenate(inputs)
 
     inputs = [np.full((1 + place % 3, 4), place, np.float32) for place in range(8)]
-    answers = module.encode_together(encode, inputs)
+    answers = module.compute_together(encode, inputs)
     assert [isinstance(answer, EngineError) for answer in answers] == [place in bad for place in range(8)]
     for place in set(range(8)) - set(bad):
         assert np.array_equal(answers[place], inputs[place])
@@ -441,10 +442,10 @@ def test_what_is_at_fault_is_found_by_halves(module: ModuleType, bad: list[int])
 def test_an_engine_that_fails_is_no_fault_of_the_request(open_model: Callable[..., Any], module: ModuleType) -> None:
     """An EngineError becomes an internal error of each request, an InputError an invalid argument."""
     model = open_model(Tower.IMAGE)
-    model._towers.close()
+    model._engine.close()
     answers = _ask(model, Tower.IMAGE, [np.zeros((1, 16, 16, 3), np.uint8)] * 2)
     assert [getattr(answer, "kind", None) for answer in answers] == [_TritonError.INTERNAL] * 2
-    assert module._response(InputError("no")).error.kind == _TritonError.INVALID_ARG
+    assert module._response(InputError("no"), "embedding").error.kind == _TritonError.INVALID_ARG
 
 
 @pytest.mark.parametrize(
@@ -466,9 +467,9 @@ def test_padding_is_what_stands_right_of_the_text(row: list[int], pad: int, expe
 
 def test_the_other_towers_engine_is_not_opened(open_model: Callable[..., Any]) -> None:
     """A model holds one tower's engine, run as its parameters say."""
-    towers = open_model(Tower.TEXT)._towers
+    towers = open_model(Tower.TEXT)._engine.towers
     assert str(towers.runtime) == "onnxruntime cpu fp32, threads: 1"
-    several = open_model(Tower.TEXT, threads="2", streams="2")._towers
+    several = open_model(Tower.TEXT, threads="2", streams="2")._engine.towers
     assert str(several.runtime) == "onnxruntime cpu fp32, threads: 2, streams: 2"
     with pytest.raises(EngineError, match="image"):
         towers.encode_images(np.zeros((1, 16, 16, 3), np.uint8))

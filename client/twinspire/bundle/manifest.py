@@ -187,9 +187,14 @@ class Reranker:
         inputs = image_input(image.height, image.width), text_input(text.context_length)
         return cls(inputs=inputs, output=probability_output(), engines=engines or {})
 
+    def precision_for(self, precision: Precision) -> Precision:
+        """Return a precision if there is an engine of it, else the first that there is, in the order of `Precision`."""
+        preferred: list[Precision] = [precision, *Precision]
+        return next(known for known in preferred if known in self.engines)
+
     def engine_file(self, precision: Precision) -> str:
-        """Return the engine's file at a precision, or else at the first that there is, in the order of `Precision`."""
-        return self.engines.get(precision) or next(self.engines[known] for known in Precision if known in self.engines)
+        """Return the file of the engine that is used for a precision: see `precision_for`."""
+        return self.engines[self.precision_for(precision)]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,8 +18,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from numpy.typing import NDArray
-
 from twinspire_server.repository.telemetry import Observation
 
 FULL, EXPIRED = "Exceeds maximum queue size", "Request timeout expired"
@@ -28,13 +26,13 @@ FULL, EXPIRED = "Exceeds maximum queue size", "Request timeout expired"
 
 @dataclass(frozen=True, eq=False)
 class QueuedRequest:
-    """A request of Triton with its rows (n, ...). It expires at `expires_s`, on the clock time.monotonic.
+    """A request of Triton. It expires at `expires_s`, on the clock time.monotonic.
 
-    `observation` is None where it is not to appear in metrics.
+    `rows` are its inputs in any form, their length the number of rows. `observation` is None where it is not to appear in metrics.
     """
 
     request: Any
-    rows: NDArray[Any]
+    rows: Any
     expires_s: float
     observation: Observation | None = None
 

@@ -21,6 +21,7 @@ from twinspire_server.repository.description import description_model
 from twinspire_server.repository.engines import open_plans
 from twinspire_server.repository.installation import InstalledModel, install_models, locked, read_installed
 from twinspire_server.repository.raw_inputs import raw_models, without_raw_models
+from twinspire_server.repository.rerankers import container_reranker, wheel_reranker
 from twinspire_server.repository.settings import Accelerator, Device, RepositoryRuntime, ServingOptions
 from twinspire_server.repository.spec import BuiltModel, BundleCopy, ModelSpec
 from twinspire_server.repository.towers import ServedBundle, container_towers, wheel_towers
@@ -28,8 +29,8 @@ from twinspire_server.repository.towers import ServedBundle, container_towers, w
 SpecFunction: TypeAlias = Callable[[ServedBundle], Sequence[ModelSpec]]
 
 MODEL_SPECS: dict[RepositoryRuntime, list[SpecFunction]] = {
-    RepositoryRuntime.WHEEL: [wheel_towers, raw_models],
-    RepositoryRuntime.CONTAINER: [container_towers, raw_models],
+    RepositoryRuntime.WHEEL: [wheel_towers, wheel_reranker, raw_models],
+    RepositoryRuntime.CONTAINER: [container_towers, container_reranker, raw_models],
 }
 """The functions that make the models of each bundle. To serve a further model, add one."""
 
@@ -58,7 +59,8 @@ def build_repository(
     """Write the models of each bundle into `destination` and return them; other models there stay.
 
     They are `{name}_image` and `{name}_text`, one for each tower that the bundle has; for the container also
-    `{name}_engine_text`, which `{name}_text` calls. `raw_inputs` adds `{name}_image_bytes` and `{name}_text_raw`, which
+    `{name}_engine_text`, which `{name}_text` calls. A bundle's reranker is `{name}_` and its own name, at the towers'
+    precision or else the first that it has. `raw_inputs` adds `{name}_image_bytes` and `{name}_text_raw`, which
     take encoded images and plain texts, with the models that prepare them; without it such models are removed. `decode`
     is how they decode images.
     `description` adds the model `twinspire`, which tells clients what is served. `twinspire build` adds both.

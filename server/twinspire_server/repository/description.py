@@ -76,7 +76,7 @@ def contract_document(served: ServedBundle, specs: Sequence[ModelSpec]) -> dict[
     models = [
         spec
         for spec in specs
-        if spec.bundle == bundle.name and spec.called_by is None and (spec.tower is not None or spec.steps)
+        if spec.bundle == bundle.name and spec.called_by is None and (spec.precision is not None or spec.steps)
     ]
     return {
         "bundle": bundle.name,

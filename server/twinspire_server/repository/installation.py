@@ -27,7 +27,7 @@ from twinspire.errors import BundleError, InputError
 from twinspire_server.repository.config import CONFIG, WARM_UP_FOLDER, config_pbtxt, read_config
 from twinspire_server.repository.description import DESCRIBES
 from twinspire_server.repository.engines import ENGINE, PLAN
-from twinspire_server.repository.spec import BUNDLE, BuiltModel
+from twinspire_server.repository.spec import BUNDLE, RERANKER_PARAMETER, BuiltModel
 
 _STAGED, _COMMITTED = "tmp", "install"
 """The suffixes of a build's folder, before and after it is committed."""
@@ -82,8 +82,11 @@ def _engine_sha256(version: Path, parameters: dict[str, str]) -> str | None:
             return file_record(version / name).sha256
     try:
         manifest = Manifest.from_json((version / BUNDLE / MANIFEST_NAME).read_text(encoding="utf-8"))
-        tower, precision = Tower(parameters["tower"]), Precision(parameters["precision"])
-        return manifest.engines[tower][precision].sha256
+        precision = Precision(parameters["precision"])
+        if RERANKER_PARAMETER in parameters:
+            reranker = (manifest.rerankers or {})[parameters[RERANKER_PARAMETER]]
+            return manifest.files[reranker.engines[precision]].sha256
+        return manifest.engines[Tower(parameters["tower"])][precision].sha256
     except (OSError, UnicodeDecodeError, BundleError, ValueError, KeyError):  # cannot be served: nothing to keep
         return None
 

@@ -18,6 +18,8 @@ from twinspire.errors import InputError
 
 BUNDLE, MANIFEST = "bundle", "manifest"
 """The folders of a version that hold a copy of the bundle, or of what describes the inputs of a model without it."""
+RERANKER_PARAMETER = "reranker"
+"""The parameter of a reranker's model with its name in the bundle."""
 
 
 class ModelFile(Protocol):
@@ -128,8 +130,8 @@ class ModelSpec:
     """A model that Triton serves.
 
     - `bundle` is the name of the bundle that it belongs to, `space` the space of its embeddings; both None for a model
-      of the whole repository. `tower` and `precision` say which engine it runs, None where it runs none. Clients read
-      them, and `parameters`, from its configuration.
+      of the whole repository. `precision` is that of the engine that it runs, None where it runs none, and `tower` the
+      engine's, None for a reranker. Clients read them, and `parameters`, from its configuration.
     - `steps` are the models that an ensemble calls, one after the other; it has no `backend`, batches and warm-ups of
       its own.
     - `files` are what its version holds; `engine_sha256` is the digest of its engine's file. A model with another

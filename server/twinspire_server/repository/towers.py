@@ -6,8 +6,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
 from twinspire import contract
 from twinspire.bundle import Bundle, Padding, Precision, Tower
 from twinspire.contract import TensorSpec, text_input
@@ -17,9 +15,18 @@ from twinspire.towers.local import BATCH, PROCESSOR_BATCH
 from twinspire.towers.validation import vocabulary_size
 from twinspire_server.repository.code import TOWER_CODE, code_parameters
 from twinspire_server.repository.engines import EngineFile, engine_file, gpu_optimization
+from twinspire_server.repository.served_engine import text_rows
 from twinspire_server.repository.served_probes import ProbesFile
 from twinspire_server.repository.settings import Device, ServingOptions
-from twinspire_server.repository.spec import BundleCopy, CopiedFile, InstanceGroup, ManifestCopy, ModelSpec, WarmUp
+from twinspire_server.repository.spec import (
+    BundleCopy,
+    CopiedFile,
+    InstanceGroup,
+    ManifestCopy,
+    ModelFile,
+    ModelSpec,
+    WarmUp,
+)
 
 SHORT_LENGTH = 32
 """90% of COCO's captions fit 16 tokens. Runtimes that take few fixed shapes get this length beside the context."""
@@ -46,26 +53,10 @@ class ServedBundle:
 
 def wheel_towers(served: ServedBundle) -> list[ModelSpec]:
     """Return a Python model for each tower, whose model.py opens the engine through `LocalTowers`."""
-    bundle, options = served.bundle, served.options
-    settings = {
-        "provider": options.provider,
-        "threads": options.threads,
-        "streams": options.streams,
-        "queue_batches": options.queue_batches,
-        "tuning": None if options.tuning is None else TUNING_FILE,
-    }
-    evidence = [] if options.tuning is None else [CopiedFile(TUNING_FILE, options.tuning)]
+    bundle = served.bundle
     return [
         replace(
-            spec,
-            files=[CopiedFile(MODEL_FILE, TOWER_CODE), served.copy, _probes(served, tower), *evidence],
-            max_batch=options.max_batch or spec.max_batch,
-            instances=InstanceGroup(count=options.instances or 1),
-            parameters={
-                **spec.parameters,
-                **{key: str(value) for key, value in settings.items() if value is not None},
-                **code_parameters(TOWER_CODE),
-            },
+            served_from_wheel(served, spec, _probes(served, tower), streams=served.options.streams),
             # Triton counts warm-ups in its metrics like requests of clients. So it runs a single one, and model.py runs
             # the rest where Triton does not see it.
             warm_ups=_warm_ups(bundle, spec.inputs, batches=[1]),
@@ -73,6 +64,30 @@ def wheel_towers(served: ServedBundle) -> list[ModelSpec]:
         )
         for tower, spec in ((tower, _python_model(served, tower)) for tower in bundle.towers)
     ]
+
+
+def served_from_wheel(served: ServedBundle, spec: ModelSpec, *files: ModelFile, streams: int | None) -> ModelSpec:
+    """Return a spec with model.py, the bundle and `files` in its version, and the options of the wheel's server."""
+    options = served.options
+    settings = {
+        "provider": options.provider,
+        "threads": options.threads,
+        "streams": streams,
+        "queue_batches": options.queue_batches,
+        "tuning": None if options.tuning is None else TUNING_FILE,
+    }
+    evidence = [] if options.tuning is None else [CopiedFile(TUNING_FILE, options.tuning)]
+    return replace(
+        spec,
+        files=[CopiedFile(MODEL_FILE, TOWER_CODE), served.copy, *files, *evidence],
+        max_batch=options.max_batch or spec.max_batch,
+        instances=InstanceGroup(count=options.instances or 1),
+        parameters={
+            **spec.parameters,
+            **{key: str(value) for key, value in settings.items() if value is not None},
+            **code_parameters(TOWER_CODE),
+        },
+    )
 
 
 def container_towers(served: ServedBundle) -> list[ModelSpec]:
@@ -129,7 +144,7 @@ def _engine(served: ServedBundle, tower: Tower, file: EngineFile) -> ModelSpec:
     bundle, options = served.bundle, served.options
     spec = _python_model(served, tower)
     plan = None if served.plans is None else served.plans.manifest.plans[tower]
-    max_batch, parameters, optimization = _engine_batch(served, tower), dict(spec.parameters), None
+    max_batch, optimization = _engine_batch(served, tower), None
     inputs = shapes = spec.inputs
     lengths: tuple[int, ...] = ()
     if tower is Tower.TEXT:
@@ -138,10 +153,7 @@ def _engine(served: ServedBundle, tower: Tower, file: EngineFile) -> ModelSpec:
         inputs, lengths = [text_input()], _engine_lengths(served)
         # Where each batch is padded to its longest text, buckets stand for all lengths.
         shapes = [text_input(length) for length in lengths or bucket_lengths(bundle.text)]
-    if options.device is Device.CPU and options.threads is not None:
-        # The backend cannot keep onnxruntime's threads from spinning (onnxruntime.cc reads no session entries), but an
-        # instance of one thread has none beside the caller's.
-        parameters["intra_op_thread_count"] = str(options.threads // (options.streams or 1))
+    instances, parameters = container_instances(options)
     if options.is_container_gpu and plan is None:
         assert spec.engine_sha256 is not None
         optimization = gpu_optimization(
@@ -154,21 +166,32 @@ def _engine(served: ServedBundle, tower: Tower, file: EngineFile) -> ModelSpec:
         inputs=inputs,
         # Clients send texts to the model in front of their engine, so that the probes are beside that one.
         files=[file] if tower is Tower.TEXT else [file, ManifestCopy(bundle), _probes(served, tower)],
-        parameters=parameters,
+        parameters={**spec.parameters, **parameters},
         engine_sha256=file.sha256,
-        instances=InstanceGroup("KIND_GPU" if options.is_container_gpu else "KIND_CPU", options.streams or 1),
+        instances=instances,
         further_config=optimization,
         warm_ups=_warm_ups(bundle, shapes, batches=[1, max_batch]),
     )
     if plan is not None:
         note = f"# {plan.file} runs on that GPU, in that release of TensorRT alone."
-        instances = replace(spec.instances, profiles=len(plan.profiles))
+        instances = replace(instances, profiles=len(plan.profiles))
         spec = replace(spec, backend="tensorrt", platform="tensorrt_plan", note=note, instances=instances)
     if tower is Tower.TEXT:
         # Its batches are formed by container_text.py. If Triton joined requests that are sent to the engine directly,
         # one bad text would fail its neighbours.
         spec = replace(spec, name=engine_name(bundle), dynamic_batching=False, called_by=model_name(bundle, tower))
     return spec
+
+
+def container_instances(options: ServingOptions) -> tuple[InstanceGroup, dict[str, str]]:
+    """Return the instances of an engine of the container's onnxruntime backend, and the parameters of each."""
+    parameters = {}
+    if options.device is Device.CPU and options.threads is not None:
+        # The backend cannot keep onnxruntime's threads from spinning (onnxruntime.cc reads no session entries), but an
+        # instance of one thread has none beside the caller's.
+        parameters["intra_op_thread_count"] = str(options.threads // (options.streams or 1))
+    kind = "KIND_GPU" if options.is_container_gpu else "KIND_CPU"
+    return InstanceGroup(kind, options.streams or 1), parameters
 
 
 def _text_checks(served: ServedBundle, engine: EngineFile) -> ModelSpec:
@@ -248,5 +271,5 @@ def _warm_up(bundle: Bundle, tensor: TensorSpec, batch: int) -> WarmUp:
     if tensor.name != contract.INPUT_IDS:
         return WarmUp(f"{batch}_{'images' if tensor.name == contract.IMAGE else 'sounds'}", batch, (tensor,))
     (length,) = tensor.shape
-    ids = np.array([*[0] * (length - 1), bundle.text.eos_id], np.int32)
+    ids = text_rows(bundle.text, length, 1)
     return WarmUp(f"{batch}_of_{length}_tokens", batch, (tensor,), {tensor.name: ids.tobytes()})
