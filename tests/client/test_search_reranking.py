@@ -1,4 +1,4 @@
-"""Reranked search: the first hits in the order of a model that reads query and image together. Fake model, real index."""
+"""Reranked search: the first hits in the order of a model that reads text and image together. Fake model, real index."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from support.arrays import random_vectors, unit
 from support.fakes import FakeClient
-from twinspire import Client, sample_bundle
 from twinspire.errors import BundleError, ImageError, InputError
 from twinspire.index import Index, Item, ItemKind
 from twinspire.search import Query, Searcher, SearchHit, SearchRequest
@@ -35,6 +34,7 @@ class Reranks(FakeClient):
     def score_pairs(
         self, items: Sequence[Any], texts: Sequence[str], *, on_error: str
     ) -> tuple[NDArray[np.float32], list[ImageError]]:
+        """Return the probability of each file's number; the texts are recorded."""
         assert on_error == "skip"
         self.asked += zip(items, texts, strict=True)
         numbers = [int(Path(item).stem) for item in items]
@@ -64,6 +64,7 @@ def index(tmp_path: Path) -> Iterator[Index]:
 
 
 def ids(hits: Sequence[SearchHit]) -> list[int]:
+    """Return the ids of hits."""
     return [hit.id for hit in hits]
 
 

@@ -18,6 +18,7 @@ from twinspire_eval.recall.metrics import (
     both_ways,
     metrics_of,
     pair_accuracy,
+    pair_accuracy_of_scores,
     recall,
     register_metric,
 )
@@ -47,6 +48,7 @@ __all__ = [
     "estimates",
     "metrics_of",
     "pair_accuracy",
+    "pair_accuracy_of_scores",
     "query_figures",
     "rank_both_ways",
     "rank_captions",

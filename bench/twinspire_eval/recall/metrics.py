@@ -184,10 +184,19 @@ def _recall(ranking: Ranking) -> Recall:
 def pair_accuracy(images: NDArray[np.float32], texts: NDArray[np.float32]) -> tuple[float, float]:
     """Return how often the members of a pair are distinguished: by their captions, and by their images.
 
-    `images` and `texts` are (2P, D) float32, rows 2i and 2i + 1 a pair. A pair counts where both members find their own
-    partner and not the other's, as Winoground's scores do (Thrush et al. 2022, arXiv:2204.03162); chance is 0.25.
+    `images` and `texts` are (2P, D) float32, rows 2i and 2i + 1 a pair; see `pair_accuracy_of_scores`.
     """
-    scores = np.einsum("pid,pjd->pij", texts.reshape(-1, 2, texts.shape[1]), images.reshape(-1, 2, images.shape[1]))
+    return pair_accuracy_of_scores(
+        np.einsum("pid,pjd->pij", texts.reshape(-1, 2, texts.shape[1]), images.reshape(-1, 2, images.shape[1]))
+    )
+
+
+def pair_accuracy_of_scores(scores: NDArray[np.float32]) -> tuple[float, float]:
+    """Return how often the members of a pair are distinguished, of the scores (P, 2, 2) of both texts and images.
+
+    `scores[p, t, i]` is that of text t and image i of a pair. A pair counts where both members find their own partner
+    and not the other's, as Winoground's scores do (Thrush et al. 2022, arXiv:2204.03162); chance is 0.25.
+    """
     first, second = scores[:, 0], scores[:, 1]  # (P, 2): each caption against the pair's two images
     by_caption = (first[:, 0] > first[:, 1]) & (second[:, 1] > second[:, 0])
     by_image = (first[:, 0] > second[:, 0]) & (second[:, 1] > first[:, 1])

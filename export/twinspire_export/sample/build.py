@@ -150,7 +150,9 @@ def _captions(entries: list[CaptionedScene], language: Language) -> list[str]:
 def build(checkpoint: Path, destination: Path) -> dict[Precision, SampleFigures]:
     """Make the sample bundle `destination` from a trained checkpoint and return its figures."""
     with tempfile.TemporaryDirectory(dir=destination.parent) as folder:
-        exported = export_checkpoint(checkpoint, Path(folder) / "fp32", name=NAME, on_step=typer.echo)
+        exported = export_checkpoint(
+            checkpoint, Path(folder) / "fp32", name=NAME, dims=SHORTER_DIMS, on_step=typer.echo
+        )
         quantized = quantize_bundle(exported, Path(folder) / "int8", on_step=typer.echo)
         figures = {}
         for precision in (Precision.FP32, Precision.INT8):
