@@ -1,4 +1,4 @@
-"""Reranked search: the first hits in the order of a model that reads text and image together. Fake model, real index."""
+"""Reranked search: the first hits in the order of a model that reads text and image together. Fake model."""
 
 from __future__ import annotations
 
