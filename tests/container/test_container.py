@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from grpc import RpcError
 from tritonclient.grpc import service_pb2
 
 from support.data import PHOTOS
+from support.rerankers import drawn_pairs, expected_scores, with_reranker
 from twinspire import Client, LocalTowers, TritonTowers
 from twinspire.bundle import Bundle, Precision
 from twinspire.errors import ServerError
@@ -227,3 +229,20 @@ def test_a_shape_that_overflows_harms_nobody(int8: Any, model: str) -> None:
             int8.channel._client_stub.ModelInfer(request, timeout=60)
         for _ in range(4):
             assert isinstance(int8.ask(TEXT, "input_ids", _rows([START, 5, END])), np.ndarray)
+
+
+def test_pairs_are_scored_by_the_rerankers_engine(backends: Path, sample: Bundle, tmp_path: Path) -> None:
+    """A reranker on the onnxruntime backend gives NumPy's probabilities, to one caller and to many at once."""
+    bundle = with_reranker(sample, tmp_path / "scenes")
+    build_repository(
+        [bundle.path], tmp_path / "models", precision="int8", runtime=RepositoryRuntime.CONTAINER, threads=1
+    )
+    images, texts = drawn_pairs(bundle, 40)
+    expected = expected_scores(bundle, images, texts, precision=Precision.INT8)
+    server = TritonServer(tmp_path / "models", backend_directory=backends, log_file=tmp_path / "triton.log")
+    with server, TritonTowers(server.grpc_url, bundle) as towers, ThreadPoolExecutor(16) as threads:
+        difference = np.abs(towers.score_pairs(images, texts) - expected).max()
+        assert difference <= TOLERANCE, f"largest difference {difference:.2e}"
+        single = threads.map(lambda at: towers.score_pairs(images[at : at + 1], texts[at : at + 1]), range(40))
+        difference = np.abs(np.concatenate(list(single)) - expected).max()
+        assert difference <= TOLERANCE, f"largest difference {difference:.2e}"
