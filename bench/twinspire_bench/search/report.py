@@ -104,15 +104,16 @@ class SearchResults:
 
 def print_tables(results: SearchResults, console: Console) -> None:
     """Print a table of each part that was measured."""
-    console.print(_recall_table(results))
+    title = f"{results.count:,} named scenes, in %"
+    console.print(_recall_table(results, (QueryKind.DESCRIBED, QueryKind.NAMED), title))
+    console.print(_recall_table(results, (QueryKind.SHORT,), f"Short queries, {results.count:,} scenes, in %"))
     console.print(_codes_table(results))
     for code in results.codes:
         if isinstance(code, SkippedCode):
-            console.print(f"{code.dim} numbers, {code.spec}: {code.reason}", soft_wrap=True)
+            console.print(f"{code.dim} numbers, {code.spec}: not measured, {code.reason}", soft_wrap=True)
     if results.reranking is None:
         console.print(
-            f"reranking: not measured, the bundle {results.bundle} has no reranker; short queries and scenes whose "
-            "objects exchanged colours are what one is for",
+            f"Reranking: not measured, since the bundle {results.bundle} has no reranker",
             soft_wrap=True,
         )
     else:
@@ -124,19 +125,18 @@ def print_tables(results: SearchResults, console: Console) -> None:
         console.print(_groups_table(results))
 
 
-def _recall_table(results: SearchResults) -> Table:
-    figures = results.searches[BASELINE]
-    columns = [(kind, lang, name) for kind, lang in sorted(figures) for name in _shown(kind)]
-    heads = [_head(*column) for column in columns]
-    table = figures_table(["search"], [*heads, "ms"], title=f"{results.count:,} named scenes, in %")
+def _recall_table(results: SearchResults, kinds: Sequence[QueryKind], title: str) -> Table:
+    groups = [group for group in sorted(results.searches[BASELINE]) if group[0] in kinds]
+    columns = [(group, name) for group in groups for name in _shown(group[0])]
+    table = figures_table(["search"], [*(_head(*group, name) for group, name in columns), "ms"], title=title)
     for name, by_group in results.searches.items():
-        cells = [_cell(name_, *by_group[kind, lang]) for kind, lang, name_ in columns]
+        cells = [_cell(measure, *by_group[group]) for group, measure in columns]
         table.add_row(name, *cells, figure(results.times_ms[name]))
     return table
 
 
 def _codes_table(results: SearchResults) -> Table:
-    groups = list(results.code_figures[0][1])
+    groups = sorted(results.code_figures[0][1])
     heads = [*(_head(kind, lang, R1) for kind, lang in groups), "recall@10", "bytes a vector", "ms"]
     table = figures_table(["numbers", "code"], heads, title=f"Codes of {results.count:,} scenes, in %")
     for code, by_group in results.code_figures:
