@@ -3,16 +3,18 @@
 Each image has a full caption in English and Chinese. For half of the images the caption also has a name, for the other
 half the file name has one. A name is made of random syllables, so that no model knows it, and shared by about four
 images: a name alone does not identify an image, nor does a description. Queries are phrased anew and leave things out,
-as people's do: no query is a caption.
+as people's do: no query is a caption. Short queries name an object and its colour; every image that shows it is right.
 """
 
 from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from enum import StrEnum
 
 from twinspire.errors import InputError
-from twinspire_eval.scenes import CaptionedScene, Language, Split, caption, scene_set, some_details
+from twinspire_eval.datasets.captioned import sample_positions
+from twinspire_eval.scenes import CaptionedScene, Language, Split, caption, scene_set, short_queries, some_details
 
 IMAGES_PER_NAME = 4
 _ENGLISH = "bra dor fen gal hul jor kel lim mor nav pel quo rud sil tav vex wol yan zor bri dal fim"
@@ -29,14 +31,22 @@ class NamedScene:
     names: dict[Language, str]
 
 
+class QueryKind(StrEnum):
+    """What a query says: a description of one image, the same with its name, or an object and its colour."""
+
+    DESCRIBED = "described"
+    NAMED = "named"
+    SHORT = "short"
+
+
 @dataclass(frozen=True)
 class SceneQuery:
-    """A query and the position of the image that it is for; `named` if it includes the name."""
+    """A query and the positions of the images that are right: one, or of a short query all that show the object."""
 
     text: str
     language: Language
-    named: bool
-    image: int
+    kind: QueryKind
+    right: tuple[int, ...]
 
 
 def named_scenes(count: int, *, seed: int) -> list[NamedScene]:
@@ -60,17 +70,26 @@ def named_scenes(count: int, *, seed: int) -> list[NamedScene]:
     return named
 
 
-def scene_queries(scenes: list[NamedScene], *, seed: int) -> list[SceneQuery]:
-    """Return four queries for each image: in each language a description, and a description with the name."""
+def scene_queries(scenes: list[NamedScene], *, seed: int, images: int | None = None) -> list[SceneQuery]:
+    """Return the queries for `images` sampled images, None for all, and all short queries.
+
+    An image has four: in each language a description, and a description with the name.
+    """
     rng = random.Random(f"queries/{seed}")
+    sampled = set(sample_positions(len(scenes), images, seed=seed))
     queries = []
     for image, named in enumerate(scenes):
         for language in Language:
             description = caption(named.scene.scene, language, rng, omit=some_details(rng))
-            queries.append(SceneQuery(description, language, False, image))
-            name = named.names[language]
-            text = f"{description} with {name}" if language is Language.ENGLISH else f"{description}，{name}"
-            queries.append(SceneQuery(text, language, True, image))
+            if image in sampled:
+                queries.append(SceneQuery(description, language, QueryKind.DESCRIBED, (image,)))
+                name = named.names[language]
+                text = f"{description} with {name}" if language is Language.ENGLISH else f"{description}，{name}"
+                queries.append(SceneQuery(text, language, QueryKind.NAMED, (image,)))
+    for query in short_queries([named.scene.scene for named in scenes]):
+        queries += [
+            SceneQuery(query.texts[language], language, QueryKind.SHORT, query.relevant) for language in Language
+        ]
     return queries
 
 

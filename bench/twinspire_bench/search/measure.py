@@ -17,8 +17,9 @@ from twinspire.index import Item, ItemKind
 from twinspire.ingest.caption_fusion import encode_captions, fuse
 from twinspire.search import FusionWeights, LruCache, Mode, Query, Searcher, Templates
 from twinspire.stores.filters.filter import Filter
-from twinspire_bench.search.inputs import NamedScene, SceneQuery, named_scenes, scene_queries
+from twinspire_bench.search.inputs import NamedScene, QueryKind, SceneQuery
 from twinspire_eval.recall import Ranking
+from twinspire_eval.scenes import Language
 
 K = 10
 CAPTION_WEIGHTS = (0.1, 0.3, 0.5)
@@ -29,8 +30,8 @@ _FILTER_QUERIES = 16
 _FILTER_DIM = 128
 
 OnProgress: TypeAlias = Callable[[str, int, int], None]
-Groups: TypeAlias = dict[tuple[str, str], Ranking]
-"""Rankings by group: whether queries include the name (described, named), and the language."""
+Groups: TypeAlias = dict[tuple[QueryKind, Language], Ranking]
+"""Rankings by what the queries say and by language."""
 
 
 @dataclass(frozen=True)
@@ -58,16 +59,17 @@ SETUPS = (
 
 
 def measure_search(
-    client: Client, *, count: int, seed: int, on_progress: OnProgress
+    client: Client,
+    scenes: Sequence[NamedScene],
+    images: NDArray[np.float32],
+    queries: Sequence[SceneQuery],
+    *,
+    on_progress: OnProgress,
 ) -> tuple[dict[str, Groups], dict[str, float]]:
-    """Run the queries for `count` named scenes with every setup.
+    """Run the queries with every setup over an index of the scenes, of which `images` are the embeddings, (N, D).
 
-    Return the rankings by setup, and the median of the milliseconds a query took without encoding. An image that is
-    not among the first 10 hits gets the last rank.
+    Return the rankings by setup, and the median of the milliseconds a query took without encoding.
     """
-    scenes = named_scenes(count, seed=seed)
-    queries = scene_queries(scenes, seed=seed)
-    images = _encoded(client, scenes, on_progress)
     captions = encode_captions(client, [scene.caption.split("\n") for scene in scenes])
     items = [Item(f"/images/{scene.file_name}", ItemKind.IMAGE, caption=scene.caption) for scene in scenes]
     cache = LruCache[NDArray[np.float32]](len(SETUPS) * len(queries))
@@ -87,7 +89,7 @@ def measure_search(
                     if setup.caption_weight == weight:
                         on_progress(setup.name, len(rankings), len(SETUPS))
                         ranks, took_ms = _run(client, index, setup, queries, cache)
-                        rankings[setup.name] = _groups(queries, ranks, count)
+                        rankings[setup.name] = rankings_of(queries, ranks, len(scenes))
                         times_ms[setup.name] = took_ms
     on_progress("", len(SETUPS), len(SETUPS))
     return {setup.name: rankings[setup.name] for setup in SETUPS}, times_ms
@@ -129,7 +131,8 @@ def measure_filters(*, count: int, seed: int) -> list[dict[str, Any]]:
     return rows
 
 
-def _encoded(client: Client, scenes: Sequence[NamedScene], on_progress: OnProgress) -> NDArray[np.float32]:
+def encode_scenes(client: Client, scenes: Sequence[NamedScene], on_progress: OnProgress) -> NDArray[np.float32]:
+    """Draw the scenes and encode them: (N, D) float32, L2-normalised."""
     parts = []
     for start in range(0, len(scenes), _CHUNK):
         on_progress("images", start, len(scenes))
@@ -145,7 +148,7 @@ def _run(
     queries: Sequence[SceneQuery],
     cache: LruCache[NDArray[np.float32]],
 ) -> tuple[list[int], float]:
-    """Return the rank of each query's image, 0 if it was not found, and the median milliseconds."""
+    """Return the rank of each query's first right image, 0 if there was none, and the median milliseconds."""
     searcher = Searcher(client, index, weights=setup.weights, templates=setup.templates, embeddings=cache)
     texts = [Query.text(query.text) for query in queries]
     if setup.mode is not Mode.KEYWORD:
@@ -156,21 +159,23 @@ def _run(
         start_s = time.perf_counter()
         response = searcher.search(text, K, mode=setup.mode)
         took_ms.append(1e3 * (time.perf_counter() - start_s))
-        ranks.append(next((hit.rank for hit in response.hits if hit.id == query.image), 0))
+        ranks.append(next((hit.rank for hit in response.hits if hit.id in query.right), 0))
     return ranks, float(np.median(took_ms))
 
 
-def _groups(queries: Sequence[SceneQuery], ranks: Sequence[int], count: int) -> Groups:
-    members: dict[tuple[str, str], list[tuple[int, int]]] = {}
+def rankings_of(queries: Sequence[SceneQuery], ranks: Sequence[int], last: int) -> Groups:
+    """Return the rankings of groups of queries from the rank of each one's first right image.
+
+    A rank of 0, for none among the hits, becomes `last`.
+    """
+    members: dict[tuple[QueryKind, Language], list[int]] = {}
     for query, rank in zip(queries, ranks, strict=True):
-        key = ("named" if query.named else "described", query.language.value)
-        members.setdefault(key, []).append((query.image, rank or count))
-    return {key: _ranking(some, count) for key, some in members.items()}
+        members.setdefault((query.kind, query.language), []).append(rank or last)
+    return {group: _ranking(np.array(some, np.int64)) for group, some in members.items()}
 
 
-def _ranking(pairs: Sequence[tuple[int, int]], count: int) -> Ranking:
-    images, ranks = (np.array(column, np.int64) for column in zip(*pairs, strict=True))
-    return Ranking(ranks, 1 / ranks, images, count)
+def _ranking(ranks: NDArray[np.int64]) -> Ranking:
+    return Ranking(ranks, 1 / ranks, np.arange(len(ranks)), len(ranks))
 
 
 def _unit(generator: np.random.Generator, count: int) -> NDArray[np.float32]:
