@@ -29,7 +29,7 @@ from twinspire.errors import (
 )
 from twinspire.metrics import enable_metrics
 from twinspire.towers import AsyncTritonTowers
-from twinspire.towers.local_reranker import BATCH
+from twinspire.towers.local_reranker import BATCH, LocalReranker
 
 TOLERANCE = 1e-6  # float32 against float64 over 768 pixels
 TEXTS = ["a red cat", "", "the blue boat on the snow"]
@@ -82,6 +82,21 @@ def test_pairs_are_scored_in_this_process(rerank: Bundle, precision: Precision) 
     towers.close()
     with pytest.raises(EngineError, match="closed"):
         towers.score_pairs(images, texts)
+
+
+def test_a_reranker_is_opened_without_towers(rerank: Bundle, tiny: Any, tmp_path: Path) -> None:
+    """Alone it computes at the precision that was named, or else at the first that it has, until it is closed."""
+    images, texts = drawn_pairs(rerank, 3)
+    only_fp32 = with_reranker(tiny.bundle, tmp_path / "tiny", precisions=[Precision.FP32])
+    for bundle, used in ((rerank, Precision.INT8), (only_fp32, Precision.FP32)):
+        reranker = LocalReranker.open(bundle, precision="int8", provider="cpu", threads=1)
+        assert reranker.runtime.precision is used
+        _assert_close(reranker.score(images, texts), expected_scores(bundle, images, texts, precision=used))
+        reranker.close()
+        with pytest.raises(EngineError, match="closed"):
+            reranker.score(images, texts)
+    with pytest.raises(InputError, match="provider"):
+        LocalReranker.open(rerank, provider="abacus")
 
 
 def test_wrong_pairs_are_not_sent(rerank: Bundle, start: Start) -> None:

@@ -28,7 +28,8 @@ FULL, EXPIRED = "Exceeds maximum queue size", "Request timeout expired"
 class QueuedRequest:
     """A request of Triton. It expires at `expires_s`, on the clock time.monotonic.
 
-    `rows` are its inputs in any form, their length the number of rows. `observation` is None where it is not to appear in metrics.
+    `rows` are its inputs in any form, their length the number of rows. `observation` is None where it is not to appear
+    in metrics.
     """
 
     request: Any
