@@ -145,13 +145,16 @@ def _draft(opened: Checkpoint, name: str | None, dims: tuple[int, ...] | None) -
 def _export_reranker(opened: Checkpoint, writer: BundleWriter, rewrites: Sequence[str]) -> Reranker:
     assert opened.image is not None, "a reranker takes an image"
     assert opened.text is not None, "and a text"
-    return export_reranker(
-        apply_rewrites(opened.reranker(), rewrites),
-        writer.path(RERANKER_FILE),
-        image=opened.image,
-        tokenizer=Tokenizer(writer.folder / TOKENIZER_NAME, opened.text),
-        reference=opened.score_pairs,
-    )
+    try:
+        return export_reranker(
+            apply_rewrites(opened.reranker(), rewrites),
+            writer.path(RERANKER_FILE),
+            image=opened.image,
+            tokenizer=Tokenizer(writer.folder / TOKENIZER_NAME, opened.text),
+            reference=opened.score_pairs,
+        )
+    except CheckpointError as exc:
+        raise CheckpointError(f"{exc}. The towers alone can be exported by --no-reranker") from exc
 
 
 def _bundle_name(name: str) -> str:

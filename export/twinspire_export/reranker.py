@@ -52,8 +52,8 @@ def export_reranker(
     float32 (N, 1), the probability that text n is true of image n. The file is compared with `reference`, the original
     code, on generated images and captions; by default with `module` itself.
 
-    Raises CheckpointError where torch gives no probabilities, where the file differs from the reference, and where the
-    module does not fit one ONNX file; EngineError where the file does not keep the contract.
+    Leaves no file where it raises: CheckpointError where torch gives no probabilities, where the file differs from the
+    reference, and where the module does not fit one ONNX file; EngineError where the file does not keep the contract.
     """
     text = tokenizer.settings
     spec = Reranker.of_contract(image, text, {Precision.FP32: destination.name})
@@ -62,16 +62,20 @@ def export_reranker(
     module.eval()  # before it is run, and traced: dropout and batch norms would change it
     expected = _run_module(module, images, input_ids) if reference is None else reference(images, captions)
     _check_reference(expected)
-    export_graph(
-        module,
-        destination,
-        inputs={IMAGE: torch.from_numpy(images[:2]), INPUT_IDS: torch.from_numpy(input_ids[:2])},
-        exporter=Exporter.TORCH,
-        output=PROBABILITY,
-        free_lengths=(),
-    )
-    check_graph(destination, spec.inputs, spec.output, of="a reranker")
-    _compare(destination, images, input_ids, expected)
+    try:
+        export_graph(
+            module,
+            destination,
+            inputs={IMAGE: torch.from_numpy(images[:2]), INPUT_IDS: torch.from_numpy(input_ids[:2])},
+            exporter=Exporter.TORCH,
+            output=PROBABILITY,
+            free_lengths=(),
+        )
+        check_graph(destination, spec.inputs, spec.output, of="a reranker")
+        _compare(destination, images, input_ids, expected)
+    except BaseException:
+        destination.unlink(missing_ok=True)
+        raise
     return spec
 
 

@@ -115,6 +115,7 @@ def test_a_trace_that_froze_a_value_is_found(tokenizer: Tokenizer, tmp_path: Pat
 
     with pytest.raises(CheckpointError, match="differs from torch"):
         export_reranker(Frozen(), tmp_path / RERANKER_FILE, image=IMAGE, tokenizer=tokenizer)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
