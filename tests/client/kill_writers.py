@@ -1,12 +1,13 @@
 """Kill writers at random moments, with readers beside them, and check that nothing acknowledged is lost.
 
-    python tests/client/kill_writers.py --kills 1000
+    python tests/client/kill_writers.py --kills 1000 --spec binary
 
 Each writer opens the index and makes change after change (add, remove, replace, rename, compact, build), drawn from a
 seed. Before a change it writes its number to a journal, after it that it returned. When it was killed, the folder must
 be what the journal says: all changes that returned, and the one under way whole or not at all. Readers search all the
 time and must find only items with their own vectors; they never see the index go back. A rival tries to open the index
-for writing and must be locked out as long as the writer lives. Prints a JSON document.
+for writing and must be locked out as long as the writer lives. Builds are of `--spec`; the index starts with as many
+items as that needs, and keeps them. Prints a JSON document.
 """
 
 from __future__ import annotations
@@ -28,23 +29,45 @@ import numpy as np
 import test_index_crashes as crashes  # of this folder, which is the first on the path of a script
 
 from twinspire.errors import IndexLockedError
-from twinspire.index import Index
+from twinspire.index import Index, Item, ItemKind
+from twinspire.index.ann import IndexSpec
 
 CHANGES = ["add"] * 6 + ["remove", "replace", "rename"] * 3 + ["compact", "build"] * 2
 READERS = 2
+FILLED = 10**9
+"""The version of the first item that is there from the start: larger than those of changes."""
+MOST_REMOVED = 200
+"""Items that one change removes, at most."""
 
 
-def step_of(model: crashes.Model, next_id: int, number: int) -> crashes.Step:
-    """Draw the change of this number, the same in every process."""
-    return crashes.draw(model, next_id, number, random.Random(-1 - number).choice(CHANGES))
+def step_of(spec: str, model: crashes.Model, next_id: int, number: int) -> crashes.Step:
+    """Draw the change of this number, the same in every process; none leaves too few items for `spec`."""
+    name = random.Random(-1 - number).choice(CHANGES)
+    minimum = IndexSpec.parse(spec).family.minimum_vectors
+    if name == "remove" and 1 < minimum > len(model) - MOST_REMOVED:
+        name = "add"
+    return crashes.draw(model, next_id, number, name, spec)
 
 
-def write(folder: Path, journal: int, model: crashes.Model, next_id: int, number: int) -> None:
+def filled(folder: Path, spec: str) -> crashes.Model:
+    """Make the index, with the items that `spec` needs and as many as a change removes; return what it holds."""
+    minimum = IndexSpec.parse(spec).family.minimum_vectors
+    count = minimum + MOST_REMOVED if minimum > 1 else 0
+    model = {n: crashes.Held(f"/p/{n}.jpg", f"no {n}", FILLED + n) for n in range(count)}
+    with Index.create(folder, space=crashes.SPACE, dim=crashes.DIM) as index:
+        if model:
+            items = [Item(held.uri, ItemKind.IMAGE, held.caption, {"id": n}, f"h{n}") for n, held in model.items()]
+            index.add(np.stack([crashes.vector(held.version) for held in model.values()]), items, space=crashes.SPACE)
+    crashes.remember(model)
+    return model
+
+
+def write(folder: Path, journal: int, spec: str, model: crashes.Model, next_id: int, number: int) -> None:
     """Make change after change, in a process that is killed."""
     with Index.open(folder, mode="write") as index:
         os.write(journal, b"open\n")
         while True:
-            step = step_of(model, next_id, number)
+            step = step_of(spec, model, next_id, number)
             os.write(journal, f"begin {number}\n".encode())
             step.run(index)
             os.write(journal, f"done {number}\n".encode())
@@ -107,6 +130,7 @@ def main() -> None:
     """Kill writers again and again."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=1000)
+    parser.add_argument("--spec", default="hnsw")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     chance = random.Random(options.seed)
@@ -114,16 +138,16 @@ def main() -> None:
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as scratch:
         folder, journal_path = Path(scratch) / "index", Path(scratch) / "journal"
-        Index.create(folder, space=crashes.SPACE, dim=crashes.DIM).close()
-        model, next_id, number = crashes.Model(), 0, 0
-        under_way = step_of(model, next_id, number)
+        model, spec = filled(folder, options.spec), options.spec
+        next_id, number = len(model), 0
+        under_way = step_of(spec, model, next_id, number)
         searches, progress = os.pipe()
         os.set_blocking(searches, False)
         readers = [start(read, folder, options.seed + each, progress) for each in range(READERS)]
         try:
             for _ in range(options.kills):
                 journal = os.open(journal_path, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
-                writer = start(write, folder, journal, model, next_id, number)
+                writer = start(write, folder, journal, spec, model, next_id, number)
                 # It is killed while it opens, or some changes and a moment later.
                 wanted = chance.choice([0, 0, 1, 1, 2, 3, 5, 8, 20])
                 deadline = time.monotonic() + 60
@@ -139,11 +163,12 @@ def main() -> None:
                 lines = os.pread(journal, 1 << 20, 0).decode().splitlines()
                 os.close(journal)
                 for _ in range(sum(line.startswith("done") for line in lines)):
-                    step = step_of(model, next_id, number)
+                    step = step_of(spec, model, next_id, number)
                     crashes.remember(step.after)
                     model, next_id, number = step.after, step.next_id, number + 1
                     count["changes acknowledged"] += 1
-                under_way = step_of(model, next_id, number)
+                    count["builds acknowledged"] += step.name == "build"
+                under_way = step_of(spec, model, next_id, number)
                 crashes.remember(under_way.after)
                 held = held_after_kill(folder, [model, under_way.after])
                 assert held in (model, under_way.after), f"killed in {under_way.name}: something is lost"

@@ -62,8 +62,11 @@ def vector(version: int) -> NDArray[np.float32]:
     return (drawn / np.linalg.norm(drawn)).astype(np.float32)
 
 
-def draw(model: Model, next_id: int, number: int, name: str | None = None) -> Step:
-    """Draw the change of this number: the same for the same model and number, in every process."""
+def draw(model: Model, next_id: int, number: int, name: str | None = None, spec: str = "hnsw") -> Step:
+    """Draw the change of this number: the same for the same model and number, in every process.
+
+    `spec` is what a build builds.
+    """
     chance = random.Random(number)
     name = name or chance.choice(["add", "add", "add", "remove", "remove", "replace", "replace", "rename", "compact"])
     if not model:
@@ -81,7 +84,7 @@ def draw(model: Model, next_id: int, number: int, name: str | None = None) -> St
         after = {n: held for n, held in model.items() if n not in gone}
         return Step(name, lambda index: index.remove(gone), after, next_id)
     if name in ("compact", "build"):
-        return Step(name, lambda index: index.compact() if name == "compact" else index.build("hnsw"), after, next_id)
+        return Step(name, lambda index: index.compact() if name == "compact" else index.build(spec), after, next_id)
     n = chance.choice(sorted(model))
     if name == "replace":
         after[n] = model[n]._replace(caption=f"replaced {number}", version=version)
