@@ -356,7 +356,7 @@ def _second_output(graph: onnx.ModelProto) -> onnx.ModelProto:
         (lambda model: _second_output(model.image_graph()), "norm"),
         (
             lambda model: replace(model, image_weight=model.image_weight[:, :5]).image_graph(),
-            "'batch', 5",
+            "batch, 5",
         ),
         (lambda model: model.text_graph(), "input_ids"),
     ],
