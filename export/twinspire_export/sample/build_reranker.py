@@ -85,7 +85,7 @@ def measure_reranked(bundle: Bundle, *, precision: Precision, scenes: int = SCEN
             first = searched.first_hits([query.texts[language] for query in queries])
             right = [hit in query.relevant for hit, query in zip(first.tolist(), queries, strict=True)]
             short_query_p1[language] = float(np.mean(right))
-        pairs = {contrast: _told_apart(client, contrast, folder / contrast) for contrast in Contrast}
+        pairs = {contrast: told_apart(client, contrast, folder / contrast) for contrast in Contrast}
     return RerankedFigures(CANDIDATES, r1, short_query_p1, pairs)
 
 
@@ -108,7 +108,8 @@ class _Searched:
         return np.array(first)
 
 
-def _told_apart(client: Client, contrast: Contrast, folder: Path) -> dict[Language, PairAccuracy]:
+def told_apart(client: Client, contrast: Contrast, folder: Path) -> dict[Language, PairAccuracy]:
+    """Draw pairs to `folder`, and return the share that the reranker tells apart in each language."""
     entries = draw_pairs(folder, PAIRS, contrast, seed=SEED, split=Split.HELDOUT)
     files = sorted(folder.glob("*.jpg"))  # 2P
     figures = {}

@@ -50,7 +50,7 @@ class RerankerSettings:
 
     image_layers: int = 4
     layers: int = 3
-    steps: int = 2_000
+    steps: int = 1_500
     clusters: int = 24
     images: int = 6
     query_share: float = 0.3
