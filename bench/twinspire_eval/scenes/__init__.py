@@ -18,7 +18,7 @@ from twinspire_eval.scenes.description import (
     swapped,
 )
 from twinspire_eval.scenes.drawing import SIDE, draw_scene
-from twinspire_eval.scenes.short_queries import ShortQuery, short_queries
+from twinspire_eval.scenes.queries import ShortQuery, short_queries
 from twinspire_eval.scenes.vocabulary import Axis, Background, Colour, Language, ObjectType, Place, Size
 
 __all__ = [
