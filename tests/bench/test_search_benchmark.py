@@ -23,7 +23,7 @@ from twinspire_bench.search.duplicates import measure_duplicates
 from twinspire_bench.search.inputs import QueryKind, named_scenes, scene_queries
 from twinspire_bench.search.measure import encode_scenes
 from twinspire_bench.search.perceptual_hash import hash_of
-from twinspire_bench.search.reranking import measure_reranking, told_apart
+from twinspire_bench.search.reranking import measure_reranking, share_told_apart
 from twinspire_eval.recall import pair_accuracy
 from twinspire_eval.records import Record
 
@@ -178,7 +178,7 @@ def test_pairs_are_told_apart_as_winoground_counts() -> None:
     rng = np.random.default_rng(2)
     images, texts = (rng.normal(size=(80, 4)).astype(np.float32) for _ in range(2))
     scores = np.einsum("pid,pjd->pij", texts.reshape(-1, 2, 4), images.reshape(-1, 2, 4))
-    found = told_apart(scores)
+    found = share_told_apart(scores)
     assert found.value == pair_accuracy(images, texts)[0]
     assert found.interval.low <= found.value <= found.interval.high
 

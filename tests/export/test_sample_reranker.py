@@ -80,8 +80,8 @@ def test_a_cluster_is_of_like_scenes(folder: Path) -> None:
         tokenizer = client.tokenize
         wording = Wording(lambda text: tokenizer([text])[0].tolist())
         batch = next(iter(ClusterBatches(data, nearest, Texts(wording, TINY_DATA, random.Random(0)), TINY)))
-    assert nearest.shape == (len(data.scenes), 8)
-    assert all(len({place, *row}) == 9 for place, row in enumerate(nearest.tolist()))
+    assert nearest.shape == (len(data.units), 8)
+    assert all(len({unit[0], *row}) == 9 for unit, row in zip(data.units, nearest.tolist(), strict=True))
     assert batch.images.shape == (2, 6, 112, 112, 3)
     assert batch.ids.shape[:2] == (2, 6)
     assert batch.true.diagonal(dim1=1, dim2=2).all()

@@ -15,6 +15,7 @@ from twinspire import Client
 from twinspire.similarity import similarities
 from twinspire_bench.search.inputs import NamedScene, QueryKind, SceneQuery
 from twinspire_bench.search.measure import Groups, OnProgress, rankings_of
+from twinspire_eval.recall import told_apart
 from twinspire_eval.scenes import CaptionedScene, Contrast, Language, Split
 from twinspire_eval.scenes.dataset import JPEG_QUALITY, pair_set
 from twinspire_eval.statistics import STATISTICS, Estimate, interval, statistic_of
@@ -87,14 +88,10 @@ def measure_reranking(
     )
 
 
-def told_apart(scores: NDArray[np.float32]) -> Estimate:
-    """Return the share of P pairs whose captions both score their own image higher than the other's.
-
-    `scores` is (P, 2, 2): caption by image.
-    """
-    both = (scores[:, 0, 0] > scores[:, 0, 1]) & (scores[:, 1, 1] > scores[:, 1, 0])  # (P,)
-    mean = STATISTICS["mean"]
-    return Estimate(statistic_of(both, mean), interval(both, mean))
+def share_told_apart(scores: NDArray[np.float32]) -> Estimate:
+    """Return the share of pairs whose captions both find their own image, of the scores (P, 2, 2): caption by image."""
+    found, mean = told_apart(scores), STATISTICS["mean"]
+    return Estimate(statistic_of(found, mean), interval(found, mean))
 
 
 def _some(queries: Sequence[SceneQuery]) -> list[SceneQuery]:
@@ -124,7 +121,7 @@ def _pairs(
             alone[pair] = similarities(images[own], texts[own]).T
             first, second = captions[own]
             read[pair] = client.score_pairs(files[own] * 2, [first, first, second, second]).reshape(2, 2)
-        by_towers[language], by_reranker[language] = told_apart(alone), told_apart(read)
+        by_towers[language], by_reranker[language] = share_told_apart(alone), share_told_apart(read)
     return by_towers, by_reranker
 
 

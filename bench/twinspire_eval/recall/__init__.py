@@ -21,6 +21,7 @@ from twinspire_eval.recall.metrics import (
     pair_accuracy_of_scores,
     recall,
     register_metric,
+    told_apart,
 )
 from twinspire_eval.recall.queries import P1, QueryReport, query_figures
 from twinspire_eval.recall.ranking import Direction, Ranking, rank_both_ways, rank_captions, rank_pairs, rank_queries
@@ -56,4 +57,5 @@ __all__ = [
     "rank_queries",
     "recall",
     "register_metric",
+    "told_apart",
 ]

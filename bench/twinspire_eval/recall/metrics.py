@@ -197,7 +197,11 @@ def pair_accuracy_of_scores(scores: NDArray[np.float32]) -> tuple[float, float]:
     `scores[p, t, i]` is that of text t and image i of a pair. A pair counts where both members find their own partner
     and not the other's, as Winoground's scores do (Thrush et al. 2022, arXiv:2204.03162); chance is 0.25.
     """
-    first, second = scores[:, 0], scores[:, 1]  # (P, 2): each caption against the pair's two images
-    by_caption = (first[:, 0] > first[:, 1]) & (second[:, 1] > second[:, 0])
-    by_image = (first[:, 0] > second[:, 0]) & (second[:, 1] > first[:, 1])
-    return float(by_caption.mean()), float(by_image.mean())
+    return float(told_apart(scores).mean()), float(told_apart(scores.transpose(0, 2, 1)).mean())
+
+
+def told_apart(scores: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Return of which pairs both texts find their own image, (P,), of the scores (P, 2, 2): text by image."""
+    first, second = scores[:, 0], scores[:, 1]  # (P, 2): each text against the pair's two images
+    found: NDArray[np.bool_] = (first[:, 0] > first[:, 1]) & (second[:, 1] > second[:, 0])
+    return found

@@ -50,8 +50,8 @@ class RerankerSettings:
 
     image_layers: int = 4
     layers: int = 3
-    steps: int = 1_500
-    clusters: int = 24
+    steps: int = 1_000
+    clusters: int = 12
     images: int = 6
     query_share: float = 0.3
     warmup_steps: int = 100
@@ -121,22 +121,24 @@ class SceneReranker(nn.Module):
 
 
 def nearest_scenes(data: TrainingSet, client: Client, count: int, *, seed: int) -> npt.NDArray[np.int64]:
-    """Return the `count` images that the towers find first for a caption of each scene, (N, count); itself is not one.
+    """Return the `count` images that the towers find first for a caption of the first scene of each unit, (U, count).
 
-    Half of the scenes have an English, half a Chinese caption.
+    The scene itself is not one of them. Half of the captions are English, half Chinese.
     """
     rng = random.Random(seed)
-    texts = [caption(scene, rng.choice(list(Language)), rng) for scene in data.scenes]
     images = np.concatenate(
-        [client.towers.encode_images(data.images[start : start + 1024]) for start in range(0, len(texts), 1024)]
+        [client.towers.encode_images(data.images[start : start + 1024]) for start in range(0, len(data.scenes), 1024)]
     )
-    found = np.empty((len(texts), count), np.int64)
-    for start in range(0, len(texts), 1024):
-        rows = np.arange(start, min(start + 1024, len(texts)))
-        scores = client.encode_texts([texts[row] for row in rows]) @ images.T
-        scores[np.arange(len(rows)), rows] = -np.inf
-        best = np.argpartition(-scores, count, axis=1)[:, :count]
-        found[rows] = np.take_along_axis(best, np.argsort(-np.take_along_axis(scores, best, 1), axis=1), 1)
+    own = np.array([unit[0] for unit in data.units])
+    texts = client.encode_texts([caption(data.scenes[place], rng.choice(list(Language)), rng) for place in own])
+    found = np.empty((len(own), count), np.int64)
+    for start in range(0, len(own), 256):
+        rows = np.arange(start, min(start + 256, len(own)))
+        scores = texts[rows] @ images.T
+        scores[np.arange(len(rows)), own[rows]] = -np.inf
+        best = np.argpartition(scores, -count, axis=1)[:, -count:]
+        order = np.argsort(-np.take_along_axis(scores, best, axis=1), axis=1)
+        found[rows] = np.take_along_axis(best, order, axis=1)
     return found
 
 
@@ -166,8 +168,8 @@ class ClusterBatches:
         rng, settings = self._rng, self._settings
         while True:
             images, rows, true = [], list[Said](), []
-            for unit in rng.sample(self._data.units, settings.clusters):
-                positions = self._cluster(unit)
+            for number in rng.sample(range(len(self._data.units)), settings.clusters):
+                positions = self._cluster(number)
                 scenes = [self._data.scenes[position] for position in positions]
                 down, across = (rng.randint(-SHIFT, SHIFT) for _ in range(2))
                 images.append(shifted(self._data.images[np.asarray(positions)], down, across))
@@ -184,9 +186,10 @@ class ClusterBatches:
                 torch.stack(true).float(),
             )
 
-    def _cluster(self, unit: tuple[int, ...]) -> list[int]:
-        """Return the positions of a cluster's images."""
-        near = [int(position) for position in self._nearest[unit[0]] if position not in unit]
+    def _cluster(self, number: int) -> list[int]:
+        """Return the positions of the images of the cluster of a unit."""
+        unit = self._data.units[number]
+        near = [int(position) for position in self._nearest[number] if position not in unit]
         missing = self._settings.images - len(unit)
         return [*unit, *self._rng.sample(near, missing)]
 
