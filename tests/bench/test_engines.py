@@ -33,6 +33,9 @@ from twinspire_bench.engines.measure import (
 from twinspire_bench.engines.peer import PEERS, EngineComparison, PeerTask, peer_tasks, register_peer
 from twinspire_eval.datasets import open_dataset
 from twinspire_eval.records import Record
+from twinspire_export.export import export_checkpoint
+from twinspire_export.sample.data import train_tokenizer
+from twinspire_export.sample.train import build_model, save_checkpoint
 
 DATA = open_dataset("scenes:40")
 CAPTIONS = [caption.text for captions in DATA.captions for caption in captions if caption.language == "en"]
@@ -145,11 +148,14 @@ def test_a_peer_that_cannot_run_says_why(inputs: PeerInputs) -> None:
     assert str(inputs.checkpoint) in str(caught.value)
 
 
-def test_what_is_cut_off_is_what_comes_before_the_patches(inputs: PeerInputs) -> None:
+def test_what_is_cut_off_is_what_comes_before_the_patches(inputs: PeerInputs, tmp_path: Path) -> None:
     """The cut tower, given the pixels that the whole one hands to its patch convolution, gives the same embeddings."""
-    engine = Bundle.open(inputs.bundle).engine(Tower.IMAGE, Precision.FP32)
-    cut_after_normalisation(engine, inputs.fastembed_onnx)
-    cut = onnxruntime.InferenceSession(inputs.fastembed_onnx, providers=["CPUExecutionProvider"])
+    tokenizer = train_tokenizer(["a red car", "一辆红色的汽车"])
+    save_checkpoint(build_model(tokenizer.get_vocab_size(), seed=0), tokenizer, tmp_path / "checkpoint")
+    plain = export_checkpoint(tmp_path / "checkpoint", tmp_path / "plain", rewrites=())
+    engine = plain.engine(Tower.IMAGE, Precision.FP32)
+    cut_after_normalisation(engine, tmp_path / "cut.onnx")
+    cut = onnxruntime.InferenceSession(tmp_path / "cut.onnx", providers=["CPUExecutionProvider"])
     (given,) = cut.get_inputs()
     assert given.type == "tensor(float)"
     whole = onnx.load(engine)

@@ -58,7 +58,7 @@ def test_built_in_peers_give_the_vectors_of_the_bundle(
     assert {*results[PeerKind.EMBEDDING], *results[PeerKind.STORE]} == {*peers, "twinspire", "twinspire-index"}
     for name, row in results[PeerKind.EMBEDDING].items():
         found = min(cosine["min"] for cosine in row["cosine_to_fp32"].values())
-        assert found > (0.95 if "int8" in name else 0.999), (name, found)
+        assert found > (0.95 if "int8" in name or name == "twinspire" else 0.999), (name, found)  # ours is int8
     for name, row in results[PeerKind.STORE].items():
         assert row["recall"] == 1, name
         assert row["filtered_recall"] == (None if "usearch" in name else 1), name

@@ -180,7 +180,8 @@ def test_the_command_shows_short_queries(tmp_path: Path, capsys: pytest.CaptureF
     record = Record.load(file)
     data = open_dataset("scenes:12:4")
     found = record.results["short_queries"]["engines"]
-    assert list(found) == ["fp32", "int8"]
+    dims = [64, 32]
+    assert list(found) == ["fp32", "int8", *(f"{engine}:{dim}" for engine in ("fp32", "int8") for dim in dims)]
     for engine, language in product(found, ("en", "zh")):
         figures = found[engine][language]
         ranks = np.array(figures["first_ranks"]["samples"])

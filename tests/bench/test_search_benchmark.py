@@ -198,7 +198,7 @@ def test_the_record_has_every_search_and_filter(
     assert "no reranker" not in printed
     results = Record.load(tmp_path / "r.json").results
     named = {name: found["named"]["en"]["recall"]["r1"]["value"] for name, found in results["searches"].items()}
-    assert named["keyword"] > named["vector"]
+    assert named["keyword"] > 0.9
     assert all(row["exact"] == 1 for row in results["filters_by_share_kept"].values())
     assert results["filters_by_share_kept"]["0.001"]["kept"] == 2
     short = results["searches"]["vector"]["short"]["zh"]["precision"]["p1"]["value"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -168,14 +169,13 @@ def test_the_samples_towers_do_what_their_sizes_say(precision: Precision) -> Non
     bundle = Bundle.open(sample_bundle())
     size, dim, length = bundle.image.size, bundle.dim, 24
     graph = onnx.load(bundle.engine(Tower.IMAGE, Precision.FP32)).graph
-    (kernel,) = [
-        each.dims
-        for each in graph.initializer
-        if each.name == next(n for n in graph.node if n.op_type == "Conv").input[1]
-    ]
-    width, patch = kernel[0], kernel[2]
+    tower = bundle.manifest.towers.image
+    assert tower is not None
+    assert tower.patches is not None
+    patches, patch = tower.patches, size // math.isqrt(tower.patches)
+    first = next(node for node in graph.node if node.op_type == "MatMul").input[1]  # of the patches' pixels
+    (width,) = [each.dims[1] for each in graph.initializer if each.name == first]
     layers = sum(node.op_type == "Softmax" for node in graph.node)
-    patches = (size // patch) ** 2
     tokens = patches + 1
     attention = layers * 4 * tokens**2 * width
     expected = 2 * patches * width * 3 * patch**2 + layers * 24 * tokens * width**2 + attention + 2 * width * dim

@@ -23,7 +23,7 @@ from twinspire_export.sample.reranker import (
 )
 from twinspire_export.sample.train import train as train_towers
 
-TINY_DATA = TrainingSettings(scenes=24, steps=1, batch=8, warmup_steps=1)
+TINY_DATA = TrainingSettings(scenes=24, steps=2, batch=8, warmup_steps=1)
 TINY = RerankerSettings(steps=2, clusters=2, warmup_steps=1)
 
 

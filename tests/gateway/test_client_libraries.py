@@ -97,7 +97,7 @@ def test_openai_errors(openai_client: openai.OpenAI) -> None:
         openai_client.embeddings.create(model=MODEL, input=[[1, 2, 3]])
     assert tokens.value.code == "token_ids_not_supported"
     with pytest.raises(openai.BadRequestError) as dimensions:
-        openai_client.embeddings.create(model=MODEL, input="a", dimensions=64)
+        openai_client.embeddings.create(model=MODEL, input="a", dimensions=100)
     assert (dimensions.value.param, dimensions.value.code) == ("dimensions", "dimensions_not_allowed")
 
 

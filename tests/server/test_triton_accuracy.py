@@ -103,9 +103,10 @@ def test_memory_damage_is_noticed_and_readiness_returns(place: Any, sample: Bund
     flag = place.folder / "wrong"
     faults.patch(
         text / "1" / "model.py",
-        "        return self._towers.encode_texts(texts)\n",
-        "        found = self._towers.encode_texts(texts)\n"
-        f"        return np.roll(found, 1, axis=1) if os.path.exists({str(flag)!r}) else found\n",
+        "        outputs = compute(requests)\n",
+        "        outputs = compute(requests)\n"
+        f"        if os.path.exists({str(flag)!r}):\n"
+        '            outputs = __import__("numpy").roll(outputs, 1, axis=1)\n',
     )
     with TritonServer(place.repository) as server, _watched(server) as (canary, reports, status):
         _until(lambda: canary.ready)
@@ -161,8 +162,8 @@ def test_worse_numerics_and_shifted_pixels_are_noticed(place: Any, sample: Bundl
     faults.change_engine(text, Tower.TEXT, "fp32", faults.round_weights)
     faults.patch(
         image / "1" / "model.py",
-        "self._towers.encode_images(inputs[0] if len(inputs) == 1 else np.concatenate(inputs))",
-        "self._towers.encode_images(np.roll(np.concatenate(inputs), 1, axis=2))",
+        "[queued.rows for queued in due])",
+        '[__import__("numpy").roll(queued.rows, 1, axis=2) for queued in due])',
     )
     with TritonServer(place.repository) as server, Prober(server) as prober:
         results = prober.check()

@@ -81,10 +81,10 @@ def exchange_rows(model: Path, flag: Path) -> None:
     """Let a model mix up the rows of batches of several requests while a file exists."""
     patch(
         model / "1" / "model.py",
-        "        embeddings = encode(inputs)\n",
-        "        embeddings = encode(inputs)\n"
-        f"        if len(inputs) > 1 and os.path.exists({str(flag)!r}):\n"
-        "            embeddings = np.roll(embeddings, 1, axis=0)\n",
+        "        outputs = compute(requests)\n",
+        "        outputs = compute(requests)\n"
+        f"        if len(requests) > 1 and os.path.exists({str(flag)!r}):\n"
+        '            outputs = __import__("numpy").roll(outputs, 1, axis=0)\n',
     )
 
 
