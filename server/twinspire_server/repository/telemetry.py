@@ -76,6 +76,8 @@ class ModelTelemetry:
         # A metric of Triton 2.51 keeps the message that it sends in a member and frees the one before: two threads that
         # use it at once crash the server (`Metric::SaveToSharedMemory` in metric.cc of its Python backend).
         self._using_metrics = threading.Lock()
+        self._refused = 0  # not yet counted by the metric
+        self._counting = threading.Lock()
         self._log = _access_logger(model, access_log) if access_log else None
         kinds = backend.MetricFamily
         # Kept: a family must outlive its metrics.
@@ -109,6 +111,10 @@ class ModelTelemetry:
 
     def computed(self, batch: Sequence[Observation | None], now_s: float) -> None:
         """Note that the batch of these requests was computed at `now_s`, on the clock `time.perf_counter`."""
+        with self._counting:
+            refused, self._refused = self._refused, 0
+        if refused:
+            self._quietly(lambda: self._requests[Status.OVERLOADED].increment(refused))
         observed = [observation for observation in batch if observation is not None]
         for observation in observed:
             observation.computed_s = now_s
@@ -122,10 +128,18 @@ class ModelTelemetry:
         self._quietly(lambda: self._phase(Phase.PREPROCESS).observe(seconds))
 
     def answered(self, observation: Observation | None, status: Status) -> None:
-        """Count a request whose response was sent, and log it."""
+        """Count a request whose response was sent, and log it.
+
+        Those that a full queue refuses are counted together, once the next batch is computed: a metric is a message to
+        Triton's process, and while the thread that refuses waits for one, Triton keeps what comes in memory.
+        """
         if observation is None:
             return
-        self._quietly(lambda: self._requests[status].increment(1))
+        if status is Status.OVERLOADED:
+            with self._counting:
+                self._refused += 1
+        else:
+            self._quietly(lambda: self._requests[status].increment(1))
         if observation.began_s:
             self._quietly(lambda: self._phase(Phase.QUEUE).observe(observation.began_s - observation.arrived_s))
         if self._log is not None:
