@@ -12,10 +12,14 @@ from numpy.typing import NDArray
 
 from support.arrays import random_vectors, unit
 from support.fakes import FakeClient
+from support.rerankers import with_reranker
+from twinspire import Bundle, Client, sample_bundle
 from twinspire.errors import BundleError, ImageError, InputError
 from twinspire.index import Index, Item, ItemKind
+from twinspire.ingest import add_images, find_images
 from twinspire.search import Query, Searcher, SearchHit, SearchRequest
 from twinspire.search.request import MAX_RERANKED
+from twinspire_eval.scenes import Split, draw_dataset
 
 SPACE, DIM = "5" * 64, 24
 QUERY = random_vectors(1, seed=9, dim=DIM)[0]
@@ -170,3 +174,22 @@ def test_documents_keep_it() -> None:
     request = SearchRequest(Query.text("a"), rerank=20)
     assert SearchRequest.from_dict(request.to_dict()) == request
     assert SearchRequest.from_dict({"query": "a", "rerank": None}).rerank is None
+
+
+def test_a_real_reranker_orders_files(tmp_path: Path) -> None:
+    """The hits of a folder are in the order of `Client.score_pairs`, also by shorter embeddings."""
+    draw_dataset(tmp_path / "photos", 16, seed=5, split=Split.HELDOUT)
+    files = sorted((tmp_path / "photos").glob("*.jpg"))
+    bundle = with_reranker(Bundle.open(sample_bundle()), tmp_path / "bundle")
+    for dim in (128, 32):
+        with (
+            Client.local(bundle, dim=dim, provider="cpu") as client,
+            Index.create(tmp_path / f"{dim}.index", space=client.space, dim=client.dim) as index,
+        ):
+            add_images(index, client, find_images([tmp_path / "photos"]))
+            hits = Searcher(client, index).search("a red car", 16, rerank=16).hits
+            probabilities = dict(zip(map(str, files), client.score_pairs(files, ["a red car"] * 16), strict=True))
+        assert [hit.uri for hit in hits] == sorted(probabilities, key=lambda uri: -probabilities[uri])
+        assert [hit.parts["rerank"] for hit in hits] == pytest.approx(
+            [probabilities[hit.uri] for hit in hits], abs=1e-6
+        )
