@@ -210,13 +210,6 @@ def opened_bundle(bundle: BundleOrPath) -> Bundle:
     return Bundle.open(bundle)
 
 
-def check_paired(images: Sequence[object], texts: Sequence[object]) -> None:
-    """Raise InputError unless there is a text for each image."""
-    if len(images) != len(texts):
-        message = f"{len(images)} images and {len(texts)} texts: expected one text for each image"
-        raise InputError(message, option="texts")
-
-
 def usable_positions(count: int, skipped: Sequence[ImageError], on_error: OnError) -> list[int]:
     """Return the positions of `count` images without those that cannot be used; raise the first of their errors."""
     if skipped and on_error == "raise":

@@ -18,7 +18,6 @@ from twinspire._client_base import (
     ClientBase,
     OnError,
     check_on_error,
-    check_paired,
     closing_on_error,
     opened_bundle,
     opened_fallback,
@@ -41,6 +40,7 @@ from twinspire.towers import (
     Towers,
 )
 from twinspire.towers.cut import AsyncCutTowers
+from twinspire.towers.validation import check_paired
 
 _Failure = TypeVar("_Failure", bound=ItemError)
 _Result = TypeVar("_Result")
@@ -195,7 +195,7 @@ class AsyncClient(ClientBase[AsyncTowers]):
         check_on_error(on_error)
         self.bundle.manifest.reranker()
         pictures, sequences = await asyncio.to_thread(list, items), await self._tokenized(texts)
-        check_paired(pictures, sequences)
+        check_paired(pictures, sequences, option="texts")
         with span("rerank", tower=RERANKER, rows=len(pictures)):
             pixels, skipped = await self.preprocess(pictures, on_error="skip")
             usable = usable_positions(len(pictures), skipped, on_error)

@@ -16,7 +16,6 @@ from twinspire._client_base import (
     ClientBase,
     OnError,
     check_on_error,
-    check_paired,
     closing_on_error,
     opened_bundle,
     opened_fallback,
@@ -31,6 +30,7 @@ from twinspire.errors import AudioError, ImageError, ItemError
 from twinspire.images import ImageItem, ImageLimits
 from twinspire.towers import LocalTowers, OpenVinoOptions, Provider, TlsOptions, Towers, TritonTowers
 from twinspire.towers.cut import CutTowers
+from twinspire.towers.validation import check_paired
 
 _Failure = TypeVar("_Failure", bound=ItemError)
 
@@ -206,7 +206,7 @@ class Client(ClientBase[Towers]):
         check_on_error(on_error)
         self.bundle.manifest.reranker()
         pictures, sequences = list(items), self.tokenize(texts)
-        check_paired(pictures, sequences)
+        check_paired(pictures, sequences, option="texts")
         with span("rerank", tower=RERANKER, rows=len(pictures)):
             pixels, skipped = self.preprocess(pictures, on_error="skip")
             usable = usable_positions(len(pictures), skipped, on_error)

@@ -25,7 +25,8 @@ from twinspire_export.sample.data import (
     training_captions,
     training_scenes,
 )
-from twinspire_export.sample.train import contrastive_loss, learning_rate, train
+from twinspire_export.sample.minimise import learning_rate
+from twinspire_export.sample.train import contrastive_loss, train
 
 TINY = TrainingSettings(scenes=24, steps=3, batch=8, warmup_steps=1)
 

@@ -23,7 +23,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 ROWS, SIZE = 32, 112
 MOST_PER_S = 300
-"""The most requests a second, 360 MB. Two cores of an EPYC that send, receive and compute beside it refuse some 450."""
+"""The most requests a second, 360 MB: two cores of an EPYC that also send and compute cannot refuse 600."""
 
 
 def resident_mb(pid: int) -> float:

@@ -97,9 +97,9 @@ class Detail(StrEnum):
 
 
 def without(scene: Scene, omitted: Collection[Detail]) -> tuple[Any, ...]:
-    """Return what a caption that omits some details says of a scene.
+    """Return a scene's description without some details, to compare it with those of other scenes.
 
-    It is true of another scene if, without the same details, that is equal.
+    A caption of one scene that omits these details is true of every scene whose description without them is equal.
     """
     groups = tuple(
         (group.kind, group.colour, group.count, None if Detail.SIZES in omitted else group.size)

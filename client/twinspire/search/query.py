@@ -215,7 +215,7 @@ class Query:
         )
 
     def as_one_text(self) -> str:
-        """The words of the query as they are encoded. Raises InputError where it is not one text alone."""
+        """Return the words of the query as they are encoded. Raises InputError where it is not one text alone."""
         (first, *more) = self.parts
         if first.text is None or first.weight < 0 or more:
             raise InputError(

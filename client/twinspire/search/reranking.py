@@ -47,7 +47,7 @@ def widened(request: SearchRequest) -> SearchRequest:
 
 
 def rerank(
-    client: object, request: SearchRequest, ranked: Ranked, items: Mapping[int, StoredItem]
+    scorer: PairScorer, request: SearchRequest, ranked: Ranked, items: Mapping[int, StoredItem]
 ) -> tuple[Ranked, list[str]]:
     """Order the first candidates of `ranked`, the hits of the `widened` request, and cut the page of `request`.
 
@@ -60,7 +60,6 @@ def rerank(
     free = [id_ for id_ in ranked.ids if "pinned" not in ranked.parts[id_]]
     candidates, rest = free[: request.rerank], free[request.rerank :]
     images = [id_ for id_ in candidates if items[id_].kind is ItemKind.IMAGE and items[id_].uri.startswith("/")]
-    scorer = check_reranks(client)
     scores, errors = scorer.score_pairs([items[id_].uri for id_ in images], [text] * len(images), on_error="skip")
     probabilities = {id_: float(score) for id_, score in zip(images, scores, strict=True) if np.isfinite(score)}
     parts = dict(ranked.parts)

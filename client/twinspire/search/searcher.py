@@ -176,19 +176,18 @@ class Searcher:
 
     def _uncached(self, request: SearchRequest) -> SearchResponse:
         searched = len(self._index)
-        if request.rerank is not None:
-            check_reranks(self._client)
+        scorer = check_reranks(self._client) if request.rerank is not None else None
         if searched == 0:
             return SearchResponse((), request.mode, 0, notes=("the index is empty",), offset=request.offset)
         with span("search.encode"):
             plan = self._retrieval.plan(request.query, request.mode, similarity=request.min_score is not None)
         notes: list[str] = []
-        if request.rerank is None:
+        if scorer is None:
             ranked, items = self._found(plan, request)
         else:
             ranked, items = self._found(plan, widened(request))
             with span("search.rerank"):
-                ranked, notes = rerank(self._client, request, ranked, items)
+                ranked, notes = rerank(scorer, request, ranked, items)
         notes += self._notes_on_rules(ranked, request)
         if ranked.groups_of is not None:
             notes.append(

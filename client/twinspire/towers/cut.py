@@ -54,7 +54,7 @@ class CutTowers(_Cut[Towers]):
         return cut_vectors(self.whole.encode_audio(spectrograms), self.dim)
 
     def score_pairs(self, images: NDArray[np.uint8], sequences: Sequence[NDArray[np.int32]]) -> NDArray[np.float32]:
-        """Score as `Towers.score_pairs` does: probabilities know no length."""
+        """Score as `Towers.score_pairs` does: probabilities do not depend on the embeddings' length."""
         return self.whole.score_pairs(images, sequences)
 
     def close(self) -> None:
@@ -80,7 +80,7 @@ class AsyncCutTowers(_Cut[AsyncTowers]):
     async def score_pairs(
         self, images: NDArray[np.uint8], sequences: Sequence[NDArray[np.int32]]
     ) -> NDArray[np.float32]:
-        """Score as `AsyncTowers.score_pairs` does: probabilities know no length."""
+        """Score as `AsyncTowers.score_pairs` does, whatever the embeddings' length."""
         return await self.whole.score_pairs(images, sequences)
 
     async def close(self) -> None:

@@ -7,7 +7,7 @@ the wrong layout.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -71,9 +71,7 @@ class BundleTowers:
         self._bundle.manifest.reranker()  # raises where there is none
         self._check_images(images)
         self._check_sequences(sequences)
-        if len(images) != len(sequences):
-            message = f"{len(images)} images and {len(sequences)} texts: expected one text for each image"
-            raise InputError(message, option="sequences")
+        check_paired(images, sequences, option="sequences")
 
     def _check_audio(self, spectrograms: NDArray[np.float32]) -> None:
         check_audio(spectrograms, frames=self._bundle.audio.frames, mels=self._bundle.audio.mels)
@@ -148,6 +146,13 @@ def check_sequences(
         problem = sequence_problem(ids, context_length=context_length, vocabulary_size=vocabulary_size, eos_id=eos_id)
         if problem is not None:
             raise InputError(f"text {position} {problem}", position=position)
+
+
+def check_paired(images: Sized, texts: Sized, *, option: str | None = None) -> None:
+    """Raise InputError, which names `option`, unless there is a text for each image."""
+    if len(images) != len(texts):
+        message = f"{len(images)} images and {len(texts)} texts: expected one text for each image"
+        raise InputError(message, option=option)
 
 
 def contract_violation(session: Session, inputs: Sequence[TensorSpec], output: TensorSpec) -> str | None:

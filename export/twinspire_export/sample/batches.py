@@ -45,7 +45,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Wording:
-    """How texts are put into words: the tokenizer, the languages, and whether objects have more than one noun."""
+    """How captions and queries are worded: tokenizer, languages, and whether an object type has several nouns."""
 
     tokenize: Callable[[str], list[int]]
     languages: tuple[Language, ...] = tuple(Language)
@@ -54,9 +54,9 @@ class Wording:
 
 @dataclass(frozen=True)
 class Said:
-    """A text's token ids, and what it says: it is true of the scenes of which `view` is `value`.
+    """A text as token ids, and of which scenes it is true: those for which `view(scene)` equals `value`.
 
-    Texts with equal `key` have the same view.
+    Texts with equal `key` have the same `view`, so that it is computed once for a scene.
     """
 
     ids: list[int]
@@ -66,7 +66,7 @@ class Said:
 
 
 class Texts:
-    """Captions and short queries of scenes, put into words anew each time."""
+    """Makes captions and short queries of scenes, with other words each time."""
 
     def __init__(self, wording: Wording, settings: TrainingSettings, rng: random.Random) -> None:
         self._wording, self._settings, self._rng = wording, settings, rng

@@ -9,13 +9,11 @@ Muon, the rest with AdamW, as the sample's are.
 
 from __future__ import annotations
 
-import json
 import random
-import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
@@ -38,7 +36,7 @@ from twinspire_export.sample.data import (
     TrainingSettings,
     load_training_set,
 )
-from twinspire_export.sample.train import build_optimizers, learning_rate
+from twinspire_export.sample.minimise import minimise
 
 PAD_ID = 0
 WEIGHTS = "reranker.safetensors"
@@ -217,8 +215,6 @@ def train(
         Wording(lambda text: list(tokenizer.encode(text).ids)), TrainingSettings(), random.Random(settings.seed)
     )
     model = SceneReranker(CLIPModel.from_pretrained(checkpoint), settings)
-    optimizers = build_optimizers(model, TrainingSettings(weight_decay=settings.weight_decay))
-    schedule = TrainingSettings(steps=settings.steps, warmup_steps=settings.warmup_steps)
 
     @torch.compile(disable=not compiled, dynamic=False)
     def logits(images: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
@@ -229,33 +225,18 @@ def train(
             repeated = ids[:, :, None].expand(-1, -1, count, -1).flatten(0, 2)
             return model.match(pairs, repeated).view(clusters, count, count)
 
-    started, cpu_started = time.monotonic(), time.process_time()
-    losses: list[float] = []
-    with (out / "training.jsonl").open("w", encoding="utf-8") as log:
-        parameters = sum(parameter.numel() for parameter in model.parameters())
-        log.write(json.dumps({"settings": asdict(settings), "parameters": parameters, "threads": threads}) + "\n")
-        for step, batch in zip(range(settings.steps), ClusterBatches(data, nearest, texts, settings), strict=False):
-            for optimizer in optimizers:
-                for group in optimizer.param_groups:
-                    group["lr"] = settings.learning_rate * learning_rate(step, schedule)
-            loss = functional.binary_cross_entropy_with_logits(logits(batch.images, batch.ids).float(), batch.true)
-            loss.backward()  # type: ignore[no-untyped-call]
-            for optimizer in optimizers:
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
-            losses.append(loss.item())
-            if (step + 1) % 25 == 0:
-                report: dict[str, Any] = {
-                    "step": step + 1,
-                    "loss": round(float(np.mean(losses[-25:])), 4),
-                    "wall_s": round(time.monotonic() - started, 1),
-                    "cpu_s": round(time.process_time() - cpu_started, 1),
-                }
-                log.write(json.dumps(report) + "\n")
-                log.flush()
-                typer.echo(json.dumps(report))
-            if (step + 1) % 500 == 0 or step + 1 == settings.steps:
-                save_model(model, str(out / WEIGHTS))
+    def loss_of(batch: ClusterBatch) -> torch.Tensor:
+        return functional.binary_cross_entropy_with_logits(logits(batch.images, batch.ids).float(), batch.true)
+
+    minimise(
+        model,
+        loss_of,
+        ClusterBatches(data, nearest, texts, settings),
+        settings,
+        out,
+        save=lambda: save_model(model, str(out / WEIGHTS)),
+        header={"settings": asdict(settings), "threads": threads},
+    )
     return model
 
 

@@ -7,17 +7,14 @@ Writes a Hugging Face checkpoint folder and `training.jsonl`, one line per repor
 
 from __future__ import annotations
 
-import json
 import math
 import random
-import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, TextIO, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
-import numpy as np
 import torch
 import typer
 from tokenizers import Tokenizer
@@ -46,13 +43,13 @@ from twinspire_export.sample.data import (
     training_captions,
     training_scenes,
 )
+from twinspire_export.sample.minimise import minimise
 
 MAX_LOGIT_SCALE = 100.0
 QUERY_WEIGHT = 0.5
 """Weight of the short queries' loss beside that of the captions, which looks in both directions."""
 
 ImageTextModel: TypeAlias = CLIPModel | VisionTextDualEncoderModel
-_LAYER = re.compile(r"\.layers?\.\d")  # CLIPModel calls its blocks `layers`, ViTModel `layer`
 
 
 def build_model(vocabulary: int, seed: int) -> CLIPModel:
@@ -62,40 +59,6 @@ def build_model(vocabulary: int, seed: int) -> CLIPModel:
     # Plain attention: for sequences this short it compiles to faster code than the fused operator.
     model: CLIPModel = CLIPModel._from_config(config, attn_implementation="eager")
     return model
-
-
-def build_optimizers(model: ImageTextModel, settings: TrainingSettings) -> list[torch.optim.Optimizer]:
-    """Return Muon for the layers' matrices, and AdamW for embeddings, norms, biases, projections and temperature.
-
-    Parameters that require no gradient are left alone.
-    """
-    matrices: list[torch.nn.Parameter] = []
-    decayed: list[torch.nn.Parameter] = []
-    rest: list[torch.nn.Parameter] = []
-    for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        if _LAYER.search(name) and parameter.ndim == 2:
-            matrices.append(parameter)
-        elif parameter.ndim >= 2:
-            decayed.append(parameter)
-        else:
-            rest.append(parameter)
-    groups: list[dict[str, Any]] = [{"params": decayed}, {"params": rest, "weight_decay": 0.0}]
-    return [
-        torch.optim.Muon(
-            matrices,
-            lr=settings.learning_rate,
-            weight_decay=settings.weight_decay,
-            adjust_lr_fn="match_rms_adamw",
-        ),
-        torch.optim.AdamW(
-            groups,
-            lr=settings.learning_rate,
-            betas=(0.9, 0.98),
-            weight_decay=settings.weight_decay,
-        ),
-    ]
 
 
 def contrastive_loss(
@@ -147,13 +110,6 @@ def matryoshka_loss(
             image, captions, queries, batch.captions_true, batch.queries_true, scale
         )
     return total / sum(weights)
-
-
-def learning_rate(step: int, settings: TrainingSettings) -> float:
-    """Return the share of the full rate at a step: a linear rise, then a linear fall to zero."""
-    rise = (step + 1) / settings.warmup_steps
-    fall = (settings.steps - step) / (settings.steps - settings.warmup_steps)
-    return max(0.0, min(1.0, rise, fall))
 
 
 def train(
@@ -213,47 +169,32 @@ def fit(
     header: Mapping[str, Any],
     report_every: int = 25,
 ) -> None:
-    """Minimise the loss over the parameters of `model` that require gradients, and `save` it after every 500 steps.
+    """Minimise the loss over the parameters of `model` that require gradients; see `minimise` for the rest.
 
-    `embed` turns a batch into the towers' outputs for its images, captions and queries, not normalised. `header` and a
-    line a report are written to training.jsonl in `out`.
+    `embed` turns a batch into the towers' outputs for its images, captions and queries, not normalised.
     """
-    started, cpu_started = time.monotonic(), time.process_time()
-    optimizers = build_optimizers(model, settings)
     device = model.logit_scale.device
-    with (out / "training.jsonl").open("w", encoding="utf-8") as log:
-        parameters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-        about = {"parameters": parameters, "device": str(device), "torch": torch.__version__}
-        _report(log, {"settings": asdict(settings), **header, **about})
-        losses: list[float] = []
-        for step, batch in zip(range(settings.steps), batches, strict=False):
-            for optimizer in optimizers:
-                for group in optimizer.param_groups:
-                    group["lr"] = settings.learning_rate * learning_rate(step, settings)
-            batch = batch.to(device)
-            loss = matryoshka_loss(model, embed(batch), batch, settings.dims)
-            loss.backward()  # type: ignore[no-untyped-call]
-            for optimizer in optimizers:
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
-            with torch.no_grad():
-                model.logit_scale.clamp_(0, math.log(MAX_LOGIT_SCALE))
-            losses.append(loss.item())
-            if (step + 1) % report_every == 0:
-                seconds = time.monotonic() - started
-                _report(
-                    log,
-                    {
-                        "step": step + 1,
-                        "loss": round(float(np.mean(losses[-report_every:])), 4),
-                        "logit_scale": round(model.logit_scale.exp().item(), 2),
-                        "wall_s": round(seconds, 1),
-                        "cpu_s": round(time.process_time() - cpu_started, 1),
-                    },
-                )
-            if (step + 1) % 500 == 0:
-                save()
-    save()
+
+    def loss_of(batch: Batch) -> torch.Tensor:
+        batch = batch.to(device)
+        return matryoshka_loss(model, embed(batch), batch, settings.dims)
+
+    def clamp() -> None:
+        with torch.no_grad():
+            model.logit_scale.clamp_(0, math.log(MAX_LOGIT_SCALE))
+
+    minimise(
+        model,
+        loss_of,
+        batches,
+        settings,
+        out,
+        save=save,
+        header={"settings": asdict(settings), **header},
+        after_step=clamp,
+        state=lambda: {"logit_scale": round(model.logit_scale.exp().item(), 2)},
+        report_every=report_every,
+    )
 
 
 def save_checkpoint(model: CLIPModel, tokenizer: Tokenizer, folder: Path) -> None:
@@ -278,13 +219,6 @@ def save_image_processor(folder: Path) -> None:
         image_mean=list(IMAGE_SETTINGS.mean),
         image_std=list(IMAGE_SETTINGS.std),
     ).save_pretrained(folder)
-
-
-def _report(log: TextIO, record: dict[str, Any]) -> None:
-    line = json.dumps(record)
-    log.write(line + "\n")
-    log.flush()
-    typer.echo(line)
 
 
 def main(

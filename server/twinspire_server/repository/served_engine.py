@@ -13,12 +13,11 @@ from numpy.typing import NDArray
 
 from twinspire.bundle import Bundle, TextSettings, Tower
 from twinspire.contract import EMBEDDING, IMAGE, INPUT_IDS, INPUT_NAMES, PROBABILITY, without_padding
-from twinspire.errors import InputError
 from twinspire.towers import LocalTowers
 from twinspire.towers.auto_selection import Runtime
 from twinspire.towers.batching import bucket_lengths
 from twinspire.towers.local_reranker import LocalReranker
-from twinspire.towers.validation import BundleTowers
+from twinspire.towers.validation import BundleTowers, check_paired
 
 
 class ServedEngine(ABC):
@@ -121,8 +120,7 @@ class RerankerEngine(BundleTowers, ServedEngine):
     def rows(self, arrays: Sequence[NDArray[Any]]) -> Sized:
         """Return images and texts as pairs."""
         images, input_ids = arrays
-        if len(images) != len(input_ids):
-            raise InputError(f"{len(images)} images and {len(input_ids)} texts: expected one text for each image")
+        check_paired(images, input_ids)
         return Pairs(images, input_ids)
 
     def compute(self, requests: Sequence[Any]) -> NDArray[np.float32]:

@@ -53,7 +53,7 @@ class ExpectedModel:
 
     @property
     def is_required(self) -> bool:
-        """Whether a server of the bundle must have it: one that an older version built has no reranker."""
+        """Whether every server of the bundle has it: a repository that an older version built has no reranker."""
         return isinstance(self.role, Tower)
 
 
