@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -55,9 +56,10 @@ def openai_client(gateway: str) -> Iterator[openai.OpenAI]:
 
 
 @pytest.fixture
-def cohere_client(gateway: str) -> cohere.ClientV2:
-    """Cohere's client of the gateway."""
-    return cohere.ClientV2(api_key=KEY, base_url=gateway)
+def cohere_client(gateway: str) -> Iterator[cohere.ClientV2]:
+    """Cohere's client of the gateway; it cannot be closed, so that its connections are ours."""
+    with httpx.Client() as connections:
+        yield cohere.ClientV2(api_key=KEY, base_url=gateway, httpx_client=connections)
 
 
 @pytest.fixture
