@@ -289,6 +289,7 @@ def test_tiles_have_their_pictures_shape_before_they_load(page: Page, page_index
     assert all(box["width"] / box["height"] == pytest.approx(box["ratio"], rel=0.02) for box in boxes)
     until(page, f"{_tiles()}.slice(0, 4).every((tile) => tile.querySelector('img').naturalWidth > 0)")
     assert page.evaluate("window.shift") < 0.02
+    page.unroute_all(behavior="wait")  # the page asks again from time to time
 
 
 def test_texts_of_the_index_are_never_html(page: Page) -> None:

@@ -17,6 +17,7 @@ from tritonclient.utils import InferenceServerException
 
 from support.arrays import png
 from support.live_gateway import eventually
+from twinspire.errors import ServerError
 from twinspire.towers import TritonTowers
 from twinspire_server.triton import TritonServer, flags, launch
 
@@ -32,7 +33,8 @@ TEXTS = [np.array([1, 5, 7, 2], np.int32), np.array([1, 2], np.int32)]
 PNG = png(IMAGES[0])
 TOLERANCE = 1e-6
 CANCELLATIONS = "grpc cancellations"
-_FIXED_STREAMS = (2, 68)
+_FIXED_STREAMS, _FIXED_CANCELLATIONS = (2, 68), (2, 59)
+_KILLED = (128 + signal.SIGSEGV, 128 + signal.SIGABRT)
 
 
 def _target(server: TritonServer, **options: Any) -> Any:
@@ -49,11 +51,10 @@ def towers(triton_server: TritonServer, tiny: Any) -> Any:
     opened.close()
 
 
-@pytest.fixture(scope="module")
-def lost_server(triton_server: TritonServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
+@pytest.fixture
+def lost_server(triton_server: TritonServer, tmp_path: Path) -> Iterator[TritonServer]:
     """Serve the same repository by a server that may be lost. Triton 2.51 needs 11 s to end after cancelled streams."""
-    log = tmp_path_factory.mktemp("lost") / "triton.log"
-    with TritonServer(triton_server.repository, log_file=log) as server:
+    with TritonServer(triton_server.repository, log_file=tmp_path / "triton.log") as server:
         yield server
 
 
@@ -146,13 +147,21 @@ def test_the_chunks_kill_a_server_without_the_key(
 
 
 def test_cancellations_harm_nothing(lost_server: TritonServer, tiny: Any) -> None:
-    """Calls and streams that are cancelled at any moment leave the server ready and right."""
+    """Calls and streams that are cancelled at any moment leave the server ready and right.
+
+    Now and then they kill 2.51 on a busy machine, as SECURITY.md says, and never a Triton of 25.06 or later.
+    """
     attack, answer = attacks.ATTACKS[CANCELLATIONS]
     assert attack(_target(lost_server)) == answer
-    assert eventually(lambda: _is_accepted(lost_server)), "the queue is still full of cancelled requests"
-    opened = TritonTowers(lost_server.grpc_url, tiny.bundle)
-    _assert_ready_and_right(lost_server, opened, tiny)
-    opened.close()
+    try:
+        assert eventually(lambda: _is_accepted(lost_server)), "the queue is still full of cancelled requests"
+        opened = TritonTowers(lost_server.grpc_url, tiny.bundle)
+        _assert_ready_and_right(lost_server, opened, tiny)
+        opened.close()
+    except (AssertionError, InferenceServerException, ServerError):
+        if _version(lost_server) >= _FIXED_CANCELLATIONS:
+            raise
+        assert lost_server.wait(10) in _KILLED
 
 
 def test_the_stream_errors_that_no_flag_closes(lost_server: TritonServer) -> None:
@@ -161,7 +170,7 @@ def test_the_stream_errors_that_no_flag_closes(lost_server: TritonServer) -> Non
     if _version(lost_server) >= _FIXED_STREAMS:
         assert lost_server.running
     else:
-        assert lost_server.wait(10) in (128 + signal.SIGSEGV, 128 + signal.SIGABRT)
+        assert lost_server.wait(10) in _KILLED
 
 
 def _version(server: TritonServer) -> tuple[int, ...]:
