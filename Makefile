@@ -92,6 +92,7 @@ bench: $(VENV)/.dev ## run every benchmark at a size that ends in minutes; recor
 	$(BIN)/twinspire bench search --count 400 --json runs/bench/search.json
 	$(BIN)/twinspire bench index --json runs/bench/index.json
 	$(BIN)/python -m twinspire_bench.engines --rounds 3 --json runs/bench/engines.json
+	$(BIN)/python -m twinspire_bench.merged_tokens --rounds 3 --json runs/bench/merged.json
 	$(BIN)/python -m twinspire_bench.serving_overhead --rounds 3 --json runs/bench/served.json
 	$(BIN)/python -m twinspire_bench.lanes --rounds 1 --json runs/bench/lanes.json
 	$(BIN)/python -m twinspire_bench.overload --seconds 10 --json runs/bench/overload.json

@@ -32,8 +32,8 @@ from twinspire_eval.scenes import Language, Split, scene_set
 SizeOption: TypeAlias = Annotated[
     str,
     typer.Option(
-        help="vit-b-32, vit-b-16, vit-l-14, vit-l-14-336, siglip-b-16, chinese-clip-b-16, metaclip-2-b-32, or tiny "
-        "for a trial."
+        help="vit-b-32, vit-b-16, vit-l-14, vit-l-14-336, siglip-b-16, siglip-so400m-14, chinese-clip-b-16, "
+        "metaclip-2-b-32, or tiny for a trial."
     ),
 ]
 GivenBundleOption: TypeAlias = Annotated[
@@ -126,6 +126,7 @@ def limit_images_per_s(bundle: Bundle, precision: Precision, threads: int) -> fl
 
 TWINSPIRE = (sys.executable, "-c", "from twinspire.cli import main; main()")
 RANDOM_CHECKPOINT = (sys.executable, "-m", "twinspire_export.random_checkpoints")
+MERGE_TOKENS = (sys.executable, "-m", "twinspire_export.precision.merging")
 
 RANGES = "asymmetric"
 """Recipe that `twinspire precision` chose for the sample; random weights have no recall to choose by."""

@@ -26,6 +26,7 @@ class FamilySize(StrEnum):
     """Published sizes of other families."""
 
     SIGLIP_B_16 = "siglip-b-16"
+    SIGLIP_SO400M_14 = "siglip-so400m-14"
     CHINESE_CLIP_B_16 = "chinese-clip-b-16"
     METACLIP_2_B_32 = "metaclip-2-b-32"
 
@@ -45,11 +46,24 @@ def make_family(
     return model.eval()
 
 
-def _siglip(folder: Path, captions: Sequence[str], depth: Mapping[str, int]) -> PreTrainedModel:
+_SO400M = {"hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 27, "num_attention_heads": 16}
+
+
+def _siglip_b_16(folder: Path, captions: Sequence[str], depth: Mapping[str, int]) -> PreTrainedModel:
     """Make google/siglip-base-patch16-224: 32,000 tokens, 64 ids."""
+    return _siglip(folder, captions, depth, patch_size=16)
+
+
+def _siglip_so400m_14(folder: Path, captions: Sequence[str], depth: Mapping[str, int]) -> PreTrainedModel:
+    """Make google/siglip-so400m-patch14-224: 32,000 tokens, 64 ids."""
+    return _siglip(folder, captions, {**_SO400M, **depth}, patch_size=14)
+
+
+def _siglip(folder: Path, captions: Sequence[str], tower: Mapping[str, int], *, patch_size: int) -> PreTrainedModel:
+    """Make a SigLIP for images of 224 pixels whose two towers have the sizes `tower`."""
     from transformers import SiglipConfig, SiglipImageProcessor, SiglipModel
 
-    config = SiglipConfig(text_config=dict(depth), vision_config={"image_size": 224, "patch_size": 16, **depth})
+    config = SiglipConfig(text_config=dict(tower), vision_config={"image_size": 224, "patch_size": patch_size, **tower})
     pieces = config.text_config.vocab_size
     (folder / "spiece.model").write_bytes(_sentencepiece(captions, pieces))
     special = {"eos_token": "</s>", "pad_token": "</s>", "unk_token": "<unk>"}
@@ -145,7 +159,8 @@ def _sentencepiece(captions: Sequence[str], pieces: int) -> bytes:
 _Maker = Callable[[Path, Sequence[str], Mapping[str, int]], Any]
 _MAKERS: Mapping[FamilySize, _Maker] = MappingProxyType(
     {
-        FamilySize.SIGLIP_B_16: _siglip,
+        FamilySize.SIGLIP_B_16: _siglip_b_16,
+        FamilySize.SIGLIP_SO400M_14: _siglip_so400m_14,
         FamilySize.CHINESE_CLIP_B_16: _chinese_clip,
         FamilySize.METACLIP_2_B_32: _metaclip_2,
     }

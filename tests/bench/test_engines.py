@@ -19,6 +19,7 @@ from twinspire._codec import decode, encode
 from twinspire.bundle import Bundle, Precision, Tower
 from twinspire.errors import EngineError, InputError
 from twinspire.images import Preprocessor
+from twinspire_bench import merged_tokens
 from twinspire_bench.engines.inputs import FOLDER_SIZE, PeerInputs, cut_after_normalisation, write_folder
 from twinspire_bench.engines.measure import (
     OURS,
@@ -83,6 +84,22 @@ def test_a_comparison_gives_a_record(inputs: PeerInputs) -> None:
             f"{title}: round 1 of 2",
             f"{title}: round 2 of 2",
         ]
+
+
+def test_merged_tokens_are_compared_with_the_better_of_openvinos(inputs: PeerInputs, tmp_path: Path) -> None:
+    """Ours, whole and with tokens merged, are divided by the faster number of OpenVINO's streams in each round."""
+    bundles = merged_tokens.merged_bundles(inputs.bundle, Precision.INT8, [2], tmp_path)
+    certificate = Bundle.open(bundles[2]).manifest.engines[Tower.IMAGE][Precision.INT8_TOME].certificate
+    assert certificate is not None
+    assert certificate.merged_tokens == 2
+    tasks = merged_tokens.tasks_of(inputs, Precision.INT8, bundles, threads=2)
+    found = merged_tokens.measure(tasks, rounds=2, say=print)
+    rates = {label: np.array(rates["samples"]) for label, rates in found["images_per_s"].items()}
+    better = np.maximum(rates["OpenVINO, whole, 1 stream"], rates["OpenVINO, whole, 2 streams"])
+    ratios = found["times_as_fast_as_openvino"]
+    assert {"whole", "r 2"} <= set(ratios)
+    for label, ratio in ratios.items():
+        assert ratio.value == pytest.approx(np.median(rates[label] / better))
 
 
 def test_an_unknown_comparison_is_refused(inputs: PeerInputs) -> None:

@@ -51,7 +51,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_documentation_has_every_benchmark() -> None:
     """None of the benchmarks is without its command line."""
     names = {" ".join(command.split()[:3]) for command in benchmarks()}
-    ours = ("engines", "serving_overhead", "lanes", "overload", "gateway", "growth")
+    ours = ("engines", "merged_tokens", "serving_overhead", "lanes", "overload", "gateway", "growth")
     modules = {f"python -m twinspire_bench.{module}" for module in ours}
     assert names == modules | {f"twinspire bench {name}" for name in ("index", "latency", "recall", "search")} | {
         "twinspire demo -o"

@@ -46,7 +46,7 @@ class EngineComparison(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class PeerTask:
-    """What the worker process of a peer measures. `peer` is the class, as MODULE:CLASS.
+    """What the worker process of a peer measures. `peer` is the class, as MODULE:CLASS, `precision` that of our towers.
 
     The slow text peers encode only `padded_texts` or `bf16_texts` captions a measurement.
     """
@@ -58,6 +58,7 @@ class PeerTask:
     batch: int = 32
     padded_texts: int = 96
     bf16_texts: int = 512
+    precision: Precision = Precision.INT8
 
     def captions(self) -> list[str]:
         """Read the captions."""
@@ -80,10 +81,10 @@ class PeerTask:
     def towers(
         self, provider: Provider | str = AUTO, inference_precision: InferencePrecision = InferencePrecision.F32
     ) -> LocalTowers:
-        """Open the bundle's int8 engines; with OpenVINO, float operators compute in `inference_precision`."""
+        """Open the bundle's engines; with OpenVINO, float operators compute in `inference_precision`."""
         return LocalTowers(
             Bundle.open(self.inputs.bundle),
-            precision=Precision.INT8,
+            precision=self.precision,
             provider=provider,
             threads=self.threads,
             streams=self.streams,
@@ -91,8 +92,8 @@ class PeerTask:
         )
 
     def client(self) -> Client:
-        """Open a client of the bundle's int8 engines."""
-        return Client.local(self.inputs.bundle, precision=Precision.INT8, threads=self.threads, streams=self.streams)
+        """Open a client of the bundle's engines."""
+        return Client.local(self.inputs.bundle, precision=self.precision, threads=self.threads, streams=self.streams)
 
 
 class EnginePeer(ABC):
@@ -144,17 +145,35 @@ def require_peers() -> None:
 
 
 def peer_tasks(
-    comparison: EngineComparison, inputs: PeerInputs, *, threads: int, streams: int, **options: int
+    comparison: EngineComparison,
+    inputs: PeerInputs,
+    *,
+    threads: int,
+    streams: int,
+    batch: int = 32,
+    padded_texts: int = 96,
+    bf16_texts: int = 512,
 ) -> dict[str, PeerTask]:
-    """Return the tasks of a comparison's usable peers by label. `options` are fields of `PeerTask`."""
+    """Return the tasks of a comparison's usable peers by label; the options are those of `PeerTask`."""
     return {
         label: PeerTask(
-            peer=f"{peer.__module__}:{peer.__qualname__}", inputs=inputs, threads=threads, streams=count, **options
+            peer=peer_name(peer),
+            inputs=inputs,
+            threads=threads,
+            streams=count,
+            batch=batch,
+            padded_texts=padded_texts,
+            bf16_texts=bf16_texts,
         )
         for peer in PEERS
         if peer.comparison is comparison and peer.is_usable()
         for label, count in _labels(peer, streams)
     }
+
+
+def peer_name(peer: type[EnginePeer]) -> str:
+    """Return the name of a peer's class as a task has it."""
+    return f"{peer.__module__}:{peer.__qualname__}"
 
 
 def _labels(peer: type[EnginePeer], streams: int) -> Iterator[tuple[str, int]]:

@@ -31,7 +31,7 @@ SINGLE_CAPTIONS = 30
 
 @register_peer
 class TwinspireImages(EnginePeer):
-    """The bundle's int8 image tower on whole batches, with the provider that `auto` takes here."""
+    """The bundle's image tower on whole batches, with the provider that `auto` takes here."""
 
     comparison, label = EngineComparison.IMAGE_TOWER, "twinspire"
 
@@ -106,6 +106,14 @@ class OpenVinoImages(EnginePeer):
 
     def measure(self) -> float:
         return _queue_rate(self._queue, self._batches)
+
+
+class OpenVinoFp32Images(OpenVinoImages):
+    """The same on the fp32 engine as exported, in OpenVINO's default arithmetic; of no comparison of its own."""
+
+    def __init__(self, task: PeerTask) -> None:
+        self._queue = openvino_queue(task.inputs.plain_engine(Tower.IMAGE), threads=task.threads, streams=task.streams)
+        self._batches = task.image_batches()
 
 
 @register_peer

@@ -1,15 +1,21 @@
-"""Engines made for the comparison that merge tokens of the image: a sweep over the number merged in each block."""
+"""Engines made for the comparison that merge tokens of the image: a sweep over the number merged in each block.
+
+`python -m twinspire_export.precision.merging` makes them of a bundle without comparing them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any
 
+import typer
 from numpy.typing import NDArray
 
 from twinspire.bundle import Bundle, BundleWriter, Certificate, Precision, Tower
+from twinspire.errors import TwinspireError
 from twinspire_export.dependencies import Extra, require
 from twinspire_export.engine_check import EngineRunner, certify, check_engine
 from twinspire_export.precision.candidates import EnginePair
@@ -90,3 +96,26 @@ def _certify(bundle: Bundle, tower: Tower, engine: Path) -> Certificate:
         data=f"{len(inputs)} probes",
         packages=("onnx", "onnxruntime"),
     )
+
+
+def main(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Bundle with fp32 engines.")],
+    out: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder of the new bundles.")],
+    precision: Annotated[Precision, typer.Option(help="Precision of the engines to merge tokens in.")],
+    r: Annotated[list[int], typer.Option("--merge-tokens", metavar="R", help="Tokens to merge in each block.")],
+) -> None:
+    """Write a bundle for each R, as DIR/R."""
+    try:
+        pair = EnginePair(precision, Bundle.open(bundle))
+        out.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=out) as work:
+            for number in r:
+                for made in merging_engines(pair, [number], Path(work), on_step=typer.echo):
+                    made.bundle.path.rename(out / str(number))
+    except TwinspireError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
+
+
+if __name__ == "__main__":
+    typer.run(main)
