@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from twinspire import Bundle, sample_bundle
@@ -34,14 +35,14 @@ def main() -> None:
 
 
 def fp32_only(destination: Path) -> Bundle:
-    """Write the sample model with its fp32 engines alone."""
+    """Write the sample model with the fp32 engines of its towers alone."""
     sample = Bundle.open(sample_bundle())
     engines = {tower: sample.engine(tower, Precision.FP32) for tower in sample.towers}
     with BundleWriter(destination) as writer:
         for file in (sample.tokenizer_path, sample.path / PROBES_NAME, *engines.values()):
             writer.put_file(file.name, file)
         records = {(tower, Precision.FP32): (file.name, None) for tower, file in engines.items()}
-        return writer.commit(sample.manifest.draft(), records)
+        return writer.commit(replace(sample.manifest.draft(), rerankers={}), records)
 
 
 if __name__ == "__main__":

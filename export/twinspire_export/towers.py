@@ -260,16 +260,23 @@ class TextTower(TransformerTower):
     def forward(self, input_ids: Tensor) -> Tensor:
         """Encode `input_ids` (N, L) int32 to (N, D) float32."""
         length = input_ids.shape[1]
-        hidden = self.tokens(input_ids) + self.positions[:length]  # (N, L, W)
-        mask = self.mask(length)  # (L, L)
+        hidden, mask = self.read(input_ids, length)
         hidden = self.transform(hidden, length, mask)
+        return self.embed(self.pooled(hidden, input_ids, length, mask))
+
+    def read(self, input_ids: Tensor, length: int) -> tuple[Tensor, Tensor]:
+        """Return the tokens of `input_ids` (N, L) that enter the blocks, (N, L, W), and the mask, (L, L)."""
+        return self.tokens(input_ids) + self.positions[:length], self.mask(length)
+
+    def pooled(self, hidden: Tensor, input_ids: Tensor, length: int, mask: Tensor) -> Tensor:
+        """Pool the tokens (N, L, W) that left the blocks at the end token: (N, 1, W)."""
         ids = input_ids if self.end_id is None else (input_ids == self.end_id).to(torch.int32)
         end = ids.argmax(dim=1)  # (N,), the first of equal ones
-        token = self.pool(hidden, end)  # (N, 1, W)
+        token: Tensor = self.pool(hidden, end)
         if self.pooled_block is not None:
             rows = mask.index_select(0, end).reshape(-1, 1, 1, length)  # each end token's row of the mask
             token = self.pooled_block(token, hidden, length, rows)
-        return self.embed(token)
+        return token
 
 
 class LastTokenTextTower(TransformerTower):

@@ -34,7 +34,7 @@ def _quiet(*_: object) -> None:
 
 @pytest.fixture(scope="module")
 def reranking_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """The sample with two more lengths and a reranker whose probability grows with the brightness of the image."""
+    """The sample with a reranker whose probability grows with the brightness of the image, in place of its own."""
     base = Bundle.open(sample_bundle())
     draft = base.manifest.draft()
     size, context = draft.towers.image.settings.height, draft.towers.text.settings.context_length  # type: ignore[union-attr]
@@ -70,7 +70,7 @@ def reranking_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     )
     with BundleWriter(tmp_path_factory.mktemp("reranking") / "scenes", base=base) as writer:
         writer.path("pairs.fp32.onnx").write_bytes(model.SerializeToString())
-        return writer.commit(replace(draft, dims=(32, 64, 128), rerankers={"pairs": reranker}), {})
+        return writer.commit(replace(draft, rerankers={"pairs": reranker}), {})
 
 
 def test_queries_say_names_that_their_images_have() -> None:
@@ -211,8 +211,12 @@ def test_the_record_has_every_search_and_filter(
 
 def test_a_bundle_without_reranker_is_told(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """A line says that reranking was not measured, and the record has null."""
+    base = Bundle.open(sample_bundle())
+    with BundleWriter(tmp_path / "scenes", base=base) as writer:
+        bundle = writer.commit(replace(base.manifest.draft(), rerankers={}), {})
+    options = ["-n", "8", "--filter-items", "0", "--copies", "0", "--json", str(tmp_path / "r.json")]
     with pytest.raises(SystemExit):
-        main(["bench", "search", "-n", "8", "--filter-items", "0", "--copies", "0", "--json", str(tmp_path / "r.json")])
+        main(["bench", "search", "-b", str(bundle.path), *options])
     sys.stdout.flush()
     assert "no reranker" in capfd.readouterr().out
     assert Record.load(tmp_path / "r.json").results["reranking"] is None

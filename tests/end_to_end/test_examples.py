@@ -133,7 +133,7 @@ def test_serve_and_query(tmp_path: Path) -> None:
     lines = run("serve_and_query", folder=tmp_path)
     (difference,) = re.findall(r"largest difference (\S+)", "\n".join(lines))
     assert float(difference) < 1e-6
-    assert lines[0] == "built scenes_image, scenes_text"
+    assert lines[0] == "built scenes_image, scenes_text, scenes_reranker"
 
 
 def test_encode_async(tmp_path: Path, server: str) -> None:

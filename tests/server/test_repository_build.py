@@ -220,7 +220,8 @@ def test_two_bundles_in_one_repository(make_tiny: Callable[..., Any], tmp_path: 
     build_repository([make_tiny().bundle.path], tmp_path / "models", precision="int8")
     after = _content(tmp_path / "models")
     assert before.items() <= after.items()
-    assert {name.split("/")[0] for name in after} == {"scenes_image", "scenes_text", "tiny_image", "tiny_text"}
+    scenes = {"scenes_image", "scenes_text", "scenes_reranker"}
+    assert {name.split("/")[0] for name in after} == {*scenes, "tiny_image", "tiny_text"}
 
 
 # What is there already

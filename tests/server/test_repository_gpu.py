@@ -26,7 +26,7 @@ CONTAINER_GPU: dict[str, Any] = {"runtime": RepositoryRuntime.CONTAINER, "device
 def test_engines_for_tensorrt_cast_first(tmp_path: Path) -> None:
     """For TensorRT the image engine is written with its cast first and computes the same; others stay as they are."""
     bundle = Bundle.open(sample_bundle())
-    image, _, text = build_repository([bundle.path], tmp_path / "tensorrt", precision="fp32", **CONTAINER_GPU)
+    image, _, text, _ = build_repository([bundle.path], tmp_path / "tensorrt", precision="fp32", **CONTAINER_GPU)
     written = (image.folder / "1" / "model.onnx").read_bytes()
     graph = onnx.load_from_string(written).graph
     assert [node.op_type for node in graph.node if "image" in node.input] == ["Cast"]
@@ -49,7 +49,7 @@ def test_building_for_tensorrt_again_keeps_the_version(tmp_path: Path) -> None:
     build_repository([sample_bundle()], tmp_path, precision="fp32", **CONTAINER_GPU)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     again = build_repository([sample_bundle()], tmp_path, precision="fp32", **CONTAINER_GPU)
-    assert [model.version for model in again] == [1, 1, 1]
+    assert [model.version for model in again] == [1, 1, 1, 1]
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 

@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
+import torch
 import typer
 from numpy.typing import NDArray
 
 from twinspire import Client
 from twinspire._codec import encode
 from twinspire.bundle import Bundle, BundleWriter, Precision, Reranker
+from twinspire.contract import padded
 from twinspire.text import Tokenizer
 from twinspire_eval.recall import pair_accuracy_of_scores
 from twinspire_eval.scenes import Contrast, Language, Split, draw_dataset, draw_pairs, short_queries
@@ -29,6 +31,7 @@ from twinspire_export.quantization.recipe import Ranges
 from twinspire_export.quantize import write_engine
 from twinspire_export.reranker import RERANKER_FILE, export_reranker
 from twinspire_export.sample.build import PAIRS, SCENES, SEED, PairAccuracy
+from twinspire_export.sample.matcher import SceneMatcher
 from twinspire_export.sample.reranker import SceneReranker
 
 NAME = "reranker"
@@ -55,7 +58,17 @@ def add_reranker(checkpoint: Path, weights: Path, base: Bundle, destination: Pat
     with tempfile.TemporaryDirectory() as temporary, BundleWriter(destination, base=base) as writer:
         reference = Path(temporary) / RERANKER_FILE
         tokenizer = Tokenizer(base.tokenizer_json(), text)
-        export_reranker(SceneReranker.load(checkpoint, weights), reference, image=image, tokenizer=tokenizer)
+        trained = SceneReranker.load(checkpoint, weights)
+
+        def trained_scores(images: NDArray[np.uint8], captions: Sequence[str]) -> NDArray[np.float32]:
+            input_ids = padded(tokenizer.encode(captions), text.pad_id, text.context_length)
+            with torch.inference_mode():
+                scores: NDArray[np.float32] = trained(torch.from_numpy(images), torch.from_numpy(input_ids)).numpy()
+            return scores[:, 0]
+
+        export_reranker(
+            SceneMatcher(trained, image), reference, image=image, tokenizer=tokenizer, reference=trained_scores
+        )
         pairs = pair_samples(image_samples(base, scene_images()), text_samples(base, scene_captions()), text)
         file = f"{NAME}.{Precision.INT8}.onnx"
         engine = writer.path(file)
