@@ -93,6 +93,9 @@ def test_the_first_hits_are_in_the_rerankers_order(index: Index, count: int, k: 
         assert hit.parts.get("rerank") == (probability(hit.id) if reranked else None)
         assert hit.score == hit.parts["vector"]
     assert {text for _, text in client.asked} == {"a"}
+    assert [note for note in found.notes if "asked for" in note] == (
+        ["1,000 candidates were asked for, and the index has 62 items: each was one"] if count == 1000 else []
+    )
 
 
 def test_what_has_no_file_comes_after_and_is_named(index: Index) -> None:

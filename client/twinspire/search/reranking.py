@@ -47,12 +47,13 @@ def widened(request: SearchRequest) -> SearchRequest:
 
 
 def rerank(
-    scorer: PairScorer, request: SearchRequest, ranked: Ranked, items: Mapping[int, StoredItem]
+    scorer: PairScorer, request: SearchRequest, ranked: Ranked, items: Mapping[int, StoredItem], *, searched: int
 ) -> tuple[Ranked, list[str]]:
     """Order the first candidates of `ranked`, the hits of the `widened` request, and cut the page of `request`.
 
     Pinned items stay first. Candidates that are no images or whose file cannot be read come after the others, in their
-    order, and a note says so. Returns the page and the notes. Raises what `Client.score_pairs` raises.
+    order, and a note says so, as one does where more candidates were asked for than the `searched` items of the index.
+    Returns the page and the notes. Raises what `Client.score_pairs` raises.
     """
     assert request.rerank is not None
     text = request.query.as_one_text()
@@ -69,7 +70,12 @@ def rerank(
     ids = pinned + scored + [id_ for id_ in candidates if id_ not in probabilities] + rest
     page = ids[request.offset : request.depth]
     before = min(request.offset, len(ids))
-    return replace(ranked, ids=page, parts=parts, before=before), _notes(len(candidates), probabilities, images, errors)
+    notes = _notes(len(candidates), probabilities, images, errors)
+    if request.rerank > searched:
+        notes.append(
+            f"{request.rerank:,} candidates were asked for, and the index has {searched:,} items: each was one"
+        )
+    return replace(ranked, ids=page, parts=parts, before=before), notes
 
 
 def _notes(

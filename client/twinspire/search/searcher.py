@@ -187,7 +187,7 @@ class Searcher:
         else:
             ranked, items = self._found(plan, widened(request))
             with span("search.rerank"):
-                ranked, notes = rerank(scorer, request, ranked, items)
+                ranked, notes = rerank(scorer, request, ranked, items, searched=searched)
         notes += self._notes_on_rules(ranked, request)
         if ranked.groups_of is not None:
             notes.append(
