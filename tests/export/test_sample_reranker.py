@@ -16,15 +16,9 @@ from twinspire import Client, sample_bundle
 from twinspire_export.sample.batches import Texts, Wording, truth
 from twinspire_export.sample.data import IMAGE_SETTINGS, TrainingSettings, load_training_set
 from twinspire_export.sample.matcher import SceneMatcher
-from twinspire_export.sample.reranker import (
-    END_ID,
-    ClusterBatches,
-    RerankerSettings,
-    SceneReranker,
-    nearest_scenes,
-    train,
-)
+from twinspire_export.sample.reranker import END_ID, RerankerSettings, SceneReranker
 from twinspire_export.sample.train import train as train_towers
+from twinspire_export.sample.train_reranker import ClusterBatches, nearest_scenes, train
 
 TINY_DATA = TrainingSettings(scenes=24, steps=2, batch=8, warmup_steps=1)
 TINY = RerankerSettings(steps=2, clusters=2, warmup_steps=1)

@@ -140,7 +140,7 @@ def told_apart(client: Client, contrast: Contrast, folder: Path) -> dict[Languag
 
 def main(
     checkpoint: Annotated[Path, typer.Argument(help="Checkpoint of twinspire_export.sample.train.")],
-    weights: Annotated[Path, typer.Argument(help="Folder of twinspire_export.sample.reranker.")],
+    weights: Annotated[Path, typer.Argument(help="Folder of twinspire_export.sample.train_reranker.")],
     bundle: Annotated[Path, typer.Argument(help="The sample bundle without a reranker.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="The bundle to make.")],
 ) -> None:
