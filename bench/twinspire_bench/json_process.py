@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -46,6 +47,13 @@ class JsonProcess:
             )
         except OSError as error:
             raise EngineError(f"{label}: its process cannot be started: {error}") from error
+
+    @property
+    def peak_memory_bytes(self) -> int:
+        """The most memory that the process itself has had resident, until now."""
+        status = Path(f"/proc/{self._process.pid}/status").read_text(encoding="ascii")
+        (kib,) = (line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:"))
+        return 1024 * int(kib)
 
     def ask(self, line: str, *, time_limit_s: float | None = None) -> dict[str, Any]:
         """Send a line and return the answer.

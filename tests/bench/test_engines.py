@@ -148,6 +148,7 @@ def test_a_peer_is_added_by_one_class(inputs: PeerInputs, monkeypatch: pytest.Mo
         chosen = {label: tasks[label] for label in (OURS, "toy")}
         found = run_comparison(EngineComparison.ONE_CAPTION, chosen, rounds=2, say=print)
         assert found["captions_per_s"]["toy"]["samples"] == [len(CAPTIONS), len(CAPTIONS) + 1]
+        assert all(10 * 2**20 < size < 2**34 for size in found["peak_memory_bytes"].values())
         assert set(found["times_as_fast_as"]) == {"toy"}
         with pytest.raises(InputError, match="toy"):
             register_peer(toy)

@@ -76,18 +76,21 @@ def start_worker(label: str, task: PeerTask) -> Worker:
 def run_comparison(
     comparison: EngineComparison, tasks: Mapping[str, PeerTask], *, rounds: int, say: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Measure peers in turn: the rates of each, and the speed of twinspire relative to each, paired by round.
+    """Measure peers in turn: each one's rates and memory, and the speed of twinspire relative to it, paired by round.
 
     `say` receives each stage. Raises EngineError where a peer cannot run.
     """
     title = comparison.replace("_", " ")
     with ExitStack() as stack:
-        measures = {}
+        workers = {}
         for label, task in tasks.items():
             say(f"{title}: starting {label}")
-            measures[label] = stack.enter_context(start_worker(label, task)).call
+            workers[label] = stack.enter_context(start_worker(label, task))
+        measures = {label: worker.call for label, worker in workers.items()}
         rates = interleaved(measures, rounds=rounds, on_round=lambda stage: say(f"{title}: {stage}"))
+        memory = {label: worker.peak_memory_bytes for label, worker in workers.items()}
     return {
+        "peak_memory_bytes": memory,
         comparison.unit: {label: series(found, "median") for label, found in rates.items()},
         "times_as_fast_as": {
             label: paired_ratio(rates[OURS], found) for label, found in rates.items() if label != OURS
@@ -172,10 +175,11 @@ def show(record: Record, console: Console) -> None:
         unit = EngineComparison(name).unit
         table = figures_table(
             ["peer"],
-            [unit.replace("_per_s", "/s"), f"{OURS} / peer", "95% interval"],
+            [unit.replace("_per_s", "/s"), f"{OURS} / peer", "95% interval", "MiB"],
             title=f"\n{name.replace('_', ' ')}",
         )
         for label, rates in comparison[unit].items():
             ratio = comparison["times_as_fast_as"].get(label)
-            table.add_row(label, figure(rates["median"]), *ratio_cells(ratio))
+            memory = figure(comparison["peak_memory_bytes"][label] / 2**20)
+            table.add_row(label, figure(rates["median"]), *ratio_cells(ratio), memory)
         console.print(table)

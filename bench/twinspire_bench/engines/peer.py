@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from twinspire import Client, LocalTowers
 from twinspire._codec import decode
-from twinspire.bundle import Bundle, Precision
+from twinspire.bundle import Bundle, Precision, Tower
 from twinspire.errors import InputError, MissingDependencyError
 from twinspire.text import Tokenizer
 from twinspire.towers.auto_selection import AUTO
@@ -78,10 +78,13 @@ class PeerTask:
         bundle = Bundle.open(self.inputs.bundle)
         return Tokenizer(bundle.tokenizer_path, bundle.text)
 
-    def towers(
-        self, provider: Provider | str = AUTO, inference_precision: InferencePrecision = InferencePrecision.F32
+    def tower(
+        self,
+        tower: Tower,
+        provider: Provider | str = AUTO,
+        inference_precision: InferencePrecision = InferencePrecision.F32,
     ) -> LocalTowers:
-        """Open the bundle's engines; with OpenVINO, float operators compute in `inference_precision`."""
+        """Open one tower's engine; with OpenVINO, float operators compute in `inference_precision`."""
         return LocalTowers(
             Bundle.open(self.inputs.bundle),
             precision=self.precision,
@@ -89,6 +92,7 @@ class PeerTask:
             threads=self.threads,
             streams=self.streams,
             openvino=OpenVinoOptions(inference_precision=inference_precision),
+            towers=(tower,),
         )
 
     def client(self) -> Client:

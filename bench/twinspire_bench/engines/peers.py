@@ -36,12 +36,12 @@ class TwinspireImages(EnginePeer):
     comparison, label = EngineComparison.IMAGE_TOWER, "twinspire"
 
     def __init__(self, task: PeerTask) -> None:
-        self._towers, self._batches = self.open_towers(task), task.image_batches()
+        self._towers, self._batches = self.open_tower(task), task.image_batches()
 
     @staticmethod
-    def open_towers(task: PeerTask) -> LocalTowers:
-        """Open the engines."""
-        return task.towers()
+    def open_tower(task: PeerTask) -> LocalTowers:
+        """Open the engine."""
+        return task.tower(Tower.IMAGE)
 
     def measure(self) -> float:
         return rate(self._towers.encode_images, self._batches)
@@ -58,8 +58,8 @@ class TwinspireCpuImages(TwinspireImages):
         return _auto_takes_openvino()
 
     @staticmethod
-    def open_towers(task: PeerTask) -> LocalTowers:
-        return task.towers(Provider.CPU)
+    def open_tower(task: PeerTask) -> LocalTowers:
+        return task.tower(Tower.IMAGE, Provider.CPU)
 
 
 @register_peer
@@ -73,8 +73,8 @@ class TwinspireBf16Images(TwinspireImages):
         return _auto_takes_openvino() and "amx_bf16" in processor_flags()
 
     @staticmethod
-    def open_towers(task: PeerTask) -> LocalTowers:
-        return task.towers(Provider.OPENVINO, InferencePrecision.BF16)
+    def open_tower(task: PeerTask) -> LocalTowers:
+        return task.tower(Tower.IMAGE, Provider.OPENVINO, InferencePrecision.BF16)
 
 
 @register_peer
@@ -134,7 +134,7 @@ class TwinspireTexts(EnginePeer):
     comparison, label = EngineComparison.TEXT_TOWER, "twinspire"
 
     def __init__(self, task: PeerTask) -> None:
-        self._towers, self._sequences = task.towers(), task.tokenizer().encode(task.captions())
+        self._towers, self._sequences = task.tower(Tower.TEXT), task.tokenizer().encode(task.captions())
 
     def measure(self) -> float:
         return rate(self._towers.encode_texts, [self._sequences])
@@ -197,7 +197,7 @@ class FolderLimit(EnginePeer):
 
     def __init__(self, task: PeerTask) -> None:
         super().__init__(task)
-        self._towers, self._files = replace(task, threads=1, streams=1).towers(), task.files()
+        self._towers, self._files = replace(task, threads=1, streams=1).tower(Tower.IMAGE), task.files()
         self._preprocessor = Preprocessor(Bundle.open(task.inputs.bundle).image)
 
     def measure(self) -> float:

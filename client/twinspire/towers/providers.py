@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from twinspire._arguments import as_member
+from twinspire._freed_memory import return_freed_memory
 from twinspire.errors import BrokenDependencyError, EngineError, MissingDependencyError, ProviderError, TwinspireError
 from twinspire.towers import openvino_runtime, openvino_support
 from twinspire.towers.onnxruntime_support import (
@@ -152,6 +153,15 @@ def open_session(
     """
     if (unavailable := unavailable_error(provider)) is not None:
         raise unavailable
+    session = _open_session(engine, provider, threads=threads, openvino=openvino, streams=streams)
+    return_freed_memory()  # SigLIP SO400M, int8 in two streams of OpenVINO: 1,573 MiB after loading, 1,160 with it
+    return session
+
+
+def _open_session(
+    engine: Path, provider: Provider, *, threads: int, openvino: OpenVinoOptions, streams: int
+) -> Session:
+    """Open an engine on a provider that is available."""
     if provider is Provider.OPENVINO and openvino_support.uses_runtime():
         properties = _openvino_properties(threads=threads, streams=streams, openvino=openvino)
         try:
