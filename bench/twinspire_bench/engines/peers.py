@@ -70,7 +70,7 @@ class TwinspireBf16Images(TwinspireImages):
 
     @classmethod
     def is_usable(cls) -> bool:
-        return _auto_takes_openvino() and "amx_bf16" in processor_flags()
+        return _auto_takes_openvino() and _computes_bf16()
 
     @staticmethod
     def open_tower(task: PeerTask) -> LocalTowers:
@@ -124,7 +124,7 @@ class OpenVinoF32Images(OpenVinoImages):
 
     @classmethod
     def is_usable(cls) -> bool:
-        return "amx_bf16" in processor_flags()
+        return _computes_bf16()
 
 
 @register_peer
@@ -311,6 +311,11 @@ class TransformersClip:
             padding = "max_length" if padded else "longest"
             inputs = self._tokenizer(list(captions), padding=padding, truncation=True, return_tensors="pt")
             return self._torch.nn.functional.normalize(self._model.get_text_features(**inputs))
+
+
+def _computes_bf16() -> bool:
+    """Whether OpenVINO computes float operators in bf16 here unless told otherwise."""
+    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(processor_flags())
 
 
 def _auto_takes_openvino() -> bool:
