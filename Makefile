@@ -126,7 +126,7 @@ $(VENV)/.dev: $(SPEC) | $(BIN)/python
 
 $(HARNESS_VENV)/.dev: $(SPEC)
 	$(PYTHON) -m venv $(HARNESS_VENV)
-	$(HARNESS_BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[cpu,harness]" pytest pytest-timeout
+	$(HARNESS_BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[cpu,harness]" onnx pytest pytest-timeout
 	@touch $@
 
 # pip before 24.1 cannot resolve the extra.

@@ -263,7 +263,7 @@ def test_a_build_that_is_wrong_is_refused(
     outcome = server.reload()
     assert (outcome["status"], outcome["taken"]) == (1, False)
     assert word in outcome["reason"]
-    assert outcome["serving"] == {"scenes_image": 1, "scenes_text": 1}
+    assert outcome["serving"] == {"scenes_image": 1, "scenes_text": 1, "scenes_reranker": 1}
     assert server.precisions() == {"fp32"}
     assert sorted(server.state.iterdir()) == before
     if word == "cosine":
