@@ -8,7 +8,6 @@ nothing of recall: `twinspire precision --merge-tokens` measures that.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,8 +19,8 @@ from rich.console import Console
 from twinspire._cores import thread_count
 from twinspire.bundle import Precision
 from twinspire_bench.engines.inputs import PeerInputs, make_inputs
-from twinspire_bench.engines.measure import BATCH, start_worker
-from twinspire_bench.engines.peer import EnginePeer, PeerTask, peer_name, require_peers
+from twinspire_bench.engines.measure import BATCH, measure_peers
+from twinspire_bench.engines.peer import EnginePeer, PeerTask, peer_name, require_peers, with_streams
 from twinspire_bench.engines.peers import OpenVinoFp32Images, OpenVinoImages, TwinspireBf16Images, TwinspireImages
 from twinspire_bench.scripts import (
     DEFAULT_WORK,
@@ -37,7 +36,6 @@ from twinspire_bench.scripts import (
     run,
 )
 from twinspire_eval.datasets import open_dataset
-from twinspire_eval.load import interleaved
 from twinspire_eval.records import Record, series
 from twinspire_eval.smoke import smoke_option
 from twinspire_eval.statistics import paired_ratio
@@ -90,7 +88,7 @@ def tasks_of(
 
 def openvino_label(streams: int) -> str:
     """Return the label of OpenVINO's engine of the whole tower."""
-    return f"OpenVINO, whole, {streams} stream{'s' if streams > 1 else ''}"
+    return with_streams("OpenVINO, whole", streams)
 
 
 def measure(tasks: Mapping[str, PeerTask], *, rounds: int, say: Callable[[str], None]) -> dict[str, Any]:
@@ -98,12 +96,7 @@ def measure(tasks: Mapping[str, PeerTask], *, rounds: int, say: Callable[[str], 
 
     Raises EngineError where a peer cannot run.
     """
-    with ExitStack() as stack:
-        measures = {}
-        for label, task in tasks.items():
-            say(f"starting {label}")
-            measures[label] = stack.enter_context(start_worker(label, task)).call
-        rates = interleaved(measures, rounds=rounds, on_round=say)
+    rates, _ = measure_peers(tasks, rounds=rounds, say=say)
     theirs = [openvino_label(streams) for streams in _STREAMS]
     better = np.max([rates[label] for label in theirs], axis=0)
     return {

@@ -94,7 +94,7 @@ def test_the_first_hits_are_in_the_rerankers_order(index: Index, count: int, k: 
         assert hit.score == hit.parts["vector"]
     assert {text for _, text in client.asked} == {"a"}
     assert [note for note in found.notes if "asked for" in note] == (
-        ["1,000 candidates were asked for, and the index has 62 items: each was one"] if count == 1000 else []
+        ["1,000 candidates were asked for, and the index has only 62 items"] if count == 1000 else []
     )
 
 

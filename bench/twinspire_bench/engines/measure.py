@@ -73,6 +73,23 @@ def start_worker(label: str, task: PeerTask) -> Worker:
     return Worker(start_peer, encode(task), label=label)
 
 
+def measure_peers(
+    tasks: Mapping[str, PeerTask], *, rounds: int, say: Callable[[str], None]
+) -> tuple[dict[str, NDArray[np.float64]], dict[str, int]]:
+    """Measure peers in turn, in each round; return the rates and the peak memory in bytes of each, by label.
+
+    `say` receives each stage. Raises EngineError where a peer cannot run.
+    """
+    with ExitStack() as stack:
+        workers = {}
+        for label, task in tasks.items():
+            say(f"starting {label}")
+            workers[label] = stack.enter_context(start_worker(label, task))
+        measures = {label: worker.call for label, worker in workers.items()}
+        rates = interleaved(measures, rounds=rounds, on_round=say)
+        return rates, {label: worker.peak_memory_bytes for label, worker in workers.items()}
+
+
 def run_comparison(
     comparison: EngineComparison, tasks: Mapping[str, PeerTask], *, rounds: int, say: Callable[[str], None]
 ) -> dict[str, Any]:
@@ -81,14 +98,7 @@ def run_comparison(
     `say` receives each stage. Raises EngineError where a peer cannot run.
     """
     title = comparison.replace("_", " ")
-    with ExitStack() as stack:
-        workers = {}
-        for label, task in tasks.items():
-            say(f"{title}: starting {label}")
-            workers[label] = stack.enter_context(start_worker(label, task))
-        measures = {label: worker.call for label, worker in workers.items()}
-        rates = interleaved(measures, rounds=rounds, on_round=lambda stage: say(f"{title}: {stage}"))
-        memory = {label: worker.peak_memory_bytes for label, worker in workers.items()}
+    rates, memory = measure_peers(tasks, rounds=rounds, say=lambda stage: say(f"{title}: {stage}"))
     return {
         "peak_memory_bytes": memory,
         comparison.unit: {label: series(found, "median") for label, found in rates.items()},

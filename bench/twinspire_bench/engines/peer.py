@@ -46,9 +46,10 @@ class EngineComparison(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class PeerTask:
-    """What the worker process of a peer measures. `peer` is the class, as MODULE:CLASS, `precision` that of our towers.
+    """What the worker process of a peer measures. `peer` is the class, as MODULE:CLASS.
 
-    The slow text peers encode only `padded_texts` or `bf16_texts` captions a measurement.
+    `precision` is that of our engines. The slow text peers encode only `padded_texts` or `bf16_texts` captions a
+    measurement.
     """
 
     peer: str
@@ -180,9 +181,14 @@ def peer_name(peer: type[EnginePeer]) -> str:
     return f"{peer.__module__}:{peer.__qualname__}"
 
 
+def with_streams(label: str, count: int) -> str:
+    """Return the label of a peer that is measured with several numbers of streams."""
+    return f"{label}, {count} stream{'s' if count > 1 else ''}"
+
+
 def _labels(peer: type[EnginePeer], streams: int) -> Iterator[tuple[str, int]]:
     for count in peer.stream_counts:
-        yield f"{peer.label}, {count} stream{'s' if count > 1 else ''}", count
+        yield with_streams(peer.label, count), count
     if not peer.stream_counts:
         yield peer.label, streams
 

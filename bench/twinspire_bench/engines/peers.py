@@ -109,7 +109,7 @@ class OpenVinoImages(EnginePeer):
 
 
 class OpenVinoFp32Images(OpenVinoImages):
-    """The same on the fp32 engine as exported, in OpenVINO's default arithmetic; of no comparison of its own."""
+    """The same on the fp32 engine as exported, in OpenVINO's default arithmetic; `merged_tokens` alone measures it."""
 
     def __init__(self, task: PeerTask) -> None:
         self._queue = openvino_queue(task.inputs.plain_engine(Tower.IMAGE), threads=task.threads, streams=task.streams)

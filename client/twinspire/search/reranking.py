@@ -72,9 +72,7 @@ def rerank(
     before = min(request.offset, len(ids))
     notes = _notes(len(candidates), probabilities, images, errors)
     if request.rerank > searched:
-        notes.append(
-            f"{request.rerank:,} candidates were asked for, and the index has {searched:,} items: each was one"
-        )
+        notes.append(f"{request.rerank:,} candidates were asked for, and the index has only {searched:,} items")
     return replace(ranked, ids=page, parts=parts, before=before), notes
 
 

@@ -15,7 +15,7 @@ import typer
 from numpy.typing import NDArray
 
 from twinspire.bundle import Bundle, BundleWriter, Certificate, Precision, Tower
-from twinspire.errors import TwinspireError
+from twinspire.errors import InputError, TwinspireError
 from twinspire_export.dependencies import Extra, require
 from twinspire_export.engine_check import EngineRunner, certify, check_engine
 from twinspire_export.precision.candidates import EnginePair
@@ -106,12 +106,15 @@ def main(
 ) -> None:
     """Write a bundle for each R, as DIR/R."""
     try:
+        if precision not in MERGED:
+            raise InputError(f"precision {precision}: expected {' or '.join(MERGED)}, whose engines merge tokens")
+        if taken := [number for number in r if (out / str(number)).exists()]:
+            raise InputError(f"{out / str(taken[0])} exists: name another folder, or remove it")
         pair = EnginePair(precision, Bundle.open(bundle))
         out.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=out) as work:
-            for number in r:
-                for made in merging_engines(pair, [number], Path(work), on_step=typer.echo):
-                    made.bundle.path.rename(out / str(number))
+            for number, made in zip(r, merging_engines(pair, r, Path(work), on_step=typer.echo), strict=True):
+                made.bundle.path.rename(out / str(number))
     except TwinspireError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None

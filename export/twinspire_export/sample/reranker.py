@@ -1,7 +1,8 @@
 """The sample's reranker as it is trained; `train_reranker.py` trains it, `matcher.py` is its form for the export.
 
-Begun with the first layers of the sample's two towers. The last ones of the text also attend to the image's tokens.
-Early layers that see text alone and late ones that fuse are those of ALBEF (Li et al. 2021, arXiv:2107.07651).
+Its weights begin as those of the first layers of the sample's two towers. The last text layers also attend to the
+image's tokens. Early layers that see text alone and late ones that fuse are those of ALBEF (Li et al. 2021,
+arXiv:2107.07651).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from twinspire_export.sample.data import END, IMAGE_SETTINGS, SPECIAL_TOKENS
 
 END_ID = SPECIAL_TOKENS.index(END)
 FIRST_THRESHOLD = 0.45
-"""The cosine similarity of the towers from which, before it is trained, a text is taken for true."""
+"""Before training, the cosine similarity of the towers from which on a pair counts as a match."""
 WEIGHTS = "reranker.safetensors"
 
 
@@ -29,7 +30,7 @@ class RerankerSettings:
     """Settings of the reranker and its training. A batch has `clusters` of `images` images and as many texts.
 
     The first `image_layers` and `text_layers` of the towers are kept; the last `fused_layers` of the text attend to the
-    image. In a cluster `siblings` images are of one unit, `nearest` resemble it, and the rest are any.
+    image. In a cluster `siblings` images are of one unit, `nearest` resemble it, and the rest are drawn from all.
     """
 
     image_layers: int = 5

@@ -1,9 +1,9 @@
 """Training of the sample's reranker: `python -m twinspire_export.sample.train_reranker --help`.
 
 It learns by binary cross-entropy which text is true of which image of a cluster: a scene, siblings that differ in one
-respect, scenes that the trained towers take for nearest (as ALBEF's hard examples, arXiv:2107.07651), and any others,
-which differ from a short query in all ways. Hidden weight matrices are trained with Muon, the rest with AdamW, as the
-sample's are.
+respect, scenes that the trained towers take for nearest (as ALBEF's hard examples, arXiv:2107.07651), and scenes drawn
+from all, without which short queries are learnt badly. Hidden weight matrices are trained with Muon, the rest with
+AdamW, as the sample's are.
 """
 
 from __future__ import annotations
