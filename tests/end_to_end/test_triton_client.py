@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from support.arrays import noise_images
+from support.triton_faults import FIXED_CANCELLATIONS, is_killed, version
 from twinspire import Client, LocalTowers, TritonTowers
 from twinspire.bundle import Tower
 from twinspire.errors import ServerRefusedError, ServerUnavailableError, SpaceMismatchError, TwinspireError
@@ -215,7 +216,10 @@ def test_a_call_outlives_a_restart(tiny: Any, own_server: Callable[..., TritonSe
 
 
 def test_a_server_that_hangs_is_given_up_at_the_deadline(tiny: Any, own_server: Callable[..., TritonServer]) -> None:
-    """A server that is halted costs a call its deadline; when it goes on, the same towers work."""
+    """A server that is halted costs a call its deadline; when it goes on, the same towers work.
+
+    The deadline cancels the call, which now and then kills 2.51 (SECURITY.md): then they work with the next server.
+    """
     server = own_server()
     with TritonTowers(server.grpc_url, tiny.bundle, deadline_s=1.0) as towers:
         os.kill(server.pid, signal.SIGSTOP)
@@ -226,4 +230,11 @@ def test_a_server_that_hangs_is_given_up_at_the_deadline(tiny: Any, own_server: 
             assert 0.9 < time.monotonic() - start < 2
         finally:
             os.kill(server.pid, signal.SIGCONT)
-        assert towers.encode_images(noise_images(100)).shape == (100, 12)
+        try:
+            vectors = towers.encode_images(noise_images(100))
+        except ServerUnavailableError:
+            if version(server) >= FIXED_CANCELLATIONS or not is_killed(server):
+                raise
+            own_server(grpc_port=server.ports.grpc)
+            vectors = towers.encode_images(noise_images(100))
+        assert vectors.shape == (100, 12)
