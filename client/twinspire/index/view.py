@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import astuple, dataclass, fields
 from functools import lru_cache
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -164,7 +164,7 @@ class View:
 
     def rows(self, ids: Iterable[int]) -> dict[int, int]:
         """Return the rows of these ids by id; ids without an item are left out."""
-        pairs = _whole_numbers(list(self._select_in("SELECT id, row FROM items WHERE id IN ({})", ids)), 2)
+        pairs = _whole_numbers(self._select_in("SELECT id, row FROM items WHERE id IN ({})", ids), 2)
         return dict(pairs.tolist())
 
     def find(self, column: str, value: str) -> list[StoredItem]:
@@ -300,7 +300,7 @@ class View:
         return {ItemKind.IMAGE: images, ItemKind.TEXT: others - sounds, ItemKind.AUDIO: sounds}
 
     def _integers(self, query: str, parameters: Sequence[Any] = (), *, columns: int = 2) -> NDArray[np.int64]:
-        return _whole_numbers(self._connection.execute(query, parameters).fetchall(), columns)
+        return _whole_numbers(self._connection.execute(query, parameters), columns)
 
     def _item_rows(self, ids: Iterable[int]) -> Iterator[tuple[Any, ...]]:
         """Yield the rows of `ITEM_COLUMNS` of these ids; ids without an item are left out."""
@@ -326,10 +326,13 @@ class View:
             yield from self._connection.execute(query.format(marks), (*first, *some)).fetchall()
 
 
-def _whole_numbers(rows: list[tuple[Any, ...]], columns: int) -> NDArray[np.int64]:
-    """Return rows of integers as an array, (n, columns). Raises `IndexStoreError` for anything else."""
+def _whole_numbers(rows: Iterable[tuple[Any, ...]], columns: int) -> NDArray[np.int64]:
+    """Return rows of integers as an array, (n, columns). Raises `IndexStoreError` for anything else.
+
+    A row becomes an entry of the array as it comes: a list of ten million would take more than a GiB for a moment.
+    """
     try:
-        found = np.array(rows, dtype=np.int64).reshape(-1, columns)
+        found = np.fromiter(chain.from_iterable(rows), dtype=np.int64).reshape(-1, columns)
     except (TypeError, ValueError, OverflowError) as error:
         raise IndexStoreError(f"the catalogue is damaged: a row or an id is not an integer. {RESTORE}") from error
     return found
