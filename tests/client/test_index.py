@@ -6,6 +6,7 @@ import os
 import re
 import sys
 import threading
+import tracemalloc
 from functools import partial
 from pathlib import Path
 
@@ -276,6 +277,19 @@ def test_readers_see_what_a_writer_adds(index: Index) -> None:
             assert len(reader) == number + 1
             assert reader.search(unit(1, seed=number), k=1, space=SPACE)[0][0].uri == f"/q{number}0.jpg"
             assert reader.stats().items == number + 1
+
+
+def test_opening_takes_few_bytes_an_item(index: Index) -> None:
+    """A reader keeps 8 bytes an item, the id of each row, and needs less than 60 to read and check them."""
+    count = 50_000
+    index.add(unit(count), items(count), space=SPACE)
+    tracemalloc.start()
+    with Index.open(index.path) as reader:
+        kept, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert len(reader) == count
+    assert kept < 10 * count
+    assert peak < 60 * count
 
 
 def test_a_reader_cannot_add(index: Index) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -186,6 +187,21 @@ def test_candidates_are_found_and_scored_exactly(
     assert np.abs(scores - of_rows).max() < 2e-6, np.abs(scores - of_rows).max()
     assert (np.diff(scores, axis=1) <= 0).all()
     assert exact_scores.shape == scores.shape
+
+
+def test_many_candidates_of_many_queries_take_little_memory(
+    data: tuple[NDArray[np.float32], NDArray[np.float32]], built: dict[str, AnnIndex]
+) -> None:
+    """2,000 queries with 2,000 candidates each hold those of some queries at a time, and find what they find alone."""
+    vectors, queries = data
+    many, kind = np.tile(queries, (40, 1)), built["ivf,pq32x4"]
+    _, alone = kind.search(queries, K, vectors, rescore_factor=200)
+    tracemalloc.start()
+    _, rows = kind.search(many, K, vectors, rescore_factor=200)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    np.testing.assert_array_equal(rows, np.tile(alone, (40, 1)))
+    assert peak < 12 * 2_000 * 2_000 / 2  # half of one score and one row of each
 
 
 @pytest.mark.parametrize("share", [0.9, 0.3, 0.05])

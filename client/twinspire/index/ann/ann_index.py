@@ -21,6 +21,7 @@ _OVERFETCH = 1.5  # times the results expected to be dropped by a filter that th
 _RESULTS_OF_EFFORT = 10  # that an effort in candidates is for
 _OUTGROWN = 4.0
 _PARTS_PER_THREAD = 4  # so that a thread whose core is taken away does less
+_CANDIDATES_OF_PART = 1 << 18  # of all its queries; each takes some 60 bytes while they are found and rescored
 _RESCORED_BYTES = 16 << 20
 _MINIMUM_FACTOR_OF_SEVERAL = 3
 """Items of several vectors that are rescored per result at least: the best vector of an item may not have been found,
@@ -132,15 +133,16 @@ class AnnIndex:
 
         if family.splits_queries:
             threads = min(search_threads(), len(queries))
-            share_tasks(self._parts(len(queries), threads), find, threads)
+            share_tasks(self._parts(len(queries), candidates, threads), find, threads)
         else:
             find([slice(None)])
         return scores, rows
 
-    def _parts(self, count: int, threads: int) -> Iterable[slice]:
-        """Cut `count` queries into parts for `threads` threads."""
+    def _parts(self, count: int, candidates: int, threads: int) -> Iterable[slice]:
+        """Cut `count` queries of so many candidates each into parts for `threads` threads."""
         whole = threads == 1 or (self.spec.code is not None and self.spec.code.scans_all_queries)
-        size = max(1, math.ceil(count / (threads if whole else _PARTS_PER_THREAD * threads)))
+        size = math.ceil(count / (threads if whole else _PARTS_PER_THREAD * threads))
+        size = max(1, min(size, _CANDIDATES_OF_PART // candidates))
         return (slice(start, min(start + size, count)) for start in range(0, count, size))
 
     def _candidates(
