@@ -23,11 +23,16 @@ def test_every_peer_is_measured(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     record = Record.load(tmp_path / "record.json")
     for comparison in (STRINGS, ENGINE):
-        found = record.results[comparison]
+        found = record.results["comparisons"][comparison]
         expected = {"twinspire int8 cpu f32", *(name for name, peer in PEERS.items() if comparison in peer.comparisons)}
         assert set(found["texts_per_s"]) == expected
         assert set(found["times_as_fast_as"]) == expected - {found["best"]}
         assert all(rates["median"] > 0 for rates in found["texts_per_s"].values())
+    closeness = record.results["closeness_to_fp32"]
+    assert set(closeness) == {"twinspire int8", "OpenVINO int8"}
+    for found in closeness.values():
+        assert 0.95 < found["min_cosine"] <= found["mean_cosine"] < 1
+        assert 0.5 < found["same_nearest"] <= 1
     assert json.loads((tmp_path / "work" / "captions.json").read_text(encoding="utf-8"))
 
 

@@ -11,14 +11,18 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
+from numpy.typing import NDArray
 from rich.console import Console
 
+from twinspire import Client
 from twinspire._codec import encode
 from twinspire._cores import thread_count
-from twinspire.bundle import Bundle, Tower
+from twinspire.bundle import Bundle, Precision, Tower
 from twinspire.contract import EMBEDDING, INPUT_NAMES
 from twinspire.errors import InputError
+from twinspire.index import flat
 from twinspire.text import Tokenizer
+from twinspire.towers.providers import Provider
 from twinspire_bench.engines.inputs import quantize_for_openvino
 from twinspire_bench.scripts import (
     DEFAULT_WORK,
@@ -31,7 +35,7 @@ from twinspire_bench.scripts import (
     read_captions,
     run,
 )
-from twinspire_bench.sentences.peers import BATCH, ENGINE, PEERS, STRINGS, SentenceTask, start_peer
+from twinspire_bench.sentences.peers import BATCH, ENGINE, PEERS, STRINGS, OpenVinoInt8, SentenceTask, start_peer
 from twinspire_bench.worker import Worker
 from twinspire_eval.load import interleaved
 from twinspire_eval.records import Record, series
@@ -125,11 +129,44 @@ def measure(
     return results
 
 
+def closeness(task: SentenceTask) -> dict[str, dict[str, float]]:
+    """Return how close the int8 embeddings of all texts are to the plain engine's in fp32, by label.
+
+    `mean_cosine` and `min_cosine` are of each text's embedding to that in fp32; `same_nearest` is the share of texts
+    whose nearest other text is the one of fp32.
+    """
+    texts = task.texts()
+
+    def ours(bundle: Path, precision: Precision) -> NDArray[np.float32]:
+        with Client.local(bundle, precision=precision, provider=Provider.CPU, threads=task.threads) as client:
+            return client.encode_texts(texts)
+
+    reference = ours(task.plain, Precision.FP32)  # (N, D)
+    nearest = _nearest_others(reference)  # (N,)
+    found = {}
+    int8 = {"twinspire int8": ours(task.bundle, Precision.INT8), "OpenVINO int8": OpenVinoInt8(task).vectors()}
+    for label, vectors in int8.items():
+        cosines = (reference * vectors).sum(axis=1)
+        found[label] = {
+            "mean_cosine": float(cosines.mean()),
+            "min_cosine": float(cosines.min()),
+            "same_nearest": float((_nearest_others(vectors) == nearest).mean()),
+        }
+    return found
+
+
+def _nearest_others(vectors: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Return the row of the most similar other vector, (N,), for each of (N, D)."""
+    _, rows = flat.nearest(vectors, vectors, 2)
+    is_itself = rows[:, 0] == np.arange(len(vectors))  # not where another has the same vector and a lower row
+    return np.where(is_itself, rows[:, 1], rows[:, 0])
+
+
 def main(
     checkpoint: Annotated[Path, typer.Argument(help="Folder of a checkpoint in the layout of sentence-transformers.")],
     work: Annotated[Path, typer.Option(help="Folder in which engines are made and kept.")] = DEFAULT_WORK / "sentences",
     captions: CaptionsOption = None,
-    texts: Annotated[int, typer.Option(min=1, help="Captions that are encoded.")] = 2_000,
+    texts: Annotated[int, typer.Option(min=2, help="Captions that are encoded.")] = 2_000,
     runtime: Annotated[
         list[str] | None, typer.Option(help="Runtime of ours: precision, provider and what it computes in; repeatable.")
     ] = None,
@@ -146,6 +183,7 @@ def main(
         sentences = read_captions(captions, texts)
         task = make_task(checkpoint, work, sentences, threads=thread_count(threads), streams=streams, say=say)
         results = measure(task, runtimes=runtime or _RUNTIMES, rounds=rounds, say=say)
+        say("how close int8 embeddings are to fp32 ones")
         bundle = Bundle.open(task.bundle)
         record = Record(
             kind="sentences",
@@ -158,7 +196,7 @@ def main(
                 "captions": "scenes" if captions is None else captions.name,
             },
             subject={"bundle": bundle.name, "space": bundle.space},
-            results=results,
+            results={"closeness_to_fp32": closeness(task), "comparisons": results},
         )
         _show(record, figures_console())
         if json_file is not None:
@@ -168,7 +206,12 @@ def main(
 def _show(record: Record, console: Console) -> None:
     """Print a table for each comparison."""
     console.print(f"{record.hardware.cpu_model}, {record.parameters['threads']} threads; {record.subject['bundle']}")
-    for comparison, found in record.results.items():
+    for label, found in record.results["closeness_to_fp32"].items():
+        console.print(
+            f"{label}: cosine to fp32 {found['mean_cosine']:.4f} on average, {found['min_cosine']:.4f} at least; "
+            f"{found['same_nearest']:.1%} of {record.parameters['texts']} texts have the same nearest text"
+        )
+    for comparison, found in record.results["comparisons"].items():
         table = figures_table(["peer"], ["texts/s", f"{found['best']} / peer", "95% interval"], title=f"\n{comparison}")
         for label, rates in found["texts_per_s"].items():
             ratio = found["times_as_fast_as"].get(label)

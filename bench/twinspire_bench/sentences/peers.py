@@ -17,7 +17,7 @@ from twinspire._codec import decode
 from twinspire.bundle import Bundle, Precision, Tower
 from twinspire.text import Tokenizer
 from twinspire.towers import InferencePrecision, OpenVinoOptions
-from twinspire.towers.batching import fitted_batches
+from twinspire.towers.batching import InputBatch, fitted_batches
 from twinspire_bench.scripts import openvino_queue, rate
 
 BATCH = 32
@@ -49,11 +49,11 @@ class SentenceTask:
         """Return the file of the plain engine."""
         return Bundle.open(self.plain).engine(Tower.TEXT, Precision.FP32)
 
-    def batches(self, texts: Sequence[str]) -> list[NDArray[np.int32]]:
-        """Tokenize and pad texts as the plain engine takes them, sorted by length: (n, L) int32 each."""
+    def batches(self, texts: Sequence[str]) -> list[InputBatch]:
+        """Tokenize and pad texts as the plain engine takes them, sorted by length: an array (n, L) int32 each."""
         bundle = Bundle.open(self.plain)
         ids = Tokenizer(bundle.tokenizer_path, bundle.text).encode(texts)
-        return [batch.arrays[0] for batch in fitted_batches(ids, bundle.text, batch=BATCH)]
+        return list(fitted_batches(ids, bundle.text, batch=BATCH))
 
 
 class SentencePeer(ABC):
@@ -129,8 +129,19 @@ class OpenVino(SentencePeer):
 
     def _encode(self, texts: Sequence[str]) -> None:
         for batch in self.task.batches(texts) if self.task.comparison == STRINGS else self._batches:
-            self._queue.start_async([batch])
+            self._queue.start_async(batch.arrays, batch.positions)
         self._queue.wait_all()
+
+    def vectors(self) -> NDArray[np.float32]:
+        """Return the embeddings of all texts, (N, D), L2-normalised."""
+        vectors = np.empty((len(self.texts), Bundle.open(self.task.plain).dim), np.float32)
+
+        def keep(request: Any, positions: NDArray[np.int64]) -> None:  # noqa: ANN401 - openvino.InferRequest
+            vectors[positions] = request.get_output_tensor(0).data
+
+        self._queue.set_callback(keep)
+        self._encode(self.texts)
+        return vectors
 
 
 class OpenVinoBf16(OpenVino):
