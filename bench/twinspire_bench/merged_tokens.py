@@ -41,7 +41,6 @@ from twinspire_eval.smoke import smoke_option
 from twinspire_eval.statistics import paired_ratio
 from twinspire_eval.tables import figure, figures_console, figures_table, ratio_cells
 
-MERGED = {Precision.INT8: Precision.INT8_TOME, Precision.FP32: Precision.FP32_TOME}
 _OPENVINO: dict[Precision, type[OpenVinoImages]] = {
     Precision.INT8: OpenVinoImages,
     Precision.FP32: OpenVinoFp32Images,
@@ -74,8 +73,10 @@ def tasks_of(
             batch=BATCH,
         )
 
+    merged = precision.with_merged_tokens
+    assert merged is not None  # else no bundle could be made
     ours = {"whole": (precision, inputs.bundle)}
-    ours |= {f"r {number}": (MERGED[precision], bundle) for number, bundle in bundles.items()}
+    ours |= {f"r {number}": (merged, bundle) for number, bundle in bundles.items()}
     tasks = {
         openvino_label(streams): task(_OPENVINO[precision], precision, inputs.bundle, streams) for streams in _STREAMS
     }
@@ -143,7 +144,7 @@ def main(
         model = random_model(size, work)
         inputs = make_inputs(model, data=dataset, captions=read_captions(None, 1), say=say)
         results = {}
-        for precision in precisions or MERGED:
+        for precision in precisions or _OPENVINO:
             bundles = merged_bundles(model.bundle.path, precision, numbers, model.folder / "merged")
             tasks = tasks_of(inputs, precision, bundles, threads=thread_count(threads))
             results[str(precision)] = measure(tasks, rounds=rounds, say=say)

@@ -144,7 +144,7 @@ def test_a_peer_is_added_by_one_class(inputs: PeerInputs, monkeypatch: pytest.Mo
     registered = list(PEERS)
     try:
         toy = importlib.import_module("toy_peer").ToyPeer
-        tasks = peer_tasks(EngineComparison.ONE_CAPTION, inputs, threads=1, streams=1)
+        tasks = peer_tasks(EngineComparison.ONE_CAPTION, PeerTask(inputs=inputs, threads=1, streams=1))
         chosen = {label: tasks[label] for label in (OURS, "toy")}
         found = run_comparison(EngineComparison.ONE_CAPTION, chosen, rounds=2, say=print)
         assert found["captions_per_s"]["toy"]["samples"] == [len(CAPTIONS), len(CAPTIONS) + 1]

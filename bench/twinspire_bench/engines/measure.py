@@ -54,18 +54,15 @@ def comparisons(
     inputs: PeerInputs, *, threads: int, streams: int, settings: EngineSettings
 ) -> dict[EngineComparison, dict[str, PeerTask]]:
     """Return the tasks of the peers of each comparison, by label."""
-    return {
-        comparison: peer_tasks(
-            comparison,
-            inputs,
-            threads=threads,
-            streams=streams,
-            batch=BATCH,
-            padded_texts=settings.padded_texts,
-            bf16_texts=settings.bf16_texts,
-        )
-        for comparison in EngineComparison
-    }
+    task = PeerTask(
+        inputs=inputs,
+        threads=threads,
+        streams=streams,
+        batch=BATCH,
+        padded_texts=settings.padded_texts,
+        bf16_texts=settings.bf16_texts,
+    )
+    return {comparison: peer_tasks(comparison, task) for comparison in EngineComparison}
 
 
 def start_worker(label: str, task: PeerTask) -> Worker:

@@ -6,7 +6,7 @@ import importlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
@@ -46,13 +46,13 @@ class EngineComparison(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class PeerTask:
-    """What the worker process of a peer measures. `peer` is the class, as MODULE:CLASS.
+    """What the worker process of a peer measures. `peer` is the class, as MODULE:CLASS, empty before it is known.
 
     `precision` is that of our engines. The slow text peers encode only `padded_texts` or `bf16_texts` captions a
     measurement.
     """
 
-    peer: str
+    peer: str = ""
     inputs: PeerInputs
     threads: int
     streams: int
@@ -149,30 +149,13 @@ def require_peers() -> None:
             raise MissingDependencyError(package, extra, _PURPOSE)
 
 
-def peer_tasks(
-    comparison: EngineComparison,
-    inputs: PeerInputs,
-    *,
-    threads: int,
-    streams: int,
-    batch: int = 32,
-    padded_texts: int = 96,
-    bf16_texts: int = 512,
-) -> dict[str, PeerTask]:
-    """Return the tasks of a comparison's usable peers by label; the options are those of `PeerTask`."""
+def peer_tasks(comparison: EngineComparison, task: PeerTask) -> dict[str, PeerTask]:
+    """Return `task` for each usable peer of a comparison, by label: with its class, and in its numbers of streams."""
     return {
-        label: PeerTask(
-            peer=peer_name(peer),
-            inputs=inputs,
-            threads=threads,
-            streams=count,
-            batch=batch,
-            padded_texts=padded_texts,
-            bf16_texts=bf16_texts,
-        )
+        label: replace(task, peer=peer_name(peer), streams=count)
         for peer in PEERS
         if peer.comparison is comparison and peer.is_usable()
-        for label, count in _labels(peer, streams)
+        for label, count in _labels(peer, task.streams)
     }
 
 

@@ -41,6 +41,11 @@ class Precision(StrEnum):
         """Whether its products are of uint8 and int8, as processors compute them."""
         return self in (Precision.INT8, Precision.INT8_TOME)
 
+    @property
+    def with_merged_tokens(self) -> Precision | None:
+        """That of engines made from this one's by merging tokens; None where there are none."""
+        return {Precision.FP32: Precision.FP32_TOME, Precision.INT8: Precision.INT8_TOME}.get(self)
+
 
 class Padding(StrEnum):
     """Whether the padding may be left out (`trim`) or must always be there (`max_length`)."""

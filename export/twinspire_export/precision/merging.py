@@ -20,9 +20,6 @@ from twinspire_export.dependencies import Extra, require
 from twinspire_export.engine_check import EngineRunner, certify, check_engine
 from twinspire_export.precision.candidates import EnginePair
 
-MERGED = {Precision.FP32: Precision.FP32_TOME, Precision.INT8: Precision.INT8_TOME}
-"""The precision of engines that merge tokens, by that of the engines that they are made from."""
-
 SHARES = (0.25, 0.5, 0.75)
 """Shares of the image's tokens that the sweep merges before the last block."""
 
@@ -47,15 +44,15 @@ def merging_engines(
 ) -> Iterator[EnginePair]:
     """Yield the engines `pair` with each of `numbers` of tokens merged in every block, reusing those in `work`.
 
-    The text tower's engine stays as it is. Raises InputError as `merging_sweep` does, EngineError where onnxruntime
-    cannot run an engine, MissingDependencyError where a package is missing.
+    The text tower's engine stays as it is. Raises InputError as `merging_sweep` does and for another precision,
+    EngineError where onnxruntime cannot run an engine, MissingDependencyError where a package is missing.
     """
     require(Extra.QUANTIZE, "merging tokens")
     import onnx
 
     from twinspire_export.token_merging import merge_tokens
 
-    precision, base = MERGED[pair.precision], pair.bundle
+    precision, base = _merged(pair.precision), pair.bundle
     for r in numbers:
         recipe = f"r {r}" if pair.recipe is None else f"r {r}, {pair.recipe}"
         folder = work / f"{precision}-{r}-{pair.engines_sha256[0][:16]}"
@@ -86,6 +83,15 @@ def merging_engines(
         yield EnginePair(precision, made, recipe)
 
 
+def _merged(precision: Precision) -> Precision:
+    """Return the precision of engines with tokens merged. Raises InputError where there are none."""
+    merged = precision.with_merged_tokens
+    if merged is None:
+        allowed = " or ".join(each for each in Precision if each.with_merged_tokens)
+        raise InputError(f"precision {precision}: expected {allowed}, whose engines can merge tokens")
+    return merged
+
+
 def _certify(bundle: Bundle, tower: Tower, engine: Path) -> Certificate:
     """Compare an engine with the fp32 one on the bundle's probes."""
     inputs: list[NDArray[Any]] = [row[None] for row in bundle.probes().towers[tower].inputs]
@@ -106,8 +112,7 @@ def main(
 ) -> None:
     """Write a bundle for each R, as DIR/R."""
     try:
-        if precision not in MERGED:
-            raise InputError(f"precision {precision}: expected {' or '.join(MERGED)}, whose engines merge tokens")
+        _merged(precision)  # before anything is written
         if taken := [number for number in r if (out / str(number)).exists()]:
             raise InputError(f"{out / str(taken[0])} exists: name another folder, or remove it")
         pair = EnginePair(precision, Bundle.open(bundle))

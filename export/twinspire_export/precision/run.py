@@ -49,7 +49,7 @@ from twinspire_export.precision.measurement import (
     measure_speed,
     open_towers,
 )
-from twinspire_export.precision.merging import MERGED, merging_engines, merging_sweep
+from twinspire_export.precision.merging import merging_engines, merging_sweep
 from twinspire_export.precision.options import PrecisionOptions, check_inputs
 from twinspire_export.precision.recipes import DYNAMIC, dynamic_engines, recipe_engines
 from twinspire_export.precision.scaled_decoding import certify_scaled_decoding
@@ -207,7 +207,7 @@ class _Run:
         numbers = self.options.merge_tokens
         if numbers is not None and not numbers:
             return []
-        first = {pair.precision: pair for pair in reversed(pairs) if pair.precision in MERGED}
+        first = {pair.precision: pair for pair in reversed(pairs) if pair.precision.with_merged_tokens}
         try:
             chosen = merging_sweep(self.base) if numbers is None else numbers
             return [
