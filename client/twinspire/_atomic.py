@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -16,16 +16,15 @@ def atomic_file(target: Path) -> Iterator[Path]:
 
     The file and its folder are synced to the disk. Where the block raises, `target` stays as it was. Raises OSError.
     """
-    descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent)
-    os.close(descriptor)
-    draft = Path(name)
+    draft = draft_path(target, suffix=".partial")
     try:
-        draft.chmod(0o666 & ~_umask())  # mkstemp's files are their owner's alone
+        draft.touch(exist_ok=False)
         yield draft
         sync(draft)
         draft.replace(target)
     except BaseException:
-        draft.unlink(missing_ok=True)
+        with suppress(OSError):
+            draft.unlink()
         raise
     sync(target.parent)
 
@@ -39,9 +38,9 @@ def atomic_folder(target: Path, *, many_files: bool = False) -> Iterator[Path]:
     nothing is left. Raises OSError, also where `target` has content by then.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    draft = draft_path(target)
     try:
-        draft.chmod(0o777 & ~_umask())  # mkdtemp's folders are their owner's alone
+        draft.mkdir()
         yield draft
         if many_files:
             os.sync()
@@ -57,6 +56,14 @@ def atomic_folder(target: Path, *, many_files: bool = False) -> Iterator[Path]:
     sync(target.parent)
 
 
+def draft_path(target: Path, *, suffix: str = "") -> Path:
+    """Return a hidden path beside `target` that nothing has yet, to be made within a `try` that removes it.
+
+    `tempfile` makes what it names before it returns: a signal in between would leave it.
+    """
+    return target.with_name(f".{target.name}.{secrets.token_urlsafe(6)}{suffix}")
+
+
 def sync(path: Path) -> None:
     """Wait until the disk holds a file's content, or a folder's entries."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -64,11 +71,3 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _umask() -> int:
-    """Return the process's umask, which can only be read by setting it; Linux also shows it in /proc."""
-    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-        if line.startswith("Umask:"):
-            return int(line.split()[1], 8)
-    return 0o022

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import io
 import os
-import tempfile
 from pathlib import Path
 
-from twinspire._atomic import sync
+from twinspire._atomic import draft_path, sync
 from twinspire.images import ImageLimits, load_thumbnail
 from twinspire.images.formats import open_header
 from twinspire.images.pillow_warnings import quiet_pillow
@@ -32,10 +31,9 @@ def write_new(path: Path, data: bytes) -> bool:
 
     Raises OSError.
     """
-    descriptor, name = tempfile.mkstemp(prefix=".", suffix=".partial", dir=path.parent)
-    draft = Path(name)
+    draft = draft_path(path, suffix=".partial")
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with draft.open("xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -45,6 +43,6 @@ def write_new(path: Path, data: bytes) -> bool:
         except FileExistsError:
             return False
     finally:
-        draft.unlink()
+        draft.unlink(missing_ok=True)
     sync(path.parent)
     return True
