@@ -24,7 +24,7 @@ from twinspire_bench.worker import Worker
 from twinspire_eval.datasets import CaptionedImages
 from twinspire_eval.load import interleaved
 from twinspire_eval.records import Record, series
-from twinspire_eval.statistics import paired_ratio
+from twinspire_eval.statistics import paired_ratio, row_cosines
 from twinspire_eval.tables import figure, figures_table, ratio_cells
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ def cosines(
         towers.close()
     found = {}
     for tower, reference, int8 in zip((Tower.IMAGE, Tower.TEXT), *embeddings, strict=True):
-        cosine = (reference * int8).sum(axis=1)  # (N,)
+        cosine = row_cosines(int8, reference)  # (N,)
         found[str(tower)] = {"samples": len(cosine), "mean": float(cosine.mean()), "min": float(cosine.min())}
     return found
 

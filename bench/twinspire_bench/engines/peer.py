@@ -46,7 +46,7 @@ class EngineComparison(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class PeerTask:
-    """What the worker process of a peer measures. `peer` is the class, as MODULE:CLASS, empty before it is known.
+    """What the worker process of a peer measures. `peer` is the class, as MODULE:CLASS; `peer_tasks` fills it in.
 
     `precision` is that of our engines. The slow text peers encode only `padded_texts` or `bf16_texts` captions a
     measurement.
@@ -150,7 +150,7 @@ def require_peers() -> None:
 
 
 def peer_tasks(comparison: EngineComparison, task: PeerTask) -> dict[str, PeerTask]:
-    """Return `task` for each usable peer of a comparison, by label: with its class, and in its numbers of streams."""
+    """Return the tasks of a comparison's usable peers by label: `task` with each peer's class and streams."""
     return {
         label: replace(task, peer=peer_name(peer), streams=count)
         for peer in PEERS

@@ -40,7 +40,7 @@ from twinspire_bench.worker import Worker
 from twinspire_eval.load import interleaved
 from twinspire_eval.records import Record, series
 from twinspire_eval.smoke import smoke_option
-from twinspire_eval.statistics import paired_ratio
+from twinspire_eval.statistics import paired_ratio, row_cosines
 from twinspire_eval.tables import figure, figures_console, figures_table, ratio_cells
 
 _CALIBRATION = 256
@@ -132,8 +132,8 @@ def measure(
 def closeness(task: SentenceTask) -> dict[str, dict[str, float]]:
     """Return how close the int8 embeddings of all texts are to the plain engine's in fp32, by label.
 
-    `mean_cosine` and `min_cosine` are of each text's embedding to that in fp32; `same_nearest` is the share of texts
-    whose nearest other text is the one of fp32.
+    `mean_cosine` and `min_cosine` are over the texts; `same_nearest` is the share of texts whose nearest other text is
+    the same as with the fp32 embeddings.
     """
     texts = task.texts()
 
@@ -146,7 +146,7 @@ def closeness(task: SentenceTask) -> dict[str, dict[str, float]]:
     found = {}
     int8 = {"twinspire int8": ours(task.bundle, Precision.INT8), "OpenVINO int8": OpenVinoInt8(task).vectors()}
     for label, vectors in int8.items():
-        cosines = (reference * vectors).sum(axis=1)
+        cosines = row_cosines(vectors, reference)
         found[label] = {
             "mean_cosine": float(cosines.mean()),
             "min_cosine": float(cosines.min()),
@@ -156,7 +156,7 @@ def closeness(task: SentenceTask) -> dict[str, dict[str, float]]:
 
 
 def _nearest_others(vectors: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Return the row of the most similar other vector, (N,), for each of (N, D)."""
+    """Return for each of N vectors, (N, D), the row of the most similar other one: (N,)."""
     _, rows = flat.nearest(vectors, vectors, 2)
     is_itself = rows[:, 0] == np.arange(len(vectors))  # not where another has the same vector and a lower row
     return np.where(is_itself, rows[:, 1], rows[:, 0])
@@ -204,7 +204,7 @@ def main(
 
 
 def _show(record: Record, console: Console) -> None:
-    """Print a table for each comparison."""
+    """Print how close the int8 embeddings are, and a table for each comparison."""
     console.print(f"{record.hardware.cpu_model}, {record.parameters['threads']} threads; {record.subject['bundle']}")
     for label, found in record.results["closeness_to_fp32"].items():
         console.print(

@@ -43,7 +43,7 @@ class Precision(StrEnum):
 
     @property
     def with_merged_tokens(self) -> Precision | None:
-        """That of engines made from this one's by merging tokens; None where there are none."""
+        """The precision of engines made from those of this precision by merging tokens; None where none can be made."""
         return {Precision.FP32: Precision.FP32_TOME, Precision.INT8: Precision.INT8_TOME}.get(self)
 
 

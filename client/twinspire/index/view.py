@@ -329,7 +329,7 @@ class View:
 def _whole_numbers(rows: Iterable[tuple[Any, ...]], columns: int) -> NDArray[np.int64]:
     """Return rows of integers as an array, (n, columns). Raises `IndexStoreError` for anything else.
 
-    A row becomes an entry of the array as it comes: a list of ten million would take more than a GiB for a moment.
+    Rows are read one at a time: a list of ten million would take more than a GiB for a moment.
     """
     try:
         found = np.fromiter(chain.from_iterable(rows), dtype=np.int64).reshape(-1, columns)

@@ -84,7 +84,7 @@ def merging_engines(
 
 
 def _merged(precision: Precision) -> Precision:
-    """Return the precision of engines with tokens merged. Raises InputError where there are none."""
+    """Return the precision of its engines with tokens merged. Raises InputError where none can be made."""
     merged = precision.with_merged_tokens
     if merged is None:
         allowed = " or ".join(each for each in Precision if each.with_merged_tokens)

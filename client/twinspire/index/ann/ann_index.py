@@ -21,7 +21,7 @@ _OVERFETCH = 1.5  # times the results expected to be dropped by a filter that th
 _RESULTS_OF_EFFORT = 10  # that an effort in candidates is for
 _OUTGROWN = 4.0
 _PARTS_PER_THREAD = 4  # so that a thread whose core is taken away does less
-_CANDIDATES_OF_PART = 1 << 18  # of all its queries; each takes some 60 bytes while they are found and rescored
+_CANDIDATES_AT_ONCE = 1 << 18  # of a part's queries together; each takes about 50 bytes until it is rescored
 _RESCORED_BYTES = 16 << 20
 _MINIMUM_FACTOR_OF_SEVERAL = 3
 """Items of several vectors that are rescored per result at least: the best vector of an item may not have been found,
@@ -139,10 +139,10 @@ class AnnIndex:
         return scores, rows
 
     def _parts(self, count: int, candidates: int, threads: int) -> Iterable[slice]:
-        """Cut `count` queries of so many candidates each into parts for `threads` threads."""
+        """Cut `count` queries, with `candidates` candidates each, into parts for `threads` threads."""
         whole = threads == 1 or (self.spec.code is not None and self.spec.code.scans_all_queries)
         size = math.ceil(count / (threads if whole else _PARTS_PER_THREAD * threads))
-        size = max(1, min(size, _CANDIDATES_OF_PART // candidates))
+        size = max(1, min(size, _CANDIDATES_AT_ONCE // candidates))
         return (slice(start, min(start + size, count)) for start in range(0, count, size))
 
     def _candidates(
