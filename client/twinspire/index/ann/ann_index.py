@@ -21,7 +21,7 @@ _OVERFETCH = 1.5  # times the results expected to be dropped by a filter that th
 _RESULTS_OF_EFFORT = 10  # that an effort in candidates is for
 _OUTGROWN = 4.0
 _PARTS_PER_THREAD = 4  # so that a thread whose core is taken away does less
-_CANDIDATES_AT_ONCE = 1 << 18  # of a part's queries together; each takes about 50 bytes until it is rescored
+_CANDIDATES_AT_ONCE = 1 << 19  # of a part's queries together; each takes about 50 bytes until it is rescored
 _RESCORED_BYTES = 16 << 20
 _MINIMUM_FACTOR_OF_SEVERAL = 3
 """Items of several vectors that are rescored per result at least: the best vector of an item may not have been found,
