@@ -14,8 +14,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from support.arrays import noise_images
-from twinspire import AsyncClient, Client, Index, Searcher
-from twinspire._telemetry import _NO_SPAN, span
+from twinspire import AsyncClient, Client, Index, Searcher, _telemetry
 from twinspire.errors import ImageError, InputError
 from twinspire.metrics import Metrics, enable_metrics
 from twinspire.stores import Item, ItemKind
@@ -119,12 +118,15 @@ def test_enabling_twice_in_a_registry_is_refused(metrics: Metrics, registry: Col
         enable_metrics(registry)
 
 
-def test_nothing_is_observed_when_off(client: Client, registry: CollectorRegistry) -> None:
+def test_nothing_is_observed_when_off(
+    client: Client, registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """After `disable` the registry is empty, and a span is the shared one that does nothing."""
+    monkeypatch.setattr(_telemetry, "_observers", ())  # without those of tests before it
     enable_metrics(registry).disable()
     client.encode_texts(["a cat"])
     assert list(registry.collect()) == []
-    assert span("encode") is _NO_SPAN
+    assert _telemetry.span("encode") is _telemetry._NO_SPAN
 
 
 def test_a_failing_observer_breaks_no_call(
