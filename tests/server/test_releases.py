@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import http.server
 import json
+import socket
 import subprocess
 import sys
 import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -260,6 +263,18 @@ def test_connections_are_passed_on_to_the_server_of_the_moment(pages: list[int])
             urllib.request.urlopen(url, timeout=10)
     with pytest.raises(urllib.error.URLError):
         urllib.request.urlopen(url, timeout=10)
+
+
+def test_connections_that_still_pass_data_end_with_the_port() -> None:
+    """With a server that reads nothing and a caller that sends on, it ends at once and leaves no socket open."""
+    with socket.create_server(("127.0.0.1", 0)) as server, ExitStack() as callers:
+        with Forwarder("http", "127.0.0.1", 0, server.getsockname) as forwarder:
+            caller = callers.enter_context(socket.create_connection(("127.0.0.1", forwarder.port), timeout=1))
+            with pytest.raises(TimeoutError):
+                caller.sendall(bytes(64 << 20))
+        with suppress(ConnectionResetError):
+            assert caller.recv(1) == b""
+        gc.collect()  # a socket that was left open is a warning, and so an error
 
 
 def test_a_reserved_port_is_for_sharing_alone() -> None:

@@ -47,25 +47,35 @@ class Forwarder:
         server = self._loop.run_until_complete(asyncio.start_server(self._forward, sock=self._socket))
         self._loop.run_forever()
         server.close()
-        for task in asyncio.all_tasks(self._loop):
-            task.cancel()
-        self._loop.run_until_complete(asyncio.sleep(0))
+        self._loop.run_until_complete(_end_other_tasks())
         self._loop.close()
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._connections += 1
+        writers = [writer]
         try:
             if self._connections <= _MAX_CONNECTIONS:
                 to_reader, to_writer = await asyncio.open_connection(*self._target())
-                try:
-                    await asyncio.gather(_copy(reader, to_writer), _copy(to_reader, writer))
-                finally:
-                    to_writer.close()
+                writers.append(to_writer)
+                await asyncio.gather(_copy(reader, to_writer), _copy(to_reader, writer))
         except OSError:  # nothing listens there, or one of the two has gone
             pass
+        except asyncio.CancelledError:  # the port is closed: what was not sent yet is dropped
+            for each in writers:
+                each.transport.abort()
+            raise
         finally:
             self._connections -= 1
-            writer.close()
+            for each in writers:
+                each.close()
+
+
+async def _end_other_tasks() -> None:
+    while tasks := asyncio.all_tasks() - {asyncio.current_task()}:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    await asyncio.sleep(0)  # sockets are closed in the round after
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
