@@ -69,7 +69,7 @@ def git_commit(file: Path = Path(__file__)) -> str | None:
     of that repository's commit.
     """
     folder = file.absolute().parent
-    git = partial(command_output, "git", "-C", str(folder), timeout_s=60)
+    git = partial(command_output, "git", "--no-optional-locks", "-C", str(folder), timeout_s=60)
     if git("ls-files", "--error-unmatch", file.name) is None:
         return None
     commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain", "--untracked-files=no")
