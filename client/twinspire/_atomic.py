@@ -57,9 +57,9 @@ def atomic_folder(target: Path, *, many_files: bool = False) -> Iterator[Path]:
 
 
 def draft_path(target: Path, *, suffix: str = "") -> Path:
-    """Return a hidden path beside `target` that nothing has yet, to be made within a `try` that removes it.
+    """Return a new hidden path beside `target`. Create it inside the `try` block that removes it.
 
-    `tempfile` makes what it names before it returns: a signal in between would leave it.
+    `tempfile` creates the file before it returns the name: a signal in between would leave the file behind.
     """
     return target.with_name(f".{target.name}.{secrets.token_urlsafe(6)}{suffix}")
 

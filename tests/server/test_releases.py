@@ -266,7 +266,7 @@ def test_connections_are_passed_on_to_the_server_of_the_moment(pages: list[int])
 
 
 def test_connections_that_still_pass_data_end_with_the_port() -> None:
-    """With a server that reads nothing and a caller that sends on, it ends at once and leaves no socket open."""
+    """Ending the forwarder closes every socket, also where the server reads nothing while a caller sends."""
     with socket.create_server(("127.0.0.1", 0)) as server, ExitStack() as callers:
         with Forwarder("http", "127.0.0.1", 0, server.getsockname) as forwarder:
             caller = callers.enter_context(socket.create_connection(("127.0.0.1", forwarder.port), timeout=1))

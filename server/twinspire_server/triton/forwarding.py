@@ -30,6 +30,7 @@ class Forwarder:
         self._target = target
         self._connections = 0
         self._loop = asyncio.new_event_loop()
+        self._stopped = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name=f"forward-{name}", daemon=True)
         self.port: int = self._socket.getsockname()[1]
 
@@ -38,17 +39,18 @@ class Forwarder:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._loop.call_soon_threadsafe(self._stopped.set)
         self._thread.join()
         self._socket.close()
 
     def _run(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        server = self._loop.run_until_complete(asyncio.start_server(self._forward, sock=self._socket))
-        self._loop.run_forever()
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:  # its end cancels the connections
+            runner.run(self._serve())
+
+    async def _serve(self) -> None:
+        server = await asyncio.start_server(self._forward, sock=self._socket)
+        await self._stopped.wait()
         server.close()
-        self._loop.run_until_complete(_end_other_tasks())
-        self._loop.close()
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._connections += 1
@@ -60,7 +62,7 @@ class Forwarder:
                 await asyncio.gather(_copy(reader, to_writer), _copy(to_reader, writer))
         except OSError:  # nothing listens there, or one of the two has gone
             pass
-        except asyncio.CancelledError:  # the port is closed: what was not sent yet is dropped
+        except asyncio.CancelledError:  # the forwarder ends: unsent data is dropped
             for each in writers:
                 each.transport.abort()
             raise
@@ -68,14 +70,6 @@ class Forwarder:
             self._connections -= 1
             for each in writers:
                 each.close()
-
-
-async def _end_other_tasks() -> None:
-    while tasks := asyncio.all_tasks() - {asyncio.current_task()}:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-    await asyncio.sleep(0)  # sockets are closed in the round after
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
